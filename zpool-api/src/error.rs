@@ -1,0 +1,154 @@
+//! What can go wrong in a backend or a page provider: which value, and what to do about it.
+
+use crate::handle::Handle;
+
+/// Errors of a [`crate::Zpool`] and of the [`crate::Registry`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ZpoolError {
+    /// The handle names no live object of this pool: freed, never given out, or another pool's.
+    #[error(
+        "handle {handle:#018x} names no live object of this pool; it was freed or never given out"
+    )]
+    InvalidHandle {
+        /// The handle that was passed.
+        handle: u64,
+    },
+    /// Objects have at least one byte.
+    #[error("an object of 0 bytes cannot be allocated; keep empty values outside the pool")]
+    EmptyObject,
+    /// The object is larger than [`crate::ZpoolCaps::max_object_size`].
+    #[error("an object of {size} bytes exceeds the {max} bytes that {backend} can hold")]
+    ObjectTooLarge {
+        /// Bytes asked for.
+        size: usize,
+        /// Largest object of this pool, bytes.
+        max: usize,
+        /// The backend's name.
+        backend: &'static str,
+    },
+    /// The page provider gave no pages. Nothing was allocated; free objects or retry later.
+    #[error("no page for the object: {source}")]
+    OutOfMemory {
+        /// What the provider said.
+        #[from]
+        source: PageError,
+    },
+    /// No memory for the pool's own descriptors.
+    #[error("no memory for the descriptors of {backend} ({bytes} bytes asked); free memory and retry")]
+    OutOfMetadata {
+        /// The backend's name.
+        backend: &'static str,
+        /// Bytes that the system allocator refused.
+        bytes: usize,
+    },
+    /// The pool's handle space is used up (limits: docs/handles.md).
+    #[error("{backend} holds its limit of {limit} objects; use a second pool")]
+    TooManyObjects {
+        /// The backend's name.
+        backend: &'static str,
+        /// Handle slots a pool can have.
+        limit: u64,
+    },
+    /// The object's reader count is at its limit; drop guards and retry.
+    #[error("object {handle:#018x} has {limit} readers, the limit; drop some guards and retry")]
+    TooManyReaders {
+        /// The handle that was passed.
+        handle: u64,
+        /// Most guards one object can have.
+        limit: u64,
+    },
+    /// [`crate::ObjWrite::commit`] before every byte was written. The space was freed.
+    #[error("only {written} of the object's {size} bytes were written before commit; space freed")]
+    NotFullyWritten {
+        /// Bytes written.
+        written: usize,
+        /// Bytes allocated.
+        size: usize,
+    },
+    /// A write past the end of the object. Nothing of it was written.
+    #[error("{len} bytes do not fit in the {room} bytes left of the object")]
+    WriteBeyondEnd {
+        /// Bytes offered.
+        len: usize,
+        /// Bytes left.
+        room: usize,
+    },
+    /// This backend has no such operation ([`crate::ZpoolCaps`] says which it has).
+    #[error("backend {backend} has no {operation}; ask caps() first")]
+    Unsupported {
+        /// The backend's name.
+        backend: &'static str,
+        /// The operation's name in the trait.
+        operation: &'static str,
+    },
+    /// No backend of that name is registered.
+    #[error("no backend named `{name}`; known: {known}")]
+    UnknownBackend {
+        /// The name asked for.
+        name: String,
+        /// Registered names, comma-separated.
+        known: String,
+    },
+    /// A backend of that name is registered already.
+    #[error("a backend named `{name}` is registered already; choose another name")]
+    AlreadyRegistered {
+        /// The name.
+        name: String,
+    },
+    /// The backend cannot work with pages of this size.
+    #[error("backend {backend} cannot use pages of {page_size} bytes; it takes {allowed}")]
+    UnsupportedPageSize {
+        /// The backend's name.
+        backend: &'static str,
+        /// The provider's page size, bytes.
+        page_size: usize,
+        /// What it takes, in words.
+        allowed: &'static str,
+    },
+}
+
+impl ZpoolError {
+    /// The error for a handle that names no live object.
+    pub fn invalid(handle: Handle) -> Self {
+        ZpoolError::InvalidHandle { handle: handle.as_u64() }
+    }
+}
+
+/// Errors of a [`crate::PageProvider`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PageError {
+    /// The operating system (or the heap) refused.
+    #[error("the system refused {pages} pages of {page_size} bytes ({reason}); free memory and retry")]
+    Refused {
+        /// Pages asked for.
+        pages: usize,
+        /// Bytes a page.
+        page_size: usize,
+        /// The system's word for it.
+        reason: String,
+    },
+    /// A run longer than a provider gives.
+    #[error("a run of {pages} pages was asked; runs have 1 to {max} pages")]
+    RunLength {
+        /// Pages asked for.
+        pages: usize,
+        /// Longest run.
+        max: usize,
+    },
+    /// A page size that cannot be used here.
+    #[error("pages of {page_size} bytes cannot be used here; choose {allowed}")]
+    PageSize {
+        /// The size asked for, bytes.
+        page_size: usize,
+        /// What can be chosen, in words.
+        allowed: String,
+    },
+    /// [`crate::FailingPages`] was told to fail this call, or its page limit is reached.
+    #[error("page request number {call} was told to fail")]
+    Injected {
+        /// Which `alloc_run` call it was, from 1.
+        call: u64,
+    },
+}

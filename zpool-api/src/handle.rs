@@ -1,0 +1,255 @@
+//! The 64-bit handle: 12 bits that tell the pool, 52 that are the backend's.
+//!
+//! ```text
+//!  63        52 51                                                   0
+//! +------------+------------------------------------------------------+
+//! | pool tag   | backend bits                                         |
+//! +------------+------------------------------------------------------+
+//!                51             32 31                                0
+//!               +-----------------+-----------------------------------+
+//!               | generation (20) | slot (32)            `SlotRef`    |
+//!               +-----------------+-----------------------------------+
+//! ```
+//!
+//! The tag is a constant of the pool, so whoever knows the pool may keep the 52 bits only. Tags
+//! count from 1 to 4095 and start over: a handle of another pool is told by its tag nearly
+//! always, not always. No tag is 0, so no handle is.
+//!
+//! [`SlotRef`] is the split that backends with slots use for their 52 bits. A slot's generation
+//! is bumped when its object is freed, so that a stale handle never fits again; a slot whose
+//! generation is used up is retired. Each bit's budget stands in docs/handles.md.
+
+use core::fmt;
+use core::num::NonZeroU64;
+use core::sync::atomic::{AtomicU16, Ordering};
+
+/// Bits of the pool tag.
+pub const TAG_BITS: u32 = 12;
+/// Bits that are the backend's.
+pub const BACKEND_BITS: u32 = 52;
+/// Bits of a slot's generation.
+pub const GENERATION_BITS: u32 = 20;
+/// Bits of a slot's number.
+pub const SLOT_BITS: u32 = 32;
+/// The last generation of a slot. Freed at this generation, it is retired.
+pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
+const BACKEND_MASK: u64 = (1 << BACKEND_BITS) - 1;
+const MAX_TAG: u16 = (1 << TAG_BITS) - 1;
+
+/// The 12 bits that tell a pool's handles from other pools'.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolTag(u16);
+
+impl PoolTag {
+    /// The next tag, 1 to 4095 and around again. Never blocks.
+    pub fn next() -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        // Relaxed: the tags only have to differ, nothing is published through the counter.
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        PoolTag(n % MAX_TAG + 1)
+    }
+
+    /// The tag with this number, if it is one: 1 to 4095.
+    pub const fn new(tag: u16) -> Option<Self> {
+        if tag >= 1 && tag <= MAX_TAG { Some(PoolTag(tag)) } else { None }
+    }
+
+    /// The tag's number, 1 to 4095.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Debug for PoolTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoolTag({})", self.0)
+    }
+}
+
+/// The 52 bits of a handle that are the backend's. A holder that knows the pool keeps only these.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendBits(u64);
+
+impl BackendBits {
+    /// `bits` if they fit in 52, else nothing.
+    pub const fn new(bits: u64) -> Option<Self> {
+        if bits <= BACKEND_MASK { Some(BackendBits(bits)) } else { None }
+    }
+
+    /// The low 52 bits of `bits`; the others are dropped. For words that keep more beside them.
+    pub const fn truncate(bits: u64) -> Self {
+        BackendBits(bits & BACKEND_MASK)
+    }
+
+    /// The bits as a number below 2^52.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for BackendBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BackendBits({:#015x})", self.0)
+    }
+}
+
+/// Names one object of one pool. Opaque, `Copy`, never zero.
+///
+/// Any value is memory-safe to pass to any pool: one that names no live object there gives
+/// [`crate::ZpoolError::InvalidHandle`]. A guessed handle of a live object *is* that object, so a
+/// handle is a name, not a capability.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Handle(NonZeroU64);
+
+impl Handle {
+    /// Joins a pool's tag and the backend's bits.
+    pub const fn new(tag: PoolTag, bits: BackendBits) -> Self {
+        match NonZeroU64::new(((tag.0 as u64) << BACKEND_BITS) | bits.0) {
+            Some(word) => Handle(word),
+            // A tag is at least 1, so the word is not zero; MIN keeps this arm free of a panic.
+            None => Handle(NonZeroU64::MIN),
+        }
+    }
+
+    /// A handle from a number kept elsewhere; nothing for 0, which no handle is.
+    pub const fn from_u64(word: u64) -> Option<Self> {
+        match NonZeroU64::new(word) {
+            Some(word) => Some(Handle(word)),
+            None => None,
+        }
+    }
+
+    /// The handle as a number, never 0.
+    pub const fn as_u64(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The upper 12 bits. Of a made-up handle they may be 0, which is no pool's tag.
+    pub const fn tag_bits(self) -> u16 {
+        (self.0.get() >> BACKEND_BITS) as u16
+    }
+
+    /// The lower 52 bits.
+    pub const fn backend_bits(self) -> BackendBits {
+        BackendBits(self.0.get() & BACKEND_MASK)
+    }
+
+    /// The backend's bits if the tag is this pool's, else nothing.
+    pub const fn bits_of(self, tag: PoolTag) -> Option<BackendBits> {
+        if self.tag_bits() == tag.0 { Some(self.backend_bits()) } else { None }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({:#018x})", self.0.get())
+    }
+}
+
+/// A slot's number and the generation it had when the object was allocated: the usual content of
+/// the backend's 52 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SlotRef {
+    generation: u32,
+    slot: u32,
+}
+
+impl SlotRef {
+    /// Joins them, if the generation fits in 20 bits.
+    pub const fn new(generation: u32, slot: u32) -> Option<Self> {
+        if generation <= MAX_GENERATION { Some(SlotRef { generation, slot }) } else { None }
+    }
+
+    /// The generation, 0 to 2^20 - 1.
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+
+    /// The slot's number.
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// As the backend's bits of a handle.
+    pub const fn to_bits(self) -> BackendBits {
+        BackendBits(((self.generation as u64) << SLOT_BITS) | self.slot as u64)
+    }
+
+    /// From the backend's bits of a handle; every bit pattern is some slot and generation.
+    pub const fn from_bits(bits: BackendBits) -> Self {
+        SlotRef { generation: (bits.0 >> SLOT_BITS) as u32, slot: bits.0 as u32 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::test_rng::Rng;
+
+    const _: fn() = || {
+        fn both<T: Send + Sync + Copy>() {}
+        both::<Handle>();
+        both::<PoolTag>();
+        both::<BackendBits>();
+        both::<SlotRef>();
+    };
+
+    #[test]
+    fn handle_is_eight_bytes_and_has_a_niche() {
+        assert_eq!(size_of::<Handle>(), 8);
+        assert_eq!(size_of::<Option<Handle>>(), 8);
+        assert_eq!(TAG_BITS + BACKEND_BITS, 64);
+        assert_eq!(GENERATION_BITS + SLOT_BITS, BACKEND_BITS);
+    }
+
+    #[test]
+    fn split_round_trips_for_every_kind_of_bits() {
+        let mut rng = Rng::new(1);
+        for i in 0..4000u64 {
+            let raw_tag = match i {
+                0 => 1,
+                1 => MAX_TAG,
+                _ => (rng.next() % u64::from(MAX_TAG)) as u16 + 1,
+            };
+            let raw = [0, BACKEND_MASK, rng.next() & BACKEND_MASK][(i % 3) as usize];
+            let tag = PoolTag::new(raw_tag).unwrap();
+            let bits = BackendBits::new(raw).unwrap();
+            let handle = Handle::new(tag, bits);
+            assert_ne!(handle.as_u64(), 0);
+            assert_eq!(handle.tag_bits(), raw_tag);
+            assert_eq!(handle.backend_bits(), bits);
+            assert_eq!(handle.bits_of(tag), Some(bits));
+            assert_eq!(Handle::from_u64(handle.as_u64()), Some(handle));
+            let other = PoolTag::new(raw_tag % MAX_TAG + 1).unwrap();
+            assert_eq!(handle.bits_of(other), None);
+
+            let slot = SlotRef::from_bits(bits);
+            assert_eq!(slot.to_bits(), bits);
+            let again = SlotRef::new(slot.generation(), slot.slot()).unwrap();
+            assert_eq!(again, slot);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert_eq!(PoolTag::new(0), None);
+        assert_eq!(PoolTag::new(MAX_TAG + 1), None);
+        assert_eq!(BackendBits::new(1 << BACKEND_BITS), None);
+        assert_eq!(BackendBits::truncate(u64::MAX).get(), BACKEND_MASK);
+        assert_eq!(SlotRef::new(MAX_GENERATION + 1, 0), None);
+        assert_eq!(Handle::from_u64(0), None);
+    }
+
+    #[test]
+    fn tags_are_never_zero_and_neighbours_differ() {
+        let mut last = PoolTag::next();
+        for _ in 0..10_000 {
+            let tag = PoolTag::next();
+            assert!((1..=MAX_TAG).contains(&tag.get()));
+            assert_ne!(tag, last);
+            last = tag;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The shapes that a compressed-memory store is made of, apart from any store and any allocator.
+//!
+//! A *backend* (zsmalloc, z3fold, zbud, or one of your own) packs objects of 1 byte up to a page
+//! densely into pages and hands out a [`Handle`] for each. [`Zpool`] is the trait it implements;
+//! the names follow the kernel's zpool interface. A *consumer* (a page store, a block device)
+//! knows only `Arc<dyn Zpool>`.
+//!
+//! ```
+//! use std::collections::HashMap;
+//! use std::sync::{Arc, Mutex};
+//! use zpool_api::{
+//!     BackendBits, Handle, ObjRead, ObjSink, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolError,
+//!     ZpoolStats,
+//! };
+//!
+//! /// A backend that keeps each object in a box of its own: simple, safe, not dense.
+//! #[derive(Debug)]
+//! struct Boxes {
+//!     tag: PoolTag,
+//!     objects: Mutex<(u64, HashMap<Handle, Arc<Vec<u8>>>)>,
+//! }
+//!
+//! impl ObjSink for Boxes {
+//!     fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+//!         let (next, objects) = &mut *self.objects.lock().unwrap();
+//!         *next += 1; // never a number twice, so a freed handle stays invalid
+//!         let bits = BackendBits::new(*next)
+//!             .ok_or(ZpoolError::TooManyObjects { backend: "boxes", limit: 1 << 52 })?;
+//!         let handle = Handle::new(self.tag, bits);
+//!         objects.insert(handle, Arc::new(bytes.to_vec()));
+//!         Ok(handle)
+//!     }
+//! }
+//!
+//! impl Zpool for Boxes {
+//!     fn name(&self) -> &'static str {
+//!         "boxes"
+//!     }
+//!     fn tag(&self) -> PoolTag {
+//!         self.tag
+//!     }
+//!     fn caps(&self) -> ZpoolCaps {
+//!         ZpoolCaps::new(4096)
+//!     }
+//!     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+//!         Ok(ObjWrite::buffered(size, self))
+//!     }
+//!     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+//!         let gone = self.objects.lock().unwrap().1.remove(&handle);
+//!         gone.map(drop).ok_or(ZpoolError::invalid(handle))
+//!     }
+//!     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+//!         let found = self.objects.lock().unwrap().1.get(&handle).cloned();
+//!         let bytes = found.ok_or(ZpoolError::invalid(handle))?;
+//!         let len = bytes.len();
+//!         Ok(ObjRead::from_owner(bytes, len))
+//!     }
+//!     fn total_pages(&self) -> usize {
+//!         0 // its memory is the heap's, not pages of a provider
+//!     }
+//!     fn stats(&self) -> ZpoolStats {
+//!         ZpoolStats::default()
+//!     }
+//! }
+//!
+//! let pool: Arc<dyn Zpool> =
+//!     Arc::new(Boxes { tag: PoolTag::next(), objects: Mutex::default() });
+//! let handle = pool.malloc_from(b"a page, compressed")?;
+//! let object = pool.obj_read_begin(handle)?;
+//! pool.free(handle)?; // allowed while it is read: the guard keeps its bytes
+//! assert_eq!(&*object, b"a page, compressed");
+//! drop(object); // ends the read
+//! assert!(matches!(pool.free(handle), Err(ZpoolError::InvalidHandle { .. })));
+//! # Ok::<(), ZpoolError>(())
+//! ```
+//!
+//! What every backend promises, and how to prove that yours does, is in [`Zpool`] and in the
+//! `conformance` module (feature `conformance`).
+//!
+//! # Modules
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`handle`] | the 64-bit handle and its split: 12 bits of pool tag, 52 of the backend's |
+//! | [`read`], [`write`](mod@write) | the guards through which bytes are seen and written |
+//! | [`provider`] | where pages come from: `MmapPages`, `HeapPages`, `FailingPages` |
+//! | [`registry`] | backends by name, third parties' too |
+//! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
+//! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
+//! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
+
+pub mod error;
+pub mod evict;
+pub mod handle;
+pub mod lockdep;
+pub mod provider;
+pub mod read;
+pub mod registry;
+pub mod stable;
+pub mod stats;
+pub mod sync;
+pub mod write;
+pub mod zpool;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub use error::{PageError, ZpoolError};
+pub use evict::{Evict, Evicted};
+pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
+pub use provider::{FailingPages, HeapPages, OwnedRun, PageProvider, PageRun};
+#[cfg(target_os = "linux")]
+pub use provider::{MmapOptions, MmapPages};
+pub use read::{ObjPin, ObjRead, ObjReadOwned};
+pub use registry::{Registry, ZpoolConfig};
+pub use stats::ZpoolStats;
+pub use write::{ObjCommit, ObjSink, ObjWrite};
+pub use zpool::{Zpool, ZpoolCaps};

@@ -1,0 +1,160 @@
+//! A small lockdep: debug builds check the lock order and sleeping under a lock at run time.
+//!
+//! Locks have ranks, outermost first (docs/locking.md):
+//! [`Rank::Entry`] → [`Rank::AcompCtx`] → [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Leaf`].
+//! A thread may take a lock only of a rank below (greater than) all it holds. Calls that may block
+//! say [`might_sleep`]; it fires under any lock but an AcompCtx, which is a mutex that its holder
+//! may sleep with.
+//!
+//! In release builds, and under loom (whose threads share one thread-local), all of it compiles to
+//! nothing.
+
+/// Where a lock stands in the order; greater is further in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[repr(u8)]
+pub enum Rank {
+    /// The lock bit of a page store's entry.
+    Entry = 1,
+    /// A per-CPU compression context: mutex, buffer and codec context in one.
+    AcompCtx = 2,
+    /// A backend's lists: zbud's and z3fold's pool lock, zsmalloc's class lock.
+    Pool = 3,
+    /// A zspage or z3fold page.
+    Zspage = 4,
+    /// Locks under which no other is taken: descriptor tables, the provider's cache, the index
+    /// structure, free lists.
+    Leaf = 5,
+}
+
+/// Says that a lock of this rank is held; dropped when it is released.
+#[must_use = "the rank counts as held only while this lives"]
+#[derive(Debug)]
+pub struct Held(#[cfg(all(debug_assertions, not(loom)))] Rank);
+
+/// Records that the calling thread is about to take a lock of `rank`.
+///
+/// # Panics
+/// In debug builds, when the thread holds a lock of the same or an inner rank: a bug in the
+/// caller, never a matter of input.
+#[inline]
+pub fn acquire(rank: Rank) -> Held {
+    #[cfg(all(debug_assertions, not(loom)))]
+    {
+        checks::push(rank);
+        Held(rank)
+    }
+    #[cfg(not(all(debug_assertions, not(loom))))]
+    {
+        let _ = rank;
+        Held()
+    }
+}
+
+/// Declares a call that may block: a system call, waiting for another thread, user code.
+///
+/// # Panics
+/// In debug builds, when the thread holds a lock under which sleeping is not allowed.
+#[inline]
+pub fn might_sleep(what: &str) {
+    #[cfg(all(debug_assertions, not(loom)))]
+    checks::might_sleep(what);
+    #[cfg(not(all(debug_assertions, not(loom))))]
+    let _ = what;
+}
+
+impl Drop for Held {
+    #[inline]
+    fn drop(&mut self) {
+        #[cfg(all(debug_assertions, not(loom)))]
+        checks::pop(self.0);
+    }
+}
+
+#[cfg(all(debug_assertions, not(loom)))]
+mod checks {
+    use super::Rank;
+    use std::cell::RefCell;
+
+    thread_local! {
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn push(rank: Rank) {
+        // After the thread-local is gone (a lock taken by another thread-local's destructor) there
+        // is nothing left to check against.
+        let _ = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            let innermost = held.iter().max().copied();
+            debug_assert!(
+                innermost.is_none_or(|inner| inner < rank),
+                "lock order: {rank:?} taken while {innermost:?} is held (docs/locking.md)"
+            );
+            held.push(rank);
+        });
+    }
+
+    pub(super) fn pop(rank: Rank) {
+        let _ = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            if let Some(at) = held.iter().rposition(|r| *r == rank) {
+                held.remove(at);
+            }
+        });
+    }
+
+    pub(super) fn might_sleep(what: &str) {
+        let _ = HELD.try_with(|held| {
+            let under = held.borrow().iter().find(|r| **r != Rank::AcompCtx).copied();
+            debug_assert!(
+                under.is_none(),
+                "{what} may sleep, and was called under {under:?} (docs/locking.md)"
+            );
+        });
+    }
+}
+
+#[cfg(all(test, debug_assertions, not(loom)))]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    #[test]
+    fn the_right_order_passes_and_unwinds_in_any_order() {
+        let a = acquire(Rank::Entry);
+        let b = acquire(Rank::AcompCtx);
+        let c = acquire(Rank::Pool);
+        drop(b);
+        drop(a);
+        drop(c);
+        might_sleep("nothing held");
+        drop(acquire(Rank::Entry));
+    }
+
+    #[test]
+    fn the_wrong_order_fires() {
+        for (outer, inner) in
+            [(Rank::Pool, Rank::Entry), (Rank::Pool, Rank::Pool), (Rank::Leaf, Rank::Zspage)]
+        {
+            let fired = catch_unwind(|| {
+                let _outer = acquire(outer);
+                let _inner = acquire(inner);
+            });
+            assert!(fired.is_err(), "{outer:?} then {inner:?}");
+        }
+        drop(acquire(Rank::Entry));
+    }
+
+    #[test]
+    fn sleeping_fires_under_all_but_the_context() {
+        let ctx = acquire(Rank::AcompCtx);
+        might_sleep("a page request");
+        drop(ctx);
+        for rank in [Rank::Entry, Rank::Pool, Rank::Zspage, Rank::Leaf] {
+            let fired = catch_unwind(|| {
+                let _held = acquire(rank);
+                might_sleep("a page request");
+            });
+            assert!(fired.is_err(), "{rank:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A provider that fails where it is told to, and counts what is out: fault injection.
+//!
+//! It wraps another provider. The counters are plain atomics and take no lock.
+
+use core::ops::Range;
+use std::sync::Arc;
+// Always std's: the counters are a test's own and no part of any modelled protocol.
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use super::{PageProvider, PageRun};
+use crate::PageError;
+
+/// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts runs and pages.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zpool_api::{FailingPages, HeapPages, PageProvider};
+///
+/// let pages = FailingPages::new(Arc::new(HeapPages::new()));
+/// pages.fail_call(2);
+/// let first = pages.alloc_run(1)?;
+/// assert!(pages.alloc_run(1).is_err());
+/// assert_eq!(pages.pages_out(), 1);
+/// // SAFETY: from this provider, its bytes are not used.
+/// unsafe { pages.free_run(first) };
+/// assert_eq!(pages.pages_out(), 0);
+/// # Ok::<(), zpool_api::PageError>(())
+/// ```
+#[derive(Debug)]
+pub struct FailingPages {
+    inner: Arc<dyn PageProvider>,
+    calls: AtomicU64,
+    /// The call to fail, 0 for none.
+    fail_call: AtomicU64,
+    /// Most pages out at once.
+    limit: AtomicI64,
+    pages_out: AtomicI64,
+}
+
+impl FailingPages {
+    /// Wraps `inner`; fails nothing yet.
+    pub fn new(inner: Arc<dyn PageProvider>) -> Self {
+        FailingPages {
+            inner,
+            calls: AtomicU64::new(0),
+            fail_call: AtomicU64::new(0),
+            limit: AtomicI64::new(i64::MAX),
+            pages_out: AtomicI64::new(0),
+        }
+    }
+
+    /// Fails the `n`-th `alloc_run` from now (1 is the next), once. 0 fails none.
+    pub fn fail_call(&self, n: u64) {
+        let at = if n == 0 { 0 } else { self.calls.load(Ordering::SeqCst) + n };
+        self.fail_call.store(at, Ordering::SeqCst);
+    }
+
+    /// Fails every `alloc_run` that would have more than `pages` pages out.
+    pub fn limit_pages(&self, pages: usize) {
+        self.limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// `alloc_run` calls so far, failed ones too.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Pages of runs given out and not taken back.
+    pub fn pages_out(&self) -> usize {
+        usize::try_from(self.pages_out.load(Ordering::SeqCst)).unwrap_or(0)
+    }
+}
+
+// SAFETY: runs are the inner provider's, passed on as they are.
+unsafe impl PageProvider for FailingPages {
+    fn page_size(&self) -> usize {
+        self.inner.page_size()
+    }
+
+    fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        if call == self.fail_call.load(Ordering::SeqCst) {
+            return Err(PageError::Injected { call });
+        }
+        let more = pages as i64;
+        let out = self.pages_out.fetch_add(more, Ordering::SeqCst) + more;
+        let run = if out > self.limit.load(Ordering::SeqCst) {
+            Err(PageError::Injected { call })
+        } else {
+            self.inner.alloc_run(pages)
+        };
+        if run.is_err() {
+            self.pages_out.fetch_sub(more, Ordering::SeqCst);
+        }
+        run
+    }
+
+    unsafe fn free_run(&self, run: PageRun) {
+        self.pages_out.fetch_sub(run.pages() as i64, Ordering::SeqCst);
+        // SAFETY: every run given out here is the inner provider's; the caller gives it up.
+        unsafe { self.inner.free_run(run) };
+    }
+
+    unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
+        // SAFETY: passed on as it came.
+        unsafe { self.inner.discard(run, pages) };
+    }
+
+    fn cached_pages(&self) -> usize {
+        self.inner.cached_pages()
+    }
+
+    fn trim(&self) -> usize {
+        self.inner.trim()
+    }
+
+    fn metadata_bytes(&self) -> usize {
+        self.inner.metadata_bytes()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::HeapPages;
+
+    #[test]
+    fn behaves_like_the_provider_it_wraps() {
+        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+        super::super::tests::exercise(pages.clone());
+        assert_eq!(pages.pages_out(), 0);
+        assert!(pages.calls() > 0);
+    }
+
+    #[test]
+    fn fails_the_call_it_was_told_and_no_other() {
+        let pages = FailingPages::new(Arc::new(HeapPages::new()));
+        pages.fail_call(2);
+        let a = pages.alloc_run(3).unwrap();
+        assert_eq!(pages.alloc_run(1).unwrap_err(), PageError::Injected { call: 2 });
+        let b = pages.alloc_run(1).unwrap();
+        assert_eq!(pages.pages_out(), 4);
+        pages.limit_pages(4);
+        assert_eq!(pages.alloc_run(1).unwrap_err(), PageError::Injected { call: 4 });
+        assert_eq!(pages.pages_out(), 4);
+        for run in [a, b] {
+            // SAFETY: from this provider; nobody uses its bytes.
+            unsafe { pages.free_run(run) };
+        }
+        assert_eq!(pages.pages_out(), 0);
+    }
+}

@@ -1,0 +1,131 @@
+//! Pages from the global allocator: for Miri and for systems without `MmapPages`.
+//!
+//! Every page of a run is resident from the start, nothing is kept warm and no lock is taken. The
+//! allocator decides what really goes back to the system.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+use super::{MAX_RUN_PAGES, PAGE_SIZE, PageProvider, PageRun, check_run_length};
+use crate::lockdep::might_sleep;
+use crate::PageError;
+
+/// A [`PageProvider`] over the global allocator.
+///
+/// ```
+/// use zpool_api::{HeapPages, PageProvider};
+/// assert_eq!(HeapPages::new().page_size(), 4096);
+/// assert_eq!(HeapPages::with_page_size(65536)?.page_size(), 65536);
+/// # Ok::<(), zpool_api::PageError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct HeapPages {
+    page_size: usize,
+}
+
+impl HeapPages {
+    /// Pages of 4096 bytes.
+    pub fn new() -> Self {
+        HeapPages { page_size: PAGE_SIZE }
+    }
+
+    /// Pages of `page_size` bytes: a power of two from 4096 to 65536, else [`PageError::PageSize`].
+    pub fn with_page_size(page_size: usize) -> Result<Self, PageError> {
+        if page_size.is_power_of_two() && (PAGE_SIZE..=65536).contains(&page_size) {
+            Ok(HeapPages { page_size })
+        } else {
+            let allowed = "a power of two from 4096 to 65536".to_owned();
+            Err(PageError::PageSize { page_size, allowed })
+        }
+    }
+
+    fn layout(&self, pages: usize) -> Result<Layout, PageError> {
+        Layout::from_size_align(pages * self.page_size, self.page_size)
+            .map_err(|_| PageError::RunLength { pages, max: MAX_RUN_PAGES })
+    }
+}
+
+impl Default for HeapPages {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: a run is one allocation of its length, aligned to the page size, zeroed, given to nobody
+// else until `free_run` deallocates it.
+unsafe impl PageProvider for HeapPages {
+    fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
+        might_sleep("HeapPages::alloc_run");
+        check_run_length(pages)?;
+        let layout = self.layout(pages)?;
+        // SAFETY: the layout's size is at least a page.
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else {
+            let reason = "out of memory".to_owned();
+            return Err(PageError::Refused { pages, page_size: self.page_size, reason });
+        };
+        // SAFETY: a fresh, zeroed allocation of just these pages.
+        Ok(unsafe { PageRun::new(base, pages, u16::MAX) })
+    }
+
+    unsafe fn free_run(&self, run: PageRun) {
+        might_sleep("HeapPages::free_run");
+        if let Ok(layout) = self.layout(run.pages()) {
+            // SAFETY: allocated by `alloc_run` with this layout; the caller gives it up.
+            unsafe { dealloc(run.base().as_ptr(), layout) };
+        }
+    }
+
+    unsafe fn discard(&self, _run: &mut PageRun, _pages: Range<usize>) {
+        // Part of an allocation cannot be given back: the pages stay resident and marked so.
+    }
+
+    fn cached_pages(&self) -> usize {
+        0
+    }
+
+    fn trim(&self) -> usize {
+        0
+    }
+
+    fn metadata_bytes(&self) -> usize {
+        0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn runs_are_apart_and_come_back() {
+        for page_size in [4096, 16384, 65536] {
+            super::super::tests::exercise(Arc::new(HeapPages::with_page_size(page_size).unwrap()));
+        }
+    }
+
+    #[test]
+    fn odd_page_sizes_are_refused() {
+        for page_size in [0, 1, 2048, 4095, 12288, 131072] {
+            let refused = HeapPages::with_page_size(page_size);
+            assert!(matches!(refused, Err(PageError::PageSize { .. })), "{page_size}");
+        }
+    }
+
+    #[test]
+    fn discard_leaves_the_pages_resident() {
+        let pages = HeapPages::new();
+        let mut run = pages.alloc_run(2).unwrap();
+        // SAFETY: from this provider; nobody uses its bytes.
+        unsafe { pages.discard(&mut run, 0..2) };
+        assert_eq!(run.resident_pages(), 2);
+        // SAFETY: from this provider; nobody uses its bytes.
+        unsafe { pages.free_run(run) };
+    }
+}

@@ -1,0 +1,98 @@
+//! A run that gives itself back: safe access to a provider's pages.
+
+use core::fmt;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use super::{PageProvider, PageRun};
+use crate::PageError;
+
+/// A run of pages as a byte slice, given back to its provider on drop.
+///
+/// For backends and tools that would rather not write `unsafe`. `Send` and `Sync`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zpool_api::{HeapPages, OwnedRun};
+///
+/// let mut run = OwnedRun::alloc(Arc::new(HeapPages::new()), 2)?;
+/// run[..3].copy_from_slice(b"abc");
+/// assert_eq!(run.len(), 8192);
+/// # Ok::<(), zpool_api::PageError>(())
+/// ```
+pub struct OwnedRun {
+    run: ManuallyDrop<PageRun>,
+    len: usize,
+    pages: Arc<dyn PageProvider>,
+}
+
+// SAFETY: the run's memory is this value's alone and shown as `&[u8]` or `&mut [u8]` like a box.
+unsafe impl Sync for OwnedRun {}
+
+impl OwnedRun {
+    /// `pages` pages from `provider`, all of them counted as resident. Errors as
+    /// [`PageProvider::alloc_run`].
+    pub fn alloc(provider: Arc<dyn PageProvider>, pages: usize) -> Result<Self, PageError> {
+        let mut run = provider.alloc_run(pages)?;
+        run.mark_resident(0..pages);
+        let len = run.pages() * provider.page_size();
+        Ok(OwnedRun { run: ManuallyDrop::new(run), len, pages: provider })
+    }
+}
+
+impl Deref for OwnedRun {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the run's pages are initialised, this value's alone, and live until its drop
+        // (the provider's promise, and the provider is kept by the `Arc`).
+        unsafe { core::slice::from_raw_parts(self.run.base().as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for OwnedRun {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`, and `&mut self` excludes every other borrow.
+        unsafe { core::slice::from_raw_parts_mut(self.run.base().as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for OwnedRun {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for OwnedRun {
+    fn drop(&mut self) {
+        // SAFETY: taken here only, in the drop.
+        let run = unsafe { ManuallyDrop::take(&mut self.run) };
+        // SAFETY: from this provider; every borrow of its bytes ended with `self`.
+        unsafe { self.pages.free_run(run) };
+    }
+}
+
+impl fmt::Debug for OwnedRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedRun").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{FailingPages, HeapPages};
+
+    #[test]
+    fn gives_its_pages_back_once() {
+        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+        let mut run = OwnedRun::alloc(pages.clone(), 2).unwrap();
+        run.fill(7);
+        assert!(run.iter().all(|b| *b == 7));
+        assert_eq!((run.len(), pages.pages_out()), (8192, 2));
+        drop(run);
+        assert_eq!(pages.pages_out(), 0);
+        assert!(OwnedRun::alloc(pages.clone(), 17).is_err());
+        assert_eq!(pages.pages_out(), 0);
+    }
+}

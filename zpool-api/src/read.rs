@@ -1,0 +1,209 @@
+//! Read guards: an object's bytes, pinned.
+//!
+//! A guard holds no mutex and nothing of the thread or CPU it was made on. While it lives its
+//! bytes neither move nor change; freeing the object meanwhile succeeds and the space is reused
+//! once the readers that were there have gone. Guards may be kept as long as the caller likes,
+//! sent to another thread and dropped there. A guard that is forgotten pins its own object for the
+//! pool's life and nothing else.
+//!
+//! Invariant, kept by whoever makes a guard: the bytes are readable and unchanging from its
+//! making until its drop. A guard keeps raw pointers, not references, because the memory may be
+//! written by another thread the moment the pin ends, which is *inside* the drop.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::{Handle, Zpool, ZpoolError};
+
+/// The backend's half of a read guard: ends the pin.
+///
+/// Implemented by a backend's private type, so that nobody else can end a pin.
+pub trait ObjPin: Sync {
+    /// Ends the pin that `token` stands for. Called once a guard, on any thread, possibly while
+    /// that thread holds an outer lock; it must not panic.
+    fn unpin(&self, token: u64);
+}
+
+enum Hold<'p> {
+    /// A pin inside the pool's memory. The pointer is a `&'p dyn ObjPin` kept raw: the pin may be
+    /// the last thing that keeps its target alive, and a reference must not outlive that.
+    Pin { pin: NonNull<dyn ObjPin + 'p>, token: u64 },
+    /// Memory that is kept alive by being owned; nothing to end.
+    Owner(#[expect(dead_code, reason = "kept for its drop")] Arc<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+/// An object's bytes, borrowed from its pool. Derefs to `&[u8]`, as long as the object was written.
+///
+/// `Send` and `Sync`. Ending the read is dropping the guard: wait-free, except that the last
+/// reader of an object that was freed meanwhile takes the pool's list lock for a moment.
+#[must_use = "the object is pinned only while the guard lives"]
+pub struct ObjRead<'p> {
+    bytes: NonNull<u8>,
+    len: usize,
+    hold: Hold<'p>,
+    pool: PhantomData<&'p [u8]>,
+}
+
+// SAFETY: the bytes are immutable while the guard lives (module invariant), so they may be read
+// from any thread; `ObjPin` is `Sync`, and `unpin` may be called on any thread by its contract.
+unsafe impl Send for ObjRead<'_> {}
+// SAFETY: as above; `&ObjRead` gives out nothing but `&[u8]`.
+unsafe impl Sync for ObjRead<'_> {}
+
+impl<'p> ObjRead<'p> {
+    /// A guard over pinned memory of a pool. `unpin(token)` is called when it drops.
+    ///
+    /// # Safety
+    /// `bytes` must be readable, initialised and unchanging until `pin.unpin(token)` is called,
+    /// and the memory must not be given back before that while `'p` lasts.
+    #[inline]
+    pub unsafe fn from_pin(bytes: NonNull<[u8]>, pin: &'p (dyn ObjPin + 'p), token: u64) -> Self {
+        ObjRead {
+            bytes: bytes.cast(),
+            len: bytes.len(),
+            hold: Hold::Pin { pin: NonNull::from(pin), token },
+            pool: PhantomData,
+        }
+    }
+
+    /// A guard over bytes that are shared by counting: the safe way for a backend that keeps each
+    /// object in memory of its own. The first `len` bytes of `owner` are shown, or all it has if
+    /// they are fewer.
+    pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Self {
+        let (bytes, len) = {
+            // One call only: a strange `AsRef` may give other bytes next time. What it gave is
+            // borrowed from the owner, which the guard keeps alive and shared, hence immutable.
+            let slice = (*owner).as_ref();
+            (NonNull::from(slice).cast(), len.min(slice.len()))
+        };
+        ObjRead { bytes, len, hold: Hold::Owner(owner), pool: PhantomData }
+    }
+
+    /// The same guard with the pool's lifetime forgotten.
+    ///
+    /// # Safety
+    /// The pool must outlive the returned guard.
+    unsafe fn unbound(self) -> ObjRead<'static> {
+        // SAFETY: the two types differ in a lifetime only; the caller keeps the pool alive.
+        unsafe { core::mem::transmute::<ObjRead<'p>, ObjRead<'static>>(self) }
+    }
+}
+
+impl Deref for ObjRead<'_> {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: module invariant: readable and unchanging until the drop; `self` is borrowed for
+        // as long as the slice, so the drop comes later.
+        unsafe { core::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for ObjRead<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Hold::Pin { pin, token } = self.hold {
+            // SAFETY: the pin's target lives for `'p` (`from_pin`), or is kept alive by the owned
+            // guard that wraps this one (`unbound`).
+            let pin = unsafe { pin.as_ref() };
+            pin.unpin(token);
+        }
+    }
+}
+
+impl fmt::Debug for ObjRead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjRead").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// An [`ObjRead`] that keeps its pool alive: for completions that arrive elsewhere, later.
+///
+/// `Send`, `Sync`, `'static`. A pool whose last `Arc` is dropped meanwhile goes with the last of
+/// these guards.
+#[must_use = "the object is pinned only while the guard lives"]
+pub struct ObjReadOwned {
+    // Declared first, so dropped first: the pin ends while the pool is still there.
+    object: ObjRead<'static>,
+    pool: Arc<dyn Zpool>,
+}
+
+impl ObjReadOwned {
+    /// The pool that the object is in.
+    pub fn pool(&self) -> &Arc<dyn Zpool> {
+        &self.pool
+    }
+}
+
+impl Deref for ObjReadOwned {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.object
+    }
+}
+
+impl fmt::Debug for ObjReadOwned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjReadOwned").field("len", &self.object.len).finish_non_exhaustive()
+    }
+}
+
+/// [`Zpool::obj_read_begin`] with a guard that owns a share of the pool. Errors as there.
+pub fn obj_read_owned(pool: Arc<dyn Zpool>, handle: Handle) -> Result<ObjReadOwned, ZpoolError> {
+    let object = pool.obj_read_begin(handle)?;
+    // SAFETY: the guard moves into a struct beside the `Arc` of its pool and is dropped before it.
+    // What the guard borrows lives in the pool, which an `Arc` never moves and, being shared with
+    // this struct, gives nobody `&mut` to.
+    let object = unsafe { object.unbound() };
+    Ok(ObjReadOwned { object, pool })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<ObjRead<'static>>();
+        both::<ObjReadOwned>();
+    };
+
+    #[derive(Default)]
+    struct Count(AtomicU64);
+    impl ObjPin for Count {
+        fn unpin(&self, token: u64) {
+            self.0.fetch_add(token, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_pin_ends_once_on_whatever_thread() {
+        let count = Count::default();
+        let bytes = *b"pinned";
+        // SAFETY: `bytes` lives unchanged to the end of the test, the guard does not.
+        let guard = unsafe { ObjRead::from_pin(NonNull::from(&bytes[..]), &count, 7) };
+        assert_eq!(&*guard, b"pinned");
+        std::thread::scope(|s| {
+            s.spawn(move || {
+                assert_eq!(guard.len(), 6);
+                drop(guard);
+            });
+        });
+        assert_eq!(count.0.load(Ordering::SeqCst), 7);
+    }
+
+    #[test]
+    fn an_owner_is_kept_and_cut_to_length() {
+        let owner: Arc<Vec<u8>> = Arc::new(b"owned bytes".to_vec());
+        let guard = ObjRead::from_owner(owner.clone(), 5);
+        assert_eq!(&*guard, b"owned");
+        assert_eq!(Arc::strong_count(&owner), 2);
+        drop(guard);
+        assert_eq!(Arc::strong_count(&owner), 1);
+        assert_eq!(&*ObjRead::from_owner(owner, 99), b"owned bytes");
+    }
+}

@@ -1,0 +1,111 @@
+//! Backends by name, so that one can be chosen at run time and third parties can add their own.
+
+use core::fmt;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{PageProvider, Zpool, ZpoolError};
+
+/// What a constructor is given to build a pool.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ZpoolConfig {
+    /// Where the pool's pages come from. A provider of its own a pool keeps the accounting of
+    /// cached pages apart.
+    pub pages: Arc<dyn PageProvider>,
+}
+
+impl ZpoolConfig {
+    /// A configuration with this page provider.
+    pub fn new(pages: Arc<dyn PageProvider>) -> Self {
+        ZpoolConfig { pages }
+    }
+}
+
+type Constructor = Arc<dyn Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> + Send + Sync>;
+
+/// Constructors of backends by name. `Send`, `Sync`, cheap to clone.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zpool_api::{HeapPages, Registry, ZpoolConfig, ZpoolError};
+///
+/// let registry = Registry::new();
+/// let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
+/// let error = registry.build("zlab", &config).unwrap_err();
+/// assert!(matches!(error, ZpoolError::UnknownBackend { .. }));
+/// ```
+#[derive(Clone, Default)]
+pub struct Registry {
+    constructors: BTreeMap<String, Constructor>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Registry::default()
+    }
+
+    /// Adds a backend. [`ZpoolError::AlreadyRegistered`] if the name is taken.
+    pub fn register<F>(&mut self, name: &str, constructor: F) -> Result<(), ZpoolError>
+    where
+        F: Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> + Send + Sync + 'static,
+    {
+        if self.constructors.contains_key(name) {
+            return Err(ZpoolError::AlreadyRegistered { name: name.to_owned() });
+        }
+        self.constructors.insert(name.to_owned(), Arc::new(constructor));
+        Ok(())
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.constructors.keys().map(String::as_str)
+    }
+
+    /// Builds a pool. [`ZpoolError::UnknownBackend`] lists the known names; other errors are the
+    /// constructor's.
+    pub fn build(&self, name: &str, config: &ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> {
+        match self.constructors.get(name) {
+            Some(constructor) => constructor(config),
+            None => Err(ZpoolError::UnknownBackend {
+                name: name.to_owned(),
+                known: self.names().collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::HeapPages;
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<Registry>();
+        both::<ZpoolConfig>();
+    };
+
+    #[test]
+    fn names_are_unique_and_an_unknown_one_lists_them() {
+        let mut registry = Registry::new();
+        let refuse = |_: &ZpoolConfig| Err(ZpoolError::EmptyObject);
+        registry.register("one", refuse).unwrap();
+        registry.register("two", refuse).unwrap();
+        assert_eq!(
+            registry.register("one", refuse),
+            Err(ZpoolError::AlreadyRegistered { name: "one".into() })
+        );
+        let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
+        let unknown = registry.build("three", &config).unwrap_err();
+        assert_eq!(unknown.to_string(), "no backend named `three`; known: one, two");
+        assert_eq!(registry.build("two", &config).unwrap_err(), ZpoolError::EmptyObject);
+    }
+}

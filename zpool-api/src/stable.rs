@@ -1,0 +1,316 @@
+//! A table that only grows and whose elements never move: type-stable memory for descriptors.
+//!
+//! Any index may be looked up at any time, without a lock: one that was never given out gives
+//! nothing. That is what makes any u64 a safe handle, and what lets a reader hold on to a
+//! descriptor that is being recycled under it: the memory always holds a valid `T`.
+//!
+//! Elements live in buckets of 32, 64, 128, ... so that an index tells its bucket by its leading
+//! bits and nothing is ever copied. A bucket's memory is asked for whole and touched element by
+//! element, so that the system backs only what is used.
+//!
+//! Locks: `push` takes the table's own mutex, a leaf. Invariant: elements `0..len` are
+//! initialised, and `len` is stored (Release) after the element and its bucket pointer are
+//! written, so a look-up that loads `len` (Acquire) sees both.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::{NonNull, null_mut};
+use std::alloc::{alloc, dealloc};
+
+use crate::lockdep;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+const FIRST_BUCKET_BITS: u32 = 5;
+/// Buckets of 2^5, 2^6, ... elements; together enough for every u32 index. Fewer under loom, which
+/// tracks each pointer.
+const BUCKETS: usize = if cfg!(loom) { 2 } else { 28 };
+
+/// Why [`StableTable::push`] could not add an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// The limit given to [`StableTable::with_limit`] is reached.
+    #[error("the table holds its limit of {limit} elements")]
+    Full {
+        /// The limit.
+        limit: usize,
+    },
+    /// The allocator refused a bucket.
+    #[error("no memory for {bytes} more bytes of table; free memory and retry")]
+    NoMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+/// A grow-only table of `T`, indexed by `u32`. `Send` and `Sync` if `T` is both.
+///
+/// ```
+/// use zpool_api::stable::StableTable;
+///
+/// let table: StableTable<String> = StableTable::new();
+/// let index = table.push("descriptor".to_owned())?;
+/// assert_eq!(table.get(index).map(String::as_str), Some("descriptor"));
+/// assert!(table.get(index + 1).is_none());
+/// # Ok::<(), zpool_api::stable::TableError>(())
+/// ```
+pub struct StableTable<T> {
+    buckets: [AtomicPtr<T>; BUCKETS],
+    /// Initialised elements. Written under `grow`.
+    len: AtomicUsize,
+    /// Serialises `push`; a leaf.
+    grow: Mutex<()>,
+    limit: usize,
+    owns: PhantomData<T>,
+}
+
+// SAFETY: the table owns its elements, reachable through `&T` only; dropping it drops them.
+unsafe impl<T: Send> Send for StableTable<T> {}
+// SAFETY: `&StableTable<T>` gives out `&T` and takes `T` by value in `push`.
+unsafe impl<T: Send + Sync> Sync for StableTable<T> {}
+
+/// Bucket number and offset in it.
+fn place(index: usize) -> (usize, usize) {
+    let shifted = index + (1 << FIRST_BUCKET_BITS);
+    let top = usize::BITS - 1 - shifted.leading_zeros();
+    ((top - FIRST_BUCKET_BITS) as usize, shifted - (1 << top))
+}
+
+fn bucket_layout<T>(bucket: usize) -> Result<Layout, TableError> {
+    let count = 1usize.checked_shl(FIRST_BUCKET_BITS + bucket as u32).unwrap_or(usize::MAX);
+    Layout::array::<T>(count)
+        .map_err(|_| TableError::NoMemory { bytes: count.saturating_mul(size_of::<T>()) })
+}
+
+impl<T> StableTable<T> {
+    /// An empty table for up to 2^32 - 32 elements. Allocates nothing yet.
+    pub fn new() -> Self {
+        Self::with_limit(usize::MAX)
+    }
+
+    /// An empty table for at most `limit` elements.
+    ///
+    /// # Panics
+    /// At compile time, if `T` has no size.
+    pub fn with_limit(limit: usize) -> Self {
+        const { assert!(size_of::<T>() > 0) };
+        let most = (0..BUCKETS as u32)
+            .fold(0usize, |sum, b| sum.saturating_add(1usize << (FIRST_BUCKET_BITS + b).min(31)));
+        StableTable {
+            buckets: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            len: AtomicUsize::new(0),
+            grow: Mutex::new(()),
+            limit: limit.min(most).min(u32::MAX as usize - 31),
+            owns: PhantomData,
+        }
+    }
+
+    /// Elements in the table. Never shrinks.
+    #[inline]
+    pub fn len(&self) -> usize {
+        // Acquire pairs with the Release in `push`: elements below the number read are seen whole.
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing was pushed yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of the elements pushed so far.
+    pub fn memory_bytes(&self) -> usize {
+        self.len() * size_of::<T>()
+    }
+
+    /// The element at `index`, if one was pushed there. Wait-free.
+    #[inline]
+    pub fn get(&self, index: u32) -> Option<&T> {
+        let index = index as usize;
+        if index >= self.len() {
+            return None;
+        }
+        let (bucket, offset) = place(index);
+        // Relaxed: the pointer was stored before the `len` that `len()` acquired, once for all.
+        let base = NonNull::new(self.buckets.get(bucket)?.load(Ordering::Relaxed))?;
+        // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
+        let element = unsafe { base.add(offset) };
+        // SAFETY: elements below `len` are initialised, never moved, and shared only as `&T` until
+        // the table is dropped (module invariant).
+        Some(unsafe { element.as_ref() })
+    }
+
+    /// Adds an element and gives its index. May call the allocator, under the table's own mutex.
+    pub fn push(&self, value: T) -> Result<u32, TableError> {
+        let _held = lockdep::acquire(lockdep::Rank::Leaf);
+        let _grow = self.grow.lock();
+        // Relaxed: only written under `grow`, which is held.
+        let len = self.len.load(Ordering::Relaxed);
+        if len >= self.limit {
+            return Err(TableError::Full { limit: self.limit });
+        }
+        let (bucket, offset) = place(len);
+        // Relaxed: only written under `grow`.
+        let mut base = self.buckets[bucket].load(Ordering::Relaxed);
+        if base.is_null() {
+            let layout = bucket_layout::<T>(bucket)?;
+            // SAFETY: the layout's size is not 0: `T` has a size and the bucket has elements.
+            base = unsafe { alloc(layout) }.cast::<T>();
+            if base.is_null() {
+                return Err(TableError::NoMemory { bytes: layout.size() });
+            }
+            // Relaxed: published by the Release store of `len` below.
+            self.buckets[bucket].store(base, Ordering::Relaxed);
+        }
+        // SAFETY: `offset` is inside the bucket by `place`.
+        let slot = unsafe { base.add(offset) };
+        // SAFETY: the slot is the first beyond `len`: uninitialised, and nobody else's while
+        // `grow` is held.
+        unsafe { slot.write(value) };
+        // Release pairs with the Acquire in `len()`.
+        self.len.store(len + 1, Ordering::Release);
+        Ok(len as u32)
+    }
+
+    /// All elements, in order of index.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..self.len() as u32).filter_map(|i| self.get(i))
+    }
+}
+
+impl<T> Default for StableTable<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Drop for StableTable<T> {
+    fn drop(&mut self) {
+        // Relaxed, here and below: `&mut self` excludes every other access.
+        let mut left = self.len.load(Ordering::Relaxed);
+        for (bucket, base) in self.buckets.iter().enumerate() {
+            let base = base.load(Ordering::Relaxed);
+            let Ok(layout) = bucket_layout::<T>(bucket) else { continue };
+            if base.is_null() {
+                continue;
+            }
+            let count = left.min(1 << (FIRST_BUCKET_BITS + bucket as u32));
+            left -= count;
+            let elements = core::ptr::slice_from_raw_parts_mut(base, count);
+            // SAFETY: the first `count` elements are initialised (module invariant), dropped once.
+            unsafe { core::ptr::drop_in_place(elements) };
+            // SAFETY: allocated in `push` with this very layout.
+            unsafe { dealloc(base.cast(), layout) };
+        }
+    }
+}
+
+impl<T> fmt::Debug for StableTable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StableTable").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<StableTable<u64>>();
+        both::<TableError>();
+    };
+
+    #[test]
+    fn places_are_dense_and_in_order() {
+        let mut expect = (0, 0);
+        for index in 0..5000 {
+            assert_eq!(place(index), expect, "index {index}");
+            expect.1 += 1;
+            if expect.1 == 32 << expect.0 {
+                expect = (expect.0 + 1, 0);
+            }
+        }
+        let (bucket, offset) = place(u32::MAX as usize - 32);
+        assert!(bucket < BUCKETS && offset < 1 << (FIRST_BUCKET_BITS + bucket as u32));
+    }
+
+    #[test]
+    fn elements_stay_where_they_are_and_are_dropped_once() {
+        let token = Arc::new(());
+        let table = StableTable::new();
+        assert!(table.get(0).is_none());
+        let first: *const Arc<()> = {
+            table.push(token.clone()).unwrap();
+            table.get(0).unwrap()
+        };
+        for i in 1..1000 {
+            assert_eq!(table.push(token.clone()), Ok(i));
+        }
+        assert!(std::ptr::eq(first, table.get(0).unwrap()));
+        assert!(table.get(1000).is_none() && table.get(u32::MAX).is_none());
+        assert_eq!(table.iter().count(), 1000);
+        assert_eq!(Arc::strong_count(&token), 1001);
+        drop(table);
+        assert_eq!(Arc::strong_count(&token), 1);
+    }
+
+    #[test]
+    fn the_limit_holds() {
+        let table = StableTable::with_limit(3);
+        for i in 0..3 {
+            assert_eq!(table.push(i), Ok(i));
+        }
+        assert_eq!(table.push(3), Err(TableError::Full { limit: 3 }));
+        assert_eq!(table.len(), 3);
+    }
+
+    #[test]
+    fn readers_see_whole_elements_while_it_grows() {
+        let table = Arc::new(StableTable::new());
+        let n = if cfg!(miri) { 200 } else { 20_000 };
+        let writer = {
+            let table = table.clone();
+            std::thread::spawn(move || {
+                for i in 0..n {
+                    table.push([i, !i]).unwrap();
+                }
+            })
+        };
+        while table.len() < n as usize {
+            if let Some(last) = table.len().checked_sub(1) {
+                let [a, b] = *table.get(last as u32).unwrap();
+                assert_eq!((a, b), (last as u64, !(last as u64)));
+            }
+        }
+        writer.join().unwrap();
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+
+    /// Fails if the store of `len` in `push` or the load in `len()` is Relaxed: the reader then
+    /// sees the number without the element.
+    #[test]
+    fn loom_get_sees_what_push_published() {
+        loom::model(|| {
+            let table = Arc::new(StableTable::new());
+            let pusher = {
+                let table = table.clone();
+                loom::thread::spawn(move || {
+                    table.push(loom::cell::UnsafeCell::new(7u32)).unwrap();
+                })
+            };
+            if let Some(cell) = table.get(0) {
+                // SAFETY: never written after its making.
+                assert_eq!(cell.with(|p| unsafe { *p }), 7);
+            }
+            pusher.join().unwrap();
+        });
+    }
+}

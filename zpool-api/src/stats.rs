@@ -1,0 +1,31 @@
+//! A snapshot of what a pool holds and what it costs.
+
+/// Figures of one pool, read without stopping it: each is exact at some moment of the call, not
+/// all at the same one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ZpoolStats {
+    /// Bytes of a page of this pool.
+    pub page_size: usize,
+    /// Pages that hold objects, or room between them: the resident ones only.
+    pub total_pages: usize,
+    /// Resident pages without an object that the page provider keeps warm.
+    pub cached_pages: usize,
+    /// Live objects: allocated (committed) and not freed.
+    pub objects: usize,
+    /// Bytes of the live objects, exactly as long as they were written.
+    pub object_bytes: usize,
+    /// Objects that were freed while read: their space waits for the readers.
+    pub parked_objects: usize,
+    /// Bytes of descriptors, slots and tables, the page provider's included.
+    pub metadata_bytes: usize,
+    /// Pages that `reclaim` has freed since the pool was made.
+    pub reclaimed_pages: u64,
+}
+
+impl ZpoolStats {
+    /// Resident bytes: pages with objects and cached ones. Metadata is not in it.
+    pub fn pool_bytes(&self) -> usize {
+        (self.total_pages + self.cached_pages) * self.page_size
+    }
+}

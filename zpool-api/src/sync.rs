@@ -1,0 +1,172 @@
+//! The one place that knows whether std's or loom's threads and atomics are in use.
+//!
+//! Backends take their locks and atomics from here, so that the same code runs in a program and
+//! under the model checker (`--cfg loom`). [`Mutex`] differs from std's in one thing: a panic
+//! while it is held does not poison it. Each critical section here leaves its data valid at every
+//! point where user code could panic, so the next holder may go on.
+
+#[cfg(not(loom))]
+mod imp {
+    pub use std::sync::atomic;
+    pub(super) use std::sync::{Mutex, MutexGuard};
+    /// A cell whose accesses a model checker watches. Here it is empty: nothing watches.
+    #[derive(Debug, Default)]
+    pub struct Watched(());
+    impl Watched {
+        /// A new cell.
+        pub const fn new() -> Self {
+            Watched(())
+        }
+        /// Says that the memory this cell stands for is read now.
+        #[inline(always)]
+        pub fn read(&self) {}
+        /// Says that the memory this cell stands for is written now.
+        #[inline(always)]
+        pub fn write(&self) {}
+    }
+    /// Lets another thread run.
+    pub fn yield_now() {
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    pub use loom::sync::atomic;
+    pub(super) use loom::sync::{Mutex, MutexGuard};
+    /// A cell whose accesses the model checker watches: a read and a write that are not ordered
+    /// fail the model.
+    #[derive(Debug)]
+    pub struct Watched(loom::cell::UnsafeCell<u32>);
+    // SAFETY: the cell's content is a plain number that is only touched by the volatile accesses
+    // below; loom reports unordered accesses instead of performing them in parallel (its threads
+    // take turns on one), so sharing the cell cannot race.
+    unsafe impl Sync for Watched {}
+    impl Default for Watched {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+    impl Watched {
+        /// A new cell.
+        pub fn new() -> Self {
+            Watched(loom::cell::UnsafeCell::new(0))
+        }
+        /// Says that the memory this cell stands for is read now.
+        pub fn read(&self) {
+            // SAFETY: the pointer is the cell's own, valid for the closure; loom checks exclusion.
+            self.0.with(|p| unsafe { p.read_volatile() });
+        }
+        /// Says that the memory this cell stands for is written now.
+        pub fn write(&self) {
+            // SAFETY: the pointer is the cell's own, valid for the closure; loom checks exclusion.
+            self.0.with_mut(|p| unsafe { p.write_volatile(0) });
+        }
+    }
+    /// Lets another thread run; tells loom that this one waits for it.
+    pub fn yield_now() {
+        loom::thread::yield_now();
+    }
+}
+
+pub use imp::{Watched, atomic, yield_now};
+
+/// A mutex that a panic does not poison.
+#[derive(Debug, Default)]
+pub struct Mutex<T>(imp::Mutex<T>);
+
+/// Holds a [`Mutex`] until dropped.
+#[derive(Debug)]
+pub struct MutexGuard<'a, T>(imp::MutexGuard<'a, T>);
+
+impl<T> Mutex<T> {
+    /// A new, unlocked mutex.
+    pub fn new(value: T) -> Self {
+        Mutex(imp::Mutex::new(value))
+    }
+
+    /// Waits for the mutex. Blocks; panics never.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// The mutex if it is free now. Never blocks.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(MutexGuard(guard)),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => {
+                Some(MutexGuard(poisoned.into_inner()))
+            }
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl<T> core::ops::Deref for MutexGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> core::ops::DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+/// A small deterministic random source for tests: no test here depends on a seed from outside.
+#[doc(hidden)]
+pub mod test_rng {
+    /// xorshift64*; the constants are Vigna's.
+    #[derive(Debug, Clone)]
+    pub struct Rng(u64);
+
+    impl Rng {
+        /// A source; equal seeds give equal sequences.
+        pub fn new(seed: u64) -> Self {
+            let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+            for _ in 0..8 {
+                rng.next();
+            }
+            rng
+        }
+
+        /// The next 64 bits.
+        #[expect(clippy::should_implement_trait, reason = "an endless source, not an iterator")]
+        pub fn next(&mut self) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        }
+
+        /// A number below `bound`, which must not be 0.
+        pub fn below(&mut self, bound: usize) -> usize {
+            ((self.next() >> 11) % bound as u64) as usize
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_does_not_poison() {
+        let m = std::sync::Arc::new(Mutex::new(1));
+        let m2 = m.clone();
+        let r = std::thread::spawn(move || {
+            let mut g = m2.lock();
+            *g = 2;
+            panic!("on purpose");
+        })
+        .join();
+        assert!(r.is_err());
+        assert_eq!(*m.lock(), 2);
+        assert_eq!(m.try_lock().map(|g| *g), Some(2));
+        let held = m.lock();
+        assert!(m.try_lock().is_none());
+        drop(held);
+    }
+}

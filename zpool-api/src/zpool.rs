@@ -1,0 +1,153 @@
+//! The backend trait and what every backend promises.
+
+use core::fmt;
+
+use crate::{Evict, Handle, ObjRead, ObjWrite, PoolTag, ZpoolError, ZpoolStats};
+
+/// What a backend can do; constant for a pool's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ZpoolCaps {
+    /// Largest object in bytes.
+    pub max_object_size: usize,
+    /// Whether [`Zpool::reclaim`] works.
+    pub reclaim: bool,
+    /// Whether [`Zpool::compact`] works.
+    pub compaction: bool,
+    /// Every object starts at a multiple of this many bytes; a power of two.
+    pub alignment: usize,
+}
+
+impl ZpoolCaps {
+    /// A backend without reclaim or compaction that promises no alignment.
+    pub const fn new(max_object_size: usize) -> Self {
+        ZpoolCaps { max_object_size, reclaim: false, compaction: false, alignment: 1 }
+    }
+
+    /// With [`Zpool::reclaim`].
+    pub const fn with_reclaim(mut self) -> Self {
+        self.reclaim = true;
+        self
+    }
+
+    /// With [`Zpool::compact`].
+    pub const fn with_compaction(mut self) -> Self {
+        self.compaction = true;
+        self
+    }
+
+    /// With objects aligned to `bytes`, a power of two (another number counts as 1).
+    pub const fn with_alignment(mut self, bytes: usize) -> Self {
+        self.alignment = if bytes.is_power_of_two() { bytes } else { 1 };
+        self
+    }
+}
+
+/// A backend: packs objects of 1 to [`ZpoolCaps::max_object_size`] bytes into pages.
+///
+/// Used as `Arc<dyn Zpool>`, from any thread, by any number of threads at once. Implementing it
+/// needs no `unsafe`: see [`ObjRead::from_owner`] and [`ObjWrite::buffered`].
+///
+/// # What every implementation promises
+/// (the `conformance` module, feature `conformance`, checks it)
+/// * Any [`Handle`], made up or stale, is safe to pass; one that names no live object gives
+///   [`ZpoolError::InvalidHandle`]. A freed handle never names an object again.
+/// * An object is written once, before its handle exists, and never changes afterwards.
+/// * While a guard lives its bytes neither move nor change, whatever else is called. No call waits
+///   for a guard to be dropped.
+/// * `free` of an object with readers succeeds at once; its space is reused after the readers that
+///   were there have gone.
+/// * A call that fails changes nothing.
+/// * No lock is held while an [`Evict`] callback runs.
+///
+/// # Blocking
+/// `malloc`, `free` and dropping a guard may take the backend's short list lock, and `malloc` and
+/// `free` may call the page provider (system calls), never under a lock. `obj_read_begin` takes no
+/// lock that other readers or other objects' users share.
+pub trait Zpool: Send + Sync + fmt::Debug {
+    /// The backend's name: "zbud", "zsmalloc", ...
+    fn name(&self) -> &'static str;
+
+    /// The tag in this pool's handles.
+    fn tag(&self) -> PoolTag;
+
+    /// What this backend can do.
+    fn caps(&self) -> ZpoolCaps;
+
+    /// Space for an object of `size` bytes, to be written and committed.
+    ///
+    /// Errors: [`ZpoolError::EmptyObject`], [`ZpoolError::ObjectTooLarge`],
+    /// [`ZpoolError::OutOfMemory`], [`ZpoolError::OutOfMetadata`], [`ZpoolError::TooManyObjects`].
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError>;
+
+    /// Stores a copy of `bytes`. Errors as [`Zpool::malloc`].
+    fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        let mut object = self.malloc(bytes.len())?;
+        object.write(bytes)?;
+        object.commit()
+    }
+
+    /// Frees an object. [`ZpoolError::InvalidHandle`] if there is none (any more).
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError>;
+
+    /// Pins an object for reading; the read ends when the guard is dropped.
+    ///
+    /// Errors: [`ZpoolError::InvalidHandle`], [`ZpoolError::TooManyReaders`]. For a guard that owns
+    /// a share of the pool: [`obj_read_owned`](crate::read::obj_read_owned).
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
+
+    /// Resident pages that hold objects or room between them.
+    fn total_pages(&self) -> usize;
+
+    /// Moves objects together and gives back the pages won; returns how many. Handles stay valid.
+    ///
+    /// Works in bounded steps that let other calls in between. [`ZpoolError::Unsupported`] unless
+    /// [`ZpoolCaps::compaction`].
+    fn compact(&self) -> Result<usize, ZpoolError> {
+        Err(ZpoolError::Unsupported { backend: self.name(), operation: "compact" })
+    }
+
+    /// Offers the oldest objects to `evict` until `target_pages` pages were freed or every page
+    /// was visited once; returns how many pages were freed.
+    ///
+    /// For users of a backend alone. Blocks as long as the callbacks do. Ends with a count when the
+    /// pool is empty, when the callback refuses, and when readers keep pages.
+    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::reclaim`].
+    ///
+    /// # Panics
+    /// With the callback's panic, the pool left valid.
+    fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
+        let _ = (target_pages, evict);
+        Err(ZpoolError::Unsupported { backend: self.name(), operation: "reclaim" })
+    }
+
+    /// Gives the provider's warm pages back to the system; returns how many.
+    fn trim(&self) -> usize {
+        0
+    }
+
+    /// A snapshot of the pool's figures. Takes the list lock for a moment.
+    fn stats(&self) -> ZpoolStats;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const _: fn() = || {
+        fn both<T: Send + Sync + ?Sized>() {}
+        both::<dyn Zpool>();
+        both::<Arc<dyn Zpool>>();
+        both::<ZpoolCaps>();
+        both::<ZpoolError>();
+        both::<ZpoolStats>();
+    };
+
+    #[test]
+    fn alignment_is_a_power_of_two_or_one() {
+        assert_eq!(ZpoolCaps::new(9).with_alignment(64).alignment, 64);
+        assert_eq!(ZpoolCaps::new(9).with_alignment(48).alignment, 1);
+        assert_eq!(ZpoolCaps::new(9).with_alignment(0).alignment, 1);
+    }
+}

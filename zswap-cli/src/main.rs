@@ -1,0 +1,2 @@
+//! zswap-cli
+fn main() {}
