@@ -1,1 +1,55 @@
-//! zbud
+//! A compressed-memory backend that keeps at most two objects a page.
+//!
+//! An object sits at the start of its page (the *first* buddy) or at the end (the *last*). A page
+//! with one object waits on the unbuddied list of its free chunks (64 a page) until an object
+//! comes that fits; the tightest fit is taken. So density is at most 2, whatever is stored, and
+//! giving up a page costs at most two objects: that is zbud's promise, and why one would choose
+//! it over denser backends.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use zbud::Zbud;
+//! use zpool_api::{Evicted, HeapPages, Zpool};
+//!
+//! let pool = Zbud::new(Arc::new(HeapPages::new()))?;
+//! let a = pool.malloc_from(&[1; 1500])?;
+//! let b = pool.malloc_from(&[2; 2500])?;
+//! assert_eq!(pool.total_pages(), 1); // buddies
+//! assert_eq!(pool.obj_read_begin(b)?.len(), 2500);
+//!
+//! // Give the oldest page back; the callback may keep an object, and so its page.
+//! let freed = pool.reclaim(1, &|_handle, _object: zpool_api::ObjRead<'_>| Evicted::Evicted)?;
+//! assert_eq!(freed, 1);
+//! assert!(pool.obj_read_begin(a).is_err());
+//! # Ok::<(), zpool_api::ZpoolError>(())
+//! ```
+//!
+//! # How it works
+//!
+//! | file | idea |
+//! |---|---|
+//! | `word.rs` | the object word: generation, length, state and readers of a buddy in one atomic |
+//! | `pages.rs` | a page's states, the lists, who keeps a page |
+//! | `lists.rs`, `records.rs` | linked lists of page numbers, and what they link |
+//! | `pool.rs` | allocation, read, free; where the bytes are touched |
+//! | `reclaim.rs` | the LRU walk with the evict callback |
+//!
+//! # Locks
+//! The *pool lock* guards the records and lists of `pages.rs`, for a few dozen instructions at a
+//! time. No page provider call, no system call and no user code runs under it. Reads take no lock:
+//! they pin the object's word. The descriptor table's growth lock is a leaf, taken with the pool
+//! lock held or without. An object that is freed while it is read is parked in its word; its last
+//! reader takes the pool lock to give the space back.
+
+mod lists;
+mod pages;
+mod pool;
+mod reclaim;
+mod records;
+mod sync;
+mod word;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+
+pub use pool::Zbud;

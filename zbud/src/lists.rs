@@ -1,0 +1,131 @@
+//! Doubly linked lists of pages, by page number: the LRU and the unbuddied lists.
+//!
+//! The links live in the pages' records; a list is its two ends. Everything here is guarded by the
+//! pool lock, which owns the records. A page is on a list at most once: whoever links and unlinks
+//! knows from the page's state whether it is on it (`pages.rs`).
+
+use core::ops::IndexMut;
+
+/// No page.
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// A page's place in one list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Link {
+    prev: u32,
+    next: u32,
+}
+
+impl Link {
+    /// On no list.
+    pub(crate) const NONE: Link = Link { prev: NIL, next: NIL };
+}
+
+/// A record that can be on a list of kind `K`.
+pub(crate) trait Linked<K> {
+    fn link(&mut self) -> &mut Link;
+}
+
+/// The two ends of a list of kind `K`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct List<K> {
+    head: u32,
+    tail: u32,
+    kind: core::marker::PhantomData<K>,
+}
+
+impl<K> List<K> {
+    pub(crate) const EMPTY: Self = List { head: NIL, tail: NIL, kind: core::marker::PhantomData };
+
+    /// The first page, the one added last.
+    pub(crate) fn first(&self) -> Option<u32> {
+        (self.head != NIL).then_some(self.head)
+    }
+
+    /// The last page, the one added first.
+    pub(crate) fn last(&self) -> Option<u32> {
+        (self.tail != NIL).then_some(self.tail)
+    }
+
+    /// Puts a page that is on no list of this kind in front.
+    pub(crate) fn push_front<R>(&mut self, records: &mut R, page: u32)
+    where
+        R: IndexMut<u32, Output: Linked<K>>,
+    {
+        debug_assert_eq!(*records[page].link(), Link::NONE);
+        *records[page].link() = Link { prev: NIL, next: self.head };
+        match self.head {
+            NIL => self.tail = page,
+            head => records[head].link().prev = page,
+        }
+        self.head = page;
+    }
+
+    /// Takes a page off that is on this list.
+    pub(crate) fn unlink<R>(&mut self, records: &mut R, page: u32)
+    where
+        R: IndexMut<u32, Output: Linked<K>>,
+    {
+        let link = core::mem::replace(records[page].link(), Link::NONE);
+        debug_assert!(link.prev != NIL || self.head == page, "page {page} is not on this list");
+        match link.prev {
+            NIL => self.head = link.next,
+            prev => records[prev].link().next = link.next,
+        }
+        match link.next {
+            NIL => self.tail = link.prev,
+            next => records[next].link().prev = link.prev,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::records::Records;
+    use std::collections::VecDeque;
+    use zpool_api::sync::test_rng::Rng;
+
+    struct Any;
+    struct Rec(Link);
+    impl Linked<Any> for Rec {
+        fn link(&mut self) -> &mut Link {
+            &mut self.0
+        }
+    }
+
+    fn walk(list: &List<Any>, records: &Records<Rec>) -> Vec<u32> {
+        let mut seen = Vec::new();
+        let mut at = list.first();
+        while let Some(page) = at {
+            seen.push(page);
+            let next = records[page].0.next;
+            at = (next != NIL).then_some(next);
+        }
+        assert_eq!(list.last(), seen.last().copied());
+        seen
+    }
+
+    #[test]
+    fn behaves_like_a_deque() {
+        let mut rng = Rng::new(11);
+        let mut records = Records::new();
+        for _ in 0..20 {
+            records.reserve().unwrap();
+            assert!(records.push(Rec(Link::NONE)));
+        }
+        let mut list = List::<Any>::EMPTY;
+        let mut model: VecDeque<u32> = VecDeque::new();
+        for _ in 0..2000 {
+            let page = rng.below(20) as u32;
+            if let Some(at) = model.iter().position(|p| *p == page) {
+                model.remove(at);
+                list.unlink(&mut records, page);
+            } else {
+                model.push_front(page);
+                list.push_front(&mut records, page);
+            }
+            assert_eq!(walk(&list, &records), model.iter().copied().collect::<Vec<_>>());
+        }
+    }
+}

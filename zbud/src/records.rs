@@ -1,0 +1,89 @@
+//! The pages' records by number: a vector in chunks, so that adding one moves none of the others.
+
+use core::ops::{Index, IndexMut};
+
+const CHUNK: usize = 64;
+
+/// Records, numbered from 0.
+#[derive(Debug)]
+pub(crate) struct Records<R> {
+    chunks: Vec<Vec<R>>,
+}
+
+impl<R> Records<R> {
+    pub(crate) fn new() -> Self {
+        Records { chunks: Vec::new() }
+    }
+
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        match self.chunks.split_last() {
+            Some((last, full)) => full.len() * CHUNK + last.len(),
+            None => 0,
+        }
+    }
+
+    /// Bytes of all chunks.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK * size_of::<R>() + self.chunks.capacity() * size_of::<Vec<R>>()
+    }
+
+    /// Makes room for one more. On failure gives the bytes that were refused.
+    pub(crate) fn reserve(&mut self) -> Result<(), usize> {
+        if self.chunks.last().is_some_and(|last| last.len() < CHUNK) {
+            return Ok(());
+        }
+        let bytes = CHUNK * size_of::<R>();
+        let mut chunk = Vec::new();
+        chunk.try_reserve_exact(CHUNK).map_err(|_| bytes)?;
+        self.chunks.try_reserve(1).map_err(|_| bytes)?;
+        self.chunks.push(chunk);
+        Ok(())
+    }
+
+    /// Adds a record; `reserve` came before, else it is dropped and `false` returned.
+    pub(crate) fn push(&mut self, record: R) -> bool {
+        match self.chunks.last_mut() {
+            Some(last) if last.len() < CHUNK => {
+                last.push(record);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<R> Index<u32> for Records<R> {
+    type Output = R;
+    fn index(&self, number: u32) -> &R {
+        &self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+}
+
+impl<R> IndexMut<u32> for Records<R> {
+    fn index_mut(&mut self, number: u32) -> &mut R {
+        &mut self.chunks[number as usize / CHUNK][number as usize % CHUNK]
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_over_chunk_ends() {
+        let mut records = Records::new();
+        assert!(!records.push(0), "without reserve");
+        for i in 0..200u32 {
+            records.reserve().unwrap();
+            records.reserve().unwrap();
+            assert!(records.push(i));
+            assert_eq!(records.len(), i as usize + 1);
+        }
+        for i in 0..200u32 {
+            records[i] += 1;
+            assert_eq!(records[i], i + 1);
+        }
+        assert!(records.memory_bytes() >= 200 * 4);
+    }
+}

@@ -1,0 +1,20 @@
+//! zbud through the whole conformance suite.
+
+use std::sync::Arc;
+use zbud::Zbud;
+use zpool_api::conformance::Subject;
+use zpool_api::{PageProvider, Zpool, ZpoolError};
+
+struct ZbudSubject;
+
+impl Subject for ZbudSubject {
+    fn name(&self) -> &str {
+        "zbud"
+    }
+
+    fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
+        Ok(Arc::new(Zbud::new(pages)?))
+    }
+}
+
+zpool_api::conformance_tests!(ZbudSubject);
