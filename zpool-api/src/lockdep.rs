@@ -1,10 +1,10 @@
 //! A small lockdep: debug builds check the lock order and sleeping under a lock at run time.
 //!
 //! Locks have ranks, outermost first (docs/locking.md):
-//! [`Rank::Entry`] → [`Rank::AcompCtx`] → [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Leaf`].
+//! [`Rank::Entry`] → [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Structure`] → [`Rank::Leaf`].
 //! A thread may take a lock only of a rank below (greater than) all it holds. Calls that may block
-//! say [`might_sleep`]; it fires under any lock but an AcompCtx, which is a mutex that its holder
-//! may sleep with.
+//! say [`might_sleep`]; it fires under any of these locks. A per-CPU compression context has no
+//! rank: its holder may sleep, so taking one is itself a call that may block, outside of them all.
 //!
 //! In release builds, and under loom (whose threads share one thread-local), all of it compiles to
 //! nothing.
@@ -15,14 +15,13 @@
 pub enum Rank {
     /// The lock bit of a page store's entry.
     Entry = 1,
-    /// A per-CPU compression context: mutex, buffer and codec context in one.
-    AcompCtx = 2,
     /// A backend's lists: zbud's and z3fold's pool lock, zsmalloc's class lock.
-    Pool = 3,
+    Pool = 2,
     /// A zspage or z3fold page.
-    Zspage = 4,
-    /// Locks under which no other is taken: descriptor tables, the provider's cache, the index
-    /// structure, free lists.
+    Zspage = 3,
+    /// The structure of a store's index: its nodes, not its entries.
+    Structure = 4,
+    /// Locks under which no other is taken: growth of tables, the provider's cache, free places.
     Leaf = 5,
 }
 
@@ -53,7 +52,7 @@ pub fn acquire(rank: Rank) -> Held {
 /// Declares a call that may block: a system call, waiting for another thread, user code.
 ///
 /// # Panics
-/// In debug builds, when the thread holds a lock under which sleeping is not allowed.
+/// In debug builds, when the thread holds a ranked lock: a bug in the caller.
 #[inline]
 pub fn might_sleep(what: &str) {
     #[cfg(all(debug_assertions, not(loom)))]
@@ -104,7 +103,7 @@ mod checks {
 
     pub(super) fn might_sleep(what: &str) {
         let _ = HELD.try_with(|held| {
-            let under = held.borrow().iter().find(|r| **r != Rank::AcompCtx).copied();
+            let under = held.borrow().last().copied();
             debug_assert!(
                 under.is_none(),
                 "{what} may sleep, and was called under {under:?} (docs/locking.md)"
@@ -121,8 +120,8 @@ mod tests {
     #[test]
     fn the_right_order_passes_and_unwinds_in_any_order() {
         let a = acquire(Rank::Entry);
-        let b = acquire(Rank::AcompCtx);
-        let c = acquire(Rank::Pool);
+        let b = acquire(Rank::Pool);
+        let c = acquire(Rank::Leaf);
         drop(b);
         drop(a);
         drop(c);
@@ -145,11 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn sleeping_fires_under_all_but_the_context() {
-        let ctx = acquire(Rank::AcompCtx);
-        might_sleep("a page request");
-        drop(ctx);
-        for rank in [Rank::Entry, Rank::Pool, Rank::Zspage, Rank::Leaf] {
+    fn sleeping_fires_under_every_ranked_lock() {
+        for rank in [Rank::Entry, Rank::Pool, Rank::Zspage, Rank::Structure, Rank::Leaf] {
             let fired = catch_unwind(|| {
                 let _held = acquire(rank);
                 might_sleep("a page request");

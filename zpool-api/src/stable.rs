@@ -292,10 +292,11 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::sync::Watched;
     use loom::sync::Arc;
 
-    /// Fails if the store of `len` in `push` or the load in `len()` is Relaxed: the reader then
-    /// sees the number without the element.
+    /// Fails if the store of `len` in `push` or the load in `len()` is Relaxed: the reader's look
+    /// at the element is not ordered after the element was written then.
     #[test]
     fn loom_get_sees_what_push_published() {
         loom::model(|| {
@@ -303,12 +304,13 @@ mod loom_tests {
             let pusher = {
                 let table = table.clone();
                 loom::thread::spawn(move || {
-                    table.push(loom::cell::UnsafeCell::new(7u32)).unwrap();
+                    let element = Watched::new();
+                    element.write();
+                    table.push(element).unwrap();
                 })
             };
-            if let Some(cell) = table.get(0) {
-                // SAFETY: never written after its making.
-                assert_eq!(cell.with(|p| unsafe { *p }), 7);
+            if let Some(element) = table.get(0) {
+                element.read();
             }
             pusher.join().unwrap();
         });

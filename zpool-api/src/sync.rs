@@ -8,7 +8,7 @@
 #[cfg(not(loom))]
 mod imp {
     pub use std::sync::atomic;
-    pub(super) use std::sync::{Mutex, MutexGuard};
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
     /// A cell whose accesses a model checker watches. Here it is empty: nothing watches.
     #[derive(Debug, Default)]
     pub struct Watched(());
@@ -33,7 +33,7 @@ mod imp {
 #[cfg(loom)]
 mod imp {
     pub use loom::sync::atomic;
-    pub(super) use loom::sync::{Mutex, MutexGuard};
+    pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
     /// A cell whose accesses the model checker watches: a read and a write that are not ordered
     /// fail the model.
     #[derive(Debug)]
@@ -99,6 +99,27 @@ impl<T> Mutex<T> {
             }
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
+    }
+}
+
+/// A condition variable for [`Mutex`].
+#[derive(Debug, Default)]
+pub struct Condvar(imp::Condvar);
+
+impl Condvar {
+    /// A new one, with nobody waiting.
+    pub fn new() -> Self {
+        Condvar(imp::Condvar::new())
+    }
+
+    /// Drops the mutex, sleeps until woken (or for no reason), takes the mutex again.
+    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        MutexGuard(self.0.wait(guard.0).unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Wakes everybody who waits.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
     }
 }
 

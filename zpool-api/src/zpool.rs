@@ -63,7 +63,8 @@ impl ZpoolCaps {
 /// # Blocking
 /// `malloc`, `free` and dropping a guard may take the backend's short list lock, and `malloc` and
 /// `free` may call the page provider (system calls), never under a lock. `obj_read_begin` takes no
-/// lock that other readers or other objects' users share.
+/// lock that other readers or other objects' users share, does not block and calls no user code:
+/// consumers call it under short locks of their own. Dropping a guard may do what `free` does.
 pub trait Zpool: Send + Sync + fmt::Debug {
     /// The backend's name: "zbud", "zsmalloc", ...
     fn name(&self) -> &'static str;

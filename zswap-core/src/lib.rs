@@ -1,1 +1,83 @@
-//! zswap-core
+//! A compressed page store for programs: hand over 4 KiB pages that are not needed now, get them
+//! back on demand.
+//!
+//! ```
+//! use zswap_core::{SwapEntry, Zswap};
+//!
+//! let store = Zswap::builder().zpool("zbud").compressor("lz4").build()?;
+//!
+//! // A page of text, and where the program wants to find it again.
+//! let mut page = [0; zswap_core::PAGE_SIZE];
+//! for (i, byte) in page.iter_mut().enumerate() {
+//!     *byte = b"compressed memory "[i % 18];
+//! }
+//! let entry = SwapEntry::new(0, 7)?;
+//! store.store(entry, &page)?;
+//!
+//! let mut back = [0; zswap_core::PAGE_SIZE];
+//! store.load(entry, &mut back)?;
+//! assert_eq!(back, page);
+//!
+//! let stats = store.stats();
+//! assert_eq!(stats.stored_pages, 1);
+//! assert!(stats.compressed_bytes < 200);
+//!
+//! assert!(store.invalidate(entry));
+//! assert!(!store.contains(entry));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A store composes a *backend* (`zbud`; `zpool-api` says how to add your own) and a *compressor*
+//! (`lz4`, `lz4hc`, `zstd`, `deflate`, `null`, and `lzo` behind a feature; `compressors` says how to
+//! add your own). Both are chosen by name.
+//!
+//! # What may be relied on
+//! * Any thread may call anything at any time. Two entries never contend in the store itself.
+//! * `load` gives the page that the last finished `store` put there, byte for byte, or an error.
+//! * A failed `store` leaves the caller's page with the caller, says why, and keeps nothing of an
+//!   older page.
+//! * A codec or backend of your own that fails or panics leaves the store usable: no lock stays
+//!   held, no page is lost but the one at hand.
+//!
+//! # Files
+//!
+//! | file | idea |
+//! |---|---|
+//! | `entry.rs`, `word.rs` | the name of a page; the 8 bytes kept of it |
+//! | `lock.rs`, `index.rs` | the lock bit of an entry; the radix index of entry words |
+//! | `same_filled.rs` | pages of one repeated word |
+//! | `acomp_ctx.rs`, `cpu.rs` | codec context, mutex and buffer of a CPU |
+//! | `pool.rs` | page to object and back |
+//! | `store.rs`, `iter.rs` | the store |
+//! | `counters.rs`, `stats.rs` | counting without contention |
+//! | `builder.rs`, `builtin.rs` | putting it together; the only names of concrete backends |
+
+mod acomp_ctx;
+mod builder;
+pub mod builtin;
+mod counters;
+mod cpu;
+mod entry;
+mod error;
+mod index;
+mod iter;
+mod lock;
+mod pool;
+mod same_filled;
+mod stats;
+mod store;
+mod sync;
+mod word;
+
+pub use builder::ZswapBuilder;
+pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
+pub use error::{BuildError, LoadError, StoreError};
+pub use iter::Entries;
+pub use stats::{PoolStats, ZswapStats};
+pub use store::Zswap;
+
+/// Bytes of a page as the store takes and gives it.
+pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
+
+/// A page.
+pub type Page = [u8; PAGE_SIZE];

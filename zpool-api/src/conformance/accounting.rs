@@ -1,0 +1,121 @@
+//! Accounting: counts that are exact at every step and return to zero.
+
+use super::fixture::Rig;
+use super::model::{Model, any_size, fill};
+use super::pick;
+use crate::PageProvider as _;
+use crate::sync::test_rng::Rng;
+
+pub(super) fn given_pages_are_used(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(40);
+    fill(&fixture, &mut model, pick(50, 10));
+    let calls = fixture.pages.calls();
+    if rig.uses_pages() {
+        assert!(calls > 0, "objects were stored without a page of the provider: uses_pages()?");
+        let (out, page_size) = (fixture.pages.pages_out(), fixture.pages.page_size());
+        let bytes: usize = model.live.iter().map(|(_, mark)| mark.len()).sum();
+        assert!(out * page_size >= bytes, "{bytes} bytes of objects in {out} pages of {page_size}");
+    } else {
+        assert_eq!(calls, 0, "pages were asked for by a subject whose uses_pages() denies it");
+    }
+    model.close(fixture);
+}
+
+pub(super) fn counts_are_exact(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(41);
+    let mut rng = Rng::new(41);
+    fixture.assert_empty();
+    for step in 0..pick(4000, 80) {
+        // Waves, so that the pool grows and shrinks.
+        let grow = if step / pick(500, 20) % 2 == 0 { 3 } else { 1 };
+        if model.live.is_empty() || rng.below(4) < grow {
+            model.store(&fixture, any_size(&mut rng, fixture.max()));
+        } else {
+            let index = rng.below(model.live.len());
+            model.free(&fixture, index);
+        }
+        model.assert_counts(&fixture);
+    }
+    model.close(fixture);
+}
+
+pub(super) fn emptied_pool_holds_nothing(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(42);
+    let mut rng = Rng::new(42);
+    for order in 0..3 {
+        fill(&fixture, &mut model, pick(500, 16));
+        while !model.live.is_empty() {
+            let index = match order {
+                0 => 0,
+                1 => model.live.len() - 1,
+                _ => rng.below(model.live.len()),
+            };
+            model.free(&fixture, index);
+        }
+        fixture.assert_empty();
+    }
+    model.close(fixture);
+    // A pool that is dropped with objects in it gives its pages back too.
+    let fixture = rig.fixture();
+    let mut model = Model::new(43);
+    fill(&fixture, &mut model, pick(200, 10));
+    let pages = fixture.pages.clone();
+    drop(fixture);
+    assert_eq!(pages.pages_out(), 0, "pages kept by a pool that was dropped with objects in it");
+}
+
+pub(super) fn trim_leaves_objects_alone(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(44);
+    fill(&fixture, &mut model, pick(300, 12));
+    while model.live.len() > pick(100, 4) {
+        model.free(&fixture, 0);
+    }
+    let before = fixture.pool.stats();
+    let out = fixture.pages.pages_out();
+    let trimmed = fixture.pool.trim();
+    let after = fixture.pool.stats();
+    assert_eq!(trimmed, before.cached_pages, "pages trimmed (left), of those that were cached");
+    assert_eq!(after.cached_pages, 0, "cached pages after trim");
+    assert_eq!(after.total_pages, before.total_pages, "total_pages after trim (left)");
+    assert!(fixture.pages.pages_out() <= out, "trim took pages");
+    model.check_all(&fixture);
+    model.assert_counts(&fixture);
+    while !model.live.is_empty() {
+        model.free(&fixture, 0);
+    }
+    fixture.pool.trim();
+    fixture.assert_empty();
+    fill(&fixture, &mut model, pick(100, 6));
+    model.close(fixture);
+}
+
+pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(45);
+    let mut rng = Rng::new(45);
+    // Refused, or nothing to win, in an empty pool.
+    assert_eq!(fixture.compact(), 0, "pages won by compacting an empty pool");
+    for _ in 0..pick(6, 1) {
+        fill(&fixture, &mut model, pick(600, 24));
+        while model.live.len() > pick(120, 8) {
+            let index = rng.below(model.live.len());
+            model.free(&fixture, index);
+        }
+        let read: Vec<_> = model.live.iter().step_by(5).copied().collect();
+        let guards: Vec<_> = read.iter().map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
+        let before = fixture.pool.total_pages();
+        let won = fixture.compact();
+        let after = fixture.pool.total_pages();
+        assert_eq!(before - after.min(before), won, "from {before} to {after} pages, said (right)");
+        for (guard, mark) in guards {
+            mark.check(&guard);
+        }
+        model.check_all(&fixture);
+        model.assert_counts(&fixture);
+    }
+    model.close(fixture);
+}

@@ -1,0 +1,111 @@
+//! Content of the suite's objects: every object tells who it is and how long it must be.
+//!
+//! A [`Mark`] is a number and a length in one word. The content that belongs to it begins with
+//! that word, if there is room, and goes on with noise from a place that the word chooses. So an
+//! object that is shifted, cut, overwritten or taken for another is told by its bytes alone.
+
+use core::fmt;
+use std::sync::OnceLock;
+
+use crate::sync::test_rng::Rng;
+
+/// Room for the length in a mark: objects below 1 MiB.
+const LEN_BITS: u32 = 20;
+/// Places in the noise that contents may start at.
+const STARTS: usize = 8192;
+const NOISE: usize = STARTS + 4096;
+
+/// Who an object is: a number, and the length of its content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+impl Mark {
+    pub(super) fn new(number: u64, len: usize) -> Self {
+        assert!(len < 1 << LEN_BITS, "the suite has no objects of {len} bytes");
+        Mark((number << LEN_BITS) | len as u64)
+    }
+
+    pub(super) fn len(self) -> usize {
+        (self.0 & ((1 << LEN_BITS) - 1)) as usize
+    }
+
+    /// The mark that an object of at least 8 bytes begins with.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        bytes.first_chunk().map(|word| Mark(u64::from_le_bytes(*word)))
+    }
+
+    /// The mark's bits, mixed.
+    fn mixed(self) -> u64 {
+        let mixed = (self.0 ^ (self.0 >> 20)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mixed ^ (mixed >> 29)
+    }
+
+    /// The content of the object.
+    pub(super) fn content(self) -> Vec<u8> {
+        let noise = noise();
+        let mut content = Vec::with_capacity(self.len());
+        let mut from = (self.mixed() % STARTS as u64) as usize;
+        while content.len() < self.len() {
+            let take = (self.len() - content.len()).min(NOISE - from);
+            content.extend_from_slice(&noise[from..from + take]);
+            from = 0;
+        }
+        match content.first_chunk_mut() {
+            Some(word) => *word = self.0.to_le_bytes(),
+            None => {
+                let word = self.mixed().to_le_bytes();
+                content.copy_from_slice(&word[..self.len()]);
+            }
+        }
+        content
+    }
+
+    /// Asserts that `bytes` are this object's content.
+    pub(super) fn check(self, bytes: &[u8]) {
+        let content = self.content();
+        assert_eq!(bytes.len(), content.len(), "the guard's length (left) of {self:?}");
+        if bytes != &content[..] {
+            let at = (0..content.len()).find(|i| bytes[*i] != content[*i]).unwrap_or(0);
+            let seen = Mark::of(bytes).filter(|seen| seen.content() == bytes);
+            let looks = seen.map_or(String::new(), |seen| format!("; these are {seen:?}'s bytes"));
+            let (got, want) = (bytes[at], content[at]);
+            panic!("byte {at} of {self:?} is {got:#04x}, but {want:#04x} was stored{looks}");
+        }
+    }
+}
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "object {} of {} bytes", self.0 >> LEN_BITS, self.len())
+    }
+}
+
+fn noise() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let mut rng = Rng::new(0x0B5E55ED);
+        (0..NOISE / 8).flat_map(|_| rng.next().to_le_bytes()).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_tell_objects_and_lengths_apart() {
+        for len in [1, 7, 8, 9, 4096, 70_000] {
+            let mark = Mark::new(5, len);
+            let content = mark.content();
+            assert_eq!(content.len(), len);
+            mark.check(&content);
+            assert_eq!(Mark::of(&content), (len >= 8).then_some(mark));
+            assert_ne!(Mark::new(6, len).content(), content);
+            let wrong = |bytes: &[u8]| std::panic::catch_unwind(|| mark.check(bytes)).is_err();
+            assert!(wrong(&content[1..]));
+            let mut flipped = content.clone();
+            flipped[len - 1] ^= 1;
+            assert!(wrong(&flipped));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A map of what a pool should hold, kept beside it.
+//!
+//! The model makes the objects' sizes and contents, and asserts with each call that handles are
+//! never given twice and that the pool's counts are the model's.
+
+use std::collections::HashSet;
+
+use super::content::Mark;
+use super::fixture::{Fixture, assert_invalid};
+use crate::sync::test_rng::Rng;
+use crate::{Handle, ObjWrite, Zpool};
+
+/// Objects that are alive, and every handle that was ever given.
+pub(super) struct Model {
+    pub(super) live: Vec<(Handle, Mark)>,
+    given: HashSet<Handle>,
+    bytes: usize,
+    next: u64,
+}
+
+impl Model {
+    /// An empty model whose objects are numbered from `first`.
+    pub(super) fn new(first: u64) -> Self {
+        Model { live: Vec::new(), given: HashSet::new(), bytes: 0, next: first }
+    }
+
+    /// The mark of a new object of `len` bytes.
+    pub(super) fn mark(&mut self, len: usize) -> Mark {
+        self.next += 1;
+        Mark::new(self.next, len)
+    }
+
+    /// Stores a new object of `len` bytes.
+    pub(super) fn store(&mut self, fixture: &Fixture, len: usize) -> (Handle, Mark) {
+        let mark = self.mark(len);
+        let handle = fixture.store(mark);
+        self.add(handle, mark);
+        (handle, mark)
+    }
+
+    /// Notes an object that was stored.
+    pub(super) fn add(&mut self, handle: Handle, mark: Mark) {
+        assert!(self.given.insert(handle), "{handle:?} was given for a second object, {mark:?}");
+        self.live.push((handle, mark));
+        self.bytes += mark.len();
+    }
+
+    /// Notes that a live object is gone.
+    pub(super) fn remove(&mut self, index: usize) -> (Handle, Mark) {
+        let (handle, mark) = self.live.swap_remove(index);
+        self.bytes -= mark.len();
+        (handle, mark)
+    }
+
+    /// Notes that the object of a handle is gone, if it was alive.
+    pub(super) fn remove_handle(&mut self, handle: Handle) -> Option<Mark> {
+        let index = self.live.iter().position(|(live, _)| *live == handle)?;
+        Some(self.remove(index).1)
+    }
+
+    /// Frees a live object; its handle is invalid afterwards.
+    pub(super) fn free(&mut self, fixture: &Fixture, index: usize) -> (Handle, Mark) {
+        let (handle, mark) = self.remove(index);
+        fixture.free(handle);
+        assert_invalid(handle, fixture.pool.obj_read_begin(handle));
+        (handle, mark)
+    }
+
+    /// Asserts that the pool counts what the model counts.
+    pub(super) fn assert_counts(&self, fixture: &Fixture) {
+        fixture.assert_counts(self.live.len(), self.bytes);
+    }
+
+    /// Reads every live object.
+    pub(super) fn check_all(&self, fixture: &Fixture) {
+        fixture.check_all(&self.live);
+    }
+
+    /// Frees every live object and ends the fixture.
+    pub(super) fn close(mut self, fixture: Fixture) {
+        self.check_all(&fixture);
+        while !self.live.is_empty() {
+            self.free(&fixture, self.live.len() - 1);
+        }
+        fixture.close();
+    }
+}
+
+/// A size as stores have them: mostly small, some large, some at the limits.
+pub(super) fn any_size(rng: &mut Rng, max: usize) -> usize {
+    let size = match rng.below(8) {
+        0..=2 => 1 + rng.below(max.min(256)),
+        3..=5 => 1 + rng.below(max),
+        6 => max - rng.below(max.min(64)),
+        _ => 1 << rng.below(max.ilog2() as usize + 1),
+    };
+    size.clamp(1, max)
+}
+
+/// Fills a pool with `count` objects of any size.
+pub(super) fn fill(fixture: &Fixture, model: &mut Model, count: usize) {
+    let mut rng = Rng::new(count as u64);
+    for _ in 0..count {
+        let size = any_size(&mut rng, fixture.max());
+        model.store(fixture, size);
+    }
+}
+
+/// Opens a write guard.
+pub(super) fn begin(pool: &dyn Zpool, mark: Mark) -> ObjWrite<'_> {
+    match pool.malloc(mark.len()) {
+        Ok(write) => {
+            assert_eq!((write.size(), write.written()), (mark.len(), 0), "of a fresh write guard");
+            write
+        }
+        Err(error) => panic!("no space for {mark:?}: {error}"),
+    }
+}

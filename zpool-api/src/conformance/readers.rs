@@ -1,0 +1,320 @@
+//! Read guards: their bytes neither move nor change, nobody waits for them, and they cost their
+//! own object only.
+
+use std::sync::mpsc;
+
+use super::content::Mark;
+use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, together};
+use super::model::{Model, any_size, fill};
+use super::pick;
+use crate::read::obj_read_owned;
+use crate::sync::test_rng::Rng;
+use crate::{Evicted, Handle, ObjRead, ZpoolError};
+
+/// Guards that an object can have at the least; a backend may refuse more.
+const READERS_AT_LEAST: usize = 64;
+
+/// Stores and frees at random until `model` has seen `steps` of it, then compacts.
+fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
+    for _ in 0..steps {
+        if model.live.len() > 20 || (!model.live.is_empty() && rng.below(2) == 0) {
+            let index = rng.below(model.live.len());
+            model.free(fixture, index);
+        } else {
+            model.store(fixture, any_size(rng, fixture.max()));
+        }
+    }
+    fixture.compact();
+}
+
+pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(30);
+    let max = fixture.max();
+    let mut most = 0;
+    for round in 0..pick(120, 5) {
+        // Every size twice in a row, so that a free followed by a store aims at the same space.
+        let size = [max, max / 2, 64, 1, max / 3][round % 5].clamp(1, max);
+        let (handle, mark) = model.store(&fixture, size);
+        let guards = [fixture.read(handle, mark), fixture.read(handle, mark)];
+        model.remove_handle(handle);
+        fixture.free(handle);
+        let parked = fixture.pool.stats().parked_objects;
+        assert!(parked <= 1, "{parked} objects parked, but one was freed while it was read");
+        fixture.assert_gone(handle);
+        // What would use the space, if it were free.
+        let others: Vec<_> = (0..pick(40, 4)).map(|_| model.store(&fixture, size)).collect();
+        fill(&fixture, &mut model, pick(20, 2));
+        fixture.compact();
+        for guard in guards {
+            mark.check(&guard);
+            fixture.assert_gone(handle);
+            drop(guard);
+        }
+        assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
+        fixture.check_all(&others);
+        model.assert_counts(&fixture);
+        while !model.live.is_empty() {
+            model.free(&fixture, 0);
+        }
+        fixture.assert_empty();
+        let out = fixture.pages.pages_out();
+        if round < 5 {
+            most = most.max(out);
+        } else {
+            assert!(out <= most, "{out} pages out, {most} when the same was done before");
+        }
+    }
+    model.close(fixture);
+}
+
+pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
+    let max = rig.fixture().max();
+    // The neighbour is freed unread, or while it has a reader of its own.
+    for (own_reader, size) in [(false, max / 2), (true, max / 2), (false, max / 3), (true, 40)] {
+        let fixture = rig.fixture();
+        let mut model = Model::new(31);
+        let size = size.clamp(1, max);
+        let (read, read_mark) = model.store(&fixture, (max / 3).max(1));
+        let mut guard = fixture.read(read, read_mark);
+        let (mut first, mut first_out) = (0, 0);
+        let cycles = pick(400, 8);
+        for cycle in 0..cycles {
+            let neighbours: Vec<_> = (0..pick(4, 2))
+                .map(|_| {
+                    let (handle, mark) = model.store(&fixture, size);
+                    let own = own_reader.then(|| fixture.read(handle, mark));
+                    (handle, mark, own)
+                })
+                .collect();
+            // The next guard before the last one is dropped: there is always a reader.
+            let next = fixture.read(read, read_mark);
+            for (handle, mark, own) in neighbours {
+                fixture.check(handle, mark);
+                model.remove_handle(handle);
+                fixture.free(handle);
+                if let Some(own) = own {
+                    mark.check(&own);
+                }
+            }
+            drop(core::mem::replace(&mut guard, next));
+            read_mark.check(&guard);
+            let parked = fixture.pool.stats().parked_objects;
+            // Those of this cycle wait for a guard that still lives; a few cycles' are allowed.
+            assert!(parked <= 16, "{parked} parked objects, though all readers changed since");
+            if cycle < 4 {
+                first = first.max(fixture.pool.total_pages());
+                first_out = first_out.max(fixture.pages.pages_out());
+            }
+        }
+        let (total, out) = (fixture.pool.total_pages(), fixture.pages.pages_out());
+        assert!(total <= first + 8, "from {first} to {total} pages in {cycles} cycles");
+        assert!(out <= first_out + 16, "from {first_out} to {out} pages out in {cycles} cycles");
+        model.assert_counts(&fixture);
+        drop(guard);
+        model.close(fixture);
+    }
+}
+
+pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(32);
+    let mut rng = Rng::new(32);
+    fill(&fixture, &mut model, 6);
+    for freed_meanwhile in [false, true] {
+        let (handle, mark) = model.store(&fixture, fixture.max() / 2);
+        let mut guards: Vec<ObjRead<'_>> = Vec::new();
+        let many = pick(1000, READERS_AT_LEAST);
+        while guards.len() < many {
+            match fixture.pool.obj_read_begin(handle) {
+                Ok(guard) => guards.push(guard),
+                Err(ZpoolError::TooManyReaders { .. }) if guards.len() >= READERS_AT_LEAST => {
+                    // At the limit: one less, and one more is possible.
+                    guards.pop();
+                    guards.push(fixture.read(handle, mark));
+                    break;
+                }
+                Err(error) => panic!("reader {} was refused: {error}", guards.len() + 1),
+            }
+        }
+        // Another object's readers are not counted here.
+        let (other, other_mark) = model.live[0];
+        fixture.check(other, other_mark);
+        if freed_meanwhile {
+            model.remove_handle(handle);
+            fixture.free(handle);
+        }
+        while !guards.is_empty() {
+            let guard = guards.swap_remove(rng.below(guards.len()));
+            mark.check(&guard);
+            drop(guard);
+            if guards.len() % 64 == 1 {
+                churn(&fixture, &mut model, &mut rng, 4);
+                for guard in guards.iter().step_by(16) {
+                    mark.check(guard);
+                }
+            }
+        }
+        assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
+        if model.remove_handle(handle).is_some() {
+            fixture.check(handle, mark);
+            fixture.free(handle);
+        }
+    }
+    model.close(fixture);
+}
+
+pub(super) fn guards_end_on_another_thread(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(33);
+    let mut rng = Rng::new(33);
+    for _ in 0..pick(20, 2) {
+        fill(&fixture, &mut model, pick(24, 6));
+        let guards: Vec<_> = model.live.iter().map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
+        // Half of the objects are freed under their guards, so that some guards are the last.
+        for _ in 0..model.live.len() / 2 {
+            let index = rng.below(model.live.len());
+            model.free(&fixture, index);
+        }
+        let (there, here): (Vec<_>, Vec<_>) =
+            guards.into_iter().enumerate().partition(|(index, _)| index % 3 != 0);
+        together(vec![
+            Box::new(|| {
+                for (_, (guard, mark)) in there {
+                    mark.check(&guard);
+                    drop(guard);
+                }
+            }),
+            Box::new(|| {
+                for (_, (guard, mark)) in here {
+                    mark.check(&guard);
+                    drop(guard);
+                }
+            }),
+        ]);
+        assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
+        model.check_all(&fixture);
+        model.assert_counts(&fixture);
+    }
+    model.close(fixture);
+}
+
+pub(super) fn guards_are_held_across_a_wait(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(34);
+    let mut rng = Rng::new(34);
+    let max = fixture.max();
+    let held: Vec<_> =
+        [1, 100, max / 3, max / 2, max].map(|s| model.store(&fixture, s.clamp(1, max))).into();
+    let (held_handles, kept): (Vec<Handle>, Mark) =
+        (held.iter().map(|(handle, _)| *handle).collect(), held[2].1);
+    let (ready, is_ready) = mpsc::channel::<()>();
+    let (go, may_go) = mpsc::channel::<()>();
+    let fixture_ref = &fixture;
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(move || {
+            let guards: Vec<_> = held.iter().map(|(h, m)| (fixture_ref.read(*h, *m), m)).collect();
+            let _ = ready.send(());
+            // Ends with an error if the other side panicked; either way the guards were held.
+            let _ = may_go.recv();
+            for (guard, mark) in guards {
+                mark.check(&guard);
+            }
+        });
+        // Fails if the holder panicked, which the join below reports.
+        if is_ready.recv().is_ok() {
+            for handle in &held_handles {
+                model.remove_handle(*handle);
+                // One object stays: its guard is an ordinary one.
+                if *handle == held_handles[2] {
+                    continue;
+                }
+                fixture.free(*handle);
+            }
+            churn(&fixture, &mut model, &mut rng, pick(600, 30));
+            fixture.check(held_handles[2], kept);
+            model.check_all(&fixture);
+            if fixture.caps().reclaim {
+                let refuse = |_: Handle, _: ObjRead<'_>| Evicted::Keep;
+                let count = fixture.pool.reclaim(4, &refuse);
+                assert_eq!(count, Ok(0), "reclaim that is refused, beside waiting readers");
+            }
+            fixture.pool.trim();
+        }
+        drop(go);
+        holder.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+    });
+    fixture.free(held_handles[2]);
+    model.close(fixture);
+}
+
+pub(super) fn forgotten_guard_costs_its_object_only(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(35);
+    let mut rng = Rng::new(35);
+    fill(&fixture, &mut model, pick(60, 4));
+    let (handle, mark) = model.store(&fixture, fixture.max() / 3);
+    forget(fixture.read(handle, mark));
+    fill(&fixture, &mut model, pick(60, 4));
+    churn(&fixture, &mut model, &mut rng, pick(400, 16));
+    // It was not necessarily the object that churn left alive.
+    if model.remove_handle(handle).is_some() {
+        fixture.check(handle, mark);
+        fixture.free(handle);
+    }
+    assert_invalid(handle, fixture.pool.obj_read_begin(handle));
+    model.check_all(&fixture);
+    // Its neighbours' space is used again and again, and does not run out.
+    for _ in 0..pick(100, 3) {
+        fill(&fixture, &mut model, 8);
+        while !model.live.is_empty() {
+            model.free(&fixture, 0);
+        }
+    }
+    fixture.compact();
+    let stats = fixture.assert_counts(0, 0);
+    assert!(stats.parked_objects <= 1, "one guard forgotten, but {stats:?}");
+    fixture.assert_pages_at_most(ONE_OBJECT_PAGES, "with one forgotten guard and no object");
+    let Fixture { pool, pages, .. } = fixture;
+    drop(pool);
+    let out = pages.pages_out();
+    assert!(out <= ONE_OBJECT_PAGES, "{out} pages kept after the pool, by one forgotten guard");
+}
+
+pub(super) fn owned_guard_outlives_the_pool(rig: &Rig<'_>) {
+    for freed in [false, true] {
+        let fixture = rig.fixture();
+        let mut model = Model::new(36);
+        fill(&fixture, &mut model, pick(40, 5));
+        let (handle, mark) = model.store(&fixture, fixture.max() / 2);
+        let guards: Vec<_> = (0..2)
+            .map(|_| obj_read_owned(fixture.pool.clone(), handle).expect("an owned guard"))
+            .collect();
+        let stale = Handle::from_u64(handle.as_u64() ^ 1).expect("not zero");
+        if !model.live.iter().any(|(live, _)| *live == stale) {
+            assert_invalid(stale, obj_read_owned(fixture.pool.clone(), stale));
+        }
+        if freed {
+            model.remove_handle(handle);
+            fixture.free(handle);
+        }
+        let uses_pages = fixture.uses_pages;
+        let Fixture { pool, pages, .. } = fixture;
+        drop(pool);
+        if uses_pages {
+            assert!(pages.pages_out() > 0, "the pool went before its last guard");
+        }
+        together(vec![Box::new(|| {
+            for guard in guards {
+                mark.check(&guard);
+                // The pool is still whole: all that was alive is.
+                for (live, live_mark) in &model.live {
+                    let read = guard.pool().obj_read_begin(*live).expect("a live object");
+                    live_mark.check(&read);
+                }
+                drop(guard);
+            }
+        })]);
+        assert_eq!(pages.pages_out(), 0, "pages kept after the last owned guard was dropped");
+    }
+}

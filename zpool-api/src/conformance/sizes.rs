@@ -1,0 +1,122 @@
+//! Objects of every size: stored, found again at the same length, aligned, refused out of range.
+
+use super::fixture::{Fixture, Rig};
+use super::model::Model;
+use crate::ZpoolError;
+use crate::sync::test_rng::Rng;
+
+/// Every size up to 4096 and the limits above; under Miri the limits only.
+fn sizes(max: usize) -> Vec<usize> {
+    let around = |size: usize| size.saturating_sub(1)..=size + 1;
+    let mut sizes: Vec<usize> = if cfg!(miri) {
+        [1, 32, 64, 128, 2048].into_iter().flat_map(around).collect()
+    } else {
+        (1..=max.min(4096)).collect()
+    };
+    // The last chunk of a page, where headers and rounding leave no room.
+    sizes.extend([max / 2, max - max.min(64), max].into_iter().flat_map(around));
+    sizes.retain(|size| (1..=max).contains(size));
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+pub(super) fn capabilities_are_constant(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let (caps, name, tag) = (fixture.caps(), fixture.pool.name(), fixture.pool.tag());
+    assert!(caps.max_object_size > 0, "max_object_size is 0");
+    assert!(caps.alignment.is_power_of_two(), "alignment {} is no power of two", caps.alignment);
+    assert!(!name.is_empty(), "the backend has no name");
+    let mut model = Model::new(0);
+    model.store(&fixture, caps.max_object_size);
+    assert_eq!(fixture.caps(), caps, "caps() changed");
+    assert_eq!(fixture.pool.name(), name, "name() changed");
+    assert_eq!(fixture.pool.tag(), tag, "tag() changed");
+    assert_eq!(rig.fixture().caps(), caps, "caps() of a second pool over the same pages");
+    model.close(fixture);
+}
+
+pub(super) fn round_trip_every_size(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(1);
+    for size in sizes(fixture.max()) {
+        let (handle, mark) = model.store(&fixture, size);
+        model.assert_counts(&fixture);
+        fixture.check(handle, mark);
+        model.free(&fixture, 0);
+        fixture.assert_empty();
+    }
+    model.close(fixture);
+}
+
+pub(super) fn all_sizes_at_once(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(2);
+    let mut rng = Rng::new(2);
+    // Once in order, then among the holes that freeing half of them left.
+    for size in sizes(fixture.max()) {
+        model.store(&fixture, size);
+    }
+    model.check_all(&fixture);
+    for _ in 0..model.live.len() / 2 {
+        let index = rng.below(model.live.len());
+        model.free(&fixture, index);
+    }
+    model.check_all(&fixture);
+    for size in sizes(fixture.max()).into_iter().rev() {
+        model.store(&fixture, size);
+    }
+    model.assert_counts(&fixture);
+    model.close(fixture);
+}
+
+pub(super) fn objects_are_aligned(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(3);
+    let alignment = fixture.caps().alignment;
+    let aligned = |fixture: &Fixture, model: &Model| {
+        for (handle, mark) in &model.live {
+            let object = fixture.read(*handle, *mark);
+            let at = object.as_ptr().addr();
+            assert_eq!(at % alignment, 0, "{mark:?} is at {at:#x}, promised was {alignment}");
+        }
+    };
+    for size in sizes(fixture.max()).into_iter().step_by(super::pick(7, 1)) {
+        model.store(&fixture, size);
+    }
+    aligned(&fixture, &model);
+    for index in (0..model.live.len() / 2).rev() {
+        model.free(&fixture, index * 2);
+    }
+    fixture.compact();
+    aligned(&fixture, &model);
+    model.close(fixture);
+}
+
+pub(super) fn sizes_out_of_range_are_refused(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(4);
+    model.store(&fixture, 1);
+    let max = fixture.max();
+    let refused = |size: usize| match fixture.pool.malloc(size) {
+        Ok(_) => panic!("malloc({size}) was accepted; objects have 1 to {max} bytes"),
+        Err(error) => error,
+    };
+    assert_eq!(refused(0), ZpoolError::EmptyObject, "malloc(0) (left)");
+    let empty = fixture.pool.malloc_from(&[]);
+    assert_eq!(empty, Err(ZpoolError::EmptyObject), "malloc_from no bytes (left)");
+    let backend = fixture.pool.name();
+    for size in [max + 1, max * 2, isize::MAX as usize, usize::MAX] {
+        let large = ZpoolError::ObjectTooLarge { size, max, backend };
+        assert_eq!(refused(size), large, "malloc({size}) (left)");
+    }
+    let size = max + 1;
+    let large = fixture.pool.malloc_from(&vec![1; size]);
+    assert_eq!(
+        large,
+        Err(ZpoolError::ObjectTooLarge { size, max, backend }),
+        "malloc_from {size} bytes (left)"
+    );
+    model.assert_counts(&fixture);
+    model.close(fixture);
+}

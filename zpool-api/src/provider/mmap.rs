@@ -1,2 +1,0 @@
-//! placeholder
-#[derive(Debug)] pub struct MmapPages; #[derive(Debug)] pub struct MmapOptions;

@@ -1,0 +1,208 @@
+//! Where cold runs come from and go to: all regions, cut into blocks.
+//!
+//! The lowest free slot is taken of the lowest block that serves the length, else of the lowest
+//! empty block: what is in use gathers in low blocks, and high ones run empty. Blocks count from 0
+//! in the order in which their regions were reserved, by address within a region.
+//!
+//! Lock: the provider's mutex guards all of it. Nothing here calls the system.
+//! Invariants: a block is in `empty` if it serves no length, in `open` of the length it serves if
+//! it has a free slot, and in no other set.
+
+use core::ptr::NonNull;
+use std::collections::TryReserveError;
+
+use super::super::MAX_RUN_PAGES;
+use super::block::{BLOCK_BYTES, Block};
+use super::blockset::BlockSet;
+use super::region::{REGION_BLOCKS, Region};
+
+/// A region with its blocks, in one piece so that its tables are made before the lock is taken.
+pub(super) struct Tract {
+    region: Region,
+    blocks: Vec<Block>,
+}
+
+impl Tract {
+    /// All blocks empty.
+    pub(super) fn new(region: Region) -> Result<Tract, TryReserveError> {
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(region.blocks())?;
+        blocks.resize_with(region.blocks(), Block::new);
+        Ok(Tract { region, blocks })
+    }
+}
+
+/// All regions of a provider and which slots of them are taken.
+pub(super) struct Arena {
+    page_size: usize,
+    /// Block `n` is block `n % REGION_BLOCKS` of tract `n / REGION_BLOCKS`. Tracts are never
+    /// removed.
+    tracts: Vec<Tract>,
+    /// Start address and tract, by address.
+    by_address: Vec<(usize, usize)>,
+    empty: BlockSet,
+    /// Blocks with a free slot, by the length they serve: `open[0]` for single pages.
+    open: [BlockSet; MAX_RUN_PAGES],
+}
+
+impl Arena {
+    /// No regions.
+    pub(super) fn new(page_size: usize) -> Self {
+        Arena {
+            page_size,
+            tracts: Vec::new(),
+            by_address: Vec::new(),
+            empty: BlockSet::default(),
+            open: Default::default(),
+        }
+    }
+
+    /// Adds a region. Without memory for its tables it is handed back, to be dropped after
+    /// unlocking.
+    pub(super) fn add(&mut self, tract: Tract) -> Result<(), Tract> {
+        let first_block = self.tracts.len() * REGION_BLOCKS;
+        if self.make_room(first_block + REGION_BLOCKS).is_err() {
+            return Err(tract);
+        }
+        for block in 0..tract.blocks.len() {
+            self.empty.insert(first_block + block);
+        }
+        let start = tract.region.start();
+        let at = self.by_address.partition_point(|(other, _)| *other < start);
+        self.by_address.insert(at, (start, self.tracts.len()));
+        self.tracts.push(tract);
+        Ok(())
+    }
+
+    fn make_room(&mut self, blocks: usize) -> Result<(), TryReserveError> {
+        self.tracts.try_reserve(1)?;
+        self.by_address.try_reserve(1)?;
+        self.empty.make_room(blocks)?;
+        self.open.iter_mut().try_for_each(|set| set.make_room(blocks))
+    }
+
+    /// Takes a slot for a run of `pages` pages; none when a region has to be added first.
+    pub(super) fn take(&mut self, pages: usize) -> Option<NonNull<u8>> {
+        let open = &mut self.open[pages - 1];
+        let (number, fresh) = match open.first() {
+            Some(number) => (number, false),
+            None => (self.empty.first()?, true),
+        };
+        let tract = &mut self.tracts[number / REGION_BLOCKS];
+        let block = &mut tract.blocks[number % REGION_BLOCKS];
+        if fresh {
+            block.dedicate(pages * self.page_size);
+            self.empty.remove(number);
+            open.insert(number);
+        }
+        let offset = block.take()?;
+        if block.is_full() {
+            open.remove(number);
+        }
+        tract.region.at(number % REGION_BLOCKS * BLOCK_BYTES + offset)
+    }
+
+    /// Puts back the slot of a run of `pages` pages at `base`, which must hold no memory.
+    pub(super) fn put(&mut self, base: NonNull<u8>, pages: usize) {
+        let address = base.addr().get();
+        let below = self.by_address.partition_point(|(start, _)| *start <= address);
+        let found = below.checked_sub(1).map(|at| self.by_address[at]);
+        debug_assert!(found.is_some(), "a run of another provider");
+        let Some((start, tract)) = found else { return };
+        let number = tract * REGION_BLOCKS + (address - start) / BLOCK_BYTES;
+        let block = &mut self.tracts[tract].blocks[number % REGION_BLOCKS];
+        block.put((address - start) % BLOCK_BYTES);
+        if block.is_empty() {
+            self.open[pages - 1].remove(number);
+            self.empty.insert(number);
+        } else {
+            self.open[pages - 1].insert(number);
+        }
+    }
+
+    /// Start address and bytes of each region, by address.
+    pub(super) fn regions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.by_address
+            .iter()
+            .map(|(start, tract)| (*start, self.tracts[*tract].blocks.len() * BLOCK_BYTES))
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let tables = self.tracts.capacity() * size_of::<Tract>()
+            + self.by_address.capacity() * size_of::<(usize, usize)>();
+        let blocks: usize =
+            self.tracts.iter().map(|tract| tract.blocks.capacity() * size_of::<Block>()).sum();
+        let sets: usize = self.open.iter().map(BlockSet::heap_bytes).sum();
+        tables + blocks + sets + self.empty.heap_bytes()
+    }
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+#[allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+mod tests {
+    use super::super::options::MmapOptions;
+    use super::*;
+
+    fn with_regions(count: usize) -> Arena {
+        let mut arena = Arena::new(4096);
+        for _ in 0..count {
+            let region = Region::reserve(&MmapOptions::new()).unwrap();
+            assert!(arena.add(Tract::new(region).unwrap()).is_ok());
+        }
+        arena
+    }
+
+    #[test]
+    fn every_slot_is_given_once_over_all_regions() {
+        let mut arena = with_regions(3);
+        let mut given = Vec::new();
+        // Long and short runs by turns, until nothing fits any more.
+        loop {
+            let before = given.len();
+            for pages in [16, 3, 1] {
+                given.extend(arena.take(pages).map(|base| (base, pages)));
+            }
+            if given.len() == before {
+                break;
+            }
+        }
+        let mut spans: Vec<(usize, usize)> =
+            given.iter().map(|(base, pages)| (base.addr().get(), pages * 4096)).collect();
+        spans.sort_unstable();
+        assert!(spans.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "overlap");
+        let regions: Vec<(usize, usize)> = arena.regions().collect();
+        assert_eq!(regions.len(), 3);
+        assert!(regions.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        for (at, len) in &spans {
+            assert!(regions.iter().any(|(start, all)| start <= at && at + len <= start + all));
+        }
+        // A block of three-page runs wastes two pages, the others nothing.
+        let (held, all): (usize, usize) =
+            (spans.iter().map(|s| s.1).sum(), regions.iter().map(|r| r.1).sum());
+        assert!(all - held <= all / BLOCK_BYTES * 2 * 4096, "{held} of {all}");
+        for (base, pages) in given.drain(..) {
+            arena.put(base, pages);
+        }
+        // Whole again: as many of the longest as there are.
+        let runs = std::iter::from_fn(|| arena.take(16)).count();
+        assert_eq!(runs, all / (16 * 4096));
+    }
+
+    #[test]
+    fn low_slots_are_taken_first_and_high_blocks_run_empty() {
+        let mut arena = with_regions(1);
+        let per_block = BLOCK_BYTES / 4096;
+        let all: Vec<_> = (0..3 * per_block).map(|_| arena.take(1).unwrap()).collect();
+        assert!(all.windows(2).all(|pair| pair[0].addr() < pair[1].addr()));
+        // Half of every block comes back: what is asked next fills the first two and leaves the
+        // third to run empty.
+        all.iter().skip(1).step_by(2).for_each(|base| arena.put(*base, 1));
+        let again: Vec<_> = (0..per_block).map(|_| arena.take(1).unwrap()).collect();
+        assert!(again.iter().all(|base| base.addr() < all[2 * per_block].addr()));
+        let third = || all[2 * per_block..].iter().step_by(2);
+        third().for_each(|base| arena.put(*base, 1));
+        // Another length gets the block that ran empty.
+        assert_eq!(arena.take(2).unwrap().addr(), all[2 * per_block].addr());
+    }
+}

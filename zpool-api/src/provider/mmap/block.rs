@@ -1,0 +1,139 @@
+//! A block: 2 MiB of a region, cut into slots for runs of one length while any slot is taken.
+//!
+//! It knows offsets only, no memory. A slot is *taken* from the time its run is handed out until
+//! the run holds no memory and nobody has it: while in use, while warm, and while its pages are on
+//! their way to the system.
+//!
+//! Invariants: `taken` is the number of bits in `bits`; bits at and beyond `slots` are clear; an
+//! empty block (`taken == 0` once it has been put back) has no run length.
+
+use super::super::PAGE_SIZE;
+
+/// Bytes of a block, and their alignment: one huge page of the usual size.
+pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;
+
+const MAX_SLOTS: usize = BLOCK_BYTES / PAGE_SIZE;
+
+/// Which slots of 2 MiB are taken.
+pub(super) struct Block {
+    /// A bit for each taken slot.
+    bits: [u64; MAX_SLOTS / 64],
+    /// Bytes of a run; 0 while the block serves no length.
+    run_bytes: u32,
+    slots: u16,
+    taken: u16,
+}
+
+impl Block {
+    /// An empty block.
+    pub(super) const fn new() -> Self {
+        Block { bits: [0; MAX_SLOTS / 64], run_bytes: 0, slots: 0, taken: 0 }
+    }
+
+    /// Dedicates an empty block to runs of `run_bytes` bytes. What is left at its end when they do
+    /// not divide the block is address space never touched.
+    pub(super) fn dedicate(&mut self, run_bytes: usize) {
+        debug_assert!(self.is_empty() && self.run_bytes == 0, "dedicated while in use");
+        debug_assert!((PAGE_SIZE..=BLOCK_BYTES).contains(&run_bytes));
+        self.run_bytes = run_bytes as u32;
+        self.slots = (BLOCK_BYTES / run_bytes) as u16;
+    }
+
+    /// Takes the lowest free slot; its offset in bytes.
+    pub(super) fn take(&mut self) -> Option<usize> {
+        if self.is_full() {
+            return None;
+        }
+        let word = self.bits.iter().position(|word| *word != u64::MAX)?;
+        let slot = word * 64 + self.bits[word].trailing_ones() as usize;
+        self.bits[word] |= 1 << (slot % 64);
+        self.taken += 1;
+        Some(slot * self.run_bytes as usize)
+    }
+
+    /// Puts back the slot at `offset` bytes. The last one to come back ends the dedication.
+    pub(super) fn put(&mut self, offset: usize) {
+        let run_bytes = self.run_bytes as usize;
+        debug_assert!(run_bytes != 0 && offset % run_bytes == 0, "no slot begins at {offset}");
+        let slot = offset / run_bytes.max(1);
+        let bit = 1 << (slot % 64);
+        debug_assert!(self.bits[slot / 64] & bit != 0, "the slot at {offset} is free already");
+        self.bits[slot / 64] &= !bit;
+        self.taken -= 1;
+        if self.taken == 0 {
+            self.run_bytes = 0;
+            self.slots = 0;
+        }
+    }
+
+    /// Whether no slot is free. A block without a run length has no slots and counts as full.
+    pub(super) fn is_full(&self) -> bool {
+        self.taken == self.slots
+    }
+
+    /// Whether no slot is taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::test_rng::Rng;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn slots_are_apart_inside_and_lowest_first() {
+        for run_bytes in [4096, 7 * 4096, 65536, 16 * 65536] {
+            let slots = BLOCK_BYTES / run_bytes;
+            let mut block = Block::new();
+            assert_eq!(block.take(), None);
+            block.dedicate(run_bytes);
+            let offsets: Vec<usize> = std::iter::from_fn(|| block.take()).collect();
+            assert_eq!(offsets, (0..slots).map(|s| s * run_bytes).collect::<Vec<_>>());
+            assert!(block.is_full() && !block.is_empty());
+            block.put(offsets[slots - 1]);
+            block.put(offsets[0]);
+            assert_eq!(block.take(), if slots > 2 { Some(0) } else { None });
+        }
+    }
+
+    #[test]
+    fn behaves_like_a_set_of_free_offsets() {
+        let run_bytes = 5 * 4096;
+        let mut block = Block::new();
+        let mut rng = Rng::new(11);
+        let mut taken = BTreeSet::new();
+        block.dedicate(run_bytes);
+        let offsets: Vec<usize> = (0..BLOCK_BYTES / run_bytes).map(|s| s * run_bytes).collect();
+        for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
+            if taken.is_empty() || rng.below(100) < 55 {
+                let lowest = offsets.iter().copied().find(|o| !taken.contains(o));
+                assert_eq!(block.take(), lowest);
+                taken.extend(lowest);
+            } else {
+                let offset = *taken.iter().nth(rng.below(taken.len())).unwrap();
+                taken.remove(&offset);
+                block.put(offset);
+                if taken.is_empty() {
+                    assert!(block.is_empty());
+                    block.dedicate(run_bytes);
+                }
+            }
+            assert_eq!(block.is_full(), taken.len() == offsets.len());
+        }
+    }
+
+    #[test]
+    fn an_emptied_block_serves_another_length() {
+        let mut block = Block::new();
+        block.dedicate(4096);
+        assert_eq!((block.take(), block.take()), (Some(0), Some(4096)));
+        block.put(0);
+        block.put(4096);
+        assert!(block.is_empty());
+        block.dedicate(3 * 4096);
+        assert_eq!((block.take(), block.take()), (Some(0), Some(3 * 4096)));
+    }
+}

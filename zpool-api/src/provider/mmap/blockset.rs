@@ -1,0 +1,92 @@
+//! A set of block numbers that gives its lowest first: one bit a block.
+//!
+//! Invariant: no word before `first_word` has a bit set.
+
+use std::collections::TryReserveError;
+
+/// Block numbers, ordered.
+#[derive(Default)]
+pub(super) struct BlockSet {
+    words: Vec<u64>,
+    /// Where the search for the lowest begins.
+    first_word: usize,
+}
+
+impl BlockSet {
+    /// Makes room for blocks `0..blocks`, so that none of their inserts allocates.
+    pub(super) fn make_room(&mut self, blocks: usize) -> Result<(), TryReserveError> {
+        let words = blocks.div_ceil(64);
+        if words > self.words.len() {
+            self.words.try_reserve(words - self.words.len())?;
+            self.words.resize(words, 0);
+        }
+        Ok(())
+    }
+
+    /// Adds a block that there is room for.
+    pub(super) fn insert(&mut self, block: usize) {
+        self.words[block / 64] |= 1 << (block % 64);
+        self.first_word = self.first_word.min(block / 64);
+    }
+
+    /// Takes a block out, if it is in.
+    pub(super) fn remove(&mut self, block: usize) {
+        self.words[block / 64] &= !(1 << (block % 64));
+    }
+
+    /// The lowest block.
+    pub(super) fn first(&mut self) -> Option<usize> {
+        while let Some(word) = self.words.get(self.first_word) {
+            if *word != 0 {
+                return Some(self.first_word * 64 + word.trailing_zeros() as usize);
+            }
+            self.first_word += 1;
+        }
+        None
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::test_rng::Rng;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn gives_the_lowest_like_an_ordered_set() {
+        let mut set = BlockSet::default();
+        let mut model = BTreeSet::new();
+        let mut rng = Rng::new(5);
+        assert_eq!(set.first(), None);
+        for room in [1, 64, 65, 300] {
+            set.make_room(room).unwrap();
+            for _ in 0..if cfg!(miri) { 50 } else { 2000 } {
+                let block = rng.below(room);
+                // Removes more often than it adds, so that it runs empty now and then.
+                if rng.below(5) < 2 {
+                    set.insert(block);
+                    model.insert(block);
+                } else {
+                    set.remove(block);
+                    model.remove(&block);
+                }
+                assert_eq!(set.first(), model.first().copied());
+            }
+        }
+    }
+
+    #[test]
+    fn room_is_made_ahead() {
+        let mut set = BlockSet::default();
+        set.make_room(128).unwrap();
+        let bytes = set.heap_bytes();
+        assert!(bytes >= 16);
+        (0..128).for_each(|block| set.insert(block));
+        assert_eq!(set.heap_bytes(), bytes);
+    }
+}

@@ -1,0 +1,344 @@
+//! Pages straight from the system, by `mmap`: runs from large regions, recycled while warm.
+//!
+//! A run's slot is in one of four states. *Cold*: free, without memory, in its block's bitmap
+//! ([`block`], [`arena`]). *In use*: its holder's. *Warm*: freed, with resident pages, in the
+//! cache ([`warm`]). *Leaving*: taken out of the cache in a batch whose memory is being given
+//! back. Only after that is it cold, so nobody can be handed a slot whose memory is about to go.
+//!
+//! Lock: one mutex guards all of it, a leaf, held for a few instructions. Every system call
+//! ([`region`]) is made without it.
+//! Invariant: `cached_pages` counts the resident pages of the warm and of the leaving runs.
+
+mod arena;
+mod block;
+mod blockset;
+mod options;
+mod region;
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests;
+mod warm;
+
+pub use options::MmapOptions;
+
+use core::fmt;
+use core::ops::{Deref, DerefMut, Range};
+
+use super::{PageProvider, PageRun, check_run_length};
+use crate::PageError;
+use crate::lockdep::{self, Rank, might_sleep};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+use arena::{Arena, Tract};
+use region::Region;
+use warm::{BATCH_RUNS, Batch, WarmCache};
+
+/// A [`PageProvider`] over anonymous mappings. Linux only; `Send` and `Sync`.
+///
+/// Address space is reserved 64 MiB at a time and kept until the provider is dropped; memory
+/// backs it page by page on first touch. Freed runs keep their resident pages up to a bound
+/// ([`MmapOptions::cache_pages`]); beyond it the oldest are given back to the system, about 64
+/// pages at a time. Whoever frees the run that exceeds the bound makes those system calls.
+///
+/// Where the system takes no pages back (the process has locked its memory), they stay warm beyond
+/// the bound and counted, and are offered again after each further 64.
+///
+/// Huge pages are off unless [`MmapOptions::huge_pages`] allows them. After a `fork` the child may
+/// only drop the provider.
+///
+/// ```
+/// use zpool_api::{MmapPages, PageProvider};
+///
+/// # if cfg!(miri) { return Ok(()); }
+/// let pages = MmapPages::new();
+/// let mut run = pages.alloc_run(4)?;
+/// run.mark_resident(0..1); // before the first touch
+/// // SAFETY: the first page of a run that is ours alone.
+/// unsafe { run.base().as_ptr().write_bytes(7, pages.page_size()) };
+/// // SAFETY: from this provider, and its bytes are not used again.
+/// unsafe { pages.free_run(run) };
+/// assert_eq!(pages.cached_pages(), 1);
+/// assert_eq!(pages.trim(), 1);
+/// # Ok::<(), zpool_api::PageError>(())
+/// ```
+pub struct MmapPages {
+    options: MmapOptions,
+    page_size: usize,
+    /// Most warm pages to keep, unless the system takes none back.
+    warm_bound: usize,
+    state: Mutex<State>,
+    /// `State::cached_pages`, written under the lock at every change of it.
+    cached: AtomicUsize,
+}
+
+struct State {
+    arena: Arena,
+    warm: WarmCache,
+    /// Resident pages in batches on their way to the system.
+    leaving: usize,
+    /// Warm pages above which a batch leaves: the bound, or more after the system refused some.
+    leave_above: usize,
+}
+
+impl State {
+    fn take(&mut self, pages: usize) -> Option<PageRun> {
+        self.warm.pop(pages).or_else(|| {
+            let base = self.arena.take(pages)?;
+            // SAFETY: a slot of that length in a mapping that lives as long as the provider,
+            // readable, writable, zero or as its last holder left it, aligned to the page (blocks
+            // are, and runs are whole pages). The arena gives it to nobody else until it is put
+            // back.
+            Some(unsafe { PageRun::new(base, pages, 0) })
+        })
+    }
+
+    fn cached_pages(&self) -> usize {
+        self.warm.pages() + self.leaving
+    }
+}
+
+/// The state, locked, with its rank.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    _rank: lockdep::Held,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl MmapPages {
+    /// A provider with the default options. Reserves nothing yet.
+    pub fn new() -> Self {
+        Self::unchecked(MmapOptions::new(), region::system_page_size())
+    }
+
+    /// A provider with these options. Reserves nothing yet.
+    ///
+    /// Errors: [`PageError::PageSize`].
+    pub fn with_options(options: MmapOptions) -> Result<Self, PageError> {
+        let page_size = options.checked_page_size()?;
+        Ok(Self::unchecked(options, page_size))
+    }
+
+    fn unchecked(options: MmapOptions, page_size: usize) -> Self {
+        let warm_bound = options.warm_bound(page_size);
+        let state = State {
+            arena: Arena::new(page_size),
+            warm: WarmCache::default(),
+            leaving: 0,
+            leave_above: warm_bound,
+        };
+        MmapPages {
+            options,
+            page_size,
+            warm_bound,
+            state: Mutex::new(state),
+            cached: AtomicUsize::new(0),
+        }
+    }
+
+    /// Start address and length in bytes of each part of the address space that runs come from, by
+    /// address. For tools that compare the counts with what the system reports. Takes the lock.
+    pub fn regions(&self) -> Vec<(usize, usize)> {
+        self.lock().arena.regions().collect()
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        let rank = lockdep::acquire(Rank::Leaf);
+        Locked { state: self.state.lock(), _rank: rank }
+    }
+
+    /// Makes the count readable without the lock. To be called before unlocking, whenever warm or
+    /// leaving pages changed.
+    fn publish(&self, state: &State) {
+        // Relaxed: a number by itself, which pairs with nothing and leads to no other data. All
+        // stores are made under the lock, so none overwrites a later one.
+        self.cached.store(state.cached_pages(), Ordering::Relaxed);
+    }
+
+    /// Pages to keep when a batch leaves: a batch below the bound, half the bound if that is more.
+    fn keep(&self) -> usize {
+        self.warm_bound.saturating_sub(BATCH_RUNS).max(self.warm_bound / 2)
+    }
+
+    /// Gives a batch, counted as leaving, back to the system; returns the pages that went.
+    fn give_back(&self, mut batch: Batch) -> usize {
+        let leaving = batch.pages();
+        // SAFETY: its runs are of this provider's regions, which are mapped as long as it lives.
+        unsafe { batch.give_back(self.page_size) };
+        let refused = batch.pages();
+        let mut state = self.lock();
+        state.leaving -= leaving;
+        for run in batch.into_runs() {
+            if run.resident() == 0 {
+                state.arena.put(run.base(), run.pages());
+            } else if let Err(run) = state.warm.push(run) {
+                // Neither taken back nor noted for want of memory: it stays leaving, which keeps
+                // the count true and costs its slot.
+                state.leaving += run.resident_pages();
+            }
+        }
+        // The system would refuse the same pages again: try once a batch, not at every free.
+        state.leave_above =
+            if refused == 0 { self.warm_bound } else { state.warm.pages() + BATCH_RUNS };
+        self.publish(&state);
+        leaving - refused
+    }
+
+    /// Overwrites the pages of a run that may hold old bytes.
+    fn zero(&self, run: &PageRun) {
+        for page in (0..run.pages()).filter(|page| run.resident() >> page & 1 == 1) {
+            // SAFETY: a page of the run, so inside it.
+            let at = unsafe { run.base().add(page * self.page_size) };
+            // SAFETY: the run was given up by its holder and is this call's alone.
+            unsafe { at.write_bytes(0, self.page_size) };
+        }
+    }
+
+    fn refused(&self, pages: usize, reason: String) -> PageError {
+        PageError::Refused { pages, page_size: self.page_size, reason }
+    }
+
+    fn refused_tables(&self, pages: usize) -> PageError {
+        self.refused(pages, "no memory for the tables of another region".to_owned())
+    }
+}
+
+impl Default for MmapPages {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MmapPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MmapPages")
+            .field("options", &self.options)
+            .field("page_size", &self.page_size)
+            .field("warm_bound", &self.warm_bound)
+            .field("cached_pages", &self.cached_pages())
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a run is a slot of its length in a mapping that lives as long as the provider; a slot is
+// given to one holder at a time: it leaves the bitmap or the cache under the lock when it is
+// handed out, and comes back to them in `free_run` only.
+unsafe impl PageProvider for MmapPages {
+    fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
+        might_sleep("MmapPages::alloc_run");
+        check_run_length(pages)?;
+        // Outlives the lock: a region that another thread made superfluous is unmapped after it.
+        let mut reserved: Option<Tract> = None;
+        loop {
+            let mut state = self.lock();
+            if let Some(run) = state.take(pages) {
+                self.publish(&state);
+                return Ok(run);
+            }
+            if let Some(tract) = reserved.take() {
+                let added = state.arena.add(tract);
+                drop(state);
+                added.map_err(|_tract| self.refused_tables(pages))?;
+            } else {
+                drop(state);
+                let region = Region::reserve(&self.options)
+                    .map_err(|errno| self.refused(pages, errno.to_string()))?;
+                let tract = Tract::new(region).map_err(|_| self.refused_tables(pages))?;
+                reserved = Some(tract);
+            }
+        }
+    }
+
+    unsafe fn free_run(&self, run: PageRun) {
+        might_sleep("MmapPages::free_run");
+        if self.options.zero_on_free {
+            self.zero(&run);
+        }
+        let mut state = self.lock();
+        if run.resident() == 0 {
+            state.arena.put(run.base(), run.pages());
+            return;
+        }
+        let batch = match state.warm.push(run) {
+            Ok(()) if state.warm.pages() <= state.leave_above => None,
+            Ok(()) => {
+                let now = state.warm.now();
+                Some(state.warm.take_oldest(self.keep(), now))
+            }
+            Err(run) => Some(Batch::of(run)),
+        };
+        state.leaving += batch.as_ref().map_or(0, Batch::pages);
+        self.publish(&state);
+        drop(state);
+        if let Some(batch) = batch {
+            self.give_back(batch);
+        }
+    }
+
+    unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
+        might_sleep("MmapPages::discard");
+        let end = pages.end.min(run.pages());
+        let is_resident = |run: &PageRun, page: usize| run.resident() >> page & 1 == 1;
+        let mut page = pages.start;
+        while page < end {
+            let first = page;
+            while page < end && is_resident(run, page) {
+                page += 1;
+            }
+            if first == page {
+                page += 1;
+                continue;
+            }
+            // SAFETY: a page of the run, so inside it.
+            let at = unsafe { run.base().add(first * self.page_size) };
+            // SAFETY: pages of a run of this provider, whose regions are mapped as long as it
+            // lives; the caller says that nobody uses their bytes.
+            let gone = unsafe { region::give_back(at, (page - first) * self.page_size) };
+            // Refused pages are still resident, and still the run's.
+            if gone.is_ok() {
+                run.mark_released(first..page);
+            }
+        }
+    }
+
+    fn cached_pages(&self) -> usize {
+        // Relaxed: see `publish`.
+        self.cached.load(Ordering::Relaxed)
+    }
+
+    fn trim(&self) -> usize {
+        might_sleep("MmapPages::trim");
+        // Runs freed from now on stay, as do those that the system refuses: it ends.
+        let now = self.lock().warm.now();
+        let mut given = 0;
+        loop {
+            let mut state = self.lock();
+            let batch = state.warm.take_oldest(0, now);
+            state.leaving += batch.pages();
+            drop(state);
+            if batch.is_empty() {
+                return given;
+            }
+            given += self.give_back(batch);
+        }
+    }
+
+    fn metadata_bytes(&self) -> usize {
+        let state = self.lock();
+        size_of::<Self>() + state.arena.heap_bytes() + state.warm.heap_bytes()
+    }
+}

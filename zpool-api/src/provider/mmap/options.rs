@@ -1,0 +1,106 @@
+//! What can be chosen about an [`MmapPages`](super::MmapPages).
+
+use super::super::{MAX_RUN_PAGES, PAGE_SIZE};
+use super::region::system_page_size;
+use crate::PageError;
+
+/// Largest page that runs can be asked in, bytes: the largest that Linux is built with.
+const MAX_PAGE_SIZE: usize = 65536;
+
+/// Warm bytes that a provider keeps unless it is told otherwise.
+///
+/// Enough that a backend which frees and asks again within a batch or two never reaches the
+/// system, and little beside any store worth having: under 1 % of one of 64 MiB.
+const WARM_BYTES: usize = 512 * 1024;
+
+/// Options of [`MmapPages::with_options`](super::MmapPages::with_options). `Send` and `Sync`.
+///
+/// ```
+/// use zpool_api::{MmapOptions, MmapPages, PageProvider};
+///
+/// # if cfg!(miri) { return Ok(()); }
+/// let pages = MmapPages::with_options(MmapOptions::new().page_size(65536).dont_dump(true))?;
+/// assert_eq!(pages.page_size(), 65536);
+/// # Ok::<(), zpool_api::PageError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "options do nothing until a provider is made with them"]
+pub struct MmapOptions {
+    page_size: Option<usize>,
+    cache_pages: Option<usize>,
+    pub(super) huge_pages: bool,
+    pub(super) dont_fork: bool,
+    pub(super) dont_dump: bool,
+    pub(super) zero_on_free: bool,
+}
+
+impl MmapOptions {
+    /// The defaults, said at each setter.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes of a page: a power of two from 4096 to 65536, not below the system's own page.
+    /// Larger than the system's is allowed; then runs, their alignment and every count are in
+    /// units of this size. Default: 4096, or the system's page where that is larger.
+    pub fn page_size(mut self, bytes: usize) -> Self {
+        self.page_size = Some(bytes);
+        self
+    }
+
+    /// Most resident pages to keep warm in freed runs. 0 keeps none: each freed run then costs a
+    /// system call. Default: 512 KiB of pages (128 of 4096 bytes), at least 16.
+    pub fn cache_pages(mut self, pages: usize) -> Self {
+        self.cache_pages = Some(pages);
+        self
+    }
+
+    /// Lets the system back the regions with huge pages. Default: off, and the system is told not
+    /// to.
+    ///
+    /// Misses in the address translation get rarer, density gets worse: the first touch of one
+    /// page may make 2 MiB resident, which no count of this crate sees, and a page given back
+    /// first has to be split off. Read the process's resident set to know what it costs.
+    pub fn huge_pages(mut self, on: bool) -> Self {
+        self.huge_pages = on;
+        self
+    }
+
+    /// Leaves the regions out of a forked child (`MADV_DONTFORK`). Any use of a run in the child
+    /// then faults. Default: off.
+    pub fn dont_fork(mut self, on: bool) -> Self {
+        self.dont_fork = on;
+        self
+    }
+
+    /// Leaves the regions out of core dumps (`MADV_DONTDUMP`). Default: off.
+    pub fn dont_dump(mut self, on: bool) -> Self {
+        self.dont_dump = on;
+        self
+    }
+
+    /// Overwrites the resident pages of each freed run with zeros, before the run is kept warm or
+    /// handed out again. Default: off; the old bytes then stay until the run's next holder writes
+    /// over them or its memory goes back to the system.
+    pub fn zero_on_free(mut self, on: bool) -> Self {
+        self.zero_on_free = on;
+        self
+    }
+
+    /// The page size in effect, bytes; refuses what cannot be used here.
+    pub(super) fn checked_page_size(&self) -> Result<usize, PageError> {
+        let smallest = system_page_size().max(PAGE_SIZE);
+        let page_size = self.page_size.unwrap_or(smallest);
+        if page_size.is_power_of_two() && (smallest..=MAX_PAGE_SIZE).contains(&page_size) {
+            Ok(page_size)
+        } else {
+            let allowed = format!("a power of two from {smallest} to {MAX_PAGE_SIZE}");
+            Err(PageError::PageSize { page_size, allowed })
+        }
+    }
+
+    /// The bound of warm pages in effect.
+    pub(super) fn warm_bound(&self, page_size: usize) -> usize {
+        self.cache_pages.unwrap_or((WARM_BYTES / page_size).max(MAX_RUN_PAGES))
+    }
+}

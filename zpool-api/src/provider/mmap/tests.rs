@@ -1,0 +1,476 @@
+//! Tests of [`MmapPages`] against what the system says is resident.
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use super::super::MAX_RUN_PAGES;
+use super::block::BLOCK_BYTES;
+use super::*;
+use crate::sync::test_rng::Rng;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+const _: fn() = || {
+    fn both<T: Send + Sync>() {}
+    both::<MmapPages>();
+    both::<MmapOptions>();
+};
+
+fn with(options: MmapOptions) -> MmapPages {
+    MmapPages::with_options(options).unwrap()
+}
+
+/// Bytes of the provider's regions that the system holds memory for.
+///
+/// From the page map and not from the mappings' sums: neighbouring mappings of the same kind, as
+/// tests that run beside this one make them, are one to the system.
+fn resident_bytes(pages: &MmapPages) -> usize {
+    let system_page = region::system_page_size();
+    let page_map = File::open("/proc/self/pagemap").unwrap();
+    let mut resident = 0;
+    for (start, len) in pages.regions() {
+        let mut entries = vec![0; len / system_page * 8];
+        page_map.read_exact_at(&mut entries, (start / system_page * 8) as u64).unwrap();
+        // The top two bits of an entry: present, swapped.
+        resident += entries.chunks_exact(8).filter(|entry| entry[7] >> 6 != 0).count();
+    }
+    resident * system_page
+}
+
+/// Marks and fills some pages of a run.
+fn touch(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>, fill: u8) {
+    run.mark_resident(pages.clone());
+    let page_size = provider.page_size();
+    assert!(pages.end <= run.pages());
+    // SAFETY: inside the run.
+    let at = unsafe { run.base().add(pages.start * page_size) };
+    // SAFETY: the run is the test's alone.
+    unsafe { at.write_bytes(fill, pages.len() * page_size) };
+}
+
+/// The bytes of one page of a run.
+fn page<'a>(provider: &MmapPages, run: &'a PageRun, page: usize) -> &'a [u8] {
+    assert!(page < run.pages());
+    // SAFETY: inside the run.
+    let at = unsafe { run.base().add(page * provider.page_size()) };
+    // SAFETY: initialised, and the run is the test's alone, which does not write while it looks.
+    unsafe { core::slice::from_raw_parts(at.as_ptr(), provider.page_size()) }
+}
+
+fn free(provider: &MmapPages, run: PageRun) {
+    // SAFETY: the tests free runs to the provider that gave them and look at no byte afterwards.
+    unsafe { provider.free_run(run) };
+}
+
+fn discard(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>) {
+    // SAFETY: a run of the provider, and the test holds no reference to its bytes.
+    unsafe { provider.discard(run, pages) };
+}
+
+/// A run of which all pages are touched.
+fn touched(provider: &MmapPages, pages: usize, fill: u8) -> PageRun {
+    let mut run = provider.alloc_run(pages).unwrap();
+    touch(provider, &mut run, 0..pages, fill);
+    run
+}
+
+#[test]
+fn every_page_size_gives_runs_apart() {
+    for page_size in [4096, 16384, 65536] {
+        let pages = Arc::new(with(MmapOptions::new().page_size(page_size)));
+        super::super::tests::exercise(pages.clone());
+        assert_eq!(resident_bytes(&pages), 0, "{page_size}");
+    }
+}
+
+#[test]
+fn odd_page_sizes_are_refused() {
+    for page_size in [0, 1, 2048, 4095, 12288, 131_072] {
+        let refused = MmapPages::with_options(MmapOptions::new().page_size(page_size));
+        assert!(matches!(refused, Err(PageError::PageSize { .. })), "{page_size}");
+    }
+}
+
+#[test]
+fn the_default_bound_is_half_a_mebibyte_and_at_least_a_longest_run() {
+    for (page_size, bound) in [(4096, 128), (16384, 32), (65536, 16)] {
+        assert_eq!(with(MmapOptions::new().page_size(page_size)).warm_bound, bound);
+    }
+}
+
+#[test]
+fn a_warm_run_comes_back_with_its_resident_marks() {
+    let pages = MmapPages::new();
+    let mut first = pages.alloc_run(5).unwrap();
+    assert_eq!(first.resident(), 0);
+    touch(&pages, &mut first, 1..3, 7);
+    let second = touched(&pages, 5, 8);
+    let (first_base, second_base) = (first.base(), second.base());
+    free(&pages, first);
+    free(&pages, second);
+    assert_eq!(pages.cached_pages(), 7);
+
+    // Another length does not get them; the same length gets the last freed first.
+    let other = pages.alloc_run(4).unwrap();
+    assert_eq!((other.resident(), pages.cached_pages()), (0, 7));
+    let again = pages.alloc_run(5).unwrap();
+    assert_eq!((again.base(), again.resident()), (second_base, 0b1_1111));
+    assert_eq!(pages.cached_pages(), 2);
+    let again = pages.alloc_run(5).unwrap();
+    assert_eq!((again.base(), again.resident()), (first_base, 0b0_0110));
+    assert_eq!(page(&pages, &again, 2)[0], 7);
+    assert_eq!(pages.cached_pages(), 0);
+    assert_eq!(resident_bytes(&pages), 7 * pages.page_size());
+}
+
+#[test]
+fn an_untouched_run_goes_back_cold() {
+    let pages = MmapPages::new();
+    let run = pages.alloc_run(3).unwrap();
+    let base = run.base();
+    free(&pages, run);
+    assert_eq!(pages.cached_pages(), 0);
+    // Its slot is free again, and its block serves another length.
+    let run = pages.alloc_run(16).unwrap();
+    assert_eq!((run.base(), run.resident()), (base, 0));
+}
+
+#[test]
+fn the_bound_holds_and_the_surplus_leaves_the_process() {
+    for (bound, keep) in [(0, 0), (1, 0), (32, 16), (128, 64), (1000, 936)] {
+        let pages = with(MmapOptions::new().cache_pages(bound));
+        let runs: Vec<PageRun> = (0..700).map(|n| touched(&pages, n % 3 + 1, 1)).collect();
+        let mut in_use: usize = runs.iter().map(PageRun::pages).sum();
+        assert_eq!(resident_bytes(&pages), in_use * pages.page_size());
+        let mut fullest = 0;
+        let mut leanest = usize::MAX;
+        for run in runs {
+            in_use -= run.pages();
+            let before = pages.cached_pages();
+            let grown = before + run.pages();
+            free(&pages, run);
+            let cached = pages.cached_pages();
+            assert!(cached <= bound);
+            fullest = fullest.max(cached);
+            if cached < grown {
+                // A batch left, and no more than it had to.
+                assert!(
+                    cached + MAX_RUN_PAGES > keep
+                        && cached <= keep.max(grown.saturating_sub(BATCH_RUNS))
+                );
+                leanest = leanest.min(cached);
+                assert_eq!(resident_bytes(&pages), (in_use + cached) * pages.page_size());
+            }
+        }
+        assert!(leanest <= keep, "nothing ever left");
+        assert!(fullest + 2 >= bound, "the cache is not used to its bound");
+        let cached = pages.cached_pages();
+        assert_eq!(resident_bytes(&pages), cached * pages.page_size());
+        assert_eq!(pages.trim(), cached);
+        assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
+    }
+}
+
+#[test]
+fn discard_gives_back_just_those_pages() {
+    for page_size in [4096, 65536] {
+        let pages = with(MmapOptions::new().page_size(page_size));
+        let mut run = pages.alloc_run(16).unwrap();
+        touch(&pages, &mut run, 0..6, 1);
+        touch(&pages, &mut run, 9..16, 2);
+        discard(&pages, &mut run, 4..11);
+        assert_eq!(run.resident(), 0b1111_1000_0000_1111);
+        assert_eq!(resident_bytes(&pages), 9 * page_size);
+        assert!([0, 1, 2, 3].iter().all(|n| page(&pages, &run, *n).iter().all(|b| *b == 1)));
+        assert!((11..16).all(|n| page(&pages, &run, n).iter().all(|b| *b == 2)));
+        // Beyond the run and backwards: nothing. To the end and beyond: to the end.
+        discard(&pages, &mut run, 16..40);
+        #[expect(clippy::reversed_empty_ranges, reason = "that it does nothing is the test")]
+        discard(&pages, &mut run, 3..1);
+        assert_eq!(run.resident_pages(), 9);
+        discard(&pages, &mut run, 15..usize::MAX);
+        assert_eq!((run.resident_pages(), resident_bytes(&pages)), (8, 8 * page_size));
+        assert_eq!(pages.cached_pages(), 0);
+        free(&pages, run);
+        assert_eq!(pages.cached_pages(), 8);
+    }
+}
+
+#[test]
+fn zero_on_free_clears_what_is_kept_warm() {
+    for zero in [false, true] {
+        let pages = with(MmapOptions::new().zero_on_free(zero));
+        let mut run = pages.alloc_run(4).unwrap();
+        touch(&pages, &mut run, 0..1, 0xAA);
+        touch(&pages, &mut run, 3..4, 0xAA);
+        let base = run.base();
+        free(&pages, run);
+        // Clearing makes no further page resident.
+        assert_eq!(resident_bytes(&pages), 2 * pages.page_size());
+        let run = pages.alloc_run(4).unwrap();
+        assert_eq!((run.base(), run.resident()), (base, 0b1001));
+        let left = if zero { 0 } else { 0xAA };
+        for n in [0, 3] {
+            assert!(page(&pages, &run, n).iter().all(|b| *b == left), "zero_on_free {zero}");
+        }
+    }
+}
+
+#[test]
+fn emptied_blocks_serve_other_lengths() {
+    let pages = MmapPages::new();
+    let mut rng = Rng::new(17);
+    for cycle in 0..1000 {
+        let length = cycle % MAX_RUN_PAGES + 1;
+        // Several blocks' worth, untouched but for a few.
+        let count = 3 * BLOCK_BYTES / (length * pages.page_size());
+        let mut runs: Vec<PageRun> = (0..count).map(|_| pages.alloc_run(length).unwrap()).collect();
+        for _ in 0..20 {
+            let at = rng.below(count);
+            touch(&pages, &mut runs[at], 0..1, 1);
+        }
+        for run in runs {
+            free(&pages, run);
+        }
+    }
+    assert_eq!(pages.regions().len(), 1, "a block was not reused");
+    assert!(pages.metadata_bytes() > 0);
+}
+
+/// Page traffic of all kinds; ends with the count and the system's agreeing.
+fn random_traffic(pages: &MmapPages, seed: u64, rounds: usize, check_every: usize) {
+    let mut rng = Rng::new(seed);
+    let mut held: Vec<PageRun> = Vec::new();
+    for round in 0..rounds {
+        match rng.below(8) {
+            0..=2 => held.push(pages.alloc_run(rng.below(MAX_RUN_PAGES) + 1).unwrap()),
+            3..=4 if !held.is_empty() => {
+                let at = rng.below(held.len());
+                let from = rng.below(held[at].pages());
+                let to = from + rng.below(held[at].pages() - from) + 1;
+                touch(pages, &mut held[at], from..to, round as u8);
+            }
+            5 if !held.is_empty() => {
+                let at = rng.below(held.len());
+                let from = rng.below(MAX_RUN_PAGES);
+                discard(pages, &mut held[at], from..from + rng.below(4));
+            }
+            _ if !held.is_empty() => {
+                let run = held.swap_remove(rng.below(held.len()));
+                free(pages, run);
+            }
+            _ => {}
+        }
+        if check_every != 0 && round % check_every == 0 {
+            let in_use: usize = held.iter().map(PageRun::resident_pages).sum();
+            let counted = (in_use + pages.cached_pages()) * pages.page_size();
+            assert_eq!(resident_bytes(pages), counted, "round {round}");
+        }
+    }
+    held.into_iter().for_each(|run| free(pages, run));
+}
+
+#[test]
+fn the_counts_are_the_systems_after_any_traffic() {
+    for page_size in [4096, 16384, 65536] {
+        let pages = with(MmapOptions::new().page_size(page_size).cache_pages(60));
+        random_traffic(&pages, page_size as u64, 6000, 50);
+        assert_eq!(resident_bytes(&pages), pages.cached_pages() * page_size);
+        pages.trim();
+        assert_eq!(resident_bytes(&pages), 0);
+    }
+}
+
+#[test]
+fn the_counts_are_the_systems_after_concurrent_traffic() {
+    let pages = with(MmapOptions::new().cache_pages(100));
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let pages = &pages;
+            scope.spawn(move || random_traffic(pages, seed, 8000, 0));
+        }
+        scope.spawn(|| (0..200).map(|_| pages.trim()).sum::<usize>());
+    });
+    assert!(pages.cached_pages() <= 100);
+    assert_eq!(resident_bytes(&pages), pages.cached_pages() * pages.page_size());
+}
+
+#[test]
+fn no_thread_sees_anothers_writes_or_loses_its_own() {
+    // Without a cache every free is a system call on a slot that others wait for.
+    for bound in [0, 24] {
+        let pages = with(MmapOptions::new().cache_pages(bound));
+        thread::scope(|scope| {
+            for id in 0..4u8 {
+                let pages = &pages;
+                scope.spawn(move || {
+                    let mut rng = Rng::new(u64::from(id) + 100);
+                    let mut held: Vec<(PageRun, u8)> = Vec::new();
+                    for round in 0..6000 {
+                        if held.len() < 6 || rng.below(2) == 0 && held.len() < 12 {
+                            let fill = id << 6 | (round % 64) as u8;
+                            // Few lengths: the threads fight for the same slots.
+                            held.push((touched(pages, rng.below(2) + 1, fill), fill));
+                        } else {
+                            let (run, fill) = held.swap_remove(rng.below(held.len()));
+                            for n in 0..run.pages() {
+                                assert!(page(pages, &run, n).iter().all(|b| *b == fill));
+                            }
+                            free(pages, run);
+                        }
+                    }
+                    held.into_iter().for_each(|(run, _)| free(pages, run));
+                });
+            }
+        });
+        assert!(pages.cached_pages() <= bound);
+        pages.trim();
+        assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
+    }
+}
+
+#[test]
+fn threads_that_need_a_region_at_once_keep_one() {
+    for _ in 0..50 {
+        let pages = MmapPages::new();
+        let barrier = Barrier::new(4);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    let run = pages.alloc_run(2).unwrap();
+                    free(&pages, run);
+                });
+            }
+        });
+        assert_eq!(pages.regions().len(), 1);
+    }
+}
+
+/// Locks the first page of a run in memory, so that the system refuses to take it.
+fn lock_in_memory(run: &PageRun, on: bool) {
+    let page = run.base().as_ptr().cast();
+    let done = if on {
+        // SAFETY: a page of a live run; locking changes no byte of it.
+        unsafe { rustix::mm::mlock(page, 1) }
+    } else {
+        // SAFETY: as above.
+        unsafe { rustix::mm::munlock(page, 1) }
+    };
+    done.unwrap();
+}
+
+#[test]
+fn pages_that_the_system_refuses_stay_counted_and_warm() {
+    let pages = MmapPages::new();
+    let page_size = pages.page_size();
+    let mut runs: Vec<PageRun> = (0..3).map(|_| touched(&pages, 2, 5)).collect();
+    let locked = runs[1].base();
+    lock_in_memory(&runs[1], true);
+    discard(&pages, &mut runs[1], 0..1);
+    assert_eq!(runs[1].resident(), 0b11);
+    runs.into_iter().for_each(|run| free(&pages, run));
+
+    // Its neighbours, tried in the same call, go.
+    assert_eq!(pages.trim(), 4);
+    assert_eq!(pages.cached_pages(), 2);
+    // The refused call may have reached the second page of the run: not fewer than the system's.
+    assert!((page_size..=2 * page_size).contains(&resident_bytes(&pages)));
+    let run = pages.alloc_run(2).unwrap();
+    assert_eq!((run.base(), run.resident()), (locked, 0b11));
+    assert!(page(&pages, &run, 0).iter().all(|b| *b == 5));
+    lock_in_memory(&run, false);
+    free(&pages, run);
+    assert_eq!(pages.trim(), 2);
+    assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
+}
+
+#[test]
+fn refused_pages_are_offered_again_a_batch_later() {
+    let pages = with(MmapOptions::new().cache_pages(0));
+    let locked = touched(&pages, 1, 1);
+    let others: Vec<PageRun> = (0..2 * BATCH_RUNS).map(|_| touched(&pages, 1, 1)).collect();
+    lock_in_memory(&locked, true);
+    free(&pages, locked);
+    assert_eq!(pages.cached_pages(), 1);
+    let cached: Vec<usize> = others
+        .into_iter()
+        .map(|run| {
+            free(&pages, run);
+            pages.cached_pages()
+        })
+        .collect();
+    // Up to a batch more is kept untried; then a full batch leaves, first of all the oldest, which
+    // is refused again.
+    let expect = (2..=BATCH_RUNS + 1).chain([3]).chain(4..);
+    assert!(cached.iter().copied().eq(expect.take(2 * BATCH_RUNS)), "{cached:?}");
+    // LIFO gives back the others before the locked one.
+    let runs: Vec<PageRun> =
+        (0..pages.cached_pages()).map(|_| pages.alloc_run(1).unwrap()).collect();
+    runs.iter().for_each(|run| lock_in_memory(run, false));
+    runs.into_iter().for_each(|run| free(&pages, run));
+    pages.trim();
+    assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
+    free(&pages, touched(&pages, 1, 1));
+    assert_eq!(pages.cached_pages(), 0, "the bound is back");
+}
+
+/// The flags of the mapping at an address, if it is mapped.
+fn flags_at(address: usize) -> Option<Vec<String>> {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in smaps.lines() {
+        let range = line.split(' ').next().and_then(|word| word.split_once('-'));
+        if let Some((start, end)) = range {
+            let number = |hex| usize::from_str_radix(hex, 16).unwrap();
+            inside = (number(start)..number(end)).contains(&address);
+        } else if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags: ")) {
+            return Some(flags.split_whitespace().map(str::to_owned).collect());
+        }
+    }
+    None
+}
+
+#[test]
+fn options_reach_the_system_and_drop_unmaps() {
+    let all = ["nh", "hg", "dc", "dd"];
+    let seen = |options: MmapOptions| {
+        let pages = with(options);
+        free(&pages, touched(&pages, 1, 1));
+        let (start, len) = pages.regions()[0];
+        let flags = flags_at(start).unwrap();
+        assert_eq!(flags_at(start + len - 1).unwrap(), flags);
+        let seen = all.map(|flag| flags.iter().any(|f| f == flag));
+        (seen, start, pages)
+    };
+    // Where the kernel knows no huge pages neither of the first two is ever set.
+    let (plain, ..) = seen(MmapOptions::new());
+    let thp = fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap();
+    assert_eq!(plain, [thp, false, false, false]);
+    let (huge, ..) = seen(MmapOptions::new().huge_pages(true));
+    assert_eq!(huge, [false, thp, false, false]);
+    let (fork, ..) = seen(MmapOptions::new().dont_fork(true));
+    assert_eq!(fork, [thp, false, true, false]);
+    let (dump, ..) = seen(MmapOptions::new().dont_dump(true));
+    assert_eq!(dump, [thp, false, false, true]);
+
+    // No other test makes mappings with both flags, so whatever is there after the drop is not it.
+    let (both, start, pages) = seen(MmapOptions::new().dont_fork(true).dont_dump(true));
+    assert_eq!(both, [thp, false, true, true]);
+    drop(pages);
+    let left = flags_at(start).unwrap_or_default();
+    assert!(!left.iter().any(|f| f == "dc") || !left.iter().any(|f| f == "dd"), "{left:?}");
+}
+
+#[test]
+fn metadata_is_small_and_counted() {
+    let pages = MmapPages::new();
+    let bare = pages.metadata_bytes();
+    assert!(bare >= size_of::<MmapPages>());
+    let runs: Vec<PageRun> = (0..1100).map(|_| pages.alloc_run(16).unwrap()).collect();
+    assert_eq!(pages.regions().len(), 2);
+    let more = pages.metadata_bytes() - bare;
+    assert!(more >= pages.regions().iter().map(|(_, len)| len / BLOCK_BYTES * 64).sum());
+    assert!(more < 16 * 1024, "{more} bytes for 128 MiB");
+    runs.into_iter().for_each(|run| free(&pages, run));
+}

@@ -1,0 +1,210 @@
+//! The warm cache: freed runs that still hold memory, and batches of them on their way out.
+//!
+//! A run is reused by its own length only, the last freed first, since its bytes are likeliest to
+//! be in a processor cache. The ones that go are the oldest of any length.
+//!
+//! Lock: the provider's mutex guards the cache. A batch is its holder's own.
+//! Invariants: `pages` is the sum of the resident pages of all runs in it, each of which has at
+//! least one; each queue is in the order of `since`.
+
+use std::collections::VecDeque;
+
+use super::super::{MAX_RUN_PAGES, PageRun};
+use super::region;
+
+/// Most runs in a batch. The cache gives up about as many pages at a time: enough that neighbours
+/// often fall together into one system call, few enough for an array on the stack.
+pub(super) const BATCH_RUNS: usize = 64;
+
+struct WarmRun {
+    run: PageRun,
+    /// When it was freed, by the cache's clock.
+    since: u64,
+}
+
+/// Freed runs with resident pages.
+#[derive(Default)]
+pub(super) struct WarmCache {
+    /// By length: `queues[0]` has the single pages. The oldest is at the front.
+    queues: [VecDeque<WarmRun>; MAX_RUN_PAGES],
+    pages: usize,
+    /// Runs ever put in.
+    clock: u64,
+}
+
+impl WarmCache {
+    /// Resident pages of the runs here.
+    pub(super) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// The time: runs put in from now on are not older.
+    pub(super) fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// Keeps a run; hands it back when there is no memory to note it.
+    pub(super) fn push(&mut self, run: PageRun) -> Result<(), PageRun> {
+        let queue = &mut self.queues[run.pages() - 1];
+        if queue.try_reserve(1).is_err() {
+            return Err(run);
+        }
+        self.pages += run.resident_pages();
+        queue.push_back(WarmRun { run, since: self.clock });
+        self.clock += 1;
+        Ok(())
+    }
+
+    /// The run of that length that was freed last.
+    pub(super) fn pop(&mut self, pages: usize) -> Option<PageRun> {
+        let run = self.queues[pages - 1].pop_back()?.run;
+        self.pages -= run.resident_pages();
+        Some(run)
+    }
+
+    /// Takes the oldest runs freed before `time`, until at most `keep` pages are left or the batch
+    /// is full.
+    pub(super) fn take_oldest(&mut self, keep: usize, time: u64) -> Batch {
+        let mut batch = Batch { runs: [const { None }; BATCH_RUNS], len: 0 };
+        while self.pages > keep && batch.len < BATCH_RUNS {
+            let oldest = self
+                .queues
+                .iter_mut()
+                .filter(|queue| queue.front().is_some_and(|warm| warm.since < time))
+                .min_by_key(|queue| queue.front().map(|warm| warm.since));
+            let Some(warm) = oldest.and_then(VecDeque::pop_front) else { break };
+            self.pages -= warm.run.resident_pages();
+            batch.runs[batch.len] = Some(warm.run);
+            batch.len += 1;
+        }
+        batch
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.queues.iter().map(|queue| queue.capacity() * size_of::<WarmRun>()).sum()
+    }
+}
+
+/// Runs taken out of the cache, whose slots are still taken.
+pub(super) struct Batch {
+    /// The first `len` are there.
+    runs: [Option<PageRun>; BATCH_RUNS],
+    len: usize,
+}
+
+impl Batch {
+    /// A batch of one.
+    pub(super) fn of(run: PageRun) -> Batch {
+        let mut runs = [const { None }; BATCH_RUNS];
+        runs[0] = Some(run);
+        Batch { runs, len: 1 }
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Resident pages of its runs.
+    pub(super) fn pages(&self) -> usize {
+        self.runs[..self.len].iter().flatten().map(PageRun::resident_pages).sum()
+    }
+
+    /// Gives the memory of all runs back to the system, neighbours in one call, and clears the
+    /// resident marks of those that it took. Blocks.
+    ///
+    /// # Safety
+    /// The runs must be in live regions.
+    pub(super) unsafe fn give_back(&mut self, page_size: usize) {
+        let bytes = |run: &PageRun| run.pages() * page_size;
+        let start = |run: &Option<PageRun>| run.as_ref().map_or(0, |run| run.base().addr().get());
+        let end = |run: &Option<PageRun>| start(run) + run.as_ref().map_or(0, bytes);
+        let runs = &mut self.runs[..self.len];
+        runs.sort_unstable_by_key(start);
+        for group in runs.chunk_by_mut(|run, next| end(run) == start(next)) {
+            // Whole runs, not only their resident pages: untouched pages cost the call nothing.
+            let len = group.iter().flatten().map(bytes).sum();
+            let Some(Some(first)) = group.first() else { continue };
+            // SAFETY: the group is `len` bytes of runs that lie end to end in live regions (the
+            // caller's word), and are this batch's alone: their holders gave them up.
+            let whole = unsafe { region::give_back(first.base(), len) };
+            for run in group.iter_mut().flatten() {
+                // One locked page makes the system refuse the whole range: then run by run.
+                // SAFETY: as above, for this run alone.
+                let gone =
+                    whole.is_ok() || unsafe { region::give_back(run.base(), bytes(run)) }.is_ok();
+                if gone {
+                    run.mark_released(0..run.pages());
+                }
+            }
+        }
+    }
+
+    /// Its runs.
+    pub(super) fn into_runs(self) -> impl Iterator<Item = PageRun> {
+        self.runs.into_iter().flatten()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+mod tests {
+    use super::*;
+    use core::ptr::NonNull;
+
+    /// A run that nobody touches: the cache looks at marks only.
+    fn run(id: usize, pages: usize, resident: u16) -> PageRun {
+        let base = core::ptr::without_provenance_mut(id * 16 * 4096);
+        // SAFETY: never dereferenced nor given to a provider.
+        unsafe { PageRun::new(NonNull::new(base).unwrap(), pages, resident) }
+    }
+
+    fn id(run: &PageRun) -> usize {
+        run.base().addr().get() / (16 * 4096)
+    }
+
+    #[test]
+    fn the_last_freed_of_a_length_comes_first_with_its_marks() {
+        let mut cache = WarmCache::default();
+        for (n, pages, resident) in [(1, 2, 0b11), (2, 2, 0b10), (3, 5, 0b1_0001), (4, 2, 0b01)] {
+            assert!(cache.push(run(n, pages, resident)).is_ok());
+        }
+        assert_eq!(cache.pages(), 6);
+        assert!(cache.pop(1).is_none());
+        let last = cache.pop(2).unwrap();
+        assert_eq!((id(&last), last.pages(), last.resident()), (4, 2, 0b01));
+        assert_eq!(cache.pop(5).unwrap().resident(), 0b1_0001);
+        assert_eq!(id(&cache.pop(2).unwrap()), 2);
+        assert_eq!(id(&cache.pop(2).unwrap()), 1);
+        assert_eq!(cache.pages(), 0);
+    }
+
+    #[test]
+    fn the_oldest_of_any_length_go_first_and_only_as_many_as_needed() {
+        let mut cache = WarmCache::default();
+        for n in 1..=40 {
+            assert!(cache.push(run(n, n % 3 + 2, 0b11)).is_ok());
+        }
+        let batch = cache.take_oldest(61, u64::MAX);
+        assert_eq!((batch.pages(), cache.pages()), (20, 60));
+        assert!(batch.into_runs().map(|run| id(&run)).eq(1..=10));
+        // Those freed at or after a time stay.
+        let time = cache.now();
+        assert!(cache.push(run(41, 1, 1)).is_ok());
+        let batch = cache.take_oldest(0, time);
+        assert!(batch.into_runs().map(|run| id(&run)).eq(11..=40));
+        assert_eq!(cache.pages(), 1);
+        assert!(cache.take_oldest(0, time).is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_bounded() {
+        let mut cache = WarmCache::default();
+        for n in 1..=2 * BATCH_RUNS {
+            assert!(cache.push(run(n, 1, 1)).is_ok());
+        }
+        assert_eq!(cache.take_oldest(0, u64::MAX).into_runs().count(), BATCH_RUNS);
+        assert_eq!(cache.pages(), BATCH_RUNS);
+    }
+}

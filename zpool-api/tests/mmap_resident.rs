@@ -1,0 +1,130 @@
+//! What `MmapPages` costs the process, as any user of the crate can see it.
+//!
+//! One test measures the process it runs in, so the others run in child processes or take no
+//! pages.
+#![cfg(all(target_os = "linux", not(miri), not(loom)))]
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use zpool_api::{MmapOptions, MmapPages, OwnedRun, PageError, PageProvider, PageRun};
+
+const MIB: usize = 1 << 20;
+
+/// Resident bytes of the mappings that the regions lie in, swapped ones included.
+fn resident_bytes(regions: &[(usize, usize)]) -> usize {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    let mut kib = 0;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap();
+        if let Some((start, end)) = first.split_once('-') {
+            let start = usize::from_str_radix(start, 16).unwrap();
+            let end = usize::from_str_radix(end, 16).unwrap();
+            inside = regions.iter().any(|(at, len)| start < at + len && *at < end);
+        } else if inside && (first == "Rss:" || first == "Swap:") {
+            kib += words.next().unwrap().parse::<usize>().unwrap();
+        }
+    }
+    kib * 1024
+}
+
+fn fill(pages: &MmapPages, run: &mut PageRun, count: usize) {
+    run.mark_resident(0..count);
+    // SAFETY: the first pages of a run that nobody else has.
+    unsafe { run.base().as_ptr().write_bytes(0x5A, count * pages.page_size()) };
+}
+
+fn free(pages: &MmapPages, run: PageRun) {
+    // SAFETY: a run of these pages, of which no reference is left.
+    unsafe { pages.free_run(run) };
+}
+
+#[test]
+fn the_counts_are_the_process_resident_set() {
+    for page_size in [4096, 16384, 65536] {
+        let pages = MmapPages::with_options(MmapOptions::new().page_size(page_size)).unwrap();
+        let mut runs = Vec::new();
+        let mut touched = 0;
+        let mut address_space = 0;
+        // 1 of 1, 1 of 2, 2 of 3 ... pages touched: long runs half empty.
+        while touched * page_size < 32 * MIB {
+            let length = runs.len() % 16 + 1;
+            let mut run = pages.alloc_run(length).unwrap();
+            fill(&pages, &mut run, length.div_ceil(2));
+            touched += length.div_ceil(2);
+            address_space += length * page_size;
+            runs.push(run);
+        }
+        let regions = pages.regions();
+        assert!(regions.iter().map(|(_, len)| len).sum::<usize>() >= address_space);
+        assert_eq!(resident_bytes(&regions), touched * page_size, "pages of {page_size}");
+        assert_eq!(pages.cached_pages(), 0);
+
+        // Every other run goes: what is left is what is in use and what is kept.
+        let (left, gone): (Vec<_>, Vec<_>) =
+            runs.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
+        gone.into_iter().for_each(|(_, run)| free(&pages, run));
+        let in_use: usize = left.iter().map(|(_, run)| run.resident_pages()).sum();
+        let counted = (in_use + pages.cached_pages()) * page_size;
+        assert_eq!(resident_bytes(&regions), counted, "pages of {page_size}");
+
+        left.into_iter().for_each(|(_, run)| free(&pages, run));
+        let cached = pages.cached_pages();
+        assert!(cached > 0 && cached * page_size <= MIB, "{cached} pages of {page_size}");
+        assert_eq!(resident_bytes(&regions), cached * page_size);
+        assert_eq!(pages.trim(), cached);
+        assert_eq!(pages.cached_pages(), 0);
+        assert_eq!(resident_bytes(&regions), 0);
+        assert_eq!(pages.regions(), regions);
+    }
+}
+
+#[test]
+fn no_address_space_is_an_error_that_passes() {
+    // A limit on the address space is the process's, so a child has it.
+    let tests = std::env::current_exe().unwrap();
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -v 300000 && exec \"$0\" --ignored --exact in_little_address_space"])
+        .arg(tests)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "needs a process with a limited address space, which the test above makes"]
+fn in_little_address_space() {
+    let pages = Arc::new(MmapPages::new());
+    let mut held = Vec::new();
+    let refused = loop {
+        match pages.alloc_run(16) {
+            Ok(run) => held.push(run),
+            Err(refused) => break refused,
+        }
+        assert!(held.len() * 16 * 4096 < 300 * MIB, "the limit is not in effect");
+    };
+    let PageError::Refused { pages: 16, page_size, reason } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(*page_size, pages.page_size());
+    assert!(reason.contains("(os error 12)"), "{reason}");
+    // The first regions had the usual size; then smaller ones used what was left.
+    let mut lengths: Vec<usize> = pages.regions().iter().map(|(_, len)| *len).collect();
+    lengths.sort_unstable();
+    assert!(lengths[lengths.len() - 1] >= 62 * MIB && lengths[0] <= 32 * MIB, "{lengths:?}");
+    assert_eq!(lengths.iter().sum::<usize>(), held.len() * 16 * page_size);
+    // The rest goes on working. A block that empties, here of the last 2 MiB, serves any length.
+    held.split_off(held.len() - 32).into_iter().for_each(|run| free(&pages, run));
+    let run = OwnedRun::alloc(pages.clone(), 1).unwrap();
+    assert_eq!(run.len(), *page_size);
+    assert!(pages.alloc_run(16).is_err());
+    drop(run);
+    pages.trim();
+    held.push(pages.alloc_run(16).unwrap());
+    held.into_iter().for_each(|run| free(&pages, run));
+}

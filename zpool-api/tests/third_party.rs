@@ -1,0 +1,70 @@
+//! A backend from outside, written against the public API alone, put through the conformance
+//! suite; and the same backend with one fault at a time, to see the suite find each.
+
+#[path = "third_party/broken.rs"]
+mod broken;
+#[path = "third_party/onepage.rs"]
+mod onepage;
+
+use std::sync::Arc;
+
+use zpool_api::conformance::{self, Subject};
+use zpool_api::{HeapPages, PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError};
+
+/// The backend under its own name, in a registry of its own.
+pub(crate) fn registry() -> Registry {
+    let mut registry = Registry::new();
+    registry
+        .register("onepage", |config| Ok(Arc::new(onepage::OnePage::new(config.pages.clone()))))
+        .unwrap();
+    registry
+}
+
+/// The backend as it is, built by its name.
+struct ByName(Registry);
+
+impl Subject for ByName {
+    fn name(&self) -> &str {
+        "onepage"
+    }
+
+    fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
+        self.0.build("onepage", &ZpoolConfig::new(pages))
+    }
+}
+
+mod onepage_conforms {
+    zpool_api::conformance_tests!(super::ByName(super::registry()));
+}
+
+/// The same over large pages, which are no part of the default.
+struct LargePages;
+
+impl Subject for LargePages {
+    fn name(&self) -> &str {
+        "onepage over 64 KiB pages"
+    }
+
+    fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
+        Ok(Arc::new(onepage::OnePage::new(pages)))
+    }
+
+    fn providers(&self) -> Vec<(String, Arc<dyn PageProvider>)> {
+        let pages = HeapPages::with_page_size(65536).unwrap();
+        vec![("HeapPages".to_owned(), Arc::new(pages))]
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "runs the whole suite again")]
+fn onepage_conforms_over_large_pages() {
+    conformance::all(&LargePages);
+}
+
+#[test]
+fn a_third_partys_backend_is_known_by_name() {
+    let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
+    assert_eq!(registry().build("onepage", &config).unwrap().name(), "onepage");
+    let unknown = registry().build("twopage", &config).unwrap_err();
+    assert_eq!(unknown.to_string(), "no backend named `twopage`; known: onepage");
+}

@@ -1,0 +1,117 @@
+//! Putting a store together.
+
+use core::fmt;
+use std::sync::Arc;
+
+use compressors::Registry as CompressorRegistry;
+use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+
+use crate::error::BuildError;
+use crate::pool::Pool;
+use crate::word::PoolId;
+use crate::{PAGE_SIZE, Zswap, builtin};
+
+type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
+
+/// Builds a [`Zswap`]. Made by [`Zswap::builder`].
+///
+/// ```
+/// use zswap_core::Zswap;
+/// let unknown = Zswap::builder().zpool("zlab").build().unwrap_err();
+/// assert!(unknown.to_string().contains("zbud"), "an unknown name lists the known ones");
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder builds nothing until build() is called"]
+pub struct ZswapBuilder {
+    zpool: String,
+    compressor: String,
+    zpools: ZpoolRegistry,
+    compressors: CompressorRegistry,
+    pages: MakePages,
+    store_incompressible: bool,
+}
+
+impl ZswapBuilder {
+    pub(crate) fn new() -> Self {
+        ZswapBuilder {
+            zpool: builtin::DEFAULT_ZPOOL.to_owned(),
+            compressor: builtin::DEFAULT_COMPRESSOR.to_owned(),
+            zpools: builtin::zpools(),
+            compressors: builtin::compressors(),
+            pages: Arc::new(default_pages),
+            store_incompressible: true,
+        }
+    }
+
+    /// The backend by name. Default: `zbud`.
+    pub fn zpool(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.zpool);
+        self
+    }
+
+    /// The compressor by spec, as `zstd:level=6`. Default: `lz4`, or `null` without that feature.
+    pub fn compressor(mut self, spec: &str) -> Self {
+        spec.clone_into(&mut self.compressor);
+        self
+    }
+
+    /// Where backends are looked up by name, in place of [`builtin::zpools`].
+    pub fn zpool_registry(mut self, registry: ZpoolRegistry) -> Self {
+        self.zpools = registry;
+        self
+    }
+
+    /// Where compressors are looked up by name, in place of [`builtin::compressors`].
+    pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
+        self.compressors = registry;
+        self
+    }
+
+    /// Makes the page provider of each pool. Default: `MmapPages` on Linux, else `HeapPages`.
+    pub fn pages<F>(mut self, make: F) -> Self
+    where
+        F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
+    {
+        self.pages = Arc::new(make);
+        self
+    }
+
+    /// What becomes of a page that does not get smaller: kept as it is (`true`, the default), or
+    /// refused with [`crate::StoreError::Incompressible`].
+    pub fn store_incompressible(mut self, keep: bool) -> Self {
+        self.store_incompressible = keep;
+        self
+    }
+
+    /// Builds the store. Errors name what was not found and list what is known.
+    pub fn build(self) -> Result<Zswap, BuildError> {
+        let compressor = self.compressors.build(&self.compressor)?;
+        let zpool = self.zpools.build(&self.zpool, &ZpoolConfig::new((self.pages)()?))?;
+        let max = zpool.caps().max_object_size;
+        let (Some(id), true) = (PoolId::new(0), max >= PAGE_SIZE) else {
+            return Err(BuildError::ObjectsTooSmall { zpool: self.zpool, max, needed: PAGE_SIZE });
+        };
+        Ok(Zswap::from_parts(Pool::new(id, zpool, compressor), self.store_incompressible))
+    }
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+    Ok(Arc::new(zpool_api::MmapPages::new()))
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+    Ok(Arc::new(zpool_api::HeapPages::new()))
+}
+
+impl fmt::Debug for ZswapBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZswapBuilder")
+            .field("zpool", &self.zpool)
+            .field("compressor", &self.compressor)
+            .field("zpools", &self.zpools)
+            .field("store_incompressible", &self.store_incompressible)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,31 @@
+//! The backends and compressors that come with this crate: the one place that names them.
+//!
+//! Each is behind a cargo feature of its own name.
+
+use compressors::Registry as CompressorRegistry;
+use zpool_api::Registry as ZpoolRegistry;
+
+/// The built-in backends that are switched on.
+pub fn zpools() -> ZpoolRegistry {
+    #[allow(unused_mut, reason = "nothing is added when every backend is switched off")]
+    let mut registry = ZpoolRegistry::new();
+    #[cfg(feature = "zbud")]
+    {
+        use std::sync::Arc;
+        // The registry is new, so no name is taken.
+        let _ = registry
+            .register("zbud", |config| Ok(Arc::new(zbud::Zbud::new(config.pages.clone())?)));
+    }
+    registry
+}
+
+/// The built-in compressors that are switched on; `null` always is.
+pub fn compressors() -> CompressorRegistry {
+    CompressorRegistry::builtin()
+}
+
+/// The backend of a store that names none.
+pub(crate) const DEFAULT_ZPOOL: &str = "zbud";
+
+/// The compressor of a store that names none.
+pub(crate) const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };

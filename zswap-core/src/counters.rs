@@ -1,0 +1,80 @@
+//! The store's counters, sharded by CPU so that counting costs no contention.
+//!
+//! A shard may go below zero (a page stored on one CPU and taken on another); only sums mean
+//! something. They are read for statistics and decide nothing.
+
+use crossbeam_utils::CachePadded;
+
+use crate::cpu;
+use crate::sync::atomic::{AtomicI64, Ordering};
+
+/// What is counted. Names are the kernel's, where it has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Counter {
+    StoredPages,
+    SameFilledPages,
+    IncompressiblePages,
+    RejectCompressPoor,
+    RejectCompressFail,
+    RejectAllocFail,
+    DecompressFail,
+}
+
+const COUNTERS: usize = 7;
+
+/// All counters of a store.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    shards: Box<[CachePadded<[AtomicI64; COUNTERS]>]>,
+}
+
+impl Counters {
+    pub(crate) fn new() -> Self {
+        let shard = |_| CachePadded::new(core::array::from_fn(|_| AtomicI64::new(0)));
+        Counters { shards: (0..cpu::places()).map(shard).collect() }
+    }
+
+    /// Adds to a counter. Wait-free.
+    #[inline]
+    pub(crate) fn add(&self, counter: Counter, n: i64) {
+        // The number of shards is a power of two.
+        let shard = &self.shards[cpu::current() & (self.shards.len() - 1)];
+        // Relaxed: a number for statistics, publishing nothing.
+        shard[counter as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The counter's sum, not below zero.
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        // Relaxed: as above.
+        let sum: i64 =
+            self.shards.iter().map(|s| s[counter as usize].load(Ordering::Relaxed)).sum();
+        sum.max(0) as u64
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_over_all_threads() {
+        let counters = Counters::new();
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for _ in 0..100 {
+                        counters.add(Counter::StoredPages, 2);
+                        counters.add(Counter::StoredPages, -1);
+                        counters.add(Counter::DecompressFail, 1);
+                    }
+                });
+            }
+        });
+        assert_eq!(counters.get(Counter::StoredPages), 400);
+        assert_eq!(counters.get(Counter::DecompressFail), 400);
+        assert_eq!(counters.get(Counter::SameFilledPages), 0);
+        counters.add(Counter::SameFilledPages, -3);
+        assert_eq!(counters.get(Counter::SameFilledPages), 0);
+    }
+}

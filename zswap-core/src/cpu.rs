@@ -1,0 +1,79 @@
+//! Which CPU this thread is on: a hint that spreads work, never a promise.
+//!
+//! A thread may be moved at any time, so the answer is stale at once. Everything indexed by it is
+//! right for any answer, only slower for an odd one.
+
+/// CPUs that this system may ever have, rounded up to a power of two: the number of places that
+/// per-CPU things need.
+pub(crate) fn places() -> usize {
+    configured().max(1).next_power_of_two()
+}
+
+#[cfg(all(target_os = "linux", not(miri), not(loom)))]
+mod imp {
+    pub(super) fn configured() -> usize {
+        // SAFETY: takes a number and returns one; no memory is passed.
+        let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
+        usize::try_from(cpus).unwrap_or(1)
+    }
+
+    /// glibc answers from memory that the kernel keeps up to date for each thread (rseq).
+    #[inline]
+    pub(super) fn current() -> Option<usize> {
+        // SAFETY: takes nothing and returns a number, -1 where the system does not tell.
+        let cpu = unsafe { libc::sched_getcpu() };
+        usize::try_from(cpu).ok()
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri), not(loom))))]
+mod imp {
+    pub(super) fn configured() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    pub(super) fn current() -> Option<usize> {
+        None
+    }
+}
+
+use imp::configured;
+
+/// The CPU's number, or one of this thread's own where the system does not tell.
+#[inline]
+pub(crate) fn current() -> usize {
+    imp::current().unwrap_or_else(number_of_thread)
+}
+
+/// Threads counted from 0: spreads them as well as CPUs would.
+fn number_of_thread() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        // Relaxed: the numbers only have to differ.
+        static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    MINE.try_with(|mine| *mine).unwrap_or(0)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_place_for_every_cpu() {
+        assert!(places().is_power_of_two());
+        let online = std::thread::available_parallelism().map_or(1, usize::from);
+        assert!(places() >= online);
+        #[cfg(all(target_os = "linux", not(miri)))]
+        assert!(current() < places());
+    }
+
+    #[test]
+    fn threads_have_numbers_of_their_own() {
+        let mine = number_of_thread();
+        assert_eq!(mine, number_of_thread());
+        let other = std::thread::spawn(number_of_thread).join().unwrap();
+        assert_ne!(mine, other);
+    }
+}

@@ -1,0 +1,119 @@
+//! Why a page could not be stored or loaded, or a store not be built.
+
+use compressors::CompressorError;
+use zpool_api::{PageError, ZpoolError};
+
+use crate::SwapEntry;
+
+/// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
+/// gone and will not be returned by a load.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The page does not get smaller, and the store was told to refuse such pages.
+    #[error(
+        "the page of {entry:?} does not get smaller than {page_size} bytes; keep it, or build the \
+         store with store_incompressible(true)"
+    )]
+    Incompressible {
+        /// The entry.
+        entry: SwapEntry,
+        /// Bytes of a page.
+        page_size: usize,
+    },
+    /// The codec failed.
+    #[error("the page of {entry:?} could not be compressed: {source}")]
+    Compress {
+        /// The entry.
+        entry: SwapEntry,
+        /// What the codec said.
+        source: CompressorError,
+    },
+    /// The backend had no room.
+    #[error("no room in the pool for the page of {entry:?}: {source}")]
+    Pool {
+        /// The entry.
+        entry: SwapEntry,
+        /// What the backend said.
+        source: ZpoolError,
+    },
+    /// No memory for the index.
+    #[error(
+        "no memory for the index to hold {entry:?} ({bytes} bytes asked); free memory and retry"
+    )]
+    Index {
+        /// The entry.
+        entry: SwapEntry,
+        /// Bytes that the system allocator refused.
+        bytes: usize,
+    },
+    /// Called from within a codec or backend that a store is calling on this thread.
+    #[error(
+        "store of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
+    )]
+    Reentrant {
+        /// The entry.
+        entry: SwapEntry,
+    },
+}
+
+/// Errors of [`crate::Zswap::load`] and [`crate::Zswap::take`]. The entry stays as it is.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Nothing is stored under the entry.
+    #[error("no page is stored under {entry:?}")]
+    NotFound {
+        /// The entry.
+        entry: SwapEntry,
+    },
+    /// The stored bytes do not decompress to a page.
+    #[error("the page of {entry:?} could not be decompressed: {source}")]
+    Decompress {
+        /// The entry.
+        entry: SwapEntry,
+        /// What the codec said.
+        source: CompressorError,
+    },
+    /// The backend did not give the object.
+    #[error("the page of {entry:?} could not be read from the pool: {source}")]
+    Pool {
+        /// The entry.
+        entry: SwapEntry,
+        /// What the backend said.
+        source: ZpoolError,
+    },
+    /// Called from within a codec or backend that a store is calling on this thread.
+    #[error(
+        "load of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
+    )]
+    Reentrant {
+        /// The entry.
+        entry: SwapEntry,
+    },
+}
+
+/// Errors of [`crate::ZswapBuilder::build`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The backend could not be built, or its name is not known.
+    #[error("zpool: {0}")]
+    Zpool(#[from] ZpoolError),
+    /// The compressor could not be built, or its name is not known.
+    #[error("compressor: {0}")]
+    Compressor(#[from] CompressorError),
+    /// No page provider.
+    #[error("pages: {0}")]
+    Pages(#[from] PageError),
+    /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
+    #[error("zpool {zpool} holds objects of {max} bytes at most; a store needs {needed}")]
+    ObjectsTooSmall {
+        /// The backend's name.
+        zpool: String,
+        /// Its largest object, bytes.
+        max: usize,
+        /// What a store needs, bytes.
+        needed: usize,
+    },
+}

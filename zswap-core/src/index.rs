@@ -1,0 +1,753 @@
+//! The radix index: from a swap entry's 64-bit key to its entry word.
+//!
+//! A path-compressed radix tree with leaves of 32 entry words and inner nodes of 16 children.
+//! Dense keys cost 8.4 bytes each (264 bytes a leaf, 72 an inner node over 16 of them); a lone key
+//! at most a leaf and an inner node, 336 bytes.
+//!
+//! All nodes live in type-stable tables (`StableTable`) and are recycled, never freed, while the
+//! store lives. That is why all of this is safe code, and why a look-up needs no lock: a stale
+//! reference leads to a valid node, which says in its header what it is now.
+//!
+//! # Rules
+//! * The *structure lock* is held to add or take away nodes; only the tables' growth locks are
+//!   taken under it. Look-ups do not take it. No entry lock is held when it is taken.
+//! * A node's header and children are written before the reference to it is stored. Every store to
+//!   a header, a child or the root is a Release and every load of a look-up an Acquire, so whoever
+//!   sees a change also sees what came before it.
+//! * A leaf's words are DEAD until it is linked: nobody can use an entry that look-ups do not find.
+//! * A leaf is taken away only when each of its words has gone from EMPTY to DEAD by a CAS, so a
+//!   locked or used entry keeps its leaf. Who locks an entry checks the leaf's prefix afterwards:
+//!   a recycled leaf has another one, or DEAD words.
+//! * `find` that sees no leaf says "absent". That is right at some moment of the call, unless an
+//!   inner node on its way was recycled under it; `removals` is odd while inner nodes are taken
+//!   away and changes each time, so `find` looks again if it moved. A leaf that is recycled under
+//!   a look-up misleads nobody: it was empty when it was taken away.
+
+use zpool_api::lockdep::{self, Rank};
+use zpool_api::stable::{StableTable, TableError};
+use zpool_api::sync::yield_now;
+
+use crate::lock::{self, EntryGuard, Waiters};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+use crate::word::Word;
+
+const LEAF_BITS: u32 = 5;
+const INNER_BITS: u32 = 4;
+const LEAF_WORDS: usize = if cfg!(loom) { 2 } else { 1 << LEAF_BITS };
+const CHILDREN: usize = 1 << INNER_BITS;
+/// Under loom only the first children of a node exist, as every atomic costs the checker.
+const MODEL_CHILDREN: usize = if cfg!(loom) { 2 } else { CHILDREN };
+const NO_NODE: u64 = u64::MAX;
+
+/// A reference to a node, or to none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ref(u32);
+
+enum Target {
+    None,
+    Leaf(u32),
+    Inner(u32),
+}
+
+impl Ref {
+    const NONE: Ref = Ref(0);
+    /// Nodes of each kind: the number plus one and a bit for the kind fit in 32 bits.
+    const MAX_NODES: usize = (1 << 31) - 1;
+
+    fn leaf(number: u32) -> Self {
+        Ref((number + 1) << 1 | 1)
+    }
+
+    fn inner(number: u32) -> Self {
+        Ref((number + 1) << 1)
+    }
+
+    fn target(self) -> Target {
+        match (self.0 >> 1, self.0 & 1) {
+            (0, _) => Target::None,
+            (n, 1) => Target::Leaf(n - 1),
+            (n, _) => Target::Inner(n - 1),
+        }
+    }
+}
+
+/// What an inner node stands for: the keys that share `prefix` above its digit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Header {
+    /// 0 for nodes right above leaves, 14 for the highest digit.
+    level: u32,
+    /// The key's bits above the node's digit.
+    prefix: u64,
+}
+
+impl Header {
+    fn covering(key: u64, level: u32) -> Self {
+        Header { level, prefix: key.checked_shr(Self::shift(level) + INNER_BITS).unwrap_or(0) }
+    }
+
+    fn shift(level: u32) -> u32 {
+        LEAF_BITS + INNER_BITS * level
+    }
+
+    fn pack(self) -> u64 {
+        self.prefix << 4 | u64::from(self.level)
+    }
+
+    fn unpack(raw: u64) -> Self {
+        Header { level: (raw & 15) as u32, prefix: raw >> 4 }
+    }
+
+    fn covers(self, key: u64) -> bool {
+        self == Header::covering(key, self.level)
+    }
+
+    fn digit(self, key: u64) -> usize {
+        (key >> Self::shift(self.level)) as usize & (CHILDREN - 1)
+    }
+
+    /// Some key below the node.
+    fn some_key(self) -> u64 {
+        self.prefix.checked_shl(Self::shift(self.level) + INNER_BITS).unwrap_or(0)
+    }
+}
+
+#[derive(Debug)]
+struct Leaf {
+    /// The keys' bits above the leaf's 5, or `NO_NODE`.
+    prefix: AtomicU64,
+    words: [AtomicU64; LEAF_WORDS],
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// A packed [`Header`], or `NO_NODE`.
+    header: AtomicU64,
+    /// [`Ref`]s.
+    children: [AtomicU32; MODEL_CHILDREN],
+}
+
+impl Leaf {
+    /// DEAD to EMPTY for every word: the leaf is linked and its entries may be used.
+    fn open(&self) {
+        for word in &self.words {
+            // Release pairs with the Acquire of the CAS that locks the word: who uses the entry
+            // sees the leaf's prefix, and that it is linked.
+            word.store(Word::EMPTY.raw(), Ordering::Release);
+        }
+    }
+}
+
+/// Guarded by the structure lock: which nodes may be used again.
+#[derive(Debug, Default)]
+struct Structure {
+    free_leaves: Vec<u32>,
+    free_inners: Vec<u32>,
+}
+
+struct Locked<'a> {
+    structure: MutexGuard<'a, Structure>,
+    _held: lockdep::Held,
+}
+
+/// No memory for another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoNode {
+    pub(crate) bytes: usize,
+}
+
+/// The index of a store.
+#[derive(Debug)]
+pub(crate) struct Index {
+    root: AtomicU32,
+    leaves: StableTable<Leaf>,
+    inners: StableTable<Inner>,
+    /// Odd while inner nodes are taken away.
+    removals: AtomicU64,
+    structure: Mutex<Structure>,
+    waiters: Waiters,
+}
+
+fn leaf_prefix(key: u64) -> u64 {
+    key >> LEAF_BITS
+}
+
+fn leaf_offset(key: u64) -> usize {
+    key as usize & ((1 << LEAF_BITS) - 1)
+}
+
+impl Index {
+    pub(crate) fn new() -> Self {
+        Index {
+            root: AtomicU32::new(Ref::NONE.0),
+            leaves: StableTable::with_limit(Ref::MAX_NODES),
+            inners: StableTable::with_limit(Ref::MAX_NODES),
+            removals: AtomicU64::new(0),
+            structure: Mutex::new(Structure::default()),
+            waiters: Waiters::new(),
+        }
+    }
+
+    /// Bytes of all nodes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let locked = self.lock_structure();
+        let free =
+            locked.structure.free_leaves.capacity() + locked.structure.free_inners.capacity();
+        self.leaves.memory_bytes() + self.inners.memory_bytes() + free * size_of::<u32>()
+    }
+
+    fn lock_structure(&self) -> Locked<'_> {
+        let held = lockdep::acquire(Rank::Structure);
+        Locked { structure: self.structure.lock(), _held: held }
+    }
+
+    /// Locks the key's entry if it has a leaf; an entry of that leaf may be empty.
+    pub(crate) fn lock(&self, key: u64) -> Option<EntryGuard<'_>> {
+        loop {
+            let leaf = self.find(key)?;
+            if let Some(entry) = self.lock_in(leaf, key) {
+                return Some(entry);
+            }
+        }
+    }
+
+    /// Locks the key's entry, with a new leaf if it has none.
+    pub(crate) fn lock_or_insert(&self, key: u64) -> Result<EntryGuard<'_>, NoNode> {
+        loop {
+            let leaf = match self.find(key) {
+                Some(leaf) => leaf,
+                None => self.insert_leaf(key)?,
+            };
+            if let Some(entry) = self.lock_in(leaf, key) {
+                return Ok(entry);
+            }
+        }
+    }
+
+    /// The key's word as it is now, unlocked; EMPTY if there is none. For look-ups that act on
+    /// nothing.
+    pub(crate) fn peek(&self, key: u64) -> Word {
+        loop {
+            let Some(leaf) = self.find(key) else { return Word::EMPTY };
+            let Some(word) = leaf.words.get(leaf_offset(key)) else { return Word::EMPTY };
+            // Acquire, so that the prefix is read after the word.
+            let now = Word::from_raw(word.load(Ordering::Acquire));
+            // Relaxed: comes after the Acquire above; if the leaf was recycled before the word was
+            // read, the new prefix is seen.
+            if !now.is_dead() && leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key) {
+                return now.unlocked();
+            }
+            self.wait_for_structure();
+        }
+    }
+
+    /// Locks the key's word in `leaf`, if the leaf is (still, or again) the key's.
+    #[inline]
+    fn lock_in<'a>(&'a self, leaf: &'a Leaf, key: u64) -> Option<EntryGuard<'a>> {
+        let word = leaf.words.get(leaf_offset(key))?;
+        match lock::lock(word, &self.waiters) {
+            Ok(entry) => {
+                // Relaxed: the lock's Acquire reads from after the words were made EMPTY, which
+                // came after the prefix was stored.
+                (leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key)).then_some(entry)
+            }
+            Err(lock::Dead) => {
+                self.wait_for_structure();
+                None
+            }
+        }
+    }
+
+    /// Lets whoever takes a leaf away finish.
+    fn wait_for_structure(&self) {
+        drop(self.lock_structure());
+    }
+
+    /// The key's leaf. Takes no lock.
+    fn find(&self, key: u64) -> Option<&Leaf> {
+        loop {
+            // Acquire pairs with the Release that ends a removal: nodes recycled by removals
+            // before this number are seen as they are since.
+            let removals = self.removals.load(Ordering::Acquire);
+            if let Some(leaf) = self.descend(key) {
+                return Some(leaf);
+            }
+            // Relaxed: the descent's loads are Acquires, so this one comes after them; and what
+            // a recycled node showed was stored with Release after the number had changed.
+            if removals % 2 == 0 && self.removals.load(Ordering::Relaxed) == removals {
+                return None;
+            }
+            yield_now();
+        }
+    }
+
+    /// One way down. May miss a leaf that is there if inner nodes are recycled meanwhile.
+    #[inline]
+    fn descend(&self, key: u64) -> Option<&Leaf> {
+        // Acquire, here and below, pairs with the Release store of the reference: the node behind
+        // it is seen as it was when it was linked, or later.
+        let mut at = Ref(self.root.load(Ordering::Acquire));
+        let mut above = u32::MAX;
+        loop {
+            match at.target() {
+                Target::None => return None,
+                Target::Leaf(number) => {
+                    let leaf = self.leaves.get(number)?;
+                    let found = leaf.prefix.load(Ordering::Acquire) == leaf_prefix(key);
+                    return found.then_some(leaf);
+                }
+                Target::Inner(number) => {
+                    let inner = self.inners.get(number)?;
+                    let header = Header::unpack(inner.header.load(Ordering::Acquire));
+                    // Levels fall on every way down; one that does not is a recycled node's.
+                    if header.level >= above || !header.covers(key) {
+                        return None;
+                    }
+                    above = header.level;
+                    at = Ref(inner.children.get(header.digit(key))?.load(Ordering::Acquire));
+                }
+            }
+        }
+    }
+
+    /// Adds the key's leaf, or finds that somebody else has.
+    fn insert_leaf(&self, key: u64) -> Result<&Leaf, NoNode> {
+        let mut locked = self.lock_structure();
+        let mut slot = &self.root;
+        loop {
+            // Relaxed: references and headers change only under the structure lock, which is held.
+            let at = Ref(slot.load(Ordering::Relaxed));
+            let below = match at.target() {
+                Target::None => {
+                    let (leaf, reference) = self.new_leaf(&mut locked, key)?;
+                    // Release: publishes the leaf's prefix.
+                    slot.store(reference.0, Ordering::Release);
+                    leaf.open();
+                    return Ok(leaf);
+                }
+                Target::Leaf(number) => {
+                    let leaf = self.leaf(number)?;
+                    let prefix = leaf.prefix.load(Ordering::Relaxed);
+                    if prefix == leaf_prefix(key) {
+                        return Ok(leaf);
+                    }
+                    prefix << LEAF_BITS
+                }
+                Target::Inner(number) => {
+                    let inner = self.inner(number)?;
+                    let header = Header::unpack(inner.header.load(Ordering::Relaxed));
+                    if header.covers(key) {
+                        slot = self.child(inner, header, key)?;
+                        continue;
+                    }
+                    header.some_key()
+                }
+            };
+            // What is here and the key part at this level: a new inner node takes both.
+            let top = u64::BITS - 1 - (key ^ below).leading_zeros();
+            let header = Header::covering(key, (top - LEAF_BITS) / INNER_BITS);
+            let (inner, inner_reference) = self.new_inner(&mut locked, header)?;
+            let (leaf, reference) = match self.new_leaf(&mut locked, key) {
+                Ok(new) => new,
+                Err(error) => {
+                    self.retire_inner(&mut locked, inner, inner_reference);
+                    return Err(error);
+                }
+            };
+            // Release, for look-ups that are at this node by a stale reference.
+            self.child(inner, header, below)?.store(at.0, Ordering::Release);
+            self.child(inner, header, key)?.store(reference.0, Ordering::Release);
+            // Release: publishes both nodes.
+            slot.store(inner_reference.0, Ordering::Release);
+            leaf.open();
+            return Ok(leaf);
+        }
+    }
+
+    fn leaf(&self, number: u32) -> Result<&Leaf, NoNode> {
+        // A linked leaf is in the table.
+        self.leaves.get(number).ok_or(NoNode { bytes: 0 })
+    }
+
+    fn inner(&self, number: u32) -> Result<&Inner, NoNode> {
+        self.inners.get(number).ok_or(NoNode { bytes: 0 })
+    }
+
+    fn child<'a>(
+        &self,
+        inner: &'a Inner,
+        header: Header,
+        key: u64,
+    ) -> Result<&'a AtomicU32, NoNode> {
+        inner.children.get(header.digit(key)).ok_or(NoNode { bytes: 0 })
+    }
+
+    /// A leaf for the key, all its words DEAD, linked nowhere.
+    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(&Leaf, Ref), NoNode> {
+        let prefix = leaf_prefix(key);
+        if let Some(number) = locked.structure.free_leaves.pop() {
+            let leaf = self.leaf(number)?;
+            // Release: `descend` may be at this leaf by a stale reference.
+            leaf.prefix.store(prefix, Ordering::Release);
+            return Ok((leaf, Ref::leaf(number)));
+        }
+        // The room that `retire_leaf` will need.
+        let free = &mut locked.structure.free_leaves;
+        free.try_reserve(self.leaves.len() + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })?;
+        let number = self
+            .leaves
+            .push(Leaf {
+                prefix: AtomicU64::new(prefix),
+                words: core::array::from_fn(|_| AtomicU64::new(Word::DEAD.raw())),
+            })
+            .map_err(no_node::<Leaf>)?;
+        Ok((self.leaf(number)?, Ref::leaf(number)))
+    }
+
+    fn new_inner(&self, locked: &mut Locked<'_>, header: Header) -> Result<(&Inner, Ref), NoNode> {
+        if let Some(number) = locked.structure.free_inners.pop() {
+            let inner = self.inner(number)?;
+            // Release: a look-up that is here by a stale reference sees `removals` moved. The
+            // children are all NONE since the node was taken away.
+            inner.header.store(header.pack(), Ordering::Release);
+            return Ok((inner, Ref::inner(number)));
+        }
+        // The room that `retire_inner` will need.
+        let free = &mut locked.structure.free_inners;
+        free.try_reserve(self.inners.len() + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })?;
+        let number = self
+            .inners
+            .push(Inner {
+                header: AtomicU64::new(header.pack()),
+                children: core::array::from_fn(|_| AtomicU32::new(Ref::NONE.0)),
+            })
+            .map_err(no_node::<Inner>)?;
+        Ok((self.inner(number)?, Ref::inner(number)))
+    }
+
+    /// Puts an unlinked inner node without children on the free list.
+    fn retire_inner(&self, locked: &mut Locked<'_>, inner: &Inner, reference: Ref) {
+        // Release, so that a look-up that reads it also sees `removals` moved.
+        inner.header.store(NO_NODE, Ordering::Release);
+        if let Target::Inner(number) = reference.target() {
+            // The room was reserved when the node was made.
+            locked.structure.free_inners.push(number);
+        }
+    }
+
+    /// Takes the key's leaf away if all its entries are empty, and inner nodes left without a
+    /// child. To be called after an entry became empty, with no entry lock held.
+    pub(crate) fn prune(&self, key: u64) {
+        let Some(leaf) = self.descend(key) else { return };
+        // Relaxed: a guess; the CASes below decide.
+        if leaf.words.iter().any(|w| w.load(Ordering::Relaxed) != Word::EMPTY.raw()) {
+            return;
+        }
+        let mut locked = self.lock_structure();
+        let mut path: [Option<(&AtomicU32, u32)>; 15] = [None; 15];
+        let mut depth = 0;
+        let mut slot = &self.root;
+        // Relaxed, here and below: references and headers change only under the structure lock.
+        let leaf_ref = loop {
+            let at = Ref(slot.load(Ordering::Relaxed));
+            match at.target() {
+                Target::None => return,
+                Target::Leaf(_) => break at,
+                Target::Inner(number) => {
+                    let Some(inner) = self.inners.get(number) else { return };
+                    let header = Header::unpack(inner.header.load(Ordering::Relaxed));
+                    if !header.covers(key) {
+                        return;
+                    }
+                    let Some(step) = path.get_mut(depth) else { return };
+                    *step = Some((slot, number));
+                    depth += 1;
+                    let Ok(child) = self.child(inner, header, key) else { return };
+                    slot = child;
+                }
+            }
+        };
+        let Target::Leaf(number) = leaf_ref.target() else { return };
+        let Some(leaf) = self.leaves.get(number) else { return };
+        if leaf.prefix.load(Ordering::Relaxed) != leaf_prefix(key) || !self.kill_words(leaf) {
+            return;
+        }
+        // Release: whoever reads "none" here, and then stores under the key, comes after.
+        slot.store(Ref::NONE.0, Ordering::Release);
+        // Release: `descend` may be at this leaf by a stale reference.
+        leaf.prefix.store(NO_NODE, Ordering::Release);
+        // The room was reserved when the leaf was made.
+        locked.structure.free_leaves.push(number);
+        self.drop_empty_inners(&mut locked, &path[..depth]);
+    }
+
+    /// EMPTY to DEAD for every word of the leaf, or none.
+    fn kill_words(&self, leaf: &Leaf) -> bool {
+        for (i, word) in leaf.words.iter().enumerate() {
+            // Acquire pairs with the Release of the last unlock of the word, so that whoever gets
+            // this leaf next comes after it. Relaxed on failure: the word is in use.
+            let killed = word.compare_exchange(
+                Word::EMPTY.raw(),
+                Word::DEAD.raw(),
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            if killed.is_err() {
+                for word in &leaf.words[..i] {
+                    // Release pairs with the Acquire of the CAS that locks the word.
+                    word.store(Word::EMPTY.raw(), Ordering::Release);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes away the inner nodes at the end of `path` that have no child left.
+    fn drop_empty_inners(&self, locked: &mut Locked<'_>, path: &[Option<(&AtomicU32, u32)>]) {
+        let childless = |number: u32| {
+            self.inners.get(number).is_some_and(|inner| {
+                // Relaxed: children change only under the structure lock.
+                inner.children.iter().all(|c| c.load(Ordering::Relaxed) == Ref::NONE.0)
+            })
+        };
+        let mut began = false;
+        for (slot, number) in path.iter().rev().flatten() {
+            if !childless(*number) {
+                break;
+            }
+            if !began {
+                began = true;
+                // Relaxed: written only under the structure lock, and the stores that follow are
+                // Releases: who sees one of them sees the odd number.
+                self.removals.fetch_add(1, Ordering::Relaxed);
+            }
+            slot.store(Ref::NONE.0, Ordering::Release);
+            if let Some(inner) = self.inners.get(*number) {
+                self.retire_inner(locked, inner, Ref::inner(*number));
+            }
+        }
+        if began {
+            // Release pairs with the Acquire at the head of `find`.
+            self.removals.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// The used entries of the first leaf that has keys from `from` on: appends their keys, from
+    /// `from` on and in order, and gives the first key after that leaf, if there is one. Nothing if
+    /// there is no such leaf.
+    pub(crate) fn leaf_keys(&self, from: u64, keys: &mut Vec<u64>) -> Option<Option<u64>> {
+        let _locked = self.lock_structure();
+        let root = Ref(self.root.load(Ordering::Relaxed));
+        let leaf = self.first_leaf(root, leaf_prefix(from))?;
+        let first = leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS;
+        for (i, word) in leaf.words.iter().enumerate() {
+            let key = first + i as u64;
+            // Relaxed: a snapshot; the leaf itself cannot go while the structure lock is held.
+            let word = Word::from_raw(word.load(Ordering::Relaxed));
+            if key >= from && !word.is_dead() && !word.is_empty() {
+                keys.push(key);
+            }
+        }
+        Some(first.checked_add(1 << LEAF_BITS))
+    }
+
+    /// The leaf of the least prefix from `prefix` on, below `at`. Under the structure lock.
+    fn first_leaf(&self, at: Ref, prefix: u64) -> Option<&Leaf> {
+        // Relaxed, here and below: nodes change only under the structure lock.
+        match at.target() {
+            Target::None => None,
+            Target::Leaf(number) => {
+                let leaf = self.leaves.get(number)?;
+                (leaf.prefix.load(Ordering::Relaxed) >= prefix).then_some(leaf)
+            }
+            Target::Inner(number) => {
+                let inner = self.inners.get(number)?;
+                let header = Header::unpack(inner.header.load(Ordering::Relaxed));
+                let key = prefix << LEAF_BITS;
+                let here = Header::covering(key, header.level).prefix;
+                let from = match header.prefix.cmp(&here) {
+                    core::cmp::Ordering::Less => return None,
+                    core::cmp::Ordering::Equal => header.digit(key),
+                    core::cmp::Ordering::Greater => 0,
+                };
+                inner
+                    .children
+                    .get(from..)?
+                    .iter()
+                    .find_map(|child| self.first_leaf(Ref(child.load(Ordering::Relaxed)), prefix))
+            }
+        }
+    }
+}
+
+fn no_node<T>(error: TableError) -> NoNode {
+    match error {
+        TableError::NoMemory { bytes } => NoNode { bytes },
+        _ => NoNode { bytes: size_of::<T>() },
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::word::Content;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use zpool_api::sync::test_rng::Rng;
+
+    fn put(index: &Index, key: u64, value: u64) {
+        index.lock_or_insert(key).unwrap().replace(Word::new(Content::SameFilled(value)));
+    }
+
+    fn get(index: &Index, key: u64) -> Option<u64> {
+        match index.peek(key).content() {
+            Content::SameFilled(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn remove(index: &Index, key: u64) {
+        if let Some(mut entry) = index.lock(key) {
+            entry.replace(Word::EMPTY);
+        }
+        index.prune(key);
+    }
+
+    fn keys(index: &Index) -> Vec<u64> {
+        let (mut keys, mut from) = (Vec::new(), Some(0));
+        while let Some(start) = from {
+            from = index.leaf_keys(start, &mut keys).flatten();
+        }
+        keys
+    }
+
+    #[test]
+    fn headers_pack_and_cover() {
+        for level in 0..15 {
+            for key in [0, 1 << 5, u64::MAX, 0x0123_4567_89ab_cdef] {
+                let header = Header::covering(key, level);
+                assert_eq!(Header::unpack(header.pack()), header);
+                assert!(header.covers(key) && header.covers(header.some_key()));
+                assert_ne!(header.pack(), NO_NODE);
+            }
+        }
+        for number in [0, 1, (1 << 31) - 2] {
+            assert!(matches!(Ref::leaf(number).target(), Target::Leaf(n) if n == number));
+            assert!(matches!(Ref::inner(number).target(), Target::Inner(n) if n == number));
+        }
+    }
+
+    #[test]
+    fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
+        let mut rng = Rng::new(21);
+        let index = Index::new();
+        let mut model = BTreeMap::new();
+        let rounds = if cfg!(miri) { 300 } else { 20_000 };
+        for round in 0..rounds {
+            let key = match rng.below(4) {
+                0 => rng.below(300) as u64,
+                1 => u64::MAX - rng.below(70) as u64,
+                2 => rng.next() >> rng.below(60),
+                _ => (rng.below(40) as u64) << 57,
+            };
+            if rng.below(3) > 0 {
+                put(&index, key, round);
+                model.insert(key, round);
+            } else {
+                let key = match model.range(key..).next() {
+                    Some((near, _)) if rng.below(2) == 0 => *near,
+                    _ => key,
+                };
+                remove(&index, key);
+                model.remove(&key);
+                assert_eq!(get(&index, key), None);
+            }
+            if round % 1000 == 0 {
+                assert_eq!(keys(&index), model.keys().copied().collect::<Vec<_>>());
+            }
+        }
+        for (key, value) in &model {
+            assert_eq!(get(&index, *key), Some(*value));
+        }
+        assert_eq!(keys(&index), model.keys().copied().collect::<Vec<_>>());
+        for key in model.keys() {
+            remove(&index, *key);
+        }
+        assert_eq!(index.root.load(Ordering::SeqCst), 0, "nodes were left behind");
+        let locked = index.lock_structure();
+        assert_eq!(locked.structure.free_leaves.len(), index.leaves.len());
+        assert_eq!(locked.structure.free_inners.len(), index.inners.len());
+    }
+
+    #[test]
+    fn dense_keys_cost_eight_bytes_and_a_lone_one_a_few_hundred() {
+        let index = Index::new();
+        put(&index, 7 << 56, 1);
+        put(&index, 9 << 56 | 12345, 1);
+        assert!(index.memory_bytes() / 2 <= 400, "{} bytes for two keys", index.memory_bytes());
+        let dense = if cfg!(miri) { 4096u64 } else { 100_000 };
+        let index = Index::new();
+        for key in 0..dense {
+            put(&index, key, key);
+        }
+        let each = index.memory_bytes() as f64 / dense as f64;
+        assert!(each < 9.0, "{each} bytes for each dense key");
+    }
+
+    #[test]
+    fn keys_that_come_and_go_do_not_grow_it() {
+        let index = Index::new();
+        let mut rng = Rng::new(2);
+        for _ in 0..if cfg!(miri) { 50 } else { 5000 } {
+            let key = rng.next();
+            put(&index, key, 1);
+            remove(&index, key);
+        }
+        assert!(index.leaves.len() <= 2 && index.inners.len() <= 2);
+    }
+
+    #[test]
+    fn a_locked_or_used_entry_keeps_its_leaf() {
+        let index = Index::new();
+        let held = index.lock_or_insert(40).unwrap();
+        index.prune(41);
+        drop(held);
+        assert!(index.find(40).is_some());
+        put(&index, 41, 5);
+        index.prune(40);
+        assert_eq!(get(&index, 41), Some(5));
+        remove(&index, 41);
+        assert!(index.find(40).is_none());
+    }
+
+    #[test]
+    fn threads_on_neighbouring_keys_lose_nothing() {
+        let index = Arc::new(Index::new());
+        let (threads, rounds) = if cfg!(miri) { (3, 60) } else { (8, 30_000) };
+        let workers: Vec<_> = (0..threads)
+            .map(|t| {
+                let index = index.clone();
+                std::thread::spawn(move || {
+                    let mut rng = Rng::new(t + 100);
+                    let mut mine: BTreeMap<u64, u64> = BTreeMap::new();
+                    for round in 0..rounds {
+                        // Leaves are shared by all threads, keys by none.
+                        let key = (rng.below(6) as u64) << rng.below(12) << 5 | t;
+                        if rng.below(2) == 0 {
+                            put(&index, key, round);
+                            mine.insert(key, round);
+                        } else {
+                            remove(&index, key);
+                            mine.remove(&key);
+                        }
+                        assert_eq!(get(&index, key), mine.get(&key).copied());
+                    }
+                    mine.len()
+                })
+            })
+            .collect();
+        let left: usize = workers.into_iter().map(|w| w.join().unwrap()).sum();
+        assert_eq!(keys(&index).len(), left);
+    }
+}

@@ -1,0 +1,49 @@
+//! Iteration over the entries of a store that goes on being used.
+
+use crate::index::Index;
+use crate::{SwapEntry, Zswap};
+
+/// The entries of a store, in order. Made by [`Zswap::entries`].
+///
+/// Weakly consistent: an entry that is there all the time is seen once; one that comes or goes
+/// meanwhile may be seen or not. Takes the index's structure lock for a moment every 32 offsets,
+/// holds nothing in between.
+#[derive(Debug)]
+pub struct Entries<'a> {
+    index: &'a Index,
+    /// Keys of the leaf at hand, last first.
+    ready: Vec<u64>,
+    /// Where the next leaf is looked for.
+    next: Option<u64>,
+    /// Where to stop, inclusive.
+    last: u64,
+}
+
+impl<'a> Entries<'a> {
+    /// The entries from key `first` to key `last`, both included.
+    pub(crate) fn new(index: &'a Index, first: u64, last: u64) -> Self {
+        Entries { index, ready: Vec::new(), next: Some(first), last }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = SwapEntry;
+
+    fn next(&mut self) -> Option<SwapEntry> {
+        while self.ready.is_empty() {
+            let from = self.next.filter(|from| *from <= self.last)?;
+            self.next = self.index.leaf_keys(from, &mut self.ready).flatten();
+            self.ready.retain(|key| *key <= self.last);
+            self.ready.reverse();
+        }
+        self.ready.pop().map(SwapEntry::from_key)
+    }
+}
+
+impl<'a> IntoIterator for &'a Zswap {
+    type Item = SwapEntry;
+    type IntoIter = Entries<'a>;
+    fn into_iter(self) -> Entries<'a> {
+        self.entries()
+    }
+}

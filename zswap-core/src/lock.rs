@@ -1,0 +1,246 @@
+//! The lock bit of an entry, and waiting for it.
+//!
+//! # Rules
+//! * Held for a few dozen instructions: to look at or replace the word and to pin its object.
+//!   Never during compression, decompression, device I/O or user code other than the backend's
+//!   `obj_read_begin`. Nothing blocks under it.
+//! * Order: entry lock, then the backend's locks. Nobody waits for an AcompCtx under it.
+//! * A thread holds at most one.
+//! * A waiter spins briefly, yields, then sleeps: in userspace the holder may be descheduled.
+//!
+//! # Waiting
+//! A sleeper sets WAITERS in the word, under the mutex of the word's stripe, and sleeps on the
+//! stripe's condition variable. Who unlocks swaps the word, sees WAITERS in what it replaced, takes
+//! the stripe's mutex and wakes everybody there. The sleeper either sees the unlocked word before
+//! it sleeps, or sleeps before the mutex is free, so no wake-up is lost.
+
+use crossbeam_utils::{Backoff, CachePadded};
+use zpool_api::lockdep::{self, Rank};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
+use crate::word::Word;
+
+const STRIPES: usize = if cfg!(loom) { 1 } else { 16 };
+
+#[derive(Debug, Default)]
+struct Stripe {
+    mutex: Mutex<()>,
+    woken: Condvar,
+}
+
+/// Where waiters sleep, for all entries of a store.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    stripes: [CachePadded<Stripe>; STRIPES],
+}
+
+impl Waiters {
+    pub(crate) fn new() -> Self {
+        Waiters { stripes: core::array::from_fn(|_| CachePadded::default()) }
+    }
+
+    fn stripe(&self, word: &AtomicU64) -> &Stripe {
+        let address = core::ptr::from_ref(word).addr();
+        &self.stripes[(address >> 3) % STRIPES]
+    }
+
+    /// Sleeps until the word was seen unlocked or dead.
+    fn sleep(&self, word: &AtomicU64) {
+        let stripe = self.stripe(word);
+        let mut guard = stripe.mutex.lock();
+        loop {
+            // Relaxed: the value is only compared; the lock itself is taken by an Acquire CAS.
+            let now = Word::from_raw(word.load(Ordering::Relaxed));
+            if now.is_dead() || !now.is_locked() {
+                return;
+            }
+            // Relaxed: the bit is a message to the holder's swap, which reads it in any case if it
+            // comes later in the word's own order.
+            let marked = now.has_waiters()
+                || word
+                    .compare_exchange(
+                        now.raw(),
+                        now.with_waiters().raw(),
+                        Ordering::Relaxed,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok();
+            if marked {
+                guard = stripe.woken.wait(guard);
+            }
+        }
+    }
+
+    fn wake(&self, word: &AtomicU64) {
+        let stripe = self.stripe(word);
+        drop(stripe.mutex.lock());
+        stripe.woken.notify_all();
+    }
+}
+
+/// A locked entry word. Dropping it writes the word back, unlocked.
+#[derive(Debug)]
+pub(crate) struct EntryGuard<'a> {
+    word: &'a AtomicU64,
+    waiters: &'a Waiters,
+    /// What the word will hold when unlocked.
+    now: Word,
+    _held: lockdep::Held,
+}
+
+/// The word belongs to a leaf that is not part of the index.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Dead;
+
+/// Locks an entry word. May sleep while another thread holds it, never for long.
+#[inline]
+pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<EntryGuard<'a>, Dead> {
+    let held = lockdep::acquire(Rank::Entry);
+    let backoff = Backoff::new();
+    loop {
+        // Relaxed: only compared by the CAS.
+        let now = Word::from_raw(word.load(Ordering::Relaxed));
+        if now.is_dead() {
+            return Err(Dead);
+        }
+        if !now.is_locked() {
+            // Acquire pairs with the Release of the last holder's unlock: what it did under the
+            // lock is seen. Relaxed on failure: try again.
+            let won = word.compare_exchange_weak(
+                now.raw(),
+                now.locked().raw(),
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            if won.is_ok() {
+                return Ok(EntryGuard { word, waiters, now, _held: held });
+            }
+            continue;
+        }
+        if cfg!(loom) || backoff.is_completed() {
+            waiters.sleep(word);
+        } else {
+            backoff.snooze();
+        }
+    }
+}
+
+impl EntryGuard<'_> {
+    /// The word, as it will be unlocked.
+    pub(crate) fn word(&self) -> Word {
+        self.now
+    }
+
+    /// Puts another word in place; gives what was there.
+    pub(crate) fn replace(&mut self, word: Word) -> Word {
+        core::mem::replace(&mut self.now, word.unlocked())
+    }
+}
+
+impl Drop for EntryGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must
+        // see a WAITERS bit set meanwhile.
+        let before = Word::from_raw(self.word.swap(self.now.raw(), Ordering::Release));
+        debug_assert!(before.is_locked());
+        if before.has_waiters() {
+            self.waiters.wake(self.word);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::word::Content;
+    use std::sync::Arc;
+
+    #[test]
+    fn excludes_and_wakes_sleepers() {
+        let shared = Arc::new((AtomicU64::new(0), Waiters::new()));
+        let (threads, rounds) = if cfg!(miri) { (3, 20) } else { (8, 20_000) };
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let shared = shared.clone();
+                std::thread::spawn(move || {
+                    for round in 0..rounds {
+                        let mut entry = lock(&shared.0, &shared.1).unwrap();
+                        let Content::SameFilled(count) = entry.word().content() else {
+                            assert_eq!(entry.word(), Word::EMPTY);
+                            entry.replace(Word::new(Content::SameFilled(1)));
+                            continue;
+                        };
+                        if round % 64 == 0 {
+                            // Long enough that others come to sleep.
+                            std::thread::yield_now();
+                        }
+                        entry.replace(Word::new(Content::SameFilled(count + 1)));
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        let end = Word::from_raw(shared.0.load(Ordering::SeqCst));
+        assert_eq!(end, Word::new(Content::SameFilled(threads * rounds)));
+    }
+
+    #[test]
+    fn a_sleeper_wakes_when_the_holder_is_slow() {
+        let shared = Arc::new((AtomicU64::new(0), Waiters::new()));
+        let held = lock(&shared.0, &shared.1).unwrap();
+        let waiter = {
+            let shared = shared.clone();
+            std::thread::spawn(move || {
+                drop(lock(&shared.0, &shared.1).unwrap());
+            })
+        };
+        while !Word::from_raw(shared.0.load(Ordering::SeqCst)).has_waiters() {
+            std::thread::yield_now();
+        }
+        drop(held);
+        waiter.join().unwrap();
+        assert_eq!(shared.0.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_dead_word_cannot_be_locked() {
+        let word = AtomicU64::new(Word::DEAD.raw());
+        assert_eq!(lock(&word, &Waiters::new()).err(), Some(Dead));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use zpool_api::sync::Watched;
+
+    /// Fails if the unlocking swap is Relaxed or the locking CAS is Relaxed (the watched cell), if
+    /// the unlock does not look for WAITERS or wakes without the stripe's mutex (a sleeper stays
+    /// asleep: loom reports the deadlock).
+    #[test]
+    fn loom_entry_lock_excludes_and_wakes() {
+        loom::model(|| {
+            let shared =
+                Arc::new((AtomicU64::new(Word::EMPTY.raw()), Waiters::new(), Watched::new()));
+            let other = {
+                let shared = shared.clone();
+                loom::thread::spawn(move || {
+                    let entry = lock(&shared.0, &shared.1).unwrap();
+                    shared.2.write();
+                    drop(entry);
+                })
+            };
+            let entry = lock(&shared.0, &shared.1).unwrap();
+            shared.2.write();
+            drop(entry);
+            other.join().unwrap();
+            // Acquire pairs with the Release of the unlocks.
+            assert_eq!(shared.0.load(Ordering::Acquire), 0);
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! A pool of a store: a backend, a compressor, and the contexts that belong to both.
+//!
+//! This is where a page becomes an object and back. Nothing here knows of entries.
+
+use std::sync::Arc;
+
+use compressors::{Compressor, CompressorError};
+use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError};
+
+use crate::acomp_ctx::{AcompCtxs, Busy};
+use crate::word::PoolId;
+use crate::{PAGE_SIZE, Page};
+
+/// A backend with its compressor.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) id: PoolId,
+    pub(crate) zpool: Arc<dyn Zpool>,
+    pub(crate) compressor: Arc<dyn Compressor>,
+    pub(crate) ctxs: AcompCtxs,
+    /// Asked once: the handles of a pool share it, so entries keep the other 52 bits.
+    tag: PoolTag,
+}
+
+/// A page that became an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stored {
+    pub(crate) handle: Handle,
+    /// Kept as it is, because it did not get smaller.
+    pub(crate) raw: bool,
+}
+
+/// Why a page did not become an object, or not a page again.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Reentrant,
+    Incompressible,
+    Codec(CompressorError),
+    Pool(ZpoolError),
+}
+
+impl From<Busy> for Fault {
+    fn from(busy: Busy) -> Self {
+        match busy {
+            Busy::Reentrant => Fault::Reentrant,
+            Busy::SetUp(error) => Fault::Codec(error),
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(id: PoolId, zpool: Arc<dyn Zpool>, compressor: Arc<dyn Compressor>) -> Self {
+        let tag = zpool.tag();
+        Pool { id, zpool, compressor, ctxs: AcompCtxs::new(), tag }
+    }
+
+    /// The tag of this pool's handles.
+    pub(crate) fn tag(&self) -> PoolTag {
+        self.tag
+    }
+
+    /// Compresses the page and puts it in the backend. A page that does not get smaller is put
+    /// there as it is if `keep_raw`, else refused.
+    #[inline]
+    pub(crate) fn put(&self, page: &Page, keep_raw: bool) -> Result<Stored, Fault> {
+        let mut ctx = self.ctxs.hold(&*self.compressor)?;
+        let tools = ctx.tools();
+        let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
+        let raw = len >= PAGE_SIZE;
+        if raw && !keep_raw {
+            return Err(Fault::Incompressible);
+        }
+        let bytes = if raw { &page[..] } else { &tools.buffer[..len] };
+        let handle = self.zpool.malloc_from(bytes).map_err(Fault::Pool)?;
+        Ok(Stored { handle, raw })
+    }
+
+    /// Turns the object's bytes into the page again. What the page holds after an error is
+    /// unspecified.
+    #[inline]
+    pub(crate) fn restore(&self, object: &ObjRead<'_>, page: &mut Page) -> Result<(), Fault> {
+        if object.len() == PAGE_SIZE {
+            // Only a page kept as it is has the length of a page.
+            page.copy_from_slice(object);
+            return Ok(());
+        }
+        let done = match self.compressor.stateless() {
+            Some(codec) => codec.decompress(object, page),
+            None => {
+                let mut ctx = self.ctxs.hold(&*self.compressor)?;
+                ctx.tools().codec.decompress(object, page)
+            }
+        };
+        done.map_err(Fault::Codec)
+    }
+}

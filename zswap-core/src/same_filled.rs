@@ -1,0 +1,171 @@
+//! Same-filled pages: one 8-byte pattern repeated, kept without pool memory.
+//!
+//! An entry has 52 bits for the pattern. Packed into them, by the top two:
+//!
+//! | form | low 50 bits |
+//! |---|---|
+//! | 0 | the pattern, if it is below 2^50 |
+//! | 1 | 4 bytes, if the pattern is those twice |
+//! | 2 | a place in the side table, for all others |
+//!
+//! The side table's lock is a leaf and guards its free places only. A place belongs to the entry
+//! whose word names it: it is read under that entry's lock and given back by whoever took the word
+//! out of the entry.
+
+use zpool_api::lockdep::{self, Rank};
+use zpool_api::stable::StableTable;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::{PAGE_SIZE, Page};
+
+const FORM_SHIFT: u32 = 50;
+const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
+const TWICE: u64 = 1;
+const TABLE: u64 = 2;
+const WORD: usize = size_of::<u64>();
+
+/// The page's repeated 8 bytes, if it is nothing else.
+#[inline]
+pub(crate) fn pattern(page: &Page) -> Option<u64> {
+    // Most pages differ at the end or at once; a page of equal words is equal to itself shifted by
+    // one word, which a library's compare tells fastest.
+    let (first, last) = (&page[..WORD], &page[PAGE_SIZE - WORD..]);
+    if first != last || page[WORD..] != page[..PAGE_SIZE - WORD] {
+        return None;
+    }
+    let mut bytes = [0; WORD];
+    bytes.copy_from_slice(first);
+    Some(u64::from_ne_bytes(bytes))
+}
+
+/// Writes the pattern all over the page.
+#[inline]
+pub(crate) fn fill(page: &mut Page, pattern: u64) {
+    let bytes = pattern.to_ne_bytes();
+    if bytes.iter().all(|b| *b == bytes[0]) {
+        page.fill(bytes[0]);
+    } else {
+        for word in page.chunks_exact_mut(WORD) {
+            word.copy_from_slice(&bytes);
+        }
+    }
+}
+
+/// Patterns that do not fit in an entry.
+#[derive(Debug)]
+pub(crate) struct Patterns {
+    table: StableTable<AtomicU64>,
+    /// Free places; a leaf lock.
+    free: Mutex<Vec<u32>>,
+}
+
+impl Patterns {
+    pub(crate) fn new() -> Self {
+        Patterns { table: StableTable::new(), free: Mutex::new(Vec::new()) }
+    }
+
+    /// Packs a pattern into 52 bits. Nothing if it needs a place in the side table and there is no
+    /// memory for one.
+    pub(crate) fn pack(&self, pattern: u64) -> Option<u64> {
+        if pattern <= LOW_MASK {
+            return Some(pattern);
+        }
+        if pattern >> 32 == pattern & 0xffff_ffff {
+            return Some(TWICE << FORM_SHIFT | pattern >> 32);
+        }
+        let place = self.take_place()?;
+        // Relaxed: read under the lock of the entry that this place will be published in.
+        self.table.get(place)?.store(pattern, Ordering::Relaxed);
+        Some(TABLE << FORM_SHIFT | u64::from(place))
+    }
+
+    /// The pattern. Under the lock of the entry that holds `packed`.
+    pub(crate) fn unpack(&self, packed: u64) -> u64 {
+        let low = packed & LOW_MASK;
+        match packed >> FORM_SHIFT {
+            TWICE => low << 32 | low,
+            TABLE => {
+                // Relaxed: stored before the entry was published under its lock.
+                self.table.get(low as u32).map_or(0, |place| place.load(Ordering::Relaxed))
+            }
+            _ => low,
+        }
+    }
+
+    /// Gives back what `pack` took, once no entry holds it.
+    pub(crate) fn release(&self, packed: u64) {
+        if packed >> FORM_SHIFT == TABLE {
+            let _held = lockdep::acquire(Rank::Leaf);
+            // The room was reserved when the place was made.
+            self.free.lock().push((packed & LOW_MASK) as u32);
+        }
+    }
+
+    fn take_place(&self) -> Option<u32> {
+        {
+            let _held = lockdep::acquire(Rank::Leaf);
+            let mut free = self.free.lock();
+            if let Some(place) = free.pop() {
+                return Some(place);
+            }
+            free.try_reserve(self.table.len() + 1).ok()?;
+        }
+        self.table.push(AtomicU64::new(0)).ok()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let _held = lockdep::acquire(Rank::Leaf);
+        self.free.lock().capacity() * size_of::<u32>() + self.table.memory_bytes()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use zpool_api::sync::test_rng::Rng;
+
+    #[test]
+    fn only_a_page_of_one_word_is_same_filled() {
+        for value in [0u64, 0x2020_2020_2020_2020, 0x1234_5678_9abc_def0, u64::MAX] {
+            let mut page = [0xEE; PAGE_SIZE];
+            fill(&mut page, value);
+            assert!(page.chunks_exact(8).all(|w| w == value.to_ne_bytes()));
+            assert_eq!(pattern(&page), Some(value));
+            for at in [0, 7, 8, 2048, 4087, 4095] {
+                page[at] ^= 1;
+                assert_eq!(pattern(&page), None, "byte {at} differs");
+                page[at] ^= 1;
+            }
+        }
+        let mut odd = [0; PAGE_SIZE];
+        for (i, byte) in odd.iter_mut().enumerate() {
+            *byte = (i % 16) as u8;
+        }
+        assert_eq!(pattern(&odd), None, "sixteen bytes repeated are not one word");
+    }
+
+    #[test]
+    fn patterns_round_trip_and_places_are_reused() {
+        let patterns = Patterns::new();
+        let mut rng = Rng::new(4);
+        for round in 0..500 {
+            let value = match round % 5 {
+                0 => rng.next(),
+                1 => u64::from(rng.next() as u32) * 0x1_0000_0001,
+                2 => (1 << FORM_SHIFT) - 1,
+                3 => 1 << FORM_SHIFT,
+                _ => rng.next() >> 20,
+            };
+            let packed = patterns.pack(value).unwrap();
+            assert!(packed < 1 << 52);
+            assert_eq!(patterns.unpack(packed), value);
+            patterns.release(packed);
+        }
+        assert_eq!(patterns.table.len(), 1);
+        let a = patterns.pack(u64::MAX - 1).unwrap();
+        let b = patterns.pack(u64::MAX - 2).unwrap();
+        assert_eq!((patterns.unpack(a), patterns.unpack(b)), (u64::MAX - 1, u64::MAX - 2));
+        assert!(patterns.memory_bytes() >= 16);
+    }
+}

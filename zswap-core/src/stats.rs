@@ -1,0 +1,86 @@
+//! A snapshot of a store's counters and memory.
+
+use core::fmt;
+
+/// Figures of a store, read without stopping it: each is right at some moment of the call, not all
+/// at the same one. Names are the kernel's, where it has them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ZswapStats {
+    /// Entries held, same-filled ones included.
+    pub stored_pages: usize,
+    /// Entries held as a pattern, without pool memory.
+    pub same_filled_pages: usize,
+    /// Entries held as they are, since they do not get smaller.
+    pub stored_incompressible_pages: usize,
+    /// Resident bytes of the pools: pages with objects, and pages kept warm.
+    pub pool_total_size: usize,
+    /// Bytes of the objects, exactly as long as they are.
+    pub compressed_bytes: usize,
+    /// Bytes kept for the pages beside the pools: index, entries, patterns, the backends'
+    /// descriptors and slots, the page providers' bookkeeping.
+    pub metadata_bytes: usize,
+    /// Bytes of the compression contexts made so far: a cost for each CPU, not for each page.
+    pub context_bytes: usize,
+    /// Stores that failed because the page did not get smaller.
+    pub reject_compress_poor: u64,
+    /// Stores that failed in the codec.
+    pub reject_compress_fail: u64,
+    /// Stores that failed for want of memory.
+    pub reject_alloc_fail: u64,
+    /// Loads that failed in the codec.
+    pub decompress_fail: u64,
+    /// The pools that are alive.
+    pub pools: Vec<PoolStats>,
+}
+
+/// Figures of one pool of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// The backend's name.
+    pub zpool: String,
+    /// The compressor's spec, as `zstd:level=6`.
+    pub compressor: String,
+    /// Objects in the backend.
+    pub objects: usize,
+    /// Resident bytes: pages with objects, and pages kept warm.
+    pub pool_bytes: usize,
+    /// Bytes of the objects.
+    pub compressed_bytes: usize,
+}
+
+impl fmt::Display for ZswapStats {
+    /// One `name: value` a line, as the kernel's debugfs shows them one a file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: [(&str, usize); 7] = [
+            ("stored_pages", self.stored_pages),
+            ("same_filled_pages", self.same_filled_pages),
+            ("stored_incompressible_pages", self.stored_incompressible_pages),
+            ("pool_total_size", self.pool_total_size),
+            ("compressed_bytes", self.compressed_bytes),
+            ("metadata_bytes", self.metadata_bytes),
+            ("context_bytes", self.context_bytes),
+        ];
+        let events = [
+            ("reject_compress_poor", self.reject_compress_poor),
+            ("reject_compress_fail", self.reject_compress_fail),
+            ("reject_alloc_fail", self.reject_alloc_fail),
+            ("decompress_fail", self.decompress_fail),
+        ];
+        for (name, value) in sizes {
+            writeln!(f, "{name}: {value}")?;
+        }
+        for (name, value) in events {
+            writeln!(f, "{name}: {value}")?;
+        }
+        for pool in &self.pools {
+            writeln!(
+                f,
+                "pool {} {}: {} objects, {} bytes in {}",
+                pool.zpool, pool.compressor, pool.objects, pool.compressed_bytes, pool.pool_bytes
+            )?;
+        }
+        Ok(())
+    }
+}

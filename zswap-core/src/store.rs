@@ -1,0 +1,324 @@
+//! The page store: entries on one side, a pool on the other.
+//!
+//! # Order of events
+//! * `store`: same-filled? else compress under this CPU's AcompCtx and put the object into the
+//!   backend, still without any entry lock; then lock the entry, put the new word in place, unlock;
+//!   then free what was there. Whoever locks the entry last wins, and only its object stays.
+//! * `load`: lock the entry, pin the object, unlock; decompress from the pinned bytes. Two readers
+//!   of one entry exclude each other for the pin only; an overwrite or invalidate meanwhile frees
+//!   the object, whose bytes stay until the guard is dropped.
+//! * `take`: as `load`; then the entry is emptied if it still holds the very object that was read,
+//!   else read again. A pattern is taken under the lock at once.
+//!
+//! # Rules
+//! * No codec, no page request and no free runs under an entry lock.
+//! * A word that leaves its entry is discarded by the thread that took it out, once.
+
+use core::fmt;
+
+use zpool_api::{Handle, ObjRead};
+
+use crate::counters::{Counter, Counters};
+use crate::error::{LoadError, StoreError};
+use crate::index::Index;
+use crate::pool::{Fault, Pool};
+use crate::same_filled::{self, Patterns};
+use crate::stats::{PoolStats, ZswapStats};
+use crate::word::{Content, Word};
+use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
+
+/// A store of compressed pages. See the crate's front page.
+///
+/// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Pages under
+/// different entries never wait for each other beyond the backend's short locks.
+pub struct Zswap {
+    index: Index,
+    patterns: Patterns,
+    pool: Pool,
+    counters: Counters,
+    store_incompressible: bool,
+}
+
+/// What `load` found under the entry lock.
+enum Found<'a> {
+    Pattern(u64),
+    Object(ObjRead<'a>),
+}
+
+impl Zswap {
+    /// Starts building a store.
+    pub fn builder() -> ZswapBuilder {
+        ZswapBuilder::new()
+    }
+
+    pub(crate) fn from_parts(pool: Pool, store_incompressible: bool) -> Self {
+        Zswap {
+            index: Index::new(),
+            patterns: Patterns::new(),
+            pool,
+            counters: Counters::new(),
+            store_incompressible,
+        }
+    }
+
+    /// Keeps a copy of `page` under `entry`, in place of any older one.
+    ///
+    /// On error nothing is kept under the entry, not the older page either. Blocks for other users
+    /// of this CPU's compression context and, rarely, in the system for more memory.
+    pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
+        let content = self.content_of(page).and_then(|content| {
+            let index_full = |no_node| (content, no_node);
+            match self.index.lock_or_insert(entry.key()).map_err(index_full) {
+                Ok(mut locked) => {
+                    let old = locked.replace(Word::new(content));
+                    drop(locked);
+                    Ok(old)
+                }
+                Err((content, no_node)) => {
+                    self.discard(content);
+                    Err(Refusal::Index(no_node.bytes))
+                }
+            }
+        });
+        match content {
+            Ok(old) => {
+                if old.is_empty() {
+                    self.counters.add(Counter::StoredPages, 1);
+                }
+                self.discard(old.content());
+                Ok(())
+            }
+            Err(refusal) => {
+                self.invalidate(entry);
+                Err(self.count_refusal(entry, refusal))
+            }
+        }
+    }
+
+    /// Turns a page into what an entry can hold.
+    #[inline]
+    fn content_of(&self, page: &Page) -> Result<Content, Refusal> {
+        let pattern = same_filled::pattern(page);
+        if let Some(packed) = pattern.and_then(|pattern| self.patterns.pack(pattern)) {
+            self.counters.add(Counter::SameFilledPages, 1);
+            return Ok(Content::SameFilled(packed));
+        }
+        let stored = self.pool.put(page, self.store_incompressible).map_err(Refusal::Fault)?;
+        if stored.raw {
+            self.counters.add(Counter::IncompressiblePages, 1);
+        }
+        let (pool, bits) = (self.pool.id, stored.handle.backend_bits());
+        Ok(Content::Stored { pool, bits, raw: stored.raw })
+    }
+
+    fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
+        let (counter, error) = match refusal {
+            Refusal::Index(bytes) => (Counter::RejectAllocFail, StoreError::Index { entry, bytes }),
+            Refusal::Fault(Fault::Pool(source)) => {
+                (Counter::RejectAllocFail, StoreError::Pool { entry, source })
+            }
+            Refusal::Fault(Fault::Codec(source)) => {
+                (Counter::RejectCompressFail, StoreError::Compress { entry, source })
+            }
+            Refusal::Fault(Fault::Incompressible) => (
+                Counter::RejectCompressPoor,
+                StoreError::Incompressible { entry, page_size: PAGE_SIZE },
+            ),
+            Refusal::Fault(Fault::Reentrant) => {
+                (Counter::RejectCompressFail, StoreError::Reentrant { entry })
+            }
+        };
+        self.counters.add(counter, 1);
+        error
+    }
+
+    /// Frees what a word that left its entry stood for.
+    fn discard(&self, content: Content) {
+        match content {
+            Content::Empty => {}
+            Content::SameFilled(packed) => {
+                self.counters.add(Counter::SameFilledPages, -1);
+                self.patterns.release(packed);
+            }
+            Content::Stored { bits, raw, .. } => {
+                if raw {
+                    self.counters.add(Counter::IncompressiblePages, -1);
+                }
+                // The handle was the entry's alone: only a backend that broke its promise fails
+                // here, and there is nothing left to do about that object.
+                let _ = self.pool.zpool.free(Handle::new(self.pool.tag(), bits));
+            }
+        }
+    }
+
+    /// Looks at the entry under its lock and pins what it holds.
+    #[inline]
+    fn find(&self, entry: SwapEntry) -> Result<(Word, Found<'_>), LoadError> {
+        let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
+        let word = locked.word();
+        let found = match word.content() {
+            Content::Empty => return Err(LoadError::NotFound { entry }),
+            Content::SameFilled(packed) => Found::Pattern(self.patterns.unpack(packed)),
+            Content::Stored { bits, .. } => {
+                let handle = Handle::new(self.pool.tag(), bits);
+                let object = self.pool.zpool.obj_read_begin(handle);
+                Found::Object(object.map_err(|source| LoadError::Pool { entry, source })?)
+            }
+        };
+        locked.replace(word.referenced());
+        Ok((word.referenced(), found))
+    }
+
+    #[inline]
+    fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<Word, LoadError> {
+        let (word, found) = self.find(entry)?;
+        match found {
+            Found::Pattern(pattern) => same_filled::fill(page, pattern),
+            Found::Object(object) => {
+                self.pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
+            }
+        }
+        Ok(word)
+    }
+
+    fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
+        self.counters.add(Counter::DecompressFail, 1);
+        match fault {
+            Fault::Codec(source) => LoadError::Decompress { entry, source },
+            Fault::Pool(source) => LoadError::Pool { entry, source },
+            Fault::Reentrant | Fault::Incompressible => LoadError::Reentrant { entry },
+        }
+    }
+
+    /// Writes the page kept under `entry` into `page`. The entry stays.
+    ///
+    /// After an error `page` is unspecified, except that [`LoadError::NotFound`] leaves it alone.
+    /// Blocks for other users of this CPU's context only if the codec needs one to decompress.
+    pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        self.read(entry, page).map(drop)
+    }
+
+    /// [`Zswap::load`] and [`Zswap::invalidate`] in one: of several takers one gets the page. On
+    /// error the entry stays.
+    pub fn take(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        loop {
+            let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
+            if let Content::SameFilled(packed) = locked.word().content() {
+                let pattern = self.patterns.unpack(packed);
+                let old = locked.replace(Word::EMPTY);
+                drop(locked);
+                same_filled::fill(page, pattern);
+                self.forget(entry, old);
+                return Ok(());
+            }
+            drop(locked);
+            let read = self.read(entry, page)?;
+            let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
+            // A handle never names two objects, so an equal word is the object that was read. A
+            // pattern's place may be used again, which is why patterns are taken above.
+            let now = locked.word();
+            if now.content() == read.content() && matches!(now.content(), Content::Stored { .. }) {
+                locked.replace(Word::EMPTY);
+                drop(locked);
+                self.forget(entry, now);
+                return Ok(());
+            }
+        }
+    }
+
+    /// What is to be done for a word that was replaced by EMPTY.
+    fn forget(&self, entry: SwapEntry, old: Word) {
+        self.counters.add(Counter::StoredPages, -1);
+        self.discard(old.content());
+        self.index.prune(entry.key());
+    }
+
+    /// Whether a page is kept under `entry`.
+    pub fn contains(&self, entry: SwapEntry) -> bool {
+        !self.index.peek(entry.key()).is_empty()
+    }
+
+    /// Drops the page kept under `entry`; tells whether there was one.
+    pub fn invalidate(&self, entry: SwapEntry) -> bool {
+        let Some(mut locked) = self.index.lock(entry.key()) else { return false };
+        let old = locked.replace(Word::EMPTY);
+        drop(locked);
+        if old.is_empty() {
+            // A store that failed may have left an empty leaf.
+            self.index.prune(entry.key());
+            return false;
+        }
+        self.forget(entry, old);
+        true
+    }
+
+    /// Drops all pages of an area; tells how many. Pages stored there meanwhile may stay.
+    pub fn invalidate_area(&self, swap_type: u8) -> usize {
+        self.area(swap_type).filter(|entry| self.invalidate(*entry)).count()
+    }
+
+    fn area(&self, swap_type: u8) -> Entries<'_> {
+        let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
+        let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
+        Entries::new(&self.index, first, last)
+    }
+
+    /// All entries that hold a page, in order of area and offset.
+    pub fn entries(&self) -> Entries<'_> {
+        Entries::new(&self.index, 0, u64::MAX)
+    }
+
+    /// Pages held. Exact when nothing is stored or dropped meanwhile.
+    pub fn len(&self) -> usize {
+        self.counters.get(Counter::StoredPages) as usize
+    }
+
+    /// Whether no page is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives the pages that the pool keeps warm back to the system; returns how many.
+    pub fn trim(&self) -> usize {
+        self.pool.zpool.trim()
+    }
+
+    /// A snapshot of the counters and of the memory in use.
+    pub fn stats(&self) -> ZswapStats {
+        let pool = self.pool.zpool.stats();
+        ZswapStats {
+            stored_pages: self.len(),
+            same_filled_pages: self.counters.get(Counter::SameFilledPages) as usize,
+            stored_incompressible_pages: self.counters.get(Counter::IncompressiblePages) as usize,
+            pool_total_size: pool.pool_bytes(),
+            compressed_bytes: pool.object_bytes,
+            metadata_bytes: self.index.memory_bytes()
+                + self.patterns.memory_bytes()
+                + pool.metadata_bytes,
+            context_bytes: self.pool.ctxs.memory_bytes(),
+            reject_compress_poor: self.counters.get(Counter::RejectCompressPoor),
+            reject_compress_fail: self.counters.get(Counter::RejectCompressFail),
+            reject_alloc_fail: self.counters.get(Counter::RejectAllocFail),
+            decompress_fail: self.counters.get(Counter::DecompressFail),
+            pools: vec![PoolStats {
+                zpool: self.pool.zpool.name().to_owned(),
+                compressor: self.pool.compressor.spec(),
+                objects: pool.objects,
+                pool_bytes: pool.pool_bytes(),
+                compressed_bytes: pool.object_bytes,
+            }],
+        }
+    }
+}
+
+/// Why `store` kept nothing.
+enum Refusal {
+    Fault(Fault),
+    Index(usize),
+}
+
+impl fmt::Debug for Zswap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Zswap").field("len", &self.len()).field("pool", &self.pool).finish()
+    }
+}

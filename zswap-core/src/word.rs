@@ -1,0 +1,190 @@
+//! The entry word: all that the store keeps of an entry, in 8 bytes.
+//!
+//! ```text
+//!  63   62      61      60     59         58    57  56 55    52 51            0
+//! +----+-------+-------+------+----------+-----+------+--------+---------------+
+//! |dead|waiters| locked|      |referenced| raw | kind |pool id |    payload    |
+//! +----+-------+-------+------+----------+-----+------+--------+---------------+
+//! ```
+//!
+//! | kind | payload |
+//! |---|---|
+//! | Empty | 0 |
+//! | Stored | the backend's 52 bits of the handle; its tag is the pool's |
+//! | SameFilled | the pattern, packed by `same_filled.rs` |
+//!
+//! `raw` marks a stored page that is kept as it is, since it does not get smaller. The fourth
+//! kind's number is kept for pages on a device; bit 60 has no meaning yet. `dead` marks the words of a leaf that is not part of the index (`index.rs`); all other bits are
+//! 0 then. The lock's rules are in `lock.rs`.
+
+use zpool_api::BackendBits;
+
+const PAYLOAD_BITS: u32 = 52;
+const PAYLOAD_MASK: u64 = (1 << PAYLOAD_BITS) - 1;
+const POOL_SHIFT: u32 = PAYLOAD_BITS;
+const KIND_SHIFT: u32 = 56;
+const RAW: u64 = 1 << 58;
+const REFERENCED: u64 = 1 << 59;
+const LOCKED: u64 = 1 << 61;
+const WAITERS: u64 = 1 << 62;
+const DEAD: u64 = 1 << 63;
+
+/// A pool's number inside its store: 4 bits, of which 15 values are given out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PoolId(u8);
+
+impl PoolId {
+    /// Pools that may live at once.
+    pub(crate) const LIMIT: usize = 15;
+
+    pub(crate) const fn new(id: usize) -> Option<Self> {
+        if id < Self::LIMIT { Some(PoolId(id as u8)) } else { None }
+    }
+}
+
+/// What an entry holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Content {
+    Empty,
+    /// An object of a pool; `raw` if it is the page as it was.
+    Stored {
+        pool: PoolId,
+        bits: BackendBits,
+        raw: bool,
+    },
+    /// A pattern; see `same_filled.rs`.
+    SameFilled(u64),
+}
+
+/// A value of the entry word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Word(u64);
+
+impl Word {
+    pub(crate) const EMPTY: Word = Word(0);
+    pub(crate) const DEAD: Word = Word(DEAD);
+
+    /// An unlocked, unreferenced word. A payload of more than 52 bits loses the rest.
+    pub(crate) const fn new(content: Content) -> Self {
+        match content {
+            Content::Empty => Word::EMPTY,
+            Content::Stored { pool, bits, raw } => {
+                let flag = if raw { RAW } else { 0 };
+                Word((1 << KIND_SHIFT) | flag | ((pool.0 as u64) << POOL_SHIFT) | bits.get())
+            }
+            Content::SameFilled(pattern) => Word((2 << KIND_SHIFT) | (pattern & PAYLOAD_MASK)),
+        }
+    }
+
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Word(raw)
+    }
+
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn content(self) -> Content {
+        match (self.0 >> KIND_SHIFT) & 3 {
+            1 => Content::Stored {
+                pool: PoolId(((self.0 >> POOL_SHIFT) & 15) as u8),
+                bits: BackendBits::truncate(self.0),
+                raw: self.0 & RAW != 0,
+            },
+            2 => Content::SameFilled(self.0 & PAYLOAD_MASK),
+            _ => Content::Empty,
+        }
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        matches!(self.content(), Content::Empty)
+    }
+
+    pub(crate) const fn is_dead(self) -> bool {
+        self.0 & DEAD != 0
+    }
+
+    pub(crate) const fn is_locked(self) -> bool {
+        self.0 & LOCKED != 0
+    }
+
+    pub(crate) const fn has_waiters(self) -> bool {
+        self.0 & WAITERS != 0
+    }
+
+    pub(crate) const fn locked(self) -> Self {
+        Word(self.0 | LOCKED)
+    }
+
+    pub(crate) const fn with_waiters(self) -> Self {
+        Word(self.0 | WAITERS)
+    }
+
+    pub(crate) const fn unlocked(self) -> Self {
+        Word(self.0 & !(LOCKED | WAITERS))
+    }
+
+    /// Loaded since it was stored: the second chance of the LRU.
+    pub(crate) const fn referenced(self) -> Self {
+        Word(self.0 | REFERENCED)
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn is_referenced(self) -> bool {
+        self.0 & REFERENCED != 0
+    }
+}
+
+impl core::fmt::Debug for Word {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Word")
+            .field("content", &self.content())
+            .field("locked", &self.is_locked())
+            .field("waiters", &self.has_waiters())
+            .field("dead", &self.is_dead())
+            .finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use zpool_api::sync::test_rng::Rng;
+
+    #[test]
+    fn every_field_round_trips_beside_every_other() {
+        let mut rng = Rng::new(9);
+        for i in 0..4000usize {
+            let bits = [0, PAYLOAD_MASK, rng.next() & PAYLOAD_MASK][i % 3];
+            let content = match i % 4 {
+                0 => Content::Empty,
+                1 => Content::SameFilled(bits),
+                _ => Content::Stored {
+                    pool: PoolId::new(i % PoolId::LIMIT).unwrap(),
+                    bits: BackendBits::new(bits).unwrap(),
+                    raw: i % 8 < 4,
+                },
+            };
+            let word = Word::new(content);
+            assert_eq!(word.content(), content);
+            assert_eq!(Word::from_raw(word.raw()), word);
+            assert!(!word.is_locked() && !word.has_waiters() && !word.is_dead());
+            let locked = word.locked().with_waiters();
+            assert!(locked.is_locked() && locked.has_waiters() && !locked.is_dead());
+            assert_eq!(locked.content(), content);
+            assert_eq!(locked.unlocked(), word);
+            let referenced = word.referenced();
+            assert!(referenced.is_referenced() && !word.is_referenced());
+            assert_eq!(referenced.content(), content);
+            assert_eq!(referenced.locked().unlocked(), referenced);
+        }
+    }
+
+    #[test]
+    fn a_dead_word_is_neither_empty_nor_lockable() {
+        assert!(Word::DEAD.is_dead() && !Word::EMPTY.is_dead());
+        assert_ne!(Word::DEAD, Word::EMPTY);
+        assert!(Word::EMPTY.is_empty());
+        assert_eq!(PoolId::new(15), None);
+    }
+}
