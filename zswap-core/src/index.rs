@@ -11,21 +11,23 @@
 //! # Rules
 //! * The *structure lock* is held to add or take away nodes; only the tables' growth locks are
 //!   taken under it. Look-ups do not take it. No entry lock is held when it is taken.
-//! * A node's header and children are written before the reference to it is stored. Every store to
-//!   a header, a child or the root is a Release and every load of a look-up an Acquire, so whoever
-//!   sees a change also sees what came before it.
+//! * A node's header, children or prefix are written before the reference to it is stored.
 //! * A leaf's words are DEAD until it is linked: nobody can use an entry that look-ups do not find.
 //! * A leaf is taken away only when each of its words has gone from EMPTY to DEAD by a CAS, so a
-//!   locked or used entry keeps its leaf. Who locks an entry checks the leaf's prefix afterwards:
-//!   a recycled leaf has another one, or DEAD words.
-//! * `find` that sees no leaf says "absent". That is right at some moment of the call, unless an
-//!   inner node on its way was recycled under it; `removals` is odd while inner nodes are taken
-//!   away and changes each time, so `find` looks again if it moved. A leaf that is recycled under
-//!   a look-up misleads nobody: it was empty when it was taken away.
+//!   locked or used entry keeps its leaf. Inner nodes are taken away when they have no child left.
+//! * Who locks an entry checks the leaf's prefix afterwards: a recycled leaf has another one, or
+//!   DEAD words. A leaf with the right prefix and a word that is not DEAD is linked, and the only
+//!   one of its prefix.
+//!
+//! # Why "absent" may be believed
+//! A look-up that meets a recycled node may find nothing where there is something now. Say the key
+//! is in use when the look-up begins and all the time until it ends. Then its leaf stays, and with
+//! it every node above, for none of them is ever without a child. The references on the way can
+//! change only to new inner nodes put in between, which lead to the same leaf. So the look-up finds
+//! it. Otherwise the key was not in use at some moment of the call, and "absent" was true then.
 
 use zpool_api::lockdep::{self, Rank};
 use zpool_api::stable::{StableTable, TableError};
-use zpool_api::sync::yield_now;
 
 use crate::lock::{self, EntryGuard, Waiters};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -162,8 +164,6 @@ pub(crate) struct Index {
     root: AtomicU32,
     leaves: StableTable<Leaf>,
     inners: StableTable<Inner>,
-    /// Odd while inner nodes are taken away.
-    removals: AtomicU64,
     structure: Mutex<Structure>,
     waiters: Waiters,
 }
@@ -182,7 +182,6 @@ impl Index {
             root: AtomicU32::new(Ref::NONE.0),
             leaves: StableTable::with_limit(Ref::MAX_NODES),
             inners: StableTable::with_limit(Ref::MAX_NODES),
-            removals: AtomicU64::new(0),
             structure: Mutex::new(Structure::default()),
             waiters: Waiters::new(),
         }
@@ -263,27 +262,9 @@ impl Index {
         drop(self.lock_structure());
     }
 
-    /// The key's leaf. Takes no lock.
-    fn find(&self, key: u64) -> Option<&Leaf> {
-        loop {
-            // Acquire pairs with the Release that ends a removal: nodes recycled by removals
-            // before this number are seen as they are since.
-            let removals = self.removals.load(Ordering::Acquire);
-            if let Some(leaf) = self.descend(key) {
-                return Some(leaf);
-            }
-            // Relaxed: the descent's loads are Acquires, so this one comes after them; and what
-            // a recycled node showed was stored with Release after the number had changed.
-            if removals % 2 == 0 && self.removals.load(Ordering::Relaxed) == removals {
-                return None;
-            }
-            yield_now();
-        }
-    }
-
-    /// One way down. May miss a leaf that is there if inner nodes are recycled meanwhile.
+    /// The key's leaf, if it has one. Takes no lock.
     #[inline]
-    fn descend(&self, key: u64) -> Option<&Leaf> {
+    fn find(&self, key: u64) -> Option<&Leaf> {
         // Acquire, here and below, pairs with the Release store of the reference: the node behind
         // it is seen as it was when it was linked, or later.
         let mut at = Ref(self.root.load(Ordering::Acquire));
@@ -293,12 +274,14 @@ impl Index {
                 Target::None => return None,
                 Target::Leaf(number) => {
                     let leaf = self.leaves.get(number)?;
-                    let found = leaf.prefix.load(Ordering::Acquire) == leaf_prefix(key);
+                    // Relaxed: whoever uses an entry of the leaf looks again under its lock.
+                    let found = leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key);
                     return found.then_some(leaf);
                 }
                 Target::Inner(number) => {
                     let inner = self.inners.get(number)?;
-                    let header = Header::unpack(inner.header.load(Ordering::Acquire));
+                    // Relaxed: written before the reference to the node was stored, or recycled.
+                    let header = Header::unpack(inner.header.load(Ordering::Relaxed));
                     // Levels fall on every way down; one that does not is a recycled node's.
                     if header.level >= above || !header.covers(key) {
                         return None;
@@ -354,9 +337,9 @@ impl Index {
                     return Err(error);
                 }
             };
-            // Release, for look-ups that are at this node by a stale reference.
-            self.child(inner, header, below)?.store(at.0, Ordering::Release);
-            self.child(inner, header, key)?.store(reference.0, Ordering::Release);
+            // Relaxed: published with the reference to the node.
+            self.child(inner, header, below)?.store(at.0, Ordering::Relaxed);
+            self.child(inner, header, key)?.store(reference.0, Ordering::Relaxed);
             // Release: publishes both nodes.
             slot.store(inner_reference.0, Ordering::Release);
             leaf.open();
@@ -387,8 +370,8 @@ impl Index {
         let prefix = leaf_prefix(key);
         if let Some(number) = locked.structure.free_leaves.pop() {
             let leaf = self.leaf(number)?;
-            // Release: `descend` may be at this leaf by a stale reference.
-            leaf.prefix.store(prefix, Ordering::Release);
+            // Relaxed: published with the reference to the leaf, and with its words.
+            leaf.prefix.store(prefix, Ordering::Relaxed);
             return Ok((leaf, Ref::leaf(number)));
         }
         // The room that `retire_leaf` will need.
@@ -407,9 +390,9 @@ impl Index {
     fn new_inner(&self, locked: &mut Locked<'_>, header: Header) -> Result<(&Inner, Ref), NoNode> {
         if let Some(number) = locked.structure.free_inners.pop() {
             let inner = self.inner(number)?;
-            // Release: a look-up that is here by a stale reference sees `removals` moved. The
-            // children are all NONE since the node was taken away.
-            inner.header.store(header.pack(), Ordering::Release);
+            // Relaxed: published with the reference to the node. The children are all NONE since
+            // it was taken away.
+            inner.header.store(header.pack(), Ordering::Relaxed);
             return Ok((inner, Ref::inner(number)));
         }
         // The room that `retire_inner` will need.
@@ -427,8 +410,8 @@ impl Index {
 
     /// Puts an unlinked inner node without children on the free list.
     fn retire_inner(&self, locked: &mut Locked<'_>, inner: &Inner, reference: Ref) {
-        // Release, so that a look-up that reads it also sees `removals` moved.
-        inner.header.store(NO_NODE, Ordering::Release);
+        // Relaxed: sends look-ups that are here by a stale reference away, sooner or later.
+        inner.header.store(NO_NODE, Ordering::Relaxed);
         if let Target::Inner(number) = reference.target() {
             // The room was reserved when the node was made.
             locked.structure.free_inners.push(number);
@@ -438,7 +421,7 @@ impl Index {
     /// Takes the key's leaf away if all its entries are empty, and inner nodes left without a
     /// child. To be called after an entry became empty, with no entry lock held.
     pub(crate) fn prune(&self, key: u64) {
-        let Some(leaf) = self.descend(key) else { return };
+        let Some(leaf) = self.find(key) else { return };
         // Relaxed: a guess; the CASes below decide.
         if leaf.words.iter().any(|w| w.load(Ordering::Relaxed) != Word::EMPTY.raw()) {
             return;
@@ -472,10 +455,10 @@ impl Index {
         if leaf.prefix.load(Ordering::Relaxed) != leaf_prefix(key) || !self.kill_words(leaf) {
             return;
         }
-        // Release: whoever reads "none" here, and then stores under the key, comes after.
-        slot.store(Ref::NONE.0, Ordering::Release);
-        // Release: `descend` may be at this leaf by a stale reference.
-        leaf.prefix.store(NO_NODE, Ordering::Release);
+        // Relaxed: who reads "none" and then adds a leaf takes the structure lock first.
+        slot.store(Ref::NONE.0, Ordering::Relaxed);
+        // Relaxed: its words are DEAD, so nobody can use it whatever prefix he sees.
+        leaf.prefix.store(NO_NODE, Ordering::Relaxed);
         // The room was reserved when the leaf was made.
         locked.structure.free_leaves.push(number);
         self.drop_empty_inners(&mut locked, &path[..depth]);
@@ -484,8 +467,9 @@ impl Index {
     /// EMPTY to DEAD for every word of the leaf, or none.
     fn kill_words(&self, leaf: &Leaf) -> bool {
         for (i, word) in leaf.words.iter().enumerate() {
-            // Acquire pairs with the Release of the last unlock of the word, so that whoever gets
-            // this leaf next comes after it. Relaxed on failure: the word is in use.
+            // Acquire pairs with the Release of the last unlock of the word, so that the next
+            // holder of a word that is restored below comes after the last one. Relaxed on
+            // failure: the word is in use.
             let killed = word.compare_exchange(
                 Word::EMPTY.raw(),
                 Word::DEAD.raw(),
@@ -511,25 +495,13 @@ impl Index {
                 inner.children.iter().all(|c| c.load(Ordering::Relaxed) == Ref::NONE.0)
             })
         };
-        let mut began = false;
         for (slot, number) in path.iter().rev().flatten() {
-            if !childless(*number) {
+            let Some(inner) = self.inners.get(*number).filter(|_| childless(*number)) else {
                 break;
-            }
-            if !began {
-                began = true;
-                // Relaxed: written only under the structure lock, and the stores that follow are
-                // Releases: who sees one of them sees the odd number.
-                self.removals.fetch_add(1, Ordering::Relaxed);
-            }
-            slot.store(Ref::NONE.0, Ordering::Release);
-            if let Some(inner) = self.inners.get(*number) {
-                self.retire_inner(locked, inner, Ref::inner(*number));
-            }
-        }
-        if began {
-            // Release pairs with the Acquire at the head of `find`.
-            self.removals.fetch_add(1, Ordering::Release);
+            };
+            // Relaxed: as for the leaf's slot.
+            slot.store(Ref::NONE.0, Ordering::Relaxed);
+            self.retire_inner(locked, inner, Ref::inner(*number));
         }
     }
 
@@ -749,5 +721,132 @@ mod tests {
             .collect();
         let left: usize = workers.into_iter().map(|w| w.join().unwrap()).sum();
         assert_eq!(keys(&index).len(), left);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::word::Content;
+    use loom::sync::Arc;
+    use loom::thread;
+    use zpool_api::sync::Watched;
+
+    // Leaves have two words under loom and inner nodes two children, so these keys are what there
+    // is: two words of one leaf, and a leaf beside it.
+    const A0: u64 = 0;
+    const A1: u64 = 1;
+    const B0: u64 = 1 << LEAF_BITS;
+
+    fn put(index: &Index, key: u64, value: u64) {
+        index.lock_or_insert(key).unwrap().replace(Word::new(Content::SameFilled(value)));
+    }
+
+    fn get(index: &Index, key: u64) -> Option<u64> {
+        match index.peek(key).content() {
+            Content::SameFilled(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn remove(index: &Index, key: u64) {
+        if let Some(mut entry) = index.lock(key) {
+            entry.replace(Word::EMPTY);
+        }
+        index.prune(key);
+    }
+
+    /// Two new leaves at once, the second of which splits the first. Fails if the reference to a
+    /// new leaf is stored Relaxed (its number is then seen before the table's length).
+    #[test]
+    fn loom_index_insert_against_insert() {
+        loom::model(|| {
+            let index = Arc::new(Index::new());
+            let other = {
+                let index = index.clone();
+                thread::spawn(move || {
+                    put(&index, B0, 2);
+                    assert_eq!(get(&index, B0), Some(2));
+                })
+            };
+            put(&index, A0, 1);
+            assert_eq!(get(&index, A0), Some(1));
+            other.join().unwrap();
+            assert_eq!((get(&index, A0), get(&index, B0)), (Some(1), Some(2)));
+        });
+    }
+
+    /// A store beside an entry whose removal takes the leaf away. Fails if `kill_words` stores in
+    /// place of its CAS, and if a leaf's words are opened before it is linked.
+    #[test]
+    fn loom_index_store_against_prune_of_its_leaf() {
+        loom::model(|| {
+            let index = Arc::new(Index::new());
+            put(&index, A0, 1);
+            let other = {
+                let index = index.clone();
+                thread::spawn(move || {
+                    put(&index, A1, 2);
+                    assert_eq!(get(&index, A1), Some(2), "a store that returned is found");
+                })
+            };
+            remove(&index, A0);
+            other.join().unwrap();
+            assert_eq!((get(&index, A0), get(&index, A1)), (None, Some(2)));
+        });
+    }
+
+    /// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not
+    /// look at the prefix again, and if `open` is Relaxed (the old prefix is then seen with the new
+    /// words).
+    #[test]
+    fn loom_index_lookup_against_recycling() {
+        loom::model(|| {
+            let index = Arc::new(Index::new());
+            put(&index, A0, 1);
+            let other = {
+                let index = index.clone();
+                thread::spawn(move || {
+                    let seen = index.lock(A0).map(|entry| entry.word().content());
+                    let fine = [None, Some(Content::Empty), Some(Content::SameFilled(1))];
+                    assert!(fine.contains(&seen), "{seen:?}");
+                    assert!([None, Some(1)].contains(&get(&index, A0)));
+                })
+            };
+            remove(&index, A0);
+            put(&index, B0, 2);
+            other.join().unwrap();
+            assert_eq!((get(&index, A0), get(&index, B0)), (None, Some(2)));
+        });
+    }
+
+    /// A removal that finds the leaf in use half-way and restores it, against users of a word that
+    /// it had killed. Fails if the CAS of `kill_words` or the store that restores is Relaxed: the
+    /// next holder is then not ordered after the last one.
+    #[test]
+    fn loom_index_users_of_a_restored_word_are_ordered() {
+        loom::model(|| {
+            let shared = Arc::new((Index::new(), Watched::new()));
+            put(&shared.0, A0, 1);
+            let pruner = {
+                let shared = shared.clone();
+                thread::spawn(move || remove(&shared.0, A0))
+            };
+            let neighbour = {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    put(&shared.0, A1, 2);
+                    let entry = shared.0.lock_or_insert(A0).unwrap();
+                    shared.1.write();
+                    drop(entry);
+                })
+            };
+            let entry = shared.0.lock_or_insert(A0).unwrap();
+            shared.1.write();
+            drop(entry);
+            pruner.join().unwrap();
+            neighbour.join().unwrap();
+            assert_eq!(get(&shared.0, A1), Some(2));
+        });
     }
 }

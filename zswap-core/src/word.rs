@@ -129,7 +129,7 @@ impl Word {
         Word(self.0 | REFERENCED)
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) const fn is_referenced(self) -> bool {
         self.0 & REFERENCED != 0
     }
