@@ -45,7 +45,8 @@ fn free(pages: &MmapPages, run: PageRun) {
 
 #[test]
 fn the_counts_are_the_process_resident_set() {
-    for page_size in [4096, 16384, 65536] {
+    let smallest = MmapPages::new().page_size();
+    for page_size in [4096, 16384, 65536].into_iter().filter(|size| *size >= smallest) {
         let pages = MmapPages::with_options(MmapOptions::new().page_size(page_size)).unwrap();
         let mut runs = Vec::new();
         let mut touched = 0;

@@ -1,6 +1,12 @@
 //! A backend from outside, written against the public API alone, put through the conformance
 //! suite; and the same backend with one fault at a time, to see the suite find each.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test; the lints exempt functions marked as tests only, not what they call"
+)]
+
 #[path = "third_party/broken.rs"]
 mod broken;
 #[path = "third_party/onepage.rs"]

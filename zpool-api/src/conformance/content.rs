@@ -84,7 +84,11 @@ fn noise() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
         let mut rng = Rng::new(0x0B5E55ED);
-        (0..NOISE / 8).flat_map(|_| rng.next().to_le_bytes()).collect()
+        let mut bytes = Vec::with_capacity(NOISE);
+        while bytes.len() < NOISE {
+            bytes.extend_from_slice(&rng.next().to_le_bytes());
+        }
+        bytes
     })
 }
 

@@ -3,12 +3,14 @@
 //! The helpers assert what holds for every call, so that a check says only what is special to it.
 
 use core::sync::atomic::AtomicPtr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Subject;
 use super::content::Mark;
 use crate::provider::MAX_RUN_PAGES;
-use crate::{FailingPages, Handle, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError, ZpoolStats};
+use crate::{
+    FailingPages, Handle, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+};
 
 /// Most pages that one object may keep from its provider: a run of the greatest length.
 pub(super) const ONE_OBJECT_PAGES: usize = MAX_RUN_PAGES;
@@ -184,7 +186,9 @@ pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
         Err(ZpoolError::InvalidHandle { handle: said }) => {
             assert_eq!(said, handle.as_u64(), "InvalidHandle names the handle that was passed");
         }
-        Err(error) => panic!("{handle:?} names no live object; expected InvalidHandle, got {error}"),
+        Err(error) => {
+            panic!("{handle:?} names no live object; expected InvalidHandle, got {error}")
+        }
         Ok(_) => panic!("{handle:?} names no live object, yet was accepted"),
     }
 }
@@ -194,7 +198,12 @@ pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
 pub(super) fn forget<T>(guard: T) {
     static FORGOTTEN: Mutex<Vec<AtomicPtr<()>>> = Mutex::new(Vec::new());
     let guard = Box::into_raw(Box::new(guard));
-    FORGOTTEN.lock().unwrap().push(AtomicPtr::new(guard.cast()));
+    lock(&FORGOTTEN).push(AtomicPtr::new(guard.cast()));
+}
+
+/// Locks; a panic elsewhere is reported where it happened, not here.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs jobs on a thread each; a panic in one of them is this call's.

@@ -37,7 +37,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
     // A neighbour that stays keeps page and slot tables in use.
     model.store(&fixture, size);
     let mut stale = Vec::new();
-    for _ in 0..pick(5000, 60) {
+    for _ in 0..pick(5000, 40) {
         let (handle, _) = model.store(&fixture, size);
         fixture.check(handle, model.live[1].1);
         model.free(&fixture, 1);

@@ -6,7 +6,7 @@ use super::pick;
 use crate::sync::test_rng::Rng;
 
 pub(super) fn random_mix_follows_the_model(rig: &Rig<'_>) {
-    for seed in 0..pick(16, 1) as u64 {
+    for seed in 0..pick(40, 1) as u64 {
         one_sequence(rig, seed);
     }
 }
@@ -18,7 +18,7 @@ fn one_sequence(rig: &Rig<'_>, seed: u64) {
     let mut kept = Vec::new();
     // How many objects the pool should hold; moved now and then, so that it grows and empties.
     let mut aim = 100;
-    for step in 0..pick(4000, 160) {
+    for step in 0..pick(4000, 120) {
         if step % 100 == 0 {
             aim = rng.below(pick(300, 30)) + 1;
         }

@@ -72,10 +72,19 @@ pub trait Subject {
     }
 }
 
-/// [`HeapPages`] with pages of 4096 bytes and, on Linux outside of Miri, `MmapPages`.
+/// [`HeapPages`] with pages of 4096 bytes and, on Linux outside of Miri, `MmapPages` with the
+/// system's pages.
 pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     let heap: Arc<dyn PageProvider> = Arc::new(HeapPages::new());
-    vec![("HeapPages".to_owned(), heap)]
+    let providers = vec![("HeapPages".to_owned(), heap)];
+    // Miri knows no mmap of the kind that is needed.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    let providers = {
+        let mut providers = providers;
+        providers.push(("MmapPages".to_owned(), Arc::new(crate::MmapPages::new())));
+        providers
+    };
+    providers
 }
 
 /// A backend given as a name and a constructor; made by [`subject`].

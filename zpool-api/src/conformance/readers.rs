@@ -71,7 +71,8 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
 pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
     let max = rig.fixture().max();
     // The neighbour is freed unread, or while it has a reader of its own.
-    for (own_reader, size) in [(false, max / 2), (true, max / 2), (false, max / 3), (true, 40)] {
+    let cases = [(false, max / 2), (true, max / 2), (true, 40), (false, max / 3)];
+    for (own_reader, size) in cases.into_iter().take(pick(4, 2)) {
         let fixture = rig.fixture();
         let mut model = Model::new(31);
         let size = size.clamp(1, max);

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::content::Mark;
-use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, together};
+use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, lock, together};
 use super::model::{Model, any_size, fill};
 use super::pick;
 use super::threads::AtWork;
@@ -198,7 +198,11 @@ pub(super) fn reclaim_frees_what_is_given_up(rig: &Rig<'_>) {
         });
         sum += freed;
         let after = fixture.pool.total_pages();
-        assert_eq!(before - after.min(before), freed, "from {before} to {after} pages, said (right)");
+        assert_eq!(
+            before - after.min(before),
+            freed,
+            "from {before} to {after} pages, said (right)"
+        );
         assert!(
             freed < target + ONE_OBJECT_PAGES,
             "{freed} pages freed, though {target} were asked for"
@@ -432,7 +436,7 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
                     if answer == 0 {
                         return Evicted::Keep;
                     }
-                    given_up.lock().unwrap().insert(handle);
+                    lock(given_up).insert(handle);
                     if answer == 1 {
                         // Its owner, or the other reclaim, may be first.
                         if let refused @ Err(_) = fixture.pool.free(handle) {
@@ -456,7 +460,7 @@ fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     let mut own: Vec<(Handle, Mark)> = Vec::new();
     let mut kept: Vec<(ObjRead<'_>, Mark)> = Vec::new();
     let lost = |handle: Handle, mark: Mark| {
-        let given_up = given_up.lock().unwrap().contains(&handle);
+        let given_up = lock(given_up).contains(&handle);
         assert!(given_up, "{mark:?} is gone, but no callback gave it up and nobody freed it");
     };
     let free = |handle: Handle, mark: Mark| {
@@ -465,7 +469,7 @@ fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
             lost(handle, mark);
         }
     };
-    for _ in 0..pick(10_000, 40) {
+    for _ in 0..pick(30_000, 40) {
         match rng.below(8) {
             0..=3 if own.len() < 60 => {
                 // At least a mark long: the callbacks know an object by it.

@@ -53,7 +53,7 @@ pub(super) fn out_of_memory_at_every_step(rig: &Rig<'_>) {
 fn one_sequence(fixture: &Fixture) {
     let mut rng = Rng::new(90);
     let mut model = Model::new(90);
-    let steps = pick(150, 12);
+    let steps = pick(150, 10);
     for step in 0..steps {
         if rng.below(3) == 0 && !model.live.is_empty() {
             let index = rng.below(model.live.len());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 
 use super::content::Mark;
-use super::fixture::{Fixture, Rig, assert_invalid, together};
+use super::fixture::{Fixture, Rig, assert_invalid, lock, together};
 use super::model::{Model, any_size, begin, fill};
 use super::pick;
 use crate::sync::test_rng::Rng;
@@ -82,10 +82,10 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
             let (fixture, at_work) = (&fixture, AtWork::new(&writers));
             jobs.push(Box::new(move || {
                 let _at_work = at_work;
-                for n in 0..pick(6000, 10) as u64 {
+                for n in 0..pick(20_000, 10) as u64 {
                     let mark = Mark::new(1_000_000 * (slot as u64 + 1) + n, size);
                     let new = (fixture.store(mark), mark);
-                    let (old, _) = core::mem::replace(&mut *current.lock().unwrap(), new);
+                    let (old, _) = core::mem::replace(&mut *lock(current), new);
                     fixture.free(old);
                 }
             }));
@@ -96,7 +96,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
         }
         together(jobs);
         for slot in &current {
-            fixture.free(slot.lock().unwrap().0);
+            fixture.free(lock(slot).0);
         }
         fixture.assert_empty();
     }
@@ -114,7 +114,7 @@ fn read_while_written(
     let mut kept = Vec::new();
     while writers.load(SeqCst) > 0 {
         let slot = &current[rng.below(2)];
-        let (handle, mark) = *slot.lock().unwrap();
+        let (handle, mark) = *lock(slot);
         match fixture.pool.obj_read_begin(handle) {
             Ok(guard) => {
                 mark.check(&guard);
@@ -123,7 +123,7 @@ fn read_while_written(
             refused => {
                 assert_invalid(handle, refused);
                 // It is replaced first and freed then.
-                assert_ne!(slot.lock().unwrap().0, handle, "{mark:?} is gone, but was not freed");
+                assert_ne!(lock(slot).0, handle, "{mark:?} is gone, but was not freed");
             }
         }
         if kept.len() > 6 || rng.below(4) == 0 {
@@ -178,7 +178,7 @@ fn mix(
         fixture.free(object.handle);
         object.freed.store(true, SeqCst);
     };
-    for _ in 0..pick(10_000, 40) {
+    for _ in 0..pick(30_000, 40) {
         match rng.below(12) {
             0..=3 if own.len() < 60 => {
                 let mark = numbers.mark(any_size(&mut rng, fixture.max()));
@@ -187,7 +187,7 @@ fn mix(
                 let [freeing, freed] = [false, false].map(AtomicBool::new);
                 let object = Arc::new(Shared { handle, mark, freeing, freed });
                 if rng.below(2) == 0 {
-                    let mut board = board.lock().unwrap();
+                    let mut board = lock(board);
                     if board.len() < 100 {
                         board.push(object.clone());
                     } else {
@@ -211,8 +211,12 @@ fn mix(
             }
             _ => {
                 let object = {
-                    let board = board.lock().unwrap();
-                    if board.is_empty() { None } else { Some(board[rng.below(board.len())].clone()) }
+                    let board = lock(board);
+                    if board.is_empty() {
+                        None
+                    } else {
+                        Some(board[rng.below(board.len())].clone())
+                    }
                 };
                 let Some(object) = object else { continue };
                 let was_freed = object.freed.load(SeqCst);
@@ -242,7 +246,7 @@ fn mix(
         fixture.check(object.handle, object.mark);
         free(object);
     }
-    let mut given = given.lock().unwrap();
+    let mut given = lock(given);
     for handle in handles {
         assert!(given.insert(handle), "{handle:?} was given for two objects");
     }

@@ -413,7 +413,11 @@ impl Zpool for Broken {
 
     fn tag(&self) -> PoolTag {
         let tag = self.inner.tag();
-        if self.is(Fault::TagIsAnothers) { PoolTag::new(tag.get() % 4095 + 1).unwrap() } else { tag }
+        if self.is(Fault::TagIsAnothers) {
+            PoolTag::new(tag.get() % 4095 + 1).unwrap()
+        } else {
+            tag
+        }
     }
 
     fn caps(&self) -> ZpoolCaps {
@@ -435,8 +439,7 @@ impl Zpool for Broken {
             return Err(ZpoolError::EmptyObject);
         }
         if size > max {
-            let backend =
-                if self.is(Fault::TooLargeIsMisnamed) { "twopage" } else { self.name() };
+            let backend = if self.is(Fault::TooLargeIsMisnamed) { "twopage" } else { self.name() };
             return Err(ZpoolError::ObjectTooLarge { size, max, backend });
         }
         self.state(|state| {
@@ -456,7 +459,7 @@ impl Zpool for Broken {
         match self.fault {
             Fault::FreeKeepsTheObject => return self.inner.obj_read_begin(name).map(drop),
             Fault::FreeIsCheckedTooEarly => {
-                self.inner.obj_read_begin(name)?;
+                drop(self.inner.obj_read_begin(name)?);
                 for _ in 0..100 {
                     thread::yield_now();
                 }
@@ -580,9 +583,12 @@ impl Zpool for Broken {
         };
         match self.fault {
             Fault::ReclaimIgnoresTheTarget => self.inner.reclaim(usize::MAX, evict),
-            Fault::ReclaimStartsWithTheYoungest => over(
-                &mut live(false).filter_map(|h| Some((h, self.inner.obj_read_begin(h).ok()?))),
-            ),
+            Fault::ReclaimStartsWithTheYoungest => {
+                over(&mut live(false).filter_map(|h| Some((h, self.inner.obj_read_begin(h).ok()?))))
+            }
+            Fault::NeighboursWaitForReaders => {
+                over(&mut live(true).filter_map(|h| Some((h, self.obj_read_begin(h).ok()?))))
+            }
             Fault::ReclaimOffersTheFreed => {
                 let guard = |h| Some((h, self.inner.obj_read_begin(h).ok()?));
                 over(&mut live(true).filter_map(guard).collect::<Vec<_>>().into_iter())
@@ -667,7 +673,9 @@ impl Zpool for Broken {
     fn stats(&self) -> ZpoolStats {
         let mut stats = self.inner.stats();
         match self.fault {
-            Fault::BytesAreRoundedUp => stats.object_bytes = stats.object_bytes.next_multiple_of(16),
+            Fault::BytesAreRoundedUp => {
+                stats.object_bytes = stats.object_bytes.next_multiple_of(16)
+            }
             Fault::CountLeaks => stats.objects += self.state(|state| state.frees),
             Fault::PagesAreNotCounted => stats.total_pages = 0,
             Fault::ReclaimDoesNotCount => stats.reclaimed_pages = 0,

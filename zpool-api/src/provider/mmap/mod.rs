@@ -91,6 +91,14 @@ impl State {
         })
     }
 
+    /// Takes the oldest warm runs freed before `time` on their way to the system, a batch at most,
+    /// until `keep` pages are left. They count as leaving until `MmapPages::give_back`.
+    fn leave(&mut self, keep: usize, time: u64) -> Batch {
+        let batch = self.warm.take_oldest(keep, time);
+        self.leaving += batch.pages();
+        batch
+    }
+
     fn cached_pages(&self) -> usize {
         self.warm.pages() + self.leaving
     }
@@ -275,13 +283,12 @@ unsafe impl PageProvider for MmapPages {
         }
         let batch = match state.warm.push(run) {
             Ok(()) if state.warm.pages() <= state.leave_above => None,
-            Ok(()) => {
-                let now = state.warm.now();
-                Some(state.warm.take_oldest(self.keep(), now))
+            Ok(()) => Some(state.leave(self.keep(), u64::MAX)),
+            Err(run) => {
+                state.leaving += run.resident_pages();
+                Some(Batch::of(run))
             }
-            Err(run) => Some(Batch::of(run)),
         };
-        state.leaving += batch.as_ref().map_or(0, Batch::pages);
         self.publish(&state);
         drop(state);
         if let Some(batch) = batch {
@@ -326,10 +333,8 @@ unsafe impl PageProvider for MmapPages {
         let now = self.lock().warm.now();
         let mut given = 0;
         loop {
-            let mut state = self.lock();
-            let batch = state.warm.take_oldest(0, now);
-            state.leaving += batch.pages();
-            drop(state);
+            // The count does not change: what was warm is leaving.
+            let batch = self.lock().leave(0, now);
             if batch.is_empty() {
                 return given;
             }

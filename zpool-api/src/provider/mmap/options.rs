@@ -49,7 +49,9 @@ impl MmapOptions {
     }
 
     /// Most resident pages to keep warm in freed runs. 0 keeps none: each freed run then costs a
-    /// system call. Default: 512 KiB of pages (128 of 4096 bytes), at least 16.
+    /// system call. Pages on their way to the system are counted but not bounded: about 64 more
+    /// for each thread that is giving some back. Default: 512 KiB of pages (128 of 4096 bytes), at
+    /// least 16.
     pub fn cache_pages(mut self, pages: usize) -> Self {
         self.cache_pages = Some(pages);
         self

@@ -111,6 +111,15 @@ impl Batch {
         self.runs[..self.len].iter().flatten().map(PageRun::resident_pages).sum()
     }
 
+    /// The runs by address, those that lie end to end in one group.
+    fn groups(&mut self, page_size: usize) -> impl Iterator<Item = &mut [Option<PageRun>]> {
+        let start = |run: &Option<PageRun>| run.as_ref().map_or(0, |run| run.base().addr().get());
+        let len = move |run: &Option<PageRun>| run.as_ref().map_or(0, |r| r.pages() * page_size);
+        let runs = &mut self.runs[..self.len];
+        runs.sort_unstable_by_key(start);
+        runs.chunk_by_mut(move |run, next| start(run) + len(run) == start(next))
+    }
+
     /// Gives the memory of all runs back to the system, neighbours in one call, and clears the
     /// resident marks of those that it took. Blocks.
     ///
@@ -118,14 +127,10 @@ impl Batch {
     /// The runs must be in live regions.
     pub(super) unsafe fn give_back(&mut self, page_size: usize) {
         let bytes = |run: &PageRun| run.pages() * page_size;
-        let start = |run: &Option<PageRun>| run.as_ref().map_or(0, |run| run.base().addr().get());
-        let end = |run: &Option<PageRun>| start(run) + run.as_ref().map_or(0, bytes);
-        let runs = &mut self.runs[..self.len];
-        runs.sort_unstable_by_key(start);
-        for group in runs.chunk_by_mut(|run, next| end(run) == start(next)) {
+        for group in self.groups(page_size) {
+            let Some(Some(first)) = group.first() else { continue };
             // Whole runs, not only their resident pages: untouched pages cost the call nothing.
             let len = group.iter().flatten().map(bytes).sum();
-            let Some(Some(first)) = group.first() else { continue };
             // SAFETY: the group is `len` bytes of runs that lie end to end in live regions (the
             // caller's word), and are this batch's alone: their holders gave them up.
             let whole = unsafe { region::give_back(first.base(), len) };
@@ -196,6 +201,19 @@ mod tests {
         assert!(batch.into_runs().map(|run| id(&run)).eq(11..=40));
         assert_eq!(cache.pages(), 1);
         assert!(cache.take_oldest(0, time).is_empty());
+    }
+
+    #[test]
+    fn neighbours_leave_together() {
+        let mut cache = WarmCache::default();
+        // Full-length runs touch their neighbours; the short run 9 leaves a gap before 10.
+        for (n, pages) in [(7, 16), (3, 16), (9, 2), (10, 16), (2, 16), (8, 16), (5, 16)] {
+            assert!(cache.push(run(n, pages, 1)).is_ok());
+        }
+        let mut batch = cache.take_oldest(0, u64::MAX);
+        let groups: Vec<Vec<usize>> =
+            batch.groups(4096).map(|group| group.iter().flatten().map(id).collect()).collect();
+        assert_eq!(groups, [vec![2, 3], vec![5], vec![7, 8, 9], vec![10]]);
     }
 
     #[test]
