@@ -1,0 +1,47 @@
+//! Pages for the tests of the store: the kinds that real memory has.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::{PAGE_SIZE, Page, SwapEntry};
+
+/// A page whose content follows from `seed`: text-like, record-like, sparse, noise, or one word.
+pub(crate) fn page(seed: u64) -> Box<Page> {
+    let mut rng = Rng::new(seed);
+    let mut page = Box::new([0u8; PAGE_SIZE]);
+    match seed % 8 {
+        // One repeated word; three forms of it.
+        0 => {
+            let word = match seed / 8 % 3 {
+                0 => seed / 8,
+                1 => (seed & 0xffff_ffff) * 0x1_0000_0001,
+                _ => rng.next(),
+            };
+            page.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&word.to_ne_bytes()));
+        }
+        // Noise: does not get smaller.
+        1 => page.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&rng.next().to_ne_bytes())),
+        // Sparse.
+        2 | 3 => {
+            for _ in 0..rng.below(200) + 1 {
+                page[rng.below(PAGE_SIZE)] = rng.next() as u8;
+            }
+        }
+        // Words of a small vocabulary.
+        _ => {
+            let mut at = 0;
+            while at < PAGE_SIZE {
+                let word = format!("{:x} ", (rng.next() % 300) * 7919);
+                let n = word.len().min(PAGE_SIZE - at);
+                page[at..at + n].copy_from_slice(&word.as_bytes()[..n]);
+                at += n;
+            }
+        }
+    }
+    page
+}
+
+/// The entry at `offset` of area 0.
+pub(crate) fn at(offset: u64) -> SwapEntry {
+    SwapEntry::new(0, offset).unwrap()
+}

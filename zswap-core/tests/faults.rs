@@ -1,0 +1,330 @@
+//! What a store does when what it is built from fails, panics or calls back in.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use common::{at, page};
+use compressors::{Compressor, CompressorCtx, CompressorError};
+use zpool_api::{
+    FailingPages, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Registry, Zpool, ZpoolCaps,
+    ZpoolError, ZpoolStats,
+};
+use zswap_core::{BuildError, LoadError, PAGE_SIZE, StoreError, Zswap, builtin};
+
+/// What the codec or backend under test does at its next call.
+#[derive(Debug, Default)]
+struct Script {
+    mode: AtomicU32,
+    store: Mutex<Weak<Zswap>>,
+    said: Mutex<Vec<String>>,
+}
+
+const WORK: u32 = 0;
+const FAIL: u32 = 1;
+const PANIC: u32 = 2;
+const CALL_BACK: u32 = 3;
+
+impl Script {
+    fn set(&self, mode: u32) {
+        self.mode.store(mode, Ordering::SeqCst);
+    }
+
+    fn step(&self) -> bool {
+        match self.mode.load(Ordering::SeqCst) {
+            FAIL => return false,
+            PANIC => panic!("on purpose"),
+            CALL_BACK => {
+                let store = self.store.lock().unwrap().upgrade();
+                if let Some(store) = store {
+                    let mut back = [0; PAGE_SIZE];
+                    let said = [
+                        format!("{:?}", store.store(at(100), &page(4))),
+                        format!("{:?}", store.load(at(1), &mut back)),
+                        format!("{:?}", store.contains(at(1))),
+                        format!("{:?}", store.invalidate(at(2))),
+                    ];
+                    self.said.lock().unwrap().extend(said);
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Drops every other byte when the page repeats each: a codec simple enough to be right.
+#[derive(Debug, Clone)]
+struct Halves(Arc<Script>);
+
+impl Compressor for Halves {
+    fn name(&self) -> &str {
+        "halves"
+    }
+    fn spec(&self) -> String {
+        "halves".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for Halves {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        if !self.0.step() {
+            return Err(CompressorError::OutOfMemory { codec: "halves", what: "a test" });
+        }
+        if src.chunks_exact(2).any(|pair| pair[0] != pair[1]) {
+            dst[..src.len()].copy_from_slice(src);
+            return Ok(src.len());
+        }
+        for (to, pair) in dst.iter_mut().zip(src.chunks_exact(2)) {
+            *to = pair[0];
+        }
+        Ok(src.len() / 2)
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        if !self.0.step() {
+            return Err(CompressorError::OutOfMemory { codec: "halves", what: "a test" });
+        }
+        for (pair, from) in dst.chunks_exact_mut(2).zip(src) {
+            pair.fill(*from);
+        }
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A page that `Halves` can halve, of no repeated word.
+fn doubled(seed: u64) -> Box<[u8; PAGE_SIZE]> {
+    let mut out = page(seed * 8 + 4);
+    for i in 0..PAGE_SIZE / 2 {
+        out[2 * i] = out[2 * i + 1];
+    }
+    out
+}
+
+fn with_codec() -> (Arc<Zswap>, Arc<Script>) {
+    let script = Arc::new(Script::default());
+    let mut registry = compressors::Registry::builtin();
+    let codec = Halves(script.clone());
+    registry.register("halves", move |_| Ok(Arc::new(codec.clone()))).unwrap();
+    let store = Zswap::builder().compressor_registry(registry).compressor("halves");
+    let store = Arc::new(store.build().unwrap());
+    *script.store.lock().unwrap() = Arc::downgrade(&store);
+    (store, script)
+}
+
+fn check(store: &Zswap, offset: u64, seed: u64) {
+    let mut back = Box::new([0; PAGE_SIZE]);
+    store.load(at(offset), &mut back).unwrap();
+    assert!(back == doubled(seed));
+}
+
+#[test]
+fn a_codec_that_fails_is_reported_and_loses_nothing_else() {
+    let (store, script) = with_codec();
+    for i in 1..=3 {
+        store.store(at(i), &doubled(i)).unwrap();
+    }
+    script.set(FAIL);
+    assert!(matches!(store.store(at(1), &doubled(9)), Err(StoreError::Compress { .. })));
+    assert!(!store.contains(at(1)), "the older page must not be returned");
+    let mut back = [0; PAGE_SIZE];
+    assert!(matches!(store.load(at(2), &mut back), Err(LoadError::Decompress { .. })));
+    assert!(matches!(store.take(at(2), &mut back), Err(LoadError::Decompress { .. })));
+    script.set(WORK);
+    check(&store, 2, 2);
+    check(&store, 3, 3);
+    let stats = store.stats();
+    assert_eq!((stats.reject_compress_fail, stats.decompress_fail, stats.stored_pages), (1, 2, 2));
+}
+
+#[test]
+fn a_codec_that_panics_leaves_the_store_usable() {
+    let (store, script) = with_codec();
+    store.store(at(1), &doubled(1)).unwrap();
+    script.set(PANIC);
+    let mut back = [0; PAGE_SIZE];
+    let unwound = AssertUnwindSafe(|| store.store(at(2), &doubled(2)));
+    assert!(catch_unwind(unwound).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| store.load(at(1), &mut back))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| store.take(at(1), &mut back))).is_err());
+    script.set(WORK);
+    check(&store, 1, 1);
+    store.store(at(2), &doubled(2)).unwrap();
+    check(&store, 2, 2);
+    assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
+}
+
+#[test]
+fn a_codec_that_calls_back_gets_an_error_where_it_would_need_a_context() {
+    let (store, script) = with_codec();
+    for i in 1..=3 {
+        store.store(at(i), &doubled(i)).unwrap();
+    }
+    script.set(CALL_BACK);
+    store.store(at(5), &doubled(5)).unwrap();
+    script.set(WORK);
+    let said = std::mem::take(&mut *script.said.lock().unwrap());
+    assert_eq!(
+        said,
+        [
+            "Err(Reentrant { entry: SwapEntry(0, 100) })",
+            "Err(Reentrant { entry: SwapEntry(0, 1) })",
+            "true",
+            "true"
+        ]
+    );
+    check(&store, 1, 1);
+    check(&store, 5, 5);
+    assert!(!store.contains(at(2)) && !store.contains(at(100)));
+}
+
+/// A backend that follows the script on its way into another one.
+#[derive(Debug)]
+struct Scripted {
+    inner: Arc<dyn Zpool>,
+    script: Arc<Script>,
+}
+
+impl Zpool for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+    fn tag(&self) -> PoolTag {
+        self.inner.tag()
+    }
+    fn caps(&self) -> ZpoolCaps {
+        self.inner.caps()
+    }
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        if !self.script.step() {
+            return Err(ZpoolError::OutOfMetadata { backend: "scripted", bytes: size });
+        }
+        self.inner.malloc(size)
+    }
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        self.inner.free(handle)
+    }
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        match self.script.mode.load(Ordering::SeqCst) {
+            FAIL => Err(ZpoolError::TooManyReaders { handle: handle.as_u64(), limit: 0 }),
+            PANIC => panic!("on purpose"),
+            _ => self.inner.obj_read_begin(handle),
+        }
+    }
+    fn total_pages(&self) -> usize {
+        self.inner.total_pages()
+    }
+    fn stats(&self) -> ZpoolStats {
+        self.inner.stats()
+    }
+}
+
+fn with_backend() -> (Arc<Zswap>, Arc<Script>) {
+    let script = Arc::new(Script::default());
+    let mut registry = Registry::new();
+    let theirs = script.clone();
+    registry
+        .register("scripted", move |config| {
+            let inner = builtin::zpools().build("zbud", config)?;
+            Ok(Arc::new(Scripted { inner, script: theirs.clone() }))
+        })
+        .unwrap();
+    let store = Zswap::builder().zpool_registry(registry).zpool("scripted").compressor("null");
+    let store = Arc::new(store.build().unwrap());
+    *script.store.lock().unwrap() = Arc::downgrade(&store);
+    (store, script)
+}
+
+#[test]
+fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
+    let (store, script) = with_backend();
+    for i in 1..=4 {
+        store.store(at(i), &doubled(i)).unwrap();
+    }
+    let mut back = Box::new([0; PAGE_SIZE]);
+    script.set(FAIL);
+    assert!(matches!(store.store(at(3), &doubled(9)), Err(StoreError::Pool { .. })));
+    assert!(matches!(store.load(at(1), &mut back), Err(LoadError::Pool { .. })));
+    script.set(PANIC);
+    assert!(catch_unwind(AssertUnwindSafe(|| store.store(at(4), &doubled(9)))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| store.load(at(1), &mut back))).is_err());
+    script.set(CALL_BACK);
+    store.store(at(6), &doubled(6)).unwrap();
+    script.set(WORK);
+    // The nested store needs a context; the nested load of a page that is kept as it is does not.
+    let said = std::mem::take(&mut *script.said.lock().unwrap());
+    assert_eq!(said, ["Err(Reentrant { entry: SwapEntry(0, 100) })", "Ok(())", "true", "true"]);
+    check(&store, 1, 1);
+    check(&store, 4, 4);
+    check(&store, 6, 6);
+    assert!(!store.contains(at(3)) && !store.contains(at(2)));
+    assert_eq!((store.len(), store.stats().pools[0].objects), (3, 3));
+    assert_eq!(store.stats().reject_alloc_fail, 1);
+}
+
+#[test]
+fn out_of_memory_at_every_page_request() {
+    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    let theirs = pages.clone();
+    let store = Zswap::builder().compressor("null").pages(move || Ok(theirs.clone()));
+    let store = store.build().unwrap();
+    for n in 0..if cfg!(miri) { 6 } else { 60 } {
+        store.store(at(n), &doubled(n)).unwrap();
+        pages.fail_call(1);
+        let refused = store.store(at(n + 1000), &doubled(n));
+        assert!(matches!(refused, Err(StoreError::Pool { .. })), "{refused:?}");
+        // The older page goes, whether or not the new one finds room.
+        pages.fail_call(1);
+        assert!(store.store(at(n), &doubled(n + 1)).is_err());
+        assert!(!store.contains(at(n)) && !store.contains(at(n + 1000)));
+        store.store(at(n), &doubled(n + 2)).unwrap();
+        for i in 0..=n {
+            check(&store, i, i + 2);
+        }
+    }
+    let objects = store.stats().pools[0].objects;
+    assert_eq!((store.len(), store.stats().stored_pages), (objects, objects));
+    drop(store);
+    assert_eq!(pages.pages_out(), 0);
+}
+
+#[test]
+fn names_that_are_not_known_list_those_that_are() {
+    let zpool = Zswap::builder().zpool("zlab").build().unwrap_err();
+    assert!(matches!(&zpool, BuildError::Zpool(ZpoolError::UnknownBackend { .. })));
+    assert!(zpool.to_string().contains("known: zbud"), "{zpool}");
+    let codec = Zswap::builder().compressor("lz5").build().unwrap_err();
+    assert!(codec.to_string().contains("null"), "{codec}");
+    if !cfg!(feature = "lzo") {
+        let lzo = Zswap::builder().compressor("lzo").build().unwrap_err();
+        assert!(lzo.to_string().contains("feature \"lzo\""), "{lzo}");
+    }
+}
+
+#[test]
+fn everything_may_be_shared_between_threads() {
+    fn both<T: Send + Sync>() {}
+    both::<Zswap>();
+    both::<zswap_core::ZswapBuilder>();
+    both::<zswap_core::Entries<'static>>();
+    both::<zswap_core::ZswapStats>();
+    both::<zswap_core::SwapEntry>();
+    both::<(BuildError, StoreError, LoadError)>();
+    // A store in a static, as programs keep it.
+    static STORE: OnceLock<Zswap> = OnceLock::new();
+    let store = STORE.get_or_init(|| Zswap::builder().build().unwrap());
+    std::thread::spawn(move || store.store(at(0), &page(5))).join().unwrap().unwrap();
+    assert_eq!(STORE.get().map(Zswap::len), Some(1));
+}
