@@ -1,2 +1,51 @@
-//! zswap-cli
-fn main() {}
+//! The binary `zswap`: what compressed memory would do for real pages.
+//!
+//! Exit status: 0 when every page came back equal (or help was asked for), 1 when a pair of zpool
+//! and compressor did not keep its pages, 2 when nothing could be measured; then one line on the
+//! standard error says why and what to do. A reader of the output that goes away is no error.
+
+mod arena;
+mod args;
+mod codec;
+mod compare;
+mod contest;
+mod error;
+mod figures;
+mod memory;
+mod order;
+mod pages;
+mod pin;
+mod report;
+mod timing;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::args::{Usage, Verb};
+
+/// A pair did not keep its pages.
+const UNVERIFIED: u8 = 1;
+/// Bad input, or a report that could not be made.
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args_os()) {
+        Ok(Verb::Compare(args)) => match compare::run(&args) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(UNVERIFIED),
+            Err(error) => complain(&error.to_string()),
+        },
+        Err(Usage::Help(help)) => {
+            // Nobody is left to be told when help cannot be written.
+            let _ = help.print();
+            ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(FAILED))
+        }
+        Err(Usage::Wrong(line)) => complain(&line),
+    }
+}
+
+/// One line on the standard error, and the status that goes with it.
+fn complain(message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "zswap: {}", error::one_line(message));
+    ExitCode::from(FAILED)
+}

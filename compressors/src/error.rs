@@ -1,0 +1,168 @@
+//! What can go wrong with a compressor, told with the value that was wrong and
+//! what to do about it.
+//!
+//! Errors of the per-page calls carry no heap memory, so a failing page costs
+//! no allocation either.
+
+/// An error of a compressor, of its set-up or of its registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompressorError {
+    /// The registry has no compressor of this name.
+    #[error("no compressor is named {name:?}; known are: {}", known.join(", "))]
+    UnknownName {
+        /// The name that was asked for.
+        name: String,
+        /// The names the registry has, sorted.
+        known: Vec<String>,
+    },
+
+    /// The name is one of this crate's, but its feature is not compiled in.
+    #[error(
+        "compressor {name:?} is not compiled in: switch on the cargo feature {feature:?} of \
+         the compressors crate (or the feature of that name of the crate you depend on)"
+    )]
+    FeatureOff {
+        /// The name that was asked for.
+        name: String,
+        /// The cargo feature that brings it.
+        feature: &'static str,
+    },
+
+    /// The registry already has a compressor of this name.
+    #[error("a compressor is already registered as {name:?}: register it under another name")]
+    NameTaken {
+        /// The name in question.
+        name: String,
+    },
+
+    /// A parameter has an unknown key or a value that is not allowed.
+    #[error("{codec}: parameter {key}={value} is not allowed: {allowed}")]
+    BadParameter {
+        /// The compressor's name.
+        codec: String,
+        /// The parameter's key.
+        key: String,
+        /// The value given.
+        value: String,
+        /// What is allowed instead.
+        allowed: String,
+    },
+
+    /// A spec does not have the form `name` or `name:key=value,key=value`.
+    #[error("malformed compressor spec {spec:?}: {reason}; write name or name:key=value,key=value")]
+    MalformedSpec {
+        /// The spec as given.
+        spec: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// The compressed form does not fit the output buffer.
+    #[error(
+        "{codec}: {src_len} bytes do not compress into {capacity}: \
+         give a buffer of max_compressed_len({src_len}) bytes, or store the page as it is"
+    )]
+    OutputTooSmall {
+        /// The compressor's name.
+        codec: &'static str,
+        /// Bytes to compress.
+        src_len: usize,
+        /// Bytes of room there were.
+        capacity: usize,
+    },
+
+    /// The input of a decompression is not output of this codec.
+    #[error("{codec}: the compressed bytes are corrupt: {reason}")]
+    Corrupt {
+        /// The compressor's name.
+        codec: &'static str,
+        /// What the codec says about it.
+        reason: &'static str,
+    },
+
+    /// The input of a decompression does not give exactly the bytes asked for.
+    #[error(
+        "{codec}: decompression was to give {expected} bytes but gives {}",
+        DisplayGot(*got)
+    )]
+    WrongLength {
+        /// The compressor's name.
+        codec: &'static str,
+        /// Length of the output buffer, in bytes.
+        expected: usize,
+        /// Bytes the input decompresses to; `None` if all that is known is
+        /// that they are more than `expected`.
+        got: Option<usize>,
+    },
+
+    /// A buffer is longer than the codec can handle.
+    #[error("{codec}: a buffer of {len} bytes is too large, {max} is the most")]
+    InputTooLarge {
+        /// The compressor's name.
+        codec: &'static str,
+        /// Length of the buffer, in bytes.
+        len: usize,
+        /// The longest buffer the codec takes, in bytes.
+        max: usize,
+    },
+
+    /// Memory for a context or a dictionary could not be had.
+    #[error("{codec}: out of memory for {what}")]
+    OutOfMemory {
+        /// The compressor's name.
+        codec: &'static str,
+        /// What the memory was for.
+        what: &'static str,
+    },
+
+    /// The codec failed in a way that the other variants do not tell.
+    #[error("{codec}: internal failure {code}: {reason}")]
+    Codec {
+        /// The compressor's name.
+        codec: &'static str,
+        /// The codec's own code.
+        code: i64,
+        /// The codec's own name for it.
+        reason: &'static str,
+    },
+}
+
+/// Writes the length that came out, or that it was too long.
+struct DisplayGot(Option<usize>);
+
+impl std::fmt::Display for DisplayGot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(got) => write!(f, "{got}"),
+            None => f.write_str("more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CompressorError;
+
+    const _: fn() = || {
+        fn check<T: Send + Sync + 'static>() {}
+        check::<CompressorError>();
+    };
+
+    #[test]
+    fn messages_name_the_value_and_the_remedy() {
+        let off = CompressorError::FeatureOff { name: "lzo".into(), feature: "lzo" };
+        assert!(off.to_string().contains("feature \"lzo\""), "{off}");
+
+        let unknown = CompressorError::UnknownName {
+            name: "zst".into(),
+            known: vec!["lz4".into(), "zstd".into()],
+        };
+        assert!(unknown.to_string().ends_with("\"zst\"; known are: lz4, zstd"), "{unknown}");
+
+        let long = CompressorError::WrongLength { codec: "lz4", expected: 4096, got: None };
+        assert!(long.to_string().ends_with("4096 bytes but gives more"), "{long}");
+        let short = CompressorError::WrongLength { codec: "lz4", expected: 4096, got: Some(7) };
+        assert!(short.to_string().ends_with("4096 bytes but gives 7"), "{short}");
+    }
+}

@@ -1,0 +1,100 @@
+//! Page compressors behind one trait: lz4, lz4hc, zstd, deflate, lzo and null,
+//! under the names the kernel has for them.
+//!
+//! They are made for small inputs that come one after another, memory pages
+//! above all. A [`Compressor`] is a codec with its parameters, shared by all
+//! threads. It makes [`CompressorCtx`]s: the working memory of one thread,
+//! allocated once and reused for every page. Decompressors that need no memory
+//! of their own are there without a context, as [`StatelessDecompress`].
+//!
+#![cfg_attr(feature = "zstd", doc = "```")]
+#![cfg_attr(not(feature = "zstd"), doc = "```ignore")]
+//! let zstd = compressors::build("zstd:level=6")?;
+//! let mut ctx = zstd.new_ctx()?;
+//!
+//! let page: Vec<u8> = (0..4096u32).map(|i| (i / 100) as u8).collect();
+//! let mut buffer = vec![0; zstd.max_compressed_len(page.len())];
+//! let len = ctx.compress(&page, &mut buffer)?;
+//! assert!(len < page.len() / 4);
+//!
+//! let mut back = vec![0; page.len()];
+//! ctx.decompress(&buffer[..len], &mut back)?;
+//! assert_eq!(back, page);
+//!
+//! // A page cut short is an error, not a crash.
+//! assert!(ctx.decompress(&buffer[..len - 1], &mut back).is_err());
+//! # Ok::<(), compressors::CompressorError>(())
+//! ```
+//!
+//! # What holds for all of them
+//!
+//! - The caller knows how long a page is: output of a decompression is exactly
+//!   as long as the buffer given for it, or the call is an error.
+//! - Garbage, truncated and hostile input is an error; no read and no write is
+//!   ever out of bounds.
+//! - Contexts allocate when they are made, not per page. The tables of zstd
+//!   depend on the input's length; they are made for its `page` parameter.
+//!   (`lz4hc` from level 10 on is the exception, in its C library.)
+//! - An error leaves the context fit for the next page.
+//! - No call blocks or takes a lock.
+//!
+//! # Which are there
+//!
+//! | name | parameters | decompresses without a context | cargo feature |
+//! |---|---|---|---|
+//! | `lz4` | `accel` 1 to 65537 (1) | yes | `lz4` (default) |
+//! | `lz4hc` | `level` 3 to 12 (9) | yes | `lz4` (default) |
+//! | `zstd` | `level` to 22, negative ones too (3); `page` (4096) | no | `zstd` (default) |
+//! | `deflate` | `level` 1 to 12 (6) | no | `deflate` (default) |
+//! | `lzo` | | yes | `lzo` (off: GPL-2.0, builds with cmake) |
+//! | `null` | | yes | always there |
+//!
+//! lz4, lz4hc and zstd also take a dictionary, through their builders. A
+//! [`Registry`] takes compressors of third parties under names of their own.
+//!
+//! Compressed pages are for the process that made them. They have no header
+//! and no checksum, and are not the file formats of these libraries.
+
+mod compressor;
+#[cfg(feature = "deflate")]
+mod deflate;
+#[cfg(any(feature = "lz4", feature = "zstd"))]
+mod dictionary;
+mod error;
+#[cfg(feature = "deflate")]
+mod libdeflate;
+#[cfg(feature = "lz4")]
+mod liblz4;
+#[cfg(feature = "lzo")]
+mod liblzo;
+#[cfg(feature = "zstd")]
+mod libzstd;
+#[cfg(feature = "lz4")]
+mod lz4;
+#[cfg(feature = "lz4")]
+mod lz4hc;
+#[cfg(feature = "lzo")]
+mod lzo;
+mod null;
+mod registry;
+#[cfg(any(feature = "lz4", feature = "lzo", feature = "zstd"))]
+mod scratch;
+mod spec;
+#[cfg(feature = "zstd")]
+mod zstd;
+
+pub use compressor::{Compressor, CompressorCtx, StatelessDecompress};
+#[cfg(feature = "deflate")]
+pub use deflate::Deflate;
+pub use error::CompressorError;
+#[cfg(feature = "lz4")]
+pub use lz4::{Lz4, Lz4Builder};
+#[cfg(feature = "lz4")]
+pub use lz4hc::{Lz4Hc, Lz4HcBuilder};
+#[cfg(feature = "lzo")]
+pub use lzo::Lzo;
+pub use null::Null;
+pub use registry::{Registry, build};
+pub use spec::Spec;
+#[cfg(feature = "zstd")]
+pub use zstd::{Zstd, ZstdBuilder};

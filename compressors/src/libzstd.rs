@@ -1,0 +1,300 @@
+//! The C library zstd behind safe calls: everything `unsafe` that zstd needs
+//! stands here.
+//!
+//! An [`Encoder`] lives either in memory of ours of a fixed size, in which it
+//! can neither allocate nor give memory back, or in the library's own, which
+//! grows and shrinks with the inputs. (The library looks at each input's needs
+//! and frees tables that are three times too large, which in a store would mean
+//! allocations between pages of one length and the odd short one.)
+//!
+//! Invariants: encoders and decoders are used through `&mut`, so by one thread
+//! at a time; a [`Prepared`] dictionary is only read once made, and whoever
+//! refers to one keeps it alive; objects are freed exactly once, by `drop`.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use zstd_safe::zstd_sys as sys;
+
+use sys::ZSTD_cParameter as CParameter;
+
+use crate::dictionary::{Dictionary, refused};
+use crate::error::CompressorError;
+use crate::scratch::Scratch;
+use crate::zstd::NAME;
+
+/// `ZSTD_c_format` and `ZSTD_d_format`, by the names the bindings have.
+const C_FORMAT: CParameter = CParameter::ZSTD_c_experimentalParam2;
+const D_FORMAT: sys::ZSTD_dParameter = sys::ZSTD_dParameter::ZSTD_d_experimentalParam1;
+const MAGICLESS: i32 = sys::ZSTD_format_e::ZSTD_f_zstd1_magicless as i32;
+
+/// An error of the library, by its number in `zstd_errors.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure(usize);
+
+impl Failure {
+    pub(crate) const OUT_OF_MEMORY: Failure = Failure(64);
+    pub(crate) const DST_TOO_SMALL: Failure = Failure(70);
+
+    /// The library's words for it.
+    pub(crate) fn reason(self) -> &'static str {
+        zstd_safe::get_error_name(self.0.wrapping_neg())
+    }
+
+    /// As an error that has nothing to do with the bytes at hand.
+    pub(crate) fn into_error(self, what: &'static str) -> CompressorError {
+        if self == Self::OUT_OF_MEMORY {
+            return CompressorError::OutOfMemory { codec: NAME, what };
+        }
+        let code = i64::try_from(self.0).unwrap_or(i64::MAX);
+        CompressorError::Codec { codec: NAME, code, reason: self.reason() }
+    }
+}
+
+/// Tells the lengths that calls return from the errors.
+fn check(result: usize) -> Result<usize, Failure> {
+    // SAFETY: looks at the number only.
+    if unsafe { sys::ZSTD_isError(result) } == 0 {
+        Ok(result)
+    } else {
+        Err(Failure(result.wrapping_neg()))
+    }
+}
+
+fn no_memory(what: &'static str) -> CompressorError {
+    CompressorError::OutOfMemory { codec: NAME, what }
+}
+
+/// A dictionary digested for both directions.
+pub(crate) struct Prepared {
+    pub(crate) bytes: Dictionary,
+    encode: NonNull<sys::ZSTD_CDict>,
+    decode: NonNull<sys::ZSTD_DDict>,
+}
+
+// SAFETY: heap memory that only `self` refers to, not tied to a thread.
+unsafe impl Send for Prepared {}
+// SAFETY: the library takes digested dictionaries as `const` and documents them
+// as shareable between threads.
+unsafe impl Sync for Prepared {}
+
+impl Prepared {
+    pub(crate) fn new(bytes: Arc<[u8]>, level: i32) -> Result<Self, CompressorError> {
+        let bytes = Dictionary::new(NAME, bytes, usize::MAX)?;
+        let content = bytes.bytes();
+        // The library does not tell why it made none.
+        let failed = || {
+            let allowed = "any content, or an undamaged dictionary of zstd's trainer \
+                           (and memory to prepare it in)";
+            refused(NAME, content.len(), allowed)
+        };
+        // SAFETY: copies the content, which is valid for its length.
+        let encode =
+            unsafe { sys::ZSTD_createCDict(content.as_ptr().cast(), content.len(), level) };
+        let encode = NonNull::new(encode).ok_or_else(failed)?;
+        // SAFETY: as above.
+        let decode = unsafe { sys::ZSTD_createDDict(content.as_ptr().cast(), content.len()) };
+        let Some(decode) = NonNull::new(decode) else {
+            // SAFETY: made above, and nothing refers to it.
+            unsafe { sys::ZSTD_freeCDict(encode.as_ptr()) };
+            return Err(failed());
+        };
+        Ok(Prepared { bytes, encode, decode })
+    }
+
+    /// Heap bytes of the dictionary and of what was made of it.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        // SAFETY: alive.
+        let encode = unsafe { sys::ZSTD_sizeof_CDict(self.encode.as_ptr()) };
+        // SAFETY: alive.
+        let decode = unsafe { sys::ZSTD_sizeof_DDict(self.decode.as_ptr()) };
+        self.bytes.bytes().len() + encode + decode
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // SAFETY: alive, and nothing refers to it: whoever does holds an `Arc`.
+        unsafe { sys::ZSTD_freeCDict(self.encode.as_ptr()) };
+        // SAFETY: as above.
+        unsafe { sys::ZSTD_freeDDict(self.decode.as_ptr()) };
+    }
+}
+
+/// A compression context with its parameters set.
+pub(crate) struct Encoder {
+    raw: NonNull<sys::ZSTD_CCtx>,
+    /// Where the context lives, unless the library allocated it.
+    fixed: Option<Scratch>,
+    /// What the context refers to.
+    dictionary: Option<Arc<Prepared>>,
+}
+
+// SAFETY: the context is memory that only `self` refers to, not tied to a
+// thread, and the dictionary is `Sync`.
+unsafe impl Send for Encoder {}
+
+impl Encoder {
+    /// An encoder that allocates as its inputs need.
+    pub(crate) fn growing(
+        level: i32,
+        dictionary: Option<Arc<Prepared>>,
+    ) -> Result<Self, CompressorError> {
+        // SAFETY: takes nothing.
+        let raw = unsafe { sys::ZSTD_createCCtx() };
+        let raw = NonNull::new(raw).ok_or(no_memory("a compression context"))?;
+        Encoder { raw, fixed: None, dictionary }.set_up(level)
+    }
+
+    /// An encoder that never allocates, for inputs that need no more memory
+    /// than `page`; others fail with [`Failure::OUT_OF_MEMORY`].
+    pub(crate) fn fixed_for(
+        page: &[u8],
+        level: i32,
+        dictionary: Option<Arc<Prepared>>,
+    ) -> Result<Self, CompressorError> {
+        // What is needed shows once a growing encoder has had such a page.
+        let mut model = Self::growing(level, dictionary.clone())?;
+        match model.compress(page, &mut [0; 64]) {
+            // Tables are there before the output runs out of room.
+            Ok(_) | Err(Failure::DST_TOO_SMALL) => (),
+            Err(failure) => return Err(failure.into_error("tables")),
+        }
+        let size = model.memory_bytes();
+        drop(model);
+
+        let mut memory = Scratch::new(NAME, size)?;
+        // SAFETY: the memory is ours, as long as told and aligned to 64. It
+        // stays where it is, since `self` keeps it.
+        let raw = unsafe { sys::ZSTD_initStaticCCtx(memory.as_mut_ptr().cast(), memory.len()) };
+        let raw = NonNull::new(raw).ok_or(no_memory("a compression context"))?;
+        let mut encoder = Encoder { raw, fixed: Some(memory), dictionary }.set_up(level)?;
+        match encoder.compress(page, &mut [0; 64]) {
+            Ok(_) | Err(Failure::DST_TOO_SMALL) => Ok(encoder),
+            Err(failure) => Err(failure.into_error("tables")),
+        }
+    }
+
+    fn set_up(self, level: i32) -> Result<Self, CompressorError> {
+        let what = "compression parameters";
+        for (parameter, value) in [
+            (CParameter::ZSTD_c_compressionLevel, level),
+            (C_FORMAT, MAGICLESS),
+            (CParameter::ZSTD_c_contentSizeFlag, 0),
+            (CParameter::ZSTD_c_checksumFlag, 0),
+            (CParameter::ZSTD_c_dictIDFlag, 0),
+        ] {
+            // SAFETY: the context is alive; parameter and value are checked by
+            // the library.
+            let set = unsafe { sys::ZSTD_CCtx_setParameter(self.raw.as_ptr(), parameter, value) };
+            check(set).map_err(|failure| failure.into_error(what))?;
+        }
+        if let Some(prepared) = &self.dictionary {
+            // SAFETY: both are alive, and `self` keeps the dictionary for as
+            // long as the context.
+            let set =
+                unsafe { sys::ZSTD_CCtx_refCDict(self.raw.as_ptr(), prepared.encode.as_ptr()) };
+            check(set).map_err(|failure| failure.into_error(what))?;
+        }
+        Ok(self)
+    }
+
+    /// Compresses `src` into `dst`, as a frame of its own, and returns the
+    /// length. An error leaves the encoder ready for the next input.
+    pub(crate) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Failure> {
+        // SAFETY: the context is alive and ours, both slices are valid for
+        // their lengths. The call starts by ending whatever was under way.
+        check(unsafe {
+            sys::ZSTD_compress2(
+                self.raw.as_ptr(),
+                dst.as_mut_ptr().cast(),
+                dst.len(),
+                src.as_ptr().cast(),
+                src.len(),
+            )
+        })
+    }
+
+    /// Heap bytes of the context.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match &self.fixed {
+            Some(memory) => memory.len(),
+            // SAFETY: alive.
+            None => unsafe { sys::ZSTD_sizeof_CCtx(self.raw.as_ptr()) },
+        }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        if self.fixed.is_none() {
+            // SAFETY: the library allocated it, and nothing refers to it.
+            unsafe { sys::ZSTD_freeCCtx(self.raw.as_ptr()) };
+        }
+    }
+}
+
+/// A decompression context with its parameters set. One-shot decompression
+/// allocates nothing, whatever a frame says about its window.
+pub(crate) struct Decoder {
+    raw: NonNull<sys::ZSTD_DCtx>,
+    dictionary: Option<Arc<Prepared>>,
+}
+
+// SAFETY: as for `Encoder`.
+unsafe impl Send for Decoder {}
+
+impl Decoder {
+    pub(crate) fn new(dictionary: Option<Arc<Prepared>>) -> Result<Self, CompressorError> {
+        // SAFETY: takes nothing.
+        let raw = unsafe { sys::ZSTD_createDCtx() };
+        let raw = NonNull::new(raw).ok_or(no_memory("a decompression context"))?;
+        let decoder = Decoder { raw, dictionary };
+        // SAFETY: the context is alive; the library checks the value.
+        let set = unsafe { sys::ZSTD_DCtx_setParameter(raw.as_ptr(), D_FORMAT, MAGICLESS) };
+        check(set).map_err(|failure| failure.into_error("decompression parameters"))?;
+        Ok(decoder)
+    }
+
+    /// Decompresses `src` and returns how many bytes of `dst` it filled. An
+    /// error leaves the decoder ready for the next input.
+    pub(crate) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Failure> {
+        check(match &self.dictionary {
+            // SAFETY: the context is alive and ours; whatever the bytes, the
+            // call reads within `src` and writes within `dst`.
+            None => unsafe {
+                sys::ZSTD_decompressDCtx(
+                    self.raw.as_ptr(),
+                    dst.as_mut_ptr().cast(),
+                    dst.len(),
+                    src.as_ptr().cast(),
+                    src.len(),
+                )
+            },
+            // SAFETY: as above, and reads within the dictionary, which is alive.
+            Some(prepared) => unsafe {
+                sys::ZSTD_decompress_usingDDict(
+                    self.raw.as_ptr(),
+                    dst.as_mut_ptr().cast(),
+                    dst.len(),
+                    src.as_ptr().cast(),
+                    src.len(),
+                    prepared.decode.as_ptr(),
+                )
+            },
+        })
+    }
+
+    /// Heap bytes of the context.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        // SAFETY: alive.
+        unsafe { sys::ZSTD_sizeof_DCtx(self.raw.as_ptr()) }
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // SAFETY: alive, and nothing refers to it.
+        unsafe { sys::ZSTD_freeDCtx(self.raw.as_ptr()) };
+    }
+}

@@ -1,0 +1,237 @@
+//! `lz4`: the fast one. Its decompression needs no context.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
+use crate::dictionary::Dictionary;
+use crate::error::CompressorError;
+use crate::liblz4::{self, DICTIONARY_REACH, FastDictionary, FastState};
+use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
+
+/// The name under which the registry has it.
+pub(crate) const NAME: &str = "lz4";
+
+const ACCEL: &str = "accel";
+const DEFAULT_ACCEL: i32 = 1;
+/// The library cuts larger values down to the last of these.
+const ACCELS: RangeInclusive<i32> = 1..=65537;
+
+/// LZ4 at a chosen acceleration.
+///
+/// Parameter `accel`, 1 (the default) to 65537: each step up searches for
+/// matches less often, so compresses faster and less well.
+///
+/// `Send` and `Sync`; clones share the dictionary. A context keeps about
+/// 16 KiB, a prepared dictionary as much again besides its bytes.
+///
+/// ```
+/// use compressors::{Compressor, Lz4};
+///
+/// let lz4 = Lz4::builder().acceleration(4).build()?;
+/// assert_eq!(lz4.spec(), "lz4:accel=4");
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
+#[derive(Clone)]
+pub struct Lz4 {
+    acceleration: i32,
+    dictionary: Option<Arc<FastDictionary>>,
+}
+
+impl Lz4 {
+    /// LZ4 with the parameters yet to be set.
+    pub fn builder() -> Lz4Builder {
+        Lz4Builder { acceleration: DEFAULT_ACCEL, dictionary: None }
+    }
+
+    pub(crate) fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
+        spec.refuse_dictionary()?;
+        spec.allow_keys(&[ACCEL])?;
+        Self::builder().acceleration(spec.int(ACCEL, DEFAULT_ACCEL, ACCELS)?).build()
+    }
+}
+
+impl Default for Lz4 {
+    fn default() -> Self {
+        Lz4 { acceleration: DEFAULT_ACCEL, dictionary: None }
+    }
+}
+
+impl fmt::Debug for Lz4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lz4")
+            .field("acceleration", &self.acceleration)
+            .field("dictionary", &self.dictionary.as_ref().map(|d| &d.bytes))
+            .finish()
+    }
+}
+
+/// Sets the parameters of an [`Lz4`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Lz4Builder {
+    acceleration: i32,
+    dictionary: Option<Arc<[u8]>>,
+}
+
+impl Lz4Builder {
+    /// How often to search for matches: 1 (always, the default) to 65537.
+    pub fn acceleration(mut self, acceleration: i32) -> Self {
+        self.acceleration = acceleration;
+        self
+    }
+
+    /// Bytes that pages are likely to hold, at least 8 of them. Matches reach
+    /// its last 64 KiB. The most likely bytes belong at the end.
+    pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
+        self.dictionary = Some(bytes.into());
+        self
+    }
+
+    /// The compressor.
+    ///
+    /// # Errors
+    /// [`CompressorError::BadParameter`] for an acceleration out of range or a
+    /// dictionary too short, [`CompressorError::OutOfMemory`].
+    pub fn build(self) -> Result<Lz4, CompressorError> {
+        if !ACCELS.contains(&self.acceleration) {
+            return Err(bad_int(NAME, ACCEL, self.acceleration, &ACCELS));
+        }
+        let dictionary = match self.dictionary {
+            None => None,
+            Some(bytes) => {
+                let bytes = Dictionary::new(NAME, bytes, DICTIONARY_REACH)?;
+                Some(Arc::new(FastDictionary::new(bytes)?))
+            }
+        };
+        Ok(Lz4 { acceleration: self.acceleration, dictionary })
+    }
+}
+
+impl Compressor for Lz4 {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn spec(&self) -> String {
+        let accel = (self.acceleration != DEFAULT_ACCEL).then(|| self.acceleration.to_string());
+        let dict = self.dictionary.as_ref().map(|d| d.bytes.fingerprint());
+        write_spec(NAME, &[(ACCEL, accel), (DICT_KEY, dict)])
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        liblz4::compress_bound(src_len)
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(Ctx { state: FastState::new()?, codec: self.clone() }))
+    }
+
+    fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        Some(self)
+    }
+}
+
+impl StatelessDecompress for Lz4 {
+    fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        liblz4::decompress(NAME, src, dst, self.dictionary.as_ref().map(|d| &d.bytes))
+    }
+}
+
+struct Ctx {
+    state: FastState,
+    codec: Lz4,
+}
+
+impl fmt::Debug for Ctx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("lz4::Ctx").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl CompressorCtx for Ctx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let Lz4 { acceleration, dictionary } = &self.codec;
+        self.state.compress(src, dst, *acceleration, dictionary.as_deref())
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        StatelessDecompress::decompress(&self.codec, src, dst)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.state.memory_bytes() + size_of::<Self>()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::{Lz4, Lz4Builder};
+    use crate::compressor::Compressor;
+    use crate::error::CompressorError;
+    use crate::registry::build;
+
+    const _: fn() = || {
+        fn check<T: Send + Sync + Clone + 'static>() {}
+        check::<Lz4>();
+        check::<Lz4Builder>();
+    };
+
+    #[test]
+    fn acceleration_is_bounded_and_told() {
+        assert_eq!(Lz4::default().spec(), "lz4");
+        assert_eq!(build("lz4:accel=1").unwrap().spec(), "lz4");
+        assert_eq!(build("lz4:accel=65537").unwrap().spec(), "lz4:accel=65537");
+        for spec in ["lz4:accel=0", "lz4:accel=65538", "lz4:accel=-1", "lz4:level=1", "lz4:accel="]
+        {
+            assert!(build(spec).is_err(), "{spec}");
+        }
+        assert!(Lz4::builder().acceleration(0).build().is_err());
+    }
+
+    #[test]
+    fn acceleration_reaches_the_library() {
+        let page: Vec<u8> = (0..4096u32).flat_map(|i| [(i / 3) as u8, (i / 50) as u8]).collect();
+        let len = |spec: &str| {
+            let codec = build(spec).unwrap();
+            let mut out = vec![0; codec.max_compressed_len(page.len())];
+            codec.new_ctx().unwrap().compress(&page, &mut out).unwrap()
+        };
+        assert!(len("lz4") < len("lz4:accel=60"));
+    }
+
+    #[test]
+    fn the_bound_is_the_librarys() {
+        for src_len in [0, 1, 254, 255, 256, 4096, 65536, 0x7E00_0000] {
+            // SAFETY: computes from a number.
+            let bound = unsafe { lz4_sys::LZ4_compressBound(src_len) };
+            assert_eq!(Lz4::default().max_compressed_len(src_len as usize), bound as usize);
+        }
+        assert_eq!(Lz4::default().max_compressed_len(0x7E00_0001), usize::MAX);
+        assert_eq!(Lz4::default().max_compressed_len(usize::MAX), usize::MAX);
+    }
+
+    #[test]
+    fn another_dictionary_does_not_pass_for_the_right_one() {
+        let one = Lz4::builder().dictionary(*b"the first dictionary of the two").build().unwrap();
+        let two = Lz4::builder().dictionary(*b"THE OTHER DICTIONARY OF THE TWO").build().unwrap();
+        assert_ne!(one.spec(), two.spec());
+        let spec = one.spec();
+        assert!(spec.starts_with("lz4:dict="), "{spec}");
+        assert!(matches!(build(&spec), Err(CompressorError::BadParameter { .. })));
+
+        let page = b"dictionary of the two, the first dictionary of the two";
+        let mut out = [0; 128];
+        let len = one.new_ctx().unwrap().compress(page, &mut out).unwrap();
+        let mut back = [0; 54];
+        two.stateless().unwrap().decompress(&out[..len], &mut back).unwrap();
+        assert_ne!(&back, page);
+        one.stateless().unwrap().decompress(&out[..len], &mut back).unwrap();
+        assert_eq!(&back, page);
+        // Without any, the matches reach before the start.
+        let plain = Lz4::default();
+        assert!(plain.stateless().unwrap().decompress(&out[..len], &mut back).is_err());
+    }
+}

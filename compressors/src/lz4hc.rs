@@ -1,0 +1,231 @@
+//! `lz4hc`: LZ4's format, searched for thoroughly. Slow to compress, as quick
+//! as lz4 to decompress, and needs no context for that.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
+use crate::dictionary::Dictionary;
+use crate::error::CompressorError;
+use crate::liblz4::{self, DICTIONARY_REACH, HcDictionary, HcState};
+use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
+
+/// The name under which the registry has it.
+pub(crate) const NAME: &str = "lz4hc";
+
+const LEVEL: &str = "level";
+const DEFAULT_LEVEL: i32 = 9;
+const LEVELS: RangeInclusive<i32> = 3..=12;
+
+/// LZ4 HC at a chosen level.
+///
+/// Parameter `level`, 3 to 12, 9 by default; from 10 on the parse is optimal.
+///
+/// From level 10 on the library allocates 64 KiB for the length of each
+/// compression, the one exception to the rule that contexts allocate nothing
+/// per page. If it cannot, the call gives [`CompressorError::OutOfMemory`].
+///
+/// `Send` and `Sync`; clones share the dictionary. A context keeps about
+/// 256 KiB, a prepared dictionary as much again besides its bytes.
+///
+/// ```
+/// use compressors::{Compressor, Lz4Hc};
+///
+/// let lz4hc = Lz4Hc::builder().level(12).build()?;
+/// assert_eq!(lz4hc.spec(), "lz4hc:level=12");
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
+#[derive(Clone)]
+pub struct Lz4Hc {
+    level: i32,
+    dictionary: Option<Arc<HcDictionary>>,
+}
+
+impl Lz4Hc {
+    /// LZ4 HC with the parameters yet to be set.
+    pub fn builder() -> Lz4HcBuilder {
+        Lz4HcBuilder { level: DEFAULT_LEVEL, dictionary: None }
+    }
+
+    pub(crate) fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
+        spec.refuse_dictionary()?;
+        spec.allow_keys(&[LEVEL])?;
+        Self::builder().level(spec.int(LEVEL, DEFAULT_LEVEL, LEVELS)?).build()
+    }
+}
+
+impl Default for Lz4Hc {
+    fn default() -> Self {
+        Lz4Hc { level: DEFAULT_LEVEL, dictionary: None }
+    }
+}
+
+impl fmt::Debug for Lz4Hc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lz4Hc")
+            .field("level", &self.level)
+            .field("dictionary", &self.dictionary.as_ref().map(|d| &d.bytes))
+            .finish()
+    }
+}
+
+/// Sets the parameters of an [`Lz4Hc`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Lz4HcBuilder {
+    level: i32,
+    dictionary: Option<Arc<[u8]>>,
+}
+
+impl Lz4HcBuilder {
+    /// How thoroughly to search: 3 to 12, 9 by default.
+    pub fn level(mut self, level: i32) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Bytes that pages are likely to hold, at least 8 of them. Matches reach
+    /// its last 64 KiB. The most likely bytes belong at the end.
+    pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
+        self.dictionary = Some(bytes.into());
+        self
+    }
+
+    /// The compressor.
+    ///
+    /// # Errors
+    /// [`CompressorError::BadParameter`] for a level out of range or a
+    /// dictionary too short, [`CompressorError::OutOfMemory`].
+    pub fn build(self) -> Result<Lz4Hc, CompressorError> {
+        if !LEVELS.contains(&self.level) {
+            return Err(bad_int(NAME, LEVEL, self.level, &LEVELS));
+        }
+        let dictionary = match self.dictionary {
+            None => None,
+            Some(bytes) => {
+                let bytes = Dictionary::new(NAME, bytes, DICTIONARY_REACH)?;
+                Some(Arc::new(HcDictionary::new(bytes, self.level)?))
+            }
+        };
+        Ok(Lz4Hc { level: self.level, dictionary })
+    }
+}
+
+impl Compressor for Lz4Hc {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn spec(&self) -> String {
+        let level = (self.level != DEFAULT_LEVEL).then(|| self.level.to_string());
+        let dict = self.dictionary.as_ref().map(|d| d.bytes.fingerprint());
+        write_spec(NAME, &[(LEVEL, level), (DICT_KEY, dict)])
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        liblz4::compress_bound(src_len)
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(Ctx { state: HcState::new()?, codec: self.clone() }))
+    }
+
+    fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        Some(self)
+    }
+}
+
+impl StatelessDecompress for Lz4Hc {
+    fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        liblz4::decompress(NAME, src, dst, self.dictionary.as_ref().map(|d| &d.bytes))
+    }
+}
+
+struct Ctx {
+    state: HcState,
+    codec: Lz4Hc,
+}
+
+impl fmt::Debug for Ctx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("lz4hc::Ctx").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl CompressorCtx for Ctx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let Lz4Hc { level, dictionary } = &self.codec;
+        self.state.compress(src, dst, *level, dictionary.as_deref())
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        StatelessDecompress::decompress(&self.codec, src, dst)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.state.memory_bytes() + size_of::<Self>()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::{Lz4Hc, Lz4HcBuilder};
+    use crate::compressor::Compressor;
+    use crate::lz4::Lz4;
+    use crate::registry::build;
+
+    const _: fn() = || {
+        fn check<T: Send + Sync + Clone + 'static>() {}
+        check::<Lz4Hc>();
+        check::<Lz4HcBuilder>();
+    };
+
+    #[test]
+    fn levels_are_bounded_and_told() {
+        assert_eq!(Lz4Hc::default().spec(), "lz4hc");
+        for level in 3..=12 {
+            let spec = build(&format!("lz4hc:level={level}")).unwrap().spec();
+            assert_eq!(
+                spec,
+                if level == 9 { "lz4hc".to_owned() } else { format!("lz4hc:level={level}") }
+            );
+        }
+        for spec in ["lz4hc:level=2", "lz4hc:level=13", "lz4hc:accel=2"] {
+            assert!(build(spec).is_err(), "{spec}");
+        }
+        assert!(Lz4Hc::builder().level(2).build().is_err());
+    }
+
+    #[test]
+    fn output_is_lz4s_format() {
+        let page: Vec<u8> = (0..4096u32).map(|i| (i * i / 977) as u8).collect();
+        let mut out = vec![0; Lz4Hc::default().max_compressed_len(page.len())];
+        let len = Lz4Hc::default().new_ctx().unwrap().compress(&page, &mut out).unwrap();
+        let mut back = vec![0; page.len()];
+        Lz4::default().stateless().unwrap().decompress(&out[..len], &mut back).unwrap();
+        assert_eq!(back, page);
+    }
+
+    #[test]
+    fn indices_that_run_out_are_started_over() {
+        // Each page moves the state on by 64 KiB and its length; from 1 GiB on
+        // the library starts over. 16 MiB inputs get there in a few dozen.
+        let codec = Lz4Hc::builder().level(3).build().unwrap();
+        let mut ctx = codec.new_ctx().unwrap();
+        let large = vec![7u8; 16 << 20];
+        let mut out = vec![0; codec.max_compressed_len(large.len())];
+        let page: Vec<u8> = (0..4096u32).map(|i| (i * i / 977) as u8).collect();
+        let mut lens = Vec::new();
+        for _ in 0..80 {
+            ctx.compress(&large, &mut out).unwrap();
+            let len = ctx.compress(&page, &mut out).unwrap();
+            let mut back = vec![0; page.len()];
+            ctx.decompress(&out[..len], &mut back).unwrap();
+            assert_eq!(back, page);
+            lens.push(len);
+        }
+        assert!(lens.iter().all(|len| *len == lens[0]), "{lens:?}");
+    }
+}

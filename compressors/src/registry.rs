@@ -1,0 +1,257 @@
+//! From a name to a compressor: the built-in ones and those of third parties.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::compressor::Compressor;
+use crate::error::CompressorError;
+use crate::null::Null;
+use crate::spec::Spec;
+
+/// Builds a compressor from the parameters of its spec.
+type Constructor =
+    Arc<dyn Fn(&Spec) -> Result<Arc<dyn Compressor>, CompressorError> + Send + Sync + 'static>;
+
+/// Every compressor of this crate and the cargo feature it stands behind.
+const FEATURES: [(&str, &str); 5] =
+    [("lz4", "lz4"), ("lz4hc", "lz4"), ("zstd", "zstd"), ("deflate", "deflate"), ("lzo", "lzo")];
+
+/// Names and how to build the compressors that go by them.
+///
+/// `Send` and `Sync`; cloning is cheap and gives an independent registry. It
+/// takes no locks: registering needs `&mut`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use compressors::{Null, Registry};
+///
+/// let mut registry = Registry::builtin();
+/// registry.register("copy", |spec| {
+///     spec.allow_keys(&[])?;
+///     Ok(Arc::new(Null))
+/// })?;
+/// assert!(registry.names().contains(&"copy"));
+/// assert!(registry.build("copy").is_ok());
+/// assert!(registry.build("copy:level=1").is_err());
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
+#[derive(Clone)]
+pub struct Registry {
+    constructors: BTreeMap<String, Constructor>,
+    /// Whether names of this crate that are not compiled in are told as such.
+    builtin: bool,
+}
+
+impl Registry {
+    /// A registry without any compressor.
+    #[must_use]
+    pub fn empty() -> Self {
+        Registry { constructors: BTreeMap::new(), builtin: false }
+    }
+
+    /// The compressors of this crate that are compiled in.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let mut registry = Registry { constructors: BTreeMap::new(), builtin: true };
+        registry.insert(crate::null::NAME, |spec| {
+            spec.allow_keys(&[])?;
+            Ok(Arc::new(Null))
+        });
+        #[cfg(feature = "lz4")]
+        registry.insert(crate::lz4::NAME, |spec| Ok(Arc::new(crate::Lz4::from_spec(spec)?)));
+        #[cfg(feature = "lz4")]
+        registry.insert(crate::lz4hc::NAME, |spec| Ok(Arc::new(crate::Lz4Hc::from_spec(spec)?)));
+        #[cfg(feature = "zstd")]
+        registry.insert(crate::zstd::NAME, |spec| Ok(Arc::new(crate::Zstd::from_spec(spec)?)));
+        #[cfg(feature = "deflate")]
+        registry
+            .insert(crate::deflate::NAME, |spec| Ok(Arc::new(crate::Deflate::from_spec(spec)?)));
+        #[cfg(feature = "lzo")]
+        registry.insert(crate::lzo::NAME, |spec| Ok(Arc::new(crate::Lzo::from_spec(spec)?)));
+        registry
+    }
+
+    fn insert(
+        &mut self,
+        name: &str,
+        constructor: impl Fn(&Spec) -> Result<Arc<dyn Compressor>, CompressorError>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        self.constructors.insert(name.to_owned(), Arc::new(constructor));
+    }
+
+    /// Adds a compressor. The constructor gets the parsed spec; it should
+    /// refuse keys that it does not know ([`Spec::allow_keys`]).
+    ///
+    /// # Errors
+    /// [`CompressorError::NameTaken`] if the name is in use already,
+    /// [`CompressorError::MalformedSpec`] if it cannot stand in a spec.
+    pub fn register(
+        &mut self,
+        name: &str,
+        constructor: impl Fn(&Spec) -> Result<Arc<dyn Compressor>, CompressorError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<(), CompressorError> {
+        let spec: Spec = name.parse()?;
+        if spec.params().next().is_some() {
+            return Err(CompressorError::MalformedSpec {
+                spec: name.to_owned(),
+                reason: "a name to register has no parameters",
+            });
+        }
+        if self.constructors.contains_key(name) {
+            return Err(CompressorError::NameTaken { name: name.to_owned() });
+        }
+        self.insert(name, constructor);
+        Ok(())
+    }
+
+    /// Builds the compressor that `spec` tells, e.g. `lz4` or `zstd:level=19`.
+    ///
+    /// # Errors
+    /// [`CompressorError::MalformedSpec`], [`CompressorError::UnknownName`]
+    /// with the known ones, [`CompressorError::FeatureOff`] with the feature to
+    /// switch on, or what the constructor returns, which for a parameter is
+    /// [`CompressorError::BadParameter`].
+    pub fn build(&self, spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
+        let spec: Spec = spec.parse()?;
+        let name = spec.name();
+        if let Some(constructor) = self.constructors.get(name) {
+            return constructor(&spec);
+        }
+        let off = FEATURES.iter().find(|(known, _)| self.builtin && *known == name);
+        Err(match off {
+            Some(&(_, feature)) => CompressorError::FeatureOff { name: name.to_owned(), feature },
+            None => CompressorError::UnknownName {
+                name: name.to_owned(),
+                known: self.constructors.keys().cloned().collect(),
+            },
+        })
+    }
+
+    /// The names that can be built, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.constructors.keys().map(String::as_str).collect()
+    }
+}
+
+impl Default for Registry {
+    /// The built-in compressors.
+    fn default() -> Self {
+        Self::builtin()
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("names", &self.names()).finish_non_exhaustive()
+    }
+}
+
+/// Builds a built-in compressor from its spec, e.g. `lz4` or `zstd:level=19`.
+///
+/// # Errors
+/// As [`Registry::build`].
+pub fn build(spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
+    Registry::builtin().build(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{FEATURES, Registry, build};
+    use crate::error::CompressorError;
+    use crate::null::Null;
+
+    const _: fn() = || {
+        fn check<T: Send + Sync + Clone + 'static>() {}
+        check::<Registry>();
+    };
+
+    /// Whether a feature of this crate is on.
+    fn is_on(feature: &str) -> bool {
+        match feature {
+            "lz4" => cfg!(feature = "lz4"),
+            "zstd" => cfg!(feature = "zstd"),
+            "deflate" => cfg!(feature = "deflate"),
+            "lzo" => cfg!(feature = "lzo"),
+            other => panic!("unknown feature {other}"),
+        }
+    }
+
+    #[test]
+    fn a_name_is_there_or_its_feature_is_told() {
+        let registry = Registry::builtin();
+        assert!(registry.names().contains(&"null"));
+        for (name, feature) in FEATURES {
+            if is_on(feature) {
+                assert!(registry.names().contains(&name));
+                // Some constructors ask their C library for its limits.
+                if !cfg!(miri) {
+                    assert_eq!(registry.build(name).unwrap().name(), name);
+                }
+            } else {
+                assert!(!registry.names().contains(&name));
+                assert_eq!(
+                    registry.build(name).unwrap_err(),
+                    CompressorError::FeatureOff { name: name.to_owned(), feature }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        match build("lz5:level=1") {
+            Err(CompressorError::UnknownName { name, known }) => {
+                assert_eq!(name, "lz5");
+                assert_eq!(known, Registry::builtin().names());
+            }
+            other => panic!("{other:?}"),
+        }
+        // A registry that never had them has no features to tell.
+        assert_eq!(
+            Registry::empty().build("lzo").unwrap_err(),
+            CompressorError::UnknownName { name: "lzo".to_owned(), known: vec![] }
+        );
+    }
+
+    #[test]
+    fn third_parties_register_under_free_and_writable_names() {
+        let mut registry = Registry::builtin();
+        let before = registry.clone();
+        let mut register = |name: &str| {
+            registry.register(name, |spec| {
+                spec.int("level", 1, 1..=9)?;
+                Ok(Arc::new(Null))
+            })
+        };
+        assert_eq!(register("mine"), Ok(()));
+        for taken in ["mine", "null"] {
+            assert_eq!(register(taken), Err(CompressorError::NameTaken { name: taken.to_owned() }));
+        }
+        for bad in ["", "a b", "mine:level=1", "x:"] {
+            let error = register(bad).unwrap_err();
+            assert!(matches!(error, CompressorError::MalformedSpec { .. }), "{bad:?}: {error}");
+        }
+        assert!(registry.names().contains(&"mine"));
+        assert!(registry.build("mine:level=9").is_ok());
+        assert!(matches!(
+            registry.build("mine:level=10"),
+            Err(CompressorError::BadParameter { .. })
+        ));
+        assert!(!before.names().contains(&"mine"));
+    }
+
+    #[test]
+    fn null_takes_no_parameters() {
+        assert!(matches!(build("null:level=1"), Err(CompressorError::BadParameter { .. })));
+    }
+}

@@ -1,0 +1,397 @@
+//! `zstd`: the dense one, with frames cut down to what a page store needs.
+//!
+//! A frame has no magic bytes, no checksum, no dictionary id and no content
+//! size: whoever holds the page knows all of them. What is left is two bytes of
+//! frame header and three a block. The length of the output comes from the
+//! caller alone; nothing in a frame is believed without a check against it.
+//!
+//! Compression knows each input's length before it starts, so the library
+//! sizes window and tables for a page, not for a file. Decompression writes
+//! straight into the caller's buffer; there is no window buffer that a frame
+//! could ask to be made large.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, check_len};
+use crate::error::CompressorError;
+use crate::libzstd::{Decoder, Encoder, Failure, Prepared};
+use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
+
+/// The name under which the registry has it.
+pub(crate) const NAME: &str = "zstd";
+
+const LEVEL: &str = "level";
+const DEFAULT_LEVEL: i32 = 3;
+const PAGE: &str = "page";
+const DEFAULT_PAGE: i32 = 4096;
+const PAGES: RangeInclusive<i32> = 1..=ZEROS.len() as i32;
+
+/// What contexts are fitted to. Tables depend on the length alone.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
+/// Zstandard at a chosen level.
+///
+/// Parameter `level`, 3 by default. The range is the library's: 1 to 22, and
+/// negative levels down to about -130000, which are faster and less dense. 0
+/// stands for the default, as in the library. Parameter `page`, 4096 by
+/// default, is the length in bytes that contexts are prepared for, up to 64 KiB;
+/// longer inputs work, but allocate, the first of them for sure.
+///
+/// Output is a zstd frame without magic bytes (`ZSTD_f_zstd1_magicless`), so
+/// other tools read it only if told so.
+///
+/// `Send` and `Sync`; clones share the dictionary.
+///
+/// ```
+/// use compressors::{Compressor, Zstd};
+///
+/// let words = b"select insert update delete from where ".repeat(8);
+/// let plain = Zstd::builder().level(1).build()?;
+/// let primed = Zstd::builder().level(1).dictionary(words).build()?;
+/// assert_eq!(plain.spec(), "zstd:level=1");
+///
+/// let page = b"update from insert where select delete ".repeat(2);
+/// let mut out = vec![0; plain.max_compressed_len(page.len())];
+/// let without = plain.new_ctx()?.compress(&page, &mut out)?;
+/// let with = primed.new_ctx()?.compress(&page, &mut out)?;
+/// assert!(with < without);
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
+#[derive(Clone)]
+pub struct Zstd {
+    level: i32,
+    page_len: usize,
+    dictionary: Option<Arc<Prepared>>,
+}
+
+/// The levels the library has; the negative ones are the fast ones.
+fn levels() -> RangeInclusive<i32> {
+    zstd_safe::min_c_level()..=zstd_safe::max_c_level()
+}
+
+impl Zstd {
+    /// Zstandard with the parameters yet to be set.
+    pub fn builder() -> ZstdBuilder {
+        ZstdBuilder { level: DEFAULT_LEVEL, page_len: DEFAULT_PAGE, dictionary: None }
+    }
+
+    pub(crate) fn from_spec(spec: &Spec) -> Result<Self, CompressorError> {
+        spec.refuse_dictionary()?;
+        spec.allow_keys(&[LEVEL, PAGE])?;
+        let level = spec.int(LEVEL, DEFAULT_LEVEL, levels())?;
+        let page_len = spec.int(PAGE, DEFAULT_PAGE, PAGES)?;
+        ZstdBuilder { level, page_len, dictionary: None }.build()
+    }
+
+    /// Heap bytes of the prepared dictionary that all contexts share.
+    #[must_use]
+    pub fn dictionary_bytes(&self) -> usize {
+        self.dictionary.as_ref().map_or(0, |prepared| prepared.memory_bytes())
+    }
+}
+
+impl Default for Zstd {
+    fn default() -> Self {
+        Zstd { level: DEFAULT_LEVEL, page_len: DEFAULT_PAGE as usize, dictionary: None }
+    }
+}
+
+impl fmt::Debug for Zstd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Zstd")
+            .field("level", &self.level)
+            .field("page_len", &self.page_len)
+            .field("dictionary", &self.dictionary.as_ref().map(|d| &d.bytes))
+            .finish()
+    }
+}
+
+/// Sets the parameters of a [`Zstd`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ZstdBuilder {
+    level: i32,
+    page_len: i32,
+    dictionary: Option<Arc<[u8]>>,
+}
+
+impl ZstdBuilder {
+    /// How hard to try: 3 by default, see [`Zstd`] for the range.
+    pub fn level(mut self, level: i32) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Length in bytes of the pages to come: contexts are prepared for it.
+    /// 1 to 64 KiB, 4096 by default.
+    pub fn page_len(mut self, bytes: usize) -> Self {
+        self.page_len = i32::try_from(bytes).unwrap_or(i32::MAX);
+        self
+    }
+
+    /// Bytes that pages are likely to hold, at least 8 of them: either any
+    /// content, the most likely at the end, or a dictionary that zstd's
+    /// trainer made.
+    pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
+        self.dictionary = Some(bytes.into());
+        self
+    }
+
+    /// The compressor.
+    ///
+    /// # Errors
+    /// [`CompressorError::BadParameter`] for a level or page length out of
+    /// range, or a dictionary that is too short or damaged.
+    pub fn build(self) -> Result<Zstd, CompressorError> {
+        if !levels().contains(&self.level) {
+            return Err(bad_int(NAME, LEVEL, self.level, &levels()));
+        }
+        if !PAGES.contains(&self.page_len) {
+            return Err(bad_int(NAME, PAGE, self.page_len, &PAGES));
+        }
+        let level = if self.level == 0 { DEFAULT_LEVEL } else { self.level };
+        let dictionary = match self.dictionary {
+            None => None,
+            Some(bytes) => Some(Arc::new(Prepared::new(bytes, level)?)),
+        };
+        Ok(Zstd { level, page_len: self.page_len as usize, dictionary })
+    }
+}
+
+impl Compressor for Zstd {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn spec(&self) -> String {
+        let level = (self.level != DEFAULT_LEVEL).then(|| self.level.to_string());
+        let page = (self.page_len != DEFAULT_PAGE as usize).then(|| self.page_len.to_string());
+        let dict = self.dictionary.as_ref().map(|d| d.bytes.fingerprint());
+        write_spec(NAME, &[(LEVEL, level), (PAGE, page), (DICT_KEY, dict)])
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        if src_len > MAX_LEN { usize::MAX } else { zstd_safe::compress_bound(src_len) }
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        let page = &ZEROS[..self.page_len];
+        Ok(Box::new(Ctx {
+            pages: Encoder::fixed_for(page, self.level, self.dictionary.clone())?,
+            others: None,
+            decoder: Decoder::new(self.dictionary.clone())?,
+            codec: self.clone(),
+        }))
+    }
+}
+
+struct Ctx {
+    /// For inputs up to the page length, which it never allocates for.
+    pages: Encoder,
+    /// For inputs beyond, made at the first of them.
+    others: Option<Encoder>,
+    decoder: Decoder,
+    codec: Zstd,
+}
+
+impl fmt::Debug for Ctx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("zstd::Ctx")
+            .field("codec", &self.codec)
+            .field("memory_bytes", &self.memory_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ctx {
+    /// Compresses what [`pages`](Self::pages) has no memory for.
+    fn compress_other(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let encoder = match &mut self.others {
+            Some(encoder) => encoder,
+            none => none.insert(Encoder::growing(self.codec.level, self.codec.dictionary.clone())?),
+        };
+        encoder.compress(src, dst).map_err(|failure| compress_error(failure, src, dst))
+    }
+}
+
+fn compress_error(failure: Failure, src: &[u8], dst: &[u8]) -> CompressorError {
+    match failure {
+        Failure::DST_TOO_SMALL => {
+            CompressorError::OutputTooSmall { codec: NAME, src_len: src.len(), capacity: dst.len() }
+        }
+        failure => failure.into_error("compression"),
+    }
+}
+
+impl CompressorCtx for Ctx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        check_len(NAME, src.len(), MAX_LEN)?;
+        if src.len() > self.codec.page_len {
+            return self.compress_other(src, dst);
+        }
+        match self.pages.compress(src, dst) {
+            // With pages beyond 16 KiB, an input of less may need more: its
+            // parameters come from another row of the library's table.
+            Err(Failure::OUT_OF_MEMORY) => self.compress_other(src, dst),
+            result => result.map_err(|failure| compress_error(failure, src, dst)),
+        }
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        check_len(NAME, src.len(), MAX_LEN)?;
+        check_len(NAME, dst.len(), MAX_LEN)?;
+        if src.is_empty() {
+            // Not even a frame of nothing. The library would take it as none.
+            return Err(CompressorError::Corrupt { codec: NAME, reason: "there is no frame" });
+        }
+        let expected = dst.len();
+        match self.decoder.decompress(src, dst) {
+            Ok(got) if got == expected => Ok(()),
+            Ok(got) => Err(CompressorError::WrongLength { codec: NAME, expected, got: Some(got) }),
+            Err(Failure::DST_TOO_SMALL) => {
+                Err(CompressorError::WrongLength { codec: NAME, expected, got: None })
+            }
+            Err(Failure::OUT_OF_MEMORY) => Err(Failure::OUT_OF_MEMORY.into_error("decompression")),
+            Err(failure) => Err(CompressorError::Corrupt { codec: NAME, reason: failure.reason() }),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.pages.memory_bytes()
+            + self.others.as_ref().map_or(0, Encoder::memory_bytes)
+            + self.decoder.memory_bytes()
+            + size_of::<Self>()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::{DEFAULT_LEVEL, Zstd, ZstdBuilder, levels};
+    use crate::compressor::Compressor;
+    use crate::error::CompressorError;
+    use crate::registry::build;
+
+    const _: fn() = || {
+        fn check<T: Send + Sync + Clone + 'static>() {}
+        check::<Zstd>();
+        check::<ZstdBuilder>();
+    };
+
+    fn page() -> Vec<u8> {
+        (0..4096u32).map(|i| (i.wrapping_mul(i) / 977) as u8 & 0x1f).collect()
+    }
+
+    fn compress(codec: &Zstd, page: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; codec.max_compressed_len(page.len())];
+        let len = codec.new_ctx().unwrap().compress(page, &mut out).unwrap();
+        out.truncate(len);
+        out
+    }
+
+    #[test]
+    fn parameters_are_bounded_and_told() {
+        assert_eq!(Zstd::default().spec(), "zstd");
+        let (first, last) = (*levels().start(), *levels().end());
+        assert!(first < -1000 && last >= 22);
+        for (given, told) in [
+            ("zstd:level=3", "zstd"),
+            ("zstd:level=0", "zstd"),
+            ("zstd:level=-7", "zstd:level=-7"),
+            ("zstd:page=4096,level=22", "zstd:level=22"),
+            ("zstd:page=16384", "zstd:page=16384"),
+            ("zstd:page=16384,level=1", "zstd:level=1,page=16384"),
+        ] {
+            assert_eq!(build(given).unwrap().spec(), told);
+        }
+        assert!(build(&format!("zstd:level={first}")).is_ok());
+        assert!(build(&format!("zstd:level={}", first - 1)).is_err());
+        assert!(build(&format!("zstd:level={}", last + 1)).is_err());
+        for spec in ["zstd:page=0", "zstd:page=65537", "zstd:window=12", "zstd:level=fast"] {
+            assert!(build(spec).is_err(), "{spec}");
+        }
+        assert!(Zstd::builder().page_len(usize::MAX).build().is_err());
+        assert!(Zstd::builder().level(last + 1).build().is_err());
+    }
+
+    #[test]
+    fn a_frame_has_two_bytes_of_header() {
+        let codec = Zstd::default();
+        let out = compress(&codec, &[5; 4096]);
+        // Descriptor: no content size, checksum or dictionary id, a window.
+        assert_eq!(out[0], 0);
+        // Window of 4 KiB: exponent 2 over 1 KiB, mantissa 0.
+        assert_eq!(out[1], 2 << 3);
+        let plain = zstd_safe::compress(&mut vec![0; 5000][..], &page(), DEFAULT_LEVEL).unwrap();
+        assert_eq!(compress(&codec, &page()).len(), plain - 5);
+    }
+
+    #[test]
+    fn tables_are_for_the_page_and_stay() {
+        let codec = Zstd::default();
+        let mut ctx = codec.new_ctx().unwrap();
+        let memory = ctx.memory_bytes();
+        assert!(memory < 256 << 10, "{memory}");
+        let mut out = vec![0; 8192];
+        // More short inputs in a row than the library bears.
+        for len in [4096, 1, 100, 2048, 2049].into_iter().flat_map(|len| [len; 300]) {
+            ctx.compress(&page()[..len], &mut out).unwrap();
+            assert_eq!(ctx.memory_bytes(), memory, "{len}");
+        }
+        let larger = Zstd::builder().page_len(65536).build().unwrap();
+        assert!(larger.new_ctx().unwrap().memory_bytes() > memory);
+    }
+
+    #[test]
+    fn a_frame_of_the_wrong_length_is_told_apart_from_a_corrupt_one() {
+        let codec = Zstd::default();
+        let out = compress(&codec, &page());
+        let mut ctx = codec.new_ctx().unwrap();
+        let wrong =
+            |expected, got| Err(CompressorError::WrongLength { codec: "zstd", expected, got });
+        assert_eq!(ctx.decompress(&out, &mut [0; 4097]), wrong(4097, Some(4096)));
+        assert_eq!(ctx.decompress(&out, &mut [0; 4095]), wrong(4095, None));
+        assert!(matches!(
+            ctx.decompress(&out[..out.len() - 1], &mut [0; 4096]),
+            Err(CompressorError::Corrupt { codec: "zstd", .. })
+        ));
+        assert_eq!(ctx.decompress(&out, &mut [0; 4096]), Ok(()));
+    }
+
+    #[test]
+    fn a_dictionary_shrinks_pages_like_it_and_outlives_its_compressor() {
+        let dictionary: Vec<u8> = page().into_iter().rev().chain(page()).collect();
+        let primed = Zstd::builder().dictionary(dictionary.clone()).build().unwrap();
+        assert!(primed.dictionary_bytes() > dictionary.len());
+        assert!(primed.spec().starts_with("zstd:dict="));
+        assert!(matches!(build(&primed.spec()), Err(CompressorError::BadParameter { .. })));
+        let plain_len = compress(&Zstd::default(), &page()).len();
+
+        let mut ctx = primed.new_ctx().unwrap();
+        drop(primed);
+        let memory = ctx.memory_bytes();
+        let mut out = vec![0; 8192];
+        let mut back = vec![0; 4096];
+        for _ in 0..3 {
+            let len = ctx.compress(&page(), &mut out).unwrap();
+            assert!(len < plain_len / 4, "{len} against {plain_len}");
+            ctx.decompress(&out[..len], &mut back).unwrap();
+            assert_eq!(back, page());
+            // Without the dictionary it is not to be had.
+            let mut other = Zstd::default().new_ctx().unwrap();
+            assert!(other.decompress(&out[..len], &mut back).is_err() || back != page());
+        }
+        assert_eq!(ctx.memory_bytes(), memory);
+    }
+
+    #[test]
+    fn damaged_dictionaries_are_refused() {
+        // The magic number of a trained dictionary, and nothing that fits.
+        let mut damaged = vec![0xff; 64];
+        damaged[..4].copy_from_slice(&0xEC30_A437_u32.to_le_bytes());
+        let error = Zstd::builder().dictionary(damaged).build().unwrap_err();
+        assert!(matches!(error, CompressorError::BadParameter { .. }), "{error}");
+    }
+}

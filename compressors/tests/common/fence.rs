@@ -1,0 +1,98 @@
+//! A buffer that ends, or starts, at an inaccessible page: a read or write one
+//! byte out of bounds ends the test at once. Systems other than Linux, and
+//! Miri, which sees such accesses itself, get a buffer of the exact length.
+
+/// Which end of the buffer is fenced to the byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Start,
+    End,
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+mod imp {
+    use std::ptr::NonNull;
+
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+    use super::Side;
+
+    /// A multiple of every page size there is.
+    const FENCE: usize = 64 << 10;
+
+    /// `len` accessible bytes and more on the side that is not fenced.
+    pub(crate) struct Fenced {
+        base: NonNull<u8>,
+        total: usize,
+        len: usize,
+        side: Side,
+    }
+
+    impl Fenced {
+        pub(crate) fn new(len: usize, side: Side) -> Self {
+            let room = len.div_ceil(FENCE).max(1) * FENCE;
+            let total = room + 2 * FENCE;
+            // SAFETY: a new mapping at an address of the system's choice.
+            let base = unsafe {
+                mmap_anonymous(
+                    std::ptr::null_mut(),
+                    total,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    MapFlags::PRIVATE,
+                )
+            }
+            .unwrap();
+            let base = NonNull::new(base.cast::<u8>()).unwrap();
+            for fence in [0, FENCE + room] {
+                // SAFETY: within the mapping.
+                let start = unsafe { base.as_ptr().add(fence) };
+                // SAFETY: within the mapping, which nothing refers to yet.
+                unsafe { mprotect(start.cast(), FENCE, MprotectFlags::empty()) }.unwrap();
+            }
+            Fenced { base, total, len, side }
+        }
+
+        /// The last, or first, `len` bytes of the buffer: those at the fence.
+        pub(crate) fn slice(&mut self, len: usize) -> &mut [u8] {
+            assert!(len <= self.len);
+            let offset = match self.side {
+                Side::Start => FENCE,
+                Side::End => self.total - FENCE - len,
+            };
+            // SAFETY: within the mapping.
+            let start = unsafe { self.base.as_ptr().add(offset) };
+            // SAFETY: `len` bytes between the fences, readable, writable,
+            // initialised by the system and borrowed with `self`.
+            unsafe { std::slice::from_raw_parts_mut(start, len) }
+        }
+    }
+
+    impl Drop for Fenced {
+        fn drop(&mut self) {
+            // SAFETY: ours, and not referred to after this.
+            unsafe { munmap(self.base.as_ptr().cast(), self.total) }.unwrap();
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod imp {
+    use super::Side;
+
+    pub(crate) struct Fenced {
+        bytes: Vec<u8>,
+    }
+
+    impl Fenced {
+        pub(crate) fn new(len: usize, _side: Side) -> Self {
+            Fenced { bytes: vec![0; len] }
+        }
+
+        pub(crate) fn slice(&mut self, len: usize) -> &mut [u8] {
+            self.bytes = vec![0; len];
+            &mut self.bytes
+        }
+    }
+}
+
+pub(crate) use imp::Fenced;

@@ -1,0 +1,197 @@
+//! One command line: printed as a shell would take it, then run.
+//!
+//! Standard input is closed for every child, so that nothing here can wait for an answer.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result};
+
+/// A command with the variables that it adds to its environment.
+#[derive(Debug, Clone)]
+pub(crate) struct Cmd {
+    program: String,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Cmd {
+    pub(crate) fn new(program: &str) -> Self {
+        Self { program: program.to_owned(), args: Vec::new(), env: Vec::new() }
+    }
+
+    /// A command from one line whose words hold no blanks: `Cmd::line("cargo fmt --all")`.
+    pub(crate) fn line(line: &str) -> Self {
+        let mut words = line.split_whitespace();
+        Self::new(words.next().unwrap_or_default()).args(words)
+    }
+
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub(crate) fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    pub(crate) fn env(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.env.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Prints and runs it; its output goes where ours goes.
+    pub(crate) fn run(&self) -> Result<()> {
+        self.announce();
+        let status = self.command().status().map_err(|source| self.spawn_error(source))?;
+        if status.success() { Ok(()) } else { Err(self.failed(status)) }
+    }
+
+    /// Prints and runs it, shows its standard output as it comes and returns it too.
+    pub(crate) fn run_and_read(&self) -> Result<String> {
+        self.announce();
+        let mut child = self
+            .command()
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|source| self.spawn_error(source))?;
+        let mut all = Vec::new();
+        if let Some(mut stdout) = child.stdout.take() {
+            // Not by lines: the name of a test that hangs stands on an unfinished one.
+            let mut chunk = [0; 4096];
+            loop {
+                let read = stdout.read(&mut chunk).map_err(|source| self.output_error(source))?;
+                if read == 0 {
+                    break;
+                }
+                let new = &chunk[..read];
+                let mut shown = std::io::stdout().lock();
+                shown
+                    .write_all(new)
+                    .and_then(|()| shown.flush())
+                    .map_err(|source| self.output_error(source))?;
+                all.extend_from_slice(new);
+            }
+        }
+        let status = child.wait().map_err(|source| self.output_error(source))?;
+        if status.success() {
+            Ok(String::from_utf8_lossy(&all).into_owned())
+        } else {
+            Err(self.failed(status))
+        }
+    }
+
+    /// Prints and runs it and returns its standard output instead of showing it.
+    pub(crate) fn capture(&self) -> Result<String> {
+        self.announce();
+        self.quiet()
+    }
+
+    /// Runs it without a word and returns its standard output: for questions that a job asks on
+    /// its way, such as which components are installed.
+    pub(crate) fn quiet(&self) -> Result<String> {
+        let output = self
+            .command()
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|source| self.spawn_error(source))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(self.failed(output.status))
+        }
+    }
+
+    /// Whether it starts and succeeds; all its output is dropped.
+    pub(crate) fn succeeds(&self) -> bool {
+        self.command()
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
+    fn announce(&self) {
+        println!("$ {self}");
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(Stdio::null());
+        for (key, value) in &self.env {
+            command.env(key, value);
+        }
+        command
+    }
+
+    fn spawn_error(&self, source: std::io::Error) -> Error {
+        Error::Spawn { program: self.program.clone(), source }
+    }
+
+    fn output_error(&self, source: std::io::Error) -> Error {
+        Error::Output { command: self.to_string(), source }
+    }
+
+    fn failed(&self, status: std::process::ExitStatus) -> Error {
+        Error::Failed { command: self.to_string(), status }
+    }
+}
+
+impl fmt::Display for Cmd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, value) in &self.env {
+            write!(f, "{key}={} ", quoted(value))?;
+        }
+        write!(f, "{}", self.program)?;
+        for arg in &self.args {
+            write!(f, " {}", quoted(arg))?;
+        }
+        Ok(())
+    }
+}
+
+/// `word` as a POSIX shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_prints_as_a_shell_takes_it() {
+        let cmd = Cmd::line("cargo test -p zbud").arg("it's").env("RUSTFLAGS", "--cfg loom");
+        assert_eq!(cmd.to_string(), r"RUSTFLAGS='--cfg loom' cargo test -p zbud 'it'\''s'");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_failing_command_is_an_error_that_names_it() {
+        let error = Cmd::line("false --now").run().unwrap_err().to_string();
+        assert!(error.contains("false --now"), "{error}");
+        assert!(!Cmd::line("false").succeeds());
+        assert!(Cmd::line("true").succeeds());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn output_is_returned_as_it_is() {
+        let cmd = Cmd::new("printf").arg("a\\nb");
+        assert_eq!(cmd.run_and_read().unwrap(), "a\nb");
+        assert_eq!(cmd.capture().unwrap(), "a\nb");
+    }
+
+    #[test]
+    fn a_missing_program_says_so() {
+        let error = Cmd::new("no-such-program-here").run().unwrap_err();
+        assert!(matches!(error, Error::Spawn { .. }), "{error}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The jobs, one file each.
+
+pub(crate) mod ci;
+pub(crate) mod clippy;
+pub(crate) mod compare;
+pub(crate) mod cross;
+pub(crate) mod docs;
+pub(crate) mod fmt;
+pub(crate) mod loom;
+pub(crate) mod lzo;
+pub(crate) mod miri;
+pub(crate) mod msrv;
+pub(crate) mod test;

@@ -1,0 +1,139 @@
+//! Every other job in turn, the quick ones first, with a time for each and one line at the end.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::jobs::{clippy, compare, cross, docs, fmt, loom, lzo, miri, msrv, test};
+use crate::tidy;
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Go on after a step that fails, and fail at the end.
+    #[arg(long)]
+    keep_going: bool,
+    /// Leave this step out; may be given several times.
+    #[arg(long, value_name = "STEP", value_parser = step_names())]
+    skip: Vec<String>,
+}
+
+type Step = (&'static str, fn(&Workspace) -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("fmt", |_| fmt::run()),
+    ("tidy", tidy::run),
+    ("clippy", clippy::run),
+    ("docs", |_| docs::run()),
+    ("test", |_| test::run()),
+    ("compare", |_| compare::run()),
+    ("lzo", |_| lzo::run()),
+    ("msrv", msrv::run),
+    ("cross", |_| cross::run()),
+    ("loom", |ws| loom::run(ws, &loom::Args::default())),
+    ("miri", |ws| miri::run(ws, &miri::Args::default())),
+];
+
+fn step_names() -> Vec<&'static str> {
+    STEPS.iter().map(|&(name, _)| name).collect()
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let chosen: Vec<Step> =
+        STEPS.iter().copied().filter(|(name, _)| !args.skip.iter().any(|s| s == name)).collect();
+    let tally = run_steps(ws, &chosen, args.keep_going);
+    println!("{}", tally.summary());
+    if tally.failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Steps { failed: tally.failed.len(), total: tally.total })
+    }
+}
+
+fn run_steps(ws: &Workspace, steps: &[Step], keep_going: bool) -> Tally {
+    let start = Instant::now();
+    let mut tally = Tally { total: steps.len(), ..Tally::default() };
+    for (name, job) in steps {
+        println!("\n== {name}");
+        let step = Instant::now();
+        let result = job(ws);
+        let seconds = step.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                println!("== {name}: passed in {seconds:.1} s");
+                tally.passed.push((name, step.elapsed()));
+            }
+            Err(error) => {
+                println!("== {name}: FAILED in {seconds:.1} s: {error}");
+                tally.failed.push(name);
+                if !keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    tally.elapsed = start.elapsed();
+    tally
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    total: usize,
+    passed: Vec<(&'static str, Duration)>,
+    failed: Vec<&'static str>,
+    elapsed: Duration,
+}
+
+impl Tally {
+    fn summary(&self) -> String {
+        let times: Vec<_> = self
+            .passed
+            .iter()
+            .map(|(name, t)| format!("{name} {:.0} s", t.as_secs_f64()))
+            .collect();
+        let mut line = format!(
+            "\nci: {} of {} steps passed in {:.0} s ({})",
+            self.passed.len(),
+            self.total,
+            self.elapsed.as_secs_f64(),
+            times.join(", "),
+        );
+        if !self.failed.is_empty() {
+            line.push_str(&format!("; failed: {}", self.failed.join(", ")));
+        }
+        let left = self.total - self.passed.len() - self.failed.len();
+        if left > 0 {
+            line.push_str(&format!("; not run: {left}"));
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_says_what_passed_failed_and_was_left() {
+        let tally = Tally {
+            total: 4,
+            passed: vec![("fmt", Duration::from_secs(2)), ("tidy", Duration::from_secs(1))],
+            failed: vec!["clippy"],
+            elapsed: Duration::from_secs(9),
+        };
+        assert_eq!(
+            tally.summary().trim_start(),
+            "ci: 2 of 4 steps passed in 9 s (fmt 2 s, tidy 1 s); failed: clippy; not run: 1"
+        );
+    }
+
+    #[test]
+    fn a_failure_stops_the_run_unless_it_is_told_to_go_on() {
+        let steps: &[Step] =
+            &[("a", |_| Ok(())), ("b", |_| Err(Error::NoRustVersion)), ("c", |_| Ok(()))];
+        let ws = Workspace::open().unwrap();
+        let stopped = run_steps(&ws, steps, false);
+        assert_eq!((stopped.passed.len(), stopped.failed.as_slice()), (1, ["b"].as_slice()));
+        let through = run_steps(&ws, steps, true);
+        assert_eq!((through.passed.len(), through.failed.as_slice()), (2, ["b"].as_slice()));
+    }
+}

@@ -1,0 +1,18 @@
+//! Clippy over everything, and over each library without its default features.
+//!
+//! The second half finds code that only compiles, or is only used, when some feature is on.
+
+use crate::cmd::Cmd;
+use crate::error::Result;
+use crate::workspace::{Workspace, is_library, text};
+
+pub(crate) fn run(ws: &Workspace) -> Result<()> {
+    Cmd::line("cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    for package in ws.packages().filter(|p| is_library(p)) {
+        Cmd::line("cargo clippy --no-default-features -p")
+            .arg(text(&package["name"]))
+            .args(["--", "-D", "warnings"])
+            .run()?;
+    }
+    Ok(())
+}

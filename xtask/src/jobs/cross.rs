@@ -1,0 +1,31 @@
+//! Type-checks the crates that build no C code for other systems.
+//!
+//! A check needs the target's standard library only, no linker and no C compiler for it.
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+
+const TARGETS: &[&str] =
+    &["x86_64-pc-windows-gnu", "aarch64-unknown-linux-gnu", "x86_64-apple-darwin"];
+
+const CRATES: &[&str] = &[
+    "-p zpool-api",
+    "-p zpool-api --features conformance",
+    "-p zbud",
+    "-p zswap-core --no-default-features --features zbud",
+    "-p compressors --no-default-features",
+];
+
+pub(crate) fn run() -> Result<()> {
+    let add = Cmd::line("rustup target add").args(TARGETS.iter().copied());
+    add.run().map_err(|_| Error::Missing {
+        what: "the standard library of another target".to_owned(),
+        fix: add.to_string(),
+    })?;
+    for target in TARGETS {
+        for krate in CRATES {
+            Cmd::line(&format!("cargo check --target {target} {krate}")).run()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Formatting, checked and not changed.
+
+use crate::cmd::Cmd;
+use crate::error::Result;
+
+pub(crate) fn run() -> Result<()> {
+    Cmd::line("cargo fmt --all --check").run()
+}

@@ -1,0 +1,96 @@
+//! Every loom model: each crate that depends on loom, its unit models and its `loom_*` tests.
+//!
+//! Models live in modules or tests whose path contains `loom`; the filter picks them by that
+//! name, since other tests cannot run outside a model once loom's types are switched in. A
+//! crate that runs none fails, so that a renamed module does not pass by running nothing.
+
+use serde_json::Value;
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+use crate::libtest;
+use crate::workspace::{Workspace, list, text};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How often a model may switch away from a thread that could go on (LOOM_MAX_PREEMPTIONS).
+    #[arg(long, default_value_t = 3)]
+    preemptions: usize,
+    /// Only this crate; may be given several times.
+    #[arg(short, long = "package", value_name = "CRATE")]
+    packages: Vec<String>,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { preemptions: 3, packages: Vec::new() }
+    }
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let packages: Vec<_> = ws.packages().filter(|p| depends_on_loom(p)).collect();
+    if packages.is_empty() {
+        return Err(Error::NoLoomCrate);
+    }
+    let names: Vec<&str> = packages.iter().map(|p| text(&p["name"])).collect();
+    let wanted = libtest::choose("loom", &names, &args.packages)?;
+    for package in packages.iter().filter(|p| wanted.contains(&text(&p["name"]))) {
+        let name = text(&package["name"]);
+        let unit = cargo_test(ws, args, name).args(["--lib", "loom"]).run_and_read()?;
+        let mut models = libtest::passed(&unit);
+        for test in loom_tests(package) {
+            let run = cargo_test(ws, args, name).args(["--test", test]).run_and_read()?;
+            models += libtest::passed(&run);
+        }
+        if models == 0 {
+            return Err(Error::NothingRan { krate: name.to_owned(), what: "loom model" });
+        }
+        println!("loom: {name}: models explored: {models}");
+    }
+    Ok(())
+}
+
+fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
+    let cmd = Cmd::line("cargo test --release -p")
+        .arg(package)
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("LOOM_MAX_PREEMPTIONS", args.preemptions.to_string())
+        .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
+    // The store's models need no codec, and so no C library built a second time.
+    if package == "zswap-core" {
+        cmd.args(["--no-default-features", "--features", "zbud"])
+    } else {
+        cmd
+    }
+}
+
+fn depends_on_loom(package: &Value) -> bool {
+    list(&package["dependencies"]).any(|d| d["name"] == "loom")
+}
+
+/// The integration tests of a package that are models.
+fn loom_tests(package: &Value) -> impl Iterator<Item = &str> {
+    list(&package["targets"])
+        .filter(|t| list(&t["kind"]).any(|k| k == "test"))
+        .map(|t| text(&t["name"]))
+        .filter(|name| name.starts_with("loom_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_found_by_dependency_and_name() {
+        let package = serde_json::json!({
+            "dependencies": [{"name": "loom"}],
+            "targets": [
+                {"name": "zbud", "kind": ["lib"]},
+                {"name": "loom_free", "kind": ["test"]},
+                {"name": "conformance", "kind": ["test"]},
+            ],
+        });
+        assert!(depends_on_loom(&package));
+        assert_eq!(loom_tests(&package).collect::<Vec<_>>(), ["loom_free"]);
+    }
+}

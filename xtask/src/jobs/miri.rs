@@ -1,0 +1,96 @@
+//! The allocators and the store under Miri, with strict provenance.
+//!
+//! Crates run without their C code, which Miri cannot execute. On request also for a 32-bit and
+//! for a big-endian target, where the packed words and the size arithmetic are put to the test.
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+use crate::libtest;
+use crate::workspace::Workspace;
+
+/// A 32-bit and a big-endian target.
+const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
+
+const CRATES: &[(&str, &str)] = &[
+    ("zpool-api", "--features conformance"),
+    ("zbud", ""),
+    ("zswap-core", "--no-default-features --features zbud"),
+    ("compressors", "--no-default-features --lib"),
+];
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Args {
+    /// Run every test under this many schedules instead of one.
+    #[arg(long, value_name = "N")]
+    seeds: Option<u32>,
+    /// Run for this target instead of the host; may be given several times.
+    #[arg(long = "target", value_name = "TRIPLE", conflicts_with = "everywhere")]
+    targets: Vec<String>,
+    /// Run for the host, for a 32-bit and for a big-endian target.
+    #[arg(long)]
+    everywhere: bool,
+    /// Only this crate; may be given several times.
+    #[arg(short, long = "package", value_name = "CRATE")]
+    packages: Vec<String>,
+    /// Only tests whose path contains this.
+    filter: Option<String>,
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let names: Vec<&str> = CRATES.iter().map(|&(name, _)| name).collect();
+    let wanted = libtest::choose("miri", &names, &args.packages)?;
+    ensure_miri()?;
+    // `None` is the host.
+    let mut targets: Vec<Option<&str>> = args.targets.iter().map(|t| Some(t.as_str())).collect();
+    if targets.is_empty() {
+        targets.push(None);
+    }
+    if args.everywhere {
+        targets.extend(FOREIGN.iter().copied().map(Some));
+    }
+    for target in targets {
+        cargo_miri(ws, args, "setup", target).run()?;
+        for (krate, features) in CRATES.iter().filter(|(name, _)| wanted.contains(name)) {
+            let output = cargo_miri(ws, args, "test", target)
+                .args(["-p", krate])
+                .args(features.split_whitespace())
+                .args(args.filter.iter().map(String::as_str))
+                .run_and_read()?;
+            // Several schedules print over each other, and a filter may leave a crate out.
+            let countable = args.seeds.is_none() && args.filter.is_none();
+            if countable && libtest::passed(&output) == 0 {
+                return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> Cmd {
+    let mut flags = String::from("-Zmiri-strict-provenance");
+    if let Some(seeds) = args.seeds {
+        flags.push_str(&format!(" -Zmiri-many-seeds=0..{seeds}"));
+    }
+    let cmd = Cmd::line("cargo +nightly miri")
+        .arg(verb)
+        .env("MIRIFLAGS", flags)
+        .env("CARGO_TARGET_DIR", ws.target_dir("miri"));
+    match target {
+        Some(target) => cmd.args(["--target", target]),
+        None => cmd,
+    }
+}
+
+fn ensure_miri() -> Result<()> {
+    let installed = Cmd::line("rustup component list --toolchain nightly --installed")
+        .quiet()
+        .unwrap_or_default();
+    let has = |component| installed.lines().any(|l| l.starts_with(component));
+    if has("miri") && has("rust-src") {
+        return Ok(());
+    }
+    let add = Cmd::line("rustup component add miri rust-src --toolchain nightly");
+    // Also right where there is no nightly toolchain to add them to.
+    let fix = "rustup toolchain install nightly --component miri --component rust-src";
+    add.run().map_err(|_| Error::Missing { what: "Miri".to_owned(), fix: fix.to_owned() })
+}

@@ -1,0 +1,89 @@
+//! `cargo xtask <job>`: every check that CI makes, runnable on a laptop.
+//!
+//! One file a job under `jobs/`; the house rules that a machine can see are one file each under
+//! `tidy/`. A job prints every command that it runs, so that it can be copied into a shell, and
+//! fails with one line that says what to do. Jobs run from the workspace root whatever the
+//! caller's directory is, with standard input closed.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a task runner: what it prints is its whole purpose, and no library depends on it"
+)]
+
+mod cmd;
+mod error;
+mod jobs;
+mod libtest;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+use crate::workspace::Workspace;
+
+/// Runs one of the project's checks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Every job below in turn, with a time for each and one line at the end.
+    Ci(jobs::ci::Args),
+    /// Formatting, checked and not changed.
+    Fmt,
+    /// The house rules that a machine can see.
+    Tidy,
+    /// Clippy over everything, and over each library without its default features.
+    Clippy,
+    /// The documentation builds without a warning.
+    Docs,
+    /// The tests of the whole workspace.
+    Test,
+    /// `zswap compare` over the built-in sample, its JSON read back and checked.
+    Compare,
+    /// Tests with the `lzo` feature, which needs cmake.
+    Lzo,
+    /// Type-checks with the oldest compiler that the root manifest promises.
+    Msrv,
+    /// Type-checks the crates without C code for other systems.
+    Cross,
+    /// Every loom model.
+    Loom(jobs::loom::Args),
+    /// The allocators and the store under Miri.
+    Miri(jobs::miri::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().job) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(job: Job) -> Result<()> {
+    let ws = Workspace::open()?;
+    match job {
+        Job::Ci(args) => jobs::ci::run(&ws, &args),
+        Job::Fmt => jobs::fmt::run(),
+        Job::Tidy => tidy::run(&ws),
+        Job::Clippy => jobs::clippy::run(&ws),
+        Job::Docs => jobs::docs::run(),
+        Job::Test => jobs::test::run(),
+        Job::Compare => jobs::compare::run(),
+        Job::Lzo => jobs::lzo::run(),
+        Job::Msrv => jobs::msrv::run(&ws),
+        Job::Cross => jobs::cross::run(),
+        Job::Loom(args) => jobs::loom::run(&ws, &args),
+        Job::Miri(args) => jobs::miri::run(&ws, &args),
+    }
+}

@@ -1,0 +1,155 @@
+//! Rule `arrow`: dependencies between the workspace's crates point down only, in every kind of
+//! dependency, and a consumer of backends names a concrete one in its `src/builtin.rs` only.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Finding;
+use super::source::{Source, words};
+use crate::workspace::{list, text};
+
+const BACKENDS: &[&str] = &["zbud", "z3fold", "zsmalloc"];
+
+/// Crates that know backends and compressors by their traits.
+const CONSUMERS: &[&str] = &["zswap-core", "zram"];
+
+/// The one file of a consumer where the built-in backends are registered.
+const BUILTIN: &str = "src/builtin.rs";
+
+/// What a crate may depend on; nothing for a crate that has no place yet.
+fn allowed(from: &str) -> Option<&'static [&'static str]> {
+    const STORE: &[&str] = &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc"];
+    const ZRAM: &[&str] = &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core"];
+    const TOP: &[&str] =
+        &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core", "zram"];
+    match from {
+        "zpool-api" | "compressors" => Some(&[]),
+        "zbud" | "z3fold" | "zsmalloc" => Some(&["zpool-api"]),
+        "zswap-core" => Some(STORE),
+        "zram" => Some(ZRAM),
+        "zswap-cli" | "fuzz" | "xtask" => Some(TOP),
+        _ => None,
+    }
+}
+
+/// Checks the manifests, as `cargo metadata --no-deps` gives them.
+pub(super) fn check_manifests(metadata: &Value, root: &Path) -> Vec<Finding> {
+    let packages: Vec<&Value> = list(&metadata["packages"]).collect();
+    let members: Vec<&str> = packages.iter().map(|p| text(&p["name"])).collect();
+    let mut found = Vec::new();
+    for package in packages {
+        let name = text(&package["name"]);
+        let manifest = Path::new(text(&package["manifest_path"]));
+        let shown = manifest.strip_prefix(root).unwrap_or(manifest).display().to_string();
+        let Some(below) = allowed(name) else {
+            let fix = format!("give `{name}` its place in the table of allowed dependencies");
+            found.push(Finding::new(&shown, 1, "arrow", fix));
+            continue;
+        };
+        let lines = std::fs::read_to_string(manifest).unwrap_or_default();
+        for dependency in list(&package["dependencies"]) {
+            let to = text(&dependency["name"]);
+            if members.contains(&to) && !below.contains(&to) {
+                let fix = format!("`{name}` must not depend on `{to}`: arrows point down only");
+                found.push(Finding::new(&shown, line_of(&lines, to), "arrow", fix));
+            }
+        }
+    }
+    found
+}
+
+/// The first line of a manifest that begins with a dependency's name.
+fn line_of(manifest: &str, dependency: &str) -> usize {
+    manifest.lines().position(|l| words(l, dependency).next() == Some(0)).map_or(1, |line| line + 1)
+}
+
+/// Checks that a file of a consumer names no concrete backend.
+pub(super) fn check_source(source: &Source) -> Vec<Finding> {
+    let krate = source.crate_dir();
+    let file = source.path().strip_prefix(krate).unwrap_or_default().trim_start_matches('/');
+    if !CONSUMERS.contains(&krate) || file == BUILTIN || !file.starts_with("src/") {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for backend in BACKENDS {
+        for at in source.words(backend) {
+            let is_path = source.code_from(at + backend.len()).starts_with("::");
+            let is_import = words(source.code_line(source.line_at(at)), "use").next().is_some();
+            if (is_path || is_import) && !source.is_test_at(at) {
+                let fix =
+                    format!("name `{backend}` in {krate}/{BUILTIN} only; here use `dyn Zpool`");
+                found.push(Finding::new(source.path(), source.line_at(at) + 1, "arrow", fix));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tidy::NONE;
+    use serde_json::json;
+
+    fn manifests(from: &str, to: &str, kind: Value) -> usize {
+        let metadata = json!({"packages": [
+            {"name": from, "manifest_path": "/p/x/Cargo.toml",
+             "dependencies": [{"name": to, "kind": kind}, {"name": "thiserror", "kind": null}]},
+            {"name": to, "manifest_path": "/p/y/Cargo.toml", "dependencies": []},
+        ]});
+        let found = check_manifests(&metadata, Path::new("/p"));
+        assert!(found.iter().all(|f| f.path == "x/Cargo.toml"), "{found:?}");
+        found.len()
+    }
+
+    #[test]
+    fn arrows_point_down() {
+        for (from, to) in [
+            ("zbud", "zpool-api"),
+            ("zswap-core", "zbud"),
+            ("zswap-core", "compressors"),
+            ("zram", "zswap-core"),
+            ("zswap-cli", "zswap-core"),
+        ] {
+            assert_eq!(manifests(from, to, Value::Null), 0, "{from} -> {to}");
+        }
+        for (from, to) in [
+            ("zpool-api", "zbud"),
+            ("zbud", "compressors"),
+            ("zbud", "zsmalloc"),
+            ("compressors", "zpool-api"),
+            ("zswap-core", "zram"),
+            ("zswap-cli", "xtask"),
+        ] {
+            assert_eq!(manifests(from, to, Value::Null), 1, "{from} -> {to}");
+            assert_eq!(manifests(from, to, json!("dev")), 1, "{from} -> {to} in tests");
+        }
+    }
+
+    #[test]
+    fn a_crate_without_a_place_is_a_finding() {
+        assert_eq!(manifests("newcomer", "zbud", Value::Null), 1);
+    }
+
+    #[test]
+    fn a_dependency_is_found_in_its_manifest() {
+        assert_eq!(line_of("[dependencies]\nzbud-x = 1\nzbud.workspace = true\n", "zbud.w"), 1);
+        assert_eq!(line_of("[dependencies]\nlibc = 1\nzbud.workspace = true\n", "zbud"), 3);
+    }
+
+    #[test]
+    fn a_backend_is_named_in_one_file() {
+        let lines_in = |path: &str, text: &str| -> Vec<usize> {
+            check_source(&Source::new(path, text.to_owned())).iter().map(|f| f.line).collect()
+        };
+        let text =
+            "/// As zbud::Zbud.\nfn a() { zbud::Zbud::new(); }\nuse zbud as b;\nlet zbud = 1;\n";
+        assert_eq!(lines_in("zswap-core/src/store.rs", text), [2, 3]);
+        assert_eq!(lines_in("zswap-core/src/builtin.rs", text), NONE);
+        assert_eq!(lines_in("zswap-core/tests/a.rs", text), NONE);
+        assert_eq!(lines_in("zswap-cli/src/a.rs", text), NONE);
+        let test = "#[cfg(test)]\nmod tests { use zbud::Zbud; }\n";
+        assert_eq!(lines_in("zswap-core/src/store.rs", test), NONE);
+    }
+}

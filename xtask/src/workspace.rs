@@ -1,0 +1,80 @@
+//! Where the workspace is and what `cargo metadata` says of it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+
+/// The workspace that the current directory belongs to.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+    metadata: Value,
+}
+
+impl Workspace {
+    /// Finds the workspace and makes its root the current directory.
+    pub(crate) fn open() -> Result<Self> {
+        let manifest = Cmd::line("cargo locate-project --workspace --message-format plain")
+            .quiet()?
+            .trim_end()
+            .to_owned();
+        let root = Path::new(&manifest).parent().map(Path::to_path_buf).unwrap_or_default();
+        std::env::set_current_dir(&root)
+            .map_err(|source| Error::Read { path: root.clone(), source })?;
+        let metadata = metadata(&["--no-deps"])?;
+        Ok(Self { root, metadata })
+    }
+
+    /// The directory of the root manifest.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `cargo metadata --no-deps`: the members with their dependencies and features as declared.
+    pub(crate) fn metadata(&self) -> &Value {
+        &self.metadata
+    }
+
+    /// The workspace's members.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &Value> {
+        list(&self.metadata["packages"])
+    }
+
+    /// A directory under the target directory for builds with other flags, so that they do not
+    /// throw away what the usual builds made.
+    pub(crate) fn target_dir(&self, name: &str) -> String {
+        let target = self.metadata["target_directory"].as_str().unwrap_or("target");
+        Path::new(target).join(name).display().to_string()
+    }
+}
+
+/// Runs `cargo metadata` with further arguments.
+pub(crate) fn metadata(args: &[&str]) -> Result<Value> {
+    let cmd = Cmd::line("cargo metadata --format-version 1").args(args.iter().copied());
+    let text = cmd.quiet()?;
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|source| Error::Json { command: cmd.to_string(), source })?;
+    if value["packages"].is_array() {
+        Ok(value)
+    } else {
+        Err(Error::Shape { command: cmd.to_string(), key: "packages" })
+    }
+}
+
+/// The elements of a JSON array; none of anything else.
+pub(crate) fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// A JSON string, or the empty one.
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Whether a package of `cargo metadata` has a library target.
+pub(crate) fn is_library(package: &Value) -> bool {
+    list(&package["targets"]).any(|t| list(&t["kind"]).any(|k| k == "lib"))
+}

@@ -1,0 +1,132 @@
+//! Compressed pages one after another, in memory without huge pages: the densest store there
+//! could be, for the bare codec to read from.
+//!
+//! Huge pages are declined because a store's pool has none either: the codec must not win by
+//! fewer TLB misses. A page never straddles two chunks.
+//!
+//! The only `unsafe` of this crate is the advice given to the system about a chunk.
+
+use crate::error::{Error, Result};
+
+/// Bytes of a chunk; only the part that is written to becomes resident.
+const CHUNK: usize = 64 << 20;
+
+/// Where a page lies in an arena.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    chunk: u32,
+    start: u32,
+    len: u32,
+}
+
+/// Byte strings back to back, in the order they were pushed.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    chunks: Vec<Vec<u8>>,
+}
+
+impl Arena {
+    /// Appends `bytes`, which are at most a chunk.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Place> {
+        let no_memory = Error::NoMemory { bytes: CHUNK.max(bytes.len()), what: "compressed pages" };
+        if bytes.len() > CHUNK {
+            return Err(no_memory);
+        }
+        let room = self.chunks.last().is_some_and(|c| c.capacity() - c.len() >= bytes.len());
+        if !room {
+            let mut chunk: Vec<u8> = Vec::new();
+            chunk.try_reserve_exact(CHUNK).map_err(|_| no_memory)?;
+            decline_huge_pages(&mut chunk);
+            self.chunks.push(chunk);
+        }
+        let index = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[index];
+        let start = chunk.len();
+        chunk.extend_from_slice(bytes);
+        // All three fit: a chunk is 64 MiB, and 2^32 chunks are beyond any address space.
+        Ok(Place { chunk: index as u32, start: start as u32, len: bytes.len() as u32 })
+    }
+
+    /// The bytes that were pushed to `place` of this arena.
+    #[inline]
+    pub(crate) fn get(&self, place: Place) -> &[u8] {
+        let start = place.start as usize;
+        &self.chunks[place.chunk as usize][start..start + place.len as usize]
+    }
+}
+
+/// Asks the system for base pages behind `chunk`'s capacity. Where it does not listen the arena
+/// works all the same.
+#[cfg(target_os = "linux")]
+fn decline_huge_pages(chunk: &mut Vec<u8>) {
+    // A multiple of every page size; what is cut off at the ends is too small for a huge page.
+    const ALIGN: usize = 64 << 10;
+    let spare = chunk.spare_capacity_mut();
+    let skip = spare.as_ptr().addr().next_multiple_of(ALIGN) - spare.as_ptr().addr();
+    let len = spare.len().saturating_sub(skip) / ALIGN * ALIGN;
+    let Some(inside) = spare.get_mut(skip..skip + len) else { return };
+    // SAFETY: the range is memory of `chunk`'s own, borrowed for the call, and this advice changes
+    // neither its content nor its access rights.
+    let _ = unsafe {
+        rustix::mm::madvise(
+            inside.as_mut_ptr().cast(),
+            inside.len(),
+            rustix::mm::Advice::LinuxNoHugepage,
+        )
+    };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn decline_huge_pages(_chunk: &mut Vec<u8>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_pushed_is_there_and_dense() {
+        let mut arena = Arena::default();
+        let strings: Vec<Vec<u8>> = (0..2000usize).map(|i| vec![i as u8; i * 7 % 4113]).collect();
+        let places: Vec<Place> = strings.iter().map(|s| arena.push(s).unwrap()).collect();
+        for (string, &place) in strings.iter().zip(&places) {
+            assert_eq!(arena.get(place), string);
+        }
+        for pair in places.windows(2) {
+            assert_eq!(pair[0].start + pair[0].len, pair[1].start);
+        }
+    }
+
+    #[test]
+    fn a_full_chunk_is_followed_by_another() {
+        let mut arena = Arena::default();
+        let half = vec![1u8; CHUNK / 2 + 1];
+        let first = arena.push(&half).unwrap();
+        let second = arena.push(&[2; 9]).unwrap();
+        let third = arena.push(&half).unwrap();
+        assert_eq!((first.chunk, second.chunk, third.chunk), (0, 0, 1));
+        assert_eq!(arena.get(second), [2; 9]);
+        assert_eq!(arena.get(third), half);
+        assert!(arena.push(&vec![0; CHUNK + 1]).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_was_told_to_keep_huge_pages_away() {
+        let mut arena = Arena::default();
+        let place = arena.push(&[5; 100]).unwrap();
+        let inside = arena.get(place).as_ptr().addr() + (1 << 20);
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut holds = false;
+        let flags = maps.lines().find(|line| {
+            if let Some((start, end)) = line.split(' ').next().and_then(|r| r.split_once('-')) {
+                if let (Ok(start), Ok(end)) =
+                    (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+                {
+                    holds = (start..end).contains(&inside);
+                }
+            }
+            holds && line.starts_with("VmFlags:")
+        });
+        assert!(flags.unwrap().split(' ').any(|flag| flag == "nh"), "{flags:?}");
+    }
+}

@@ -1,0 +1,228 @@
+//! The command line: verbs, options, and the rule for lists of names.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+
+/// Compressed memory for userspace: tries stores of compressed pages on real memory.
+#[derive(Parser, Debug)]
+#[command(name = "zswap", version, styles = Styles::plain())]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    Compare(Compare),
+}
+
+/// Store pages in every zpool with every compressor, read them back, and compare.
+///
+/// For each pair: all pages are stored, stored again in random order, loaded in random order, and
+/// checked byte for byte, in every round. Beside the store's times stand those of the bare codec on
+/// the same pages. Times are medians over the rounds of one thread that stays on one processor,
+/// with the cost of reading the clock subtracted; same-filled pages are left out of them. Memory is
+/// read after the first filling.
+///
+/// Exit status: 0 if every page came back equal, 1 if not, 2 if nothing could be measured.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Compare {
+    /// Raw 4096-byte pages, or a .zst of them; several files make one set. Without it: a small
+    /// sample of real memory that is part of this program
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) pages: Vec<PathBuf>,
+
+    /// Zpools, comma-separated. Without it: all that are built in
+    #[arg(long, value_name = "LIST")]
+    pub(crate) zpool: Vec<String>,
+
+    /// Compressors, comma-separated, with parameters if wanted: lz4,zstd:level=1. A part of the
+    /// form key=value belongs to the compressor before it. Without it: all that are built in but
+    /// null, which copies
+    #[arg(long, value_name = "LIST")]
+    pub(crate) compressor: Vec<String>,
+
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) rounds: u32,
+
+    /// Print one JSON array, one object for each pair, in place of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Why there is no verb to carry out.
+#[derive(Debug)]
+pub(crate) enum Usage {
+    /// Help or the version, to be printed where and as clap says.
+    Help(clap::Error),
+    /// What is wrong with the command line, in one line.
+    Wrong(String),
+}
+
+/// Reads the command line, `args` with the program's name first.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Result<Verb, Usage> {
+    Cli::try_parse_from(args).map(|cli| cli.verb).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Usage::Help(error),
+        _ => Usage::Wrong(in_one_line(&error.to_string())),
+    })
+}
+
+/// The sense of clap's several lines in one.
+fn in_one_line(message: &str) -> String {
+    let lines = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty());
+    let sense = lines.collect::<Vec<_>>().join("; ");
+    let sense = sense.strip_prefix("error: ").unwrap_or(&sense);
+    format!("{sense}; see `zswap compare --help`")
+}
+
+impl Compare {
+    /// The zpools asked for, each once, in order; empty if the option was not given.
+    pub(crate) fn zpools(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for list in &self.zpool {
+            for name in list.split(',').map(str::trim) {
+                if name.is_empty() {
+                    return Err(Error::EmptyName { option: "--zpool", list: list.clone() });
+                }
+                push_once(&mut names, name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// The compressors asked for, each once, in order; empty if the option was not given.
+    pub(crate) fn compressors(&self) -> Result<Vec<String>> {
+        let mut specs = Vec::new();
+        for list in &self.compressor {
+            for spec in split_specs(list)? {
+                push_once(&mut specs, spec);
+            }
+        }
+        Ok(specs)
+    }
+}
+
+fn push_once(names: &mut Vec<String>, name: String) {
+    if !names.contains(&name) {
+        names.push(name);
+    }
+}
+
+/// Splits a list of specs at its commas, but keeps `key=value` with the spec before it.
+fn split_specs(list: &str) -> Result<Vec<String>> {
+    let mut specs: Vec<String> = Vec::new();
+    for part in list.split(',').map(str::trim) {
+        if part.is_empty() {
+            return Err(Error::EmptyName { option: "--compressor", list: list.to_owned() });
+        }
+        if !is_parameter(part) {
+            specs.push(part.to_owned());
+        } else if let Some(spec) = specs.last_mut() {
+            spec.push(',');
+            spec.push_str(part);
+        } else {
+            return Err(Error::LoneParameter { list: list.to_owned(), parameter: part.to_owned() });
+        }
+    }
+    Ok(specs)
+}
+
+/// Whether `part` is `key=value` and not `name` or `name:key=value`.
+fn is_parameter(part: &str) -> bool {
+    part.split_once('=').is_some_and(|(key, _)| !key.contains(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn compare(line: &str) -> Compare {
+        let Verb::Compare(compare) = parse(words(line)).unwrap();
+        compare
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_options_the_sample_and_all_pairs_are_meant() {
+        let args = compare("zswap compare");
+        assert!(args.pages.is_empty() && !args.json);
+        assert_eq!(args.rounds, 5);
+        assert_eq!((args.zpools().unwrap(), args.compressors().unwrap()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn options_repeat_and_lists_join() {
+        let args = compare(
+            "zswap compare --pages a b --pages c --zpool zbud,own --zpool zbud \
+             --compressor lz4,zstd:level=1,page=8192,deflate --compressor lz4 --rounds 3 --json",
+        );
+        assert_eq!(args.pages, ["a", "b", "c"].map(PathBuf::from));
+        assert_eq!(args.zpools().unwrap(), ["zbud", "own"]);
+        assert_eq!(args.compressors().unwrap(), ["lz4", "zstd:level=1,page=8192", "deflate"]);
+        assert_eq!((args.rounds, args.json), (3, true));
+    }
+
+    #[test]
+    fn a_parameter_goes_with_the_compressor_before_it() {
+        assert_eq!(split_specs("a:k=v,l=w:x, b").unwrap(), ["a:k=v,l=w:x", "b"]);
+        assert!(matches!(split_specs("k=v,a"), Err(Error::LoneParameter { .. })));
+    }
+
+    #[test]
+    fn empty_names_are_refused() {
+        for line in ["--zpool=", "--zpool=a,,b", "--compressor=", "--compressor=a,"] {
+            let args = compare(&format!("zswap compare {line}"));
+            let error = args.zpools().and(args.compressors()).unwrap_err();
+            assert!(matches!(error, Error::EmptyName { .. }), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_told_in_one_line() {
+        for (line, what) in [
+            ("zswap compare --rounds many", "many"),
+            ("zswap compare --round 3", "--round"),
+            ("zswap compare stray", "stray"),
+            ("zswap compare --pages", "--pages"),
+            ("zswap compares", "compares"),
+        ] {
+            match parse(words(line)) {
+                Err(Usage::Wrong(text)) => {
+                    assert!(text.contains(what), "{text}");
+                    assert!(!text.contains('\n') && !text.starts_with("error"), "{text}");
+                    assert!(text.ends_with("see `zswap compare --help`"), "{text}");
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_not_errors() {
+        for line in ["zswap --help", "zswap compare --help", "zswap --version", "zswap"] {
+            assert!(matches!(parse(words(line)), Err(Usage::Help(_))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The verb `compare`: every pair over one set of pages, round by round.
+//!
+//! In each round every pair has a turn, store and bare codec right after one another; the order of
+//! the pairs is rotated from round to round, and so is which of the two goes first. What drifts on
+//! the machine thus meets all of them alike.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::args::Compare;
+use crate::contest::{Bench, Pair, Stock};
+use crate::error::{Error, Result};
+use crate::figures::Figures;
+use crate::memory;
+use crate::pages::PageSet;
+use crate::report::{self, Heading};
+
+/// Carries out `zswap compare`; whether every page came back equal.
+pub(crate) fn run(args: &Compare) -> Result<bool> {
+    if args.rounds == 0 {
+        return Err(Error::NoRounds);
+    }
+    let stock = Stock::builtin();
+    let mut pairs = pairs(args, &stock)?;
+    let set = PageSet::load(&args.pages, memory::set_limit())?;
+    let mut bench = Bench::new(&set)?;
+
+    let mut progress = Progress::new();
+    let count = pairs.len();
+    for round in 0..args.rounds as usize {
+        bench.shuffle(round);
+        for turn in 0..count {
+            let pair = &mut pairs[(round + turn) % count];
+            progress.show(&format!("round {} of {}: {}", round + 1, args.rounds, pair.name()));
+            pair.round(&stock, &set, &mut bench)?;
+        }
+    }
+    progress.clear();
+
+    let heading = Heading {
+        pages: set.pages().len(),
+        same_filled: set.same_filled(),
+        origin: set.origin().to_owned(),
+        threads: 1,
+        rounds: args.rounds,
+        clock_ns: bench.clock().cost,
+    };
+    let figures: Vec<Figures> = pairs.into_iter().map(Pair::into_figures).collect();
+    finish(&heading, &figures, args.json, &mut io::stdout().lock())
+}
+
+/// Writes the report; whether every page came back equal.
+fn finish(
+    heading: &Heading,
+    figures: &[Figures],
+    json: bool,
+    out: &mut impl Write,
+) -> Result<bool> {
+    let text = if json {
+        report::json::render(heading, figures)
+    } else {
+        report::table::render(heading, figures)
+    };
+    write_report(out, &text)?;
+    Ok(figures.iter().all(Figures::verified))
+}
+
+/// All pairs that were asked for, each name checked, before any page is read.
+fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
+    let or_all = |asked: Vec<String>, all: Vec<String>| if asked.is_empty() { all } else { asked };
+    let zpools = or_all(args.zpools()?, stock.zpool_names());
+    let compressors = or_all(args.compressors()?, stock.compressor_names());
+    for zpool in &zpools {
+        stock.check_zpool(zpool)?;
+    }
+    let mut pairs = Vec::with_capacity(zpools.len() * compressors.len());
+    for zpool in &zpools {
+        for compressor in &compressors {
+            pairs.push(Pair::new(stock, zpool, compressor)?);
+        }
+    }
+    Ok(pairs)
+}
+
+/// Writes the report. A reader that has seen enough and went away is no error.
+fn write_report(out: &mut impl Write, text: &str) -> Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Report(error)),
+        _ => Ok(()),
+    }
+}
+
+/// One line on the standard error that says what is being measured, if anyone can see it.
+#[derive(Debug)]
+struct Progress {
+    shown: bool,
+    visible: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Progress { shown: false, visible: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, what: &str) {
+        if self.visible {
+            // Progress that cannot be written is not missed.
+            let _ = write!(io::stderr(), "\r\u{1b}[K{what}");
+            self.shown = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+            self.shown = false;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::examples;
+
+    struct Fails(io::ErrorKind);
+
+    impl Write for Fails {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_pair_that_failed_makes_the_run_fail_after_its_report() {
+        let (heading, figures) = (examples::heading(), examples::figures());
+        for json in [false, true] {
+            let mut out = Vec::new();
+            assert!(!finish(&heading, &figures, json, &mut out).unwrap());
+            let report = String::from_utf8(out).unwrap();
+            assert!(report.contains("own:k=v"), "{report}");
+            assert_eq!(report.starts_with('['), json);
+            assert!(finish(&heading, &figures[..1], json, &mut Vec::new()).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_error_and_a_full_disk_is() {
+        assert!(write_report(&mut Fails(io::ErrorKind::BrokenPipe), "x").is_ok());
+        let full = write_report(&mut Fails(io::ErrorKind::StorageFull), "x");
+        assert!(matches!(full, Err(Error::Report(_))));
+        let mut out = Vec::new();
+        write_report(&mut out, "table\n").unwrap();
+        assert_eq!(out, b"table\n");
+    }
+}

@@ -1,0 +1,121 @@
+//! What can keep `zswap` from its work, each told with the value that was wrong and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use compressors::CompressorError;
+use zswap_core::BuildError;
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Why there is no report. Displayed as one line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "cannot read {path:?}: {source}; give --pages a file of raw 4096-byte pages, or a .zst of one"
+    )]
+    Unreadable { path: PathBuf, source: io::Error },
+
+    #[error(
+        "{path:?} cannot be decompressed ({source}); check it with `zstd -t`, \
+         or take .zst off its name if it holds raw pages"
+    )]
+    BadZst { path: PathBuf, source: io::Error },
+
+    #[error(
+        "{path:?} has {bytes} bytes, {rest} more than whole 4096-byte pages; \
+         cut or fill it to a multiple of 4096"
+    )]
+    PartialPage { path: PathBuf, bytes: u64, rest: u64 },
+
+    #[error("{path:?} is zstd-compressed but not named so; rename it to end in .zst")]
+    UnnamedZst { path: PathBuf },
+
+    #[error("there is no page in {files}; give --pages a file with at least one 4096-byte page")]
+    EmptySet { files: String },
+
+    #[error(
+        "the pages of {path:?} and of those before it are more than {limit} bytes, what this machine's \
+         memory has room for beside the stores; give fewer or smaller files"
+    )]
+    TooLarge { path: PathBuf, limit: u64 },
+
+    #[error("no memory for {bytes} bytes of {what}; free memory or give fewer or smaller files")]
+    NoMemory { bytes: usize, what: &'static str },
+
+    #[error("no zpool is named {name:?}; known are: {known}")]
+    UnknownZpool { name: String, known: String },
+
+    #[error(transparent)]
+    Compressor(CompressorError),
+
+    #[error(
+        "compressor {name:?} is not compiled in; build with its cargo feature: \
+         `cargo run --release -p zswap-cli --features {feature} -- compare`"
+    )]
+    CompressorFeature { name: String, feature: &'static str },
+
+    #[error("{option} {list:?} has an empty name; write names with one comma between them")]
+    EmptyName { option: &'static str, list: String },
+
+    #[error(
+        "--compressor {list:?}: the parameter {parameter:?} has no compressor before it; \
+         write name:key=value"
+    )]
+    LoneParameter { list: String, parameter: String },
+
+    #[error("--rounds 0 measures nothing; give 1 or more")]
+    NoRounds,
+
+    #[error("a store of {zpool} and {compressor} cannot be built: {source}")]
+    Build { zpool: String, compressor: String, source: Box<BuildError> },
+
+    #[error("page number {page} cannot be a swap entry; give fewer pages")]
+    Entry { page: usize },
+
+    #[error("the report cannot be written: {0}; check where the standard output goes")]
+    Report(io::Error),
+}
+
+impl From<CompressorError> for Error {
+    fn from(error: CompressorError) -> Self {
+        match error {
+            CompressorError::FeatureOff { name, feature } => {
+                Error::CompressorFeature { name, feature }
+            }
+            other => Error::Compressor(other),
+        }
+    }
+}
+
+/// `text` with its control characters escaped, so that it stays one line.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_a_name_holds() {
+        let error = Error::UnknownZpool { name: "a\nb".into(), known: "zbud".into() };
+        assert_eq!(error.to_string(), "no zpool is named \"a\\nb\"; known are: zbud");
+        assert_eq!(one_line("a\nb\r\u{1b}[0m ü"), "a\\nb\\r\\u{1b}[0m ü");
+    }
+
+    #[test]
+    fn a_compressor_left_out_names_the_command_that_brings_it() {
+        let error: Error =
+            CompressorError::FeatureOff { name: "lzo".into(), feature: "lzo" }.into();
+        assert!(error.to_string().contains("-p zswap-cli --features lzo"), "{error}");
+    }
+}

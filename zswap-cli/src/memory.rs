@@ -1,0 +1,48 @@
+//! How many bytes of pages this machine has room for.
+//!
+//! Beside the set stand a store's pool, which for pages that hardly shrink is as large as the set,
+//! and the codec's compressed pages: a third of the memory there is. Without such a limit a small
+//! file that decompresses to more than memory would end the process from outside.
+
+use std::fs;
+
+/// The limit where the system does not tell.
+const FALLBACK: u64 = 16 << 30;
+
+/// Most bytes of pages that are read, over all files.
+pub(crate) fn set_limit() -> u64 {
+    let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    let group = fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    match available.into_iter().chain(group).min() {
+        Some(bytes) => bytes / 3,
+        None => FALLBACK,
+    }
+}
+
+/// The bytes that `/proc/meminfo` calls available.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_available_line_is_read() {
+        let text = "MemTotal:       24620404 kB\nMemAvailable:   24000000 kB\nBuffers: 1 kB\n";
+        assert_eq!(available(text), Some(24_000_000 * 1024));
+        for text in ["", "MemAvailable:", "MemAvailable: x kB", "MemAvailable: 5"] {
+            assert_eq!(available(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_the_sample() {
+        assert!(set_limit() > 2 << 20);
+    }
+}

@@ -1,0 +1,65 @@
+//! Keeps a turn on the processor where it started.
+//!
+//! A thread that moves finds cold caches there and a store that makes its contexts anew, and both
+//! would be taken for the store's cost. The next turn starts wherever the system likes, so that a
+//! processor busy with something else spoils one turn and not all.
+
+/// While it lives, the calling thread stays on one processor. Where the system has no such call,
+/// or refuses it, nothing is held.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    #[cfg(target_os = "linux")]
+    before: Option<rustix::thread::CpuSet>,
+}
+
+#[cfg(target_os = "linux")]
+impl Pinned {
+    /// Holds the calling thread on the processor it runs on.
+    pub(crate) fn here() -> Self {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+        let cpu = sched_getcpu();
+        if cpu >= CpuSet::MAX_CPU {
+            return Pinned { before: None };
+        }
+        let mut here = CpuSet::new();
+        here.set(cpu);
+        let before = sched_getaffinity(None).ok();
+        Pinned { before: before.filter(|_| sched_setaffinity(None, &here).is_ok()) }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Pinned {
+    /// Holds nothing: this system has no such call.
+    pub(crate) fn here() -> Self {
+        Pinned {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // A thread that cannot go back still measures correctly.
+            let _ = rustix::thread::sched_setaffinity(None, before);
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::thread::sched_getaffinity;
+
+    #[test]
+    fn one_processor_while_it_lives_and_all_of_them_again() {
+        let before = sched_getaffinity(None).unwrap();
+        let pinned = Pinned::here();
+        if pinned.before.is_some() {
+            assert_eq!(sched_getaffinity(None).unwrap().count(), 1);
+        }
+        drop(pinned);
+        assert_eq!(sched_getaffinity(None).unwrap(), before);
+    }
+}

@@ -1,0 +1,179 @@
+//! The report as JSON: one array, one object for each pair.
+
+use serde::Serialize;
+
+use super::Heading;
+use crate::figures::Figures;
+use crate::timing::Timing;
+
+/// One pair. Sizes are bytes, times nanoseconds; `null` is what could not be measured.
+#[derive(Serialize)]
+struct Pair<'a> {
+    zpool: &'a str,
+    compressor: &'a str,
+    source: &'a str,
+    pages: usize,
+    same_filled: usize,
+    stored: usize,
+    rejected: usize,
+    incompressible: usize,
+    original_bytes: usize,
+    compressed_bytes: usize,
+    pool_bytes: usize,
+    metadata_bytes: usize,
+    context_bytes: usize,
+    ratio: Option<f64>,
+    pool_bytes_per_compressed_byte: Option<f64>,
+    metadata_bytes_per_page: Option<f64>,
+    threads: usize,
+    rounds: u32,
+    clock_ns: f64,
+    verified: bool,
+    store_ns: Times,
+    store_grow_ns: Times,
+    load_ns: Times,
+    codec_compress_ns: Option<f64>,
+    codec_decompress_ns: Option<f64>,
+    store_over_codec: Option<f64>,
+    load_over_codec: Option<f64>,
+    first_refusal: Option<&'a str>,
+    fault: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Times {
+    mean: Option<f64>,
+    p50: Option<f64>,
+    p99: Option<f64>,
+    /// The means of the quickest and of the slowest round.
+    mean_low: Option<f64>,
+    mean_high: Option<f64>,
+}
+
+impl From<Option<Timing>> for Times {
+    fn from(timing: Option<Timing>) -> Self {
+        let ns = |part: fn(Timing) -> f64| timing.map(|t| rounded(part(t), 10.0));
+        Times {
+            mean: ns(|t| t.mean),
+            p50: ns(|t| t.p50),
+            p99: ns(|t| t.p99),
+            mean_low: ns(|t| t.mean_range.0),
+            mean_high: ns(|t| t.mean_range.1),
+        }
+    }
+}
+
+/// `value` to one part in `parts`: more digits than the measurement has only look exact.
+fn rounded(value: f64, parts: f64) -> f64 {
+    (value * parts).round() / parts
+}
+
+/// The whole report, a newline at its end.
+pub(crate) fn render(heading: &Heading, figures: &[Figures]) -> String {
+    let pairs: Vec<Pair<'_>> = figures.iter().map(|f| pair(heading, f)).collect();
+    // Only a map with keys that are no strings, or a failing writer, is an error here.
+    let mut text = serde_json::to_string_pretty(&pairs).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn pair<'a>(heading: &'a Heading, figures: &'a Figures) -> Pair<'a> {
+    let memory = &figures.memory;
+    let quotient = |value: Option<f64>| value.map(|v| rounded(v, 1e4));
+    let mean = |timing: Option<Timing>| Times::from(timing).mean;
+    Pair {
+        zpool: &figures.zpool,
+        compressor: &figures.compressor,
+        source: &heading.origin,
+        pages: memory.pages,
+        same_filled: memory.same_filled,
+        stored: memory.stored,
+        rejected: memory.rejected,
+        incompressible: memory.incompressible,
+        original_bytes: memory.original_bytes(),
+        compressed_bytes: memory.compressed_bytes,
+        pool_bytes: memory.pool_bytes,
+        metadata_bytes: memory.metadata_bytes,
+        context_bytes: memory.context_bytes,
+        ratio: quotient(memory.ratio()),
+        pool_bytes_per_compressed_byte: quotient(memory.pool_per_compressed_byte()),
+        metadata_bytes_per_page: quotient(memory.metadata_per_page()),
+        threads: heading.threads,
+        rounds: heading.rounds,
+        clock_ns: rounded(heading.clock_ns, 10.0),
+        verified: figures.verified(),
+        store_ns: figures.store.into(),
+        store_grow_ns: figures.grow.into(),
+        load_ns: figures.load.into(),
+        codec_compress_ns: mean(figures.compress),
+        codec_decompress_ns: mean(figures.decompress),
+        store_over_codec: quotient(figures.store_over_codec),
+        load_over_codec: quotient(figures.load_over_codec),
+        first_refusal: figures.refusal.as_deref(),
+        fault: figures.fault.as_deref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::examples;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn figures_are_where_their_names_say() {
+        let report: Value =
+            serde_json::from_str(&render(&examples::heading(), &examples::figures())).unwrap();
+        let good = &report[0];
+        let ns = |mean: f64| {
+            json!({"mean": mean, "p50": mean - 10.0, "p99": mean * 3.0,
+                   "mean_low": mean, "mean_high": mean})
+        };
+        for (key, value) in [
+            ("zpool", json!("zbud")),
+            ("compressor", json!("lz4")),
+            ("source", json!("some.pages")),
+            ("pages", json!(10)),
+            ("same_filled", json!(2)),
+            ("stored", json!(7)),
+            ("rejected", json!(1)),
+            ("incompressible", json!(1)),
+            ("original_bytes", json!(40_960)),
+            ("compressed_bytes", json!(8000)),
+            ("pool_bytes", json!(12_288)),
+            ("metadata_bytes", json!(270)),
+            ("context_bytes", json!(4096)),
+            ("ratio", json!(1.974)),
+            ("pool_bytes_per_compressed_byte", json!(1.536)),
+            ("metadata_bytes_per_page", json!(30.0)),
+            ("threads", json!(1)),
+            ("rounds", json!(1)),
+            ("clock_ns", json!(20.0)),
+            ("verified", json!(true)),
+            ("store_ns", ns(6600.0)),
+            ("store_grow_ns", ns(7000.0)),
+            ("load_ns", ns(2310.0)),
+            ("codec_compress_ns", json!(6000.0)),
+            ("codec_decompress_ns", json!(2100.0)),
+            ("store_over_codec", json!(1.1)),
+            ("load_over_codec", json!(1.1)),
+            ("first_refusal", json!("page too large")),
+            ("fault", json!(null)),
+        ] {
+            assert_eq!(good[key], value, "{key}");
+        }
+        assert_eq!(good.as_object().unwrap().len(), 29);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null() {
+        let report: Value =
+            serde_json::from_str(&render(&examples::heading(), &examples::figures())).unwrap();
+        let bad = &report[1];
+        assert_eq!(bad["verified"], json!(false));
+        assert_eq!(bad["fault"], json!("page 3 came back changed"));
+        assert_eq!(bad["load_ns"]["mean"], json!(null));
+        assert_eq!(bad["codec_compress_ns"], json!(null));
+        assert_eq!(bad["pool_bytes_per_compressed_byte"], json!(null));
+    }
+}

@@ -1,0 +1,75 @@
+//! The two forms of a report: a table to read and JSON to work with.
+
+pub(crate) mod json;
+pub(crate) mod table;
+
+/// What holds for all pairs of a report.
+#[derive(Clone, Debug)]
+pub(crate) struct Heading {
+    pub(crate) pages: usize,
+    pub(crate) same_filled: usize,
+    /// Where the pages come from, in words.
+    pub(crate) origin: String,
+    pub(crate) threads: usize,
+    pub(crate) rounds: u32,
+    /// What was subtracted from each operation, nanoseconds.
+    pub(crate) clock_ns: f64,
+}
+
+#[cfg(test)]
+pub(crate) mod examples {
+    //! A heading and two pairs that the tests of both forms show.
+
+    use super::Heading;
+    use crate::figures::{Figures, Memory, Round};
+    use crate::timing::Summary;
+
+    pub(crate) fn heading() -> Heading {
+        Heading {
+            pages: 10,
+            same_filled: 2,
+            origin: "some.pages".into(),
+            threads: 1,
+            rounds: 1,
+            clock_ns: 20.0,
+        }
+    }
+
+    /// One pair that is well, and one without a time that failed.
+    pub(crate) fn figures() -> [Figures; 2] {
+        let s = |mean: f64| Some(Summary { mean, p50: mean - 10.0, p99: mean * 3.0 });
+        let round = Round {
+            grow: s(7000.0),
+            store: s(6600.0),
+            load: s(2310.0),
+            compress: s(6000.0),
+            decompress: s(2100.0),
+        };
+        let memory = Memory {
+            pages: 10,
+            same_filled: 2,
+            stored: 7,
+            rejected: 1,
+            incompressible: 1,
+            compressed_bytes: 8000,
+            pool_bytes: 12_288,
+            metadata_bytes: 270,
+            context_bytes: 4096,
+        };
+        let good = Figures::new(
+            ("zbud".into(), "lz4".into()),
+            memory,
+            &[round],
+            Some("page too large".into()),
+            None,
+        );
+        let bad = Figures::new(
+            ("zbud".into(), "own:k=v".into()),
+            Memory { pages: 10, rejected: 10, ..Memory::default() },
+            &[],
+            None,
+            Some("page 3 came back changed".into()),
+        );
+        [good, bad]
+    }
+}

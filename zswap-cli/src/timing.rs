@@ -1,0 +1,204 @@
+//! Times of single operations: one clock read each, its cost subtracted, medians over rounds.
+
+use std::time::{Duration, Instant};
+
+/// What reading the clock adds to each measured interval.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// Nanoseconds of one lap with nothing in it.
+    pub(crate) cost: f64,
+}
+
+impl Clock {
+    /// Measures the cost on this machine: the median of many empty laps.
+    pub(crate) fn measure() -> Self {
+        const LAPS: usize = 1 << 14;
+        let mut laps = Laps::with_capacity(LAPS);
+        laps.start();
+        for _ in 0..LAPS {
+            laps.lap();
+        }
+        laps.samples.sort_unstable();
+        Clock { cost: percentile(&laps.samples, 50) as f64 }
+    }
+}
+
+/// A stopwatch: the end of one interval is the start of the next.
+#[derive(Debug)]
+pub(crate) struct Laps {
+    samples: Vec<u64>,
+    last: Instant,
+}
+
+impl Laps {
+    /// A stopwatch that takes `laps` laps without allocating.
+    pub(crate) fn with_capacity(laps: usize) -> Self {
+        Laps { samples: Vec::with_capacity(laps), last: Instant::now() }
+    }
+
+    /// The laps that `body` takes, less the cost of the clock; `None` if it takes none.
+    pub(crate) fn measure<E>(
+        &mut self,
+        clock: Clock,
+        body: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<Option<Summary>, E> {
+        self.start();
+        body(self)?;
+        Ok(self.summary(clock))
+    }
+
+    fn start(&mut self) {
+        self.samples.clear();
+        self.last = Instant::now();
+    }
+
+    /// Ends a lap, keeps its time and starts the next one.
+    #[inline]
+    pub(crate) fn lap(&mut self) {
+        let now = Instant::now();
+        self.samples.push(nanos(now - self.last));
+        self.last = now;
+    }
+
+    /// Ends a lap that does not count and starts the next one.
+    #[inline]
+    pub(crate) fn skip(&mut self) {
+        self.last = Instant::now();
+    }
+
+    fn summary(&mut self, clock: Clock) -> Option<Summary> {
+        if self.samples.is_empty() {
+            return None;
+        }
+        self.samples.sort_unstable();
+        let less = |ns: u64| (ns as f64 - clock.cost).max(0.0);
+        let sum: f64 = self.samples.iter().map(|&ns| less(ns)).sum();
+        Some(Summary {
+            mean: sum / self.samples.len() as f64,
+            p50: less(percentile(&self.samples, 50)),
+            p99: less(percentile(&self.samples, 99)),
+        })
+    }
+}
+
+/// An interval in nanoseconds; five centuries are the most it tells.
+fn nanos(interval: Duration) -> u64 {
+    u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The smallest of the sorted `samples` that at least `percent` in a hundred of them do not exceed
+/// (nearest rank); 0 if there are none.
+fn percentile(samples: &[u64], percent: usize) -> u64 {
+    let rank = (samples.len() * percent).div_ceil(100).max(1);
+    samples.get(rank - 1).copied().unwrap_or(0)
+}
+
+/// One round's times of one operation, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Summary {
+    pub(crate) mean: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+/// The medians over all rounds, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Timing {
+    pub(crate) mean: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    /// The means of the quickest and of the slowest round.
+    pub(crate) mean_range: (f64, f64),
+}
+
+impl Timing {
+    /// `None` if no round timed anything.
+    pub(crate) fn over(rounds: &[Summary]) -> Option<Self> {
+        let all = |part: fn(&Summary) -> f64| rounds.iter().map(part).collect::<Vec<_>>();
+        let means = all(|s| s.mean);
+        Some(Timing {
+            mean: median(means.clone())?,
+            p50: median(all(|s| s.p50))?,
+            p99: median(all(|s| s.p99))?,
+            mean_range: (
+                means.iter().copied().fold(f64::INFINITY, f64::min),
+                means.iter().copied().fold(0.0, f64::max),
+            ),
+        })
+    }
+}
+
+/// The middle value, or the mean of the two middle ones; `None` of nothing.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    if values.len() % 2 == 1 {
+        return Some(upper);
+    }
+    let lower = *values.get(values.len() / 2 - 1)?;
+    Some((lower + upper) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn laps(samples: &[u64]) -> Laps {
+        Laps { samples: samples.to_vec(), last: Instant::now() }
+    }
+
+    #[test]
+    fn percentiles_are_nearest_ranks() {
+        let hundred: Vec<u64> = (1..=100).collect();
+        assert_eq!((percentile(&hundred, 50), percentile(&hundred, 99)), (50, 99));
+        assert_eq!((percentile(&[4, 9], 50), percentile(&[4, 9], 99)), (4, 9));
+        assert_eq!((percentile(&[7], 50), percentile(&[], 50)), (7, 0));
+        let thousand: Vec<u64> = (1..=1000).collect();
+        assert_eq!(percentile(&thousand, 99), 990);
+    }
+
+    #[test]
+    fn the_clock_is_subtracted_from_mean_and_percentiles() {
+        let clock = Clock { cost: 30.0 };
+        let summary = laps(&[130, 50, 90]).summary(clock).unwrap();
+        assert_eq!(summary, Summary { mean: 60.0, p50: 60.0, p99: 100.0 });
+        assert_eq!(laps(&[10]).summary(clock).unwrap().mean, 0.0);
+        assert_eq!(laps(&[]).summary(clock), None);
+    }
+
+    #[test]
+    fn only_the_laps_of_the_body_count() {
+        let clock = Clock { cost: 0.0 };
+        let mut laps = laps(&[u64::MAX; 5]);
+        laps.last = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
+        let summary = laps.measure(clock, |laps| {
+            laps.lap();
+            std::thread::sleep(Duration::from_millis(1));
+            laps.skip();
+            laps.lap();
+            Ok::<(), ()>(())
+        });
+        let summary = summary.unwrap().unwrap();
+        assert_eq!(laps.samples.len(), 2);
+        assert!(summary.p99 < 1e12, "{summary:?}");
+        assert_eq!(laps.measure(clock, |_| Ok::<(), ()>(())), Ok(None));
+        assert_eq!(laps.measure(clock, |_| Err(7)), Err(7));
+    }
+
+    #[test]
+    fn medians_are_of_each_figure_on_its_own() {
+        let round = |mean, p50, p99| Summary { mean, p50, p99 };
+        let timing =
+            Timing::over(&[round(3.0, 1.0, 9.0), round(1.0, 2.0, 7.0), round(2.0, 6.0, 8.0)]);
+        assert_eq!(timing, Some(Timing { mean: 2.0, p50: 2.0, p99: 8.0, mean_range: (1.0, 3.0) }));
+        assert_eq!(Timing::over(&[]), None);
+        assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
+        assert_eq!(median(vec![]), None);
+    }
+
+    #[test]
+    fn the_clock_costs_something_and_not_much() {
+        let cost = Clock::measure().cost;
+        assert!((0.0..100_000.0).contains(&cost), "{cost}");
+    }
+}
