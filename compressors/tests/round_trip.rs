@@ -229,8 +229,11 @@ fn dictionaries_round_trip() {
 
     for dictionary_len in [8, 100, 4096, 65536, 200_000] {
         let mut dictionary = Vec::new();
-        for (_, page) in pages(dictionary_len / 4 + 8) {
-            dictionary.extend_from_slice(&page);
+        for (kind, page) in pages(dictionary_len / 4 + 8) {
+            // What is asserted below should not hang on the machine's code.
+            if !kind.starts_with("code") {
+                dictionary.extend_from_slice(&page);
+            }
         }
         let dictionary: Arc<[u8]> = dictionary[dictionary.len() - dictionary_len..].into();
         let mut codecs: Vec<Arc<dyn Compressor>> = Vec::new();
@@ -264,7 +267,7 @@ fn dictionaries_round_trip() {
                 let what = codec.spec();
                 let with = round_trip(&*codec, &mut *ctx, page, &what).len();
                 let without = round_trip(&*plain, &mut *plain_ctx, page, &what).len();
-                assert!(with < 100 && with < without, "{what}: {with} against {without}");
+                assert!(with < 256 && with < without / 2, "{what}: {with} against {without}");
             }
             // A page that did not fit leaves nothing behind.
             let noise = &pages(4096)[3].1;

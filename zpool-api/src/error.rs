@@ -35,7 +35,9 @@ pub enum ZpoolError {
         source: PageError,
     },
     /// No memory for the pool's own descriptors.
-    #[error("no memory for the descriptors of {backend} ({bytes} bytes asked); free memory and retry")]
+    #[error(
+        "no memory for the descriptors of {backend} ({bytes} bytes asked); free memory and retry"
+    )]
     OutOfMetadata {
         /// The backend's name.
         backend: &'static str,
@@ -120,7 +122,9 @@ impl ZpoolError {
 #[non_exhaustive]
 pub enum PageError {
     /// The operating system (or the heap) refused.
-    #[error("the system refused {pages} pages of {page_size} bytes ({reason}); free memory and retry")]
+    #[error(
+        "the system refused {pages} pages of {page_size} bytes ({reason}); free memory and retry"
+    )]
     Refused {
         /// Pages asked for.
         pages: usize,

@@ -58,10 +58,10 @@ pub enum TableError {
 /// ```
 pub struct StableTable<T> {
     buckets: [AtomicPtr<T>; BUCKETS],
-    /// Initialised elements. Written under `grow`.
+    /// Initialised elements, for look-ups.
     len: AtomicUsize,
-    /// Serialises `push`; a leaf.
-    grow: Mutex<()>,
+    /// The same number, for `push`; a leaf lock.
+    grow: Mutex<usize>,
     limit: usize,
     owns: PhantomData<T>,
 }
@@ -101,7 +101,7 @@ impl<T> StableTable<T> {
         StableTable {
             buckets: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
             len: AtomicUsize::new(0),
-            grow: Mutex::new(()),
+            grow: Mutex::new(0),
             limit: limit.min(most).min(u32::MAX as usize - 31),
             owns: PhantomData,
         }
@@ -144,9 +144,8 @@ impl<T> StableTable<T> {
     /// Adds an element and gives its index. May call the allocator, under the table's own mutex.
     pub fn push(&self, value: T) -> Result<u32, TableError> {
         let _held = lockdep::acquire(lockdep::Rank::Leaf);
-        let _grow = self.grow.lock();
-        // Relaxed: only written under `grow`, which is held.
-        let len = self.len.load(Ordering::Relaxed);
+        let mut grow = self.grow.lock();
+        let len = *grow;
         if len >= self.limit {
             return Err(TableError::Full { limit: self.limit });
         }
@@ -170,6 +169,7 @@ impl<T> StableTable<T> {
         unsafe { slot.write(value) };
         // Release pairs with the Acquire in `len()`.
         self.len.store(len + 1, Ordering::Release);
+        *grow = len + 1;
         Ok(len as u32)
     }
 

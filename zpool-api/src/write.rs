@@ -31,8 +31,15 @@ pub trait ObjSink: Sync {
 
 enum Target<'p> {
     /// Raw for the same reason as in the read guard: `commit` may be the last use of the memory.
-    InPlace { start: NonNull<u8>, commit: NonNull<dyn ObjCommit + 'p>, token: u64 },
-    Buffer { bytes: Vec<u8>, sink: &'p (dyn ObjSink + 'p) },
+    InPlace {
+        start: NonNull<u8>,
+        commit: NonNull<dyn ObjCommit + 'p>,
+        token: u64,
+    },
+    Buffer {
+        bytes: Vec<u8>,
+        sink: &'p (dyn ObjSink + 'p),
+    },
     /// Committed: nothing left to free.
     Done,
 }
@@ -70,11 +77,7 @@ impl<'p> ObjWrite<'p> {
     ) -> Self {
         ObjWrite {
             size: bytes.len(),
-            target: Target::InPlace {
-                start: bytes.cast(),
-                commit: NonNull::from(commit),
-                token,
-            },
+            target: Target::InPlace { start: bytes.cast(), commit: NonNull::from(commit), token },
             written: 0,
             pool: PhantomData,
         }

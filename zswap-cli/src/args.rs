@@ -49,7 +49,7 @@ pub(crate) struct Compare {
     pub(crate) compressor: Vec<String>,
 
     /// How often everything is measured
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 9)]
     pub(crate) rounds: u32,
 
     /// Print one JSON array, one object for each pair, in place of the table
@@ -168,7 +168,7 @@ mod tests {
     fn without_options_the_sample_and_all_pairs_are_meant() {
         let args = compare("zswap compare");
         assert!(args.pages.is_empty() && !args.json);
-        assert_eq!(args.rounds, 5);
+        assert_eq!(args.rounds, 9);
         assert_eq!((args.zpools().unwrap(), args.compressors().unwrap()), (vec![], vec![]));
     }
 

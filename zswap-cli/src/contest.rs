@@ -573,7 +573,10 @@ mod tests {
     fn unknown_names_are_refused_before_anything_is_measured() {
         let stock = stock();
         let zpool = stock.check_zpool("zbad").unwrap_err();
-        assert_eq!(zpool.to_string(), "no zpool is named \"zbad\"; known are: small, zbud");
+        assert_eq!(
+            zpool.to_string(),
+            "no zpool is named \"zbad\"; give --zpool some of: small, zbud"
+        );
         assert!(stock.check_zpool("zbud").is_ok());
         let compressor = Pair::new(&stock, "zbud", "lz5").unwrap_err();
         assert!(compressor.to_string().contains("lz5"), "{compressor}");

@@ -43,8 +43,11 @@ pub(crate) enum Error {
     #[error("no memory for {bytes} bytes of {what}; free memory or give fewer or smaller files")]
     NoMemory { bytes: usize, what: &'static str },
 
-    #[error("no zpool is named {name:?}; known are: {known}")]
+    #[error("no zpool is named {name:?}; give --zpool some of: {known}")]
     UnknownZpool { name: String, known: String },
+
+    #[error("no compressor is named {name:?}; give --compressor some of: {known}")]
+    UnknownCompressor { name: String, known: String },
 
     #[error(transparent)]
     Compressor(CompressorError),
@@ -83,6 +86,9 @@ impl From<CompressorError> for Error {
             CompressorError::FeatureOff { name, feature } => {
                 Error::CompressorFeature { name, feature }
             }
+            CompressorError::UnknownName { name, known } => {
+                Error::UnknownCompressor { name, known: known.join(", ") }
+            }
             other => Error::Compressor(other),
         }
     }
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn a_message_is_one_line_whatever_a_name_holds() {
         let error = Error::UnknownZpool { name: "a\nb".into(), known: "zbud".into() };
-        assert_eq!(error.to_string(), "no zpool is named \"a\\nb\"; known are: zbud");
+        assert_eq!(error.to_string(), "no zpool is named \"a\\nb\"; give --zpool some of: zbud");
         assert_eq!(one_line("a\nb\r\u{1b}[0m ü"), "a\\nb\\r\\u{1b}[0m ü");
     }
 

@@ -265,8 +265,8 @@ impl Index {
     /// The key's leaf, if it has one. Takes no lock.
     #[inline]
     fn find(&self, key: u64) -> Option<&Leaf> {
-        // Acquire, here and below, pairs with the Release store of the reference: the node behind
-        // it is seen as it was when it was linked, or later.
+        // Acquire, here and below, pairs with the Release that links a new inner node in the place
+        // of what was there: who comes upon it must see the way on to what was there.
         let mut at = Ref(self.root.load(Ordering::Acquire));
         let mut above = u32::MAX;
         loop {
@@ -303,8 +303,8 @@ impl Index {
             let below = match at.target() {
                 Target::None => {
                     let (leaf, reference) = self.new_leaf(&mut locked, key)?;
-                    // Release: publishes the leaf's prefix.
-                    slot.store(reference.0, Ordering::Release);
+                    // Relaxed: `open` publishes the leaf together with its words.
+                    slot.store(reference.0, Ordering::Relaxed);
                     leaf.open();
                     return Ok(leaf);
                 }
@@ -340,7 +340,7 @@ impl Index {
             // Relaxed: published with the reference to the node.
             self.child(inner, header, below)?.store(at.0, Ordering::Relaxed);
             self.child(inner, header, key)?.store(reference.0, Ordering::Relaxed);
-            // Release: publishes both nodes.
+            // Release: look-ups of keys that were here before must find them through the new node.
             slot.store(inner_reference.0, Ordering::Release);
             leaf.open();
             return Ok(leaf);
@@ -733,10 +733,11 @@ mod loom_tests {
     use zpool_api::sync::Watched;
 
     // Leaves have two words under loom and inner nodes two children, so these keys are what there
-    // is: two words of one leaf, and a leaf beside it.
+    // is: two words of one leaf, the leaf beside it, and one beside them both a level up.
     const A0: u64 = 0;
     const A1: u64 = 1;
     const B0: u64 = 1 << LEAF_BITS;
+    const C0: u64 = 1 << (LEAF_BITS + INNER_BITS);
 
     fn put(index: &Index, key: u64, value: u64) {
         index.lock_or_insert(key).unwrap().replace(Word::new(Content::SameFilled(value)));
@@ -756,8 +757,7 @@ mod loom_tests {
         index.prune(key);
     }
 
-    /// Two new leaves at once, the second of which splits the first. Fails if the reference to a
-    /// new leaf is stored Relaxed (its number is then seen before the table's length).
+    /// Two new leaves at once, the second of which splits the first: both are there.
     #[test]
     fn loom_index_insert_against_insert() {
         loom::model(|| {
@@ -776,8 +776,87 @@ mod loom_tests {
         });
     }
 
+    /// A look-up of a key that is in use, while an inner node comes in between: at the root, and
+    /// below an inner node. Fails if the new node's reference is stored Relaxed, or loaded Relaxed
+    /// by `find`: the look-up then meets a node that it cannot see yet and says "absent".
+    ///
+    /// The gate is Relaxed and orders nothing. It makes loom try the look-up after the insertion,
+    /// which it misses otherwise, because the insertion loads the reference before it stores it.
+    #[test]
+    fn loom_index_lookup_against_split() {
+        for below_an_inner_node in [false, true] {
+            loom::model(move || {
+                let shared = Arc::new((Index::new(), AtomicU32::new(0)));
+                put(&shared.0, A0, 1);
+                if below_an_inner_node {
+                    put(&shared.0, C0, 3);
+                }
+                let other = {
+                    let shared = shared.clone();
+                    thread::spawn(move || {
+                        put(&shared.0, B0, 2);
+                        shared.1.store(1, Ordering::Relaxed);
+                    })
+                };
+                shared.1.load(Ordering::Relaxed);
+                assert_eq!(get(&shared.0, A0), Some(1), "in use all the time");
+                other.join().unwrap();
+            });
+        }
+    }
+
+    /// Users of a stale reference to a leaf that was recycled for other keys. Fails if `open` is
+    /// Relaxed: the words are then seen open before the new prefix is.
+    #[test]
+    fn loom_index_stale_leaf_of_another_prefix() {
+        loom::model(|| {
+            let shared = Arc::new((Index::new(), AtomicU32::new(0)));
+            put(&shared.0, A0, 1);
+            let stale = shared.0.find(A0).unwrap();
+            let other = {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    remove(&shared.0, A0);
+                    put(&shared.0, B0 + 1, 2);
+                    shared.1.store(1, Ordering::Relaxed);
+                })
+            };
+            if shared.1.load(Ordering::Relaxed) == 1 {
+                // The leaf is B's, and its first word was touched by `open` only.
+                assert!(shared.0.lock_in(stale, A0).is_none(), "another key's entry");
+            }
+            other.join().unwrap();
+        });
+    }
+
+    /// Users of a stale reference to a leaf that is recycled for the same keys. Fails if a leaf is
+    /// opened before it is linked: what they store is then not found.
+    #[test]
+    fn loom_index_stale_leaf_of_the_same_prefix() {
+        loom::model(|| {
+            let index = Arc::new(Index::new());
+            put(&index, A0, 1);
+            let stale = index.find(A0).unwrap();
+            remove(&index, A0);
+            let other = {
+                let index = index.clone();
+                thread::spawn(move || put(&index, A1, 2))
+            };
+            // Only looks at the word: waiting for the structure lock would order the two.
+            if !Word::from_raw(stale.words[0].load(Ordering::Relaxed)).is_dead() {
+                if let Some(mut entry) = index.lock_in(stale, A0) {
+                    entry.replace(Word::new(Content::SameFilled(3)));
+                    drop(entry);
+                    assert_eq!(get(&index, A0), Some(3), "a store that returned is found");
+                }
+            }
+            other.join().unwrap();
+            assert_eq!(get(&index, A1), Some(2));
+        });
+    }
+
     /// A store beside an entry whose removal takes the leaf away. Fails if `kill_words` stores in
-    /// place of its CAS, and if a leaf's words are opened before it is linked.
+    /// place of its CAS.
     #[test]
     fn loom_index_store_against_prune_of_its_leaf() {
         loom::model(|| {
@@ -797,8 +876,8 @@ mod loom_tests {
     }
 
     /// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not
-    /// look at the prefix again, and if `open` is Relaxed (the old prefix is then seen with the new
-    /// words).
+    /// look at the prefix again, and if `peek` loads the word Relaxed (the old prefix is then seen
+    /// with the new word).
     #[test]
     fn loom_index_lookup_against_recycling() {
         loom::model(|| {

@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use super::{MAX_RUN_PAGES, PAGE_SIZE, PageProvider, PageRun, check_run_length};
-use crate::lockdep::might_sleep;
 use crate::PageError;
+use crate::lockdep::might_sleep;
 
 /// A [`PageProvider`] over the global allocator.
 ///

@@ -162,6 +162,9 @@ fn push_line(out: &mut String, line: &str) {
     out.push('\n');
 }
 
+/// Rounds on a quiet machine differ by less, percent.
+const BUSY: f64 = 50.0;
+
 fn legend(heading: &Heading, figures: &[Figures]) -> String {
     let clock = heading.clock_ns;
     let mut legend = format!(
@@ -174,7 +177,9 @@ bare codec: the same calls on the same pages in the same orders; x codec: the st
 "
     );
     if let Some(spread) = spread(figures).filter(|_| heading.rounds > 1) {
-        let _ = writeln!(legend, "Mean times of single rounds differ by up to {spread:.0} %.");
+        let busy = if spread > BUSY { ": something else was running" } else { "" };
+        let _ =
+            writeln!(legend, "Mean times of single rounds differ by up to {spread:.0} %{busy}.");
     }
     legend
 }
@@ -268,6 +273,24 @@ mod tests {
         let last: Vec<&str> = lines.iter().rev().take(2).map(String::as_str).collect();
         assert_eq!(last[1], "zbud/lz4 refused 1 pages, the first since: page too large");
         assert_eq!(last[0], "zbud/own:k=v FAILED: page 3 came back changed");
+    }
+
+    #[test]
+    fn the_spread_of_the_rounds_is_told() {
+        let [mut figures, _] = examples::figures();
+        let heading = Heading { rounds: 3, ..examples::heading() };
+        let last = |figures: &Figures| {
+            let legend = legend(&heading, std::slice::from_ref(figures));
+            legend.lines().last().unwrap().to_owned()
+        };
+        if let Some(load) = &mut figures.load {
+            load.mean_range = (2000.0, 2400.0);
+        }
+        assert_eq!(last(&figures), "Mean times of single rounds differ by up to 20 %.");
+        if let Some(load) = &mut figures.load {
+            load.mean_range.1 = 4000.0;
+        }
+        assert!(last(&figures).ends_with("up to 100 %: something else was running."));
     }
 
     #[test]
