@@ -163,16 +163,24 @@ impl Encoder {
         let size = model.memory_bytes();
         drop(model);
 
-        let mut memory = Scratch::new(NAME, size)?;
-        // SAFETY: the memory is ours, as long as told and aligned to 64. It
-        // stays where it is, since `self` keeps it.
-        let raw = unsafe { sys::ZSTD_initStaticCCtx(memory.as_mut_ptr().cast(), memory.len()) };
-        let raw = NonNull::new(raw).ok_or(no_memory("a compression context"))?;
-        let mut encoder = Encoder { raw, fixed: Some(memory), dictionary }.set_up(level)?;
-        match encoder.compress(page, &mut [0; 64]) {
-            Ok(_) | Err(Failure::DST_TOO_SMALL) => Ok(encoder),
-            Err(failure) => Err(failure.into_error("tables")),
+        // The size fits as it is, unless the library was built to leave gaps
+        // between its tables, as for an address sanitizer.
+        for slack in [0, 4 << 10, 32 << 10] {
+            let mut memory = Scratch::new(NAME, size + slack)?;
+            // SAFETY: the memory is ours, as long as told and aligned to 64. It
+            // stays where it is, since `self` keeps it.
+            let raw = unsafe { sys::ZSTD_initStaticCCtx(memory.as_mut_ptr().cast(), memory.len()) };
+            let Some(raw) = NonNull::new(raw) else { continue };
+            let fixed = Some(memory);
+            let mut encoder =
+                Encoder { raw, fixed, dictionary: dictionary.clone() }.set_up(level)?;
+            match encoder.compress(page, &mut [0; 64]) {
+                Ok(_) | Err(Failure::DST_TOO_SMALL) => return Ok(encoder),
+                Err(Failure::OUT_OF_MEMORY) => (),
+                Err(failure) => return Err(failure.into_error("tables")),
+            }
         }
+        Err(no_memory("tables"))
     }
 
     fn set_up(self, level: i32) -> Result<Self, CompressorError> {

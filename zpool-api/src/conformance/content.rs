@@ -1,15 +1,19 @@
 //! Content of the suite's objects: every object tells who it is and how long it must be.
 //!
 //! A [`Mark`] is a number and a length in one word. The content that belongs to it begins with
-//! that word, if there is room, and goes on with noise that the word seeds. So an object that is
-//! shifted, cut, overwritten or taken for another is told by its bytes alone.
+//! that word, if there is room, and goes on with noise from a place that the word chooses. So an
+//! object that is shifted, cut, overwritten or taken for another is told by its bytes alone.
 
 use core::fmt;
+use std::sync::OnceLock;
 
 use crate::sync::test_rng::Rng;
 
 /// Room for the length in a mark: objects below 1 MiB.
 const LEN_BITS: u32 = 20;
+/// Places in the noise that contents may start at.
+const STARTS: usize = 4096;
+const NOISE: usize = STARTS + 4096;
 
 /// Who an object is: a number, and the length of its content.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,24 +34,28 @@ impl Mark {
         bytes.first_chunk().map(|word| Mark(u64::from_le_bytes(*word)))
     }
 
-    /// The content of the object.
+    /// The mark's bits, mixed.
+    fn mixed(self) -> u64 {
+        let mixed = (self.0 ^ (self.0 >> LEN_BITS)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        mixed ^ (mixed >> 29)
+    }
+
+    /// The content of the object. Cut from one table, which is quick under Miri too.
     pub(super) fn content(self) -> Vec<u8> {
-        let len = self.len();
-        let mut rng = Rng::new(self.0);
-        let mut content = Vec::with_capacity(len.next_multiple_of(8));
-        while content.len() < len.min(64) {
-            content.extend_from_slice(&rng.next().to_le_bytes());
+        let noise = noise();
+        let mut content = Vec::with_capacity(self.len());
+        let mut from = (self.mixed() % STARTS as u64) as usize;
+        while content.len() < self.len() {
+            let take = (self.len() - content.len()).min(NOISE - from);
+            content.extend_from_slice(&noise[from..from + take]);
+            from = 0;
         }
-        content.truncate(len);
-        // Twice as much each time, the copy with a start of its own: quick under Miri too, and
-        // equal to itself at no distance.
-        while content.len() < len {
-            let start = content.len();
-            content.extend_from_within(..start.min(len - start));
-            content[start] = !content[start];
-        }
-        if let Some(word) = content.first_chunk_mut() {
-            *word = self.0.to_le_bytes();
+        match content.first_chunk_mut() {
+            Some(word) => *word = self.0.to_le_bytes(),
+            None => {
+                let word = self.mixed().to_le_bytes();
+                content.copy_from_slice(&word[..self.len()]);
+            }
         }
         content
     }
@@ -70,6 +78,18 @@ impl fmt::Debug for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "object {} of {} bytes", self.0 >> LEN_BITS, self.len())
     }
+}
+
+fn noise() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let mut rng = Rng::new(0x0B5E_55ED);
+        let mut bytes = Vec::with_capacity(NOISE);
+        while bytes.len() < NOISE {
+            bytes.extend_from_slice(&rng.next().to_le_bytes());
+        }
+        bytes
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The model makes the objects' sizes and contents, and asserts with each call that handles are
 //! never given twice and that the pool's counts are the model's.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::content::Mark;
 use super::fixture::{Fixture, assert_invalid};
@@ -13,7 +13,7 @@ use crate::{Handle, ObjWrite, Zpool};
 /// Objects that are alive, and every handle that was ever given.
 pub(super) struct Model {
     pub(super) live: Vec<(Handle, Mark)>,
-    given: HashSet<Handle>,
+    given: BTreeSet<Handle>,
     bytes: usize,
     next: u64,
 }
@@ -21,7 +21,7 @@ pub(super) struct Model {
 impl Model {
     /// An empty model whose objects are numbered from `first`.
     pub(super) fn new(first: u64) -> Self {
-        Model { live: Vec::new(), given: HashSet::new(), bytes: 0, next: first }
+        Model { live: Vec::new(), given: BTreeSet::new(), bytes: 0, next: first }
     }
 
     /// The mark of a new object of `len` bytes.
