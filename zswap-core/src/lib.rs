@@ -81,3 +81,8 @@ pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
 
 /// A page.
 pub type Page = [u8; PAGE_SIZE];
+
+/// The README's example, kept compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
