@@ -41,6 +41,16 @@
 //! lock held or without. An object that is freed while it is read is parked in its word; its last
 //! reader takes the pool lock to give the space back.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failure in a test's helper is the test's own message"
+    )
+)]
+
 mod lists;
 mod pages;
 mod pool;

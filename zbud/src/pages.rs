@@ -240,7 +240,7 @@ impl Pages {
     }
 
     /// The page number of a detached page may serve again, unless it is retired. To be called
-    /// when the page's memory is no longer attached.
+    /// once its memory is on its way back to the provider.
     pub(crate) fn recycle(&mut self, page: u32) {
         let record = &self.records[page];
         debug_assert_eq!(record.state, PageState::Vacant);

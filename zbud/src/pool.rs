@@ -265,6 +265,7 @@ impl Core {
         let desc = self.table.get(slot.page)?;
         let freed = desc.word(slot.buddy).free(at.generation())?;
         let (Freed::Owned(word) | Freed::Parked(word)) = freed;
+        // Relaxed, here and below: counters, as in `publish`.
         self.objects.fetch_sub(1, Ordering::Relaxed);
         self.object_bytes.fetch_sub(word.len(), Ordering::Relaxed);
         match freed {
@@ -273,6 +274,7 @@ impl Core {
                 self.give_up(slot, desc, true);
             }
             Freed::Parked(_) => {
+                // Relaxed: a counter.
                 self.parked.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -426,6 +428,7 @@ impl Zpool for Zbud {
         stats.page_size = core.page_size;
         stats.cached_pages = core.provider.cached_pages();
         stats.metadata_bytes = core.table.memory_bytes() + core.provider.metadata_bytes();
+        // Relaxed: counters, each right by itself.
         stats.objects = core.objects.load(Ordering::Relaxed);
         stats.object_bytes = core.object_bytes.load(Ordering::Relaxed);
         // A reader may take a parked object off before its freer has counted it.
@@ -458,6 +461,7 @@ impl fmt::Debug for Zbud {
         f.debug_struct("Zbud")
             .field("tag", &self.core.tag)
             .field("page_size", &self.core.page_size)
+            // Relaxed: a counter.
             .field("objects", &self.core.objects.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }

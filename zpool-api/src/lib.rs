@@ -89,6 +89,16 @@
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
 //! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failure in a test's helper is the test's own message"
+    )
+)]
+
 pub mod error;
 pub mod evict;
 pub mod handle;

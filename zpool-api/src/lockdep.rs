@@ -9,6 +9,8 @@
 //! In release builds, and under loom (whose threads share one thread-local), all of it compiles to
 //! nothing.
 
+use crate::sync::LOCKDEP;
+
 /// Where a lock stands in the order; greater is further in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
@@ -28,7 +30,7 @@ pub enum Rank {
 /// Says that a lock of this rank is held; dropped when it is released.
 #[must_use = "the rank counts as held only while this lives"]
 #[derive(Debug)]
-pub struct Held(#[cfg(all(debug_assertions, not(loom)))] Rank);
+pub struct Held(Rank);
 
 /// Records that the calling thread is about to take a lock of `rank`.
 ///
@@ -37,16 +39,10 @@ pub struct Held(#[cfg(all(debug_assertions, not(loom)))] Rank);
 /// caller, never a matter of input.
 #[inline]
 pub fn acquire(rank: Rank) -> Held {
-    #[cfg(all(debug_assertions, not(loom)))]
-    {
+    if LOCKDEP {
         checks::push(rank);
-        Held(rank)
     }
-    #[cfg(not(all(debug_assertions, not(loom))))]
-    {
-        let _ = rank;
-        Held()
-    }
+    Held(rank)
 }
 
 /// Declares a call that may block: a system call, waiting for another thread, user code.
@@ -55,21 +51,20 @@ pub fn acquire(rank: Rank) -> Held {
 /// In debug builds, when the thread holds a ranked lock: a bug in the caller.
 #[inline]
 pub fn might_sleep(what: &str) {
-    #[cfg(all(debug_assertions, not(loom)))]
-    checks::might_sleep(what);
-    #[cfg(not(all(debug_assertions, not(loom))))]
-    let _ = what;
+    if LOCKDEP {
+        checks::might_sleep(what);
+    }
 }
 
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
-        #[cfg(all(debug_assertions, not(loom)))]
-        checks::pop(self.0);
+        if LOCKDEP {
+            checks::pop(self.0);
+        }
     }
 }
 
-#[cfg(all(debug_assertions, not(loom)))]
 mod checks {
     use super::Rank;
     use std::cell::RefCell;

@@ -19,13 +19,13 @@ use core::ptr::{NonNull, null_mut};
 use std::alloc::{alloc, dealloc};
 
 use crate::lockdep;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{MODEL, Mutex};
 
 const FIRST_BUCKET_BITS: u32 = 5;
 /// Buckets of 2^5, 2^6, ... elements; together enough for every u32 index. Fewer under loom, which
 /// tracks each pointer.
-const BUCKETS: usize = if cfg!(loom) { 2 } else { 28 };
+const BUCKETS: usize = if MODEL { 2 } else { 28 };
 
 /// Why [`StableTable::push`] could not add an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

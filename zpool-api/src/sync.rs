@@ -5,6 +5,14 @@
 //! while it is held does not poison it. Each critical section here leaves its data valid at every
 //! point where user code could panic, so the next holder may go on.
 
+/// Whether this build runs under the model checker, where everything that is tracked costs: sizes
+/// shrink.
+pub const MODEL: bool = cfg!(loom);
+
+/// Whether lock order is checked at run time: in debug builds, but not under the model checker,
+/// whose threads share one thread-local.
+pub const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
+
 #[cfg(not(loom))]
 mod imp {
     pub use std::sync::atomic;

@@ -3,6 +3,12 @@
 //!
 //! One test, alone in its process, so that nobody else's memory is measured.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
 #![cfg(target_os = "linux")]
 
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};

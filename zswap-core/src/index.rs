@@ -31,15 +31,15 @@ use zpool_api::stable::{StableTable, TableError};
 
 use crate::lock::{self, EntryGuard, Waiters};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::word::Word;
 
 const LEAF_BITS: u32 = 5;
 const INNER_BITS: u32 = 4;
-const LEAF_WORDS: usize = if cfg!(loom) { 2 } else { 1 << LEAF_BITS };
+const LEAF_WORDS: usize = if MODEL { 2 } else { 1 << LEAF_BITS };
 const CHILDREN: usize = 1 << INNER_BITS;
-/// Under loom only the first children of a node exist, as every atomic costs the checker.
-const MODEL_CHILDREN: usize = if cfg!(loom) { 2 } else { CHILDREN };
+/// Children that a node has in memory; fewer under the model checker.
+const CHILD_SLOTS: usize = if MODEL { 2 } else { CHILDREN };
 const NO_NODE: u64 = u64::MAX;
 
 /// A reference to a node, or to none.
@@ -126,7 +126,7 @@ struct Inner {
     /// A packed [`Header`], or `NO_NODE`.
     header: AtomicU64,
     /// [`Ref`]s.
-    children: [AtomicU32; MODEL_CHILDREN],
+    children: [AtomicU32; CHILD_SLOTS],
 }
 
 impl Leaf {
@@ -310,6 +310,7 @@ impl Index {
                 }
                 Target::Leaf(number) => {
                     let leaf = self.leaf(number)?;
+                    // Relaxed: changes only under the structure lock.
                     let prefix = leaf.prefix.load(Ordering::Relaxed);
                     if prefix == leaf_prefix(key) {
                         return Ok(leaf);
@@ -318,6 +319,7 @@ impl Index {
                 }
                 Target::Inner(number) => {
                     let inner = self.inner(number)?;
+                    // Relaxed: changes only under the structure lock.
                     let header = Header::unpack(inner.header.load(Ordering::Relaxed));
                     if header.covers(key) {
                         slot = self.child(inner, header, key)?;
@@ -510,6 +512,7 @@ impl Index {
     /// there is no such leaf.
     pub(crate) fn leaf_keys(&self, from: u64, keys: &mut Vec<u64>) -> Option<Option<u64>> {
         let _locked = self.lock_structure();
+        // Relaxed, here and below: nodes change only under the structure lock.
         let root = Ref(self.root.load(Ordering::Relaxed));
         let leaf = self.first_leaf(root, leaf_prefix(from))?;
         let first = leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS;

@@ -52,6 +52,16 @@
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `builder.rs`, `builtin.rs` | putting it together; the only names of concrete backends |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failure in a test's helper is the test's own message"
+    )
+)]
+
 mod acomp_ctx;
 mod builder;
 pub mod builtin;

@@ -18,10 +18,10 @@ use crossbeam_utils::{Backoff, CachePadded};
 use zpool_api::lockdep::{self, Rank};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, MODEL, Mutex};
 use crate::word::Word;
 
-const STRIPES: usize = if cfg!(loom) { 1 } else { 16 };
+const STRIPES: usize = if MODEL { 1 } else { 16 };
 
 #[derive(Debug, Default)]
 struct Stripe {
@@ -118,7 +118,7 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<Entr
             }
             continue;
         }
-        if cfg!(loom) || backoff.is_completed() {
+        if MODEL || backoff.is_completed() {
             waiters.sleep(word);
         } else {
             backoff.snooze();

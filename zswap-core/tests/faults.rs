@@ -1,5 +1,12 @@
 //! What a store does when what it is built from fails, panics or calls back in.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

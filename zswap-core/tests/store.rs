@@ -1,5 +1,13 @@
 //! The store as a program uses it, over every built-in backend and compressor.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 //! // In a backend's tests/conformance.rs:
 //! # use std::sync::Arc;
 //! # use zpool_api::{PageProvider, Zpool, ZpoolError};
-//! # fn new_pool(_: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> { todo!() }
+//! # fn new_pool(_: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> { unreachable!() }
 //! zpool_api::conformance_tests!(zpool_api::conformance::subject("mine", |pages| new_pool(pages)));
 //! # fn main() {}
 //! ```

@@ -295,11 +295,18 @@ pub(super) fn evict_may_reclaim(rig: &Rig<'_>) {
     let before = fixture.pool.total_pages();
     let freed = reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
         let mark = offered.look(handle, &object);
+        let inner_offers = Cell::new(0);
         let refused = reclaim(&fixture, 2, &|inner: Handle, object: ObjRead<'_>| {
+            inner_offers.set(inner_offers.get() + 1);
             let model = offered.model.borrow();
             let found = model.live.iter().find(|(live, _)| *live == inner);
             let found = found.unwrap_or_else(|| panic!("{inner:?} offered, but is not alive"));
             found.1.check(&object);
+            let offers = inner_offers.get();
+            assert!(
+                offers <= model.live.len(),
+                "{offers} objects were offered, more than there are"
+            );
             Evicted::Keep
         });
         assert_eq!(refused, 0, "pages freed by a refused reclaim within a reclaim");

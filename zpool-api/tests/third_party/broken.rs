@@ -49,6 +49,7 @@ enum Fault {
     PagesAreNotCounted,
     PagesOutliveThePool,
     ParkedForever,
+    ParkedIsNotCounted,
     ReadIsRefusedNowAndThen,
     ReadShowsLaterBytes,
     ReclaimCountsOffers,
@@ -115,6 +116,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
         (PagesAreNotCounted, &["counts_are_exact"]),
         (PagesOutliveThePool, &["emptied_pool_holds_nothing", "owned_guard_outlives_the_pool"]),
         (ParkedForever, &["free_under_a_live_reader", "guards_end_on_another_thread"]),
+        (ParkedIsNotCounted, &["free_under_a_live_reader"]),
         (
             ReadIsRefusedNowAndThen,
             &["readers_race_free_and_reuse", "concurrent_mix_follows_the_models"],
@@ -678,6 +680,7 @@ impl Zpool for Broken {
             }
             Fault::CountLeaks => stats.objects += self.state(|state| state.frees),
             Fault::PagesAreNotCounted => stats.total_pages = 0,
+            Fault::ParkedIsNotCounted => stats.parked_objects = 0,
             Fault::ReclaimDoesNotCount => stats.reclaimed_pages = 0,
             _ => stats.parked_objects += self.state(|state| state.parked),
         }
