@@ -563,31 +563,38 @@ fn no_node<T>(error: TableError) -> NoNode {
     }
 }
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::word::Content;
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-    use zpool_api::sync::test_rng::Rng;
+/// The index as a map from key to number, for its tests and models.
+#[cfg(test)]
+mod as_map {
+    use super::Index;
+    use crate::word::{Content, Word};
 
-    fn put(index: &Index, key: u64, value: u64) {
+    pub(super) fn put(index: &Index, key: u64, value: u64) {
         index.lock_or_insert(key).unwrap().replace(Word::new(Content::SameFilled(value)));
     }
 
-    fn get(index: &Index, key: u64) -> Option<u64> {
+    pub(super) fn get(index: &Index, key: u64) -> Option<u64> {
         match index.peek(key).content() {
             Content::SameFilled(value) => Some(value),
             _ => None,
         }
     }
 
-    fn remove(index: &Index, key: u64) {
+    pub(super) fn remove(index: &Index, key: u64) {
         if let Some(mut entry) = index.lock(key) {
             entry.replace(Word::EMPTY);
         }
         index.prune(key);
     }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::as_map::{get, put, remove};
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use zpool_api::sync::test_rng::Rng;
 
     fn keys(index: &Index) -> Vec<u64> {
         let (mut keys, mut from) = (Vec::new(), Some(0));
@@ -729,6 +736,7 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod loom_tests {
+    use super::as_map::{get, put, remove};
     use super::*;
     use crate::word::Content;
     use loom::sync::Arc;
@@ -741,24 +749,6 @@ mod loom_tests {
     const A1: u64 = 1;
     const B0: u64 = 1 << LEAF_BITS;
     const C0: u64 = 1 << (LEAF_BITS + INNER_BITS);
-
-    fn put(index: &Index, key: u64, value: u64) {
-        index.lock_or_insert(key).unwrap().replace(Word::new(Content::SameFilled(value)));
-    }
-
-    fn get(index: &Index, key: u64) -> Option<u64> {
-        match index.peek(key).content() {
-            Content::SameFilled(value) => Some(value),
-            _ => None,
-        }
-    }
-
-    fn remove(index: &Index, key: u64) {
-        if let Some(mut entry) = index.lock(key) {
-            entry.replace(Word::EMPTY);
-        }
-        index.prune(key);
-    }
 
     /// Two new leaves at once, the second of which splits the first: both are there.
     #[test]
