@@ -490,8 +490,8 @@ mod tests {
             let first = pool.malloc_from(&vec![1; a]).unwrap();
             let last = pool.malloc_from(&vec![2; b]).unwrap();
             assert_eq!(pool.total_pages(), 1, "{a} and {b}");
-            assert!(pool.obj_read_begin(first).unwrap().iter().all(|byte| *byte == 1));
-            assert!(pool.obj_read_begin(last).unwrap().iter().all(|byte| *byte == 2));
+            assert_eq!(*pool.obj_read_begin(first).unwrap(), *vec![1; a]);
+            assert_eq!(*pool.obj_read_begin(last).unwrap(), *vec![2; b]);
             pool.free(first).unwrap();
             pool.free(last).unwrap();
             assert_eq!(pool.total_pages(), 0);
@@ -560,7 +560,7 @@ mod tests {
                 [(whole, 7, page_size), (half, 8, page_size / 2), (other, 9, page_size / 2)]
             {
                 let object = pool.obj_read_begin(handle).unwrap();
-                assert!(object.len() == len && object.iter().all(|b| *b == byte));
+                assert!(*object == *vec![byte; len]);
             }
         }
     }

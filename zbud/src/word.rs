@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn fields_round_trip() {
         let mut rng = Rng::new(5);
-        for i in 0..4000 {
+        for i in 0..if cfg!(miri) { 200 } else { 4000 } {
             let state = [State::Free, State::Owned, State::Live, State::Parked][i % 4];
             let generation =
                 if i < 8 { MAX_GENERATION } else { rng.below(MAX_GENERATION as usize) as u32 };

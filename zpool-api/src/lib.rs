@@ -43,7 +43,11 @@
 //!         ZpoolCaps::new(4096)
 //!     }
 //!     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
-//!         Ok(ObjWrite::buffered(size, self))
+//!         match size {
+//!             0 => Err(ZpoolError::EmptyObject),
+//!             1..=4096 => Ok(ObjWrite::buffered(size, self)),
+//!             _ => Err(ZpoolError::ObjectTooLarge { size, max: 4096, backend: "boxes" }),
+//!         }
 //!     }
 //!     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
 //!         let gone = self.objects.lock().unwrap().1.remove(&handle);
@@ -59,7 +63,12 @@
 //!         0 // its memory is the heap's, not pages of a provider
 //!     }
 //!     fn stats(&self) -> ZpoolStats {
-//!         ZpoolStats::default()
+//!         let objects = &self.objects.lock().unwrap().1;
+//!         let mut stats = ZpoolStats::default();
+//!         stats.page_size = 4096;
+//!         stats.objects = objects.len();
+//!         stats.object_bytes = objects.values().map(|bytes| bytes.len()).sum();
+//!         stats
 //!     }
 //! }
 //!
@@ -88,6 +97,7 @@
 //! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
 //! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
+//! | `conformance` | with the feature of that name: the test suite that any backend can run |
 
 #![cfg_attr(
     test,

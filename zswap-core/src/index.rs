@@ -625,7 +625,7 @@ mod tests {
         let mut rng = Rng::new(21);
         let index = Index::new();
         let mut model = BTreeMap::new();
-        let rounds = if cfg!(miri) { 300 } else { 20_000 };
+        let rounds = if cfg!(miri) { 150 } else { 20_000 };
         for round in 0..rounds {
             let key = match rng.below(4) {
                 0 => rng.below(300) as u64,
@@ -668,7 +668,7 @@ mod tests {
         put(&index, 7 << 56, 1);
         put(&index, 9 << 56 | 12345, 1);
         assert!(index.memory_bytes() / 2 <= 400, "{} bytes for two keys", index.memory_bytes());
-        let dense = if cfg!(miri) { 4096u64 } else { 100_000 };
+        let dense = if cfg!(miri) { 1024u64 } else { 100_000 };
         let index = Index::new();
         for key in 0..dense {
             put(&index, key, key);
@@ -706,7 +706,7 @@ mod tests {
     #[test]
     fn threads_on_neighbouring_keys_lose_nothing() {
         let index = Arc::new(Index::new());
-        let (threads, rounds) = if cfg!(miri) { (3, 60) } else { (8, 30_000) };
+        let (threads, rounds) = if cfg!(miri) { (3, 30) } else { (8, 30_000) };
         let workers: Vec<_> = (0..threads)
             .map(|t| {
                 let index = index.clone();

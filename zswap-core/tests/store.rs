@@ -145,7 +145,7 @@ fn entries_are_listed_in_order_and_by_area() {
 #[test]
 fn an_incompressible_page_is_refused_when_told_so_and_the_older_one_is_gone() {
     let store = Zswap::builder().store_incompressible(false).build().unwrap();
-    store.store(at(5), &page(4)).unwrap();
+    store.store(at(5), &page(0)).unwrap();
     let refused = store.store(at(5), &page(1));
     assert!(matches!(refused, Err(StoreError::Incompressible { entry, .. }) if entry == at(5)));
     assert!(!store.contains(at(5)), "an older version must not be returned");

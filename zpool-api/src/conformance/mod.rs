@@ -18,6 +18,7 @@
 //! backend that deadlocks, that waits for a guard to be dropped, or whose reclaim has no end, hangs
 //! its check. Checks of a capability that [`Zpool::caps`] does not claim ask only that the call is
 //! refused.
+//!
 //! Everything random is seeded by constants. Under Miri the same checks run over boundary sizes
 //! and short sequences; a whole run takes seconds natively and less than a minute there.
 

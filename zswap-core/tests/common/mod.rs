@@ -5,6 +5,11 @@
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry};
 
+const TEXT: &[u8] = b"Pages that a program does not need right now are compressed, packed \
+densely and given back on demand. A page of one repeated word is kept as that word. A page that does \
+not get smaller is kept as it is, or refused, by a setting. Whoever stores last is read; who reads \
+meanwhile gets one page or the other, and never a mixture.";
+
 /// A page whose content follows from `seed`: text-like, record-like, sparse, noise, or one word.
 pub(crate) fn page(seed: u64) -> Box<Page> {
     let mut rng = Rng::new(seed);
@@ -31,9 +36,10 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
         _ => {
             let mut at = 0;
             while at < PAGE_SIZE {
-                let word = format!("{:x} ", (rng.next() % 300) * 7919);
-                let n = word.len().min(PAGE_SIZE - at);
-                page[at..at + n].copy_from_slice(&word.as_bytes()[..n]);
+                // 3 to 10 letters of a text, from anywhere in it.
+                let (from, len) = (rng.below(TEXT.len() - 10), rng.below(8) + 3);
+                let n = len.min(PAGE_SIZE - at);
+                page[at..at + n].copy_from_slice(&TEXT[from..from + n]);
                 at += n;
             }
         }
