@@ -11,3 +11,4 @@ pub(crate) mod lzo;
 pub(crate) mod miri;
 pub(crate) mod msrv;
 pub(crate) mod test;
+pub(crate) mod tsan;

@@ -58,6 +58,8 @@ enum Job {
     Loom(jobs::loom::Args),
     /// The allocators and the store under Miri.
     Miri(jobs::miri::Args),
+    /// The concurrent tests under ThreadSanitizer.
+    Tsan(jobs::tsan::Args),
 }
 
 fn main() -> ExitCode {
@@ -85,5 +87,6 @@ fn run(job: Job) -> Result<()> {
         Job::Cross => jobs::cross::run(),
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
+        Job::Tsan(args) => jobs::tsan::run(&ws, &args),
     }
 }

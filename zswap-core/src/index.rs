@@ -178,10 +178,15 @@ fn leaf_offset(key: u64) -> usize {
 
 impl Index {
     pub(crate) fn new() -> Self {
+        Self::with_node_limit(Ref::MAX_NODES)
+    }
+
+    /// An index of at most `limit` leaves and as many inner nodes.
+    pub(crate) fn with_node_limit(limit: usize) -> Self {
         Index {
             root: AtomicU32::new(Ref::NONE.0),
-            leaves: StableTable::with_limit(Ref::MAX_NODES),
-            inners: StableTable::with_limit(Ref::MAX_NODES),
+            leaves: StableTable::with_limit(limit),
+            inners: StableTable::with_limit(limit),
             structure: Mutex::new(Structure::default()),
             waiters: Waiters::new(),
         }

@@ -322,3 +322,40 @@ impl fmt::Debug for Zswap {
         f.debug_struct("Zswap").field("len", &self.len()).field("pool", &self.pool).finish()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use zpool_api::sync::test_rng::Rng;
+
+    fn noise(seed: u64) -> Page {
+        let (mut rng, mut page) = (Rng::new(seed), [0; PAGE_SIZE]);
+        page.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&rng.next().to_ne_bytes()));
+        page
+    }
+
+    #[test]
+    fn a_full_index_refuses_and_leaks_nothing() {
+        let mut store = Zswap::builder().build().unwrap();
+        store.index = Index::with_node_limit(2);
+        let at = |offset| SwapEntry::new(0, offset).unwrap();
+        let mut filled = [0; PAGE_SIZE];
+        same_filled::fill(&mut filled, u64::MAX - 5);
+        store.store(at(0), &noise(1)).unwrap();
+        store.store(at(1 << 20), &noise(2)).unwrap();
+        for refused in [&noise(3), &filled] {
+            let error = store.store(at(1 << 40), refused).unwrap_err();
+            assert!(matches!(error, StoreError::Index { .. }), "{error}");
+        }
+        let stats = store.stats();
+        assert_eq!((stats.stored_pages, stats.pools[0].objects), (2, 2));
+        assert_eq!((stats.same_filled_pages, stats.reject_alloc_fail), (0, 2));
+        assert_eq!(stats.stored_incompressible_pages, 2);
+        // Room again once a leaf is empty.
+        assert!(store.invalidate(at(0)));
+        store.store(at(1 << 40), &noise(3)).unwrap();
+        let mut back = [0; PAGE_SIZE];
+        store.load(at(1 << 40), &mut back).unwrap();
+        assert!(back == noise(3));
+    }
+}

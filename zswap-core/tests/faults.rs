@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use common::{at, page};
-use compressors::{Compressor, CompressorCtx, CompressorError};
+use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 use zpool_api::{
     FailingPages, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Registry, Zpool, ZpoolCaps,
     ZpoolError, ZpoolStats,
@@ -189,6 +189,65 @@ fn a_codec_that_calls_back_gets_an_error_where_it_would_need_a_context() {
     check(&store, 1, 1);
     check(&store, 5, 5);
     assert!(!store.contains(at(2)) && !store.contains(at(100)));
+}
+
+/// A codec whose first decompression stores another page under the entry that is being read.
+#[derive(Debug)]
+struct Meddling(Arc<Script>);
+
+impl Compressor for Meddling {
+    fn name(&self) -> &str {
+        "meddling"
+    }
+    fn spec(&self) -> String {
+        "meddling".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(Halves(self.0.clone())))
+    }
+    fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        Some(self)
+    }
+}
+
+impl StatelessDecompress for Meddling {
+    fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        if self.0.mode.swap(WORK, Ordering::SeqCst) == CALL_BACK {
+            let store = self.0.store.lock().unwrap().upgrade().unwrap();
+            store.store(at(1), &doubled(2)).unwrap();
+        }
+        Halves(self.0.clone()).decompress(src, dst)
+    }
+}
+
+#[test]
+fn an_overwrite_in_the_middle_of_a_read_is_neither_lost_nor_mixed_in() {
+    let script = Arc::new(Script::default());
+    let mut registry = compressors::Registry::builtin();
+    let theirs = script.clone();
+    registry.register("meddling", move |_| Ok(Arc::new(Meddling(theirs.clone())))).unwrap();
+    let store = Zswap::builder().compressor_registry(registry).compressor("meddling");
+    let store = Arc::new(store.build().unwrap());
+    *script.store.lock().unwrap() = Arc::downgrade(&store);
+    let mut back = Box::new([0; PAGE_SIZE]);
+
+    // A load gives the page that was there when it began.
+    store.store(at(1), &doubled(1)).unwrap();
+    script.set(CALL_BACK);
+    store.load(at(1), &mut back).unwrap();
+    assert!(back == doubled(1));
+    check(&store, 1, 2);
+
+    // A take gives the page that it takes away.
+    store.store(at(1), &doubled(1)).unwrap();
+    script.set(CALL_BACK);
+    store.take(at(1), &mut back).unwrap();
+    assert!(back == doubled(2), "the newer page must not be lost");
+    assert!(!store.contains(at(1)));
+    assert_eq!((store.len(), store.stats().pools[0].objects), (0, 0));
 }
 
 /// A backend that follows the script on its way into another one.

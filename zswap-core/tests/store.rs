@@ -196,6 +196,29 @@ fn random_operations_agree_with_a_map() {
     });
 }
 
+#[test]
+fn metadata_follows_what_is_held_not_what_was() {
+    let store = one();
+    let cycle = |round: u64| {
+        for i in 0..8 {
+            // Far apart, each time elsewhere; patterns among them that need a place of their own.
+            let entry = at((round * 8 + i) << 13);
+            store.store(entry, &page(i * 8 + 16)).unwrap();
+            store.store(entry, &page(round * 8 + i)).unwrap();
+        }
+        for i in 0..8 {
+            assert!(store.invalidate(at((round * 8 + i) << 13)));
+        }
+    };
+    cycle(0);
+    let first = store.stats().metadata_bytes;
+    for round in 1..10 * SCALE {
+        cycle(round);
+    }
+    let last = store.stats().metadata_bytes;
+    assert!(last <= first + 256, "metadata grew from {first} to {last} bytes");
+}
+
 /// Writers overwrite, drop and take pages of a few entries that everybody reads. A page names its
 /// entry, so a reader can tell a page that was never there.
 #[test]

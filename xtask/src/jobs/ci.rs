@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::jobs::{clippy, compare, cross, docs, fmt, loom, lzo, miri, msrv, test};
+use crate::jobs::{clippy, compare, cross, docs, fmt, loom, lzo, miri, msrv, test, tsan};
 use crate::tidy;
 use crate::workspace::Workspace;
 
@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     ("cross", |_| cross::run()),
     ("loom", |ws| loom::run(ws, &loom::Args::default())),
     ("miri", |ws| miri::run(ws, &miri::Args::default())),
+    ("tsan", |ws| tsan::run(ws, &tsan::Args::default())),
 ];
 
 fn step_names() -> Vec<&'static str> {

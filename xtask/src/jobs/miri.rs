@@ -39,7 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     let names: Vec<&str> = CRATES.iter().map(|&(name, _)| name).collect();
     let wanted = libtest::choose("miri", &names, &args.packages)?;
-    ensure_miri()?;
+    ensure_nightly_source()?;
     // `None` is the host.
     let mut targets: Vec<Option<&str>> = args.targets.iter().map(|t| Some(t.as_str())).collect();
     if targets.is_empty() {
@@ -81,7 +81,8 @@ fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> 
     }
 }
 
-fn ensure_miri() -> Result<()> {
+/// Miri, and the standard library's source that it and the sanitizers build from.
+pub(crate) fn ensure_nightly_source() -> Result<()> {
     let installed = Cmd::line("rustup component list --toolchain nightly --installed")
         .quiet()
         .unwrap_or_default();
