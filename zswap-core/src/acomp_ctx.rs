@@ -112,7 +112,13 @@ impl AcompCtxs {
 impl AcompCtx {
     fn set_up(compressor: &dyn Compressor) -> Result<Box<CachePadded<Self>>, CompressorError> {
         let codec = compressor.new_ctx()?;
-        let buffer = vec![0; compressor.max_compressed_len(PAGE_SIZE)].into_boxed_slice();
+        let mut buffer = Vec::new();
+        // A codec may ask for anything; it is told, not the allocator's abort handler.
+        let len = compressor.max_compressed_len(PAGE_SIZE);
+        let refused = CompressorError::OutOfMemory { codec: "acomp", what: "the codec's buffer" };
+        buffer.try_reserve_exact(len).map_err(|_| refused)?;
+        buffer.resize(len, 0);
+        let buffer = buffer.into_boxed_slice();
         let bytes = codec.memory_bytes() + buffer.len();
         let tools = Mutex::new(Tools { codec, buffer });
         Ok(Box::new(CachePadded::new(AcompCtx { tools, bytes })))
@@ -145,6 +151,7 @@ mod tests {
     struct Counting {
         made: AtomicUsize,
         fail: AtomicUsize,
+        wants: usize,
     }
 
     impl Compressor for Counting {
@@ -155,7 +162,7 @@ mod tests {
             "counting".into()
         }
         fn max_compressed_len(&self, len: usize) -> usize {
-            len + 8
+            len + 8 + self.wants
         }
         fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
             if self.fail.load(Ordering::SeqCst) > 0 {
@@ -188,6 +195,13 @@ mod tests {
         assert!(matches!(ctxs.hold(&codec), Err(Busy::SetUp(_))));
         assert_eq!(ctxs.memory_bytes(), empty);
         assert!(ctxs.hold(&codec).is_ok());
+    }
+
+    #[test]
+    fn a_codec_that_wants_a_buffer_beyond_all_memory_gets_an_error() {
+        let (ctxs, codec) =
+            (AcompCtxs::new(), Counting { wants: usize::MAX / 2, ..Counting::default() });
+        assert!(matches!(ctxs.hold(&codec), Err(Busy::SetUp(CompressorError::OutOfMemory { .. }))));
     }
 
     #[test]

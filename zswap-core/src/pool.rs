@@ -70,7 +70,11 @@ impl Pool {
         if raw && !keep_raw {
             return Err(Fault::Incompressible);
         }
-        let bytes = if raw { &page[..] } else { &tools.buffer[..len] };
+        let capacity = tools.buffer.len();
+        let bytes = if raw { Some(&page[..]) } else { tools.buffer.get(..len) };
+        // A codec that says it wrote more than it was given.
+        let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: PAGE_SIZE, capacity };
+        let bytes = bytes.ok_or(Fault::Codec(lied))?;
         let handle = self.zpool.malloc_from(bytes).map_err(Fault::Pool)?;
         Ok(Stored { handle, raw })
     }

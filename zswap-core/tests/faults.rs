@@ -191,6 +191,49 @@ fn a_codec_that_calls_back_gets_an_error_where_it_would_need_a_context() {
     assert!(!store.contains(at(2)) && !store.contains(at(100)));
 }
 
+/// A codec that says it wrote `len` bytes into a buffer of 16.
+#[derive(Debug, Clone)]
+struct Boasting(usize);
+
+impl Compressor for Boasting {
+    fn name(&self) -> &str {
+        "boasting"
+    }
+    fn spec(&self) -> String {
+        "boasting".to_owned()
+    }
+    fn max_compressed_len(&self, _len: usize) -> usize {
+        16
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for Boasting {
+    fn compress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<usize, CompressorError> {
+        Ok(self.0)
+    }
+    fn decompress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<(), CompressorError> {
+        Err(CompressorError::OutOfMemory { codec: "boasting", what: "a test" })
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_codec_that_tells_a_wrong_length_gets_an_error() {
+    for (len, fine) in [(0, false), (17, false), (4095, false), (16, true), (usize::MAX, true)] {
+        let mut registry = compressors::Registry::builtin();
+        registry.register("boasting", move |_| Ok(Arc::new(Boasting(len)))).unwrap();
+        let store = Zswap::builder().compressor_registry(registry).compressor("boasting");
+        let store = store.build().unwrap();
+        assert_eq!(store.store(at(1), &doubled(1)).is_ok(), fine, "length {len}");
+        assert_eq!(store.contains(at(1)), fine);
+    }
+}
+
 /// A codec whose first decompression stores another page under the entry that is being read.
 #[derive(Debug)]
 struct Meddling(Arc<Script>);
