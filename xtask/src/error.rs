@@ -30,7 +30,7 @@ pub(crate) enum Error {
     #[error("{krate} ran no {what}; a job that runs nothing proves nothing")]
     NothingRan { krate: String, what: &'static str },
 
-    #[error("{job} has no crate {krate:?}; it knows {known}", known = known.join(", "))]
+    #[error("{job} does not know {krate:?}; it knows {known}", known = known.join(", "))]
     UnknownCrate { job: &'static str, krate: String, known: Vec<String> },
 
     #[error("no workspace crate depends on loom, so no model can run")]

@@ -6,6 +6,7 @@ pub(crate) mod compare;
 pub(crate) mod cross;
 pub(crate) mod docs;
 pub(crate) mod fmt;
+pub(crate) mod fuzz;
 pub(crate) mod loom;
 pub(crate) mod lzo;
 pub(crate) mod miri;

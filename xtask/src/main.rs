@@ -60,6 +60,8 @@ enum Job {
     Miri(jobs::miri::Args),
     /// The concurrent tests under ThreadSanitizer.
     Tsan(jobs::tsan::Args),
+    /// Every fuzz target for a while.
+    Fuzz(jobs::fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -88,5 +90,6 @@ fn run(job: Job) -> Result<()> {
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
+        Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
     }
 }

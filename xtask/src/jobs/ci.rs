@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::jobs::{clippy, compare, cross, docs, fmt, loom, lzo, miri, msrv, test, tsan};
+use crate::jobs::{clippy, compare, cross, docs, fmt, fuzz, loom, lzo, miri, msrv, test, tsan};
 use crate::tidy;
 use crate::workspace::Workspace;
 
@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     ("loom", |ws| loom::run(ws, &loom::Args::default())),
     ("miri", |ws| miri::run(ws, &miri::Args::default())),
     ("tsan", |ws| tsan::run(ws, &tsan::Args::default())),
+    ("fuzz", |ws| fuzz::run(ws, &fuzz::Args::default())),
 ];
 
 fn step_names() -> Vec<&'static str> {

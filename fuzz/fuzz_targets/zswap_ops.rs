@@ -1,0 +1,6 @@
+//! Operation sequences on a page store, against a map.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: zpool_fuzz::zswap_ops::Input| {
+    zpool_fuzz::zswap_ops::run(&input);
+});

@@ -1,0 +1,160 @@
+//! Operations on a page store, against a map from entry to page.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arbitrary::Arbitrary;
+use zpool_api::{FailingPages, HeapPages};
+use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap};
+
+/// What a page is made of.
+#[derive(Arbitrary, Debug, Clone, Copy)]
+pub enum Content {
+    SmallWord(u32),
+    TwiceWord(u32),
+    AnyWord(u64),
+    Sparse { at: u16, byte: u8 },
+    Text(u8),
+    Noise(u64),
+}
+
+/// A swap entry near others, or far away.
+#[derive(Arbitrary, Debug, Clone, Copy)]
+pub enum Place {
+    Near(u8),
+    Area { area: u8, offset: u8 },
+    Far(u64),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Op {
+    Store(Place, Content),
+    Load(Place),
+    Take(Place),
+    Invalidate(Place),
+    InvalidateArea(u8),
+    List,
+    FailCall(u8),
+    Trim,
+}
+
+/// A store's settings and what is done to it.
+#[derive(Arbitrary, Debug)]
+pub struct Input {
+    codec: u8,
+    keep_incompressible: bool,
+    ops: Vec<Op>,
+}
+
+const CODECS: [&str; 4] = ["lz4", "zstd:level=1", "deflate:level=1", "null"];
+
+fn entry(place: Place) -> SwapEntry {
+    let (area, offset) = match place {
+        Place::Near(offset) => (0, u64::from(offset)),
+        Place::Area { area, offset } => (area, u64::from(offset) << 3),
+        Place::Far(offset) => ((offset >> 56) as u8, offset & ((1 << 56) - 1)),
+    };
+    SwapEntry::new(area, offset).expect("in range")
+}
+
+fn page(content: Content) -> Box<Page> {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    let mut fill = |word: u64| {
+        page.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&word.to_ne_bytes()));
+    };
+    match content {
+        Content::SmallWord(word) => fill(u64::from(word)),
+        Content::TwiceWord(word) => fill(u64::from(word) * 0x1_0000_0001),
+        Content::AnyWord(word) => fill(word),
+        Content::Sparse { at, byte } => page[usize::from(at) % PAGE_SIZE] = byte,
+        Content::Text(seed) => {
+            for (i, byte) in page.iter_mut().enumerate() {
+                *byte = b"compressed memory for userspace "[(i + i / 97 * usize::from(seed)) % 32];
+            }
+        }
+        Content::Noise(seed) => {
+            let mut word = seed | 1;
+            for chunk in page.chunks_exact_mut(8) {
+                word ^= word << 13;
+                word ^= word >> 7;
+                word ^= word << 17;
+                chunk.copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+    }
+    page
+}
+
+fn is_one_word(page: &Page) -> bool {
+    page[8..] == page[..PAGE_SIZE - 8]
+}
+
+/// Runs the operations and checks the store after each.
+pub fn run(input: &Input) {
+    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    let theirs = pages.clone();
+    let store = Zswap::builder()
+        .compressor(CODECS[usize::from(input.codec) % CODECS.len()])
+        .store_incompressible(input.keep_incompressible)
+        .pages(move || Ok(theirs.clone()))
+        .build()
+        .expect("built-in names");
+    let mut model: BTreeMap<SwapEntry, Content> = BTreeMap::new();
+    let mut back = Box::new([0; PAGE_SIZE]);
+    for op in input.ops.iter().take(200) {
+        match *op {
+            Op::Store(place, content) => match store.store(entry(place), &page(content)) {
+                Ok(()) => drop(model.insert(entry(place), content)),
+                Err(StoreError::Incompressible { .. }) => {
+                    assert!(!input.keep_incompressible);
+                    model.remove(&entry(place));
+                }
+                Err(StoreError::Pool { .. }) => drop(model.remove(&entry(place))),
+                Err(other) => panic!("{other}"),
+            },
+            Op::Load(place) | Op::Take(place) => {
+                let taking = matches!(op, Op::Take(_));
+                let done = if taking {
+                    store.take(entry(place), &mut back)
+                } else {
+                    store.load(entry(place), &mut back)
+                };
+                match model.get(&entry(place)) {
+                    Some(content) => {
+                        done.expect("it is there");
+                        assert!(back == page(*content), "another page came back");
+                    }
+                    None => assert!(matches!(done, Err(LoadError::NotFound { .. }))),
+                }
+                if taking {
+                    model.remove(&entry(place));
+                }
+            }
+            Op::Invalidate(place) => {
+                assert_eq!(store.invalidate(entry(place)), model.remove(&entry(place)).is_some());
+            }
+            Op::InvalidateArea(area) => {
+                let before = model.len();
+                model.retain(|entry, _| entry.swap_type() != area);
+                assert_eq!(store.invalidate_area(area), before - model.len());
+            }
+            Op::List => assert!(store.entries().eq(model.keys().copied())),
+            Op::FailCall(n) => pages.fail_call(u64::from(n)),
+            Op::Trim => drop(store.trim()),
+        }
+        let stats = store.stats();
+        let filled = model.values().filter(|content| is_one_word(&page(**content))).count();
+        assert_eq!((stats.stored_pages, stats.same_filled_pages), (model.len(), filled));
+        assert_eq!(stats.pools[0].objects, model.len() - filled);
+    }
+    for (entry, content) in &model {
+        store.load(*entry, &mut back).expect("it is there");
+        assert!(back == page(*content), "another page came back");
+        assert!(store.invalidate(*entry));
+    }
+    let stats = store.stats();
+    assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.compressed_bytes), (0, 0, 0));
+    assert_eq!(stats.stored_incompressible_pages, 0);
+    drop(store);
+    assert_eq!(pages.pages_out(), 0, "pages left out");
+}
