@@ -131,7 +131,7 @@ pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
 pub use provider::{FailingPages, HeapPages, OwnedRun, PageProvider, PageRun};
 #[cfg(target_os = "linux")]
 pub use provider::{MmapOptions, MmapPages};
-pub use read::{ObjPin, ObjRead, ObjReadOwned};
+pub use read::{ObjPin, ObjRead, ObjReadOwned, obj_read_owned};
 pub use registry::{Registry, ZpoolConfig};
 pub use stats::ZpoolStats;
 pub use write::{ObjCommit, ObjSink, ObjWrite};

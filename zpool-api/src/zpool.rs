@@ -94,7 +94,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// Pins an object for reading; the read ends when the guard is dropped.
     ///
     /// Errors: [`ZpoolError::InvalidHandle`], [`ZpoolError::TooManyReaders`]. For a guard that owns
-    /// a share of the pool: [`obj_read_owned`](crate::read::obj_read_owned).
+    /// a share of the pool: [`obj_read_owned`](crate::obj_read_owned).
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
     /// Resident pages that hold objects or room between them.
