@@ -38,6 +38,22 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) pages: Vec<PathBuf>,
 
+    /// Sample the memory of the running process PID in place of a file: its resident private pages,
+    /// without its stacks and its initial environment. It stands still while they are copied, and
+    /// is only read. Linux only
+    #[arg(long, value_name = "PID", conflicts_with = "pages")]
+    pub(crate) pid: Option<i32>,
+
+    /// Most pages to sample, at least 16: runs of 16 pages, spread evenly (20480 pages are 80 MiB)
+    #[arg(long, value_name = "N", default_value_t = 20480, requires = "pid",
+          value_parser = at_least_a_run)]
+    pub(crate) pages_max: usize,
+
+    /// Keep the sample for later runs with --pages. It is memory: whatever secrets the process
+    /// holds may be in it. The file is made anew, and only its owner can read it
+    #[arg(long, value_name = "FILE.zst", requires = "pid")]
+    pub(crate) save: Option<PathBuf>,
+
     /// Zpools, comma-separated. Without it: all that are built in
     #[arg(long, value_name = "LIST")]
     pub(crate) zpool: Vec<String>,
@@ -55,6 +71,15 @@ pub(crate) struct Compare {
     /// Print one JSON array, one object for each pair, in place of the table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Reads the value of `--pages-max`.
+fn at_least_a_run(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(pages) if pages >= 16 => Ok(pages),
+        Ok(_) => Err("a run has 16 pages; give 16 or more".to_owned()),
+        Err(error) => Err(format!("{error}; give a whole number of pages, 16 or more")),
+    }
 }
 
 /// Why there is no verb to carry out.
@@ -206,6 +231,12 @@ mod tests {
             ("zswap compare --round 3", "--round"),
             ("zswap compare stray", "stray"),
             ("zswap compare --pages", "--pages"),
+            ("zswap compare --pid 1 --pages a", "--pid"),
+            ("zswap compare --pid 1 --pages-max 15", "16 or more"),
+            ("zswap compare --pid 1 --pages-max x", "16 or more"),
+            ("zswap compare --pages-max 16", "--pid"),
+            ("zswap compare --save a.zst", "--pid"),
+            ("zswap compare --pid one", "one"),
             ("zswap compares", "compares"),
         ] {
             match parse(words(line)) {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::figures::Figures;
 use crate::memory;
 use crate::pages::PageSet;
+use crate::process::{self, Facts, Sample};
 use crate::report::{self, Heading};
 
 /// Carries out `zswap compare`; whether every page came back equal.
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     }
     let stock = Stock::builtin();
     let mut pairs = pairs(args, &stock)?;
-    let set = PageSet::load(&args.pages, memory::set_limit())?;
+    let (set, sampled) = page_set(args)?;
     let mut bench = Bench::new(&set)?;
 
     let mut progress = Progress::new();
@@ -40,12 +41,33 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         pages: set.pages().len(),
         same_filled: set.same_filled(),
         origin: set.origin().to_owned(),
+        sampled,
         threads: 1,
         rounds: args.rounds,
         clock_ns: bench.clock().cost,
     };
     let figures: Vec<Figures> = pairs.into_iter().map(Pair::into_figures).collect();
     finish(&heading, &figures, args.json, &mut io::stdout().lock())
+}
+
+/// The pages to work on, and what is to be said of a sample.
+fn page_set(args: &Compare) -> Result<(PageSet, Option<Facts>)> {
+    let limit = memory::set_limit();
+    let Some(pid) = args.pid else {
+        return Ok((PageSet::load(&args.pages, limit)?, None));
+    };
+    let Sample { pages, facts } = process::sample(pid, args.pages_max, limit)?;
+    if let Some(path) = &args.save {
+        process::save(path, &pages)?;
+        // The report is the same whether or not anybody sees this.
+        let _ = writeln!(
+            io::stderr(),
+            "zswap: {path:?} holds memory of {}, whatever secrets are in it; only you can read it; \
+             delete it when it has served",
+            facts.process()
+        );
+    }
+    Ok((PageSet::new(pages, facts.process()), Some(facts)))
 }
 
 /// Writes the report; whether every page came back equal.

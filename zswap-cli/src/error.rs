@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use compressors::CompressorError;
 use zswap_core::BuildError;
 
+use crate::process::SampleError;
+
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Why there is no report. Displayed as one line.
@@ -48,6 +50,9 @@ pub(crate) enum Error {
 
     #[error("no compressor is named {name:?}; give --compressor some of: {known}")]
     UnknownCompressor { name: String, known: String },
+
+    #[error(transparent)]
+    Sample(#[from] SampleError),
 
     #[error(transparent)]
     Compressor(CompressorError),

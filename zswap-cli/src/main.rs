@@ -15,6 +15,7 @@ mod memory;
 mod order;
 mod pages;
 mod pin;
+mod process;
 mod report;
 mod timing;
 

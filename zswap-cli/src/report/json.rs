@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Heading;
 use crate::figures::Figures;
+use crate::process::Facts;
 use crate::timing::Timing;
 
 /// One pair. Sizes are bytes, times nanoseconds; `null` is what could not be measured.
@@ -12,6 +13,7 @@ struct Pair<'a> {
     zpool: &'a str,
     compressor: &'a str,
     source: &'a str,
+    sample: Option<Sample<'a>>,
     pages: usize,
     same_filled: usize,
     stored: usize,
@@ -38,6 +40,28 @@ struct Pair<'a> {
     load_over_codec: Option<f64>,
     first_refusal: Option<&'a str>,
     fault: Option<&'a str>,
+}
+
+/// How the pages were taken from a running process.
+#[derive(Serialize)]
+struct Sample<'a> {
+    pid: i32,
+    comm: &'a str,
+    eligible_pages: u64,
+    threads: usize,
+    stopped_ms: f64,
+}
+
+impl<'a> From<&'a Facts> for Sample<'a> {
+    fn from(facts: &'a Facts) -> Self {
+        Sample {
+            pid: facts.pid,
+            comm: &facts.comm,
+            eligible_pages: facts.eligible_pages,
+            threads: facts.threads,
+            stopped_ms: rounded(facts.stopped.as_secs_f64() * 1e3, 1e3),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -85,6 +109,7 @@ fn pair<'a>(heading: &'a Heading, figures: &'a Figures) -> Pair<'a> {
         zpool: &figures.zpool,
         compressor: &figures.compressor,
         source: &heading.origin,
+        sample: heading.sampled.as_ref().map(Sample::from),
         pages: memory.pages,
         same_filled: memory.same_filled,
         stored: memory.stored,
@@ -133,6 +158,7 @@ mod tests {
             ("zpool", json!("zbud")),
             ("compressor", json!("lz4")),
             ("source", json!("some.pages")),
+            ("sample", json!(null)),
             ("pages", json!(10)),
             ("same_filled", json!(2)),
             ("stored", json!(7)),
@@ -162,7 +188,16 @@ mod tests {
         ] {
             assert_eq!(good[key], value, "{key}");
         }
-        assert_eq!(good.as_object().unwrap().len(), 29);
+        assert_eq!(good.as_object().unwrap().len(), 30);
+    }
+
+    #[test]
+    fn a_sample_tells_of_its_process() {
+        let heading = Heading { sampled: Some(examples::facts()), ..examples::heading() };
+        let report: Value = serde_json::from_str(&render(&heading, &examples::figures())).unwrap();
+        let expect = json!({"pid": 77, "comm": "a \nname", "eligible_pages": 1234, "threads": 3,
+                            "stopped_ms": 1.5});
+        assert_eq!(report[0]["sample"], expect);
     }
 
     #[test]

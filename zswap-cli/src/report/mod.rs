@@ -3,6 +3,8 @@
 pub(crate) mod json;
 pub(crate) mod table;
 
+use crate::process::Facts;
+
 /// What holds for all pairs of a report.
 #[derive(Clone, Debug)]
 pub(crate) struct Heading {
@@ -10,6 +12,8 @@ pub(crate) struct Heading {
     pub(crate) same_filled: usize,
     /// Where the pages come from, in words.
     pub(crate) origin: String,
+    /// How the pages were sampled, if they are a process's.
+    pub(crate) sampled: Option<Facts>,
     pub(crate) threads: usize,
     pub(crate) rounds: u32,
     /// What was subtracted from each operation, nanoseconds.
@@ -20,8 +24,11 @@ pub(crate) struct Heading {
 pub(crate) mod examples {
     //! A heading and two pairs that the tests of both forms show.
 
+    use std::time::Duration;
+
     use super::Heading;
     use crate::figures::{Figures, Memory, Round};
+    use crate::process::Facts;
     use crate::timing::Summary;
 
     pub(crate) fn heading() -> Heading {
@@ -29,9 +36,20 @@ pub(crate) mod examples {
             pages: 10,
             same_filled: 2,
             origin: "some.pages".into(),
+            sampled: None,
             threads: 1,
             rounds: 1,
             clock_ns: 20.0,
+        }
+    }
+
+    pub(crate) fn facts() -> Facts {
+        Facts {
+            pid: 77,
+            comm: "a \nname".into(),
+            eligible_pages: 1234,
+            threads: 3,
+            stopped: Duration::from_micros(1500),
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::Heading;
 use crate::error::one_line;
 use crate::figures::Figures;
+use crate::process::Facts;
 use crate::timing::Timing;
 
 /// A column: what stands above it, and what it says of a pair.
@@ -61,7 +62,11 @@ fn ns(timing: Option<Timing>, part: fn(&Timing) -> f64) -> String {
 /// The whole report, a newline at its end.
 pub(crate) fn render(heading: &Heading, figures: &[Figures]) -> String {
     let mut out = head_line(heading);
-    out.push_str("\n\n");
+    out.push('\n');
+    if let Some(facts) = &heading.sampled {
+        push_line(&mut out, &sample_line(heading, facts));
+    }
+    out.push('\n');
     push_rows(&mut out, figures);
     out.push('\n');
     out.push_str(&legend(heading, figures));
@@ -95,6 +100,17 @@ fn head_line(heading: &Heading) -> String {
             1 => "1 round".to_owned(),
             n => format!("medians of {n} rounds"),
         }
+    )
+}
+
+fn sample_line(heading: &Heading, facts: &Facts) -> String {
+    format!(
+        "{} of its {} resident private pages outside of stacks; its {} thread{} stood still for {:.1} ms",
+        heading.pages,
+        facts.eligible_pages,
+        facts.threads,
+        if facts.threads == 1 { "" } else { "s" },
+        facts.stopped.as_secs_f64() * 1e3,
     )
 }
 
@@ -210,6 +226,22 @@ mod tests {
             lines()[0],
             "10 pages (0.0 MiB) of some.pages; 2 same-filled (20.0 %); 1 thread, 1 round"
         );
+    }
+
+    #[test]
+    fn a_sample_says_how_long_its_process_stood_still() {
+        let facts = examples::facts();
+        let origin = facts.process();
+        let heading = Heading { sampled: Some(facts), origin, ..examples::heading() };
+        let table = render(&heading, &examples::figures());
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].contains("of process 77 (a \\nname)"), "{}", lines[0]);
+        assert_eq!(
+            lines[1],
+            "10 of its 1234 resident private pages outside of stacks; its 3 threads stood still \
+             for 1.5 ms"
+        );
+        assert_eq!(lines[2], "");
     }
 
     #[test]

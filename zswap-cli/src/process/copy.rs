@@ -1,0 +1,66 @@
+//! The copies: memory that is there before the target is held, filled while it is.
+
+use zswap_core::{PAGE_SIZE, Page};
+
+use super::SampleError;
+use super::choose::{Extent, RUN};
+use super::pagemap::Pagemap;
+use super::{ptrace, status};
+
+pub(crate) struct Copies {
+    pages: Vec<Page>,
+    filled: usize,
+}
+
+impl Copies {
+    /// Room for so many pages, touched, so that no page fault falls into the time that the target
+    /// stands still.
+    pub(crate) fn with_room_for(pages: u64) -> Result<Self, SampleError> {
+        let no_memory = || SampleError::NoMemory { pages };
+        let count = usize::try_from(pages).map_err(|_| no_memory())?;
+        let mut room: Vec<Page> = Vec::new();
+        room.try_reserve_exact(count).map_err(|_| no_memory())?;
+        // Zeros might be left to the system until they are written to.
+        room.resize(count, [0x5a; PAGE_SIZE]);
+        Ok(Copies { pages: room, filled: 0 })
+    }
+
+    /// Copies those pages of `extent` that are still resident and the target's own.
+    pub(crate) fn copy(
+        &mut self,
+        pid: i32,
+        extent: Extent,
+        pagemap: &Pagemap,
+    ) -> Result<(), SampleError> {
+        let mut at = extent.first;
+        let end = extent.first + extent.pages;
+        while at < end {
+            // A large extent of a small process: step by step, so that what is looked at is still
+            // so when it is copied.
+            let step = (end - at).min(RUN * 16);
+            for part in pagemap.still(at, step)? {
+                self.copy_part(pid, part)?;
+            }
+            at += step;
+        }
+        Ok(())
+    }
+
+    fn copy_part(&mut self, pid: i32, part: Extent) -> Result<(), SampleError> {
+        let room = &mut self.pages[self.filled..];
+        let count = room.len().min(part.pages as usize);
+        let bytes = room[..count].as_flattened_mut();
+        let address = part.first * PAGE_SIZE as u64;
+        let got = ptrace::read_memory(pid, address, bytes)
+            .map_err(|source| status::refused(pid, "cannot read the memory", source))?;
+        // A page that is only begun does not count; the next one overwrites it.
+        self.filled += got / PAGE_SIZE;
+        Ok(())
+    }
+
+    /// The pages that were copied.
+    pub(crate) fn into_pages(mut self) -> Vec<Page> {
+        self.pages.truncate(self.filled);
+        self.pages
+    }
+}

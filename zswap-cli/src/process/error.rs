@@ -1,0 +1,68 @@
+//! Why there is no sample of a process.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Displayed as one line.
+#[derive(Debug, thiserror::Error)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "on other systems every request ends as unsupported")
+)]
+pub(crate) enum SampleError {
+    #[error("there is no process {pid}; it may have ended: `ps -e` lists those that run")]
+    Gone { pid: i32 },
+
+    #[error("process {pid} is zswap itself; give the pid of another process")]
+    Itself { pid: i32 },
+
+    #[error("process {pid} has ended and waits for its parent: it has no memory any more")]
+    Ended { pid: i32 },
+
+    #[error("{pid} is a kernel thread, which has no memory of its own; give the pid of a program")]
+    KernelThread { pid: i32 },
+
+    #[error(
+        "process {pid} is being traced by process {tracer}; end that first (a debugger, strace?)"
+    )]
+    Traced { pid: i32, tracer: i32 },
+
+    #[error(
+        "not allowed to read process {pid} ({source}); run as the user it belongs to, or as root, and see \
+         /proc/sys/kernel/yama/ptrace_scope"
+    )]
+    NotAllowed { pid: i32, source: io::Error },
+
+    #[error(
+        "process {pid} has no resident private page outside of its stacks; there is nothing to sample"
+    )]
+    NoPages { pid: i32 },
+
+    #[error(
+        "thread {tid} of process {pid} did not stop within {seconds} s; it may be waiting for a disk"
+    )]
+    NoStop { pid: i32, tid: i32, seconds: u64 },
+
+    #[error("pages here have {page_size} bytes; a sample can be taken where they have 4096")]
+    PageSize { page_size: usize },
+
+    #[error("no memory for the copies of {pages} pages; give a smaller --pages-max")]
+    NoMemory { pages: u64 },
+
+    #[error("{what} of process {pid}: {source}; it may have ended meanwhile, try again")]
+    Failed { pid: i32, what: &'static str, source: io::Error },
+
+    #[cfg_attr(target_os = "linux", allow(dead_code, reason = "for the systems without it"))]
+    #[error("process {pid} cannot be sampled: --pid works on Linux (x86-64 and AArch64) only")]
+    Unsupported { pid: i32 },
+
+    #[error(
+        "cannot save the sample as {path:?}: {source}; give --save a name that is not taken, in a folder you can write to"
+    )]
+    Save { path: PathBuf, source: io::Error },
+
+    #[error(
+        "cannot save the sample as {path:?}: its name has to end in .zst, as the file is compressed"
+    )]
+    SaveName { path: PathBuf },
+}

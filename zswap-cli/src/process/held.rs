@@ -1,0 +1,157 @@
+//! The target, held still: every thread stopped, and let go on drop.
+//!
+//! All threads are attached to first, which stops none, and only then stopped, so that the time
+//! they stand still is short. New threads are looked for until there are none: a thread that is
+//! stopped makes no other. The kernel ties each attachment to the thread that made it, so all of
+//! this happens on one thread, which the type enforces by not being `Send`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use super::SampleError;
+use super::ptrace::{self, Wait};
+use super::status;
+
+/// Longest time that a thread is given to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When a thread that has not stopped is looked at in other ways.
+const LATE: Duration = Duration::from_millis(2);
+
+/// A stopped thread, and the signal that it is to be let go with.
+struct Thread {
+    tid: i32,
+    signal: i32,
+}
+
+pub(crate) struct Held {
+    pid: i32,
+    stopped: Vec<Thread>,
+    /// When the first thread was asked to stop.
+    since: Instant,
+    on_this_thread: PhantomData<*const ()>,
+}
+
+impl Held {
+    /// Stops every thread of the target. On failure those that were stopped go on.
+    pub(crate) fn attach(pid: i32) -> Result<Self, SampleError> {
+        if !ptrace::SUPPORTED {
+            return Err(SampleError::Unsupported { pid });
+        }
+        let mut seized = BTreeSet::new();
+        let mut new = seize_new(pid, &mut seized)?;
+        let mut held =
+            Held { pid, stopped: Vec::new(), since: Instant::now(), on_this_thread: PhantomData };
+        while !new.is_empty() {
+            held.stop(new)?;
+            new = seize_new(pid, &mut seized)?;
+        }
+        if held.stopped.is_empty() {
+            return Err(SampleError::Gone { pid });
+        }
+        Ok(held)
+    }
+
+    /// Asks these threads to stop and waits until each has, or has ended.
+    fn stop(&mut self, mut waiting: Vec<i32>) -> Result<(), SampleError> {
+        // They are attached to, so the only reason for a refusal is that they ended.
+        waiting.retain(|&tid| ptrace::interrupt(tid).is_ok());
+        let begun = Instant::now();
+        loop {
+            // The first thread of a process that ended before the others never reports it.
+            let late = begun.elapsed() > LATE;
+            let mut failed = None;
+            waiting.retain(|&tid| match ptrace::poll(tid) {
+                Ok(Wait::Nothing) => !(late && status::thread_has_ended(self.pid, tid)),
+                Ok(Wait::Stopped { signal }) => {
+                    self.stopped.push(Thread { tid, signal });
+                    false
+                }
+                Ok(Wait::Ended) => false,
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            });
+            if let Some(source) = failed {
+                let what = "cannot wait for the threads to stop";
+                return Err(SampleError::Failed { pid: self.pid, what, source });
+            }
+            let Some(&tid) = waiting.first() else { return Ok(()) };
+            if begun.elapsed() > PATIENCE {
+                let seconds = PATIENCE.as_secs();
+                return Err(SampleError::NoStop { pid: self.pid, tid, seconds });
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+
+    /// Where each thread's stack is in use.
+    pub(crate) fn stack_pointers(&self) -> Result<Vec<u64>, SampleError> {
+        let mut pointers = Vec::with_capacity(self.stopped.len());
+        for thread in &self.stopped {
+            match ptrace::stack_pointer(thread.tid) {
+                Ok(pointer) => pointers.push(pointer),
+                // Killed while it stood still: its stack is no use to it, but it is still a stack.
+                Err(source) => {
+                    let what = "cannot find a thread's stack";
+                    return Err(status::refused(self.pid, what, source));
+                }
+            }
+        }
+        Ok(pointers)
+    }
+
+    /// Threads that are held.
+    pub(crate) fn threads(&self) -> usize {
+        self.stopped.len()
+    }
+
+    /// Lets all threads go on; for how long the first of them stood still.
+    pub(crate) fn release(mut self) -> Duration {
+        self.let_go();
+        self.since.elapsed()
+    }
+
+    fn let_go(&mut self) {
+        for thread in self.stopped.drain(..) {
+            // A thread that was killed meanwhile cannot be let go and need not.
+            let _ = ptrace::detach(thread.tid, thread.signal);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Attaches to every thread that is not in `seized` yet, and adds it there; the new ones.
+fn seize_new(pid: i32, seized: &mut BTreeSet<i32>) -> Result<Vec<i32>, SampleError> {
+    let mut new = Vec::new();
+    loop {
+        let before = new.len();
+        for tid in status::threads(pid)? {
+            if seized.contains(&tid) || status::thread_has_ended(pid, tid) {
+                continue;
+            }
+            match ptrace::seize(tid) {
+                Ok(()) => {
+                    seized.insert(tid);
+                    new.push(tid);
+                }
+                Err(_) if status::thread_has_ended(pid, tid) => {}
+                Err(source) => return Err(not_attached(pid, source)),
+            }
+        }
+        if new.len() == before {
+            return Ok(new);
+        }
+    }
+}
+
+fn not_attached(pid: i32, source: io::Error) -> SampleError {
+    status::refused(pid, "cannot attach to a thread", source)
+}

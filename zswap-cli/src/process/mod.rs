@@ -1,0 +1,133 @@
+//! A sample of a running process's memory: its resident private anonymous pages, copied while it
+//! is held still.
+//!
+//! What is *not* in a sample: shared memory, file contents that were never written to, the main
+//! stack, every mapping that a thread's stack pointer is in, every mapping that begins right above
+//! an inaccessible one of up to 1 MiB or holds a guard page (stacks of threads that ended and are
+//! kept for the next ones look so), and the initial arguments and environment. A stack that shares
+//! a mapping with other memory takes that memory out of the sample with it.
+//!
+//! What cannot be told from data, and may be in it: stacks that a program keeps inside its heap
+//! (fibres, goroutines, a signal stack from malloc), and copies of the environment (`setenv` makes
+//! them on the heap).
+//!
+//! The target is only read. It is attached to in a way that ends with this process, however that
+//! ends, and it goes on from where it was.
+
+#[cfg(target_os = "linux")]
+mod choose;
+#[cfg(target_os = "linux")]
+mod copy;
+mod error;
+#[cfg(target_os = "linux")]
+mod held;
+#[cfg(target_os = "linux")]
+mod maps;
+#[cfg(target_os = "linux")]
+mod pagemap;
+#[cfg(target_os = "linux")]
+mod ptrace;
+mod save;
+#[cfg(target_os = "linux")]
+mod status;
+
+use std::time::Duration;
+
+use zswap_core::Page;
+
+pub(crate) use error::SampleError;
+pub(crate) use save::save;
+
+/// Pages of a process, and what it took to get them.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) pages: Vec<Page>,
+    pub(crate) facts: Facts,
+}
+
+/// What a report says of a sample.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Facts {
+    pub(crate) pid: i32,
+    /// The process's own name for itself.
+    pub(crate) comm: String,
+    /// Resident private anonymous pages that a sample may be taken of.
+    pub(crate) eligible_pages: u64,
+    /// Threads that were held.
+    pub(crate) threads: usize,
+    /// From the first thread's stop to the last one's going on.
+    pub(crate) stopped: Duration,
+}
+
+impl Facts {
+    /// The process, in words.
+    pub(crate) fn process(&self) -> String {
+        format!("process {} ({})", self.pid, self.comm)
+    }
+}
+
+/// Copies up to `pages_max` pages of process `pid`, in runs of 16 spread evenly over all that are
+/// eligible; all of them if they are no more than that. Fewer than 16 are asked for in vain: a run
+/// is the least.
+#[cfg(target_os = "linux")]
+pub(crate) fn sample(pid: i32, pages_max: usize, limit: u64) -> Result<Sample, SampleError> {
+    status::check(pid)?;
+    let page_size = rustix::param::page_size();
+    if page_size != zswap_core::PAGE_SIZE {
+        return Err(SampleError::PageSize { page_size });
+    }
+    let pages_max = pages_max.min(usize::try_from(limit).unwrap_or(usize::MAX) / page_size);
+
+    // Everything that takes long happens before the target is held: finding the pages, and having
+    // the memory for their copies at hand.
+    let pagemap = pagemap::Pagemap::open(pid)?;
+    let eligible = eligible(pid, &pagemap, &[])?;
+    let eligible_pages = choose::count(&eligible);
+    let runs = choose::spread(&eligible, pages_max);
+    if runs.is_empty() {
+        return Err(SampleError::NoPages { pid });
+    }
+    let mut copies = copy::Copies::with_room_for(choose::count(&runs))?;
+
+    let held = held::Held::attach(pid)?;
+    let result = (|| {
+        // What was planned may have gone or become a stack in the meantime.
+        let now =
+            maps::eligible(&maps::read(pid)?, &held.stack_pointers()?, &status::initial(pid)?);
+        for run in &runs {
+            for part in maps::within(&now, *run) {
+                copies.copy(pid, part, &pagemap)?;
+            }
+        }
+        Ok(())
+    })();
+    let threads = held.threads();
+    let stopped = held.release();
+    result?;
+    let pages = copies.into_pages();
+    if pages.is_empty() {
+        return Err(SampleError::NoPages { pid });
+    }
+    let comm = status::comm(pid);
+    Ok(Sample { pages, facts: Facts { pid, comm, eligible_pages, threads, stopped } })
+}
+
+/// The resident private anonymous pages, in order of address.
+#[cfg(target_os = "linux")]
+fn eligible(
+    pid: i32,
+    pagemap: &pagemap::Pagemap,
+    stack_pointers: &[u64],
+) -> Result<Vec<choose::Extent>, SampleError> {
+    let mut extents = Vec::new();
+    for area in maps::eligible(&maps::read(pid)?, stack_pointers, &status::initial(pid)?) {
+        pagemap.resident(area, &mut extents)?;
+    }
+    Ok(extents)
+}
+
+/// No other system lets a process be read like this.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn sample(pid: i32, _pages_max: usize, _limit: u64) -> Result<Sample, SampleError> {
+    Err(SampleError::Unsupported { pid })
+}
