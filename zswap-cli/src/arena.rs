@@ -4,7 +4,7 @@
 //! Huge pages are declined because a store's pool has none either: the codec must not win by
 //! fewer TLB misses. A page never straddles two chunks.
 //!
-//! The only `unsafe` of this crate is the advice given to the system about a chunk.
+//! The only `unsafe` here is the advice given to the system about a chunk.
 
 use crate::error::{Error, Result};
 

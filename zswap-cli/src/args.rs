@@ -26,7 +26,7 @@ pub(crate) enum Verb {
 ///
 /// For each pair: all pages are stored, stored again in random order, loaded in random order, and
 /// checked byte for byte, in every round. Beside the store's times stand those of the bare codec on
-/// the same pages. Times are medians over the rounds of one thread that stays on one processor,
+/// the same pages. Times are medians over the rounds, of threads that each stay on one processor,
 /// with the cost of reading the clock subtracted; same-filled pages are left out of them. Memory is
 /// read after the first filling.
 ///
@@ -67,6 +67,11 @@ pub(crate) struct Compare {
     /// How often everything is measured
     #[arg(long, value_name = "N", default_value_t = 9)]
     pub(crate) rounds: u32,
+
+    /// How many threads work at once, each on a share of the pages in one store, and on a processor
+    /// of its own as long as there are some; at most 1024
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
 
     /// Print one JSON array, one object for each pair, in place of the table
     #[arg(long)]

@@ -8,12 +8,13 @@
 use std::hint::black_box;
 
 use compressors::{Compressor, CompressorError};
-use zswap_core::{PAGE_SIZE, Page};
+use zswap_core::PAGE_SIZE;
 
 use crate::arena::{Arena, Place};
 use crate::error::{Error, Result};
+use crate::lanes::Lanes;
 use crate::pages::PageSet;
-use crate::timing::{Clock, Laps, Summary};
+use crate::timing::Summary;
 
 /// One turn's times and, if the codec failed, its word.
 #[derive(Debug, Default)]
@@ -30,26 +31,19 @@ pub(crate) struct Orders<'a> {
     pub(crate) load: &'a [usize],
 }
 
-/// Compresses and decompresses every timed page once.
+/// Compresses and decompresses every timed page once, each lane its share with a context of its
+/// own.
 pub(crate) fn turn(
     compressor: &dyn Compressor,
     set: &PageSet,
     orders: Orders<'_>,
-    page: &mut Page,
-    laps: &mut Laps,
-    clock: Clock,
+    lanes: &mut Lanes,
 ) -> Result<Turn> {
-    let mut ctx = compressor.new_ctx()?;
     let mut turn = Turn::default();
-    let capacity = compressor.max_compressed_len(PAGE_SIZE);
-    let mut buffer = Vec::new();
-    buffer
-        .try_reserve_exact(capacity)
-        .map_err(|_| Error::NoMemory { bytes: capacity, what: "compressed output" })?;
-    buffer.resize(capacity, 0);
-
+    let mut buffer = output(compressor)?;
     let mut arena = Arena::default();
     let mut places: Vec<Option<Place>> = vec![None; set.pages().len()];
+    let mut ctx = compressor.new_ctx()?;
     for &i in set.timed() {
         match ctx.compress(&set.pages()[i], &mut buffer) {
             Ok(len) => places[i] = Some(arena.push(&buffer[..len])?),
@@ -57,18 +51,23 @@ pub(crate) fn turn(
         }
     }
 
-    turn.compress = laps.measure(clock, |laps| {
-        for &i in orders.store {
+    let ready = |_: usize, _: &[usize]| Ok((compressor.new_ctx()?, output(compressor)?));
+    let compress = lanes.measure(orders.store, ready, |lane, share, (mut ctx, mut buffer)| {
+        for &i in share {
             // A page that fails here failed above, where it was noted.
             let _ = black_box(ctx.compress(&set.pages()[i], black_box(&mut buffer)));
-            laps.lap();
+            lane.laps.lap();
         }
-        Ok::<_, Error>(())
+        Ok(())
     })?;
+    turn.compress = compress.times;
 
     let stateless = compressor.stateless();
-    turn.decompress = laps.measure(clock, |laps| {
-        for &i in orders.load {
+    let ready = |_: usize, _: &[usize]| Ok(compressor.new_ctx()?);
+    let decompress = lanes.measure(orders.load, ready, |lane, share, mut ctx| {
+        let (laps, page) = lane.parts();
+        let mut fault = None;
+        for &i in share {
             let Some(place) = places[i] else {
                 laps.skip();
                 continue;
@@ -80,10 +79,25 @@ pub(crate) fn turn(
             };
             laps.lap();
             if let Err(error) = result {
-                turn.fault.get_or_insert(error);
+                fault.get_or_insert(error);
             }
         }
-        Ok::<_, Error>(())
+        Ok(fault)
     })?;
+    turn.decompress = decompress.times;
+    if turn.fault.is_none() {
+        turn.fault = decompress.results.into_iter().flatten().next();
+    }
     Ok(turn)
+}
+
+/// A buffer for the codec's worst case, touched.
+fn output(compressor: &dyn Compressor) -> Result<Vec<u8>> {
+    let capacity = compressor.max_compressed_len(PAGE_SIZE);
+    let mut buffer = Vec::new();
+    buffer
+        .try_reserve_exact(capacity)
+        .map_err(|_| Error::NoMemory { bytes: capacity, what: "compressed output" })?;
+    buffer.resize(capacity, 1);
+    Ok(buffer)
 }

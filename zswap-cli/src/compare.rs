@@ -15,15 +15,24 @@ use crate::pages::PageSet;
 use crate::process::{self, Facts, Sample};
 use crate::report::{self, Heading};
 
+/// Most threads: far more than help anyone, and few enough that every system starts them.
+const MOST_THREADS: usize = 1024;
+
 /// Carries out `zswap compare`; whether every page came back equal.
 pub(crate) fn run(args: &Compare) -> Result<bool> {
     if args.rounds == 0 {
         return Err(Error::NoRounds);
     }
+    if args.threads > MOST_THREADS {
+        return Err(Error::TooManyThreads { threads: args.threads, most: MOST_THREADS });
+    }
+    if args.threads == 0 {
+        return Err(Error::NoThreads);
+    }
     let stock = Stock::builtin();
     let mut pairs = pairs(args, &stock)?;
     let (set, sampled) = page_set(args)?;
-    let mut bench = Bench::new(&set)?;
+    let mut bench = Bench::new(&set, args.threads)?;
 
     let mut progress = Progress::new();
     let count = pairs.len();
@@ -42,7 +51,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         same_filled: set.same_filled(),
         origin: set.origin().to_owned(),
         sampled,
-        threads: 1,
+        threads: args.threads,
         rounds: args.rounds,
         clock_ns: bench.clock().cost,
     };

@@ -7,21 +7,19 @@
 use std::sync::Arc;
 
 use compressors::Compressor;
-use zswap_core::{LoadError, PAGE_SIZE, Page, SwapEntry, Zswap};
+use zswap_core::{LoadError, SwapEntry, Zswap};
 
 use crate::codec::{self, Orders};
 use crate::error::{Error, Result};
 use crate::figures::{Figures, Memory, Round};
+use crate::lanes::{Lanes, POISON};
 use crate::order::shuffled;
 use crate::pages::PageSet;
 use crate::pin::Pinned;
-use crate::timing::{Clock, Laps, Summary};
+use crate::timing::{Clock, Summary};
 
 /// The compressor that is left out unless it is asked for: it copies.
 const NOT_BY_DEFAULT: &str = "null";
-
-/// What no page is likely to hold: a load that writes nothing is seen.
-const POISON: u8 = 0xa5;
 
 /// Where zpools and compressors come from.
 #[derive(Clone, Debug)]
@@ -72,23 +70,18 @@ impl Stock {
     }
 }
 
-/// A page of its own alignment: every load and every decompression goes into this one.
-#[repr(align(4096))]
-struct Buffer(Page);
-
-/// What all pairs share: the stopwatch, the page buffer, the orders of the current round.
+/// What all pairs share: the lanes, and the orders of the current round.
 pub(crate) struct Bench {
     timed: Vec<usize>,
     store_order: Vec<usize>,
     load_order: Vec<usize>,
     codec_first: bool,
-    laps: Laps,
-    clock: Clock,
-    page: Box<Buffer>,
+    lanes: Lanes,
 }
 
 impl Bench {
-    pub(crate) fn new(set: &PageSet) -> Result<Self> {
+    /// For so many threads, at least 1.
+    pub(crate) fn new(set: &PageSet, threads: usize) -> Result<Self> {
         for page in [0, set.pages().len().saturating_sub(1)] {
             entry(page)?;
         }
@@ -97,16 +90,14 @@ impl Bench {
             store_order: Vec::new(),
             load_order: Vec::new(),
             codec_first: false,
-            laps: Laps::with_capacity(set.pages().len()),
-            clock: Clock::measure(),
-            page: Box::new(Buffer([POISON; PAGE_SIZE])),
+            lanes: Lanes::new(threads, set.pages().len())?,
         };
         bench.shuffle(0);
         Ok(bench)
     }
 
     pub(crate) fn clock(&self) -> Clock {
-        self.clock
+        self.lanes.clock()
     }
 
     /// New orders for another round.
@@ -177,8 +168,7 @@ impl Pair {
         let _pinned = Pinned::here();
         let load = self.loaded(&bench.load_order);
         let orders = Orders { store: &bench.store_order, load: &load };
-        let page = &mut bench.page.0;
-        let turn = codec::turn(&*self.compressor, set, orders, page, &mut bench.laps, bench.clock)?;
+        let turn = codec::turn(&*self.compressor, set, orders, &mut bench.lanes)?;
         (round.compress, round.decompress) = (turn.compress, turn.decompress);
         if let Some(error) = turn.fault {
             self.failed(|| format!("the bare codec failed: {error}"));
@@ -195,7 +185,6 @@ impl Pair {
     ) -> Result<()> {
         let _pinned = Pinned::here();
         let store = stock.build(&self.zpool, &self.spec)?;
-        warm(&store, set)?;
         round.grow = self.fill(&store, set, bench)?;
         self.take_stock(&store, set);
         self.check(&store, set, bench, "after the first filling")?;
@@ -206,27 +195,39 @@ impl Pair {
 
     /// The first filling, in the order of the set.
     fn fill(&mut self, store: &Zswap, set: &PageSet, bench: &mut Bench) -> Result<Option<Summary>> {
+        let all: Vec<usize> = (0..set.pages().len()).collect();
+        let fill = bench.lanes.measure(
+            &all,
+            |_, share| warm(store, set, share),
+            |lane, share, ()| {
+                let mut held = Vec::with_capacity(share.len());
+                let mut refusal = None;
+                lane.laps.skip();
+                for &i in share {
+                    let result = store.store(entry(i)?, &set.pages()[i]);
+                    if set.is_same_filled(i) {
+                        lane.laps.skip();
+                    } else {
+                        lane.laps.lap();
+                    }
+                    held.push(result.is_ok());
+                    if let Err(error) = result {
+                        refusal.get_or_insert_with(|| error.to_string());
+                    }
+                }
+                Ok((held, refusal))
+            },
+        )?;
         let before = std::mem::take(&mut self.held);
         self.held.reserve_exact(set.pages().len());
-        let times = bench.laps.measure(bench.clock, |laps| {
-            for (i, page) in set.pages().iter().enumerate() {
-                let result = store.store(entry(i)?, page);
-                if set.is_same_filled(i) {
-                    laps.skip();
-                } else {
-                    laps.lap();
-                }
-                self.held.push(result.is_ok());
-                if let Err(error) = result {
-                    self.refusal.get_or_insert_with(|| error.to_string());
-                }
-            }
-            Ok(())
-        });
+        for (held, refusal) in fill.results {
+            self.held.extend(held);
+            self.refusal = self.refusal.take().or(refusal);
+        }
         if !before.is_empty() && before != self.held {
             self.failed(|| "one filling refused other pages than the next".to_owned());
         }
-        times
+        Ok(fill.times)
     }
 
     /// Every page once more: those that are timed in random order, then the others.
@@ -236,17 +237,23 @@ impl Pair {
         set: &PageSet,
         bench: &mut Bench,
     ) -> Result<Option<Summary>> {
-        let mut changed = None;
-        let times = bench.laps.measure(bench.clock, |laps| {
-            for &i in &bench.store_order {
-                let result = store.store(entry(i)?, &set.pages()[i]);
-                laps.lap();
-                if result.is_ok() != self.held[i] {
-                    changed = Some((i, result));
+        let held = &self.held;
+        let again = bench.lanes.measure(
+            &bench.store_order,
+            |_, _| Ok(()),
+            |lane, share, ()| {
+                let mut changed = None;
+                for &i in share {
+                    let result = store.store(entry(i)?, &set.pages()[i]);
+                    lane.laps.lap();
+                    if result.is_ok() != held[i] {
+                        changed = Some((i, result));
+                    }
                 }
-            }
-            Ok(())
-        });
+                Ok(changed)
+            },
+        )?;
+        let mut changed = again.results.into_iter().flatten().next();
         for i in (0..set.pages().len()).filter(|&i| set.is_same_filled(i)) {
             let result = store.store(entry(i)?, &set.pages()[i]);
             if result.is_ok() != self.held[i] {
@@ -259,28 +266,32 @@ impl Pair {
                 Err(error) => format!("page {i} was refused when it was stored again: {error}"),
             });
         }
-        times
+        Ok(again.times)
     }
 
     /// Loads every timed page that the store holds, in random order.
     fn load(&mut self, store: &Zswap, bench: &mut Bench) -> Result<Option<Summary>> {
         let order = self.loaded(&bench.load_order);
-        let page = &mut bench.page.0;
-        let mut failed = None;
-        let times = bench.laps.measure(bench.clock, |laps| {
-            for &i in &order {
-                let result = store.load(entry(i)?, page);
-                laps.lap();
-                if let Err(error) = result {
-                    failed = Some((i, error));
+        let load = bench.lanes.measure(
+            &order,
+            |_, _| Ok(()),
+            |lane, share, ()| {
+                let (laps, page) = lane.parts();
+                let mut failed = None;
+                for &i in share {
+                    let result = store.load(entry(i)?, page);
+                    laps.lap();
+                    if let Err(error) = result {
+                        failed = Some((i, error));
+                    }
                 }
-            }
-            Ok(())
-        });
-        if let Some((i, error)) = failed {
+                Ok(failed)
+            },
+        )?;
+        if let Some((i, error)) = load.results.into_iter().flatten().next() {
             self.failed(|| format!("page {i} could not be loaded: {error}"));
         }
-        times
+        Ok(load.times)
     }
 
     /// The pages of `order` that the store holds.
@@ -329,7 +340,7 @@ impl Pair {
         bench: &mut Bench,
         when: &'static str,
     ) -> Result<()> {
-        let buffer = &mut bench.page.0;
+        let buffer = bench.lanes.own().page();
         for (i, page) in set.pages().iter().enumerate() {
             buffer.fill(POISON);
             let result = store.load(entry(i)?, buffer);
@@ -364,12 +375,12 @@ impl Pair {
     }
 }
 
-/// Has the store make its contexts and its first page, off the clock.
-fn warm(store: &Zswap, set: &PageSet) -> Result<()> {
-    if let Some(&i) = set.timed().first() {
+/// Has the store make its contexts on this processor, and its first page, off the clock.
+fn warm(store: &Zswap, set: &PageSet, share: &[usize]) -> Result<()> {
+    if let Some(&i) = share.iter().find(|&&i| !set.is_same_filled(i)) {
         // A store that refuses this page does so again when it counts.
-        if store.store(entry(0)?, &set.pages()[i]).is_ok() {
-            store.invalidate(entry(0)?);
+        if store.store(entry(i)?, &set.pages()[i]).is_ok() {
+            store.invalidate(entry(i)?);
         }
     }
     Ok(())
@@ -380,6 +391,7 @@ mod tests {
     use super::*;
     use compressors::{CompressorCtx, CompressorError};
     use zpool_api::{Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats};
+    use zswap_core::{PAGE_SIZE, Page};
 
     /// Keeps the first half of a page and gives it back twice: right for pages whose halves are
     /// equal, wrong for all others. After `strength` pages it gives nothing back and calls that a
@@ -501,9 +513,19 @@ mod tests {
     }
 
     fn figures(zpool: &str, compressor: &str, pages: Vec<Page>, rounds: usize) -> Figures {
+        figures_by(1, zpool, compressor, pages, rounds)
+    }
+
+    fn figures_by(
+        threads: usize,
+        zpool: &str,
+        compressor: &str,
+        pages: Vec<Page>,
+        rounds: usize,
+    ) -> Figures {
         let stock = stock();
         let set = PageSet::new(pages, "a test".into());
-        let mut bench = Bench::new(&set).unwrap();
+        let mut bench = Bench::new(&set, threads).unwrap();
         let mut pair = Pair::new(&stock, zpool, compressor).unwrap();
         for round in 0..rounds {
             bench.shuffle(round);
@@ -526,6 +548,26 @@ mod tests {
             let times = times.unwrap();
             assert!(times.mean > 0.0 && times.p50 <= times.p99, "{times:?}");
         }
+    }
+
+    #[test]
+    fn several_threads_do_the_same_work_between_them() {
+        let mut pages: Vec<Page> = (0..50).map(twice).collect();
+        pages.extend([[7; PAGE_SIZE], noise(), [0; PAGE_SIZE]]);
+        for threads in [2, 3, 60] {
+            let f = figures_by(threads, "zbud", "lz4", pages.clone(), 2);
+            let one = figures("zbud", "lz4", pages.clone(), 2);
+            let counts = |m: Memory| {
+                (m.pages, m.same_filled, m.stored, m.rejected, m.incompressible, m.compressed_bytes)
+            };
+            assert_eq!((f.fault.clone(), counts(f.memory)), (None, counts(one.memory)));
+            for times in [f.store, f.grow, f.load, f.compress, f.decompress] {
+                assert!(times.unwrap().per_second > 0.0, "{times:?}");
+            }
+        }
+        pages[40][PAGE_SIZE - 1] ^= 1;
+        let fault = figures_by(3, "zbud", "halves", pages[..50].to_vec(), 1).fault;
+        assert_eq!(fault.unwrap(), "page 40 came back changed after the first filling");
     }
 
     #[test]

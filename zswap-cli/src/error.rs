@@ -72,6 +72,12 @@ pub(crate) enum Error {
     )]
     LoneParameter { list: String, parameter: String },
 
+    #[error("--threads 0 measures nothing; give 1 or more")]
+    NoThreads,
+
+    #[error("--threads {threads} is more than the {most} that one run takes; give {most} or fewer")]
+    TooManyThreads { threads: usize, most: usize },
+
     #[error("--rounds 0 measures nothing; give 1 or more")]
     NoRounds,
 

@@ -11,6 +11,7 @@ mod compare;
 mod contest;
 mod error;
 mod figures;
+mod lanes;
 mod memory;
 mod order;
 mod pages;

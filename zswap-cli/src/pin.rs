@@ -16,9 +16,20 @@ pub(crate) struct Pinned {
 impl Pinned {
     /// Holds the calling thread on the processor it runs on.
     pub(crate) fn here() -> Self {
-        use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+        Self::to(rustix::thread::sched_getcpu())
+    }
 
-        let cpu = sched_getcpu();
+    /// Holds the calling thread on the `n`-th processor that it may run on, counted around.
+    pub(crate) fn to_nth(n: usize) -> Self {
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+        let mut cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+        let nth = n % (allowed.count() as usize).max(1);
+        cpus.nth(nth).map_or(Pinned { before: None }, Self::to)
+    }
+
+    fn to(cpu: usize) -> Self {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
         if cpu >= CpuSet::MAX_CPU {
             return Pinned { before: None };
         }
@@ -33,6 +44,11 @@ impl Pinned {
 impl Pinned {
     /// Holds nothing: this system has no such call.
     pub(crate) fn here() -> Self {
+        Pinned {}
+    }
+
+    /// Holds nothing: this system has no such call.
+    pub(crate) fn to_nth(_n: usize) -> Self {
         Pinned {}
     }
 }
@@ -61,5 +77,19 @@ mod tests {
         }
         drop(pinned);
         assert_eq!(sched_getaffinity(None).unwrap(), before);
+    }
+
+    #[test]
+    fn lanes_get_processors_of_their_own_as_long_as_there_are_some() {
+        let before = sched_getaffinity(None).unwrap();
+        let held = |n| {
+            let pinned = Pinned::to_nth(n);
+            pinned.before.is_some().then(|| sched_getaffinity(None).unwrap())
+        };
+        let count = before.count() as usize;
+        if let (Some(first), Some(around)) = (held(0), held(count)) {
+            assert_eq!(first, around);
+            assert!(count < 2 || held(1) != Some(first));
+        }
     }
 }

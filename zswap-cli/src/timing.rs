@@ -31,23 +31,15 @@ pub(crate) struct Laps {
 }
 
 impl Laps {
-    /// A stopwatch that takes `laps` laps without allocating.
+    /// A stopwatch that takes `laps` laps without allocating, and without a page fault.
     pub(crate) fn with_capacity(laps: usize) -> Self {
-        Laps { samples: Vec::with_capacity(laps), last: Instant::now() }
+        let mut samples = vec![1; laps];
+        samples.clear();
+        Laps { samples, last: Instant::now() }
     }
 
-    /// The laps that `body` takes, less the cost of the clock; `None` if it takes none.
-    pub(crate) fn measure<E>(
-        &mut self,
-        clock: Clock,
-        body: impl FnOnce(&mut Self) -> Result<(), E>,
-    ) -> Result<Option<Summary>, E> {
-        self.start();
-        body(self)?;
-        Ok(self.summary(clock))
-    }
-
-    fn start(&mut self) {
+    /// Forgets all laps and starts the first one.
+    pub(crate) fn start(&mut self) {
         self.samples.clear();
         self.last = Instant::now();
     }
@@ -66,17 +58,26 @@ impl Laps {
         self.last = Instant::now();
     }
 
-    fn summary(&mut self, clock: Clock) -> Option<Summary> {
+    /// Takes the laps of `other`, which has none then.
+    pub(crate) fn absorb(&mut self, other: &mut Self) {
+        self.samples.append(&mut other.samples);
+    }
+
+    /// The laps less the cost of the clock; `None` if there are none. They were taken, perhaps by
+    /// several stopwatches at once, in `wall`.
+    pub(crate) fn summary(&mut self, clock: Clock, wall: Duration) -> Option<Summary> {
         if self.samples.is_empty() {
             return None;
         }
         self.samples.sort_unstable();
         let less = |ns: u64| (ns as f64 - clock.cost).max(0.0);
+        let laps = self.samples.len() as f64;
         let sum: f64 = self.samples.iter().map(|&ns| less(ns)).sum();
         Some(Summary {
-            mean: sum / self.samples.len() as f64,
+            mean: sum / laps,
             p50: less(percentile(&self.samples, 50)),
             p99: less(percentile(&self.samples, 99)),
+            per_second: laps / wall.as_secs_f64().max(1e-9),
         })
     }
 }
@@ -99,6 +100,8 @@ pub(crate) struct Summary {
     pub(crate) mean: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    /// Operations in a second of the wall's clock, of all threads together.
+    pub(crate) per_second: f64,
 }
 
 /// The medians over all rounds, in nanoseconds.
@@ -107,6 +110,7 @@ pub(crate) struct Timing {
     pub(crate) mean: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) per_second: f64,
     /// The means of the quickest and of the slowest round.
     pub(crate) mean_range: (f64, f64),
 }
@@ -120,6 +124,7 @@ impl Timing {
             mean: median(means.clone())?,
             p50: median(all(|s| s.p50))?,
             p99: median(all(|s| s.p99))?,
+            per_second: median(all(|s| s.per_second))?,
             mean_range: (
                 means.iter().copied().fold(f64::INFINITY, f64::min),
                 means.iter().copied().fold(0.0, f64::max),
@@ -160,37 +165,42 @@ mod tests {
     #[test]
     fn the_clock_is_subtracted_from_mean_and_percentiles() {
         let clock = Clock { cost: 30.0 };
-        let summary = laps(&[130, 50, 90]).summary(clock).unwrap();
-        assert_eq!(summary, Summary { mean: 60.0, p50: 60.0, p99: 100.0 });
-        assert_eq!(laps(&[10]).summary(clock).unwrap().mean, 0.0);
-        assert_eq!(laps(&[]).summary(clock), None);
+        let wall = Duration::from_millis(2);
+        let summary = laps(&[130, 50, 90]).summary(clock, wall).unwrap();
+        assert_eq!(summary, Summary { mean: 60.0, p50: 60.0, p99: 100.0, per_second: 1500.0 });
+        assert_eq!(laps(&[10]).summary(clock, wall).unwrap().mean, 0.0);
+        assert_eq!(laps(&[]).summary(clock, wall), None);
     }
 
     #[test]
-    fn only_the_laps_of_the_body_count() {
+    fn only_laps_since_the_start_count_and_skipped_ones_do_not() {
         let clock = Clock { cost: 0.0 };
         let mut laps = laps(&[u64::MAX; 5]);
         laps.last = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
-        let summary = laps.measure(clock, |laps| {
-            laps.lap();
-            std::thread::sleep(Duration::from_millis(1));
-            laps.skip();
-            laps.lap();
-            Ok::<(), ()>(())
-        });
-        let summary = summary.unwrap().unwrap();
-        assert_eq!(laps.samples.len(), 2);
+        laps.start();
+        laps.lap();
+        std::thread::sleep(Duration::from_millis(1));
+        laps.skip();
+        laps.lap();
+        let mut other = Laps::with_capacity(1);
+        other.start();
+        other.lap();
+        laps.absorb(&mut other);
+        assert_eq!((laps.samples.len(), other.samples.len()), (3, 0));
+        let summary = laps.summary(clock, Duration::from_secs(3)).unwrap();
         assert!(summary.p99 < 1e12, "{summary:?}");
-        assert_eq!(laps.measure(clock, |_| Ok::<(), ()>(())), Ok(None));
-        assert_eq!(laps.measure(clock, |_| Err(7)), Err(7));
+        assert_eq!(summary.per_second, 1.0);
     }
 
     #[test]
     fn medians_are_of_each_figure_on_its_own() {
-        let round = |mean, p50, p99| Summary { mean, p50, p99 };
+        let round = |mean, p50, p99| Summary { mean, p50, p99, per_second: mean * 2.0 };
         let timing =
             Timing::over(&[round(3.0, 1.0, 9.0), round(1.0, 2.0, 7.0), round(2.0, 6.0, 8.0)]);
-        assert_eq!(timing, Some(Timing { mean: 2.0, p50: 2.0, p99: 8.0, mean_range: (1.0, 3.0) }));
+        assert_eq!(
+            timing,
+            Some(Timing { mean: 2.0, p50: 2.0, p99: 8.0, per_second: 4.0, mean_range: (1.0, 3.0) })
+        );
         assert_eq!(Timing::over(&[]), None);
         assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
         assert_eq!(median(vec![]), None);

@@ -64,7 +64,7 @@ fn wait_for_ever() {
 
 static IN_HANDLER: AtomicBool = AtomicBool::new(false);
 
-/// Stays on the alternate signal stack that the standard library gives every thread.
+/// Stays on the alternate signal stack, a mapping of its own without a guard.
 extern "C" fn handler(_: libc::c_int) {
     // There is little room on it.
     with_marks::<512>(|| {
@@ -77,6 +77,18 @@ extern "C" fn handler(_: libc::c_int) {
 }
 
 fn sit_in_a_handler() {
+    const BYTES: usize = 16 * PAGE;
+    let (access, kind) = (
+        // Executable, so that it does not become one mapping with its neighbours.
+        libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping at a place of the system's choice.
+    let ss_sp = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0) };
+    assert_ne!(ss_sp, libc::MAP_FAILED);
+    let stack = libc::stack_t { ss_sp, ss_flags: 0, ss_size: BYTES };
+    // SAFETY: the memory is never given back, and nothing else uses it.
+    assert_eq!(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) }, 0);
     // SAFETY: all zeros is a valid sigaction.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;

@@ -155,3 +155,64 @@ fn seize_new(pid: i32, seized: &mut BTreeSet<i32>) -> Result<Vec<i32>, SampleErr
 fn not_attached(pid: i32, source: io::Error) -> SampleError {
     status::refused(pid, "cannot attach to a thread", source)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    fn state(pid: i32) -> String {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1[..1].to_owned()
+    }
+
+    fn sleeper() -> (Child, i32) {
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id() as i32;
+        while state(pid) != "S" {
+            std::thread::yield_now();
+        }
+        (child, pid)
+    }
+
+    #[test]
+    fn a_child_stands_still_while_held_and_goes_on_when_dropped() {
+        let (mut child, pid) = sleeper();
+        match Held::attach(pid) {
+            Ok(held) => {
+                assert_eq!((held.threads(), &*state(pid)), (1, "t"));
+                assert_eq!(held.stack_pointers().unwrap().len(), 1);
+                drop(held);
+                assert_ne!(state(pid), "t", "still held");
+            }
+            Err(SampleError::NotAllowed { .. }) => eprintln!("NOT TESTED: ptrace is not permitted"),
+            Err(error) => panic!("{error}"),
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_signal_that_arrives_meanwhile_is_not_lost() {
+        let (mut child, pid) = sleeper();
+        if ptrace::seize(pid).is_err() {
+            eprintln!("NOT TESTED: ptrace is not permitted");
+            child.kill().unwrap();
+        } else {
+            // Its delivery is what it stops for.
+            Command::new("kill").arg(pid.to_string()).status().unwrap();
+            let signal = loop {
+                match ptrace::poll(pid).unwrap() {
+                    Wait::Stopped { signal } => break signal,
+                    Wait::Nothing => std::thread::yield_now(),
+                    Wait::Ended => panic!("ended before its signal was delivered"),
+                }
+            };
+            assert_eq!(signal, libc::SIGTERM);
+            ptrace::detach(pid, signal).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        }
+        let _ = child.wait();
+    }
+}

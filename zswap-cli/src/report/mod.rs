@@ -55,7 +55,10 @@ pub(crate) mod examples {
 
     /// One pair that is well, and one without a time that failed.
     pub(crate) fn figures() -> [Figures; 2] {
-        let s = |mean: f64| Some(Summary { mean, p50: mean - 10.0, p99: mean * 3.0 });
+        let s = |mean: f64| {
+            let (p50, p99, per_second) = (mean - 10.0, mean * 3.0, 1e9 / mean);
+            Some(Summary { mean, p50, p99, per_second })
+        };
         let round = Round {
             grow: s(7000.0),
             store: s(6600.0),

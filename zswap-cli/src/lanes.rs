@@ -1,0 +1,214 @@
+//! The threads that measure: each has a stopwatch, a page buffer and a processor of its own.
+//!
+//! One lane works on the thread that asks; several work on threads of their own, start together,
+//! and each stays on one processor. Lane `n` gets the `n`-th of as many equal shares.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use zswap_core::{PAGE_SIZE, Page};
+
+use crate::error::{Error, Result};
+use crate::pin::Pinned;
+use crate::timing::{Clock, Laps, Summary};
+
+/// What no page is likely to hold: a load that writes nothing is seen.
+pub(crate) const POISON: u8 = 0xa5;
+
+/// A page of its own alignment: every load and every decompression goes into this one.
+#[repr(align(4096))]
+struct Buffer(Page);
+
+/// What one thread measures with.
+pub(crate) struct Lane {
+    pub(crate) laps: Laps,
+    page: Box<Buffer>,
+}
+
+impl Lane {
+    /// Stopwatch and page, to be used side by side.
+    pub(crate) fn parts(&mut self) -> (&mut Laps, &mut Page) {
+        (&mut self.laps, &mut self.page.0)
+    }
+
+    pub(crate) fn page(&mut self) -> &mut Page {
+        &mut self.page.0
+    }
+}
+
+/// All lanes of a run.
+pub(crate) struct Lanes {
+    lanes: Vec<Lane>,
+    clock: Clock,
+}
+
+/// What the lanes bring back from one measurement.
+pub(crate) struct Harvest<T> {
+    /// Of each lane, in order of their shares.
+    pub(crate) results: Vec<T>,
+    /// The time of single operations, over all lanes; `None` if none was timed.
+    pub(crate) times: Option<Summary>,
+}
+
+impl Lanes {
+    /// So many lanes, whose stopwatches take `laps` laps in all without allocating.
+    pub(crate) fn new(threads: usize, laps: usize) -> Result<Self> {
+        let each = laps.div_ceil(threads);
+        let lane = || Lane {
+            laps: Laps::with_capacity(each),
+            page: Box::new(Buffer([POISON; PAGE_SIZE])),
+        };
+        let lanes: Vec<Lane> = (0..threads).map(|_| lane()).collect();
+        if lanes.is_empty() {
+            return Err(Error::NoThreads);
+        }
+        Ok(Lanes { lanes, clock: Clock::measure() })
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The lane of the thread that asks, for what is not measured.
+    pub(crate) fn own(&mut self) -> &mut Lane {
+        // There is at least one.
+        &mut self.lanes[0]
+    }
+
+    /// Has every lane get ready with its share of `work` and then measure `body` on what it got
+    /// ready, all at the same time.
+    pub(crate) fn measure<W: Sync, R, T: Send>(
+        &mut self,
+        work: &[W],
+        ready: impl Fn(usize, &[W]) -> Result<R> + Sync,
+        body: impl Fn(&mut Lane, &[W], R) -> Result<T> + Sync,
+    ) -> Result<Harvest<T>> {
+        let threads = self.lanes.len();
+        let share = |n: usize| &work[n * work.len() / threads..(n + 1) * work.len() / threads];
+        let mut spans = Vec::with_capacity(threads);
+        let mut results = Vec::with_capacity(threads);
+        if let [lane] = &mut self.lanes[..] {
+            let ready = ready(0, work)?;
+            lane.laps.start();
+            let begun = Instant::now();
+            results.push(body(lane, work, ready)?);
+            spans.push((begun, Instant::now()));
+        } else {
+            let start = Barrier::new(threads);
+            let run = |n: usize, lane: &mut Lane| {
+                let _pinned = Pinned::to_nth(n);
+                let ready = ready(n, share(n));
+                start.wait();
+                let ready = ready?;
+                lane.laps.start();
+                let begun = Instant::now();
+                let result = body(lane, share(n), ready)?;
+                Ok::<_, Error>((result, (begun, Instant::now())))
+            };
+            let run = &run;
+            std::thread::scope(|scope| {
+                let lanes = self.lanes.iter_mut().enumerate();
+                let running: Vec<_> =
+                    lanes.map(|(n, lane)| scope.spawn(move || run(n, lane))).collect();
+                for lane in running {
+                    match lane.join() {
+                        Ok(done) => {
+                            let (result, span) = done?;
+                            results.push(result);
+                            spans.push(span);
+                        }
+                        Err(panic) => std::panic::resume_unwind(panic),
+                    }
+                }
+                Ok::<_, Error>(())
+            })?;
+        }
+        Ok(Harvest { results, times: self.summary(wall(&spans)) })
+    }
+
+    /// The laps of all lanes, which took `wall` from the first one's start to the last one's end.
+    fn summary(&mut self, wall: Duration) -> Option<Summary> {
+        let mut lanes = self.lanes.iter_mut();
+        let first = lanes.next()?;
+        for lane in lanes {
+            first.laps.absorb(&mut lane.laps);
+        }
+        first.laps.summary(self.clock, wall)
+    }
+}
+
+/// From the first start to the last end.
+fn wall(spans: &[(Instant, Instant)]) -> Duration {
+    let begun = spans.iter().map(|span| span.0).min();
+    let ended = spans.iter().map(|span| span.1).max();
+    begun.zip(ended).map_or(Duration::ZERO, |(begun, ended)| ended - begun)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_item_is_worked_on_once_in_order_of_the_shares() {
+        for threads in [1, 2, 3, 8] {
+            for items in [0, 1, 2, 7, 100] {
+                let work: Vec<usize> = (0..items).collect();
+                let mut lanes = Lanes::new(threads, items).unwrap();
+                let harvest = lanes
+                    .measure(
+                        &work,
+                        |_, share| Ok(share.len()),
+                        |lane, share, ready| {
+                            assert_eq!(ready, share.len());
+                            share.iter().for_each(|_| lane.laps.lap());
+                            Ok(share.to_vec())
+                        },
+                    )
+                    .unwrap();
+                assert_eq!(harvest.results.len(), threads);
+                assert_eq!(harvest.results.concat(), work, "{threads} threads");
+                assert_eq!(harvest.times.is_some(), items > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_run_at_the_same_time() {
+        let arrived = AtomicUsize::new(0);
+        let mut lanes = Lanes::new(3, 3).unwrap();
+        let result = lanes.measure(
+            &[(); 3],
+            |_, _| Ok(()),
+            |_, _, ()| {
+                arrived.fetch_add(1, Ordering::SeqCst);
+                // Ends only when all have come this far.
+                while arrived.load(Ordering::SeqCst) < 3 {
+                    std::thread::yield_now();
+                }
+                Ok(())
+            },
+        );
+        assert!(result.is_ok());
+    }
+
+    #[test]
+    fn an_error_of_one_lane_is_the_errors_of_all_and_none_waits_for_ever() {
+        let mut lanes = Lanes::new(4, 4).unwrap();
+        let failed = lanes.measure(
+            &[0, 1, 2, 3],
+            |n, _| if n == 2 { Err(Error::NoRounds) } else { Ok(()) },
+            |_, _, ()| Ok(()),
+        );
+        assert!(matches!(failed, Err(Error::NoRounds)));
+        assert!(matches!(Lanes::new(0, 1), Err(Error::NoThreads)));
+    }
+
+    #[test]
+    fn the_wall_is_from_the_first_start_to_the_last_end() {
+        let at = |ms| Instant::now().checked_add(Duration::from_millis(ms)).unwrap();
+        let (a, b, c, d) = (at(0), at(10), at(20), at(30));
+        assert_eq!(wall(&[(b, c), (a, b), (b, d)]), d - a);
+        assert_eq!(wall(&[]), Duration::ZERO);
+    }
+}
