@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
+use crate::look::Color;
 
 /// Compressed memory for userspace: tries stores of compressed pages on real memory.
 #[derive(Parser, Debug)]
@@ -72,6 +73,14 @@ pub(crate) struct Compare {
     /// of its own as long as there are some; at most 1024
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
+
+    /// Draw density against load cost as an SVG, in place of what FILE.svg was before
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
 
     /// Print one JSON array, one object for each pair, in place of the table
     #[arg(long)]

@@ -4,16 +4,20 @@
 //! the pairs is rotated from round to round, and so is which of the two goes first. What drifts on
 //! the machine thus meets all of them alike.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use crate::args::Compare;
 use crate::contest::{Bench, Pair, Stock};
 use crate::error::{Error, Result};
 use crate::figures::Figures;
+use crate::look::Look;
 use crate::memory;
 use crate::pages::PageSet;
+use crate::plot;
 use crate::process::{self, Facts, Sample};
+use crate::progress::Progress;
 use crate::report::{self, Heading};
+use crate::verdict::Verdict;
 
 /// Most threads: far more than help anyone, and few enough that every system starts them.
 const MOST_THREADS: usize = 1024;
@@ -34,17 +38,18 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     let (set, sampled) = page_set(args)?;
     let mut bench = Bench::new(&set, args.threads)?;
 
-    let mut progress = Progress::new();
     let count = pairs.len();
+    let progress = Progress::new(count * args.rounds as usize);
     for round in 0..args.rounds as usize {
         bench.shuffle(round);
         for turn in 0..count {
             let pair = &mut pairs[(round + turn) % count];
-            progress.show(&format!("round {} of {}: {}", round + 1, args.rounds, pair.name()));
+            progress.begin(format!("round {} of {}: {}", round + 1, args.rounds, pair.name()));
             pair.round(&stock, &set, &mut bench)?;
+            progress.end();
         }
     }
-    progress.clear();
+    drop(progress);
 
     let heading = Heading {
         pages: set.pages().len(),
@@ -56,7 +61,11 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         clock_ns: bench.clock().cost,
     };
     let figures: Vec<Figures> = pairs.into_iter().map(Pair::into_figures).collect();
-    finish(&heading, &figures, args.json, &mut io::stdout().lock())
+    if let Some(path) = &args.plot {
+        plot::write(path, &format!("{} ({} pages)", heading.origin, heading.pages), &figures)?;
+    }
+    let form = if args.json { Form::Json } else { Form::Table(Look::of_stdout(args.color)) };
+    finish(&heading, &figures, form, &mut io::stdout().lock())
 }
 
 /// The pages to work on, and what is to be said of a sample.
@@ -79,17 +88,24 @@ fn page_set(args: &Compare) -> Result<(PageSet, Option<Facts>)> {
     Ok((PageSet::new(pages, facts.process()), Some(facts)))
 }
 
+/// What the report is to be.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Json,
+    Table(Look),
+}
+
 /// Writes the report; whether every page came back equal.
 fn finish(
     heading: &Heading,
     figures: &[Figures],
-    json: bool,
+    form: Form,
     out: &mut impl Write,
 ) -> Result<bool> {
-    let text = if json {
-        report::json::render(heading, figures)
-    } else {
-        report::table::render(heading, figures)
+    let verdict = Verdict::of(figures, heading.rounds);
+    let text = match form {
+        Form::Json => report::json::render(heading, figures, &verdict),
+        Form::Table(look) => report::table::render(heading, figures, &verdict, look),
     };
     write_report(out, &text)?;
     Ok(figures.iter().all(Figures::verified))
@@ -120,40 +136,6 @@ fn write_report(out: &mut impl Write, text: &str) -> Result<()> {
     }
 }
 
-/// One line on the standard error that says what is being measured, if anyone can see it.
-#[derive(Debug)]
-struct Progress {
-    shown: bool,
-    visible: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Progress { shown: false, visible: io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, what: &str) {
-        if self.visible {
-            // Progress that cannot be written is not missed.
-            let _ = write!(io::stderr(), "\r\u{1b}[K{what}");
-            self.shown = true;
-        }
-    }
-
-    fn clear(&mut self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
-            self.shown = false;
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,13 +155,13 @@ mod tests {
     #[test]
     fn one_pair_that_failed_makes_the_run_fail_after_its_report() {
         let (heading, figures) = (examples::heading(), examples::figures());
-        for json in [false, true] {
+        for form in [Form::Table(Look::PLAIN), Form::Json] {
             let mut out = Vec::new();
-            assert!(!finish(&heading, &figures, json, &mut out).unwrap());
+            assert!(!finish(&heading, &figures, form, &mut out).unwrap());
             let report = String::from_utf8(out).unwrap();
             assert!(report.contains("own:k=v"), "{report}");
-            assert_eq!(report.starts_with('['), json);
-            assert!(finish(&heading, &figures[..1], json, &mut Vec::new()).unwrap());
+            assert_eq!(report.starts_with('['), matches!(form, Form::Json));
+            assert!(finish(&heading, &figures[..1], form, &mut Vec::new()).unwrap());
         }
     }
 

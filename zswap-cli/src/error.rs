@@ -72,6 +72,14 @@ pub(crate) enum Error {
     )]
     LoneParameter { list: String, parameter: String },
 
+    #[error(
+        "cannot write the plot to {path:?}: {source}; give --plot a file in a folder you can write to"
+    )]
+    Plot { path: PathBuf, source: io::Error },
+
+    #[error("cannot draw the plot: {reason}; run without --plot")]
+    Draw { reason: String },
+
     #[error("--threads 0 measures nothing; give 1 or more")]
     NoThreads,
 

@@ -53,7 +53,7 @@ pub(crate) struct Harvest<T> {
 impl Lanes {
     /// So many lanes, whose stopwatches take `laps` laps in all without allocating.
     pub(crate) fn new(threads: usize, laps: usize) -> Result<Self> {
-        let each = laps.div_ceil(threads);
+        let each = laps.div_ceil(threads.max(1));
         let lane = || Lane {
             laps: Laps::with_capacity(each),
             page: Box::new(Buffer([POISON; PAGE_SIZE])),

@@ -12,13 +12,17 @@ mod contest;
 mod error;
 mod figures;
 mod lanes;
+mod look;
 mod memory;
 mod order;
 mod pages;
 mod pin;
+mod plot;
 mod process;
+mod progress;
 mod report;
 mod timing;
+mod verdict;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

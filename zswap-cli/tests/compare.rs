@@ -227,6 +227,9 @@ fn bad_input_is_one_line_that_says_what_to_do() {
         (vec!["--compressor", "zstd:levle=3"], "zstd takes: level"),
         (vec!["--rounds", "0"], "give 1 or more"),
         (vec!["--rounds", "two"], "see `zswap compare --help`"),
+        (vec!["--threads", "0"], "give 1 or more"),
+        (vec!["--threads", "5000"], "1024 or fewer"),
+        (vec!["--color", "green"], "always"),
         (vec!["--sorted"], "see `zswap compare --help`"),
     ] {
         let line = complaint(&args);
@@ -268,9 +271,175 @@ fn help_is_on_the_standard_output() {
     let output = compare(&["--help"]);
     let help = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!((status(&output), output.stderr.len()), (0, 0));
-    for word in ["--pages", "--zpool", "--compressor", "--rounds", "--json", "Exit status"] {
+    for word in [
+        "--pages",
+        "--pid",
+        "--pages-max",
+        "--save",
+        "--zpool",
+        "--compressor",
+        "--rounds",
+        "--threads",
+        "--plot",
+        "--color",
+        "--json",
+        "Exit status",
+    ] {
         assert!(help.contains(word), "{word} not in {help}");
     }
     let alone = zswap().output().unwrap();
     assert_eq!((status(&alone), alone.stdout.len()), (2, 0));
+}
+
+#[test]
+fn several_threads_are_measured_and_every_page_is_checked() {
+    for threads in ["2", "7"] {
+        let args = ["--compressor", "lz4,zstd", "--rounds", "2", "--threads", threads, "--json"];
+        for pair in report(&compare(&args)) {
+            assert_eq!(pair["threads"].to_string(), threads);
+            assert_eq!(pair["verified"], true, "{pair}");
+            assert_eq!(count(&pair, "pages"), 520);
+            for key in ["store_ns", "store_grow_ns", "load_ns"] {
+                assert!(pair[key]["per_second"].as_f64().unwrap() > 1.0, "{key} in {pair}");
+            }
+        }
+    }
+    // More threads than pages.
+    let folder = Folder::new("threads");
+    let file = folder.file("pages", &[text(), noise()].concat());
+    let args = ["--pages", &file, "--compressor", "lz4", "--rounds", "1", "--threads", "9"];
+    let output = compare(&args);
+    let table = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!((status(&output), output.stderr.len()), (0, 0));
+    assert!(table.contains("9 threads share the pages") && table.contains("pages/s"), "{table}");
+}
+
+#[test]
+fn the_report_ends_with_what_to_pick() {
+    let args = ["--zpool", "zbud", "--compressor", "lz4,deflate", "--rounds", "2"];
+    let output = compare(&args);
+    let table = String::from_utf8(output.stdout).unwrap();
+    let closing = table.split("\n\n").last().unwrap().replace('\n', " ");
+    for words in ["For density: zbud/", "For speed: zbud/lz4, ", "For both: zbud/lz4, ", " % less"]
+    {
+        assert!(closing.contains(words), "{words} not in {closing}");
+    }
+    let mut args = args.to_vec();
+    args.push("--json");
+    let pairs = report(&compare(&args));
+    let won = |question: &str| {
+        let wins = |pair: &&Value| {
+            let picked = pair["picked_for"].as_array().unwrap();
+            picked.iter().any(|pick| pick["question"] == question)
+        };
+        let winners: Vec<_> = pairs.iter().filter(wins).collect();
+        assert_eq!(winners.len(), 1, "{question}");
+        winners[0]["compressor"].as_str().unwrap()
+    };
+    assert_eq!((won("speed"), won("both")), ("lz4", "lz4"));
+    assert!(!won("density").is_empty());
+}
+
+#[test]
+fn the_plot_has_a_point_and_a_label_for_each_pair() {
+    let folder = Folder::new("plot");
+    let plot = folder.file("plot.svg", b"an older one");
+    let output = compare(&["--rounds", "1", "--plot", &plot]);
+    assert_eq!((status(&output), output.stderr.len()), (0, 0));
+    let svg = fs::read_to_string(&plot).unwrap();
+    let pairs = report(&compare(&["--rounds", "1", "--json"]));
+    assert_eq!(svg.matches("<circle").count(), pairs.len());
+    for pair in &pairs {
+        let label =
+            format!("{}/{}", pair["zpool"].as_str().unwrap(), pair["compressor"].as_str().unwrap());
+        assert!(svg.contains(&label), "{label}");
+    }
+    // Well-formed: every element that is opened is closed, one in another.
+    let mut open = Vec::new();
+    for tag in svg.split('<').skip(1) {
+        let (tag, _) = tag.split_once('>').unwrap();
+        let name = tag.trim_start_matches('/').split_whitespace().next().unwrap();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name));
+        } else if !tag.ends_with('/') && !tag.starts_with(['?', '!']) {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    let line = complaint(&["--rounds", "1", "--plot", folder.0.to_str().unwrap()]);
+    assert!(line.contains("--plot"), "{line}");
+}
+
+#[test]
+fn a_pipe_gets_plain_text_unless_colours_are_asked_for() {
+    let plain = compare(&["--compressor", "lz4", "--rounds", "1"]);
+    assert!(!plain.stdout.contains(&0x1b) && plain.stderr.is_empty());
+    let colored = compare(&["--compressor", "lz4", "--rounds", "1", "--color", "always"]);
+    assert!(colored.stdout.contains(&0x1b) && colored.stderr.is_empty());
+}
+
+/// What a terminal of so many columns is given.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(columns: u16, args: &[&str], variables: &[(&str, &str)]) -> String {
+    use std::fs::File;
+    use std::os::fd::FromRawFd;
+
+    let (mut ours, mut theirs) = (0, 0);
+    let size = libc::winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let null = std::ptr::null_mut();
+    // SAFETY: both ints and the size live through the call; no name and no settings are asked for.
+    let made = unsafe {
+        libc::openpty(&mut ours, &mut theirs, null, std::ptr::null_mut(), &raw const size as *mut _)
+    };
+    assert_eq!(made, 0);
+    // SAFETY: just opened, and nobody else's.
+    let mut ours = unsafe { File::from_raw_fd(ours) };
+    // SAFETY: as above.
+    let theirs = unsafe { File::from_raw_fd(theirs) };
+    let mut child = zswap()
+        .arg("compare")
+        .args(args)
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .envs(variables.iter().copied())
+        .stdout(theirs.try_clone().unwrap())
+        .stderr(theirs)
+        .spawn()
+        .unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        // Ends with an error when the program has closed its end.
+        let _ = ours.read_to_end(&mut seen);
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    reader.join().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_sets_the_width_and_gets_colours_and_a_bar() {
+    let args = ["--compressor", "lz4,zstd", "--rounds", "2", "--threads", "2"];
+    for columns in [60, 80, 200] {
+        let seen = on_a_terminal(columns, &args, &[]);
+        assert!(seen.contains("\u{1b}[1m") && seen.contains("round 1 of 2"), "{seen}");
+        // The bar draws over its own line; the report begins after the last of it.
+        let report = &seen[seen.rfind("520 pages").unwrap()..];
+        let plain = without_colors(report);
+        for line in plain.lines() {
+            assert!(line.trim_end().chars().count() <= usize::from(columns), "{columns}: {line}");
+        }
+        assert_eq!(plain.contains("growing  mean"), columns == 200, "{plain}");
+        assert!(plain.contains("ratio") && plain.contains("equal"));
+    }
+    let plain = on_a_terminal(200, &args, &[("NO_COLOR", "1")]);
+    assert!(!plain[plain.rfind("520 pages").unwrap()..].contains('\u{1b}'), "{plain}");
+}
+
+/// Without the escape sequences that set colours.
+#[cfg(target_os = "linux")]
+fn without_colors(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
 }

@@ -259,7 +259,9 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     assert!(stopped > 0.0 && stopped < 10_000.0, "{sample}");
     assert_eq!(report[0]["verified"], true);
     let pages = report[0]["pages"].as_u64().unwrap();
-    assert_eq!(pages, sample["eligible_pages"].as_u64().unwrap(), "all of a small process");
+    // All of a small process, less what was found to be a stack once it stood still.
+    let eligible = sample["eligible_pages"].as_u64().unwrap();
+    assert!(pages <= eligible && eligible - pages <= 16, "{pages} of {eligible}");
     assert!((2048..10_000).contains(&pages), "{pages}");
 
     let saved = zstd::decode_all(fs::File::open(&file).unwrap()).unwrap();
@@ -416,12 +418,23 @@ fn another_users_process_is_not_allowed() {
     let program = folder.join("zswap");
     fs::copy(env!("CARGO_BIN_EXE_zswap"), &program).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let output = Command::new(&program)
-        .args(["compare", "--pid", &target.pid()])
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
-        .output();
+    let as_nobody = || {
+        Command::new(&program)
+            .args(["compare", "--pid", &target.pid()])
+            .current_dir("/")
+            .uid(65534)
+            .gid(65534)
+            .output()
+    };
+    // A child that another test is starting may still have the copy open for writing.
+    let output = loop {
+        match as_nobody() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            output => break output,
+        }
+    };
     let _ = fs::remove_dir_all(&folder);
     let line = one_line(output.unwrap());
     assert!(line.contains("not allowed") && line.contains("ptrace_scope"), "{line}");

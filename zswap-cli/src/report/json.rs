@@ -6,6 +6,7 @@ use super::Heading;
 use crate::figures::Figures;
 use crate::process::Facts;
 use crate::timing::Timing;
+use crate::verdict::Verdict;
 
 /// One pair. Sizes are bytes, times nanoseconds; `null` is what could not be measured.
 #[derive(Serialize)]
@@ -40,6 +41,36 @@ struct Pair<'a> {
     load_over_codec: Option<f64>,
     first_refusal: Option<&'a str>,
     fault: Option<&'a str>,
+    /// What this pair is the one to pick for.
+    picked_for: Vec<Picked<'a>>,
+}
+
+/// A question that a pair won.
+#[derive(Serialize)]
+struct Picked<'a> {
+    question: &'a str,
+    next_zpool: Option<&'a str>,
+    next_compressor: Option<&'a str>,
+    margin_percent: Option<f64>,
+    /// Whether the rounds tell winner and next apart; null after one round.
+    clear: Option<bool>,
+}
+
+fn picked<'a>(pair: usize, figures: &'a [Figures], verdict: &Verdict) -> Vec<Picked<'a>> {
+    let answers = verdict.answers().into_iter();
+    let won = answers.filter_map(|(question, pick)| Some((question, pick?)));
+    won.filter(|(_, pick)| pick.winner == pair)
+        .map(|(question, pick)| {
+            let next = pick.next.as_ref();
+            Picked {
+                question,
+                next_zpool: next.map(|next| figures[next.pair].zpool.as_str()),
+                next_compressor: next.map(|next| figures[next.pair].compressor.as_str()),
+                margin_percent: next.map(|next| rounded(next.margin, 10.0)),
+                clear: next.and_then(|next| next.clear),
+            }
+        })
+        .collect()
 }
 
 /// How the pages were taken from a running process.
@@ -69,6 +100,8 @@ struct Times {
     mean: Option<f64>,
     p50: Option<f64>,
     p99: Option<f64>,
+    /// Operations in a second, of all threads together.
+    per_second: Option<f64>,
     /// The means of the quickest and of the slowest round.
     mean_low: Option<f64>,
     mean_high: Option<f64>,
@@ -81,6 +114,7 @@ impl From<Option<Timing>> for Times {
             mean: ns(|t| t.mean),
             p50: ns(|t| t.p50),
             p99: ns(|t| t.p99),
+            per_second: timing.map(|t| rounded(t.per_second, 1.0)),
             mean_low: ns(|t| t.mean_range.0),
             mean_high: ns(|t| t.mean_range.1),
         }
@@ -93,15 +127,17 @@ fn rounded(value: f64, parts: f64) -> f64 {
 }
 
 /// The whole report, a newline at its end.
-pub(crate) fn render(heading: &Heading, figures: &[Figures]) -> String {
-    let pairs: Vec<Pair<'_>> = figures.iter().map(|f| pair(heading, f)).collect();
+pub(crate) fn render(heading: &Heading, figures: &[Figures], verdict: &Verdict) -> String {
+    let picked = |n| picked(n, figures, verdict);
+    let pairs: Vec<Pair<'_>> =
+        figures.iter().enumerate().map(|(n, f)| pair(heading, f, picked(n))).collect();
     // Only a map with keys that are no strings, or a failing writer, is an error here.
     let mut text = serde_json::to_string_pretty(&pairs).unwrap_or_default();
     text.push('\n');
     text
 }
 
-fn pair<'a>(heading: &'a Heading, figures: &'a Figures) -> Pair<'a> {
+fn pair<'a>(heading: &'a Heading, figures: &'a Figures, picked_for: Vec<Picked<'a>>) -> Pair<'a> {
     let memory = &figures.memory;
     let quotient = |value: Option<f64>| value.map(|v| rounded(v, 1e4));
     let mean = |timing: Option<Timing>| Times::from(timing).mean;
@@ -136,6 +172,7 @@ fn pair<'a>(heading: &'a Heading, figures: &'a Figures) -> Pair<'a> {
         load_over_codec: quotient(figures.load_over_codec),
         first_refusal: figures.refusal.as_deref(),
         fault: figures.fault.as_deref(),
+        picked_for,
     }
 }
 
@@ -145,14 +182,19 @@ mod tests {
     use crate::report::examples;
     use serde_json::{Value, json};
 
+    fn report(heading: &Heading) -> Value {
+        let figures = examples::figures();
+        let verdict = Verdict::of(&figures, heading.rounds);
+        serde_json::from_str(&render(heading, &figures, &verdict)).unwrap()
+    }
+
     #[test]
     fn figures_are_where_their_names_say() {
-        let report: Value =
-            serde_json::from_str(&render(&examples::heading(), &examples::figures())).unwrap();
+        let report = report(&examples::heading());
         let good = &report[0];
         let ns = |mean: f64| {
             json!({"mean": mean, "p50": mean - 10.0, "p99": mean * 3.0,
-                   "mean_low": mean, "mean_high": mean})
+                   "per_second": (1e9 / mean).round(), "mean_low": mean, "mean_high": mean})
         };
         for (key, value) in [
             ("zpool", json!("zbud")),
@@ -185,16 +227,23 @@ mod tests {
             ("load_over_codec", json!(1.1)),
             ("first_refusal", json!("page too large")),
             ("fault", json!(null)),
+            ("picked_for", {
+                let alone = |question| {
+                    json!({"question": question, "next_zpool": null, "next_compressor": null,
+                           "margin_percent": null, "clear": null})
+                };
+                json!([alone("density"), alone("speed"), alone("both")])
+            }),
         ] {
             assert_eq!(good[key], value, "{key}");
         }
-        assert_eq!(good.as_object().unwrap().len(), 30);
+        assert_eq!(good.as_object().unwrap().len(), 31);
     }
 
     #[test]
     fn a_sample_tells_of_its_process() {
         let heading = Heading { sampled: Some(examples::facts()), ..examples::heading() };
-        let report: Value = serde_json::from_str(&render(&heading, &examples::figures())).unwrap();
+        let report = report(&heading);
         let expect = json!({"pid": 77, "comm": "a \nname", "eligible_pages": 1234, "threads": 3,
                             "stopped_ms": 1.5});
         assert_eq!(report[0]["sample"], expect);
@@ -202,8 +251,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_null() {
-        let report: Value =
-            serde_json::from_str(&render(&examples::heading(), &examples::figures())).unwrap();
+        let report = report(&examples::heading());
         let bad = &report[1];
         assert_eq!(bad["verified"], json!(false));
         assert_eq!(bad["fault"], json!("page 3 came back changed"));

@@ -5,11 +5,15 @@ use std::fmt::Write;
 use super::Heading;
 use crate::error::one_line;
 use crate::figures::Figures;
+use crate::look::{Look, Role};
 use crate::process::Facts;
 use crate::timing::Timing;
+use crate::verdict::{self, Pick, Verdict};
 
 /// A column: what stands above it, and what it says of a pair.
 struct Column {
+    /// Columns of a lower rank go first when the terminal is too narrow for all.
+    rank: u8,
     /// The first line of the head, shared by neighbours that have the same.
     group: &'static str,
     name: &'static str,
@@ -24,32 +28,49 @@ impl Column {
     }
 }
 
+/// Of what no table goes without.
+const KEPT: u8 = u8::MAX;
+
 const fn text(name: &'static str, cell: fn(&Figures) -> String) -> Column {
-    Column { group: "", name, left: true, cell }
+    Column { rank: KEPT, group: "", name, left: true, cell }
 }
 
-const fn number(group: &'static str, name: &'static str, cell: fn(&Figures) -> String) -> Column {
-    Column { group, name, left: false, cell }
+const fn number(
+    rank: u8,
+    group: &'static str,
+    name: &'static str,
+    cell: fn(&Figures) -> String,
+) -> Column {
+    Column { rank, group, name, left: false, cell }
 }
 
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 18] = [
     text("zpool", |f| one_line(&f.zpool)),
     text("compressor", |f| one_line(&f.compressor)),
-    number("", "ratio", |f| decimals(f.memory.ratio(), 2)),
-    number("pool", "/compr", |f| decimals(f.memory.pool_per_compressed_byte(), 3)),
-    number("meta", "/page", |f| decimals(f.memory.metadata_per_page(), 1)),
-    number("", "refused", |f| f.memory.rejected.to_string()),
-    number("store ns", "mean", |f| ns(f.store, |t| t.mean)),
-    number("store ns", "p99", |f| ns(f.store, |t| t.p99)),
-    number("store ns", "growing", |f| ns(f.grow, |t| t.mean)),
-    number("load ns", "mean", |f| ns(f.load, |t| t.mean)),
-    number("load ns", "p99", |f| ns(f.load, |t| t.p99)),
-    number("bare codec ns", "compr", |f| ns(f.compress, |t| t.mean)),
-    number("bare codec ns", "decompr", |f| ns(f.decompress, |t| t.mean)),
-    number("x codec", "store", |f| decimals(f.store_over_codec, 2)),
-    number("x codec", "load", |f| decimals(f.load_over_codec, 2)),
-    number("", "equal", |f| if f.verified() { "yes".into() } else { "NO".into() }),
+    number(KEPT, "", "ratio", |f| decimals(f.memory.ratio(), 2)),
+    number(8, "pool", "/compr", |f| decimals(f.memory.pool_per_compressed_byte(), 3)),
+    number(6, "meta", "/page", |f| decimals(f.memory.metadata_per_page(), 1)),
+    number(5, "", "refused", |f| f.memory.rejected.to_string()),
+    number(KEPT, "store ns", "mean", |f| ns(f.store, |t| t.mean)),
+    number(3, "store ns", "p99", |f| ns(f.store, |t| t.p99)),
+    number(2, "store ns", "growing", |f| ns(f.grow, |t| t.mean)),
+    number(KEPT, "load ns", "mean", |f| ns(f.load, |t| t.mean)),
+    number(4, "load ns", "p99", |f| ns(f.load, |t| t.p99)),
+    number(0, "bare codec ns", "compr", |f| ns(f.compress, |t| t.mean)),
+    number(1, "bare codec ns", "decompr", |f| ns(f.decompress, |t| t.mean)),
+    number(9, "x codec", "store", |f| decimals(f.store_over_codec, 2)),
+    number(10, "x codec", "load", |f| decimals(f.load_over_codec, 2)),
+    number(7, THROUGHPUT, "store", |f| thousands(f.store)),
+    number(7, THROUGHPUT, "load", |f| thousands(f.load)),
+    number(KEPT, "", "equal", |f| if f.verified() { "yes".into() } else { "NO".into() }),
 ];
+
+/// The head of what is shown only if several threads made it another thing than a mean.
+const THROUGHPUT: &str = "1000 pages/s";
+
+fn thousands(timing: Option<Timing>) -> String {
+    timing.map_or_else(|| "-".to_owned(), |t| format!("{:.0}", t.per_second / 1000.0))
+}
 
 fn decimals(value: Option<f64>, places: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |v| format!("{v:.places$}"))
@@ -60,31 +81,84 @@ fn ns(timing: Option<Timing>, part: fn(&Timing) -> f64) -> String {
 }
 
 /// The whole report, a newline at its end.
-pub(crate) fn render(heading: &Heading, figures: &[Figures]) -> String {
-    let mut out = head_line(heading);
-    out.push('\n');
+pub(crate) fn render(
+    heading: &Heading,
+    figures: &[Figures],
+    verdict: &Verdict,
+    look: Look,
+) -> String {
+    let mut out = look.paragraph(&head_line(heading));
     if let Some(facts) = &heading.sampled {
-        push_line(&mut out, &sample_line(heading, facts));
+        out.push_str(&look.paragraph(&sample_line(heading, facts)));
     }
     out.push('\n');
-    push_rows(&mut out, figures);
+    push_rows(&mut out, heading, figures, verdict, look);
     out.push('\n');
-    out.push_str(&legend(heading, figures));
+    for line in legend(heading, figures).lines() {
+        out.push_str(&look.paragraph(line));
+    }
     for f in figures {
-        let pair = one_line(&format!("{}/{}", f.zpool, f.compressor));
+        let pair = name(f);
         if let Some(why) = &f.refusal {
-            let _ = writeln!(
-                out,
+            out.push_str(&look.paragraph(&format!(
                 "{pair} refused {} pages, the first since: {}",
                 f.memory.rejected,
                 one_line(why)
-            );
+            )));
         }
         if let Some(fault) = &f.fault {
-            let _ = writeln!(out, "{pair} FAILED: {}", one_line(fault));
+            let line = look.paragraph(&format!("{pair} FAILED: {}", one_line(fault)));
+            out.push_str(&look.paint(Role::Bad, line.trim_end()));
+            out.push('\n');
         }
     }
+    out.push('\n');
+    out.push_str(&look.paragraph(&closing(figures, verdict)));
     out
+}
+
+fn name(figures: &Figures) -> String {
+    one_line(&format!("{}/{}", figures.zpool, figures.compressor))
+}
+
+/// The paragraph that says what to pick.
+fn closing(figures: &[Figures], verdict: &Verdict) -> String {
+    let Verdict { density, speed, both } = verdict;
+    let figure = |question: &str, pair: &Figures| match question {
+        "density" => format!("{} page bytes per byte of memory", decimals(pair.memory.ratio(), 2)),
+        "speed" => {
+            let time = verdict::time(pair).map(|(ns, _)| ns / 1000.0);
+            format!("{} µs for a store and a load", decimals(time, 2))
+        }
+        _ => "least memory times time".to_owned(),
+    };
+    let mut sentences = Vec::new();
+    for (question, less, pick) in
+        [("density", "less memory", density), ("speed", "less time", speed), ("both", "less", both)]
+    {
+        let Some(pick) = pick else { continue };
+        let winner = &figures[pick.winner];
+        let mut sentence =
+            format!("For {question}: {}, {}", name(winner), figure(question, winner));
+        match &pick.next {
+            None => sentence.push_str(", with nothing to compare it with"),
+            Some(next) => {
+                let runner_up = name(&figures[next.pair]);
+                sentence.push_str(&format!(", {:.1} % {less} than {runner_up}", next.margin));
+                sentence.push_str(match next.clear {
+                    Some(true) => "",
+                    Some(false) => ", which is within what the rounds differ by",
+                    None => "; one round does not tell whether that holds",
+                });
+            }
+        }
+        sentence.push('.');
+        sentences.push(sentence);
+    }
+    if sentences.is_empty() {
+        return "There is nothing to pick: no pair has figures.".to_owned();
+    }
+    sentences.join(" ")
 }
 
 fn head_line(heading: &Heading) -> String {
@@ -114,59 +188,131 @@ fn sample_line(heading: &Heading, facts: &Facts) -> String {
     )
 }
 
-fn push_rows(out: &mut String, figures: &[Figures]) {
+/// The columns that are shown: all that say something, or as many as the terminal is wide.
+fn columns(heading: &Heading, rows: &[Vec<String>], width: Option<usize>) -> Vec<usize> {
+    let shown = |i: &usize| heading.threads > 1 || COLUMNS[*i].group != THROUGHPUT;
+    let mut columns: Vec<usize> = (0..COLUMNS.len()).filter(shown).collect();
+    let Some(width) = width else { return columns };
+    while line_width(&columns, &widths(rows, &columns)) > width {
+        let least = columns.iter().copied().min_by_key(|&i| COLUMNS[i].rank);
+        match least.filter(|&i| COLUMNS[i].rank != KEPT) {
+            Some(least) => columns.retain(|&i| COLUMNS[i].rank != COLUMNS[least].rank),
+            None => break,
+        }
+    }
+    columns
+}
+
+fn widths(rows: &[Vec<String>], columns: &[usize]) -> Vec<usize> {
+    let width = |&i: &usize| {
+        let cells = rows.iter().map(|row| row[i].chars().count());
+        cells.max().unwrap_or(0).max(COLUMNS[i].name.len())
+    };
+    let mut widths: Vec<usize> = columns.iter().map(width).collect();
+    // A head that is wider than what stands below it.
+    for span in spans(columns) {
+        let inside: usize = (span.start + 1..span.end).map(|at| gap(columns, at).len()).sum();
+        let have = widths[span.clone()].iter().sum::<usize>() + inside;
+        let group = COLUMNS[columns[span.start]].group;
+        let need = group.len() + if span.len() > 1 { 2 } else { 0 };
+        widths[span.start] += need.saturating_sub(have);
+    }
+    widths
+}
+
+fn line_width(columns: &[usize], widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>()
+        + (0..columns.len()).map(|at| gap(columns, at).len()).sum::<usize>()
+}
+
+/// The neighbours that share a head, each column once.
+fn spans(columns: &[usize]) -> Vec<std::ops::Range<usize>> {
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while at < columns.len() {
+        let group = COLUMNS[columns[at]].group;
+        let more = columns[at + 1..].iter().take_while(|&&i| COLUMNS[i].joins(group)).count();
+        spans.push(at..at + 1 + more);
+        at += 1 + more;
+    }
+    spans
+}
+
+fn push_rows(
+    out: &mut String,
+    heading: &Heading,
+    figures: &[Figures],
+    verdict: &Verdict,
+    look: Look,
+) {
     let rows: Vec<Vec<String>> =
         figures.iter().map(|f| COLUMNS.iter().map(|c| (c.cell)(f)).collect()).collect();
-    let widths: Vec<usize> = COLUMNS
-        .iter()
-        .enumerate()
-        .map(|(i, column)| {
-            let cells = rows.iter().map(|row| row[i].chars().count());
-            cells.max().unwrap_or(0).max(column.name.len())
-        })
-        .collect();
+    let columns = columns(heading, &rows, look.width);
+    let widths = widths(&rows, &columns);
 
     let mut groups = String::new();
-    let mut at = 0;
-    while at < COLUMNS.len() {
-        let group = COLUMNS[at].group;
-        let end = at + 1 + COLUMNS[at + 1..].iter().take_while(|c| c.joins(group)).count();
-        let inside: usize = (at + 1..end).map(|i| gap(i).len()).sum();
-        let width = widths[at..end].iter().sum::<usize>() + inside;
-        groups.push_str(gap(at));
-        if end - at > 1 {
+    for span in spans(&columns) {
+        let group = COLUMNS[columns[span.start]].group;
+        let inside: usize = (span.start + 1..span.end).map(|at| gap(&columns, at).len()).sum();
+        let width = widths[span.clone()].iter().sum::<usize>() + inside;
+        groups.push_str(gap(&columns, span.start));
+        if span.len() > 1 {
             let _ = write!(groups, "{:-^width$}", format!(" {group} "));
         } else {
             let _ = write!(groups, "{group:>width$}");
         }
-        at = end;
     }
-    push_line(out, &groups);
+    push_line(out, &look.paint(Role::Head, groups.trim_end()));
     let names: Vec<String> = COLUMNS.iter().map(|c| c.name.to_owned()).collect();
-    for row in std::iter::once(&names).chain(&rows) {
-        let mut line = String::new();
-        for (i, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            line.push_str(gap(i));
-            let _ = match COLUMNS[i].left {
-                true => write!(line, "{cell:<width$}"),
-                false => write!(line, "{cell:>width$}"),
-            };
-        }
-        push_line(out, &line);
+    push_line(out, &look.paint(Role::Head, &line(&names, &columns, &widths, |_, cell| cell)));
+    let wins = |pick: &Option<Pick>, row| pick.as_ref().is_some_and(|pick| pick.winner == row);
+    for (n, row) in rows.iter().enumerate() {
+        let painted = |column: usize, cell: String| {
+            let Column { group, name, .. } = COLUMNS[column];
+            match (group, name) {
+                ("", "ratio") if wins(&verdict.density, n) => look.paint(Role::Best, &cell),
+                ("store ns" | "load ns", "mean") if wins(&verdict.speed, n) => {
+                    look.paint(Role::Best, &cell)
+                }
+                ("", "equal") if !figures[n].verified() => look.paint(Role::Bad, &cell),
+                _ => cell,
+            }
+        };
+        push_line(out, &line(row, &columns, &widths, painted));
     }
 }
 
-/// What stands before column `index`: more where a group of several begins or ends.
-fn gap(index: usize) -> &'static str {
-    let grouped = |i: usize| {
-        let neighbours = [i.wrapping_sub(1), i + 1].map(|n| COLUMNS.get(n));
-        neighbours.into_iter().flatten().any(|n| n.joins(COLUMNS[i].group))
+/// One line of cells, each of its column's width.
+fn line(
+    row: &[String],
+    columns: &[usize],
+    widths: &[usize],
+    painted: impl Fn(usize, String) -> String,
+) -> String {
+    let mut line = String::new();
+    for (at, (&i, &width)) in columns.iter().zip(widths).enumerate() {
+        line.push_str(gap(columns, at));
+        let cell = &row[i];
+        let cell = match COLUMNS[i].left {
+            true => format!("{cell:<width$}"),
+            false => format!("{cell:>width$}"),
+        };
+        line.push_str(&painted(i, cell));
+    }
+    line
+}
+
+/// What stands before the column at place `at`: more where a group of several begins or ends.
+fn gap(columns: &[usize], at: usize) -> &'static str {
+    let joined = |a: usize, b: usize| match (columns.get(a), columns.get(b)) {
+        (Some(&a), Some(&b)) => COLUMNS[b].joins(COLUMNS[a].group),
+        _ => false,
     };
-    if index == 0 {
+    if at == 0 {
         ""
-    } else if COLUMNS[index].joins(COLUMNS[index - 1].group) {
+    } else if joined(at - 1, at) {
         " "
-    } else if grouped(index) || grouped(index - 1) {
+    } else if joined(at, at + 1) || at > 1 && joined(at - 2, at - 1) {
         "  "
     } else {
         " "
@@ -187,11 +333,18 @@ fn legend(heading: &Heading, figures: &[Figures]) -> String {
         "\
 ratio: page bytes over pool, metadata, contexts (their size is fixed: it tells on small sets) and refused pages.
 pool/compr: resident pool bytes for each compressed byte. meta/page: metadata bytes for each page held.
-store: every page again, in random order, over the full pool; growing: the first filling, page faults included; load: in
-random order. Without same-filled pages; {clock:.0} ns for reading the clock subtracted from each operation.
+store: every page again, in random order, over the full pool; growing: the first filling, page faults included; load: in random order. Without same-filled pages; {clock:.0} ns for reading the clock subtracted from each operation.
 bare codec: the same calls on the same pages in the same orders; x codec: the store's mean in multiples of it.
 "
     );
+    if heading.threads > 1 {
+        let _ = writeln!(
+            legend,
+            "{} threads share the pages of one store; times are of single calls, {THROUGHPUT} of all \
+             threads together.",
+            heading.threads
+        );
+    }
     if let Some(spread) = spread(figures).filter(|_| heading.rounds > 1) {
         let busy = if spread > BUSY { ": something else was running" } else { "" };
         let _ =
@@ -215,8 +368,12 @@ mod tests {
     use super::*;
     use crate::report::examples;
 
+    fn table(heading: &Heading, figures: &[Figures], look: Look) -> String {
+        render(heading, figures, &Verdict::of(figures, heading.rounds), look)
+    }
+
     fn lines() -> Vec<String> {
-        let table = render(&examples::heading(), &examples::figures());
+        let table = table(&examples::heading(), &examples::figures(), Look::PLAIN);
         table.lines().map(str::to_owned).collect()
     }
 
@@ -233,7 +390,7 @@ mod tests {
         let facts = examples::facts();
         let origin = facts.process();
         let heading = Heading { sampled: Some(facts), origin, ..examples::heading() };
-        let table = render(&heading, &examples::figures());
+        let table = table(&heading, &examples::figures(), Look::PLAIN);
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines[0].contains("of process 77 (a \\nname)"), "{}", lines[0]);
         assert_eq!(
@@ -302,7 +459,8 @@ mod tests {
     #[test]
     fn refusals_and_faults_are_told_below() {
         let lines = lines();
-        let last: Vec<&str> = lines.iter().rev().take(2).map(String::as_str).collect();
+        let before = lines.iter().rposition(String::is_empty).unwrap();
+        let last: Vec<&str> = lines[..before].iter().rev().take(2).map(String::as_str).collect();
         assert_eq!(last[1], "zbud/lz4 refused 1 pages, the first since: page too large");
         assert_eq!(last[0], "zbud/own:k=v FAILED: page 3 came back changed");
     }
@@ -340,9 +498,66 @@ mod tests {
                 slow(t);
             }
         }
-        let table = render(&examples::heading(), &figures);
-        for line in table.lines() {
-            assert!(line.chars().count() <= 120, "{} in {line}", line.chars().count());
+        for width in [120, 100, 80, 60] {
+            let look = Look { width: Some(width), color: false };
+            for threads in [1, 8] {
+                let table = table(&Heading { threads, ..examples::heading() }, &figures, look);
+                for line in table.lines() {
+                    let columns = line.chars().count();
+                    assert!(columns <= width, "{columns} of {width} in {line}");
+                }
+                for kept in ["123456", " ratio", "equal", " NO"] {
+                    assert!(table.contains(kept), "{kept} is not in\n{table}");
+                }
+            }
         }
+        let whole = table(&examples::heading(), &figures, Look::PLAIN);
+        assert!(whole.lines().take(7).all(|line| line.chars().count() <= 120), "{whole}");
+        assert!(!whole.contains(THROUGHPUT));
+        let threads = Heading { threads: 2, ..examples::heading() };
+        assert!(table(&threads, &figures, Look::PLAIN).contains(THROUGHPUT));
+    }
+
+    #[test]
+    fn the_closing_paragraph_picks_and_says_by_how_much() {
+        let figures = examples::figures();
+        let one = closing(&figures, &Verdict::of(&figures, 1));
+        assert_eq!(
+            one,
+            "For density: zbud/lz4, 1.97 page bytes per byte of memory, with nothing to compare it \
+             with. For speed: zbud/lz4, 8.91 µs for a store and a load, with nothing to compare it \
+             with. For both: zbud/lz4, least memory times time, with nothing to compare it with."
+        );
+        assert!(closing(&figures[1..], &Verdict::default()).starts_with("There is nothing"));
+        let mut slower = figures[0].clone();
+        slower.compressor = "slow".into();
+        slower.memory.pool_bytes *= 2;
+        for t in [&mut slower.store, &mut slower.load].into_iter().flatten() {
+            (t.mean, t.mean_range) = (t.mean * 2.0, (t.mean * 1.9, t.mean * 2.1));
+        }
+        let two = [figures[0].clone(), slower];
+        let text = closing(&two, &Verdict::of(&two, 3));
+        assert!(text.contains("37.2 % less memory than zbud/slow. "), "{text}");
+        assert!(text.contains("50.0 % less time than zbud/slow. "), "{text}");
+        assert!(text.contains("68.6 % less than zbud/slow."), "{text}");
+        let text = closing(&two, &Verdict::of(&two, 1));
+        assert!(text.contains("than zbud/slow; one round does not tell"), "{text}");
+        let mut close = two.clone();
+        if let Some(t) = &mut close[1].store {
+            t.mean_range.0 = 1.0;
+        }
+        let text = closing(&close, &Verdict::of(&close, 3));
+        assert!(text.contains("less time than zbud/slow, which is within"), "{text}");
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let (heading, figures) = (examples::heading(), examples::figures());
+        let colored = table(&heading, &figures, Look { color: true, ..Look::PLAIN });
+        let plain = table(&heading, &figures, Look::PLAIN);
+        assert_eq!(anstream::adapter::strip_str(&colored).to_string(), plain);
+        assert!(colored.contains("\u{1b}[") && !plain.contains('\u{1b}'));
+        let failed = colored.lines().find(|line| line.contains("FAILED")).unwrap();
+        assert!(failed.contains("\u{1b}[31m"), "{failed:?}");
     }
 }

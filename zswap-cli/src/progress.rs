@@ -1,0 +1,38 @@
+//! A bar on the standard error that says how far the run is; nothing where nobody sees it.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+#[derive(Debug)]
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// For so many turns. Hidden unless the standard error is a terminal.
+    pub(crate) fn new(turns: usize) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(turns as u64), ProgressDrawTarget::stderr());
+        if let Ok(style) =
+            ProgressStyle::with_template("[{wide_bar}] {pos}/{len} {msg}, {eta} left")
+        {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Progress(bar)
+    }
+
+    /// Another turn begins.
+    pub(crate) fn begin(&self, what: String) {
+        self.0.set_message(what);
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&self) {
+        self.0.inc(1);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

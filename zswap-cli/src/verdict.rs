@@ -1,0 +1,194 @@
+//! Which pair to pick, and by how much it is better than the next.
+//!
+//! Three questions, each a figure of which less is better:
+//! * density: the memory that a page takes, everything counted;
+//! * speed: the time of a store and a load, their means together;
+//! * both: the product of the two. A pair that needs half the memory may take twice the time.
+//!
+//! Pairs that did not keep their pages, or have no times, are not asked. A difference counts as
+//! clear if no round of the winner was slower than one of the next, and, for memory, which does
+//! not vary, if it is at least half a percent.
+
+use crate::figures::Figures;
+use crate::timing::Timing;
+
+/// The winner of one question.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Pick {
+    /// Which of the pairs.
+    pub(crate) winner: usize,
+    pub(crate) next: Option<Next>,
+}
+
+/// The one behind the winner.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Next {
+    pub(crate) pair: usize,
+    /// By how many percent of its figure the winner's is less.
+    pub(crate) margin: f64,
+    /// Whether the rounds tell the two apart; `None` if one round says nothing about that.
+    pub(crate) clear: Option<bool>,
+}
+
+/// The answers; none if no pair has a figure.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) density: Option<Pick>,
+    pub(crate) speed: Option<Pick>,
+    pub(crate) both: Option<Pick>,
+}
+
+/// A difference in memory below this is none, percent.
+const HALF_A_PERCENT: f64 = 0.5;
+
+/// A pair's figure with the least and the most that its rounds allow.
+#[derive(Clone, Copy)]
+struct Entrant {
+    pair: usize,
+    value: f64,
+    range: (f64, f64),
+}
+
+impl Verdict {
+    pub(crate) fn of(figures: &[Figures], rounds: u32) -> Self {
+        let mut density = Vec::new();
+        let mut speed = Vec::new();
+        let mut both = Vec::new();
+        for (pair, f) in figures.iter().enumerate().filter(|(_, f)| f.verified()) {
+            let memory = f.memory.ratio().filter(|ratio| *ratio > 0.0).map(f64::recip);
+            if let Some(value) = memory {
+                density.push(Entrant { pair, value, range: (value, value) });
+            }
+            let Some((value, range)) = time(f) else { continue };
+            speed.push(Entrant { pair, value, range });
+            if let Some(memory) = memory {
+                let range = (memory * range.0, memory * range.1);
+                both.push(Entrant { pair, value: memory * value, range });
+            }
+        }
+        let apart =
+            |winner: Entrant, next: Entrant| (rounds > 1).then_some(winner.range.1 < next.range.0);
+        Verdict {
+            density: pick(density, |_, _, margin| Some(margin >= HALF_A_PERCENT)),
+            speed: pick(speed, |winner, next, _| apart(winner, next)),
+            both: pick(both, |winner, next, _| apart(winner, next)),
+        }
+    }
+
+    /// Each question's name with its answer.
+    pub(crate) fn answers(&self) -> [(&'static str, Option<&Pick>); 3] {
+        [
+            ("density", self.density.as_ref()),
+            ("speed", self.speed.as_ref()),
+            ("both", self.both.as_ref()),
+        ]
+    }
+}
+
+/// Nanoseconds of a store and a load, and what the quickest and slowest rounds allow.
+pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
+    let (store, load) = figures.store.zip(figures.load)?;
+    let sum = |part: fn(Timing) -> f64| part(store) + part(load);
+    let range = (sum(|t| t.mean_range.0), sum(|t| t.mean_range.1));
+    Some((sum(|t| t.mean), range)).filter(|(time, _)| *time > 0.0)
+}
+
+/// The least, and the one after it. Of equals the first.
+fn pick(
+    mut entrants: Vec<Entrant>,
+    clear: impl Fn(Entrant, Entrant, f64) -> Option<bool>,
+) -> Option<Pick> {
+    entrants.retain(|entrant| entrant.value.is_finite());
+    entrants.sort_by(|a, b| a.value.total_cmp(&b.value));
+    let winner = *entrants.first()?;
+    let next = entrants.get(1).map(|&next| {
+        let margin = (1.0 - winner.value / next.value) * 100.0;
+        Next { pair: next.pair, margin, clear: clear(winner, next, margin) }
+    });
+    Some(Pick { winner: winner.pair, next })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::{Memory, Round};
+    use crate::timing::Summary;
+
+    /// A pair with so much pool memory for 10 pages and these means of its rounds, store and load
+    /// alike.
+    fn pair(pool_bytes: usize, means: &[f64], fault: Option<&str>) -> Figures {
+        let rounds: Vec<Round> = means
+            .iter()
+            .map(|&mean| {
+                let s = Some(Summary { mean, p50: mean, p99: mean, per_second: 1.0 });
+                Round { store: s, load: s, ..Round::default() }
+            })
+            .collect();
+        let memory = Memory { pages: 10, stored: 10, pool_bytes, ..Memory::default() };
+        Figures::new(("z".into(), "c".into()), memory, &rounds, None, fault.map(str::to_owned))
+    }
+
+    fn next(pick: &Option<Pick>) -> (usize, Next) {
+        let pick = pick.clone().unwrap();
+        (pick.winner, pick.next.unwrap())
+    }
+
+    #[test]
+    fn each_question_has_its_own_winner_and_margin() {
+        let figures = [
+            pair(10_000, &[400.0, 410.0, 390.0], None),
+            pair(20_000, &[100.0, 110.0, 90.0], None),
+            pair(11_000, &[200.0, 210.0, 190.0], None),
+        ];
+        let verdict = Verdict::of(&figures, 3);
+        let (winner, second) = next(&verdict.density);
+        assert_eq!((winner, second.pair, second.clear), (0, 2, Some(true)));
+        assert!((second.margin - 100.0 / 11.0).abs() < 1e-9, "{}", second.margin);
+        let (winner, second) = next(&verdict.speed);
+        assert_eq!((winner, second.pair, second.clear), (1, 2, Some(true)));
+        assert_eq!(second.margin, 50.0);
+        // 20000 x 100 against 11000 x 200; the rounds overlap.
+        let (winner, second) = next(&verdict.both);
+        assert_eq!((winner, second.pair, second.clear), (1, 2, Some(false)));
+        assert!((second.margin - 100.0 / 11.0).abs() < 1e-9, "{}", second.margin);
+    }
+
+    #[test]
+    fn what_the_rounds_do_not_tell_apart_is_not_clear() {
+        let figures = [pair(10_000, &[100.0, 130.0], None), pair(10_020, &[120.0, 140.0], None)];
+        let verdict = Verdict::of(&figures, 2);
+        assert_eq!(next(&verdict.density).1.clear, Some(false), "0.2 % of memory");
+        assert_eq!(next(&verdict.speed).1.clear, Some(false));
+        let one_round = Verdict::of(&figures, 1);
+        assert_eq!((next(&one_round.speed).1.clear, next(&one_round.both).1.clear), (None, None));
+    }
+
+    #[test]
+    fn of_equals_the_first_wins_by_nothing() {
+        let figures = [pair(10_000, &[100.0], None), pair(10_000, &[100.0], None)];
+        let verdict = Verdict::of(&figures, 5);
+        for pick in [&verdict.density, &verdict.speed, &verdict.both] {
+            let (winner, second) = next(pick);
+            assert_eq!(
+                (winner, second.pair, second.margin, second.clear),
+                (0, 1, 0.0, Some(false))
+            );
+        }
+    }
+
+    #[test]
+    fn pairs_without_figures_or_with_a_fault_are_not_asked() {
+        let figures = [
+            pair(1, &[1.0], Some("page 3 came back changed")),
+            pair(0, &[50.0], None),
+            pair(10_000, &[], None),
+            pair(20_000, &[0.0], None),
+        ];
+        let verdict = Verdict::of(&figures, 3);
+        assert_eq!(next(&verdict.density).0, 2);
+        assert_eq!(verdict.speed, Some(Pick { winner: 1, next: None }));
+        assert_eq!(verdict.both, None);
+        assert_eq!(Verdict::of(&figures[..1], 3), Verdict::default());
+        assert_eq!(Verdict::of(&[], 3), Verdict::default());
+    }
+}
