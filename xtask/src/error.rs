@@ -42,6 +42,15 @@ pub(crate) enum Error {
     #[error("{krate} states rust-version {found:?}, the root manifest {wanted}; inherit it")]
     RustVersion { krate: String, found: Option<String>, wanted: String },
 
+    #[error("the package of {krate} says no `{field}`; add it to its Cargo.toml")]
+    PackageField { krate: String, field: String },
+
+    #[error("the package of {krate} has no {file}; see what `cargo package --list` takes")]
+    PackageFile { krate: String, file: String },
+
+    #[error("--pages: {reason}; give files whose paths have none")]
+    PagesPath { reason: String },
+
     #[error("{job}: {count} findings, listed above; mend each of them", count = findings)]
     Findings { job: &'static str, findings: usize },
 

@@ -1,5 +1,6 @@
 //! The jobs, one file each.
 
+pub(crate) mod bench;
 pub(crate) mod ci;
 pub(crate) mod clippy;
 pub(crate) mod compare;
@@ -11,5 +12,7 @@ pub(crate) mod loom;
 pub(crate) mod lzo;
 pub(crate) mod miri;
 pub(crate) mod msrv;
+pub(crate) mod outside;
+pub(crate) mod powerset;
 pub(crate) mod test;
 pub(crate) mod tsan;

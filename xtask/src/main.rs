@@ -54,12 +54,18 @@ enum Job {
     Msrv,
     /// Type-checks the crates without C code for other systems.
     Cross,
+    /// Type-checks every combination of each crate's features.
+    Powerset(jobs::powerset::Args),
+    /// The packages of the library crates, used by a crate outside the workspace.
+    Outside,
     /// Every loom model.
     Loom(jobs::loom::Args),
     /// The allocators and the store under Miri.
     Miri(jobs::miri::Args),
     /// The concurrent tests under ThreadSanitizer.
     Tsan(jobs::tsan::Args),
+    /// The criterion benches on real pages, told in multiples of a mutex pair.
+    Bench(jobs::bench::Args),
     /// Every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
 }
@@ -87,9 +93,12 @@ fn run(job: Job) -> Result<()> {
         Job::Lzo => jobs::lzo::run(),
         Job::Msrv => jobs::msrv::run(&ws),
         Job::Cross => jobs::cross::run(),
+        Job::Powerset(args) => jobs::powerset::run(&ws, &args),
+        Job::Outside => jobs::outside::run(&ws),
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
+        Job::Bench(args) => jobs::bench::run(&ws, &args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
     }
 }

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::jobs::{clippy, compare, cross, docs, fmt, fuzz, loom, lzo, miri, msrv, test, tsan};
+use crate::jobs::{
+    bench, clippy, compare, cross, docs, fmt, fuzz, loom, lzo, miri, msrv, outside, powerset, test,
+    tsan,
+};
 use crate::tidy;
 use crate::workspace::Workspace;
 
@@ -29,6 +32,9 @@ const STEPS: &[Step] = &[
     ("lzo", |_| lzo::run()),
     ("msrv", msrv::run),
     ("cross", |_| cross::run()),
+    ("powerset", |ws| powerset::run(ws, &powerset::Args::default())),
+    ("outside", outside::run),
+    ("bench", |ws| bench::run(ws, &bench::Args::smoke())),
     ("loom", |ws| loom::run(ws, &loom::Args::default())),
     ("miri", |ws| miri::run(ws, &miri::Args::default())),
     ("tsan", |ws| tsan::run(ws, &tsan::Args::default())),

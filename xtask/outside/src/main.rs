@@ -1,0 +1,119 @@
+//! What somebody who knows the packages only would write: stores of every kind that the features
+//! allow, with pages stored, loaded and compared. Ends with a line on the standard output, or with
+//! an error and exit status 1.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use compressors::{Compressor, CompressorCtx, CompressorError};
+use zpool_api::{HeapPages, Zpool, ZpoolError};
+use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
+
+/// Runs of equal bytes as a count and the byte: a codec that no package has.
+#[derive(Debug, Clone)]
+struct RunLength;
+
+impl Compressor for RunLength {
+    fn name(&self) -> &str {
+        "run-length"
+    }
+    fn spec(&self) -> String {
+        self.name().to_owned()
+    }
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        2 * src_len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for RunLength {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let (src_len, capacity) = (src.len(), dst.len());
+        let mut len = 0;
+        for run in src.chunk_by(|a, b| a == b).flat_map(|run| run.chunks(255)) {
+            let to = dst.get_mut(len..len + 2);
+            let to = to.ok_or(CompressorError::OutputTooSmall { codec: "run-length", src_len, capacity })?;
+            to.copy_from_slice(&[run.len() as u8, run[0]]);
+            len += 2;
+        }
+        Ok(len)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        let mut at = 0;
+        for run in src.chunks_exact(2) {
+            // What this very codec wrote; bytes beyond the page are left out.
+            let end = (at + usize::from(run[0])).min(dst.len());
+            dst[at..end].fill(run[1]);
+            at = end;
+        }
+        Ok(())
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+fn page(number: usize) -> Page {
+    let mut page = [0; PAGE_SIZE];
+    for (at, byte) in page.iter_mut().enumerate() {
+        *byte = ((at / 100) ^ number) as u8;
+    }
+    page
+}
+
+/// Stores, loads and takes away; how many pages were compared.
+fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
+    const PAGES: usize = 300;
+    for number in 0..PAGES {
+        store.store(SwapEntry::new(1, number as u64)?, &page(number))?;
+    }
+    let mut back = [0; PAGE_SIZE];
+    for number in 0..PAGES {
+        store.load(SwapEntry::new(1, number as u64)?, &mut back)?;
+        if back != page(number) {
+            return Err(format!("page {number} came back changed").into());
+        }
+    }
+    store.invalidate_area(1);
+    if store.len() != 0 {
+        return Err(format!("{} pages are left", store.len()).into());
+    }
+    Ok(PAGES)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut compared = 0;
+
+    // Without any feature: a backend over the heap and a compressor, both brought along.
+    let mut zpools = zpool_api::Registry::new();
+    zpools.register("mine", |_| {
+        let pool: Arc<dyn Zpool> = Arc::new(zbud::Zbud::new(Arc::new(HeapPages::new()))?);
+        Ok::<_, ZpoolError>(pool)
+    })?;
+    let mut codecs = compressors::Registry::empty();
+    codecs.register("run-length", |_| Ok(Arc::new(RunLength) as Arc<dyn Compressor>))?;
+    let store = Zswap::builder()
+        .zpool("mine")
+        .compressor("run-length")
+        .zpool_registry(zpools)
+        .compressor_registry(codecs)
+        .build()?;
+    compared += exercise(&store)?;
+
+    // With the defaults: all that is built in, and the store that asks for nothing.
+    if cfg!(feature = "defaults") {
+        compared += exercise(&Zswap::builder().build()?)?;
+        let (zpools, codecs) =
+            (zswap_core::builtin::zpools(), zswap_core::builtin::compressors());
+        for zpool in zpools.names() {
+            for codec in codecs.names() {
+                let store = Zswap::builder().zpool(zpool).compressor(codec).build()?;
+                compared += exercise(&store)?;
+            }
+        }
+    }
+    println!("outside: {compared} pages came back equal");
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! The criterion benches on real pages, and a closing table in multiples of a mutex pair.
+//!
+//! Times differ between machines and from one minute to the next; what was timed in the same run as
+//! an uncontended mutex lock and unlock can be compared by its multiples of that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+use crate::workspace::Workspace;
+
+/// The bench that the others are measured by.
+const UNIT: &str = "mutex pair";
+/// Where real pages are looked for, from the workspace's root.
+const CORPUS: &str = "../shared/corpus";
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Args {
+    /// A tenth of the time, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Run each bench once, without a time: whether they work.
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) smoke: bool,
+    /// Only benches whose name contains this, and the mutex pair.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout
+    /// if there is one, else the small sample of the binary.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pages: Vec<PathBuf>,
+}
+
+impl Args {
+    /// As CI runs it.
+    pub(crate) fn smoke() -> Self {
+        Args { smoke: true, ..Args::default() }
+    }
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let home = PathBuf::from(ws.target_dir("xtask-bench"));
+    if home.exists() {
+        let failed = |source| Error::Read { path: home.clone(), source };
+        fs::remove_dir_all(&home).map_err(failed)?;
+    }
+    let files = pages(ws, args);
+    let mut bench = Cmd::line("cargo bench -p zswap-cli --bench pages --")
+        .env("CRITERION_HOME", home.display().to_string());
+    if files.is_empty() {
+        println!("bench: pages: the built-in sample");
+    } else {
+        let joined = std::env::join_paths(&files)
+            .map_err(|source| Error::PagesPath { reason: source.to_string() })?;
+        println!("bench: pages: {}", joined.to_string_lossy());
+        bench = bench.env("ZSWAP_BENCH_PAGES", joined.to_string_lossy());
+    }
+    if args.smoke {
+        return bench.arg("--test").run();
+    }
+    if args.quick {
+        bench = bench.args(["--warm-up-time", "0.3", "--measurement-time", "0.5"]);
+    }
+    if let Some(filter) = &args.filter {
+        // Criterion takes a regular expression.
+        bench = bench.arg(format!("^{UNIT}$|{}", escaped(filter)));
+    }
+    bench.run()?;
+    let mut times = Vec::new();
+    collect(&home, &mut times)?;
+    print!("{}", table(times)?);
+    Ok(())
+}
+
+fn pages(ws: &Workspace, args: &Args) -> Vec<PathBuf> {
+    if !args.pages.is_empty() {
+        return args.pages.clone();
+    }
+    let corpus = fs::read_dir(ws.root().join(CORPUS)).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = corpus
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().ends_with(".pages.zst"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// `text` as a regular expression that matches nothing else.
+fn escaped(text: &str) -> String {
+    let special = |c: char| !c.is_alphanumeric() && !c.is_whitespace() && c != '/' && c != '_';
+    text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// A bench's name and the mean of its time, nanoseconds.
+type Time = (String, f64);
+
+/// Reads what criterion wrote of this run: a folder `new` for each bench.
+fn collect(folder: &Path, times: &mut Vec<Time>) -> Result<()> {
+    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.ends_with("new") {
+            let name = json(&path.join("benchmark.json"))?;
+            let estimates = json(&path.join("estimates.json"))?;
+            let mean = estimates["mean"]["point_estimate"].as_f64();
+            match (name["full_id"].as_str(), mean) {
+                (Some(name), Some(mean)) => times.push((name.to_owned(), mean)),
+                _ => return Err(Error::Shape { command: "cargo bench".into(), key: "mean" }),
+            }
+        } else if path.is_dir() {
+            collect(&path, times)?;
+        }
+    }
+    Ok(())
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let text =
+        fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    serde_json::from_str(&text)
+        .map_err(|source| Error::Json { command: "cargo bench".to_owned(), source })
+}
+
+fn table(mut times: Vec<Time>) -> Result<String> {
+    let unit = times.iter().find(|(name, _)| name == UNIT).map(|(_, ns)| *ns);
+    let Some(unit) = unit.filter(|_| times.len() > 1) else {
+        return Err(Error::NothingRan { krate: "zswap-cli".to_owned(), what: "bench" });
+    };
+    times.sort_by(|a, b| a.0.cmp(&b.0));
+    let width = times.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut table = format!("\n{:<width$} {:>10} {:>12}\n", "mean of", "ns", "mutex pairs");
+    for (name, ns) in times {
+        table.push_str(&format!("{name:<width$} {ns:>10.1} {:>12.2}\n", ns / unit));
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_mutex_pairs_and_needs_one() {
+        let times = vec![("b".to_owned(), 30.0), (UNIT.to_owned(), 10.0), ("a".to_owned(), 5.0)];
+        let table = table(times.clone()).unwrap();
+        let rows: Vec<Vec<&str>> =
+            table.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["a", "5.0", "0.50"]);
+        assert_eq!(rows[1], ["b", "30.0", "3.00"]);
+        assert!(super::table(times[..1].to_vec()).is_err());
+        assert!(super::table(times[1..2].to_vec()).is_err(), "nothing but the unit ran");
+    }
+
+    #[test]
+    fn a_filter_is_taken_as_it_stands() {
+        assert_eq!(escaped("zstd:level=-1/load(x)"), r"zstd\:level\=\-1/load\(x\)");
+    }
+
+    #[test]
+    fn what_criterion_wrote_is_found_at_any_depth() {
+        let home = std::env::temp_dir().join(format!("xtask-bench-{}", std::process::id()));
+        let new = home.join("a/b/new");
+        fs::create_dir_all(&new).unwrap();
+        fs::write(new.join("benchmark.json"), r#"{"full_id": "a/b"}"#).unwrap();
+        fs::write(new.join("estimates.json"), r#"{"mean": {"point_estimate": 7.5}}"#).unwrap();
+        let mut times = Vec::new();
+        collect(&home, &mut times).unwrap();
+        assert_eq!(times, [("a/b".to_owned(), 7.5)]);
+        fs::write(new.join("estimates.json"), "{}").unwrap();
+        assert!(collect(&home, &mut times).is_err());
+        fs::remove_dir_all(&home).unwrap();
+    }
+}

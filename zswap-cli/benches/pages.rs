@@ -1,0 +1,250 @@
+//! What each layer costs on real pages: guards, backends, codecs, and the whole store.
+//!
+//! Everything is timed in one process beside an uncontended mutex pair, so that costs below a
+//! microsecond can be told in multiples of it. Objects and pages are visited in random order.
+//! `cargo xtask bench` says which pages are used; by itself this takes the built-in sample.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a bench: what it cannot set up it cannot measure, and criterion's macros are undocumented"
+)]
+
+use std::hint::black_box;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use zpool_api::{Handle, ObjRead, PageProvider, Zpool, ZpoolConfig};
+use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
+
+/// Pages of zstd-compressed files, separated as paths are; set by `cargo xtask bench`.
+const PAGES: &str = "ZSWAP_BENCH_PAGES";
+const SAMPLE: &[u8] = include_bytes!("../assets/sample.pages.zst");
+/// Pages in all: a pool that is larger than a processor's own caches.
+const MOST: usize = 8192;
+
+/// Pages that are not same-filled, evenly spread over all files.
+fn pages() -> Vec<Page> {
+    let files: Vec<Vec<u8>> = match std::env::var_os(PAGES) {
+        Some(paths) => std::env::split_paths(&paths)
+            .map(|path| zstd::decode_all(std::fs::File::open(&path).unwrap()).unwrap())
+            .collect(),
+        None => vec![zstd::decode_all(SAMPLE).unwrap()],
+    };
+    let all: Vec<&[u8]> = files
+        .iter()
+        .flat_map(|file| file.chunks_exact(PAGE_SIZE))
+        .filter(|page| page[8..] != page[..PAGE_SIZE - 8])
+        .collect();
+    let step = all.len().div_ceil(MOST).max(1);
+    all.iter().step_by(step).map(|page| (*page).try_into().unwrap()).collect()
+}
+
+/// A permutation of `0..n`, always the same.
+fn shuffled(n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for last in (1..n).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        order.swap(last, (state % (last as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// The time of `iterations` calls of `step`, made in rounds of as many as `ready` sets up, whose
+/// own time does not count.
+fn in_rounds<T>(
+    iterations: u64,
+    mut ready: impl FnMut() -> T,
+    mut step: impl FnMut(&mut T) -> u64,
+) -> Duration {
+    let mut spent = Duration::ZERO;
+    let mut done = 0;
+    while done < iterations {
+        let mut state = ready();
+        let begun = Instant::now();
+        let steps = step(&mut state);
+        spent += begun.elapsed();
+        done += steps;
+        drop(state);
+    }
+    // Rounds are whole: what was done beyond what was asked for is taken off in proportion.
+    spent.mul_f64(iterations as f64 / done as f64)
+}
+
+fn guards(c: &mut Criterion) {
+    let mutex = Mutex::new(0u64);
+    c.bench_function("mutex pair", |b| b.iter(|| *black_box(&mutex).lock().unwrap() += 1));
+    let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(vec![7u8; 1300]);
+    c.bench_function("guard/ObjRead over an owner", |b| {
+        b.iter(|| ObjRead::from_owner(black_box(bytes.clone()), 1300).len());
+    });
+    c.bench_function("guard/tag check of a handle", |b| {
+        let tag = zpool_api::PoolTag::next();
+        let handle = Handle::from_u64(u64::from(tag.get()) << 52 | 77).unwrap();
+        b.iter(|| black_box(handle).bits_of(black_box(tag)));
+    });
+}
+
+/// What lz4 makes of the pages: the objects that a backend is given.
+fn objects(pages: &[Page]) -> Vec<Vec<u8>> {
+    let codec = compressors::build("lz4").unwrap();
+    let mut ctx = codec.new_ctx().unwrap();
+    let mut room = vec![0; codec.max_compressed_len(PAGE_SIZE)];
+    pages
+        .iter()
+        .map(|page| match ctx.compress(page, &mut room) {
+            Ok(len) if len < PAGE_SIZE => room[..len].to_vec(),
+            _ => page.to_vec(),
+        })
+        .collect()
+}
+
+#[cfg(target_os = "linux")]
+fn provider() -> Arc<dyn PageProvider> {
+    Arc::new(zpool_api::MmapPages::new())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn provider() -> Arc<dyn PageProvider> {
+    Arc::new(zpool_api::HeapPages::new())
+}
+
+fn filled(zpool: &str, objects: &[Vec<u8>]) -> (Arc<dyn Zpool>, Vec<Handle>) {
+    let pool = zswap_core::builtin::zpools().build(zpool, &ZpoolConfig::new(provider())).unwrap();
+    let handles = objects.iter().map(|object| pool.malloc_from(object).unwrap()).collect();
+    (pool, handles)
+}
+
+/// Objects that are freed, off the clock, when a round is over.
+struct Made<'p> {
+    pool: &'p dyn Zpool,
+    handles: Vec<Handle>,
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        for handle in self.handles.drain(..) {
+            self.pool.free(handle).unwrap();
+        }
+    }
+}
+
+fn backends(c: &mut Criterion, pages: &[Page]) {
+    let objects = objects(pages);
+    let order = shuffled(objects.len());
+    for zpool in zswap_core::builtin::zpools().names() {
+        let (pool, handles) = filled(zpool, &objects);
+        let mut at = 0;
+        c.bench_function(&format!("zpool/{zpool}/read begin and end"), |b| {
+            b.iter(|| {
+                at = (at + 1) % order.len();
+                pool.obj_read_begin(handles[order[at]]).unwrap().len()
+            });
+        });
+        drop((pool, handles));
+        // Over and over into one pool, so that its pages are those that were just freed.
+        let (pool, _kept) = filled(zpool, &objects);
+        c.bench_function(&format!("zpool/{zpool}/malloc_from"), |b| {
+            b.iter_custom(|iterations| {
+                in_rounds(
+                    iterations,
+                    || Made { pool: &*pool, handles: Vec::with_capacity(order.len()) },
+                    |made| {
+                        for &i in &order {
+                            made.handles.push(pool.malloc_from(&objects[i]).unwrap());
+                        }
+                        order.len() as u64
+                    },
+                )
+            });
+        });
+        c.bench_function(&format!("zpool/{zpool}/free"), |b| {
+            b.iter_custom(|iterations| {
+                in_rounds(
+                    iterations,
+                    || filled(zpool, &objects),
+                    |(pool, handles)| {
+                        for &i in &order {
+                            pool.free(handles[i]).unwrap();
+                        }
+                        order.len() as u64
+                    },
+                )
+            });
+        });
+    }
+}
+
+fn codecs(c: &mut Criterion, pages: &[Page]) {
+    let order = shuffled(pages.len());
+    for name in compressors::Registry::builtin().names() {
+        let codec = compressors::build(name).unwrap();
+        let mut ctx = codec.new_ctx().unwrap();
+        let mut room = vec![0; codec.max_compressed_len(PAGE_SIZE)];
+        let packed: Vec<Vec<u8>> = pages
+            .iter()
+            .map(|page| {
+                let len = ctx.compress(page, &mut room).unwrap();
+                room[..len].to_vec()
+            })
+            .collect();
+        let mut at = 0;
+        let mut next = || {
+            at = (at + 1) % order.len();
+            order[at]
+        };
+        c.bench_function(&format!("codec/{name}/compress"), |b| {
+            b.iter(|| ctx.compress(&pages[next()], black_box(&mut room)).unwrap());
+        });
+        let mut page = [0; PAGE_SIZE];
+        c.bench_function(&format!("codec/{name}/decompress"), |b| {
+            b.iter(|| ctx.decompress(&packed[next()], black_box(&mut page)).unwrap());
+        });
+    }
+}
+
+fn stores(c: &mut Criterion, pages: &[Page]) {
+    let order = shuffled(pages.len());
+    let entry = |i: usize| SwapEntry::new(0, i as u64).unwrap();
+    for zpool in zswap_core::builtin::zpools().names() {
+        for codec in ["lz4", "zstd"] {
+            let store = Zswap::builder().zpool(zpool).compressor(codec).build().unwrap();
+            for (i, page) in pages.iter().enumerate() {
+                store.store(entry(i), page).unwrap();
+            }
+            let mut at = 0;
+            let mut next = || {
+                at = (at + 1) % order.len();
+                order[at]
+            };
+            c.bench_function(&format!("store/{zpool}/{codec}/store"), |b| {
+                b.iter_batched(
+                    &mut next,
+                    |i| store.store(entry(i), &pages[i]).unwrap(),
+                    BatchSize::SmallInput,
+                );
+            });
+            let mut page = [0; PAGE_SIZE];
+            c.bench_function(&format!("store/{zpool}/{codec}/load"), |b| {
+                b.iter(|| store.load(entry(next()), black_box(&mut page)).unwrap());
+            });
+        }
+    }
+}
+
+fn all(c: &mut Criterion) {
+    let pages = pages();
+    eprintln!("{} pages that are not same-filled", pages.len());
+    guards(c);
+    backends(c, &pages);
+    codecs(c, &pages);
+    stores(c, &pages);
+}
+
+criterion_group!(benches, all);
+criterion_main!(benches);
