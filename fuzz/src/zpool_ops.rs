@@ -45,7 +45,13 @@ pub enum Op {
 /// Backends under test, over pages of the given size. A new one is a line here.
 fn backends(pages: &Arc<FailingPages>) -> Vec<Arc<dyn Zpool>> {
     let pages: Arc<dyn PageProvider> = pages.clone();
-    vec![Arc::new(zbud::Zbud::new(pages).expect("a page size that it takes"))]
+    let small_chains = zsmalloc::Config::new().chain(3).step(8).generations_left(40);
+    let few = zsmalloc::Zsmalloc::with_config(pages.clone(), small_chains);
+    vec![
+        Arc::new(zbud::Zbud::new(pages.clone()).expect("a page size that it takes")),
+        Arc::new(zsmalloc::Zsmalloc::new(pages).expect("a page size that it takes")),
+        Arc::new(few.expect("a page size that it takes")),
+    ]
 }
 
 /// Runs the operations on every backend, over pages of 4 and of 16 KiB.

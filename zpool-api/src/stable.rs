@@ -144,7 +144,25 @@ impl<T> StableTable<T> {
     /// Adds an element and gives its index. May call the allocator, under the table's own mutex.
     pub fn push(&self, value: T) -> Result<u32, TableError> {
         let _held = lockdep::acquire(lockdep::Rank::Leaf);
+        self.push_locked(&mut self.grow.lock(), value)
+    }
+
+    /// Adds `count` elements with indices one after another and gives the first one's. May call the
+    /// allocator, as `push` does, once a bucket.
+    ///
+    /// Errors as `push`; elements that were added before stay, unused. They are few: what is
+    /// asked for at a time is.
+    pub fn extend(&self, count: usize, mut value: impl FnMut() -> T) -> Result<u32, TableError> {
+        let _held = lockdep::acquire(lockdep::Rank::Leaf);
         let mut grow = self.grow.lock();
+        let first = *grow;
+        for _ in 0..count {
+            self.push_locked(&mut grow, value())?;
+        }
+        Ok(first as u32)
+    }
+
+    fn push_locked(&self, grow: &mut usize, value: T) -> Result<u32, TableError> {
         let len = *grow;
         if len >= self.limit {
             return Err(TableError::Full { limit: self.limit });
@@ -255,6 +273,23 @@ mod tests {
         assert_eq!(Arc::strong_count(&token), 1001);
         drop(table);
         assert_eq!(Arc::strong_count(&token), 1);
+    }
+
+    #[test]
+    fn an_extension_is_in_one_piece() {
+        let table = StableTable::with_limit(100);
+        table.push(7).unwrap();
+        let mut next = 100;
+        let mut count = || {
+            next += 1;
+            next
+        };
+        // Over the end of a bucket.
+        assert_eq!(table.extend(40, &mut count), Ok(1));
+        assert_eq!(table.extend(3, &mut count), Ok(41));
+        let seen: Vec<i32> = table.iter().copied().collect();
+        assert_eq!(seen, [7].into_iter().chain(101..144).collect::<Vec<_>>());
+        assert_eq!(table.extend(57, &mut count), Err(TableError::Full { limit: 100 }));
     }
 
     #[test]

@@ -9,13 +9,15 @@ use zpool_api::Registry as ZpoolRegistry;
 pub fn zpools() -> ZpoolRegistry {
     #[allow(unused_mut, reason = "nothing is added when every backend is switched off")]
     let mut registry = ZpoolRegistry::new();
+    // The registry is new, so no name is taken.
     #[cfg(feature = "zbud")]
-    {
-        use std::sync::Arc;
-        // The registry is new, so no name is taken.
-        let _ = registry
-            .register("zbud", |config| Ok(Arc::new(zbud::Zbud::new(config.pages.clone())?)));
-    }
+    let _ = registry.register("zbud", |config| {
+        Ok(std::sync::Arc::new(zbud::Zbud::new(config.pages.clone())?))
+    });
+    #[cfg(feature = "zsmalloc")]
+    let _ = registry.register("zsmalloc", |config| {
+        Ok(std::sync::Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))
+    });
     registry
 }
 

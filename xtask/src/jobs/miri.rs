@@ -14,6 +14,7 @@ const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 const CRATES: &[(&str, &str)] = &[
     ("zpool-api", "--features conformance"),
     ("zbud", ""),
+    ("zsmalloc", ""),
     ("zswap-core", "--no-default-features --features zbud"),
     ("compressors", "--no-default-features --lib"),
 ];

@@ -1,0 +1,360 @@
+//! What a class lock guards: the zspages of one size class, on lists by fullness, and what can be
+//! done with them while it is held.
+//!
+//! Class lock: held for a bounded number of steps. No system call, no `PageProvider` call, no
+//! waiting and no user code under it; only leaves are taken under it. A thread holds one at a time.
+//!
+//! A zspage is on one of two families of lists. A *roomy* one has a free place whose pages are
+//! touched already: filling it costs no memory. A *tight* one has none. Within a family lists are
+//! by tenths of fullness, and allocation takes from the fullest. A full zspage is on a list, too;
+//! one that is *isolated* is on none, its holder puts it back, and whoever frees in it meanwhile
+//! leaves it alone.
+
+use zpool_api::lockdep;
+
+use crate::class_table::SizeClass;
+use crate::pool::Core;
+use crate::slot::Chain;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
+
+/// Fullness groups: 0 to 9 tenths, and full.
+pub(crate) const GROUPS: usize = 11;
+const FULL: usize = GROUPS - 1;
+
+/// One size class of a pool.
+#[derive(Debug)]
+pub(crate) struct Class {
+    pub(crate) size: SizeClass,
+    inner: Mutex<Inner>,
+    /// Touched pages, places taken: copies of what `inner` has, for a look without the lock.
+    resident: AtomicU32,
+    used: AtomicU32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    tight: [u32; GROUPS],
+    roomy: [u32; GROUPS],
+    pub(crate) slots: Chain,
+    pub(crate) zspages: u32,
+    /// Touched pages.
+    pub(crate) resident: u32,
+    /// Those of them without an object.
+    pub(crate) holes: u32,
+    /// Places taken: by live objects, by objects being written, by parked ones.
+    pub(crate) used: u32,
+    /// Bytes of live objects and of those being written.
+    pub(crate) bytes: u64,
+}
+
+impl Class {
+    pub(crate) fn new(size: SizeClass) -> Self {
+        let inner = Inner {
+            tight: [NIL; GROUPS],
+            roomy: [NIL; GROUPS],
+            slots: Chain::EMPTY,
+            zspages: 0,
+            resident: 0,
+            holes: 0,
+            used: 0,
+            bytes: 0,
+        };
+        Class {
+            size,
+            inner: Mutex::new(inner),
+            resident: AtomicU32::new(0),
+            used: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Bytes of touched pages that no place takes, as they were a moment ago.
+    pub(crate) fn free_bytes(&self, page_size: usize) -> (usize, usize) {
+        // Relaxed, both: a guess, on which only a choice of class hangs.
+        let resident = self.resident.load(Ordering::Relaxed) as usize * page_size;
+        let used = self.used.load(Ordering::Relaxed) as usize * self.size.size as usize;
+        (resident.saturating_sub(used), resident)
+    }
+}
+
+/// A place for an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) zspage: u32,
+    pub(crate) index: usize,
+}
+
+/// A zspage without objects, off its class: its run is to be given back once the lock is dropped.
+#[derive(Debug)]
+#[must_use = "the run must go back to the provider"]
+pub(crate) struct Detached {
+    pub(crate) zspage: u32,
+    pub(crate) base: *mut u8,
+    pub(crate) pages: usize,
+    pub(crate) touched: u16,
+}
+
+/// The class lock, held.
+pub(crate) struct Locked<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) number: u16,
+    pub(crate) size: &'a SizeClass,
+    class: &'a Class,
+    pub(crate) inner: MutexGuard<'a, Inner>,
+    pub(crate) _held: lockdep::Held,
+}
+
+impl<'a> Locked<'a> {
+    pub(crate) fn new(core: &'a Core, number: u16, class: &'a Class) -> Self {
+        let held = lockdep::acquire(lockdep::Rank::Pool);
+        Locked { core, number, size: &class.size, class, inner: class.lock(), _held: held }
+    }
+
+    fn page_size(&self) -> usize {
+        self.core.page_size
+    }
+
+    fn objects(&self) -> usize {
+        usize::from(self.size.objects)
+    }
+
+    /// A place for `bytes`, header included, in pages that are touched already.
+    pub(crate) fn take_resident(&mut self, bytes: usize) -> Option<Place> {
+        for group in (0..FULL).rev() {
+            let zspage = self.inner.roomy[group];
+            if let Some(z) = self.core.zspages.get(zspage) {
+                let index = self.resident_room(z, 0)?;
+                return Some(self.occupy(zspage, z, index, bytes));
+            }
+        }
+        None
+    }
+
+    /// A place for `bytes`, header included, in a zspage that there is: the one that takes the
+    /// fewest new pages in the fullest.
+    pub(crate) fn take_touching(&mut self, bytes: usize) -> Option<Place> {
+        for group in (0..FULL).rev() {
+            let zspage = self.inner.tight[group];
+            if let Some(z) = self.core.zspages.get(zspage) {
+                let touched = z.touched.get();
+                let free = (0..self.objects()).filter(|&i| !self.core.lane(z, i).is_used());
+                let new = |index: &usize| {
+                    let start = self.size.start_of(*index);
+                    (pages_of(self.page_size(), start, start + bytes) & !touched).count_ones()
+                };
+                let index = free.min_by_key(new)?;
+                return Some(self.occupy(zspage, z, index, bytes));
+            }
+        }
+        None
+    }
+
+    /// The lowest free place from `from` on whose pages are all touched.
+    pub(crate) fn resident_room(&self, z: &Zspage, from: usize) -> Option<usize> {
+        let touched = z.touched.get();
+        (from..self.objects()).find(|&index| {
+            !self.core.lane(z, index).is_used()
+                && place_pages(self.size, self.page_size(), index) & !touched == 0
+        })
+    }
+
+    /// Takes a free place for an object that the caller writes next.
+    pub(crate) fn occupy(&mut self, zspage: u32, z: &Zspage, index: usize, bytes: usize) -> Place {
+        let start = self.size.start_of(index);
+        let pages = pages_of(self.page_size(), start, start + bytes);
+        self.core.lane(z, index).claim();
+        self.fill_holes(z, place_pages(self.size, self.page_size(), index));
+        self.touch(z, pages);
+        z.used.set(z.used.get() + 1);
+        self.count_used(1);
+        let list = self.list_of(z, self.resident_room(z, 0).is_some());
+        self.relink(zspage, z, list);
+        Place { zspage, index }
+    }
+
+    /// Ends what an object takes of its zspage, whose lane has been cleared.
+    pub(crate) fn vacate(&mut self, zspage: u32, z: &Zspage, index: usize) -> Option<Detached> {
+        z.used.set(z.used.get() - 1);
+        self.count_used(-1);
+        let pages = place_pages(self.size, self.page_size(), index);
+        self.dig_holes(z, pages);
+        if z.is_isolated() {
+            return None;
+        }
+        let roomy = z.is_roomy() || pages & !z.touched.get() == 0;
+        let list = self.list_of(z, roomy);
+        self.relink(zspage, z, list);
+        self.detach_if_empty(zspage, z)
+    }
+
+    /// Pages of the place that no other object overlaps hold nothing now.
+    fn dig_holes(&mut self, z: &Zspage, pages: u16) {
+        let mut holes = 0;
+        let mut left = pages & z.touched.get() & !z.holes.get();
+        while left != 0 {
+            let page = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let mut overlapping = objects_of_page(self.size, self.page_size(), page);
+            if !overlapping.any(|index| self.core.lane(z, index).is_used()) {
+                holes |= 1 << page;
+            }
+        }
+        z.holes.set(z.holes.get() | holes);
+        self.count_holes(holes.count_ones() as i32);
+    }
+
+    fn fill_holes(&mut self, z: &Zspage, pages: u16) {
+        let filled = z.holes.get() & pages;
+        if filled != 0 {
+            z.holes.set(z.holes.get() & !filled);
+            self.count_holes(-(filled.count_ones() as i32));
+        }
+    }
+
+    fn touch(&mut self, z: &Zspage, pages: u16) {
+        let new = pages & !z.touched.get();
+        if new != 0 {
+            z.touched.set(z.touched.get() | new);
+            self.count_resident(new.count_ones() as i32);
+        }
+    }
+
+    /// Makes a fresh run a zspage of this class. What its last holder touched are holes.
+    pub(crate) fn attach(&mut self, zspage: u32, base: *mut u8, resident: u16) {
+        let Some(z) = self.core.zspages.get(zspage) else { return };
+        z.set_base(base);
+        z.touched.set(resident);
+        z.holes.set(resident);
+        z.used.set(0);
+        self.count_resident(resident.count_ones() as i32);
+        self.count_holes(resident.count_ones() as i32);
+        self.inner.zspages += 1;
+        z.set_class(Some(self.number));
+        self.link(zspage, z, self.list_of(z, self.resident_room(z, 0).is_some()));
+    }
+
+    fn detach_if_empty(&mut self, zspage: u32, z: &Zspage) -> Option<Detached> {
+        if z.used.get() != 0 {
+            return None;
+        }
+        self.unlink(z);
+        let touched = z.touched.get();
+        self.count_resident(-(touched.count_ones() as i32));
+        self.count_holes(-(z.holes.get().count_ones() as i32));
+        self.inner.zspages -= 1;
+        let base = z.base();
+        z.set_base(core::ptr::null_mut());
+        z.touched.set(0);
+        z.holes.set(0);
+        z.set_class(None);
+        Some(Detached { zspage, base, pages: usize::from(self.size.pages), touched })
+    }
+
+    /// Takes a zspage off its list. Until `put_back` only frees change it, and none detaches it.
+    pub(crate) fn isolate(&mut self, z: &Zspage) {
+        debug_assert!(!z.is_isolated());
+        self.unlink(z);
+        z.set_isolated(true);
+    }
+
+    /// Ends `isolate`. `released` pages were given back to the system meanwhile.
+    pub(crate) fn put_back(&mut self, zspage: u32, z: &Zspage, released: u16) -> Option<Detached> {
+        debug_assert!(z.is_isolated() && released & !z.holes.get() == 0);
+        z.touched.set(z.touched.get() & !released);
+        z.holes.set(z.holes.get() & !released);
+        self.count_resident(-(released.count_ones() as i32));
+        self.count_holes(-(released.count_ones() as i32));
+        z.set_isolated(false);
+        let list = self.list_of(z, self.resident_room(z, 0).is_some());
+        self.link(zspage, z, list);
+        self.detach_if_empty(zspage, z)
+    }
+
+    /// The zspages of the lists of one fullness group, both families, roomy ones first.
+    pub(crate) fn group(&self, group: usize) -> impl Iterator<Item = (u32, &'a Zspage)> + use<'a> {
+        let table = &self.core.zspages;
+        let walk = move |head: u32| {
+            let at = move |zspage: u32| table.get(zspage).map(|z| (zspage, z));
+            core::iter::successors(at(head), move |(_, z)| at(z.next.get()))
+        };
+        walk(self.inner.roomy[group]).chain(walk(self.inner.tight[group]))
+    }
+
+    fn list_of(&self, z: &Zspage, roomy: bool) -> u16 {
+        let group = self.group_of(z) as u16;
+        if roomy && group != FULL as u16 { ROOMY | group } else { group }
+    }
+
+    pub(crate) fn group_of(&self, z: &Zspage) -> usize {
+        let used = usize::from(z.used.get());
+        if used == self.objects() { FULL } else { used * 10 / self.objects() }
+    }
+
+    fn relink(&mut self, zspage: u32, z: &Zspage, list: u16) {
+        if z.list.get() != list {
+            self.unlink(z);
+            self.link(zspage, z, list);
+        }
+    }
+
+    fn head(&mut self, list: u16) -> &mut u32 {
+        let family = if list & ROOMY != 0 { &mut self.inner.roomy } else { &mut self.inner.tight };
+        &mut family[usize::from(list & !ROOMY)]
+    }
+
+    fn link(&mut self, zspage: u32, z: &Zspage, list: u16) {
+        let head = self.head(list);
+        let next = core::mem::replace(head, zspage);
+        z.list.set(list);
+        z.prev.set(NIL);
+        z.next.set(next);
+        if let Some(next) = self.core.zspages.get(next) {
+            next.prev.set(zspage);
+        }
+    }
+
+    fn unlink(&mut self, z: &Zspage) {
+        let (prev, next) = (z.prev.get(), z.next.get());
+        match self.core.zspages.get(prev) {
+            Some(prev) => prev.next.set(next),
+            None => *self.head(z.list.get()) = next,
+        }
+        if let Some(next) = self.core.zspages.get(next) {
+            next.prev.set(prev);
+        }
+    }
+
+    fn count_used(&mut self, change: i32) {
+        self.inner.used = self.inner.used.wrapping_add_signed(change);
+        // Relaxed: a copy for guesses, written under the class lock.
+        self.class.used.store(self.inner.used, Ordering::Relaxed);
+    }
+
+    fn count_resident(&mut self, change: i32) {
+        self.inner.resident = self.inner.resident.wrapping_add_signed(change);
+        // Relaxed: as above.
+        self.class.resident.store(self.inner.resident, Ordering::Relaxed);
+        self.core.count_resident(change);
+    }
+
+    fn count_holes(&mut self, change: i32) {
+        if change != 0 {
+            self.inner.holes = self.inner.holes.wrapping_add_signed(change);
+            self.core.count_holes(change);
+        }
+    }
+
+    /// Resident pages that packing the objects as densely as they go would give back.
+    pub(crate) fn freeable(&self) -> usize {
+        let (used, objects) = (self.inner.used as usize, self.objects());
+        let rest = (used % objects) * self.size.size as usize;
+        let whole = self.size.start_of(objects).div_ceil(self.page_size());
+        let needed = used / objects * whole + rest.div_ceil(self.page_size());
+        (self.inner.resident as usize).saturating_sub(needed)
+    }
+}

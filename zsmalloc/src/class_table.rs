@@ -1,0 +1,152 @@
+//! The size classes: which sizes there are, and how many objects fit in how many pages. A pure
+//! function of page size, longest chain and step.
+//!
+//! For each size from 32 bytes in steps up to a page, the number of pages is taken, up to the longest
+//! chain, that leaves the fewest bytes over; of equals the least. Neighbours with the same pages and
+//! objects are one class, of the larger size. Where one object fills one page the class is *huge*:
+//! the last one, of a page's size, whose objects carry no header.
+//!
+//! A zspage is then as many such chains as fit in the longest one, one after another, since pages
+//! cost memory only once they are touched: the waste is the same, and descriptors are fewer.
+
+/// Bytes before each object that is not huge: its slot's number, for compaction.
+pub(crate) const HEADER: usize = 4;
+/// The smallest class, bytes.
+const SMALLEST: usize = 32;
+/// Most bytes of a zspage: what 16 bits of a slot can point into.
+const MOST_BYTES: usize = 1 << 16;
+/// Objects above which a zspage is not made longer than its chain: the saving is small then.
+const MANY: usize = 64;
+
+/// One size class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SizeClass {
+    /// Bytes of an object's place, header included.
+    pub(crate) size: u32,
+    /// Pages of the chain that wastes least.
+    pub(crate) chain_pages: u8,
+    /// Pages of a zspage: a multiple of the chain.
+    pub(crate) pages: u8,
+    /// Objects of a zspage.
+    pub(crate) objects: u16,
+    /// 2^32 over the size, rounded up: divides by multiplying.
+    reciprocal: u64,
+    pub(crate) huge: bool,
+}
+
+impl SizeClass {
+    /// Which object the byte at `offset` of a zspage, below 2^16, belongs to.
+    ///
+    /// Exact: the reciprocal is less than 1 above 2^32 / size, so the product is less than 2^16
+    /// above offset x 2^32 / size, and 2^16 is at most the distance to the next whole number.
+    #[inline]
+    pub(crate) fn index_of(&self, offset: u16) -> usize {
+        ((u64::from(offset) * self.reciprocal) >> 32) as usize
+    }
+
+    /// Where an object's place begins.
+    #[inline]
+    pub(crate) fn start_of(&self, index: usize) -> usize {
+        index * self.size as usize
+    }
+
+    /// Bytes before the object in its place.
+    #[inline]
+    pub(crate) fn header(&self) -> usize {
+        if self.huge { 0 } else { HEADER }
+    }
+}
+
+/// The classes by size, ascending; the last one is huge.
+///
+/// `chain` is 1 to 16 pages, less where pages are larger; `step` is 8 or 16 bytes for pages of
+/// 4096, and grows with the page.
+pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<SizeClass> {
+    let chain = chain.clamp(1, 16).min(MOST_BYTES / page_size).max(1);
+    let step = step.max(1) * (page_size / 4096).max(1);
+    let mut classes: Vec<SizeClass> = Vec::new();
+    let mut size = page_size;
+    // From the largest down, so that of neighbours that are alike the larger one is kept.
+    loop {
+        let (pages, objects) = best_chain(page_size, chain, size);
+        let alike = classes.last().is_some_and(|last| {
+            let times = usize::from(last.pages) / usize::from(last.chain_pages);
+            usize::from(last.chain_pages) == pages && usize::from(last.objects) == objects * times
+        });
+        if !alike {
+            classes.push(size_class(chain, size, pages, objects));
+        }
+        match size.checked_sub(step) {
+            Some(smaller) if smaller >= SMALLEST => size = smaller,
+            _ => break,
+        }
+    }
+    classes.reverse();
+    classes
+}
+
+/// The pages that leave the fewest bytes over, and the objects in them.
+fn best_chain(page_size: usize, chain: usize, size: usize) -> (usize, usize) {
+    let pages = (1..=chain).min_by_key(|pages| pages * page_size % size).unwrap_or(1);
+    (pages, pages * page_size / size)
+}
+
+fn size_class(chain: usize, size: usize, pages: usize, objects: usize) -> SizeClass {
+    let times = (chain / pages).min(MANY / objects.min(MANY)).max(1);
+    SizeClass {
+        size: size as u32,
+        chain_pages: pages as u8,
+        pages: (pages * times) as u8,
+        objects: (objects * times) as u16,
+        reciprocal: (1u64 << 32).div_ceil(size as u64),
+        huge: (pages, objects) == (1, 1),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_tables_come_out() {
+        for (chain, count, largest) in [(4, 69, 3264), (8, 119, 3632), (16, 192, 3840)] {
+            let classes = size_classes(4096, chain, 16);
+            assert_eq!(classes.len(), count, "chain {chain}");
+            assert_eq!(classes[count - 2].size, largest, "chain {chain}");
+            let last = classes[count - 1];
+            assert_eq!((last.size, last.chain_pages, last.huge), (4096, 1, true));
+            assert_eq!(classes.iter().filter(|class| class.huge).count(), 1);
+        }
+    }
+
+    #[test]
+    fn every_size_has_a_class_that_wastes_little() {
+        for (page_size, chain, step) in
+            [(4096, 16, 16), (4096, 1, 16), (4096, 16, 8), (16384, 16, 16), (65536, 16, 16)]
+        {
+            let classes = size_classes(page_size, chain, step);
+            assert!(classes.windows(2).all(|w| w[0].size < w[1].size));
+            for class in &classes {
+                let bytes = usize::from(class.pages) * page_size;
+                let used = usize::from(class.objects) * class.size as usize;
+                assert!(bytes <= MOST_BYTES && used <= bytes, "{class:?}");
+                assert!(bytes - used < usize::from(class.pages) * class.size as usize, "{class:?}");
+                assert_eq!(class.pages % class.chain_pages, 0);
+                assert!(usize::from(class.pages) <= chain);
+            }
+        }
+    }
+
+    #[test]
+    fn dividing_by_multiplying_is_exact() {
+        let all = [(4096, 16, 8), (4096, 4, 16), (16384, 16, 16), (65536, 16, 16)];
+        for class in all.into_iter().flat_map(|(p, c, s)| size_classes(p, c, s)) {
+            for index in 0..usize::from(class.objects) {
+                let start = class.start_of(index);
+                for offset in [start, start + class.size as usize - 1] {
+                    assert_eq!(class.index_of(offset as u16), index, "{class:?} at {offset}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What can be chosen about a pool.
+
+use crate::class_table::{SizeClass, size_classes};
+use zpool_api::handle::MAX_GENERATION;
+
+/// Chain length and class step of a pool. `Copy`, `Send` and `Sync`.
+///
+/// The defaults are the densest over pools of 16, 80 and 640 MiB of stored pages of real processes:
+/// a chain of 16 pages and a step of 16 bytes, refined as the pool grows.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zpool_api::{HeapPages, Zpool};
+/// use zsmalloc::{Config, Zsmalloc};
+///
+/// let config = Config::new().chain(8).step(8);
+/// let pool = Zsmalloc::with_config(Arc::new(HeapPages::new()), config)?;
+/// assert_eq!(pool.caps().max_object_size, 4096);
+/// # Ok::<(), zpool_api::ZpoolError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a configuration does nothing until a pool is made with it"]
+pub struct Config {
+    chain: u8,
+    step: u8,
+    refine: bool,
+    first_generation: u32,
+}
+
+impl Config {
+    /// The defaults.
+    pub const fn new() -> Self {
+        Config { chain: 16, step: 16, refine: true, first_generation: 1 }
+    }
+
+    /// Longest zspage in pages: 1 to 16, others count as the nearest. Default: 16. Of pages larger
+    /// than 4096 bytes at most as many as make 64 KiB.
+    pub const fn chain(mut self, pages: usize) -> Self {
+        self.chain = if pages < 1 {
+            1
+        } else if pages > 16 {
+            16
+        } else {
+            pages as u8
+        };
+        self
+    }
+
+    /// Bytes from one size class to the next: 8, else 16. Default: 16. Pages larger than 4096 bytes
+    /// have a step that is larger in proportion.
+    pub const fn step(mut self, bytes: usize) -> Self {
+        self.step = if bytes == 8 { 8 } else { 16 };
+        self
+    }
+
+    /// Whether a small pool uses fewer classes and gets finer as it grows. Default: it does. Without
+    /// it every class of the table is used from the start, as in the kernel.
+    pub const fn refine(mut self, on: bool) -> Self {
+        self.refine = on;
+        self
+    }
+
+    /// For tests of slots whose generations are used up.
+    #[doc(hidden)]
+    pub const fn generations_left(mut self, generations: u32) -> Self {
+        let used = MAX_GENERATION.saturating_sub(generations);
+        self.first_generation = if used < 1 { 1 } else { used };
+        self
+    }
+
+    pub(crate) fn classes(self, page_size: usize) -> Vec<SizeClass> {
+        size_classes(page_size, usize::from(self.chain), usize::from(self.step))
+    }
+
+    pub(crate) const fn class_step(self) -> usize {
+        self.step as usize
+    }
+
+    pub(crate) const fn refines(self) -> bool {
+        self.refine
+    }
+
+    pub(crate) const fn first_generation(self) -> u32 {
+        self.first_generation
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}

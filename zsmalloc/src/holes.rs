@@ -1,0 +1,104 @@
+//! Pages of a zspage that hold no object, given back to the system without moving anything.
+//!
+//! They wait a while, since the next objects may fill them. When too many wait in the pool, a free
+//! gives back those of its class: a few zspages are isolated under the class lock, the system calls
+//! are made without it, and the zspages put back. Isolated, they are found by no allocation; frees
+//! in them go on.
+
+use core::ptr::NonNull;
+
+use zpool_api::PageRun;
+use zpool_api::lockdep::might_sleep;
+
+use crate::class::Locked;
+use crate::pool::Core;
+use crate::zspage::Zspage;
+
+/// Zspages isolated at a time.
+const AT_ONCE: usize = 8;
+/// Zspages looked at under the class lock at a time.
+const LOOKS: usize = 64;
+/// Fullness groups that may have holes: a full zspage has none.
+const GROUPS: usize = 10;
+
+/// An isolated zspage: its number, its holes, those of them that went.
+#[derive(Clone, Copy)]
+struct Isolated<'a> {
+    zspage: u32,
+    z: &'a Zspage,
+    holes: u16,
+    released: u16,
+}
+
+impl Core {
+    /// Gives back the holes of a class that a bounded search finds; the pages that went. No lock is
+    /// held.
+    pub(crate) fn give_back_holes(&self, class: u16) -> usize {
+        let Some(mut locked) = self.lock(class) else { return 0 };
+        let pages = usize::from(locked.size.pages);
+        let mut isolated = isolate(&mut locked);
+        drop(locked);
+        for isolated in isolated.iter_mut().flatten() {
+            isolated.released = self.discard(isolated.z, pages, isolated.holes);
+        }
+        let mut given = 0;
+        for Isolated { zspage, z, released, .. } in isolated.into_iter().flatten() {
+            let Some(mut locked) = self.lock(class) else { continue };
+            let detached = locked.put_back(zspage, z, released);
+            drop(locked);
+            given += released.count_ones() as usize;
+            if let Some(detached) = detached {
+                given += detached.touched.count_ones() as usize;
+                self.give_back(detached);
+            }
+        }
+        given
+    }
+
+    /// Gives pages of an isolated zspage back; those that the system took.
+    fn discard(&self, z: &Zspage, pages: usize, holes: u16) -> u16 {
+        might_sleep("zsmalloc: giving pages back");
+        let Some(base) = NonNull::new(z.base()) else { return 0 };
+        // SAFETY: the zspage's run, from this provider. As a value it is a second one of the same
+        // memory, but it is used for its holes only, and forgotten.
+        let mut run = unsafe { PageRun::new(base, pages, holes) };
+        let mut left = holes;
+        while left != 0 {
+            let first = left.trailing_zeros();
+            let len = (left >> first).trailing_ones();
+            let range = first as usize..(first + len) as usize;
+            // SAFETY: no USED place overlaps these pages, and none will while the zspage is
+            // isolated (the pool's invariant 2), so nobody uses their bytes.
+            unsafe { self.provider.discard(&mut run, range) };
+            left &= !(((1u32 << len) - 1) << first) as u16;
+        }
+        holes & !run.resident()
+    }
+}
+
+/// Isolates some zspages that have holes, the emptiest first.
+fn isolate<'a>(locked: &mut Locked<'a>) -> [Option<Isolated<'a>>; AT_ONCE] {
+    let mut isolated = [None; AT_ONCE];
+    let mut found = 0;
+    let mut looks = 0;
+    for group in 0..GROUPS {
+        for (zspage, z) in locked.group(group) {
+            let holes = z.holes.get();
+            if holes != 0 {
+                isolated[found] = Some(Isolated { zspage, z, holes, released: 0 });
+                found += 1;
+            }
+            looks += 1;
+            if found == AT_ONCE || looks == LOOKS {
+                break;
+            }
+        }
+        if found == AT_ONCE || looks >= LOOKS {
+            break;
+        }
+    }
+    for Isolated { z, .. } in isolated.iter().flatten() {
+        locked.isolate(z);
+    }
+    isolated
+}

@@ -1,0 +1,76 @@
+//! A compressed-memory backend of size classes: objects of like size share *zspages*, runs of up to
+//! 16 pages that are contiguous in virtual memory, so that an object that spans two pages is still
+//! one slice.
+//!
+//! A zspage costs only the pages that its objects touch, pages without an object go back to the
+//! system without anything being moved, and compaction packs what is left. Objects are read without
+//! a lock.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use zpool_api::{HeapPages, Zpool};
+//! use zsmalloc::Zsmalloc;
+//!
+//! let pool = Zsmalloc::new(Arc::new(HeapPages::new()))?;
+//! let handles: Vec<_> =
+//!     (0..100u8).map(|n| pool.malloc_from(&[n; 1000])).collect::<Result<_, _>>()?;
+//!
+//! // Every fourth object stays: compaction brings them together, under the same handles.
+//! for (n, handle) in handles.iter().enumerate().filter(|(n, _)| n % 4 != 0) {
+//!     pool.free(*handle)?;
+//! }
+//! let before = pool.total_pages();
+//! let won = pool.compact()?;
+//! assert!(won > 0 && pool.total_pages() == before - won);
+//! assert_eq!(pool.obj_read_begin(handles[96])?[..], [96; 1000]);
+//! # Ok::<(), zpool_api::ZpoolError>(())
+//! ```
+//!
+//! # How it works
+//!
+//! | file | idea |
+//! |---|---|
+//! | `class_table.rs` | the size classes, a pure function |
+//! | `route.rs` | which class a size goes to: a table that grows finer with the pool |
+//! | `slot.rs` | handle slots: an object's place and length in one atomic |
+//! | `lane.rs` | the zspage lock, object by object |
+//! | `zspage.rs` | the descriptor that readers may hold on to |
+//! | `class.rs` | what a class lock guards: lists by fullness, places, touched pages |
+//! | `pool.rs` | allocation, read, free; where the bytes are touched |
+//! | `holes.rs` | pages without an object, given back |
+//! | `compact.rs` | compaction |
+//! | `class_stats.rs` | the kernel's `classes` figures |
+//!
+//! # Locks
+//! The *class lock* guards the zspages of one size class for a bounded number of steps. No system
+//! call, no `PageProvider` call, no waiting and no user code runs under it; a thread holds one at a
+//! time. Reads take no lock: they count themselves in the object's *lane*, which a mover can
+//! write-lock by trying only, under the class lock. The tables' growth, the spare slots and the
+//! vacant descriptors are leaves.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failure in a test's helper is the test's own message"
+    )
+)]
+
+mod class;
+mod class_stats;
+mod class_table;
+mod compact;
+mod config;
+mod holes;
+mod lane;
+mod pool;
+mod route;
+mod slot;
+mod sync;
+mod zspage;
+
+pub use class_stats::ClassStats;
+pub use config::Config;
+pub use pool::Zsmalloc;

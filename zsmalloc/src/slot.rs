@@ -1,0 +1,285 @@
+//! Handle slots: where an object is, and how long it is, in one atomic word.
+//!
+//! ```text
+//!  63        44 43  40 39       16 15       0
+//! +------------+------+-----------+----------+
+//! | generation | kind |  zspage   | end - 1  |   kind 0: an object, for whoever has the generation
+//! |    (20)    | (4)  |   (24)    |   (16)   |   kind 1: reserved, its object is being written
+//! +------------+------+-----------+----------+
+//! |            |   2  |   next free slot     |   kind 2: free
+//! +------------+------+----------------------+
+//! ```
+//!
+//! `end` is the offset, in its zspage, of the byte after the object's last one: with the class's
+//! size it tells the object's number and its exact length. A slot is changed under the lock of the
+//! class that its zspage belongs to, except that whoever reserved it publishes it. Free slots are
+//! chained: each class keeps a few, the others are on one list of the pool, whose lock is a leaf.
+
+use zpool_api::handle::MAX_GENERATION;
+use zpool_api::lockdep::{self, Rank};
+use zpool_api::stable::{StableTable, TableError};
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+const GENERATION_SHIFT: u32 = 44;
+const KIND_SHIFT: u32 = 40;
+const ZSPAGE_SHIFT: u32 = 16;
+/// Zspages that 24 bits can name.
+pub(crate) const MAX_ZSPAGES: usize = 1 << 24;
+const NO_SLOT: u32 = u32::MAX;
+
+/// Where an object is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Location {
+    pub(crate) zspage: u32,
+    /// Offset of the object's last byte in its zspage.
+    pub(crate) last: u16,
+}
+
+/// What a slot's word says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Word(u64);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Object = 0,
+    Reserved = 1,
+    Free = 2,
+}
+
+impl Word {
+    fn new(generation: u32, kind: Kind, payload: u64) -> Self {
+        debug_assert!(payload < 1 << KIND_SHIFT && generation <= MAX_GENERATION);
+        Word(
+            u64::from(generation) << GENERATION_SHIFT
+                | u64::from(kind as u8) << KIND_SHIFT
+                | payload,
+        )
+    }
+
+    fn located(generation: u32, kind: Kind, at: Location) -> Self {
+        Word::new(generation, kind, u64::from(at.zspage) << ZSPAGE_SHIFT | u64::from(at.last))
+    }
+
+    fn is(self, kind: Kind) -> bool {
+        (self.0 >> KIND_SHIFT) & 15 == u64::from(kind as u8)
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> GENERATION_SHIFT) as u32
+    }
+
+    fn location(self) -> Location {
+        Location {
+            zspage: (self.0 >> ZSPAGE_SHIFT) as u32 & (MAX_ZSPAGES as u32 - 1),
+            last: self.0 as u16,
+        }
+    }
+
+    /// Where the object of this generation is, if it lives.
+    #[inline]
+    pub(crate) fn object(self, generation: u32) -> Option<Location> {
+        (self.generation() == generation && self.is(Kind::Object)).then(|| self.location())
+    }
+
+    /// Where the object is, whatever its generation. For movers, who hold the class lock.
+    pub(crate) fn location_of_object(self) -> Option<Location> {
+        self.is(Kind::Object).then(|| self.location())
+    }
+}
+
+/// One slot.
+#[derive(Debug)]
+pub(crate) struct Slot(AtomicU64);
+
+impl Slot {
+    /// The word now. What leads to an object has to be looked at again once it is pinned.
+    #[inline]
+    pub(crate) fn load(&self) -> Word {
+        // Acquire pairs with the Release of `publish` and `move_to`: the object's bytes, its
+        // zspage's class and base are seen as they were when the slot came to point there.
+        Word(self.0.load(Ordering::Acquire))
+    }
+
+    /// Points a free slot, taken off its chain, at a place that is to be written.
+    pub(crate) fn reserve(&self, at: Location) {
+        let generation = self.load().generation();
+        // Relaxed: nobody but the owner looks at a reserved slot.
+        self.0.store(Word::located(generation, Kind::Reserved, at).0, Ordering::Relaxed);
+    }
+
+    /// Where the owner of a reserved slot writes.
+    pub(crate) fn reserved(&self) -> Option<Location> {
+        let word = self.load();
+        word.is(Kind::Reserved).then(|| word.location())
+    }
+
+    /// Makes a reserved slot an object's; its generation.
+    pub(crate) fn publish(&self) -> u32 {
+        let word = self.load();
+        debug_assert!(word.is(Kind::Reserved));
+        let generation = word.generation();
+        // Release pairs with the Acquire of `load`: the bytes were written before.
+        let object = Word::located(generation, Kind::Object, word.location());
+        self.0.store(object.0, Ordering::Release);
+        generation
+    }
+
+    /// Points a live object's slot at where it was moved. Under the class lock, the object locked.
+    pub(crate) fn move_to(&self, at: Location) {
+        let generation = self.load().generation();
+        // Release pairs with the Acquire of `load`: the bytes were copied before.
+        self.0.store(Word::located(generation, Kind::Object, at).0, Ordering::Release);
+    }
+
+    /// Ends the object's life: no handle leads here any more. True if the slot may serve again.
+    /// Under the class lock.
+    pub(crate) fn invalidate(&self) -> bool {
+        let generation = self.load().generation();
+        let usable = generation < MAX_GENERATION;
+        let next = if usable { generation + 1 } else { generation };
+        // Relaxed: the freer's RMW on the object's lane, which comes after, publishes it.
+        self.0.store(Word::new(next, Kind::Free, u64::from(NO_SLOT)).0, Ordering::Relaxed);
+        usable
+    }
+
+    fn chain(&self, next: u32) {
+        let generation = self.load().generation();
+        // Relaxed: ordered by the lock of the list.
+        self.0.store(Word::new(generation, Kind::Free, u64::from(next)).0, Ordering::Relaxed);
+    }
+
+    fn next(&self) -> u32 {
+        self.load().0 as u32
+    }
+}
+
+/// A list of free slots, linked through their words. Its owner's lock guards it.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    head: u32,
+    len: u32,
+}
+
+impl Chain {
+    pub(crate) const EMPTY: Chain = Chain { head: NO_SLOT, len: 0 };
+
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub(crate) fn push(&mut self, slots: &Slots, slot: u32) {
+        if let Some(free) = slots.get(slot) {
+            free.chain(self.head);
+            self.head = slot;
+            self.len += 1;
+        }
+    }
+
+    pub(crate) fn pop(&mut self, slots: &Slots) -> Option<u32> {
+        let slot = self.head;
+        self.head = slots.get(slot)?.next();
+        self.len -= 1;
+        Some(slot)
+    }
+}
+
+/// All slots of a pool.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    table: StableTable<Slot>,
+    first_generation: u32,
+    /// Free ones that no class keeps. A leaf lock.
+    spare: Mutex<Chain>,
+}
+
+impl Slots {
+    pub(crate) fn new(first_generation: u32) -> Self {
+        Slots { table: StableTable::new(), first_generation, spare: Mutex::new(Chain::EMPTY) }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, slot: u32) -> Option<&Slot> {
+        self.table.get(slot)
+    }
+
+    /// A free slot, an old or a new one.
+    pub(crate) fn take(&self) -> Result<u32, TableError> {
+        {
+            let _held = lockdep::acquire(Rank::Leaf);
+            if let Some(slot) = self.spare.lock().pop(self) {
+                return Ok(slot);
+            }
+        }
+        let free = Word::new(self.first_generation, Kind::Free, u64::from(NO_SLOT));
+        self.table.push(Slot(AtomicU64::new(free.0)))
+    }
+
+    /// Takes back a free slot that may serve again.
+    pub(crate) fn give(&self, slot: u32) {
+        let _held = lockdep::acquire(Rank::Leaf);
+        self.spare.lock().push(self, slot);
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.table.memory_bytes()
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_lives_through_its_kinds() {
+        let slots = Slots::new(1);
+        let number = slots.take().unwrap();
+        let slot = slots.get(number).unwrap();
+        let (a, b) =
+            (Location { zspage: 0xff_ffff, last: 0xffff }, Location { zspage: 0, last: 0 });
+        for generation in 1..4 {
+            assert_eq!(slot.load().object(generation), None);
+            slot.reserve(a);
+            assert_eq!((slot.reserved(), slot.load().object(generation)), (Some(a), None));
+            assert_eq!(slot.publish(), generation);
+            assert_eq!((slot.reserved(), slot.load().object(generation)), (None, Some(a)));
+            slot.move_to(b);
+            assert_eq!(slot.load().object(generation), Some(b));
+            assert_eq!(slot.load().object(generation + 1), None);
+            assert!(slot.invalidate());
+            assert_eq!(slot.load().object(generation), None);
+            slots.give(number);
+            assert_eq!(slots.take(), Ok(number));
+        }
+    }
+
+    #[test]
+    fn the_last_generation_is_the_last() {
+        let slots = Slots::new(MAX_GENERATION);
+        let slot = slots.get(slots.take().unwrap()).unwrap();
+        slot.reserve(Location { zspage: 1, last: 1 });
+        assert_eq!(slot.publish(), MAX_GENERATION);
+        assert!(!slot.invalidate());
+        assert_eq!(slot.load().object(MAX_GENERATION), None);
+    }
+
+    #[test]
+    fn chains_are_last_in_first_out() {
+        let slots = Slots::new(1);
+        let all: Vec<u32> = (0..5).map(|_| slots.take().unwrap()).collect();
+        let mut chain = Chain::EMPTY;
+        all.iter().for_each(|slot| chain.push(&slots, *slot));
+        assert_eq!(chain.len(), 5);
+        for slot in all.iter().rev() {
+            assert_eq!(chain.pop(&slots), Some(*slot));
+        }
+        assert_eq!((chain.pop(&slots), chain.len()), (None, 0));
+    }
+}

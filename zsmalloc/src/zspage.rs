@@ -1,0 +1,234 @@
+//! A zspage's descriptor: type-stable, recycled, never deallocated.
+//!
+//! Any thread may hold on to one at any time, so all of it is atomics; but for `class` and `base`,
+//! which readers look at, they are plain numbers that the class lock guards. The lanes of a
+//! descriptor are its own for life: a stale reader may count itself in one of them, of whatever
+//! object is there now, and takes itself off again.
+//!
+//! Invariants, kept under the class lock:
+//! 1. `class` names the class whose lock guards the zspage; NONE while the descriptor is vacant. It
+//!    is set to NONE, under that lock, only when no lane is USED, and before the run is given back.
+//! 2. `base` is the start of a run of the class's length from the pool's provider while `class` is
+//!    not NONE.
+//! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a part of
+//!    `touched`: the pages that no USED place overlaps.
+//! 4. `used` is the number of USED lanes.
+
+use core::ptr::null_mut;
+
+use crate::class_table::SizeClass;
+use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, Ordering};
+
+/// Set in a list's number if its zspages are roomy.
+pub(crate) const ROOMY: u16 = 0x100;
+/// No zspage, as a link.
+pub(crate) const NIL: u32 = u32::MAX;
+/// Set in the number of lanes of a huge zspage.
+const HUGE: u16 = 0x8000;
+const NO_CLASS: u16 = 0x7fff;
+/// Somebody has taken the zspage off its lists, to put it back when done.
+const ISOLATED: u16 = 0x8000;
+
+/// A number that the class lock guards.
+#[derive(Debug)]
+pub(crate) struct Guarded(AtomicU16);
+
+impl Guarded {
+    fn new(value: u16) -> Self {
+        Guarded(AtomicU16::new(value))
+    }
+
+    pub(crate) fn get(&self) -> u16 {
+        // Relaxed: read and written under the class lock.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: u16) {
+        // Relaxed: as in `get`.
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// A link of a list that the class lock, or the lock of the vacant ones, guards.
+#[derive(Debug)]
+pub(crate) struct Link(AtomicU32);
+
+impl Link {
+    pub(crate) fn get(&self) -> u32 {
+        // Relaxed: read and written under the list's lock.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, zspage: u32) {
+        // Relaxed: as in `get`.
+        self.0.store(zspage, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Zspage {
+    base: AtomicPtr<u8>,
+    /// In the table of lanes; fixed for life.
+    pub(crate) first_lane: u32,
+    /// Lanes there, and whether they are a huge zspage's; fixed for life.
+    lanes: u16,
+    class: AtomicU16,
+    pub(crate) touched: Guarded,
+    pub(crate) holes: Guarded,
+    pub(crate) used: Guarded,
+    /// Which list it is on.
+    pub(crate) list: Guarded,
+    pub(crate) next: Link,
+    pub(crate) prev: Link,
+}
+
+impl Zspage {
+    /// A vacant one. That of a huge zspage serves for huge ones only: part of its lanes are no
+    /// lanes, but hold the slots' numbers.
+    pub(crate) fn new(first_lane: u32, lanes: u16, huge: bool) -> Self {
+        Zspage {
+            base: AtomicPtr::new(null_mut()),
+            first_lane,
+            lanes: lanes | if huge { HUGE } else { 0 },
+            class: AtomicU16::new(NO_CLASS),
+            touched: Guarded::new(0),
+            holes: Guarded::new(0),
+            used: Guarded::new(0),
+            list: Guarded::new(0),
+            next: Link(AtomicU32::new(NIL)),
+            prev: Link(AtomicU32::new(NIL)),
+        }
+    }
+
+    /// Its lanes.
+    #[inline]
+    pub(crate) fn lanes(&self) -> usize {
+        usize::from(self.lanes & !HUGE)
+    }
+
+    pub(crate) fn is_huge(&self) -> bool {
+        self.lanes & HUGE != 0
+    }
+
+    /// The class, if the descriptor is in use. Exact under that class's lock; else to be checked
+    /// again under it, or by the slot that led here.
+    #[inline]
+    pub(crate) fn class(&self) -> Option<u16> {
+        // Acquire pairs with the Release of `set_class`: whoever finds another class than the one
+        // that its slot was published under finds the slot changed, too.
+        let class = self.class.load(Ordering::Acquire) & !ISOLATED;
+        (class != NO_CLASS).then_some(class)
+    }
+
+    /// Under the lock of the old class and of the new one, of which one is none.
+    pub(crate) fn set_class(&self, class: Option<u16>) {
+        // Release pairs with the Acquire of `class`.
+        self.class.store(class.unwrap_or(NO_CLASS), Ordering::Release);
+    }
+
+    pub(crate) fn is_isolated(&self) -> bool {
+        // Relaxed: under the class lock.
+        self.class.load(Ordering::Relaxed) & ISOLATED != 0
+    }
+
+    /// Under the class lock.
+    pub(crate) fn set_isolated(&self, isolated: bool) {
+        // Relaxed: readers mask the bit out, and others look under the class lock. An RMW would be
+        // no different: nobody else writes.
+        let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
+        // Release, as in `set_class`: this store, too, must lead to all that came before.
+        self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Release);
+    }
+
+    /// Whether it has a free place whose pages are touched. Under the class lock.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.list.get() & ROOMY != 0
+    }
+
+    /// The run's first byte. Right while an object of it is pinned, or under the class lock.
+    #[inline]
+    pub(crate) fn base(&self) -> *mut u8 {
+        // Relaxed: stored before any slot that leads here was published.
+        self.base.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_base(&self, base: *mut u8) {
+        // Relaxed: published by the slots, and ordered by the class lock.
+        self.base.store(base, Ordering::Relaxed);
+    }
+}
+
+/// The bits of the pages that bytes `from..to` of a zspage lie in.
+pub(crate) fn pages_of(page_size: usize, from: usize, to: usize) -> u16 {
+    debug_assert!(from < to && to <= 16 * page_size);
+    let shift = page_size.trailing_zeros();
+    let (first, last) = (from >> shift, (to - 1) >> shift);
+    // `last` is below 16.
+    ((2u32 << last) - (1u32 << first)) as u16
+}
+
+/// The pages that an object's place overlaps.
+pub(crate) fn place_pages(size: &SizeClass, page_size: usize, index: usize) -> u16 {
+    let start = size.start_of(index);
+    pages_of(page_size, start, start + size.size as usize)
+}
+
+/// The objects whose places overlap a page.
+pub(crate) fn objects_of_page(
+    size: &SizeClass,
+    page_size: usize,
+    page: usize,
+) -> core::ops::Range<usize> {
+    let first = page * page_size / size.size as usize;
+    let end = ((page + 1) * page_size).div_ceil(size.size as usize);
+    first..end.min(usize::from(size.objects))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::class_table::size_classes;
+
+    #[test]
+    fn a_descriptor_is_half_a_cache_line() {
+        if cfg!(target_pointer_width = "64") {
+            assert_eq!(size_of::<Zspage>(), 32);
+        }
+    }
+
+    #[test]
+    fn pages_and_places_overlap_alike_seen_from_either() {
+        for (page_size, chain) in [(4096, 16), (4096, 3), (16384, 4)] {
+            for size in size_classes(page_size, chain, 16) {
+                for page in 0..usize::from(size.pages) {
+                    let objects = objects_of_page(&size, page_size, page);
+                    for index in 0..usize::from(size.objects) {
+                        let overlaps = place_pages(&size, page_size, index) >> page & 1 == 1;
+                        assert_eq!(overlaps, objects.contains(&index), "{size:?} {page} {index}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_have_the_bits_of_their_pages() {
+        assert_eq!(pages_of(4096, 0, 1), 1);
+        assert_eq!(pages_of(4096, 4095, 4097), 0b11);
+        assert_eq!(pages_of(4096, 4096, 8192), 0b10);
+        assert_eq!(pages_of(4096, 0, 65536), 0xffff);
+        assert_eq!(pages_of(4096, 61440, 65536), 0x8000);
+        assert_eq!(pages_of(65536, 0, 65536), 1);
+    }
+
+    #[test]
+    fn class_and_isolation_do_not_disturb_each_other() {
+        let zspage = Zspage::new(0, 8, false);
+        assert_eq!((zspage.class(), zspage.is_isolated()), (None, false));
+        zspage.set_class(Some(191));
+        zspage.set_isolated(true);
+        assert_eq!((zspage.class(), zspage.is_isolated()), (Some(191), true));
+        zspage.set_isolated(false);
+        assert_eq!((zspage.class(), zspage.is_isolated()), (Some(191), false));
+    }
+}
