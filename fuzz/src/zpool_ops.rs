@@ -38,6 +38,7 @@ pub enum Op {
     Flipped { object: u8, bit: u8 },
     Reclaim { pages: u8, verdicts: [Verdict; 3] },
     Trim,
+    Compact,
     FailCall(u8),
     LimitPages(Option<u8>),
 }
@@ -178,6 +179,20 @@ impl<'p> Machine<'p> {
             Op::Trim => {
                 let cached = pool.stats().cached_pages;
                 assert_eq!(pool.trim(), cached);
+            }
+            Op::Compact => {
+                let before = pool.total_pages();
+                match pool.compact() {
+                    Ok(won) => {
+                        assert!(pool.caps().compaction);
+                        assert_eq!(before - pool.total_pages(), won);
+                        assert_eq!(pool.stats().cached_pages, 0);
+                    }
+                    Err(error) => {
+                        assert!(!pool.caps().compaction);
+                        assert!(matches!(error, ZpoolError::Unsupported { .. }));
+                    }
+                }
             }
             Op::FailCall(n) => pages.fail_call(u64::from(n)),
             Op::LimitPages(limit) => pages.limit_pages(limit.map_or(usize::MAX, usize::from)),

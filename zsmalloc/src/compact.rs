@@ -28,7 +28,7 @@ impl Core {
         won
     }
 
-    fn compact_class(&self, class: u16) -> usize {
+    pub(crate) fn compact_class(&self, class: u16) -> usize {
         // Moving an object may touch a page that was given back, before it wins others.
         let mut won = 0isize;
         let mut aside: Vec<u32> = Vec::new();

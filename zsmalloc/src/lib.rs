@@ -71,6 +71,9 @@ mod slot;
 mod sync;
 mod zspage;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 pub use class_stats::ClassStats;
 pub use config::Config;
 pub use pool::Zsmalloc;

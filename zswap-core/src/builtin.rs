@@ -11,9 +11,8 @@ pub fn zpools() -> ZpoolRegistry {
     let mut registry = ZpoolRegistry::new();
     // The registry is new, so no name is taken.
     #[cfg(feature = "zbud")]
-    let _ = registry.register("zbud", |config| {
-        Ok(std::sync::Arc::new(zbud::Zbud::new(config.pages.clone())?))
-    });
+    let _ = registry
+        .register("zbud", |config| Ok(std::sync::Arc::new(zbud::Zbud::new(config.pages.clone())?)));
     #[cfg(feature = "zsmalloc")]
     let _ = registry.register("zsmalloc", |config| {
         Ok(std::sync::Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))

@@ -1,0 +1,293 @@
+//! Models of zsmalloc for loom: the lane and the slot alone, and small whole pools.
+//!
+//! Each model says which weakening or omission makes it fail. The bytes of an object are stood for
+//! by the lane's watched cell: a read and a write of it that are not ordered fail the model.
+
+use loom::sync::Arc;
+use loom::thread;
+use std::sync::Arc as StdArc;
+
+use zpool_api::{HeapPages, Zpool, ZpoolError};
+
+use crate::lane::{Freed, Lane};
+use crate::sync::Mutex;
+use crate::{Config, Zsmalloc};
+
+/// A lane with its slot, as a number of which 1 is the object and 0 is none, and the class lock.
+struct Object {
+    lane: Lane,
+    slot: crate::sync::atomic::AtomicU64,
+    class: Mutex<()>,
+}
+
+impl Object {
+    /// A published object.
+    fn live() -> Arc<Object> {
+        let object = Object {
+            lane: Lane::default(),
+            slot: crate::sync::atomic::AtomicU64::new(0),
+            class: Mutex::new(()),
+        };
+        object.lane.claim();
+        object.lane.bytes.write();
+        object.slot.store(1, crate::sync::atomic::Ordering::Release);
+        assert!(!object.lane.read_unlock());
+        Arc::new(object)
+    }
+
+    fn slot(&self) -> u64 {
+        // As `Slot::load`.
+        self.slot.load(crate::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Reads as a pool does; whether the place fell to this thread, which then writes there.
+    fn read(&self) -> bool {
+        let seen = self.slot();
+        if seen == 0 {
+            return false;
+        }
+        if self.lane.read_lock().unwrap() {
+            while self.lane.has_writer() {
+                drop(self.class.lock());
+            }
+        }
+        if self.slot() == seen {
+            self.lane.bytes.read();
+        }
+        self.leave()
+    }
+
+    fn leave(&self) -> bool {
+        if !self.lane.read_unlock() {
+            return false;
+        }
+        let _class = self.class.lock();
+        let mine = self.lane.reclaim();
+        if mine {
+            self.lane.bytes.write();
+        }
+        mine
+    }
+
+    /// Frees as a pool does; whether the place fell to this thread, which then writes there.
+    fn free(&self) -> bool {
+        let _class = self.class.lock();
+        // As `Slot::invalidate`.
+        self.slot.store(0, crate::sync::atomic::Ordering::Relaxed);
+        let mine = self.lane.free() == Freed::Now;
+        if mine {
+            self.lane.bytes.write();
+        }
+        mine
+    }
+}
+
+/// Fails if `read_unlock`, `free` or `read_lock` is Relaxed, if `free` does not look at the readers,
+/// and if a reader does not look at the slot again.
+#[test]
+fn loom_lane_read_against_free_and_reuse() {
+    loom::model(|| {
+        let object = Object::live();
+        let reader = {
+            let object = object.clone();
+            thread::spawn(move || object.read())
+        };
+        let freed = object.free();
+        assert!(reader.join().unwrap() != freed, "the place was lost, or had two owners");
+        assert!(!object.lane.is_used());
+    });
+}
+
+/// Fails if `free` parks without looking at the count that it replaced, if a passing reader does
+/// not try to reclaim, and if `reclaim` does not check.
+#[test]
+fn loom_lane_parked_place_falls_to_exactly_one() {
+    loom::model(|| {
+        let object = Object::live();
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let object = object.clone();
+                thread::spawn(move || usize::from(object.read()))
+            })
+            .collect();
+        let mut owners = usize::from(object.free());
+        for reader in readers {
+            owners += reader.join().unwrap();
+        }
+        assert_eq!(owners, 1);
+        assert!(!object.lane.is_used());
+    });
+}
+
+/// A mover locks readers out, writes, and lets them in. Fails if `write_trylock` or `read_lock` is
+/// not Acquire, if `read_unlock` or `write_unlock` is Relaxed, if `write_unlock` is a store, and if
+/// a reader does not wait.
+#[test]
+fn loom_lane_readers_and_a_writer_exclude_each_other() {
+    loom::model(|| {
+        let object = Object::live();
+        let reader = {
+            let object = object.clone();
+            thread::spawn(move || assert!(!object.read()))
+        };
+        {
+            let _class = object.class.lock();
+            if object.lane.write_trylock() {
+                object.lane.bytes.write();
+                object.lane.write_unlock();
+            }
+        }
+        reader.join().unwrap();
+        assert!(object.lane.write_trylock(), "a reader was lost count of");
+    });
+}
+
+/// Bytes of the objects: two fill a page.
+const LEN: usize = 2000;
+
+fn pool() -> StdArc<Zsmalloc> {
+    let config = Config::new().chain(1).refine(false);
+    StdArc::new(Zsmalloc::with_config(StdArc::new(HeapPages::new()), config).unwrap())
+}
+
+fn all(pool: &Zsmalloc, handle: zpool_api::Handle, byte: u8) -> bool {
+    match pool.obj_read_begin(handle) {
+        Ok(object) => {
+            assert!(object.iter().all(|b| *b == byte) && object.len() == LEN);
+            true
+        }
+        Err(error) => {
+            assert!(matches!(error, ZpoolError::InvalidHandle { .. }));
+            false
+        }
+    }
+}
+
+/// A read against the free of the object and the reuse of its slot and place. Fails if `read` does
+/// not look at the slot again, or if the slot is invalidated after the lane.
+#[test]
+fn loom_pool_read_against_free_and_reuse() {
+    loom::model(|| {
+        let pool = pool();
+        let handle = pool.malloc_from(&[1; LEN]).unwrap();
+        let reader = {
+            let pool = pool.clone();
+            thread::spawn(move || all(&pool, handle, 1))
+        };
+        pool.free(handle).unwrap();
+        let next = pool.malloc_from(&[2; LEN]).unwrap();
+        reader.join().unwrap();
+        assert!(all(&pool, next, 2) && !all(&pool, handle, 1));
+        pool.free(next).unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
+    });
+}
+
+/// Of two frees of one handle one wins.
+#[test]
+fn loom_pool_free_against_free() {
+    loom::model(|| {
+        let pool = pool();
+        let handle = pool.malloc_from(&[1; LEN]).unwrap();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.free(handle).is_ok())
+        };
+        let mine = pool.free(handle).is_ok();
+        assert!(other.join().unwrap() != mine);
+        assert_eq!(pool.total_pages(), 0);
+    });
+}
+
+/// A pool whose compaction moves one object: two of LEN bytes fill a page, and two pages have one
+/// each.
+fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
+    let pool = pool();
+    let made: Vec<_> = (0..4u8).map(|n| pool.malloc_from(&[n; LEN]).unwrap()).collect();
+    for n in [1, 2] {
+        pool.free(made[n]).unwrap();
+    }
+    (pool, made[0], made[3])
+}
+
+/// Explores a model whose threads make more steps than loom expects of one.
+fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 20_000;
+    builder.check(body);
+}
+
+/// Compacts the one class there is: a walk over all of them is too long for a model.
+fn compact(pool: &Zsmalloc) {
+    let class =
+        pool.core.classes.iter().position(|class| class.size.size as usize >= LEN + 4).unwrap();
+    pool.core.compact_class(class as u16);
+}
+
+/// A read against compaction. Fails if a mover does not take the lane's write lock, if the slot is
+/// not pointed at the new place before the old one is released, and if a reader does not wait for
+/// the mover or look at the slot again.
+#[test]
+fn loom_pool_read_against_compact() {
+    model(|| {
+        let (pool, first, second) = scattered();
+        let reader = {
+            let pool = pool.clone();
+            thread::spawn(move || assert!(all(&pool, first, 0) && all(&pool, second, 3)))
+        };
+        compact(&pool);
+        reader.join().unwrap();
+        assert!(all(&pool, first, 0) && all(&pool, second, 3));
+    });
+}
+
+/// A free against compaction: the object goes once, wherever it is. Fails if a free does not look
+/// at slot and class again under the lock.
+#[test]
+fn loom_pool_free_against_compact() {
+    model(|| {
+        let (pool, first, second) = scattered();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.free(second).unwrap())
+        };
+        compact(&pool);
+        other.join().unwrap();
+        assert!(all(&pool, first, 0) && !all(&pool, second, 3));
+        pool.free(first).unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.total_pages, stats.objects), (0, 0));
+    });
+}
+
+/// An allocation, whose bytes are written outside of the lock, against compaction. Fails if the
+/// writer is not counted in its lane.
+#[test]
+fn loom_pool_malloc_against_compact() {
+    model(|| {
+        let (pool, first, second) = scattered();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.malloc_from(&[9; LEN]).unwrap())
+        };
+        compact(&pool);
+        let third = other.join().unwrap();
+        assert!(all(&pool, first, 0) && all(&pool, second, 3) && all(&pool, third, 9));
+    });
+}
+
+/// The last reader of a freed object ends it in another thread while its neighbour is compacted.
+#[test]
+fn loom_pool_guard_dropped_elsewhere_against_free() {
+    loom::model(|| {
+        let pool = pool();
+        let handle = pool.malloc_from(&[1; LEN]).unwrap();
+        let owned = zpool_api::obj_read_owned(pool.clone(), handle).unwrap();
+        let other = thread::spawn(move || drop(owned));
+        pool.free(handle).unwrap();
+        other.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
+    });
+}
