@@ -271,8 +271,12 @@ impl<'p> Machine<'p> {
             Evicted::Evicted
         };
         match catch_unwind(AssertUnwindSafe(|| pool.reclaim(target, &evict))) {
-            Ok(freed) => {
-                let freed = freed.expect("reclaim is there");
+            Ok(Err(error)) => {
+                assert!(!pool.caps().reclaim);
+                assert!(matches!(error, ZpoolError::Unsupported { .. }));
+            }
+            Ok(Ok(freed)) => {
+                assert!(pool.caps().reclaim);
                 assert!(freed < target + 16, "{freed} pages freed, {target} asked");
             }
             Err(payload) if payload.is::<OnPurpose>() => {}

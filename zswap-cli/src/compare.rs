@@ -102,7 +102,7 @@ fn finish(
     form: Form,
     out: &mut impl Write,
 ) -> Result<bool> {
-    let verdict = Verdict::of(figures, heading.rounds);
+    let verdict = Verdict::of(figures, heading.rounds, heading.threads);
     let text = match form {
         Form::Json => report::json::render(heading, figures, &verdict),
         Form::Table(look) => report::table::render(heading, figures, &verdict, look),

@@ -60,14 +60,19 @@ fn points(figures: &[Figures]) -> Vec<Point> {
     points
 }
 
-/// Writes beside `path` and renames, so that no half picture is ever there.
+/// Writes beside `path` and renames, so that no half picture is ever there. What a symbolic link
+/// leads to is replaced, not the link; a device or a pipe is left alone.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no plain file"));
+    }
     let mut name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part: PathBuf = path.with_file_name(name);
-    let written = fs::File::create(&part)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&part, path));
+    // Not through anything that somebody else put there.
+    let mut file = fs::File::create_new(&part)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -265,6 +270,16 @@ mod tests {
         }
         assert!(write(&folder.join("no folder/plot.svg"), "t", &[]).is_err());
         assert!(write(&folder, "t", &[]).is_err());
+        #[cfg(unix)]
+        {
+            let link = folder.join("link.svg");
+            std::os::unix::fs::symlink("plot.svg", &link).unwrap();
+            write(&link, "through a link", &[]).unwrap();
+            assert!(fs::read_to_string(&path).unwrap().contains("through a link"));
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            fs::remove_file(&link).unwrap();
+            assert!(write(Path::new("/dev/null"), "t", &[]).is_err());
+        }
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "something was left behind");
         fs::remove_dir_all(&folder).unwrap();
     }

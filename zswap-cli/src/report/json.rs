@@ -102,21 +102,21 @@ struct Times {
     p99: Option<f64>,
     /// Operations in a second, of all threads together.
     per_second: Option<f64>,
-    /// The means of the quickest and of the slowest round.
+    /// The means of the quickest and of the slowest round; null after one round.
     mean_low: Option<f64>,
     mean_high: Option<f64>,
 }
 
-impl From<Option<Timing>> for Times {
-    fn from(timing: Option<Timing>) -> Self {
+impl Times {
+    fn new(timing: Option<Timing>, rounds: u32) -> Self {
         let ns = |part: fn(Timing) -> f64| timing.map(|t| rounded(part(t), 10.0));
         Times {
             mean: ns(|t| t.mean),
             p50: ns(|t| t.p50),
             p99: ns(|t| t.p99),
             per_second: timing.map(|t| rounded(t.per_second, 1.0)),
-            mean_low: ns(|t| t.mean_range.0),
-            mean_high: ns(|t| t.mean_range.1),
+            mean_low: ns(|t| t.mean_range.0).filter(|_| rounds > 1),
+            mean_high: ns(|t| t.mean_range.1).filter(|_| rounds > 1),
         }
     }
 }
@@ -140,7 +140,7 @@ pub(crate) fn render(heading: &Heading, figures: &[Figures], verdict: &Verdict) 
 fn pair<'a>(heading: &'a Heading, figures: &'a Figures, picked_for: Vec<Picked<'a>>) -> Pair<'a> {
     let memory = &figures.memory;
     let quotient = |value: Option<f64>| value.map(|v| rounded(v, 1e4));
-    let mean = |timing: Option<Timing>| Times::from(timing).mean;
+    let mean = |timing: Option<Timing>| Times::new(timing, heading.rounds).mean;
     Pair {
         zpool: &figures.zpool,
         compressor: &figures.compressor,
@@ -163,9 +163,9 @@ fn pair<'a>(heading: &'a Heading, figures: &'a Figures, picked_for: Vec<Picked<'
         rounds: heading.rounds,
         clock_ns: rounded(heading.clock_ns, 10.0),
         verified: figures.verified(),
-        store_ns: figures.store.into(),
-        store_grow_ns: figures.grow.into(),
-        load_ns: figures.load.into(),
+        store_ns: Times::new(figures.store, heading.rounds),
+        store_grow_ns: Times::new(figures.grow, heading.rounds),
+        load_ns: Times::new(figures.load, heading.rounds),
         codec_compress_ns: mean(figures.compress),
         codec_decompress_ns: mean(figures.decompress),
         store_over_codec: quotient(figures.store_over_codec),
@@ -184,7 +184,7 @@ mod tests {
 
     fn report(heading: &Heading) -> Value {
         let figures = examples::figures();
-        let verdict = Verdict::of(&figures, heading.rounds);
+        let verdict = Verdict::of(&figures, heading.rounds, heading.threads);
         serde_json::from_str(&render(heading, &figures, &verdict)).unwrap()
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let good = &report[0];
         let ns = |mean: f64| {
             json!({"mean": mean, "p50": mean - 10.0, "p99": mean * 3.0,
-                   "per_second": (1e9 / mean).round(), "mean_low": mean, "mean_high": mean})
+                   "per_second": (1e9 / mean).round(), "mean_low": null, "mean_high": null})
         };
         for (key, value) in [
             ("zpool", json!("zbud")),
@@ -238,6 +238,12 @@ mod tests {
             assert_eq!(good[key], value, "{key}");
         }
         assert_eq!(good.as_object().unwrap().len(), 31);
+    }
+
+    #[test]
+    fn several_rounds_have_a_range() {
+        let report = report(&Heading { rounds: 2, ..examples::heading() });
+        assert_eq!(report[0]["load_ns"]["mean_low"], json!(2310.0));
     }
 
     #[test]

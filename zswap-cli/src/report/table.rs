@@ -369,7 +369,7 @@ mod tests {
     use crate::report::examples;
 
     fn table(heading: &Heading, figures: &[Figures], look: Look) -> String {
-        render(heading, figures, &Verdict::of(figures, heading.rounds), look)
+        render(heading, figures, &Verdict::of(figures, heading.rounds, heading.threads), look)
     }
 
     fn lines() -> Vec<String> {
@@ -521,7 +521,7 @@ mod tests {
     #[test]
     fn the_closing_paragraph_picks_and_says_by_how_much() {
         let figures = examples::figures();
-        let one = closing(&figures, &Verdict::of(&figures, 1));
+        let one = closing(&figures, &Verdict::of(&figures, 1, 1));
         assert_eq!(
             one,
             "For density: zbud/lz4, 1.97 page bytes per byte of memory, with nothing to compare it \
@@ -536,17 +536,17 @@ mod tests {
             (t.mean, t.mean_range) = (t.mean * 2.0, (t.mean * 1.9, t.mean * 2.1));
         }
         let two = [figures[0].clone(), slower];
-        let text = closing(&two, &Verdict::of(&two, 3));
+        let text = closing(&two, &Verdict::of(&two, 3, 1));
         assert!(text.contains("37.2 % less memory than zbud/slow. "), "{text}");
         assert!(text.contains("50.0 % less time than zbud/slow. "), "{text}");
         assert!(text.contains("68.6 % less than zbud/slow."), "{text}");
-        let text = closing(&two, &Verdict::of(&two, 1));
+        let text = closing(&two, &Verdict::of(&two, 1, 1));
         assert!(text.contains("than zbud/slow; one round does not tell"), "{text}");
         let mut close = two.clone();
         if let Some(t) = &mut close[1].store {
             t.mean_range.0 = 1.0;
         }
-        let text = closing(&close, &Verdict::of(&close, 3));
+        let text = closing(&close, &Verdict::of(&close, 3, 1));
         assert!(text.contains("less time than zbud/slow, which is within"), "{text}");
     }
 
