@@ -184,11 +184,33 @@ fn loom_pool_read_against_free_and_reuse() {
     });
 }
 
-/// Of two frees of one handle one wins.
+/// A handle that was guessed before its object was written. Fails if `publish` is not Release, and
+/// if an object is found before it is published.
+#[test]
+fn loom_pool_guessed_handle_against_malloc() {
+    loom::model(|| {
+        let pool = pool();
+        let first = zpool_api::SlotRef::new(1, 0).unwrap();
+        let guess = zpool_api::Handle::new(pool.tag(), first.to_bits());
+        let reader = {
+            let pool = pool.clone();
+            thread::spawn(move || all(&pool, guess, 1))
+        };
+        let handle = pool.malloc_from(&[1; LEN]).unwrap();
+        assert_eq!(handle, guess);
+        reader.join().unwrap();
+        pool.free(handle).unwrap();
+        assert_eq!(pool.total_pages(), 0);
+    });
+}
+
+/// Of two frees of one handle one wins. Fails if `free` does not look at the slot again under the
+/// lock.
 #[test]
 fn loom_pool_free_against_free() {
     loom::model(|| {
         let pool = pool();
+        let stays = pool.malloc_from(&[3; LEN]).unwrap();
         let handle = pool.malloc_from(&[1; LEN]).unwrap();
         let other = {
             let pool = pool.clone();
@@ -196,6 +218,8 @@ fn loom_pool_free_against_free() {
         };
         let mine = pool.free(handle).is_ok();
         assert!(other.join().unwrap() != mine);
+        assert!(all(&pool, stays, 3));
+        pool.free(stays).unwrap();
         assert_eq!(pool.total_pages(), 0);
     });
 }

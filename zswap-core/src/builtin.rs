@@ -26,7 +26,7 @@ pub fn compressors() -> CompressorRegistry {
 }
 
 /// The backend of a store that names none.
-pub(crate) const DEFAULT_ZPOOL: &str = "zbud";
+pub(crate) const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
 
 /// The compressor of a store that names none.
 pub(crate) const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
