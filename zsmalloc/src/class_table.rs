@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn dividing_by_multiplying_is_exact() {
         let all = [(4096, 16, 8), (4096, 4, 16), (16384, 16, 16), (65536, 16, 16)];
-        for class in all.into_iter().flat_map(|(p, c, s)| size_classes(p, c, s)) {
+        let some = if cfg!(miri) { 40 } else { 1 };
+        for class in all.into_iter().flat_map(|(p, c, s)| size_classes(p, c, s)).step_by(some) {
             for index in 0..usize::from(class.objects) {
                 let start = class.start_of(index);
                 for offset in [start, start + class.size as usize - 1] {

@@ -164,6 +164,8 @@ impl Core {
                 self.note_huge_slot(target, to.index, slot);
             }
             let last = (size.start_of(to.index) + len - 1) as u16;
+            // Whoever gets the old place writes there.
+            old.bytes.write();
             word.move_to(Location { zspage: to.zspage, last });
         }
         old.release_moved();

@@ -224,6 +224,29 @@ fn loom_pool_free_against_free() {
     });
 }
 
+/// A read against the free of the last object and the recycling of its descriptor into another class,
+/// where the same offset is another object's. Fails if the class is not stored with Release and
+/// loaded with Acquire.
+#[test]
+fn loom_pool_read_against_recycling_into_another_class() {
+    loom::model(|| {
+        let pool = pool();
+        let first = pool.malloc_from(&[0; LEN]).unwrap();
+        let handle = pool.malloc_from(&[1; LEN]).unwrap();
+        pool.free(first).unwrap();
+        let reader = {
+            let pool = pool.clone();
+            thread::spawn(move || all(&pool, handle, 1))
+        };
+        pool.free(handle).unwrap();
+        let next = pool.malloc_from(&[2; LEN / 2]).unwrap();
+        reader.join().unwrap();
+        assert_eq!(pool.obj_read_begin(next).unwrap()[..], [2; LEN / 2]);
+        // Recycled, unless the reader was there in time.
+        assert!(pool.core.zspages.len() <= 2);
+    });
+}
+
 /// A pool whose compaction moves one object: two of LEN bytes fill a page, and two pages have one
 /// each.
 fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {

@@ -381,8 +381,9 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
 fn out_of_memory_at_every_page_request() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
-    let store = Zswap::builder().compressor("null").pages(move || Ok(theirs.clone()));
-    let store = store.build().unwrap();
+    // A backend that asks for each page by itself.
+    let store = Zswap::builder().zpool("zbud").compressor("null");
+    let store = store.pages(move || Ok(theirs.clone())).build().unwrap();
     for n in 0..if cfg!(miri) { 4 } else { 60 } {
         store.store(at(n), &doubled(n)).unwrap();
         pages.fail_call(1);
