@@ -229,7 +229,7 @@ fn loom_pool_free_against_free() {
 /// loaded with Acquire.
 #[test]
 fn loom_pool_read_against_recycling_into_another_class() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let first = pool.malloc_from(&[0; LEN]).unwrap();
         let handle = pool.malloc_from(&[1; LEN]).unwrap();
