@@ -15,7 +15,7 @@ use zpool_api::lockdep;
 use crate::class_table::SizeClass;
 use crate::pool::Core;
 use crate::slot::Chain;
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
 
@@ -28,9 +28,11 @@ const FULL: usize = GROUPS - 1;
 pub(crate) struct Class {
     pub(crate) size: SizeClass,
     inner: Mutex<Inner>,
-    /// Touched pages, places taken: copies of what `inner` has, for a look without the lock.
+    /// Touched pages and places taken: copies of what `inner` has, for a look without the lock.
     resident: AtomicU32,
     used: AtomicU32,
+    /// Bytes of live objects and of those being written. Changed under the class lock.
+    bytes: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -45,8 +47,6 @@ pub(crate) struct Inner {
     pub(crate) holes: u32,
     /// Places taken: by live objects, by objects being written, by parked ones.
     pub(crate) used: u32,
-    /// Bytes of live objects and of those being written.
-    pub(crate) bytes: u64,
 }
 
 impl Class {
@@ -59,18 +59,24 @@ impl Class {
             resident: 0,
             holes: 0,
             used: 0,
-            bytes: 0,
         };
         Class {
             size,
             inner: Mutex::new(inner),
             resident: AtomicU32::new(0),
             used: AtomicU32::new(0),
+            bytes: AtomicUsize::new(0),
         }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
+    }
+
+    /// Places taken and bytes of objects, as they were a moment ago.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        // Relaxed, both: counters, each right by itself.
+        (self.used.load(Ordering::Relaxed) as usize, self.bytes.load(Ordering::Relaxed))
     }
 
     /// Bytes of touched pages that no place takes, as they were a moment ago.
@@ -327,6 +333,12 @@ impl<'a> Locked<'a> {
         if let Some(next) = self.core.zspages.get(next) {
             next.prev.set(prev);
         }
+    }
+
+    /// Objects grow or shrink by so many bytes.
+    pub(crate) fn count_bytes(&mut self, change: isize) {
+        // Relaxed: a counter.
+        self.class.bytes.fetch_add(change as usize, Ordering::Relaxed);
     }
 
     fn count_used(&mut self, change: i32) {

@@ -138,7 +138,7 @@ impl Lane {
     }
 
     /// Lets readers in again, the object where it was.
-    #[cfg(any(test, loom))]
+    #[cfg(test)]
     pub(crate) fn write_unlock(&self) {
         // An RMW, since waiting readers are counted in the word. Release pairs with `read_lock`
         // and `has_writer`.

@@ -267,7 +267,7 @@ impl Core {
         if let Some(slot) = self.slots.get(slot) {
             slot.reserve(Location { zspage: place.zspage, last });
         }
-        locked.inner.bytes += len as u64;
+        locked.count_bytes(len as isize);
         let base = match self.zspages.get(place.zspage) {
             Some(z) => {
                 if size.huge {
@@ -466,7 +466,7 @@ impl Core {
         let size = locked.size;
         let index = size.index_of(location.last);
         let len = usize::from(location.last) + 1 - size.start_of(index) - size.header();
-        locked.inner.bytes -= len as u64;
+        locked.count_bytes(-(len as isize));
         let own = self.routes.own_class((len + HEADER).min(self.page_size));
         self.routes.unroute(own, usize::from(locked.number));
         if usable {
@@ -650,7 +650,7 @@ impl ObjCommit for Core {
         let Some(z) = self.zspages.get(place.zspage) else { return };
         let Some(mut locked) = z.class().and_then(|class| self.lock(class)) else { return };
         self.committed(len);
-        locked.inner.bytes -= len as u64;
+        locked.count_bytes(-(len as isize));
         // No handle was ever given out for this generation: it serves again.
         self.keep_slot(&mut locked, slot);
         let lane = self.lane(z, place.index);
@@ -731,10 +731,9 @@ impl Zpool for Zsmalloc {
         let mut stats = ZpoolStats::default();
         let (mut used, mut bytes) = (0, 0);
         for class in &core.classes {
-            let _held = lockdep::acquire(Rank::Pool);
-            let inner = class.lock();
-            used += inner.used as usize;
-            bytes += inner.bytes as usize;
+            let counts = class.counts();
+            used += counts.0;
+            bytes += counts.1;
         }
         // Relaxed, all: counters, each right by itself.
         stats.parked_objects = core.parked.load(Ordering::Relaxed);
