@@ -15,7 +15,8 @@ use zpool_api::lockdep;
 use crate::class_table::SizeClass;
 use crate::pool::Core;
 use crate::slot::Chain;
-use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::atomic::Ordering;
+use crate::sync::counters::{AtomicU32, AtomicUsize};
 use crate::sync::{Mutex, MutexGuard};
 use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
 
