@@ -39,6 +39,7 @@ pub enum Op {
     Reclaim { pages: u8, verdicts: [Verdict; 3] },
     Trim,
     Compact,
+    Migrate,
     FailCall(u8),
     LimitPages(Option<u8>),
 }
@@ -63,6 +64,7 @@ pub fn run(ops: &[Op]) {
         for pool in backends(&pages) {
             pages.fail_call(0);
             pages.limit_pages(usize::MAX);
+            pages.isolate_all(true);
             let mut machine = Machine::new(&*pool);
             for op in ops.iter().take(200) {
                 machine.step(op, &pages);
@@ -190,6 +192,20 @@ impl<'p> Machine<'p> {
                     }
                     Err(error) => {
                         assert!(!pool.caps().compaction);
+                        assert!(matches!(error, ZpoolError::Unsupported { .. }));
+                    }
+                }
+            }
+            Op::Migrate => {
+                let before = pool.total_pages();
+                match pool.migrate() {
+                    Ok(done) => {
+                        assert!(pool.caps().migration && pool.total_pages() <= before);
+                        assert!(done.left <= self.guards.len(), "left without a guard");
+                    }
+                    Err(ZpoolError::OutOfMemory { .. }) => assert!(pool.caps().migration),
+                    Err(error) => {
+                        assert!(!pool.caps().migration);
                         assert!(matches!(error, ZpoolError::Unsupported { .. }));
                     }
                 }

@@ -128,11 +128,11 @@ pub mod conformance;
 pub use error::{PageError, ZpoolError};
 pub use evict::{Evict, Evicted};
 pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
-pub use provider::{FailingPages, HeapPages, OwnedRun, PageProvider, PageRun};
+pub use provider::{FailingPages, HeapPages, OwnedRun, PageBlock, PageProvider, PageRun};
 #[cfg(target_os = "linux")]
 pub use provider::{MmapOptions, MmapPages};
 pub use read::{ObjPin, ObjRead, ObjReadOwned, obj_read_owned};
 pub use registry::{Registry, ZpoolConfig};
 pub use stats::ZpoolStats;
 pub use write::{ObjCommit, ObjSink, ObjWrite};
-pub use zpool::{Zpool, ZpoolCaps};
+pub use zpool::{Migration, Zpool, ZpoolCaps};

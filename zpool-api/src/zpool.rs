@@ -14,14 +14,22 @@ pub struct ZpoolCaps {
     pub reclaim: bool,
     /// Whether [`Zpool::compact`] works.
     pub compaction: bool,
+    /// Whether [`Zpool::migrate`] works.
+    pub migration: bool,
     /// Every object starts at a multiple of this many bytes; a power of two.
     pub alignment: usize,
 }
 
 impl ZpoolCaps {
-    /// A backend without reclaim or compaction that promises no alignment.
+    /// A backend without reclaim, compaction or migration that promises no alignment.
     pub const fn new(max_object_size: usize) -> Self {
-        ZpoolCaps { max_object_size, reclaim: false, compaction: false, alignment: 1 }
+        ZpoolCaps {
+            max_object_size,
+            reclaim: false,
+            compaction: false,
+            migration: false,
+            alignment: 1,
+        }
     }
 
     /// With [`Zpool::reclaim`].
@@ -36,11 +44,29 @@ impl ZpoolCaps {
         self
     }
 
+    /// With [`Zpool::migrate`].
+    pub const fn with_migration(mut self) -> Self {
+        self.migration = true;
+        self
+    }
+
     /// With objects aligned to `bytes`, a power of two (another number counts as 1).
     pub const fn with_alignment(mut self, bytes: usize) -> Self {
         self.alignment = if bytes.is_power_of_two() { bytes } else { 1 };
         self
     }
+}
+
+/// What a [`Zpool::migrate`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Migration {
+    /// Zspages that are on other pages now.
+    pub zspages: usize,
+    /// Zspages that stayed: a guard or a writer uses them, or another thread is at work there.
+    pub left: usize,
+    /// Bytes of the blocks of address space that ran empty, whose memory went back whole.
+    pub block_bytes: usize,
 }
 
 /// A backend: packs objects of 1 to [`ZpoolCaps::max_object_size`] bytes into pages.
@@ -106,6 +132,17 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// [`ZpoolCaps::compaction`].
     fn compact(&self) -> Result<usize, ZpoolError> {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "compact" })
+    }
+
+    /// Moves what a sparsely used block of the provider's address space holds to pages elsewhere, so
+    /// that the system gets the block back whole. One block a call, chosen by
+    /// [`PageProvider::isolate_block`](crate::PageProvider::isolate_block); all zero when none is
+    /// worth it. Handles stay valid, and objects that are read stay where they are.
+    ///
+    /// Works in bounded steps that let other calls in between. [`ZpoolError::Unsupported`] unless
+    /// [`ZpoolCaps::migration`]; errors of the provider, after which all objects are as they were.
+    fn migrate(&self) -> Result<Migration, ZpoolError> {
+        Err(ZpoolError::Unsupported { backend: self.name(), operation: "migrate" })
     }
 
     /// Offers the oldest objects to `evict` until `target_pages` pages were freed or every page

@@ -269,6 +269,18 @@ impl<'a> Locked<'a> {
         z.set_isolated(true);
     }
 
+    /// An isolated zspage is on other pages now: `touched` ones, of which objects have `needed`.
+    pub(crate) fn rebase(&mut self, z: &Zspage, base: *mut u8, touched: u16, needed: u16) {
+        debug_assert!(z.is_isolated() && needed & !touched == 0);
+        let holes = touched & !needed;
+        let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
+        self.count_resident(more(touched, z.touched.get()));
+        self.count_holes(more(holes, z.holes.get()));
+        z.set_base(base);
+        z.touched.set(touched);
+        z.holes.set(holes);
+    }
+
     /// Ends `isolate`. `released` pages were given back to the system meanwhile.
     pub(crate) fn put_back(&mut self, zspage: u32, z: &Zspage, released: u16) -> Option<Detached> {
         debug_assert!(z.is_isolated() && released & !z.holes.get() == 0);

@@ -137,8 +137,7 @@ impl Lane {
         self.word.compare_exchange(USED, USED | WRITER, acquire, look).is_ok()
     }
 
-    /// Lets readers in again, the object where it was.
-    #[cfg(test)]
+    /// Lets readers in again: the object keeps its place.
     pub(crate) fn write_unlock(&self) {
         // An RMW, since waiting readers are counted in the word. Release pairs with `read_lock`
         // and `has_writer`.

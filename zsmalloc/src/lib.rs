@@ -39,6 +39,7 @@
 //! | `pool.rs` | allocation, read, free; where the bytes are touched |
 //! | `holes.rs` | pages without an object, given back |
 //! | `compact.rs` | compaction |
+//! | `migrate.rs` | a zspage moved to other pages |
 //! | `class_stats.rs` | the kernel's `classes` figures |
 //!
 //! # Locks
@@ -65,6 +66,7 @@ mod compact;
 mod config;
 mod holes;
 mod lane;
+mod migrate;
 mod pool;
 mod route;
 mod slot;

@@ -19,14 +19,15 @@
 //!   provider once the lock is dropped, before the descriptor may serve again.
 
 use core::fmt;
+use core::ops::Range;
 use core::ptr::NonNull;
 use std::sync::Arc;
 
 use zpool_api::lockdep::{self, Rank, might_sleep};
 use zpool_api::stable::{StableTable, TableError};
 use zpool_api::{
-    Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag, SlotRef, Zpool,
-    ZpoolCaps, ZpoolError, ZpoolStats,
+    Handle, Migration, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag,
+    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
 
 use crate::class::{Class, Detached, Locked, Place};
@@ -137,6 +138,15 @@ impl Zsmalloc {
             parked: AtomicUsize::new(0),
         };
         Ok(Zsmalloc { core })
+    }
+
+    /// Moves every zspage whose run begins in a range of addresses to other pages of the provider,
+    /// except those in use by guards or writers. [`Zpool::migrate`] does so for a block that the
+    /// provider chooses; this is for a holder of the provider that knows better.
+    ///
+    /// Errors of the provider, after which all objects are as they were.
+    pub fn migrate_within(&self, range: Range<usize>) -> Result<Migration, ZpoolError> {
+        self.core.migrate(&range)
     }
 }
 
@@ -677,7 +687,10 @@ impl Zpool for Zsmalloc {
     }
 
     fn caps(&self) -> ZpoolCaps {
-        ZpoolCaps::new(self.core.page_size).with_compaction().with_alignment(HEADER)
+        ZpoolCaps::new(self.core.page_size)
+            .with_compaction()
+            .with_migration()
+            .with_alignment(HEADER)
     }
 
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
@@ -721,6 +734,18 @@ impl Zpool for Zsmalloc {
 
     fn compact(&self) -> Result<usize, ZpoolError> {
         Ok(self.core.compact())
+    }
+
+    fn migrate(&self) -> Result<Migration, ZpoolError> {
+        let Some(block) = self.core.provider.isolate_block() else {
+            return Ok(Migration::default());
+        };
+        let (range, bytes) = (block.range(), block.bytes());
+        let result = self.core.migrate(&range);
+        let whole = self.core.provider.put_back_block(block);
+        let mut done = result?;
+        done.block_bytes = if whole { bytes } else { 0 };
+        Ok(done)
     }
 
     fn trim(&self) -> usize {

@@ -145,10 +145,12 @@ impl Zspage {
         self.list.get() & ROOMY != 0
     }
 
-    /// The run's first byte. Right while an object of it is pinned, or under the class lock.
+    /// The run's first byte. Right while an object of it is pinned, or under the class lock; a guess
+    /// otherwise, since migration changes it.
     #[inline]
     pub(crate) fn base(&self) -> *mut u8 {
-        // Relaxed: stored before any slot that leads here was published.
+        // Relaxed: stored before any slot that leads here was published, or, by a migration, before
+        // the lane was let go that the reader has locked since.
         self.base.load(Ordering::Relaxed)
     }
 

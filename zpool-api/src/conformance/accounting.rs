@@ -1,10 +1,10 @@
 //! Accounting: counts that are exact at every step and return to zero.
 
-use super::fixture::Rig;
+use super::fixture::{Fixture, Rig};
 use super::model::{Model, any_size, fill};
 use super::pick;
-use crate::PageProvider as _;
 use crate::sync::test_rng::Rng;
+use crate::{Migration, PageProvider as _, ZpoolError};
 
 pub(super) fn given_pages_are_used(rig: &Rig<'_>) {
     let fixture = rig.fixture();
@@ -116,6 +116,52 @@ pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
         }
         model.check_all(&fixture);
         model.assert_counts(&fixture);
+    }
+    model.close(fixture);
+}
+
+pub(super) fn migration_keeps_objects(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(46);
+    assert_eq!(fixture.migrate(), Migration::default(), "moved in an empty pool (left)");
+    fill(&fixture, &mut model, pick(300, 12));
+    for round in 0..pick(6, 2) {
+        let read: Vec<_> = model.live.iter().step_by(7).copied().collect();
+        let guards: Vec<_> = read.iter().map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
+        let unread = model.live.iter().find(|(handle, _)| read.iter().all(|(h, _)| h != handle));
+        let at = |fixture: &Fixture| unread.map(|(h, m)| fixture.read(*h, *m).as_ptr().addr());
+        let before = fixture.pool.total_pages();
+        let done = fixture.migrate();
+        for (guard, mark) in guards {
+            mark.check(&guard);
+        }
+        assert!(fixture.pool.total_pages() <= before, "more pages after a migration");
+        model.check_all(&fixture);
+        model.assert_counts(&fixture);
+        if fixture.caps().migration {
+            assert!(done.left > 0, "moved while it was read");
+            let before = at(&fixture);
+            let done = fixture.migrate();
+            assert_eq!(done.left, 0, "left (left) though nothing is read");
+            assert!(done.zspages > 0 && at(&fixture) != before, "nothing moved");
+        }
+        // Nothing is lost when there is no page to move to.
+        fixture.pages.limit_pages(fixture.pages.pages_out());
+        if let Err(error) = fixture.pool.migrate() {
+            let expected = if fixture.caps().migration {
+                matches!(error, ZpoolError::OutOfMemory { .. })
+            } else {
+                matches!(error, ZpoolError::Unsupported { .. })
+            };
+            assert!(expected, "{error}");
+        }
+        fixture.pages.limit_pages(usize::MAX);
+        model.check_all(&fixture);
+        model.assert_counts(&fixture);
+        if round % 2 == 0 {
+            let index = round % model.live.len();
+            model.free(&fixture, index);
+        }
     }
     model.close(fixture);
 }

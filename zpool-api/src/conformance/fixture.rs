@@ -9,7 +9,8 @@ use super::Subject;
 use super::content::Mark;
 use crate::provider::MAX_RUN_PAGES;
 use crate::{
-    FailingPages, Handle, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    FailingPages, Handle, Migration, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError,
+    ZpoolStats,
 };
 
 /// Most pages that one object may keep from its provider: a run of the greatest length.
@@ -39,6 +40,7 @@ impl<'s> Rig<'s> {
     pub(super) fn failing_fixture(&self, n: u64) -> Result<Fixture, ZpoolError> {
         let pages = Arc::new(FailingPages::new(self.source.clone()));
         pages.fail_call(n);
+        pages.isolate_all(true);
         let built = self.subject.build(pages.clone());
         if built.is_err() {
             assert_eq!(pages.pages_out(), 0, "pages kept by a pool that could not be built");
@@ -127,6 +129,17 @@ impl Fixture {
         } else {
             self.assert_unsupported(result, "compact");
             0
+        }
+    }
+
+    /// Moves all that can be moved if the pool can, and asserts that it says so otherwise.
+    pub(super) fn migrate(&self) -> Migration {
+        let result = self.pool.migrate();
+        if self.caps().migration {
+            result.unwrap_or_else(|error| panic!("migrate failed: {error}"))
+        } else {
+            self.assert_unsupported(result.map(|done| done.zspages), "migrate");
+            Migration::default()
         }
     }
 

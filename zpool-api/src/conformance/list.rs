@@ -76,6 +76,8 @@ macro_rules! __conformance_list {
                 trim_leaves_objects_alone,
                 /// `compact` gives pages back and moves nothing that is read, or is refused.
                 compaction_keeps_objects,
+                /// `migrate` moves what is not read, all under the same handles, or is refused.
+                migration_keeps_objects,
             }
             mix {
                 /// A random mix of all calls does what a map would do, with guards kept open.

@@ -55,6 +55,7 @@ fn one_sequence(rig: &Rig<'_>, seed: u64) {
             13 if !kept.is_empty() => drop(kept.swap_remove(rng.below(kept.len()))),
             14 if rng.below(8) == 0 => {
                 fixture.compact();
+                fixture.migrate();
                 fixture.pool.trim();
             }
             _ => {

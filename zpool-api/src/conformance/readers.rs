@@ -25,6 +25,7 @@ fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
             model.store(fixture, any_size(rng, fixture.max()));
         }
     }
+    fixture.migrate();
     fixture.compact();
 }
 
@@ -55,6 +56,7 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
         let others: Vec<_> = (0..pick(40, 4)).map(|_| model.store(&fixture, size)).collect();
         fill(&fixture, &mut model, pick(20, 2));
         fixture.compact();
+        fixture.migrate();
         for guard in guards {
             assert_parked(&fixture, 1);
             mark.check(&guard);

@@ -207,6 +207,7 @@ fn mix(
             }
             9 if rng.below(20) == 0 => {
                 fixture.compact();
+                fixture.migrate();
                 fixture.pool.trim();
             }
             _ => {

@@ -5,9 +5,9 @@
 use core::ops::Range;
 use std::sync::Arc;
 // Always std's: the counters are a test's own and no part of any modelled protocol.
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use super::{PageProvider, PageRun};
+use super::{PageBlock, PageProvider, PageRun};
 use crate::PageError;
 
 /// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts runs and pages.
@@ -35,6 +35,7 @@ pub struct FailingPages {
     /// Most pages out at once.
     limit: AtomicI64,
     pages_out: AtomicI64,
+    isolate_all: AtomicBool,
 }
 
 impl FailingPages {
@@ -46,6 +47,7 @@ impl FailingPages {
             fail_call: AtomicU64::new(0),
             limit: AtomicI64::new(i64::MAX),
             pages_out: AtomicI64::new(0),
+            isolate_all: AtomicBool::new(false),
         }
     }
 
@@ -58,6 +60,13 @@ impl FailingPages {
     /// Fails every `alloc_run` that would have more than `pages` pages out.
     pub fn limit_pages(&self, pages: usize) {
         self.limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Has `isolate_block` name all of memory as one block, so that a migration moves everything it
+    /// can, whatever provider is inside. Runs are handed out all the same, and nothing goes back
+    /// whole.
+    pub fn isolate_all(&self, all: bool) {
+        self.isolate_all.store(all, Ordering::SeqCst);
     }
 
     /// `alloc_run` calls so far, failed ones too.
@@ -104,6 +113,17 @@ unsafe impl PageProvider for FailingPages {
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         // SAFETY: passed on as it came.
         unsafe { self.inner.discard(run, pages) };
+    }
+
+    fn isolate_block(&self) -> Option<PageBlock> {
+        if self.isolate_all.load(Ordering::SeqCst) {
+            return Some(PageBlock::new(0, usize::MAX));
+        }
+        self.inner.isolate_block()
+    }
+
+    fn put_back_block(&self, block: PageBlock) -> bool {
+        self.inner.put_back_block(block)
     }
 
     fn cached_pages(&self) -> usize {

@@ -13,12 +13,14 @@ mod heap;
 #[cfg(target_os = "linux")]
 mod mmap;
 mod owned;
+mod page_block;
 
 pub use failing::FailingPages;
 pub use heap::HeapPages;
 #[cfg(target_os = "linux")]
 pub use mmap::{MmapOptions, MmapPages};
 pub use owned::OwnedRun;
+pub use page_block::PageBlock;
 
 use core::fmt;
 use core::ops::Range;
@@ -136,6 +138,25 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     /// # Safety
     /// The run must be from this very provider, and nobody may be using the bytes of those pages.
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>);
+
+    /// Takes a sparsely used block of address space out of use: none of its runs are handed out
+    /// until [`put_back_block`](Self::put_back_block). Chosen is the block with the fewest pages
+    /// in use whose runs would fit where there is room already. Warm pages go back to the system
+    /// before.
+    ///
+    /// None if no block is worth emptying, if another one is out of use, and from a provider that
+    /// has no blocks.
+    fn isolate_block(&self) -> Option<PageBlock> {
+        None
+    }
+
+    /// Ends `isolate_block`. If no run of the block is in use any more, its memory goes back to the
+    /// system in one piece; whether it did. Otherwise, and for a block of another provider,
+    /// nothing is given back.
+    fn put_back_block(&self, block: PageBlock) -> bool {
+        let _ = block;
+        false
+    }
 
     /// Resident pages that the provider keeps warm. Takes no lock.
     fn cached_pages(&self) -> usize;

@@ -13,8 +13,8 @@ use std::thread::{self, ThreadId};
 
 use zpool_api::conformance::{self, CHECKS, Check, Subject};
 use zpool_api::{
-    BackendBits, Evict, Evicted, Handle, HeapPages, ObjPin, ObjRead, ObjSink, ObjWrite, OwnedRun,
-    PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    BackendBits, Evict, Evicted, Handle, HeapPages, Migration, ObjPin, ObjRead, ObjSink, ObjWrite,
+    OwnedRun, PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
 
 use crate::onepage::OnePage;
@@ -41,6 +41,8 @@ enum Fault {
     HandleBitIsIgnored,
     HandleIsReused,
     LengthIsOffByOne,
+    MigrationIsClaimed,
+    MigrationIsNotClaimed,
     NeighbourOverwrites,
     NeighboursWaitForReaders,
     NeighboursWaitForWriters,
@@ -101,6 +103,8 @@ const FOUND_BY: &[(Fault, &[&str])] = {
         (HandleBitIsIgnored, &["made_up_handles_are_safe_to_read", "made_up_handles_free_nothing"]),
         (HandleIsReused, &["stale_handles_stay_invalid", "random_mix_follows_the_model"]),
         (LengthIsOffByOne, &["round_trip_every_size", "all_sizes_at_once"]),
+        (MigrationIsClaimed, &["migration_keeps_objects"]),
+        (MigrationIsNotClaimed, &["migration_keeps_objects"]),
         (NeighbourOverwrites, &["all_sizes_at_once", "random_mix_follows_the_model"]),
         (
             NeighboursWaitForReaders,
@@ -428,6 +432,7 @@ impl Zpool for Broken {
             Fault::AlignmentIsALie => caps.alignment = 1 << 24,
             Fault::CapsChange if self.state(|state| state.stores > 0) => caps.max_object_size -= 1,
             Fault::CompactionIsClaimed => caps.compaction = true,
+            Fault::MigrationIsClaimed => caps.migration = true,
             Fault::ReclaimIsNotClaimed => caps.reclaim = false,
             _ => {}
         }
@@ -558,6 +563,13 @@ impl Zpool for Broken {
             Fault::CompactionIsClaimed => Ok(1),
             Fault::CompactionIsNotClaimed => Ok(0),
             _ => self.inner.compact(),
+        }
+    }
+
+    fn migrate(&self) -> Result<Migration, ZpoolError> {
+        match self.fault {
+            Fault::MigrationIsClaimed | Fault::MigrationIsNotClaimed => Ok(Migration::default()),
+            _ => self.inner.migrate(),
         }
     }
 

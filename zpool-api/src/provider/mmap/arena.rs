@@ -6,8 +6,9 @@
 //!
 //! Lock: the provider's mutex guards all of it. Nothing here calls the system.
 //! Invariants: a block is in `empty` if it serves no length, in `open` of the length it serves if
-//! it has a free slot, and in no other set.
+//! it has a free slot, and in no other set. The isolated block, if there is one, is in none.
 
+use core::cmp::Reverse;
 use core::ptr::NonNull;
 use std::collections::TryReserveError;
 
@@ -43,6 +44,8 @@ pub(super) struct Arena {
     empty: BlockSet,
     /// Blocks with a free slot, by the length they serve: `open[0]` for single pages.
     open: [BlockSet; MAX_RUN_PAGES],
+    /// Out of use, to be emptied.
+    isolated: Option<usize>,
 }
 
 impl Arena {
@@ -54,6 +57,7 @@ impl Arena {
             by_address: Vec::new(),
             empty: BlockSet::default(),
             open: Default::default(),
+            isolated: None,
         }
     }
 
@@ -112,10 +116,54 @@ impl Arena {
         let number = tract * REGION_BLOCKS + (address - start) / BLOCK_BYTES;
         let block = &mut self.tracts[tract].blocks[number % REGION_BLOCKS];
         block.put((address - start) % BLOCK_BYTES);
-        if block.is_empty() {
+        if self.isolated == Some(number) {
+            // Back into its set when it is put back.
+        } else if block.is_empty() {
             self.open[pages - 1].remove(number);
             self.empty.insert(number);
         } else {
+            self.open[pages - 1].insert(number);
+        }
+    }
+
+    /// Takes the block with the fewest pages taken out of use, if what is taken there fits into the
+    /// free slots of other blocks of its length. The highest of equals, since high blocks are to
+    /// run empty. Its first byte, and the pages of its runs; none while a block is isolated.
+    ///
+    /// Looks at every block with a free slot once.
+    pub(super) fn isolate(&mut self) -> Option<(NonNull<u8>, usize)> {
+        if self.isolated.is_some() {
+            return None;
+        }
+        let block =
+            |number: usize| &self.tracts[number / REGION_BLOCKS].blocks[number % REGION_BLOCKS];
+        let candidates = self.open.iter().enumerate().flat_map(|(at, open)| {
+            let free: usize = open.iter().map(|number| block(number).free()).sum();
+            open.iter()
+                .filter(move |&number| free - block(number).free() >= block(number).taken())
+                .map(move |number| (block(number).taken() * (at + 1), Reverse(number), at + 1))
+        });
+        let (_, Reverse(number), pages) = candidates.min()?;
+        let base =
+            self.tracts[number / REGION_BLOCKS].region.at(number % REGION_BLOCKS * BLOCK_BYTES)?;
+        self.open[pages - 1].remove(number);
+        self.isolated = Some(number);
+        Some((base, pages))
+    }
+
+    /// Slots of the isolated block that are taken.
+    pub(super) fn taken_of_isolated(&self) -> usize {
+        self.isolated
+            .map_or(0, |n| self.tracts[n / REGION_BLOCKS].blocks[n % REGION_BLOCKS].taken())
+    }
+
+    /// Takes the isolated block, whose runs have `pages` pages, back into use.
+    pub(super) fn put_back(&mut self, pages: usize) {
+        let Some(number) = self.isolated.take() else { return };
+        let block = &self.tracts[number / REGION_BLOCKS].blocks[number % REGION_BLOCKS];
+        if block.is_empty() {
+            self.empty.insert(number);
+        } else if !block.is_full() {
             self.open[pages - 1].insert(number);
         }
     }

@@ -12,7 +12,8 @@ use super::super::PAGE_SIZE;
 /// Bytes of a block, and their alignment: one huge page of the usual size.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
-const MAX_SLOTS: usize = BLOCK_BYTES / PAGE_SIZE;
+/// Slots of a block at most.
+pub(super) const MAX_SLOTS: usize = BLOCK_BYTES / PAGE_SIZE;
 
 /// Which slots of 2 MiB are taken.
 pub(super) struct Block {
@@ -64,6 +65,16 @@ impl Block {
             self.run_bytes = 0;
             self.slots = 0;
         }
+    }
+
+    /// Slots taken.
+    pub(super) fn taken(&self) -> usize {
+        usize::from(self.taken)
+    }
+
+    /// Slots free.
+    pub(super) fn free(&self) -> usize {
+        usize::from(self.slots - self.taken)
     }
 
     /// Whether no slot is free. A block without a run length has no slots and counts as full.

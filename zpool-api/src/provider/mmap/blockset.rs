@@ -45,6 +45,15 @@ impl BlockSet {
         None
     }
 
+    /// All of them, lowest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
+        self.words
+            .iter()
+            .enumerate()
+            .flat_map(move |(at, word)| bits(*word).map(move |b| at * 64 + b))
+    }
+
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.words.capacity() * size_of::<u64>()

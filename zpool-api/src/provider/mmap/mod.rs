@@ -6,12 +6,13 @@
 //! back. Only after that is it cold, so nobody can be handed a slot whose memory is about to go.
 //!
 //! Lock: one mutex guards all of it, a leaf, held for a few instructions. Every system call
-//! ([`region`]) is made without it.
+//! ([`region`]) is made without it. Emptying a whole block is in [`isolate`].
 //! Invariant: `cached_pages` counts the resident pages of the warm and of the leaving runs.
 
 mod arena;
 mod block;
 mod blockset;
+mod isolate;
 mod options;
 mod region;
 #[cfg(all(test, not(loom), not(miri)))]
@@ -23,12 +24,13 @@ pub use options::MmapOptions;
 use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 
-use super::{PageProvider, PageRun, check_run_length};
+use super::{PageBlock, PageProvider, PageRun, check_run_length};
 use crate::PageError;
 use crate::lockdep::{self, Rank, might_sleep};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use arena::{Arena, Tract};
+use isolate::Isolated;
 use region::Region;
 use warm::{BATCH_RUNS, Batch, WarmCache};
 
@@ -41,6 +43,9 @@ use warm::{BATCH_RUNS, Batch, WarmCache};
 ///
 /// Where the system takes no pages back (the process has locked its memory), they stay warm beyond
 /// the bound and counted, and are offered again after each further 64.
+///
+/// A block of 2 MiB at a time can be emptied and given back whole, by whoever can move its runs
+/// ([`PageProvider::isolate_block`]).
 ///
 /// Huge pages are off unless [`MmapOptions::huge_pages`] allows them. After a `fork` the child may
 /// only drop the provider.
@@ -77,6 +82,7 @@ struct State {
     leaving: usize,
     /// Warm pages above which a batch leaves: the bound, or more after the system refused some.
     leave_above: usize,
+    isolated: Option<Isolated>,
 }
 
 impl State {
@@ -97,6 +103,17 @@ impl State {
         let batch = self.warm.take_oldest(keep, time);
         self.leaving += batch.pages();
         batch
+    }
+
+    /// A run that was leaving: its slot is free if it holds no memory, else it is warm.
+    fn keep_or_put(&mut self, run: PageRun) {
+        if run.resident() == 0 {
+            self.arena.put(run.base(), run.pages());
+        } else if let Err(run) = self.warm.push(run) {
+            // Neither taken back nor noted for want of memory: it stays leaving, which keeps the
+            // count true and costs its slot.
+            self.leaving += run.resident_pages();
+        }
     }
 
     fn cached_pages(&self) -> usize {
@@ -144,6 +161,7 @@ impl MmapPages {
             warm: WarmCache::default(),
             leaving: 0,
             leave_above: warm_bound,
+            isolated: None,
         };
         MmapPages {
             options,
@@ -187,19 +205,26 @@ impl MmapPages {
         let mut state = self.lock();
         state.leaving -= leaving;
         for run in batch.into_runs() {
-            if run.resident() == 0 {
-                state.arena.put(run.base(), run.pages());
-            } else if let Err(run) = state.warm.push(run) {
-                // Neither taken back nor noted for want of memory: it stays leaving, which keeps
-                // the count true and costs its slot.
-                state.leaving += run.resident_pages();
-            }
+            state.keep_or_put(run);
         }
         // The system would refuse the same pages again: try once a batch, not at every free.
         state.leave_above =
             if refused == 0 { self.warm_bound } else { state.warm.pages() + BATCH_RUNS };
         self.publish(&state);
         leaving - refused
+    }
+
+    /// Gives back warm runs above the bound.
+    fn give_back_surplus(&self) {
+        loop {
+            let mut state = self.lock();
+            if state.warm.pages() <= state.leave_above {
+                return;
+            }
+            let batch = state.leave(self.keep(), u64::MAX);
+            drop(state);
+            self.give_back(batch);
+        }
     }
 
     /// Overwrites the pages of a run that may hold old bytes.
@@ -281,6 +306,10 @@ unsafe impl PageProvider for MmapPages {
             state.arena.put(run.base(), run.pages());
             return;
         }
+        let Some(run) = state.gather(run) else {
+            self.publish(&state);
+            return;
+        };
         let batch = match state.warm.push(run) {
             Ok(()) if state.warm.pages() <= state.leave_above => None,
             Ok(()) => Some(state.leave(self.keep(), u64::MAX)),
@@ -322,6 +351,14 @@ unsafe impl PageProvider for MmapPages {
         }
     }
 
+    fn isolate_block(&self) -> Option<PageBlock> {
+        self.isolate()
+    }
+
+    fn put_back_block(&self, block: PageBlock) -> bool {
+        self.put_back(&block)
+    }
+
     fn cached_pages(&self) -> usize {
         // Relaxed: see `publish`.
         self.cached.load(Ordering::Relaxed)
@@ -344,6 +381,7 @@ unsafe impl PageProvider for MmapPages {
 
     fn metadata_bytes(&self) -> usize {
         let state = self.lock();
-        size_of::<Self>() + state.arena.heap_bytes() + state.warm.heap_bytes()
+        let isolated = state.isolated.as_ref().map_or(0, Isolated::heap_bytes);
+        size_of::<Self>() + state.arena.heap_bytes() + state.warm.heap_bytes() + isolated
     }
 }

@@ -498,3 +498,117 @@ fn metadata_is_small_and_counted() {
     assert!(more < 16 * 1024, "{more} bytes for 128 MiB");
     runs.into_iter().for_each(|run| free(&pages, run));
 }
+
+/// Slots of a block for runs of 16 pages.
+const LONG: usize = BLOCK_BYTES / (16 * 4096);
+
+/// Three full blocks of long runs with their first page touched, of which every second run of the
+/// first two and all but two of the third were freed and trimmed. The third one's runs are last.
+fn sparse_third_block(provider: &MmapPages) -> Vec<PageRun> {
+    let mut runs: Vec<PageRun> = (0..3 * LONG)
+        .map(|n| {
+            let mut run = provider.alloc_run(16).unwrap();
+            touch(provider, &mut run, 0..1, n as u8);
+            run
+        })
+        .collect();
+    let mut stay = Vec::new();
+    for (n, run) in runs.drain(..).enumerate() {
+        if n < 2 * LONG && n % 2 == 0 || n >= 3 * LONG - 2 {
+            stay.push(run);
+        } else {
+            free(provider, run);
+        }
+    }
+    stay
+}
+
+fn four_kib() -> MmapPages {
+    with(MmapOptions::new().page_size(4096))
+}
+
+#[test]
+fn the_emptiest_block_is_emptied_and_given_back_whole() {
+    if region::system_page_size() != 4096 {
+        return;
+    }
+    let provider = four_kib();
+    let mut runs = sparse_third_block(&provider);
+    let block = provider.isolate_block().unwrap();
+    assert_eq!(provider.cached_pages(), 0);
+    assert!(provider.isolate_block().is_none(), "two at a time");
+    assert_eq!(block.bytes(), BLOCK_BYTES);
+    let inside = |run: &PageRun| block.range().contains(&run.base().addr().get());
+    assert_eq!(runs.iter().map(inside).filter(|inside| *inside).count(), 2);
+    assert!(inside(&runs[runs.len() - 1]) && inside(&runs[runs.len() - 2]));
+
+    // Whatever is asked for now comes from elsewhere, warm or cold.
+    let others: Vec<PageRun> = (0..LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
+    assert!(!others.iter().any(inside));
+    others.into_iter().for_each(|run| free(&provider, run));
+
+    let before = resident_bytes(&provider);
+    let cached = provider.cached_pages();
+    for _ in 0..2 {
+        free(&provider, runs.pop().unwrap());
+    }
+    assert_eq!(provider.cached_pages(), cached + 2);
+    assert_eq!(resident_bytes(&provider), before, "one piece, when all are there");
+    assert!(provider.put_back_block(block));
+    assert_eq!(resident_bytes(&provider), before - 2 * 4096);
+    assert_eq!(provider.cached_pages() * 4096 + runs.len() * 4096, resident_bytes(&provider));
+
+    // The block serves again, also another length.
+    let single = touched(&provider, 1, 7);
+    assert!(page(&provider, &single, 0).iter().all(|byte| *byte == 7));
+    free(&provider, single);
+    for run in runs {
+        free(&provider, run);
+    }
+    provider.trim();
+    assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
+}
+
+#[test]
+fn a_block_that_is_not_empty_goes_back_into_use_as_it_was() {
+    if region::system_page_size() != 4096 {
+        return;
+    }
+    let provider = four_kib();
+    let mut runs = sparse_third_block(&provider);
+    let block = provider.isolate_block().unwrap();
+    let before = resident_bytes(&provider);
+    let range = block.range();
+    free(&provider, runs.pop().unwrap());
+    let foreign = four_kib();
+    assert!(!foreign.put_back_block(PageBlock::new(range.start, BLOCK_BYTES)));
+    assert!(!provider.put_back_block(PageBlock::new(range.start + 4096, BLOCK_BYTES)));
+    assert!(!provider.put_back_block(block));
+    assert_eq!(resident_bytes(&provider), before);
+    assert_eq!(page(&provider, &runs[runs.len() - 1], 0)[0], (3 * LONG - 2) as u8);
+    // Its free runs are warm again, and are handed out.
+    let again: Vec<PageRun> = (0..2 * LONG - 1).map(|_| provider.alloc_run(16).unwrap()).collect();
+    let inside = again.iter().filter(|run| range.contains(&run.base().addr().get())).count();
+    assert_eq!(inside, LONG - 1);
+    assert_eq!(
+        again.iter().map(PageRun::resident_pages).sum::<usize>(),
+        1,
+        "the one freed meanwhile"
+    );
+    for run in runs.into_iter().chain(again) {
+        free(&provider, run);
+    }
+    provider.trim();
+    assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
+}
+
+#[test]
+fn no_block_is_isolated_when_its_runs_would_not_fit_elsewhere() {
+    let provider = MmapPages::new();
+    assert!(provider.isolate_block().is_none());
+    let run = touched(&provider, 3, 1);
+    let other = touched(&provider, 2, 1);
+    assert!(provider.isolate_block().is_none(), "the only blocks of their lengths");
+    free(&provider, run);
+    free(&provider, other);
+}

@@ -7,6 +7,7 @@
 //! Invariants: `pages` is the sum of the resident pages of all runs in it, each of which has at
 //! least one; each queue is in the order of `since`.
 
+use core::ops::Range;
 use std::collections::VecDeque;
 
 use super::super::{MAX_RUN_PAGES, PageRun};
@@ -78,6 +79,29 @@ impl WarmCache {
             batch.len += 1;
         }
         batch
+    }
+
+    /// Takes the runs of `pages` pages that begin in `range` out, into `taken` as long as that has
+    /// room. Their resident pages.
+    pub(super) fn take_within(
+        &mut self,
+        pages: usize,
+        range: &Range<usize>,
+        taken: &mut Vec<PageRun>,
+    ) -> usize {
+        let queue = &mut self.queues[pages - 1];
+        let mut resident = 0;
+        for _ in 0..queue.len() {
+            let Some(warm) = queue.pop_front() else { break };
+            if range.contains(&warm.run.base().addr().get()) && taken.len() < taken.capacity() {
+                resident += warm.run.resident_pages();
+                taken.push(warm.run);
+            } else {
+                queue.push_back(warm);
+            }
+        }
+        self.pages -= resident;
+        resident
     }
 
     /// Bytes on the heap.
