@@ -260,9 +260,13 @@ fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
 
 /// Explores a model whose threads make more steps than loom expects of one.
 fn model(body: impl Fn() + Sync + Send + 'static) {
+    builder().check(body);
+}
+
+fn builder() -> loom::model::Builder {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
-    builder.check(body);
+    builder
 }
 
 /// Compacts the one class there is: a walk over all of them is too long for a model.
@@ -336,5 +340,112 @@ fn loom_pool_guard_dropped_elsewhere_against_free() {
         other.join().unwrap();
         let stats = pool.stats();
         assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
+    });
+}
+
+/// Two objects of one zspage.
+fn pair() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
+    let pool = pool();
+    let handles = [0, 1].map(|n| pool.malloc_from(&[n; LEN]).unwrap());
+    (pool, handles[0], handles[1])
+}
+
+fn migrate(pool: &Zsmalloc) -> zpool_api::Migration {
+    pool.migrate_within(0..usize::MAX).unwrap()
+}
+
+/// A read against migration. Fails if a mover does not lock every object's lane, if a lane is let go
+/// before the base is changed, and if a reader does not wait for the mover or takes the base before
+/// it has locked the lane.
+#[test]
+fn loom_pool_read_against_migrate() {
+    model(|| {
+        let (pool, first, second) = pair();
+        let reader = {
+            let pool = pool.clone();
+            thread::spawn(move || assert!(all(&pool, first, 0) && all(&pool, second, 1)))
+        };
+        let done = migrate(&pool);
+        assert_eq!(done.zspages + done.left, 1);
+        reader.join().unwrap();
+        assert!(all(&pool, first, 0) && all(&pool, second, 1));
+    });
+}
+
+/// Frees of all objects, one of them read meanwhile, against migration. Fails if a free in an
+/// isolated zspage detaches it, or if putting it back does not look whether it is empty.
+#[test]
+fn loom_pool_free_against_migrate() {
+    model(|| {
+        let (pool, first, second) = pair();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let owned = zpool_api::obj_read_owned(pool.clone(), first).unwrap();
+                pool.free(first).unwrap();
+                assert!(owned.iter().all(|byte| *byte == 0));
+                drop(owned);
+                pool.free(second).unwrap();
+            })
+        };
+        migrate(&pool);
+        other.join().unwrap();
+        assert!(!all(&pool, first, 0) && !all(&pool, second, 1));
+        let stats = pool.stats();
+        assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
+    });
+}
+
+/// An allocation, whose bytes are written outside of the lock, against migration. Fails if an
+/// allocation finds an isolated zspage, or if the writer is not counted in its lane.
+#[test]
+fn loom_pool_malloc_against_migrate() {
+    let mut builder = builder();
+    // The allocation alone is long: a bound of 3 takes minutes and finds no more.
+    builder.preemption_bound = Some(2);
+    builder.check(|| {
+        let pool = pool();
+        let first = pool.malloc_from(&[0; LEN]).unwrap();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.malloc_from(&[9; LEN]).unwrap())
+        };
+        migrate(&pool);
+        let third = other.join().unwrap();
+        assert!(all(&pool, first, 0) && all(&pool, third, 9));
+    });
+}
+
+/// Compaction, migration and a read at once. Fails if compaction takes an isolated zspage, or
+/// migration one that compaction has set aside.
+#[test]
+fn loom_pool_compact_against_migrate() {
+    model(|| {
+        let (pool, first, second) = scattered();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || compact(&pool))
+        };
+        migrate(&pool);
+        other.join().unwrap();
+        assert!(all(&pool, first, 0) && all(&pool, second, 3));
+        pool.free(first).unwrap();
+        pool.free(second).unwrap();
+        assert_eq!(pool.total_pages(), 0);
+    });
+}
+
+/// Two migrations of one zspage.
+#[test]
+fn loom_pool_migrate_against_migrate() {
+    model(|| {
+        let (pool, first, second) = pair();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || migrate(&pool))
+        };
+        let (mine, others) = (migrate(&pool), other.join().unwrap());
+        assert!(mine.zspages + others.zspages >= 1, "both gave way");
+        assert!(all(&pool, first, 0) && all(&pool, second, 1));
     });
 }
