@@ -1,6 +1,7 @@
 //! The jobs, one file each.
 
 pub(crate) mod bench;
+pub(crate) mod churn;
 pub(crate) mod ci;
 pub(crate) mod clippy;
 pub(crate) mod compare;

@@ -66,6 +66,8 @@ enum Job {
     Tsan(jobs::tsan::Args),
     /// The criterion benches on real pages, told in multiples of a mutex pair.
     Bench(jobs::bench::Args),
+    /// The churn tests for minutes: eight threads, every byte looked at.
+    Churn(jobs::churn::Args),
     /// Every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
 }
@@ -99,6 +101,7 @@ fn run(job: Job) -> Result<()> {
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
         Job::Bench(args) => jobs::bench::run(&ws, &args),
+        Job::Churn(args) => jobs::churn::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
     }
 }

@@ -54,6 +54,8 @@ fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
     let cmd = Cmd::line("cargo test --release -p")
         .arg(package)
         .env("RUSTFLAGS", "--cfg loom")
+        // Optimised, but with the code's own assertions: a model that breaks one fails.
+        .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("LOOM_MAX_PREEMPTIONS", args.preemptions.to_string())
         .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
     // The store's models need no codec, and so no C library built a second time.
