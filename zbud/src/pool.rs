@@ -214,7 +214,7 @@ impl Core {
         // A slot whose room was taken has a descriptor; a made-up one may not.
         self.table
             .get(slot.page)
-            .ok_or(ZpoolError::InvalidHandle { handle: u64::from(slot.number()) })
+            .ok_or_else(|| ZpoolError::InvalidHandle { handle: u64::from(slot.number()) })
     }
 
     /// OWNED → LIVE: the handle exists from here on.
@@ -226,7 +226,7 @@ impl Core {
         let live = desc.word(slot.buddy).publish();
         let generation = live.generation();
         let bits = SlotRef::new(generation, slot.number())
-            .ok_or(ZpoolError::InvalidHandle { handle: u64::from(generation) })?;
+            .ok_or_else(|| ZpoolError::InvalidHandle { handle: u64::from(generation) })?;
         Ok(Handle::new(self.tag, bits.to_bits()))
     }
 
@@ -331,8 +331,8 @@ impl Core {
     }
 
     pub(crate) fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
-        let bits = handle.bits_of(self.tag).ok_or(ZpoolError::invalid(handle))?;
-        self.free_slot(SlotRef::from_bits(bits)).ok_or(ZpoolError::invalid(handle))
+        let bits = handle.bits_of(self.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
+        self.free_slot(SlotRef::from_bits(bits)).ok_or_else(|| ZpoolError::invalid(handle))
     }
 }
 
@@ -401,7 +401,7 @@ impl Zpool for Zbud {
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
-        let bits = handle.bits_of(self.core.tag).ok_or(ZpoolError::invalid(handle))?;
+        let bits = handle.bits_of(self.core.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
         self.core.read(SlotRef::from_bits(bits)).map_err(|error| match error {
             PinError::NotLive(_) => ZpoolError::invalid(handle),
             PinError::TooManyReaders => {

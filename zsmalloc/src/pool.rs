@@ -171,8 +171,12 @@ impl Core {
     /// The lane of an object of a zspage; a lane that nobody uses for a number beyond its own.
     #[inline]
     pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
-        let index = index.min(z.lanes() - 1);
-        match self.lanes.get(z.first_lane + index as u32) {
+        self.lane_at(z.lane_number(index))
+    }
+
+    #[inline]
+    fn lane_at(&self, number: u32) -> &Lane {
+        match self.lanes.get(number) {
             Some(lane) => lane,
             // Every descriptor has its lanes from the start: `first_lane` and `lanes` say so.
             None => unreachable_lane(),
@@ -392,35 +396,37 @@ impl Core {
 
     /// Makes a written object visible; its handle.
     fn publish(&self, slot: u32, place: Place) -> Result<Handle, ZpoolError> {
-        let invalid = ZpoolError::InvalidHandle { handle: u64::from(slot) };
-        let generation = self.slots.get(slot).map(Slot::publish).ok_or(invalid.clone())?;
+        let invalid = || ZpoolError::InvalidHandle { handle: u64::from(slot) };
+        let generation = self.slots.get(slot).map(Slot::publish).ok_or_else(invalid)?;
         // The handle is not out yet, but a guess might free the object: then the place is this
         // thread's to free.
-        self.unlock_reader(place);
-        let bits = SlotRef::new(generation, slot).ok_or(invalid)?;
+        if let Some(z) = self.zspages.get(place.zspage) {
+            self.unlock_reader(place.zspage, z.lane_number(place.index));
+        }
+        let bits = SlotRef::new(generation, slot).ok_or_else(invalid)?;
         Ok(Handle::new(self.tag, bits.to_bits()))
     }
 
     /// Takes a reader off, and frees the place if the object was parked and this was the last.
     #[inline]
-    fn unlock_reader(&self, place: Place) {
-        if let Some(z) = self.zspages.get(place.zspage) {
-            if self.lane(z, place.index).read_unlock() {
-                self.reclaim_parked(place, z);
-            }
+    fn unlock_reader(&self, zspage: u32, lane: u32) {
+        if self.lane_at(lane).read_unlock() {
+            self.reclaim_parked(zspage, lane);
         }
     }
 
     /// A parked object was left to this thread. Takes the class lock; see `lane`.
     #[cold]
-    fn reclaim_parked(&self, place: Place, z: &Zspage) {
+    fn reclaim_parked(&self, zspage: u32, lane: u32) {
+        let Some(z) = self.zspages.get(zspage) else { return };
+        let place = Place { zspage, index: (lane - z.first_lane) as usize };
         // While the place is parked its zspage stays what it is. If it is something else under the
         // lock, somebody else has reclaimed the place.
         let Some(locked) = z.class().and_then(|class| self.lock(class)) else { return };
         if z.class() != Some(locked.number) {
             return;
         }
-        let lane = self.lane(z, place.index);
+        let lane = self.lane_at(lane);
         if place.index < usize::from(locked.size.objects) && lane.reclaim() {
             lane.bytes.write();
             // Relaxed: a counter.
@@ -506,8 +512,9 @@ impl Core {
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
-        let bits = handle.bits_of(self.tag).ok_or(ZpoolError::invalid(handle))?;
-        self.free_slot(SlotRef::from_bits(bits)).ok_or(ZpoolError::invalid(handle))
+        let invalid = || ZpoolError::invalid(handle);
+        let bits = handle.bits_of(self.tag).ok_or_else(invalid)?;
+        self.free_slot(SlotRef::from_bits(bits)).ok_or_else(invalid)
     }
 
     /// Pins the object of this slot and generation.
@@ -521,17 +528,18 @@ impl Core {
             if let Some(class) = z.class().and_then(|c| self.classes.get(usize::from(c))) {
                 let size = &class.size;
                 let index = size.index_of(location.last);
-                let place = Place { zspage: location.zspage, index };
-                let lane = self.lane(z, index);
+                let number = z.lane_number(index);
+                let lane = self.lane_at(number);
                 let writer = lane.read_lock().map_err(|_| PinError::TooManyReaders)?;
                 if writer {
                     self.wait_for_writer(lane, class);
                 }
                 let again = slot.load();
                 if again == word {
-                    return Ok(self.guard(z, lane, size, place, location));
+                    lane.bytes.read();
+                    return Ok(self.guard(z, number, size, index, location));
                 }
-                self.unlock_reader(place);
+                self.unlock_reader(location.zspage, number);
                 word = again;
             } else {
                 // The zspage has left its class, so the slot has changed or is about to be seen so.
@@ -545,19 +553,18 @@ impl Core {
     fn guard(
         &self,
         z: &Zspage,
-        lane: &Lane,
+        lane: u32,
         size: &SizeClass,
-        place: Place,
+        index: usize,
         location: Location,
     ) -> ObjRead<'_> {
-        lane.bytes.read();
-        let start = size.start_of(place.index) + size.header();
+        let start = size.start_of(index) + size.header();
         let len = usize::from(location.last) + 1 - start;
         // SAFETY: the object is in its zspage's run, where the slot says.
         let bytes = unsafe { z.base().add(start) };
         // SAFETY: inside an allocation, hence not null.
         let bytes = unsafe { NonNull::new_unchecked(bytes) };
-        let token = u64::from(place.zspage) << 16 | place.index as u64;
+        let token = u64::from(location.zspage) << 32 | u64::from(lane);
         // SAFETY: this reader is counted in the object's lane until `unpin`, and the slot led here
         // after it was: the bytes stay, unchanged (invariant 1), and the run with them (invariant 2).
         unsafe { ObjRead::from_pin(NonNull::slice_from_raw_parts(bytes, len), self, token) }
@@ -620,11 +627,11 @@ fn unreachable_lane() -> &'static Lane {
 impl ObjPin for Core {
     #[inline]
     fn unpin(&self, token: u64) {
-        let place = Place { zspage: (token >> 16) as u32, index: usize::from(token as u16) };
-        if let Some(z) = self.zspages.get(place.zspage) {
-            self.lane(z, place.index).bytes.read();
+        let (zspage, lane) = ((token >> 32) as u32, token as u32);
+        if MODEL {
+            self.lane_at(lane).bytes.read();
         }
-        self.unlock_reader(place);
+        self.unlock_reader(zspage, lane);
     }
 }
 
@@ -718,7 +725,7 @@ impl Zpool for Zsmalloc {
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
-        let bits = handle.bits_of(self.core.tag).ok_or(ZpoolError::invalid(handle))?;
+        let bits = handle.bits_of(self.core.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
         self.core.read(SlotRef::from_bits(bits)).map_err(|error| match error {
             PinError::NotLive => ZpoolError::invalid(handle),
             PinError::TooManyReaders => {

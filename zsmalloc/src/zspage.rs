@@ -106,6 +106,13 @@ impl Zspage {
         usize::from(self.lanes & !HUGE)
     }
 
+    /// The number, in the table of lanes, of an object's lane; of one that nobody uses for an object
+    /// beyond its own.
+    #[inline]
+    pub(crate) fn lane_number(&self, index: usize) -> u32 {
+        self.first_lane + index.min(self.lanes() - 1) as u32
+    }
+
     pub(crate) fn is_huge(&self) -> bool {
         self.lanes & HUGE != 0
     }
