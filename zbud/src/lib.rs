@@ -28,11 +28,12 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `word.rs` | the object word: generation, length, state and readers of a buddy in one atomic |
-//! | `pages.rs` | a page's states, the lists, who keeps a page |
-//! | `lists.rs`, `records.rs` | linked lists of page numbers, and what they link |
+//! | `pages.rs` | a page's states, who keeps a page |
 //! | `pool.rs` | allocation, read, free; where the bytes are touched |
-//! | `reclaim.rs` | the LRU walk with the evict callback |
+//! | `reclaim.rs` | what the reclaim loop needs of a pool |
+//!
+//! The object word, the lists by free chunks with the LRU, and the reclaim loop are z3fold's, too, and
+//! stand in the crate `buddies`.
 //!
 //! # Locks
 //! The *pool lock* guards the records and lists of `pages.rs`, for a few dozen instructions at a
@@ -51,13 +52,10 @@
     )
 )]
 
-mod lists;
 mod pages;
 mod pool;
 mod reclaim;
-mod records;
 mod sync;
-mod word;
 
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -1,5 +1,5 @@
-//! The pages' records, the lists they are on, and the one function that moves a page between
-//! states. Everything here is guarded by the pool lock.
+//! The pages' records, and the one function that moves a page between states. Everything here is
+//! guarded by the pool lock.
 //!
 //! # States
 //! ```text
@@ -21,11 +21,7 @@
 //! `users` counts the buddies in use (allocated, live or parked) and a running reclaim. The put
 //! that brings it to 0 detaches the page. No list membership stands in for that count.
 
-use crate::lists::{Link, Linked, List};
-use crate::records::Records;
-
-/// Chunks a page is divided into; a chunk is a page's 64th part.
-pub(crate) const CHUNKS: usize = 64;
+use buddies::{CHUNKS, Shelf, Shelves};
 
 /// Which end of its page an object is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,18 +64,9 @@ pub(crate) enum PageState {
     Reclaiming,
 }
 
-#[derive(Debug)]
-pub(crate) enum LruList {}
-#[derive(Debug)]
-pub(crate) enum UnbuddiedList {}
-
-/// What the pool lock guards of one page.
+/// What the pool lock guards of one page, beside the lists that it is on.
 #[derive(Debug)]
 struct PageRecord {
-    lru: Link,
-    unbuddied: Link,
-    /// When the page was last put in front of the LRU.
-    stamp: u64,
     state: PageState,
     /// Chunks of each buddy in use, 0 for none.
     chunks: [u8; 2],
@@ -91,15 +78,8 @@ struct PageRecord {
 }
 
 impl PageRecord {
-    const NEW: PageRecord = PageRecord {
-        lru: Link::NONE,
-        unbuddied: Link::NONE,
-        stamp: 0,
-        state: PageState::Vacant,
-        chunks: [0, 0],
-        users: 0,
-        retired: false,
-    };
+    const NEW: PageRecord =
+        PageRecord { state: PageState::Vacant, chunks: [0, 0], users: 0, retired: false };
 
     /// The state that the buddies in use ask for, reclaim aside.
     fn resting_state(&self) -> PageState {
@@ -115,18 +95,6 @@ impl PageRecord {
     }
 }
 
-impl Linked<LruList> for PageRecord {
-    fn link(&mut self) -> &mut Link {
-        &mut self.lru
-    }
-}
-
-impl Linked<UnbuddiedList> for PageRecord {
-    fn link(&mut self) -> &mut Link {
-        &mut self.unbuddied
-    }
-}
-
 /// A page whose last user is gone: its memory is to be given back, once the lock is dropped.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the page's memory must go back to the provider"]
@@ -135,33 +103,14 @@ pub(crate) struct Detached(pub(crate) u32);
 /// All records and lists of a pool: what its lock guards.
 #[derive(Debug)]
 pub(crate) struct Pages {
-    records: Records<PageRecord>,
-    /// Vacant pages whose numbers may be used again. A vacant page is on no unbuddied list, so its
-    /// link serves here.
-    vacant: List<UnbuddiedList>,
-    lru: List<LruList>,
-    /// By free chunks, 1 to 63.
-    unbuddied: [List<UnbuddiedList>; CHUNKS],
-    /// Bit `n` is set when `unbuddied[n]` has a page.
-    occupied: u64,
-    /// Counts the pages put in front of the LRU.
-    clock: u64,
+    shelves: Shelves<PageRecord>,
     attached: usize,
     reclaimed: u64,
 }
 
 impl Pages {
     pub(crate) fn new() -> Self {
-        Pages {
-            records: Records::new(),
-            vacant: List::EMPTY,
-            lru: List::EMPTY,
-            unbuddied: [List::EMPTY; CHUNKS],
-            occupied: 0,
-            clock: 0,
-            attached: 0,
-            reclaimed: 0,
-        }
+        Pages { shelves: Shelves::new(), attached: 0, reclaimed: 0 }
     }
 
     /// Pages with memory.
@@ -176,17 +125,13 @@ impl Pages {
 
     /// Bytes of the records.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.records.memory_bytes()
+        self.shelves.memory_bytes()
     }
 
     /// Takes the tightest room for `chunks` chunks in a page that has one object.
     pub(crate) fn take_room(&mut self, chunks: usize) -> Option<Slot> {
-        let fitting = self.occupied & u64::MAX.checked_shl(chunks as u32).unwrap_or(0);
-        if fitting == 0 {
-            return None;
-        }
-        let page = self.unbuddied[fitting.trailing_zeros() as usize].first()?;
-        let buddy = match self.records[page].chunks[0] {
+        let page = self.shelves.tightest(chunks)?;
+        let buddy = match self.shelves[page].chunks[0] {
             0 => Buddy::First,
             _ => Buddy::Last,
         };
@@ -204,18 +149,18 @@ impl Pages {
     }
 
     fn occupy(&mut self, slot: Slot, chunks: usize) {
-        let record = &mut self.records[slot.page];
+        let record = &mut self.shelves[slot.page];
         debug_assert!(record.chunks[slot.buddy as usize] == 0 && !record.retired);
         record.chunks[slot.buddy as usize] = chunks as u8;
         record.users += 1;
         let to = record.resting_state();
         self.set_state(slot.page, to);
-        self.touch(slot.page);
+        self.shelves.touch(slot.page);
     }
 
     /// Ends a buddy's use of its page. `usable` is false when its generations are used up.
     pub(crate) fn vacate(&mut self, slot: Slot, usable: bool) -> Option<Detached> {
-        let record = &mut self.records[slot.page];
+        let record = &mut self.shelves[slot.page];
         debug_assert!(record.chunks[slot.buddy as usize] != 0);
         record.chunks[slot.buddy as usize] = 0;
         record.retired |= !usable;
@@ -229,7 +174,7 @@ impl Pages {
 
     /// Gives one use of the page up; the last one detaches it.
     fn put(&mut self, page: u32) -> Option<Detached> {
-        let record = &mut self.records[page];
+        let record = &mut self.shelves[page];
         record.users -= 1;
         let to = record.resting_state();
         self.set_state(page, to);
@@ -242,73 +187,54 @@ impl Pages {
     /// The page number of a detached page may serve again, unless it is retired. To be called
     /// once its memory is on its way back to the provider.
     pub(crate) fn recycle(&mut self, page: u32) {
-        let record = &self.records[page];
+        let record = &self.shelves[page];
         debug_assert_eq!(record.state, PageState::Vacant);
         if !record.retired {
-            self.vacant.push_front(&mut self.records, page);
+            self.shelves.push_vacant(page);
         }
     }
 
     /// A page number that may serve again.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
-        let page = self.vacant.first()?;
-        self.vacant.unlink(&mut self.records, page);
-        Some(page)
+        self.shelves.take_vacant()
     }
 
     /// Makes room for the record of one more page number. On failure gives the bytes refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
-        self.records.reserve()
+        self.shelves.reserve()
     }
 
     /// Adds the record of page number `page`, the next one; `reserve` came before.
     pub(crate) fn add_record(&mut self, page: u32) {
-        debug_assert_eq!(self.records.len(), page as usize);
-        let added = self.records.push(PageRecord::NEW);
-        debug_assert!(added, "no room was reserved");
+        debug_assert_eq!(self.shelves.len(), page as usize);
+        self.shelves.add(PageRecord::NEW);
     }
 
     /// The clock now: pages put on the LRU from here on have at least this stamp.
     pub(crate) fn now(&self) -> u64 {
-        self.clock
+        self.shelves.now()
     }
 
     /// Takes the oldest page for reclaim, if it was put on the LRU before `before`.
     pub(crate) fn begin_reclaim(&mut self, before: u64) -> Option<u32> {
-        let page = self.lru.last()?;
-        let record = &mut self.records[page];
-        if record.stamp >= before {
-            return None;
-        }
-        record.users += 1;
+        let page = self.shelves.oldest(before)?;
+        self.shelves[page].users += 1;
         self.set_state(page, PageState::Reclaiming);
         Some(page)
     }
 
     /// Ends reclaim's use of a page. A page that stays counts as new.
     pub(crate) fn end_reclaim(&mut self, page: u32) -> Option<Detached> {
-        debug_assert_eq!(self.records[page].state, PageState::Reclaiming);
+        debug_assert_eq!(self.shelves[page].state, PageState::Reclaiming);
         let detached = self.put(page);
         self.reclaimed += u64::from(detached.is_some());
         detached
     }
 
-    /// Puts a page that is on the LRU in front of it.
-    fn touch(&mut self, page: u32) {
-        self.lru.unlink(&mut self.records, page);
-        self.push_lru(page);
-    }
-
-    fn push_lru(&mut self, page: u32) {
-        self.records[page].stamp = self.clock;
-        self.clock += 1;
-        self.lru.push_front(&mut self.records, page);
-    }
-
     /// The one place where a page changes state: checks the transition and keeps the lists true.
     fn set_state(&mut self, page: u32, to: PageState) {
         use PageState::{Buddied, Reclaiming, Unbuddied, Vacant};
-        let from = core::mem::replace(&mut self.records[page].state, to);
+        let from = core::mem::replace(&mut self.shelves[page].state, to);
         debug_assert!(
             match (from, to) {
                 (Vacant, Unbuddied(_) | Buddied) => true,
@@ -316,29 +242,17 @@ impl Pages {
                 (Buddied, Unbuddied(_) | Reclaiming | Vacant) => true,
                 (Reclaiming, Unbuddied(_) | Buddied | Vacant) => true,
                 // A retired page stays Buddied while its buddies come to an end.
-                (Buddied, Buddied) => self.records[page].retired,
+                (Buddied, Buddied) => self.shelves[page].retired,
                 _ => false,
             },
             "page {page}: {from:?} to {to:?} is no transition"
         );
-        let listed = |state| matches!(state, Unbuddied(_) | Buddied);
-        if let Unbuddied(free) = from {
-            let list = &mut self.unbuddied[usize::from(free)];
-            list.unlink(&mut self.records, page);
-            if list.first().is_none() {
-                self.occupied &= !(1 << free);
-            }
-        }
-        if listed(from) && !listed(to) {
-            self.lru.unlink(&mut self.records, page);
-        }
-        if let Unbuddied(free) = to {
-            self.unbuddied[usize::from(free)].push_front(&mut self.records, page);
-            self.occupied |= 1 << free;
-        }
-        if listed(to) && !listed(from) {
-            self.push_lru(page);
-        }
+        let shelf = match to {
+            Vacant | Reclaiming => Shelf::Off,
+            Unbuddied(free) => Shelf::Unbuddied(free),
+            Buddied => Shelf::Full,
+        };
+        self.shelves.put(page, shelf);
     }
 }
 
@@ -389,7 +303,7 @@ mod tests {
         assert_eq!(pages.take_room(30), Some(first));
         assert_eq!(pages.vacate(last, true), None);
         assert_eq!(pages.vacate(first, true), Some(Detached(0)));
-        assert_eq!((pages.attached(), pages.occupied), (0, 0));
+        assert_eq!((pages.attached(), pages.shelves.tightest(1)), (0, None));
     }
 
     #[test]

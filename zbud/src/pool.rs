@@ -28,10 +28,11 @@ use zpool_api::{
     Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
 
-use crate::pages::{Buddy, CHUNKS, Detached, Pages, Slot};
+use buddies::{CHUNKS, Freed, ObjWord, PinError, READER_LIMIT, State, Word};
+
+use crate::pages::{Buddy, Detached, Pages, Slot};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard, Watched};
-use crate::word::{Freed, ObjWord, PinError, READER_LIMIT, State, Word};
 
 pub(crate) const NAME: &str = "zbud";
 const FIRST_GENERATION: u32 = 1;
@@ -219,7 +220,7 @@ impl Core {
 
     /// OWNED → LIVE: the handle exists from here on.
     fn publish(&self, slot: Slot, desc: &PageDesc) -> Result<Handle, ZpoolError> {
-        let bytes = desc.word(slot.buddy).peek().len();
+        let bytes = desc.word(slot.buddy).peek().bytes();
         // Relaxed, here and where they are subtracted: counters, read for statistics only.
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.object_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -267,7 +268,7 @@ impl Core {
         let (Freed::Owned(word) | Freed::Parked(word)) = freed;
         // Relaxed, here and below: counters, as in `publish`.
         self.objects.fetch_sub(1, Ordering::Relaxed);
-        self.object_bytes.fetch_sub(word.len(), Ordering::Relaxed);
+        self.object_bytes.fetch_sub(word.bytes(), Ordering::Relaxed);
         match freed {
             Freed::Owned(_) => {
                 self.recycle_bytes(desc, slot);
@@ -305,7 +306,7 @@ impl Core {
         match desc.word(slot.buddy).pin(at.generation()) {
             Ok(word) => {
                 desc.watched[slot.buddy as usize].read();
-                let bytes = self.bytes(desc, slot.buddy, word.len());
+                let bytes = self.bytes(desc, slot.buddy, word.bytes());
                 // SAFETY: the word is pinned, so it stays LIVE or PARKED until `unpin`, and its
                 // bytes immutable (invariant 2); the page stays attached (invariant 1).
                 Ok(unsafe { ObjRead::from_pin(bytes, self, u64::from(slot.number())) })
@@ -415,7 +416,7 @@ impl Zpool for Zbud {
     }
 
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
-        Ok(self.core.reclaim(target_pages, evict))
+        Ok(buddies::reclaim(&self.core, target_pages, evict))
     }
 
     fn trim(&self) -> usize {

@@ -12,6 +12,7 @@ const CRATES: &[&str] = &[
     "-p zpool-api",
     "-p zpool-api --features conformance",
     "-p zbud",
+    "-p z3fold",
     "-p zsmalloc",
     "-p zswap-core --no-default-features --features zbud",
     "-p compressors --no-default-features",

@@ -13,7 +13,9 @@ const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
 const CRATES: &[(&str, &str)] = &[
     ("zpool-api", "--features conformance"),
+    ("buddies", ""),
     ("zbud", ""),
+    ("z3fold", ""),
     ("zsmalloc", ""),
     ("zswap-core", "--no-default-features --features zbud"),
     ("compressors", "--no-default-features --lib"),

@@ -15,6 +15,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const CRATES: &[(&str, &str)] = &[
     ("zpool-api", "--features conformance"),
     ("zbud", ""),
+    ("z3fold", ""),
     ("zsmalloc", ""),
     ("zswap-core", "--no-default-features --features zbud"),
 ];

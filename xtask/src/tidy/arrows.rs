@@ -25,7 +25,8 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core", "zram"];
     match from {
         "zpool-api" | "compressors" => Some(&[]),
-        "zbud" | "z3fold" | "zsmalloc" => Some(&["zpool-api"]),
+        "buddies" | "zsmalloc" => Some(&["zpool-api"]),
+        "zbud" | "z3fold" => Some(&["zpool-api", "buddies"]),
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
         "zswap-cli" | "fuzz" | "xtask" => Some(TOP),

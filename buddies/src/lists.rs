@@ -1,8 +1,7 @@
 //! Doubly linked lists of pages, by page number: the LRU and the unbuddied lists.
 //!
-//! The links live in the pages' records; a list is its two ends. Everything here is guarded by the
-//! pool lock, which owns the records. A page is on a list at most once: whoever links and unlinks
-//! knows from the page's state whether it is on it (`pages.rs`).
+//! The links live in the pages' records; a list is its two ends. A page is on a list at most once:
+//! whoever links and unlinks knows from the page's shelf whether it is on it (`shelves.rs`).
 
 use core::ops::IndexMut;
 

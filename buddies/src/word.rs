@@ -3,10 +3,11 @@
 //! ```text
 //!  63 62 61    60 59      44 43            24 23          0
 //! +-----+--------+----------+----------------+-------------+
-//! |  0  | state  | length-1 | generation     | readers     |
+//! |  M  | state  | length-1 | generation     | readers     |
 //! |     |  (2)   |   (16)   |     (20)       |    (24)     |
 //! +-----+--------+----------+----------------+-------------+
 //! ```
+//! M is bit 62: somebody moves the object's bytes. Only zbud's neighbour z3fold moves any.
 //!
 //! | state | meaning | who may change the upper bits |
 //! |---|---|---|
@@ -27,6 +28,12 @@
 //! after PARKED was set at least once, and the one who brings it there tries. If that try fails,
 //! somebody else owns it or a passing reader came, who will try in turn.
 //!
+//! # Moving
+//! A live object without readers may be moved inside its page: `try_move` sets M by a CAS on {LIVE, 0
+//! readers}, `end_move` clears it by an RMW, since readers that came meanwhile are counted. They wait
+//! until it is clear before they ask where the object is. The mover and the freer share a lock of the
+//! page, so nobody frees an object that is being moved.
+//!
 //! # Why no reader sees another's bytes
 //! Bytes are written in state OWNED only. OWNED is reached from LIVE or PARKED by a CAS on a value
 //! with 0 readers, with Acquire, which reads the Release of the last `unpin` through the chain of
@@ -38,36 +45,42 @@ use zpool_api::handle::MAX_GENERATION;
 const GENERATION_SHIFT: u32 = 24;
 const LEN_SHIFT: u32 = 44;
 const STATE_SHIFT: u32 = 60;
+const MOVING: u64 = 1 << 62;
 const READERS_MASK: u64 = (1 << GENERATION_SHIFT) - 1;
 
 /// Most readers of one object: half of what the count can hold. The other half is room for the
 /// passing readers of as many threads, so the count never wraps.
-pub(crate) const READER_LIMIT: u64 = 1 << 23;
+pub const READER_LIMIT: u64 = 1 << 23;
 
 /// What a buddy is at the moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(crate) enum State {
+pub enum State {
+    /// No object.
     Free = 0,
+    /// Being written, or being taken apart.
     Owned = 1,
+    /// An object with a handle.
     Live = 2,
+    /// Freed while read; waits for its readers.
     Parked = 3,
 }
 
 /// A value of the object word.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Word(u64);
+pub struct Word(u64);
 
 impl Word {
     /// `len` is 1 to 65536 bytes; of a free buddy it means nothing.
-    pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
+    pub fn new(state: State, generation: u32, len: usize) -> Self {
         debug_assert!(generation <= MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
         let generation = u64::from(generation & MAX_GENERATION);
         Word(((state as u64) << STATE_SHIFT) | (len << LEN_SHIFT) | generation << GENERATION_SHIFT)
     }
 
-    pub(crate) fn state(self) -> State {
+    /// What the buddy is.
+    pub fn state(self) -> State {
         match (self.0 >> STATE_SHIFT) & 3 {
             0 => State::Free,
             1 => State::Owned,
@@ -76,17 +89,24 @@ impl Word {
         }
     }
 
-    pub(crate) fn generation(self) -> u32 {
+    /// The object's generation, or the next one's.
+    pub fn generation(self) -> u32 {
         (self.0 >> GENERATION_SHIFT) as u32 & MAX_GENERATION
     }
 
     /// Bytes of the object.
-    pub(crate) fn len(self) -> usize {
+    pub fn bytes(self) -> usize {
         ((self.0 >> LEN_SHIFT) & 0xffff) as usize + 1
     }
 
-    pub(crate) fn readers(self) -> u64 {
+    /// Readers, passing ones too.
+    pub fn readers(self) -> u64 {
         self.0 & READERS_MASK
+    }
+
+    /// Whether the object's bytes are being moved.
+    pub fn is_moving(self) -> bool {
+        self.0 & MOVING != 0
     }
 
     fn is_live(self, generation: u32) -> bool {
@@ -107,7 +127,7 @@ impl core::fmt::Debug for Word {
         f.debug_struct("Word")
             .field("state", &self.state())
             .field("generation", &self.generation())
-            .field("len", &self.len())
+            .field("bytes", &self.bytes())
             .field("readers", &self.readers())
             .finish()
     }
@@ -115,16 +135,17 @@ impl core::fmt::Debug for Word {
 
 /// Why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum PinError {
+pub enum PinError {
     /// No live object of that generation. `Some` when taking the passing reader off again left a
     /// parked object to this thread.
     NotLive(Option<Word>),
+    /// The object has as many readers as it can.
     TooManyReaders,
 }
 
 /// What a successful `free` leaves to its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Freed {
+pub enum Freed {
     /// Nobody reads it: the caller owns the space now.
     Owned(Word),
     /// It is read: the last reader will own the space.
@@ -133,15 +154,16 @@ pub(crate) enum Freed {
 
 /// The atomic itself.
 #[derive(Debug)]
-pub(crate) struct ObjWord(AtomicU64);
+pub struct ObjWord(AtomicU64);
 
 impl ObjWord {
-    pub(crate) fn new(generation: u32) -> Self {
+    /// A free one, whose first object will have this generation.
+    pub fn new(generation: u32) -> Self {
         ObjWord(AtomicU64::new(Word::new(State::Free, generation, 1).0))
     }
 
     /// A snapshot, for the pool lock's holder and for owners, whose upper bits nobody changes.
-    pub(crate) fn peek(&self) -> Word {
+    pub fn peek(&self) -> Word {
         // Relaxed: a number to look at; whoever acts on it does so under the pool lock or through
         // a handle that is checked again by an RMW.
         Word(self.0.load(Ordering::Relaxed))
@@ -149,7 +171,7 @@ impl ObjWord {
 
     /// Adds a reader if the object of this generation is live.
     #[inline]
-    pub(crate) fn pin(&self, generation: u32) -> Result<Word, PinError> {
+    pub fn pin(&self, generation: u32) -> Result<Word, PinError> {
         let seen = self.peek();
         if !seen.is_live(generation) {
             return Err(PinError::NotLive(None));
@@ -165,7 +187,7 @@ impl ObjWord {
     /// Takes a reader off. Gives the word when that left a parked object to this thread, which
     /// owns the space from then on.
     #[inline]
-    pub(crate) fn unpin(&self) -> Option<Word> {
+    pub fn unpin(&self) -> Option<Word> {
         // Release pairs with the Acquire of `try_own` and `free`: this reader's last look at the
         // bytes comes before whatever the next owner writes there.
         let before = Word(self.0.fetch_sub(1, Ordering::Release));
@@ -188,12 +210,13 @@ impl ObjWord {
     }
 
     /// Ends the object of this generation, if it is live.
-    pub(crate) fn free(&self, generation: u32) -> Option<Freed> {
+    pub fn free(&self, generation: u32) -> Option<Freed> {
         let mut seen = self.peek();
         loop {
             if !seen.is_live(generation) {
                 return None;
             }
+            debug_assert!(!seen.is_moving(), "freed while it was moved");
             let idle = seen.readers() == 0;
             let next = seen.with_state(if idle { State::Owned } else { State::Parked });
             // Acquire pairs with the Release of `unpin`, as in `try_own`, and with that of
@@ -207,8 +230,35 @@ impl ObjWord {
         }
     }
 
+    /// Locks readers out of a live object that has none, to move its bytes. Under the lock that the
+    /// object's freer takes, too.
+    pub fn try_move(&self) -> bool {
+        let seen = self.peek();
+        if seen.state() != State::Live || seen.readers() != 0 {
+            return false;
+        }
+        // Acquire pairs with the Release of `publish` and of the last `unpin`. Relaxed on failure:
+        // a reader came, and the object stays.
+        let moving = seen.0 | MOVING;
+        self.0.compare_exchange(seen.0, moving, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends `try_move`.
+    pub fn end_move(&self) {
+        // An RMW, since readers that wait are counted in the word. Release pairs with the Acquire of
+        // `pin` and of `now`: they find the bytes, and where they are.
+        let before = Word(self.0.fetch_and(!MOVING, Ordering::Release));
+        debug_assert!(before.is_moving());
+    }
+
+    /// The word now, for a reader that waits for a mover.
+    pub fn now(&self) -> Word {
+        // Acquire pairs with the Release of `end_move`.
+        Word(self.0.load(Ordering::Acquire))
+    }
+
     /// FREE to OWNED, for an object of `len` bytes. Only by who took the room under the pool lock.
-    pub(crate) fn claim(&self, len: usize) {
+    pub fn claim(&self, len: usize) {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Free);
         // Relaxed: the pool lock orders this owner after the last one.
@@ -216,7 +266,7 @@ impl ObjWord {
     }
 
     /// OWNED to LIVE: the bytes are written. Only by the owner. Gives the generation.
-    pub(crate) fn publish(&self) -> Word {
+    pub fn publish(&self) -> Word {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
         // Release pairs with the Acquire of `pin`.
@@ -228,7 +278,7 @@ impl ObjWord {
     /// OWNED to FREE. Only by the owner, under the pool lock. `published` tells whether a handle
     /// was ever given out, which uses the generation up; false means the slot must be retired.
     #[must_use]
-    pub(crate) fn release(&self, published: bool) -> bool {
+    pub fn release(&self, published: bool) -> bool {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
         let next = now.generation() + u32::from(published);
@@ -248,8 +298,9 @@ impl ObjWord {
         debug_assert_eq!(before.upper(), from.upper(), "the upper bits had two owners");
     }
 
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn set_readers_for_test(&self, readers: u64) {
+    /// Sets the count of readers, which no test can reach by reading.
+    #[doc(hidden)]
+    pub fn set_readers_for_test(&self, readers: u64) {
         let now = self.peek();
         self.0.store(now.upper() | readers, Ordering::SeqCst);
     }
@@ -269,11 +320,11 @@ mod tests {
                 if i < 8 { MAX_GENERATION } else { rng.below(MAX_GENERATION as usize) as u32 };
             let len = [1, 65536, rng.below(65536) + 1][i % 3];
             let word = Word(Word::new(state, generation, len).0 + (rng.next() & READERS_MASK));
-            assert_eq!((word.state(), word.generation(), word.len()), (state, generation, len));
+            assert_eq!((word.state(), word.generation(), word.bytes()), (state, generation, len));
             assert_eq!(word.upper() + word.readers(), word.0);
             let parked = word.with_state(State::Parked);
             assert_eq!(parked.state(), State::Parked);
-            assert_eq!((parked.generation(), parked.len()), (generation, len));
+            assert_eq!((parked.generation(), parked.bytes()), (generation, len));
             assert_eq!(parked.readers(), word.readers());
         }
     }
@@ -291,7 +342,7 @@ mod tests {
         assert_eq!(word.pin(2), Err(PinError::NotLive(None)));
         assert_eq!(word.free(2), None);
         let Some(Freed::Owned(last)) = word.free(1) else { panic!("should be owned") };
-        assert_eq!(last.len(), 100);
+        assert_eq!(last.bytes(), 100);
         assert_eq!(word.free(1), None);
         assert!(word.release(true));
         assert_eq!((word.peek().state(), word.peek().generation()), (State::Free, 2));

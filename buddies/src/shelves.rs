@@ -1,0 +1,256 @@
+//! Where pages can be found: lists of those with room, by free chunks, and the LRU of all that hold
+//! objects. A page that an allocation or a reclaim has taken is off all of them.
+//!
+//! Whoever owns the shelves has a lock around them. What a page is otherwise is in the record beside
+//! its links, or elsewhere.
+
+use core::ops::{Index, IndexMut};
+
+use crate::CHUNKS;
+use crate::lists::{Link, Linked, List};
+use crate::records::Records;
+
+/// Which lists a page is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shelf {
+    /// None.
+    Off,
+    /// The LRU, and the list of pages with so many free chunks, 1 to 63.
+    Unbuddied(u8),
+    /// The LRU only: nothing fits in.
+    Full,
+}
+
+#[derive(Debug)]
+enum LruList {}
+#[derive(Debug)]
+enum UnbuddiedList {}
+
+#[derive(Debug)]
+struct Shelved<T> {
+    lru: Link,
+    unbuddied: Link,
+    /// When the page was last put in front of the LRU.
+    stamp: u64,
+    shelf: Shelf,
+    record: T,
+}
+
+impl<T> Linked<LruList> for Shelved<T> {
+    fn link(&mut self) -> &mut Link {
+        &mut self.lru
+    }
+}
+
+impl<T> Linked<UnbuddiedList> for Shelved<T> {
+    fn link(&mut self) -> &mut Link {
+        &mut self.unbuddied
+    }
+}
+
+/// The lists, with a record of type `T` for each page.
+#[derive(Debug)]
+pub struct Shelves<T> {
+    pages: Records<Shelved<T>>,
+    /// Pages without memory whose numbers may be used again. Such a page is on no unbuddied list, so
+    /// its link serves here.
+    vacant: List<UnbuddiedList>,
+    lru: List<LruList>,
+    /// By free chunks.
+    unbuddied: [List<UnbuddiedList>; CHUNKS],
+    /// Bit `n` is set when `unbuddied[n]` has a page.
+    occupied: u64,
+    /// Counts the pages put in front of the LRU.
+    clock: u64,
+}
+
+impl<T> Shelves<T> {
+    /// No page.
+    pub fn new() -> Self {
+        Shelves {
+            pages: Records::new(),
+            vacant: List::EMPTY,
+            lru: List::EMPTY,
+            unbuddied: [List::EMPTY; CHUNKS],
+            occupied: 0,
+            clock: 0,
+        }
+    }
+
+    /// Makes room for one more page number. On failure gives the bytes refused.
+    pub fn reserve(&mut self) -> Result<(), usize> {
+        self.pages.reserve()
+    }
+
+    /// Adds the next page number, off all lists; `reserve` came before.
+    pub fn add(&mut self, record: T) {
+        let shelved =
+            Shelved { lru: Link::NONE, unbuddied: Link::NONE, stamp: 0, shelf: Shelf::Off, record };
+        let added = self.pages.push(shelved);
+        debug_assert!(added, "no room was reserved");
+    }
+
+    /// Page numbers there are.
+    pub fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of the records.
+    pub fn memory_bytes(&self) -> usize {
+        self.pages.memory_bytes()
+    }
+
+    /// Where a page is.
+    pub fn shelf(&self, page: u32) -> Shelf {
+        self.pages[page].shelf
+    }
+
+    /// Puts a page elsewhere. One that comes from nowhere is the newest of the LRU; another keeps
+    /// its age.
+    pub fn put(&mut self, page: u32, to: Shelf) {
+        let from = core::mem::replace(&mut self.pages[page].shelf, to);
+        if let Shelf::Unbuddied(free) = from {
+            let list = &mut self.unbuddied[usize::from(free)];
+            list.unlink(&mut self.pages, page);
+            if list.first().is_none() {
+                self.occupied &= !(1 << free);
+            }
+        }
+        if from != Shelf::Off && to == Shelf::Off {
+            self.lru.unlink(&mut self.pages, page);
+        }
+        if let Shelf::Unbuddied(free) = to {
+            debug_assert!((1..CHUNKS).contains(&usize::from(free)));
+            self.unbuddied[usize::from(free)].push_front(&mut self.pages, page);
+            self.occupied |= 1 << free;
+        }
+        if from == Shelf::Off && to != Shelf::Off {
+            self.push_lru(page);
+        }
+    }
+
+    /// Makes a page that is on the LRU its newest.
+    pub fn touch(&mut self, page: u32) {
+        self.lru.unlink(&mut self.pages, page);
+        self.push_lru(page);
+    }
+
+    fn push_lru(&mut self, page: u32) {
+        self.pages[page].stamp = self.clock;
+        self.clock += 1;
+        self.lru.push_front(&mut self.pages, page);
+    }
+
+    /// The page with the tightest room for `chunks` chunks.
+    pub fn tightest(&self, chunks: usize) -> Option<u32> {
+        let fitting = self.occupied & u64::MAX.checked_shl(chunks as u32).unwrap_or(0);
+        if fitting == 0 {
+            return None;
+        }
+        self.unbuddied[fitting.trailing_zeros() as usize].first()
+    }
+
+    /// The LRU's clock: pages put in front of it from here on have at least this stamp.
+    pub fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// The oldest page, if it was put on the LRU before `before`.
+    pub fn oldest(&self, before: u64) -> Option<u32> {
+        self.lru.last().filter(|&page| self.pages[page].stamp < before)
+    }
+
+    /// Keeps a page number for use again. The page is off all lists.
+    pub fn push_vacant(&mut self, page: u32) {
+        debug_assert_eq!(self.pages[page].shelf, Shelf::Off);
+        self.vacant.push_front(&mut self.pages, page);
+    }
+
+    /// A page number that may serve again.
+    pub fn take_vacant(&mut self) -> Option<u32> {
+        let page = self.vacant.first()?;
+        self.vacant.unlink(&mut self.pages, page);
+        Some(page)
+    }
+}
+
+impl<T> Default for Shelves<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Index<u32> for Shelves<T> {
+    type Output = T;
+    fn index(&self, page: u32) -> &T {
+        &self.pages[page].record
+    }
+}
+
+impl<T> IndexMut<u32> for Shelves<T> {
+    fn index_mut(&mut self, page: u32) -> &mut T {
+        &mut self.pages[page].record
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn with_pages(count: u32) -> Shelves<u32> {
+        let mut shelves = Shelves::new();
+        for page in 0..count {
+            shelves.reserve().unwrap();
+            shelves.add(page * 10);
+        }
+        shelves
+    }
+
+    #[test]
+    fn the_tightest_room_comes_first() {
+        let mut shelves = with_pages(4);
+        for (page, free) in [(0, 40), (1, 20), (2, 63), (3, 20)] {
+            shelves.put(page, Shelf::Unbuddied(free));
+        }
+        assert_eq!(shelves.tightest(1), Some(3), "the last one put there");
+        shelves.put(3, Shelf::Off);
+        assert_eq!(shelves.tightest(20), Some(1));
+        shelves.put(1, Shelf::Full);
+        assert_eq!(shelves.tightest(20), Some(0));
+        assert_eq!((shelves.tightest(41), shelves.tightest(64)), (Some(2), None));
+        assert_eq!((shelves[2], shelves.shelf(2)), (20, Shelf::Unbuddied(63)));
+    }
+
+    #[test]
+    fn the_lru_has_what_is_on_a_shelf_oldest_first() {
+        let mut shelves = with_pages(3);
+        for page in 0..3 {
+            shelves.put(page, Shelf::Unbuddied(8));
+        }
+        shelves.put(0, Shelf::Full);
+        assert_eq!(shelves.oldest(u64::MAX), Some(0), "another list, the same age");
+        shelves.touch(0);
+        assert_eq!(shelves.oldest(u64::MAX), Some(1));
+        let now = shelves.now();
+        shelves.put(1, Shelf::Off);
+        shelves.put(1, Shelf::Full);
+        assert_eq!(shelves.oldest(now), Some(2));
+        shelves.put(2, Shelf::Off);
+        assert_eq!(shelves.oldest(now), Some(0));
+        shelves.put(0, Shelf::Off);
+        assert_eq!((shelves.oldest(now), shelves.oldest(u64::MAX)), (None, Some(1)));
+    }
+
+    #[test]
+    fn vacant_numbers_serve_again() {
+        let mut shelves = with_pages(2);
+        assert_eq!(shelves.take_vacant(), None);
+        shelves.push_vacant(1);
+        assert_eq!((shelves.take_vacant(), shelves.take_vacant()), (Some(1), None));
+    }
+}

@@ -1,0 +1,228 @@
+//! The states of pages, and the one function that moves a page between them: what the pool lock
+//! guards.
+//!
+//! ```text
+//!                     ┌───────── an allocation ─────────┐
+//!            attach   ▼                                 │
+//!   Vacant ─────▶ Unbuddied(free) ──────▶ Allocating ───┤
+//!     ▲           │   ▲    ▲                            ▼
+//!     │           │   │    └──────────── free ────── Buddied
+//!     │           ▼   │ reclaim done                 │    ▲
+//!     │        Reclaiming ◀──────────────────────────┘    │
+//!     │           │   ▲ └─────────── reclaim done ────────┘
+//!     │           │   └─ Headless ◀─ attach
+//!     └─ Leaving ◀┘  (and from every listed state, when the last object goes)
+//! ```
+//! | state | LRU | unbuddied list | held by | meaning |
+//! |---|---|---|---|---|
+//! | Vacant | no | no | nobody | no page attached |
+//! | Unbuddied(n) | yes | list `n` | the lists | an object of up to `n` chunks may fit |
+//! | Buddied | yes | no | the lists | three objects, or no chunk free, or a buddy slot is used up |
+//! | Headless | yes | no | the lists | one object that fills the page |
+//! | Allocating | no | no | an allocation | taken off its list; a free leaves it to the allocation |
+//! | Reclaiming | no | no | reclaim | a free leaves it to reclaim; no allocation finds it |
+//! | Leaving | no | no | nobody | no object any more; its last reference frees it |
+//!
+//! Whoever holds a page has one reference (`Page::kref`), which goes over with it. The state says who
+//! puts the page on its list again, never who frees it: the last reference does.
+//!
+//! Pool lock: the lists only; the innermost, taken under a page lock or alone. No call but of the
+//! allocator, when page numbers are added.
+
+use buddies::{Shelf, Shelves};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PageState {
+    Vacant,
+    Unbuddied(u8),
+    Buddied,
+    Headless,
+    Allocating,
+    Reclaiming,
+    Leaving,
+}
+
+/// Who wants to put a page where it belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Who {
+    /// Ended an object; the page is others'.
+    Freer,
+    /// Holds the page: an allocation, or reclaim.
+    Holder,
+}
+
+/// All lists of a pool.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    shelves: Shelves<PageState>,
+    attached: usize,
+    reclaimed: u64,
+}
+
+impl Lists {
+    pub(crate) fn new() -> Self {
+        Lists { shelves: Shelves::new(), attached: 0, reclaimed: 0 }
+    }
+
+    /// Pages with memory.
+    pub(crate) fn attached(&self) -> usize {
+        self.attached
+    }
+
+    /// Pages that reclaim has freed.
+    pub(crate) fn reclaimed(&self) -> u64 {
+        self.reclaimed
+    }
+
+    pub(crate) fn count_reclaimed(&mut self) {
+        self.reclaimed += 1;
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.shelves.memory_bytes()
+    }
+
+    /// Has records for page numbers up to `page`. On failure gives the bytes refused.
+    pub(crate) fn add_up_to(&mut self, page: u32) -> Result<(), usize> {
+        while self.shelves.len() <= page as usize {
+            self.shelves.reserve()?;
+            self.shelves.add(PageState::Vacant);
+        }
+        Ok(())
+    }
+
+    /// A page number that may serve again.
+    pub(crate) fn take_vacant(&mut self) -> Option<u32> {
+        self.shelves.take_vacant()
+    }
+
+    /// The LRU's clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.shelves.now()
+    }
+
+    /// Takes the page with the tightest room off its list, for an allocation.
+    pub(crate) fn take_for_alloc(&mut self, chunks: usize) -> Option<u32> {
+        let page = self.shelves.tightest(chunks)?;
+        self.set_state(page, PageState::Allocating);
+        Some(page)
+    }
+
+    /// Takes the oldest page put on the LRU before `before`, for reclaim.
+    pub(crate) fn take_for_reclaim(&mut self, before: u64) -> Option<u32> {
+        let page = self.shelves.oldest(before)?;
+        self.set_state(page, PageState::Reclaiming);
+        Some(page)
+    }
+
+    /// Attaches memory to a vacant page.
+    pub(crate) fn attach(&mut self, page: u32, to: PageState) {
+        self.attached += 1;
+        self.set_state(page, to);
+    }
+
+    /// Puts a page where its objects say it belongs. False if that is left to who holds it.
+    pub(crate) fn settle(&mut self, page: u32, who: Who, to: PageState) -> bool {
+        let held = matches!(self.shelves[page], PageState::Allocating | PageState::Reclaiming);
+        if who == Who::Freer && held {
+            return false;
+        }
+        self.set_state(page, to);
+        true
+    }
+
+    /// A page without a reference any more is vacant; its number serves again if it is `usable`. To
+    /// be called once its memory is on its way back to the provider.
+    pub(crate) fn detach(&mut self, page: u32, usable: bool) {
+        self.attached -= 1;
+        self.set_state(page, PageState::Vacant);
+        if usable {
+            self.shelves.push_vacant(page);
+        }
+    }
+
+    /// The one place where a page changes state: checks the transition and keeps the lists true.
+    fn set_state(&mut self, page: u32, to: PageState) {
+        use PageState::{Allocating, Buddied, Headless, Leaving, Reclaiming, Unbuddied, Vacant};
+        let from = core::mem::replace(&mut self.shelves[page], to);
+        debug_assert!(
+            match from {
+                Vacant => matches!(to, Unbuddied(_) | Buddied | Headless),
+                Unbuddied(_) => {
+                    matches!(to, Unbuddied(_) | Buddied | Allocating | Reclaiming | Leaving)
+                }
+                Buddied => matches!(to, Unbuddied(_) | Buddied | Reclaiming | Leaving),
+                Headless => matches!(to, Reclaiming | Leaving),
+                Allocating => matches!(to, Unbuddied(_) | Buddied | Leaving),
+                Reclaiming => matches!(to, Unbuddied(_) | Buddied | Headless | Leaving),
+                Leaving => to == Vacant,
+            },
+            "page {page}: {from:?} to {to:?} is no transition"
+        );
+        let shelf = match to {
+            Vacant | Allocating | Reclaiming | Leaving => Shelf::Off,
+            Unbuddied(free) => Shelf::Unbuddied(free),
+            Buddied | Headless => Shelf::Full,
+        };
+        self.shelves.put(page, shelf);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn with_pages(states: &[PageState]) -> Lists {
+        let mut lists = Lists::new();
+        for (page, state) in states.iter().enumerate() {
+            lists.add_up_to(page as u32).unwrap();
+            lists.attach(page as u32, *state);
+        }
+        lists
+    }
+
+    #[test]
+    fn a_page_that_an_allocation_took_is_left_to_it() {
+        let mut lists = with_pages(&[PageState::Unbuddied(9)]);
+        assert_eq!(lists.take_for_alloc(9), Some(0));
+        assert_eq!(lists.take_for_alloc(1), None, "taken once");
+        assert_eq!(lists.take_for_reclaim(u64::MAX), None, "reclaim does not find it either");
+        assert!(!lists.settle(0, Who::Freer, PageState::Leaving));
+        assert!(lists.settle(0, Who::Holder, PageState::Unbuddied(3)));
+        assert_eq!(lists.take_for_alloc(4), None);
+        assert!(lists.settle(0, Who::Freer, PageState::Leaving));
+        lists.detach(0, true);
+        assert_eq!((lists.attached(), lists.take_vacant()), (0, Some(0)));
+    }
+
+    #[test]
+    fn reclaim_takes_each_page_once_oldest_first_headless_ones_too() {
+        let listed = [PageState::Unbuddied(9), PageState::Headless, PageState::Buddied];
+        let mut lists = with_pages(&listed);
+        let before = lists.now();
+        let mut seen = Vec::new();
+        while let Some(page) = lists.take_for_reclaim(before) {
+            assert!(!lists.settle(page, Who::Freer, PageState::Leaving), "left to reclaim");
+            assert!(lists.settle(page, Who::Holder, listed[page as usize]));
+            seen.push(page);
+        }
+        assert_eq!(seen, [0, 1, 2]);
+        assert_eq!(Lists::new().take_for_reclaim(u64::MAX), None, "the LRU may be empty");
+    }
+
+    #[test]
+    fn a_number_that_is_used_up_does_not_serve_again() {
+        let mut lists = with_pages(&[PageState::Buddied]);
+        lists.settle(0, Who::Freer, PageState::Leaving);
+        lists.detach(0, false);
+        assert_eq!(lists.take_vacant(), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "is no transition")]
+    #[cfg(debug_assertions)]
+    fn a_wrong_transition_is_told() {
+        let mut lists = with_pages(&[PageState::Headless]);
+        lists.settle(0, Who::Holder, PageState::Unbuddied(3));
+    }
+}

@@ -1,0 +1,20 @@
+//! z3fold through the whole conformance suite.
+
+use std::sync::Arc;
+use z3fold::Z3fold;
+use zpool_api::conformance::Subject;
+use zpool_api::{PageProvider, Zpool, ZpoolError};
+
+struct Z3foldSubject;
+
+impl Subject for Z3foldSubject {
+    fn name(&self) -> &str {
+        "z3fold"
+    }
+
+    fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
+        Ok(Arc::new(Z3fold::new(pages)?))
+    }
+}
+
+zpool_api::conformance_tests!(Z3foldSubject);
