@@ -361,6 +361,22 @@ mod tests {
     }
 
     #[test]
+    fn a_mover_needs_a_live_object_without_readers() {
+        let word = ObjWord::new(1);
+        assert!(!word.try_move(), "free");
+        word.claim(9);
+        assert!(!word.try_move(), "being written");
+        word.publish();
+        word.pin(1).unwrap();
+        assert!(!word.try_move(), "read");
+        assert_eq!(word.unpin(), None);
+        assert!(word.try_move() && word.peek().is_moving());
+        assert!(word.pin(1).is_ok_and(Word::is_moving), "a reader is counted, and waits");
+        word.end_move();
+        assert!(!word.now().is_moving() && word.now().readers() == 1);
+    }
+
+    #[test]
     fn an_aborted_object_keeps_its_generation() {
         let word = ObjWord::new(3);
         word.claim(1);

@@ -51,6 +51,7 @@ fn backends(pages: &Arc<FailingPages>) -> Vec<Arc<dyn Zpool>> {
     let few = zsmalloc::Zsmalloc::with_config(pages.clone(), small_chains);
     vec![
         Arc::new(zbud::Zbud::new(pages.clone()).expect("a page size that it takes")),
+        Arc::new(z3fold::Z3fold::new(pages.clone()).expect("a page size that it takes")),
         Arc::new(zsmalloc::Zsmalloc::new(pages).expect("a page size that it takes")),
         Arc::new(few.expect("a page size that it takes")),
     ]

@@ -617,7 +617,7 @@ mod tests {
         let zpool = stock.check_zpool("zbad").unwrap_err();
         assert_eq!(
             zpool.to_string(),
-            "no zpool is named \"zbad\"; give --zpool some of: small, zbud, zsmalloc"
+            "no zpool is named \"zbad\"; give --zpool some of: small, z3fold, zbud, zsmalloc"
         );
         assert!(stock.check_zpool("zbud").is_ok());
         let compressor = Pair::new(&stock, "zbud", "lz5").unwrap_err();

@@ -13,6 +13,10 @@ pub fn zpools() -> ZpoolRegistry {
     #[cfg(feature = "zbud")]
     let _ = registry
         .register("zbud", |config| Ok(std::sync::Arc::new(zbud::Zbud::new(config.pages.clone())?)));
+    #[cfg(feature = "z3fold")]
+    let _ = registry.register("z3fold", |config| {
+        Ok(std::sync::Arc::new(z3fold::Z3fold::new(config.pages.clone())?))
+    });
     #[cfg(feature = "zsmalloc")]
     let _ = registry.register("zsmalloc", |config| {
         Ok(std::sync::Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))

@@ -1,0 +1,231 @@
+//! The mistakes of the original's review (docs/obligations.md, C), one test each.
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use z3fold::Z3fold;
+use zpool_api::sync::test_rng::Rng;
+use zpool_api::{Evicted, FailingPages, Handle, HeapPages, ObjRead, Zpool};
+
+const CHUNK: usize = 64;
+
+fn pool() -> Z3fold {
+    Z3fold::new(Arc::new(HeapPages::new())).unwrap()
+}
+
+fn store(pool: &Z3fold, byte: u8, chunks: usize) -> Handle {
+    pool.malloc_from(&vec![byte; chunks * CHUNK]).unwrap()
+}
+
+fn check(pool: &Z3fold, handle: Handle, byte: u8, chunks: usize) {
+    assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; chunks * CHUNK]);
+}
+
+fn keep(_: Handle, _: ObjRead<'_>) -> Evicted {
+    Evicted::Keep
+}
+
+#[test]
+fn an_empty_lru_ends_reclaim() {
+    let pool = pool();
+    assert_eq!(pool.reclaim(5, &keep), Ok(0));
+    let handle = store(&pool, 1, 10);
+    pool.free(handle).unwrap();
+    assert_eq!(pool.reclaim(5, &keep), Ok(0));
+    // Empty from the inside: the only page is under reclaim already.
+    let _handle = store(&pool, 1, 10);
+    let inner = Cell::new(None);
+    let freed = pool.reclaim(5, &|_, _: ObjRead<'_>| {
+        inner.set(Some(pool.reclaim(5, &keep)));
+        Evicted::Evicted
+    });
+    assert_eq!((freed, inner.take()), (Ok(1), Some(Ok(0))));
+}
+
+/// Who owns a page is a matter of its reference count: not of whether it is on a list, from which an
+/// allocation takes it for a moment.
+#[test]
+fn a_page_is_freed_by_its_last_reference_only() {
+    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    let pool = Z3fold::new(pages.clone()).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Every allocation of one thread goes to the page whose last object the other one frees.
+        let threads: Vec<_> = (1..=2u8)
+            .map(|byte| {
+                let (pool, stop) = (&pool, &stop);
+                scope.spawn(move || {
+                    let mut rounds = 0u32;
+                    while !stop.load(Relaxed) && rounds < if cfg!(miri) { 60 } else { 100_000 } {
+                        let handle = store(pool, byte, 20);
+                        check(pool, handle, byte, 20);
+                        pool.free(handle).unwrap();
+                        rounds += 1;
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            let ended = thread.join();
+            stop.store(true, Relaxed);
+            ended.unwrap();
+        }
+    });
+    assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
+}
+
+#[test]
+fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
+    let pool = pool();
+    let (headless, other) = (store(&pool, 1, 64), store(&pool, 2, 20));
+    assert_eq!(pool.total_pages(), 2);
+    let read = pool.obj_read_begin(headless).unwrap();
+    pool.free(headless).unwrap();
+    assert_eq!((pool.total_pages(), pool.stats().parked_objects), (2, 1));
+    assert!(read.iter().all(|byte| *byte == 1) && read.len() == 4096);
+    drop(read);
+    assert_eq!(pool.total_pages(), 1);
+
+    // Reclaim that is refused puts it back on the LRU; a callback may free it; it may be given up.
+    let headless = store(&pool, 3, 64);
+    assert_eq!(pool.reclaim(9, &keep), Ok(0));
+    let seen = Cell::new(0);
+    let count = |_: Handle, _: ObjRead<'_>| {
+        seen.set(seen.get() + 1);
+        Evicted::Keep
+    };
+    assert_eq!((pool.reclaim(9, &count), seen.get()), (Ok(0), 2));
+    let freed = pool.reclaim(9, &|handle, _: ObjRead<'_>| {
+        if handle == headless {
+            pool.free(handle).unwrap();
+        }
+        Evicted::Keep
+    });
+    assert_eq!((freed, pool.total_pages()), (Ok(1), 1));
+    check(&pool, other, 2, 20);
+    let headless = store(&pool, 4, 64);
+    let give_up = |handle, _: ObjRead<'_>| {
+        if handle == headless { Evicted::Evicted } else { Evicted::Keep }
+    };
+    assert_eq!((pool.reclaim(9, &give_up), pool.total_pages()), (Ok(1), 1));
+}
+
+/// What a free finds under the page lock decides, not what was so before: an object freed under
+/// reclaim is left to reclaim, once, and an object parked under it to its reader.
+#[test]
+fn a_free_under_reclaim_is_finished_by_reclaim_once() {
+    let pool = pool();
+    let handles = [store(&pool, 1, 20), store(&pool, 2, 20), store(&pool, 3, 20)];
+    assert_eq!(pool.total_pages(), 1);
+    let owned = Cell::new(None);
+    let freed = pool.reclaim(1, &|handle, _: ObjRead<'_>| {
+        if handle == handles[0] {
+            owned.set(Some(pool.obj_read_begin(handles[2]).unwrap()));
+            for other in &handles[1..] {
+                pool.free(*other).unwrap();
+            }
+        }
+        Evicted::Evicted
+    });
+    // The reader has the last reference.
+    assert_eq!((freed, pool.total_pages(), pool.stats().parked_objects), (Ok(0), 1, 1));
+    let read = owned.take().unwrap();
+    assert!(read.iter().all(|byte| *byte == 3));
+    // Its page is found again meanwhile.
+    let other = store(&pool, 4, 24);
+    assert_eq!(pool.total_pages(), 1);
+    drop(read);
+    assert_eq!(pool.stats().parked_objects, 0);
+    pool.free(other).unwrap();
+    assert_eq!(pool.total_pages(), 0);
+}
+
+#[test]
+fn pages_whose_reclaim_failed_are_not_left_locked_or_lost() {
+    let pool = pool();
+    let handles: Vec<Handle> = (0..12).map(|n| store(&pool, n, 18)).collect();
+    assert_eq!(pool.total_pages(), 4);
+    for _ in 0..3 {
+        assert_eq!(pool.reclaim(99, &keep), Ok(0));
+        let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.reclaim(99, &|_, _: ObjRead<'_>| -> Evicted {
+                std::panic::resume_unwind(Box::new(()))
+            })
+        }));
+        assert!(panics.is_err());
+        for (n, handle) in handles.iter().enumerate() {
+            check(&pool, *handle, n as u8, 18);
+        }
+    }
+    // Each page takes an object and gives it up, which needs its lock.
+    let more: Vec<Handle> = (0..4).map(|n| store(&pool, n, 10)).collect();
+    assert_eq!(pool.total_pages(), 6, "four pages are full, three objects each");
+    let evict = |_: Handle, _: ObjRead<'_>| Evicted::Evicted;
+    assert_eq!((pool.reclaim(99, &evict), pool.total_pages()), (Ok(6), 0));
+    assert!(handles.iter().chain(&more).all(|handle| pool.obj_read_begin(*handle).is_err()));
+}
+
+/// The search goes on after a page in which the middle object cannot be moved, and each page that it
+/// passes is unlocked and back on a list.
+#[test]
+fn pages_that_an_allocation_passes_by_are_let_go() {
+    let pool = pool();
+    let pages: Vec<[Handle; 3]> =
+        (0..5).map(|n| [store(&pool, 1, 20), store(&pool, 2, 20), store(&pool, n, 10)]).collect();
+    assert_eq!(pool.total_pages(), 5);
+    let (mut middles, mut lasts) = (Vec::new(), Vec::new());
+    for [first, last, middle] in pages {
+        // 34 chunks free, 20 of them before the middle.
+        pool.free(first).unwrap();
+        middles.push((pool.obj_read_begin(middle).unwrap(), middle));
+        lasts.push(last);
+    }
+    let large = store(&pool, 9, 30);
+    assert_eq!(pool.total_pages(), 6, "no middle object that is read was moved");
+    for (n, (read, _)) in middles.iter().enumerate() {
+        assert!(read.iter().all(|byte| *byte == n as u8));
+    }
+    // Each of them still takes what fits beside its middle object, which takes its lock.
+    let fit: Vec<Handle> = (0..5).map(|n| store(&pool, 10 + n, 20)).collect();
+    assert_eq!(pool.total_pages(), 6);
+    for (n, (read, middle)) in middles.into_iter().enumerate() {
+        drop(read);
+        check(&pool, middle, n as u8, 10);
+        check(&pool, fit[n], 10 + n as u8, 20);
+        for handle in [middle, fit[n], lasts[n]] {
+            pool.free(handle).unwrap();
+        }
+    }
+    check(&pool, large, 9, 30);
+    pool.free(large).unwrap();
+    assert_eq!(pool.total_pages(), 0);
+}
+
+/// In-page compaction keeps bytes and handles, whichever way the object goes and however it overlaps
+/// itself.
+#[test]
+fn the_middle_object_is_moved_whole() {
+    let mut rng = Rng::new(8);
+    for _ in 0..if cfg!(miri) { 5 } else { 500 } {
+        let pool = pool();
+        let [a, b] = [0; 2].map(|_: i32| 1 + rng.below(25));
+        let middle_chunks = 1 + rng.below(62 - a - b);
+        let content: Vec<u8> =
+            (0..middle_chunks * CHUNK - rng.below(CHUNK)).map(|n| (n * 7 / 3) as u8).collect();
+        let first = store(&pool, 1, a);
+        let last = store(&pool, 2, b);
+        let middle = pool.malloc_from(&content).unwrap();
+        let (goes, stays, byte, chunks) =
+            if rng.below(2) == 0 { (first, last, 2, b) } else { (last, first, 1, a) };
+        pool.free(goes).unwrap();
+        let free = 64 - chunks - middle_chunks;
+        let large = store(&pool, 3, free);
+        assert_eq!(pool.total_pages(), 1, "{a} {middle_chunks} {b}");
+        assert!(*pool.obj_read_begin(middle).unwrap() == *content);
+        check(&pool, stays, byte, chunks);
+        check(&pool, large, 3, free);
+    }
+}
