@@ -74,6 +74,12 @@ impl Class {
         self.inner.lock()
     }
 
+    /// Whether any page is touched, as it was a moment ago.
+    pub(crate) fn has_pages(&self) -> bool {
+        // Relaxed: a guess.
+        self.resident.load(Ordering::Relaxed) != 0
+    }
+
     /// Places taken and bytes of objects, as they were a moment ago.
     pub(crate) fn counts(&self) -> (usize, usize) {
         // Relaxed, both: counters, each right by itself.

@@ -23,7 +23,9 @@ impl Core {
     /// Compacts every class; the pages given back. Also gives the provider's warm ones back.
     pub(crate) fn compact(&self) -> usize {
         might_sleep("zsmalloc: compaction");
-        let won = (0..self.classes.len()).map(|class| self.compact_class(class as u16)).sum();
+        // A class that is empty at the moment has nothing to win.
+        let used = (0..self.classes.len()).filter(|&class| self.classes[class].has_pages());
+        let won = used.map(|class| self.compact_class(class as u16)).sum();
         self.provider.trim();
         won
     }
