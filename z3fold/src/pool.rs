@@ -642,3 +642,79 @@ impl fmt::Debug for Z3fold {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use zpool_api::handle::MAX_GENERATION;
+    use zpool_api::{FailingPages, HeapPages};
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<Z3fold>();
+    };
+
+    #[test]
+    fn three_objects_share_a_page_and_do_not_overlap() {
+        for (a, b, c) in [(1, 1, 3968), (1365, 1344, 1344), (2000, 1000, 1000), (64, 3968, 64)] {
+            let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
+            let objects = [(1u8, a), (2, b), (3, c)];
+            let handles = objects.map(|(byte, len)| pool.malloc_from(&vec![byte; len]).unwrap());
+            assert_eq!(pool.total_pages(), 1, "{a}, {b} and {c}");
+            for (handle, (byte, len)) in handles.into_iter().zip(objects) {
+                assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; len]);
+                pool.free(handle).unwrap();
+            }
+            assert_eq!(pool.total_pages(), 0);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_retired_when_its_generations_are_used_up() {
+        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+        let pool = Z3fold::starting_at(pages.clone(), MAX_GENERATION - 3).unwrap();
+        let mut seen = HashSet::new();
+        for round in 0..40u8 {
+            let handle = pool.malloc_from(&[round; 10]).unwrap();
+            assert!(seen.insert(handle), "a handle came twice");
+            assert_eq!(&*pool.obj_read_begin(handle).unwrap(), &[round; 10]);
+            pool.free(handle).unwrap();
+        }
+        for handle in &seen {
+            assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
+        }
+        // 4 generations a slot: a page number serves 4 times and is not used again.
+        assert_eq!(pool.core.table.len(), 10);
+        assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
+    }
+
+    #[test]
+    fn too_many_readers_is_an_error_that_passes() {
+        let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
+        let handle = pool.malloc_from(b"popular").unwrap();
+        let word = pool.core.table.get(0).unwrap().word(Buddy::First);
+        word.set_readers_for_test(READER_LIMIT);
+        assert!(matches!(
+            pool.obj_read_begin(handle),
+            Err(ZpoolError::TooManyReaders { limit: READER_LIMIT, .. })
+        ));
+        word.set_readers_for_test(0);
+        assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
+    }
+
+    #[test]
+    fn larger_pages_hold_larger_objects() {
+        for page_size in [16384, 65536] {
+            let pages = Arc::new(HeapPages::with_page_size(page_size).unwrap());
+            let pool = Z3fold::new(pages).unwrap();
+            assert_eq!(pool.caps().max_object_size, page_size);
+            let objects = [(7, page_size), (8, page_size / 2), (9, page_size / 4), (10, 1000)];
+            let handles = objects.map(|(byte, len)| pool.malloc_from(&vec![byte; len]).unwrap());
+            assert_eq!(pool.total_pages(), 2);
+            for (handle, (byte, len)) in handles.into_iter().zip(objects) {
+                assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; len]);
+            }
+        }
+    }
+}

@@ -17,13 +17,14 @@ use crate::sync::LOCKDEP;
 pub enum Rank {
     /// The lock bit of a page store's entry.
     Entry = 1,
-    /// A backend's lists: zbud's and z3fold's pool lock, zsmalloc's class lock.
+    /// A backend's lists: zbud's pool lock, zsmalloc's class lock.
     Pool = 2,
-    /// A zspage or z3fold page.
+    /// A z3fold page. (A zspage's lock is never waited for.)
     Zspage = 3,
     /// The structure of a store's index: its nodes, not its entries.
     Structure = 4,
-    /// Locks under which no other is taken: growth of tables, the provider's cache, free places.
+    /// Locks under which no other is taken: growth of tables, the provider's cache, free places,
+    /// z3fold's lists.
     Leaf = 5,
 }
 
