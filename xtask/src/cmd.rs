@@ -83,6 +83,18 @@ impl Cmd {
         }
     }
 
+    /// Runs it, and prints it with its standard output when it has ended: for several at a time.
+    pub(crate) fn run_and_show_at_end(&self) -> Result<String> {
+        let output = self
+            .command()
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|source| self.spawn_error(source))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("$ {self}\n{text}");
+        if output.status.success() { Ok(text) } else { Err(self.failed(output.status)) }
+    }
+
     /// Prints and runs it and returns its standard output instead of showing it.
     pub(crate) fn capture(&self) -> Result<String> {
         self.announce();

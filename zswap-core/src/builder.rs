@@ -43,7 +43,7 @@ impl ZswapBuilder {
         }
     }
 
-    /// The backend by name. Default: `zbud`.
+    /// The backend by name. Default: `zsmalloc`, or `zbud` without that feature.
     pub fn zpool(mut self, name: &str) -> Self {
         name.clone_into(&mut self.zpool);
         self

@@ -3,6 +3,8 @@
 //! Crates run without their C code, which Miri cannot execute. On request also for a 32-bit and
 //! for a big-endian target, where the packed words and the size arithmetic are put to the test.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::libtest;
@@ -11,13 +13,14 @@ use crate::workspace::Workspace;
 /// A 32-bit and a big-endian target.
 const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
+/// The slowest first, since several run at a time.
 const CRATES: &[(&str, &str)] = &[
-    ("zpool-api", "--features conformance"),
-    ("buddies", ""),
-    ("zbud", ""),
-    ("z3fold", ""),
     ("zsmalloc", ""),
+    ("zpool-api", "--features conformance"),
+    ("z3fold", ""),
+    ("zbud", ""),
     ("zswap-core", "--no-default-features --features zbud"),
+    ("buddies", ""),
     ("compressors", "--no-default-features --lib"),
 ];
 
@@ -51,22 +54,48 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     if args.everywhere {
         targets.extend(FOREIGN.iter().copied().map(Some));
     }
-    for target in targets {
-        cargo_miri(ws, args, "setup", target).run()?;
-        for (krate, features) in CRATES.iter().filter(|(name, _)| wanted.contains(name)) {
-            let output = cargo_miri(ws, args, "test", target)
+    for target in &targets {
+        cargo_miri(ws, args, "setup", *target).run()?;
+    }
+    let runs: Vec<(Option<&str>, &str, &str)> = targets
+        .iter()
+        .flat_map(|target| CRATES.iter().map(move |(krate, features)| (*target, *krate, *features)))
+        .filter(|(_, krate, _)| wanted.contains(krate))
+        .collect();
+    // Miri has one thread: as many crates at a time as there are processors.
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<()> {
+        while let Some((target, krate, features)) = runs.get(next.fetch_add(1, Relaxed)) {
+            let run = cargo_miri(ws, args, "test", *target)
                 .args(["-p", krate])
                 .args(features.split_whitespace())
                 .args(args.filter.iter().map(String::as_str))
-                .run_and_read()?;
-            // Several schedules print over each other, and a filter may leave a crate out.
-            let countable = args.seeds.is_none() && args.filter.is_none();
-            if countable && libtest::passed(&output) == 0 {
-                return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
+                .run_and_show_at_end();
+            let ran = run.and_then(|output| {
+                // Several schedules print over each other, and a filter may leave a crate out.
+                let countable = args.seeds.is_none() && args.filter.is_none();
+                if countable && libtest::passed(&output) == 0 {
+                    return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
+                }
+                Ok(())
+            });
+            if ran.is_err() {
+                // The others end after what they are at.
+                next.store(runs.len(), Relaxed);
+                return ran;
             }
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(runs.len());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        let ended = workers.into_iter().map(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(payload) => std::panic::resume_unwind(payload),
+        });
+        ended.collect::<Result<Vec<()>>>().map(drop)
+    })
 }
 
 fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> Cmd {
