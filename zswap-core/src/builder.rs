@@ -4,14 +4,11 @@ use core::fmt;
 use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
-use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::error::BuildError;
-use crate::pool::Pool;
-use crate::word::PoolId;
-use crate::{PAGE_SIZE, Zswap, builtin};
-
-type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
+use crate::switch::{MakePages, Recipe};
+use crate::{Zswap, builtin};
 
 /// Builds a [`Zswap`]. Made by [`Zswap::builder`].
 ///
@@ -85,13 +82,10 @@ impl ZswapBuilder {
 
     /// Builds the store. Errors name what was not found and list what is known.
     pub fn build(self) -> Result<Zswap, BuildError> {
-        let compressor = self.compressors.build(&self.compressor)?;
-        let zpool = self.zpools.build(&self.zpool, &ZpoolConfig::new((self.pages)()?))?;
-        let max = zpool.caps().max_object_size;
-        let (Some(id), true) = (PoolId::new(0), max >= PAGE_SIZE) else {
-            return Err(BuildError::ObjectsTooSmall { zpool: self.zpool, max, needed: PAGE_SIZE });
-        };
-        Ok(Zswap::from_parts(Pool::new(id, zpool, compressor), self.store_incompressible))
+        let recipe =
+            Recipe { zpools: self.zpools, compressors: self.compressors, pages: self.pages };
+        let pool = recipe.pool(&self.zpool, &self.compressor)?;
+        Ok(Zswap::from_parts(pool, recipe, self.store_incompressible))
     }
 }
 

@@ -93,7 +93,8 @@ pub enum LoadError {
     },
 }
 
-/// Errors of [`crate::ZswapBuilder::build`].
+/// Errors of [`crate::ZswapBuilder::build`], [`crate::Zswap::set_zpool`] and
+/// [`crate::Zswap::set_compressor`]. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -116,4 +117,15 @@ pub enum BuildError {
         /// What a store needs, bytes.
         needed: usize,
     },
+    /// As many pools as a store can have still hold pages.
+    #[error(
+        "{limit} pools hold pages already; load, invalidate or overwrite the pages of one of them"
+    )]
+    TooManyPools {
+        /// Pools that can be alive at once.
+        limit: usize,
+    },
+    /// Called from within a codec that a store is calling on this thread.
+    #[error("switch from inside a codec call; a compression context is not re-entrant")]
+    Reentrant,
 }

@@ -74,9 +74,12 @@ mod index;
 mod iter;
 mod lock;
 mod pool;
+mod pool_refs;
+mod pools;
 mod same_filled;
 mod stats;
 mod store;
+mod switch;
 mod sync;
 mod word;
 

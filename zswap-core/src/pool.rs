@@ -8,13 +8,15 @@ use compressors::{Compressor, CompressorError};
 use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError};
 
 use crate::acomp_ctx::{AcompCtxs, Busy};
-use crate::word::PoolId;
 use crate::{PAGE_SIZE, Page};
 
 /// A backend with its compressor.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) id: PoolId,
+    /// What the backend was asked for by.
+    pub(crate) zpool_name: String,
+    /// What the compressor calls itself, with its parameters.
+    pub(crate) spec: String,
     pub(crate) zpool: Arc<dyn Zpool>,
     pub(crate) compressor: Arc<dyn Compressor>,
     pub(crate) ctxs: AcompCtxs,
@@ -49,9 +51,23 @@ impl From<Busy> for Fault {
 }
 
 impl Pool {
-    pub(crate) fn new(id: PoolId, zpool: Arc<dyn Zpool>, compressor: Arc<dyn Compressor>) -> Self {
-        let tag = zpool.tag();
-        Pool { id, zpool, compressor, ctxs: AcompCtxs::new(), tag }
+    pub(crate) fn new(
+        zpool_name: String,
+        zpool: Arc<dyn Zpool>,
+        compressor: Arc<dyn Compressor>,
+    ) -> Self {
+        let (tag, spec) = (zpool.tag(), compressor.spec());
+        Pool { spec, zpool_name, zpool, compressor, ctxs: AcompCtxs::new(), tag }
+    }
+
+    /// Whether it is of the same backend and compressor.
+    pub(crate) fn is_like(&self, zpool_name: &str, spec: &str) -> bool {
+        self.zpool_name == zpool_name && self.spec == spec
+    }
+
+    /// Makes this CPU's context, as the first page would.
+    pub(crate) fn prepare(&self) -> Result<(), Fault> {
+        self.ctxs.hold(&*self.compressor).map(drop).map_err(Fault::from)
     }
 
     /// The tag of this pool's handles.

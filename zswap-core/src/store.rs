@@ -16,14 +16,16 @@
 
 use core::fmt;
 
-use zpool_api::{Handle, ObjRead};
+use zpool_api::Handle;
 
 use crate::counters::{Counter, Counters};
 use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::pool::{Fault, Pool};
+use crate::pools::Pools;
 use crate::same_filled::{self, Patterns};
 use crate::stats::{PoolStats, ZswapStats};
+use crate::switch::Recipe;
 use crate::word::{Content, Word};
 use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 
@@ -34,15 +36,10 @@ use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 pub struct Zswap {
     index: Index,
     patterns: Patterns,
-    pool: Pool,
+    pub(crate) pools: Pools,
+    pub(crate) recipe: Recipe,
     counters: Counters,
     store_incompressible: bool,
-}
-
-/// What `load` found under the entry lock.
-enum Found<'a> {
-    Pattern(u64),
-    Object(ObjRead<'a>),
 }
 
 impl Zswap {
@@ -51,11 +48,12 @@ impl Zswap {
         ZswapBuilder::new()
     }
 
-    pub(crate) fn from_parts(pool: Pool, store_incompressible: bool) -> Self {
+    pub(crate) fn from_parts(pool: Pool, recipe: Recipe, store_incompressible: bool) -> Self {
         Zswap {
             index: Index::new(),
             patterns: Patterns::new(),
-            pool,
+            pools: Pools::new(pool),
+            recipe,
             counters: Counters::new(),
             store_incompressible,
         }
@@ -103,12 +101,13 @@ impl Zswap {
             self.counters.add(Counter::SameFilledPages, 1);
             return Ok(Content::SameFilled(packed));
         }
-        let stored = self.pool.put(page, self.store_incompressible).map_err(Refusal::Fault)?;
+        let pool = self.pools.current();
+        let stored = pool.put(page, self.store_incompressible).map_err(Refusal::Fault)?;
         if stored.raw {
             self.counters.add(Counter::IncompressiblePages, 1);
         }
-        let (pool, bits) = (self.pool.id, stored.handle.backend_bits());
-        Ok(Content::Stored { pool, bits, raw: stored.raw })
+        let bits = stored.handle.backend_bits();
+        Ok(Content::Stored { pool: pool.into_page(), bits, raw: stored.raw })
     }
 
     fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
@@ -140,45 +139,47 @@ impl Zswap {
                 self.counters.add(Counter::SameFilledPages, -1);
                 self.patterns.release(packed);
             }
-            Content::Stored { bits, raw, .. } => {
+            Content::Stored { pool, bits, raw } => {
                 if raw {
                     self.counters.add(Counter::IncompressiblePages, -1);
                 }
+                let pool = self.pools.page_reference(pool);
                 // The handle was the entry's alone: only a backend that broke its promise fails
                 // here, and there is nothing left to do about that object.
-                let _ = self.pool.zpool.free(Handle::new(self.pool.tag(), bits));
+                let _ = pool.zpool.free(Handle::new(pool.tag(), bits));
             }
         }
     }
 
-    /// Looks at the entry under its lock and pins what it holds.
-    #[inline]
-    fn find(&self, entry: SwapEntry) -> Result<(Word, Found<'_>), LoadError> {
-        let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
-        let word = locked.word();
-        let found = match word.content() {
-            Content::Empty => return Err(LoadError::NotFound { entry }),
-            Content::SameFilled(packed) => Found::Pattern(self.patterns.unpack(packed)),
-            Content::Stored { bits, .. } => {
-                let handle = Handle::new(self.pool.tag(), bits);
-                let object = self.pool.zpool.obj_read_begin(handle);
-                Found::Object(object.map_err(|source| LoadError::Pool { entry, source })?)
-            }
-        };
-        locked.replace(word.referenced());
-        Ok((word.referenced(), found))
-    }
-
+    /// Writes the entry's page into `page`; the word that said what it is.
     #[inline]
     fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<Word, LoadError> {
-        let (word, found) = self.find(entry)?;
-        match found {
-            Found::Pattern(pattern) => same_filled::fill(page, pattern),
-            Found::Object(object) => {
-                self.pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
+        let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
+        let word = locked.word();
+        match word.content() {
+            Content::Empty => return Err(LoadError::NotFound { entry }),
+            Content::SameFilled(packed) => {
+                let pattern = self.patterns.unpack(packed);
+                locked.replace(word.referenced());
+                drop(locked);
+                same_filled::fill(page, pattern);
+            }
+            Content::Stored { pool, bits, .. } => {
+                // The page's reference keeps the pool until the entry is unlocked, this one after.
+                let Some(pool) = self.pools.of_page(pool) else {
+                    return Err(LoadError::NotFound { entry });
+                };
+                let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
+                if object.is_ok() {
+                    locked.replace(word.referenced());
+                }
+                // Before anything that may block, and before the pool's reference is put.
+                drop(locked);
+                let object = object.map_err(|source| LoadError::Pool { entry, source })?;
+                pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
             }
         }
-        Ok(word)
+        Ok(word.referenced())
     }
 
     fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
@@ -278,36 +279,39 @@ impl Zswap {
         self.len() == 0
     }
 
-    /// Gives the pages that the pool keeps warm back to the system; returns how many.
+    /// Gives the pages that the pools keep warm back to the system; returns how many.
     pub fn trim(&self) -> usize {
-        self.pool.zpool.trim()
+        self.pools.all().iter().map(|pool| pool.zpool.trim()).sum()
     }
 
     /// A snapshot of the counters and of the memory in use.
     pub fn stats(&self) -> ZswapStats {
-        let pool = self.pool.zpool.stats();
-        ZswapStats {
+        let mut stats = ZswapStats {
             stored_pages: self.len(),
             same_filled_pages: self.counters.get(Counter::SameFilledPages) as usize,
             stored_incompressible_pages: self.counters.get(Counter::IncompressiblePages) as usize,
-            pool_total_size: pool.pool_bytes(),
-            compressed_bytes: pool.object_bytes,
-            metadata_bytes: self.index.memory_bytes()
-                + self.patterns.memory_bytes()
-                + pool.metadata_bytes,
-            context_bytes: self.pool.ctxs.memory_bytes(),
+            metadata_bytes: self.index.memory_bytes() + self.patterns.memory_bytes(),
             reject_compress_poor: self.counters.get(Counter::RejectCompressPoor),
             reject_compress_fail: self.counters.get(Counter::RejectCompressFail),
             reject_alloc_fail: self.counters.get(Counter::RejectAllocFail),
             decompress_fail: self.counters.get(Counter::DecompressFail),
-            pools: vec![PoolStats {
-                zpool: self.pool.zpool.name().to_owned(),
-                compressor: self.pool.compressor.spec(),
-                objects: pool.objects,
-                pool_bytes: pool.pool_bytes(),
-                compressed_bytes: pool.object_bytes,
-            }],
+            ..ZswapStats::default()
+        };
+        for pool in self.pools.all() {
+            let figures = pool.zpool.stats();
+            stats.pool_total_size += figures.pool_bytes();
+            stats.compressed_bytes += figures.object_bytes;
+            stats.metadata_bytes += figures.metadata_bytes;
+            stats.context_bytes += pool.ctxs.memory_bytes();
+            stats.pools.push(PoolStats {
+                zpool: pool.zpool.name().to_owned(),
+                compressor: pool.spec.clone(),
+                objects: figures.objects,
+                pool_bytes: figures.pool_bytes(),
+                compressed_bytes: figures.object_bytes,
+            });
         }
+        stats
     }
 }
 
@@ -319,7 +323,7 @@ enum Refusal {
 
 impl fmt::Debug for Zswap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Zswap").field("len", &self.len()).field("pool", &self.pool).finish()
+        f.debug_struct("Zswap").field("len", &self.len()).field("pools", &self.pools.all()).finish()
     }
 }
 

@@ -37,8 +37,15 @@ impl PoolId {
     /// Pools that may live at once.
     pub(crate) const LIMIT: usize = 15;
 
-    pub(crate) const fn new(id: usize) -> Option<Self> {
-        if id < Self::LIMIT { Some(PoolId(id as u8)) } else { None }
+    /// The pool in a place, of which there are [`Self::LIMIT`].
+    pub(crate) const fn from_index(place: usize) -> Self {
+        debug_assert!(place < Self::LIMIT);
+        PoolId(place as u8)
+    }
+
+    /// Its place; the first one for the value that is not given out.
+    pub(crate) const fn index(self) -> usize {
+        if (self.0 as usize) < Self::LIMIT { self.0 as usize } else { 0 }
     }
 }
 
@@ -160,7 +167,7 @@ mod tests {
                 0 => Content::Empty,
                 1 => Content::SameFilled(bits),
                 _ => Content::Stored {
-                    pool: PoolId::new(i % PoolId::LIMIT).unwrap(),
+                    pool: PoolId::from_index(i % PoolId::LIMIT),
                     bits: BackendBits::new(bits).unwrap(),
                     raw: i % 8 < 4,
                 },
@@ -185,6 +192,6 @@ mod tests {
         assert!(Word::DEAD.is_dead() && !Word::EMPTY.is_dead());
         assert_ne!(Word::DEAD, Word::EMPTY);
         assert!(Word::EMPTY.is_empty());
-        assert_eq!(PoolId::new(15), None);
+        assert!((0..PoolId::LIMIT).all(|place| PoolId::from_index(place).index() == place));
     }
 }

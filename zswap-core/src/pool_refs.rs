@@ -1,0 +1,278 @@
+//! A pool's reference count: one of each page stored in it, of each operation that uses it, and one of
+//! its being the current pool.
+//!
+//! While a pool is current the count is *spread*: each CPU adds to and takes from a shard of its own,
+//! so that counting costs no contention, and no shard means anything by itself. When it ceases to be
+//! current its shards are *closed*, their sums gathered in one word, and counting goes on there until
+//! that word is 0: then the pool is dead, and whoever brought it there takes it down. A pool whose word
+//! is not 0 can become current again.
+//!
+//! # Why no reference is lost
+//! A shard is closed by a swap, so each change of it comes before, and is in the sum, or after, and
+//! finds it closed. What finds a shard closed changes the word instead; what it leaves in the shard
+//! means nothing. While the shards are open, or being closed or opened, the word holds [`SPREAD`] on
+//! top, so it cannot be 0.
+//!
+//! Opening and closing are the business of the pools lock's holder.
+
+use crossbeam_utils::CachePadded;
+
+use crate::sync::atomic::{AtomicI64, Ordering};
+
+/// On top of the word while the count is spread.
+const SPREAD: i64 = 1 << 48;
+/// A closed shard is far below anything that an open one can be.
+const CLOSED: i64 = i64::MIN / 2;
+
+#[derive(Debug)]
+pub(crate) struct PoolRefs {
+    shards: Box<[CachePadded<AtomicI64>]>,
+    word: AtomicI64,
+}
+
+impl PoolRefs {
+    /// A dead one. `shards` is a power of two.
+    pub(crate) fn new(shards: usize) -> Self {
+        debug_assert!(shards.is_power_of_two());
+        let shard = |_| CachePadded::new(AtomicI64::new(CLOSED));
+        PoolRefs { shards: (0..shards).map(shard).collect(), word: AtomicI64::new(0) }
+    }
+
+    fn shard(&self, cpu: usize) -> &AtomicI64 {
+        &self.shards[cpu & (self.shards.len() - 1)]
+    }
+
+    /// Makes the count alive, with the one reference of being current. False if it is not dead.
+    pub(crate) fn revive(&self) -> bool {
+        // AcqRel: what the last life left behind comes before, what the new one set up is seen by
+        // whoever gets a reference. Relaxed on failure: nothing is done.
+        let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+        let revived = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
+        if revived {
+            self.open();
+        }
+        revived
+    }
+
+    /// Spreads the count of a pool again that is not dead, with a reference of its being current.
+    pub(crate) fn respread(&self) -> bool {
+        let alive = |word: i64| (word > 0).then_some(word + SPREAD + 1);
+        // Acquire pairs with the Release of `revive`. Relaxed on failure: nothing is done.
+        let respread = self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok();
+        if respread {
+            self.open();
+        }
+        respread
+    }
+
+    fn open(&self) {
+        for shard in &self.shards {
+            // Release pairs with the Acquire of `try_get`.
+            shard.swap(0, Ordering::Release);
+        }
+    }
+
+    /// Gathers the count of a pool that ceases to be current, whose reference of being so is still to
+    /// be put.
+    pub(crate) fn gather(&self) {
+        for shard in &self.shards {
+            // AcqRel: passes on what the users of the shard did to whoever puts the last reference.
+            let sum = shard.swap(CLOSED, Ordering::AcqRel);
+            // Release, as above.
+            self.word.fetch_add(sum, Ordering::Release);
+        }
+        // Release, as above.
+        self.word.fetch_sub(SPREAD, Ordering::Release);
+    }
+
+    /// Takes a reference, if the pool is not dead. Never fails for who knows of another one that
+    /// lasts.
+    #[inline]
+    pub(crate) fn try_get(&self, cpu: usize) -> bool {
+        // Acquire pairs with the Release of `open`: the pool is seen whole.
+        if self.shard(cpu).fetch_add(1, Ordering::Acquire) > CLOSED / 2 {
+            return true;
+        }
+        let alive = |word: i64| (word > 0).then_some(word + 1);
+        // Acquire pairs with the Release of `revive`. Relaxed on failure: nothing is done.
+        self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok()
+    }
+
+    /// Puts a reference. True if it was the last one: the pool is dead, and the caller's to take down.
+    #[inline]
+    #[must_use]
+    pub(crate) fn put(&self, cpu: usize) -> bool {
+        // Release pairs with the Acquire of `gather`'s swap, or of the last put: this user's last
+        // look at the pool comes before its end.
+        if self.shard(cpu).fetch_sub(1, Ordering::Release) > CLOSED / 2 {
+            return false;
+        }
+        // AcqRel: as above, for either side.
+        self.word.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_reference_is_told_once_wherever_it_was_taken() {
+        let refs = PoolRefs::new(4);
+        assert!(!refs.try_get(0), "dead");
+        assert!(refs.revive() && !refs.revive());
+        for cpu in 0..9 {
+            assert!(refs.try_get(cpu));
+        }
+        // Put on other CPUs than they were taken on: shards below zero.
+        for _ in 0..5 {
+            assert!(!refs.put(3));
+        }
+        refs.gather();
+        assert!(!refs.put(0), "of being current");
+        for cpu in 0..3 {
+            assert!(!refs.put(cpu));
+        }
+        assert!(refs.try_get(2) && !refs.put(1));
+        assert!(refs.put(1), "the last one");
+        assert!(!refs.try_get(0) && !refs.respread());
+        assert!(refs.revive());
+    }
+
+    #[test]
+    fn a_pool_that_still_has_pages_becomes_current_again() {
+        let refs = PoolRefs::new(2);
+        assert!(refs.revive() && refs.try_get(0));
+        for round in 0..3 {
+            refs.gather();
+            assert!(!refs.put(round));
+            assert!(refs.try_get(1), "a page more, while it was not current");
+            assert!(refs.respread());
+        }
+        refs.gather();
+        for _ in 0..4 {
+            assert!(!refs.put(0));
+        }
+        assert!(refs.put(0));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::Mutex;
+    use loom::sync::Arc;
+    use loom::thread;
+    use zpool_api::sync::Watched;
+
+    struct Pool {
+        refs: PoolRefs,
+        /// Stands for the pool itself.
+        body: Watched,
+        /// Under the pools lock.
+        downs: Mutex<u64>,
+    }
+
+    impl Pool {
+        fn current() -> Arc<Pool> {
+            let pool = Pool { refs: PoolRefs::new(2), body: Watched::new(), downs: Mutex::new(0) };
+            pool.body.write();
+            assert!(pool.refs.revive());
+            Arc::new(pool)
+        }
+
+        fn put(&self, cpu: usize) {
+            if self.refs.put(cpu) {
+                let mut downs = self.downs.lock();
+                self.body.write();
+                *downs += 1;
+            }
+        }
+    }
+
+    /// Two users against the switch to another pool: the pool goes down once, after its last user.
+    /// Fails if `gather` closes by a store, if it takes SPREAD off before it has all sums, if `put` is
+    /// Relaxed, and if `try_get` does not look whether the word is 0.
+    #[test]
+    fn loom_pool_refs_users_against_gather() {
+        loom::model(|| {
+            let pool = Pool::current();
+            let user = {
+                let pool = pool.clone();
+                thread::spawn(move || {
+                    if pool.refs.try_get(1) {
+                        pool.body.read();
+                        pool.put(0);
+                    }
+                })
+            };
+            pool.refs.gather();
+            pool.put(0);
+            user.join().unwrap();
+            assert_eq!(*pool.downs.lock(), 1);
+            assert!(!pool.refs.try_get(0));
+        });
+    }
+
+    /// A pool of which one page is left becomes current again while that page goes: it is current or
+    /// dead, not both. Fails if `respread` takes a dead pool, or opens before it has counted.
+    #[test]
+    fn loom_pool_refs_last_put_against_respread() {
+        loom::model(|| {
+            let pool = Pool::current();
+            assert!(pool.refs.try_get(0));
+            pool.refs.gather();
+            pool.put(0);
+            let user = {
+                let pool = pool.clone();
+                thread::spawn(move || pool.put(1))
+            };
+            let current = pool.refs.respread();
+            if current {
+                assert!(pool.refs.try_get(0));
+                pool.body.read();
+                pool.put(1);
+            }
+            user.join().unwrap();
+            assert_eq!(*pool.downs.lock(), u64::from(!current));
+            if current {
+                pool.refs.gather();
+                pool.put(0);
+                assert_eq!(*pool.downs.lock(), 1);
+            }
+        });
+    }
+
+    /// A store that read the number of a pool which is then switched away from and taken down, and
+    /// whose place is taken by another: it gets one that is alive, or none. Fails if `open` is Relaxed.
+    #[test]
+    fn loom_pool_refs_late_get_against_revive() {
+        loom::model(|| {
+            let pool = Pool::current();
+            let user = {
+                let pool = pool.clone();
+                thread::spawn(move || {
+                    if pool.refs.try_get(0) {
+                        pool.body.read();
+                        pool.put(0);
+                    }
+                })
+            };
+            pool.refs.gather();
+            pool.put(1);
+            let downs = pool.downs.lock();
+            let down = *downs == 1;
+            if down {
+                pool.body.write();
+                assert!(pool.refs.revive());
+                pool.refs.gather();
+            }
+            drop(downs);
+            if down {
+                pool.put(0);
+            }
+            user.join().unwrap();
+            assert!(!pool.refs.try_get(0));
+        });
+    }
+}

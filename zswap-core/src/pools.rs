@@ -1,0 +1,232 @@
+//! The pools of a store: the current one, which takes new pages, and those that still hold older ones.
+//!
+//! A pool has one of 15 places. It stays there while it has a reference ([`crate::pool_refs`]): of
+//! being current, of each page in it, of each operation that uses it. Whoever puts the last one takes
+//! it out and drops it, with its contexts and its backend.
+//!
+//! # Locks
+//! *Pools lock*: places are filled and emptied, and the current one is changed, under it. Held for a
+//! few dozen instructions; nothing is built, dropped or called under it. No other lock is held when it
+//! is taken but, by the drop of a hold, none at all either: a last reference is put with no lock held.
+//!
+//! # Invariant of the pointers
+//! `Place::pool` is the address of the `Arc` that the table has for the place, or null. It is stored
+//! before the count is made alive and cleared after the count was found dead, both under the pools
+//! lock. So whoever has a reference may use it.
+
+use core::ops::Deref;
+use core::ptr::null_mut;
+use std::sync::Arc;
+
+use zpool_api::lockdep::might_sleep;
+
+use crate::cpu;
+use crate::pool::Pool;
+use crate::pool_refs::PoolRefs;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+use crate::word::PoolId;
+
+#[derive(Debug)]
+struct Place {
+    pool: AtomicPtr<Pool>,
+    refs: PoolRefs,
+}
+
+/// What the pools lock guards.
+#[derive(Debug)]
+struct Table {
+    pools: [Option<Arc<Pool>>; PoolId::LIMIT],
+}
+
+#[derive(Debug)]
+pub(crate) struct Pools {
+    places: [Place; PoolId::LIMIT],
+    current: AtomicUsize,
+    table: Mutex<Table>,
+}
+
+/// Why another pool did not become current.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotSwitched {
+    /// All places are taken by pools that still hold pages.
+    Full,
+    /// Somebody else has switched meanwhile.
+    Changed,
+}
+
+impl Pools {
+    /// A first pool, which is current.
+    pub(crate) fn new(first: Pool) -> Self {
+        let place =
+            |_| Place { pool: AtomicPtr::new(null_mut()), refs: PoolRefs::new(cpu::places()) };
+        let pools = Pools {
+            places: core::array::from_fn(place),
+            current: AtomicUsize::new(0),
+            table: Mutex::new(Table { pools: [const { None }; PoolId::LIMIT] }),
+        };
+        pools.settle(&mut pools.table.lock(), 0, Arc::new(first));
+        pools
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        might_sleep("the pools lock");
+        self.table.lock()
+    }
+
+    /// Puts a pool into a free place, alive, with the reference of being current.
+    fn settle(&self, table: &mut Table, at: usize, pool: Arc<Pool>) {
+        let place = &self.places[at];
+        // Relaxed: `revive` publishes it.
+        place.pool.store(Arc::as_ptr(&pool).cast_mut(), Ordering::Relaxed);
+        table.pools[at] = Some(pool);
+        let revived = place.refs.revive();
+        debug_assert!(revived, "a free place whose count is alive");
+    }
+
+    /// The current pool.
+    #[inline]
+    pub(crate) fn current(&self) -> Hold<'_> {
+        loop {
+            // Relaxed: `try_get` is what counts, and fails if the number is stale and the pool gone.
+            let at = self.current.load(Ordering::Relaxed);
+            if let Some(hold) = self.hold(at) {
+                return hold;
+            }
+        }
+    }
+
+    /// The pool of a page. To be called while the page is there for certain: under its entry's lock,
+    /// or by who took it out.
+    #[inline]
+    pub(crate) fn of_page(&self, id: PoolId) -> Option<Hold<'_>> {
+        let hold = self.hold(id.index());
+        debug_assert!(hold.is_some(), "a page without its pool's reference");
+        hold
+    }
+
+    /// The reference of a page that was taken out of its entry.
+    #[inline]
+    pub(crate) fn page_reference(&self, id: PoolId) -> Hold<'_> {
+        Hold { pools: self, at: id.index() }
+    }
+
+    fn hold(&self, at: usize) -> Option<Hold<'_>> {
+        self.places[at].refs.try_get(cpu::current()).then_some(Hold { pools: self, at })
+    }
+
+    /// All pools that are alive, the current one first.
+    pub(crate) fn all(&self) -> Vec<Arc<Pool>> {
+        let table = self.lock();
+        // Relaxed: changed under the lock only.
+        let current = self.current.load(Ordering::Relaxed);
+        let first = table.pools[current].iter();
+        let others = table.pools.iter().enumerate().filter(|(at, _)| *at != current);
+        first.chain(others.filter_map(|(_, pool)| pool.as_ref())).cloned().collect()
+    }
+
+    /// Makes the pool of a backend and a compressor current, if it is alive; whether it is.
+    pub(crate) fn switch_to_living(&self, zpool: &str, compressor: &str) -> bool {
+        let old;
+        {
+            let mut table = self.lock();
+            // Relaxed, here and below: changed under the lock only.
+            let current = self.current.load(Ordering::Relaxed);
+            let like = |at: usize| {
+                table.pools[at].as_ref().is_some_and(|pool| pool.is_like(zpool, compressor))
+            };
+            if like(current) {
+                return true;
+            }
+            let living = (0..PoolId::LIMIT).find(|&at| like(at) && self.places[at].refs.respread());
+            let Some(living) = living else { return false };
+            old = self.leave_current(&mut table, living);
+        }
+        drop(old);
+        true
+    }
+
+    /// Makes `fresh` current, if the current pool is `still` what it was when `fresh` was put
+    /// together.
+    pub(crate) fn switch_to(
+        &self,
+        fresh: Pool,
+        still: impl Fn(&Pool) -> bool,
+    ) -> Result<(), NotSwitched> {
+        let fresh = Arc::new(fresh);
+        let old;
+        {
+            let mut table = self.lock();
+            // Relaxed: changed under the lock only.
+            let current = self.current.load(Ordering::Relaxed);
+            if !table.pools[current].as_deref().is_some_and(still) {
+                return Err(NotSwitched::Changed);
+            }
+            let free = table.pools.iter().position(Option::is_none).ok_or(NotSwitched::Full)?;
+            self.settle(&mut table, free, fresh);
+            old = self.leave_current(&mut table, free);
+        }
+        drop(old);
+        Ok(())
+    }
+
+    /// Another pool, alive, is current from here on. The old one's reference of being so is the
+    /// caller's to drop, when nothing is locked.
+    fn leave_current(&self, _table: &mut Table, to: usize) -> Hold<'_> {
+        // Relaxed: `Pools::current` checks the number by taking a reference.
+        let current = self.current.swap(to, Ordering::Relaxed);
+        self.places[current].refs.gather();
+        Hold { pools: self, at: current }
+    }
+
+    /// A dead pool leaves its place.
+    #[cold]
+    fn take_down(&self, at: usize) {
+        let pool = {
+            let mut table = self.lock();
+            // Relaxed: nobody has a reference, and the lock orders this before the place's next pool.
+            self.places[at].pool.store(null_mut(), Ordering::Relaxed);
+            table.pools[at].take()
+        };
+        drop(pool);
+    }
+}
+
+/// A reference to a pool. Dropping the last one of a pool takes it down, which may block and calls the
+/// codec's and the backend's drop: never under a lock, where other references are known of.
+#[derive(Debug)]
+#[must_use = "the pool is there while this lives"]
+pub(crate) struct Hold<'a> {
+    pools: &'a Pools,
+    at: usize,
+}
+
+impl Hold<'_> {
+    /// Leaves the reference to a page that was stored in the pool; its id.
+    pub(crate) fn into_page(self) -> PoolId {
+        let id = PoolId::from_index(self.at);
+        core::mem::forget(self);
+        id
+    }
+}
+
+impl Deref for Hold<'_> {
+    type Target = Pool;
+    #[inline]
+    fn deref(&self) -> &Pool {
+        // Relaxed: stored before the count was made alive, which taking the reference acquired.
+        let pool = self.pools.places[self.at].pool.load(Ordering::Relaxed);
+        // SAFETY: while a reference is counted the table keeps the `Arc` that the pointer is of (the
+        // module's invariant), and a hold is a counted reference.
+        unsafe { &*pool }
+    }
+}
+
+impl Drop for Hold<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.pools.places[self.at].refs.put(cpu::current()) {
+            self.pools.take_down(self.at);
+        }
+    }
+}

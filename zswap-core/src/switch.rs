@@ -1,0 +1,97 @@
+//! Changing backend or compressor while the store is in use.
+//!
+//! The new pair is put together with nothing locked, down to a first context, so that whatever fails
+//! fails before anything has changed. Then it becomes the current pool, if nobody has switched
+//! meanwhile; else all is begun anew, since its other half may be another one now.
+
+use core::fmt;
+use std::sync::Arc;
+
+use compressors::Registry as CompressorRegistry;
+use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+
+use crate::error::BuildError;
+use crate::pool::{Fault, Pool};
+use crate::pools::NotSwitched;
+use crate::word::PoolId;
+use crate::{PAGE_SIZE, Zswap};
+
+pub(crate) type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
+
+/// Where backends, compressors and pages come from.
+#[derive(Clone)]
+pub(crate) struct Recipe {
+    pub(crate) zpools: ZpoolRegistry,
+    pub(crate) compressors: CompressorRegistry,
+    pub(crate) pages: MakePages,
+}
+
+impl Recipe {
+    /// A new pool.
+    pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
+        let compressor = self.compressors.build(compressor)?;
+        let zpool = self.zpools.build(zpool_name, &ZpoolConfig::new((self.pages)()?))?;
+        let max = zpool.caps().max_object_size;
+        if max < PAGE_SIZE {
+            let zpool = zpool_name.to_owned();
+            return Err(BuildError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
+        }
+        Ok(Pool::new(zpool_name.to_owned(), zpool, compressor))
+    }
+}
+
+impl fmt::Debug for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recipe")
+            .field("zpools", &self.zpools)
+            .field("compressors", &self.compressors)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Zswap {
+    /// Puts new pages into a pool of another backend, by name. Old pages stay where they are and can
+    /// be read; their pool goes with the last of them. A pool of this backend and the compressor in
+    /// use that is still alive is used again.
+    ///
+    /// On error nothing has changed. At most 15 pools live at once:
+    /// [`BuildError::TooManyPools`]. Runs the backend's constructor and sets a codec context up; may
+    /// be called from any thread at any time, though not from within a codec.
+    pub fn set_zpool(&self, name: &str) -> Result<(), BuildError> {
+        self.switch(|_, compressor| (name.to_owned(), compressor))
+    }
+
+    /// Compresses new pages by another compressor, by spec as `zstd:level=6`; into a pool of its own,
+    /// of the backend in use. All else as [`Zswap::set_zpool`].
+    pub fn set_compressor(&self, spec: &str) -> Result<(), BuildError> {
+        // As the compressor calls itself: defaults spelt out or not is the same pool.
+        let spec = self.recipe.compressors.build(spec)?.spec();
+        self.switch(|zpool, _| (zpool, spec.clone()))
+    }
+
+    fn switch(&self, to: impl Fn(String, String) -> (String, String)) -> Result<(), BuildError> {
+        loop {
+            let (old_zpool, old_compressor) = {
+                let current = self.pools.current();
+                (current.zpool_name.clone(), current.spec.clone())
+            };
+            let (zpool, compressor) = to(old_zpool.clone(), old_compressor.clone());
+            if self.pools.switch_to_living(&zpool, &compressor) {
+                return Ok(());
+            }
+            let fresh = self.recipe.pool(&zpool, &compressor)?;
+            match fresh.prepare() {
+                Ok(()) => {}
+                Err(Fault::Codec(error)) => return Err(error.into()),
+                Err(_) => return Err(BuildError::Reentrant),
+            }
+            match self.pools.switch_to(fresh, |pool| pool.is_like(&old_zpool, &old_compressor)) {
+                Ok(()) => return Ok(()),
+                Err(NotSwitched::Full) => {
+                    return Err(BuildError::TooManyPools { limit: PoolId::LIMIT });
+                }
+                Err(NotSwitched::Changed) => {}
+            }
+        }
+    }
+}
