@@ -36,6 +36,8 @@ pub enum Op {
     List,
     FailCall(u8),
     Trim,
+    SetZpool(u8),
+    SetCompressor(u8),
 }
 
 /// A store's settings and what is done to it.
@@ -46,7 +48,8 @@ pub struct Input {
     ops: Vec<Op>,
 }
 
-const CODECS: [&str; 4] = ["lz4", "zstd:level=1", "deflate:level=1", "null"];
+const CODECS: [&str; 5] = ["lz4", "zstd:level=1", "deflate:level=1", "null", "lz9"];
+const ZPOOLS: [&str; 4] = ["zsmalloc", "z3fold", "zbud", "zlab"];
 
 fn entry(place: Place) -> SwapEntry {
     let (area, offset) = match place {
@@ -94,7 +97,7 @@ pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
     let store = Zswap::builder()
-        .compressor(CODECS[usize::from(input.codec) % CODECS.len()])
+        .compressor(CODECS[usize::from(input.codec) % 4])
         .store_incompressible(input.keep_incompressible)
         .pages(move || Ok(theirs.clone()))
         .build()
@@ -141,11 +144,21 @@ pub fn run(input: &Input) {
             Op::List => assert!(store.entries().eq(model.keys().copied())),
             Op::FailCall(n) => pages.fail_call(u64::from(n)),
             Op::Trim => drop(store.trim()),
+            Op::SetZpool(n) => {
+                let name = ZPOOLS[usize::from(n) % ZPOOLS.len()];
+                assert_eq!(store.set_zpool(name).is_ok(), name != "zlab");
+            }
+            Op::SetCompressor(n) => {
+                let name = CODECS[usize::from(n) % CODECS.len()];
+                assert_eq!(store.set_compressor(name).is_ok(), name != "lz9");
+            }
         }
         let stats = store.stats();
         let filled = model.values().filter(|content| is_one_word(&page(**content))).count();
         assert_eq!((stats.stored_pages, stats.same_filled_pages), (model.len(), filled));
-        assert_eq!(stats.pools[0].objects, model.len() - filled);
+        let objects: usize = stats.pools.iter().map(|pool| pool.objects).sum();
+        assert_eq!(objects, model.len() - filled);
+        assert!(stats.pools[1..].iter().all(|pool| pool.objects > 0), "an empty pool stayed");
     }
     for (entry, content) in &model {
         store.load(*entry, &mut back).expect("it is there");
@@ -154,7 +167,7 @@ pub fn run(input: &Input) {
     }
     let stats = store.stats();
     assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.compressed_bytes), (0, 0, 0));
-    assert_eq!(stats.stored_incompressible_pages, 0);
+    assert_eq!((stats.stored_incompressible_pages, stats.pools.len()), (0, 1));
     drop(store);
     assert_eq!(pages.pages_out(), 0, "pages left out");
 }
