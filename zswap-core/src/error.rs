@@ -129,3 +129,25 @@ pub enum BuildError {
     #[error("switch from inside a codec call; a compression context is not re-entrant")]
     Reentrant,
 }
+
+/// Errors of [`crate::Zswap::migrate_pools`] and [`crate::Zswap::recompress`]. The page that it is
+/// about stays where it was; pages that were moved before stay moved.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RehomeError {
+    /// The other pool could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The page could not be put into the other pool.
+    #[error("moving a page: {0}")]
+    Store(StoreError),
+    /// The page could not be read.
+    #[error("moving a page: {0}")]
+    Load(LoadError),
+}
+
+impl RehomeError {
+    pub(crate) fn read(entry: SwapEntry, source: ZpoolError) -> Self {
+        RehomeError::Load(LoadError::Pool { entry, source })
+    }
+}

@@ -76,6 +76,7 @@ mod lock;
 mod pool;
 mod pool_refs;
 mod pools;
+mod rehome;
 mod same_filled;
 mod stats;
 mod store;
@@ -85,8 +86,9 @@ mod word;
 
 pub use builder::ZswapBuilder;
 pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
-pub use error::{BuildError, LoadError, StoreError};
+pub use error::{BuildError, LoadError, RehomeError, StoreError};
 pub use iter::Entries;
+pub use rehome::{BackgroundMigration, PoolMigration, Recompressed};
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 

@@ -28,6 +28,8 @@ pub(crate) struct Pool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stored {
     pub(crate) handle: Handle,
+    /// Bytes of the object.
+    pub(crate) len: usize,
     /// Kept as it is, because it did not get smaller.
     pub(crate) raw: bool,
 }
@@ -92,7 +94,7 @@ impl Pool {
         let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: PAGE_SIZE, capacity };
         let bytes = bytes.ok_or(Fault::Codec(lied))?;
         let handle = self.zpool.malloc_from(bytes).map_err(Fault::Pool)?;
-        Ok(Stored { handle, raw })
+        Ok(Stored { handle, len: bytes.len(), raw })
     }
 
     /// Turns the object's bytes into the page again. What the page holds after an error is

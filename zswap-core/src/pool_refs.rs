@@ -78,10 +78,10 @@ impl PoolRefs {
         for shard in &self.shards {
             // AcqRel: passes on what the users of the shard did to whoever puts the last reference.
             let sum = shard.swap(CLOSED, Ordering::AcqRel);
-            // Release, as above.
-            self.word.fetch_add(sum, Ordering::Release);
+            // Relaxed: the subtraction below passes it on.
+            self.word.fetch_add(sum, Ordering::Relaxed);
         }
-        // Release, as above.
+        // Release pairs with the AcqRel of `put`, as the swaps do.
         self.word.fetch_sub(SPREAD, Ordering::Release);
     }
 

@@ -112,7 +112,11 @@ impl Pools {
     }
 
     fn hold(&self, at: usize) -> Option<Hold<'_>> {
-        self.places[at].refs.try_get(cpu::current()).then_some(Hold { pools: self, at })
+        // Made only if there is a reference: its drop puts one.
+        if !self.places[at].refs.try_get(cpu::current()) {
+            return None;
+        }
+        Some(Hold { pools: self, at })
     }
 
     /// All pools that are alive, the current one first.
@@ -170,6 +174,26 @@ impl Pools {
         Ok(())
     }
 
+    /// The pool of a backend and a compressor, if it is alive.
+    pub(crate) fn living(&self, zpool: &str, compressor: &str) -> Option<Hold<'_>> {
+        let table = self.lock();
+        let like = |at: &usize| {
+            table.pools[*at].as_ref().is_some_and(|pool| pool.is_like(zpool, compressor))
+        };
+        (0..PoolId::LIMIT).filter(like).find_map(|at| self.hold(at))
+    }
+
+    /// Gives a pool that does not become current a place.
+    pub(crate) fn add(&self, fresh: Pool) -> Result<Hold<'_>, NotSwitched> {
+        let fresh = Arc::new(fresh);
+        let mut table = self.lock();
+        let at = table.pools.iter().position(Option::is_none).ok_or(NotSwitched::Full)?;
+        self.settle(&mut table, at, fresh);
+        // The reference of being current is the caller's.
+        self.places[at].refs.gather();
+        Ok(Hold { pools: self, at })
+    }
+
     /// Another pool, alive, is current from here on. The old one's reference of being so is the
     /// caller's to drop, when nothing is locked.
     fn leave_current(&self, _table: &mut Table, to: usize) -> Hold<'_> {
@@ -202,9 +226,21 @@ pub(crate) struct Hold<'a> {
 }
 
 impl Hold<'_> {
+    /// The pool's number in entry words.
+    pub(crate) fn id(&self) -> PoolId {
+        PoolId::from_index(self.at)
+    }
+
+    /// Another reference to the same pool.
+    pub(crate) fn again(&self) -> Self {
+        let taken = self.pools.places[self.at].refs.try_get(cpu::current());
+        debug_assert!(taken, "dead while it is held");
+        Hold { pools: self.pools, at: self.at }
+    }
+
     /// Leaves the reference to a page that was stored in the pool; its id.
     pub(crate) fn into_page(self) -> PoolId {
-        let id = PoolId::from_index(self.at);
+        let id = self.id();
         core::mem::forget(self);
         id
     }

@@ -23,6 +23,7 @@ use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::pool::{Fault, Pool};
 use crate::pools::Pools;
+use crate::rehome::Cursors;
 use crate::same_filled::{self, Patterns};
 use crate::stats::{PoolStats, ZswapStats};
 use crate::switch::Recipe;
@@ -34,11 +35,13 @@ use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Pages under
 /// different entries never wait for each other beyond the backend's short locks.
 pub struct Zswap {
-    index: Index,
+    pub(crate) index: Index,
     patterns: Patterns,
     pub(crate) pools: Pools,
     pub(crate) recipe: Recipe,
-    counters: Counters,
+    pub(crate) counters: Counters,
+    /// Where each kind of walk over the entries goes on.
+    pub(crate) cursors: Cursors,
     store_incompressible: bool,
 }
 
@@ -54,6 +57,7 @@ impl Zswap {
             patterns: Patterns::new(),
             pools: Pools::new(pool),
             recipe,
+            cursors: Cursors::default(),
             counters: Counters::new(),
             store_incompressible,
         }
@@ -110,7 +114,7 @@ impl Zswap {
         Ok(Content::Stored { pool: pool.into_page(), bits, raw: stored.raw })
     }
 
-    fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
+    pub(crate) fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
         let (counter, error) = match refusal {
             Refusal::Index(bytes) => (Counter::RejectAllocFail, StoreError::Index { entry, bytes }),
             Refusal::Fault(Fault::Pool(source)) => {
@@ -132,7 +136,7 @@ impl Zswap {
     }
 
     /// Frees what a word that left its entry stood for.
-    fn discard(&self, content: Content) {
+    pub(crate) fn discard(&self, content: Content) {
         match content {
             Content::Empty => {}
             Content::SameFilled(packed) => {
@@ -182,7 +186,7 @@ impl Zswap {
         Ok(word.referenced())
     }
 
-    fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
+    pub(crate) fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
         self.counters.add(Counter::DecompressFail, 1);
         match fault {
             Fault::Codec(source) => LoadError::Decompress { entry, source },
@@ -316,7 +320,7 @@ impl Zswap {
 }
 
 /// Why `store` kept nothing.
-enum Refusal {
+pub(crate) enum Refusal {
     Fault(Fault),
     Index(usize),
 }

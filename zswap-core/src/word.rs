@@ -3,7 +3,7 @@
 //! ```text
 //!  63   62      61      60     59         58    57  56 55    52 51            0
 //! +----+-------+-------+------+----------+-----+------+--------+---------------+
-//! |dead|waiters| locked|      |referenced| raw | kind |pool id |    payload    |
+//! |dead|waiters| locked| tried|referenced| raw | kind |pool id |    payload    |
 //! +----+-------+-------+------+----------+-----+------+--------+---------------+
 //! ```
 //!
@@ -14,7 +14,8 @@
 //! | SameFilled | the pattern, packed by `same_filled.rs` |
 //!
 //! `raw` marks a stored page that is kept as it is, since it does not get smaller. The fourth
-//! kind's number is kept for pages on a device; bit 60 has no meaning yet. `dead` marks the words of a leaf that is not part of the index (`index.rs`); all other bits are
+//! kind's number is kept for pages on a device. `tried` marks one that a denser compressor did not make
+//! smaller. `dead` marks the words of a leaf that is not part of the index (`index.rs`); all other bits are
 //! 0 then. The lock's rules are in `lock.rs`.
 
 use zpool_api::BackendBits;
@@ -25,6 +26,7 @@ const POOL_SHIFT: u32 = PAYLOAD_BITS;
 const KIND_SHIFT: u32 = 56;
 const RAW: u64 = 1 << 58;
 const REFERENCED: u64 = 1 << 59;
+const TRIED: u64 = 1 << 60;
 const LOCKED: u64 = 1 << 61;
 const WAITERS: u64 = 1 << 62;
 const DEAD: u64 = 1 << 63;
@@ -136,7 +138,25 @@ impl Word {
         Word(self.0 | REFERENCED)
     }
 
-    #[cfg(all(test, not(loom)))]
+    /// The second chance is used up.
+    pub(crate) const fn unreferenced(self) -> Self {
+        Word(self.0 & !REFERENCED)
+    }
+
+    /// Not to be tried again by a denser compressor.
+    pub(crate) const fn tried(self) -> Self {
+        Word(self.0 | TRIED)
+    }
+
+    pub(crate) const fn is_tried(self) -> bool {
+        self.0 & TRIED != 0
+    }
+
+    /// The same page, kept otherwise: as much referenced, untried.
+    pub(crate) const fn moved_to(self, content: Content) -> Self {
+        Word(Word::new(content).0 | self.0 & REFERENCED)
+    }
+
     pub(crate) const fn is_referenced(self) -> bool {
         self.0 & REFERENCED != 0
     }

@@ -9,133 +9,15 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
-use common::{at, page};
-use compressors::{Compressor, CompressorCtx, CompressorError};
+use common::at;
+use common::rig::{Rig, check, marked, pools, rig};
+use compressors::CompressorError;
 use zpool_api::sync::test_rng::Rng;
-use zpool_api::{FailingPages, HeapPages, ZpoolConfig};
-use zswap_core::{BuildError, LoadError, PAGE_SIZE, Page, Zswap, builtin};
-
-/// Leaves the zeros at a page's end out. Knows how many contexts of its kind there are.
-#[derive(Debug, Clone)]
-struct Trim {
-    name: String,
-    contexts: Arc<AtomicUsize>,
-    fails: Arc<AtomicBool>,
-    store: Arc<Mutex<Weak<Zswap>>>,
-}
-
-#[derive(Debug)]
-struct TrimCtx(Trim);
-
-impl Drop for TrimCtx {
-    fn drop(&mut self) {
-        self.0.contexts.fetch_sub(1, SeqCst);
-    }
-}
-
-impl Compressor for Trim {
-    fn name(&self) -> &str {
-        &self.name
-    }
-    fn spec(&self) -> String {
-        self.name.clone()
-    }
-    fn max_compressed_len(&self, len: usize) -> usize {
-        len
-    }
-    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        if self.fails.load(SeqCst) {
-            return Err(CompressorError::OutOfMemory { codec: "trim", what: "a test" });
-        }
-        self.contexts.fetch_add(1, SeqCst);
-        Ok(Box::new(TrimCtx(self.clone())))
-    }
-}
-
-impl CompressorCtx for TrimCtx {
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
-        if let Some(store) = self.0.store.lock().unwrap().upgrade() {
-            assert_eq!(store.set_compressor("trim9"), Err(BuildError::Reentrant));
-        }
-        let len = src.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
-        dst[..len].copy_from_slice(&src[..len]);
-        Ok(len)
-    }
-
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        dst.fill(0);
-        dst[..src.len()].copy_from_slice(src);
-        Ok(())
-    }
-
-    fn memory_bytes(&self) -> usize {
-        0
-    }
-}
-
-/// A store over counted pages, with codecs `trim0` to `trim19` and the backend `other` beside the
-/// built-in ones.
-struct Rig {
-    store: Arc<Zswap>,
-    pages: Arc<FailingPages>,
-    contexts: Arc<AtomicUsize>,
-    fails: Arc<AtomicBool>,
-    from_inside: Arc<Mutex<Weak<Zswap>>>,
-}
-
-fn rig() -> Rig {
-    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-    let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let from_inside = Arc::new(Mutex::new(Weak::new()));
-    let mut codecs = builtin::compressors();
-    for n in 0..20 {
-        let name = format!("trim{n}");
-        let codec = Trim {
-            name: name.clone(),
-            contexts: contexts.clone(),
-            fails: fails.clone(),
-            store: from_inside.clone(),
-        };
-        codecs.register(&name, move |_| Ok(Arc::new(codec.clone()))).unwrap();
-    }
-    let mut zpools = builtin::zpools();
-    let build = |config: &ZpoolConfig| builtin::zpools().build("zbud", config);
-    zpools.register("other", build).unwrap();
-    let given = pages.clone();
-    let store = Zswap::builder()
-        .zpool_registry(zpools)
-        .compressor_registry(codecs)
-        .pages(move || Ok(given.clone()))
-        .zpool("zbud")
-        .compressor("trim0")
-        .build()
-        .unwrap();
-    Rig { store: Arc::new(store), pages, contexts, fails, from_inside }
-}
-
-/// A page that says what it is, of which a quarter is not zero.
-fn marked(entry: u64, round: u64) -> Box<Page> {
-    let mut page = page((entry * 31 + round) * 8 + 4);
-    page[..8].copy_from_slice(&entry.to_le_bytes());
-    page[8..16].copy_from_slice(&round.to_le_bytes());
-    page[PAGE_SIZE / 4..].fill(0);
-    page
-}
-
-fn check(store: &Zswap, entry: u64, round: u64) {
-    let mut back = Box::new([1; PAGE_SIZE]);
-    store.load(at(entry), &mut back).unwrap();
-    assert!(back == marked(entry, round), "entry {entry}");
-}
-
-/// Backend, compressor and pages of each pool, the current one first.
-fn pools(store: &Zswap) -> Vec<(String, String, usize)> {
-    store.stats().pools.into_iter().map(|p| (p.zpool, p.compressor, p.objects)).collect()
-}
+use zswap_core::{BuildError, LoadError, PAGE_SIZE, builtin};
 
 #[test]
 fn old_pages_stay_where_they_are_and_their_pool_goes_with_the_last() {
@@ -245,10 +127,14 @@ fn more_pools_than_there_are_places_are_refused() {
 
 #[test]
 fn a_switch_from_inside_a_codec_is_an_error() {
-    let Rig { store, from_inside, .. } = rig();
-    *from_inside.lock().unwrap() = Arc::downgrade(&store);
+    let Rig { store, inside, .. } = rig();
+    let theirs = Arc::downgrade(&store);
+    *inside.lock().unwrap() = Some(Box::new(move || {
+        let store = theirs.upgrade().unwrap();
+        assert_eq!(store.set_compressor("trim9"), Err(BuildError::Reentrant));
+    }));
     store.store(at(0), &marked(0, 0)).unwrap();
-    *from_inside.lock().unwrap() = Weak::new();
+    *inside.lock().unwrap() = None;
     check(&store, 0, 0);
     assert_eq!(pools(&store).len(), 1);
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod rig;
+
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry};
 

@@ -1,0 +1,139 @@
+//! A store whose codecs and pages are watched, and pages that say what they are.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use compressors::{Compressor, CompressorCtx, CompressorError};
+use zpool_api::{FailingPages, HeapPages, ZpoolConfig};
+use zswap_core::{PAGE_SIZE, Page, Zswap, builtin};
+
+use super::{at, page};
+
+/// Leaves the zeros at a page's end out. Knows how many contexts of its kind there are.
+#[derive(Clone)]
+struct Trim {
+    name: String,
+    contexts: Arc<AtomicUsize>,
+    fails: Arc<AtomicBool>,
+    inside: Inside,
+}
+
+impl core::fmt::Debug for Trim {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+#[derive(Debug)]
+struct TrimCtx(Trim);
+
+impl Drop for TrimCtx {
+    fn drop(&mut self) {
+        self.0.contexts.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Compressor for Trim {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn spec(&self) -> String {
+        self.name.clone()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        if self.fails.load(SeqCst) {
+            return Err(CompressorError::OutOfMemory { codec: "trim", what: "a test" });
+        }
+        self.contexts.fetch_add(1, SeqCst);
+        Ok(Box::new(TrimCtx(self.clone())))
+    }
+}
+
+impl CompressorCtx for TrimCtx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        if let Some(inside) = &*self.0.inside.lock().unwrap() {
+            inside();
+        }
+        let len = src.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        dst[..len].copy_from_slice(&src[..len]);
+        Ok(len)
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        dst.fill(0);
+        dst[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A store over counted pages, with codecs `trim0` to `trim19` and the backend `other` beside the
+/// built-in ones.
+pub(crate) struct Rig {
+    pub(crate) store: Arc<Zswap>,
+    pub(crate) pages: Arc<FailingPages>,
+    /// Codec contexts there are.
+    pub(crate) contexts: Arc<AtomicUsize>,
+    /// Contexts cannot be set up.
+    pub(crate) fails: Arc<AtomicBool>,
+    /// What a codec does with the store whenever it compresses a page.
+    pub(crate) inside: Inside,
+}
+
+pub(crate) type Inside = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
+
+pub(crate) fn rig() -> Rig {
+    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let inside = Inside::default();
+    let mut codecs = builtin::compressors();
+    for n in 0..20 {
+        let name = format!("trim{n}");
+        let codec = Trim {
+            name: name.clone(),
+            contexts: contexts.clone(),
+            fails: fails.clone(),
+            inside: inside.clone(),
+        };
+        codecs.register(&name, move |_| Ok(Arc::new(codec.clone()))).unwrap();
+    }
+    let mut zpools = builtin::zpools();
+    let build = |config: &ZpoolConfig| builtin::zpools().build("zbud", config);
+    zpools.register("other", build).unwrap();
+    let given = pages.clone();
+    let store = Zswap::builder()
+        .zpool_registry(zpools)
+        .compressor_registry(codecs)
+        .pages(move || Ok(given.clone()))
+        .zpool("zbud")
+        .compressor("trim0")
+        .build()
+        .unwrap();
+    Rig { store: Arc::new(store), pages, contexts, fails, inside }
+}
+
+/// A page that says what it is, of which a quarter is not zero.
+pub(crate) fn marked(entry: u64, round: u64) -> Box<Page> {
+    let mut page = page((entry * 31 + round) * 8 + 4);
+    page[..8].copy_from_slice(&entry.to_le_bytes());
+    page[8..16].copy_from_slice(&round.to_le_bytes());
+    page[PAGE_SIZE / 4..].fill(0);
+    page
+}
+
+pub(crate) fn check(store: &Zswap, entry: u64, round: u64) {
+    let mut back = Box::new([1; PAGE_SIZE]);
+    store.load(at(entry), &mut back).unwrap();
+    assert!(back == marked(entry, round), "entry {entry}");
+}
+
+/// Backend, compressor and pages of each pool, the current one first.
+pub(crate) fn pools(store: &Zswap) -> Vec<(String, String, usize)> {
+    store.stats().pools.into_iter().map(|p| (p.zpool, p.compressor, p.objects)).collect()
+}
