@@ -6,7 +6,10 @@ use std::sync::Arc;
 use compressors::Registry as CompressorRegistry;
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
+use crate::device::SwapDevice;
 use crate::error::BuildError;
+use crate::limits::Limits;
+use crate::store::Settings;
 use crate::switch::{MakePages, Recipe};
 use crate::{Zswap, builtin};
 
@@ -26,6 +29,10 @@ pub struct ZswapBuilder {
     compressors: CompressorRegistry,
     pages: MakePages,
     store_incompressible: bool,
+    max_pool_bytes: Option<usize>,
+    accept_threshold_percent: u8,
+    device: Option<Arc<dyn SwapDevice>>,
+    writeback_enabled: bool,
 }
 
 impl ZswapBuilder {
@@ -37,6 +44,10 @@ impl ZswapBuilder {
             compressors: builtin::compressors(),
             pages: Arc::new(default_pages),
             store_incompressible: true,
+            max_pool_bytes: None,
+            accept_threshold_percent: 90,
+            device: None,
+            writeback_enabled: true,
         }
     }
 
@@ -80,12 +91,47 @@ impl ZswapBuilder {
         self
     }
 
+    /// Bytes of pool pages with objects at which stores are refused, after as many pages as it takes
+    /// were written back if there is a device. Default: no limit. Pages that a pool keeps warm come on
+    /// top; there are few.
+    pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
+        self.max_pool_bytes = Some(bytes);
+        self
+    }
+
+    /// How far below the limit, in percent of it, the pools must be before stores are accepted again
+    /// after one was refused. Default: 90.
+    pub fn accept_threshold_percent(mut self, percent: u8) -> Self {
+        self.accept_threshold_percent = percent;
+        self
+    }
+
+    /// Where pages are written back to. Default: nowhere.
+    pub fn swap_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Whether pages may be written back; [`Zswap::set_writeback_enabled`] changes it later. Default:
+    /// yes, if there is a device.
+    pub fn writeback_enabled(mut self, enabled: bool) -> Self {
+        self.writeback_enabled = enabled;
+        self
+    }
+
     /// Builds the store. Errors name what was not found and list what is known.
     pub fn build(self) -> Result<Zswap, BuildError> {
         let recipe =
             Recipe { zpools: self.zpools, compressors: self.compressors, pages: self.pages };
         let pool = recipe.pool(&self.zpool, &self.compressor)?;
-        Ok(Zswap::from_parts(pool, recipe, self.store_incompressible))
+        let percent = self.accept_threshold_percent;
+        let settings = Settings {
+            store_incompressible: self.store_incompressible,
+            limits: self.max_pool_bytes.map(|bytes| Limits::new(bytes, percent)),
+            device: self.device,
+            writeback_enabled: self.writeback_enabled,
+        };
+        Ok(Zswap::from_parts(pool, recipe, settings))
     }
 }
 

@@ -19,9 +19,12 @@ pub(crate) enum Counter {
     RejectCompressFail,
     RejectAllocFail,
     DecompressFail,
+    PoolLimitHit,
+    RejectReclaimFail,
+    WrittenBackPages,
 }
 
-const COUNTERS: usize = 7;
+const COUNTERS: usize = 10;
 
 /// All counters of a store.
 #[derive(Debug)]

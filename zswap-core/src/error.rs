@@ -4,6 +4,7 @@ use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
+use crate::device::DeviceError;
 
 /// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
 /// gone and will not be returned by a load.
@@ -36,6 +37,17 @@ pub enum StoreError {
         entry: SwapEntry,
         /// What the backend said.
         source: ZpoolError,
+    },
+    /// The pools are at their limit, and no page could be written back.
+    #[error(
+        "no page of {entry:?} is taken while the pools hold {limit} bytes or nearly; shrink the \
+         store, or raise max_pool_bytes"
+    )]
+    PoolLimit {
+        /// The entry.
+        entry: SwapEntry,
+        /// The limit, bytes.
+        limit: usize,
     },
     /// No memory for the index.
     #[error(
@@ -82,6 +94,14 @@ pub enum LoadError {
         entry: SwapEntry,
         /// What the backend said.
         source: ZpoolError,
+    },
+    /// The page is on the device, which did not give it.
+    #[error("the page of {entry:?} could not be read from the device: {source}")]
+    Device {
+        /// The entry.
+        entry: SwapEntry,
+        /// What the device said.
+        source: DeviceError,
     },
     /// Called from within a codec or backend that a store is calling on this thread.
     #[error(
@@ -146,8 +166,41 @@ pub enum RehomeError {
     Load(LoadError),
 }
 
-impl RehomeError {
-    pub(crate) fn read(entry: SwapEntry, source: ZpoolError) -> Self {
-        RehomeError::Load(LoadError::Pool { entry, source })
+impl From<LoadError> for RehomeError {
+    fn from(error: LoadError) -> Self {
+        RehomeError::Load(error)
+    }
+}
+
+/// Errors of [`crate::Zswap::shrink`]. The page that it is about stays where it was; pages that were
+/// written back before stay so.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WritebackError {
+    /// The store has no device, or writeback is switched off.
+    #[error("nowhere to write pages to; build the store with swap_device, or enable writeback")]
+    NoDevice,
+    /// Every slot of the device is taken.
+    #[error("all {slots} slots of the device are taken; invalidate pages, or use a larger device")]
+    DeviceFull {
+        /// Slots taken.
+        slots: u64,
+    },
+    /// The device failed.
+    #[error("the page of {entry:?} could not be written back: {source}")]
+    Device {
+        /// The entry.
+        entry: SwapEntry,
+        /// What the device said.
+        source: DeviceError,
+    },
+    /// The page could not be read.
+    #[error("writing a page back: {0}")]
+    Load(LoadError),
+}
+
+impl From<LoadError> for WritebackError {
+    fn from(error: LoadError) -> Self {
+        WritebackError::Load(error)
     }
 }

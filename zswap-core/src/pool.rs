@@ -20,6 +20,8 @@ pub(crate) struct Pool {
     pub(crate) zpool: Arc<dyn Zpool>,
     pub(crate) compressor: Arc<dyn Compressor>,
     pub(crate) ctxs: AcompCtxs,
+    /// Bytes of the backend's pages.
+    page_size: usize,
     /// Asked once: the handles of a pool share it, so entries keep the other 52 bits.
     tag: PoolTag,
 }
@@ -59,7 +61,14 @@ impl Pool {
         compressor: Arc<dyn Compressor>,
     ) -> Self {
         let (tag, spec) = (zpool.tag(), compressor.spec());
-        Pool { spec, zpool_name, zpool, compressor, ctxs: AcompCtxs::new(), tag }
+        let page_size = zpool.stats().page_size;
+        Pool { spec, zpool_name, zpool, compressor, ctxs: AcompCtxs::new(), page_size, tag }
+    }
+
+    /// Bytes of the pages that hold objects.
+    #[inline]
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.zpool.total_pages() * self.page_size
     }
 
     /// Whether it is of the same backend and compressor.

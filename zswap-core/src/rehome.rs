@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use zpool_api::Handle;
 
 use crate::counters::Counter;
-use crate::error::{BuildError, RehomeError};
+use crate::error::{BuildError, LoadError, RehomeError};
 use crate::pool::Fault;
 use crate::pools::{Hold, NotSwitched};
 use crate::store::Refusal;
@@ -27,6 +27,7 @@ use crate::{Entries, PAGE_SIZE, Page, SwapEntry, Zswap};
 pub(crate) struct Cursors {
     migrate: AtomicU64,
     recompress: AtomicU64,
+    pub(crate) shrink: AtomicU64,
 }
 
 /// What [`Zswap::migrate_pools`] did.
@@ -61,6 +62,14 @@ enum Outcome {
     PassedBy,
 }
 
+/// Whether the page of an entry is to be moved.
+pub(crate) enum Wanted {
+    Yes,
+    No,
+    /// Not yet: it was loaded, and has a second chance.
+    SecondChance,
+}
+
 /// Which pages are moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
@@ -87,7 +96,7 @@ impl Zswap {
                 if let Outcome::Moved { .. } = self.rehome(entry, page, &target, Which::All)? {
                     done.moved += 1;
                 }
-                Ok(true)
+                Ok::<bool, RehomeError>(true)
             })?;
         }
         done.left = self.pages_elsewhere();
@@ -138,7 +147,7 @@ impl Zswap {
                 Outcome::NotSmaller => done.not_smaller += 1,
                 Outcome::PassedBy => {}
             }
-            Ok(true)
+            Ok::<bool, RehomeError>(true)
         })?;
         Ok(done)
     }
@@ -159,11 +168,11 @@ impl Zswap {
 
     /// Visits every entry once, from where the cursor is, until told to stop; the cursor is then where
     /// the next walk goes on.
-    fn walk(
+    pub(crate) fn walk<E>(
         &self,
         cursor: &AtomicU64,
-        mut visit: impl FnMut(SwapEntry, &mut Page) -> Result<bool, RehomeError>,
-    ) -> Result<(), RehomeError> {
+        mut visit: impl FnMut(SwapEntry, &mut Page) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let mut page = Box::new([0; PAGE_SIZE]);
         // Relaxed, here and below: where a walk begins decides nothing.
         let start = cursor.load(Ordering::Relaxed);
@@ -193,7 +202,14 @@ impl Zswap {
         target: &Hold<'_>,
         which: Which,
     ) -> Result<Outcome, RehomeError> {
-        let Some((old, len)) = self.read_for_rehome(entry, page, target, which)? else {
+        let wanted = |word: Word, pool: PoolId| match which {
+            _ if pool == target.id() => Wanted::No,
+            Which::All => Wanted::Yes,
+            Which::Smaller { .. } if word.is_tried() => Wanted::No,
+            Which::Smaller { cold_only: true } if word.is_referenced() => Wanted::SecondChance,
+            Which::Smaller { .. } => Wanted::Yes,
+        };
+        let Some((old, len)) = self.read_to_move(entry, page, wanted)? else {
             return Ok(Outcome::PassedBy);
         };
         let stored = match target.put(page, which == Which::All) {
@@ -222,25 +238,21 @@ impl Zswap {
         })
     }
 
-    /// The page of an entry that is to be moved, as a load reads it; its word, and its object's bytes.
-    fn read_for_rehome(
+    /// The page of an entry that holds an object and is `wanted`, as a load reads it; its word, and its
+    /// object's bytes.
+    pub(crate) fn read_to_move(
         &self,
         entry: SwapEntry,
         page: &mut Page,
-        target: &Hold<'_>,
-        which: Which,
-    ) -> Result<Option<(Word, usize)>, RehomeError> {
+        wanted: impl FnOnce(Word, PoolId) -> Wanted,
+    ) -> Result<Option<(Word, usize)>, LoadError> {
         let Some(mut locked) = self.index.lock(entry.key()) else { return Ok(None) };
         let word = locked.word();
         let Content::Stored { pool, bits, .. } = word.content() else { return Ok(None) };
-        if pool == target.id() {
-            return Ok(None);
-        }
-        if let Which::Smaller { cold_only } = which {
-            if word.is_tried() {
-                return Ok(None);
-            }
-            if cold_only && word.is_referenced() {
+        match wanted(word, pool) {
+            Wanted::Yes => {}
+            Wanted::No => return Ok(None),
+            Wanted::SecondChance => {
                 locked.replace(word.unreferenced());
                 return Ok(None);
             }
@@ -249,9 +261,8 @@ impl Zswap {
         let Some(pool) = self.pools.of_page(pool) else { return Ok(None) };
         let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
         drop(locked);
-        let object = object.map_err(|source| RehomeError::read(entry, source))?;
-        let restored = pool.restore(&object, page);
-        restored.map_err(|fault| RehomeError::Load(self.count_fault(entry, fault)))?;
+        let object = object.map_err(|source| LoadError::Pool { entry, source })?;
+        pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
         Ok(Some((word, object.len())))
     }
 
@@ -265,7 +276,12 @@ impl Zswap {
 
     /// Replaces the word of an entry that still holds the object of `old`. A handle never names two
     /// objects, so an equal content is the object that was read.
-    fn replace_if_same(&self, entry: SwapEntry, old: Word, new: impl Fn(Word) -> Word) -> bool {
+    pub(crate) fn replace_if_same(
+        &self,
+        entry: SwapEntry,
+        old: Word,
+        new: impl Fn(Word) -> Word,
+    ) -> bool {
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };
         let now = locked.word();
         let same = now.content() == old.content();

@@ -30,6 +30,14 @@ pub struct ZswapStats {
     pub reject_alloc_fail: u64,
     /// Loads that failed in the codec.
     pub decompress_fail: u64,
+    /// Stores that found the pools at their limit.
+    pub pool_limit_hit: u64,
+    /// Stores that were refused at the limit, since no page could be written back.
+    pub reject_reclaim_fail: u64,
+    /// Pages ever written to the device.
+    pub written_back_pages: u64,
+    /// Pages that are on the device now.
+    pub device_pages: usize,
     /// The pools that are alive.
     pub pools: Vec<PoolStats>,
 }
@@ -53,7 +61,7 @@ pub struct PoolStats {
 impl fmt::Display for ZswapStats {
     /// One `name: value` a line, as the kernel's debugfs shows them one a file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes: [(&str, usize); 7] = [
+        let sizes: [(&str, usize); 8] = [
             ("stored_pages", self.stored_pages),
             ("same_filled_pages", self.same_filled_pages),
             ("stored_incompressible_pages", self.stored_incompressible_pages),
@@ -61,12 +69,16 @@ impl fmt::Display for ZswapStats {
             ("compressed_bytes", self.compressed_bytes),
             ("metadata_bytes", self.metadata_bytes),
             ("context_bytes", self.context_bytes),
+            ("device_pages", self.device_pages),
         ];
         let events = [
             ("reject_compress_poor", self.reject_compress_poor),
             ("reject_compress_fail", self.reject_compress_fail),
             ("reject_alloc_fail", self.reject_alloc_fail),
             ("decompress_fail", self.decompress_fail),
+            ("pool_limit_hit", self.pool_limit_hit),
+            ("reject_reclaim_fail", self.reject_reclaim_fail),
+            ("written_back_pages", self.written_back_pages),
         ];
         for (name, value) in sizes {
             writeln!(f, "{name}: {value}")?;

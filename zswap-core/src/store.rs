@@ -15,18 +15,23 @@
 //! * A word that leaves its entry is discarded by the thread that took it out, once.
 
 use core::fmt;
+use std::sync::Arc;
 
-use zpool_api::Handle;
+use zpool_api::{Handle, ZpoolError};
 
 use crate::counters::{Counter, Counters};
+use crate::device::SwapDevice;
 use crate::error::{LoadError, StoreError};
 use crate::index::Index;
+use crate::limits::Limits;
 use crate::pool::{Fault, Pool};
 use crate::pools::Pools;
 use crate::rehome::Cursors;
 use crate::same_filled::{self, Patterns};
+use crate::slots::{ReadSlot, Slots};
 use crate::stats::{PoolStats, ZswapStats};
 use crate::switch::Recipe;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::word::{Content, Word};
 use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 
@@ -43,6 +48,37 @@ pub struct Zswap {
     /// Where each kind of walk over the entries goes on.
     pub(crate) cursors: Cursors,
     store_incompressible: bool,
+    pub(crate) limits: Option<Limits>,
+    pub(crate) backing: Option<Slots>,
+    pub(crate) writeback: Switch,
+}
+
+/// A setting that may change at any time.
+#[derive(Debug)]
+pub(crate) struct Switch(AtomicBool);
+
+impl Switch {
+    pub(crate) fn new(on: bool) -> Self {
+        Switch(AtomicBool::new(on))
+    }
+
+    pub(crate) fn get(&self) -> bool {
+        // Relaxed: a setting, which publishes nothing.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, on: bool) {
+        // Relaxed: as in `get`.
+        self.0.store(on, Ordering::Relaxed);
+    }
+}
+
+/// How a store is set up.
+pub(crate) struct Settings {
+    pub(crate) store_incompressible: bool,
+    pub(crate) limits: Option<Limits>,
+    pub(crate) device: Option<Arc<dyn SwapDevice>>,
+    pub(crate) writeback_enabled: bool,
 }
 
 impl Zswap {
@@ -51,7 +87,7 @@ impl Zswap {
         ZswapBuilder::new()
     }
 
-    pub(crate) fn from_parts(pool: Pool, recipe: Recipe, store_incompressible: bool) -> Self {
+    pub(crate) fn from_parts(pool: Pool, recipe: Recipe, settings: Settings) -> Self {
         Zswap {
             index: Index::new(),
             patterns: Patterns::new(),
@@ -59,7 +95,10 @@ impl Zswap {
             recipe,
             cursors: Cursors::default(),
             counters: Counters::new(),
-            store_incompressible,
+            store_incompressible: settings.store_incompressible,
+            limits: settings.limits,
+            backing: settings.device.map(Slots::new),
+            writeback: Switch::new(settings.writeback_enabled),
         }
     }
 
@@ -105,8 +144,16 @@ impl Zswap {
             self.counters.add(Counter::SameFilledPages, 1);
             return Ok(Content::SameFilled(packed));
         }
+        if !self.admit() {
+            return Err(Refusal::Limit);
+        }
         let pool = self.pools.current();
-        let stored = pool.put(page, self.store_incompressible).map_err(Refusal::Fault)?;
+        let mut stored = pool.put(page, self.store_incompressible);
+        // With no context held: room can be made, and the page compressed again.
+        if matches!(stored, Err(Fault::Pool(ZpoolError::OutOfMemory { .. }))) && self.make_room() {
+            stored = pool.put(page, self.store_incompressible);
+        }
+        let stored = stored.map_err(Refusal::Fault)?;
         if stored.raw {
             self.counters.add(Counter::IncompressiblePages, 1);
         }
@@ -116,6 +163,10 @@ impl Zswap {
 
     pub(crate) fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
         let (counter, error) = match refusal {
+            Refusal::Limit => {
+                let limit = self.limits.as_ref().map_or(0, Limits::max);
+                return StoreError::PoolLimit { entry, limit };
+            }
             Refusal::Index(bytes) => (Counter::RejectAllocFail, StoreError::Index { entry, bytes }),
             Refusal::Fault(Fault::Pool(source)) => {
                 (Counter::RejectAllocFail, StoreError::Pool { entry, source })
@@ -143,6 +194,11 @@ impl Zswap {
                 self.counters.add(Counter::SameFilledPages, -1);
                 self.patterns.release(packed);
             }
+            Content::OnDevice(slot) => {
+                if let Some(slots) = &self.backing {
+                    slots.give_up(slot);
+                }
+            }
             Content::Stored { pool, bits, raw } => {
                 if raw {
                     self.counters.add(Counter::IncompressiblePages, -1);
@@ -155,13 +211,26 @@ impl Zswap {
         }
     }
 
-    /// Writes the entry's page into `page`; the word that said what it is.
+    /// Writes the entry's page into `page`; the word that said what it is, and the slot that it was
+    /// read from, which is nobody else's until that is dropped.
     #[inline]
-    fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<Word, LoadError> {
+    fn read(
+        &self,
+        entry: SwapEntry,
+        page: &mut Page,
+    ) -> Result<(Word, Option<ReadSlot<'_>>), LoadError> {
         let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
         let word = locked.word();
         match word.content() {
             Content::Empty => return Err(LoadError::NotFound { entry }),
+            Content::OnDevice(slot) => {
+                let Some(slots) = &self.backing else { return Err(LoadError::NotFound { entry }) };
+                let slot = slots.pin(slot);
+                drop(locked);
+                let read = slots.device.read_page(slot.number(), page);
+                read.map_err(|source| LoadError::Device { entry, source })?;
+                return Ok((word, Some(slot)));
+            }
             Content::SameFilled(packed) => {
                 let pattern = self.patterns.unpack(packed);
                 locked.replace(word.referenced());
@@ -183,7 +252,7 @@ impl Zswap {
                 pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
             }
         }
-        Ok(word.referenced())
+        Ok((word.referenced(), None))
     }
 
     pub(crate) fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
@@ -217,14 +286,17 @@ impl Zswap {
                 return Ok(());
             }
             drop(locked);
-            let read = self.read(entry, page)?;
+            let (read, slot) = self.read(entry, page)?;
             let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
-            // A handle never names two objects, so an equal word is the object that was read. A
-            // pattern's place may be used again, which is why patterns are taken above.
+            // A handle never names two objects, and a slot no other page while it is held, so an
+            // equal word is the page that was read. A pattern's place may be used again, which is why
+            // patterns are taken above.
             let now = locked.word();
-            if now.content() == read.content() && matches!(now.content(), Content::Stored { .. }) {
+            let kept = matches!(now.content(), Content::Stored { .. } | Content::OnDevice(_));
+            if kept && now.content() == read.content() {
                 locked.replace(Word::EMPTY);
                 drop(locked);
+                drop(slot);
                 self.forget(entry, now);
                 return Ok(());
             }
@@ -294,11 +366,17 @@ impl Zswap {
             stored_pages: self.len(),
             same_filled_pages: self.counters.get(Counter::SameFilledPages) as usize,
             stored_incompressible_pages: self.counters.get(Counter::IncompressiblePages) as usize,
-            metadata_bytes: self.index.memory_bytes() + self.patterns.memory_bytes(),
+            metadata_bytes: self.index.memory_bytes()
+                + self.patterns.memory_bytes()
+                + self.backing.as_ref().map_or(0, Slots::memory_bytes),
             reject_compress_poor: self.counters.get(Counter::RejectCompressPoor),
             reject_compress_fail: self.counters.get(Counter::RejectCompressFail),
             reject_alloc_fail: self.counters.get(Counter::RejectAllocFail),
             decompress_fail: self.counters.get(Counter::DecompressFail),
+            pool_limit_hit: self.counters.get(Counter::PoolLimitHit),
+            reject_reclaim_fail: self.counters.get(Counter::RejectReclaimFail),
+            written_back_pages: self.counters.get(Counter::WrittenBackPages),
+            device_pages: self.backing.as_ref().map_or(0, |slots| slots.taken() as usize),
             ..ZswapStats::default()
         };
         for pool in self.pools.all() {
@@ -323,6 +401,7 @@ impl Zswap {
 pub(crate) enum Refusal {
     Fault(Fault),
     Index(usize),
+    Limit,
 }
 
 impl fmt::Debug for Zswap {

@@ -12,9 +12,9 @@
 //! | Empty | 0 |
 //! | Stored | the backend's 52 bits of the handle; its tag is the pool's |
 //! | SameFilled | the pattern, packed by `same_filled.rs` |
+//! | OnDevice | the number of a slot of the device |
 //!
-//! `raw` marks a stored page that is kept as it is, since it does not get smaller. The fourth
-//! kind's number is kept for pages on a device. `tried` marks one that a denser compressor did not make
+//! `raw` marks a stored page that is kept as it is, since it does not get smaller. `tried` marks one that a denser compressor did not make
 //! smaller. `dead` marks the words of a leaf that is not part of the index (`index.rs`); all other bits are
 //! 0 then. The lock's rules are in `lock.rs`.
 
@@ -63,6 +63,8 @@ pub(crate) enum Content {
     },
     /// A pattern; see `same_filled.rs`.
     SameFilled(u64),
+    /// A slot of the device.
+    OnDevice(u32),
 }
 
 /// A value of the entry word.
@@ -82,6 +84,7 @@ impl Word {
                 Word((1 << KIND_SHIFT) | flag | ((pool.0 as u64) << POOL_SHIFT) | bits.get())
             }
             Content::SameFilled(pattern) => Word((2 << KIND_SHIFT) | (pattern & PAYLOAD_MASK)),
+            Content::OnDevice(slot) => Word((3 << KIND_SHIFT) | slot as u64),
         }
     }
 
@@ -101,6 +104,7 @@ impl Word {
                 raw: self.0 & RAW != 0,
             },
             2 => Content::SameFilled(self.0 & PAYLOAD_MASK),
+            3 => Content::OnDevice(self.0 as u32),
             _ => Content::Empty,
         }
     }

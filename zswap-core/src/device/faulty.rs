@@ -1,0 +1,88 @@
+//! A device that fails where it is told to: fault injection.
+
+use std::io;
+use std::sync::Arc;
+// Always std's: the switches are a test's own and no part of any modelled protocol.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{DeviceError, SwapDevice};
+use crate::Page;
+
+/// Another device that fails reads or writes as told, as a full disk or a bad sector does.
+///
+/// `Send` and `Sync`.
+#[derive(Debug)]
+pub struct FaultySwapDevice {
+    inner: Arc<dyn SwapDevice>,
+    writes: Faults,
+    reads: Faults,
+}
+
+/// Calls still to succeed, then calls to fail.
+#[derive(Debug, Default)]
+struct Faults {
+    after: AtomicU64,
+    fail: AtomicU64,
+}
+
+impl Faults {
+    fn set(&self, after: u64, fail: u64) {
+        self.after.store(after, Ordering::SeqCst);
+        self.fail.store(fail, Ordering::SeqCst);
+    }
+
+    fn strikes(&self) -> bool {
+        let less = |n: u64| n.checked_sub(1);
+        let count =
+            |word: &AtomicU64| word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+        !count(&self.after) && count(&self.fail)
+    }
+}
+
+impl FaultySwapDevice {
+    /// `inner`, which fails nothing yet.
+    pub fn new(inner: Arc<dyn SwapDevice>) -> Self {
+        FaultySwapDevice { inner, writes: Faults::default(), reads: Faults::default() }
+    }
+
+    /// Lets `after` writes succeed, and fails `count` after that, the disk full.
+    pub fn fail_writes(&self, after: u64, count: u64) {
+        self.writes.set(after, count);
+    }
+
+    /// Lets `after` reads succeed, and fails `count` after that.
+    pub fn fail_reads(&self, after: u64, count: u64) {
+        self.reads.set(after, count);
+    }
+}
+
+impl SwapDevice for FaultySwapDevice {
+    fn capacity(&self) -> u64 {
+        self.inner.capacity()
+    }
+
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        if self.writes.strikes() {
+            // Half of it is there, as after a write that was cut short.
+            let mut half = *page;
+            half[page.len() / 2..].fill(0);
+            let _ = self.inner.write_page(slot, &half);
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(DeviceError::io("write", slot, &full));
+        }
+        self.inner.write_page(slot, page)
+    }
+
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        if self.reads.strikes() {
+            page[..100].fill(0xEE);
+            let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(DeviceError::io("read", slot, &cut));
+        }
+        self.inner.read_page(slot, page)
+    }
+
+    fn discard(&self, slot: u64) {
+        self.inner.discard(slot);
+    }
+}
