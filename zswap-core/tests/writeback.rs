@@ -1,0 +1,375 @@
+//! Pages written back to a device: by hand, at the limit, and while everything else goes on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+use common::rig::{check, marked};
+use common::{at, page};
+use zpool_api::sync::test_rng::Rng;
+use zpool_api::{FailingPages, HeapPages};
+use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice, ThrottledSwapDevice};
+use zswap_core::{
+    DeviceError, LoadError, PAGE_SIZE, Page, StoreError, SwapDevice, WritebackError, Zswap,
+    ZswapBuilder,
+};
+
+/// A builder over counted pages: `null` keeps each page as it is, so a page is a page of the pool.
+fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
+    let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    let given = pages.clone();
+    let builder = Zswap::builder().zpool("zbud").compressor("null");
+    (builder.pages(move || Ok(given.clone())), pages)
+}
+
+/// A store that holds entries 0 to `count`, on a device that can fail.
+fn filled(count: u64) -> (Zswap, Arc<MemorySwapDevice>, Arc<FaultySwapDevice>) {
+    let memory = Arc::new(MemorySwapDevice::new(1000));
+    let device = Arc::new(FaultySwapDevice::new(memory.clone()));
+    let store = builder().0.swap_device(device.clone()).build().unwrap();
+    for entry in 0..count {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+    }
+    (store, memory, device)
+}
+
+/// Pages in pools and pages on the device.
+fn places(store: &Zswap) -> (usize, usize) {
+    let stats = store.stats();
+    (stats.pools.iter().map(|pool| pool.objects).sum(), stats.device_pages)
+}
+
+#[test]
+fn cold_pages_go_first_and_come_back_from_the_device() {
+    let (store, memory, _) = filled(20);
+    store.store(at(20), &page(0)).unwrap();
+    (0..5).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(store.shrink(8), Ok(8));
+    assert_eq!((places(&store), memory.pages()), ((12, 8), 8));
+    // Those that were loaded have a second chance: they are still here.
+    store.set_writeback_enabled(false);
+    assert_eq!(store.shrink(1), Err(WritebackError::NoDevice));
+    (0..20).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(store.stats().written_back_pages, 8);
+    store.set_writeback_enabled(true);
+
+    // All were loaded: the first round takes their chances, the second the pages. A pattern stays.
+    assert_eq!(store.shrink(99), Ok(12));
+    assert_eq!((places(&store), store.len()), ((0, 20), 21));
+    (0..20).for_each(|entry| check(&store, entry, 0));
+    let mut back = Box::new([0; PAGE_SIZE]);
+    // However a page leaves, its slot is free again.
+    for entry in 0..5 {
+        store.take(at(entry), &mut back).unwrap();
+        assert!(back == marked(entry, 0) && !store.contains(at(entry)));
+    }
+    (5..10).for_each(|entry| assert!(store.invalidate(at(entry))));
+    for entry in 10..15 {
+        store.store(at(entry), &marked(entry, 1)).unwrap();
+        check(&store, entry, 1);
+    }
+    assert_eq!((places(&store), memory.pages()), ((5, 5), 5));
+    assert_eq!(store.invalidate_area(0), 11);
+    assert_eq!((places(&store), memory.pages()), ((0, 0), 0));
+}
+
+#[test]
+fn a_write_that_fails_keeps_the_page_and_a_read_that_fails_loses_nothing() {
+    let (store, memory, device) = filled(10);
+    device.fail_writes(3, 2);
+    for _ in 0..2 {
+        let error = store.shrink(99).unwrap_err();
+        let full = |source: &DeviceError| {
+            matches!(source, DeviceError::Io { kind: ErrorKind::StorageFull, .. })
+        };
+        assert!(matches!(&error, WritebackError::Device { source, .. } if full(source)), "{error}");
+    }
+    assert_eq!((places(&store), memory.pages()), ((7, 3), 3));
+    (0..10).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(store.shrink(99), Ok(7));
+
+    device.fail_reads(0, 2);
+    let mut back = Box::new([0; PAGE_SIZE]);
+    let error = store.load(at(4), &mut back).unwrap_err();
+    assert!(matches!(error, LoadError::Device { .. }), "{error}");
+    let error = store.take(at(4), &mut back).unwrap_err();
+    assert!(matches!(error, LoadError::Device { .. }), "{error}");
+    (0..10).for_each(|entry| check(&store, entry, 0));
+
+    let store = builder().0.swap_device(Arc::new(NullSwapDevice::new(2))).build().unwrap();
+    for entry in 0..3 {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+    }
+    assert_eq!(store.shrink(99), Err(WritebackError::DeviceFull { slots: 2 }));
+    assert_eq!(places(&store), (1, 2));
+    let lost = store.load(at(0), &mut back).unwrap_err();
+    assert!(matches!(lost, LoadError::Device { source: DeviceError::Missing { .. }, .. }));
+    assert!(store.invalidate(at(0)));
+    assert_eq!(store.shrink(99), Ok(1));
+}
+
+#[test]
+fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused() {
+    let limit = 20 * PAGE_SIZE;
+    let memory = Arc::new(MemorySwapDevice::new(1000));
+    let store = builder().0.max_pool_bytes(limit).swap_device(memory.clone()).build().unwrap();
+    for entry in 0..200 {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+        assert!(places(&store).0 <= 20, "{:?}", places(&store));
+    }
+    let stats = store.stats();
+    assert!(stats.pool_limit_hit > 0 && stats.written_back_pages >= 180);
+    assert_eq!(stats.reject_reclaim_fail, 0);
+    (0..200).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(places(&store).0 + memory.pages(), 200);
+
+    // Writeback off: refused at the limit, and until there is room to the threshold.
+    let (builder, pages) = builder();
+    let store = builder.max_pool_bytes(limit).accept_threshold_percent(50).build().unwrap();
+    for entry in 0..20 {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+    }
+    let error = store.store(at(0), &marked(0, 1)).unwrap_err();
+    assert_eq!(error, StoreError::PoolLimit { entry: at(0), limit });
+    assert!(!store.contains(at(0)), "an older page is not returned after a store that failed");
+    for entry in 1..10 {
+        assert!(store.store(at(99), &marked(99, 0)).is_err());
+        // A pattern needs no room.
+        store.store(at(100), &[9; PAGE_SIZE]).unwrap();
+        store.invalidate(at(entry));
+    }
+    store.store(at(99), &marked(99, 0)).unwrap();
+    (10..20).for_each(|entry| check(&store, entry, 0));
+    let stats = store.stats();
+    assert_eq!((stats.pool_limit_hit, stats.reject_reclaim_fail), (1, 1));
+    drop(store);
+    assert_eq!(pages.pages_out(), 0);
+}
+
+#[test]
+fn a_store_that_finds_no_memory_makes_room() {
+    let memory = Arc::new(MemorySwapDevice::new(1000));
+    let (builder, pages) = builder();
+    let store = builder.swap_device(memory.clone()).build().unwrap();
+    pages.limit_pages(10);
+    for entry in 0..100 {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+    }
+    (0..100).for_each(|entry| check(&store, entry, 0));
+    assert!(memory.pages() >= 90);
+    store.set_writeback_enabled(false);
+    pages.limit_pages(0);
+    assert!(matches!(store.store(at(500), &marked(0, 0)), Err(StoreError::Pool { .. })));
+}
+
+/// What a device does in the middle of a call.
+type Hook = Box<dyn Fn(&Zswap) + Send>;
+
+/// A device that calls back into its store, or panics, while it writes or reads.
+#[derive(Default)]
+struct Hooked {
+    pages: OnceLock<MemorySwapDevice>,
+    store: Mutex<Weak<Zswap>>,
+    write: Mutex<Option<Hook>>,
+    read: Mutex<Option<Hook>>,
+}
+
+impl core::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Hooked")
+    }
+}
+
+impl Hooked {
+    fn pages(&self) -> &MemorySwapDevice {
+        self.pages.get_or_init(|| MemorySwapDevice::new(100))
+    }
+
+    fn call(&self, hook: &Mutex<Option<Hook>>) {
+        let hook = hook.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let store = self.store.lock().unwrap().upgrade();
+        if let (Some(hook), Some(store)) = (hook, store) {
+            hook(&store);
+        }
+    }
+}
+
+impl SwapDevice for Hooked {
+    fn capacity(&self) -> u64 {
+        100
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        self.call(&self.write);
+        self.pages().write_page(slot, page)
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        self.call(&self.read);
+        self.pages().read_page(slot, page)
+    }
+    fn discard(&self, slot: u64) {
+        self.pages().discard(slot);
+    }
+}
+
+fn hooked(count: u64) -> (Arc<Zswap>, Arc<Hooked>) {
+    let device = Arc::new(Hooked::default());
+    let store = Arc::new(builder().0.swap_device(device.clone()).build().unwrap());
+    *device.store.lock().unwrap() = Arc::downgrade(&store);
+    for entry in 0..count {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+    }
+    (store, device)
+}
+
+#[test]
+fn what_happens_to_an_entry_while_it_is_written_back_wins() {
+    let (store, device) = hooked(3);
+    let set = |hook: Hook| *device.write.lock().unwrap() = Some(hook);
+    set(Box::new(|store| store.store(at(0), &marked(0, 1)).unwrap()));
+    assert_eq!(store.shrink(2), Ok(2), "the others");
+    check(&store, 0, 1);
+    assert_eq!((places(&store), device.pages().pages()), ((1, 2), 2));
+    set(Box::new(|store| assert!(store.invalidate(at(0)))));
+    assert_eq!(store.shrink(9), Ok(0));
+    assert!(!store.contains(at(0)));
+    assert_eq!((places(&store), device.pages().pages()), ((0, 2), 2));
+
+    // Written back by two at once: it is on the device once.
+    store.store(at(5), &marked(5, 0)).unwrap();
+    set(Box::new(|store| assert_eq!(store.shrink(1), Ok(1))));
+    assert_eq!(store.shrink(1), Ok(0));
+    assert_eq!((places(&store), device.pages().pages()), ((0, 3), 3));
+    check(&store, 5, 0);
+}
+
+#[test]
+fn a_slot_that_is_read_is_not_used_again_meanwhile() {
+    let (store, device) = hooked(2);
+    assert_eq!(store.shrink(2), Ok(2));
+    let mut back = Box::new([0; PAGE_SIZE]);
+    // The entry is overwritten and written back again, which would take the same slot.
+    let rewrite = |store: &Zswap| {
+        store.store(at(0), &marked(0, 1)).unwrap();
+        assert_eq!(store.shrink(1), Ok(1));
+    };
+    *device.read.lock().unwrap() = Some(Box::new(rewrite));
+    store.load(at(0), &mut back).unwrap();
+    assert!(back == marked(0, 0), "the page that was there when the load began");
+    check(&store, 0, 1);
+    // A take that is overtaken takes the later page.
+    *device.read.lock().unwrap() = Some(Box::new(|store| {
+        store.store(at(0), &marked(0, 2)).unwrap();
+        assert_eq!(store.shrink(1), Ok(1));
+    }));
+    store.take(at(0), &mut back).unwrap();
+    assert!(back == marked(0, 2) && !store.contains(at(0)));
+    assert_eq!((places(&store), device.pages().pages()), ((0, 1), 1));
+}
+
+#[test]
+fn a_device_that_panics_leaves_the_store_usable() {
+    let (store, device) = hooked(4);
+    *device.write.lock().unwrap() = Some(Box::new(|_| panic!("on purpose")));
+    assert!(catch_unwind(AssertUnwindSafe(|| store.shrink(9))).is_err());
+    (0..4).for_each(|entry| check(&store, entry, 0));
+    assert_eq!((places(&store), store.shrink(9)), ((4, 0), Ok(4)));
+    *device.read.lock().unwrap() = Some(Box::new(|_| panic!("on purpose")));
+    let mut back = Box::new([0; PAGE_SIZE]);
+    assert!(catch_unwind(AssertUnwindSafe(|| store.load(at(2), &mut back))).is_err());
+    (0..4).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(store.invalidate_area(0), 4);
+    assert_eq!((places(&store), device.pages().pages()), ((0, 0), 0));
+}
+
+/// Pages are stored, read and dropped at the limit, on a device that is slow and fails now and then,
+/// while others shrink and switch.
+#[test]
+fn writeback_under_load_loses_no_page() {
+    let memory = Arc::new(MemorySwapDevice::new(2000));
+    let slow = ThrottledSwapDevice::new(memory.clone(), Duration::from_micros(20));
+    let device = Arc::new(FaultySwapDevice::new(Arc::new(slow)));
+    let (builder, pages) = builder();
+    let store = builder.max_pool_bytes(40 * PAGE_SIZE).swap_device(device.clone()).build().unwrap();
+    let stop = AtomicBool::new(false);
+    let (threads, rounds) = if cfg!(miri) { (2, 12) } else { (3, 2000) };
+    thread::scope(|scope| {
+        for seed in 0..2u64 {
+            let (store, stop, device) = (&store, &stop, &device);
+            scope.spawn(move || {
+                let mut rng = Rng::new(seed + 70);
+                while !stop.load(SeqCst) {
+                    match rng.below(4) {
+                        0 => device.fail_writes(rng.below(30) as u64, 3),
+                        1 => store.set_zpool(["zbud", "zbud"][rng.below(2)]).unwrap(),
+                        _ => {
+                            let shrunk = store.shrink(rng.below(10));
+                            let fine = matches!(shrunk, Ok(_) | Err(WritebackError::Device { .. }));
+                            assert!(fine, "{shrunk:?}");
+                        }
+                    }
+                    thread::yield_now();
+                }
+            });
+        }
+        let workers: Vec<_> = (0..threads)
+            .map(|t| {
+                let store = &store;
+                scope.spawn(move || {
+                    let mut rng = Rng::new(t);
+                    let mut held = [None; 32];
+                    let mut back = Box::new([0; PAGE_SIZE]);
+                    for round in 0..rounds {
+                        let slot = rng.below(32);
+                        let entry = t * 100 + slot as u64;
+                        match rng.below(8) {
+                            0..=2 => {
+                                held[slot] = match store.store(at(entry), &marked(entry, round)) {
+                                    Ok(()) => Some(round),
+                                    Err(StoreError::PoolLimit { .. }) => None,
+                                    Err(other) => panic!("{other}"),
+                                };
+                            }
+                            3 => {
+                                assert_eq!(
+                                    store.invalidate(at(entry)),
+                                    held[slot].take().is_some()
+                                );
+                            }
+                            4 => {
+                                if let Some(round) = held[slot].take() {
+                                    store.take(at(entry), &mut back).unwrap();
+                                    assert!(back == marked(entry, round), "taken");
+                                }
+                            }
+                            _ => match held[slot] {
+                                Some(round) => check(store, entry, round),
+                                None => assert!(!store.contains(at(entry))),
+                            },
+                        }
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        stop.store(true, SeqCst);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    let (in_pools, on_device) = places(&store);
+    assert_eq!((in_pools + on_device, on_device), (store.len(), memory.pages()));
+    store.invalidate_area(0);
+    assert_eq!((places(&store), memory.pages()), ((0, 0), 0));
+    drop(store);
+    assert_eq!(pages.pages_out(), 0);
+}
