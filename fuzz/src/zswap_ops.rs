@@ -5,7 +5,13 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use zpool_api::{FailingPages, HeapPages};
-use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap};
+use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
+use zswap_core::{
+    LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapEntry, WritebackError, Zswap,
+};
+
+/// Slots of the device: fewer than entries.
+const SLOTS: u64 = 40;
 
 /// What a page is made of.
 #[derive(Arbitrary, Debug, Clone, Copy)]
@@ -38,6 +44,12 @@ pub enum Op {
     Trim,
     SetZpool(u8),
     SetCompressor(u8),
+    MigratePools(u8),
+    Recompress { codec: u8, budget: u8, cold_only: bool },
+    Shrink(u8),
+    FailWrites(u8),
+    FailReads(u8),
+    Writeback(bool),
 }
 
 /// A store's settings and what is done to it.
@@ -45,6 +57,7 @@ pub enum Op {
 pub struct Input {
     codec: u8,
     keep_incompressible: bool,
+    limit_pages: Option<u8>,
     ops: Vec<Op>,
 }
 
@@ -96,12 +109,17 @@ fn is_one_word(page: &Page) -> bool {
 pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
-    let store = Zswap::builder()
+    let memory = Arc::new(MemorySwapDevice::new(SLOTS));
+    let device = Arc::new(FaultySwapDevice::new(memory.clone()));
+    let mut builder = Zswap::builder()
         .compressor(CODECS[usize::from(input.codec) % 4])
         .store_incompressible(input.keep_incompressible)
         .pages(move || Ok(theirs.clone()))
-        .build()
-        .expect("built-in names");
+        .swap_device(device.clone());
+    if let Some(limit) = input.limit_pages {
+        builder = builder.max_pool_bytes(usize::from(limit) * PAGE_SIZE);
+    }
+    let store = builder.build().expect("built-in names");
     let mut model: BTreeMap<SwapEntry, Content> = BTreeMap::new();
     let mut back = Box::new([0; PAGE_SIZE]);
     for op in input.ops.iter().take(200) {
@@ -112,7 +130,9 @@ pub fn run(input: &Input) {
                     assert!(!input.keep_incompressible);
                     model.remove(&entry(place));
                 }
-                Err(StoreError::Pool { .. }) => drop(model.remove(&entry(place))),
+                Err(StoreError::Pool { .. } | StoreError::PoolLimit { .. }) => {
+                    model.remove(&entry(place));
+                }
                 Err(other) => panic!("{other}"),
             },
             Op::Load(place) | Op::Take(place) => {
@@ -122,15 +142,17 @@ pub fn run(input: &Input) {
                 } else {
                     store.load(entry(place), &mut back)
                 };
-                match model.get(&entry(place)) {
-                    Some(content) => {
-                        done.expect("it is there");
+                match (model.get(&entry(place)), done) {
+                    (Some(content), Ok(())) => {
                         assert!(back == page(*content), "another page came back");
+                        if taking {
+                            model.remove(&entry(place));
+                        }
                     }
-                    None => assert!(matches!(done, Err(LoadError::NotFound { .. }))),
-                }
-                if taking {
-                    model.remove(&entry(place));
+                    // The entry stays.
+                    (Some(_), Err(LoadError::Device { .. })) => {}
+                    (None, Err(LoadError::NotFound { .. })) => {}
+                    (_, other) => panic!("{other:?}"),
                 }
             }
             Op::Invalidate(place) => {
@@ -144,6 +166,32 @@ pub fn run(input: &Input) {
             Op::List => assert!(store.entries().eq(model.keys().copied())),
             Op::FailCall(n) => pages.fail_call(u64::from(n)),
             Op::Trim => drop(store.trim()),
+            Op::MigratePools(budget) => match store.migrate_pools(usize::from(budget)) {
+                Ok(done) => assert!(done.moved <= usize::from(budget)),
+                Err(RehomeError::Store(StoreError::Pool { .. })) => {}
+                Err(other) => panic!("{other}"),
+            },
+            Op::Recompress { codec, budget, cold_only } => {
+                let name = CODECS[usize::from(codec) % CODECS.len()];
+                match store.recompress(name, usize::from(budget), cold_only) {
+                    Ok(done) => assert!(done.moved + done.not_smaller <= usize::from(budget)),
+                    Err(RehomeError::Store(StoreError::Pool { .. })) => {}
+                    Err(RehomeError::Build(_)) => assert_eq!(name, "lz9"),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Op::Shrink(n) => match store.shrink(usize::from(n)) {
+                Ok(written) => assert!(written <= usize::from(n)),
+                Err(
+                    WritebackError::NoDevice
+                    | WritebackError::DeviceFull { .. }
+                    | WritebackError::Device { .. },
+                ) => {}
+                Err(other) => panic!("{other}"),
+            },
+            Op::FailWrites(n) => device.fail_writes(u64::from(n), 2),
+            Op::FailReads(n) => device.fail_reads(u64::from(n), 2),
+            Op::Writeback(on) => store.set_writeback_enabled(on),
             Op::SetZpool(n) => {
                 let name = ZPOOLS[usize::from(n) % ZPOOLS.len()];
                 assert_eq!(store.set_zpool(name).is_ok(), name != "zlab");
@@ -157,9 +205,11 @@ pub fn run(input: &Input) {
         let filled = model.values().filter(|content| is_one_word(&page(**content))).count();
         assert_eq!((stats.stored_pages, stats.same_filled_pages), (model.len(), filled));
         let objects: usize = stats.pools.iter().map(|pool| pool.objects).sum();
-        assert_eq!(objects, model.len() - filled);
+        assert_eq!(objects + stats.device_pages, model.len() - filled);
+        assert_eq!(stats.device_pages, memory.pages());
         assert!(stats.pools[1..].iter().all(|pool| pool.objects > 0), "an empty pool stayed");
     }
+    device.fail_reads(0, 0);
     for (entry, content) in &model {
         store.load(*entry, &mut back).expect("it is there");
         assert!(back == page(*content), "another page came back");
@@ -168,6 +218,7 @@ pub fn run(input: &Input) {
     let stats = store.stats();
     assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.compressed_bytes), (0, 0, 0));
     assert_eq!((stats.stored_incompressible_pages, stats.pools.len()), (0, 1));
+    assert_eq!((stats.device_pages, memory.pages()), (0, 0));
     drop(store);
     assert_eq!(pages.pages_out(), 0, "pages left out");
 }

@@ -53,12 +53,18 @@ fn places(store: &Zswap) -> (usize, usize) {
 
 #[test]
 fn cold_pages_go_first_and_come_back_from_the_device() {
-    let (store, memory, _) = filled(20);
+    let (store, memory, device) = filled(20);
     store.store(at(20), &page(0)).unwrap();
     (0..5).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.shrink(8), Ok(8));
     assert_eq!((places(&store), memory.pages()), ((12, 8), 8));
-    // Those that were loaded have a second chance: they are still here.
+    // Those that were loaded have a second chance: they are still here. The next ones are not.
+    device.fail_reads(0, 99);
+    (0..5).for_each(|entry| check(&store, entry, 0));
+    let mut back = Box::new([0; PAGE_SIZE]);
+    (5..13).for_each(|entry| assert!(store.load(at(entry), &mut back).is_err(), "{entry}"));
+    (13..20).for_each(|entry| check(&store, entry, 0));
+    device.fail_reads(0, 0);
     store.set_writeback_enabled(false);
     assert_eq!(store.shrink(1), Err(WritebackError::NoDevice));
     (0..20).for_each(|entry| check(&store, entry, 0));
@@ -69,7 +75,6 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     assert_eq!(store.shrink(99), Ok(12));
     assert_eq!((places(&store), store.len()), ((0, 20), 21));
     (0..20).for_each(|entry| check(&store, entry, 0));
-    let mut back = Box::new([0; PAGE_SIZE]);
     // However a page leaves, its slot is free again.
     for entry in 0..5 {
         store.take(at(entry), &mut back).unwrap();
