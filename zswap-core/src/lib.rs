@@ -28,9 +28,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A store composes a *backend* (`zbud`; `zpool-api` says how to add your own) and a *compressor*
+//! A store composes a *backend* (`zsmalloc`, `z3fold`, `zbud`; `zpool-api` says how to add your own) and a *compressor*
 //! (`lz4`, `lz4hc`, `zstd`, `deflate`, `null`, and `lzo` behind a feature; `compressors` says how to
-//! add your own). Both are chosen by name.
+//! add your own). Both are chosen by name, and may be changed while the store is in use:
+//!
+//! ```
+//! # use zswap_core::{SwapEntry, Zswap};
+//! # if cfg!(not(all(feature = "lz4", feature = "zstd", feature = "zbud"))) { return Ok(()); }
+//! # let store = Zswap::builder().zpool("zbud").compressor("lz4").build()?;
+//! # let page = [7u8; zswap_core::PAGE_SIZE];
+//! # store.store(SwapEntry::new(0, 1)?, &page)?;
+//! store.set_compressor("zstd")?; // new pages; old ones stay readable where they are
+//! store.migrate_pools(1000)?; // and may be brought along
+//! store.recompress("zstd:level=9", 1000, true)?; // or only what nobody has loaded for a while
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Limits and writeback
+//! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) a store that is full refuses pages, or, with a
+//! [`swap_device`](ZswapBuilder::swap_device), writes those back that were not loaded for longest.
+//! [`Zswap::shrink`] does so by hand. Loads find them there.
 //!
 //! # What may be relied on
 //! * Any thread may call anything at any time. Two entries never contend in the store itself.
@@ -49,6 +66,10 @@
 //! | `same_filled.rs` | pages of one repeated word |
 //! | `acomp_ctx.rs`, `cpu.rs` | codec context, mutex and buffer of a CPU |
 //! | `pool.rs` | page to object and back |
+//! | `pools.rs`, `pool_refs.rs` | the pools that are alive, and what keeps each |
+//! | `switch.rs`, `rehome.rs` | another backend or compressor; pages moved from pool to pool |
+//! | `device/`, `slots.rs` | where pages are written back to, and which of its slots are taken |
+//! | `writeback.rs`, `limits.rs` | what goes there, and when |
 //! | `store.rs`, `iter.rs` | the store |
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `builder.rs`, `builtin.rs` | putting it together; the only names of concrete backends |
