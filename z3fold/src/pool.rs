@@ -656,6 +656,13 @@ mod tests {
     };
 
     #[test]
+    fn a_descriptor_is_as_small_as_the_docs_say() {
+        if cfg!(target_pointer_width = "64") {
+            assert_eq!(size_of::<PageDesc>(), 48);
+        }
+    }
+
+    #[test]
     fn three_objects_share_a_page_and_do_not_overlap() {
         for (a, b, c) in [(1, 1, 3968), (1365, 1344, 1344), (2000, 1000, 1000), (64, 3968, 64)] {
             let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
