@@ -107,6 +107,10 @@ pub enum CompressorError {
         max: usize,
     },
 
+    /// The codec panicked while it was at a request of [`Acomp`](crate::Acomp)'s.
+    #[error("the codec panicked; its context is gone")]
+    Panicked,
+
     /// Memory for a context or a dictionary could not be had.
     #[error("{codec}: out of memory for {what}")]
     OutOfMemory {

@@ -38,6 +38,11 @@
 //! - An error leaves the context fit for the next page.
 //! - No call blocks or takes a lock.
 //!
+//! # By request
+//!
+//! [`Acomp`] takes requests that own all they need and tells of their completion: [`Scomp`] in the
+//! caller, [`AcompEngine`] on worker threads.
+//!
 //! # Which are there
 //!
 //! | name | parameters | decompresses without a context | cargo feature |
@@ -55,6 +60,7 @@
 //! Compressed pages are for the process that made them. They have no header
 //! and no checksum, and are not the file formats of these libraries.
 
+mod acomp;
 mod compressor;
 #[cfg(feature = "deflate")]
 mod deflate;
@@ -83,6 +89,7 @@ mod spec;
 #[cfg(feature = "zstd")]
 mod zstd;
 
+pub use acomp::{Acomp, AcompCompletions, AcompDone, AcompEngine, AcompOp, AcompRequest, Scomp};
 pub use compressor::{Compressor, CompressorCtx, StatelessDecompress};
 #[cfg(feature = "deflate")]
 pub use deflate::Deflate;

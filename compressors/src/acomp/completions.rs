@@ -1,0 +1,68 @@
+//! Where completions are told.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::AcompDone;
+
+#[derive(Debug, Default)]
+struct State {
+    /// Submitted and not completed.
+    outstanding: usize,
+    done: Vec<(usize, AcompDone)>,
+}
+
+/// The completions of some requests, with their tags, in the order in which they completed.
+///
+/// `Send` and `Sync`. Dropping it while requests are outstanding is fine: they complete, and what they
+/// own is dropped with the last share of it.
+#[derive(Debug, Default)]
+pub struct AcompCompletions {
+    state: Mutex<State>,
+    told: Condvar,
+}
+
+impl AcompCompletions {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request was submitted that will be told of here. For those who implement
+    /// [`Acomp`](super::Acomp).
+    pub fn expect(&self) {
+        self.lock().outstanding += 1;
+    }
+
+    /// A request that was expected has completed. For those who implement [`Acomp`](super::Acomp).
+    pub fn tell(&self, tag: usize, done: AcompDone) {
+        let mut state = self.lock();
+        state.outstanding = state.outstanding.saturating_sub(1);
+        state.done.push((tag, done));
+        drop(state);
+        self.told.notify_all();
+    }
+
+    /// Whether every request has completed.
+    pub fn is_idle(&self) -> bool {
+        self.lock().outstanding == 0
+    }
+
+    /// A completion that nobody has taken, if there is one. Does not block.
+    pub fn take(&self) -> Option<(usize, AcompDone)> {
+        let mut state = self.lock();
+        if state.done.is_empty() { None } else { Some(state.done.remove(0)) }
+    }
+
+    /// Waits until every request has completed, and takes all completions.
+    pub fn wait_all(&self) -> Vec<(usize, AcompDone)> {
+        let mut state = self.lock();
+        while state.outstanding > 0 {
+            state = self.told.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        core::mem::take(&mut state.done)
+    }
+}

@@ -1,0 +1,44 @@
+//! Acomp: compression by request. A request is submitted, its completion is told to a queue, and
+//! whoever wants to waits for it there.
+//!
+//! A request *owns* its input, its output and the codec's context: they move in when it is submitted
+//! and out on completion. So a request whose completions nobody waits for, or that is forgotten,
+//! frees nothing under a worker's feet.
+//!
+//! [`Scomp`] completes each request in its caller. [`AcompEngine`] has worker threads. Whoever submits
+//! never assumes which kind it got. Completions run no code of the user's.
+
+mod completions;
+mod engine;
+mod request;
+mod scomp;
+
+pub use completions::AcompCompletions;
+pub use engine::AcompEngine;
+pub use request::{AcompDone, AcompOp, AcompRequest};
+pub use scomp::Scomp;
+
+use core::fmt;
+use std::sync::Arc;
+
+/// Takes requests and tells of their completion.
+pub trait Acomp: Send + Sync + fmt::Debug {
+    /// Hands a request over. It will complete, once, whatever becomes of the caller: with a result, or
+    /// with the error that stopped it, a codec's panic among them. `tag` comes back with it.
+    ///
+    /// May complete it before it returns. Blocks no longer than that takes.
+    fn submit(&self, request: AcompRequest, tag: usize, done: &Arc<AcompCompletions>);
+
+    /// Completes a request of anybody's that nobody is at yet, in the caller; false if there is none.
+    /// For those who wait anyway.
+    fn help(&self) -> bool {
+        false
+    }
+
+    /// Waits until all requests submitted with `done` have completed, helping meanwhile, and takes
+    /// what there is.
+    fn wait_all(&self, done: &AcompCompletions) -> Vec<(usize, AcompDone)> {
+        while !done.is_idle() && self.help() {}
+        done.wait_all()
+    }
+}
