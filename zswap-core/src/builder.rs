@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use compressors::Registry as CompressorRegistry;
+use compressors::{Acomp, Registry as CompressorRegistry, Scomp};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::device::SwapDevice;
@@ -33,6 +33,7 @@ pub struct ZswapBuilder {
     accept_threshold_percent: u8,
     device: Option<Arc<dyn SwapDevice>>,
     writeback_enabled: bool,
+    acomp: Arc<dyn Acomp>,
 }
 
 impl ZswapBuilder {
@@ -48,6 +49,7 @@ impl ZswapBuilder {
             accept_threshold_percent: 90,
             device: None,
             writeback_enabled: true,
+            acomp: Arc::new(Scomp),
         }
     }
 
@@ -119,6 +121,14 @@ impl ZswapBuilder {
         self
     }
 
+    /// What [`Zswap::store_batch`] and [`Zswap::load_batch`] compress with: a
+    /// [`compressors::AcompEngine`] has worker threads. Several stores may share one. Default:
+    /// [`compressors::Scomp`], one page after another in the caller.
+    pub fn acomp(mut self, acomp: Arc<dyn Acomp>) -> Self {
+        self.acomp = acomp;
+        self
+    }
+
     /// Builds the store. Errors name what was not found and list what is known.
     pub fn build(self) -> Result<Zswap, BuildError> {
         let recipe =
@@ -130,6 +140,7 @@ impl ZswapBuilder {
             limits: self.max_pool_bytes.map(|bytes| Limits::new(bytes, percent)),
             device: self.device,
             writeback_enabled: self.writeback_enabled,
+            acomp: self.acomp,
         };
         Ok(Zswap::from_parts(pool, recipe, settings))
     }

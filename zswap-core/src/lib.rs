@@ -70,6 +70,7 @@
 //! | `switch.rs`, `rehome.rs` | another backend or compressor; pages moved from pool to pool |
 //! | `device/`, `slots.rs` | where pages are written back to, and which of its slots are taken |
 //! | `writeback.rs`, `limits.rs` | what goes there, and when |
+//! | `batch.rs` | several pages at a time, compressed in parallel |
 //! | `store.rs`, `iter.rs` | the store |
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `builder.rs`, `builtin.rs` | putting it together; the only names of concrete backends |
@@ -85,6 +86,7 @@
 )]
 
 mod acomp_ctx;
+mod batch;
 mod builder;
 pub mod builtin;
 mod counters;

@@ -8,6 +8,7 @@ use compressors::{Compressor, CompressorError};
 use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError};
 
 use crate::acomp_ctx::{AcompCtxs, Busy};
+use crate::batch::Spares;
 use crate::{PAGE_SIZE, Page};
 
 /// A backend with its compressor.
@@ -20,6 +21,8 @@ pub(crate) struct Pool {
     pub(crate) zpool: Arc<dyn Zpool>,
     pub(crate) compressor: Arc<dyn Compressor>,
     pub(crate) ctxs: AcompCtxs,
+    /// Contexts and buffers of requests.
+    pub(crate) spares: Spares,
     /// Bytes of the backend's pages.
     page_size: usize,
     /// Asked once: the handles of a pool share it, so entries keep the other 52 bits.
@@ -62,7 +65,16 @@ impl Pool {
     ) -> Self {
         let (tag, spec) = (zpool.tag(), compressor.spec());
         let page_size = zpool.stats().page_size;
-        Pool { spec, zpool_name, zpool, compressor, ctxs: AcompCtxs::new(), page_size, tag }
+        Pool {
+            spec,
+            zpool_name,
+            zpool,
+            compressor,
+            ctxs: AcompCtxs::new(),
+            spares: Spares::default(),
+            page_size,
+            tag,
+        }
     }
 
     /// Bytes of the pages that hold objects.
@@ -93,12 +105,24 @@ impl Pool {
         let mut ctx = self.ctxs.hold(&*self.compressor)?;
         let tools = ctx.tools();
         let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
+        self.insert(page, &tools.buffer, len, keep_raw)
+    }
+
+    /// Puts a page in the backend that was compressed into the first `len` bytes of `buffer`.
+    #[inline]
+    pub(crate) fn insert(
+        &self,
+        page: &[u8],
+        buffer: &[u8],
+        len: usize,
+        keep_raw: bool,
+    ) -> Result<Stored, Fault> {
         let raw = len >= PAGE_SIZE;
         if raw && !keep_raw {
             return Err(Fault::Incompressible);
         }
-        let capacity = tools.buffer.len();
-        let bytes = if raw { Some(&page[..]) } else { tools.buffer.get(..len) };
+        let capacity = buffer.len();
+        let bytes = if raw { Some(page) } else { buffer.get(..len) };
         // A codec that says it wrote more than it was given.
         let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: PAGE_SIZE, capacity };
         let bytes = bytes.ok_or(Fault::Codec(lied))?;

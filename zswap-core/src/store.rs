@@ -17,6 +17,7 @@
 use core::fmt;
 use std::sync::Arc;
 
+use compressors::Acomp;
 use zpool_api::{Handle, ZpoolError};
 
 use crate::counters::{Counter, Counters};
@@ -24,8 +25,8 @@ use crate::device::SwapDevice;
 use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::limits::Limits;
-use crate::pool::{Fault, Pool};
-use crate::pools::Pools;
+use crate::pool::{Fault, Pool, Stored};
+use crate::pools::{Hold, Pools};
 use crate::rehome::Cursors;
 use crate::same_filled::{self, Patterns};
 use crate::slots::{ReadSlot, Slots};
@@ -41,13 +42,14 @@ use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 /// different entries never wait for each other beyond the backend's short locks.
 pub struct Zswap {
     pub(crate) index: Index,
-    patterns: Patterns,
+    pub(crate) patterns: Patterns,
     pub(crate) pools: Pools,
     pub(crate) recipe: Recipe,
     pub(crate) counters: Counters,
     /// Where each kind of walk over the entries goes on.
     pub(crate) cursors: Cursors,
-    store_incompressible: bool,
+    pub(crate) store_incompressible: bool,
+    pub(crate) acomp: Arc<dyn Acomp>,
     pub(crate) limits: Option<Limits>,
     pub(crate) backing: Option<Slots>,
     pub(crate) writeback: Switch,
@@ -79,6 +81,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Option<Limits>,
     pub(crate) device: Option<Arc<dyn SwapDevice>>,
     pub(crate) writeback_enabled: bool,
+    pub(crate) acomp: Arc<dyn Acomp>,
 }
 
 impl Zswap {
@@ -96,6 +99,7 @@ impl Zswap {
             cursors: Cursors::default(),
             counters: Counters::new(),
             store_incompressible: settings.store_incompressible,
+            acomp: settings.acomp,
             limits: settings.limits,
             backing: settings.device.map(Slots::new),
             writeback: Switch::new(settings.writeback_enabled),
@@ -107,21 +111,24 @@ impl Zswap {
     /// On error nothing is kept under the entry, not the older page either. Blocks for other users
     /// of this CPU's compression context and, rarely, in the system for more memory.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
-        let content = self.content_of(page).and_then(|content| {
-            let index_full = |no_node| (content, no_node);
-            match self.index.lock_or_insert(entry.key()).map_err(index_full) {
-                Ok(mut locked) => {
-                    let old = locked.replace(Word::new(content));
-                    drop(locked);
-                    Ok(old)
-                }
-                Err((content, no_node)) => {
-                    self.discard(content);
-                    Err(Refusal::Index(no_node.bytes))
-                }
+        let content = self.content_of(page);
+        self.keep(entry, content)
+    }
+
+    /// Puts what a page became under its entry, or what is to be told if it became nothing.
+    pub(crate) fn keep(
+        &self,
+        entry: SwapEntry,
+        content: Result<Content, Refusal>,
+    ) -> Result<(), StoreError> {
+        let replaced = content.and_then(|content| match self.index.lock_or_insert(entry.key()) {
+            Ok(mut locked) => Ok(locked.replace(Word::new(content))),
+            Err(no_node) => {
+                self.discard(content);
+                Err(Refusal::Index(no_node.bytes))
             }
         });
-        match content {
+        match replaced {
             Ok(old) => {
                 if old.is_empty() {
                     self.counters.add(Counter::StoredPages, 1);
@@ -139,16 +146,34 @@ impl Zswap {
     /// Turns a page into what an entry can hold.
     #[inline]
     fn content_of(&self, page: &Page) -> Result<Content, Refusal> {
-        let pattern = same_filled::pattern(page);
-        if let Some(packed) = pattern.and_then(|pattern| self.patterns.pack(pattern)) {
-            self.counters.add(Counter::SameFilledPages, 1);
-            return Ok(Content::SameFilled(packed));
+        if let Some(pattern) = self.pattern_of(page) {
+            return Ok(pattern);
         }
         if !self.admit() {
             return Err(Refusal::Limit);
         }
         let pool = self.pools.current();
-        let mut stored = pool.put(page, self.store_incompressible);
+        let stored = pool.put(page, self.store_incompressible);
+        self.content_in(pool, page, stored)
+    }
+
+    /// The pattern of a page that has one.
+    #[inline]
+    pub(crate) fn pattern_of(&self, page: &Page) -> Option<Content> {
+        let packed = same_filled::pattern(page).and_then(|pattern| self.patterns.pack(pattern))?;
+        self.counters.add(Counter::SameFilledPages, 1);
+        Some(Content::SameFilled(packed))
+    }
+
+    /// What an entry can hold of a page that was put into a pool. Out of memory, some pages are written
+    /// back, and the page is put there again.
+    #[inline]
+    pub(crate) fn content_in(
+        &self,
+        pool: Hold<'_>,
+        page: &Page,
+        mut stored: Result<Stored, Fault>,
+    ) -> Result<Content, Refusal> {
         // With no context held: room can be made, and the page compressed again.
         if matches!(stored, Err(Fault::Pool(ZpoolError::OutOfMemory { .. }))) && self.make_room() {
             stored = pool.put(page, self.store_incompressible);
@@ -384,7 +409,7 @@ impl Zswap {
             stats.pool_total_size += figures.pool_bytes();
             stats.compressed_bytes += figures.object_bytes;
             stats.metadata_bytes += figures.metadata_bytes;
-            stats.context_bytes += pool.ctxs.memory_bytes();
+            stats.context_bytes += pool.ctxs.memory_bytes() + pool.spares.memory_bytes();
             stats.pools.push(PoolStats {
                 zpool: pool.zpool.name().to_owned(),
                 compressor: pool.spec.clone(),

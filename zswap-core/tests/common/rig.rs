@@ -1,11 +1,11 @@
 //! A store whose codecs and pages are watched, and pages that say what they are.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use zpool_api::{FailingPages, HeapPages, ZpoolConfig};
-use zswap_core::{PAGE_SIZE, Page, Zswap, builtin};
+use zswap_core::{PAGE_SIZE, Page, Zswap, ZswapBuilder, builtin};
 
 use super::{at, page};
 
@@ -54,7 +54,7 @@ impl Compressor for Trim {
 
 impl CompressorCtx for TrimCtx {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
-        if let Some(inside) = &*self.0.inside.lock().unwrap() {
+        if let Some(inside) = &*self.0.inside.lock().unwrap_or_else(PoisonError::into_inner) {
             inside();
         }
         let len = src.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
@@ -89,6 +89,11 @@ pub(crate) struct Rig {
 pub(crate) type Inside = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 
 pub(crate) fn rig() -> Rig {
+    rig_with(|builder| builder)
+}
+
+/// A rig whose store is set up further.
+pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let inside = Inside::default();
@@ -112,9 +117,8 @@ pub(crate) fn rig() -> Rig {
         .compressor_registry(codecs)
         .pages(move || Ok(given.clone()))
         .zpool("zbud")
-        .compressor("trim0")
-        .build()
-        .unwrap();
+        .compressor("trim0");
+    let store = more(store).build().unwrap();
     Rig { store: Arc::new(store), pages, contexts, fails, inside }
 }
 

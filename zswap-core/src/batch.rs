@@ -1,0 +1,268 @@
+//! Several pages at a time: a folio of 16, say, compressed or decompressed in parallel by the store's
+//! [`Acomp`].
+//!
+//! Each page's request owns a copy of it, a buffer and a context, which the pool keeps from batch to
+//! batch. Whoever calls works on requests, too, instead of only waiting. A batch returns when every
+//! request has completed, also when something panics on the way.
+
+use std::sync::Arc;
+
+use compressors::{
+    AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError,
+};
+use zpool_api::Handle;
+
+use crate::error::{LoadError, StoreError};
+use crate::pool::{Fault, Pool};
+use crate::pools::Hold;
+use crate::store::Refusal;
+use crate::sync::Mutex;
+use crate::word::Content;
+use crate::{PAGE_SIZE, Page, SwapEntry, Zswap, same_filled};
+
+/// Most contexts that a pool keeps for requests: a folio's.
+const MOST_SPARES: usize = 16;
+
+/// What a request takes beside its page.
+#[derive(Debug)]
+struct Spare {
+    ctx: Box<dyn CompressorCtx>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Spare {
+    fn bytes(&self) -> usize {
+        self.ctx.memory_bytes() + self.input.capacity() + self.output.capacity()
+    }
+}
+
+/// Contexts and buffers of requests that have completed. Its mutex is held for a push or a pop.
+#[derive(Debug, Default)]
+pub(crate) struct Spares(Mutex<Vec<Spare>>);
+
+impl Spares {
+    fn take(&self, pool: &Pool) -> Result<Spare, CompressorError> {
+        if let Some(spare) = self.0.lock().pop() {
+            return Ok(spare);
+        }
+        let ctx = pool.compressor.new_ctx()?;
+        Ok(Spare { ctx, input: Vec::new(), output: Vec::new() })
+    }
+
+    fn give(&self, ctx: Option<Box<dyn CompressorCtx>>, input: Vec<u8>, output: Vec<u8>) {
+        // Dropped after the lock: one too many.
+        let mut spare = ctx.map(|ctx| Spare { ctx, input, output });
+        let mut spares = self.0.lock();
+        if spares.len() < MOST_SPARES && spares.try_reserve(1).is_ok() {
+            spares.extend(spare.take());
+        }
+        drop(spares);
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.0.lock().iter().map(Spare::bytes).sum()
+    }
+}
+
+/// Fills a buffer anew; an error instead of an abort when there is no memory for it.
+fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), CompressorError> {
+    let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a request's buffer" };
+    buffer.clear();
+    buffer.try_reserve_exact(len).map_err(|_| refused)?;
+    buffer.extend_from_slice(bytes);
+    buffer.resize(len, 0);
+    Ok(())
+}
+
+/// The requests of a batch; waits for those that are out when it is dropped.
+struct Batch<'a> {
+    store: &'a Zswap,
+    done: Arc<AcompCompletions>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(store: &'a Zswap) -> Self {
+        Batch { store, done: Arc::new(AcompCompletions::new()) }
+    }
+
+    /// Submits one request of `pool`, whose output is `output` bytes.
+    fn submit(
+        &self,
+        pool: &Pool,
+        op: AcompOp,
+        input: &[u8],
+        output: usize,
+        tag: usize,
+    ) -> Result<(), CompressorError> {
+        let mut spare = pool.spares.take(pool)?;
+        refill(&mut spare.input, input, input.len())?;
+        // What it holds is overwritten: only its length counts.
+        if spare.output.len() != output {
+            refill(&mut spare.output, &[], output)?;
+        }
+        let Spare { ctx, input, output } = spare;
+        self.store.acomp.submit(AcompRequest { op, input, output, ctx }, tag, &self.done);
+        Ok(())
+    }
+
+    fn wait(&self) -> Vec<(usize, AcompDone)> {
+        self.store.acomp.wait_all(&self.done)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.wait();
+    }
+}
+
+/// What pages became that are under no entry yet; discarded if something panics first.
+struct Contents<'a> {
+    store: &'a Zswap,
+    /// None of one whose request is out.
+    of: Vec<Option<Result<Content, Refusal>>>,
+}
+
+impl Drop for Contents<'_> {
+    fn drop(&mut self) {
+        for content in self.of.drain(..).flatten().flatten() {
+            self.store.discard(content);
+        }
+    }
+}
+
+impl Zswap {
+    /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp); for
+    /// each what [`Zswap::store`] would have said. Of one entry given twice the later page stays.
+    ///
+    /// Returns when all have completed. Copies each page once.
+    pub fn store_batch(&self, pages: &[(SwapEntry, &Page)]) -> Vec<Result<(), StoreError>> {
+        let pool = self.pools.current();
+        let batch = Batch::new(self);
+        let room = pool.compressor.max_compressed_len(PAGE_SIZE);
+        let mut contents = Contents { store: self, of: Vec::new() };
+        for (tag, (_, page)) in pages.iter().enumerate() {
+            contents.of.push(self.begin_store(&batch, &pool, page, room, tag).transpose());
+        }
+        for (tag, done) in batch.wait() {
+            let AcompDone { result, input, output, ctx } = done;
+            let put = result.map_err(Fault::Codec);
+            let put =
+                put.and_then(|len| pool.insert(&input, &output, len, self.store_incompressible));
+            contents.of[tag] = Some(self.content_in(pool.again(), pages[tag].1, put));
+            pool.spares.give(ctx, input, output);
+        }
+        let kept =
+            pages.iter().enumerate().map(|(tag, (entry, page))| match contents.of[tag].take() {
+                Some(content) => self.keep(*entry, content),
+                // A request that did not complete: no Acomp that keeps its word.
+                None => self.store(*entry, page),
+            });
+        kept.collect()
+    }
+
+    /// What is known at once; none when a request is out.
+    fn begin_store(
+        &self,
+        batch: &Batch<'_>,
+        pool: &Hold<'_>,
+        page: &Page,
+        room: usize,
+        tag: usize,
+    ) -> Result<Option<Content>, Refusal> {
+        if let Some(pattern) = self.pattern_of(page) {
+            return Ok(Some(pattern));
+        }
+        if !self.admit() {
+            return Err(Refusal::Limit);
+        }
+        let submitted = batch.submit(pool, AcompOp::Compress, page, room, tag);
+        submitted.map_err(|error| Refusal::Fault(Fault::Codec(error)))?;
+        Ok(None)
+    }
+
+    /// Loads several pages, decompressed in parallel by the store's [`Acomp`](compressors::Acomp); for
+    /// each what [`Zswap::load`] would have said. Entries without a page to load into are not loaded,
+    /// and not answered for.
+    ///
+    /// Returns when all have completed. Copies each page once.
+    pub fn load_batch(
+        &self,
+        entries: &[SwapEntry],
+        pages: &mut [Page],
+    ) -> Vec<Result<(), LoadError>> {
+        let batch = Batch::new(self);
+        let mut pools: Vec<Option<Hold<'_>>> = Vec::new();
+        let mut results = Vec::new();
+        for (tag, (entry, page)) in entries.iter().zip(pages.iter_mut()).enumerate() {
+            let begun = self.begin_load(&batch, *entry, page, tag);
+            let (pool, result) = match begun {
+                Ok(pool) => (pool, Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            pools.push(pool);
+            results.push(result);
+        }
+        for (tag, done) in batch.wait() {
+            let AcompDone { result, input, output, ctx } = done;
+            match result {
+                Ok(_) => pages[tag].copy_from_slice(&output[..PAGE_SIZE]),
+                Err(error) => {
+                    results[tag] = Err(self.count_fault(entries[tag], Fault::Codec(error)));
+                }
+            }
+            if let Some(pool) = &pools[tag] {
+                pool.spares.give(ctx, input, output);
+            }
+        }
+        results
+    }
+
+    /// Loads what needs no decompression; else submits a request, and holds the pool for it.
+    fn begin_load(
+        &self,
+        batch: &Batch<'_>,
+        entry: SwapEntry,
+        page: &mut Page,
+        tag: usize,
+    ) -> Result<Option<Hold<'_>>, LoadError> {
+        let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
+        let word = locked.word();
+        match word.content() {
+            Content::Empty => Err(LoadError::NotFound { entry }),
+            Content::SameFilled(packed) => {
+                let pattern = self.patterns.unpack(packed);
+                locked.replace(word.referenced());
+                drop(locked);
+                same_filled::fill(page, pattern);
+                Ok(None)
+            }
+            Content::OnDevice(_) => {
+                drop(locked);
+                self.load(entry, page).map(|()| None)
+            }
+            Content::Stored { pool, bits, .. } => {
+                // The page's reference keeps the pool until the entry is unlocked, this one after.
+                let Some(pool) = self.pools.of_page(pool) else {
+                    return Err(LoadError::NotFound { entry });
+                };
+                let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
+                if object.is_ok() {
+                    locked.replace(word.referenced());
+                }
+                drop(locked);
+                let object = object.map_err(|source| LoadError::Pool { entry, source })?;
+                if object.len() == PAGE_SIZE {
+                    page.copy_from_slice(&object);
+                    return Ok(None);
+                }
+                let op = AcompOp::Decompress;
+                let submitted = batch.submit(&pool, op, &object, PAGE_SIZE, tag);
+                submitted.map_err(|error| self.count_fault(entry, Fault::Codec(error)))?;
+                drop(object);
+                Ok(Some(pool))
+            }
+        }
+    }
+}

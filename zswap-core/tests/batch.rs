@@ -1,0 +1,170 @@
+//! Several pages at a time, in the caller and on worker threads.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+
+use common::rig::{Rig, check, marked, pools, rig_with};
+use common::{at, page};
+use compressors::{Acomp, AcompEngine, CompressorError, Scomp};
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::device::MemorySwapDevice;
+use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap, builtin};
+
+fn kinds() -> Vec<Arc<dyn Acomp>> {
+    vec![Arc::new(Scomp), Arc::new(AcompEngine::new(3, 64).unwrap())]
+}
+
+fn store_all(store: &Zswap, pages: &[(SwapEntry, Box<Page>)]) -> Vec<Result<(), StoreError>> {
+    let pages: Vec<(SwapEntry, &Page)> = pages.iter().map(|(e, page)| (*e, &**page)).collect();
+    store.store_batch(&pages)
+}
+
+#[test]
+fn batches_do_what_single_calls_do() {
+    for acomp in kinds() {
+        for compressor in builtin::compressors().names() {
+            let device = Arc::new(MemorySwapDevice::new(100));
+            let store = Zswap::builder().compressor(compressor).acomp(acomp.clone());
+            let store = store.swap_device(device).build().unwrap();
+            // Every kind of page there is.
+            let pages: Vec<_> = (0..32).map(|n| (at(n), page(n))).collect();
+            assert!(store_all(&store, &pages).iter().all(Result::is_ok), "{compressor}");
+            assert_eq!(store.len(), 32);
+            let single = Zswap::builder().compressor(compressor).build().unwrap();
+            pages.iter().for_each(|(entry, page)| single.store(*entry, page).unwrap());
+            assert_eq!(store.stats().compressed_bytes, single.stats().compressed_bytes);
+            assert_eq!(store.stats().same_filled_pages, single.stats().same_filled_pages);
+
+            store.shrink(5).unwrap();
+            let mut entries: Vec<SwapEntry> = (0..32).map(at).collect();
+            entries.push(at(999));
+            let mut back = vec![[0; PAGE_SIZE]; 33];
+            let results = store.load_batch(&entries, &mut back);
+            assert_eq!(results.len(), 33);
+            assert_eq!(results[32], Err(LoadError::NotFound { entry: at(999) }));
+            for n in 0..32 {
+                assert_eq!(results[n], Ok(()));
+                assert!(back[n] == *pages[n].1, "{compressor}: page {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_one_entry_given_twice_the_later_page_stays() {
+    for acomp in kinds() {
+        let Rig { store, pages, contexts, .. } = rig_with(|builder| builder.acomp(acomp));
+        let twice: Vec<_> = (0..20).map(|n| (at(n % 3), marked(n % 3, n))).collect();
+        assert!(store_all(&store, &twice).iter().all(Result::is_ok));
+        for entry in 0..3 {
+            check(&store, entry, 17 + (entry + 1) % 3);
+        }
+        assert_eq!((store.len(), pools(&store)[0].2), (3, 3));
+        drop(store);
+        assert_eq!((pages.pages_out(), contexts.load(SeqCst)), (0, 0));
+    }
+}
+
+#[test]
+fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
+    for acomp in kinds() {
+        let Rig { store, pages, contexts, fails, inside } = rig_with(|b| b.acomp(acomp));
+        let batch: Vec<_> = (0..12).map(|n| (at(n), marked(n, 0))).collect();
+        assert!(store_all(&store, &batch).iter().all(Result::is_ok));
+        // Every third call of the codec panics; its context is gone, and another one made.
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = calls.clone();
+        *inside.lock().unwrap() = Some(Box::new(move || {
+            if counted.fetch_add(1, SeqCst) % 3 == 2 {
+                resume_unwind(Box::new("on purpose"));
+            }
+        }));
+        let again: Vec<_> = (0..12).map(|n| (at(n), marked(n, 1))).collect();
+        let results = store_all(&store, &again);
+        inside.clear_poison();
+        *inside.lock().unwrap() = None;
+        let panicked = |result: &Result<(), StoreError>| {
+            let source = CompressorError::Panicked;
+            matches!(result, Err(StoreError::Compress { source: s, .. }) if *s == source)
+        };
+        assert!(results.iter().any(panicked));
+        for (entry, result) in (0..).zip(&results) {
+            match result {
+                Ok(()) => check(&store, entry, 1),
+                Err(_) => assert!(panicked(result) && !store.contains(at(entry))),
+            }
+        }
+        // No context can be made; those that are kept still serve.
+        fails.store(true, SeqCst);
+        let more: Vec<_> = (0..40).map(|n| (at(n), marked(n, 2))).collect();
+        for (entry, result) in (0..).zip(store_all(&store, &more)) {
+            match result {
+                Ok(()) => check(&store, entry, 2),
+                Err(error) => assert!(matches!(error, StoreError::Compress { .. }), "{error}"),
+            }
+        }
+        fails.store(false, SeqCst);
+        // No memory for some.
+        pages.limit_pages(pages.pages_out());
+        let large: Vec<_> = (0..8).map(|n| (at(100 + n), page(n * 8 + 1))).collect();
+        let refused = store_all(&store, &large);
+        assert!(refused.iter().all(|r| matches!(r, Err(StoreError::Pool { .. }))), "{refused:?}");
+        pages.limit_pages(usize::MAX);
+        assert_eq!(pools(&store).iter().map(|pool| pool.2).sum::<usize>(), store.len());
+        store.set_compressor("trim3").unwrap();
+        store.invalidate_area(0);
+        assert_eq!(pools(&store).len(), 1);
+        store.trim();
+        assert_eq!(pages.pages_out(), 0);
+        drop(store);
+        assert_eq!(contexts.load(SeqCst), 0);
+    }
+}
+
+/// Batches and single calls of several threads, over one engine, while pools are switched and the
+/// store is dropped with the engine alive.
+#[test]
+fn batches_under_load() {
+    let engine = Arc::new(AcompEngine::new(2, 8).unwrap());
+    let Rig { store, pages, contexts, .. } = rig_with(|builder| builder.acomp(engine.clone()));
+    let (threads, rounds) = if cfg!(miri) { (2, 3) } else { (4, 150) };
+    thread::scope(|scope| {
+        for t in 0..threads {
+            let store = &store;
+            scope.spawn(move || {
+                let mut rng = Rng::new(t);
+                let mut back = vec![[0; PAGE_SIZE]; 16];
+                for round in 0..rounds {
+                    let entry = |n: usize| t * 100 + n as u64;
+                    let batch: Vec<_> =
+                        (0..16).map(|n| (at(entry(n)), marked(entry(n), round))).collect();
+                    assert!(store_all(store, &batch).iter().all(Result::is_ok));
+                    if rng.below(4) == 0 {
+                        store.set_compressor(&format!("trim{}", rng.below(3))).unwrap();
+                    }
+                    let entries: Vec<SwapEntry> = batch.iter().map(|(entry, _)| *entry).collect();
+                    let results = store.load_batch(&entries, &mut back);
+                    assert!(results.iter().all(Result::is_ok));
+                    for (n, (_, page)) in batch.iter().enumerate() {
+                        assert!(back[n] == **page, "entry {}", entry(n));
+                    }
+                    check(store, entry(rng.below(16)), round);
+                }
+            });
+        }
+    });
+    assert_eq!(store.len(), threads as usize * 16);
+    drop(store);
+    assert_eq!((pages.pages_out(), contexts.load(SeqCst)), (0, 0));
+}
