@@ -26,7 +26,7 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// Hands a request over. It will complete, once, whatever becomes of the caller: with a result, or
     /// with the error that stopped it, a codec's panic among them. `tag` comes back with it.
     ///
-    /// May complete it before it returns. Blocks no longer than that takes.
+    /// May complete it before it returns, and blocks for as long as that takes at most.
     fn submit(&self, request: AcompRequest, tag: usize, done: &Arc<AcompCompletions>);
 
     /// Completes a request of anybody's that nobody is at yet, in the caller; false if there is none.
