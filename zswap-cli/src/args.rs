@@ -78,6 +78,21 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
 
+    /// Then change backend and compressor every 10 ms, among all the pairs, while the threads store
+    /// and load, and say what that costs
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) switch: bool,
+
+    /// Then fill a store of the first pair that may hold N MiB of pool, and writes what does not fit
+    /// back to FILE. The file is made for that, for its owner alone, and deleted; one that is there
+    /// must be empty
+    #[arg(long, value_name = "FILE", requires = "max_pool_mib", conflicts_with = "json")]
+    pub(crate) backing: Option<PathBuf>,
+
+    /// MiB of pool that --backing leaves a store
+    #[arg(long, value_name = "N", requires = "backing")]
+    pub(crate) max_pool_mib: Option<u32>,
+
     /// When to use colours
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: Color,

@@ -17,6 +17,7 @@ use crate::plot;
 use crate::process::{self, Facts, Sample};
 use crate::progress::Progress;
 use crate::report::{self, Heading};
+use crate::trial::{self, Outcome};
 use crate::verdict::Verdict;
 
 /// Most threads: far more than help anyone, and few enough that every system starts them.
@@ -61,11 +62,31 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         clock_ns: bench.clock().cost,
     };
     let figures: Vec<Figures> = pairs.into_iter().map(Pair::into_figures).collect();
+    let named: Vec<(String, String)> =
+        figures.iter().map(|f| (f.zpool.clone(), f.compressor.clone())).collect();
     if let Some(path) = &args.plot {
         plot::write(path, &format!("{} ({} pages)", heading.origin, heading.pages), &figures)?;
     }
     let form = if args.json { Form::Json } else { Form::Table(Look::of_stdout(args.color)) };
-    finish(&heading, &figures, form, &mut io::stdout().lock())
+    let mut verified = finish(&heading, &figures, form, &mut io::stdout().lock())?;
+    for outcome in trials(args, &set, &named)? {
+        let text = format!("\n{}", Look::of_stdout(args.color).paragraph(&outcome.text));
+        write_report(&mut io::stdout().lock(), &text)?;
+        verified &= outcome.verified;
+    }
+    Ok(verified)
+}
+
+/// The trials that were asked for beside the comparison.
+fn trials(args: &Compare, set: &PageSet, pairs: &[(String, String)]) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    if args.switch {
+        outcomes.push(trial::switch(set, pairs, args.threads)?);
+    }
+    if let (Some(path), Some(mib)) = (&args.backing, args.max_pool_mib) {
+        outcomes.push(trial::backing(set, &pairs[0], path, mib as usize * 1048576)?);
+    }
+    Ok(outcomes)
 }
 
 /// The pages to work on, and what is to be said of a sample.

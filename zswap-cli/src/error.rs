@@ -92,6 +92,9 @@ pub(crate) enum Error {
     #[error("a store of {zpool} and {compressor} cannot be built: {source}")]
     Build { zpool: String, compressor: String, source: Box<BuildError> },
 
+    #[error("cannot write pages back to {path:?}: {source}; give --backing a new or an empty file")]
+    Backing { path: PathBuf, source: io::Error },
+
     #[error("page number {page} cannot be a swap entry; give fewer pages")]
     Entry { page: usize },
 

@@ -22,6 +22,7 @@ mod process;
 mod progress;
 mod report;
 mod timing;
+mod trial;
 mod verdict;
 
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
 //! The main job on a small real input: `zswap compare` over the built-in sample, with its JSON
-//! read back and held against what the format promises.
+//! read back and held against what the format promises; then its trials of switching and writeback.
 
 use serde_json::Value;
 
@@ -23,7 +23,15 @@ const CODEC_TIMES: &[&str] = &["codec_compress_ns", "codec_decompress_ns"];
 const PAGE_SIZE: u64 = 4096;
 
 pub(crate) fn run() -> Result<()> {
-    check(&Cmd::line("cargo run --release -p zswap-cli -- compare --rounds 1 --json"), None)
+    check(&Cmd::line("cargo run --release -p zswap-cli -- compare --rounds 1 --json"), None)?;
+    // The trials, which fail if a page comes back changed.
+    let file = format!("zswap-compare-backing-{}", std::process::id());
+    Cmd::line(
+        "cargo run --release -p zswap-cli -- compare --rounds 1 --threads 2 --compressor lz4,zstd",
+    )
+    .args(["--switch", "--max-pool-mib", "1", "--backing"])
+    .arg(std::env::temp_dir().join(file).display().to_string())
+    .run()
 }
 
 /// Runs `cmd`, a `zswap compare --json`, and checks every object of what it prints; with

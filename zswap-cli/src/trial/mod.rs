@@ -1,0 +1,37 @@
+//! Trials beside the comparison: a store that is changed while it is used, and one that is smaller than
+//! its pages. Each looks at every page it gets back.
+
+mod backing;
+mod switch;
+
+pub(crate) use backing::backing;
+pub(crate) use switch::switch;
+
+use zswap_core::BuildError;
+
+use crate::error::Error;
+
+/// What a trial has to say, and whether every page came back equal.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) text: String,
+    pub(crate) verified: bool,
+}
+
+fn not_built(zpool: &str, compressor: &str, source: BuildError) -> Error {
+    let (zpool, compressor) = (zpool.to_owned(), compressor.to_owned());
+    Error::Build { zpool, compressor, source: Box::new(source) }
+}
+
+/// A number that looks random and is the same every time.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n.max(1) as u64) as usize
+    }
+}
