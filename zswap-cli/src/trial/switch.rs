@@ -120,6 +120,7 @@ fn work(
             thread::sleep(PAUSE.min(end.saturating_duration_since(Instant::now())));
             switches += usize::from(switch());
         }
+        // Relaxed: a flag, which publishes nothing.
         stop.store(true, Relaxed);
     });
     (all.into_inner().unwrap_or_else(PoisonError::into_inner), switches)
@@ -130,6 +131,7 @@ fn lane(store: &Zswap, set: &PageSet, thread: usize, threads: usize, stop: &Atom
     let (mut laps, mut dice) = (Laps::default(), Dice(thread as u64 + 1));
     let mut stored = vec![false; mine.len()];
     let mut back: Page = [0; PAGE_SIZE];
+    // Relaxed: as in `work`.
     while !stop.load(Relaxed) && !mine.is_empty() {
         let at = dice.below(mine.len());
         let page = &set.pages()[mine[at]];
