@@ -79,16 +79,18 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
 struct Batch<'a> {
     store: &'a Zswap,
     done: Arc<AcompCompletions>,
+    /// Requests that are out.
+    out: usize,
 }
 
 impl<'a> Batch<'a> {
     fn new(store: &'a Zswap) -> Self {
-        Batch { store, done: Arc::new(AcompCompletions::new()) }
+        Batch { store, done: Arc::new(AcompCompletions::new()), out: 0 }
     }
 
     /// Submits one request of `pool`, whose output is `output` bytes.
     fn submit(
-        &self,
+        &mut self,
         pool: &Pool,
         op: AcompOp,
         input: &[u8],
@@ -103,17 +105,27 @@ impl<'a> Batch<'a> {
         }
         let Spare { ctx, input, output } = spare;
         self.store.acomp.submit(AcompRequest { op, input, output, ctx }, tag, &self.done);
+        self.out += 1;
         Ok(())
     }
 
-    fn wait(&self) -> Vec<(usize, AcompDone)> {
-        self.store.acomp.wait_all(&self.done)
+    /// Whether as many requests are out as keep everybody busy. Few contexts, used again at once, stay
+    /// in a processor's cache.
+    fn is_full(&self) -> bool {
+        self.out >= 2 * self.store.acomp.parallelism() - 1
+    }
+
+    /// The next completion; none when no request is out.
+    fn next(&mut self) -> Option<(usize, AcompDone)> {
+        let next = self.store.acomp.wait_any(&self.done)?;
+        self.out = self.out.saturating_sub(1);
+        Some(next)
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.wait();
+        self.store.acomp.wait_all(&self.done);
     }
 }
 
@@ -139,33 +151,41 @@ impl Zswap {
     /// Returns when all have completed. Copies each page once.
     pub fn store_batch(&self, pages: &[(SwapEntry, &Page)]) -> Vec<Result<(), StoreError>> {
         let pool = self.pools.current();
-        let batch = Batch::new(self);
+        let mut batch = Batch::new(self);
         let room = pool.compressor.max_compressed_len(PAGE_SIZE);
         let mut contents = Contents { store: self, of: Vec::new() };
-        for (tag, (_, page)) in pages.iter().enumerate() {
-            contents.of.push(self.begin_store(&batch, &pool, page, room, tag).transpose());
-        }
-        for (tag, done) in batch.wait() {
+        contents.of.resize_with(pages.len(), || None);
+        let finish = |contents: &mut Contents<'_>, (tag, done): (usize, AcompDone)| {
             let AcompDone { result, input, output, ctx } = done;
             let put = result.map_err(Fault::Codec);
             let put =
                 put.and_then(|len| pool.insert(&input, &output, len, self.store_incompressible));
-            contents.of[tag] = Some(self.content_in(pool.again(), pages[tag].1, put));
             pool.spares.give(ctx, input, output);
+            contents.of[tag] = Some(self.content_in(pool.again(), pages[tag].1, put));
+        };
+        for (tag, (_, page)) in pages.iter().enumerate() {
+            if batch.is_full() {
+                batch.next().into_iter().for_each(|next| finish(&mut contents, next));
+            }
+            contents.of[tag] = self.begin_store(&mut batch, &pool, page, room, tag).transpose();
         }
-        let kept =
-            pages.iter().enumerate().map(|(tag, (entry, page))| match contents.of[tag].take() {
+        while let Some(next) = batch.next() {
+            finish(&mut contents, next);
+        }
+        let kept = pages.iter().enumerate().map(|(tag, (entry, page))| {
+            match contents.of[tag].take() {
                 Some(content) => self.keep(*entry, content),
                 // A request that did not complete: no Acomp that keeps its word.
                 None => self.store(*entry, page),
-            });
+            }
+        });
         kept.collect()
     }
 
     /// What is known at once; none when a request is out.
     fn begin_store(
         &self,
-        batch: &Batch<'_>,
+        batch: &mut Batch<'_>,
         pool: &Hold<'_>,
         page: &Page,
         room: usize,
@@ -192,20 +212,14 @@ impl Zswap {
         entries: &[SwapEntry],
         pages: &mut [Page],
     ) -> Vec<Result<(), LoadError>> {
-        let batch = Batch::new(self);
+        let mut batch = Batch::new(self);
         let mut pools: Vec<Option<Hold<'_>>> = Vec::new();
         let mut results = Vec::new();
-        for (tag, (entry, page)) in entries.iter().zip(pages.iter_mut()).enumerate() {
-            let begun = self.begin_load(&batch, *entry, page, tag);
-            let (pool, result) = match begun {
-                Ok(pool) => (pool, Ok(())),
-                Err(error) => (None, Err(error)),
-            };
-            pools.push(pool);
-            results.push(result);
-        }
-        for (tag, done) in batch.wait() {
-            let AcompDone { result, input, output, ctx } = done;
+        let finish = |next: (usize, AcompDone),
+                      pools: &[Option<Hold<'_>>],
+                      pages: &mut [Page],
+                      results: &mut [Result<(), LoadError>]| {
+            let (tag, AcompDone { result, input, output, ctx }) = next;
             match result {
                 Ok(_) => pages[tag].copy_from_slice(&output[..PAGE_SIZE]),
                 Err(error) => {
@@ -215,6 +229,22 @@ impl Zswap {
             if let Some(pool) = &pools[tag] {
                 pool.spares.give(ctx, input, output);
             }
+        };
+        for (tag, entry) in entries.iter().enumerate().take(pages.len()) {
+            if batch.is_full() {
+                if let Some(next) = batch.next() {
+                    finish(next, &pools, pages, &mut results);
+                }
+            }
+            let (pool, result) = match self.begin_load(&mut batch, *entry, &mut pages[tag], tag) {
+                Ok(pool) => (pool, Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            pools.push(pool);
+            results.push(result);
+        }
+        while let Some(next) = batch.next() {
+            finish(next, &pools, pages, &mut results);
         }
         results
     }
@@ -222,7 +252,7 @@ impl Zswap {
     /// Loads what needs no decompression; else submits a request, and holds the pool for it.
     fn begin_load(
         &self,
-        batch: &Batch<'_>,
+        batch: &mut Batch<'_>,
         entry: SwapEntry,
         page: &mut Page,
         tag: usize,
@@ -253,9 +283,10 @@ impl Zswap {
                 }
                 drop(locked);
                 let object = object.map_err(|source| LoadError::Pool { entry, source })?;
-                if object.len() == PAGE_SIZE {
-                    page.copy_from_slice(&object);
-                    return Ok(None);
+                // What takes no context takes less time than a request would.
+                if object.len() == PAGE_SIZE || pool.compressor.stateless().is_some() {
+                    let restored = pool.restore(&object, page);
+                    return restored.map(|()| None).map_err(|f| self.count_fault(entry, f));
                 }
                 let op = AcompOp::Decompress;
                 let submitted = batch.submit(&pool, op, &object, PAGE_SIZE, tag);

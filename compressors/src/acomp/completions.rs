@@ -57,6 +57,15 @@ impl AcompCompletions {
         if state.done.is_empty() { None } else { Some(state.done.remove(0)) }
     }
 
+    /// Waits for a completion and takes it; none if all have completed and were taken.
+    pub fn wait_any(&self) -> Option<(usize, AcompDone)> {
+        let mut state = self.lock();
+        while state.done.is_empty() && state.outstanding > 0 {
+            state = self.told.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.done.is_empty() { None } else { Some(state.done.remove(0)) }
+    }
+
     /// Waits until every request has completed, and takes all completions.
     pub fn wait_all(&self) -> Vec<(usize, AcompDone)> {
         let mut state = self.lock();

@@ -111,6 +111,10 @@ impl Acomp for AcompEngine {
         self.shared.work.notify_one();
     }
 
+    fn parallelism(&self) -> usize {
+        self.workers.len() + 1
+    }
+
     fn help(&self) -> bool {
         let job = self.shared.lock().jobs.pop_front();
         let helped = job.is_some();
@@ -234,8 +238,10 @@ mod tests {
             for tag in 0..50 {
                 acomp.submit(rig.request((tag % 3) as u8), tag, &done);
             }
-            let mut all = acomp.wait_all(&done);
+            let mut all: Vec<_> = (0..20).map(|_| acomp.wait_any(&done).unwrap()).collect();
+            all.extend(acomp.wait_all(&done));
             assert!(done.is_idle() && done.take().is_none());
+            assert!(acomp.wait_any(&done).is_none() && done.wait_any().is_none());
             all.sort_by_key(|(tag, _)| *tag);
             assert_eq!(all.len(), 50);
             for (n, (tag, done)) in all.iter().enumerate() {

@@ -29,10 +29,31 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// May complete it before it returns, and blocks for as long as that takes at most.
     fn submit(&self, request: AcompRequest, tag: usize, done: &Arc<AcompCompletions>);
 
+    /// Requests that can be at work at once, the caller's own help included. More than a few times as
+    /// many only wait.
+    fn parallelism(&self) -> usize {
+        1
+    }
+
     /// Completes a request of anybody's that nobody is at yet, in the caller; false if there is none.
     /// For those who wait anyway.
     fn help(&self) -> bool {
         false
+    }
+
+    /// Waits for a completion of the requests submitted with `done`, helping meanwhile; none if all
+    /// have completed and were taken.
+    fn wait_any(&self, done: &AcompCompletions) -> Option<(usize, AcompDone)> {
+        loop {
+            let told = done.take();
+            if told.is_some() || done.is_idle() {
+                // One may have come between the two looks.
+                return told.or_else(|| done.take());
+            }
+            if !self.help() {
+                return done.wait_any();
+            }
+        }
     }
 
     /// Waits until all requests submitted with `done` have completed, helping meanwhile, and takes
