@@ -1,5 +1,6 @@
 //! Where completions are told.
 
+use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::AcompDone;
@@ -8,7 +9,9 @@ use super::AcompDone;
 struct State {
     /// Submitted and not completed.
     outstanding: usize,
-    done: Vec<(usize, AcompDone)>,
+    done: VecDeque<(usize, AcompDone)>,
+    /// Threads that have to be woken.
+    waiting: usize,
 }
 
 /// The completions of some requests, with their tags, in the order in which they completed.
@@ -31,6 +34,16 @@ impl AcompCompletions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait_while(&self, more: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        while more(&state) {
+            state = self.told.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting -= 1;
+        state
+    }
+
     /// A request was submitted that will be told of here. For those who implement
     /// [`Acomp`](super::Acomp).
     pub fn expect(&self) {
@@ -41,9 +54,12 @@ impl AcompCompletions {
     pub fn tell(&self, tag: usize, done: AcompDone) {
         let mut state = self.lock();
         state.outstanding = state.outstanding.saturating_sub(1);
-        state.done.push((tag, done));
+        state.done.push_back((tag, done));
+        let waiting = state.waiting > 0;
         drop(state);
-        self.told.notify_all();
+        if waiting {
+            self.told.notify_all();
+        }
     }
 
     /// Whether every request has completed.
@@ -53,25 +69,16 @@ impl AcompCompletions {
 
     /// A completion that nobody has taken, if there is one. Does not block.
     pub fn take(&self) -> Option<(usize, AcompDone)> {
-        let mut state = self.lock();
-        if state.done.is_empty() { None } else { Some(state.done.remove(0)) }
+        self.lock().done.pop_front()
     }
 
     /// Waits for a completion and takes it; none if all have completed and were taken.
     pub fn wait_any(&self) -> Option<(usize, AcompDone)> {
-        let mut state = self.lock();
-        while state.done.is_empty() && state.outstanding > 0 {
-            state = self.told.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.done.is_empty() { None } else { Some(state.done.remove(0)) }
+        self.wait_while(|state| state.done.is_empty() && state.outstanding > 0).done.pop_front()
     }
 
     /// Waits until every request has completed, and takes all completions.
     pub fn wait_all(&self) -> Vec<(usize, AcompDone)> {
-        let mut state = self.lock();
-        while state.outstanding > 0 {
-            state = self.told.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        core::mem::take(&mut state.done)
+        core::mem::take(&mut self.wait_while(|state| state.outstanding > 0).done).into()
     }
 }

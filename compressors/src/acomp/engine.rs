@@ -8,6 +8,8 @@
 
 use core::cell::Cell;
 use core::fmt;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,21 +33,36 @@ impl Job {
     }
 }
 
+/// Looks at the queue before a worker sleeps, some twenty microseconds: requests come in batches, and
+/// waking a thread takes as long as compressing a page.
+const SPINS: u32 = 1000;
+
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
     stop: bool,
+    /// Workers that have to be woken.
+    asleep: usize,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     bound: usize,
+    /// Requests in the queue, for a look without the lock.
+    queued: AtomicUsize,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, queue: &mut Queue) -> Option<Job> {
+        let job = queue.jobs.pop_front();
+        // Relaxed: a copy for looks, written under the lock.
+        self.queued.store(queue.jobs.len(), Relaxed);
+        job
     }
 }
 
@@ -63,7 +80,8 @@ impl AcompEngine {
     /// Errors: those of starting a thread; the threads that were started have ended then.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
         let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, work: Condvar::new(), bound });
+        let shared =
+            Arc::new(Shared { queue, work: Condvar::new(), bound, queued: AtomicUsize::new(0) });
         // Dropped on an error, which ends the threads there are.
         let mut engine = AcompEngine { shared, workers: Vec::new() };
         for number in 0..workers {
@@ -84,14 +102,23 @@ fn work(shared: &Shared) {
     IS_WORKER.set(true);
     let mut queue = shared.lock();
     loop {
-        if let Some(job) = queue.jobs.pop_front() {
+        if let Some(job) = shared.next(&mut queue) {
             drop(queue);
             job.run();
             queue = shared.lock();
-        } else if queue.stop {
+            continue;
+        }
+        if queue.stop {
             return;
-        } else {
+        }
+        drop(queue);
+        // Relaxed: a look, after which the lock is taken whatever it saw.
+        (0..SPINS).take_while(|_| shared.queued.load(Relaxed) == 0).for_each(|_| spin_loop());
+        queue = shared.lock();
+        if queue.jobs.is_empty() && !queue.stop {
+            queue.asleep += 1;
             queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.asleep -= 1;
         }
     }
 }
@@ -107,8 +134,13 @@ impl Acomp for AcompEngine {
         }
         done.expect();
         queue.jobs.push_back(Job { request, tag, done: done.clone() });
+        // Relaxed: a copy for looks, written under the lock.
+        self.shared.queued.store(queue.jobs.len(), Relaxed);
+        let asleep = queue.asleep > 0;
         drop(queue);
-        self.shared.work.notify_one();
+        if asleep {
+            self.shared.work.notify_one();
+        }
     }
 
     fn parallelism(&self) -> usize {
@@ -116,7 +148,7 @@ impl Acomp for AcompEngine {
     }
 
     fn help(&self) -> bool {
-        let job = self.shared.lock().jobs.pop_front();
+        let job = self.shared.next(&mut self.shared.lock());
         let helped = job.is_some();
         if let Some(job) = job {
             job.run();
