@@ -7,7 +7,7 @@ use compressors::{Compressor, CompressorCtx, CompressorError};
 use zpool_api::{FailingPages, HeapPages, ZpoolConfig};
 use zswap_core::{PAGE_SIZE, Page, Zswap, ZswapBuilder, builtin};
 
-use super::{at, page};
+use super::at;
 
 /// Leaves the zeros at a page's end out. Knows how many contexts of its kind there are.
 #[derive(Clone)]
@@ -124,10 +124,11 @@ pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
 
 /// A page that says what it is, of which a quarter is not zero.
 pub(crate) fn marked(entry: u64, round: u64) -> Box<Page> {
-    let mut page = page((entry * 31 + round) * 8 + 4);
-    page[..8].copy_from_slice(&entry.to_le_bytes());
-    page[8..16].copy_from_slice(&round.to_le_bytes());
-    page[PAGE_SIZE / 4..].fill(0);
+    let mut page = Box::new([0; PAGE_SIZE]);
+    let seed = (entry * 1000 + round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    for (word, n) in page[..PAGE_SIZE / 4].chunks_exact_mut(8).zip(1u64..) {
+        word.copy_from_slice(&seed.wrapping_mul(2 * n + 1).to_le_bytes());
+    }
     page
 }
 
