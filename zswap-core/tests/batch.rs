@@ -22,7 +22,8 @@ use zswap_core::device::MemorySwapDevice;
 use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap, builtin};
 
 fn kinds() -> Vec<Arc<dyn Acomp>> {
-    vec![Arc::new(Scomp), Arc::new(AcompEngine::new(3, 64).unwrap())]
+    let engine = Arc::new(AcompEngine::new(3, 64).unwrap());
+    if cfg!(miri) { vec![engine] } else { vec![Arc::new(Scomp), engine] }
 }
 
 fn store_all(store: &Zswap, pages: &[(SwapEntry, Box<Page>)]) -> Vec<Result<(), StoreError>> {
@@ -108,13 +109,15 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
         // No context can be made; those that are kept still serve.
         fails.store(true, SeqCst);
         let more: Vec<_> = (0..40).map(|n| (at(n), marked(n, 2))).collect();
-        for (entry, result) in (0..).zip(store_all(&store, &more)) {
+        let results = store_all(&store, &more);
+        // A load on another processor makes a context, too.
+        fails.store(false, SeqCst);
+        for (entry, result) in (0..).zip(results) {
             match result {
                 Ok(()) => check(&store, entry, 2),
                 Err(error) => assert!(matches!(error, StoreError::Compress { .. }), "{error}"),
             }
         }
-        fails.store(false, SeqCst);
         // No memory for some.
         pages.limit_pages(pages.pages_out());
         let large: Vec<_> = (0..8).map(|n| (at(100 + n), page(n * 8 + 1))).collect();
@@ -138,7 +141,7 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
 fn batches_under_load() {
     let engine = Arc::new(AcompEngine::new(2, 8).unwrap());
     let Rig { store, pages, contexts, .. } = rig_with(|builder| builder.acomp(engine.clone()));
-    let (threads, rounds) = if cfg!(miri) { (2, 3) } else { (4, 150) };
+    let (threads, rounds) = if cfg!(miri) { (2, 1) } else { (4, 150) };
     thread::scope(|scope| {
         for t in 0..threads {
             let store = &store;

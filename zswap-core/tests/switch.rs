@@ -146,7 +146,7 @@ fn switching_under_load_loses_no_page() {
     let zpools: Vec<String> =
         ["other"].into_iter().chain(builtin::zpools().names()).map(str::to_owned).collect();
     let (stop, switches) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let (threads, rounds) = if cfg!(miri) { (2, 20) } else { (4, 6000) };
+    let (threads, rounds) = if cfg!(miri) { (2, 8) } else { (4, 6000) };
     thread::scope(|scope| {
         for t in 0..2 {
             let (store, stop, switches, zpools) = (&store, &stop, &switches, &zpools);

@@ -128,17 +128,18 @@ fn a_write_that_fails_keeps_the_page_and_a_read_that_fails_loses_nothing() {
 #[test]
 fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused() {
     let limit = 20 * PAGE_SIZE;
+    let count = if cfg!(miri) { 60 } else { 200 };
     let memory = Arc::new(MemorySwapDevice::new(1000));
     let store = builder().0.max_pool_bytes(limit).swap_device(memory.clone()).build().unwrap();
-    for entry in 0..200 {
+    for entry in 0..count {
         store.store(at(entry), &marked(entry, 0)).unwrap();
         assert!(places(&store).0 <= 20, "{:?}", places(&store));
     }
     let stats = store.stats();
-    assert!(stats.pool_limit_hit > 0 && stats.written_back_pages >= 180);
+    assert!(stats.pool_limit_hit > 0 && stats.written_back_pages >= count - 20);
     assert_eq!(stats.reject_reclaim_fail, 0);
-    (0..200).for_each(|entry| check(&store, entry, 0));
-    assert_eq!(places(&store).0 + memory.pages(), 200);
+    (0..count).for_each(|entry| check(&store, entry, 0));
+    assert_eq!((places(&store).0 + memory.pages()) as u64, count);
 
     // Writeback off: refused at the limit, and until there is room to the threshold.
     let (builder, pages) = builder();
@@ -169,11 +170,12 @@ fn a_store_that_finds_no_memory_makes_room() {
     let (builder, pages) = builder();
     let store = builder.swap_device(memory.clone()).build().unwrap();
     pages.limit_pages(10);
-    for entry in 0..100 {
+    let count = if cfg!(miri) { 30 } else { 100 };
+    for entry in 0..count {
         store.store(at(entry), &marked(entry, 0)).unwrap();
     }
-    (0..100).for_each(|entry| check(&store, entry, 0));
-    assert!(memory.pages() >= 90);
+    (0..count).for_each(|entry| check(&store, entry, 0));
+    assert!(memory.pages() as u64 >= count - 10);
     store.set_writeback_enabled(false);
     pages.limit_pages(0);
     assert!(matches!(store.store(at(500), &marked(0, 0)), Err(StoreError::Pool { .. })));
@@ -308,7 +310,7 @@ fn writeback_under_load_loses_no_page() {
     let (builder, pages) = builder();
     let store = builder.max_pool_bytes(40 * PAGE_SIZE).swap_device(device.clone()).build().unwrap();
     let stop = AtomicBool::new(false);
-    let (threads, rounds) = if cfg!(miri) { (2, 12) } else { (3, 2000) };
+    let (threads, rounds) = if cfg!(miri) { (1, 12) } else { (3, 2000) };
     thread::scope(|scope| {
         for seed in 0..2u64 {
             let (store, stop, device) = (&store, &stop, &device);
