@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use zswap_core::{PAGE_SIZE, Page};
 
 use crate::error::{Error, Result};
-use crate::pin::Pinned;
+use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
 /// What no page is likely to hold: a load that writes nothing is seen.
@@ -40,6 +40,8 @@ impl Lane {
 pub(crate) struct Lanes {
     lanes: Vec<Lane>,
     clock: Clock,
+    /// As the thread that made the lanes had them, before any turn held it on one.
+    processors: Processors,
 }
 
 /// What the lanes bring back from one measurement.
@@ -62,7 +64,7 @@ impl Lanes {
         if lanes.is_empty() {
             return Err(Error::NoThreads);
         }
-        Ok(Lanes { lanes, clock: Clock::measure() })
+        Ok(Lanes { lanes, clock: Clock::measure(), processors: Processors::allowed() })
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -95,8 +97,9 @@ impl Lanes {
             spans.push((begun, Instant::now()));
         } else {
             let start = Barrier::new(threads);
+            let processors = self.processors.clone();
             let run = |n: usize, lane: &mut Lane| {
-                let _pinned = Pinned::to_nth(n);
+                let _pinned = Pinned::to_nth(&processors, n);
                 let ready = ready(n, share(n));
                 start.wait();
                 let ready = ready?;
@@ -171,6 +174,21 @@ mod tests {
                 assert_eq!(harvest.times.is_some(), items > 0);
             }
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn lanes_of_a_thread_that_is_held_have_processors_of_their_own() {
+        use rustix::thread::sched_getaffinity;
+        let processors = sched_getaffinity(None).unwrap().count() as usize;
+        let mut lanes = Lanes::new(processors, processors).unwrap();
+        let _held = Pinned::here();
+        let work: Vec<usize> = (0..processors).collect();
+        let here = |_: &mut Lane, _: &[usize], ()| Ok(sched_getaffinity(None).unwrap());
+        let mut seen = lanes.measure(&work, |_, _| Ok(()), here).unwrap().results;
+        assert!(seen.iter().all(|set| set.count() == 1));
+        seen.dedup();
+        assert_eq!(seen.len(), processors, "two lanes share a processor");
     }
 
     #[test]

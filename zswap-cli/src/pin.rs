@@ -12,6 +12,27 @@ pub(crate) struct Pinned {
     before: Option<rustix::thread::CpuSet>,
 }
 
+/// The processors that this program may run on.
+///
+/// To be asked for by a thread that is not held: one that is held, and the threads that it starts,
+/// may run on a single one.
+#[derive(Clone, Debug)]
+pub(crate) struct Processors(Vec<usize>);
+
+impl Processors {
+    /// Those of the calling thread; none where the system does not tell.
+    pub(crate) fn allowed() -> Self {
+        #[cfg(target_os = "linux")]
+        let processors = {
+            let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+            (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect()
+        };
+        #[cfg(not(target_os = "linux"))]
+        let processors = Vec::new();
+        Processors(processors)
+    }
+}
+
 #[cfg(target_os = "linux")]
 impl Pinned {
     /// Holds the calling thread on the processor it runs on.
@@ -19,12 +40,10 @@ impl Pinned {
         Self::to(rustix::thread::sched_getcpu())
     }
 
-    /// Holds the calling thread on the `n`-th processor that it may run on, counted around.
-    pub(crate) fn to_nth(n: usize) -> Self {
-        let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
-        let mut cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
-        let nth = n % (allowed.count() as usize).max(1);
-        cpus.nth(nth).map_or(Pinned { before: None }, Self::to)
+    /// Holds the calling thread on the `n`-th of some processors, counted around.
+    pub(crate) fn to_nth(processors: &Processors, n: usize) -> Self {
+        let nth = processors.0.get(n % processors.0.len().max(1));
+        nth.map_or(Pinned { before: None }, |&cpu| Self::to(cpu))
     }
 
     fn to(cpu: usize) -> Self {
@@ -48,7 +67,7 @@ impl Pinned {
     }
 
     /// Holds nothing: this system has no such call.
-    pub(crate) fn to_nth(_n: usize) -> Self {
+    pub(crate) fn to_nth(_processors: &Processors, _n: usize) -> Self {
         Pinned {}
     }
 }
@@ -82,8 +101,9 @@ mod tests {
     #[test]
     fn lanes_get_processors_of_their_own_as_long_as_there_are_some() {
         let before = sched_getaffinity(None).unwrap();
+        let processors = Processors::allowed();
         let held = |n| {
-            let pinned = Pinned::to_nth(n);
+            let pinned = Pinned::to_nth(&processors, n);
             pinned.before.is_some().then(|| sched_getaffinity(None).unwrap())
         };
         let count = before.count() as usize;
