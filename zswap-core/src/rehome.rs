@@ -13,7 +13,6 @@ use std::thread::JoinHandle;
 
 use zpool_api::Handle;
 
-use crate::counters::Counter;
 use crate::error::{BuildError, LoadError, RehomeError};
 use crate::pool::Fault;
 use crate::pools::{Hold, NotSwitched};
@@ -224,11 +223,7 @@ impl Zswap {
                 return Err(RehomeError::Store(source));
             }
         };
-        let bits = stored.handle.backend_bits();
-        let new = Content::Stored { pool: target.again().into_page(), bits, raw: stored.raw };
-        if stored.raw {
-            self.counters.add(Counter::IncompressiblePages, 1);
-        }
+        let new = self.stored_in(target.again(), stored);
         let replaced = self.replace_if_same(entry, old, |word| word.moved_to(new));
         self.discard(if replaced { old.content() } else { new });
         Ok(if replaced {

@@ -178,12 +178,17 @@ impl Zswap {
         if matches!(stored, Err(Fault::Pool(ZpoolError::OutOfMemory { .. }))) && self.make_room() {
             stored = pool.put(page, self.store_incompressible);
         }
-        let stored = stored.map_err(Refusal::Fault)?;
+        Ok(self.stored_in(pool, stored.map_err(Refusal::Fault)?))
+    }
+
+    /// What an entry can hold of an object in a pool, whose reference goes over to it.
+    #[inline]
+    pub(crate) fn stored_in(&self, pool: Hold<'_>, stored: Stored) -> Content {
         if stored.raw {
             self.counters.add(Counter::IncompressiblePages, 1);
         }
         let bits = stored.handle.backend_bits();
-        Ok(Content::Stored { pool: pool.into_page(), bits, raw: stored.raw })
+        Content::Stored { pool: pool.into_page(), bits, raw: stored.raw }
     }
 
     pub(crate) fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
