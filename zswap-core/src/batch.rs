@@ -10,7 +10,6 @@ use std::sync::Arc;
 use compressors::{
     AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError,
 };
-use zpool_api::Handle;
 
 use crate::error::{LoadError, StoreError};
 use crate::pool::{Fault, Pool};
@@ -129,6 +128,13 @@ impl Drop for Batch<'_> {
     }
 }
 
+/// What a load whose request is out goes on with.
+struct Out<'a> {
+    pool: Hold<'a>,
+    /// The page's checksum, if that was noted.
+    sum: Option<u32>,
+}
+
 /// What pages became that are under no entry yet; discarded if something panics first.
 struct Contents<'a> {
     store: &'a Zswap,
@@ -174,7 +180,7 @@ impl Zswap {
         }
         let kept = pages.iter().enumerate().map(|(tag, (entry, page))| {
             match contents.of[tag].take() {
-                Some(content) => self.keep(*entry, content),
+                Some(content) => self.keep(*entry, page, content),
                 // A request that did not complete: no Acomp that keeps its word.
                 None => self.store(*entry, page),
             }
@@ -213,50 +219,51 @@ impl Zswap {
         pages: &mut [Page],
     ) -> Vec<Result<(), LoadError>> {
         let mut batch = Batch::new(self);
-        let mut pools: Vec<Option<Hold<'_>>> = Vec::new();
+        let mut out: Vec<Option<Out<'_>>> = Vec::new();
         let mut results = Vec::new();
         let finish = |next: (usize, AcompDone),
-                      pools: &[Option<Hold<'_>>],
+                      out: &[Option<Out<'_>>],
                       pages: &mut [Page],
                       results: &mut [Result<(), LoadError>]| {
             let (tag, AcompDone { result, input, output, ctx }) = next;
-            match result {
-                Ok(_) => pages[tag].copy_from_slice(&output[..PAGE_SIZE]),
-                Err(error) => {
-                    results[tag] = Err(self.count_fault(entries[tag], Fault::Codec(error)));
+            let Some(Out { pool, sum }) = &out[tag] else { return };
+            results[tag] = match result {
+                Ok(_) => {
+                    pages[tag].copy_from_slice(&output[..PAGE_SIZE]);
+                    self.verify(entries[tag], &pages[tag], *sum)
                 }
-            }
-            if let Some(pool) = &pools[tag] {
-                pool.spares.give(ctx, input, output);
-            }
+                Err(error) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
+            };
+            pool.spares.give(ctx, input, output);
         };
         for (tag, entry) in entries.iter().enumerate().take(pages.len()) {
             if batch.is_full() {
                 if let Some(next) = batch.next() {
-                    finish(next, &pools, pages, &mut results);
+                    finish(next, &out, pages, &mut results);
                 }
             }
-            let (pool, result) = match self.begin_load(&mut batch, *entry, &mut pages[tag], tag) {
-                Ok(pool) => (pool, Ok(())),
+            let (request, result) = match self.begin_load(&mut batch, *entry, &mut pages[tag], tag)
+            {
+                Ok(request) => (request, Ok(())),
                 Err(error) => (None, Err(error)),
             };
-            pools.push(pool);
+            out.push(request);
             results.push(result);
         }
         while let Some(next) = batch.next() {
-            finish(next, &pools, pages, &mut results);
+            finish(next, &out, pages, &mut results);
         }
         results
     }
 
-    /// Loads what needs no decompression; else submits a request, and holds the pool for it.
+    /// Loads what needs no request; else submits one.
     fn begin_load(
         &self,
         batch: &mut Batch<'_>,
         entry: SwapEntry,
         page: &mut Page,
         tag: usize,
-    ) -> Result<Option<Hold<'_>>, LoadError> {
+    ) -> Result<Option<Out<'_>>, LoadError> {
         let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
         let word = locked.word();
         match word.content() {
@@ -273,26 +280,20 @@ impl Zswap {
                 self.load(entry, page).map(|()| None)
             }
             Content::Stored { pool, bits, .. } => {
-                // The page's reference keeps the pool until the entry is unlocked, this one after.
-                let Some(pool) = self.pools.of_page(pool) else {
-                    return Err(LoadError::NotFound { entry });
-                };
-                let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
-                if object.is_ok() {
-                    locked.replace(word.referenced());
-                }
-                drop(locked);
-                let object = object.map_err(|source| LoadError::Pool { entry, source })?;
-                // What takes no context takes less time than a request would.
-                if object.len() == PAGE_SIZE || pool.compressor.stateless().is_some() {
-                    let restored = pool.restore(&object, page);
-                    return restored.map(|()| None).map_err(|f| self.count_fault(entry, f));
-                }
-                let op = AcompOp::Decompress;
-                let submitted = batch.submit(&pool, op, &object, PAGE_SIZE, tag);
-                submitted.map_err(|error| self.count_fault(entry, Fault::Codec(error)))?;
-                drop(object);
-                Ok(Some(pool))
+                locked.replace(word.referenced());
+                let sum = locked.sum();
+                self.with_object(entry, locked, (pool, bits), |pool, object| {
+                    // What takes no context takes less time than a request would.
+                    if object.len() == PAGE_SIZE || pool.compressor.stateless().is_some() {
+                        self.restore(entry, pool, &object, page, sum)?;
+                        return Ok(None);
+                    }
+                    let op = AcompOp::Decompress;
+                    let submitted = batch.submit(pool, op, &object, PAGE_SIZE, tag);
+                    submitted.map_err(|error| self.count_fault(entry, Fault::Codec(error)))?;
+                    drop(object);
+                    Ok(Some(Out { pool: pool.again(), sum }))
+                })
             }
         }
     }

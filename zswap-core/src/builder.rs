@@ -29,6 +29,7 @@ pub struct ZswapBuilder {
     compressors: CompressorRegistry,
     pages: MakePages,
     store_incompressible: bool,
+    checksums: bool,
     max_pool_bytes: Option<usize>,
     accept_threshold_percent: u8,
     device: Option<Arc<dyn SwapDevice>>,
@@ -45,6 +46,7 @@ impl ZswapBuilder {
             compressors: builtin::compressors(),
             pages: Arc::new(default_pages),
             store_incompressible: true,
+            checksums: false,
             max_pool_bytes: None,
             accept_threshold_percent: 90,
             device: None,
@@ -93,6 +95,15 @@ impl ZswapBuilder {
         self
     }
 
+    /// Whether a checksum (CRC-32) of each page is noted when it is stored and compared whenever it was
+    /// read, from a pool or from the device: [`crate::LoadError::Corrupt`] instead of other bytes than
+    /// were stored. Costs 4 bytes an entry, and a pass over the page at each store and load. Default:
+    /// no.
+    pub fn checksums(mut self, keep: bool) -> Self {
+        self.checksums = keep;
+        self
+    }
+
     /// Bytes of pool pages with objects at which stores are refused, after as many pages as it takes
     /// were written back if there is a device. Default: no limit. Pages that a pool keeps warm come on
     /// top; there are few.
@@ -137,6 +148,7 @@ impl ZswapBuilder {
         let percent = self.accept_threshold_percent;
         let settings = Settings {
             store_incompressible: self.store_incompressible,
+            checksums: self.checksums,
             limits: self.max_pool_bytes.map(|bytes| Limits::new(bytes, percent)),
             device: self.device,
             writeback_enabled: self.writeback_enabled,

@@ -19,12 +19,13 @@ pub(crate) enum Counter {
     RejectCompressFail,
     RejectAllocFail,
     DecompressFail,
+    CorruptPages,
     PoolLimitHit,
     RejectReclaimFail,
     WrittenBackPages,
 }
 
-const COUNTERS: usize = 10;
+const COUNTERS: usize = 11;
 
 /// All counters of a store.
 #[derive(Debug)]

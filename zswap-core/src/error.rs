@@ -103,6 +103,20 @@ pub enum LoadError {
         /// What the device said.
         source: DeviceError,
     },
+    /// What was read is not the page that was stored: memory, device, codec or backend changed it. Only
+    /// in stores built with [`checksums`](crate::ZswapBuilder::checksums).
+    #[error(
+        "the page of {entry:?} has the checksum {found:08x} and had {noted:08x} when it was stored; \
+         its content is lost, store it anew or invalidate it"
+    )]
+    Corrupt {
+        /// The entry.
+        entry: SwapEntry,
+        /// CRC-32 of the page that was stored.
+        noted: u32,
+        /// CRC-32 of what was read.
+        found: u32,
+    },
     /// Called from within a codec or backend that a store is calling on this thread.
     #[error(
         "load of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"

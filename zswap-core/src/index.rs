@@ -140,6 +140,12 @@ impl Leaf {
     }
 }
 
+/// The checksums of a leaf's entries, in stores that keep them. Each is guarded by its entry's lock.
+#[derive(Debug)]
+struct Sums {
+    of: [AtomicU32; LEAF_WORDS],
+}
+
 /// Guarded by the structure lock: which nodes may be used again.
 #[derive(Debug, Default)]
 struct Structure {
@@ -164,6 +170,8 @@ pub(crate) struct Index {
     root: AtomicU32,
     leaves: StableTable<Leaf>,
     inners: StableTable<Inner>,
+    /// As many as leaves, or one more.
+    sums: Option<StableTable<Sums>>,
     structure: Mutex<Structure>,
     waiters: Waiters,
 }
@@ -181,12 +189,23 @@ impl Index {
         Self::with_node_limit(Ref::MAX_NODES)
     }
 
+    /// An index that keeps a checksum beside each entry: 4 bytes more.
+    pub(crate) fn with_sums() -> Self {
+        Index { sums: Some(StableTable::with_limit(Ref::MAX_NODES)), ..Self::new() }
+    }
+
+    /// Whether checksums are kept.
+    pub(crate) fn has_sums(&self) -> bool {
+        self.sums.is_some()
+    }
+
     /// An index of at most `limit` leaves and as many inner nodes.
     pub(crate) fn with_node_limit(limit: usize) -> Self {
         Index {
             root: AtomicU32::new(Ref::NONE.0),
             leaves: StableTable::with_limit(limit),
             inners: StableTable::with_limit(limit),
+            sums: None,
             structure: Mutex::new(Structure::default()),
             waiters: Waiters::new(),
         }
@@ -197,7 +216,8 @@ impl Index {
         let locked = self.lock_structure();
         let free =
             locked.structure.free_leaves.capacity() + locked.structure.free_inners.capacity();
-        self.leaves.memory_bytes() + self.inners.memory_bytes() + free * size_of::<u32>()
+        let sums = self.sums.as_ref().map_or(0, StableTable::memory_bytes);
+        self.leaves.memory_bytes() + self.inners.memory_bytes() + sums + free * size_of::<u32>()
     }
 
     fn lock_structure(&self) -> Locked<'_> {
@@ -208,8 +228,8 @@ impl Index {
     /// Locks the key's entry if it has a leaf; an entry of that leaf may be empty.
     pub(crate) fn lock(&self, key: u64) -> Option<EntryGuard<'_>> {
         loop {
-            let leaf = self.find(key)?;
-            if let Some(entry) = self.lock_in(leaf, key) {
+            let (number, leaf) = self.find(key)?;
+            if let Some(entry) = self.lock_in(number, leaf, key) {
                 return Some(entry);
             }
         }
@@ -218,11 +238,11 @@ impl Index {
     /// Locks the key's entry, with a new leaf if it has none.
     pub(crate) fn lock_or_insert(&self, key: u64) -> Result<EntryGuard<'_>, NoNode> {
         loop {
-            let leaf = match self.find(key) {
-                Some(leaf) => leaf,
+            let (number, leaf) = match self.find(key) {
+                Some(found) => found,
                 None => self.insert_leaf(key)?,
             };
-            if let Some(entry) = self.lock_in(leaf, key) {
+            if let Some(entry) = self.lock_in(number, leaf, key) {
                 return Ok(entry);
             }
         }
@@ -232,7 +252,7 @@ impl Index {
     /// nothing.
     pub(crate) fn peek(&self, key: u64) -> Word {
         loop {
-            let Some(leaf) = self.find(key) else { return Word::EMPTY };
+            let Some((_, leaf)) = self.find(key) else { return Word::EMPTY };
             let Some(word) = leaf.words.get(leaf_offset(key)) else { return Word::EMPTY };
             // Acquire, so that the prefix is read after the word.
             let now = Word::from_raw(word.load(Ordering::Acquire));
@@ -247,13 +267,27 @@ impl Index {
 
     /// Locks the key's word in `leaf`, if the leaf is (still, or again) the key's.
     #[inline]
-    fn lock_in<'a>(&'a self, leaf: &'a Leaf, key: u64) -> Option<EntryGuard<'a>> {
+    fn lock_in<'a>(
+        &'a self,
+        number: u32,
+        leaf: &'a Leaf,
+        key: u64,
+    ) -> Option<EntryGuard<'a>> {
         let word = leaf.words.get(leaf_offset(key))?;
         match lock::lock(word, &self.waiters) {
             Ok(entry) => {
                 // Relaxed: the lock's Acquire reads from after the words were made EMPTY, which
                 // came after the prefix was stored.
-                (leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key)).then_some(entry)
+                if leaf.prefix.load(Ordering::Relaxed) != leaf_prefix(key) {
+                    return None;
+                }
+                Some(match &self.sums {
+                    None => entry,
+                    Some(sums) => {
+                        let sums = sums.get(number).and_then(|sums| sums.of.get(leaf_offset(key)));
+                        entry.with_sum(sums)
+                    }
+                })
             }
             Err(lock::Dead) => {
                 self.wait_for_structure();
@@ -267,9 +301,9 @@ impl Index {
         drop(self.lock_structure());
     }
 
-    /// The key's leaf, if it has one. Takes no lock.
+    /// The key's leaf and its number, if it has one. Takes no lock.
     #[inline]
-    fn find(&self, key: u64) -> Option<&Leaf> {
+    fn find(&self, key: u64) -> Option<(u32, &Leaf)> {
         // Acquire, here and below, pairs with the Release that links a new inner node in the place
         // of what was there: who comes upon it must see the way on to what was there.
         let mut at = Ref(self.root.load(Ordering::Acquire));
@@ -281,7 +315,7 @@ impl Index {
                     let leaf = self.leaves.get(number)?;
                     // Relaxed: whoever uses an entry of the leaf looks again under its lock.
                     let found = leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key);
-                    return found.then_some(leaf);
+                    return found.then_some((number, leaf));
                 }
                 Target::Inner(number) => {
                     let inner = self.inners.get(number)?;
@@ -299,7 +333,7 @@ impl Index {
     }
 
     /// Adds the key's leaf, or finds that somebody else has.
-    fn insert_leaf(&self, key: u64) -> Result<&Leaf, NoNode> {
+    fn insert_leaf(&self, key: u64) -> Result<(u32, &Leaf), NoNode> {
         let mut locked = self.lock_structure();
         let mut slot = &self.root;
         loop {
@@ -307,18 +341,18 @@ impl Index {
             let at = Ref(slot.load(Ordering::Relaxed));
             let below = match at.target() {
                 Target::None => {
-                    let (leaf, reference) = self.new_leaf(&mut locked, key)?;
+                    let (number, leaf) = self.new_leaf(&mut locked, key)?;
                     // Relaxed: `open` publishes the leaf together with its words.
-                    slot.store(reference.0, Ordering::Relaxed);
+                    slot.store(Ref::leaf(number).0, Ordering::Relaxed);
                     leaf.open();
-                    return Ok(leaf);
+                    return Ok((number, leaf));
                 }
                 Target::Leaf(number) => {
                     let leaf = self.leaf(number)?;
                     // Relaxed: changes only under the structure lock.
                     let prefix = leaf.prefix.load(Ordering::Relaxed);
                     if prefix == leaf_prefix(key) {
-                        return Ok(leaf);
+                        return Ok((number, leaf));
                     }
                     prefix << LEAF_BITS
                 }
@@ -337,7 +371,7 @@ impl Index {
             let top = u64::BITS - 1 - (key ^ below).leading_zeros();
             let header = Header::covering(key, (top - LEAF_BITS) / INNER_BITS);
             let (inner, inner_reference) = self.new_inner(&mut locked, header)?;
-            let (leaf, reference) = match self.new_leaf(&mut locked, key) {
+            let (number, leaf) = match self.new_leaf(&mut locked, key) {
                 Ok(new) => new,
                 Err(error) => {
                     self.retire_inner(&mut locked, inner, inner_reference);
@@ -346,11 +380,11 @@ impl Index {
             };
             // Relaxed: published with the reference to the node.
             self.child(inner, header, below)?.store(at.0, Ordering::Relaxed);
-            self.child(inner, header, key)?.store(reference.0, Ordering::Relaxed);
+            self.child(inner, header, key)?.store(Ref::leaf(number).0, Ordering::Relaxed);
             // Release: look-ups of keys that were here before must find them through the new node.
             slot.store(inner_reference.0, Ordering::Release);
             leaf.open();
-            return Ok(leaf);
+            return Ok((number, leaf));
         }
     }
 
@@ -373,17 +407,18 @@ impl Index {
     }
 
     /// A leaf for the key, all its words DEAD, linked nowhere.
-    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(&Leaf, Ref), NoNode> {
+    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, &Leaf), NoNode> {
         let prefix = leaf_prefix(key);
         if let Some(number) = locked.structure.free_leaves.pop() {
             let leaf = self.leaf(number)?;
             // Relaxed: published with the reference to the leaf, and with its words.
             leaf.prefix.store(prefix, Ordering::Relaxed);
-            return Ok((leaf, Ref::leaf(number)));
+            return Ok((number, leaf));
         }
         // The room that `retire_leaf` will need.
         let free = &mut locked.structure.free_leaves;
         free.try_reserve(self.leaves.len() + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })?;
+        self.make_sums()?;
         let number = self
             .leaves
             .push(Leaf {
@@ -391,7 +426,18 @@ impl Index {
                 words: core::array::from_fn(|_| AtomicU64::new(Word::DEAD.raw())),
             })
             .map_err(no_node::<Leaf>)?;
-        Ok((self.leaf(number)?, Ref::leaf(number)))
+        Ok((number, self.leaf(number)?))
+    }
+
+    /// The checksums of the next leaf, which has their number. Under the structure lock.
+    fn make_sums(&self) -> Result<(), NoNode> {
+        let Some(sums) = &self.sums else { return Ok(()) };
+        // They are there already if the leaf that they were made for was not.
+        if sums.len() == self.leaves.len() {
+            let of = core::array::from_fn(|_| AtomicU32::new(0));
+            sums.push(Sums { of }).map_err(no_node::<Sums>)?;
+        }
+        Ok(())
     }
 
     fn new_inner(&self, locked: &mut Locked<'_>, header: Header) -> Result<(&Inner, Ref), NoNode> {
@@ -428,7 +474,7 @@ impl Index {
     /// Takes the key's leaf away if all its entries are empty, and inner nodes left without a
     /// child. To be called after an entry became empty, with no entry lock held.
     pub(crate) fn prune(&self, key: u64) {
-        let Some(leaf) = self.find(key) else { return };
+        let Some((_, leaf)) = self.find(key) else { return };
         // Relaxed: a guess; the CASes below decide.
         if leaf.words.iter().any(|w| w.load(Ordering::Relaxed) != Word::EMPTY.raw()) {
             return;

@@ -63,7 +63,7 @@
 //! |---|---|
 //! | `entry.rs`, `word.rs` | the name of a page; the 8 bytes kept of it |
 //! | `lock.rs`, `index.rs` | the lock bit of an entry; the radix index of entry words |
-//! | `same_filled.rs` | pages of one repeated word |
+//! | `same_filled.rs`, `checksum.rs` | pages of one repeated word; whether a page is what was stored |
 //! | `acomp_ctx.rs`, `cpu.rs` | codec context, mutex and buffer of a CPU |
 //! | `pool.rs` | page to object and back |
 //! | `pools.rs`, `pool_refs.rs` | the pools that are alive, and what keeps each |
@@ -89,6 +89,7 @@ mod acomp_ctx;
 mod batch;
 mod builder;
 pub mod builtin;
+mod checksum;
 mod counters;
 mod cpu;
 pub mod device;

@@ -17,7 +17,7 @@
 use crossbeam_utils::{Backoff, CachePadded};
 use zpool_api::lockdep::{self, Rank};
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, MODEL, Mutex};
 use crate::word::Word;
 
@@ -84,6 +84,8 @@ impl Waiters {
 pub(crate) struct EntryGuard<'a> {
     word: &'a AtomicU64,
     waiters: &'a Waiters,
+    /// Guarded by the lock: the checksum of the entry's page, in stores that keep them.
+    sum: Option<&'a AtomicU32>,
     /// What the word will hold when unlocked.
     now: Word,
     _held: lockdep::Held,
@@ -114,7 +116,7 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<Entr
                 Ordering::Relaxed,
             );
             if won.is_ok() {
-                return Ok(EntryGuard { word, waiters, now, _held: held });
+                return Ok(EntryGuard { word, waiters, sum: None, now, _held: held });
             }
             continue;
         }
@@ -126,7 +128,28 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<Entr
     }
 }
 
-impl EntryGuard<'_> {
+impl<'a> EntryGuard<'a> {
+    /// The same entry, with the place of its checksum.
+    pub(crate) fn with_sum(self, sum: Option<&'a AtomicU32>) -> Self {
+        let mut guard = self;
+        guard.sum = sum;
+        guard
+    }
+
+    /// The checksum of the entry's page, if the store keeps them.
+    pub(crate) fn sum(&self) -> Option<u32> {
+        // Relaxed: read and written by the lock's holder only.
+        self.sum.map(|sum| sum.load(Ordering::Relaxed))
+    }
+
+    /// Notes the checksum of the entry's page, if the store keeps them.
+    pub(crate) fn set_sum(&mut self, value: Option<u32>) {
+        if let (Some(sum), Some(value)) = (self.sum, value) {
+            // Relaxed: as in `sum`.
+            sum.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// The word, as it will be unlocked.
     pub(crate) fn word(&self) -> Word {
         self.now

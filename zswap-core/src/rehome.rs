@@ -11,8 +11,6 @@ use core::time::Duration;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use zpool_api::Handle;
-
 use crate::error::{BuildError, LoadError, RehomeError};
 use crate::pool::Fault;
 use crate::pools::{Hold, NotSwitched};
@@ -252,13 +250,12 @@ impl Zswap {
                 return Ok(None);
             }
         }
-        // The page's reference keeps the pool until the entry is unlocked, this one after.
-        let Some(pool) = self.pools.of_page(pool) else { return Ok(None) };
-        let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
-        drop(locked);
-        let object = object.map_err(|source| LoadError::Pool { entry, source })?;
-        pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
-        Ok(Some((word, object.len())))
+        let sum = locked.sum();
+        let len = self.with_object(entry, locked, (pool, bits), |pool, object| {
+            self.restore(entry, pool, &object, page, sum)?;
+            Ok(object.len())
+        })?;
+        Ok(Some((word, len)))
     }
 
     fn mark_tried(&self, entry: SwapEntry, old: Word) -> Outcome {

@@ -30,6 +30,8 @@ pub struct ZswapStats {
     pub reject_alloc_fail: u64,
     /// Loads that failed in the codec.
     pub decompress_fail: u64,
+    /// Loads that read something else than was stored, in stores that keep checksums.
+    pub corrupt_pages: u64,
     /// Stores that found the pools at their limit.
     pub pool_limit_hit: u64,
     /// Stores that were refused at the limit, since no page could be written back.
@@ -76,6 +78,7 @@ impl fmt::Display for ZswapStats {
             ("reject_compress_fail", self.reject_compress_fail),
             ("reject_alloc_fail", self.reject_alloc_fail),
             ("decompress_fail", self.decompress_fail),
+            ("corrupt_pages", self.corrupt_pages),
             ("pool_limit_hit", self.pool_limit_hit),
             ("reject_reclaim_fail", self.reject_reclaim_fail),
             ("written_back_pages", self.written_back_pages),

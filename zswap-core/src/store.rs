@@ -18,13 +18,15 @@ use core::fmt;
 use std::sync::Arc;
 
 use compressors::Acomp;
-use zpool_api::{Handle, ZpoolError};
+use zpool_api::{BackendBits, Handle, ObjRead, ZpoolError};
 
+use crate::checksum;
 use crate::counters::{Counter, Counters};
 use crate::device::SwapDevice;
 use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::limits::Limits;
+use crate::lock::EntryGuard;
 use crate::pool::{Fault, Pool, Stored};
 use crate::pools::{Hold, Pools};
 use crate::rehome::Cursors;
@@ -33,7 +35,7 @@ use crate::slots::{ReadSlot, Slots};
 use crate::stats::{PoolStats, ZswapStats};
 use crate::switch::Recipe;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::word::{Content, Word};
+use crate::word::{Content, PoolId, Word};
 use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 
 /// A store of compressed pages. See the crate's front page.
@@ -78,6 +80,7 @@ impl Switch {
 /// How a store is set up.
 pub(crate) struct Settings {
     pub(crate) store_incompressible: bool,
+    pub(crate) checksums: bool,
     pub(crate) limits: Option<Limits>,
     pub(crate) device: Option<Arc<dyn SwapDevice>>,
     pub(crate) writeback_enabled: bool,
@@ -92,7 +95,7 @@ impl Zswap {
 
     pub(crate) fn from_parts(pool: Pool, recipe: Recipe, settings: Settings) -> Self {
         Zswap {
-            index: Index::new(),
+            index: if settings.checksums { Index::with_sums() } else { Index::new() },
             patterns: Patterns::new(),
             pools: Pools::new(pool),
             recipe,
@@ -112,17 +115,23 @@ impl Zswap {
     /// of this CPU's compression context and, rarely, in the system for more memory.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         let content = self.content_of(page);
-        self.keep(entry, content)
+        self.keep(entry, page, content)
     }
 
     /// Puts what a page became under its entry, or what is to be told if it became nothing.
     pub(crate) fn keep(
         &self,
         entry: SwapEntry,
+        page: &Page,
         content: Result<Content, Refusal>,
     ) -> Result<(), StoreError> {
+        let wanted = self.index.has_sums() && matches!(content, Ok(Content::Stored { .. }));
+        let sum = wanted.then(|| checksum::of(page));
         let replaced = content.and_then(|content| match self.index.lock_or_insert(entry.key()) {
-            Ok(mut locked) => Ok(locked.replace(Word::new(content))),
+            Ok(mut locked) => {
+                locked.set_sum(sum);
+                Ok(locked.replace(Word::new(content)))
+            }
             Err(no_node) => {
                 self.discard(content);
                 Err(Refusal::Index(no_node.bytes))
@@ -256,9 +265,11 @@ impl Zswap {
             Content::OnDevice(slot) => {
                 let Some(slots) = &self.backing else { return Err(LoadError::NotFound { entry }) };
                 let slot = slots.pin(slot);
+                let sum = locked.sum();
                 drop(locked);
                 let read = slots.device.read_page(slot.number(), page);
                 read.map_err(|source| LoadError::Device { entry, source })?;
+                self.verify(entry, page, sum)?;
                 return Ok((word, Some(slot)));
             }
             Content::SameFilled(packed) => {
@@ -268,21 +279,62 @@ impl Zswap {
                 same_filled::fill(page, pattern);
             }
             Content::Stored { pool, bits, .. } => {
-                // The page's reference keeps the pool until the entry is unlocked, this one after.
-                let Some(pool) = self.pools.of_page(pool) else {
-                    return Err(LoadError::NotFound { entry });
-                };
-                let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
-                if object.is_ok() {
-                    locked.replace(word.referenced());
-                }
-                // Before anything that may block, and before the pool's reference is put.
-                drop(locked);
-                let object = object.map_err(|source| LoadError::Pool { entry, source })?;
-                pool.restore(&object, page).map_err(|fault| self.count_fault(entry, fault))?;
+                locked.replace(word.referenced());
+                let sum = locked.sum();
+                self.with_object(entry, locked, (pool, bits), |pool, object| {
+                    self.restore(entry, pool, &object, page, sum)
+                })?;
             }
         }
         Ok((word.referenced(), None))
+    }
+
+    /// Pins the object of a locked entry, unlocks the entry, and does something with pool and object.
+    #[inline]
+    pub(crate) fn with_object<'s, T>(
+        &'s self,
+        entry: SwapEntry,
+        locked: EntryGuard<'_>,
+        (pool, bits): (PoolId, BackendBits),
+        then: impl FnOnce(&Hold<'s>, ObjRead<'_>) -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        // The page's reference keeps the pool until the entry is unlocked, this one after.
+        let Some(pool) = self.pools.of_page(pool) else {
+            return Err(LoadError::NotFound { entry });
+        };
+        let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
+        // Before anything that may block, and before the pool's reference is put.
+        drop(locked);
+        then(&pool, object.map_err(|source| LoadError::Pool { entry, source })?)
+    }
+
+    /// Turns an entry's object into its page again, and looks whether it is that page.
+    #[inline]
+    pub(crate) fn restore(
+        &self,
+        entry: SwapEntry,
+        pool: &Pool,
+        object: &ObjRead<'_>,
+        page: &mut Page,
+        sum: Option<u32>,
+    ) -> Result<(), LoadError> {
+        pool.restore(object, page).map_err(|fault| self.count_fault(entry, fault))?;
+        self.verify(entry, page, sum)
+    }
+
+    /// Looks whether what was read is the page that was stored, if that was noted.
+    #[inline]
+    pub(crate) fn verify(
+        &self,
+        entry: SwapEntry,
+        page: &Page,
+        sum: Option<u32>,
+    ) -> Result<(), LoadError> {
+        let verified = checksum::check(entry, page, sum);
+        if verified.is_err() {
+            self.counters.add(Counter::CorruptPages, 1);
+        }
+        verified
     }
 
     pub(crate) fn count_fault(&self, entry: SwapEntry, fault: Fault) -> LoadError {
@@ -403,6 +455,7 @@ impl Zswap {
             reject_compress_fail: self.counters.get(Counter::RejectCompressFail),
             reject_alloc_fail: self.counters.get(Counter::RejectAllocFail),
             decompress_fail: self.counters.get(Counter::DecompressFail),
+            corrupt_pages: self.counters.get(Counter::CorruptPages),
             pool_limit_hit: self.counters.get(Counter::PoolLimitHit),
             reject_reclaim_fail: self.counters.get(Counter::RejectReclaimFail),
             written_back_pages: self.counters.get(Counter::WrittenBackPages),

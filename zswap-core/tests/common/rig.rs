@@ -15,6 +15,7 @@ struct Trim {
     name: String,
     contexts: Arc<AtomicUsize>,
     fails: Arc<AtomicBool>,
+    spoils: Arc<AtomicBool>,
     inside: Inside,
 }
 
@@ -65,6 +66,9 @@ impl CompressorCtx for TrimCtx {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         dst.fill(0);
         dst[..src.len()].copy_from_slice(src);
+        if self.0.spoils.load(SeqCst) {
+            dst[src.len() / 2] ^= 1;
+        }
         Ok(())
     }
 
@@ -82,6 +86,8 @@ pub(crate) struct Rig {
     pub(crate) contexts: Arc<AtomicUsize>,
     /// Contexts cannot be set up.
     pub(crate) fails: Arc<AtomicBool>,
+    /// What is decompressed has a wrong bit.
+    pub(crate) spoils: Arc<AtomicBool>,
     /// What a codec does with the store whenever it compresses a page.
     pub(crate) inside: Inside,
 }
@@ -96,6 +102,7 @@ pub(crate) fn rig() -> Rig {
 pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let spoils = Arc::new(AtomicBool::new(false));
     let inside = Inside::default();
     let mut codecs = builtin::compressors();
     for n in 0..20 {
@@ -104,6 +111,7 @@ pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
             name: name.clone(),
             contexts: contexts.clone(),
             fails: fails.clone(),
+            spoils: spoils.clone(),
             inside: inside.clone(),
         };
         codecs.register(&name, move |_| Ok(Arc::new(codec.clone()))).unwrap();
@@ -119,7 +127,7 @@ pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
         .zpool("zbud")
         .compressor("trim0");
     let store = more(store).build().unwrap();
-    Rig { store: Arc::new(store), pages, contexts, fails, inside }
+    Rig { store: Arc::new(store), pages, contexts, fails, spoils, inside }
 }
 
 /// A page that says what it is, of which a quarter is not zero.

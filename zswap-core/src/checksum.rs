@@ -1,0 +1,48 @@
+//! The checksum of a page, noted when it is stored and compared when it was read, wherever it was
+//! meanwhile: CRC-32 as zlib and Ethernet have it, by `crc32fast`, of all 4096 bytes.
+//!
+//! It is kept beside the entry's word (`index.rs`) and belongs to the entry's page, not to a copy of
+//! it: an object that is recompressed, moved to another pool or written back keeps it, so what comes
+//! back is checked from end to end. It finds each damage of up to 32 neighbouring bits, and others but
+//! one in 2^32. Patterns have none: they are in the word itself.
+
+use crate::error::LoadError;
+use crate::{Page, SwapEntry};
+
+/// The checksum of a page.
+pub(crate) fn of(page: &Page) -> u32 {
+    crc32fast::hash(page)
+}
+
+/// Compares a page that was read with what was noted when it was stored.
+#[inline]
+pub(crate) fn check(entry: SwapEntry, page: &Page, noted: Option<u32>) -> Result<(), LoadError> {
+    let Some(noted) = noted else { return Ok(()) };
+    let found = of(page);
+    if found == noted { Ok(()) } else { Err(LoadError::Corrupt { entry, noted, found }) }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::PAGE_SIZE;
+
+    #[test]
+    fn it_is_the_usual_crc_32_and_finds_any_bit() {
+        // As `python3 -c "import zlib; print(hex(zlib.crc32(bytes(4096))))"` and the like have it.
+        assert_eq!(of(&[0; PAGE_SIZE]), 0xc71c_0011);
+        assert_eq!(of(&[0xff; PAGE_SIZE]), 0xf154_670a);
+        let entry = SwapEntry::new(0, 1).unwrap();
+        let mut page = [7; PAGE_SIZE];
+        let noted = of(&page);
+        assert_eq!(check(entry, &page, Some(noted)), Ok(()));
+        for bit in (0..PAGE_SIZE * 8).step_by(if cfg!(miri) { 4001 } else { 97 }) {
+            page[bit / 8] ^= 1 << (bit % 8);
+            let found = of(&page);
+            let error = LoadError::Corrupt { entry, noted, found };
+            assert_eq!(check(entry, &page, Some(noted)), Err(error));
+            assert_eq!(check(entry, &page, None), Ok(()), "none was noted");
+            page[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Pages with checksums: what was damaged in a pool, by a codec or on the device is an error and never
+//! another page.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::rig::{check, marked, rig_with};
+use common::{at, page};
+use zswap_core::device::MemorySwapDevice;
+use zswap_core::{
+    LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapDevice, WritebackError, Zswap,
+};
+
+fn is_corrupt(error: &LoadError, of: u64) -> bool {
+    matches!(error, LoadError::Corrupt { entry, noted, found } if *entry == at(of) && noted != found)
+}
+
+#[test]
+fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
+    let device = Arc::new(MemorySwapDevice::new(100));
+    let given: Arc<dyn SwapDevice> = device.clone();
+    let rig = rig_with(|builder| builder.checksums(true).swap_device(given));
+    let store = &rig.store;
+    (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    store.store(at(4), &[5; PAGE_SIZE]).unwrap();
+    let entries: Vec<_> = (0..5).map(at).collect();
+    let mut back = vec![[0; PAGE_SIZE]; 5];
+
+    rig.spoils.store(true, SeqCst);
+    assert!(is_corrupt(&store.load(at(1), &mut back[0]).unwrap_err(), 1));
+    assert!(is_corrupt(&store.take(at(1), &mut back[0]).unwrap_err(), 1));
+    let results = store.load_batch(&entries, &mut back);
+    for (entry, result) in results.iter().enumerate().take(4) {
+        assert!(is_corrupt(result.as_ref().unwrap_err(), entry as u64));
+    }
+    // A pattern is not decompressed.
+    assert!(results[4].is_ok() && back[4] == [5; PAGE_SIZE]);
+    // Damage is not carried on with a fresh checksum.
+    store.set_compressor("trim1").unwrap();
+    let moved = store.migrate_pools(99).unwrap_err();
+    assert!(matches!(&moved, RehomeError::Load(LoadError::Corrupt { .. })), "{moved}");
+    let moved = store.recompress("trim2", 99, false).unwrap_err();
+    assert!(matches!(&moved, RehomeError::Load(LoadError::Corrupt { .. })), "{moved}");
+    for _ in 0..3 {
+        let error = store.shrink(99).unwrap_err();
+        assert!(matches!(&error, WritebackError::Load(LoadError::Corrupt { .. })), "{error}");
+    }
+    assert_eq!((store.len(), device.pages()), (5, 0));
+    assert_eq!(store.stats().corrupt_pages, 11);
+
+    rig.spoils.store(false, SeqCst);
+    (0..4).for_each(|entry| check(store, entry, 0));
+    assert!(store.load_batch(&entries, &mut back).iter().all(Result::is_ok));
+    assert_eq!(store.stats().corrupt_pages, 11);
+}
+
+#[test]
+fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
+    let device = Arc::new(MemorySwapDevice::new(100));
+    let given: Arc<dyn SwapDevice> = device.clone();
+    let rig = rig_with(|builder| builder.checksums(true).swap_device(given));
+    let store = &rig.store;
+    (0..6).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    assert_eq!(store.shrink(99), Ok(6));
+    // Two pages change places, one has a wrong bit.
+    let (mut one, mut two) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
+    device.read_page(0, &mut one).unwrap();
+    device.read_page(1, &mut two).unwrap();
+    device.write_page(0, &two).unwrap();
+    device.write_page(1, &one).unwrap();
+    device.read_page(2, &mut two).unwrap();
+    two[PAGE_SIZE - 1] ^= 0x80;
+    device.write_page(2, &two).unwrap();
+    let mut back = vec![[0; PAGE_SIZE]; 3];
+    for entry in 0..3 {
+        assert!(is_corrupt(&store.load(at(entry), &mut back[0]).unwrap_err(), entry));
+        assert!(is_corrupt(&store.take(at(entry), &mut back[0]).unwrap_err(), entry));
+        assert!(store.contains(at(entry)), "its owner says what becomes of it");
+    }
+    let entries: Vec<_> = (0..3).map(at).collect();
+    let results = store.load_batch(&entries, &mut back);
+    assert!((0..3).all(|entry| is_corrupt(results[entry].as_ref().unwrap_err(), entry as u64)));
+    (3..6).for_each(|entry| check(store, entry, 0));
+    // Stored anew it is sound, and its slot is free.
+    store.store(at(0), &marked(0, 1)).unwrap();
+    check(store, 0, 1);
+    assert!(store.invalidate(at(1)) && store.invalidate(at(2)));
+    assert_eq!(device.pages(), 3);
+}
+
+#[test]
+fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
+    let device = Arc::new(MemorySwapDevice::new(1000));
+    let given: Arc<dyn SwapDevice> = device.clone();
+    let store = Zswap::builder().checksums(true).swap_device(given).build().unwrap();
+    let count = if cfg!(miri) { 40 } else { 300 };
+    let check = |seed: u64| {
+        let mut back = Box::new([0; PAGE_SIZE]);
+        for entry in 0..count {
+            store.load(at(entry), &mut back).unwrap();
+            assert!(back == page(entry + seed), "{entry}");
+        }
+    };
+    let fill = |seed: u64| (0..count).for_each(|n| store.store(at(n), &page(n + seed)).unwrap());
+    fill(0);
+    check(0);
+    // Patterns come to stand where pages were, and pages where patterns were.
+    fill(1);
+    check(1);
+    let pages: Vec<Box<Page>> = (0..count).map(|n| page(n + 3)).collect();
+    let batch: Vec<_> = pages.iter().enumerate().map(|(n, page)| (at(n as u64), &**page)).collect();
+    assert!(store.store_batch(&batch).iter().all(Result::is_ok));
+    check(3);
+    store.set_zpool("zbud").unwrap();
+    assert_eq!(store.migrate_pools(usize::MAX).unwrap().left, 0);
+    check(3);
+    #[cfg(feature = "zstd")]
+    {
+        assert!(store.recompress("zstd", usize::MAX, false).unwrap().moved > 0);
+        check(3);
+    }
+    assert!(store.shrink(count as usize / 2).unwrap() > 0);
+    check(3);
+    let mut back = Box::new([0; PAGE_SIZE]);
+    for entry in 0..count {
+        store.take(at(entry), &mut back).unwrap();
+        assert!(back == page(entry + 3), "{entry}");
+    }
+    assert_eq!((store.len(), device.pages(), store.stats().corrupt_pages), (0, 0, 0));
+}
+
+#[test]
+fn they_cost_four_bytes_an_entry_and_nothing_without() {
+    let with = |checksums: bool| {
+        let rig = rig_with(|builder| builder.checksums(checksums));
+        let before = rig.store.stats().metadata_bytes;
+        (0..512).for_each(|n| rig.store.store(at(n), &[n as u8; PAGE_SIZE]).unwrap());
+        let bytes = rig.store.stats().metadata_bytes - before;
+        // Without them nothing is compared.
+        if !checksums {
+            rig.store.store(at(9), &marked(9, 0)).unwrap();
+            rig.spoils.store(true, SeqCst);
+            let mut back = [0; PAGE_SIZE];
+            assert!(rig.store.load(at(9), &mut back).is_ok() && back != *marked(9, 0));
+        }
+        bytes
+    };
+    let (without, with) = (with(false), with(true));
+    assert!((without + 2048..without + 2600).contains(&with), "{without} {with}");
+}
+
+#[test]
+fn a_store_that_fails_leaves_no_checksum_behind() {
+    let rig = rig_with(|builder| builder.checksums(true).store_incompressible(false));
+    let store = &rig.store;
+    store.store(at(1), &marked(1, 0)).unwrap();
+    let error = store.store(at(1), &[&[1u8; 4095][..], &[2]].concat().try_into().unwrap());
+    assert!(matches!(error, Err(StoreError::Incompressible { .. })));
+    assert!(!store.contains(at(1)));
+    store.store(at(1), &marked(1, 2)).unwrap();
+    check(store, 1, 2);
+}
