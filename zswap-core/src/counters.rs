@@ -23,9 +23,10 @@ pub(crate) enum Counter {
     PoolLimitHit,
     RejectReclaimFail,
     WrittenBackPages,
+    DeviceLoads,
 }
 
-const COUNTERS: usize = 11;
+const COUNTERS: usize = 12;
 
 /// All counters of a store.
 #[derive(Debug)]

@@ -178,6 +178,9 @@ pub enum RehomeError {
     /// The page could not be read.
     #[error("moving a page: {0}")]
     Load(LoadError),
+    /// A codec or backend panicked on a thread that moved pages in the background.
+    #[error("the codec or backend panicked while a page was moved in the background")]
+    Panicked,
 }
 
 impl From<LoadError> for RehomeError {
@@ -186,7 +189,7 @@ impl From<LoadError> for RehomeError {
     }
 }
 
-/// Errors of [`crate::Zswap::shrink`]. The page that it is about stays where it was; pages that were
+/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page that it is about stays where it was; pages that were
 /// written back before stay so.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -211,6 +214,15 @@ pub enum WritebackError {
     /// The page could not be read.
     #[error("writing a page back: {0}")]
     Load(LoadError),
+    /// A background shrinker has nothing to go by.
+    #[error("no limit to shrink for; build the store with max_pool_bytes")]
+    NoLimit,
+    /// The system gave no thread for a background shrinker.
+    #[error("no thread for the background shrinker: {message}")]
+    Thread {
+        /// What the system said.
+        message: String,
+    },
 }
 
 impl From<LoadError> for WritebackError {

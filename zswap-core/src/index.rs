@@ -267,12 +267,7 @@ impl Index {
 
     /// Locks the key's word in `leaf`, if the leaf is (still, or again) the key's.
     #[inline]
-    fn lock_in<'a>(
-        &'a self,
-        number: u32,
-        leaf: &'a Leaf,
-        key: u64,
-    ) -> Option<EntryGuard<'a>> {
+    fn lock_in<'a>(&'a self, number: u32, leaf: &'a Leaf, key: u64) -> Option<EntryGuard<'a>> {
         let word = leaf.words.get(leaf_offset(key))?;
         match lock::lock(word, &self.waiters) {
             Ok(entry) => {

@@ -47,7 +47,8 @@
 //! # Limits and writeback
 //! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) a store that is full refuses pages, or, with a
 //! [`swap_device`](ZswapBuilder::swap_device), writes those back that were not loaded for longest.
-//! [`Zswap::shrink`] does so by hand. Loads find them there.
+//! [`Zswap::shrink`] does so by hand, [`Zswap::shrink_in_background`] on a thread before the limit is
+//! reached. Loads find them there.
 //!
 //! # What may be relied on
 //! * Any thread may call anything at any time. Two entries never contend in the store itself.
@@ -69,7 +70,8 @@
 //! | `pools.rs`, `pool_refs.rs` | the pools that are alive, and what keeps each |
 //! | `switch.rs`, `rehome.rs` | another backend or compressor; pages moved from pool to pool |
 //! | `device/`, `slots.rs` | where pages are written back to, and which of its slots are taken |
-//! | `writeback.rs`, `limits.rs` | what goes there, and when |
+//! | `writeback.rs`, `limits.rs`, `shrinker.rs` | what goes there, and when |
+//! | `background.rs` | a thread that works on a store |
 //! | `batch.rs` | several pages at a time, compressed in parallel |
 //! | `store.rs`, `iter.rs` | the store |
 //! | `counters.rs`, `stats.rs` | counting without contention |
@@ -86,6 +88,7 @@
 )]
 
 mod acomp_ctx;
+mod background;
 mod batch;
 mod builder;
 pub mod builtin;
@@ -104,6 +107,7 @@ mod pool_refs;
 mod pools;
 mod rehome;
 mod same_filled;
+mod shrinker;
 mod slots;
 mod stats;
 mod store;
@@ -118,6 +122,7 @@ pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
 pub use error::{BuildError, LoadError, RehomeError, StoreError, WritebackError};
 pub use iter::Entries;
 pub use rehome::{BackgroundMigration, PoolMigration, Recompressed};
+pub use shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 

@@ -129,6 +129,11 @@ impl Pools {
         first.chain(others.filter_map(|(_, pool)| pool.as_ref())).cloned().collect()
     }
 
+    /// Bytes of the pages with objects of all pools.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.all().iter().map(|pool| pool.resident_bytes()).sum()
+    }
+
     /// Makes the pool of a backend and a compressor current, if it is alive; whether it is.
     pub(crate) fn switch_to_living(&self, zpool: &str, compressor: &str) -> bool {
         let old;

@@ -8,9 +8,9 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Weak};
 
+use crate::background::{Background, Next, guarded};
 use crate::error::{BuildError, LoadError, RehomeError};
 use crate::pool::Fault;
 use crate::pools::{Hold, NotSwitched};
@@ -284,82 +284,51 @@ impl Zswap {
     }
 }
 
-/// What a background migration tells, and is told.
+/// What a background migration tells.
 #[derive(Debug, Default)]
-struct Shared {
-    stop: bool,
+struct Report {
     progress: PoolMigration,
     ended: Option<Result<(), RehomeError>>,
 }
 
-/// A thread that migrates a store's pools. Dropping it stops the thread and waits for it.
-pub struct BackgroundMigration {
-    shared: Arc<(Mutex<Shared>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
+/// A thread that migrates a store's pools. Dropping it stops the thread after the chunk that it is at
+/// and waits for it.
+///
+/// `Send` and `Sync`.
+pub struct BackgroundMigration(Background<Report>);
 
 impl BackgroundMigration {
     fn start(store: Weak<Zswap>, chunk: usize, pause: Duration) -> std::io::Result<Self> {
-        let shared: Arc<(Mutex<Shared>, Condvar)> = Arc::default();
-        let theirs = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("zswap-migrate".to_owned())
-            .spawn(move || run(&store, chunk.max(1), pause, &theirs))?;
-        Ok(BackgroundMigration { shared, thread: Some(thread) })
+        let chunk = chunk.max(1);
+        let step = move |store: Option<&Zswap>| {
+            let result = match store.map(|store| guarded(|| store.migrate_pools(chunk))) {
+                Some(Ok(result)) => result,
+                Some(Err(_panicked)) => Err(RehomeError::Panicked),
+                None => Ok(PoolMigration::default()),
+            };
+            let goes_on = result.as_ref().is_ok_and(|done| done.left > 0);
+            let next = if goes_on { Next::After(pause) } else { Next::End };
+            let report = move |report: &mut Report| match result {
+                Ok(done) => {
+                    report.progress.moved += done.moved;
+                    report.progress.left = done.left;
+                    report.ended = (done.left == 0).then_some(Ok(()));
+                }
+                Err(error) => report.ended = Some(Err(error)),
+            };
+            (report, next)
+        };
+        Background::start("zswap-migrate", store, step).map(BackgroundMigration)
     }
 
     /// Pages moved so far, and pages left in other pools when that was counted last.
     pub fn progress(&self) -> PoolMigration {
-        lock(&self.shared.0).progress
+        self.0.report(|report| report.progress)
     }
 
     /// How it ended, once it has: all pages moved or the store gone, or the error that ended it.
     pub fn ended(&self) -> Option<Result<(), RehomeError>> {
-        lock(&self.shared.0).ended.clone()
-    }
-}
-
-fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn run(store: &Weak<Zswap>, chunk: usize, pause: Duration, shared: &(Mutex<Shared>, Condvar)) {
-    loop {
-        let result = match store.upgrade() {
-            Some(store) => store.migrate_pools(chunk),
-            None => Ok(PoolMigration::default()),
-        };
-        let mut state = lock(&shared.0);
-        match result {
-            Ok(done) => {
-                state.progress.moved += done.moved;
-                state.progress.left = done.left;
-                if done.left == 0 {
-                    state.ended = Some(Ok(()));
-                }
-            }
-            Err(error) => state.ended = Some(Err(error)),
-        }
-        if !state.stop && state.ended.is_none() {
-            let waited = shared.1.wait_timeout_while(state, pause, |state| !state.stop);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if state.stop || state.ended.is_some() {
-            return;
-        }
-    }
-}
-
-impl Drop for BackgroundMigration {
-    fn drop(&mut self) {
-        lock(&self.shared.0).stop = true;
-        self.shared.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // The last share of the store may be the thread's own, and this its drop.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
-        }
+        self.0.report(|report| report.ended.clone())
     }
 }
 

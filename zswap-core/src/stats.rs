@@ -38,6 +38,8 @@ pub struct ZswapStats {
     pub reject_reclaim_fail: u64,
     /// Pages ever written to the device.
     pub written_back_pages: u64,
+    /// Loads that were read from the device.
+    pub device_loads: u64,
     /// Pages that are on the device now.
     pub device_pages: usize,
     /// The pools that are alive.
@@ -82,6 +84,7 @@ impl fmt::Display for ZswapStats {
             ("pool_limit_hit", self.pool_limit_hit),
             ("reject_reclaim_fail", self.reject_reclaim_fail),
             ("written_back_pages", self.written_back_pages),
+            ("device_loads", self.device_loads),
         ];
         for (name, value) in sizes {
             writeln!(f, "{name}: {value}")?;

@@ -269,6 +269,7 @@ impl Zswap {
                 drop(locked);
                 let read = slots.device.read_page(slot.number(), page);
                 read.map_err(|source| LoadError::Device { entry, source })?;
+                self.counters.add(Counter::DeviceLoads, 1);
                 self.verify(entry, page, sum)?;
                 return Ok((word, Some(slot)));
             }
@@ -459,6 +460,7 @@ impl Zswap {
             pool_limit_hit: self.counters.get(Counter::PoolLimitHit),
             reject_reclaim_fail: self.counters.get(Counter::RejectReclaimFail),
             written_back_pages: self.counters.get(Counter::WrittenBackPages),
+            device_loads: self.counters.get(Counter::DeviceLoads),
             device_pages: self.backing.as_ref().map_or(0, |slots| slots.taken() as usize),
             ..ZswapStats::default()
         };

@@ -28,21 +28,29 @@ impl Zswap {
     /// stay written back. [`WritebackError::NoDevice`] if the store has none, or writeback is switched
     /// off.
     pub fn shrink(&self, pages: usize) -> Result<usize, WritebackError> {
-        let slots = self.slots().ok_or(WritebackError::NoDevice)?;
+        match self.write_back_some(pages) {
+            (written, None) => Ok(written),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// As [`Zswap::shrink`]: pages written back, and the error that was the end of it, if any.
+    pub(crate) fn write_back_some(&self, pages: usize) -> (usize, Option<WritebackError>) {
+        let Some(slots) = self.slots() else { return (0, Some(WritebackError::NoDevice)) };
         let mut written = 0;
         for _round in 0..2 {
-            self.walk(&self.cursors.shrink, |entry, page| {
+            let walked = self.walk(&self.cursors.shrink, |entry, page| {
                 if written == pages {
                     return Ok(false);
                 }
                 written += usize::from(self.write_back(slots, entry, page)?);
                 Ok::<bool, WritebackError>(true)
-            })?;
-            if written == pages {
-                break;
+            });
+            if walked.is_err() || written == pages {
+                return (written, walked.err());
             }
         }
-        Ok(written)
+        (written, None)
     }
 
     /// Switches writeback on or off. Pages that are on the device stay there.
@@ -82,7 +90,7 @@ impl Zswap {
 
     /// Writes some pages back, for a store that found no memory; whether any went.
     pub(crate) fn make_room(&self) -> bool {
-        self.shrink(ROOM).is_ok_and(|written| written > 0)
+        self.write_back_some(ROOM).0 > 0
     }
 
     /// Whether the pools take another page; at the limit some are written back first.
@@ -97,11 +105,10 @@ impl Zswap {
         self.counters.add(Counter::PoolLimitHit, 1);
         let mut went = false;
         for _round in 0..ROUNDS {
-            // An error means that no page could go, or not as many.
-            let written = self.shrink(ROOM).unwrap_or(0);
+            // Whatever the error: what counts is how many pages went.
+            let (written, _error) = self.write_back_some(ROOM);
             went |= written > 0;
-            let bytes: usize = self.pools.all().iter().map(|pool| pool.resident_bytes()).sum();
-            if limits.judge(bytes) == Admission::Open {
+            if limits.judge(self.pools.resident_bytes()) == Admission::Open {
                 return true;
             }
             if written == 0 {

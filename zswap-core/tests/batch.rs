@@ -80,7 +80,7 @@ fn of_one_entry_given_twice_the_later_page_stays() {
 #[test]
 fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
     for acomp in kinds() {
-        let Rig { store, pages, contexts, fails, inside } = rig_with(|b| b.acomp(acomp));
+        let Rig { store, pages, contexts, fails, inside, .. } = rig_with(|b| b.acomp(acomp));
         let batch: Vec<_> = (0..12).map(|n| (at(n), marked(n, 0))).collect();
         assert!(store_all(&store, &batch).iter().all(Result::is_ok));
         // Every third call of the codec panics; its context is gone, and another one made.

@@ -154,6 +154,22 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     }
 }
 
+#[test]
+fn a_codec_that_panics_in_the_background_is_told() {
+    let Rig { store, inside, .. } = rig();
+    (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    store.set_compressor("trim1").unwrap();
+    *inside.lock().unwrap() = Some(Box::new(|| panic!("on purpose")));
+    let thread = store.migrate_pools_in_background(2, Duration::from_millis(1)).unwrap();
+    while thread.ended().is_none() {
+        thread::yield_now();
+    }
+    assert_eq!(thread.ended(), Some(Err(RehomeError::Panicked)));
+    *inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+    (0..4).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(store.migrate_pools(9).unwrap().left, 0);
+}
+
 /// The entry goes, or holds another page, while its old one is compressed anew.
 #[test]
 fn an_entry_that_changes_meanwhile_keeps_the_change() {

@@ -23,7 +23,7 @@ use zpool_api::{FailingPages, HeapPages};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice, ThrottledSwapDevice};
 use zswap_core::{
     DeviceError, LoadError, PAGE_SIZE, Page, StoreError, SwapDevice, WritebackError, Zswap,
-    ZswapBuilder,
+    ZswapBuilder, builtin,
 };
 
 /// A builder over counted pages: `null` keeps each page as it is, so a page is a page of the pool.
@@ -311,15 +311,17 @@ fn writeback_under_load_loses_no_page() {
     let store = builder.max_pool_bytes(40 * PAGE_SIZE).swap_device(device.clone()).build().unwrap();
     let stop = AtomicBool::new(false);
     let (threads, rounds) = if cfg!(miri) { (1, 12) } else { (3, 2000) };
+    let known = builtin::zpools();
+    let zpools: Vec<&str> = known.names().collect();
     thread::scope(|scope| {
         for seed in 0..2u64 {
-            let (store, stop, device) = (&store, &stop, &device);
+            let (store, stop, device, zpools) = (&store, &stop, &device, &zpools);
             scope.spawn(move || {
                 let mut rng = Rng::new(seed + 70);
                 while !stop.load(SeqCst) {
                     match rng.below(4) {
                         0 => device.fail_writes(rng.below(30) as u64, 3),
-                        1 => store.set_zpool(["zbud", "zbud"][rng.below(2)]).unwrap(),
+                        1 => store.set_zpool(zpools[rng.below(zpools.len())]).unwrap(),
                         _ => {
                             let shrunk = store.shrink(rng.below(10));
                             let fine = matches!(shrunk, Ok(_) | Err(WritebackError::Device { .. }));

@@ -1,0 +1,191 @@
+//! A thread that writes pages back before the limit is reached, as hard as the pools are full.
+//!
+//! *Pressure* is where the pools' bytes stand between a threshold and the limit, from 0 to 1. Each step
+//! writes back so much of the most that a step may; at the limit all of it; and never more pages than it
+//! takes at the least to be below the threshold. Pages that were loaded from
+//! the device since the last step are taken off that, down to one page while there is any pressure and
+//! none off it at the limit: what comes back soon should not have gone. A step with nothing to do, or
+//! one that failed, is followed by a longer pause.
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+
+use crate::background::{Background, Next, guarded};
+use crate::counters::Counter;
+use crate::error::WritebackError;
+use crate::{PAGE_SIZE, Zswap};
+
+/// The longest pause, in the pauses between steps under pressure.
+const LONGEST_PAUSE: u32 = 16;
+
+/// How a background shrinker works. `Default` gives what is said at each field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ShrinkerPolicy {
+    /// Percent of `max_pool_bytes` from which on pages are written back. Default 80.
+    pub from_percent: u8,
+    /// Pages that a step writes back at most, at the limit. Default 256, 1 MiB.
+    pub most_pages: usize,
+    /// The pause between two steps under pressure; up to 16 times as long without. Default 10 ms.
+    pub pause: Duration,
+}
+
+impl Default for ShrinkerPolicy {
+    fn default() -> Self {
+        ShrinkerPolicy { from_percent: 80, most_pages: 256, pause: Duration::from_millis(10) }
+    }
+}
+
+impl ShrinkerPolicy {
+    /// This policy with another [`ShrinkerPolicy::from_percent`].
+    #[must_use]
+    pub fn from_percent(self, percent: u8) -> Self {
+        ShrinkerPolicy { from_percent: percent.min(100), ..self }
+    }
+
+    /// This policy with another [`ShrinkerPolicy::most_pages`].
+    #[must_use]
+    pub fn most_pages(self, pages: usize) -> Self {
+        ShrinkerPolicy { most_pages: pages, ..self }
+    }
+
+    /// This policy with another [`ShrinkerPolicy::pause`].
+    #[must_use]
+    pub fn pause(self, pause: Duration) -> Self {
+        ShrinkerPolicy { pause, ..self }
+    }
+
+    /// Pages to write back when the pools hold `bytes` of `max`, and `came_back` pages were loaded from
+    /// the device since the last step.
+    fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
+        let percent = usize::from(self.from_percent.min(100));
+        let from = max / 100 * percent + max % 100 * percent / 100;
+        // A page that goes gives no more than its size back, so these go at least.
+        let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
+        if bytes >= max || needed == 0 {
+            return needed;
+        }
+        // Below the limit, so there is something between it and the threshold.
+        let (above, span) = ((bytes - from) as u128, (max - from) as u128);
+        let most = usize::try_from((self.most_pages as u128 * above).div_ceil(span));
+        let came_back = usize::try_from(came_back).unwrap_or(usize::MAX);
+        most.unwrap_or(usize::MAX).min(needed).saturating_sub(came_back).max(1)
+    }
+}
+
+/// What a background shrinker has done so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+#[non_exhaustive]
+pub struct ShrinkerReport {
+    /// Steps, also those that had nothing to do.
+    pub steps: u64,
+    /// Pages written back.
+    pub written: u64,
+    /// Steps that ended with an error, or with a panic of the device, codec or backend.
+    pub failed: u64,
+    /// The last error.
+    pub last_error: Option<WritebackError>,
+}
+
+/// A thread that shrinks a store. Dropping it stops the thread after the page that it is at and waits
+/// for it. It does not keep the store.
+///
+/// `Send` and `Sync`.
+pub struct BackgroundShrinker(Background<ShrinkerReport>);
+
+impl BackgroundShrinker {
+    /// What it has done so far.
+    pub fn report(&self) -> ShrinkerReport {
+        self.0.report(ShrinkerReport::clone)
+    }
+}
+
+impl fmt::Debug for BackgroundShrinker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BackgroundShrinker").field(&self.report()).finish()
+    }
+}
+
+impl Zswap {
+    /// Starts a thread that writes pages back before the pools are full, as hard as they are full: see
+    /// [`ShrinkerPolicy`]. What a store does at the limit stays as it is; with a shrinker it has to less
+    /// often.
+    ///
+    /// [`WritebackError::NoLimit`] without [`max_pool_bytes`](crate::ZswapBuilder::max_pool_bytes),
+    /// [`WritebackError::NoDevice`] without a device, [`WritebackError::Thread`] if the system gives no
+    /// thread. While writeback is switched off it does nothing. Errors of the device are told by the
+    /// report, and tried again later.
+    pub fn shrink_in_background(
+        self: &Arc<Self>,
+        policy: ShrinkerPolicy,
+    ) -> Result<BackgroundShrinker, WritebackError> {
+        let max = self.limits.as_ref().ok_or(WritebackError::NoLimit)?.max();
+        if self.backing.is_none() {
+            return Err(WritebackError::NoDevice);
+        }
+        let mut loaded = self.counters.get(Counter::DeviceLoads);
+        let mut idle = 1;
+        let step = move |store: Option<&Zswap>| {
+            let mut done = (0, None, false);
+            let next = match store {
+                None => Next::End,
+                Some(store) => {
+                    let loads = store.counters.get(Counter::DeviceLoads);
+                    let bytes = store.pools.resident_bytes();
+                    let effort = policy.effort(bytes, max, loads.saturating_sub(loaded));
+                    loaded = loads;
+                    // Off for now is no error.
+                    if effort > 0 && store.writeback.get() {
+                        done = match guarded(|| store.write_back_some(effort)) {
+                            Ok((written, error)) => {
+                                let failed = error.is_some();
+                                (written, error, failed)
+                            }
+                            Err(_panicked) => (0, None, true),
+                        };
+                    }
+                    idle = if done.0 > 0 && !done.2 { 1 } else { (2 * idle).min(LONGEST_PAUSE) };
+                    Next::After(policy.pause.saturating_mul(idle))
+                }
+            };
+            let (written, error, failed) = done;
+            let report = move |report: &mut ShrinkerReport| {
+                report.steps += 1;
+                report.written += written as u64;
+                report.failed += u64::from(failed);
+                if error.is_some() {
+                    report.last_error = error;
+                }
+            };
+            (report, next)
+        };
+        Background::start("zswap-shrink", Arc::downgrade(self), step)
+            .map(BackgroundShrinker)
+            .map_err(|error| WritebackError::Thread { message: error.to_string() })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effort_follows_pressure_and_eases_off_when_pages_come_back() {
+        let policy = ShrinkerPolicy::default().from_percent(50).most_pages(100);
+        let max = 1000 * PAGE_SIZE;
+        let effort = |pages: usize| policy.effort(pages * PAGE_SIZE, max, 0);
+        assert_eq!([0, 499, 500].map(effort), [0; 3]);
+        assert_eq!([501, 510, 750, 999, 1000, 5000].map(effort), [1, 2, 50, 100, 100, 100]);
+        let back = |back| policy.effort(750 * PAGE_SIZE, max, back);
+        assert_eq!([0, 20, 49, 50, 9999].map(back), [50, 30, 1, 1, 1]);
+        assert_eq!(policy.effort(max / 2, max, 7), 0, "no pressure, nothing to ease");
+        assert_eq!(policy.effort(max, max, 9999), 100, "at the limit all of it");
+        assert_eq!(policy.from_percent(99).effort(max, max, 0), 10, "no more than is needed");
+        assert_eq!(policy.from_percent(255).effort(max - 1, max, 0), 0);
+        assert_eq!(policy.from_percent(0).effort(1, max, 0), 1);
+        assert_eq!(policy.from_percent(0).effort(1, 0, 0), 1, "a limit of nothing is reached");
+        let vast = policy.most_pages(usize::MAX).effort(usize::MAX - 1, usize::MAX, 0);
+        assert!(vast >= usize::MAX / 2 / PAGE_SIZE, "{vast}");
+    }
+}

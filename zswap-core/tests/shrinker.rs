@@ -1,0 +1,151 @@
+//! The background shrinker: pages go before the limit is reached, and whatever happens to device or
+//! store the thread copes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use common::at;
+use common::rig::{Rig, check, marked, rig_with};
+use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
+use zswap_core::{DeviceError, PAGE_SIZE, Page, ShrinkerPolicy, SwapDevice, WritebackError, Zswap};
+
+const LIMIT: usize = 20 * PAGE_SIZE;
+
+/// A store of at most 20 pool pages, each with one or two pages in it, and its device.
+fn limited(device: Arc<dyn SwapDevice>) -> Rig {
+    rig_with(|builder| builder.compressor("null").max_pool_bytes(LIMIT).swap_device(device))
+}
+
+fn quick() -> ShrinkerPolicy {
+    ShrinkerPolicy::default().from_percent(50).pause(Duration::from_millis(1))
+}
+
+/// Waits for what another thread does, which it does soon or never.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..20_000 {
+        if holds() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("never: {what}");
+}
+
+fn pool_bytes(store: &Zswap) -> usize {
+    store.stats().pools.iter().map(|pool| pool.objects * PAGE_SIZE).sum()
+}
+
+#[test]
+fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
+    let device = Arc::new(MemorySwapDevice::new(1000));
+    let Rig { store, pages, .. } = limited(device.clone());
+    (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    store.set_writeback_enabled(false);
+    let shrinker = store.shrink_in_background(quick()).unwrap();
+    eventually("a step", || shrinker.report().steps > 2);
+    assert_eq!((shrinker.report().written, shrinker.report().failed), (0, 0), "switched off");
+    store.set_writeback_enabled(true);
+    eventually("less than half of the limit", || pool_bytes(&store) <= LIMIT / 2);
+    let report = shrinker.report();
+    eventually("a step with nothing to do", || shrinker.report().steps > report.steps + 1);
+    assert_eq!((device.pages(), pool_bytes(&store)), (8, LIMIT / 2));
+    assert_eq!(shrinker.report().written, 8);
+    // More come; they find room.
+    for entry in 18..60 {
+        store.store(at(entry), &marked(entry, 0)).unwrap();
+        eventually("room", || pool_bytes(&store) <= LIMIT / 2);
+    }
+    assert_eq!((store.stats().pool_limit_hit, store.stats().written_back_pages), (0, 50));
+    (0..60).for_each(|entry| check(&store, entry, 0));
+    assert!(store.stats().device_loads >= 50);
+
+    // The thread does not keep the store, and ends with it.
+    drop(store);
+    eventually("the store's end", || pages.pages_out() == 0);
+    let steps = shrinker.report().steps;
+    assert_eq!((shrinker.report().failed, shrinker.report().last_error), (0, None));
+    thread::sleep(Duration::from_millis(3));
+    assert!(shrinker.report().steps <= steps + 1);
+}
+
+#[test]
+fn a_device_that_fails_is_tried_again() {
+    let device = Arc::new(FaultySwapDevice::new(Arc::new(MemorySwapDevice::new(1000))));
+    let Rig { store, .. } = limited(device.clone());
+    device.fail_writes(2, u64::MAX);
+    (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    let shrinker = store.shrink_in_background(quick()).unwrap();
+    eventually("a failure", || shrinker.report().failed > 1);
+    let report = shrinker.report();
+    assert!(matches!(report.last_error, Some(WritebackError::Device { .. })), "{report:?}");
+    assert_eq!((report.written, pool_bytes(&store)), (2, 16 * PAGE_SIZE));
+    device.fail_writes(0, 0);
+    eventually("less than half of the limit", || pool_bytes(&store) <= LIMIT / 2);
+    (0..18).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(shrinker.report().written, 8);
+}
+
+/// A device that panics when told to.
+#[derive(Debug)]
+struct Panics(MemorySwapDevice, AtomicBool);
+
+impl SwapDevice for Panics {
+    fn capacity(&self) -> u64 {
+        self.0.capacity()
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        assert!(!self.1.load(SeqCst), "on purpose");
+        self.0.write_page(slot, page)
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        self.0.read_page(slot, page)
+    }
+    fn discard(&self, slot: u64) {
+        self.0.discard(slot);
+    }
+}
+
+#[test]
+fn a_device_that_panics_does_not_end_it() {
+    let device = Arc::new(Panics(MemorySwapDevice::new(1000), AtomicBool::new(true)));
+    let Rig { store, .. } = limited(device.clone());
+    (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    let shrinker = store.shrink_in_background(quick()).unwrap();
+    eventually("a panic", || shrinker.report().failed > 0);
+    (0..18).for_each(|entry| check(&store, entry, 0));
+    device.1.store(false, SeqCst);
+    eventually("less than half of the limit", || pool_bytes(&store) <= LIMIT / 2);
+    (0..18).for_each(|entry| check(&store, entry, 0));
+    assert_eq!(device.0.pages(), 8);
+}
+
+#[test]
+fn dropped_it_stops_and_without_a_limit_or_a_device_it_does_not_start() {
+    let device = Arc::new(MemorySwapDevice::new(1000));
+    let Rig { store, .. } = limited(device.clone());
+    // An hour until the first look at pages that come after the start.
+    let slow = quick().pause(Duration::from_secs(3600));
+    let shrinker = store.shrink_in_background(slow).unwrap();
+    eventually("the first step", || shrinker.report().steps == 1);
+    (0..18).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    drop(shrinker);
+    assert_eq!(device.pages(), 0);
+
+    let none = rig_with(|builder| builder.max_pool_bytes(LIMIT));
+    let error = none.store.shrink_in_background(quick()).unwrap_err();
+    assert_eq!(error, WritebackError::NoDevice);
+    let unlimited = rig_with(|builder| builder.swap_device(device));
+    let error = unlimited.store.shrink_in_background(quick()).unwrap_err();
+    assert_eq!(error, WritebackError::NoLimit);
+}
