@@ -48,6 +48,8 @@ enum Job {
     Test,
     /// `zswap compare` over the built-in sample, its JSON read back and checked.
     Compare,
+    /// Tests of what is behind features that are off by default and need nothing installed.
+    Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,
     /// Type-checks with the oldest compiler that the root manifest promises.
@@ -92,6 +94,7 @@ fn run(job: Job) -> Result<()> {
         Job::Docs => jobs::docs::run(),
         Job::Test => jobs::test::run(),
         Job::Compare => jobs::compare::run(),
+        Job::Features => jobs::features::run(),
         Job::Lzo => jobs::lzo::run(),
         Job::Msrv => jobs::msrv::run(&ws),
         Job::Cross => jobs::cross::run(),

@@ -75,6 +75,7 @@
 //! | `batch.rs` | several pages at a time, compressed in parallel |
 //! | `store.rs`, `iter.rs` | the store |
 //! | `counters.rs`, `stats.rs` | counting without contention |
+//! | `metrics.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
 //! | `builder.rs`, `builtin.rs` | putting it together; the only names of concrete backends |
 
 #![cfg_attr(
@@ -102,6 +103,8 @@ mod index;
 mod iter;
 mod limits;
 mod lock;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod pool;
 mod pool_refs;
 mod pools;

@@ -62,10 +62,10 @@ pub struct PoolStats {
     pub compressed_bytes: usize,
 }
 
-impl fmt::Display for ZswapStats {
-    /// One `name: value` a line, as the kernel's debugfs shows them one a file.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes: [(&str, usize); 8] = [
+impl ZswapStats {
+    /// What there is now, by name.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 8] {
+        [
             ("stored_pages", self.stored_pages),
             ("same_filled_pages", self.same_filled_pages),
             ("stored_incompressible_pages", self.stored_incompressible_pages),
@@ -74,8 +74,12 @@ impl fmt::Display for ZswapStats {
             ("metadata_bytes", self.metadata_bytes),
             ("context_bytes", self.context_bytes),
             ("device_pages", self.device_pages),
-        ];
-        let events = [
+        ]
+    }
+
+    /// What has happened so far, by name.
+    pub(crate) fn events(&self) -> [(&'static str, u64); 9] {
+        [
             ("reject_compress_poor", self.reject_compress_poor),
             ("reject_compress_fail", self.reject_compress_fail),
             ("reject_alloc_fail", self.reject_alloc_fail),
@@ -85,11 +89,17 @@ impl fmt::Display for ZswapStats {
             ("reject_reclaim_fail", self.reject_reclaim_fail),
             ("written_back_pages", self.written_back_pages),
             ("device_loads", self.device_loads),
-        ];
-        for (name, value) in sizes {
+        ]
+    }
+}
+
+impl fmt::Display for ZswapStats {
+    /// One `name: value` a line, as the kernel's debugfs shows them one a file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in self.sizes() {
             writeln!(f, "{name}: {value}")?;
         }
-        for (name, value) in events {
+        for (name, value) in self.events() {
             writeln!(f, "{name}: {value}")?;
         }
         for pool in &self.pools {

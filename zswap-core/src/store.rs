@@ -27,6 +27,8 @@ use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::limits::Limits;
 use crate::lock::EntryGuard;
+#[cfg(feature = "metrics")]
+use crate::metrics::{StoreMetrics, Timed};
 use crate::pool::{Fault, Pool, Stored};
 use crate::pools::{Hold, Pools};
 use crate::rehome::Cursors;
@@ -55,6 +57,8 @@ pub struct Zswap {
     pub(crate) limits: Option<Limits>,
     pub(crate) backing: Option<Slots>,
     pub(crate) writeback: Switch,
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: Option<StoreMetrics>,
 }
 
 /// A setting that may change at any time.
@@ -85,6 +89,8 @@ pub(crate) struct Settings {
     pub(crate) device: Option<Arc<dyn SwapDevice>>,
     pub(crate) writeback_enabled: bool,
     pub(crate) acomp: Arc<dyn Acomp>,
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: Option<StoreMetrics>,
 }
 
 impl Zswap {
@@ -106,6 +112,8 @@ impl Zswap {
             limits: settings.limits,
             backing: settings.device.map(Slots::new),
             writeback: Switch::new(settings.writeback_enabled),
+            #[cfg(feature = "metrics")]
+            metrics: settings.metrics,
         }
     }
 
@@ -114,6 +122,8 @@ impl Zswap {
     /// On error nothing is kept under the entry, not the older page either. Blocks for other users
     /// of this CPU's compression context and, rarely, in the system for more memory.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
+        #[cfg(feature = "metrics")]
+        let _timed = Timed::start(self.metrics.as_ref(), |metrics| &metrics.store);
         let content = self.content_of(page);
         self.keep(entry, page, content)
     }
@@ -352,6 +362,8 @@ impl Zswap {
     /// After an error `page` is unspecified, except that [`LoadError::NotFound`] leaves it alone.
     /// Blocks for other users of this CPU's context only if the codec needs one to decompress.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        #[cfg(feature = "metrics")]
+        let _timed = Timed::start(self.metrics.as_ref(), |metrics| &metrics.load);
         self.read(entry, page).map(drop)
     }
 

@@ -11,6 +11,9 @@ use crate::workspace::{Workspace, text};
 
 /// The one that needs more than a C compiler.
 const LZO: &str = "lzo";
+/// One that no other feature's code asks about: checked alone and beside all others, not beside each
+/// set of them.
+const APART: &str = "metrics";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
@@ -48,12 +51,20 @@ fn features(package: &Value, lzo: bool) -> Vec<String> {
         .collect()
 }
 
-/// All subsets, the empty one first.
-fn subsets(features: &[String]) -> impl Iterator<Item = Vec<&str>> {
-    (0..1usize << features.len()).map(|bits| {
-        let chosen = features.iter().enumerate().filter(move |(i, _)| bits >> i & 1 == 1);
-        chosen.map(|(_, feature)| feature.as_str()).collect()
-    })
+/// All subsets, the empty one first; those with [`APART`] last.
+fn subsets(features: &[String]) -> Vec<Vec<&str>> {
+    let all: Vec<&str> = features.iter().map(String::as_str).collect();
+    let others: Vec<&str> = all.iter().copied().filter(|feature| *feature != APART).collect();
+    let mut subsets: Vec<Vec<&str>> = (0..1usize << others.len())
+        .map(|bits| {
+            let chosen = others.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1);
+            chosen.map(|(_, feature)| *feature).collect()
+        })
+        .collect();
+    if others.len() < all.len() {
+        subsets.extend([vec![APART], all]);
+    }
+    subsets
 }
 
 #[cfg(test)]
@@ -67,8 +78,9 @@ mod tests {
         });
         let features = features(&package, false);
         assert_eq!(features, ["a", "b"]);
-        let subsets: Vec<_> = subsets(&features).collect();
-        assert_eq!(subsets, [vec![], vec!["a"], vec!["b"], vec!["a", "b"]]);
+        assert_eq!(subsets(&features), [vec![], vec!["a"], vec!["b"], vec!["a", "b"]]);
+        let apart = ["a", APART].map(str::to_owned);
+        assert_eq!(subsets(&apart), [vec![], vec!["a"], vec![APART], vec!["a", APART]]);
         assert_eq!(super::features(&package, true).len(), 3);
     }
 }

@@ -1,0 +1,12 @@
+//! Tests of what is behind features that are off by default and need nothing installed.
+
+use crate::cmd::Cmd;
+use crate::error::Result;
+
+const METRICS: &str = "-p zswap-core --features metrics";
+
+pub(crate) fn run() -> Result<()> {
+    Cmd::line(&format!("cargo clippy {METRICS} --all-targets -- -D warnings")).run()?;
+    Cmd::line(&format!("cargo test {METRICS} --lib --test metrics --test store")).run()?;
+    Cmd::line(&format!("cargo doc {METRICS} --no-deps")).env("RUSTDOCFLAGS", "-Dwarnings").run()
+}
