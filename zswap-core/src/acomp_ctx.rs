@@ -12,9 +12,13 @@
 //!   whatever CPU it is on by then. Calls that need no context go through.
 //!
 //! The CPU only chooses the context; the mutex makes it exclusive. So a thread that is moved to
-//! another CPU meanwhile is slower, not wrong.
+//! another CPU meanwhile is slower, not wrong. It is made by a thread on that CPU, which also touches
+//! its memory first.
+//!
+//! Who finds the context busy waits for it. Its holder is on another CPU by now or descheduled, and a
+//! neighbour's context looks tempting; it was measured (docs/architecture.md) and is worse: the
+//! neighbour waits in turn, and finds its context's memory in the wrong cache.
 
-use core::cell::Cell;
 use core::fmt;
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
@@ -24,11 +28,11 @@ use zpool_api::lockdep::might_sleep;
 
 use crate::PAGE_SIZE;
 use crate::cpu;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, thread_flag};
 
-thread_local! {
+thread_flag! {
     /// Whether this thread holds a context, of whatever pool or store.
-    static HOLDS_ONE: Cell<bool> = const { Cell::new(false) };
+    HOLDS_ONE
 }
 
 /// What a context's mutex guards.
@@ -93,10 +97,16 @@ impl AcompCtxs {
     /// This CPU's context. Waits for whoever else uses it; makes it on first use.
     #[inline]
     pub(crate) fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
+        self.hold_of(cpu::current(), compressor)
+    }
+
+    /// The context of a CPU, also of one that was not there when the pool was made.
+    #[inline]
+    fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
         might_sleep("waiting for an AcompCtx");
         let mark = Mark::set()?;
         // The number of places is a power of two.
-        let cell = &self.by_cpu[cpu::current() & (self.by_cpu.len() - 1)];
+        let cell = &self.by_cpu[cpu & (self.by_cpu.len() - 1)];
         let ctx = cell.get_or_try_init(|| AcompCtx::set_up(compressor)).map_err(Busy::SetUp)?;
         Ok(HeldCtx { tools: ctx.tools.lock(), _mark: mark })
     }
@@ -185,6 +195,36 @@ mod tests {
         let made = codec.made.load(Ordering::SeqCst);
         assert!((1..=cpu::places()).contains(&made));
         assert!(ctxs.memory_bytes() >= empty + made * PAGE_SIZE);
+    }
+
+    #[test]
+    fn a_cpu_that_appears_later_has_a_context_too() {
+        let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
+        let places = cpu::places();
+        drop(ctxs.hold_of(0, &codec).unwrap());
+        assert_eq!(codec.made.load(Ordering::SeqCst), 1);
+        drop(ctxs.hold_of(places - 1, &codec).unwrap());
+        assert_eq!(codec.made.load(Ordering::SeqCst), if places == 1 { 1 } else { 2 });
+        // Beyond all that the system announced: it shares one.
+        for cpu in [places, 3 * places - 1, usize::MAX] {
+            drop(ctxs.hold_of(cpu, &codec).unwrap());
+        }
+        assert_eq!(codec.made.load(Ordering::SeqCst), if places == 1 { 1 } else { 2 });
+    }
+
+    #[test]
+    fn who_finds_it_busy_waits_for_it() {
+        let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
+        let held = ctxs.hold_of(0, &codec).unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| drop(ctxs.hold_of(0, &codec).unwrap()));
+            // Another CPU's is free meanwhile.
+            let other = || ctxs.hold_of(1, &codec).is_ok();
+            assert!(cpu::places() == 1 || scope.spawn(other).join().unwrap());
+            assert!(!waits.is_finished(), "its holder is still at it");
+            drop(held);
+            waits.join().unwrap();
+        });
     }
 
     #[test]

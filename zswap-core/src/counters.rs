@@ -3,10 +3,12 @@
 //! A shard may go below zero (a page stored on one CPU and taken on another); only sums mean
 //! something. They are read for statistics and decide nothing.
 
+// Always std's: no part of any modelled protocol.
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use crossbeam_utils::CachePadded;
 
 use crate::cpu;
-use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// What is counted. Names are the kernel's, where it has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

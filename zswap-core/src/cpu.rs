@@ -9,7 +9,7 @@ pub(crate) fn places() -> usize {
     configured().max(1).next_power_of_two()
 }
 
-#[cfg(all(target_os = "linux", not(miri)))]
+#[cfg(all(target_os = "linux", not(any(miri, loom))))]
 mod imp {
     pub(super) fn configured() -> usize {
         // SAFETY: takes a number and returns one; no memory is passed.
@@ -26,7 +26,7 @@ mod imp {
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(miri))))]
+#[cfg(all(not(loom), not(all(target_os = "linux", not(miri)))))]
 mod imp {
     pub(super) fn configured() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
@@ -34,6 +34,18 @@ mod imp {
 
     pub(super) fn current() -> Option<usize> {
         None
+    }
+}
+
+/// One CPU: a model does the same things each time.
+#[cfg(loom)]
+mod imp {
+    pub(super) fn configured() -> usize {
+        1
+    }
+
+    pub(super) fn current() -> Option<usize> {
+        Some(0)
     }
 }
 

@@ -228,8 +228,8 @@ impl Index {
     /// Locks the key's entry if it has a leaf; an entry of that leaf may be empty.
     pub(crate) fn lock(&self, key: u64) -> Option<EntryGuard<'_>> {
         loop {
-            let (number, leaf) = self.find(key)?;
-            if let Some(entry) = self.lock_in(number, leaf, key) {
+            let leaf = self.find(key)?;
+            if let Some(entry) = self.lock_in(leaf, key) {
                 return Some(entry);
             }
         }
@@ -238,11 +238,11 @@ impl Index {
     /// Locks the key's entry, with a new leaf if it has none.
     pub(crate) fn lock_or_insert(&self, key: u64) -> Result<EntryGuard<'_>, NoNode> {
         loop {
-            let (number, leaf) = match self.find(key) {
-                Some(found) => found,
+            let leaf = match self.find(key) {
+                Some(leaf) => leaf,
                 None => self.insert_leaf(key)?,
             };
-            if let Some(entry) = self.lock_in(number, leaf, key) {
+            if let Some(entry) = self.lock_in(leaf, key) {
                 return Ok(entry);
             }
         }
@@ -267,7 +267,7 @@ impl Index {
 
     /// Locks the key's word in `leaf`, if the leaf is (still, or again) the key's.
     #[inline]
-    fn lock_in<'a>(&'a self, number: u32, leaf: &'a Leaf, key: u64) -> Option<EntryGuard<'a>> {
+    fn lock_in<'a>(&'a self, (number, leaf): (u32, &'a Leaf), key: u64) -> Option<EntryGuard<'a>> {
         let word = leaf.words.get(leaf_offset(key))?;
         match lock::lock(word, &self.waiters) {
             Ok(entry) => {
@@ -882,7 +882,7 @@ mod loom_tests {
                 thread::spawn(move || put(&index, A1, 2))
             };
             // Only looks at the word: waiting for the structure lock would order the two.
-            if !Word::from_raw(stale.words[0].load(Ordering::Relaxed)).is_dead() {
+            if !Word::from_raw(stale.1.words[0].load(Ordering::Relaxed)).is_dead() {
                 if let Some(mut entry) = index.lock_in(stale, A0) {
                     entry.replace(Word::new(Content::SameFilled(3)));
                     drop(entry);

@@ -103,6 +103,8 @@ mod index;
 mod iter;
 mod limits;
 mod lock;
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod pool;

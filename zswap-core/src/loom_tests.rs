@@ -1,0 +1,460 @@
+//! Models of whole stores: every pair of operations that can meet on one entry.
+//!
+//! Pools and devices are toys that hold their objects under std's mutexes, which the model checker does
+//! not see: each of their calls is one step. What it explores is the store's own doing: entry words,
+//! references of pools, slots.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use compressors::{Compressor, CompressorCtx, CompressorError};
+use loom::thread::{self, JoinHandle};
+use zpool_api::{
+    BackendBits, HeapPages, ObjRead, ObjWrite, PoolTag, Registry as ZpoolRegistry, Zpool,
+    ZpoolCaps, ZpoolError, ZpoolStats,
+};
+
+use crate::device::{DeviceError, SwapDevice};
+use crate::{LoadError, PAGE_SIZE, Page, SwapEntry, Zswap, builtin};
+
+/// Objects in all toy pools of a store, and toy pools there are.
+#[derive(Debug, Default)]
+struct Census {
+    objects: AtomicUsize,
+    pools: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct ToyPool {
+    tag: PoolTag,
+    census: Arc<Census>,
+    objects: Mutex<BTreeMap<u64, Arc<Vec<u8>>>>,
+    last: AtomicUsize,
+}
+
+impl ToyPool {
+    fn new(census: &Arc<Census>) -> Self {
+        census.pools.fetch_add(1, SeqCst);
+        ToyPool {
+            tag: PoolTag::next(),
+            census: census.clone(),
+            objects: Mutex::default(),
+            last: AtomicUsize::new(0),
+        }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<u64, Arc<Vec<u8>>>) -> T) -> T {
+        change(&mut self.objects.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for ToyPool {
+    fn drop(&mut self) {
+        assert_eq!(self.with(|objects| objects.len()), 0, "a pool goes with its last object");
+        self.census.pools.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Zpool for ToyPool {
+    fn name(&self) -> &'static str {
+        "toy"
+    }
+    fn tag(&self) -> PoolTag {
+        self.tag
+    }
+    fn caps(&self) -> ZpoolCaps {
+        ZpoolCaps::new(PAGE_SIZE)
+    }
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        Err(ZpoolError::ObjectTooLarge { backend: "toy", size, max: 0 })
+    }
+    fn malloc_from(&self, bytes: &[u8]) -> Result<zpool_api::Handle, ZpoolError> {
+        let n = self.last.fetch_add(1, SeqCst) as u64 + 1;
+        self.with(|objects| objects.insert(n, Arc::new(bytes.to_vec())));
+        self.census.objects.fetch_add(1, SeqCst);
+        Ok(zpool_api::Handle::new(self.tag, BackendBits::truncate(n)))
+    }
+    fn free(&self, handle: zpool_api::Handle) -> Result<(), ZpoolError> {
+        let gone = self.with(|objects| objects.remove(&handle.backend_bits().get()));
+        assert!(gone.is_some(), "freed twice");
+        self.census.objects.fetch_sub(1, SeqCst);
+        Ok(())
+    }
+    fn obj_read_begin(&self, handle: zpool_api::Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        let object = self.with(|objects| objects.get(&handle.backend_bits().get()).cloned());
+        let object = object.ok_or(ZpoolError::invalid(handle))?;
+        let len = object.len();
+        Ok(ObjRead::from_owner(object, len))
+    }
+    fn total_pages(&self) -> usize {
+        self.with(|objects| objects.len())
+    }
+    fn stats(&self) -> ZpoolStats {
+        let mut stats = ZpoolStats::default();
+        stats.objects = self.with(|objects| objects.len());
+        stats.page_size = PAGE_SIZE;
+        stats
+    }
+}
+
+/// Keeps the first 8 bytes of a page, or 16 of them.
+#[derive(Debug, Clone, Copy)]
+struct Head(usize);
+
+impl Compressor for Head {
+    fn name(&self) -> &str {
+        if self.0 == 8 { "head8" } else { "head16" }
+    }
+    fn spec(&self) -> String {
+        self.name().to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl CompressorCtx for Head {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        dst[..self.0].copy_from_slice(&src[..self.0]);
+        Ok(self.0)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        dst.fill(0);
+        dst[..8].copy_from_slice(&src[..8]);
+        Ok(())
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// Slots of a device; a slot that holds a page is not written.
+#[derive(Debug, Default)]
+struct ToyDevice(Mutex<BTreeMap<u64, u64>>);
+
+impl ToyDevice {
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<u64, u64>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl SwapDevice for ToyDevice {
+    fn capacity(&self) -> u64 {
+        8
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        let there = self.with(|slots| slots.insert(slot, head(page)));
+        assert_eq!(there, None, "slot {slot} is still in use");
+        // A write takes a while.
+        thread::yield_now();
+        Ok(())
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        thread::yield_now();
+        let there = self.with(|slots| slots.get(&slot).copied());
+        *page = *marked(there.ok_or(DeviceError::Missing { slot })?);
+        Ok(())
+    }
+    fn discard(&self, slot: u64) {
+        assert!(self.with(|slots| slots.remove(&slot)).is_some(), "discarded twice");
+    }
+}
+
+/// The page that stands for a number.
+fn marked(n: u64) -> Box<Page> {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    page[..8].copy_from_slice(&n.to_le_bytes());
+    page
+}
+
+fn head(page: &Page) -> u64 {
+    page.iter().zip(0..8).map(|(byte, i)| u64::from(*byte) << (8 * i)).sum()
+}
+
+struct World {
+    store: Arc<Zswap>,
+    census: Arc<Census>,
+    device: Arc<ToyDevice>,
+}
+
+impl World {
+    /// A store over a toy pool whose codec keeps 16 bytes, with a page under each of some entries.
+    fn with(pages: &[(u64, u64)]) -> World {
+        let (census, device): (Arc<Census>, Arc<ToyDevice>) = Default::default();
+        let (mut zpools, mut codecs) = (ZpoolRegistry::new(), builtin::compressors());
+        let theirs = census.clone();
+        zpools.register("toy", move |_| Ok(Arc::new(ToyPool::new(&theirs)))).unwrap();
+        for codec in [Head(8), Head(16)] {
+            codecs.register(codec.name(), move |_| Ok(Arc::new(codec))).unwrap();
+        }
+        let store = Zswap::builder()
+            .zpool_registry(zpools)
+            .compressor_registry(codecs)
+            .pages(|| Ok(Arc::new(HeapPages::new())))
+            .zpool("toy")
+            .compressor("head16")
+            .swap_device(device.clone());
+        let world = World { store: Arc::new(store.build().unwrap()), census, device };
+        pages.iter().for_each(|&(entry, n)| world.store.put(entry, n));
+        world
+    }
+
+    /// Runs something beside the model's main thread.
+    fn beside<T: 'static>(&self, run: impl FnOnce(&Zswap) -> T + 'static) -> JoinHandle<T> {
+        let store = self.store.clone();
+        thread::spawn(move || run(&store))
+    }
+
+    /// Each page is in one place, and what is dropped leaves nothing behind.
+    fn settle(self, pages: &[(u64, Option<u64>)]) {
+        for &(entry, expected) in pages {
+            assert_eq!(self.store.get(entry), expected, "entry {entry}");
+        }
+        let on_device = self.device.with(|slots| slots.len());
+        let objects = self.census.objects.load(SeqCst);
+        assert_eq!(objects + on_device, self.store.len(), "{objects} and {on_device}");
+        assert_eq!(self.store.stats().device_pages, on_device);
+        self.store.invalidate_area(0);
+        assert_eq!((self.store.len(), self.census.objects.load(SeqCst)), (0, 0));
+        assert_eq!(self.device.with(|slots| slots.len()), 0);
+        assert_eq!(self.census.pools.load(SeqCst), 1, "only the current pool is left");
+        drop(self.store);
+        assert_eq!(self.census.pools.load(SeqCst), 0);
+    }
+}
+
+/// The store as a map from number to number.
+trait AsMap {
+    fn put(&self, entry: u64, n: u64);
+    fn get(&self, entry: u64) -> Option<u64>;
+    fn pull(&self, entry: u64) -> Option<u64>;
+    fn remove(&self, entry: u64) -> bool;
+}
+
+fn at(entry: u64) -> SwapEntry {
+    SwapEntry::new(0, entry).unwrap()
+}
+
+impl AsMap for Zswap {
+    fn put(&self, entry: u64, n: u64) {
+        self.store(at(entry), &marked(n)).unwrap();
+    }
+
+    fn get(&self, entry: u64) -> Option<u64> {
+        let mut page = Box::new([0; PAGE_SIZE]);
+        match self.load(at(entry), &mut page) {
+            Ok(()) => Some(head(&page)),
+            Err(LoadError::NotFound { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn pull(&self, entry: u64) -> Option<u64> {
+        let mut page = Box::new([0; PAGE_SIZE]);
+        match self.take(at(entry), &mut page) {
+            Ok(()) => Some(head(&page)),
+            Err(LoadError::NotFound { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn remove(&self, entry: u64) -> bool {
+        self.invalidate(at(entry))
+    }
+}
+
+#[test]
+fn loom_store_against_store() {
+    loom::model(|| {
+        let world = World::with(&[]);
+        let other = world.beside(|store| store.put(0, 1));
+        world.store.put(0, 2);
+        other.join().unwrap();
+        let last = world.store.get(0);
+        assert!(matches!(last, Some(1 | 2)), "{last:?}");
+        assert_eq!(world.store.len(), 1);
+        world.settle(&[(0, last)]);
+    });
+}
+
+#[test]
+fn loom_load_against_store() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.put(0, 2));
+        let seen = world.store.get(0);
+        assert!(matches!(seen, Some(1 | 2)), "{seen:?}");
+        other.join().unwrap();
+        world.settle(&[(0, Some(2))]);
+    });
+}
+
+#[test]
+fn loom_load_against_invalidate() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| assert!(store.remove(0)));
+        let seen = world.store.get(0);
+        assert!(matches!(seen, Some(1) | None), "{seen:?}");
+        other.join().unwrap();
+        world.settle(&[(0, None)]);
+    });
+}
+
+#[test]
+fn loom_take_against_store() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.put(0, 2));
+        let taken = world.store.pull(0);
+        other.join().unwrap();
+        match taken {
+            Some(1) => world.settle(&[(0, Some(2))]),
+            Some(2) => world.settle(&[(0, None)]),
+            _ => panic!("{taken:?}"),
+        }
+    });
+}
+
+#[test]
+fn loom_take_against_take() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.pull(0));
+        let taken = [world.store.pull(0), other.join().unwrap()];
+        assert!(matches!(taken, [Some(1), None] | [None, Some(1)]), "{taken:?}");
+        world.settle(&[(0, None)]);
+    });
+}
+
+#[test]
+fn loom_writeback_against_store() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.put(0, 2));
+        world.store.shrink(1).unwrap();
+        other.join().unwrap();
+        world.settle(&[(0, Some(2))]);
+    });
+}
+
+#[test]
+fn loom_writeback_against_load() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.get(0));
+        world.store.shrink(1).unwrap();
+        assert_eq!(other.join().unwrap(), Some(1));
+        world.settle(&[(0, Some(1))]);
+    });
+}
+
+#[test]
+fn loom_writeback_against_invalidate() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| assert!(store.remove(0)));
+        world.store.shrink(1).unwrap();
+        other.join().unwrap();
+        world.settle(&[(0, None)]);
+    });
+}
+
+#[test]
+fn loom_shrink_against_shrink() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.shrink(1).unwrap());
+        let written = world.store.shrink(1).unwrap();
+        assert_eq!(written + other.join().unwrap(), 1);
+        world.settle(&[(0, Some(1))]);
+    });
+}
+
+/// The page is on the device; while it is read it is dropped, and its slot would be used for another.
+#[test]
+fn loom_load_from_the_device_against_reuse_of_its_slot() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        assert_eq!(world.store.shrink(1), Ok(1));
+        world.store.put(1, 2);
+        let other = world.beside(|store| {
+            store.remove(0);
+            store.shrink(1).unwrap();
+        });
+        let seen = world.store.get(0);
+        assert!(matches!(seen, Some(1) | None), "{seen:?}");
+        other.join().unwrap();
+        world.settle(&[(0, None), (1, Some(2))]);
+    });
+}
+
+#[test]
+fn loom_take_from_the_device_against_store() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        assert_eq!(world.store.shrink(1), Ok(1));
+        let other = world.beside(|store| store.put(0, 2));
+        let taken = world.store.pull(0);
+        other.join().unwrap();
+        match taken {
+            Some(1) => world.settle(&[(0, Some(2))]),
+            Some(2) => world.settle(&[(0, None)]),
+            _ => panic!("{taken:?}"),
+        }
+    });
+}
+
+/// The old pool's page is dropped, and the pool with it, while it is loaded and others are stored.
+#[test]
+fn loom_switch_against_load_and_invalidate() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| {
+            store.set_compressor("head8").unwrap();
+            store.remove(0);
+        });
+        let seen = world.store.get(0);
+        assert!(matches!(seen, Some(1) | None), "{seen:?}");
+        other.join().unwrap();
+        world.settle(&[(0, None)]);
+    });
+}
+
+#[test]
+fn loom_switch_against_store() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.set_compressor("head8").unwrap());
+        world.store.put(0, 2);
+        other.join().unwrap();
+        world.settle(&[(0, Some(2))]);
+    });
+}
+
+#[test]
+fn loom_migrate_against_store() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        world.store.set_compressor("head8").unwrap();
+        let other = world.beside(|store| store.put(0, 2));
+        world.store.migrate_pools(1).unwrap();
+        other.join().unwrap();
+        world.settle(&[(0, Some(2))]);
+    });
+}
+
+#[test]
+fn loom_recompress_against_writeback() {
+    loom::model(|| {
+        let world = World::with(&[(0, 1)]);
+        let other = world.beside(|store| store.shrink(1).unwrap());
+        world.store.recompress("head8", 1, false).unwrap();
+        other.join().unwrap();
+        world.settle(&[(0, Some(1))]);
+    });
+}
