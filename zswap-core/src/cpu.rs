@@ -3,13 +3,19 @@
 //! A thread may be moved at any time, so the answer is stale at once. Everything indexed by it is
 //! right for any answer, only slower for an odd one.
 
+use crate::sync::MODEL;
+
 /// CPUs that this system may ever have, rounded up to a power of two: the number of places that
 /// per-CPU things need.
 pub(crate) fn places() -> usize {
+    // A model does the same things each time, and has one CPU.
+    if MODEL {
+        return 1;
+    }
     configured().max(1).next_power_of_two()
 }
 
-#[cfg(all(target_os = "linux", not(any(miri, loom))))]
+#[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     pub(super) fn configured() -> usize {
         // SAFETY: takes a number and returns one; no memory is passed.
@@ -26,7 +32,7 @@ mod imp {
     }
 }
 
-#[cfg(all(not(loom), not(all(target_os = "linux", not(miri)))))]
+#[cfg(not(all(target_os = "linux", not(miri))))]
 mod imp {
     pub(super) fn configured() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
@@ -37,23 +43,14 @@ mod imp {
     }
 }
 
-/// One CPU: a model does the same things each time.
-#[cfg(loom)]
-mod imp {
-    pub(super) fn configured() -> usize {
-        1
-    }
-
-    pub(super) fn current() -> Option<usize> {
-        Some(0)
-    }
-}
-
 use imp::configured;
 
 /// The CPU's number, or one of this thread's own where the system does not tell.
 #[inline]
 pub(crate) fn current() -> usize {
+    if MODEL {
+        return 0;
+    }
     imp::current().unwrap_or_else(number_of_thread)
 }
 

@@ -1,8 +1,8 @@
 //! Models of whole stores: every pair of operations that can meet on one entry.
 //!
 //! Pools and devices are toys that hold their objects under std's mutexes, which the model checker does
-//! not see: each of their calls is one step. What it explores is the store's own doing: entry words,
-//! references of pools, slots.
+//! not see: each of their calls is one step, before which another thread may have its turn. What it
+//! explores is the store's own doing: entry words, references of pools, slots.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -23,6 +23,18 @@ use crate::{LoadError, PAGE_SIZE, Page, SwapEntry, Zswap, builtin};
 struct Census {
     objects: AtomicUsize,
     pools: AtomicUsize,
+    steps: Steps,
+}
+
+/// A word of the model checker's that every call of a toy changes, so that their order counts.
+#[derive(Debug, Default)]
+struct Steps(loom::sync::atomic::AtomicUsize);
+
+impl Steps {
+    fn step(&self) {
+        // Relaxed: passes nothing on.
+        self.0.fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -70,18 +82,21 @@ impl Zpool for ToyPool {
         Err(ZpoolError::ObjectTooLarge { backend: "toy", size, max: 0 })
     }
     fn malloc_from(&self, bytes: &[u8]) -> Result<zpool_api::Handle, ZpoolError> {
+        self.census.steps.step();
         let n = self.last.fetch_add(1, SeqCst) as u64 + 1;
         self.with(|objects| objects.insert(n, Arc::new(bytes.to_vec())));
         self.census.objects.fetch_add(1, SeqCst);
         Ok(zpool_api::Handle::new(self.tag, BackendBits::truncate(n)))
     }
     fn free(&self, handle: zpool_api::Handle) -> Result<(), ZpoolError> {
+        self.census.steps.step();
         let gone = self.with(|objects| objects.remove(&handle.backend_bits().get()));
         assert!(gone.is_some(), "freed twice");
         self.census.objects.fetch_sub(1, SeqCst);
         Ok(())
     }
     fn obj_read_begin(&self, handle: zpool_api::Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.census.steps.step();
         let object = self.with(|objects| objects.get(&handle.backend_bits().get()).cloned());
         let object = object.ok_or(ZpoolError::invalid(handle))?;
         let len = object.len();
@@ -134,7 +149,7 @@ impl CompressorCtx for Head {
 
 /// Slots of a device; a slot that holds a page is not written.
 #[derive(Debug, Default)]
-struct ToyDevice(Mutex<BTreeMap<u64, u64>>);
+struct ToyDevice(Mutex<BTreeMap<u64, u64>>, Steps);
 
 impl ToyDevice {
     fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<u64, u64>) -> T) -> T {
@@ -147,19 +162,19 @@ impl SwapDevice for ToyDevice {
         8
     }
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        self.1.step();
         let there = self.with(|slots| slots.insert(slot, head(page)));
         assert_eq!(there, None, "slot {slot} is still in use");
-        // A write takes a while.
-        thread::yield_now();
         Ok(())
     }
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        thread::yield_now();
+        self.1.step();
         let there = self.with(|slots| slots.get(&slot).copied());
         *page = *marked(there.ok_or(DeviceError::Missing { slot })?);
         Ok(())
     }
     fn discard(&self, slot: u64) {
+        self.1.step();
         assert!(self.with(|slots| slots.remove(&slot)).is_some(), "discarded twice");
     }
 }
@@ -186,8 +201,10 @@ impl World {
     fn with(pages: &[(u64, u64)]) -> World {
         let (census, device): (Arc<Census>, Arc<ToyDevice>) = Default::default();
         let (mut zpools, mut codecs) = (ZpoolRegistry::new(), builtin::compressors());
-        let theirs = census.clone();
-        zpools.register("toy", move |_| Ok(Arc::new(ToyPool::new(&theirs)))).unwrap();
+        for name in ["toy", "toy2"] {
+            let theirs = census.clone();
+            zpools.register(name, move |_| Ok(Arc::new(ToyPool::new(&theirs)))).unwrap();
+        }
         for codec in [Head(8), Head(16)] {
             codecs.register(codec.name(), move |_| Ok(Arc::new(codec))).unwrap();
         }
@@ -395,10 +412,17 @@ fn loom_load_from_the_device_against_reuse_of_its_slot() {
 
 #[test]
 fn loom_take_from_the_device_against_store() {
-    loom::model(|| {
+    let mut model = loom::model::Builder::new();
+    // One more is minutes, and the break that it is for needs one.
+    model.preemption_bound = Some(2);
+    model.check(|| {
         let world = World::with(&[(0, 1)]);
         assert_eq!(world.store.shrink(1), Ok(1));
-        let other = world.beside(|store| store.put(0, 2));
+        let other = world.beside(|store| {
+            store.put(0, 2);
+            // It would take the same slot.
+            store.shrink(1).unwrap();
+        });
         let taken = world.store.pull(0);
         other.join().unwrap();
         match taken {
@@ -433,6 +457,21 @@ fn loom_switch_against_store() {
         world.store.put(0, 2);
         other.join().unwrap();
         world.settle(&[(0, Some(2))]);
+    });
+}
+
+/// Each changes one half of the pair.
+#[test]
+fn loom_switch_against_switch() {
+    loom::model(|| {
+        let world = World::with(&[]);
+        let other = world.beside(|store| store.set_zpool("toy2").unwrap());
+        world.store.set_compressor("head8").unwrap();
+        other.join().unwrap();
+        let pools = world.store.stats().pools;
+        assert_eq!(pools.len(), 1);
+        assert!(world.store.pools.current().is_like("toy2", "head8"), "{pools:?}");
+        world.settle(&[]);
     });
 }
 
