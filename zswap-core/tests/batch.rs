@@ -10,8 +10,8 @@
 mod common;
 
 use std::panic::resume_unwind;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use common::rig::{Rig, check, marked, pools, rig_with};
@@ -132,6 +132,41 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
         assert_eq!(pages.pages_out(), 0);
         drop(store);
         assert_eq!(contexts.load(SeqCst), 0);
+    }
+}
+
+/// The last owners of store and engine, but for the batch's own thread, go while requests are out.
+#[test]
+fn a_store_that_is_let_go_while_a_batch_is_out_goes_after_it() {
+    for acomp in kinds() {
+        let Rig { store, pages, contexts, inside, .. } = rig_with(|builder| builder.acomp(acomp));
+        let batch: Vec<_> = (0..12).map(|n| (at(n), marked(n, 0))).collect();
+        let (reached, go_on) = (Barrier::new(2), Barrier::new(2));
+        let (reached, go_on) = (Arc::new(reached), Arc::new(go_on));
+        let (theirs, first) = ((reached.clone(), go_on.clone()), AtomicBool::new(true));
+        *inside.lock().unwrap() = Some(Box::new(move || {
+            if first.swap(false, SeqCst) {
+                theirs.0.wait();
+                theirs.1.wait();
+            }
+        }));
+        let alive = Arc::downgrade(&store);
+        let thread = thread::spawn(move || {
+            let results = store_all(&store, &batch);
+            assert!(results.iter().all(Result::is_ok));
+            for (n, page) in &batch {
+                let mut back = Box::new([0; PAGE_SIZE]);
+                store.load(*n, &mut back).unwrap();
+                assert!(back == *page);
+            }
+        });
+        reached.wait();
+        assert!(alive.strong_count() == 1 && contexts.load(SeqCst) > 0);
+        go_on.wait();
+        thread.join().unwrap();
+        assert!(alive.upgrade().is_none());
+        *inside.lock().unwrap() = None;
+        assert_eq!((pages.pages_out(), contexts.load(SeqCst)), (0, 0));
     }
 }
 
