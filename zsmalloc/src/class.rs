@@ -169,6 +169,9 @@ impl<'a> Locked<'a> {
 
     /// The lowest free place from `from` on whose pages are all touched.
     pub(crate) fn resident_room(&self, z: &Zspage, from: usize) -> Option<usize> {
+        if usize::from(z.used.get()) == self.objects() {
+            return None;
+        }
         let touched = z.touched.get();
         (from..self.objects()).find(|&index| {
             !self.core.lane(z, index).is_used()
