@@ -31,7 +31,7 @@ use zpool_api::lockdep::{self, Rank, might_sleep};
 use zpool_api::stable::{StableTable, TableError};
 use zpool_api::{
     Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag, SlotRef,
-    Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
 };
 
 use crate::page::{Buddy, Page, Slot};
@@ -574,6 +574,13 @@ impl Zpool for Z3fold {
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.free(handle)
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        let slot = Slot::from_number(SlotRef::from_bits(handle.backend_bits()).slot());
+        if let Some((slot, desc)) = slot.and_then(|s| Some((s, self.core.table.get(s.page)?))) {
+            prefetch::look_soon(desc.word(slot.buddy));
+        }
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {

@@ -25,7 +25,7 @@ use zpool_api::lockdep::{self, Rank, might_sleep};
 use zpool_api::stable::{StableTable, TableError};
 use zpool_api::{
     Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag, SlotRef,
-    Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
 };
 
 use buddies::{CHUNKS, Freed, ObjWord, PinError, READER_LIMIT, State, Word};
@@ -399,6 +399,13 @@ impl Zpool for Zbud {
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.free(handle)
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        let slot = Slot::from_number(SlotRef::from_bits(handle.backend_bits()).slot());
+        if let Some(desc) = self.core.table.get(slot.page) {
+            prefetch::look_soon(desc.word(slot.buddy));
+        }
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {

@@ -113,6 +113,7 @@ pub mod error;
 pub mod evict;
 pub mod handle;
 pub mod lockdep;
+pub mod prefetch;
 pub mod provider;
 pub mod read;
 pub mod registry;

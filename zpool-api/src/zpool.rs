@@ -117,6 +117,13 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// Frees an object. [`ZpoolError::InvalidHandle`] if there is none (any more).
     fn free(&self, handle: Handle) -> Result<(), ZpoolError>;
 
+    /// A hint that the object will be freed soon, after something that takes a microsecond or more:
+    /// what a free looks at first may be fetched from memory meanwhile. Any handle will do. Takes no
+    /// lock and never blocks. Default: nothing.
+    fn prefetch(&self, handle: Handle) {
+        let _ = handle;
+    }
+
     /// Pins an object for reading; the read ends when the guard is dropped.
     ///
     /// Errors: [`ZpoolError::InvalidHandle`], [`ZpoolError::TooManyReaders`]. For a guard that owns

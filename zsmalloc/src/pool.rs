@@ -27,7 +27,7 @@ use zpool_api::lockdep::{self, Rank, might_sleep};
 use zpool_api::stable::{StableTable, TableError};
 use zpool_api::{
     Handle, Migration, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag,
-    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
 };
 
 use crate::class::{Class, Detached, Locked, Place};
@@ -722,6 +722,12 @@ impl Zpool for Zsmalloc {
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.free(handle)
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        if let Some(slot) = self.core.slots.get(SlotRef::from_bits(handle.backend_bits()).slot()) {
+            prefetch::look_soon(slot);
+        }
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {

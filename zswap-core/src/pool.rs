@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorError};
-use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError};
+use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError, prefetch};
 
 use crate::acomp_ctx::{AcompCtxs, Busy};
 use crate::batch::Spares;
@@ -139,6 +139,7 @@ impl Pool {
             page.copy_from_slice(object);
             return Ok(());
         }
+        prefetch::read_soon(object);
         let done = match self.compressor.stateless() {
             Some(codec) => codec.decompress(object, page),
             None => {

@@ -124,7 +124,7 @@ impl Zswap {
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         #[cfg(feature = "metrics")]
         let _timed = Timed::start(self.metrics.as_ref(), |metrics| &metrics.store);
-        let content = self.content_of(page);
+        let content = self.content_of(entry, page);
         self.keep(entry, page, content)
     }
 
@@ -164,7 +164,7 @@ impl Zswap {
 
     /// Turns a page into what an entry can hold.
     #[inline]
-    fn content_of(&self, page: &Page) -> Result<Content, Refusal> {
+    fn content_of(&self, entry: SwapEntry, page: &Page) -> Result<Content, Refusal> {
         if let Some(pattern) = self.pattern_of(page) {
             return Ok(pattern);
         }
@@ -172,8 +172,18 @@ impl Zswap {
             return Err(Refusal::Limit);
         }
         let pool = self.pools.current();
+        self.prefetch(entry, &pool);
         let stored = pool.put(page, self.store_incompressible);
         self.content_in(pool, page, stored)
+    }
+
+    /// While the page is compressed, what is needed to free an older one comes from memory.
+    #[inline]
+    fn prefetch(&self, entry: SwapEntry, current: &Pool) {
+        if let Content::Stored { bits, .. } = self.index.peek(entry.key()).content() {
+            // A hint: in another pool the handle means nothing, which does no harm.
+            current.zpool.prefetch(Handle::new(current.tag(), bits));
+        }
     }
 
     /// The pattern of a page that has one.

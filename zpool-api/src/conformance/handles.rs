@@ -79,6 +79,7 @@ pub(super) fn made_up_handles_are_safe_to_read(rig: &Rig<'_>) {
     let mut model = Model::new(22);
     let mut rng = Rng::new(22);
     for handle in made_up(&fixture, &model, &mut rng) {
+        fixture.pool.prefetch(handle);
         assert_invalid(handle, fixture.pool.obj_read_begin(handle));
     }
     fill(&fixture, &mut model, pick(200, 5));
@@ -88,6 +89,7 @@ pub(super) fn made_up_handles_are_safe_to_read(rig: &Rig<'_>) {
     }
     let live: HashMap<Handle, Mark> = model.live.iter().copied().collect();
     for handle in made_up(&fixture, &model, &mut rng) {
+        fixture.pool.prefetch(handle);
         match live.get(&handle) {
             Some(mark) => fixture.check(handle, *mark),
             None => assert_invalid(handle, fixture.pool.obj_read_begin(handle)),
