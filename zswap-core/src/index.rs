@@ -248,6 +248,29 @@ impl Index {
         }
     }
 
+    /// What `see` makes of the key's word as it is now, without its lock; else the entry locked, if it
+    /// has a leaf.
+    #[inline]
+    pub(crate) fn see_or_lock<T>(
+        &self,
+        key: u64,
+        see: impl Fn(Word) -> Option<T>,
+    ) -> Option<Result<T, EntryGuard<'_>>> {
+        loop {
+            let leaf = self.find(key)?;
+            let word = leaf.1.words.get(leaf_offset(key))?;
+            // Acquire, so that the prefix is read after the word.
+            let seen = see(Word::from_raw(word.load(Ordering::Acquire)));
+            // Relaxed: as in `peek`. A dead word shows nothing to see.
+            if seen.is_some() && leaf.1.prefix.load(Ordering::Relaxed) == leaf_prefix(key) {
+                return seen.map(Ok);
+            }
+            if let Some(entry) = self.lock_in(leaf, key) {
+                return Some(Err(entry));
+            }
+        }
+    }
+
     /// The key's word as it is now, unlocked; EMPTY if there is none. For look-ups that act on
     /// nothing.
     pub(crate) fn peek(&self, key: u64) -> Word {
@@ -638,6 +661,7 @@ mod as_map {
 mod tests {
     use super::as_map::{get, put, remove};
     use super::*;
+    use crate::word::Content;
     use std::collections::BTreeMap;
     use std::sync::Arc;
     use zpool_api::sync::test_rng::Rng;
@@ -664,6 +688,26 @@ mod tests {
             assert!(matches!(Ref::leaf(number).target(), Target::Leaf(n) if n == number));
             assert!(matches!(Ref::inner(number).target(), Target::Inner(n) if n == number));
         }
+    }
+
+    #[test]
+    fn what_is_seen_needs_no_lock_and_everything_else_is_locked() {
+        let index = Index::new();
+        put(&index, 7, 70);
+        let see = |word: Word| match word.content() {
+            Content::SameFilled(value) if value < 100 => Some(value),
+            _ => None,
+        };
+        let locked = index.lock(7);
+        // The entry is locked, and what it held until then is seen.
+        assert!(matches!(index.see_or_lock(7, see), Some(Ok(70))));
+        drop(locked);
+        put(&index, 8, 800);
+        let entry = index.see_or_lock(8, see).unwrap().unwrap_err();
+        assert_eq!(entry.word().content(), Content::SameFilled(800));
+        drop(entry);
+        assert!(index.see_or_lock(9, see).unwrap().is_err(), "an empty entry of the leaf");
+        assert!(index.see_or_lock(1 << 40, see).is_none());
     }
 
     #[test]
@@ -929,6 +973,31 @@ mod loom_tests {
                     let fine = [None, Some(Content::Empty), Some(Content::SameFilled(1))];
                     assert!(fine.contains(&seen), "{seen:?}");
                     assert!([None, Some(1)].contains(&get(&index, A0)));
+                })
+            };
+            remove(&index, A0);
+            put(&index, B0, 2);
+            other.join().unwrap();
+            assert_eq!((get(&index, A0), get(&index, B0)), (None, Some(2)));
+        });
+    }
+
+    /// The same, of a look-up that does without the lock if it can. Fails if `see_or_lock` does not look
+    /// at the prefix, and if it loads the word Relaxed.
+    #[test]
+    fn loom_index_seeing_against_recycling() {
+        loom::model(|| {
+            let index = Arc::new(Index::new());
+            put(&index, A0, 1);
+            let other = {
+                let index = index.clone();
+                thread::spawn(move || {
+                    let pattern = |word: Word| match word.content() {
+                        Content::SameFilled(value) => Some(value),
+                        _ => None,
+                    };
+                    let seen = index.see_or_lock(A0, pattern);
+                    assert!(matches!(seen, None | Some(Ok(1) | Err(_))), "{seen:?}");
                 })
             };
             remove(&index, A0);

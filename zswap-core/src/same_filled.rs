@@ -82,14 +82,20 @@ impl Patterns {
 
     /// The pattern. Under the lock of the entry that holds `packed`.
     pub(crate) fn unpack(&self, packed: u64) -> u64 {
+        Self::whole(packed).unwrap_or_else(|| {
+            let place = self.table.get((packed & LOW_MASK) as u32);
+            // Relaxed: stored before the entry was published under its lock.
+            place.map_or(0, |place| place.load(Ordering::Relaxed))
+        })
+    }
+
+    /// The pattern, if `packed` says all of it: then no lock is needed.
+    pub(crate) fn whole(packed: u64) -> Option<u64> {
         let low = packed & LOW_MASK;
         match packed >> FORM_SHIFT {
-            TWICE => low << 32 | low,
-            TABLE => {
-                // Relaxed: stored before the entry was published under its lock.
-                self.table.get(low as u32).map_or(0, |place| place.load(Ordering::Relaxed))
-            }
-            _ => low,
+            TWICE => Some(low << 32 | low),
+            TABLE => None,
+            _ => Some(low),
         }
     }
 

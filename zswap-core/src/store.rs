@@ -278,7 +278,19 @@ impl Zswap {
         entry: SwapEntry,
         page: &mut Page,
     ) -> Result<(Word, Option<ReadSlot<'_>>), LoadError> {
-        let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
+        // A pattern that is all in the word needs no lock.
+        let see = |word: Word| match word.content() {
+            Content::SameFilled(packed) => Some((word, Patterns::whole(packed)?)),
+            _ => None,
+        };
+        let seen = self.index.see_or_lock(entry.key(), see);
+        let mut locked = match seen.ok_or(LoadError::NotFound { entry })? {
+            Err(locked) => locked,
+            Ok((word, pattern)) => {
+                same_filled::fill(page, pattern);
+                return Ok((word, None));
+            }
+        };
         let word = locked.word();
         match word.content() {
             Content::Empty => return Err(LoadError::NotFound { entry }),
