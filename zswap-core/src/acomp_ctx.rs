@@ -36,10 +36,12 @@ thread_flag! {
 }
 
 /// What a context's mutex guards.
-pub(crate) struct Tools {
-    pub(crate) codec: Box<dyn CompressorCtx>,
+#[derive(Debug)]
+pub struct Tools {
+    /// The codec's context.
+    pub codec: Box<dyn CompressorCtx>,
     /// As long as the codec's worst case for a page.
-    pub(crate) buffer: Box<[u8]>,
+    pub buffer: Box<[u8]>,
 }
 
 struct AcompCtx {
@@ -50,7 +52,7 @@ struct AcompCtx {
 
 /// Why a context could not be had.
 #[derive(Debug)]
-pub(crate) enum Busy {
+pub enum Busy {
     /// This thread holds one already.
     Reentrant,
     /// Setting it up failed.
@@ -58,17 +60,19 @@ pub(crate) enum Busy {
 }
 
 /// A pool's contexts, one a CPU.
-pub(crate) struct AcompCtxs {
+pub struct AcompCtxs {
     by_cpu: Box<[OnceCell<Box<CachePadded<AcompCtx>>>]>,
 }
 
 /// A context, held until dropped.
-pub(crate) struct HeldCtx<'a> {
+#[derive(Debug)]
+pub struct HeldCtx<'a> {
     tools: MutexGuard<'a, Tools>,
     _mark: Mark,
 }
 
 /// This thread holds a context while this lives; on every way out, a panic included.
+#[derive(Debug)]
 struct Mark;
 
 impl Mark {
@@ -88,15 +92,21 @@ impl Drop for Mark {
     }
 }
 
+impl Default for AcompCtxs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl AcompCtxs {
     /// Room for every CPU; makes no context yet.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
     /// This CPU's context. Waits for whoever else uses it; makes it on first use.
     #[inline]
-    pub(crate) fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
+    pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
         self.hold_of(cpu::current(), compressor)
     }
 
@@ -112,7 +122,7 @@ impl AcompCtxs {
     }
 
     /// Heap bytes of the contexts made so far.
-    pub(crate) fn memory_bytes(&self) -> usize {
+    pub fn memory_bytes(&self) -> usize {
         let made = self.by_cpu.iter().filter_map(OnceCell::get);
         made.map(|ctx| ctx.bytes + size_of::<CachePadded<AcompCtx>>()).sum::<usize>()
             + size_of_val(&*self.by_cpu)
@@ -137,7 +147,7 @@ impl AcompCtx {
 
 impl HeldCtx<'_> {
     /// The codec context and the buffer.
-    pub(crate) fn tools(&mut self) -> &mut Tools {
+    pub fn tools(&mut self) -> &mut Tools {
         &mut self.tools
     }
 }

@@ -48,7 +48,7 @@ impl ZswapBuilder {
             compressor: builtin::DEFAULT_COMPRESSOR.to_owned(),
             zpools: builtin::zpools(),
             compressors: builtin::compressors(),
-            pages: Arc::new(default_pages),
+            pages: Arc::new(builtin::default_pages),
             store_incompressible: true,
             checksums: false,
             max_pool_bytes: None,
@@ -173,16 +173,6 @@ impl ZswapBuilder {
         };
         Ok(Zswap::from_parts(pool, recipe, settings))
     }
-}
-
-#[cfg(all(target_os = "linux", not(miri)))]
-fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
-    Ok(Arc::new(zpool_api::MmapPages::new()))
-}
-
-#[cfg(not(all(target_os = "linux", not(miri))))]
-fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
-    Ok(Arc::new(zpool_api::HeapPages::new()))
 }
 
 impl fmt::Debug for ZswapBuilder {

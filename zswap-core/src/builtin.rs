@@ -2,8 +2,10 @@
 //!
 //! Each is behind a cargo feature of its own name.
 
+use std::sync::Arc;
+
 use compressors::Registry as CompressorRegistry;
-use zpool_api::Registry as ZpoolRegistry;
+use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 /// The built-in backends that are switched on.
 pub fn zpools() -> ZpoolRegistry {
@@ -11,15 +13,14 @@ pub fn zpools() -> ZpoolRegistry {
     let mut registry = ZpoolRegistry::new();
     // The registry is new, so no name is taken.
     #[cfg(feature = "zbud")]
-    let _ = registry
-        .register("zbud", |config| Ok(std::sync::Arc::new(zbud::Zbud::new(config.pages.clone())?)));
+    let _ =
+        registry.register("zbud", |config| Ok(Arc::new(zbud::Zbud::new(config.pages.clone())?)));
     #[cfg(feature = "z3fold")]
-    let _ = registry.register("z3fold", |config| {
-        Ok(std::sync::Arc::new(z3fold::Z3fold::new(config.pages.clone())?))
-    });
+    let _ = registry
+        .register("z3fold", |config| Ok(Arc::new(z3fold::Z3fold::new(config.pages.clone())?)));
     #[cfg(feature = "zsmalloc")]
     let _ = registry.register("zsmalloc", |config| {
-        Ok(std::sync::Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))
+        Ok(Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))
     });
     registry
 }
@@ -30,7 +31,19 @@ pub fn compressors() -> CompressorRegistry {
 }
 
 /// The backend of a store that names none.
-pub(crate) const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
+pub const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
 
 /// The compressor of a store that names none.
-pub(crate) const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
+pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
+
+/// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+#[cfg(all(target_os = "linux", not(miri)))]
+pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+    Ok(Arc::new(zpool_api::MmapPages::new()))
+}
+
+/// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+#[cfg(not(all(target_os = "linux", not(miri))))]
+pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+    Ok(Arc::new(zpool_api::HeapPages::new()))
+}

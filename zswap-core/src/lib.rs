@@ -131,6 +131,16 @@ pub use shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 
+pub mod parts {
+    //! What another consumer of backends is made of, too: `zram` is one. Each part says what it is for.
+
+    pub use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx, Tools};
+    pub use crate::lock::{Dead, Waiters, WordGuard, lock_word};
+    pub use crate::same_filled::{Patterns, fill, pattern};
+    pub use crate::slots::{ReadSlot, Slots, TakenSlot};
+    pub use crate::word::{DEAD, LOCKED, WAITERS};
+}
+
 /// Bytes of a page as the store takes and gives it.
 pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
 

@@ -19,7 +19,7 @@ use zpool_api::lockdep::{self, Rank};
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, MODEL, Mutex};
-use crate::word::Word;
+use crate::word::{DEAD, LOCKED, WAITERS, Word};
 
 const STRIPES: usize = if MODEL { 1 } else { 16 };
 
@@ -29,14 +29,21 @@ struct Stripe {
     woken: Condvar,
 }
 
-/// Where waiters sleep, for all entries of a store.
+/// Where waiters sleep, for all words of a store.
 #[derive(Debug)]
-pub(crate) struct Waiters {
+pub struct Waiters {
     stripes: [CachePadded<Stripe>; STRIPES],
 }
 
+impl Default for Waiters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Waiters {
-    pub(crate) fn new() -> Self {
+    /// For any number of words.
+    pub fn new() -> Self {
         Waiters { stripes: core::array::from_fn(|_| CachePadded::default()) }
     }
 
@@ -51,21 +58,15 @@ impl Waiters {
         let mut guard = stripe.mutex.lock();
         loop {
             // Relaxed: the value is only compared; the lock itself is taken by an Acquire CAS.
-            let now = Word::from_raw(word.load(Ordering::Relaxed));
-            if now.is_dead() || !now.is_locked() {
+            let now = word.load(Ordering::Relaxed);
+            if now & DEAD != 0 || now & LOCKED == 0 {
                 return;
             }
             // Relaxed: the bit is a message to the holder's swap, which reads it in any case if it
             // comes later in the word's own order.
-            let marked = now.has_waiters()
-                || word
-                    .compare_exchange(
-                        now.raw(),
-                        now.with_waiters().raw(),
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok();
+            let relaxed = Ordering::Relaxed;
+            let marked = now & WAITERS != 0
+                || word.compare_exchange(now, now | WAITERS, relaxed, relaxed).is_ok();
             if marked {
                 guard = stripe.woken.wait(guard);
             }
@@ -79,44 +80,35 @@ impl Waiters {
     }
 }
 
-/// A locked entry word. Dropping it writes the word back, unlocked.
+/// A locked word. Dropping it writes the word back, unlocked.
 #[derive(Debug)]
-pub(crate) struct EntryGuard<'a> {
+pub struct WordGuard<'a> {
     word: &'a AtomicU64,
     waiters: &'a Waiters,
-    /// Guarded by the lock: the checksum of the entry's page, in stores that keep them.
-    sum: Option<&'a AtomicU32>,
     /// What the word will hold when unlocked.
-    now: Word,
-    _held: lockdep::Held,
+    now: u64,
 }
 
-/// The word belongs to a leaf that is not part of the index.
+/// The word is not to be locked any more.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Dead;
+pub struct Dead;
 
-/// Locks an entry word. May sleep while another thread holds it, never for long.
+/// Locks a word by [`LOCKED`]. Sleeps while another thread holds it.
 #[inline]
-pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<EntryGuard<'a>, Dead> {
-    let held = lockdep::acquire(Rank::Entry);
+pub fn lock_word<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<WordGuard<'a>, Dead> {
     let backoff = Backoff::new();
     loop {
         // Relaxed: only compared by the CAS.
-        let now = Word::from_raw(word.load(Ordering::Relaxed));
-        if now.is_dead() {
+        let now = word.load(Ordering::Relaxed);
+        if now & DEAD != 0 {
             return Err(Dead);
         }
-        if !now.is_locked() {
+        if now & LOCKED == 0 {
             // Acquire pairs with the Release of the last holder's unlock: what it did under the
             // lock is seen. Relaxed on failure: try again.
-            let won = word.compare_exchange_weak(
-                now.raw(),
-                now.locked().raw(),
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            );
-            if won.is_ok() {
-                return Ok(EntryGuard { word, waiters, sum: None, now, _held: held });
+            let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
+            if word.compare_exchange_weak(now, now | LOCKED, won, failed).is_ok() {
+                return Ok(WordGuard { word, waiters, now });
             }
             continue;
         }
@@ -128,12 +120,51 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<Entr
     }
 }
 
+impl WordGuard<'_> {
+    /// The word, as it will be unlocked.
+    pub fn word(&self) -> u64 {
+        self.now
+    }
+
+    /// Puts another word in place; gives what was there. The bits of the lock are its own.
+    pub fn replace(&mut self, word: u64) -> u64 {
+        core::mem::replace(&mut self.now, word & !(LOCKED | WAITERS))
+    }
+}
+
+impl Drop for WordGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must
+        // see a WAITERS bit set meanwhile.
+        let before = self.word.swap(self.now, Ordering::Release);
+        debug_assert!(before & LOCKED != 0);
+        if before & WAITERS != 0 {
+            self.waiters.wake(self.word);
+        }
+    }
+}
+
+/// A locked entry word. Dropping it writes the word back, unlocked.
+#[derive(Debug)]
+pub(crate) struct EntryGuard<'a> {
+    guard: WordGuard<'a>,
+    /// Guarded by the lock: the checksum of the entry's page, in stores that keep them.
+    sum: Option<&'a AtomicU32>,
+    _held: lockdep::Held,
+}
+
+/// Locks an entry word. May sleep while another thread holds it, never for long.
+#[inline]
+pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<EntryGuard<'a>, Dead> {
+    let held = lockdep::acquire(Rank::Entry);
+    Ok(EntryGuard { guard: lock_word(word, waiters)?, sum: None, _held: held })
+}
+
 impl<'a> EntryGuard<'a> {
     /// The same entry, with the place of its checksum.
     pub(crate) fn with_sum(self, sum: Option<&'a AtomicU32>) -> Self {
-        let mut guard = self;
-        guard.sum = sum;
-        guard
+        EntryGuard { sum, ..self }
     }
 
     /// The checksum of the entry's page, if the store keeps them.
@@ -152,25 +183,12 @@ impl<'a> EntryGuard<'a> {
 
     /// The word, as it will be unlocked.
     pub(crate) fn word(&self) -> Word {
-        self.now
+        Word::from_raw(self.guard.word())
     }
 
     /// Puts another word in place; gives what was there.
     pub(crate) fn replace(&mut self, word: Word) -> Word {
-        core::mem::replace(&mut self.now, word.unlocked())
-    }
-}
-
-impl Drop for EntryGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must
-        // see a WAITERS bit set meanwhile.
-        let before = Word::from_raw(self.word.swap(self.now.raw(), Ordering::Release));
-        debug_assert!(before.is_locked());
-        if before.has_waiters() {
-            self.waiters.wake(self.word);
-        }
+        Word::from_raw(self.guard.replace(word.raw()))
     }
 }
 

@@ -27,7 +27,7 @@ const WORD: usize = size_of::<u64>();
 
 /// The page's repeated 8 bytes, if it is nothing else.
 #[inline]
-pub(crate) fn pattern(page: &Page) -> Option<u64> {
+pub fn pattern(page: &Page) -> Option<u64> {
     // Most pages differ at the end or at once; a page of equal words is equal to itself shifted by
     // one word, which a library's compare tells fastest.
     let (first, last) = (&page[..WORD], &page[PAGE_SIZE - WORD..]);
@@ -41,7 +41,7 @@ pub(crate) fn pattern(page: &Page) -> Option<u64> {
 
 /// Writes the pattern all over the page.
 #[inline]
-pub(crate) fn fill(page: &mut Page, pattern: u64) {
+pub fn fill(page: &mut Page, pattern: u64) {
     let bytes = pattern.to_ne_bytes();
     if bytes.iter().all(|b| *b == bytes[0]) {
         page.fill(bytes[0]);
@@ -54,20 +54,27 @@ pub(crate) fn fill(page: &mut Page, pattern: u64) {
 
 /// Patterns that do not fit in an entry.
 #[derive(Debug)]
-pub(crate) struct Patterns {
+pub struct Patterns {
     table: StableTable<AtomicU64>,
     /// Free places; a leaf lock.
     free: Mutex<Vec<u32>>,
 }
 
+impl Default for Patterns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Patterns {
-    pub(crate) fn new() -> Self {
+    /// None yet.
+    pub fn new() -> Self {
         Patterns { table: StableTable::new(), free: Mutex::new(Vec::new()) }
     }
 
     /// Packs a pattern into 52 bits. Nothing if it needs a place in the side table and there is no
     /// memory for one.
-    pub(crate) fn pack(&self, pattern: u64) -> Option<u64> {
+    pub fn pack(&self, pattern: u64) -> Option<u64> {
         if pattern <= LOW_MASK {
             return Some(pattern);
         }
@@ -81,7 +88,7 @@ impl Patterns {
     }
 
     /// The pattern. Under the lock of the entry that holds `packed`.
-    pub(crate) fn unpack(&self, packed: u64) -> u64 {
+    pub fn unpack(&self, packed: u64) -> u64 {
         Self::whole(packed).unwrap_or_else(|| {
             let place = self.table.get((packed & LOW_MASK) as u32);
             // Relaxed: stored before the entry was published under its lock.
@@ -90,7 +97,7 @@ impl Patterns {
     }
 
     /// The pattern, if `packed` says all of it: then no lock is needed.
-    pub(crate) fn whole(packed: u64) -> Option<u64> {
+    pub fn whole(packed: u64) -> Option<u64> {
         let low = packed & LOW_MASK;
         match packed >> FORM_SHIFT {
             TWICE => Some(low << 32 | low),
@@ -100,7 +107,7 @@ impl Patterns {
     }
 
     /// Gives back what `pack` took, once no entry holds it.
-    pub(crate) fn release(&self, packed: u64) {
+    pub fn release(&self, packed: u64) {
         if packed >> FORM_SHIFT == TABLE {
             let _held = lockdep::acquire(Rank::Leaf);
             // The room was reserved when the place was made.
@@ -120,7 +127,8 @@ impl Patterns {
         self.table.push(AtomicU64::new(0)).ok()
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
+    /// Bytes of the side table.
+    pub fn memory_bytes(&self) -> usize {
         let _held = lockdep::acquire(Rank::Leaf);
         self.free.lock().capacity() * size_of::<u32>() + self.table.memory_bytes()
     }

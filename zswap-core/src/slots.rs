@@ -29,14 +29,16 @@ struct State {
 
 /// A device with its slots.
 #[derive(Debug)]
-pub(crate) struct Slots {
-    pub(crate) device: Arc<dyn SwapDevice>,
+pub struct Slots {
+    /// The device.
+    pub device: Arc<dyn SwapDevice>,
     capacity: u64,
     state: Mutex<State>,
 }
 
 impl Slots {
-    pub(crate) fn new(device: Arc<dyn SwapDevice>) -> Self {
+    /// A device of which no slot is taken.
+    pub fn new(device: Arc<dyn SwapDevice>) -> Self {
         let capacity = device.capacity().min(MOST);
         Slots { device, capacity, state: Mutex::new(State::default()) }
     }
@@ -47,28 +49,29 @@ impl Slots {
     }
 
     /// The lowest free slot; none if all are taken, or there is no memory to note it.
-    pub(crate) fn take(&self) -> Option<TakenSlot<'_>> {
+    pub fn take(&self) -> Option<TakenSlot<'_>> {
         let slot = self.with(|state| state.take(self.capacity).ok().flatten())?;
         Some(TakenSlot { slots: self, slot })
     }
 
     /// Slots taken.
-    pub(crate) fn taken(&self) -> u64 {
+    pub fn taken(&self) -> u64 {
         self.with(|state| state.count)
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
+    /// Bytes of the bitmap.
+    pub fn memory_bytes(&self) -> usize {
         self.with(|state| state.taken.capacity() * size_of::<u64>())
     }
 
     /// Keeps a taken slot as it is while it is read. To be called where it is known to be taken.
-    pub(crate) fn pin(&self, slot: u32) -> ReadSlot<'_> {
+    pub fn pin(&self, slot: u32) -> ReadSlot<'_> {
         self.with(|state| state.read.entry(slot).or_default().0 += 1);
         ReadSlot { slots: self, slot }
     }
 
     /// Gives a slot up, now or when its last reader has gone.
-    pub(crate) fn give_up(&self, slot: u32) {
+    pub fn give_up(&self, slot: u32) {
         let read = self.with(|state| match state.read.get_mut(&slot) {
             Some((_, given_up)) => {
                 *given_up = true;
@@ -112,29 +115,34 @@ impl State {
         Ok(Some(slot as u32))
     }
 
+    /// A slot that is not taken stays as it is.
     fn clear(&mut self, slot: u32) {
-        let word = slot as usize / 64;
-        debug_assert!(self.taken[word] >> (slot % 64) & 1 == 1, "slot {slot} is free already");
-        self.taken[word] &= !(1 << (slot % 64));
-        self.first_free = self.first_free.min(word);
+        let (at, bit) = (slot as usize / 64, 1 << (slot % 64));
+        let Some(word) = self.taken.get_mut(at).filter(|word| **word & bit != 0) else {
+            debug_assert!(false, "slot {slot} is free already");
+            return;
+        };
+        *word &= !bit;
+        self.first_free = self.first_free.min(at);
         self.count -= 1;
     }
 }
 
 /// A slot that no entry names yet; given up when dropped.
 #[derive(Debug)]
-pub(crate) struct TakenSlot<'a> {
+pub struct TakenSlot<'a> {
     slots: &'a Slots,
     slot: u32,
 }
 
 impl TakenSlot<'_> {
-    pub(crate) fn number(&self) -> u64 {
+    /// Its number.
+    pub fn number(&self) -> u64 {
         u64::from(self.slot)
     }
 
     /// An entry names it from here on.
-    pub(crate) fn keep(self) -> u32 {
+    pub fn keep(self) -> u32 {
         let slot = self.slot;
         core::mem::forget(self);
         slot
@@ -149,13 +157,14 @@ impl Drop for TakenSlot<'_> {
 
 /// A slot that is being read.
 #[derive(Debug)]
-pub(crate) struct ReadSlot<'a> {
+pub struct ReadSlot<'a> {
     slots: &'a Slots,
     slot: u32,
 }
 
 impl ReadSlot<'_> {
-    pub(crate) fn number(&self) -> u64 {
+    /// Its number.
+    pub fn number(&self) -> u64 {
         u64::from(self.slot)
     }
 }

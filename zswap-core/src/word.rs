@@ -27,9 +27,12 @@ const KIND_SHIFT: u32 = 56;
 const RAW: u64 = 1 << 58;
 const REFERENCED: u64 = 1 << 59;
 const TRIED: u64 = 1 << 60;
-const LOCKED: u64 = 1 << 61;
-const WAITERS: u64 = 1 << 62;
-const DEAD: u64 = 1 << 63;
+/// The bit by which a word is locked.
+pub const LOCKED: u64 = 1 << 61;
+/// Somebody sleeps until a locked word is unlocked.
+pub const WAITERS: u64 = 1 << 62;
+/// The bit of a word that is not to be locked any more.
+pub const DEAD: u64 = 1 << 63;
 
 /// A pool's number inside its store: 4 bits, of which 15 values are given out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,10 +128,12 @@ impl Word {
         self.0 & WAITERS != 0
     }
 
+    #[cfg(test)]
     pub(crate) const fn locked(self) -> Self {
         Word(self.0 | LOCKED)
     }
 
+    #[cfg(test)]
     pub(crate) const fn with_waiters(self) -> Self {
         Word(self.0 | WAITERS)
     }

@@ -1,0 +1,170 @@
+//! Putting a disk together.
+
+use core::fmt;
+use std::sync::Arc;
+
+use compressors::Registry as CompressorRegistry;
+use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+use zswap_core::parts::{Patterns, Slots};
+use zswap_core::{PAGE_SIZE, SwapDevice, builtin};
+
+use crate::Zram;
+use crate::algorithms::{Algorithm, MOST};
+use crate::error::BuildError;
+use crate::stat::Counts;
+use crate::table::Table;
+
+/// The largest disk: 2^40 pages, 4 PiB.
+const MOST_BYTES: u64 = (1 << 40) * PAGE_SIZE as u64;
+
+type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
+
+/// Builds a [`Zram`]. Made by [`Zram::builder`].
+///
+/// ```
+/// use zram::Zram;
+/// let odd = Zram::builder().disksize(1000).build().unwrap_err();
+/// assert!(odd.to_string().contains("multiple of 4096"));
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder builds nothing until build() is called"]
+pub struct ZramBuilder {
+    disksize: u64,
+    zpool: String,
+    algorithm: String,
+    recompression: Vec<String>,
+    zpools: ZpoolRegistry,
+    compressors: CompressorRegistry,
+    pages: MakePages,
+    mem_limit: usize,
+    access_times: bool,
+    device: Option<Arc<dyn SwapDevice>>,
+}
+
+impl ZramBuilder {
+    pub(crate) fn new() -> Self {
+        ZramBuilder {
+            disksize: 0,
+            zpool: builtin::DEFAULT_ZPOOL.to_owned(),
+            algorithm: builtin::DEFAULT_COMPRESSOR.to_owned(),
+            recompression: Vec::new(),
+            zpools: builtin::zpools(),
+            compressors: builtin::compressors(),
+            pages: Arc::new(builtin::default_pages),
+            mem_limit: 0,
+            access_times: false,
+            device: None,
+        }
+    }
+
+    /// Bytes of the disk, a multiple of 4096. A page that was never written takes at most a tenth of a
+    /// byte. To be given.
+    pub fn disksize(mut self, bytes: u64) -> Self {
+        self.disksize = bytes;
+        self
+    }
+
+    /// The backend by name. Default: `zsmalloc`, or `zbud` without that feature.
+    pub fn zpool(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.zpool);
+        self
+    }
+
+    /// The algorithm that compresses what is written, by spec, as `zstd:level=6`. Default: `lz4`, or
+    /// `null` without that feature.
+    pub fn algorithm(mut self, spec: &str) -> Self {
+        spec.clone_into(&mut self.algorithm);
+        self
+    }
+
+    /// An algorithm to recompress with, of the next priority: 1 the first time, 3 the last.
+    pub fn recompression(mut self, spec: &str) -> Self {
+        self.recompression.push(spec.to_owned());
+        self
+    }
+
+    /// Where backends are looked up by name, in place of [`builtin::zpools`].
+    pub fn zpool_registry(mut self, registry: ZpoolRegistry) -> Self {
+        self.zpools = registry;
+        self
+    }
+
+    /// Where compressors are looked up by name, in place of [`builtin::compressors`].
+    pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
+        self.compressors = registry;
+        self
+    }
+
+    /// Makes the pool's page provider. Default: `MmapPages` on Linux, else `HeapPages`.
+    pub fn pages<F>(mut self, make: F) -> Self
+    where
+        F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
+    {
+        self.pages = Arc::new(make);
+        self
+    }
+
+    /// Bytes of pool pages with objects beyond which writes fail with
+    /// [`ZramError::MemLimit`](crate::ZramError::MemLimit); 0, the default, for no limit.
+    pub fn mem_limit(mut self, bytes: usize) -> Self {
+        self.mem_limit = bytes;
+        self
+    }
+
+    /// Whether the second of each page's last access is noted, which
+    /// [`Zram::mark_idle_older_than`] needs: 4 bytes more a page. Default: no.
+    pub fn access_times(mut self, note: bool) -> Self {
+        self.access_times = note;
+        self
+    }
+
+    /// Where pages are written back to. Default: nowhere.
+    pub fn backing_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Builds the disk. Errors name what was not found and list what is known.
+    pub fn build(self) -> Result<Zram, BuildError> {
+        let bytes = self.disksize;
+        if bytes == 0 || bytes % PAGE_SIZE as u64 != 0 || bytes > MOST_BYTES {
+            return Err(BuildError::DiskSize { bytes, most: MOST_BYTES });
+        }
+        if self.recompression.len() >= MOST {
+            let asked = self.recompression.len() + 1;
+            return Err(BuildError::TooManyAlgorithms { asked, most: MOST - 1 });
+        }
+        let specs = [self.algorithm].into_iter().chain(self.recompression);
+        let algorithms: Result<Box<[_]>, _> =
+            specs.map(|spec| self.compressors.build(&spec).map(Algorithm::new)).collect();
+        let algorithms = algorithms?;
+        let zpool = self.zpools.build(&self.zpool, &ZpoolConfig::new((self.pages)()?))?;
+        let max = zpool.caps().max_object_size;
+        if max < PAGE_SIZE {
+            return Err(BuildError::ObjectsTooSmall { zpool: self.zpool, max });
+        }
+        let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)
+            .map_err(|no_memory| BuildError::Table { bytes: no_memory.bytes })?;
+        Ok(Zram {
+            table,
+            tag: zpool.tag(),
+            pool_page: zpool.stats().page_size,
+            zpool,
+            algorithms,
+            patterns: Patterns::new(),
+            backing: self.device.map(Slots::new),
+            counts: Counts::new(self.mem_limit),
+        })
+    }
+}
+
+impl fmt::Debug for ZramBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZramBuilder")
+            .field("disksize", &self.disksize)
+            .field("zpool", &self.zpool)
+            .field("algorithm", &self.algorithm)
+            .field("recompression", &self.recompression)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,131 @@
+//! What can go wrong with a disk.
+
+use compressors::CompressorError;
+use zpool_api::{PageError, ZpoolError};
+use zswap_core::DeviceError;
+
+/// Errors of a disk's calls. The page that it is about is as it was; what was done before stays done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ZramError {
+    /// The range is not on the disk.
+    #[error("{len} bytes at {offset} are not on a disk of {disksize} bytes")]
+    OutOfRange {
+        /// Where the range begins, bytes.
+        offset: u64,
+        /// Its length, bytes.
+        len: u64,
+        /// The disk's size, bytes.
+        disksize: u64,
+    },
+    /// The pool is at its limit.
+    #[error(
+        "page {index} would take the pool beyond its limit of {limit} bytes; discard pages, write some back, or raise mem_limit"
+    )]
+    MemLimit {
+        /// The page.
+        index: u64,
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// No memory for the table of slots.
+    #[error("no memory for the slot of page {index} ({bytes} bytes asked); free memory and retry")]
+    Table {
+        /// The page.
+        index: u64,
+        /// Bytes that the system allocator refused.
+        bytes: usize,
+    },
+    /// The backend had no room, or did not give an object.
+    #[error("page {index}: {source}")]
+    Pool {
+        /// The page.
+        index: u64,
+        /// What the backend said.
+        source: ZpoolError,
+    },
+    /// The codec failed.
+    #[error("page {index}: {source}")]
+    Codec {
+        /// The page.
+        index: u64,
+        /// What the codec said.
+        source: CompressorError,
+    },
+    /// The device failed.
+    #[error("page {index}: {source}")]
+    Device {
+        /// The page.
+        index: u64,
+        /// What the device said.
+        source: DeviceError,
+    },
+    /// Called from within a codec that a disk or store is calling on this thread.
+    #[error("page {index} from inside a codec call; a compression context is not re-entrant")]
+    Reentrant {
+        /// The page.
+        index: u64,
+    },
+    /// The disk has no device.
+    #[error("nowhere to write pages to; build the disk with backing_device")]
+    NoDevice,
+    /// Every slot of the device is taken.
+    #[error("all {slots} slots of the device are taken; discard pages, or use a larger device")]
+    DeviceFull {
+        /// Slots taken.
+        slots: u64,
+    },
+    /// The disk does not use the algorithm.
+    #[error("no algorithm {asked}; this disk recompresses with {known}")]
+    NoSuchAlgorithm {
+        /// What was asked for.
+        asked: String,
+        /// The specs in use, by priority from 1.
+        known: String,
+    },
+}
+
+/// Errors of [`crate::ZramBuilder::build`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The size is no number of pages, or none, or too large.
+    #[error("a disk of {bytes} bytes; its size is a multiple of 4096, from 4096 to {most}")]
+    DiskSize {
+        /// The size asked for, bytes.
+        bytes: u64,
+        /// The largest, bytes.
+        most: u64,
+    },
+    /// More algorithms than there are priorities.
+    #[error("{asked} algorithms; a disk has one and at most {most} to recompress with")]
+    TooManyAlgorithms {
+        /// How many were given.
+        asked: usize,
+        /// Most to recompress with.
+        most: usize,
+    },
+    /// No memory for the table of slots.
+    #[error("no memory for a disk's table ({bytes} bytes asked); use a smaller disk")]
+    Table {
+        /// Bytes that the system allocator refused.
+        bytes: usize,
+    },
+    /// The backend could not be built, its name is not known, or its objects are too small.
+    #[error("zpool: {0}")]
+    Zpool(#[from] ZpoolError),
+    /// The compressor could not be built, or its name is not known.
+    #[error("compressor: {0}")]
+    Compressor(#[from] CompressorError),
+    /// No page provider.
+    #[error("pages: {0}")]
+    Pages(#[from] PageError),
+    /// The backend's largest object is smaller than a page.
+    #[error("zpool {zpool} holds objects of {max} bytes at most; a disk needs 4096")]
+    ObjectsTooSmall {
+        /// The backend's name.
+        zpool: String,
+        /// Its largest object, bytes.
+        max: usize,
+    },
+}

@@ -1,0 +1,264 @@
+//! One page of a disk: written, read, discarded.
+//!
+//! * Write: same-filled? else compressed by the first algorithm and put into the backend, with nothing
+//!   locked, in one step; then the slot is locked and the word put in place; then what was there is
+//!   freed. A write that fails has changed nothing.
+//! * Read: the slot is locked, the object pinned, the slot unlocked; decompressed from the pinned
+//!   bytes. A page on the device is read under the slot's lock.
+//!
+//! A word that leaves its slot is discarded by the thread that took it out, once, with no slot locked.
+
+use core::fmt;
+use std::sync::Arc;
+
+use zpool_api::{BackendBits, Handle, PoolTag, Zpool};
+use zswap_core::parts::{Patterns, Slots, fill, pattern};
+use zswap_core::{PAGE_SIZE, Page};
+
+use crate::algorithms::{Algorithm, Fault};
+use crate::builder::ZramBuilder;
+use crate::error::ZramError;
+use crate::stat::Counts;
+use crate::table::{SlotGuard, Table};
+use crate::word::{Content, Word};
+
+/// Bytes from which on a page is kept as it is: an object that large has a page of its own in every
+/// backend, so compressing it would win nothing.
+pub(crate) const HUGE_FROM: usize = PAGE_SIZE - PAGE_SIZE / 16;
+
+/// A compressed block device. See the crate's front page.
+///
+/// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread.
+pub struct Zram {
+    pub(crate) table: Table,
+    pub(crate) zpool: Arc<dyn Zpool>,
+    pub(crate) tag: PoolTag,
+    pub(crate) pool_page: usize,
+    pub(crate) algorithms: Box<[Algorithm]>,
+    pub(crate) patterns: Patterns,
+    pub(crate) backing: Option<Slots>,
+    pub(crate) counts: Counts,
+}
+
+impl Zram {
+    /// Starts building a disk.
+    pub fn builder() -> ZramBuilder {
+        ZramBuilder::new()
+    }
+
+    /// Bytes of the disk.
+    pub fn disksize(&self) -> u64 {
+        self.table.slots() * PAGE_SIZE as u64
+    }
+
+    /// Writes a whole page. `index` is in pages, and on the disk.
+    pub(crate) fn write_page(&self, index: u64, page: &Page) -> Result<(), ZramError> {
+        let content = self.content_of(index, page)?;
+        let slot = self.table.lock_to_fill(index);
+        match slot {
+            Ok(mut slot) => {
+                let old = slot.replace(Word::new(content));
+                slot.touch();
+                drop(slot);
+                self.counts.replaced(old, Word::new(content));
+                self.discard_word(old);
+                Ok(())
+            }
+            Err(no_memory) => {
+                self.discard_word(Word::new(content));
+                Err(ZramError::Table { index, bytes: no_memory.bytes })
+            }
+        }
+    }
+
+    /// Reads a whole page.
+    pub(crate) fn read_page(&self, index: u64, page: &mut Page) -> Result<(), ZramError> {
+        let Some(mut slot) = self.table.lock(index) else {
+            page.fill(0);
+            return Ok(());
+        };
+        slot.touch();
+        self.read_slot(index, slot, page)
+    }
+
+    /// Changes a part of a page, or what is on it, under its slot's lock throughout.
+    pub(crate) fn change_page(
+        &self,
+        index: u64,
+        change: impl FnOnce(&mut Page),
+    ) -> Result<(), ZramError> {
+        let mut slot = match self.table.lock_to_fill(index) {
+            Ok(slot) => slot,
+            Err(no_memory) => return Err(ZramError::Table { index, bytes: no_memory.bytes }),
+        };
+        let mut page = [0; PAGE_SIZE];
+        self.read_locked(index, &slot, &mut page)?;
+        change(&mut page);
+        let content = self.content_of(index, &page)?;
+        let old = slot.replace(Word::new(content));
+        slot.touch();
+        drop(slot);
+        self.counts.replaced(old, Word::new(content));
+        self.discard_word(old);
+        Ok(())
+    }
+
+    /// The page is zeros from here on, and takes no memory.
+    pub(crate) fn discard_page(&self, index: u64) {
+        let Some(mut slot) = self.table.lock(index) else { return };
+        let old = slot.replace(Word::new(Content::Empty));
+        drop(slot);
+        self.counts.replaced(old, Word::new(Content::Empty));
+        self.discard_word(old);
+    }
+
+    /// What a slot can hold of a page.
+    pub(crate) fn content_of(&self, index: u64, page: &Page) -> Result<Content, ZramError> {
+        if let Some(packed) = pattern(page).and_then(|pattern| self.patterns.pack(pattern)) {
+            return Ok(Content::Same(packed));
+        }
+        let Some(first) = self.algorithms.first() else {
+            return Err(ZramError::NoSuchAlgorithm { asked: String::new(), known: String::new() });
+        };
+        let stored = first.compress(page, |bytes| {
+            let huge = bytes.len() >= HUGE_FROM;
+            let bytes = if huge { &page[..] } else { bytes };
+            self.zpool.malloc_from(bytes).map(|handle| (handle, huge))
+        });
+        let (handle, huge) = stored
+            .map_err(|fault| fault_at(index, fault))?
+            .map_err(|source| ZramError::Pool { index, source })?;
+        let content = Content::Object { bits: handle.backend_bits(), priority: 0, huge };
+        self.within_limit(index, content)?;
+        Ok(content)
+    }
+
+    /// Looks at the pool's size with a new object in it, which is freed if that is too much.
+    fn within_limit(&self, index: u64, content: Content) -> Result<(), ZramError> {
+        let used = self.zpool.total_pages() * self.pool_page;
+        let limit = self.counts.mem_limit();
+        if limit > 0 && used > limit {
+            self.discard_word(Word::new(content));
+            return Err(ZramError::MemLimit { index, limit });
+        }
+        self.counts.used(used);
+        Ok(())
+    }
+
+    /// Reads the page of a locked slot, and unlocks it as soon as it may be.
+    fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut Page) -> Result<(), ZramError> {
+        let Content::Object { bits, priority, huge } = slot.word().content() else {
+            return self.read_locked(index, &slot, page);
+        };
+        let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
+        drop(slot);
+        let object = object.map_err(|source| ZramError::Pool { index, source })?;
+        self.restore(index, &object, priority, huge, page)
+    }
+
+    /// Reads the page of a locked slot, which stays locked.
+    pub(crate) fn read_locked(
+        &self,
+        index: u64,
+        slot: &SlotGuard<'_>,
+        page: &mut Page,
+    ) -> Result<(), ZramError> {
+        match slot.word().content() {
+            Content::Empty => page.fill(0),
+            Content::Same(packed) => fill(page, self.patterns.unpack(packed)),
+            Content::Object { bits, priority, huge } => {
+                self.read_object(index, bits, priority, huge, page)?;
+            }
+            Content::OnDevice(slot) => {
+                let slots = self.backing.as_ref().ok_or(ZramError::NoDevice)?;
+                let read = slots.device.read_page(u64::from(slot), page);
+                read.map_err(|source| ZramError::Device { index, source })?;
+                self.counts.device_read();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the page of an object.
+    pub(crate) fn read_object(
+        &self,
+        index: u64,
+        bits: BackendBits,
+        priority: usize,
+        huge: bool,
+        page: &mut Page,
+    ) -> Result<(), ZramError> {
+        let object = self.zpool.obj_read_begin(Handle::new(self.tag, bits));
+        let object = object.map_err(|source| ZramError::Pool { index, source })?;
+        self.restore(index, &object, priority, huge, page)
+    }
+
+    /// Turns an object into its page again.
+    pub(crate) fn restore(
+        &self,
+        index: u64,
+        object: &[u8],
+        priority: usize,
+        huge: bool,
+        page: &mut Page,
+    ) -> Result<(), ZramError> {
+        if huge && object.len() == PAGE_SIZE {
+            page.copy_from_slice(object);
+            return Ok(());
+        }
+        let Some(algorithm) = self.algorithms.get(priority) else {
+            return Err(self.no_such(&priority.to_string()));
+        };
+        algorithm.decompress(object, page).map_err(|fault| fault_at(index, fault))
+    }
+
+    /// The error of an algorithm that the disk does not have.
+    pub(crate) fn no_such(&self, asked: &str) -> ZramError {
+        let known: Vec<String> =
+            self.algorithms.iter().skip(1).map(|a| a.compressor.spec()).collect();
+        ZramError::NoSuchAlgorithm { asked: asked.to_owned(), known: known.join(", ") }
+    }
+
+    /// Frees what a word that left its slot stood for.
+    pub(crate) fn discard_word(&self, word: Word) {
+        match word.content() {
+            Content::Empty => {}
+            Content::Same(packed) => self.patterns.release(packed),
+            Content::OnDevice(slot) => {
+                if let Some(slots) = &self.backing {
+                    slots.give_up(slot);
+                }
+            }
+            Content::Object { bits, .. } => {
+                // The handle was the slot's alone: only a backend that broke its promise fails here,
+                // and there is nothing left to do about that object.
+                let _ = self.zpool.free(Handle::new(self.tag, bits));
+            }
+        }
+    }
+}
+
+/// An error of a codec, with its page.
+pub(crate) fn fault_at(index: u64, fault: Fault) -> ZramError {
+    match fault {
+        Fault::Reentrant => ZramError::Reentrant { index },
+        Fault::Codec(source) => ZramError::Codec { index, source },
+    }
+}
+
+impl Drop for Zram {
+    fn drop(&mut self) {
+        // The device outlives the disk, perhaps, and its slots are of no use to anybody.
+        self.reset();
+    }
+}
+
+impl fmt::Debug for Zram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Zram")
+            .field("disksize", &self.disksize())
+            .field("zpool", &self.zpool.name())
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
+    }
+}

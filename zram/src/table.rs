@@ -1,0 +1,158 @@
+//! All slots of a disk, a chunk of 512 at a time, each made when one of its pages is first written.
+//!
+//! The lock of a slot is a bit of its word (zswap-core's `lock.rs`). It may be held while sleeping.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use zpool_api::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use zswap_core::parts::{Waiters, WordGuard, lock_word};
+
+use crate::word::Word;
+
+pub(crate) const CHUNK: u64 = 512;
+
+#[derive(Debug)]
+struct Chunk {
+    words: Box<[AtomicU64]>,
+    /// Seconds since the table was made, of each slot's last access; empty if nobody asked for them.
+    accessed: Box<[AtomicU32]>,
+}
+
+/// A disk's slots.
+#[derive(Debug)]
+pub(crate) struct Table {
+    chunks: Box<[OnceLock<Chunk>]>,
+    slots: u64,
+    waiters: Waiters,
+    access_times: bool,
+    made: Instant,
+}
+
+/// No memory for slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoMemory {
+    pub(crate) bytes: usize,
+}
+
+fn filled<T>(count: usize, make: impl FnMut() -> T) -> Result<Box<[T]>, NoMemory> {
+    let mut items = Vec::new();
+    let bytes = count.saturating_mul(size_of::<T>());
+    items.try_reserve_exact(count).map_err(|_| NoMemory { bytes })?;
+    items.resize_with(count, make);
+    Ok(items.into_boxed_slice())
+}
+
+impl Table {
+    pub(crate) fn new(slots: u64, access_times: bool) -> Result<Self, NoMemory> {
+        let count = usize::try_from(slots.div_ceil(CHUNK)).unwrap_or(usize::MAX);
+        let chunks = filled(count, OnceLock::new)?;
+        let (waiters, made) = (Waiters::new(), Instant::now());
+        Ok(Table { chunks, slots, waiters, access_times, made })
+    }
+
+    /// Slots there are.
+    pub(crate) fn slots(&self) -> u64 {
+        self.slots
+    }
+
+    fn chunk(&self, index: u64) -> Option<&OnceLock<Chunk>> {
+        self.chunks.get((index / CHUNK) as usize).filter(|_| index < self.slots)
+    }
+
+    /// Locks a slot that may hold something; none if nothing near it was ever written.
+    #[inline]
+    pub(crate) fn lock(&self, index: u64) -> Option<SlotGuard<'_>> {
+        self.lock_in(self.chunk(index)?.get()?, index)
+    }
+
+    /// Locks a slot to put something there. `index` is below [`Table::slots`].
+    #[inline]
+    pub(crate) fn lock_to_fill(&self, index: u64) -> Result<SlotGuard<'_>, NoMemory> {
+        let beyond = NoMemory { bytes: 0 };
+        let cell = self.chunk(index).ok_or(beyond)?;
+        let chunk = match cell.get() {
+            Some(chunk) => chunk,
+            None => {
+                let fresh = self.new_chunk()?;
+                cell.get_or_init(|| fresh)
+            }
+        };
+        self.lock_in(chunk, index).ok_or(beyond)
+    }
+
+    fn new_chunk(&self) -> Result<Chunk, NoMemory> {
+        let times = if self.access_times { CHUNK as usize } else { 0 };
+        Ok(Chunk {
+            words: filled(CHUNK as usize, || AtomicU64::new(0))?,
+            accessed: filled(times, || AtomicU32::new(0))?,
+        })
+    }
+
+    fn lock_in<'a>(&'a self, chunk: &'a Chunk, index: u64) -> Option<SlotGuard<'a>> {
+        let at = (index % CHUNK) as usize;
+        // No word of a table is ever dead.
+        let guard = lock_word(chunk.words.get(at)?, &self.waiters).ok()?;
+        Some(SlotGuard { guard, accessed: chunk.accessed.get(at), made: self.made })
+    }
+
+    /// The slots of the chunks that were made, in order.
+    pub(crate) fn made(&self) -> impl Iterator<Item = u64> {
+        let made = self.chunks.iter().enumerate().filter(|(_, chunk)| chunk.get().is_some());
+        let slots = self.slots;
+        made.flat_map(move |(n, _)| n as u64 * CHUNK..((n as u64 + 1) * CHUNK).min(slots))
+    }
+
+    /// Bytes of the table.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let made = self.chunks.iter().filter_map(OnceLock::get);
+        let chunks = made.map(|c| size_of_val(&*c.words) + size_of_val(&*c.accessed));
+        chunks.sum::<usize>() + size_of_val(&*self.chunks)
+    }
+}
+
+/// A locked slot; unlocked when dropped.
+#[derive(Debug)]
+pub(crate) struct SlotGuard<'a> {
+    guard: WordGuard<'a>,
+    accessed: Option<&'a AtomicU32>,
+    made: Instant,
+}
+
+impl SlotGuard<'_> {
+    pub(crate) fn word(&self) -> Word {
+        Word::from_raw(self.guard.word())
+    }
+
+    /// Puts another word there; gives what was.
+    pub(crate) fn replace(&mut self, word: Word) -> Word {
+        Word::from_raw(self.guard.replace(word.raw()))
+    }
+
+    /// Somebody reads or writes the page: it is not idle.
+    #[inline]
+    pub(crate) fn touch(&mut self) {
+        let word = self.word();
+        if word.is_idle() {
+            self.replace(word.idle(false));
+        }
+        if let Some(accessed) = self.accessed {
+            let now = self.made.elapsed().as_secs().try_into().unwrap_or(u32::MAX);
+            // Relaxed: read and written under the slot's lock.
+            accessed.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Seconds since the last access, if they are noted.
+    pub(crate) fn age(&self) -> Option<u64> {
+        // Relaxed: as in `touch`.
+        let then = u64::from(self.accessed?.load(Ordering::Relaxed));
+        Some(self.made.elapsed().as_secs().saturating_sub(then))
+    }
+
+    /// Seconds from the disk's making to the last access, if they are noted.
+    pub(crate) fn accessed(&self) -> Option<u32> {
+        // Relaxed: as in `touch`.
+        self.accessed.map(|accessed| accessed.load(Ordering::Relaxed))
+    }
+}
