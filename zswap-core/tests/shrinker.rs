@@ -62,13 +62,14 @@ fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     assert_eq!((device.pages(), pool_bytes(&store)), (8, LIMIT / 2));
     assert_eq!(shrinker.report().written, 8);
     // More come; they find room.
-    for entry in 18..60 {
+    let end = if cfg!(miri) { 22 } else { 60 };
+    for entry in 18..end {
         store.store(at(entry), &marked(entry, 0)).unwrap();
         eventually("room", || pool_bytes(&store) <= LIMIT / 2);
     }
-    assert_eq!((store.stats().pool_limit_hit, store.stats().written_back_pages), (0, 50));
-    (0..60).for_each(|entry| check(&store, entry, 0));
-    assert!(store.stats().device_loads >= 50);
+    assert_eq!((store.stats().pool_limit_hit, store.stats().written_back_pages), (0, end - 10));
+    (0..end).for_each(|entry| check(&store, entry, 0));
+    assert!(store.stats().device_loads >= end - 10);
 
     // The thread does not keep the store, and ends with it.
     drop(store);

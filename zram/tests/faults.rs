@@ -1,0 +1,163 @@
+//! Memory, codec and device fail in the middle of everything: nothing leaks, and every page still reads
+//! as it was acknowledged last.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::{Rig, at, check, marked, rig, settle};
+use zpool_api::sync::test_rng::Rng;
+use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
+
+/// Three pages of each kind: compressed, huge, a pattern, on the device.
+fn filled() -> (Rig, Vec<Box<Page>>) {
+    let rig = rig(16);
+    let mut pages = Vec::new();
+    for n in 0..12u64 {
+        let page = match n / 3 {
+            0 | 3 => marked(n, 900),
+            1 => marked(n, PAGE_SIZE),
+            _ => Box::new([n as u8; PAGE_SIZE]),
+        };
+        rig.disk.write(at(n), &page[..]).unwrap();
+        pages.push(page);
+    }
+    assert_eq!(rig.disk.writeback(&Writeback::new().pages(9..12)).unwrap().written, 3);
+    (rig, pages)
+}
+
+fn all_read(rig: &Rig, pages: &[Box<Page>]) {
+    (0..).zip(pages).for_each(|(n, page)| check(&rig.disk, n, page));
+}
+
+/// Everything that writes, to a page of each kind: whole, in part, recompressed, written back.
+fn everything(rig: &Rig) -> Vec<Result<(), ZramError>> {
+    let mut results = Vec::new();
+    for n in (0..12).step_by(2) {
+        results.push(rig.disk.write(at(n), &marked(n + 100, 1000)[..]));
+        results.push(rig.disk.write(at(n) + 5, &[7; 100]));
+        results.push(rig.disk.write_zeroes(at(n) + 5, 10));
+    }
+    results.push(rig.disk.recompress(&Recompress::new()).map(drop));
+    results.push(rig.disk.writeback(&Writeback::new()).map(drop));
+    results
+}
+
+#[test]
+fn a_codec_that_fails_changes_nothing() {
+    let (rig, pages) = filled();
+    rig.moods.fails.store(true, SeqCst);
+    let results = everything(&rig);
+    assert!(results.iter().all(|r| matches!(r, Err(ZramError::Codec { .. }))), "{results:?}");
+    let mut back = [0; PAGE_SIZE];
+    assert!(matches!(rig.disk.read(at(1), &mut back), Err(ZramError::Codec { index: 1, .. })));
+    rig.moods.fails.store(false, SeqCst);
+    all_read(&rig, &pages);
+    assert_eq!((rig.disk.io_stat().failed_writes, rig.disk.io_stat().failed_reads), (18, 1));
+    settle(rig);
+}
+
+#[test]
+fn a_codec_that_panics_leaves_every_slot_unlocked_and_as_it_was() {
+    let (rig, pages) = filled();
+    rig.moods.panics.store(true, SeqCst);
+    let panics = |what: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(what)).is_err());
+    for n in [0, 3, 6, 9] {
+        panics(&|| rig.disk.write(at(n), &marked(100, 1000)[..]).unwrap());
+        panics(&|| rig.disk.write(at(n) + 9, &[1; 9]).unwrap());
+    }
+    panics(&|| drop(rig.disk.recompress(&Recompress::new())));
+    panics(&|| drop(rig.disk.writeback(&Writeback::new())));
+    panics(&|| rig.disk.read(at(0), &mut [0; 9]).unwrap());
+    rig.moods.panics.store(false, SeqCst);
+    all_read(&rig, &pages);
+    assert!(everything(&rig).iter().all(Result::is_ok));
+    settle(rig);
+}
+
+#[test]
+fn memory_that_runs_out_at_any_step_changes_nothing() {
+    for spare in 0..4 {
+        let (rig, mut pages) = filled();
+        rig.disk.trim();
+        rig.pages.limit_pages(rig.pages.pages_out() + spare);
+        let mut rng = Rng::new(spare as u64);
+        let mut refused = 0;
+        for round in 0..if cfg!(miri) { 20 } else { 400 } {
+            let n = rng.below(12);
+            let new = marked(round + 500, [900, 2000, PAGE_SIZE][rng.below(3)]);
+            match rng.below(4) {
+                0 => match rig.disk.write(at(n as u64), &new[..]) {
+                    Ok(()) => pages[n] = new,
+                    Err(error) => {
+                        assert!(matches!(error, ZramError::Pool { .. }), "{error}");
+                        refused += 1;
+                    }
+                },
+                1 => match rig.disk.write(at(n as u64) + 100, &new[100..900]) {
+                    Ok(()) => pages[n][100..900].copy_from_slice(&new[100..900]),
+                    Err(_) => refused += 1,
+                },
+                2 => refused += u64::from(rig.disk.recompress(&Recompress::new()).is_err()),
+                _ => {
+                    let what = Writeback::new().max_pages(1);
+                    rig.disk.writeback(&what).unwrap();
+                }
+            }
+            check(&rig.disk, n as u64, &pages[n]);
+        }
+        assert!(refused > 0, "{spare}");
+        all_read(&rig, &pages);
+        rig.pages.limit_pages(usize::MAX);
+        settle(rig);
+    }
+}
+
+#[test]
+fn a_device_that_fails_keeps_the_page_where_it_was() {
+    let (rig, pages) = filled();
+    // Two go, the third does not, and is no loss; nor is a page of the budget.
+    rig.disk.set_writeback_limit(Some(10));
+    rig.device.fail_writes(2, 1);
+    let error = rig.disk.writeback(&Writeback::new()).unwrap_err();
+    assert!(matches!(error, ZramError::Device { index: 2, .. }), "{error}");
+    assert_eq!((rig.disk.bd_stat().bd_count, rig.disk.bd_stat().bd_writes), (5, 5));
+    assert_eq!((rig.memory.pages(), rig.disk.writeback_limit()), (5, Some(8)));
+    all_read(&rig, &pages);
+
+    rig.device.fail_reads(0, 2);
+    let mut back = [0; PAGE_SIZE];
+    let error = rig.disk.read(at(9), &mut back).unwrap_err();
+    assert!(matches!(error, ZramError::Device { index: 9, .. }), "{error}");
+    let error = rig.disk.write(at(9) + 3, &[1]).unwrap_err();
+    assert!(matches!(error, ZramError::Device { index: 9, .. }), "{error}");
+    all_read(&rig, &pages);
+    // A whole page needs nothing of what was there.
+    rig.device.fail_reads(0, 1);
+    rig.disk.write(at(9), &marked(77, 10)[..]).unwrap();
+    rig.device.fail_reads(0, 0);
+    check(&rig.disk, 9, &marked(77, 10));
+    settle(rig);
+}
+
+#[test]
+fn a_full_device_is_said_and_a_slot_is_free_again_when_its_page_is_written() {
+    let rig = common::rig(100);
+    (0..70).for_each(|n| rig.disk.write(at(n), &marked(n, 900)[..]).unwrap());
+    let error = rig.disk.writeback(&Writeback::new()).unwrap_err();
+    assert_eq!(error, ZramError::DeviceFull { slots: 64 });
+    rig.disk.write(at(5), &marked(500, 900)[..]).unwrap();
+    assert_eq!(rig.disk.writeback(&Writeback::new().max_pages(1)).unwrap().written, 1);
+    assert!(rig.disk.writeback(&Writeback::new()).is_err());
+    check(&rig.disk, 5, &marked(500, 900));
+    check(&rig.disk, 69, &marked(69, 900));
+    settle(rig);
+}

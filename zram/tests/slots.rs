@@ -1,0 +1,260 @@
+//! What a page becomes: same, huge, idle, recompressed, written back; and the figures that say so.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use core::time::Duration;
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::{Rig, at, check, marked, rig, rig_with, settle};
+use zram::{BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
+
+/// The flags of every page that holds something.
+fn flags(disk: &Zram) -> String {
+    let states = disk.block_state().map(|state| {
+        let line = state.to_string();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        format!("{}{} ", words[0], words[2])
+    });
+    states.collect::<String>().trim_end().to_owned()
+}
+
+#[test]
+fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
+    let rig = rig(10);
+    let disk = &rig.disk;
+    assert_eq!(disk.mm_stat().to_string(), "0 0 0 0 0 0 0 0 0");
+    disk.write(at(0), &marked(1, 1000)[..]).unwrap();
+    disk.write(at(1), &[5; PAGE_SIZE]).unwrap();
+    disk.write(at(2), &marked(2, PAGE_SIZE)[..]).unwrap();
+    // A pattern of eight different bytes.
+    let pattern: Vec<u8> = (0..PAGE_SIZE).map(|n| n as u8 & 7).collect();
+    disk.write(at(3), &pattern).unwrap();
+    // Nearly a page: kept as it is.
+    disk.write(at(4), &marked(3, 3300)[..]).unwrap();
+    let stat = disk.mm_stat();
+    assert_eq!((stat.orig_data_size, stat.compr_data_size), (at(5), 1600 + 2 * 4096));
+    assert_eq!((stat.same_pages, stat.huge_pages, stat.huge_pages_since), (2, 2, 2));
+    assert!(stat.mem_used_total >= at(3) && stat.mem_used_max == at(3), "{stat}");
+    assert_eq!(flags(disk), "0...... 1s..... 2..h... 3s..... 4..h...");
+    check(disk, 4, &marked(3, 3300));
+    check(disk, 3, &pattern.clone().try_into().unwrap());
+    check(disk, 9, &[0; PAGE_SIZE]);
+
+    // Overwritten, each is what it is now.
+    disk.write(at(2), &[0; PAGE_SIZE]).unwrap();
+    disk.write(at(1), &marked(4, 100)[..]).unwrap();
+    let stat = disk.mm_stat();
+    assert_eq!((stat.same_pages, stat.huge_pages, stat.huge_pages_since), (2, 1, 2));
+    assert_eq!(flags(disk), "0...... 1...... 2s..... 3s..... 4..h...");
+    disk.reset_mem_used_max();
+    assert_eq!(disk.mm_stat().mem_used_max, at(2));
+    disk.discard(at(0), at(2)).unwrap();
+    assert_eq!(disk.io_stat().to_string(), "0 0 0 2");
+    disk.reset();
+    assert_eq!(disk.mm_stat().to_string(), "0 0 0 0 0 0 0 0 0");
+    assert_eq!(disk.io_stat().to_string(), "0 0 0 0");
+    check(disk, 4, &[0; PAGE_SIZE]);
+    settle(rig);
+}
+
+#[test]
+fn a_slot_takes_eight_bytes_and_twelve_with_access_times() {
+    let bytes = |times: bool| {
+        let rig = rig_with(1 << 20, |builder| builder.access_times(times));
+        let empty = rig.disk.metadata_bytes();
+        (0..1024).for_each(|n| rig.disk.write(at(n), &[3; PAGE_SIZE]).unwrap());
+        (empty, rig.disk.metadata_bytes() - empty)
+    };
+    let (empty, without) = bytes(false);
+    assert!(empty < (1 << 20) / 10, "{empty}");
+    assert_eq!((without, bytes(true).1), (8 * 1024, 12 * 1024));
+}
+
+#[test]
+fn idle_pages_are_those_nobody_used_since() {
+    let rig = rig_with(8, |builder| builder.access_times(true));
+    let disk = &rig.disk;
+    (0..5).for_each(|n| disk.write(at(n), &marked(n, 500)[..]).unwrap());
+    disk.write(at(5), &[1; PAGE_SIZE]).unwrap();
+    assert_eq!(disk.mark_idle(), 5);
+    check(disk, 1, &marked(1, 500));
+    disk.write(at(2) + 100, &[1; 7]).unwrap();
+    assert_eq!(flags(disk), "0...i.. 1...... 2...... 3...i.. 4...i.. 5s.....");
+    // By age: none is an hour old; all are no second old.
+    let rig2 = rig_with(8, |builder| builder.access_times(true));
+    rig2.disk.write(at(0), &marked(1, 500)[..]).unwrap();
+    assert_eq!(rig2.disk.mark_idle_older_than(Duration::from_secs(3600)), 0);
+    assert_eq!(rig2.disk.mark_idle_older_than(Duration::ZERO), 1);
+    settle(rig2);
+    // Times that nobody notes mark nothing.
+    let rig3 = common::rig(8);
+    rig3.disk.write(at(0), &marked(1, 500)[..]).unwrap();
+    assert_eq!(rig3.disk.mark_idle_older_than(Duration::ZERO), 0);
+    settle(rig3);
+    settle(rig);
+}
+
+#[test]
+fn recompression_follows_priorities_filters_and_budgets() {
+    let rig = rig(20);
+    let (disk, moods) = (&rig.disk, &rig.moods);
+    (0..4).for_each(|n| disk.write(at(n), &marked(n, 1000)[..]).unwrap());
+    disk.write(at(4), &marked(4, 3300)[..]).unwrap();
+    disk.write(at(5), &marked(5, PAGE_SIZE)[..]).unwrap();
+    let bytes = || disk.mm_stat().compr_data_size;
+    assert_eq!(bytes(), 4 * 1600 + 2 * 4096);
+
+    // A budget, and the first recompression algorithm.
+    let done = disk.recompress(&Recompress::new().priority(1).max_pages(3)).unwrap();
+    assert_eq!((done.recompressed, done.not_smaller, done.bytes_saved), (3, 0, 900));
+    assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3...... 4..h... 5..h...");
+    // Slots at the priority are no targets, by whichever name it goes.
+    let done = disk.recompress(&Recompress::new().algorithm("trim").threshold(1400)).unwrap();
+    assert_eq!((done.recompressed, done.bytes_saved), (2, 300 + 4096 - 3600));
+    assert_eq!(done.not_smaller, 1, "noise");
+    let before = moods.compressions.load(SeqCst);
+    let done = disk.recompress(&Recompress::new().priority(1)).unwrap();
+    assert_eq!((done.recompressed, done.not_smaller), (0, 0), "nothing is tried again");
+    assert_eq!(moods.compressions.load(SeqCst), before);
+    assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3....r. 4....r. 5..h...");
+
+    // The highest priority in use, of what is idle, then of what is huge.
+    disk.mark_idle();
+    check(disk, 0, &marked(0, 1000));
+    let done = disk.recompress(&Recompress::new().idle().threshold(1300)).unwrap();
+    assert_eq!((done.recompressed, done.not_smaller, done.bytes_saved), (4, 1, 1200));
+    assert_eq!(flags(disk), "0....r. 1...ir. 2...ir. 3...ir. 4...ir. 5..hi.n");
+    disk.write(at(6), &marked(6, PAGE_SIZE)[..]).unwrap();
+    let done = disk.recompress(&Recompress::new().huge()).unwrap();
+    assert_eq!((done.recompressed, done.not_smaller), (0, 1), "0 is not huge, 5 was tried");
+    let done = disk.recompress(&Recompress::new()).unwrap();
+    assert_eq!((done.recompressed, done.not_smaller), (1, 0));
+    assert_eq!(bytes(), 4 * 1000 + 3300 + 2 * 4096);
+    (0..4).for_each(|n| check(disk, n, &marked(n, 1000)));
+    check(disk, 4, &marked(4, 3300));
+    check(disk, 5, &marked(5, PAGE_SIZE));
+    // A write makes it a new page.
+    disk.write(at(5), &marked(7, 50)[..]).unwrap();
+    assert_eq!(disk.recompress(&Recompress::new()).unwrap().recompressed, 1);
+
+    for what in [Recompress::new().priority(3), Recompress::new().priority(0)] {
+        let error = disk.recompress(&what).unwrap_err();
+        assert!(error.to_string().contains("trim, tight"), "{error}");
+    }
+    assert!(disk.recompress(&Recompress::new().algorithm("loose")).is_err(), "the first of all");
+    settle(rig);
+}
+
+#[test]
+fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
+    let rig = rig(20);
+    let disk = &rig.disk;
+    (0..4).for_each(|n| disk.write(at(n), &marked(n, 1000)[..]).unwrap());
+    (4..6).for_each(|n| disk.write(at(n), &marked(n, PAGE_SIZE)[..]).unwrap());
+    disk.write(at(6), &[1; PAGE_SIZE]).unwrap();
+    let written = |what: &Writeback| disk.writeback(what).unwrap().written;
+    assert_eq!(written(&Writeback::new().incompressible()), 0);
+    assert_eq!(written(&Writeback::new().idle()), 0);
+    assert_eq!(written(&Writeback::new().huge().max_pages(1)), 1);
+    assert_eq!(flags(disk), "0...... 1...... 2...... 3...... 4.w.... 5..h... 6s.....");
+    disk.recompress(&Recompress::new().huge()).unwrap();
+    assert_eq!(written(&Writeback::new().incompressible()), 1);
+    assert_eq!(written(&Writeback::new().pages(1..2).pages(3..900).pages(6..7)), 2);
+    assert_eq!(flags(disk), "0...... 1.w.... 2...... 3.w.... 4.w.... 5.w.... 6s.....");
+    assert_eq!(disk.bd_stat().to_string(), "4 0 4");
+    let stat = disk.mm_stat();
+    assert_eq!((stat.orig_data_size, stat.huge_pages), (at(3), 0));
+    for n in [1, 3] {
+        check(disk, n, &marked(n, 1000));
+    }
+    check(disk, 5, &marked(5, PAGE_SIZE));
+    assert_eq!(disk.bd_stat().to_string(), "4 3 4");
+    // A part of a page that is on the device.
+    disk.write(at(1) + 10, &[9; 5]).unwrap();
+    let mut page = marked(1, 1000);
+    page[10..15].fill(9);
+    check(disk, 1, &page);
+    assert_eq!(disk.bd_stat().bd_count, 3);
+
+    disk.set_writeback_limit(Some(1));
+    disk.mark_idle();
+    let done = disk.writeback(&Writeback::new().idle()).unwrap();
+    assert_eq!((done.written, done.budget_used_up), (1, true));
+    assert_eq!((disk.writeback_limit(), written(&Writeback::new())), (Some(0), 0));
+    disk.set_writeback_limit(None);
+    assert_eq!(written(&Writeback::new()), 2);
+    assert_eq!(disk.mm_stat().orig_data_size, at(1), "the pattern");
+    check(disk, 0, &marked(0, 1000));
+
+    let none = Zram::builder().disksize(4096).algorithm("null").build().unwrap();
+    assert_eq!(none.writeback(&Writeback::new()), Err(ZramError::NoDevice));
+    settle(rig);
+}
+
+#[test]
+fn the_memory_limit_refuses_and_keeps_what_was_there() {
+    let Rig { disk, .. } = &rig(20);
+    disk.set_mem_limit(3 * PAGE_SIZE);
+    let mut written = 0;
+    let error = loop {
+        match disk.write(at(written), &marked(written, PAGE_SIZE)[..]) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((written, &error), (3, &ZramError::MemLimit { index: 3, limit: 3 * PAGE_SIZE }));
+    // An overwrite needs room for both for a moment.
+    assert!(disk.write(at(1), &marked(9, PAGE_SIZE)[..]).is_err());
+    (0..3).for_each(|n| check(disk, n, &marked(n, PAGE_SIZE)));
+    check(disk, 3, &[0; PAGE_SIZE]);
+    assert_eq!(disk.mm_stat().mem_limit, at(3));
+    assert_eq!(disk.io_stat().failed_writes, 2);
+    disk.discard(at(0), at(1)).unwrap();
+    disk.write(at(3), &marked(3, PAGE_SIZE)[..]).unwrap();
+    disk.set_mem_limit(0);
+    (4..9).for_each(|n| disk.write(at(n), &marked(n, PAGE_SIZE)[..]).unwrap());
+}
+
+#[test]
+fn compaction_is_counted() {
+    let disk = Zram::builder().disksize(at(400)).algorithm("null").zpool("zsmalloc");
+    let Ok(disk) = disk.build() else { return };
+    for n in 0..if cfg!(miri) { 20 } else { 400 } {
+        disk.write(at(n), &marked(n, 900)[..]).unwrap();
+    }
+    assert_eq!(disk.compact().unwrap() as u64, disk.mm_stat().pages_compacted);
+    let simple = rig(4);
+    assert!(simple.disk.compact().is_err(), "zbud cannot");
+    settle(simple);
+}
+
+#[test]
+fn what_cannot_be_built_is_said() {
+    for bytes in [0, 1, 4095, 4097, u64::MAX] {
+        let error = Zram::builder().disksize(bytes).build().unwrap_err();
+        assert!(matches!(error, BuildError::DiskSize { .. }), "{error}");
+    }
+    let many = Zram::builder().disksize(4096).algorithm("null");
+    let many = (0..4).fold(many, |builder, _| builder.recompression("null"));
+    assert_eq!(many.build().unwrap_err(), BuildError::TooManyAlgorithms { asked: 5, most: 3 });
+    let error = Zram::builder().disksize(4096).zpool("zlab").build().unwrap_err();
+    assert!(error.to_string().contains("zbud"), "{error}");
+    let error = Zram::builder().disksize(4096).recompression("zlab").build().unwrap_err();
+    assert!(error.to_string().contains("null"), "{error}");
+}
+
+#[test]
+fn a_disk_may_be_shared_and_sent() {
+    fn both<T: Send + Sync>() {}
+    both::<Zram>();
+    both::<ZramError>();
+    both::<Recompress>();
+    both::<Writeback>();
+}

@@ -1,0 +1,130 @@
+//! Many threads on one disk: every page is whole, and the last write acknowledged or a later one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+
+use common::{at, check, marked, rig, settle};
+use zpool_api::sync::test_rng::Rng;
+use zram::{PAGE_SIZE, Recompress, Writeback, ZramError};
+
+const PAGES: u64 = 8;
+
+/// A byte of the first half of a page that is `n` all over.
+fn halves(page: &[u8]) -> (u8, u8) {
+    let (first, second) = page.split_at(PAGE_SIZE / 2);
+    assert!(first.iter().all(|byte| *byte == first[0]), "half a write");
+    assert!(second.iter().all(|byte| *byte == second[0]), "half a write");
+    (first[0], second[0])
+}
+
+#[test]
+fn own_pages_hold_what_was_written_last_and_shared_ones_are_never_torn() {
+    let rig = rig(64);
+    let (threads, rounds) = if cfg!(miri) { (2, 12) } else { (4, 3000) };
+    let (disk, stop) = (&rig.disk, &AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut rng = Rng::new(5);
+            while !stop.load(SeqCst) {
+                match rng.below(4) {
+                    0 => drop(disk.mark_idle()),
+                    1 => drop(
+                        disk.recompress(&Recompress::new().priority(1 + rng.below(2))).unwrap(),
+                    ),
+                    2 => {
+                        let done = disk.writeback(&Writeback::new().idle().max_pages(3));
+                        let fine = matches!(done, Ok(_) | Err(ZramError::DeviceFull { .. }));
+                        assert!(fine, "{done:?}");
+                    }
+                    _ => assert!(disk.block_state().count() <= 64),
+                }
+                thread::yield_now();
+            }
+        });
+        let workers: Vec<_> = (0..threads)
+            .map(|t| {
+                scope.spawn(move || {
+                    let mut rng = Rng::new(t + 1);
+                    let mut held = vec![Box::new([0; PAGE_SIZE]); PAGES as usize];
+                    let mut back = [0; PAGE_SIZE];
+                    for round in 0..rounds {
+                        // Pages of this thread's own, after those that all share.
+                        let n = rng.below(PAGES as usize);
+                        let own = PAGES * (t + 1) + n as u64;
+                        match rng.below(6) {
+                            0 => {
+                                let page = marked(round * 9 + t, rng.below(PAGE_SIZE));
+                                disk.write(at(own), &page[..]).unwrap();
+                                held[n] = page;
+                            }
+                            1 => {
+                                let (from, len) = (rng.below(4000), rng.below(96) + 1);
+                                disk.write(at(own) + from as u64, &vec![9; len]).unwrap();
+                                held[n][from..from + len].fill(9);
+                            }
+                            2 => {
+                                disk.discard(at(own), at(1)).unwrap();
+                                held[n].fill(0);
+                            }
+                            3 => disk
+                                .write(
+                                    at(rng.below(PAGES as usize) as u64),
+                                    &[t as u8 + 1; PAGE_SIZE],
+                                )
+                                .unwrap(),
+                            4 => {
+                                // Half a page at a time: neither half is ever lost to the other.
+                                let half = (PAGE_SIZE / 2) as u64;
+                                let shared = at(rng.below(PAGES as usize) as u64);
+                                let side = rng.below(2) as u64 * half;
+                                let bytes = [t as u8 + 101; PAGE_SIZE / 2];
+                                disk.write(shared + side, &bytes).unwrap();
+                            }
+                            _ => {
+                                let shared = rng.below(PAGES as usize) as u64;
+                                disk.read(at(shared), &mut back).unwrap();
+                                halves(&back);
+                            }
+                        }
+                        check(disk, own, &held[n]);
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        stop.store(true, SeqCst);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    settle(rig);
+}
+
+/// Two threads change different bytes of one page: no change is lost.
+#[test]
+fn changes_of_parts_of_one_page_add_up() {
+    let rig = rig(1);
+    let (threads, rounds) = if cfg!(miri) { (2, 8) } else { (4, 500) };
+    thread::scope(|scope| {
+        for t in 0..threads {
+            let disk = &rig.disk;
+            scope.spawn(move || {
+                for round in 1..=rounds {
+                    let bytes = (round as u32).to_le_bytes();
+                    disk.write(t * 8, &bytes).unwrap();
+                    let mut back = [0; 4];
+                    disk.read(t * 8, &mut back).unwrap();
+                    assert_eq!(back, bytes);
+                }
+            });
+        }
+    });
+    settle(rig);
+}
