@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arbitrary::Arbitrary;
 use zpool_api::{FailingPages, HeapPages};
@@ -42,14 +43,20 @@ pub enum Op {
     List,
     FailCall(u8),
     Trim,
+    Move(Mover),
+    FailWrites(u8),
+    FailReads(u8),
+    Writeback(bool),
+}
+
+/// What changes no page, only where it is.
+#[derive(Arbitrary, Debug)]
+pub enum Mover {
     SetZpool(u8),
     SetCompressor(u8),
     MigratePools(u8),
     Recompress { codec: u8, budget: u8, cold_only: bool },
     Shrink(u8),
-    FailWrites(u8),
-    FailReads(u8),
-    Writeback(bool),
 }
 
 /// A store's settings and what is done to it.
@@ -58,6 +65,9 @@ pub struct Input {
     codec: u8,
     keep_incompressible: bool,
     limit_pages: Option<u8>,
+    checksums: bool,
+    /// What a second thread does meanwhile, over and over.
+    beside: Vec<Mover>,
     ops: Vec<Op>,
 }
 
@@ -105,6 +115,42 @@ fn is_one_word(page: &Page) -> bool {
     page[8..] == page[..PAGE_SIZE - 8]
 }
 
+fn run_mover(store: &Zswap, mover: &Mover) {
+    match *mover {
+        Mover::SetZpool(n) => {
+            let name = ZPOOLS[usize::from(n) % ZPOOLS.len()];
+            assert_eq!(store.set_zpool(name).is_ok(), name != "zlab");
+        }
+        Mover::SetCompressor(n) => {
+            let name = CODECS[usize::from(n) % CODECS.len()];
+            assert_eq!(store.set_compressor(name).is_ok(), name != "lz9");
+        }
+        Mover::MigratePools(budget) => match store.migrate_pools(usize::from(budget)) {
+            Ok(done) => assert!(done.moved <= usize::from(budget)),
+            Err(RehomeError::Store(StoreError::Pool { .. })) => {}
+            Err(other) => panic!("{other}"),
+        },
+        Mover::Recompress { codec, budget, cold_only } => {
+            let name = CODECS[usize::from(codec) % CODECS.len()];
+            match store.recompress(name, usize::from(budget), cold_only) {
+                Ok(done) => assert!(done.moved + done.not_smaller <= usize::from(budget)),
+                Err(RehomeError::Store(StoreError::Pool { .. })) => {}
+                Err(RehomeError::Build(_)) => assert_eq!(name, "lz9"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        Mover::Shrink(n) => match store.shrink(usize::from(n)) {
+            Ok(written) => assert!(written <= usize::from(n)),
+            Err(
+                WritebackError::NoDevice
+                | WritebackError::DeviceFull { .. }
+                | WritebackError::Device { .. },
+            ) => {}
+            Err(other) => panic!("{other}"),
+        },
+    }
+}
+
 /// Runs the operations and checks the store after each.
 pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
@@ -114,12 +160,46 @@ pub fn run(input: &Input) {
     let mut builder = Zswap::builder()
         .compressor(CODECS[usize::from(input.codec) % 4])
         .store_incompressible(input.keep_incompressible)
+        .checksums(input.checksums)
         .pages(move || Ok(theirs.clone()))
         .swap_device(device.clone());
     if let Some(limit) = input.limit_pages {
         builder = builder.max_pool_bytes(usize::from(limit) * PAGE_SIZE);
     }
     let store = builder.build().expect("built-in names");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if !input.beside.is_empty() {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    input.beside.iter().take(20).for_each(|mover| run_mover(&store, mover));
+                }
+            });
+        }
+        // The other thread ends whatever becomes of this one.
+        let _stopped = Stop(&stop);
+        run_ops(input, &store, &pages, &device, &memory)
+    });
+    drop(store);
+    assert_eq!(pages.pages_out(), 0, "pages left out");
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn run_ops(
+    input: &Input,
+    store: &Zswap,
+    pages: &FailingPages,
+    device: &FaultySwapDevice,
+    memory: &MemorySwapDevice,
+) {
+    let alone = input.beside.is_empty();
     let mut model: BTreeMap<SwapEntry, Content> = BTreeMap::new();
     let mut back = Box::new([0; PAGE_SIZE]);
     for op in input.ops.iter().take(200) {
@@ -166,44 +246,17 @@ pub fn run(input: &Input) {
             Op::List => assert!(store.entries().eq(model.keys().copied())),
             Op::FailCall(n) => pages.fail_call(u64::from(n)),
             Op::Trim => drop(store.trim()),
-            Op::MigratePools(budget) => match store.migrate_pools(usize::from(budget)) {
-                Ok(done) => assert!(done.moved <= usize::from(budget)),
-                Err(RehomeError::Store(StoreError::Pool { .. })) => {}
-                Err(other) => panic!("{other}"),
-            },
-            Op::Recompress { codec, budget, cold_only } => {
-                let name = CODECS[usize::from(codec) % CODECS.len()];
-                match store.recompress(name, usize::from(budget), cold_only) {
-                    Ok(done) => assert!(done.moved + done.not_smaller <= usize::from(budget)),
-                    Err(RehomeError::Store(StoreError::Pool { .. })) => {}
-                    Err(RehomeError::Build(_)) => assert_eq!(name, "lz9"),
-                    Err(other) => panic!("{other}"),
-                }
-            }
-            Op::Shrink(n) => match store.shrink(usize::from(n)) {
-                Ok(written) => assert!(written <= usize::from(n)),
-                Err(
-                    WritebackError::NoDevice
-                    | WritebackError::DeviceFull { .. }
-                    | WritebackError::Device { .. },
-                ) => {}
-                Err(other) => panic!("{other}"),
-            },
+            Op::Move(ref mover) => run_mover(store, mover),
             Op::FailWrites(n) => device.fail_writes(u64::from(n), 2),
             Op::FailReads(n) => device.fail_reads(u64::from(n), 2),
             Op::Writeback(on) => store.set_writeback_enabled(on),
-            Op::SetZpool(n) => {
-                let name = ZPOOLS[usize::from(n) % ZPOOLS.len()];
-                assert_eq!(store.set_zpool(name).is_ok(), name != "zlab");
-            }
-            Op::SetCompressor(n) => {
-                let name = CODECS[usize::from(n) % CODECS.len()];
-                assert_eq!(store.set_compressor(name).is_ok(), name != "lz9");
-            }
         }
         let stats = store.stats();
         let filled = model.values().filter(|content| is_one_word(&page(**content))).count();
         assert_eq!((stats.stored_pages, stats.same_filled_pages), (model.len(), filled));
+        if !alone {
+            continue;
+        }
         let objects: usize = stats.pools.iter().map(|pool| pool.objects).sum();
         assert_eq!(objects + stats.device_pages, model.len() - filled);
         assert_eq!(stats.device_pages, memory.pages());
@@ -216,9 +269,9 @@ pub fn run(input: &Input) {
         assert!(store.invalidate(*entry));
     }
     let stats = store.stats();
-    assert_eq!((stats.stored_pages, stats.same_filled_pages, stats.compressed_bytes), (0, 0, 0));
-    assert_eq!((stats.stored_incompressible_pages, stats.pools.len()), (0, 1));
-    assert_eq!((stats.device_pages, memory.pages()), (0, 0));
-    drop(store);
-    assert_eq!(pages.pages_out(), 0, "pages left out");
+    assert_eq!((stats.stored_pages, stats.same_filled_pages), (0, 0));
+    if alone {
+        assert_eq!((stats.compressed_bytes, stats.stored_incompressible_pages), (0, 0));
+        assert_eq!((stats.pools.len(), stats.device_pages, memory.pages()), (1, 0, 0));
+    }
 }

@@ -15,6 +15,7 @@ const CRATES: &[&str] = &[
     "-p z3fold",
     "-p zsmalloc",
     "-p zswap-core --no-default-features --features zbud",
+    "-p zram --no-default-features --features zbud",
     "-p compressors --no-default-features",
 ];
 

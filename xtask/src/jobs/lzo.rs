@@ -7,7 +7,7 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::jobs::compare;
 
-const CRATES: &str = "-p compressors -p zswap-core -p zswap-cli --features lzo";
+const CRATES: &str = "-p compressors -p zswap-core -p zram -p zswap-cli --features lzo";
 
 pub(crate) fn run() -> Result<()> {
     ensure_cmake()?;

@@ -20,6 +20,7 @@ const CRATES: &[(&str, &str)] = &[
     ("z3fold", ""),
     ("zbud", ""),
     ("zswap-core", "--no-default-features --features zbud"),
+    ("zram", "--no-default-features --features zbud"),
     ("buddies", ""),
     ("compressors", "--no-default-features --lib"),
 ];

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::workspace::{Workspace, text};
+use crate::workspace::{Workspace, list, text};
 
 /// The one that needs more than a C compiler.
 const LZO: &str = "lzo";
@@ -26,7 +26,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     let mut checked = 0;
     for package in ws.packages() {
         let name = text(&package["name"]);
-        for features in subsets(&features(package, args.lzo)) {
+        let all = features(package, args.lzo);
+        let sets = if passes_on(package) { one_by_one(&all) } else { subsets(&all) };
+        for features in sets {
             let mut check = Cmd::line("cargo check --quiet --no-default-features -p").arg(name);
             if !features.is_empty() {
                 check = check.arg("--features").arg(features.join(","));
@@ -49,6 +51,25 @@ fn features(package: &Value, lzo: bool) -> Vec<String> {
     all.map(|(name, _)| name.clone())
         .filter(|name| name != "default" && (lzo || name != LZO))
         .collect()
+}
+
+/// Whether every feature of a package only switches on other packages' features: its own code then
+/// has nothing to say about them.
+fn passes_on(package: &Value) -> bool {
+    let all = package["features"].as_object().into_iter().flatten();
+    let mut own = all.filter(|(name, _)| *name != "default");
+    own.all(|(_, needs)| list(needs).all(|need| text(need).contains('/')))
+}
+
+/// None, each alone, and all.
+fn one_by_one(features: &[String]) -> Vec<Vec<&str>> {
+    let all: Vec<&str> = features.iter().map(String::as_str).collect();
+    let alone = all.iter().map(|feature| vec![*feature]);
+    let mut sets: Vec<Vec<&str>> = [vec![]].into_iter().chain(alone).collect();
+    if all.len() > 1 {
+        sets.push(all);
+    }
+    sets
 }
 
 /// All subsets, the empty one first; those with [`APART`] last.
@@ -82,5 +103,10 @@ mod tests {
         let apart = ["a", APART].map(str::to_owned);
         assert_eq!(subsets(&apart), [vec![], vec!["a"], vec![APART], vec!["a", APART]]);
         assert_eq!(super::features(&package, true).len(), 3);
+        assert!(!passes_on(&package));
+        let package =
+            serde_json::json!({"features": {"a": ["x/a"], "b": ["y/b"], "default": ["a"]}});
+        assert!(passes_on(&package));
+        assert_eq!(one_by_one(&features), [vec![], vec!["a"], vec!["b"], vec!["a", "b"]]);
     }
 }

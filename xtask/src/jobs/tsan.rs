@@ -18,6 +18,7 @@ const CRATES: &[(&str, &str)] = &[
     ("z3fold", ""),
     ("zsmalloc", ""),
     ("zswap-core", "--no-default-features --features zbud"),
+    ("zram", "--no-default-features --features zbud"),
 ];
 
 /// Tests of pages that the system will not take back (the sanitizer's `mlock` does nothing), and of
