@@ -156,3 +156,36 @@ impl SlotGuard<'_> {
         self.accessed.map(|accessed| accessed.load(Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_last_access_is_noted_in_seconds_since_the_table_was_made() {
+        let mut table = Table::new(600, true).unwrap();
+        let Some(made) = Instant::now().checked_sub(Duration::from_secs(50)) else { return };
+        table.made = made;
+        let mut slot = table.lock_to_fill(599).unwrap();
+        assert!(slot.accessed() == Some(0) && slot.age() >= Some(50));
+        slot.touch();
+        assert!(slot.accessed() >= Some(50) && slot.age() < Some(50), "{slot:?}");
+        drop(slot);
+        let without = Table::new(600, false).unwrap();
+        let slot = without.lock_to_fill(0).unwrap();
+        assert_eq!((slot.accessed(), slot.age()), (None, None));
+    }
+
+    #[test]
+    fn slots_are_made_by_the_chunk_and_there_are_no_more_than_were_asked_for() {
+        let table = Table::new(600, false).unwrap();
+        assert!(table.lock(0).is_none() && table.lock(599).is_none());
+        drop(table.lock_to_fill(512).unwrap());
+        assert_eq!(table.made().collect::<Vec<_>>(), (512..600).collect::<Vec<_>>());
+        for beyond in [600, 1023, 1024, u64::MAX] {
+            assert!(table.lock(beyond).is_none() && table.lock_to_fill(beyond).is_err());
+        }
+    }
+}

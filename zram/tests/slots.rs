@@ -57,6 +57,9 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     assert_eq!(disk.mm_stat().mem_used_max, at(2));
     disk.discard(at(0), at(2)).unwrap();
     assert_eq!(disk.io_stat().to_string(), "0 0 0 2");
+    // Zeros, written as such, are nothing at all.
+    disk.write_zeroes(at(3), at(1)).unwrap();
+    assert_eq!(flags(disk), "2s..... 4..h...");
     disk.reset();
     assert_eq!(disk.mm_stat().to_string(), "0 0 0 0 0 0 0 0 0");
     assert_eq!(disk.io_stat().to_string(), "0 0 0 0");
