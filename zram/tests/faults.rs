@@ -91,7 +91,7 @@ fn memory_that_runs_out_at_any_step_changes_nothing() {
         rig.pages.limit_pages(rig.pages.pages_out() + spare);
         let mut rng = Rng::new(spare as u64);
         let mut refused = 0;
-        for round in 0..if cfg!(miri) { 20 } else { 400 } {
+        for round in 0..if cfg!(miri) { 12 } else { 400 } {
             let n = rng.below(12);
             let new = marked(round + 500, [900, 2000, PAGE_SIZE][rng.below(3)]);
             match rng.below(4) {

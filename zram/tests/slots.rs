@@ -67,6 +67,7 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     settle(rig);
 }
 
+#[cfg_attr(miri, ignore = "a sum over many slots, of no use to Miri")]
 #[test]
 fn a_slot_takes_eight_bytes_and_twelve_with_access_times() {
     let bytes = |times: bool| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use zpool_api::{HeapPages, Zpool, ZpoolError};
+use zram::Zram;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
 /// Runs of equal bytes as a count and the byte: a codec that no package has.
@@ -83,6 +84,23 @@ fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     Ok(PAGES)
 }
 
+/// Writes, reads and discards; how many pages were compared.
+fn exercise_disk(disk: &Zram) -> Result<usize, Box<dyn Error>> {
+    const PAGES: usize = 200;
+    for number in 0..PAGES {
+        disk.write((number * PAGE_SIZE) as u64, &page(number))?;
+    }
+    let mut back = [0; PAGE_SIZE];
+    for number in 0..PAGES {
+        disk.read((number * PAGE_SIZE) as u64, &mut back)?;
+        if back != page(number) {
+            return Err(format!("page {number} of the disk came back changed").into());
+        }
+    }
+    disk.discard(0, disk.disksize())?;
+    Ok(PAGES)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut compared = 0;
 
@@ -94,6 +112,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let mut codecs = compressors::Registry::empty();
     codecs.register("run-length", |_| Ok(Arc::new(RunLength) as Arc<dyn Compressor>))?;
+    let disk = Zram::builder()
+        .disksize(1 << 20)
+        .zpool("mine")
+        .algorithm("run-length")
+        .zpool_registry(zpools.clone())
+        .compressor_registry(codecs.clone())
+        .build()?;
+    compared += exercise_disk(&disk)?;
     let store = Zswap::builder()
         .zpool("mine")
         .compressor("run-length")
@@ -105,6 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // With the defaults: all that is built in, and the store that asks for nothing.
     if cfg!(feature = "defaults") {
         compared += exercise(&Zswap::builder().build()?)?;
+        compared += exercise_disk(&Zram::builder().disksize(1 << 30).build()?)?;
         let (zpools, codecs) =
             (zswap_core::builtin::zpools(), zswap_core::builtin::compressors());
         for zpool in zpools.names() {

@@ -32,6 +32,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         .run()?;
 
     let user = Path::new(&target).join("user");
+    // With what was built of older packages: their files all bear the same date.
+    renew(&user)?;
     let packages = user.join("packages");
     renew(&packages)?;
     for package in &libraries {
