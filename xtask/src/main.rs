@@ -10,6 +10,7 @@
     reason = "a task runner: what it prints is its whole purpose, and no library depends on it"
 )]
 
+mod apt;
 mod cmd;
 mod error;
 mod jobs;
@@ -52,6 +53,8 @@ enum Job {
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,
+    /// The NBD server with the clients of QEMU and libnbd.
+    Nbd,
     /// Type-checks with the oldest compiler that the root manifest promises.
     Msrv,
     /// Type-checks the crates without C code for other systems.
@@ -96,6 +99,7 @@ fn run(job: Job) -> Result<()> {
         Job::Compare => jobs::compare::run(),
         Job::Features => jobs::features::run(),
         Job::Lzo => jobs::lzo::run(),
+        Job::Nbd => jobs::nbd::run(),
         Job::Msrv => jobs::msrv::run(&ws),
         Job::Cross => jobs::cross::run(),
         Job::Powerset(args) => jobs::powerset::run(&ws, &args),

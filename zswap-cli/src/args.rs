@@ -1,6 +1,7 @@
 //! The command line: verbs, options, and the rule for lists of names.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
@@ -21,6 +22,58 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
     Compare(Compare),
+    Nbd(Nbd),
+}
+
+/// Serve a compressed disk over NBD, the network block device protocol, until SIGTERM or SIGINT.
+///
+/// The disk is empty at first, and its content is gone at the end. Anybody who can connect can read and
+/// write all of it, so only this machine can, unless --any-address is given.
+///
+/// Exit status: 0 if it ended by a signal, 2 if it could not serve.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Nbd {
+    /// Size of the disk: bytes, or with K, M, G or T; a multiple of 4096
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) size: u64,
+
+    /// Zpool that holds the pages
+    #[arg(long, value_name = "NAME", default_value = "zsmalloc")]
+    pub(crate) zpool: String,
+
+    /// Compressor, with parameters if wanted: zstd:level=3
+    #[arg(long, value_name = "SPEC", default_value = "lz4")]
+    pub(crate) compressor: String,
+
+    /// Memory beyond which writes fail with "no space left": bytes, or with K, M, G or T
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) mem_limit: Option<u64>,
+
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10809")]
+    pub(crate) listen: SocketAddr,
+
+    /// Listen on a socket in the file system instead, which only its owner can use; it must not exist
+    #[arg(long, value_name = "PATH", conflicts_with = "listen")]
+    pub(crate) unix: Option<PathBuf>,
+
+    /// Let --listen be an address that other machines can reach
+    #[arg(long)]
+    pub(crate) any_address: bool,
+}
+
+/// A number of bytes: `4096`, `64K`, `1G`.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        Some((at, 't' | 'T')) => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "a number, or one with K, M, G or T".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "less than 2^64 bytes".to_owned())
 }
 
 /// Store pages in every zpool with every compressor, read them back, and compare.
@@ -208,7 +261,7 @@ mod tests {
     }
 
     fn compare(line: &str) -> Compare {
-        let Verb::Compare(compare) = parse(words(line)).unwrap();
+        let Verb::Compare(compare) = parse(words(line)).unwrap() else { panic!("{line}") };
         compare
     }
 
@@ -283,6 +336,15 @@ mod tests {
     fn help_and_version_are_not_errors() {
         for line in ["zswap --help", "zswap compare --help", "zswap --version", "zswap"] {
             assert!(matches!(parse(words(line)), Err(Usage::Help(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_letter() {
+        let sizes = ["0", "4096", "64k", "64K", "3m", "1G", "2T"].map(|text| size(text).unwrap());
+        assert_eq!(sizes, [0, 4096, 65536, 65536, 3 << 20, 1 << 30, 2 << 40]);
+        for wrong in ["", "G", "-1", "1.5G", "1GB", "x", "99999999999T", "é"] {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What can keep `zswap` from its work, each told with the value that was wrong and what to do.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use compressors::CompressorError;
@@ -50,6 +51,20 @@ pub(crate) enum Error {
 
     #[error("no compressor is named {name:?}; give --compressor some of: {known}")]
     UnknownCompressor { name: String, known: String },
+
+    #[error(
+        "{address} is an address that other machines can reach; listen on 127.0.0.1, or give --any-address"
+    )]
+    NotLoopback { address: SocketAddr },
+
+    #[error("cannot listen on {place}: {source}; choose another place with --listen or --unix")]
+    Listen { place: String, source: io::Error },
+
+    #[error("the server failed: {0}")]
+    Serve(io::Error),
+
+    #[error("no such disk: {0}")]
+    Disk(#[from] zram::BuildError),
 
     #[error(transparent)]
     Sample(#[from] SampleError),

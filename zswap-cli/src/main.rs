@@ -1,6 +1,6 @@
 //! The binary `zswap`: what compressed memory would do for real pages.
 //!
-//! Exit status: 0 when every page came back equal (or help was asked for), 1 when a pair of zpool
+//! `zswap nbd` serves a compressed disk instead. Exit status of `zswap compare`: 0 when every page came back equal (or help was asked for), 1 when a pair of zpool
 //! and compressor did not keep its pages, 2 when nothing could be measured; then one line on the
 //! standard error says why and what to do. A reader of the output that goes away is no error.
 
@@ -14,6 +14,7 @@ mod figures;
 mod lanes;
 mod look;
 mod memory;
+mod nbd;
 mod order;
 mod pages;
 mod pin;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
         Ok(Verb::Compare(args)) => match compare::run(&args) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(UNVERIFIED),
+            Err(error) => complain(&error.to_string()),
+        },
+        Ok(Verb::Nbd(args)) => match nbd::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error.to_string()),
         },
         Err(Usage::Help(help)) => {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::jobs::{
-    bench, clippy, compare, cross, docs, features, fmt, fuzz, loom, lzo, miri, msrv, outside,
+    bench, clippy, compare, cross, docs, features, fmt, fuzz, loom, lzo, miri, msrv, nbd, outside,
     powerset, test, tsan,
 };
 use crate::tidy;
@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     ("compare", |_| compare::run()),
     ("features", |_| features::run()),
     ("lzo", |_| lzo::run()),
+    ("nbd", |_| nbd::run()),
     ("msrv", msrv::run),
     ("cross", |_| cross::run()),
     ("powerset", |ws| powerset::run(ws, &powerset::Args::default())),

@@ -9,7 +9,7 @@ use crate::jobs::miri;
 use crate::libtest;
 use crate::workspace::Workspace;
 
-const TARGETS: &[&str] = &["zpool_ops", "decompress", "zswap_ops", "zram_ops"];
+const TARGETS: &[&str] = &["zpool_ops", "decompress", "zswap_ops", "zram_ops", "nbd_stream"];
 /// What `ci` gives each target.
 const CI_SECONDS: u32 = 20;
 

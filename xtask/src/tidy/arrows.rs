@@ -21,14 +21,23 @@ const BUILTIN: &str = "src/builtin.rs";
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
     const STORE: &[&str] = &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc"];
     const ZRAM: &[&str] = &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core"];
-    const TOP: &[&str] =
-        &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core", "zram"];
+    const TOP: &[&str] = &[
+        "zpool-api",
+        "compressors",
+        "zbud",
+        "z3fold",
+        "zsmalloc",
+        "zswap-core",
+        "zram",
+        "zram-nbd",
+    ];
     match from {
         "zpool-api" | "compressors" => Some(&[]),
         "buddies" | "zsmalloc" => Some(&["zpool-api"]),
         "zbud" | "z3fold" => Some(&["zpool-api", "buddies"]),
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
+        "zram-nbd" => Some(&["zram"]),
         "zswap-cli" | "fuzz" | "xtask" => Some(TOP),
         _ => None,
     }

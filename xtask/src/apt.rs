@@ -1,0 +1,28 @@
+//! System packages that a job needs: installed as root on a system with apt-get. Anyone else is told the
+//! command.
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+
+/// Makes sure that each of `probes`, a command that succeeds where its program is installed, does.
+pub(crate) fn ensure(what: &str, probes: &[&str], packages: &str) -> Result<()> {
+    let present = || probes.iter().all(|probe| Cmd::line(probe).succeeds());
+    if present() {
+        return Ok(());
+    }
+    let root = Cmd::line("id -u").quiet().is_ok_and(|id| id.trim() == "0");
+    if root && Cmd::line("apt-get --version").succeeds() {
+        Cmd::line("apt-get update").run()?;
+        Cmd::line("apt-get install -y")
+            .args(packages.split(' '))
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .run()?;
+        if present() {
+            return Ok(());
+        }
+    }
+    Err(Error::Missing {
+        what: what.to_owned(),
+        fix: format!("sudo apt-get update && sudo apt-get install -y {packages}"),
+    })
+}

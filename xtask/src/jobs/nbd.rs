@@ -1,0 +1,17 @@
+//! The NBD server with the clients of QEMU and libnbd, and a file system on its disk.
+
+use crate::apt;
+use crate::cmd::Cmd;
+use crate::error::Result;
+
+pub(crate) fn run() -> Result<()> {
+    let probes = [
+        "qemu-img --version",
+        "qemu-io --version",
+        "nbdcopy --version",
+        "nbdinfo --version",
+        "mke2fs -V",
+    ];
+    apt::ensure("an NBD client", &probes, "qemu-utils libnbd-bin e2fsprogs")?;
+    Cmd::line("cargo test -p zswap-cli --test nbd").env("ZSWAP_NBD_CLIENTS", "all").run()
+}

@@ -1,0 +1,174 @@
+//! Requests and replies, one after another.
+
+use std::io::{ErrorKind, Read, Write};
+
+use zram::{Zram, ZramError};
+
+use crate::handshake::Agreed;
+use crate::wire::{
+    CMD_DF, CMD_DISC, CMD_FLUSH, CMD_FUA, CMD_NO_HOLE, CMD_READ, CMD_TRIM, CMD_WRITE,
+    CMD_WRITE_ZEROES, EINVAL, EIO, ENOMEM, ENOSPC, EOVERFLOW, MOST_BYTES, Message, REPLY_DONE,
+    REPLY_ERROR, REPLY_NONE, REPLY_OFFSET_DATA, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC, read_array, read_u32, read_u64,
+};
+use crate::{Session, SessionError};
+
+/// What a session keeps for its next request; a larger buffer is given back.
+const KEPT: usize = 1 << 20;
+
+struct Request {
+    flags: u16,
+    kind: u16,
+    cookie: u64,
+    offset: u64,
+    len: u32,
+}
+
+/// Answers requests until the client disconnects.
+pub(crate) fn run<S: Read + Write>(
+    stream: &mut S,
+    disk: &Zram,
+    agreed: Agreed,
+    session: &mut Session,
+) -> Result<(), SessionError> {
+    let mut buffer = Vec::new();
+    loop {
+        // A client that goes without a word between two requests is none to complain of.
+        let Some(request) = Request::read(stream)? else { return Ok(()) };
+        let len = request.len as usize;
+        if request.kind == CMD_DISC {
+            return Ok(());
+        }
+        let writes = request.kind == CMD_WRITE;
+        if writes && request.len > MOST_BYTES {
+            // What follows cannot be told from requests.
+            return Err(SessionError::Protocol { what: "a write of length", value: len as u64 });
+        }
+        if (writes || request.kind == CMD_READ) && request.len <= MOST_BYTES {
+            fit(&mut buffer, len)?;
+        }
+        if writes {
+            stream.read_exact(&mut buffer)?;
+        }
+        let done = answer(disk, &request, &mut buffer, session);
+        session.requests += 1;
+        reply(stream, agreed, &request, done.map(|()| &buffer[..]))?;
+    }
+}
+
+/// Makes the buffer as long as a request. What it held before is gone.
+fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
+    buffer.clear();
+    if len <= KEPT && buffer.capacity() > KEPT {
+        *buffer = Vec::new();
+    }
+    buffer.try_reserve_exact(len).map_err(|_| SessionError::NoMemory { bytes: len })?;
+    buffer.resize(len, 0);
+    Ok(())
+}
+
+impl Request {
+    /// The next one; none if the stream ends before it.
+    fn read<S: Read>(stream: &mut S) -> Result<Option<Self>, SessionError> {
+        let mut magic = [0; 4];
+        let first = loop {
+            match stream.read(&mut magic) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if first == 0 {
+            return Ok(None);
+        }
+        stream.read_exact(&mut magic[first..])?;
+        let magic = u32::from_be_bytes(magic);
+        if magic != REQUEST_MAGIC {
+            let value = magic.into();
+            return Err(SessionError::Protocol { what: "a request's magic number", value });
+        }
+        let flags = u16::from_be_bytes(read_array(stream)?);
+        let kind = u16::from_be_bytes(read_array(stream)?);
+        let (cookie, offset) = (read_u64(stream)?, read_u64(stream)?);
+        Ok(Some(Request { flags, kind, cookie, offset, len: read_u32(stream)? }))
+    }
+}
+
+/// Does what is asked; the error's number otherwise.
+fn answer(
+    disk: &Zram,
+    request: &Request,
+    buffer: &mut [u8],
+    session: &mut Session,
+) -> Result<(), u32> {
+    let Request { flags, kind, offset, len, .. } = *request;
+    let known = match kind {
+        CMD_READ => CMD_DF | CMD_FUA,
+        CMD_WRITE_ZEROES => CMD_NO_HOLE | CMD_FUA,
+        _ => CMD_FUA,
+    };
+    if flags & !known != 0 {
+        return Err(EINVAL);
+    }
+    match kind {
+        CMD_READ if len > MOST_BYTES => Err(EOVERFLOW),
+        CMD_READ => {
+            disk.read(offset, buffer).map_err(|error| number(&error, EINVAL))?;
+            session.read_bytes += u64::from(len);
+            Ok(())
+        }
+        CMD_WRITE => {
+            disk.write(offset, buffer).map_err(|error| number(&error, ENOSPC))?;
+            session.written_bytes += u64::from(len);
+            Ok(())
+        }
+        // All that was acknowledged is in memory.
+        CMD_FLUSH => Ok(()),
+        CMD_TRIM => disk.discard(offset, len.into()).map_err(|error| number(&error, EINVAL)),
+        CMD_WRITE_ZEROES => {
+            disk.write_zeroes(offset, len.into()).map_err(|error| number(&error, ENOSPC))
+        }
+        _ => Err(EINVAL),
+    }
+}
+
+/// The protocol's number for an error; `beyond` for a range that is not on the disk.
+fn number(error: &ZramError, beyond: u32) -> u32 {
+    match error {
+        ZramError::OutOfRange { .. } => beyond,
+        ZramError::MemLimit { .. } => ENOSPC,
+        ZramError::Table { .. } | ZramError::Pool { .. } => ENOMEM,
+        _ => EIO,
+    }
+}
+
+fn reply<S: Write>(
+    stream: &mut S,
+    agreed: Agreed,
+    request: &Request,
+    done: Result<&[u8], u32>,
+) -> Result<(), SessionError> {
+    let is_read = request.kind == CMD_READ;
+    let data = match done {
+        Ok(bytes) if is_read => bytes,
+        _ => &[],
+    };
+    let head = if agreed.structured {
+        let head = |kind: u16, len: usize| {
+            let head = Message::default().u32(STRUCTURED_REPLY_MAGIC).u16(REPLY_DONE).u16(kind);
+            head.u64(request.cookie).u32(len as u32)
+        };
+        match done {
+            Ok(_) if is_read && !data.is_empty() => {
+                head(REPLY_OFFSET_DATA, 8 + data.len()).u64(request.offset)
+            }
+            Ok(_) => head(REPLY_NONE, 0),
+            Err(number) => head(REPLY_ERROR, 6).u32(number).u16(0),
+        }
+    } else {
+        let number = done.err().unwrap_or(0);
+        Message::default().u32(SIMPLE_REPLY_MAGIC).u32(number).u64(request.cookie)
+    };
+    stream.write_all(&head.0)?;
+    stream.write_all(data)?;
+    Ok(stream.flush()?)
+}

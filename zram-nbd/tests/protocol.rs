@@ -1,0 +1,335 @@
+//! A client written by hand, to the letter of the protocol and against it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+#![cfg(unix)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+
+use zram::Zram;
+use zram_nbd::{Export, Listener, MOST_BYTES, Server, Session, SessionError, serve};
+
+const OPT: u64 = 0x4948_4156_454f_5054;
+const SIZE: u64 = 1 << 20;
+const EINVAL: u32 = 22;
+
+fn disk() -> Arc<Zram> {
+    let disk = Zram::builder().disksize(SIZE).zpool("zbud").algorithm("null");
+    Arc::new(disk.build().unwrap())
+}
+
+/// One end of a connection; the other is served by a thread.
+struct Client<S> {
+    stream: S,
+    structured: bool,
+}
+
+type Served = JoinHandle<Result<Session, SessionError>>;
+
+fn connect(disk: &Arc<Zram>) -> (Client<UnixStream>, Served) {
+    let (stream, mut theirs) = UnixStream::pair().unwrap();
+    let export = Export::new(disk.clone(), "disk");
+    let served = thread::spawn(move || serve(&mut theirs, &export));
+    (Client { stream, structured: false }, served)
+}
+
+impl<S: Read + Write> Client<S> {
+    fn send(&mut self, parts: &[&[u8]]) {
+        self.stream.write_all(&parts.concat()).unwrap();
+    }
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_be_bytes(self.take())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_be_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_be_bytes(self.take())
+    }
+
+    fn hello(&mut self, flags: u32) {
+        assert_eq!(self.take(), *b"NBDMAGICIHAVEOPT");
+        assert_eq!(self.u16(), 3, "fixed newstyle, and no zeroes");
+        self.send(&[&flags.to_be_bytes()]);
+    }
+
+    fn option(&mut self, option: u32, data: &[u8]) {
+        let len = data.len() as u32;
+        self.send(&[&OPT.to_be_bytes(), &option.to_be_bytes(), &len.to_be_bytes(), data]);
+    }
+
+    /// Kind and data of a reply to an option.
+    fn reply(&mut self, option: u32) -> (u32, Vec<u8>) {
+        assert_eq!((self.u64(), self.u32()), (0x3_e889_0455_65a9, option));
+        let (kind, len) = (self.u32(), self.u32());
+        let mut data = vec![0; len as usize];
+        self.stream.read_exact(&mut data).unwrap();
+        (kind, data)
+    }
+
+    /// Through the handshake; the export's flags.
+    fn go(&mut self, structured: bool) -> u16 {
+        self.hello(3);
+        if structured {
+            self.option(8, &[]);
+            assert_eq!(self.reply(8), (1, vec![]));
+            self.structured = true;
+        }
+        self.option(7, &[0, 0, 0, 4, b'd', b'i', b's', b'k', 0, 0]);
+        let (kind, info) = self.reply(7);
+        assert_eq!((kind, &info[..2], &info[2..10]), (3, &[0, 0][..], &SIZE.to_be_bytes()[..]));
+        let (kind, sizes) = self.reply(7);
+        assert_eq!((kind, sizes.len(), &sizes[..2]), (3, 14, &[0, 3][..]));
+        assert_eq!(self.reply(7), (1, vec![]));
+        u16::from_be_bytes([info[10], info[11]])
+    }
+
+    fn request(&mut self, kind: u16, flags: u16, cookie: u64, offset: u64, len: u32) {
+        let (kind, flags) = (kind.to_be_bytes(), flags.to_be_bytes());
+        let (cookie, offset) = (cookie.to_be_bytes(), offset.to_be_bytes());
+        let magic = 0x2560_9513u32.to_be_bytes();
+        self.send(&[&magic, &flags, &kind, &cookie, &offset, &len.to_be_bytes()]);
+    }
+
+    /// The error of the reply to a request, or its data.
+    fn answer(&mut self, cookie: u64, offset: u64, read: usize) -> Result<Vec<u8>, u32> {
+        let mut data = vec![0; read];
+        if !self.structured {
+            assert_eq!(self.u32(), 0x6744_6698);
+            let error = self.u32();
+            assert_eq!(self.u64(), cookie);
+            if error != 0 {
+                return Err(error);
+            }
+            self.stream.read_exact(&mut data).unwrap();
+            return Ok(data);
+        }
+        assert_eq!((self.u32(), self.u16()), (0x668e_33ef, 1), "one chunk, the last");
+        let kind = self.u16();
+        assert_eq!(self.u64(), cookie);
+        match (kind, self.u32()) {
+            (0, 0) => assert_eq!(read, 0),
+            (1, len) => {
+                assert_eq!((len as usize, self.u64()), (8 + read, offset));
+                self.stream.read_exact(&mut data).unwrap();
+            }
+            (0x8001, 6) => {
+                let error = self.u32();
+                assert_eq!(self.u16(), 0);
+                return Err(error);
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(data)
+    }
+
+    fn call(&mut self, kind: u16, offset: u64, len: u32) -> Result<Vec<u8>, u32> {
+        let cookie = offset ^ u64::from(len) << 40 ^ 0x1122_3344_5566_7788;
+        self.request(kind, 0, cookie, offset, len);
+        self.answer(cookie, offset, if kind == 0 { len as usize } else { 0 })
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Vec<u8>, u32> {
+        self.request(1, 1, 7, offset, bytes.len() as u32);
+        self.send(&[bytes]);
+        self.answer(7, offset, 0)
+    }
+
+    /// The server has closed the connection.
+    fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+    }
+}
+
+#[test]
+fn requests_do_what_they_say_with_either_kind_of_reply() {
+    for structured in [false, true] {
+        let disk = disk();
+        let (mut client, served) = connect(&disk);
+        let flags = client.go(structured);
+        assert_eq!(flags, 0b1_0110_1101 | if structured { 1 << 7 } else { 0 });
+        client.write(5000, b"some bytes").unwrap();
+        assert_eq!(client.call(0, 4999, 12).unwrap(), b"\0some bytes\0");
+        client.call(3, 0, 0).unwrap();
+        client.write(8192, &[3; 8192]).unwrap();
+        // Part of a page stays where it is only trimmed, and is zeros where that is asked for.
+        client.call(4, 8192, 4096 + 100).unwrap();
+        assert_eq!(client.call(0, 12_280, 16).unwrap(), [[0; 8], [3; 8]].concat());
+        client.call(6, 12_288, 4).unwrap();
+        assert_eq!(client.call(0, 12_286, 8).unwrap(), [0, 0, 0, 0, 0, 0, 3, 3]);
+        assert_eq!(client.call(0, 77, 0).unwrap(), b"");
+
+        // What is not on the disk, what is too much at once, what there is not.
+        assert_eq!(client.call(0, SIZE - 1, 2), Err(EINVAL));
+        assert_eq!(client.call(0, u64::MAX, 2), Err(EINVAL));
+        assert_eq!(client.write(SIZE - 1, b"xx"), Err(28));
+        assert_eq!(client.call(4, SIZE, 1), Err(EINVAL));
+        assert_eq!(client.call(6, SIZE, 1), Err(28));
+        client.request(0, 0, 9, 0, MOST_BYTES + 1);
+        assert_eq!(client.answer(9, 0, 0), Err(75));
+        for kind in [5, 7, 8, 9, 0xffff] {
+            assert_eq!(client.call(kind, 0, 1), Err(EINVAL), "{kind}");
+        }
+        client.request(0, 0x4000, 9, 0, 8);
+        assert_eq!(client.answer(9, 0, 0), Err(EINVAL));
+        assert_eq!(client.call(0, SIZE - 4, 4).unwrap(), [0; 4]);
+        client.request(2, 0, 0, 0, 0);
+        let session = served.join().unwrap().unwrap();
+        assert!(client.is_closed());
+        assert_eq!((session.written_bytes, session.read_bytes), (8202, 12 + 16 + 8 + 4));
+    }
+}
+
+#[test]
+fn options_are_answered_one_by_one_until_the_export_is_chosen() {
+    let disk = disk();
+    let (mut client, served) = connect(&disk);
+    client.hello(1);
+    client.option(3, &[]);
+    assert_eq!(client.reply(3), (2, b"\0\0\0\x04disk".to_vec()));
+    assert_eq!(client.reply(3), (1, vec![]));
+    for option in [0, 4, 5, 9, 10, 1234] {
+        client.option(option, b"anything");
+        assert_eq!(client.reply(option).0, 1 << 31 | 1, "{option}");
+    }
+    for (option, data) in
+        [(3, &b"x"[..]), (8, b"x"), (7, b""), (7, b"\0\0\0\x09disk\0\0"), (6, b"\xff\xff\xff\xff")]
+    {
+        client.option(option, data);
+        assert_eq!(client.reply(option).0, 1 << 31 | 3, "{option} {data:?}");
+    }
+    client.option(6, b"\0\0\0\x05other\0\0");
+    assert_eq!(client.reply(6).0, 1 << 31 | 6);
+    // The default export, with what is to be told of it.
+    client.option(6, b"\0\0\0\0\0\x02\0\x00\0\x03");
+    assert_eq!([client.reply(6).0, client.reply(6).0, client.reply(6).0], [3, 3, 1]);
+    // The old way to choose, with its zeroes.
+    client.option(1, b"disk");
+    assert_eq!((client.u64(), client.u16()), (SIZE, 0b1_0110_1101));
+    assert_eq!(client.take(), [0; 124]);
+    assert_eq!(client.call(0, 0, 4).unwrap(), [0; 4]);
+    drop(client);
+    served.join().unwrap().expect("gone between two requests");
+
+    let (mut client, served) = connect(&disk);
+    client.hello(3);
+    client.option(2, &[]);
+    assert_eq!(client.reply(2), (1, vec![]));
+    assert_eq!(served.join().unwrap().unwrap().requests, 0);
+}
+
+#[test]
+fn who_does_not_keep_to_the_protocol_is_cut_off() {
+    let disk = disk();
+    disk.write(0, b"what was there").unwrap();
+    type Wrong = fn(&mut Client<UnixStream>);
+    let wrongs: [Wrong; 9] = [
+        |client| client.hello(4),
+        |client| client.hello(u32::MAX),
+        |client| {
+            client.hello(3);
+            client.send(&[b"IHAVEOPQ", &[0; 8]]);
+        },
+        |client| {
+            client.hello(3);
+            client.send(&[b"IHAVEOPT", &[0, 0, 0, 7], &u32::MAX.to_be_bytes()]);
+        },
+        |client| {
+            client.hello(3);
+            client.option(1, b"other");
+        },
+        |client| {
+            client.hello(3);
+            for _ in 0..100 {
+                client.option(99, &[]);
+                client.reply(99);
+            }
+        },
+        |client| {
+            client.go(false);
+            client.send(&[&[0; 28]]);
+        },
+        |client| {
+            client.go(true);
+            client.request(1, 0, 0, 0, MOST_BYTES + 1);
+        },
+        |client| {
+            client.go(false);
+            client.request(1, 0, 0, 0, 4096);
+            client.send(&[&[9; 4095]]);
+            client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        },
+    ];
+    for (n, wrong) in wrongs.into_iter().enumerate() {
+        let (mut client, served) = connect(&disk);
+        wrong(&mut client);
+        assert!(client.is_closed() || n == 4, "{n}");
+        let error = served.join().unwrap().unwrap_err();
+        let cut_short = n == 8;
+        let protocol = matches!(error, SessionError::Protocol { .. });
+        assert!(protocol != cut_short, "{n}: {error}");
+    }
+    let mut back = [0; 14];
+    disk.read(0, &mut back).unwrap();
+    assert_eq!(&back, b"what was there");
+}
+
+#[test]
+fn a_server_serves_many_and_stops_when_told() {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::new(Listener::Tcp(listener), Export::new(disk(), "disk"));
+    let (stop, stays) = (AtomicBool::new(false), AtomicBool::new(false));
+    let totals = thread::scope(|scope| {
+        let running = scope.spawn(|| server.run(&stop).unwrap());
+        let clients: Vec<_> = (0..6u64)
+            .map(|n| {
+                let stays = &stays;
+                scope.spawn(move || {
+                    let stream = std::net::TcpStream::connect(address).unwrap();
+                    let mut client = Client { stream, structured: false };
+                    client.go(n % 2 == 0);
+                    for round in 0..50u64 {
+                        let offset = n * 10_000 + round * 100;
+                        client.write(offset, &[n as u8 + 1; 100]).unwrap();
+                        assert_eq!(client.call(0, offset, 100).unwrap(), [n as u8 + 1; 100]);
+                    }
+                    if n != 5 {
+                        client.request(2, 0, 0, 0, 0);
+                        return;
+                    }
+                    // One that stays is cut off by the end.
+                    stays.store(true, SeqCst);
+                    assert!(client.is_closed());
+                })
+            })
+            .collect();
+        let (last, others) = clients.split_last().unwrap();
+        while others.iter().any(|client| !client.is_finished()) || !stays.load(SeqCst) {
+            thread::yield_now();
+        }
+        assert!(!last.is_finished());
+        stop.store(true, SeqCst);
+        running.join().unwrap()
+    });
+    assert_eq!((totals.clients, totals.failed, totals.turned_away), (6, 0, 0));
+    assert_eq!((totals.sessions.read_bytes, totals.sessions.written_bytes), (30_000, 30_000));
+}

@@ -1,0 +1,100 @@
+//! `zswap nbd`: a compressed disk, served until a signal ends it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use zram::Zram;
+use zram_nbd::{Export, Listener, Server, Totals};
+
+use crate::args::Nbd;
+use crate::error::{Error, Result};
+
+/// Serves until SIGTERM or SIGINT, and says what was served.
+pub(crate) fn run(args: &Nbd) -> Result<()> {
+    let mut disk =
+        Zram::builder().disksize(args.size).zpool(&args.zpool).algorithm(&args.compressor);
+    if let Some(limit) = args.mem_limit {
+        disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+    let disk = Arc::new(disk.build()?);
+    // Before anybody can connect, so that a signal finds somebody to tell.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(Error::Serve)?;
+    }
+    let (listener, place, _socket) = listen(args)?;
+    say(&format!(
+        "serving {} bytes at {place}, {} and {}; SIGTERM ends it",
+        args.size, args.zpool, args.compressor
+    ));
+    let server = Server::new(listener, Export::new(disk.clone(), ""));
+    let totals = server.run(&stop).map_err(Error::Serve)?;
+    say(&summary(&disk, totals));
+    Ok(())
+}
+
+/// A socket's file, which goes when this is dropped.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // One that somebody else has removed is gone, too.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn listen(args: &Nbd) -> Result<(Listener, String, Option<SocketFile>)> {
+    if let Some(path) = &args.unix {
+        let place = format!("nbd+unix:///?socket={}", path.display());
+        let failed = |source| Error::Listen { place: path.display().to_string(), source };
+        let listener = listen_at(path).map_err(failed)?;
+        return Ok((listener, place, Some(SocketFile(path.clone()))));
+    }
+    if !args.listen.ip().is_loopback() && !args.any_address {
+        return Err(Error::NotLoopback { address: args.listen });
+    }
+    let failed = |source| Error::Listen { place: args.listen.to_string(), source };
+    let listener = std::net::TcpListener::bind(args.listen).map_err(failed)?;
+    let place = format!("nbd://{}", listener.local_addr().map_err(failed)?);
+    Ok((Listener::Tcp(listener), place, None))
+}
+
+/// Listens on a socket that only its owner can connect to.
+#[cfg(unix)]
+fn listen_at(path: &Path) -> io::Result<Listener> {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Listener::Unix(listener))
+}
+
+#[cfg(not(unix))]
+fn listen_at(_path: &Path) -> io::Result<Listener> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn summary(disk: &Zram, totals: Totals) -> String {
+    let stat = disk.mm_stat();
+    let Totals { clients, failed, sessions, .. } = totals;
+    format!(
+        "served {clients} clients, of which {failed} failed: {} requests, {} bytes read, {} written; \
+         the disk held {} bytes in {} bytes of memory and {} of metadata",
+        sessions.requests,
+        sessions.read_bytes,
+        sessions.written_bytes,
+        stat.orig_data_size,
+        stat.mem_used_total,
+        disk.metadata_bytes()
+    )
+}
+
+/// A line on the standard output. A reader that went away is no error.
+fn say(line: &str) {
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
