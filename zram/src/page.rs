@@ -53,6 +53,10 @@ impl Zram {
 
     /// Writes a whole page. `index` is in pages, and on the disk.
     pub(crate) fn write_page(&self, index: u64, page: &Page) -> Result<(), ZramError> {
+        // While the page is compressed, what is needed to free an older one comes from memory.
+        if let Some(Content::Object { bits, .. }) = self.table.peek(index).map(Word::content) {
+            self.zpool.prefetch(Handle::new(self.tag, bits));
+        }
         let content = self.content_of(index, page)?;
         let slot = self.table.lock_to_fill(index);
         match slot {

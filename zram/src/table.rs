@@ -67,6 +67,14 @@ impl Table {
         self.lock_in(self.chunk(index)?.get()?, index)
     }
 
+    /// What a slot holds just now; a hint, since it is not locked.
+    #[inline]
+    pub(crate) fn peek(&self, index: u64) -> Option<Word> {
+        let word = self.chunk(index)?.get()?.words.get((index % CHUNK) as usize)?;
+        // Relaxed: whoever acts on it locks the slot.
+        Some(Word::from_raw(word.load(Ordering::Relaxed)))
+    }
+
     /// Locks a slot to put something there. `index` is below [`Table::slots`].
     #[inline]
     pub(crate) fn lock_to_fill(&self, index: u64) -> Result<SlotGuard<'_>, NoMemory> {

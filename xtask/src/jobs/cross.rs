@@ -16,6 +16,7 @@ const CRATES: &[&str] = &[
     "-p zsmalloc",
     "-p zswap-core --no-default-features --features zbud",
     "-p zram --no-default-features --features zbud",
+    "-p zram-nbd",
     "-p compressors --no-default-features",
 ];
 

@@ -19,6 +19,7 @@ const CRATES: &[(&str, &str)] = &[
     ("zsmalloc", ""),
     ("zswap-core", "--no-default-features --features zbud"),
     ("zram", "--no-default-features --features zbud"),
+    ("zram-nbd", ""),
 ];
 
 /// Tests of pages that the system will not take back (the sanitizer's `mlock` does nothing), and of
