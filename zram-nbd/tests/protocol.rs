@@ -333,3 +333,38 @@ fn a_server_serves_many_and_stops_when_told() {
     assert_eq!((totals.clients, totals.failed, totals.turned_away), (6, 0, 0));
     assert_eq!((totals.sessions.read_bytes, totals.sessions.written_bytes), (30_000, 30_000));
 }
+
+#[test]
+fn a_client_too_many_is_turned_away_and_nobody_else_notices() {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::new(Listener::Tcp(listener), Export::new(disk(), "disk"));
+    let stop = AtomicBool::new(false);
+    let connect = || {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        Client { stream, structured: false }
+    };
+    let totals = thread::scope(|scope| {
+        let running = scope.spawn(|| server.run(&stop).unwrap());
+        let mut clients: Vec<_> = (0..64).map(|_| connect()).collect();
+        for client in &mut clients {
+            client.go(false);
+        }
+        assert!(connect().is_closed());
+        for client in &mut clients {
+            client.write(0, b"still there").unwrap();
+        }
+        // One goes, and there is room for another.
+        let mut gone = clients.pop().unwrap();
+        gone.request(2, 0, 0, 0, 0);
+        assert!(gone.is_closed());
+        let mut next = connect();
+        while next.is_closed() {
+            next = connect();
+        }
+        stop.store(true, SeqCst);
+        drop((clients, next));
+        running.join().unwrap()
+    });
+    assert!(totals.turned_away >= 1 && totals.sessions.requests == 64, "{totals:?}");
+}

@@ -28,8 +28,8 @@
 //!   as zeros.
 //! * A write of one page, or of a part of one, is seen whole or not at all. A range of several pages is
 //!   written page by page.
-//! * A write that fails leaves the page that it failed at as it was, and says how many bytes of the range
-//!   were written. So does an error half-way through recompression or writeback.
+//! * A write that fails leaves the page that it failed at, which the error names, as it was; pages before
+//!   it are written. An error half-way through recompression or writeback leaves its page alone, too.
 //! * A codec, backend or device of your own that fails or panics leaves the disk usable, and every page
 //!   as it was acknowledged last. What it may not do is to use, from within, the page that it is called
 //!   for: a slot's lock is held then in some calls, and that would wait for itself.
