@@ -177,6 +177,17 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         assert_eq!(client.call(0, 12_286, 8).unwrap(), [0, 0, 0, 0, 0, 0, 3, 3]);
         assert_eq!(client.call(0, 77, 0).unwrap(), b"");
 
+        // A request that comes in pieces.
+        let magic = 0x2560_9513u32.to_be_bytes();
+        let rest =
+            [&[0; 4][..], &9u64.to_be_bytes(), &5001u64.to_be_bytes(), &[0, 0, 0, 3]].concat();
+        client.send(&[&magic[..2]]);
+        thread::sleep(std::time::Duration::from_millis(5));
+        client.send(&[&magic[2..], &rest[..7]]);
+        thread::sleep(std::time::Duration::from_millis(5));
+        client.send(&[&rest[7..]]);
+        assert_eq!(client.answer(9, 5001, 3).unwrap(), b"ome");
+
         // What is not on the disk, what is too much at once, what there is not.
         assert_eq!(client.call(0, SIZE - 1, 2), Err(EINVAL));
         assert_eq!(client.call(0, u64::MAX, 2), Err(EINVAL));
@@ -194,7 +205,7 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         client.request(2, 0, 0, 0, 0);
         let session = served.join().unwrap().unwrap();
         assert!(client.is_closed());
-        assert_eq!((session.written_bytes, session.read_bytes), (8202, 12 + 16 + 8 + 4));
+        assert_eq!((session.written_bytes, session.read_bytes), (8202, 12 + 16 + 8 + 3 + 4));
     }
 }
 
