@@ -120,6 +120,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compressor_registry(codecs.clone())
         .build()?;
     compared += exercise_disk(&disk)?;
+    let mut nobody = std::io::Cursor::new(Vec::new());
+    let export = zram_nbd::Export::new(Arc::new(disk), "disk");
+    if zram_nbd::serve(&mut nobody, &export).is_ok() || !nobody.get_ref().starts_with(b"NBDMAGIC") {
+        return Err("a client that says nothing is greeted, and no more".into());
+    }
     let store = Zswap::builder()
         .zpool("mine")
         .compressor("run-length")
