@@ -1,4 +1,4 @@
-//! Serves a [`Zram`](zram::Zram) over NBD, the network block device protocol, so that anything that
+//! Serves a [`Zram`] over NBD, the network block device protocol, so that anything that
 //! speaks it (the kernel, QEMU, libnbd) has a compressed disk.
 //!
 //! ```
