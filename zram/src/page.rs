@@ -58,21 +58,30 @@ impl Zram {
             self.zpool.prefetch(Handle::new(self.tag, bits));
         }
         let content = self.content_of(index, page)?;
-        let slot = self.table.lock_to_fill(index);
-        match slot {
+        match self.lock_to_fill(index) {
             Ok(mut slot) => {
-                let old = slot.replace(Word::new(content));
                 slot.touch();
-                drop(slot);
-                self.counts.replaced(old, Word::new(content));
-                self.discard_word(old);
+                self.exchange(slot, Word::new(content));
                 Ok(())
             }
-            Err(no_memory) => {
+            Err(error) => {
                 self.discard_word(Word::new(content));
-                Err(ZramError::Table { index, bytes: no_memory.bytes })
+                Err(error)
             }
         }
+    }
+
+    fn lock_to_fill(&self, index: u64) -> Result<SlotGuard<'_>, ZramError> {
+        let locked = self.table.lock_to_fill(index);
+        locked.map_err(|no_memory| ZramError::Table { index, bytes: no_memory.bytes })
+    }
+
+    /// Puts another word into a locked slot, unlocks it, and frees what was there.
+    pub(crate) fn exchange(&self, mut slot: SlotGuard<'_>, new: Word) {
+        let old = slot.replace(new);
+        drop(slot);
+        self.counts.replaced(old, new);
+        self.discard_word(old);
     }
 
     /// Reads a whole page.
@@ -91,29 +100,21 @@ impl Zram {
         index: u64,
         change: impl FnOnce(&mut Page),
     ) -> Result<(), ZramError> {
-        let mut slot = match self.table.lock_to_fill(index) {
-            Ok(slot) => slot,
-            Err(no_memory) => return Err(ZramError::Table { index, bytes: no_memory.bytes }),
-        };
+        let mut slot = self.lock_to_fill(index)?;
         let mut page = [0; PAGE_SIZE];
         self.read_locked(index, &slot, &mut page)?;
         change(&mut page);
         let content = self.content_of(index, &page)?;
-        let old = slot.replace(Word::new(content));
         slot.touch();
-        drop(slot);
-        self.counts.replaced(old, Word::new(content));
-        self.discard_word(old);
+        self.exchange(slot, Word::new(content));
         Ok(())
     }
 
     /// The page is zeros from here on, and takes no memory.
     pub(crate) fn discard_page(&self, index: u64) {
-        let Some(mut slot) = self.table.lock(index) else { return };
-        let old = slot.replace(Word::new(Content::Empty));
-        drop(slot);
-        self.counts.replaced(old, Word::new(Content::Empty));
-        self.discard_word(old);
+        if let Some(slot) = self.table.lock(index) {
+            self.exchange(slot, Word::new(Content::Empty));
+        }
     }
 
     /// What a slot can hold of a page.

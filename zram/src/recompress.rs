@@ -163,10 +163,7 @@ impl Zram {
         };
         let bits = handle.map_err(|source| ZramError::Pool { index, source })?.backend_bits();
         let new = Word::new(Content::Object { bits, priority, huge: false }).idle(word.is_idle());
-        let old = slot.replace(new);
-        drop(slot);
-        self.counts.replaced(old, new);
-        self.discard_word(old);
+        self.exchange(slot, new);
         Ok(Some(old_len - len))
     }
 }

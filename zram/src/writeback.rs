@@ -121,7 +121,7 @@ impl Zram {
 
     fn write_back_page(&self, index: u64, what: &Writeback) -> Result<bool, ZramError> {
         let slots = self.backing.as_ref().ok_or(ZramError::NoDevice)?;
-        let Some(mut slot) = self.table.lock(index) else { return Ok(false) };
+        let Some(slot) = self.table.lock(index) else { return Ok(false) };
         let word = slot.word();
         let Content::Object { bits, priority, huge } = word.content() else { return Ok(false) };
         let left_out = what.idle && !word.is_idle()
@@ -138,12 +138,9 @@ impl Zram {
         let written = slots.device.write_page(to.number(), &page);
         written.map_err(|source| ZramError::Device { index, source })?;
         let new = Word::new(Content::OnDevice(to.keep()));
-        let old = slot.replace(new);
         core::mem::forget(budget);
-        drop(slot);
-        self.counts.replaced(old, new);
         self.counts.written_back();
-        self.discard_word(old);
+        self.exchange(slot, new);
         Ok(true)
     }
 }
