@@ -189,8 +189,8 @@ impl From<LoadError> for RehomeError {
     }
 }
 
-/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page that it is about stays where it was; pages that were
-/// written back before stay so.
+/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page that it is
+/// about stays where it was; pages that were written back before stay so.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WritebackError {

@@ -31,11 +31,9 @@ pub(crate) enum Admission {
 
 impl Limits {
     pub(crate) fn new(max: usize, accept_percent: u8) -> Self {
-        let accept = max / 100 * usize::from(accept_percent.min(100))
-            + max % 100 * usize::from(accept_percent.min(100)) / 100;
         Limits {
             max,
-            accept,
+            accept: percent_of(max, accept_percent),
             closed: AtomicBool::new(false),
             others: AtomicUsize::new(0),
             stores: AtomicU32::new(0),
@@ -76,6 +74,12 @@ impl Limits {
         // Relaxed: as above.
         self.closed.store(true, Ordering::Relaxed);
     }
+}
+
+/// So many percent of a number of bytes, 100 at most, rounded down; no product overflows.
+pub(crate) fn percent_of(bytes: usize, percent: u8) -> usize {
+    let percent = usize::from(percent.min(100));
+    bytes / 100 * percent + bytes % 100 * percent / 100
 }
 
 #[cfg(all(test, not(loom)))]

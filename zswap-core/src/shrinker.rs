@@ -2,10 +2,10 @@
 //!
 //! *Pressure* is where the pools' bytes stand between a threshold and the limit, from 0 to 1. Each step
 //! writes back so much of the most that a step may; at the limit all of it; and never more pages than it
-//! takes at the least to be below the threshold. Pages that were loaded from
-//! the device since the last step are taken off that, down to one page while there is any pressure and
-//! none off it at the limit: what comes back soon should not have gone. A step with nothing to do, or
-//! one that failed, is followed by a longer pause.
+//! takes at the least to be below the threshold. Pages that were loaded from the device since the last
+//! step are taken off that, down to one page while there is any pressure and none off it at the limit:
+//! what comes back soon should not have gone. A step with nothing to do, or one that failed, is followed
+//! by a longer pause.
 
 use core::fmt;
 use core::time::Duration;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::background::{Background, Next, guarded};
 use crate::counters::Counter;
 use crate::error::WritebackError;
+use crate::limits::percent_of;
 use crate::{PAGE_SIZE, Zswap};
 
 /// The longest pause, in the pauses between steps under pressure.
@@ -59,8 +60,7 @@ impl ShrinkerPolicy {
     /// Pages to write back when the pools hold `bytes` of `max`, and `came_back` pages were loaded from
     /// the device since the last step.
     fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
-        let percent = usize::from(self.from_percent.min(100));
-        let from = max / 100 * percent + max % 100 * percent / 100;
+        let from = percent_of(max, self.from_percent);
         // A page that goes gives no more than its size back, so these go at least.
         let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
         if bytes >= max || needed == 0 {
