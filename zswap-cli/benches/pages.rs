@@ -21,7 +21,7 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
 /// Pages of zstd-compressed files, separated as paths are; set by `cargo xtask bench`.
 const PAGES: &str = "ZSWAP_BENCH_PAGES";
-const SAMPLE: &[u8] = include_bytes!("../assets/sample.pages.zst");
+const SAMPLE: &[u8] = include_bytes!("../../measure/assets/sample.pages.zst");
 /// Pages in all: a pool that is larger than a processor's own caches.
 const MOST: usize = 8192;
 

@@ -6,13 +6,14 @@
 
 use std::io::{self, Write};
 
+use measure::PageSet;
+
 use crate::args::Compare;
 use crate::contest::{Bench, Pair, Stock};
 use crate::error::{Error, Result};
 use crate::figures::Figures;
 use crate::look::Look;
 use crate::memory;
-use crate::pages::PageSet;
 use crate::plot;
 use crate::process::{self, Facts, Sample};
 use crate::progress::Progress;
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         return Err(Error::TooManyThreads { threads: args.threads, most: MOST_THREADS });
     }
     if args.threads == 0 {
-        return Err(Error::NoThreads);
+        return Err(measure::Error::NoThreads.into());
     }
     let stock = Stock::builtin();
     let mut pairs = pairs(args, &stock)?;

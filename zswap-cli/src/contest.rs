@@ -7,16 +7,12 @@
 use std::sync::Arc;
 
 use compressors::Compressor;
+use measure::codec::{self, Orders};
+use measure::{Clock, Lanes, POISON, PageSet, Pinned, Summary, shuffled};
 use zswap_core::{LoadError, SwapEntry, Zswap};
 
-use crate::codec::{self, Orders};
 use crate::error::{Error, Result};
 use crate::figures::{Figures, Memory, Round};
-use crate::lanes::{Lanes, POISON};
-use crate::order::shuffled;
-use crate::pages::PageSet;
-use crate::pin::Pinned;
-use crate::timing::{Clock, Summary};
 
 /// The compressor that is left out unless it is asked for: it copies.
 const NOT_BY_DEFAULT: &str = "null";
@@ -240,7 +236,7 @@ impl Pair {
         let held = &self.held;
         let again = bench.lanes.measure(
             &bench.store_order,
-            |_, _| Ok(()),
+            |_, _| Ok::<_, Error>(()),
             |lane, share, ()| {
                 let mut changed = None;
                 for &i in share {
@@ -274,7 +270,7 @@ impl Pair {
         let order = self.loaded(&bench.load_order);
         let load = bench.lanes.measure(
             &order,
-            |_, _| Ok(()),
+            |_, _| Ok::<_, Error>(()),
             |lane, share, ()| {
                 let (laps, page) = lane.parts();
                 let mut failed = None;

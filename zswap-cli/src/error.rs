@@ -14,37 +14,8 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 /// Why there is no report. Displayed as one line.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(
-        "cannot read {path:?}: {source}; give --pages a file of raw 4096-byte pages, or a .zst of one"
-    )]
-    Unreadable { path: PathBuf, source: io::Error },
-
-    #[error(
-        "{path:?} cannot be decompressed ({source}); check it with `zstd -t`, \
-         or take .zst off its name if it holds raw pages"
-    )]
-    BadZst { path: PathBuf, source: io::Error },
-
-    #[error(
-        "{path:?} has {bytes} bytes, {rest} more than whole 4096-byte pages; \
-         cut or fill it to a multiple of 4096"
-    )]
-    PartialPage { path: PathBuf, bytes: u64, rest: u64 },
-
-    #[error("{path:?} is zstd-compressed but not named so; rename it to end in .zst")]
-    UnnamedZst { path: PathBuf },
-
-    #[error("there is no page in {files}; give --pages a file with at least one 4096-byte page")]
-    EmptySet { files: String },
-
-    #[error(
-        "the pages of {path:?} and of those before it are more than {limit} bytes, what this machine's \
-         memory has room for beside the stores; give fewer or smaller files"
-    )]
-    TooLarge { path: PathBuf, limit: u64 },
-
-    #[error("no memory for {bytes} bytes of {what}; free memory or give fewer or smaller files")]
-    NoMemory { bytes: usize, what: &'static str },
+    #[error(transparent)]
+    Measure(measure::Error),
 
     #[error("no zpool is named {name:?}; give --zpool some of: {known}")]
     UnknownZpool { name: String, known: String },
@@ -95,9 +66,6 @@ pub(crate) enum Error {
     #[error("cannot draw the plot: {reason}; run without --plot")]
     Draw { reason: String },
 
-    #[error("--threads 0 measures nothing; give 1 or more")]
-    NoThreads,
-
     #[error("--threads {threads} is more than the {most} that one run takes; give {most} or fewer")]
     TooManyThreads { threads: usize, most: usize },
 
@@ -115,6 +83,15 @@ pub(crate) enum Error {
 
     #[error("the report cannot be written: {0}; check where the standard output goes")]
     Report(io::Error),
+}
+
+impl From<measure::Error> for Error {
+    fn from(error: measure::Error) -> Self {
+        match error {
+            measure::Error::Compressor(error) => error.into(),
+            other => Error::Measure(other),
+        }
+    }
 }
 
 impl From<CompressorError> for Error {

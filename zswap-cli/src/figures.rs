@@ -2,7 +2,7 @@
 
 use zswap_core::PAGE_SIZE;
 
-use crate::timing::{Summary, Timing, median};
+use measure::{Summary, Timing, median};
 
 /// Pages and bytes of a store right after its first filling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_a_round() {
-        let s = |mean| Some(Summary { mean, p50: mean, p99: mean, per_second: 1e9 / mean });
+        let s =
+            |mean| Some(Summary { mean, p50: mean, p99: mean, p999: mean, per_second: 1e9 / mean });
         let round =
             |store, compress| Round { store: s(store), compress: s(compress), ..Round::default() };
         // Twice as slow a machine in the second round: the ratio does not see it.

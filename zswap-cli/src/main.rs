@@ -4,25 +4,18 @@
 //! and compressor did not keep its pages, 2 when nothing could be measured; then one line on the
 //! standard error says why and what to do. A reader of the output that goes away is no error.
 
-mod arena;
 mod args;
-mod codec;
 mod compare;
 mod contest;
 mod error;
 mod figures;
-mod lanes;
 mod look;
 mod memory;
 mod nbd;
-mod order;
-mod pages;
-mod pin;
 mod plot;
 mod process;
 mod progress;
 mod report;
-mod timing;
 mod trial;
 mod verdict;
 

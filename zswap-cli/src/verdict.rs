@@ -10,7 +10,7 @@
 //! measured once, if it is at least half a percent, or two percent for several threads.
 
 use crate::figures::Figures;
-use crate::timing::Timing;
+use measure::Timing;
 
 /// The winner of one question.
 #[derive(Clone, PartialEq, Debug)]
@@ -116,7 +116,7 @@ fn pick(
 mod tests {
     use super::*;
     use crate::figures::{Memory, Round};
-    use crate::timing::Summary;
+    use measure::Summary;
 
     /// A pair with so much pool memory for 10 pages and these means of its rounds, store and load
     /// alike.
@@ -124,7 +124,7 @@ mod tests {
         let rounds: Vec<Round> = means
             .iter()
             .map(|&mean| {
-                let s = Some(Summary { mean, p50: mean, p99: mean, per_second: 1.0 });
+                let s = Some(Summary { mean, p50: mean, p99: mean, p999: mean, per_second: 1.0 });
                 Round { store: s, load: s, ..Round::default() }
             })
             .collect();

@@ -25,7 +25,7 @@ fn resident() -> usize {
 
 /// The sample that the binary ships: pages of five real processes.
 fn sample() -> Vec<u8> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/sample.pages.zst");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../measure/assets/sample.pages.zst");
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 

@@ -134,7 +134,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     compared += exercise(&store)?;
 
     // With the defaults: all that is built in, and the store that asks for nothing.
-    if cfg!(feature = "defaults") {
+    #[cfg(feature = "defaults")]
+    {
+        let sample = measure::PageSet::load(&[], 16 << 20)?;
+        let store = Zswap::builder().build()?;
+        for (number, page) in (0..).zip(sample.pages()) {
+            let (entry, mut back) = (SwapEntry::new(0, number)?, [0; PAGE_SIZE]);
+            store.store(entry, page)?;
+            store.load(entry, &mut back)?;
+            compared += usize::from(back == *page);
+        }
         compared += exercise(&Zswap::builder().build()?)?;
         compared += exercise_disk(&Zram::builder().disksize(1 << 30).build()?)?;
         let (zpools, codecs) =

@@ -30,6 +30,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zswap-core",
         "zram",
         "zram-nbd",
+        "measure",
     ];
     match from {
         "zpool-api" | "compressors" => Some(&[]),
@@ -38,6 +39,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
         "zram-nbd" => Some(&["zram"]),
+        "measure" => Some(&["zpool-api", "compressors"]),
         "zswap-cli" | "fuzz" | "xtask" => Some(TOP),
         _ => None,
     }

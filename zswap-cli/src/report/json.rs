@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::Heading;
 use crate::figures::Figures;
 use crate::process::Facts;
-use crate::timing::Timing;
 use crate::verdict::Verdict;
+use measure::Timing;
 
 /// One pair. Sizes are bytes, times nanoseconds; `null` is what could not be measured.
 #[derive(Serialize)]

@@ -29,7 +29,7 @@ pub(crate) mod examples {
     use super::Heading;
     use crate::figures::{Figures, Memory, Round};
     use crate::process::Facts;
-    use crate::timing::Summary;
+    use measure::Summary;
 
     pub(crate) fn heading() -> Heading {
         Heading {
@@ -56,8 +56,8 @@ pub(crate) mod examples {
     /// One pair that is well, and one without a time that failed.
     pub(crate) fn figures() -> [Figures; 2] {
         let s = |mean: f64| {
-            let (p50, p99, per_second) = (mean - 10.0, mean * 3.0, 1e9 / mean);
-            Some(Summary { mean, p50, p99, per_second })
+            let (p50, p99, p999, per_second) = (mean - 10.0, mean * 3.0, mean * 4.0, 1e9 / mean);
+            Some(Summary { mean, p50, p99, p999, per_second })
         };
         let round = Round {
             grow: s(7000.0),

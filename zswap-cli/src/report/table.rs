@@ -7,8 +7,8 @@ use crate::error::one_line;
 use crate::figures::Figures;
 use crate::look::{Look, Role};
 use crate::process::Facts;
-use crate::timing::Timing;
 use crate::verdict::{self, Pick, Verdict};
+use measure::Timing;
 
 /// A column: what stands above it, and what it says of a pair.
 struct Column {

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use measure::PageSet;
 use zswap_core::device::FileSwapDevice;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
 use super::{Dice, Outcome};
 use crate::error::{Error, Result};
-use crate::pages::PageSet;
 
 /// Stores all pages in a store whose pools hold `max_bytes`, and loads them, each once, at random.
 pub(crate) fn backing(

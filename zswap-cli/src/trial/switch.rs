@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use measure::PageSet;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
 use super::{Dice, Outcome};
 use crate::error::Result;
-use crate::pages::PageSet;
 
 /// Between two switches.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -7,7 +7,7 @@
 /// While it lives, the calling thread stays on one processor. Where the system has no such call,
 /// or refuses it, nothing is held.
 #[derive(Debug)]
-pub(crate) struct Pinned {
+pub struct Pinned {
     #[cfg(target_os = "linux")]
     before: Option<rustix::thread::CpuSet>,
 }
@@ -17,11 +17,11 @@ pub(crate) struct Pinned {
 /// To be asked for by a thread that is not held: one that is held, and the threads that it starts,
 /// may run on a single one.
 #[derive(Clone, Debug)]
-pub(crate) struct Processors(Vec<usize>);
+pub struct Processors(Vec<usize>);
 
 impl Processors {
     /// Those of the calling thread; none where the system does not tell.
-    pub(crate) fn allowed() -> Self {
+    pub fn allowed() -> Self {
         #[cfg(target_os = "linux")]
         let processors = {
             let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
@@ -36,12 +36,12 @@ impl Processors {
 #[cfg(target_os = "linux")]
 impl Pinned {
     /// Holds the calling thread on the processor it runs on.
-    pub(crate) fn here() -> Self {
+    pub fn here() -> Self {
         Self::to(rustix::thread::sched_getcpu())
     }
 
     /// Holds the calling thread on the `n`-th of some processors, counted around.
-    pub(crate) fn to_nth(processors: &Processors, n: usize) -> Self {
+    pub fn to_nth(processors: &Processors, n: usize) -> Self {
         let nth = processors.0.get(n % processors.0.len().max(1));
         nth.map_or(Pinned { before: None }, |&cpu| Self::to(cpu))
     }
@@ -62,12 +62,12 @@ impl Pinned {
 #[cfg(not(target_os = "linux"))]
 impl Pinned {
     /// Holds nothing: this system has no such call.
-    pub(crate) fn here() -> Self {
+    pub fn here() -> Self {
         Pinned {}
     }
 
     /// Holds nothing: this system has no such call.
-    pub(crate) fn to_nth(_processors: &Processors, _n: usize) -> Self {
+    pub fn to_nth(_processors: &Processors, _n: usize) -> Self {
         Pinned {}
     }
 }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 /// What reading the clock adds to each measured interval.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     /// Nanoseconds of one lap with nothing in it.
-    pub(crate) cost: f64,
+    pub cost: f64,
 }
 
 impl Clock {
     /// Measures the cost on this machine: the median of many empty laps.
-    pub(crate) fn measure() -> Self {
+    pub fn measure() -> Self {
         const LAPS: usize = 1 << 14;
         let mut laps = Laps::with_capacity(LAPS);
         laps.start();
@@ -19,34 +19,34 @@ impl Clock {
             laps.lap();
         }
         laps.samples.sort_unstable();
-        Clock { cost: percentile(&laps.samples, 50) as f64 }
+        Clock { cost: permille(&laps.samples, 500) as f64 }
     }
 }
 
 /// A stopwatch: the end of one interval is the start of the next.
 #[derive(Debug)]
-pub(crate) struct Laps {
+pub struct Laps {
     samples: Vec<u64>,
     last: Instant,
 }
 
 impl Laps {
     /// A stopwatch that takes `laps` laps without allocating, and without a page fault.
-    pub(crate) fn with_capacity(laps: usize) -> Self {
+    pub fn with_capacity(laps: usize) -> Self {
         let mut samples = vec![1; laps];
         samples.clear();
         Laps { samples, last: Instant::now() }
     }
 
     /// Forgets all laps and starts the first one.
-    pub(crate) fn start(&mut self) {
+    pub fn start(&mut self) {
         self.samples.clear();
         self.last = Instant::now();
     }
 
     /// Ends a lap, keeps its time and starts the next one.
     #[inline]
-    pub(crate) fn lap(&mut self) {
+    pub fn lap(&mut self) {
         let now = Instant::now();
         self.samples.push(nanos(now - self.last));
         self.last = now;
@@ -54,18 +54,18 @@ impl Laps {
 
     /// Ends a lap that does not count and starts the next one.
     #[inline]
-    pub(crate) fn skip(&mut self) {
+    pub fn skip(&mut self) {
         self.last = Instant::now();
     }
 
     /// Takes the laps of `other`, which has none then.
-    pub(crate) fn absorb(&mut self, other: &mut Self) {
+    pub fn absorb(&mut self, other: &mut Self) {
         self.samples.append(&mut other.samples);
     }
 
     /// The laps less the cost of the clock; `None` if there are none. They were taken, perhaps by
     /// several stopwatches at once, in `wall`.
-    pub(crate) fn summary(&mut self, clock: Clock, wall: Duration) -> Option<Summary> {
+    pub fn summary(&mut self, clock: Clock, wall: Duration) -> Option<Summary> {
         if self.samples.is_empty() {
             return None;
         }
@@ -75,8 +75,9 @@ impl Laps {
         let sum: f64 = self.samples.iter().map(|&ns| less(ns)).sum();
         Some(Summary {
             mean: sum / laps,
-            p50: less(percentile(&self.samples, 50)),
-            p99: less(percentile(&self.samples, 99)),
+            p50: less(permille(&self.samples, 500)),
+            p99: less(permille(&self.samples, 990)),
+            p999: less(permille(&self.samples, 999)),
             per_second: laps / wall.as_secs_f64().max(1e-9),
         })
     }
@@ -87,43 +88,55 @@ fn nanos(interval: Duration) -> u64 {
     u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The smallest of the sorted `samples` that at least `percent` in a hundred of them do not exceed
+/// The smallest of the sorted `samples` that at least `share` in a thousand of them do not exceed
 /// (nearest rank); 0 if there are none.
-fn percentile(samples: &[u64], percent: usize) -> u64 {
-    let rank = (samples.len() * percent).div_ceil(100).max(1);
+fn permille(samples: &[u64], share: usize) -> u64 {
+    let rank = (samples.len() * share).div_ceil(1000).max(1);
     samples.get(rank - 1).copied().unwrap_or(0)
 }
 
 /// One round's times of one operation, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Summary {
-    pub(crate) mean: f64,
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
+pub struct Summary {
+    /// The mean.
+    pub mean: f64,
+    /// Half of the operations took at most this.
+    pub p50: f64,
+    /// 99 in a hundred took at most this.
+    pub p99: f64,
+    /// 999 in a thousand took at most this.
+    pub p999: f64,
     /// Operations in a second of the wall's clock, of all threads together.
-    pub(crate) per_second: f64,
+    pub per_second: f64,
 }
 
 /// The medians over all rounds, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Timing {
-    pub(crate) mean: f64,
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) per_second: f64,
+pub struct Timing {
+    /// The mean.
+    pub mean: f64,
+    /// Half of the operations took at most this.
+    pub p50: f64,
+    /// 99 in a hundred took at most this.
+    pub p99: f64,
+    /// 999 in a thousand took at most this.
+    pub p999: f64,
+    /// Operations in a second of the wall's clock, of all threads together.
+    pub per_second: f64,
     /// The means of the quickest and of the slowest round.
-    pub(crate) mean_range: (f64, f64),
+    pub mean_range: (f64, f64),
 }
 
 impl Timing {
-    /// `None` if no round timed anything.
-    pub(crate) fn over(rounds: &[Summary]) -> Option<Self> {
+    /// The medians of some rounds; `None` if none timed anything.
+    pub fn over(rounds: &[Summary]) -> Option<Self> {
         let all = |part: fn(&Summary) -> f64| rounds.iter().map(part).collect::<Vec<_>>();
         let means = all(|s| s.mean);
         Some(Timing {
             mean: median(means.clone())?,
             p50: median(all(|s| s.p50))?,
             p99: median(all(|s| s.p99))?,
+            p999: median(all(|s| s.p999))?,
             per_second: median(all(|s| s.per_second))?,
             mean_range: (
                 means.iter().copied().fold(f64::INFINITY, f64::min),
@@ -134,7 +147,7 @@ impl Timing {
 }
 
 /// The middle value, or the mean of the two middle ones; `None` of nothing.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
     if values.len() % 2 == 1 {
@@ -155,11 +168,11 @@ mod tests {
     #[test]
     fn percentiles_are_nearest_ranks() {
         let hundred: Vec<u64> = (1..=100).collect();
-        assert_eq!((percentile(&hundred, 50), percentile(&hundred, 99)), (50, 99));
-        assert_eq!((percentile(&[4, 9], 50), percentile(&[4, 9], 99)), (4, 9));
-        assert_eq!((percentile(&[7], 50), percentile(&[], 50)), (7, 0));
+        assert_eq!((permille(&hundred, 500), permille(&hundred, 990)), (50, 99));
+        assert_eq!((permille(&[4, 9], 500), permille(&[4, 9], 990)), (4, 9));
+        assert_eq!((permille(&[7], 500), permille(&[], 500)), (7, 0));
         let thousand: Vec<u64> = (1..=1000).collect();
-        assert_eq!(percentile(&thousand, 99), 990);
+        assert_eq!((permille(&thousand, 990), permille(&thousand, 999)), (990, 999));
     }
 
     #[test]
@@ -167,7 +180,10 @@ mod tests {
         let clock = Clock { cost: 30.0 };
         let wall = Duration::from_millis(2);
         let summary = laps(&[130, 50, 90]).summary(clock, wall).unwrap();
-        assert_eq!(summary, Summary { mean: 60.0, p50: 60.0, p99: 100.0, per_second: 1500.0 });
+        assert_eq!(
+            summary,
+            Summary { mean: 60.0, p50: 60.0, p99: 100.0, p999: 100.0, per_second: 1500.0 }
+        );
         assert_eq!(laps(&[10]).summary(clock, wall).unwrap().mean, 0.0);
         assert_eq!(laps(&[]).summary(clock, wall), None);
     }
@@ -194,12 +210,20 @@ mod tests {
 
     #[test]
     fn medians_are_of_each_figure_on_its_own() {
-        let round = |mean, p50, p99| Summary { mean, p50, p99, per_second: mean * 2.0 };
+        let round =
+            |mean, p50, p99| Summary { mean, p50, p99, p999: p99 + 1.0, per_second: mean * 2.0 };
         let timing =
             Timing::over(&[round(3.0, 1.0, 9.0), round(1.0, 2.0, 7.0), round(2.0, 6.0, 8.0)]);
         assert_eq!(
             timing,
-            Some(Timing { mean: 2.0, p50: 2.0, p99: 8.0, per_second: 4.0, mean_range: (1.0, 3.0) })
+            Some(Timing {
+                mean: 2.0,
+                p50: 2.0,
+                p99: 8.0,
+                p999: 9.0,
+                per_second: 4.0,
+                mean_range: (1.0, 3.0)
+            })
         );
         assert_eq!(Timing::over(&[]), None);
         assert_eq!(median(vec![4.0, 1.0]), Some(2.5));

@@ -6,38 +6,44 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use zswap_core::{PAGE_SIZE, Page};
+use zpool_api::provider::PAGE_SIZE;
 
 use crate::error::{Error, Result};
+use crate::pages::Page;
 use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
 /// What no page is likely to hold: a load that writes nothing is seen.
-pub(crate) const POISON: u8 = 0xa5;
+pub const POISON: u8 = 0xa5;
 
 /// A page of its own alignment: every load and every decompression goes into this one.
+#[derive(Debug)]
 #[repr(align(4096))]
 struct Buffer(Page);
 
 /// What one thread measures with.
-pub(crate) struct Lane {
-    pub(crate) laps: Laps,
+#[derive(Debug)]
+pub struct Lane {
+    /// The stopwatch.
+    pub laps: Laps,
     page: Box<Buffer>,
 }
 
 impl Lane {
     /// Stopwatch and page, to be used side by side.
-    pub(crate) fn parts(&mut self) -> (&mut Laps, &mut Page) {
+    pub fn parts(&mut self) -> (&mut Laps, &mut Page) {
         (&mut self.laps, &mut self.page.0)
     }
 
-    pub(crate) fn page(&mut self) -> &mut Page {
+    /// The page alone.
+    pub fn page(&mut self) -> &mut Page {
         &mut self.page.0
     }
 }
 
 /// All lanes of a run.
-pub(crate) struct Lanes {
+#[derive(Debug)]
+pub struct Lanes {
     lanes: Vec<Lane>,
     clock: Clock,
     /// As the thread that made the lanes had them, before any turn held it on one.
@@ -45,16 +51,21 @@ pub(crate) struct Lanes {
 }
 
 /// What the lanes bring back from one measurement.
-pub(crate) struct Harvest<T> {
+#[derive(Debug)]
+pub struct Harvest<T> {
     /// Of each lane, in order of their shares.
-    pub(crate) results: Vec<T>,
+    pub results: Vec<T>,
     /// The time of single operations, over all lanes; `None` if none was timed.
-    pub(crate) times: Option<Summary>,
+    pub times: Option<Summary>,
 }
 
 impl Lanes {
     /// So many lanes, whose stopwatches take `laps` laps in all without allocating.
-    pub(crate) fn new(threads: usize, laps: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoThreads`] for none.
+    pub fn new(threads: usize, laps: usize) -> Result<Self> {
         let each = laps.div_ceil(threads.max(1));
         let lane = || Lane {
             laps: Laps::with_capacity(each),
@@ -67,24 +78,29 @@ impl Lanes {
         Ok(Lanes { lanes, clock: Clock::measure(), processors: Processors::allowed() })
     }
 
-    pub(crate) fn clock(&self) -> Clock {
+    /// What its own reading costs.
+    pub fn clock(&self) -> Clock {
         self.clock
     }
 
     /// The lane of the thread that asks, for what is not measured.
-    pub(crate) fn own(&mut self) -> &mut Lane {
+    pub fn own(&mut self) -> &mut Lane {
         // There is at least one.
         &mut self.lanes[0]
     }
 
     /// Has every lane get ready with its share of `work` and then measure `body` on what it got
     /// ready, all at the same time.
-    pub(crate) fn measure<W: Sync, R, T: Send>(
+    ///
+    /// # Errors
+    ///
+    /// The first one of `ready` or `body`, after all lanes have ended.
+    pub fn measure<W: Sync, R, T: Send, E: Send>(
         &mut self,
         work: &[W],
-        ready: impl Fn(usize, &[W]) -> Result<R> + Sync,
-        body: impl Fn(&mut Lane, &[W], R) -> Result<T> + Sync,
-    ) -> Result<Harvest<T>> {
+        ready: impl Fn(usize, &[W]) -> Result<R, E> + Sync,
+        body: impl Fn(&mut Lane, &[W], R) -> Result<T, E> + Sync,
+    ) -> Result<Harvest<T>, E> {
         let threads = self.lanes.len();
         let share = |n: usize| &work[n * work.len() / threads..(n + 1) * work.len() / threads];
         let mut spans = Vec::with_capacity(threads);
@@ -106,7 +122,7 @@ impl Lanes {
                 lane.laps.start();
                 let begun = Instant::now();
                 let result = body(lane, share(n), ready)?;
-                Ok::<_, Error>((result, (begun, Instant::now())))
+                Ok::<_, E>((result, (begun, Instant::now())))
             };
             let run = &run;
             std::thread::scope(|scope| {
@@ -123,7 +139,7 @@ impl Lanes {
                         Err(panic) => std::panic::resume_unwind(panic),
                     }
                 }
-                Ok::<_, Error>(())
+                Ok::<_, E>(())
             })?;
         }
         Ok(Harvest { results, times: self.summary(wall(&spans)) })
@@ -161,7 +177,7 @@ mod tests {
                 let harvest = lanes
                     .measure(
                         &work,
-                        |_, share| Ok(share.len()),
+                        |_, share| Ok::<_, Error>(share.len()),
                         |lane, share, ready| {
                             assert_eq!(ready, share.len());
                             share.iter().for_each(|_| lane.laps.lap());
@@ -184,7 +200,7 @@ mod tests {
         let mut lanes = Lanes::new(processors, processors).unwrap();
         let _held = Pinned::here();
         let work: Vec<usize> = (0..processors).collect();
-        let here = |_: &mut Lane, _: &[usize], ()| Ok(sched_getaffinity(None).unwrap());
+        let here = |_: &mut Lane, _: &[usize], ()| Ok::<_, Error>(sched_getaffinity(None).unwrap());
         let mut seen = lanes.measure(&work, |_, _| Ok(()), here).unwrap().results;
         assert!(seen.iter().all(|set| set.count() == 1));
         seen.dedup();
@@ -197,7 +213,7 @@ mod tests {
         let mut lanes = Lanes::new(3, 3).unwrap();
         let result = lanes.measure(
             &[(); 3],
-            |_, _| Ok(()),
+            |_, _| Ok::<_, Error>(()),
             |_, _, ()| {
                 arrived.fetch_add(1, Ordering::SeqCst);
                 // Ends only when all have come this far.
@@ -215,10 +231,10 @@ mod tests {
         let mut lanes = Lanes::new(4, 4).unwrap();
         let failed = lanes.measure(
             &[0, 1, 2, 3],
-            |n, _| if n == 2 { Err(Error::NoRounds) } else { Ok(()) },
+            |n, _| if n == 2 { Err("late") } else { Ok(()) },
             |_, _, ()| Ok(()),
         );
-        assert!(matches!(failed, Err(Error::NoRounds)));
+        assert!(matches!(failed, Err("late")));
         assert!(matches!(Lanes::new(0, 1), Err(Error::NoThreads)));
     }
 

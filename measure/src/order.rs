@@ -1,7 +1,7 @@
 //! The random orders in which pages are stored again and loaded.
 
 /// A permutation of `indices`, the same one for the same seed.
-pub(crate) fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
+pub fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     let mut order = indices.to_vec();
     let mut random = SplitMix(seed);
     for last in (1..order.len()).rev() {
@@ -10,11 +10,14 @@ pub(crate) fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     order
 }
 
-/// Steele, Lea and Flood's SplitMix64.
-struct SplitMix(u64);
+/// Steele, Lea and Flood's SplitMix64, from a seed.
+#[derive(Clone, Debug)]
+pub struct SplitMix(pub u64);
 
 impl SplitMix {
-    fn next(&mut self) -> u64 {
+    /// The next number.
+    #[allow(clippy::should_implement_trait, reason = "a generator without an end: no Option")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +26,7 @@ impl SplitMix {
     }
 
     /// A number below `bound`; its bias is below `bound` / 2^64.
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 }

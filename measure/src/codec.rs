@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use compressors::{Compressor, CompressorError};
-use zswap_core::PAGE_SIZE;
+use zpool_api::provider::PAGE_SIZE;
 
 use crate::arena::{Arena, Place};
 use crate::error::{Error, Result};
@@ -18,22 +18,31 @@ use crate::timing::Summary;
 
 /// One turn's times and, if the codec failed, its word.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
-    pub(crate) compress: Option<Summary>,
-    pub(crate) decompress: Option<Summary>,
-    pub(crate) fault: Option<CompressorError>,
+pub struct Turn {
+    /// Of compressions; `None` if no page was timed.
+    pub compress: Option<Summary>,
+    /// Of decompressions; `None` if no page was timed.
+    pub decompress: Option<Summary>,
+    /// The first error.
+    pub fault: Option<CompressorError>,
 }
 
 /// The orders of one round: indices of timed pages.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Orders<'a> {
-    pub(crate) store: &'a [usize],
-    pub(crate) load: &'a [usize],
+pub struct Orders<'a> {
+    /// In which they are compressed.
+    pub store: &'a [usize],
+    /// In which they are decompressed.
+    pub load: &'a [usize],
 }
 
 /// Compresses and decompresses every timed page once, each lane its share with a context of its
 /// own.
-pub(crate) fn turn(
+///
+/// # Errors
+///
+/// No memory, or no context for the codec. A page that the codec fails on is told in the turn.
+pub fn turn(
     compressor: &dyn Compressor,
     set: &PageSet,
     orders: Orders<'_>,
@@ -51,7 +60,8 @@ pub(crate) fn turn(
         }
     }
 
-    let ready = |_: usize, _: &[usize]| Ok((compressor.new_ctx()?, output(compressor)?));
+    let ready =
+        |_: usize, _: &[usize]| Ok::<_, Error>((compressor.new_ctx()?, output(compressor)?));
     let compress = lanes.measure(orders.store, ready, |lane, share, (mut ctx, mut buffer)| {
         for &i in share {
             // A page that fails here failed above, where it was noted.
@@ -63,7 +73,7 @@ pub(crate) fn turn(
     turn.compress = compress.times;
 
     let stateless = compressor.stateless();
-    let ready = |_: usize, _: &[usize]| Ok(compressor.new_ctx()?);
+    let ready = |_: usize, _: &[usize]| Ok::<_, Error>(compressor.new_ctx()?);
     let decompress = lanes.measure(orders.load, ready, |lane, share, mut ctx| {
         let (laps, page) = lane.parts();
         let mut fault = None;

@@ -5,9 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use zswap_core::{PAGE_SIZE, Page};
+use zpool_api::provider::PAGE_SIZE;
 
 use crate::error::{Error, Result};
+
+/// A page as all here have it: 4096 bytes.
+pub type Page = [u8; PAGE_SIZE];
 
 /// Pages of five real programs, for those who bring none of their own.
 const SAMPLE: &[u8] = include_bytes!("../assets/sample.pages.zst");
@@ -20,7 +23,7 @@ const STEP: usize = 256;
 
 /// Pages in memory, with what is known of them before any store sees them.
 #[derive(Debug)]
-pub(crate) struct PageSet {
+pub struct PageSet {
     pages: Vec<Page>,
     same_filled: Vec<bool>,
     timed: Vec<usize>,
@@ -31,7 +34,11 @@ impl PageSet {
     /// The pages of all `files`, one after another, or the sample if there are none.
     ///
     /// More than `limit` bytes are not read, whatever they decompress from.
-    pub(crate) fn load(files: &[PathBuf], limit: u64) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Every [`Error`] that is about files.
+    pub fn load(files: &[PathBuf], limit: u64) -> Result<Self> {
         let mut pages = Vec::new();
         if files.is_empty() {
             let name = Path::new("the built-in sample");
@@ -48,34 +55,35 @@ impl PageSet {
         Ok(PageSet::new(pages, origin))
     }
 
-    pub(crate) fn new(pages: Vec<Page>, origin: String) -> Self {
+    /// Pages that are there already, and where they come from in words.
+    pub fn new(pages: Vec<Page>, origin: String) -> Self {
         let same_filled: Vec<bool> = pages.iter().map(is_same_filled).collect();
         let timed = (0..pages.len()).filter(|&i| !same_filled[i]).collect();
         PageSet { pages, same_filled, timed, origin }
     }
 
     /// The pages, in the order of the files.
-    pub(crate) fn pages(&self) -> &[Page] {
+    pub fn pages(&self) -> &[Page] {
         &self.pages
     }
 
     /// Whether page `index` is one word over and over.
-    pub(crate) fn is_same_filled(&self, index: usize) -> bool {
+    pub fn is_same_filled(&self, index: usize) -> bool {
         self.same_filled[index]
     }
 
     /// How many pages are one word over and over.
-    pub(crate) fn same_filled(&self) -> usize {
+    pub fn same_filled(&self) -> usize {
         self.pages.len() - self.timed.len()
     }
 
     /// The pages that times are taken of, all but the same-filled ones: their indices, ascending.
-    pub(crate) fn timed(&self) -> &[usize] {
+    pub fn timed(&self) -> &[usize] {
         &self.timed
     }
 
     /// Where the pages come from, in words.
-    pub(crate) fn origin(&self) -> &str {
+    pub fn origin(&self) -> &str {
         &self.origin
     }
 }

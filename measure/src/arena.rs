@@ -13,7 +13,7 @@ const CHUNK: usize = 64 << 20;
 
 /// Where a page lies in an arena.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub struct Place {
     chunk: u32,
     start: u32,
     len: u32,
@@ -21,13 +21,17 @@ pub(crate) struct Place {
 
 /// Byte strings back to back, in the order they were pushed.
 #[derive(Debug, Default)]
-pub(crate) struct Arena {
+pub struct Arena {
     chunks: Vec<Vec<u8>>,
 }
 
 impl Arena {
-    /// Appends `bytes`, which are at most a chunk.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Place> {
+    /// Appends `bytes`, which are at most a chunk of 64 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Place> {
         let no_memory = Error::NoMemory { bytes: CHUNK.max(bytes.len()), what: "compressed pages" };
         if bytes.len() > CHUNK {
             return Err(no_memory);
@@ -49,7 +53,7 @@ impl Arena {
 
     /// The bytes that were pushed to `place` of this arena.
     #[inline]
-    pub(crate) fn get(&self, place: Place) -> &[u8] {
+    pub fn get(&self, place: Place) -> &[u8] {
         let start = place.start as usize;
         &self.chunks[place.chunk as usize][start..start + place.len as usize]
     }

@@ -1,0 +1,94 @@
+//! What can keep anybody from measuring, each told with the value that was wrong and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use compressors::CompressorError;
+
+/// What most calls here return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why there is nothing to measure, or nobody to measure it. Displayed as one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of pages cannot be opened or read.
+    #[error(
+        "cannot read {path:?}: {source}; give --pages a file of raw 4096-byte pages, or a .zst of one"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file whose name ends in .zst is none, or is damaged.
+    #[error(
+        "{path:?} cannot be decompressed ({source}); check it with `zstd -t`, \
+         or take .zst off its name if it holds raw pages"
+    )]
+    BadZst {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: io::Error,
+    },
+
+    /// A file ends within a page.
+    #[error(
+        "{path:?} has {bytes} bytes, {rest} more than whole 4096-byte pages; \
+         cut or fill it to a multiple of 4096"
+    )]
+    PartialPage {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes, after decompression.
+        bytes: u64,
+        /// Those of them beyond whole pages.
+        rest: u64,
+    },
+
+    /// A file of raw pages begins as `zstd` writes its files.
+    #[error("{path:?} is zstd-compressed but not named so; rename it to end in .zst")]
+    UnnamedZst {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The files hold nothing.
+    #[error("there is no page in {files}; give --pages a file with at least one 4096-byte page")]
+    EmptySet {
+        /// Their names.
+        files: String,
+    },
+
+    /// The files hold more than the caller has room for.
+    #[error(
+        "the pages of {path:?} and of those before it are more than {limit} bytes, what this machine's \
+         memory has room for beside the stores; give fewer or smaller files"
+    )]
+    TooLarge {
+        /// The file that went over it.
+        path: PathBuf,
+        /// The caller's limit, bytes.
+        limit: u64,
+    },
+
+    /// The system has no memory left.
+    #[error("no memory for {bytes} bytes of {what}; free memory or give fewer or smaller files")]
+    NoMemory {
+        /// What was asked for.
+        bytes: usize,
+        /// What for.
+        what: &'static str,
+    },
+
+    /// Nobody is to measure.
+    #[error("--threads 0 measures nothing; give 1 or more")]
+    NoThreads,
+
+    /// The bare codec has no context.
+    #[error(transparent)]
+    Compressor(#[from] CompressorError),
+}
