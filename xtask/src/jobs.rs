@@ -17,5 +17,6 @@ pub(crate) mod msrv;
 pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod powerset;
+pub(crate) mod system;
 pub(crate) mod test;
 pub(crate) mod tsan;

@@ -69,7 +69,10 @@ enum Job {
     Miri(jobs::miri::Args),
     /// The concurrent tests under ThreadSanitizer.
     Tsan(jobs::tsan::Args),
-    /// The criterion benches on real pages, told in multiples of a mutex pair.
+    /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
+    System,
+    /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --system, this
+    /// project beside its peers.
     Bench(jobs::bench::Args),
     /// The churn tests for minutes: eight threads, every byte looked at.
     Churn(jobs::churn::Args),
@@ -107,6 +110,7 @@ fn run(job: Job) -> Result<()> {
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
+        Job::System => jobs::system::check(&ws),
         Job::Bench(args) => jobs::bench::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
+use crate::jobs::system;
 use crate::workspace::Workspace;
 
 /// The bench that the others are measured by.
@@ -19,13 +20,21 @@ const CORPUS: &str = "../shared/corpus";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
+    /// This project beside the bare codec, maps of boxed blocks, other codecs and, where the system
+    /// has them and lets us, the kernel's zram and zswap; where we lose comes first. Instead of the
+    /// criterion benches.
+    #[arg(long, conflicts_with = "smoke")]
+    system: bool,
+    /// With --system: writes one object for each contestant and thread count.
+    #[arg(long, value_name = "FILE", requires = "system")]
+    json: Option<PathBuf>,
     /// A tenth of the time, for a first look.
     #[arg(long)]
     quick: bool,
     /// Run each bench once, without a time: whether they work.
     #[arg(long, conflicts_with = "quick")]
     pub(crate) smoke: bool,
-    /// Only benches whose name contains this, and the mutex pair.
+    /// Only benches whose name contains this, and the mutex pair; with --system, only contestants.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout
@@ -42,6 +51,11 @@ impl Args {
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    if args.system {
+        let (filter, json) = (args.filter.as_deref(), args.json.as_ref());
+        let run = system::Run { quick: args.quick, filter, json, pages: pages(ws, args) };
+        return system::measure(ws, &run);
+    }
     let home = PathBuf::from(ws.target_dir("xtask-bench"));
     if home.exists() {
         let failed = |source| Error::Read { path: home.clone(), source };

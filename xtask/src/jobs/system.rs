@@ -1,0 +1,54 @@
+//! The crate `xtask/system`: this project beside its peers, measured for `cargo xtask bench --system`
+//! and checked for `cargo xtask system`.
+//!
+//! It is no member of the workspace, for what it compares with needs other allocators and codecs.
+
+use std::path::PathBuf;
+
+use crate::cmd::Cmd;
+use crate::error::Result;
+use crate::workspace::Workspace;
+
+const MANIFEST: &str = "xtask/system/Cargo.toml";
+/// Enough for every contestant to store and free something.
+const SMOKE_PAGES: &str = "256";
+
+/// How a run is to be.
+#[derive(Debug, Default)]
+pub(crate) struct Run<'a> {
+    pub(crate) quick: bool,
+    pub(crate) filter: Option<&'a str>,
+    pub(crate) json: Option<&'a PathBuf>,
+    pub(crate) pages: Vec<PathBuf>,
+}
+
+/// The whole run, on files of pages.
+pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
+    let mut cmd = cargo(ws, "run --release").args(["--", "run"]);
+    if run.quick {
+        cmd = cmd.arg("--quick");
+    }
+    if let Some(filter) = run.filter {
+        cmd = cmd.args(["--only", filter]);
+    }
+    if let Some(json) = run.json {
+        cmd = cmd.arg("--json").arg(json.display().to_string());
+    }
+    // Small parts of all others.
+    let whole = |path: &&PathBuf| !path.to_string_lossy().ends_with("sample.pages.zst");
+    cmd.args(run.pages.iter().filter(whole).map(|path| path.display().to_string())).run()
+}
+
+/// Whether it is in order: its format, its lints, its tests, and one turn of everybody.
+pub(crate) fn check(ws: &Workspace) -> Result<()> {
+    Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
+    cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()?;
+    cargo(ws, "test").run()?;
+    let smoke = ["--", "run", "--rounds", "1", "--threads", "2", "--most", SMOKE_PAGES];
+    cargo(ws, "run").args(smoke).run()
+}
+
+fn cargo(ws: &Workspace, command: &str) -> Cmd {
+    let line = format!("cargo {command} --manifest-path {MANIFEST}");
+    Cmd::line(&line).env("CARGO_TARGET_DIR", ws.target_dir("system"))
+}

@@ -1,0 +1,159 @@
+//! Other people's codecs of the LZ4 format, as this project's codecs are called.
+
+use std::sync::Arc;
+
+use compressors::{Compressor, CompressorCtx, CompressorError};
+use lz4_flex::block::{
+    CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
+};
+use measure::Page;
+
+use crate::error::Result;
+
+/// The codec of this name, of this project or one of the others.
+pub(crate) fn build(name: &str) -> Result<Arc<dyn Compressor>> {
+    Ok(match name {
+        "lz4_flex" => Arc::new(Lz4Flex),
+        "trueno-zram-core" => Arc::new(Trueno),
+        other => compressors::build(other)?,
+    })
+}
+
+fn corrupt(codec: &'static str) -> CompressorError {
+    CompressorError::Corrupt { codec, reason: "the codec refused it" }
+}
+
+fn failed(codec: &'static str, reason: &'static str) -> CompressorError {
+    CompressorError::Codec { codec, code: 0, reason }
+}
+
+/// lz4_flex with the table kept from page to page; its unsafe, bounds-checked decoder.
+#[derive(Debug)]
+struct Lz4Flex;
+
+impl Compressor for Lz4Flex {
+    fn name(&self) -> &str {
+        "lz4_flex"
+    }
+
+    fn spec(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        get_maximum_output_size(src_len)
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(Lz4FlexCtx { table: CompressTable::default() }))
+    }
+}
+
+struct Lz4FlexCtx {
+    table: CompressTable,
+}
+
+impl std::fmt::Debug for Lz4FlexCtx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lz4FlexCtx").finish_non_exhaustive()
+    }
+}
+
+impl CompressorCtx for Lz4FlexCtx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        compress_into_with_table(src, dst, &mut self.table)
+            .map_err(|_| failed("lz4_flex", "no room for its output"))
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        let expected = dst.len();
+        match decompress_into(src, dst) {
+            Ok(got) if got == expected => Ok(()),
+            Ok(got) => {
+                Err(CompressorError::WrongLength { codec: "lz4_flex", expected, got: Some(got) })
+            }
+            Err(_) => Err(corrupt("lz4_flex")),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of::<CompressTable>()
+    }
+}
+
+/// The LZ4 of trueno-zram-core by its quickest calls. What compresses returns a vector of its own,
+/// whose copy into the output is counted: nobody can have the bytes elsewhere without it.
+#[derive(Debug)]
+struct Trueno;
+
+const TRUENO: &str = "trueno-zram-core";
+
+impl Compressor for Trueno {
+    fn name(&self) -> &str {
+        TRUENO
+    }
+
+    fn spec(&self) -> String {
+        TRUENO.to_owned()
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        get_maximum_output_size(src_len)
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(TruenoCtx))
+    }
+}
+
+#[derive(Debug)]
+struct TruenoCtx;
+
+impl CompressorCtx for TruenoCtx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let packed = trueno_zram_core::lz4::compress_tls(src)
+            .map_err(|_| failed(TRUENO, "compression failed"))?;
+        let to = dst.get_mut(..packed.len()).ok_or(failed(TRUENO, "no room for its output"))?;
+        to.copy_from_slice(&packed);
+        Ok(packed.len())
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        let page: &mut Page = dst.try_into().map_err(|_| corrupt(TRUENO))?;
+        let expected = page.len();
+        match trueno_zram_core::lz4::decompress_simd(src, page) {
+            Ok(got) if got == expected => Ok(()),
+            Ok(got) => {
+                Err(CompressorError::WrongLength { codec: TRUENO, expected, got: Some(got) })
+            }
+            Err(_) => Err(corrupt(TRUENO)),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_others_give_back_what_liblz4_would() {
+        let page: Page = std::array::from_fn(|i| ((i / 7) % 90) as u8);
+        for name in ["lz4_flex", "trueno-zram-core", "lz4"] {
+            let codec = build(name).unwrap();
+            let mut packed = vec![0; codec.max_compressed_len(page.len())];
+            let len = codec.new_ctx().unwrap().compress(&page, &mut packed).unwrap();
+            assert!(len < 2048, "{name}: {len}");
+            // One format: each reads what the others wrote.
+            for reader in ["lz4_flex", "trueno-zram-core", "lz4"] {
+                let mut back = [0; size_of::<Page>()];
+                let mut ctx = build(reader).unwrap().new_ctx().unwrap();
+                ctx.decompress(&packed[..len], &mut back).unwrap();
+                assert!(back == page, "{reader} of {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Who takes part, by name.
+
+use crate::contestant::Contestant;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::kernel;
+use crate::map::{Jemalloc, Libc, Map, Mimalloc};
+use crate::source::LARGEST_UNIT;
+use crate::store::Store;
+
+const ZPOOLS: &[&str] = &["zsmalloc", "z3fold", "zbud"];
+const CODECS: &[&str] = &["lz4", "lz4hc", "zstd", "deflate"];
+
+/// What kind of thing keeps the pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Nothing does: the codec alone, from buffer to buffer.
+    Codec,
+    Store,
+    Disk {
+        unit: usize,
+    },
+    Map(&'static str),
+    KernelZram {
+        unit: usize,
+    },
+    KernelZswap,
+}
+
+/// One that takes part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    /// The backend, of this project's.
+    pub(crate) zpool: Option<&'static str>,
+    pub(crate) compressor: String,
+}
+
+impl Entry {
+    fn new(kind: Kind, zpool: Option<&'static str>, compressor: &str) -> Self {
+        Entry { kind, zpool, compressor: compressor.to_owned() }
+    }
+
+    /// Without backend and codec.
+    pub(crate) fn contestant(&self) -> String {
+        match self.kind {
+            Kind::Codec => "codec".into(),
+            Kind::Store => "zswap-core".into(),
+            Kind::Disk { unit: 1 } => "zram".into(),
+            Kind::Disk { unit } => format!("zram-{}k", unit * 4),
+            Kind::Map(heap) => format!("map-{heap}"),
+            Kind::KernelZram { unit } => format!("kernel-zram-{}k", unit * 4),
+            Kind::KernelZswap => "kernel-zswap".into(),
+        }
+    }
+
+    /// As it is told and asked for: `zswap-core/zsmalloc/lz4`.
+    pub(crate) fn name(&self) -> String {
+        match self.zpool {
+            Some(zpool) => format!("{}/{zpool}/{}", self.contestant(), self.compressor),
+            None => format!("{}/{}", self.contestant(), self.compressor),
+        }
+    }
+
+    /// The bare codec that its times are told in multiples of; none where it is not built in.
+    pub(crate) fn codec(&self) -> Option<&str> {
+        match self.compressor.as_str() {
+            "lz4_flex" | "trueno-zram-core" => Some("lz4"),
+            "lzo" if cfg!(feature = "lzo") => Some("lzo"),
+            // The kernel's lzo-rle has no other implementation.
+            "lzo" | "lzo-rle" => None,
+            other => Some(other),
+        }
+    }
+
+    /// The contestants of this project that stand beside it.
+    pub(crate) fn beside(&self) -> Vec<Entry> {
+        let store = Entry::new(Kind::Store, Some("zsmalloc"), "lz4");
+        let disk = |unit| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4");
+        match self.kind {
+            Kind::Codec if self.codec() == Some(&self.compressor) => Vec::new(),
+            // A codec is no store: what it stands beside is the codec that the store has.
+            Kind::Codec => vec![Entry::new(Kind::Codec, None, "lz4")],
+            Kind::Store | Kind::Disk { .. } => Vec::new(),
+            Kind::Map(_) | Kind::KernelZswap => vec![store],
+            Kind::KernelZram { unit: 1 } => vec![store, disk(1)],
+            Kind::KernelZram { unit } => vec![disk(unit)],
+        }
+    }
+
+    /// Sets it up for so many pages. A codec alone has nothing to set up.
+    pub(crate) fn build(&self, pages: usize) -> Result<Option<Box<dyn Contestant>>> {
+        let codec = self.compressor.as_str();
+        let zpool = self.zpool.unwrap_or("zsmalloc");
+        let built: Box<dyn Contestant> = match self.kind {
+            Kind::Codec => return Ok(None),
+            Kind::Store => Box::new(Store::new(zpool, codec)?),
+            Kind::Disk { unit } => Box::new(Disk::new(zpool, codec, pages, unit)?),
+            Kind::Map("system") => Box::new(Map::<Libc>::new(codec)?),
+            Kind::Map("jemalloc") => Box::new(Map::<Jemalloc>::new(codec)?),
+            Kind::Map(_) => Box::new(Map::<Mimalloc>::new(codec)?),
+            Kind::KernelZram { unit } => Box::new(kernel::zram::Zram::new(codec, pages, unit)?),
+            Kind::KernelZswap => Box::new(kernel::zswap::Zswap::new(codec, pages)?),
+        };
+        Ok(Some(built))
+    }
+
+    pub(crate) fn find(name: &str) -> Result<Self> {
+        let unknown = || Error::UnknownContestant { name: name.to_owned() };
+        let kernel =
+            kernel_entries(&strings(&["lz4", "lzo", "lzo-rle"]), &strings(&["lzo", "lz4"]));
+        own_and_others().into_iter().chain(kernel).find(|e| e.name() == name).ok_or_else(unknown)
+    }
+}
+
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// Those that need nothing of the system.
+fn own_and_others() -> Vec<Entry> {
+    let mut all: Vec<Entry> = CODECS
+        .iter()
+        .chain(&["lz4_flex", "trueno-zram-core"])
+        .map(|codec| Entry::new(Kind::Codec, None, codec))
+        .collect();
+    for zpool in ZPOOLS {
+        all.extend(CODECS.iter().map(|codec| Entry::new(Kind::Store, Some(zpool), codec)));
+    }
+    if cfg!(feature = "lzo") {
+        all.push(Entry::new(Kind::Codec, None, "lzo"));
+        all.extend(ZPOOLS.iter().map(|zpool| Entry::new(Kind::Store, Some(zpool), "lzo")));
+    }
+    for unit in [1, LARGEST_UNIT] {
+        all.push(Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4"));
+    }
+    for heap in ["system", "mimalloc", "jemalloc"] {
+        all.push(Entry::new(Kind::Map(heap), None, "lz4"));
+    }
+    all
+}
+
+/// The kernel's, for the algorithms that it offers.
+fn kernel_entries(zram: &[String], zswap: &[String]) -> Vec<Entry> {
+    let mut all = Vec::new();
+    for algorithm in zram {
+        for unit in [1, LARGEST_UNIT] {
+            all.push(Entry::new(Kind::KernelZram { unit }, None, algorithm));
+        }
+    }
+    all.extend(zswap.iter().map(|algorithm| Entry::new(Kind::KernelZswap, None, algorithm)));
+    all
+}
+
+/// Everybody who can take part here, and why others cannot.
+pub(crate) fn all() -> (Vec<Entry>, Vec<String>) {
+    let mut absent = Vec::new();
+    let mut offered = |who: &str, algorithms: Result<Vec<String>, String>| {
+        algorithms.unwrap_or_else(|reason| {
+            absent.push(format!("{who}: {reason}"));
+            Vec::new()
+        })
+    };
+    let zram = offered("the kernel's zram", kernel::zram::offered());
+    let zswap = offered("the kernel's zswap", kernel::zswap::offered());
+    let mut all = own_and_others();
+    all.extend(kernel_entries(&zram, &zswap));
+    (all, absent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_one_contestants_and_finds_it() {
+        let all = own_and_others();
+        for entry in &all {
+            assert_eq!(&Entry::find(&entry.name()).unwrap(), entry);
+            assert_eq!(all.iter().filter(|other| other.name() == entry.name()).count(), 1);
+        }
+        assert!(Entry::find("zswap-core/zsmalloc/none").is_err());
+        assert!(Entry::find("kernel-zram-128k/lz4").is_ok());
+    }
+
+    #[test]
+    fn who_stands_beside_takes_part() {
+        let kernel = kernel_entries(&strings(&["lz4", "lzo"]), &strings(&["lzo"]));
+        for entry in own_and_others().iter().chain(&kernel) {
+            for ours in entry.beside() {
+                assert!(own_and_others().contains(&ours), "{}", entry.name());
+            }
+        }
+    }
+}

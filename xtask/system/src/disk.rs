@@ -1,0 +1,100 @@
+//! This project's block device, a page or 128 KiB at a time.
+
+use measure::Page;
+use zram::Zram;
+
+use crate::contestant::{Contestant, Memory, Worker};
+use crate::error::{Error, Result};
+use crate::source::Aligned;
+
+const PAGE: usize = size_of::<Page>();
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    disk: Zram,
+    unit: usize,
+}
+
+impl Disk {
+    /// Of so many pages, read and written `unit` of them at a time.
+    pub(crate) fn new(zpool: &str, compressor: &str, pages: usize, unit: usize) -> Result<Self> {
+        let disk = Zram::builder()
+            .disksize((pages * PAGE) as u64)
+            .zpool(zpool)
+            .algorithm(compressor)
+            .build()
+            .map_err(|error| Error::Setup { reason: error.to_string() })?;
+        Ok(Disk { disk, unit })
+    }
+}
+
+fn offset(page: usize) -> u64 {
+    (page * PAGE) as u64
+}
+
+/// The pages' bytes on end.
+fn bytes(pages: &[Aligned]) -> &[u8] {
+    // SAFETY: `Aligned` is 4096 bytes and nothing else, on a boundary of as many, so a slice of them
+    // is initialised memory without gaps, of so many bytes, borrowed for as long as the result.
+    unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), size_of_val(pages)) }
+}
+
+fn bytes_mut(pages: &mut [Aligned]) -> &mut [u8] {
+    // SAFETY: as in `bytes`, and any bytes make valid pages.
+    unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
+}
+
+impl Contestant for Disk {
+    fn unit(&self) -> usize {
+        self.unit
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
+        Ok(Box::new(Hand { disk: &self.disk, pages: vec![Aligned([0xa5; PAGE]); self.unit] }))
+    }
+
+    fn free(&self, page: usize) -> Result<()> {
+        self.disk.discard(offset(page), PAGE as u64).map_err(|error| Error::Keeps {
+            what: "a discard",
+            page,
+            reason: error.to_string(),
+        })
+    }
+
+    fn tidy(&self) -> Result<()> {
+        // A pool without compaction stays as it is.
+        let _ = self.disk.compact();
+        self.disk.trim();
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        Ok(Memory {
+            compressed_bytes: self.disk.mm_stat().compr_data_size as usize,
+            metadata_bytes: Some(self.disk.metadata_bytes()),
+            outside_bytes: None,
+        })
+    }
+}
+
+struct Hand<'a> {
+    disk: &'a Zram,
+    pages: Vec<Aligned>,
+}
+
+impl Worker for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+        self.disk.write(offset(first), bytes(pages)).map_err(|error| Error::Keeps {
+            what: "a write",
+            page: first,
+            reason: error.to_string(),
+        })
+    }
+
+    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
+        self.disk.read(offset(first), bytes_mut(&mut self.pages)).map_err(|error| {
+            Error::Keeps { what: "a read", page: first, reason: error.to_string() }
+        })?;
+        Ok(&self.pages)
+    }
+}

@@ -1,0 +1,47 @@
+//! What can keep a contestant from its turn, with the value that was wrong and what to do.
+
+use std::io;
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Measure(#[from] measure::Error),
+
+    #[error(transparent)]
+    Compressor(#[from] compressors::CompressorError),
+
+    #[error("no contestant is named {name:?}; `run --list` names them all")]
+    UnknownContestant { name: String },
+
+    #[error("nothing to run: no contestant's name contains {only:?}; `run --list` names them all")]
+    NoContestant { only: String },
+
+    #[error("{pages} pages are too few; give files with at least {least} that are not same-filled")]
+    FewPages { pages: usize, least: usize },
+
+    #[error("{what} failed at page {page}: {reason}")]
+    Keeps { what: &'static str, page: usize, reason: String },
+
+    #[error("page {page} came back changed {when}")]
+    Changed { page: usize, when: &'static str },
+
+    #[error("cannot be set up: {reason}")]
+    Setup { reason: String },
+
+    #[error("{what} {path}: {source}")]
+    System { what: &'static str, path: String, source: io::Error },
+
+    #[error("{path} has no line {key:?}")]
+    NoLine { path: &'static str, key: &'static str },
+
+    #[error("stopped by a signal; what was set up has been undone")]
+    Stopped,
+
+    #[error("the turn of {name} ended with {status}: {said}")]
+    Turn { name: String, status: std::process::ExitStatus, said: String },
+
+    #[error("the turn of {name} did not tell its figures as they should be: {source}")]
+    Told { name: String, source: serde_json::Error },
+}

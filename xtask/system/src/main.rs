@@ -1,0 +1,57 @@
+//! This project beside whatever else would keep the same pages: the bare codec, a concurrent map of
+//! boxed blocks over three allocators, other codecs, and the zram and zswap of the running kernel.
+//!
+//! Every turn of a contestant runs in a process of its own, so that what one leaves behind in a heap
+//! is not counted with the next; `run` starts them in rotated order and puts together what they
+//! found. `cargo xtask bench --system` and `cargo xtask aging` are the ways in.
+
+mod bare;
+mod contestant;
+mod contestants;
+mod disk;
+mod error;
+mod figures;
+mod kernel;
+mod machine;
+mod map;
+mod resident;
+mod run;
+mod source;
+mod store;
+mod table;
+mod turn;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// All contestants, round by round, and a table at the end.
+    Run(run::Args),
+    /// One turn of one contestant, told on the standard output for `run`.
+    Turn(turn::Args),
+}
+
+fn main() -> ExitCode {
+    let done: Result<bool> = match Cli::parse().verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Turn(args) => turn::run(&args).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("system: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The naive store: a sharded concurrent map from page number to a boxed LZ4 block, over one of three
+//! allocators.
+//!
+//! The blocks come from the allocator that is asked for; the map's own tables come from the
+//! system's. Compression is that of every other contestant: the same liblz4, with the same calls.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use compressors::{Compressor, CompressorCtx};
+use dashmap::DashMap;
+use measure::Page;
+
+use crate::contestant::{Contestant, Memory, Worker};
+use crate::error::{Error, Result};
+use crate::source::Aligned;
+
+const PAGE: usize = size_of::<Page>();
+
+/// Where blocks come from.
+pub(crate) trait Heap: 'static {
+    const ALLOC: &'static (dyn GlobalAlloc + Sync);
+
+    /// Gives back to the system what it can.
+    fn purge();
+}
+
+/// The allocator of the system's C library.
+pub(crate) struct Libc;
+/// jemalloc, with its defaults.
+pub(crate) struct Jemalloc;
+/// mimalloc, with its defaults.
+pub(crate) struct Mimalloc;
+
+impl Heap for Libc {
+    const ALLOC: &'static (dyn GlobalAlloc + Sync) = &System;
+
+    fn purge() {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // SAFETY: the call takes no memory of ours and may be made at any time.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+}
+
+impl Heap for Jemalloc {
+    const ALLOC: &'static (dyn GlobalAlloc + Sync) = &tikv_jemallocator::Jemalloc;
+
+    fn purge() {
+        use std::ptr::null_mut;
+        // "arenas: all" is 4096 in jemalloc's documentation of `arena.<i>.purge`.
+        // SAFETY: the name ends in a zero, and this control reads and writes nothing.
+        unsafe {
+            let name = c"arena.4096.purge".as_ptr();
+            tikv_jemalloc_sys::mallctl(name, null_mut(), null_mut(), null_mut(), 0);
+        }
+    }
+}
+
+impl Heap for Mimalloc {
+    const ALLOC: &'static (dyn GlobalAlloc + Sync) = &mimalloc::MiMalloc;
+
+    fn purge() {
+        // SAFETY: the call takes no memory of ours and may be made at any time.
+        unsafe { libmimalloc_sys::mi_collect(true) }
+    }
+}
+
+/// Bytes in a heap, as a box of a slice would have them.
+struct Block<H: Heap> {
+    bytes: NonNull<u8>,
+    len: usize,
+    heap: PhantomData<H>,
+}
+
+// SAFETY: a block owns its bytes, as a `Box<[u8]>` does.
+unsafe impl<H: Heap> Send for Block<H> {}
+// SAFETY: and gives them out by shared reference only.
+unsafe impl<H: Heap> Sync for Block<H> {}
+
+impl<H: Heap> Block<H> {
+    fn of(bytes: &[u8], page: usize) -> Result<Self> {
+        let no_memory = || Error::Keeps { what: "a store", page, reason: "no memory".into() };
+        let layout = Layout::array::<u8>(bytes.len().max(1)).map_err(|_| no_memory())?;
+        // SAFETY: the layout is of one byte or more.
+        let to = NonNull::new(unsafe { H::ALLOC.alloc(layout) }).ok_or_else(no_memory)?;
+        // SAFETY: the heap has just given at least so many bytes, which nobody else has.
+        unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(Block { bytes: to, len: bytes.len(), heap: PhantomData })
+    }
+
+    fn get(&self) -> &[u8] {
+        // SAFETY: `of` wrote so many bytes there, and they are the block's until it is dropped.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl<H: Heap> Drop for Block<H> {
+    fn drop(&mut self) {
+        if let Ok(layout) = Layout::array::<u8>(self.len.max(1)) {
+            // SAFETY: this heap gave these bytes for this very layout, and nobody has them any more.
+            unsafe { H::ALLOC.dealloc(self.bytes.as_ptr(), layout) };
+        }
+    }
+}
+
+pub(crate) struct Map<H: Heap> {
+    blocks: DashMap<u64, Block<H>>,
+    compressor: Arc<dyn Compressor>,
+}
+
+impl<H: Heap> Map<H> {
+    pub(crate) fn new(compressor: &str) -> Result<Self> {
+        Ok(Map { blocks: DashMap::new(), compressor: compressors::build(compressor)? })
+    }
+}
+
+impl<H: Heap> Contestant for Map<H> {
+    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
+        Ok(Box::new(Hand {
+            map: self,
+            ctx: self.compressor.new_ctx()?,
+            packed: vec![1; self.compressor.max_compressed_len(PAGE)],
+            page: Box::new([Aligned([0xa5; PAGE])]),
+        }))
+    }
+
+    fn free(&self, page: usize) -> Result<()> {
+        self.blocks.remove(&(page as u64));
+        Ok(())
+    }
+
+    fn tidy(&self) -> Result<()> {
+        self.blocks.shrink_to_fit();
+        H::purge();
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let compressed_bytes = self.blocks.iter().map(|block| block.len).sum();
+        Ok(Memory { compressed_bytes, metadata_bytes: None, outside_bytes: None })
+    }
+}
+
+struct Hand<'a, H: Heap> {
+    map: &'a Map<H>,
+    ctx: Box<dyn CompressorCtx>,
+    packed: Vec<u8>,
+    page: Box<[Aligned; 1]>,
+}
+
+impl<H: Heap> Worker for Hand<'_, H> {
+    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+        let len = self.ctx.compress(&pages[0].0, &mut self.packed)?;
+        self.map.blocks.insert(first as u64, Block::of(&self.packed[..len], first)?);
+        Ok(())
+    }
+
+    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
+        let missing =
+            || Error::Keeps { what: "a load", page: first, reason: "not in the map".into() };
+        let block = self.map.blocks.get(&(first as u64)).ok_or_else(missing)?;
+        let page = &mut self.page[0].0[..];
+        match self.map.compressor.stateless() {
+            Some(codec) => codec.decompress(block.get(), page)?,
+            None => self.ctx.decompress(block.get(), page)?,
+        }
+        drop(block);
+        Ok(&self.page[..])
+    }
+}

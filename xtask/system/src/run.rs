@@ -1,0 +1,172 @@
+//! All contestants, round by round, each turn in a process of its own; the order is rotated from
+//! round to round, so that what drifts on the machine meets all of them alike.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::contestants::{self, Entry};
+use crate::error::{Error, Result};
+use crate::figures::Figures;
+use crate::kernel;
+use crate::machine::Machine;
+use crate::source::Source;
+use crate::table;
+use crate::turn::Told;
+
+/// Pages of a quick run: 16 MiB.
+const QUICK_PAGES: usize = 4096;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// 16 MiB of the pages, one round, one thread and four.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; 3 unless this or --quick is given.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Thread counts, with commas between them; 1,2,4 unless this or --quick is given.
+    #[arg(long, value_delimiter = ',')]
+    threads: Vec<usize>,
+    /// At most so many pages, evenly spread over the files.
+    #[arg(long, value_name = "PAGES")]
+    most: Option<usize>,
+    /// Only contestants whose name contains one of these, with commas between them.
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Names them all and ends.
+    #[arg(long)]
+    list: bool,
+    /// Writes one object for each contestant and thread count.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Raw pages, or .zst files of them; the built-in sample without any.
+    files: Vec<PathBuf>,
+}
+
+/// One contestant with so many threads.
+struct Contest {
+    entry: Entry,
+    threads: usize,
+    told: Vec<Told>,
+    fault: Option<Error>,
+}
+
+/// Whether every page of this project's came back equal.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let (all, absent) = contestants::all();
+    let wanted = |entry: &Entry| {
+        args.only.is_empty() || args.only.iter().any(|text| entry.name().contains(text.as_str()))
+    };
+    let entries: Vec<Entry> = all.into_iter().filter(wanted).collect();
+    if entries.is_empty() {
+        return Err(Error::NoContestant { only: args.only.join(",") });
+    }
+    if args.list {
+        entries.iter().for_each(|entry| println!("{}", entry.name()));
+        absent.iter().for_each(|reason| println!("absent: {reason}"));
+        return Ok(true);
+    }
+    kernel::watch_signals();
+    let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 }).max(1);
+    let threads = match (&args.threads[..], args.quick) {
+        ([], true) => vec![1, 4],
+        ([], false) => vec![1, 2, 4],
+        (asked, _) => asked.to_vec(),
+    };
+    let most = args.most.or(args.quick.then_some(QUICK_PAGES));
+    let origin = {
+        let source = Source::load(&args.files, most)?;
+        format!("{}, {} pages", source.set.origin(), source.pages.len())
+    };
+    let mut contests: Vec<Contest> = threads
+        .iter()
+        .flat_map(|&threads| {
+            let contest =
+                move |entry: Entry| Contest { entry, threads, told: Vec::new(), fault: None };
+            entries.iter().cloned().map(contest).collect::<Vec<_>>()
+        })
+        .collect();
+    let count = contests.len();
+    for round in 0..rounds {
+        // Coprime or not, each contest comes at another place in every round.
+        let first = round * count / rounds;
+        for turn in 0..count {
+            let contest = &mut contests[(first + turn) % count];
+            if contest.fault.is_some() {
+                continue;
+            }
+            let name = contest.entry.name();
+            // The report is the same whether or not anybody sees how far it is.
+            let _ = writeln!(
+                std::io::stderr(),
+                "round {} of {rounds}, {} of {count}: {name}, threads: {}",
+                round + 1,
+                turn + 1,
+                contest.threads
+            );
+            match take_turn(contest, round, most, &args.files) {
+                Ok(told) => contest.told.push(told),
+                Err(error) => contest.fault = Some(error),
+            }
+            if kernel::stopped() {
+                return Err(Error::Stopped);
+            }
+        }
+    }
+    let machine = Machine::here();
+    let figures: Vec<Figures> = contests
+        .iter()
+        .filter(|contest| contest.fault.is_none())
+        .map(|c| Figures::new(&c.entry, c.threads, &c.told, &origin, &machine))
+        .collect();
+    if let Some(path) = &args.json {
+        let failed = |source| Error::System {
+            what: "cannot write",
+            path: path.display().to_string(),
+            source,
+        };
+        let text = serde_json::to_string_pretty(&figures)
+            .map_err(|source| Error::Told { name: "the run".into(), source })?;
+        std::fs::write(path, text + "\n").map_err(failed)?;
+    }
+    print!("{}", table::render(&figures, &origin, rounds, &machine));
+    for reason in &absent {
+        println!("absent: {reason}");
+    }
+    let mut verified = true;
+    for contest in &contests {
+        if let Some(fault) = &contest.fault {
+            println!("failed: {}, {} threads: {fault}", contest.entry.name(), contest.threads);
+            verified &= contest.entry.zpool.is_none();
+        }
+    }
+    Ok(verified)
+}
+
+fn take_turn(
+    contest: &Contest,
+    round: usize,
+    most: Option<usize>,
+    files: &[PathBuf],
+) -> Result<Told> {
+    let name = contest.entry.name();
+    let spawn = |source| Error::System { what: "cannot start", path: name.clone(), source };
+    let own = std::env::current_exe().map_err(spawn)?;
+    let mut command = Command::new(own);
+    command
+        .arg("turn")
+        .args(["--contestant", &name])
+        .args(["--threads", &contest.threads.to_string()])
+        .args(["--round", &round.to_string()]);
+    if let Some(most) = most {
+        command.args(["--most", &most.to_string()]);
+    }
+    let output =
+        command.args(files).stdin(Stdio::null()).stderr(Stdio::piped()).output().map_err(spawn)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Turn { name, status: output.status, said });
+    }
+    serde_json::from_slice(&output.stdout).map_err(|source| Error::Told { name, source })
+}

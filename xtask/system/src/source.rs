@@ -1,0 +1,46 @@
+//! The pages that are kept: those of the files that are not same-filled, page-aligned, as direct I/O
+//! wants them, and a whole number of the largest unit that any contestant takes at a time.
+
+use std::path::PathBuf;
+
+use measure::{Page, PageSet};
+
+use crate::error::{Error, Result};
+
+/// Pages of the largest request: 128 KiB.
+pub(crate) const LARGEST_UNIT: usize = 32;
+
+/// Most bytes of pages that are read.
+const LIMIT: u64 = 4 << 30;
+
+/// A page on a page's boundary.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(4096))]
+pub(crate) struct Aligned(pub(crate) Page);
+
+/// What every contestant keeps.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// The same pages as the bare codec takes them.
+    pub(crate) set: PageSet,
+    pub(crate) pages: Vec<Aligned>,
+}
+
+impl Source {
+    /// The pages of all files, at most `most` of them, evenly spread.
+    pub(crate) fn load(files: &[PathBuf], most: Option<usize>) -> Result<Self> {
+        let all = PageSet::load(files, LIMIT)?;
+        let step = most.map_or(1, |most| all.timed().len().div_ceil(most.max(1)).max(1));
+        let mut pages: Vec<Page> =
+            all.timed().iter().step_by(step).map(|&i| all.pages()[i]).collect();
+        let origin = all.origin().to_owned();
+        drop(all);
+        let found = pages.len();
+        pages.truncate(found / LARGEST_UNIT * LARGEST_UNIT);
+        if pages.is_empty() {
+            return Err(Error::FewPages { pages: found, least: LARGEST_UNIT });
+        }
+        let aligned = pages.iter().map(|page| Aligned(*page)).collect();
+        Ok(Source { set: PageSet::new(pages, origin), pages: aligned })
+    }
+}
