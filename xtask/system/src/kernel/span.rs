@@ -1,0 +1,210 @@
+//! Anonymous memory that is sent out to swap a page at a time, and comes back by being touched.
+//!
+//! Each page is behind a lock of its own, so that no thread reads what another writes. Nothing keeps
+//! the memory in: the kernel may take a page out at any time, and nobody sees it but by the clock.
+
+use std::ffi::c_void;
+use std::io;
+use std::ptr::{NonNull, null_mut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use super::PAGE;
+use crate::source::Aligned;
+
+/// What is known of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Nothing is kept in it.
+    Free,
+    /// Kept, and last seen in memory.
+    In,
+    /// Kept, and sent out since.
+    Out,
+}
+
+/// One page of a span: nobody else reads or writes there.
+#[derive(Debug)]
+struct Slot {
+    at: NonNull<Aligned>,
+    state: State,
+}
+
+// SAFETY: a slot owns its page, as a `Box<Aligned>` does, as long as the span has it mapped.
+unsafe impl Send for Slot {}
+
+#[derive(Debug)]
+pub(super) struct Span {
+    slots: Box<[Mutex<Slot>]>,
+    // Unmapped after the last slot is gone.
+    map: Map,
+}
+
+/// A private anonymous mapping, which never becomes huge pages.
+#[derive(Debug)]
+struct Map {
+    start: NonNull<Aligned>,
+    len: usize,
+}
+
+// SAFETY: through a shared reference there is advice only, which the kernel takes from any thread;
+// that none of it changes what a slot holds is kept by `Map::advise`.
+unsafe impl Sync for Map {}
+
+impl Map {
+    fn new(pages: usize) -> io::Result<Self> {
+        let (len, rights) = (pages * PAGE, ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: nothing is mapped there yet: the kernel chooses the address.
+        let start = unsafe { mmap_anonymous(null_mut(), len, rights, MapFlags::PRIVATE) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let map = Map { start, len };
+        map.advise(Advice::LinuxNoHugepage)?;
+        Ok(map)
+    }
+
+    /// Gives advice that leaves what is in the pages as it is.
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        debug_assert!(advice != Advice::LinuxDontNeed && advice != Advice::LinuxFree);
+        // SAFETY: the range is this mapping, and its bytes stay as they are.
+        unsafe { madvise(self.start.as_ptr().cast(), self.len, advice) }?;
+        Ok(())
+    }
+
+    /// The pages that are in memory, be it only in the swap cache.
+    fn resident(&self) -> io::Result<usize> {
+        let mut pages = vec![0u8; self.len / PAGE];
+        let start = self.start.as_ptr().cast::<c_void>();
+        // SAFETY: the range is this mapping, and there is a byte for each of its pages.
+        if unsafe { libc::mincore(start, self.len, pages.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(pages.iter().filter(|&&page| page & 1 != 0).count())
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: this was mapped by `new`, and whoever points into it is dropped before.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        super::tell_left("memory", unmapped);
+    }
+}
+
+impl Slot {
+    fn advise(&mut self, advice: Advice) -> io::Result<()> {
+        // SAFETY: the slot owns this page, so its bytes may even be dropped.
+        unsafe { madvise(self.at.as_ptr().cast(), PAGE, advice) }?;
+        Ok(())
+    }
+
+    fn give_up(&mut self) -> io::Result<()> {
+        self.state = State::Free;
+        self.advise(Advice::LinuxDontNeed)
+    }
+}
+
+impl Span {
+    /// Of so many pages, all of them free. None is in memory.
+    pub(super) fn new(pages: usize) -> io::Result<Self> {
+        let map = Map::new(pages)?;
+        let slot = |n| {
+            // SAFETY: the mapping is of so many pages.
+            let at = unsafe { map.start.add(n) };
+            Mutex::new(Slot { at, state: State::Free })
+        };
+        Ok(Span { slots: (0..pages).map(slot).collect(), map })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn slot(&self, page: usize) -> io::Result<MutexGuard<'_, Slot>> {
+        let slot = self.slots.get(page).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has every page in memory, so that whoever writes there next waits for nothing.
+    pub(super) fn populate(&self) -> io::Result<()> {
+        self.map.advise(Advice::LinuxPopulateWrite)
+    }
+
+    /// Keeps a page and sends it out.
+    pub(super) fn put(&self, page: usize, from: &Aligned) -> io::Result<()> {
+        let mut slot = self.slot(page)?;
+        if slot.state == State::Out {
+            // It would be brought in, to be written over.
+            slot.give_up()?;
+        }
+        // SAFETY: the slot owns what it points to, so the two do not overlap.
+        unsafe { slot.at.as_ptr().copy_from_nonoverlapping(from, 1) };
+        slot.state = State::Out;
+        slot.advise(Advice::LinuxPageOut)
+    }
+
+    /// Brings a page in and copies it. False where none is kept.
+    pub(super) fn get(&self, page: usize, to: &mut Aligned) -> io::Result<bool> {
+        let mut slot = self.slot(page)?;
+        if slot.state == State::Free {
+            return Ok(false);
+        }
+        // SAFETY: the slot owns what it points to, so the two do not overlap.
+        unsafe { slot.at.as_ptr().copy_to_nonoverlapping(to, 1) };
+        slot.state = State::In;
+        Ok(true)
+    }
+
+    /// Gives a page up, in memory and in swap.
+    pub(super) fn free(&self, page: usize) -> io::Result<()> {
+        self.slot(page)?.give_up()
+    }
+
+    /// Sends out every page; how many stayed in memory all the same.
+    pub(super) fn send_out(&self) -> io::Result<usize> {
+        self.map.advise(Advice::LinuxPageOut)?;
+        let resident = self.map.resident()?;
+        if resident == 0 {
+            for page in 0..self.slots.len() {
+                let mut slot = self.slot(page)?;
+                if slot.state == State::In {
+                    slot.state = State::Out;
+                }
+            }
+        }
+        Ok(resident)
+    }
+
+    /// The pages that are kept, wherever they are.
+    pub(super) fn kept(&self) -> io::Result<usize> {
+        let mut kept = 0;
+        for page in 0..self.slots.len() {
+            kept += usize::from(self.slot(page)?.state != State::Free);
+        }
+        Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::shared;
+
+    #[test]
+    fn pages_are_kept_with_or_without_swap() {
+        let pages = shared::pages(8, 5);
+        let span = Span::new(8).unwrap();
+        let mut page = Aligned([0xa5; PAGE]);
+        assert!(!span.get(3, &mut page).unwrap());
+        for (n, from) in pages.iter().enumerate().chain(pages.iter().rev().enumerate()) {
+            span.put(n, from).unwrap();
+            assert!(span.get(n, &mut page).unwrap());
+            assert_eq!(page.0, from.0);
+        }
+        assert_eq!(span.kept().unwrap(), 8);
+        span.free(7).unwrap();
+        assert!(!span.get(7, &mut page).unwrap());
+        assert_eq!(span.kept().unwrap(), 7);
+        assert!(span.put(8, &page).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! A swap file in use by the kernel: made, taken into use, taken out of it and deleted again.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+
+use super::{PAGE, PATIENCE, insist, setup, tell_left};
+use crate::error::Result;
+
+/// Before every other area: the largest priority there is, and the flag that says there is one.
+const FIRST_OF_ALL: libc::c_int = 0x8000 | 0x7fff;
+
+/// A file that is deleted when this is dropped.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        tell_left(&self.0.display().to_string(), std::fs::remove_file(&self.0));
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SwapFile {
+    path: CString,
+    // Deleted once the kernel has let go of it.
+    _file: Temporary,
+}
+
+impl SwapFile {
+    /// With room for so many pages, wherever the filesystem can have one.
+    pub(super) fn new(pages: usize) -> Result<Self> {
+        let mut reasons = Vec::new();
+        for directory in [std::env::temp_dir(), "/var/tmp".into()] {
+            match Self::within(&directory, pages) {
+                Ok(file) => return Ok(file),
+                Err(error) => reasons.push(format!("{}: {error}", directory.display())),
+            }
+        }
+        let reasons = reasons.join("; ");
+        Err(setup(format!("no swap file can be had ({reasons}); set TMPDIR to where one can")))
+    }
+
+    fn within(directory: &Path, pages: usize) -> io::Result<Self> {
+        let path = directory.join(format!("system-{}.swap", std::process::id()));
+        let last = u32::try_from(pages).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+        let temporary = Temporary(path);
+        let len = (pages as u64 + 1) * PAGE as u64;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len)?;
+        write_header(&file, last)?;
+        let path = CString::new(temporary.0.as_os_str().as_bytes())?;
+        // SAFETY: the path ends in a zero and is not kept.
+        if unsafe { libc::swapon(path.as_ptr(), FIRST_OF_ALL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(SwapFile { path, _file: temporary })
+    }
+}
+
+/// Version 1 of the header: what comes after the page that holds it is all good, up to `last`.
+fn write_header(file: &File, last: u32) -> io::Result<()> {
+    const MAGIC: &[u8] = b"SWAPSPACE2";
+    const VERSION: u32 = 1;
+    const FIELDS: usize = 1024;
+
+    let mut header = [0; PAGE];
+    header[FIELDS..FIELDS + 4].copy_from_slice(&VERSION.to_ne_bytes());
+    header[FIELDS + 4..FIELDS + 8].copy_from_slice(&last.to_ne_bytes());
+    header[PAGE - MAGIC.len()..].copy_from_slice(MAGIC);
+    file.write_all_at(&header, 0)
+}
+
+impl Drop for SwapFile {
+    fn drop(&mut self) {
+        let off = insist(PATIENCE, || {
+            // SAFETY: the path ends in a zero and is not kept.
+            match unsafe { libc::swapoff(self.path.as_ptr()) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
+        tell_left(&format!("swap on {}", self.path.to_string_lossy()), off);
+    }
+}

@@ -1,0 +1,260 @@
+//! The running kernel's zram: a disk of its own, hot-added, written and read with direct I/O a page or
+//! 128 KiB at a time.
+//!
+//! Memory is what `mm_stat` says, and what the kernel keeps beside it, reckoned: 16 bytes a page of
+//! the disk in the table of slots, 8 for the handle of each object, and about 8 for the descriptors
+//! of the zspages.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::ioctl::{Setter, ioctl, opcode};
+
+use super::{
+    MOMENT, PAGE, PATIENCE, bytes, bytes_mut, go_on, insist, is_fit, read, setup, tell_left,
+    watch_signals, write,
+};
+use crate::contestant::{Contestant, Memory, Worker};
+use crate::error::{Error, Result};
+use crate::source::Aligned;
+
+const CONTROL: &str = "/sys/class/zram-control";
+const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
+const HOT_REMOVE: &str = "/sys/class/zram-control/hot_remove";
+
+/// The algorithms that are measured where the kernel has them.
+const WANTED: &[&str] = &["lz4", "lzo", "lzo-rle"];
+
+/// What the kernel keeps a page of the disk beside `mem_used_total`.
+const METADATA: usize = 16 + 8 + 8;
+
+/// A device that nobody else has; gone again when this is dropped.
+#[derive(Debug)]
+struct Device {
+    id: u32,
+}
+
+impl Device {
+    fn add() -> Result<Self> {
+        is_fit()?;
+        if !Path::new(CONTROL).exists() {
+            return Err(setup(format!("this kernel has no {CONTROL}; load its module zram")));
+        }
+        watch_signals();
+        let text = read(HOT_ADD)?;
+        let id = text.trim().parse();
+        let device = Device { id: id.map_err(|_| setup(format!("{HOT_ADD} gave {text:?}")))? };
+        insist(MOMENT, || if Path::new(&device.node()).exists() { Ok(()) } else { Err(()) })
+            .map_err(|()| setup(format!("{} has not come into being", device.node())))?;
+        Ok(device)
+    }
+
+    fn node(&self) -> String {
+        format!("/dev/zram{}", self.id)
+    }
+
+    fn attribute(&self, name: &str) -> String {
+        format!("/sys/block/zram{}/{name}", self.id)
+    }
+
+    fn algorithms(&self) -> Result<Vec<String>> {
+        Ok(algorithms(&read(&self.attribute("comp_algorithm"))?))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Whatever listens for new devices may have it open for a moment.
+        let gone = insist(PATIENCE, || write(&self.attribute("reset"), "1"))
+            .and_then(|()| insist(PATIENCE, || write(HOT_REMOVE, &self.id.to_string())));
+        tell_left(&self.node(), gone);
+    }
+}
+
+/// The names in a line like `lzo [lz4]`, where the chosen one is in brackets.
+fn algorithms(line: &str) -> Vec<String> {
+    line.split_whitespace().map(|name| name.trim_matches(['[', ']']).to_owned()).collect()
+}
+
+/// Those that can be measured here, or why none can.
+///
+/// A device is added and removed for it: a few milliseconds.
+pub(crate) fn offered() -> Result<Vec<String>, String> {
+    let listed = Device::add().and_then(|device| device.algorithms());
+    let listed = listed.map_err(|error| error.to_string())?;
+    let wanted: Vec<String> =
+        WANTED.iter().filter(|&w| listed.iter().any(|l| l == w)).map(|&w| w.to_owned()).collect();
+    if wanted.is_empty() {
+        return Err(format!("it has {} and none of {}", listed.join(", "), WANTED.join(", ")));
+    }
+    Ok(wanted)
+}
+
+/// The disk.
+#[derive(Debug)]
+pub(crate) struct Zram {
+    // Closed before the device goes, which an open file would hold.
+    file: File,
+    device: Device,
+    pages: usize,
+    unit: usize,
+}
+
+impl Zram {
+    /// Of so many pages, read and written `unit` of them at a time.
+    pub(crate) fn new(algorithm: &str, pages: usize, unit: usize) -> Result<Self> {
+        let device = Device::add()?;
+        let listed = device.algorithms()?;
+        if !listed.iter().any(|name| name == algorithm) {
+            let reason =
+                format!("the kernel's zram has no {algorithm:?}; it has {}", listed.join(", "));
+            return Err(setup(reason));
+        }
+        write(&device.attribute("comp_algorithm"), algorithm)?;
+        write(&device.attribute("disksize"), &(pages * PAGE).to_string())?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_DIRECT);
+        let failed = |source| Error::System { what: "cannot open", path: device.node(), source };
+        let file = insist(MOMENT, || options.open(device.node())).map_err(failed)?;
+        Ok(Zram { file, device, pages, unit })
+    }
+}
+
+fn offset(page: usize) -> u64 {
+    (page * PAGE) as u64
+}
+
+fn keeps(what: &'static str, page: usize) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| Error::Keeps { what, page, reason: error.to_string() }
+}
+
+impl Contestant for Zram {
+    fn unit(&self) -> usize {
+        self.unit
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
+        Ok(Box::new(Hand { file: &self.file, pages: vec![Aligned([0xa5; PAGE]); self.unit] }))
+    }
+
+    fn free(&self, page: usize) -> Result<()> {
+        const BLKDISCARD: rustix::ioctl::Opcode = opcode::none(0x12, 119);
+        // SAFETY: this is the request's number, and what it takes are two 64-bit numbers: an offset
+        // and a length.
+        let range = unsafe { Setter::<BLKDISCARD, [u64; 2]>::new([offset(page), PAGE as u64]) };
+        // SAFETY: the request writes nothing to memory of this process.
+        let discarded = unsafe { ioctl(&self.file, range) };
+        discarded.map_err(|error| keeps("a discard", page)(error.into()))
+    }
+
+    fn tidy(&self) -> Result<()> {
+        write(&self.device.attribute("compact"), "1")
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let path = self.device.attribute("mm_stat");
+        let text = read(&path)?;
+        let stat = MmStat::parse(&text)
+            .ok_or_else(|| setup(format!("{path} cannot be told: {text:?}")))?;
+        let metadata = self.pages * METADATA;
+        Ok(Memory {
+            compressed_bytes: stat.compr_data_size,
+            metadata_bytes: Some(metadata),
+            outside_bytes: Some(stat.mem_used_total + metadata),
+        })
+    }
+}
+
+/// The first numbers of `mm_stat`, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct MmStat {
+    compr_data_size: usize,
+    mem_used_total: usize,
+}
+
+impl MmStat {
+    fn parse(line: &str) -> Option<Self> {
+        let numbers: Option<Vec<usize>> =
+            line.split_whitespace().take(3).map(|number| number.parse().ok()).collect();
+        match numbers?[..] {
+            [_, compr_data_size, mem_used_total] => {
+                Some(MmStat { compr_data_size, mem_used_total })
+            }
+            _ => None,
+        }
+    }
+}
+
+struct Hand<'a> {
+    file: &'a File,
+    pages: Vec<Aligned>,
+}
+
+impl Worker for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+        go_on()?;
+        self.file.write_all_at(bytes(pages), offset(first)).map_err(keeps("a write", first))
+    }
+
+    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
+        go_on()?;
+        let read = self.file.read_exact_at(bytes_mut(&mut self.pages), offset(first));
+        read.map_err(keeps("a read", first))?;
+        Ok(&self.pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::shared;
+
+    #[test]
+    fn lines_of_the_kernel_are_understood() {
+        assert_eq!(algorithms("[lzo-rle] lzo lz4 \n"), ["lzo-rle", "lzo", "lz4"]);
+        assert_eq!(algorithms("\n"), [""; 0]);
+        let line =
+            "  65536    20480    24576        0    28672        3        1        2        2\n";
+        let stat = MmStat { compr_data_size: 20480, mem_used_total: 24576 };
+        assert_eq!(MmStat::parse(line), Some(stat));
+        assert_eq!(MmStat::parse("65536 20480"), None);
+        assert_eq!(MmStat::parse("65536 x 24576"), None);
+    }
+
+    #[test]
+    fn pages_come_back_and_the_device_goes() {
+        let _alone = shared::alone();
+        let algorithms = match offered() {
+            Ok(algorithms) => algorithms,
+            Err(reason) => return println!("skipped: the kernel's zram: {reason}"),
+        };
+        assert!(Zram::new("no-such-algorithm", 64, 1).is_err());
+        for algorithm in algorithms {
+            for unit in [1, 32] {
+                let zram = Zram::new(&algorithm, 64, unit).unwrap();
+                let node = zram.device.node();
+                for seed in [1, 2] {
+                    let pages = shared::pages(64, seed);
+                    let mut worker = zram.worker().unwrap();
+                    for first in (0..64).step_by(unit) {
+                        worker.store(first, &pages[first..first + unit]).unwrap();
+                    }
+                    for first in (0..64).step_by(unit) {
+                        let loaded = worker.load(first).unwrap();
+                        assert_eq!(bytes(loaded), bytes(&pages[first..first + unit]));
+                    }
+                }
+                let full = zram.memory().unwrap();
+                assert!((64..64 * PAGE / 2).contains(&full.compressed_bytes), "{full:?}");
+                assert!(full.outside_bytes.unwrap() > full.compressed_bytes, "{full:?}");
+                (0..48).for_each(|page| zram.free(page).unwrap());
+                let freed = zram.memory().unwrap().compressed_bytes;
+                assert!(freed * 2 < full.compressed_bytes, "{freed} of {full:?}");
+                zram.tidy().unwrap();
+                drop(zram);
+                assert!(!Path::new(&node).exists());
+            }
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The running kernel's zswap: pages of memory that are sent out to a swap file of their own, which
+//! zswap stands before, and are touched to have them back.
+//!
+//! - A store copies the page into its place and has the kernel reclaim that page alone
+//!   (`MADV_PAGEOUT`). The copy cannot be had off the clock: 0.1 to 1 µs of about 13.
+//!   Where a page is stored whose place is swapped out, what is there is dropped first and the place
+//!   is a fresh page of zeros, which costs some µs more: to time stores, load all pages before.
+//! - A load touches the page and copies it into the worker's buffer, out of the processor's cache:
+//!   about 0.1 µs. Handing out the page in its place would be a load that another thread's store
+//!   could write into.
+//! - A load brings its page back for good: the next one finds it in memory. [`Zswap::settle`] sends
+//!   all of them out again, through zswap, and sees that they have left.
+//! - zswap does not tell how many bytes it compressed pages to; `compressed_bytes` is 0.
+//! - Its figures are those of the whole system: what was there before is taken off. Other processes
+//!   that swap meanwhile are counted too.
+//! - Metadata is reckoned, for each page that is stored: the size of the kernel's `zswap_entry`, 8
+//!   bytes for the handle of the object, and 8 for the slot in the tree of entries.
+//!
+//! Of the system's settings it changes those of zswap, and `vm.page-cluster`, so that a fault brings
+//! in one page. All are put back, and a second one is refused meanwhile.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use measure::{Pinned, Processors};
+use rustix::fs::{FlockOperation, flock};
+
+use super::setting::Settings;
+use super::span::Span;
+use super::swap_file::SwapFile;
+use super::{PAGE, go_on, is_fit, read, setup, watch_signals, write};
+use crate::contestant::{Contestant, Memory, Worker};
+use crate::error::{Error, Result};
+use crate::source::Aligned;
+
+const PARAMETERS: &str = "/sys/module/zswap/parameters";
+const ENABLED: &str = "/sys/module/zswap/parameters/enabled";
+const COMPRESSOR: &str = "/sys/module/zswap/parameters/compressor";
+const MAX_POOL_PERCENT: &str = "/sys/module/zswap/parameters/max_pool_percent";
+const SHRINKER_ENABLED: &str = "/sys/module/zswap/parameters/shrinker_enabled";
+const PAGE_CLUSTER: &str = "/proc/sys/vm/page-cluster";
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+const MEMINFO: &str = "/proc/meminfo";
+const SLAB_SIZE: &str = "/sys/kernel/slab/zswap_entry/slab_size";
+const SLABINFO: &str = "/proc/slabinfo";
+
+/// The compressors that are measured where the kernel has them.
+const WANTED: &[&str] = &["lzo", "lz4"];
+
+/// Pages that are sent out and brought back to see that everything works.
+const TRIAL: usize = 16;
+
+/// Times that pages are sent out before those that stay are given up on.
+const ROUNDS: usize = 8;
+
+/// Bytes a stored page beside its entry: the handle, and the slot of the tree.
+const HANDLE_AND_SLOT: usize = 8 + 8;
+
+/// The compressors that can be measured here, or why none can.
+///
+/// Each is set up, tried with a few pages and undone: some tens of milliseconds.
+pub(crate) fn offered() -> Result<Vec<String>, String> {
+    let (mut offered, mut reasons) = (Vec::new(), Vec::new());
+    for &compressor in WANTED {
+        match Zswap::new(compressor, TRIAL) {
+            Ok(_) => offered.push(compressor.to_owned()),
+            Err(error) => reasons.push(format!("{compressor}: {error}")),
+        }
+    }
+    if offered.is_empty() { Err(reasons.join("; ")) } else { Ok(offered) }
+}
+
+/// The pages, the swap file and the settings.
+#[derive(Debug)]
+pub(crate) struct Zswap {
+    // Given up in this order: memory first, so that nothing is read back when the swap file goes.
+    span: Span,
+    _swap: SwapFile,
+    _settings: Settings,
+    _lock: File,
+    before: Held,
+    entry_bytes: Option<usize>,
+}
+
+impl Zswap {
+    /// Of so many pages.
+    pub(crate) fn new(compressor: &str, pages: usize) -> Result<Self> {
+        is_fit()?;
+        if !Path::new(PARAMETERS).exists() {
+            return Err(setup(format!("this kernel has no zswap: no {PARAMETERS}")));
+        }
+        let lock = lock()?;
+        watch_signals();
+        let mut settings = Settings::default();
+        // Before the compressor: only a zswap that has started refuses one that it does not have.
+        settings.set(ENABLED, "Y")?;
+        settings.set(COMPRESSOR, compressor).map_err(|error| {
+            setup(format!("the kernel's zswap does not take {compressor:?} ({error})"))
+        })?;
+        settings.set(MAX_POOL_PERCENT, "80")?;
+        if Path::new(SHRINKER_ENABLED).exists() {
+            settings.set(SHRINKER_ENABLED, "N")?;
+        }
+        settings.set(PAGE_CLUSTER, "0")?;
+        // Twice as large: fuller than half, the kernel looks for slots in another way.
+        let swap = SwapFile::new(2 * pages + (64 << 20) / PAGE)?;
+        let before = Held::now()?;
+        let span = Span::new(pages).map_err(|error| memory_failed(&error))?;
+        let (_lock, _swap, _settings) = (lock, swap, settings);
+        let mut zswap = Zswap { span, _swap, _settings, _lock, before, entry_bytes: None };
+        zswap.try_out()?;
+        zswap.entry_bytes = entry_bytes();
+        Ok(zswap)
+    }
+
+    /// A few pages out and back, and every page in memory after that.
+    fn try_out(&self) -> Result<()> {
+        let pages = TRIAL.min(self.span.len());
+        let page = |n: usize| Aligned(std::array::from_fn(|i| (i / 64 * (n + 1)) as u8));
+        for n in 0..pages {
+            self.span.put(n, &page(n)).map_err(|error| memory_failed(&error))?;
+        }
+        self.settle()?;
+        let mut back = Aligned([0xa5; PAGE]);
+        for n in 0..pages {
+            let kept = self.span.get(n, &mut back).map_err(|error| memory_failed(&error))?;
+            if !kept || back.0 != page(n).0 {
+                return Err(setup(format!("page {n} of a trial came back changed")));
+            }
+            self.span.free(n).map_err(|error| memory_failed(&error))?;
+        }
+        self.span.populate().map_err(|error| memory_failed(&error))
+    }
+
+    /// Sends out every page that is in memory, and sees that all are out and in zswap.
+    ///
+    /// # Errors
+    ///
+    /// `Setup` where pages stay in memory, or where more than one of fifty is not in zswap but in
+    /// the swap file, which is what becomes of pages that do not compress.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let mut resident = 0;
+        for _ in 0..ROUNDS {
+            go_on()?;
+            resident = self.send_out()?;
+            if resident == 0 {
+                return self.see_that_zswap_has_them();
+            }
+        }
+        Err(setup(format!("{resident} pages stay in memory after {ROUNDS} times MADV_PAGEOUT")))
+    }
+
+    /// From here and, if that is not enough, from every processor: pages wait in a queue of the one
+    /// that touched them last, and only there the call finds them.
+    fn send_out(&self) -> Result<usize> {
+        let sent = self.span.send_out().map_err(|error| memory_failed(&error))?;
+        if sent == 0 {
+            return Ok(0);
+        }
+        let processors = Processors::allowed();
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut left = sent;
+        for n in 0..count {
+            let from_there = std::thread::scope(|scope| {
+                let there = || {
+                    let _pinned = Pinned::to_nth(&processors, n);
+                    self.span.send_out()
+                };
+                scope.spawn(there).join()
+            });
+            let from_there = from_there.map_err(|_| setup("a thread panicked"))?;
+            left = from_there.map_err(|error| memory_failed(&error))?;
+        }
+        Ok(left)
+    }
+
+    fn see_that_zswap_has_them(&self) -> Result<()> {
+        let kept = self.span.kept().map_err(|error| memory_failed(&error))?;
+        let held = Held::now()?.since(self.before);
+        let past = kept.saturating_sub(held.pages);
+        if past > kept / 50 {
+            let reason = format!("of {kept} pages {past} went past zswap to the swap file");
+            return Err(setup(reason));
+        }
+        Ok(())
+    }
+}
+
+fn memory_failed(error: &io::Error) -> Error {
+    setup(format!("memory cannot be swapped out: {error}"))
+}
+
+/// Held until the settings are as before: two that set them would put back each other's.
+fn lock() -> Result<File> {
+    let failed = |source| Error::System { what: "cannot lock", path: ENABLED.to_owned(), source };
+    let file = File::open(ENABLED).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(setup("another run measures zswap; wait until it has ended"))
+        }
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// What zswap holds, of the whole system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Held {
+    pool_bytes: usize,
+    pages: usize,
+}
+
+impl Held {
+    fn now() -> Result<Self> {
+        let text = read(MEMINFO)?;
+        let line = |key| kib(&text, key).ok_or(Error::NoLine { path: MEMINFO, key });
+        Ok(Held { pool_bytes: line("Zswap:")? * 1024, pages: line("Zswapped:")? * 1024 / PAGE })
+    }
+
+    fn since(self, before: Held) -> Held {
+        Held {
+            pool_bytes: self.pool_bytes.saturating_sub(before.pool_bytes),
+            pages: self.pages.saturating_sub(before.pages),
+        }
+    }
+}
+
+/// The number of a line like `Zswap:    12 kB`.
+fn kib(text: &str, key: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// Bytes of the kernel's `zswap_entry`, if it tells them.
+fn entry_bytes() -> Option<usize> {
+    let of_slab = || read(SLAB_SIZE).ok()?.trim().parse().ok();
+    of_slab().or_else(|| object_size(&read(SLABINFO).ok()?, "zswap_entry"))
+}
+
+/// The fourth word in the line of a cache: its objects' size.
+fn object_size(slabinfo: &str, cache: &str) -> Option<usize> {
+    let mut lines = slabinfo.lines().map(str::split_whitespace);
+    let mut line = lines.find_map(|mut words| (words.next() == Some(cache)).then_some(words))?;
+    line.nth(2)?.parse().ok()
+}
+
+impl Contestant for Zswap {
+    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
+        Ok(Box::new(Hand { span: &self.span, page: Box::new([Aligned([0xa5; PAGE])]) }))
+    }
+
+    fn free(&self, page: usize) -> Result<()> {
+        self.span.free(page).map_err(|error| keeps("a free", page, &error))
+    }
+
+    /// Has the kernel shrink its caches, which is what compacts the pool of zswap: all caches of
+    /// the system, since there is no other way in.
+    fn tidy(&self) -> Result<()> {
+        write(DROP_CACHES, "2")
+    }
+
+    fn settle(&self) -> Result<()> {
+        Zswap::settle(self)
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let held = Held::now()?.since(self.before);
+        let metadata_bytes = self.entry_bytes.map(|bytes| held.pages * (bytes + HANDLE_AND_SLOT));
+        Ok(Memory {
+            compressed_bytes: 0,
+            metadata_bytes,
+            outside_bytes: Some(held.pool_bytes + metadata_bytes.unwrap_or(0)),
+        })
+    }
+}
+
+fn keeps(what: &'static str, page: usize, error: &io::Error) -> Error {
+    Error::Keeps { what, page, reason: error.to_string() }
+}
+
+struct Hand<'a> {
+    span: &'a Span,
+    page: Box<[Aligned; 1]>,
+}
+
+impl Worker for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+        go_on()?;
+        self.span.put(first, &pages[0]).map_err(|error| keeps("a store", first, &error))
+    }
+
+    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
+        go_on()?;
+        match self.span.get(first, &mut self.page[0]) {
+            Ok(true) => Ok(&self.page[..]),
+            Ok(false) => {
+                let reason = "not stored".to_owned();
+                Err(Error::Keeps { what: "a load", page: first, reason })
+            }
+            Err(error) => Err(keeps("a load", first, &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::shared;
+
+    #[test]
+    fn lines_of_the_kernel_are_understood() {
+        let meminfo = "MemFree:  5 kB\nZswap:        12 kB\nZswapped:   340 kB\nDirty: 7\n";
+        assert_eq!(kib(meminfo, "Zswap:"), Some(12));
+        assert_eq!(kib(meminfo, "Zswapped:"), Some(340));
+        assert_eq!(kib(meminfo, "Dirty:"), None);
+        assert_eq!(kib(meminfo, "Swap:"), None);
+        let slabinfo = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\n\
+                        zswap_entry_x 9 9 999 1 1\nzswap_entry   876    876     56   73    1 : x\n";
+        assert_eq!(object_size(slabinfo, "zswap_entry"), Some(56));
+        assert_eq!(object_size(slabinfo, "zspage"), None);
+    }
+
+    fn settings() -> Vec<String> {
+        let paths = [ENABLED, COMPRESSOR, MAX_POOL_PERCENT, PAGE_CLUSTER, "/proc/swaps"];
+        paths.iter().map(|path| read(path).unwrap_or_default()).collect()
+    }
+
+    /// Pages that zswap has given back since the system started.
+    fn loads() -> usize {
+        let text = read("/proc/vmstat").unwrap();
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix("zswpin ")?.parse().ok()).unwrap()
+    }
+
+    #[test]
+    fn pages_go_through_zswap_and_everything_is_as_before() {
+        let _alone = shared::alone();
+        let before = settings();
+        let compressors = match offered() {
+            Ok(compressors) => compressors,
+            Err(reason) => return println!("skipped: the kernel's zswap: {reason}"),
+        };
+        assert_eq!(settings(), before);
+        assert!(Zswap::new("no-such-compressor", 64).is_err());
+        assert_eq!(settings(), before);
+        for compressor in compressors {
+            let zswap = Zswap::new(&compressor, 256).unwrap();
+            assert!(Zswap::new(&compressor, 256).is_err(), "a second one");
+            for seed in [1, 2] {
+                let pages = shared::pages(256, seed);
+                let mut worker = zswap.worker().unwrap();
+                for (n, page) in pages.iter().enumerate() {
+                    worker.store(n, std::slice::from_ref(page)).unwrap();
+                }
+                zswap.settle().unwrap();
+                let full = zswap.memory().unwrap();
+                assert!((PAGE..256 * PAGE).contains(&full.outside_bytes.unwrap()), "{full:?}");
+                for (n, page) in pages.iter().enumerate() {
+                    assert_eq!(worker.load(n).unwrap()[0].0, page.0);
+                }
+                zswap.settle().unwrap();
+                let before = loads();
+                for n in 0..256 {
+                    worker.load(n).unwrap();
+                }
+                assert!(loads() >= before + 256, "every load is one of zswap's");
+                zswap.settle().unwrap();
+            }
+            let held = || Held::now().unwrap().since(zswap.before).pages;
+            let full = held();
+            (0..192).for_each(|page| zswap.free(page).unwrap());
+            assert!(held() + 192 <= full + 8, "{} of {full}", held());
+            assert!(zswap.worker().unwrap().load(5).is_err());
+            drop(zswap);
+            assert_eq!(settings(), before);
+        }
+    }
+}
