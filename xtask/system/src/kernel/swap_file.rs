@@ -89,3 +89,29 @@ impl Drop for SwapFile {
         tell_left(&format!("swap on {}", self.path.to_string_lossy()), off);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::kernel::{is_fit, read, shared};
+
+    #[test]
+    fn it_is_in_use_then_neither_in_use_nor_there() {
+        let _alone = shared::alone();
+        let file = match is_fit().and_then(|()| SwapFile::new(256)) {
+            Ok(file) => file,
+            Err(reason) => return println!("skipped: a swap file: {reason}"),
+        };
+        let path = file.path.to_str().unwrap().to_owned();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let swaps = read("/proc/swaps").unwrap();
+        let line = swaps.lines().find(|line| line.starts_with(&path)).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[1..], ["file", "1024", "0", "32767"]);
+        drop(file);
+        assert!(!read("/proc/swaps").unwrap().contains(&path));
+        assert!(!Path::new(&path).exists());
+    }
+}

@@ -353,6 +353,8 @@ mod tests {
                 for (n, page) in pages.iter().enumerate() {
                     worker.store(n, std::slice::from_ref(page)).unwrap();
                 }
+                let stored = Held::now().unwrap().since(zswap.before).pages;
+                assert!(stored > 128, "a store waits for no settling: {stored}");
                 zswap.settle().unwrap();
                 let full = zswap.memory().unwrap();
                 assert!((PAGE..256 * PAGE).contains(&full.outside_bytes.unwrap()), "{full:?}");
