@@ -5,7 +5,7 @@ use zram::Zram;
 
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::Aligned;
+use crate::source::{Aligned, bytes, bytes_mut};
 
 const PAGE: usize = size_of::<Page>();
 
@@ -30,18 +30,6 @@ impl Disk {
 
 fn offset(page: usize) -> u64 {
     (page * PAGE) as u64
-}
-
-/// The pages' bytes on end.
-fn bytes(pages: &[Aligned]) -> &[u8] {
-    // SAFETY: `Aligned` is 4096 bytes and nothing else, on a boundary of as many, so a slice of them
-    // is initialised memory without gaps, of so many bytes, borrowed for as long as the result.
-    unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), size_of_val(pages)) }
-}
-
-fn bytes_mut(pages: &mut [Aligned]) -> &mut [u8] {
-    // SAFETY: as in `bytes`, and any bytes make valid pages.
-    unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
 }
 
 impl Contestant for Disk {

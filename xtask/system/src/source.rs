@@ -44,3 +44,31 @@ impl Source {
         Ok(Source { set: PageSet::new(pages, origin), pages: aligned })
     }
 }
+
+/// The pages' bytes on end.
+pub(crate) fn bytes(pages: &[Aligned]) -> &[u8] {
+    // SAFETY: `Aligned` is 4096 bytes and nothing else, on a boundary of as many, so a slice of them
+    // is initialised memory without gaps, of so many bytes, borrowed for as long as the result.
+    unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), size_of_val(pages)) }
+}
+
+/// The pages' bytes on end, to be written.
+pub(crate) fn bytes_mut(pages: &mut [Aligned]) -> &mut [u8] {
+    // SAFETY: as in `bytes`, and any bytes make valid pages.
+    unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_the_pages_bytes() {
+        const PAGE: usize = size_of::<Page>();
+        let mut two = [Aligned([3; PAGE]); 2];
+        bytes_mut(&mut two)[PAGE + 1] = 99;
+        assert_eq!(two[1].0[1], 99);
+        assert_eq!(bytes(&two).len(), 2 * PAGE);
+        assert_eq!(bytes(&two)[PAGE + 1], 99);
+    }
+}

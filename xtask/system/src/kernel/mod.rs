@@ -23,7 +23,6 @@ use std::time::{Duration, Instant};
 use measure::Page;
 
 use crate::error::{Error, Result};
-use crate::source::Aligned;
 
 const PAGE: usize = size_of::<Page>();
 
@@ -108,24 +107,13 @@ fn tell_left<E: std::fmt::Display>(what: &str, undone: std::result::Result<(), E
     }
 }
 
-/// The pages' bytes on end.
-fn bytes(pages: &[Aligned]) -> &[u8] {
-    // SAFETY: `Aligned` is 4096 bytes and nothing else, on a boundary of as many, so a slice of them
-    // is initialised memory without gaps, of so many bytes, borrowed for as long as the result.
-    unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), size_of_val(pages)) }
-}
-
-fn bytes_mut(pages: &mut [Aligned]) -> &mut [u8] {
-    // SAFETY: as in `bytes`, and any bytes make valid pages.
-    unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
-}
-
 /// What the tests share: one at a time sets something up, and only where that can be.
 #[cfg(test)]
 mod shared {
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::*;
+    use crate::source::Aligned;
 
     pub(super) fn alone() -> MutexGuard<'static, ()> {
         static ALONE: Mutex<()> = Mutex::new(());
@@ -140,15 +128,6 @@ mod shared {
                 Aligned(std::array::from_fn(byte))
             })
             .collect()
-    }
-
-    #[test]
-    fn views_are_the_pages_bytes() {
-        let mut two = pages(2, 3);
-        bytes_mut(&mut two)[PAGE + 1] = 99;
-        assert_eq!(two[1].0[1], 99);
-        assert_eq!(bytes(&two).len(), 2 * PAGE);
-        assert_eq!(bytes(&two)[PAGE + 1], 99);
     }
 
     #[test]

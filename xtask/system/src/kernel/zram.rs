@@ -12,12 +12,11 @@ use std::path::Path;
 use rustix::ioctl::{Setter, ioctl, opcode};
 
 use super::{
-    MOMENT, PAGE, PATIENCE, bytes, bytes_mut, go_on, insist, is_fit, read, setup, tell_left,
-    watch_signals, write,
+    MOMENT, PAGE, PATIENCE, go_on, insist, is_fit, read, setup, tell_left, watch_signals, write,
 };
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::Aligned;
+use crate::source::{Aligned, bytes, bytes_mut};
 
 const CONTROL: &str = "/sys/class/zram-control";
 const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
