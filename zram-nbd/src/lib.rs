@@ -40,7 +40,8 @@
 //! # What a client may not do
 //! Whatever a client sends, it gets an answer of the protocol or the end of its connection. Most bytes
 //! that a session holds: one request, 32 MiB at most. Nothing that it sends names anything but a range of
-//! the disk, and it hears of nothing but the disk's bytes.
+//! the disk, and it hears of nothing but the disk's bytes. A [`Server`] drops whoever is silent in the
+//! handshake or does not take what it asked for.
 //!
 //! # Files
 //!
@@ -123,7 +124,8 @@ pub enum SessionError {
     },
 }
 
-/// Serves one client until it disconnects. Blocks in the stream and in the disk.
+/// Serves one client until it disconnects. Blocks in the stream, which may have timeouts, and in the
+/// disk.
 pub fn serve<S: Read + Write>(stream: &mut S, export: &Export) -> Result<Session, SessionError> {
     let mut session = Session::default();
     if let Some(agreed) = handshake::negotiate(stream, export)? {

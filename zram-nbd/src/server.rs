@@ -15,7 +15,7 @@ use crate::{Export, Session, SessionError, handshake, transmission};
 
 /// Clients at a time; more are turned away.
 const MOST_CLIENTS: usize = 64;
-/// How long a client may be silent in the middle of the handshake, or not take what it asked for.
+/// Both timeouts, unless others are given.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether the server is to stop.
 const LOOK: Duration = Duration::from_millis(20);
@@ -87,19 +87,19 @@ impl Stream {
         };
     }
 
-    fn set_read_timeout(&self, patience: Option<Duration>) -> io::Result<()> {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.set_read_timeout(patience),
+            Stream::Tcp(stream) => stream.set_read_timeout(timeout),
             #[cfg(unix)]
-            Stream::Unix(stream) => stream.set_read_timeout(patience),
+            Stream::Unix(stream) => stream.set_read_timeout(timeout),
         }
     }
 
-    fn set_write_timeout(&self) -> io::Result<()> {
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.set_write_timeout(Some(PATIENCE)),
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(timeout)),
             #[cfg(unix)]
-            Stream::Unix(stream) => stream.set_write_timeout(Some(PATIENCE)),
+            Stream::Unix(stream) => stream.set_write_timeout(Some(timeout)),
         }
     }
 }
@@ -142,11 +142,18 @@ pub struct Totals {
     pub sessions: Session,
 }
 
-/// Serves a disk to any number of clients.
+/// Serves a disk to 64 clients at a time; more are turned away.
+///
+/// A client that keeps a thread waiting is dropped, and nobody else notices: after
+/// [`handshake_timeout`](Self::handshake_timeout) if it says nothing, after
+/// [`write_timeout`](Self::write_timeout) if it takes nothing. Once it is through the handshake it may be
+/// silent for as long as it likes.
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
     export: Export,
+    handshake_timeout: Duration,
+    write_timeout: Duration,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -156,7 +163,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Server {
     /// A server that has not begun.
     pub fn new(listener: Listener, export: Export) -> Self {
-        Server { listener, export }
+        Server { listener, export, handshake_timeout: PATIENCE, write_timeout: PATIENCE }
+    }
+
+    /// How long a client may be silent in the handshake before its connection is closed. Default: 30
+    /// seconds. Zero is the shortest that the system has.
+    #[must_use = "returns the server"]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = not_zero(timeout);
+        self
+    }
+
+    /// How long a client may take nothing of what is sent to it before its connection is closed, which
+    /// can come as late as after twice that. Default: 30 seconds. Zero is the shortest that the system
+    /// has.
+    #[must_use = "returns the server"]
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = not_zero(timeout);
+        self
     }
 
     /// Serves until `stop` is true; then the clients' connections are closed, and their threads waited
@@ -196,7 +220,7 @@ impl Server {
             totals.clients += 1;
             totals.clients
         };
-        let second = stream.set_write_timeout().and_then(|()| stream.try_clone());
+        let second = stream.set_write_timeout(self.write_timeout).and_then(|()| stream.try_clone());
         let turned_away = match second {
             Ok(second) if lock(clients).len() < MOST_CLIENTS => {
                 lock(clients).insert(number, second);
@@ -232,15 +256,37 @@ impl Server {
 impl Server {
     /// As [`crate::serve`]; whoever is silent in the middle of the handshake is given up.
     fn serve(&self, stream: &mut Stream, session: &mut Session) -> Result<(), SessionError> {
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(self.handshake_timeout))?;
         let Some(agreed) = handshake::negotiate(stream, &self.export)? else { return Ok(()) };
         stream.set_read_timeout(None)?;
         transmission::run(stream, &self.export.disk, agreed, session)
     }
 }
 
+/// A socket takes zero for an error.
+fn not_zero(timeout: Duration) -> Duration {
+    timeout.max(Duration::from_nanos(1))
+}
+
 /// Nobody is there now, or somebody has gone before being let in.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_client_has_30_seconds_unless_told_otherwise() {
+        let disk = zram::Zram::builder().disksize(4096).zpool("zbud").algorithm("null");
+        let export = Export::new(Arc::new(disk.build().unwrap()), "");
+        let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let server = Server::new(listener, export);
+        let thirty = Duration::from_secs(30);
+        assert_eq!((server.handshake_timeout, server.write_timeout), (thirty, thirty));
+    }
 }
