@@ -43,6 +43,11 @@
 //! the disk, and it hears of nothing but the disk's bytes. A [`Server`] drops whoever is silent in the
 //! handshake or does not take what it asked for.
 //!
+//! # What a codec may do
+//! A compressor, backend or device of your own that fails is an error to the client that asked, and an
+//! I/O error if it panics. The session goes on, the page that it was at stays as it was acknowledged
+//! last, and nobody else notices.
+//!
 //! # Files
 //!
 //! | file | idea |

@@ -234,7 +234,8 @@ impl Server {
         }
         let serve = move || {
             let mut session = Session::default();
-            // A codec of the user's may panic: that is the end of this client only.
+            // What a codec of the user's panicked with may panic when it is dropped: that is the end of
+            // this client only.
             let ended = catch_unwind(AssertUnwindSafe(|| self.serve(&mut stream, &mut session)));
             stream.shut_down();
             lock(clients).remove(&number);

@@ -1,6 +1,7 @@
 //! Requests and replies, one after another.
 
 use std::io::{ErrorKind, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use zram::{Zram, ZramError};
 
@@ -50,7 +51,10 @@ pub(crate) fn run<S: Read + Write>(
         if writes {
             stream.read_exact(&mut buffer)?;
         }
-        let done = answer(disk, &request, &mut buffer, session);
+        // A codec of the user's may panic: the disk is as after an error then, and of the buffer
+        // nothing is sent.
+        let answered = || answer(disk, &request, &mut buffer, session);
+        let done = catch_unwind(AssertUnwindSafe(answered)).unwrap_or(Err(EIO));
         session.requests += 1;
         reply(stream, agreed, &request, done.map(|()| &buffer[..]))?;
     }

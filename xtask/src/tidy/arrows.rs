@@ -38,7 +38,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zbud" | "z3fold" => Some(&["zpool-api", "buddies"]),
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
-        "zram-nbd" => Some(&["zram"]),
+        "zram-nbd" => Some(&["compressors", "zram"]),
         "measure" => Some(&["zpool-api", "compressors"]),
         "zswap-cli" | "fuzz" | "xtask" => Some(TOP),
         _ => None,
