@@ -237,7 +237,6 @@ impl Server {
             // What a codec of the user's panicked with may panic when it is dropped: that is the end of
             // this client only.
             let ended = catch_unwind(AssertUnwindSafe(|| self.serve(&mut stream, &mut session)));
-            stream.shut_down();
             lock(clients).remove(&number);
             let mut totals = lock(totals);
             totals.failed += u64::from(!matches!(ended, Ok(Ok(()))));
