@@ -1,7 +1,9 @@
 //! `zswap nbd`: a compressed disk, served until a signal ends it.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(unix)]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -36,22 +38,48 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
     Ok(())
 }
 
-/// A socket's file, which goes when this is dropped.
-struct SocketFile(PathBuf);
+/// A socket's file, which goes when this is dropped; not another that somebody has put in its place.
+#[cfg(unix)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and number of the file.
+    id: (u64, u64),
+}
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // One that somebody else has removed is gone, too.
-        let _ = std::fs::remove_file(&self.0);
+#[cfg(unix)]
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(SocketFile { path: path.to_owned(), id: Self::id(path)? })
+    }
+
+    fn id(path: &Path) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+
+        let file = std::fs::symlink_metadata(path)?;
+        Ok((file.dev(), file.ino()))
     }
 }
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if Self::id(&self.path).is_ok_and(|id| id == self.id) {
+            // One that somebody else removes meanwhile is gone, too.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// There is none.
+#[cfg(not(unix))]
+enum SocketFile {}
 
 fn listen(args: &Nbd) -> Result<(Listener, String, Option<SocketFile>)> {
     if let Some(path) = &args.unix {
         let place = format!("nbd+unix:///?socket={}", path.display());
         let failed = |source| Error::Listen { place: path.display().to_string(), source };
-        let listener = listen_at(path).map_err(failed)?;
-        return Ok((listener, place, Some(SocketFile(path.clone()))));
+        let (listener, file) = listen_at(path).map_err(failed)?;
+        return Ok((listener, place, Some(file)));
     }
     if !args.listen.ip().is_loopback() && !args.any_address {
         return Err(Error::NotLoopback { address: args.listen });
@@ -64,17 +92,19 @@ fn listen(args: &Nbd) -> Result<(Listener, String, Option<SocketFile>)> {
 
 /// Listens on a socket that only its owner can connect to.
 #[cfg(unix)]
-fn listen_at(path: &Path) -> io::Result<Listener> {
+fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
+    // Fails if anything is at the path, be it the socket of a server that is gone.
     let listener = UnixListener::bind(path)?;
+    let file = SocketFile::at(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener))
+    Ok((Listener::Unix(listener), file))
 }
 
 #[cfg(not(unix))]
-fn listen_at(_path: &Path) -> io::Result<Listener> {
+fn listen_at(_path: &Path) -> io::Result<(Listener, SocketFile)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

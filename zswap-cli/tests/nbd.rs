@@ -14,6 +14,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -200,6 +203,85 @@ fn has_ext4() -> bool {
     both
 }
 
+/// Whoever connects hears the hello.
+fn says_hello(mut stream: impl Read) {
+    let mut hello = [0; 16];
+    stream.read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"NBDMAGICIHAVEOPT");
+}
+
+#[test]
+fn a_socket_is_its_owners_alone_and_goes_with_its_server() {
+    let dir = Dir::new("socket");
+    let path = dir.path("socket");
+    for signal in ["-TERM", "-INT"] {
+        let served = Served::start(&["--size", "1M", "--unix", &path]);
+        assert_eq!(served.uri, format!("nbd+unix:///?socket={path}"));
+        let file = fs::symlink_metadata(&path).unwrap();
+        assert!(file.file_type().is_socket());
+        assert_eq!(file.permissions().mode() & 0o777, 0o600);
+        let stays = UnixStream::connect(&path).unwrap();
+        says_hello(&stays);
+        // A second server does not take the place of the first.
+        refused(&["--size", "1M", "--unix", &path], "choose another place");
+        says_hello(UnixStream::connect(&path).unwrap());
+        let last = served.end(signal);
+        assert!(last.starts_with("served 2 clients"), "{last}");
+        assert!(fs::symlink_metadata(&path).is_err());
+    }
+}
+
+#[test]
+fn what_is_at_a_sockets_path_and_is_not_its_own_stays() {
+    let dir = Dir::new("others");
+    // The socket of a server that was killed.
+    let (stale, path) = (dir.path("stale"), dir.path("socket"));
+    drop(UnixListener::bind(&stale).unwrap());
+    refused(&["--size", "1M", "--unix", &stale], "choose another place");
+    assert!(fs::symlink_metadata(&stale).unwrap().file_type().is_socket());
+
+    let served = Served::start(&["--size", "1M", "--unix", &path]);
+    fs::remove_file(&path).unwrap();
+    let next = Served::start(&["--size", "1M", "--unix", &path]);
+    served.end("-TERM");
+    says_hello(UnixStream::connect(&path).unwrap());
+    next.end("-TERM");
+    assert!(fs::symlink_metadata(&path).is_err());
+
+    let served = Served::start(&["--size", "1M", "--unix", &path]);
+    fs::remove_file(&path).unwrap();
+    served.end("-TERM");
+}
+
+#[test]
+fn other_machines_are_served_if_that_is_asked_for() {
+    let served = Served::start(&["--size", "1M", "--listen", "0.0.0.0:0", "--any-address"]);
+    let port = served.uri.strip_prefix("nbd://0.0.0.0:").unwrap().parse().unwrap();
+    says_hello(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());
+    served.end("-TERM");
+}
+
+/// That there is no server, and one line that says why.
+fn refused(args: &[&str], says: &str) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_zswap"))
+        .arg("nbd")
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    if !first.is_empty() {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(first.is_empty(), "{args:?}: {first}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+    assert!(said.contains(says) && said.lines().count() == 1, "{args:?}: {said}");
+}
+
 #[test]
 fn what_cannot_be_served_is_one_line() {
     let dir = Dir::new("wrong");
@@ -216,11 +298,7 @@ fn what_cannot_be_served_is_one_line() {
         (vec![], "--size"),
     ];
     for (args, says) in wrong {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_zswap")).arg("nbd").args(&args).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
-        assert!(said.contains(says) && said.lines().count() == 1, "{args:?}: {said}");
+        refused(&args, says);
     }
     assert_eq!(fs::read(&taken).unwrap(), b"somebody's");
 }
