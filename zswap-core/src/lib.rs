@@ -50,6 +50,11 @@
 //! [`Zswap::shrink`] does so by hand, [`Zswap::shrink_in_background`] on a thread before the limit is
 //! reached. Loads find them there.
 //!
+//! # Compaction
+//! Pages that are overwritten and dropped leave holes among the objects. [`Zswap::compact`] moves objects
+//! together and gives the pages won back; [`Zswap::compact_in_background`] does so on a thread whenever
+//! that would pay.
+//!
 //! # What may be relied on
 //! * Any thread may call anything at any time. Two entries never contend in the store itself.
 //! * `load` gives the page that the last finished `store` put there, byte for byte, or an error.
@@ -71,7 +76,8 @@
 //! | `switch.rs`, `rehome.rs` | another backend or compressor; pages moved from pool to pool |
 //! | `device/`, `slots.rs` | where pages are written back to, and which of its slots are taken |
 //! | `writeback.rs`, `limits.rs`, `shrinker.rs` | what goes there, and when |
-//! | `background.rs` | a thread that works on a store |
+//! | `compactor.rs` | pages won back from the pools, by hand or on a thread |
+//! | `background.rs`, `thread_time.rs` | a thread that works on a store, and how long it did |
 //! | `batch.rs` | several pages at a time, compressed in parallel |
 //! | `store.rs`, `iter.rs` | the store |
 //! | `counters.rs`, `stats.rs` | counting without contention |
@@ -94,6 +100,7 @@ mod batch;
 mod builder;
 pub mod builtin;
 mod checksum;
+mod compactor;
 mod counters;
 mod cpu;
 pub mod device;
@@ -118,10 +125,12 @@ mod stats;
 mod store;
 mod switch;
 mod sync;
+mod thread_time;
 mod word;
 mod writeback;
 
 pub use builder::ZswapBuilder;
+pub use compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
 pub use device::{DeviceError, SwapDevice};
 pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
 pub use error::{BuildError, LoadError, RehomeError, StoreError, WritebackError};

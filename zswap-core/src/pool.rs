@@ -83,6 +83,11 @@ impl Pool {
         self.zpool.total_pages() * self.page_size
     }
 
+    /// Bytes of the backend's pages.
+    pub(crate) fn page_size(&self) -> usize {
+        self.page_size
+    }
+
     /// Whether it is of the same backend and compressor.
     pub(crate) fn is_like(&self, zpool_name: &str, spec: &str) -> bool {
         self.zpool_name == zpool_name && self.spec == spec

@@ -1,0 +1,376 @@
+//! Compaction of the pools: on demand, and on a thread that does so when it would pay.
+//!
+//! *Waste* is what the pools hold in pages beyond the bytes of their objects. Part of it no run wins:
+//! places rounded up to their class, the last page of each class, objects that are read. So the thread
+//! notes what a run has left, and runs again when the waste has grown beyond that by a quarter of the
+//! threshold. Whether what was left can be won by now is tried, too, but after a run that won little
+//! only after twice as many looks as before. A store at rest is looked at ever more rarely, and the
+//! pause after a run is as much longer than the run as the policy says.
+//!
+//! What a look reads are the backends' statistics: no store or load counts anything for it.
+
+use core::fmt;
+use core::time::Duration;
+use std::sync::Arc;
+
+use zpool_api::ZpoolError;
+
+use crate::Zswap;
+use crate::background::{Background, Next, Panicked, guarded};
+use crate::limits::percent_of;
+use crate::pool::Pool;
+use crate::thread_time::ThreadTime;
+
+/// The longest pause at rest, in the policy's pauses.
+const LONGEST_PAUSE: u32 = 16;
+/// Most looks from a run that won little to the next one without more waste.
+const MOST_PATIENCE: u32 = 64;
+/// Bytes below which more waste is no reason for a run, however small the store: 16 pages of 4096.
+const LEAST_GAIN: usize = 64 << 10;
+
+/// When a background compactor runs. `Default` gives what is said at each field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct CompactorPolicy {
+    /// Percent of the compressed bytes up to which waste is let be, 100 at most. Default 3.
+    pub from_percent: u8,
+    /// The pause between two looks at the pools; up to 16 times as long while nothing changes in them.
+    /// Default 100 ms.
+    pub pause: Duration,
+    /// Percent of one processor's time that runs take at most: the pause after a run is longer
+    /// accordingly. 0 counts as 1. Default 5.
+    pub time_percent: u8,
+}
+
+impl Default for CompactorPolicy {
+    fn default() -> Self {
+        CompactorPolicy { from_percent: 3, pause: Duration::from_millis(100), time_percent: 5 }
+    }
+}
+
+impl CompactorPolicy {
+    /// This policy with another [`CompactorPolicy::from_percent`].
+    #[must_use]
+    pub fn from_percent(self, percent: u8) -> Self {
+        CompactorPolicy { from_percent: percent.min(100), ..self }
+    }
+
+    /// This policy with another [`CompactorPolicy::pause`].
+    #[must_use]
+    pub fn pause(self, pause: Duration) -> Self {
+        CompactorPolicy { pause, ..self }
+    }
+
+    /// This policy with another [`CompactorPolicy::time_percent`].
+    #[must_use]
+    pub fn time_percent(self, percent: u8) -> Self {
+        CompactorPolicy { time_percent: percent.min(100), ..self }
+    }
+
+    /// The shortest pause after a run that took `busy`.
+    fn pause_after(&self, busy: Duration) -> Duration {
+        let percent = u32::from(self.time_percent.clamp(1, 100));
+        self.pause.max(busy.saturating_mul(100 - percent) / percent)
+    }
+}
+
+/// What a background compactor has done so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+#[non_exhaustive]
+pub struct CompactorReport {
+    /// Looks at the pools, also those that led to no run.
+    pub looks: u64,
+    /// Runs of compaction.
+    pub runs: u64,
+    /// Pages given back.
+    pub pages: u64,
+    /// Processor time that the runs took; where the system does not tell it, time on the wall.
+    pub busy: Duration,
+    /// Looks and runs that ended with an error, or with a panic of the backend.
+    pub failed: u64,
+    /// The last error.
+    pub last_error: Option<ZpoolError>,
+}
+
+/// A thread that compacts a store's pools. Dropping it stops the thread after the run that it is at and
+/// waits for it. It does not keep the store.
+///
+/// `Send` and `Sync`.
+pub struct BackgroundCompactor(Background<CompactorReport>);
+
+impl BackgroundCompactor {
+    /// What it has done so far.
+    pub fn report(&self) -> CompactorReport {
+        self.0.report(CompactorReport::clone)
+    }
+}
+
+impl fmt::Debug for BackgroundCompactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BackgroundCompactor").field(&self.report()).finish()
+    }
+}
+
+/// Bytes of the pools that can be compacted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Figures {
+    pool: usize,
+    compressed: usize,
+}
+
+impl Figures {
+    fn waste(self) -> usize {
+        self.pool.saturating_sub(self.compressed)
+    }
+}
+
+/// What is remembered from look to look.
+#[derive(Debug)]
+struct Watch {
+    from_percent: u8,
+    seen: Figures,
+    /// Waste that the last run has left, less what went by itself since.
+    left: usize,
+    /// Looks since the last run.
+    looks: u32,
+    /// Looks after which one is made in spite of `left`.
+    patience: u32,
+    /// Pauses until the next look.
+    idle: u32,
+}
+
+impl Watch {
+    fn new(from_percent: u8) -> Self {
+        Watch { from_percent, seen: Figures::default(), left: 0, looks: 0, patience: 1, idle: 1 }
+    }
+
+    fn threshold(&self, figures: Figures) -> usize {
+        percent_of(figures.compressed, self.from_percent)
+    }
+
+    /// More waste that is a reason for a run.
+    fn gain(&self, figures: Figures) -> usize {
+        (self.threshold(figures) / 4).max(LEAST_GAIN)
+    }
+
+    /// Whether to run, the pools being so.
+    fn is_due(&mut self, now: Figures) -> bool {
+        self.idle = if now == self.seen { (2 * self.idle).min(LONGEST_PAUSE) } else { 1 };
+        self.seen = now;
+        self.left = self.left.min(now.waste());
+        if now.waste() <= self.threshold(now) {
+            return false;
+        }
+        self.looks = self.looks.saturating_add(1);
+        now.waste() - self.left >= self.gain(now) || self.looks >= self.patience
+    }
+
+    /// A run gave so many bytes back and left the pools so.
+    fn ran(&mut self, won: usize, after: Figures) {
+        self.patience =
+            if won < self.gain(after) / 2 { (2 * self.patience).min(MOST_PATIENCE) } else { 1 };
+        self.looks = 0;
+        self.left = after.waste();
+        self.seen = after;
+    }
+}
+
+/// What runs came to.
+#[derive(Debug, Default)]
+struct Run {
+    pages: usize,
+    /// Those pages' bytes.
+    won: usize,
+    error: Option<ZpoolError>,
+}
+
+impl Zswap {
+    /// Compacts every living pool whose backend can: objects are moved together, and the pages won go
+    /// back to the system, warm ones with them. Returns how many pages were won, warm ones left out; 0
+    /// where no backend can. Pages stay readable and writable throughout.
+    ///
+    /// Blocks while it works: microseconds for a store in which nothing can be won, otherwise for as
+    /// long as moving the objects takes. It works in small steps, between which others allocate and
+    /// free; objects that are being read stay where they are. Several calls at a time do no harm.
+    ///
+    /// The first error of a backend, after all other pools were compacted nevertheless.
+    pub fn compact(&self) -> Result<usize, ZpoolError> {
+        let run = self.compact_pools();
+        run.error.map_or(Ok(run.pages), Err)
+    }
+
+    fn compactable(&self) -> impl Iterator<Item = Arc<Pool>> {
+        self.pools.all().into_iter().filter(|pool| pool.zpool.caps().compaction)
+    }
+
+    fn compact_pools(&self) -> Run {
+        let mut run = Run::default();
+        for pool in self.compactable() {
+            match pool.zpool.compact() {
+                Ok(pages) => {
+                    run.pages += pages;
+                    run.won += pages * pool.page_size();
+                }
+                Err(error) => run.error = run.error.or(Some(error)),
+            }
+        }
+        run
+    }
+
+    fn figures(&self) -> Figures {
+        self.compactable().fold(Figures::default(), |sum, pool| {
+            let stats = pool.zpool.stats();
+            let (pool, compressed) = (stats.pool_bytes(), stats.object_bytes);
+            Figures { pool: sum.pool + pool, compressed: sum.compressed + compressed }
+        })
+    }
+
+    /// Starts a thread that compacts the pools when they hold more than a few percent beyond the
+    /// compressed bytes and a run would win some of it: see [`CompactorPolicy`]. While the backend cannot
+    /// be compacted it does nothing. Errors and panics of a backend are told by the report, and it is
+    /// tried again later.
+    ///
+    /// An error if the system gives no thread.
+    pub fn compact_in_background(
+        self: &Arc<Self>,
+        policy: CompactorPolicy,
+    ) -> std::io::Result<BackgroundCompactor> {
+        let mut watch = Watch::new(policy.from_percent);
+        let step = move |store: Option<&Zswap>| {
+            let mut done = Step::default();
+            let next = match store {
+                None => Next::End,
+                Some(store) => {
+                    done = Step::take(store, &mut watch);
+                    let pause = policy.pause.saturating_mul(watch.idle);
+                    Next::After(pause.max(policy.pause_after(done.busy)))
+                }
+            };
+            (move |report: &mut CompactorReport| done.tell(report), next)
+        };
+        Background::start("zswap-compact", Arc::downgrade(self), step).map(BackgroundCompactor)
+    }
+}
+
+/// What one step of the thread did.
+#[derive(Debug, Default)]
+struct Step {
+    ran: bool,
+    pages: usize,
+    busy: Duration,
+    failed: bool,
+    error: Option<ZpoolError>,
+}
+
+impl Step {
+    /// A look at the pools, and a run if one is due.
+    fn take(store: &Zswap, watch: &mut Watch) -> Self {
+        let Ok(now) = guarded(|| store.figures()) else {
+            return Step { failed: true, ..Step::default() };
+        };
+        if !watch.is_due(now) {
+            return Step::default();
+        }
+        let start = ThreadTime::now();
+        let run = guarded(|| store.compact_pools());
+        let busy = start.elapsed();
+        let after = guarded(|| store.figures());
+        let panicked = run.is_err() || after.is_err();
+        let run = run.unwrap_or_else(|Panicked| Run::default());
+        watch.ran(run.won, after.unwrap_or(now));
+        let failed = panicked || run.error.is_some();
+        Step { ran: true, pages: run.pages, busy, failed, error: run.error }
+    }
+
+    fn tell(self, report: &mut CompactorReport) {
+        report.looks += 1;
+        report.runs += u64::from(self.ran);
+        report.pages += self.pages as u64;
+        report.busy += self.busy;
+        report.failed += u64::from(self.failed);
+        if self.error.is_some() {
+            report.last_error = self.error;
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// Pools of 100 MiB of compressed bytes, and so many KiB of waste.
+    fn with_waste(kib: usize) -> Figures {
+        Figures { pool: 100 * MIB + (kib << 10), compressed: 100 * MIB }
+    }
+
+    #[test]
+    fn a_run_is_due_above_the_threshold_and_again_when_waste_has_grown_by_a_quarter_of_it() {
+        let mut watch = Watch::new(4);
+        assert!(!watch.is_due(with_waste(4096)));
+        assert!(watch.is_due(with_waste(4097)));
+        // The run wins something, 4000 KiB stay.
+        watch.ran(2 * MIB, with_waste(4000));
+        assert!(!watch.is_due(with_waste(4096)));
+        assert!(!Watch { patience: 99, ..watch }.is_due(with_waste(5023)));
+    }
+
+    #[test]
+    fn what_a_run_has_left_is_let_be_until_it_goes_by_itself() {
+        let mut watch = Watch { patience: 99, ..Watch::new(4) };
+        watch.left = 8 * MIB;
+        assert!(!watch.is_due(with_waste(9 * 1024 - 1)));
+        assert!(watch.is_due(with_waste(9 * 1024)));
+        assert!(!watch.is_due(with_waste(5 * 1024)), "3 MiB went");
+        assert!(!watch.is_due(with_waste(6 * 1024 - 1)));
+        assert!(watch.is_due(with_waste(6 * 1024)));
+    }
+
+    #[test]
+    fn in_vain_it_is_tried_ever_more_rarely_and_a_run_that_wins_ends_that() {
+        let mut watch = Watch::new(3);
+        let mut runs = Vec::new();
+        for look in 0..300 {
+            if watch.is_due(with_waste(8192)) {
+                watch.ran(0, with_waste(8192));
+                runs.push(look);
+            }
+        }
+        assert_eq!(runs, [0, 2, 6, 14, 30, 62, 126, 190, 254]);
+        watch.ran(4 * MIB, with_waste(4096));
+        assert!(watch.is_due(with_waste(4096)));
+    }
+
+    #[test]
+    fn a_small_store_needs_no_run_for_a_few_pages() {
+        let mut watch = Watch { patience: 99, ..Watch::new(3) };
+        let tiny = |pages: usize| Figures { pool: pages * 4096, compressed: 4096 };
+        assert!(!watch.is_due(tiny(16)));
+        assert!(watch.is_due(tiny(17)));
+        assert!(!watch.is_due(Figures::default()));
+    }
+
+    #[test]
+    fn a_store_at_rest_is_looked_at_more_rarely_until_something_changes() {
+        let mut watch = Watch::new(3);
+        let mut idle = |kib| {
+            watch.is_due(with_waste(kib));
+            watch.idle
+        };
+        assert_eq!([9, 9, 9, 9, 9, 9, 9].map(&mut idle), [1, 2, 4, 8, 16, 16, 16]);
+        assert_eq!([8, 8].map(&mut idle), [1, 2]);
+    }
+
+    #[test]
+    fn the_pause_keeps_runs_to_their_share_of_the_time() {
+        let policy = CompactorPolicy::default().pause(Duration::from_millis(10)).time_percent(20);
+        let after = |ms| policy.pause_after(Duration::from_millis(ms)).as_millis();
+        assert_eq!([0, 2, 3, 50].map(after), [10, 10, 12, 200]);
+        let most = |percent| {
+            policy.time_percent(percent).pause_after(Duration::from_millis(50)).as_millis()
+        };
+        assert_eq!([0, 1, 50, 100, 255].map(most), [4950, 4950, 50, 10, 10]);
+        assert_eq!(policy.pause_after(Duration::MAX), Duration::MAX / 20);
+    }
+}

@@ -1,0 +1,72 @@
+//! How long this thread has been running.
+//!
+//! On Linux its processor time, so that a thread that waits for a processor on a busy machine is not
+//! taken to have worked meanwhile; elsewhere, and under Miri, the time on the wall.
+
+use core::time::Duration;
+
+#[cfg(all(target_os = "linux", not(miri)))]
+mod clock {
+    use super::Duration;
+
+    pub(super) type Moment = Duration;
+
+    pub(super) fn now() -> Moment {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        // Neither part is negative: the clock began with the thread.
+        Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+    }
+
+    pub(super) fn since(moment: Moment) -> Duration {
+        now().saturating_sub(moment)
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), miri))]
+mod clock {
+    use super::Duration;
+
+    pub(super) type Moment = std::time::Instant;
+
+    pub(super) fn now() -> Moment {
+        Moment::now()
+    }
+
+    pub(super) fn since(moment: Moment) -> Duration {
+        moment.elapsed()
+    }
+}
+
+/// A moment in a thread's time, for that thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadTime(clock::Moment);
+
+impl ThreadTime {
+    pub(crate) fn now() -> Self {
+        ThreadTime(clock::now())
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        clock::since(self.0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_counts_and_on_linux_sleep_does_not() {
+        let start = ThreadTime::now();
+        let mut worked = 0u64;
+        while start.elapsed().is_zero() {
+            worked = core::hint::black_box(worked + 1);
+        }
+        let before = start.elapsed();
+        std::thread::sleep(Duration::from_millis(50));
+        let slept = start.elapsed() - before;
+        if cfg!(all(target_os = "linux", not(miri))) {
+            assert!(slept < Duration::from_millis(25), "{slept:?}");
+        }
+    }
+}

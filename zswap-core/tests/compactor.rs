@@ -1,0 +1,234 @@
+//! Compaction on demand and in the background: pages come back, nothing spins where nothing can be won,
+//! and whatever happens to backend or store the thread copes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use common::at;
+use common::rig::{check, marked};
+use zpool_api::{
+    Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError,
+    ZpoolStats,
+};
+use zswap_core::{CompactorPolicy, PAGE_SIZE, Zswap, builtin};
+
+fn quick() -> CompactorPolicy {
+    CompactorPolicy::default().pause(Duration::from_millis(1)).time_percent(100)
+}
+
+/// Waits for what another thread does, which it does soon or never.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..20_000 {
+        if holds() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("never: {what}");
+}
+
+/// What a [`Wasteful`] pool is told to be like, and what was asked of it.
+#[derive(Debug, Default)]
+struct Told {
+    /// Pages on top of those that there are.
+    waste: AtomicUsize,
+    /// Those of them that compaction does not win.
+    stuck: AtomicUsize,
+    compactions: AtomicUsize,
+    fails: AtomicBool,
+    panics: AtomicBool,
+}
+
+/// A backend with as many pages of waste as it is told, some of which compaction wins.
+#[derive(Debug)]
+struct Wasteful(Arc<dyn Zpool>, Arc<Told>);
+
+impl Zpool for Wasteful {
+    fn name(&self) -> &'static str {
+        "wasteful"
+    }
+    fn tag(&self) -> PoolTag {
+        self.0.tag()
+    }
+    fn caps(&self) -> ZpoolCaps {
+        self.0.caps().with_compaction()
+    }
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        self.0.malloc(size)
+    }
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        self.0.free(handle)
+    }
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.0.obj_read_begin(handle)
+    }
+    fn total_pages(&self) -> usize {
+        self.0.total_pages() + self.1.waste.load(SeqCst)
+    }
+    fn compact(&self) -> Result<usize, ZpoolError> {
+        self.1.compactions.fetch_add(1, SeqCst);
+        assert!(!self.1.panics.load(SeqCst), "on purpose");
+        if self.1.fails.load(SeqCst) {
+            return Err(ZpoolError::OutOfMetadata { backend: "wasteful", bytes: 1 });
+        }
+        let stuck = self.1.stuck.load(SeqCst);
+        Ok(self.1.waste.swap(stuck, SeqCst).saturating_sub(stuck))
+    }
+    fn stats(&self) -> ZpoolStats {
+        let mut stats = self.0.stats();
+        stats.total_pages += self.1.waste.load(SeqCst);
+        stats
+    }
+}
+
+/// A store over a wasteful pool, with a few pages in it.
+fn wasteful() -> (Arc<Zswap>, Arc<Told>) {
+    let told = Arc::new(Told::default());
+    let mut zpools = builtin::zpools();
+    let theirs = told.clone();
+    let build = move |config: &ZpoolConfig| {
+        let inner = builtin::zpools().build("zbud", config)?;
+        Ok(Arc::new(Wasteful(inner, theirs.clone())) as Arc<dyn Zpool>)
+    };
+    zpools.register("wasteful", build).unwrap();
+    let store = Zswap::builder()
+        .zpool_registry(zpools)
+        .pages(|| Ok(Arc::new(HeapPages::new())))
+        .zpool("wasteful")
+        .compressor("null")
+        .build()
+        .unwrap();
+    (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    (Arc::new(store), told)
+}
+
+#[test]
+fn every_pool_that_can_is_compacted() {
+    let (store, told) = wasteful();
+    told.waste.store(7, SeqCst);
+    told.stuck.store(2, SeqCst);
+    // One that is current and cannot, and an older one that can.
+    store.set_zpool("zbud").unwrap();
+    store.store(at(9), &marked(9, 0)).unwrap();
+    assert_eq!((store.compact(), store.compact()), (Ok(5), Ok(0)));
+    told.fails.store(true, SeqCst);
+    let error = store.compact().unwrap_err();
+    assert_eq!(error, ZpoolError::OutOfMetadata { backend: "wasteful", bytes: 1 });
+    (0..4).for_each(|entry| check(&store, entry, 0));
+    // The old pool goes with its pages.
+    assert!((0..4).all(|entry| store.invalidate(at(entry))));
+    assert_eq!(store.compact(), Ok(0));
+    assert_eq!(told.compactions.load(SeqCst), 3);
+}
+
+#[test]
+fn waste_goes_when_it_is_there_and_nothing_runs_when_it_is_not() {
+    let (store, told) = wasteful();
+    let compactor = store.compact_in_background(quick()).unwrap();
+    eventually("some looks", || compactor.report().looks > 3);
+    assert_eq!(compactor.report().runs, 0, "less waste than is worth a run");
+    told.waste.store(40, SeqCst);
+    eventually("a run", || told.waste.load(SeqCst) == 0);
+    eventually("its report", || compactor.report().pages == 40);
+    let report = compactor.report();
+    let quiet = report.looks + 4;
+    eventually("more looks", || compactor.report().looks > quiet);
+    assert_eq!((compactor.report().runs, compactor.report().failed), (report.runs, 0));
+
+    // The thread does not keep the store, and ends with it.
+    drop(store);
+    eventually("the store's end", || Arc::strong_count(&told) == 1);
+    let looks = compactor.report().looks;
+    thread::sleep(Duration::from_millis(3));
+    assert!(compactor.report().looks <= looks + 1);
+}
+
+#[test]
+fn what_cannot_be_won_is_not_tried_over_and_over() {
+    let (store, told) = wasteful();
+    told.waste.store(100, SeqCst);
+    told.stuck.store(100, SeqCst);
+    let compactor = store.compact_in_background(quick()).unwrap();
+    eventually("some looks", || compactor.report().looks > 12);
+    let report = compactor.report();
+    // After 1, 2, 4, ... 64 looks more each, and after 64 from there on.
+    let most = u64::from((report.looks + 1).ilog2()) + report.looks / 64;
+    assert!((1..=most).contains(&report.runs), "{report:?}");
+    assert_eq!((report.pages, report.failed), (0, 0));
+    // What is won on top of it is.
+    told.waste.store(140, SeqCst);
+    eventually("a run", || compactor.report().pages == 40);
+}
+
+#[test]
+fn errors_and_panics_of_a_backend_are_told_and_do_not_end_it() {
+    let (store, told) = wasteful();
+    told.fails.store(true, SeqCst);
+    told.waste.store(40, SeqCst);
+    let compactor = store.compact_in_background(quick()).unwrap();
+    eventually("an error", || compactor.report().failed > 0);
+    let error = ZpoolError::OutOfMetadata { backend: "wasteful", bytes: 1 };
+    assert_eq!((compactor.report().last_error, compactor.report().pages), (Some(error), 0));
+    told.fails.store(false, SeqCst);
+    told.panics.store(true, SeqCst);
+    let before = compactor.report().failed;
+    eventually("a panic", || compactor.report().failed > before + 1);
+    told.panics.store(false, SeqCst);
+    eventually("a run", || compactor.report().pages == 40);
+    (0..4).for_each(|entry| check(&store, entry, 0));
+}
+
+#[test]
+fn dropped_it_stops() {
+    let (store, told) = wasteful();
+    // An hour until the first look at waste that comes after the start.
+    let slow = quick().pause(Duration::from_secs(3600));
+    let compactor = store.compact_in_background(slow).unwrap();
+    eventually("the first look", || compactor.report().looks == 1);
+    told.waste.store(1000, SeqCst);
+    drop(compactor);
+    assert_eq!(told.compactions.load(SeqCst), 0);
+}
+
+#[cfg(all(feature = "zsmalloc", feature = "lz4", not(miri)))]
+#[test]
+fn holes_among_the_objects_of_a_real_pool_go_and_every_page_stays() {
+    const PAGES: u64 = 6000;
+    let on_demand = holey(PAGES);
+    let before = on_demand.stats();
+    let won = on_demand.compact().unwrap();
+    let after = on_demand.stats();
+    assert_eq!(after.compressed_bytes, before.compressed_bytes);
+    assert!(before.pool_total_size - after.pool_total_size >= won * PAGE_SIZE, "{won}");
+    assert!(after.pool_total_size < after.compressed_bytes * 105 / 100, "{after}");
+
+    let store = holey(PAGES);
+    let compactor = store.compact_in_background(quick()).unwrap();
+    eventually("pages", || store.stats().pool_total_size <= after.pool_total_size);
+    drop(compactor);
+    for entry in (0..PAGES).step_by(4) {
+        check(&store, entry, 0);
+    }
+}
+
+/// A store of which three of four pages are gone.
+#[cfg(all(feature = "zsmalloc", feature = "lz4", not(miri)))]
+fn holey(pages: u64) -> Arc<Zswap> {
+    let store = Zswap::builder().zpool("zsmalloc").compressor("lz4").build().unwrap();
+    (0..pages).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    assert!((0..pages).filter(|entry| entry % 4 != 0).all(|entry| store.invalidate(at(entry))));
+    let stats = store.stats();
+    assert!(stats.pool_total_size > stats.compressed_bytes * 3 / 2, "{stats}");
+    Arc::new(store)
+}
