@@ -37,6 +37,7 @@ impl Contestant for Store {
     }
 
     fn tidy(&self) -> Result<()> {
+        self.0.compact().map_err(|error| Error::Setup { reason: error.to_string() })?;
         self.0.trim();
         Ok(())
     }
