@@ -44,6 +44,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Programs to begin from are in the folder `examples`: `database_cache` (a page cache for a file-backed
+//! database), `cold_tier` (behind an in-memory map) and `memory_pressure` (a switch driven by the
+//! kernel's figures).
+//!
 //! # Limits and writeback
 //! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) a store that is full refuses pages, or, with a
 //! [`swap_device`](ZswapBuilder::swap_device), writes those back that were not loaded for longest.
