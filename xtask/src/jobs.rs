@@ -7,6 +7,7 @@ pub(crate) mod clippy;
 pub(crate) mod compare;
 pub(crate) mod cross;
 pub(crate) mod docs;
+pub(crate) mod examples;
 pub(crate) mod features;
 pub(crate) mod fmt;
 pub(crate) mod fuzz;

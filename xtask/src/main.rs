@@ -49,6 +49,8 @@ enum Job {
     Test,
     /// `zswap compare` over the built-in sample, its JSON read back and checked.
     Compare,
+    /// Every example of every crate, which checks its own results.
+    Examples,
     /// Tests of what is behind features that are off by default and need nothing installed.
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
@@ -100,6 +102,7 @@ fn run(job: Job) -> Result<()> {
         Job::Docs => jobs::docs::run(),
         Job::Test => jobs::test::run(),
         Job::Compare => jobs::compare::run(),
+        Job::Examples => jobs::examples::run(&ws),
         Job::Features => jobs::features::run(),
         Job::Lzo => jobs::lzo::run(),
         Job::Nbd => jobs::nbd::run(),

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::jobs::{
-    bench, clippy, compare, cross, docs, features, fmt, fuzz, loom, lzo, miri, msrv, nbd, outside,
-    powerset, system, test, tsan,
+    bench, clippy, compare, cross, docs, examples, features, fmt, fuzz, loom, lzo, miri, msrv, nbd,
+    outside, powerset, system, test, tsan,
 };
 use crate::tidy;
 use crate::workspace::Workspace;
@@ -29,6 +29,7 @@ const STEPS: &[Step] = &[
     ("docs", |_| docs::run()),
     ("test", |_| test::run()),
     ("compare", |_| compare::run()),
+    ("examples", examples::run),
     ("features", |_| features::run()),
     ("lzo", |_| lzo::run()),
     ("nbd", |_| nbd::run()),

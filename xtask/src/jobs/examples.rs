@@ -1,0 +1,78 @@
+//! Every example of every crate: its tests, then the program itself as its head says to run it.
+//!
+//! They are found by listing the crates' `examples` folders, so that a new one cannot be forgotten. A
+//! program checks its own results and fails if they are wrong.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+use crate::workspace::{Workspace, text};
+
+pub(crate) fn run(ws: &Workspace) -> Result<()> {
+    let mut ran = 0;
+    for package in ws.packages() {
+        let name = text(&package["name"]);
+        let home = Path::new(text(&package["manifest_path"])).with_file_name("examples");
+        let examples = examples_in(&home)?;
+        if examples.is_empty() {
+            continue;
+        }
+        cargo("cargo test --release --examples", name).run()?;
+        for example in &examples {
+            cargo("cargo run --release", name).args(["--example", example.as_str()]).run()?;
+        }
+        ran += examples.len();
+    }
+    if ran == 0 {
+        return Err(Error::NothingRan { krate: "examples".to_owned(), what: "example" });
+    }
+    println!("examples: {ran} ran and found their results right");
+    Ok(())
+}
+
+fn cargo(line: &str, package: &str) -> Cmd {
+    Cmd::line(line).args(["-p", package])
+}
+
+/// The examples in a folder, in order: files, and folders with a `main.rs`, as cargo finds them. None
+/// if there is no such folder.
+fn examples_in(home: &Path) -> Result<Vec<String>> {
+    let failed = |source| Error::Read { path: home.to_owned(), source };
+    let entries = match fs::read_dir(home) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let is_file = path.extension().is_some_and(|extension| extension == "rs");
+        if is_file || path.join("main.rs").is_file() {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_of_a_folder_is_found() {
+        let home = std::env::temp_dir().join(format!("xtask-examples-{}", std::process::id()));
+        assert_eq!(examples_in(&home).unwrap(), [""; 0]);
+        for folder in ["with_main", "helpers"] {
+            fs::create_dir_all(home.join(folder)).unwrap();
+        }
+        for file in ["b.rs", "a.rs", "notes.md", "with_main/main.rs", "helpers/mod.rs"] {
+            fs::write(home.join(file), "").unwrap();
+        }
+        let found = examples_in(&home).unwrap();
+        fs::remove_dir_all(&home).unwrap();
+        assert_eq!(found, ["a", "b", "with_main"]);
+    }
+}
