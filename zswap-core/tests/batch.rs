@@ -16,7 +16,7 @@ use std::thread;
 
 use common::rig::{Rig, check, marked, pools, rig_with};
 use common::{at, page};
-use compressors::{Acomp, AcompEngine, CompressorError, Scomp};
+use compressors::{Acomp, AcompEngine, Compressor, CompressorCtx, CompressorError, Scomp};
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap, builtin};
@@ -132,6 +132,76 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
         assert_eq!(pages.pages_out(), 0);
         drop(store);
         assert_eq!(contexts.load(SeqCst), 0);
+    }
+}
+
+/// Keeps the first half of a page; while told to, cannot turn it back if its first byte is a multiple of 3.
+#[derive(Clone, Debug)]
+struct Half(Arc<AtomicBool>);
+
+impl Half {
+    const FAILS: CompressorError = CompressorError::OutOfMemory { codec: "half", what: "a test" };
+}
+
+impl Compressor for Half {
+    fn name(&self) -> &str {
+        "half"
+    }
+    fn spec(&self) -> String {
+        "half".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for Half {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let len = src.len() / 2;
+        dst[..len].copy_from_slice(&src[..len]);
+        Ok(len)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        if self.0.load(SeqCst) && src[0] % 3 == 0 {
+            return Err(Half::FAILS);
+        }
+        dst.fill(0);
+        dst[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_page_that_does_not_decompress_is_an_error_of_its_own_load_only() {
+    for acomp in kinds() {
+        let fails = Arc::new(AtomicBool::new(true));
+        let (mut codecs, half) = (builtin::compressors(), Half(fails.clone()));
+        codecs.register("half", move |_| Ok(Arc::new(half.clone()))).unwrap();
+        let store = Zswap::builder().zpool("zbud").acomp(acomp).compressor_registry(codecs);
+        let store = store.compressor("half").build().unwrap();
+        let mut batch: Vec<_> = (0..9).map(|n| (at(n), marked(n, 0))).collect();
+        batch.iter_mut().zip(0..).for_each(|((_, page), n)| page[0] = n);
+        assert!(store_all(&store, &batch).iter().all(Result::is_ok));
+        let entries: Vec<SwapEntry> = (0..9).map(at).collect();
+        let mut back = vec![[0; PAGE_SIZE]; 9];
+        for (n, result) in store.load_batch(&entries, &mut back).into_iter().enumerate() {
+            if n % 3 == 0 {
+                let (entry, source) = (entries[n], Half::FAILS);
+                assert_eq!(result, Err(LoadError::Decompress { entry, source }));
+            } else {
+                assert!(result.is_ok() && back[n] == *batch[n].1, "page {n}");
+            }
+        }
+        assert_eq!(store.stats().decompress_fail, 3);
+        fails.store(false, SeqCst);
+        assert!(store.load_batch(&entries, &mut back).iter().all(Result::is_ok));
+        assert!(back.iter().zip(&batch).all(|(back, (_, page))| *back == **page));
     }
 }
 
