@@ -10,11 +10,14 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use common::{at, check, marked, rig, settle};
+use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 use zpool_api::sync::test_rng::Rng;
-use zram::{PAGE_SIZE, Recompress, Writeback, ZramError};
+use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
+use zswap_core::builtin;
 
 const PAGES: u64 = 8;
 
@@ -127,4 +130,95 @@ fn changes_of_parts_of_one_page_add_up() {
         }
     });
     settle(rig);
+}
+
+/// Keeps the first half of a page. When told to, sleeps once in the middle of it.
+#[derive(Clone, Debug)]
+struct Sleepy {
+    sleeps: Arc<AtomicBool>,
+    asleep: Arc<Barrier>,
+    wakes: Arc<Barrier>,
+}
+
+impl Compressor for Sleepy {
+    fn name(&self) -> &str {
+        "sleepy"
+    }
+    fn spec(&self) -> String {
+        "sleepy".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+    fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        Some(self)
+    }
+}
+
+impl StatelessDecompress for Sleepy {
+    fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        dst.fill(0);
+        dst[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+}
+
+impl CompressorCtx for Sleepy {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        if self.sleeps.swap(false, SeqCst) {
+            self.asleep.wait();
+            self.wakes.wait();
+        }
+        dst[..src.len() / 2].copy_from_slice(&src[..src.len() / 2]);
+        Ok(src.len() / 2)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        StatelessDecompress::decompress(self, src, dst)
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A compression that sleeps holds up no reader but, if it is of a part of a page, that page's.
+#[test]
+fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
+    let both = || Arc::new(Barrier::new(2));
+    let codec = Sleepy { sleeps: Arc::default(), asleep: both(), wakes: both() };
+    let (mut codecs, theirs) = (builtin::compressors(), codec.clone());
+    codecs.register("sleepy", move |_| Ok(Arc::new(theirs.clone()))).unwrap();
+    let disk = Zram::builder().disksize(at(2)).compressor_registry(codecs).zpool("zbud");
+    let disk = disk.algorithm("sleepy").build().unwrap();
+    let (first, second) = (marked(1, 300), marked(2, 300));
+    disk.write(at(0), &first[..]).unwrap();
+    disk.write(at(1), &second[..]).unwrap();
+
+    thread::scope(|scope| {
+        let disk = &disk;
+        codec.sleeps.store(true, SeqCst);
+        let whole = scope.spawn(|| disk.write(at(0), &marked(3, 300)[..]));
+        codec.asleep.wait();
+        check(disk, 0, &first);
+        check(disk, 1, &second);
+        codec.wakes.wait();
+        whole.join().unwrap().unwrap();
+        check(disk, 0, &marked(3, 300));
+
+        codec.sleeps.store(true, SeqCst);
+        let part = scope.spawn(|| disk.write(40, b"a part"));
+        codec.asleep.wait();
+        check(disk, 1, &second);
+        let mut changed = marked(3, 300);
+        changed[40..46].copy_from_slice(b"a part");
+        // The slot is locked from before the page was read until the change is in it.
+        let waits = scope.spawn(move || check(disk, 0, &changed));
+        // Time for it to read what it must not see.
+        (0..if cfg!(miri) { 50 } else { 5000 }).for_each(|_| thread::yield_now());
+        codec.wakes.wait();
+        part.join().unwrap().unwrap();
+        waits.join().unwrap();
+    });
 }
