@@ -6,6 +6,7 @@
 mod arrows;
 mod attributes;
 mod comments;
+mod documents;
 mod heads;
 mod licences;
 mod loom_only;
@@ -66,7 +67,10 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
             findings.extend(comments::check_toml(path, text));
         }
     }
+    let is_document = |path: &str| path.ends_with(".md");
+    let documents: Vec<_> = files.iter().filter(|(path, _)| is_document(path)).cloned().collect();
     let sources = rust_sources(files);
+    findings.extend(documents::check(&documents, &sources));
     for source in &sources {
         findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(source)));
     }
