@@ -18,7 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use zswap_core::{PAGE_SIZE, Page, StoreError, SwapEntry, Zswap};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -169,10 +169,11 @@ impl PageCache {
     /// Puts the page of a frame into the store, or, if the store takes none, into the file.
     fn demote(&mut self, number: u64, at: usize) -> Result<()> {
         let (entry, dirty) = (SwapEntry::new(0, number)?, self.frames[at].dirty);
-        // Whatever the reason: a page that the store refuses is still here. The usual one is the limit;
-        // the store then wants a tenth of it free before it takes more.
-        while self.store.store(entry, &self.frames[at].page).is_err() {
-            if self.cold.is_empty() {
+        // A page that the store refuses is still here.
+        while let Err(error) = self.store.store(entry, &self.frames[at].page) {
+            // At its limit the store wants a tenth of it free before it takes more.
+            let full = matches!(error, StoreError::PoolLimit { .. } | StoreError::Pool { .. });
+            if !full || self.cold.is_empty() {
                 return if dirty { self.write_to_file(number, Some(at)) } else { Ok(()) };
             }
             self.drop_oldest(64)?;
