@@ -6,8 +6,8 @@
 //!
 //! # Locks
 //! *Pools lock*: places are filled and emptied, and the current one is changed, under it. Held for a
-//! few dozen instructions; nothing is built, dropped or called under it. No other lock is held when it
-//! is taken but, by the drop of a hold, none at all either: a last reference is put with no lock held.
+//! few dozen instructions; nothing is built, dropped or called under it, but for the list of living
+//! pools. No ranked lock is held when it is taken, nor when a last reference is put.
 //!
 //! # Invariant of the pointers
 //! `Place::pool` is the address of the `Arc` that the table has for the place, or null. It is stored
