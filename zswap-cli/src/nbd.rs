@@ -97,10 +97,26 @@ fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     use std::os::unix::net::UnixListener;
 
     // Fails if anything is at the path, be it the socket of a server that is gone.
-    let listener = UnixListener::bind(path)?;
+    let listener = as_owner(|| UnixListener::bind(path))?;
     let file = SocketFile::at(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok((Listener::Unix(listener), file))
+}
+
+/// Has whatever `make` makes be its owner's from the start, where the system lets us: nobody else gets
+/// in before the mode is set. No other thread makes a file meanwhile; there is none yet.
+#[cfg(unix)]
+fn as_owner<T>(make: impl FnOnce() -> T) -> T {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::Mode;
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let made = make();
+        rustix::process::umask(before);
+        made
+    }
+    #[cfg(not(target_os = "linux"))]
+    make()
 }
 
 #[cfg(not(unix))]
