@@ -4,8 +4,8 @@
 //! places rounded up to their class, the last page of each class, objects that are read. So the thread
 //! notes what a run has left, and runs again when the waste has grown beyond that by a quarter of the
 //! threshold. Whether what was left can be won by now is tried, too, but after a run that won little
-//! only after twice as many looks as before. A store at rest is looked at ever more rarely, and the
-//! pause after a run is as much longer than the run as the policy says.
+//! only after twice as many looks as before. A store at rest is looked at ever more rarely, and one whose
+//! waste grows fast more often; the pause after a run is as much longer than the run as the policy says.
 //!
 //! What a look reads are the backends' statistics: no store or load counts anything for it.
 
@@ -21,8 +21,10 @@ use crate::limits::percent_of;
 use crate::pool::Pool;
 use crate::thread_time::ThreadTime;
 
-/// The longest pause at rest, in the policy's pauses.
-const LONGEST_PAUSE: u32 = 16;
+/// Parts of the policy's pause that the pace is counted in: the shortest pause is one of them.
+const PAUSE: u32 = 16;
+/// The longest pause at rest, in the same parts.
+const LONGEST_PAUSE: u32 = 16 * PAUSE;
 /// Most looks from a run that won little to the next one without more waste.
 const MOST_PATIENCE: u32 = 64;
 /// Bytes below which more waste is no reason for a run, however small the store: 16 pages of 4096.
@@ -34,8 +36,8 @@ const LEAST_GAIN: usize = 64 << 10;
 pub struct CompactorPolicy {
     /// Percent of the compressed bytes up to which waste is let be, 100 at most. Default 3.
     pub from_percent: u8,
-    /// The pause between two looks at the pools; up to 16 times as long while nothing changes in them.
-    /// Default 100 ms.
+    /// The pause between two looks at the pools: up to 16 times as long while nothing changes in them,
+    /// down to a 16th of it while waste grows faster than that. Default 100 ms.
     pub pause: Duration,
     /// Percent of one processor's time that runs take at most: the pause after a run is longer
     /// accordingly. 0 counts as 1. Default 5.
@@ -67,10 +69,11 @@ impl CompactorPolicy {
         CompactorPolicy { time_percent: percent.min(100), ..self }
     }
 
-    /// The shortest pause after a run that took `busy`.
-    fn pause_after(&self, busy: Duration) -> Duration {
+    /// The pause at a pace, after a run that took `busy`.
+    fn pause_after(&self, busy: Duration, pace: u32) -> Duration {
         let percent = u32::from(self.time_percent.clamp(1, 100));
-        self.pause.max(busy.saturating_mul(100 - percent) / percent)
+        let rest = busy.saturating_mul(100 - percent) / percent;
+        rest.max((self.pause / PAUSE).saturating_mul(pace))
     }
 }
 
@@ -135,13 +138,20 @@ struct Watch {
     looks: u32,
     /// Looks after which one is made in spite of `left`.
     patience: u32,
-    /// Pauses until the next look.
-    idle: u32,
+    /// The pause until the next look, in parts of the policy's.
+    pace: u32,
 }
 
 impl Watch {
     fn new(from_percent: u8) -> Self {
-        Watch { from_percent, seen: Figures::default(), left: 0, looks: 0, patience: 1, idle: 1 }
+        Watch {
+            from_percent,
+            seen: Figures::default(),
+            left: 0,
+            looks: 0,
+            patience: 1,
+            pace: PAUSE,
+        }
     }
 
     fn threshold(&self, figures: Figures) -> usize {
@@ -155,14 +165,21 @@ impl Watch {
 
     /// Whether to run, the pools being so.
     fn is_due(&mut self, now: Figures) -> bool {
-        self.idle = if now == self.seen { (2 * self.idle).min(LONGEST_PAUSE) } else { 1 };
-        self.seen = now;
         self.left = self.left.min(now.waste());
-        if now.waste() <= self.threshold(now) {
-            return false;
-        }
-        self.looks = self.looks.saturating_add(1);
-        now.waste() - self.left >= self.gain(now) || self.looks >= self.patience
+        let (threshold, gain) = (self.threshold(now), self.gain(now));
+        let above = now.waste().saturating_sub(threshold);
+        let grown = above > 0 && now.waste() - self.left >= gain;
+        // What is above both by as much again came faster than the looks.
+        let late = above.min(now.waste() - self.left) >= gain;
+        self.pace = match (now == self.seen, grown && late) {
+            (true, _) => (2 * self.pace).min(LONGEST_PAUSE),
+            (false, true) => (self.pace.min(PAUSE) / 2).max(1),
+            (false, false) if grown => self.pace.min(PAUSE),
+            (false, false) => (2 * self.pace).min(PAUSE),
+        };
+        self.seen = now;
+        self.looks = if above > 0 { self.looks.saturating_add(1) } else { self.looks };
+        grown || above > 0 && self.looks >= self.patience
     }
 
     /// A run gave so many bytes back and left the pools so.
@@ -242,8 +259,7 @@ impl Zswap {
                 None => Next::End,
                 Some(store) => {
                     done = Step::take(store, &mut watch);
-                    let pause = policy.pause.saturating_mul(watch.idle);
-                    Next::After(pause.max(policy.pause_after(done.busy)))
+                    Next::After(policy.pause_after(done.busy, watch.pace))
                 }
             };
             (move |report: &mut CompactorReport| done.tell(report), next)
@@ -354,23 +370,50 @@ mod tests {
     #[test]
     fn a_store_at_rest_is_looked_at_more_rarely_until_something_changes() {
         let mut watch = Watch::new(3);
-        let mut idle = |kib| {
+        let mut pace = |kib| {
             watch.is_due(with_waste(kib));
-            watch.idle
+            watch.pace
         };
-        assert_eq!([9, 9, 9, 9, 9, 9, 9].map(&mut idle), [1, 2, 4, 8, 16, 16, 16]);
-        assert_eq!([8, 8].map(&mut idle), [1, 2]);
+        let at_rest = [9, 9, 9, 9, 9, 9, 9].map(&mut pace);
+        assert_eq!(at_rest, [16, 32, 64, 128, 256, 256, 256]);
+        assert_eq!([8, 8].map(&mut pace), [16, 32]);
+    }
+
+    #[test]
+    fn waste_that_grows_fast_is_looked_at_more_often_and_what_stays_is_not() {
+        let mut watch = Watch { patience: 99, ..Watch::new(4) };
+        let mut look = |kib: usize| {
+            let due = watch.is_due(with_waste(kib));
+            if due {
+                watch.ran(MIB, with_waste(3500));
+            }
+            (due, watch.pace)
+        };
+        assert_eq!(look(5000), (true, 16), "in time");
+        let late = [5120, 6000, 9000, 9000, 9000].map(&mut look);
+        assert_eq!(
+            late.map(|(due, pace)| (u32::from(due), pace)),
+            [(1, 8), (1, 4), (1, 2), (1, 1), (1, 1)]
+        );
+        assert_eq!([3600, 3700, 5000].map(&mut look), [(false, 2), (false, 4), (true, 4)]);
+        // A run that leaves it as it is.
+        watch.ran(0, with_waste(9000));
+        assert!(!watch.is_due(with_waste(9001)));
+        assert_eq!(watch.pace, 8);
     }
 
     #[test]
     fn the_pause_keeps_runs_to_their_share_of_the_time() {
         let policy = CompactorPolicy::default().pause(Duration::from_millis(10)).time_percent(20);
-        let after = |ms| policy.pause_after(Duration::from_millis(ms)).as_millis();
+        let after = |ms| policy.pause_after(Duration::from_millis(ms), PAUSE).as_millis();
         assert_eq!([0, 2, 3, 50].map(after), [10, 10, 12, 200]);
         let most = |percent| {
-            policy.time_percent(percent).pause_after(Duration::from_millis(50)).as_millis()
+            let policy = policy.time_percent(percent);
+            policy.pause_after(Duration::from_millis(50), PAUSE).as_millis()
         };
         assert_eq!([0, 1, 50, 100, 255].map(most), [4950, 4950, 50, 10, 10]);
-        assert_eq!(policy.pause_after(Duration::MAX), Duration::MAX / 20);
+        assert_eq!(policy.pause_after(Duration::MAX, 1), Duration::MAX / 20);
+        let paced = |pace| policy.pause_after(Duration::ZERO, pace).as_micros();
+        assert_eq!([1, 16, 256].map(paced), [625, 10_000, 160_000]);
     }
 }
