@@ -1,5 +1,6 @@
 //! The jobs, one file each.
 
+pub(crate) mod aging;
 pub(crate) mod bench;
 pub(crate) mod churn;
 pub(crate) mod ci;

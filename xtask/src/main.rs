@@ -76,6 +76,8 @@ enum Job {
     /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --system, this
     /// project beside its peers.
     Bench(jobs::bench::Args),
+    /// How dense a store stays over 100 million operations, with and without compaction.
+    Aging(jobs::aging::Args),
     /// The churn tests for minutes: eight threads, every byte looked at.
     Churn(jobs::churn::Args),
     /// Every fuzz target for a while.
@@ -115,6 +117,7 @@ fn run(job: Job) -> Result<()> {
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
         Job::System => jobs::system::check(&ws),
         Job::Bench(args) => jobs::bench::run(&ws, &args),
+        Job::Aging(args) => jobs::aging::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
     }

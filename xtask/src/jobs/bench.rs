@@ -53,7 +53,7 @@ impl Args {
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     if args.system {
         let (filter, json) = (args.filter.as_deref(), args.json.as_ref());
-        let run = system::Run { quick: args.quick, filter, json, pages: pages(ws, args) };
+        let run = system::Run { quick: args.quick, filter, json, pages: pages(ws, &args.pages) };
         return system::measure(ws, &run);
     }
     let home = PathBuf::from(ws.target_dir("xtask-bench"));
@@ -61,7 +61,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         let failed = |source| Error::Read { path: home.clone(), source };
         fs::remove_dir_all(&home).map_err(failed)?;
     }
-    let files = pages(ws, args);
+    let files = pages(ws, &args.pages);
     let mut bench = Cmd::line("cargo bench -p zswap-cli --bench pages --")
         .env("CRITERION_HOME", home.display().to_string());
     if files.is_empty() {
@@ -89,9 +89,10 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn pages(ws: &Workspace, args: &Args) -> Vec<PathBuf> {
-    if !args.pages.is_empty() {
-        return args.pages.clone();
+/// The files given, or those of the corpus.
+pub(crate) fn pages(ws: &Workspace, given: &[PathBuf]) -> Vec<PathBuf> {
+    if !given.is_empty() {
+        return given.to_vec();
     }
     let corpus = fs::read_dir(ws.root().join(CORPUS)).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = corpus

@@ -1,5 +1,5 @@
-//! The crate `xtask/system`: this project beside its peers, measured for `cargo xtask bench --system`
-//! and checked for `cargo xtask system`.
+//! The crate `xtask/system`: this project beside its peers, measured for `cargo xtask bench --system`,
+//! aged for `cargo xtask aging`, and checked for `cargo xtask system`.
 //!
 //! It is no member of the workspace, for what it compares with needs other allocators and codecs.
 
@@ -34,21 +34,28 @@ pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     if let Some(json) = run.json {
         cmd = cmd.arg("--json").arg(json.display().to_string());
     }
-    // Small parts of all others.
-    let whole = |path: &&PathBuf| !path.to_string_lossy().ends_with("sample.pages.zst");
-    cmd.args(run.pages.iter().filter(whole).map(|path| path.display().to_string())).run()
+    cmd.args(whole(&run.pages)).run()
 }
 
-/// Whether it is in order: its format, its lints, its tests, and one turn of everybody.
+/// The files, without the one that has small parts of all others.
+pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
+    let names = files.iter().map(|path| path.display().to_string());
+    names.filter(|name| !name.ends_with("sample.pages.zst")).collect()
+}
+
+/// Whether it is in order: its format, its lints, its tests, one turn of everybody, and a
+/// store that ages for a moment.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
     cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()?;
     cargo(ws, "test").run()?;
     let smoke = ["--", "run", "--rounds", "1", "--threads", "2", "--most", SMOKE_PAGES];
+    cargo(ws, "run").args(smoke).run()?;
+    let smoke = ["--", "aging", "--operations", "20000", "--modes", "off,on-demand"];
     cargo(ws, "run").args(smoke).run()
 }
 
-fn cargo(ws: &Workspace, command: &str) -> Cmd {
+pub(crate) fn cargo(ws: &Workspace, command: &str) -> Cmd {
     let line = format!("cargo {command} --manifest-path {MANIFEST}");
     Cmd::line(&line).env("CARGO_TARGET_DIR", ws.target_dir("system"))
 }

@@ -3,8 +3,10 @@
 //!
 //! Every turn of a contestant runs in a process of its own, so that what one leaves behind in a heap
 //! is not counted with the next; `run` starts them in rotated order and puts together what they
-//! found. `cargo xtask bench --system` and `cargo xtask aging` are the ways in.
+//! found. `aging` is about this project alone: how dense a store stays while its pages change. `cargo
+//! xtask bench --system` and `cargo xtask aging` are the ways in.
 
+mod aging;
 mod bare;
 mod contestant;
 mod contestants;
@@ -39,12 +41,15 @@ enum Verb {
     Run(run::Args),
     /// One turn of one contestant, told on the standard output for `run`.
     Turn(turn::Args),
+    /// How dense a store stays while its pages change.
+    Aging(aging::Args),
 }
 
 fn main() -> ExitCode {
     let done: Result<bool> = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::Turn(args) => turn::run(&args).map(|()| true),
+        Verb::Aging(args) => aging::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

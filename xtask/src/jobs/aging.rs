@@ -1,0 +1,33 @@
+//! Whether a store stays dense: 100 million operations whose pages' kinds and sizes drift, without
+//! compaction, with it on demand, and in the background.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::jobs::{bench, system};
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A million operations in each mode, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Writes one object a line for each of some 2000 moments in each mode.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout
+    /// if there is one, else the small sample of the binary.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pages: Vec<PathBuf>,
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let mut cmd = system::cargo(ws, "run --release").args(["--", "aging"]);
+    if args.quick {
+        cmd = cmd.arg("--quick");
+    }
+    if let Some(json) = &args.json {
+        cmd = cmd.arg("--json").arg(json.display().to_string());
+    }
+    cmd.args(system::whole(&bench::pages(ws, &args.pages))).run()
+}

@@ -1,0 +1,105 @@
+//! How dense a store stays: pages are read, overwritten, dropped and stored anew, their kinds and
+//! sizes drift, and what the pool holds for each compressed byte is noted all along, without
+//! compaction, with compaction on demand, and with the background compactor.
+//!
+//! Density is no time, so the modes run at once, each in a thread and a store of its own. Every page
+//! that is read is compared whole.
+
+mod churn;
+mod content;
+mod mode;
+mod sample;
+mod verdict;
+mod zipf;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use measure::PageSet;
+
+use self::churn::{Churned, Plan};
+use self::content::Contents;
+use self::mode::Mode;
+use self::sample::Sample;
+use crate::error::{Error, Result};
+
+/// Most bytes of pages that are read.
+const LIMIT: u64 = 4 << 30;
+const OPERATIONS: u64 = 100_000_000;
+const QUICK_OPERATIONS: u64 = 1_000_000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A million operations in each mode.
+    #[arg(long)]
+    quick: bool,
+    /// Operations in each mode; 100 million unless this or --quick is given.
+    #[arg(long, value_name = "N", conflicts_with = "quick")]
+    operations: Option<u64>,
+    /// Threads of each mode.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Only these modes, with commas between them; all three without it.
+    #[arg(long, value_name = "MODE", value_delimiter = ',')]
+    modes: Vec<Mode>,
+    #[arg(long, default_value = "zsmalloc")]
+    zpool: String,
+    #[arg(long, default_value = "lz4")]
+    compressor: String,
+    /// Writes one object a line for each sample.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Raw pages, or .zst files of them; the built-in sample without any.
+    files: Vec<PathBuf>,
+}
+
+/// Whether the background compactor kept the pool as dense as is asked, if it was among the modes.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let contents = {
+        let set = PageSet::load(&args.files, LIMIT)?;
+        println!("pages: {}", set.origin());
+        Contents::new(&set)?
+    };
+    let short = if args.quick { QUICK_OPERATIONS } else { OPERATIONS };
+    let plan = Plan {
+        operations: args.operations.unwrap_or(short).max(1),
+        threads: args.threads.max(1),
+        zpool: args.zpool.clone(),
+        compressor: args.compressor.clone(),
+    };
+    let modes = if args.modes.is_empty() { Mode::ALL.to_vec() } else { args.modes.clone() };
+    let churned = thread::scope(|scope| {
+        let start = |&mode| {
+            let (plan, contents) = (&plan, &contents);
+            scope.spawn(move || churn::run(mode, plan, contents))
+        };
+        let running: Vec<_> = modes.iter().map(start).collect();
+        running.into_iter().map(join).collect::<Result<Vec<Churned>>>()
+    })?;
+    if let Some(path) = &args.json {
+        let samples = churned.iter().flat_map(|churned| &churned.samples);
+        write(path, samples).map_err(|source| Error::System {
+            what: "cannot write",
+            path: path.display().to_string(),
+            source,
+        })?;
+    }
+    let (text, holds) = verdict::render(&churned);
+    print!("{text}");
+    Ok(holds)
+}
+
+/// What a thread of this program's came to; its panic goes on here.
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn write<'a>(path: &Path, samples: impl Iterator<Item = &'a Sample>) -> std::io::Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for sample in samples {
+        serde_json::to_writer(&mut file, sample)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
+}

@@ -1,0 +1,83 @@
+//! Who compacts the pool.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use zswap_core::{BackgroundCompactor, CompactorPolicy, Zswap};
+
+use crate::error::{Error, Result};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Nobody.
+    Off,
+    /// The program, now and then.
+    OnDemand,
+    /// A thread of the store's, with its default policy.
+    Background,
+}
+
+impl Mode {
+    pub(crate) const ALL: [Mode; 3] = [Mode::Off, Mode::OnDemand, Mode::Background];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::OnDemand => "on demand",
+            Mode::Background => "background",
+        }
+    }
+}
+
+/// What compacts a store, in one of the modes.
+pub(crate) struct Compaction {
+    mode: Mode,
+    compactor: Option<BackgroundCompactor>,
+    on_demand: Runs,
+}
+
+/// What compaction has done.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Runs {
+    pub(crate) runs: u64,
+    pub(crate) pages: u64,
+    pub(crate) seconds: f64,
+}
+
+impl Compaction {
+    pub(crate) fn start(mode: Mode, store: &Arc<Zswap>) -> Result<Self> {
+        let compactor = match mode {
+            Mode::Background => {
+                let started = store.compact_in_background(CompactorPolicy::default());
+                Some(started.map_err(|error| Error::Setup { reason: error.to_string() })?)
+            }
+            Mode::Off | Mode::OnDemand => None,
+        };
+        Ok(Compaction { mode, compactor, on_demand: Runs::default() })
+    }
+
+    /// It is time to compact, in the mode that does so on demand.
+    pub(crate) fn demand(&mut self, store: &Zswap) -> Result<()> {
+        if self.mode == Mode::OnDemand {
+            let start = std::time::Instant::now();
+            let pages =
+                store.compact().map_err(|error| Error::Setup { reason: error.to_string() })?;
+            self.on_demand.runs += 1;
+            self.on_demand.pages += pages as u64;
+            self.on_demand.seconds += start.elapsed().as_secs_f64();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn runs(&self) -> Runs {
+        match &self.compactor {
+            None => self.on_demand,
+            Some(compactor) => {
+                let report = compactor.report();
+                let seconds = report.busy.as_secs_f64();
+                Runs { runs: report.runs, pages: report.pages, seconds }
+            }
+        }
+    }
+}
