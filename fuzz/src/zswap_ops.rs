@@ -169,16 +169,22 @@ pub fn run(input: &Input) {
     let store = builder.build().expect("built-in names");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        if !input.beside.is_empty() {
+        let beside = (!input.beside.is_empty()).then(|| {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
                     input.beside.iter().take(20).for_each(|mover| run_mover(&store, mover));
                 }
-            });
-        }
+            })
+        });
         // The other thread ends whatever becomes of this one.
-        let _stopped = Stop(&stop);
-        run_ops(input, &store, &pages, &device, &memory)
+        let stopped = Stop(&stop);
+        run_ops(input, &store, &pages, &device, &memory);
+        drop(stopped);
+        // The scope waits for the closure alone. Thread-locals that are not freed yet would be
+        // taken for a leak.
+        if let Some(Err(panic)) = beside.map(|thread| thread.join()) {
+            std::panic::resume_unwind(panic);
+        }
     });
     drop(store);
     assert_eq!(pages.pages_out(), 0, "pages left out");
