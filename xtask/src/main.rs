@@ -14,6 +14,7 @@ mod apt;
 mod cmd;
 mod error;
 mod jobs;
+mod ledger;
 mod libtest;
 mod tidy;
 mod workspace;

@@ -1,31 +1,47 @@
 //! Every fuzz target for a while, from the committed seeds and whatever was found before.
 //!
 //! The corpus that grows from run to run is `fuzz/corpus`, which is not committed. A finding fails
-//! the job and is told with the command that runs it again.
+//! the job and is told with the command that runs it again; its input, in `fuzz/artifacts`, is the
+//! first that every later run tries.
+//!
+//! With `--resume` a target runs in slices, and a ledger keeps how many seconds it has had. They
+//! are the built binary's: one built from other sources starts at none. A stop loses at most a
+//! slice, and a finding all that the binary had.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::path::Path;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::jobs::miri;
+use crate::ledger::Ledger;
 use crate::libtest;
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace, text};
 
-const TARGETS: &[&str] = &["zpool_ops", "decompress", "zswap_ops", "zram_ops", "nbd_stream"];
+pub(crate) const TARGETS: &[&str] =
+    &["zpool_ops", "decompress", "zswap_ops", "zram_ops", "nbd_stream"];
 /// What `ci` gives each target.
-const CI_SECONDS: u32 = 20;
+const CI_SECONDS: u64 = 20;
+/// Seconds between two entries in the ledger.
+const SLICE_SECONDS: u64 = 60;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this target; may be given several times.
     #[arg(short, long = "target", value_name = "TARGET")]
-    targets: Vec<String>,
+    pub(crate) targets: Vec<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
-    seconds: u32,
+    pub(crate) seconds: u64,
+    /// Count the seconds that the same binary had in earlier runs with this option, and run only
+    /// what is left of them; stopped, it loses at most its last 60 s.
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { targets: Vec::new(), seconds: CI_SECONDS }
+        Self { targets: Vec::new(), seconds: CI_SECONDS, resume: false }
     }
 }
 
@@ -34,22 +50,82 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     ensure_cargo_fuzz()?;
     miri::ensure_nightly_source()?;
     for target in wanted {
-        let corpus = ws.root().join("fuzz/corpus").join(target);
-        std::fs::create_dir_all(&corpus)
-            .map_err(|source| Error::Read { path: corpus.clone(), source })?;
-        // libFuzzer writes to standard error. What it finds it also tells how to run again.
-        let line = format!(
-            "exec cargo +nightly fuzz run {target} fuzz/corpus/{target} fuzz/seeds/{target} -- \
-             -print_final_stats=1 -rss_limit_mb=4096 -max_total_time={} 2>&1",
-            args.seconds
-        );
-        let output = Cmd::new("sh").args(["-c", &line]).run_and_read()?;
-        match executions(&output) {
-            Some(runs) if runs > 0 => println!("fuzz: {target}: {runs} executions, no finding"),
-            _ => return Err(Error::NothingRan { krate: target.to_owned(), what: "input" }),
+        for folder in ["corpus", "artifacts"] {
+            let path = ws.root().join("fuzz").join(folder).join(target);
+            std::fs::create_dir_all(&path).map_err(|source| Error::Read { path, source })?;
+        }
+        if args.resume {
+            let mut ledger = Ledger::open(ws.target_dir("fuzz-seconds.json"));
+            let mut runs = 0;
+            resume(&mut ledger, target, args.seconds, build, |seconds| {
+                runs += fuzz(target, seconds)?;
+                Ok(())
+            })?;
+            let wanted = args.seconds;
+            println!("fuzz: {target}: {runs} executions now, no finding in {wanted} s in all");
+        } else {
+            let runs = fuzz(target, args.seconds)?;
+            println!("fuzz: {target}: {runs} executions, no finding");
         }
     }
     Ok(())
+}
+
+/// Runs slices of `target` until the state that `build` makes has had `wanted` seconds.
+fn resume(
+    ledger: &mut Ledger,
+    target: &str,
+    wanted: u64,
+    build: impl Fn(&str) -> Result<String>,
+    mut slice: impl FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let state = build(target)?;
+        let had = ledger.seconds(target, &state).unwrap_or(0);
+        if had >= wanted {
+            return Ok(());
+        }
+        let seconds = SLICE_SECONDS.min(wanted - had);
+        if let Err(finding) = slice(seconds) {
+            // What found nothing before proves nothing any more.
+            ledger.forget(target)?;
+            return Err(finding);
+        }
+        // A slice builds what it runs: with sources that were changed meanwhile it was not, or
+        // not surely, this state that ran.
+        if build(target)? == state {
+            ledger.set(target, &state, had + seconds)?;
+        }
+    }
+}
+
+/// Builds a target and says what tells its binary from every other.
+fn build(target: &str) -> Result<String> {
+    let rustc = Cmd::line("rustc +nightly -vV").quiet()?;
+    let host = rustc.lines().find_map(|l| l.strip_prefix("host: ")).unwrap_or_default();
+    Cmd::line("cargo +nightly fuzz build --target").args([host, target]).quiet()?;
+    let metadata = workspace::metadata(&["--no-deps", "--manifest-path", "fuzz/Cargo.toml"])?;
+    let folder = Path::new(text(&metadata["target_directory"])).join(host).join("release");
+    let path = folder.join(target);
+    let binary = std::fs::read(&path).map_err(|source| Error::Read { path, source })?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&binary);
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+/// Runs a target and returns how many inputs it executed.
+fn fuzz(target: &str, seconds: u64) -> Result<u64> {
+    // libFuzzer writes to standard error. What it finds it also tells how to run again.
+    let line = format!(
+        "exec cargo +nightly fuzz run {target} fuzz/corpus/{target} fuzz/seeds/{target} \
+         fuzz/artifacts/{target} -- -print_final_stats=1 -rss_limit_mb=4096 \
+         -max_total_time={seconds} 2>&1"
+    );
+    let output = Cmd::new("sh").args(["-c", &line]).run_and_read()?;
+    match executions(&output) {
+        Some(runs) if runs > 0 => Ok(runs),
+        _ => Err(Error::NothingRan { krate: target.to_owned(), what: "input" }),
+    }
 }
 
 /// libFuzzer's own count.
@@ -69,7 +145,124 @@ fn ensure_cargo_fuzz() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::executions;
+    use std::cell::{Cell, RefCell};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A ledger of its own for a test, in a directory that is removed at the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(test: &str) -> Self {
+            let name = format!("xtask-fuzz-{}-{test}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn ledger(&self) -> Ledger {
+            Ledger::open(self.0.join("fuzz-seconds.json"))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn stopped() -> Error {
+        Error::NothingRan { krate: "zram_ops".to_owned(), what: "input" }
+    }
+
+    #[test]
+    fn a_target_runs_in_slices_and_only_what_is_left() {
+        let scratch = Scratch::new("slices");
+        let ran = RefCell::new(Vec::new());
+        let run = |wanted| {
+            resume(
+                &mut scratch.ledger(),
+                "zram_ops",
+                wanted,
+                |_| Ok("one".to_owned()),
+                |seconds| {
+                    ran.borrow_mut().push(seconds);
+                    Ok(())
+                },
+            )
+            .unwrap();
+            ran.take()
+        };
+        assert_eq!(run(150), [60, 60, 30]);
+        assert!(run(150).is_empty(), "it has had them");
+        assert_eq!(run(170), [20]);
+    }
+
+    #[test]
+    fn a_stop_loses_one_slice() {
+        let scratch = Scratch::new("stop");
+        let slices = Cell::new(0);
+        // A stop ends the process in the middle of a slice, which a panic stands for here.
+        let run = || {
+            resume(
+                &mut scratch.ledger(),
+                "zram_ops",
+                240,
+                |_| Ok("one".to_owned()),
+                |_| {
+                    slices.set(slices.get() + 1);
+                    assert_ne!(slices.get(), 3, "stopped");
+                    Ok(())
+                },
+            )
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_err();
+        assert_eq!(scratch.ledger().seconds("zram_ops", "one"), Some(120));
+        run().unwrap();
+        assert_eq!(slices.get(), 5, "two before, the lost one, two after");
+    }
+
+    #[test]
+    fn a_finding_takes_back_what_the_binary_had() {
+        let scratch = Scratch::new("finding");
+        let mut slices = 0;
+        let found = resume(
+            &mut scratch.ledger(),
+            "zram_ops",
+            240,
+            |_| Ok("one".to_owned()),
+            |_| {
+                slices += 1;
+                if slices < 3 { Ok(()) } else { Err(stopped()) }
+            },
+        );
+        assert!(found.is_err());
+        assert_eq!(scratch.ledger().seconds("zram_ops", "one"), None);
+    }
+
+    #[test]
+    fn a_binary_from_other_sources_starts_at_none() {
+        let scratch = Scratch::new("rebuilt");
+        let (slices, state) = (Cell::new(0), Cell::new("one"));
+        // The sources change during the second slice, which counts for neither binary.
+        resume(
+            &mut scratch.ledger(),
+            "zram_ops",
+            180,
+            |_| Ok(state.get().to_owned()),
+            |_| {
+                slices.set(slices.get() + 1);
+                match slices.get() {
+                    2 => state.set("two"),
+                    3 => assert_eq!(scratch.ledger().seconds("zram_ops", "one"), Some(60)),
+                    _ => {}
+                }
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(slices.get(), 5);
+        assert_eq!(scratch.ledger().seconds("zram_ops", "two"), Some(180));
+    }
 
     #[test]
     fn executions_are_libfuzzers_count() {

@@ -1,0 +1,136 @@
+//! What long jobs have done so far, so that one that was stopped goes on where it was.
+//!
+//! A ledger is a small JSON file under the target directory: for each entry, how many seconds it
+//! has had, and of what. Seconds count only for the very state that had them: an entry whose state
+//! is another one (a commit, a built binary) has had nothing. A file that cannot be understood is
+//! an empty ledger, since work done twice does no harm.
+//!
+//! Written whole beside the file and renamed over it after every change, so that a stop loses no
+//! earlier entry. Two jobs that write the same ledger at a time lose each other's entries.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    path: PathBuf,
+    entries: Map<String, Value>,
+}
+
+impl Ledger {
+    /// The ledger in the file at `path`; empty if there is none.
+    pub(crate) fn open(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let entries = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Self { path, entries }
+    }
+
+    /// Seconds that `entry` has had in this `state`, if it has an account of it.
+    pub(crate) fn seconds(&self, entry: &str, state: &str) -> Option<u64> {
+        let account = self.entries.get(entry)?;
+        if account["state"] == state { account["seconds"].as_u64() } else { None }
+    }
+
+    /// Sets the account of `entry`, whatever state it was of before, and writes the file.
+    pub(crate) fn set(&mut self, entry: &str, state: &str, seconds: u64) -> Result<()> {
+        self.entries.insert(entry.to_owned(), json!({ "state": state, "seconds": seconds }));
+        self.write()
+    }
+
+    /// Closes the account of `entry` and writes the file.
+    pub(crate) fn forget(&mut self, entry: &str) -> Result<()> {
+        self.entries.remove(entry);
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let new = self.path.with_extension("new");
+        let text = format!("{:#}\n", Value::Object(self.entries.clone()));
+        let parent = self.path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        parent
+            .and_then(|()| std::fs::write(&new, text))
+            .and_then(|()| std::fs::rename(&new, &self.path))
+            .map_err(|source| Error::Read { path: self.path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file in a directory that does not exist yet and that nobody else uses.
+    fn file(test: &str) -> PathBuf {
+        let name = format!("xtask-ledger-{}-{test}", std::process::id());
+        std::env::temp_dir().join(name).join("ledger.json")
+    }
+
+    fn remove(path: &std::path::Path) {
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_was_done_is_there_after_a_stop() {
+        let path = file("stop");
+        let mut ledger = Ledger::open(&path);
+        assert_eq!(ledger.seconds("zbud", "one"), None);
+        ledger.set("zbud", "one", 60).unwrap();
+        ledger.set("z3fold", "one", 7).unwrap();
+        ledger.set("zbud", "one", 120).unwrap();
+        let again = Ledger::open(&path);
+        assert_eq!(again.seconds("zbud", "one"), Some(120));
+        assert_eq!(again.seconds("z3fold", "one"), Some(7));
+        remove(&path);
+    }
+
+    #[test]
+    fn another_state_starts_anew() {
+        let path = file("state");
+        let mut ledger = Ledger::open(&path);
+        ledger.set("zbud", "one", 60).unwrap();
+        assert_eq!(ledger.seconds("zbud", "two"), None);
+        ledger.set("zbud", "two", 1).unwrap();
+        assert_eq!(ledger.seconds("zbud", "two"), Some(1));
+        assert_eq!(Ledger::open(&path).seconds("zbud", "one"), None, "one state at a time");
+        remove(&path);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_forgotten_after_a_stop_too() {
+        let path = file("forget");
+        let mut ledger = Ledger::open(&path);
+        ledger.set("zbud", "one", 60).unwrap();
+        ledger.set("z3fold", "one", 60).unwrap();
+        ledger.forget("zbud").unwrap();
+        let again = Ledger::open(&path);
+        assert_eq!(again.seconds("zbud", "one"), None);
+        assert_eq!(again.seconds("z3fold", "one"), Some(60));
+        remove(&path);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_is_an_empty_ledger() {
+        for text in ["", "{\"zbud\": ", "[1]", "{\"zbud\": 3}", "{\"zbud\": {\"state\": \"one\"}}"]
+        {
+            let path = file("broken");
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            let mut ledger = Ledger::open(&path);
+            assert_eq!(ledger.seconds("zbud", "one"), None, "{text}");
+            ledger.set("zbud", "one", 2).unwrap();
+            assert_eq!(Ledger::open(&path).seconds("zbud", "one"), Some(2), "{text}");
+            remove(&path);
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_written_says_which() {
+        let error = Ledger::open("/dev/null/no/ledger.json").set("zbud", "one", 1).unwrap_err();
+        assert!(error.to_string().contains("/dev/null/no/ledger.json"), "{error}");
+    }
+}
