@@ -16,6 +16,7 @@ mod error;
 mod jobs;
 mod ledger;
 mod libtest;
+mod sanitizer;
 mod tidy;
 mod workspace;
 
@@ -70,12 +71,15 @@ enum Job {
     Loom(jobs::loom::Args),
     /// The allocators and the store under Miri.
     Miri(jobs::miri::Args),
-    /// The concurrent tests under ThreadSanitizer.
+    /// The concurrent tests under ThreadSanitizer; all tests on request.
     Tsan(jobs::tsan::Args),
     /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
     System,
     /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --system, this
     /// project beside its peers.
+    /// All tests under AddressSanitizer, leaks and C code included.
+    Asan(jobs::asan::Args),
+    /// The criterion benches on real pages, told in multiples of a mutex pair.
     Bench(jobs::bench::Args),
     /// How dense a store stays over 100 million operations, with and without compaction.
     Aging(jobs::aging::Args),
@@ -117,6 +121,7 @@ fn run(job: Job) -> Result<()> {
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
         Job::System => jobs::system::check(&ws),
+        Job::Asan(args) => jobs::asan::run(&ws, &args),
         Job::Bench(args) => jobs::bench::run(&ws, &args),
         Job::Aging(args) => jobs::aging::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),

@@ -1,0 +1,25 @@
+//! The whole test suite under AddressSanitizer and its leak checker, the C codecs with it.
+
+use crate::error::Result;
+use crate::sanitizer::{self, Sanitizer};
+use crate::workspace::Workspace;
+
+const ADDRESS: Sanitizer = Sanitizer {
+    job: "asan",
+    name: "address",
+    // libdeflate includes a template for each instruction set. GCC makes one of the equal tables
+    // that come with it, and registers it once for each.
+    options: Some(("ASAN_OPTIONS", "detect_odr_violation=0")),
+    tests_left_out: &[],
+};
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Args {
+    /// Only this crate; may be given several times.
+    #[arg(short, long = "package", value_name = "CRATE")]
+    pub(crate) packages: Vec<String>,
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    ADDRESS.run(ws, sanitizer::WHOLE, &args.packages)
+}

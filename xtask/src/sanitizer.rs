@@ -1,0 +1,163 @@
+//! The tests of crates under one of the compiler's sanitizers.
+//!
+//! The standard library is built with the sanitizer too, and so is the C code of the codecs, with
+//! zstd's assembler routines switched off for their C equivalents. GCC and Clang both make objects
+//! that the runtime of the Rust compiler understands. rustix makes its system calls through libc,
+//! where the sanitizer sees them: told of no `munmap`, it takes a reused address for a race.
+//!
+//! Tests that cannot run under a sanitizer are left out by name, one by one. The examples in
+//! documentation are not run.
+
+use serde_json::Value;
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+use crate::jobs::miri;
+use crate::libtest;
+use crate::workspace::{Workspace, list, text};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A crate and the features that its tests run with.
+pub(crate) type Crate = (&'static str, &'static str);
+
+/// Every library and binary of the workspace, with the C code.
+pub(crate) const WHOLE: &[Crate] = &[
+    ("zpool-api", "--features conformance"),
+    ("buddies", ""),
+    ("zbud", ""),
+    ("z3fold", ""),
+    ("zsmalloc", ""),
+    ("compressors", ""),
+    ("zswap-core", "--features metrics"),
+    ("zram", ""),
+    ("zram-nbd", ""),
+    ("zswap-cli", ""),
+];
+
+/// Integration tests, each a program, that no sanitizer can run.
+const PROGRAMS_LEFT_OUT: &[&str] = &[
+    // Replaces `malloc`, as the sanitizer does.
+    "no_alloc",
+    // Holds the process's whole resident set to the store's figures: the sanitizer's own memory
+    // comes on top.
+    "resident_set",
+];
+
+/// Tests that no sanitizer can run, by a part of their path.
+const TESTS_LEFT_OUT: &[&str] = &[
+    // Little address space: shadow memory needs terabytes of it.
+    "no_address_space_is_an_error",
+    // The process to be sampled is a test program too. Its shadow memory is mapped whole, and the
+    // page map of terabytes takes minutes to hours to read.
+    "a_large_process_is_sampled",
+    "a_stopped_target_stays_stopped",
+    "a_target_goes_on_when_zswap_is_killed",
+    "the_heap_is_in_the_sample",
+];
+
+#[derive(Debug)]
+pub(crate) struct Sanitizer {
+    pub(crate) job: &'static str,
+    /// As in `-Zsanitizer=`.
+    pub(crate) name: &'static str,
+    /// What the sanitizer's runtime is told: a variable and its value.
+    pub(crate) options: Option<(&'static str, &'static str)>,
+    /// Tests that this sanitizer cannot run either, by a part of their path.
+    pub(crate) tests_left_out: &'static [&'static str],
+}
+
+impl Sanitizer {
+    /// Tests those of `crates` that were `asked` for; all of them if none was.
+    pub(crate) fn run(&self, ws: &Workspace, crates: &[Crate], asked: &[String]) -> Result<()> {
+        let names: Vec<&str> = crates.iter().map(|&(name, _)| name).collect();
+        let wanted = libtest::choose(self.job, &names, asked)?;
+        miri::ensure_nightly_source()?;
+        let left_out = TESTS_LEFT_OUT.iter().chain(self.tests_left_out);
+        for (krate, features) in crates.iter().filter(|(name, _)| wanted.contains(name)) {
+            let package = ws.packages().find(|p| text(&p["name"]) == *krate);
+            let mut cmd = Cmd::line("cargo +nightly test -Zbuild-std --target")
+                .args([TARGET, "-p", krate])
+                .args(features.split_whitespace())
+                .args(package.map(|p| programs(p, features)).unwrap_or_default())
+                .arg("--")
+                .args(left_out.clone().flat_map(|name| ["--skip", name]))
+                .env("RUSTFLAGS", self.rust_flags())
+                .env("CFLAGS_x86_64_unknown_linux_gnu", self.c_flags())
+                .env("CARGO_TARGET_DIR", ws.target_dir(self.job));
+            if let Some((variable, value)) = self.options {
+                cmd = cmd.env(variable, value);
+            }
+            let output = cmd.run_and_read()?;
+            if libtest::passed(&output) == 0 {
+                return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
+            }
+        }
+        Ok(())
+    }
+
+    fn rust_flags(&self) -> String {
+        format!("-Zsanitizer={} --cfg rustix_use_libc", self.name)
+    }
+
+    fn c_flags(&self) -> String {
+        // zstd is built to merge constants, local ones too, and GCC has those go out of scope.
+        format!("-fsanitize={} -fno-merge-all-constants -DZSTD_DISABLE_ASM", self.name)
+    }
+}
+
+/// The arguments that choose a package's test programs: its unit tests and every integration
+/// test that is not left out and requires no feature but these.
+fn programs(package: &Value, features: &str) -> Vec<String> {
+    let has = |feature| features.split([' ', ',']).any(|given| given == text(feature));
+    let mut args = Vec::new();
+    for target in list(&package["targets"]) {
+        match (text(&target["kind"][0]), text(&target["name"])) {
+            ("lib", _) => args.push("--lib".to_owned()),
+            ("bin", _) => args.push("--bins".to_owned()),
+            ("test", name)
+                if !PROGRAMS_LEFT_OUT.contains(&name)
+                    && list(&target["required-features"]).all(has) =>
+            {
+                args.extend(["--test".to_owned(), name.to_owned()]);
+            }
+            _ => {}
+        }
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_test_programs_run_but_those_left_out_by_name() {
+        let package = serde_json::json!({
+            "targets": [
+                {"name": "compressors", "kind": ["lib"]},
+                {"name": "zswap", "kind": ["bin"]},
+                {"name": "no_alloc", "kind": ["test"]},
+                {"name": "hostile", "kind": ["test"]},
+                {"name": "metrics", "kind": ["test"], "required-features": ["metrics"]},
+                {"name": "pages", "kind": ["bench"]},
+                {"name": "build-script-build", "kind": ["custom-build"]},
+            ],
+        });
+        let usual = ["--lib", "--bins", "--test", "hostile"];
+        assert_eq!(programs(&package, "--no-default-features"), usual);
+        let with_feature = programs(&package, "--features lz4,metrics");
+        assert_eq!(with_feature, [&usual[..], &["--test", "metrics"]].concat());
+    }
+
+    #[test]
+    fn the_whole_is_every_crate_but_the_task_runner() {
+        let ws = Workspace::open().unwrap();
+        let mut members: Vec<&str> = ws.packages().map(|p| text(&p["name"])).collect();
+        members.retain(|&name| name != "xtask");
+        members.sort_unstable();
+        let mut whole: Vec<&str> = WHOLE.iter().map(|&(name, _)| name).collect();
+        whole.sort_unstable();
+        assert_eq!(whole, members);
+    }
+}
