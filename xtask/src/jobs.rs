@@ -21,5 +21,6 @@ pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod powerset;
 pub(crate) mod system;
+pub(crate) mod sweep;
 pub(crate) mod test;
 pub(crate) mod tsan;

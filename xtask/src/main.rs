@@ -87,6 +87,8 @@ enum Job {
     Churn(jobs::churn::Args),
     /// Every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
+    /// Everything that looks for unsoundness, for hours; goes on where it was stopped.
+    Sweep(jobs::sweep::Args),
 }
 
 fn main() -> ExitCode {
@@ -126,5 +128,6 @@ fn run(job: Job) -> Result<()> {
         Job::Aging(args) => jobs::aging::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
+        Job::Sweep(args) => jobs::sweep::run(&ws, &args),
     }
 }

@@ -15,16 +15,21 @@ use crate::workspace::{Workspace, list, text};
 pub(crate) struct Args {
     /// How often a model may switch away from a thread that could go on (LOOM_MAX_PREEMPTIONS).
     #[arg(long, default_value_t = 3)]
-    preemptions: usize,
+    pub(crate) preemptions: usize,
     /// Only this crate; may be given several times.
     #[arg(short, long = "package", value_name = "CRATE")]
-    packages: Vec<String>,
+    pub(crate) packages: Vec<String>,
 }
 
 impl Default for Args {
     fn default() -> Self {
         Self { preemptions: 3, packages: Vec::new() }
     }
+}
+
+/// The crates that have models.
+pub(crate) fn crates(ws: &Workspace) -> impl Iterator<Item = &str> {
+    ws.packages().filter(|p| depends_on_loom(p)).map(|p| text(&p["name"]))
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
