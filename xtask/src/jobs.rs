@@ -17,6 +17,7 @@ pub(crate) mod loom;
 pub(crate) mod lzo;
 pub(crate) mod miri;
 pub(crate) mod msrv;
+pub(crate) mod mutants;
 pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod powerset;

@@ -89,6 +89,8 @@ enum Job {
     Fuzz(jobs::fuzz::Args),
     /// Everything that looks for unsoundness, for hours; goes on where it was stopped.
     Sweep(jobs::sweep::Args),
+    /// Mutants of locks, slots, reference counts and accounting: which do the tests not notice?
+    Mutants(jobs::mutants::Args),
 }
 
 fn main() -> ExitCode {
@@ -129,5 +131,6 @@ fn run(job: Job) -> Result<()> {
         Job::Churn(args) => jobs::churn::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
         Job::Sweep(args) => jobs::sweep::run(&ws, &args),
+        Job::Mutants(args) => jobs::mutants::run(&ws, &args),
     }
 }

@@ -1,0 +1,158 @@
+//! Mutants of what must not be wrong by one: locks, slots, reference counts, entries, accounting.
+//!
+//! cargo-mutants changes one operator or result at a time and runs the crate's tests. A mutant that
+//! they do not notice survives, and fails the job. Those that no such test can notice are left out by
+//! `.cargo/mutants.toml`, which says of each why.
+//!
+//! What was caught is kept under the target directory, so a run that was interrupted goes on where
+//! it ended. Remove that folder to begin again.
+
+use std::path::{Path, PathBuf};
+
+use crate::cmd::Cmd;
+use crate::error::{Error, Result};
+use crate::libtest;
+use crate::workspace::Workspace;
+
+/// A crate, its files under `src`, and the features its tests want.
+type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
+
+const TARGETS: &[Target] = &[
+    (
+        "zpool-api",
+        &["handle.rs", "stable.rs", "read.rs", "write.rs", "stats.rs", "lockdep.rs"],
+        &["--features", "conformance"],
+    ),
+    ("buddies", &["word.rs", "records.rs", "lists.rs", "shelves.rs", "reclaim.rs"], &[]),
+    ("zbud", &["pages.rs", "reclaim.rs"], &[]),
+    ("z3fold", &["states.rs", "page.rs"], &[]),
+    (
+        "zsmalloc",
+        &[
+            "lane.rs",
+            "slot.rs",
+            "zspage.rs",
+            "route.rs",
+            "holes.rs",
+            "class.rs",
+            "class_stats.rs",
+            "class_table.rs",
+        ],
+        &[],
+    ),
+    (
+        "zswap-core",
+        &[
+            "lock.rs",
+            "slots.rs",
+            "word.rs",
+            "entry.rs",
+            "counters.rs",
+            "pool_refs.rs",
+            "limits.rs",
+            "stats.rs",
+            "checksum.rs",
+        ],
+        &[],
+    ),
+    ("zram", &["word.rs", "table.rs", "stat.rs"], &[]),
+];
+
+/// Of cargo-mutants: mutants were missed; mutants timed out, which the tests noticed by hanging.
+const MISSED: i32 = 2;
+const TIMED_OUT: i32 = 3;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this crate; may be given several times.
+    #[arg(short, long = "package", value_name = "CRATE")]
+    packages: Vec<String>,
+    /// Print the mutants instead of testing them.
+    #[arg(long)]
+    list: bool,
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let names: Vec<&str> = TARGETS.iter().map(|&(name, ..)| name).collect();
+    let wanted = libtest::choose("mutants", &names, &args.packages)?;
+    ensure_cargo_mutants()?;
+    let mut survivors = Vec::new();
+    for target in TARGETS.iter().filter(|(name, ..)| wanted.contains(name)) {
+        let cmd = cargo_mutants(ws, target)?;
+        if args.list {
+            cmd.arg("--list").run()?;
+        } else {
+            survivors.extend(test(ws, target, cmd)?);
+        }
+    }
+    for survivor in &survivors {
+        println!("mutants: survived: {survivor}");
+    }
+    if survivors.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Findings { job: "mutants", findings: survivors.len() })
+    }
+}
+
+/// Tests the mutants of a crate that were not caught before; those that survived.
+fn test(ws: &Workspace, target: &Target, cmd: Cmd) -> Result<Vec<String>> {
+    let output = output_dir(ws, target.0);
+    std::fs::create_dir_all(&output)
+        .map_err(|source| Error::Read { path: output.clone(), source })?;
+    let run = cmd
+        // A hang is noticed, too. The slowest crate's tests run for a quarter of it.
+        .args(["--iterate", "--jobs", "1", "--timeout", "120", "--output"])
+        .arg(output.display().to_string())
+        // Doc examples take longest to build and prove least.
+        .args(["--", "--tests"])
+        .run();
+    match run {
+        Ok(()) => Ok(Vec::new()),
+        Err(Error::Failed { status, .. }) if matches!(status.code(), Some(MISSED | TIMED_OUT)) => {
+            let path = output.join("mutants.out/missed.txt");
+            let missed =
+                std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?;
+            Ok(missed.lines().map(str::to_owned).collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn cargo_mutants(ws: &Workspace, (name, files, features): &Target) -> Result<Cmd> {
+    let mut cmd = Cmd::line("cargo mutants --package").arg(*name).args(features.iter().copied());
+    for file in *files {
+        let path = Path::new(name).join("src").join(file);
+        // cargo-mutants passes over a file that is not there.
+        std::fs::metadata(ws.root().join(&path))
+            .map_err(|source| Error::Read { path: path.clone(), source })?;
+        cmd = cmd.arg("--file").arg(path.display().to_string());
+    }
+    Ok(cmd)
+}
+
+fn output_dir(ws: &Workspace, name: &str) -> PathBuf {
+    Path::new(&ws.target_dir("mutants")).join(name)
+}
+
+fn ensure_cargo_mutants() -> Result<()> {
+    if Cmd::line("cargo mutants --version").succeeds() {
+        return Ok(());
+    }
+    let fix = "cargo install cargo-mutants --locked";
+    let missing = |_| Error::Missing { what: "cargo-mutants".to_owned(), fix: fix.to_owned() };
+    Cmd::line(fix).run().map_err(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_named_is_there() {
+        let ws = Workspace::open().unwrap();
+        for target in TARGETS {
+            cargo_mutants(&ws, target).unwrap();
+        }
+    }
+}
