@@ -77,3 +77,120 @@ pub fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> 
     }
     freed
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use core::cell::{Cell, RefCell};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use zpool_api::{BackendBits, PoolTag};
+
+    fn handle(object: u64) -> Handle {
+        Handle::new(PoolTag::new(1).unwrap(), BackendBits::new(object).unwrap())
+    }
+
+    /// Pages of two places. Place `p` of page `n` is object `10 * n + p`.
+    #[derive(Default)]
+    struct Toy {
+        /// Pages on the LRU with their stamps, the oldest first.
+        lru: RefCell<Vec<(u64, u32)>>,
+        clock: Cell<u64>,
+        live: RefCell<Vec<u64>>,
+        freed: RefCell<Vec<u64>>,
+        ended: RefCell<Vec<u32>>,
+    }
+
+    impl Toy {
+        fn with_pages(pages: u32) -> Self {
+            let toy = Toy::default();
+            for page in 0..pages {
+                toy.put(page);
+                toy.live.borrow_mut().extend([0, 1].map(|place| u64::from(page) * 10 + place));
+            }
+            toy
+        }
+
+        fn put(&self, page: u32) {
+            self.lru.borrow_mut().push((self.clock.get(), page));
+            self.clock.set(self.clock.get() + 1);
+        }
+    }
+
+    impl Reclaim for Toy {
+        const OBJECTS: usize = 2;
+
+        fn now(&self) -> u64 {
+            self.clock.get()
+        }
+
+        fn begin(&self, before: u64) -> Option<u32> {
+            let mut lru = self.lru.borrow_mut();
+            let &(stamp, page) = lru.first()?;
+            (stamp < before).then(|| {
+                lru.remove(0);
+                page
+            })
+        }
+
+        fn read(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)> {
+            let object = u64::from(page) * 10 + nth as u64;
+            let live = self.live.borrow().contains(&object);
+            live.then(|| (handle(object), ObjRead::from_owner(Arc::new(b"object"), 6)))
+        }
+
+        fn free(&self, handle: Handle) {
+            let object = handle.backend_bits().get();
+            self.live.borrow_mut().retain(|&o| o != object);
+            self.freed.borrow_mut().push(object);
+        }
+
+        fn end(&self, page: u32) -> bool {
+            self.ended.borrow_mut().push(page);
+            let lives = self.live.borrow().iter().any(|&object| object / 10 == u64::from(page));
+            if lives {
+                self.put(page);
+            }
+            !lives
+        }
+    }
+
+    fn evict_all(_: Handle, _: ObjRead<'_>) -> Evicted {
+        Evicted::Evicted
+    }
+
+    #[test]
+    fn as_many_pages_are_freed_as_were_asked_for_oldest_first() {
+        let toy = Toy::with_pages(4);
+        assert_eq!(reclaim(&toy, 0, &evict_all), 0);
+        assert_eq!(*toy.ended.borrow(), []);
+        assert_eq!(reclaim(&toy, 2, &evict_all), 2);
+        assert_eq!(*toy.freed.borrow(), [0, 1, 10, 11]);
+        assert_eq!(*toy.ended.borrow(), [0, 1]);
+        assert_eq!(reclaim(&toy, 9, &evict_all), 2, "there are no more");
+        assert_eq!(*toy.live.borrow(), []);
+    }
+
+    #[test]
+    fn a_kept_object_ends_its_pages_visit_and_no_page_has_two() {
+        let toy = Toy::with_pages(3);
+        let keep_page_1 = |handle: Handle, _: ObjRead<'_>| match handle.backend_bits().get() {
+            10 => Evicted::Keep,
+            _ => Evicted::Evicted,
+        };
+        assert_eq!(reclaim(&toy, 3, &keep_page_1), 2);
+        assert_eq!(*toy.freed.borrow(), [0, 1, 20, 21]);
+        assert_eq!(*toy.ended.borrow(), [0, 1, 2], "each once");
+        assert_eq!(*toy.live.borrow(), [10, 11]);
+    }
+
+    #[test]
+    fn a_panic_of_the_callback_gives_the_page_up() {
+        let toy = Toy::with_pages(2);
+        let fails = |_: Handle, _: ObjRead<'_>| -> Evicted { panic!("the callback's own") };
+        let panicked = catch_unwind(AssertUnwindSafe(|| reclaim(&toy, 1, &fails)));
+        assert!(panicked.is_err());
+        assert_eq!(*toy.ended.borrow(), [0]);
+        assert_eq!(reclaim(&toy, 2, &evict_all), 2, "the page is still to be had");
+    }
+}

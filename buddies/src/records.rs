@@ -84,6 +84,39 @@ mod tests {
             records[i] += 1;
             assert_eq!(records[i], i + 1);
         }
-        assert!(records.memory_bytes() >= 200 * 4);
+    }
+
+    #[test]
+    fn a_chunk_is_reserved_before_it_is_filled() {
+        let mut records = Records::new();
+        records.reserve().unwrap();
+        for i in 0..CHUNK {
+            assert!(records.push(i), "{i}");
+        }
+        assert!(!records.push(CHUNK), "the chunk is full");
+        assert_eq!(records.len(), CHUNK);
+    }
+
+    #[test]
+    fn memory_is_that_of_whole_chunks_and_of_the_vector_of_them() {
+        let mut records = Records::new();
+        assert_eq!(records.memory_bytes(), 0);
+        for i in 0..3 * CHUNK as u64 {
+            records.reserve().unwrap();
+            assert!(records.push(i));
+        }
+        let chunks = 3 * CHUNK * size_of::<u64>();
+        let vector = records.memory_bytes() - chunks;
+        assert_eq!(vector, records.chunks.capacity() * size_of::<Vec<u64>>());
+        assert!(records.chunks.capacity() >= 3);
+    }
+
+    #[test]
+    fn a_refused_chunk_says_its_bytes() {
+        // More than an allocation can have, so that the allocator is not asked.
+        const HUGE: usize = isize::MAX as usize / CHUNK + 1;
+        let mut records = Records::<[u8; HUGE]>::new();
+        assert_eq!(records.reserve(), Err(CHUNK * HUGE));
+        assert_eq!((records.len(), records.memory_bytes()), (0, 0));
     }
 }

@@ -247,6 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn page_numbers_and_their_records_are_counted() {
+        let mut shelves = with_pages(0);
+        assert!(shelves.is_empty() && shelves.memory_bytes() == 0);
+        shelves.reserve().unwrap();
+        let reserved = shelves.memory_bytes();
+        assert!(reserved >= 64 * size_of::<Shelved<u32>>(), "{reserved}");
+        for page in 0..2 {
+            shelves.add(page);
+        }
+        assert_eq!((shelves.len(), shelves.is_empty()), (2, false));
+        assert_eq!(shelves.memory_bytes(), reserved);
+    }
+
+    #[test]
     fn vacant_numbers_serve_again() {
         let mut shelves = with_pages(2);
         assert_eq!(shelves.take_vacant(), None);
