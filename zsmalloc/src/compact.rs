@@ -10,6 +10,7 @@
 use zpool_api::lockdep::might_sleep;
 
 use crate::class::{Detached, Locked, Place};
+use crate::lane::Freed;
 use crate::pool::Core;
 use crate::slot::Location;
 use crate::zspage::{Zspage, pages_of};
@@ -142,9 +143,16 @@ impl Core {
         self.fault_in(locked, target, to, untouched);
         if !old.write_trylock() {
             // Nothing was announced: the place is given up again.
-            let _ = new.read_unlock();
-            let _ = new.free();
-            let _ = locked.vacate(to.zspage, target, to.index);
+            let parked = new.read_unlock();
+            debug_assert!(!parked, "parked before anything was there");
+            match new.free() {
+                Freed::Now => {
+                    let detached = locked.vacate(to.zspage, target, to.index);
+                    debug_assert!(detached.is_none(), "moved into a zspage without objects");
+                }
+                // A passing reader: the place is left to it.
+                Freed::Parked => self.count_parked(),
+            }
             return None;
         }
         let slot = self.slot_of(size, z, from.index);
@@ -186,6 +194,48 @@ impl Core {
             // SAFETY: the page was untouched, so that no object has a byte in it, and what it holds
             // means nothing; the class lock keeps others from taking places there.
             unsafe { byte.write_volatile(0) };
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Zsmalloc;
+    use std::sync::Arc;
+    use zpool_api::{HeapPages, ObjPin, Zpool};
+
+    /// An object that is read cannot be moved, and the place that it was to have is free again, or
+    /// falls to a reader that came too late for an object that was there.
+    #[test]
+    fn a_move_that_fails_leaves_the_place_to_a_passing_reader() {
+        for passing in [false, true] {
+            let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
+            let stays = pool.malloc_from(&[1; 1000]).unwrap();
+            let gone = pool.malloc_from(&[2; 1000]).unwrap();
+            pool.free(gone).unwrap();
+            let read = pool.obj_read_begin(stays).unwrap();
+            let core = &pool.core;
+            let z = core.zspages.get(0).unwrap();
+            let (from, to) = (Place { zspage: 0, index: 0 }, Place { zspage: 0, index: 1 });
+            if passing {
+                assert_eq!(core.lane(z, to.index).read_lock(), Ok(false));
+            }
+            let mut locked = core.lock(z.class().unwrap()).unwrap();
+            assert!(core.relocate(&mut locked, from, z, to, z).is_none(), "it is read");
+            drop(locked);
+            let waits = usize::from(passing);
+            let counts = || (usize::from(z.used.get()), pool.stats().parked_objects);
+            assert_eq!(counts(), (1 + waits, waits));
+            assert_eq!(pool.stats().objects, 1);
+            if passing {
+                core.unpin(u64::from(z.lane_number(to.index)));
+            }
+            assert_eq!(counts(), (1, 0));
+            assert_eq!((&*read, pool.stats().objects), (&[1; 1000][..], 1));
+            drop(read);
+            pool.free(stays).unwrap();
+            assert_eq!((pool.total_pages(), pool.stats().objects), (0, 0));
         }
     }
 }

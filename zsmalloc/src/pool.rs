@@ -193,6 +193,12 @@ impl Core {
         self.holes.fetch_add(change as isize as usize, Ordering::Relaxed);
     }
 
+    /// A place was left to its last reader. Under the class lock, as it is taken off.
+    pub(crate) fn count_parked(&self) {
+        // Relaxed: as above.
+        self.parked.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn resident(&self) -> usize {
         // Relaxed: as above.
         self.resident.load(Ordering::Relaxed)
@@ -495,8 +501,7 @@ impl Core {
                 Some(Place { zspage: location.zspage, index })
             }
             Freed::Parked => {
-                // Relaxed: a counter. Counted under the class lock, as it is taken off.
-                self.parked.fetch_add(1, Ordering::Relaxed);
+                self.count_parked();
                 None
             }
         }
@@ -676,10 +681,8 @@ impl ObjCommit for Core {
         debug_assert!(!last, "parked before it was published");
         match lane.free() {
             Freed::Now => self.vacated(locked, place, z),
-            Freed::Parked => {
-                // A passing reader: the place is left to it. Relaxed: a counter.
-                self.parked.fetch_add(1, Ordering::Relaxed);
-            }
+            // A passing reader: the place is left to it.
+            Freed::Parked => self.count_parked(),
         }
     }
 }
