@@ -243,6 +243,30 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_of_each_fits() {
+        assert_eq!(PoolTag::new(4095).map(PoolTag::get), Some(4095));
+        assert_eq!(BackendBits::new((1 << 52) - 1).map(BackendBits::get), Some((1 << 52) - 1));
+        let last = SlotRef::new((1 << 20) - 1, u32::MAX).unwrap();
+        assert_eq!((last.generation(), last.slot()), ((1 << 20) - 1, u32::MAX));
+    }
+
+    #[test]
+    fn fields_are_where_the_picture_has_them() {
+        let slot = SlotRef::new(0xabcde, 0x0123_4567).unwrap();
+        let handle = Handle::new(PoolTag::new(0xfed).unwrap(), slot.to_bits());
+        let digits = format!("{:x}", handle.as_u64());
+        assert_eq!(digits, "fed".to_owned() + "abcde" + "01234567");
+    }
+
+    #[test]
+    fn a_message_tells_the_number() {
+        let tag = PoolTag::new(7).unwrap();
+        let bits = BackendBits::new(0xabc).unwrap();
+        assert_eq!(format!("{tag:?} {bits:?}"), "PoolTag(7) BackendBits(0x0000000000abc)");
+        assert_eq!(format!("{:?}", Handle::new(tag, bits)), "Handle(0x0070000000000abc)");
+    }
+
+    #[test]
     fn tags_are_never_zero_and_neighbours_differ() {
         let mut last = PoolTag::next();
         for _ in 0..if cfg!(miri) { 200 } else { 10_000 } {

@@ -197,6 +197,12 @@ mod tests {
     }
 
     #[test]
+    fn a_message_tells_the_length_and_not_the_bytes() {
+        let guard = ObjRead::from_owner(Arc::new(b"secret"), 6);
+        assert_eq!(format!("{guard:?}"), "ObjRead { len: 6, .. }");
+    }
+
+    #[test]
     fn an_owner_is_kept_and_cut_to_length() {
         let owner: Arc<Vec<u8>> = Arc::new(b"owned bytes".to_vec());
         let guard = ObjRead::from_owner(owner.clone(), 5);

@@ -303,6 +303,33 @@ mod tests {
     }
 
     #[test]
+    fn what_it_holds_is_counted() {
+        let table = StableTable::new();
+        assert!(table.is_empty() && table.memory_bytes() == 0);
+        for i in 0..40u64 {
+            table.push(i).unwrap();
+        }
+        assert!(!table.is_empty());
+        assert_eq!((table.len(), table.memory_bytes()), (40, 320));
+        assert_eq!(format!("{table:?}"), "StableTable { len: 40, .. }");
+    }
+
+    #[test]
+    fn without_a_limit_there_are_as_many_as_buckets_hold() {
+        assert_eq!(StableTable::<u8>::new().limit as u64, (1 << 32) - 32);
+        assert_eq!(StableTable::<u8>::with_limit(33).limit, 33);
+    }
+
+    #[test]
+    fn a_bucket_too_large_for_an_allocation_is_refused() {
+        const ELEMENT: usize = isize::MAX as usize / 64 + 1;
+        let layout = bucket_layout::<[u8; ELEMENT]>(0).unwrap();
+        assert_eq!(layout.size(), 32 * ELEMENT);
+        let refused = TableError::NoMemory { bytes: 64 * ELEMENT };
+        assert_eq!(bucket_layout::<[u8; ELEMENT]>(1), Err(refused));
+    }
+
+    #[test]
     fn readers_see_whole_elements_while_it_grows() {
         let table = Arc::new(StableTable::new());
         let n = if cfg!(miri) { 200 } else { 20_000 };

@@ -29,3 +29,20 @@ impl ZpoolStats {
         (self.total_pages + self.cached_pages) * self.page_size
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ZpoolStats;
+
+    #[test]
+    fn pool_bytes_are_those_of_both_kinds_of_resident_pages() {
+        let stats = ZpoolStats {
+            page_size: 4096,
+            total_pages: 3,
+            cached_pages: 4,
+            metadata_bytes: 99,
+            ..ZpoolStats::default()
+        };
+        assert_eq!(stats.pool_bytes(), 28_672);
+    }
+}
