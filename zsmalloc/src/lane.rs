@@ -202,14 +202,40 @@ mod tests {
         lane.claim();
         assert!(!lane.write_trylock(), "being written");
         assert!(!lane.read_unlock());
+        assert!(!lane.has_writer());
         assert!(lane.write_trylock() && !lane.write_trylock());
         assert_eq!(lane.read_lock(), Ok(true), "a reader waits, counted");
+        assert!(lane.has_writer() && lane.is_used());
         lane.write_unlock();
         assert!(!lane.has_writer() && !lane.write_trylock());
         assert!(!lane.read_unlock());
         assert!(lane.write_trylock());
         lane.release_moved();
         assert!(!lane.is_used());
+    }
+
+    #[test]
+    fn a_mover_leaves_waiting_readers_in_the_count() {
+        let lane = Lane::default();
+        lane.claim();
+        assert!(!lane.read_unlock());
+        assert!(lane.write_trylock());
+        assert_eq!(lane.read_lock(), Ok(true));
+        lane.release_moved();
+        assert!(!lane.has_writer() && !lane.is_used());
+        // The next object's place, with the passing reader in it.
+        lane.claim();
+        assert!(!lane.read_unlock());
+        assert!(!lane.write_trylock(), "the reader is still counted");
+        assert_eq!(lane.free(), Freed::Parked);
+        assert!(lane.read_unlock() && lane.reclaim());
+    }
+
+    #[test]
+    fn a_lane_of_no_object_keeps_a_number() {
+        let lane = Lane::default();
+        lane.note(0xfff7);
+        assert_eq!(lane.noted(), 0xfff7);
     }
 
     #[test]

@@ -181,6 +181,78 @@ mod tests {
         assert!(below <= own, "{below}");
     }
 
+    /// Every class goes to the next active one, and to none of the other kind.
+    fn assert_sound(classes: &[SizeClass], routes: &Routes) {
+        for own in 0..classes.len() {
+            let to = usize::from(routes.route[own].load(Ordering::Relaxed));
+            let next = (own..classes.len()).find(|&class| routes.is_active(class));
+            assert_eq!(Some(to), next, "{own}");
+            assert_eq!(classes[own].huge, classes[to].huge, "{own} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_class_that_becomes_active_draws_all_below_it() {
+        // Steps of 8: up to three inactive classes between active ones.
+        let classes = size_classes(4096, 16, 8);
+        for own in (0..classes.len()).step_by(if cfg!(miri) { 41 } else { 1 }) {
+            let routes = Routes::new(&classes, 4096, 8, true);
+            assert_sound(&classes, &routes);
+            routes.activate(own);
+            assert!(routes.is_active(own));
+            assert_sound(&classes, &routes);
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_counts_as_often_as_it_was_lost() {
+        let (classes, routes) = routes(true);
+        let own = (1..classes.len()).rev().find(|&c| !routes.is_active(c)).unwrap();
+        let to = routes.route(own);
+        let loss = classes[to].size - classes[own].size;
+        let lost = |routes: &Routes| routes.lost[own].load(Ordering::Relaxed);
+        assert_eq!(routes.route(own), to);
+        assert_eq!(lost(&routes), 2 * loss);
+        routes.unroute(own, own);
+        assert_eq!(lost(&routes), 2 * loss, "nothing was lost by that one");
+        routes.unroute(own, to);
+        assert_eq!(lost(&routes), loss);
+        routes.unroute(own, to);
+        routes.unroute(own, to);
+        assert_eq!(lost(&routes), 0);
+    }
+
+    #[test]
+    fn larger_pages_have_all_bytes_scaled() {
+        let (small, large) = (size_classes(4096, 4, 16), size_classes(16384, 4, 16));
+        let small_routes = Routes::new(&small, 4096, 16, true);
+        let large_routes = Routes::new(&large, 16384, 16, true);
+        // Smaller objects than a fourth of the least are there besides.
+        let more = large.len() - small.len();
+        for (own, class) in small.iter().enumerate() {
+            let of_large = own + more;
+            assert_eq!(large[of_large].size, 4 * class.size);
+            for _ in 0..4 {
+                let to = small_routes.route(own);
+                assert_eq!(large_routes.route(of_large), to + more, "{own}");
+            }
+            // The same losses activate.
+            let lost = LOST - 1 - small_routes.lost[own].load(Ordering::Relaxed);
+            if !small_routes.is_active(own) {
+                small_routes.lost[own].fetch_add(lost, Ordering::Relaxed);
+                large_routes.lost[of_large].fetch_add(4 * lost, Ordering::Relaxed);
+                assert_eq!(small_routes.route(own), own);
+                assert_eq!(large_routes.route(of_large), of_large);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tables_cost_ten_bytes_a_class() {
+        let (classes, routes) = routes(true);
+        assert_eq!(routes.memory_bytes(), classes.len() * 10);
+    }
+
     #[test]
     fn without_refinement_all_are_active() {
         let (classes, routes) = routes(false);

@@ -261,6 +261,34 @@ mod tests {
     }
 
     #[test]
+    fn a_mover_finds_the_object_of_any_generation() {
+        let slots = Slots::new(9);
+        let number = slots.take().unwrap();
+        let slot = slots.get(number).unwrap();
+        let at = Location { zspage: 3, last: 77 };
+        assert_eq!(slot.load().location_of_object(), None, "free");
+        slot.reserve(at);
+        assert_eq!(slot.load().location_of_object(), None, "being written");
+        slot.publish();
+        assert_eq!(slot.load().location_of_object(), Some(at));
+        slot.invalidate();
+        assert_eq!(slot.load().location_of_object(), None);
+        assert_eq!(slot.load().generation(), 10);
+    }
+
+    #[test]
+    fn slots_cost_eight_bytes_each_and_are_new_when_none_is_spare() {
+        let slots = Slots::new(1);
+        let all: Vec<u32> = (0..3).map(|_| slots.take().unwrap()).collect();
+        assert_eq!(all, [0, 1, 2]);
+        assert_eq!(slots.memory_bytes(), 24);
+        slots.give(1);
+        slots.give(2);
+        assert_eq!((slots.take(), slots.take(), slots.take()), (Ok(2), Ok(1), Ok(3)));
+        assert_eq!(slots.memory_bytes(), 32);
+    }
+
+    #[test]
     fn the_last_generation_is_the_last() {
         let slots = Slots::new(MAX_GENERATION);
         let slot = slots.get(slots.take().unwrap()).unwrap();

@@ -206,6 +206,27 @@ mod tests {
     }
 
     #[test]
+    fn an_objects_lane_is_one_of_its_zspages() {
+        for huge in [false, true] {
+            let zspage = Zspage::new(100, 8, huge);
+            assert_eq!((zspage.lanes(), zspage.is_huge()), (8, huge));
+            assert_eq!([0, 1, 7].map(|index| zspage.lane_number(index)), [100, 101, 107]);
+            // Of a stale slot, whose zspage has fewer objects now.
+            assert_eq!([8, 4000].map(|index| zspage.lane_number(index)), [107, 107]);
+        }
+    }
+
+    #[test]
+    fn a_list_says_whether_it_is_of_the_roomy() {
+        let zspage = Zspage::new(0, 1, false);
+        assert!(!zspage.is_roomy());
+        zspage.list.set(ROOMY | 3);
+        assert!(zspage.is_roomy());
+        zspage.list.set(3);
+        assert!(!zspage.is_roomy());
+    }
+
+    #[test]
     fn pages_and_places_overlap_alike_seen_from_either() {
         for (page_size, chain) in [(4096, 16), (4096, 3), (16384, 4)] {
             let some = if cfg!(miri) { 40 } else { 1 };
