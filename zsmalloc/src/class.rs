@@ -392,3 +392,142 @@ impl<'a> Locked<'a> {
         (self.inner.resident as usize).saturating_sub(needed)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Zsmalloc;
+    use std::sync::Arc;
+    use zpool_api::sync::test_rng::Rng;
+    use zpool_api::{Handle, HeapPages, Zpool};
+
+    /// Looks at every lane of a class and compares with what was counted on the way. The touched
+    /// pages and the holes.
+    fn recount(pool: &Zsmalloc, number: u16) -> (usize, usize) {
+        let locked = pool.core.lock(number).unwrap();
+        let (size, page_size) = (*locked.size, pool.core.page_size);
+        let objects = usize::from(size.objects);
+        let (mut zspages, mut used, mut resident, mut holes) = (0, 0, 0, 0);
+        for group in 0..GROUPS {
+            for family in [&locked.inner.roomy, &locked.inner.tight] {
+                let mut prev = NIL;
+                let mut at = family[group];
+                while let Some(z) = pool.core.zspages.get(at) {
+                    assert_eq!((z.class(), z.prev.get()), (Some(number), prev));
+                    let taken = |&index: &usize| pool.core.lane(z, index).is_used();
+                    let places = (0..objects).filter(taken);
+                    let needed = places.clone().map(|i| place_pages(&size, page_size, i));
+                    let needed = needed.fold(0, |all, pages| all | pages);
+                    let here = places.count();
+                    assert!(here > 0 && here == usize::from(z.used.get()), "{here} in {z:?}");
+                    assert_eq!(z.holes.get(), z.touched.get() & !needed, "{z:?}");
+                    let room = (0..objects).any(|index| {
+                        let pages = place_pages(&size, page_size, index);
+                        !taken(&index) && pages & !z.touched.get() == 0
+                    });
+                    assert_eq!(z.is_roomy(), room, "{z:?}");
+                    assert!(core::ptr::eq(family, &locked.inner.roomy) == room);
+                    let tenths = if here == objects { 10 } else { here * 10 / objects };
+                    assert_eq!(tenths, group);
+                    zspages += 1;
+                    used += here;
+                    resident += z.touched.get().count_ones() as usize;
+                    holes += z.holes.get().count_ones() as usize;
+                    prev = at;
+                    at = z.next.get();
+                }
+            }
+            assert_eq!(locked.group(group).count() > 0, {
+                locked.inner.roomy[group] != NIL || locked.inner.tight[group] != NIL
+            });
+        }
+        let counted = &locked.inner;
+        assert_eq!(
+            (counted.zspages, counted.used, counted.resident, counted.holes),
+            (zspages as u32, used as u32, resident as u32, holes as u32)
+        );
+        let class = &pool.core.classes[usize::from(number)];
+        assert_eq!((class.counts().0, class.has_pages()), (used, resident != 0));
+        let free = (resident * page_size).saturating_sub(used * size.size as usize);
+        assert_eq!(class.free_bytes(page_size), (free, resident * page_size));
+        // Packed as densely as they go: so many pages of the last zspage, all of the others.
+        let pages =
+            |n| (0..n).fold(0, |all, i| all | place_pages(&size, page_size, i)).count_ones();
+        let packed = used / objects * pages(objects) as usize + pages(used % objects) as usize;
+        assert_eq!(locked.freeable(), resident.saturating_sub(packed));
+        (resident, holes)
+    }
+
+    fn recount_all(pool: &Zsmalloc) {
+        let classes = 0..pool.core.classes.len() as u16;
+        let all: Vec<_> = classes.map(|number| recount(pool, number)).collect();
+        assert_eq!(pool.core.resident(), all.iter().map(|(resident, _)| resident).sum());
+        assert_eq!(pool.core.holes(), all.iter().map(|(_, holes)| holes).sum());
+        let told = pool.class_stats();
+        let used: usize = told.iter().map(|class| class.obj_used).sum();
+        let pages: usize = told.iter().map(|class| class.pages_used).sum();
+        let stats = pool.stats();
+        assert_eq!((used, pages), (stats.objects + stats.parked_objects, stats.total_pages));
+        for class in told {
+            let size = &pool.core.classes[class.class].size;
+            assert_eq!(class.size, size.size as usize);
+            assert_eq!(class.pages_per_zspage, usize::from(size.pages));
+            let zspages: usize = class.zspages.iter().sum();
+            assert!(zspages > 0);
+            assert_eq!(class.obj_allocated, zspages * usize::from(size.objects));
+        }
+    }
+
+    /// Stores, frees, compacts and migrates at random, and counts everything again each time.
+    fn churn(pool: &Zsmalloc, steps: usize, seed: u64) {
+        const SIZES: [usize; 8] = [20, 100, 600, 1300, 2000, 3000, 3300, 4096];
+        let mut rng = Rng::new(seed);
+        let mut live: Vec<(Handle, usize, u8)> = Vec::new();
+        for step in 0..steps {
+            // Waves: mostly stores, then mostly frees.
+            let grow = if step / 200 % 2 == 0 { 3 } else { 1 };
+            if rng.below(4) < grow || live.is_empty() {
+                let (len, byte) = (SIZES[rng.below(8)], step as u8);
+                live.push((pool.malloc_from(&vec![byte; len]).unwrap(), len, byte));
+            } else {
+                let (handle, len, byte) = live.swap_remove(rng.below(live.len()));
+                assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; len]);
+                // Every other one is freed while it is read.
+                let read = (step % 2 == 0).then(|| pool.obj_read_begin(handle).unwrap());
+                pool.free(handle).unwrap();
+                let stats = pool.stats();
+                assert_eq!(stats.parked_objects, usize::from(read.is_some()));
+                recount_all(pool);
+            }
+            if step % 97 == 96 {
+                pool.compact().unwrap();
+            }
+            if step % 211 == 210 {
+                let moved = pool.migrate_within(0..usize::MAX).unwrap();
+                assert!(moved.zspages > 0 && moved.left == 0);
+            }
+            recount_all(pool);
+            let stats = pool.stats();
+            let bytes: usize = live.iter().map(|(_, len, _)| len).sum();
+            assert_eq!((stats.objects, stats.object_bytes), (live.len(), bytes));
+        }
+        for (handle, ..) in live {
+            pool.free(handle).unwrap();
+        }
+        recount_all(pool);
+        assert_eq!((pool.total_pages(), pool.class_stats()), (0, vec![]));
+    }
+
+    #[test]
+    fn counts_are_what_a_recount_finds() {
+        let steps = if cfg!(miri) { 30 } else { 500 };
+        churn(&Zsmalloc::new(Arc::new(HeapPages::new())).unwrap(), steps, 7);
+    }
+
+    /// Pages that are touched one by one.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn counts_are_what_a_recount_finds_of_mapped_pages() {
+        churn(&Zsmalloc::new(Arc::new(zpool_api::MmapPages::new())).unwrap(), 500, 8);
+    }
+}

@@ -204,6 +204,11 @@ impl Core {
         self.resident.load(Ordering::Relaxed)
     }
 
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn holes(&self) -> usize {
+        self.holes.load(Ordering::SeqCst)
+    }
+
     /// Whether more pages without an object wait than should.
     fn too_many_holes(&self) -> bool {
         // Relaxed: as above.
