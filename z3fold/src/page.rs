@@ -282,6 +282,41 @@ mod tests {
     }
 
     #[test]
+    fn objects_that_overlap_are_told() {
+        let page = |chunks: [u8; 3], middle_at| Page { chunks, middle_at, ..Page::NEW };
+        // Side by side, with nothing free or with a gap; where no middle is means nothing.
+        for (chunks, at) in
+            [([20, 14, 30], 20), ([20, 0, 44], 63), ([0, 64, 0], 0), ([5, 9, 7], 48)]
+        {
+            assert!(page(chunks, at).is_sound(), "{chunks:?} at {at}");
+        }
+        for (chunks, at) in [
+            ([20, 0, 45], 0),
+            ([20, 14, 30], 19),
+            ([20, 14, 30], 21),
+            ([0, 10, 0], 55),
+            ([10, 10, 0], 9),
+            ([0, 10, 10], 45),
+        ] {
+            assert!(!page(chunks, at).is_sound(), "{chunks:?} at {at}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_a_page_is_told() {
+        let mut page = with(&[(Buddy::First, 3, 0), (Buddy::Middle, 5, 10), (Buddy::Last, 7, 57)]);
+        assert_eq!(Buddy::ALL.map(|buddy| page.chunks(buddy)), [3, 5, 7]);
+        assert_eq!((page.free_chunks(), page.gaps()), (49, (7, 42)));
+        assert_eq!((page.is_empty(), page.is_headless(), page.is_retired()), (false, false, false));
+        for buddy in Buddy::ALL {
+            page.vacate(buddy, true);
+        }
+        assert!(page.is_empty() && page.room(0).is_none());
+        assert_eq!((page.largest(false), page.kref), (64, 3));
+        assert!(!with(&[(Buddy::First, 63, 0)]).is_headless());
+    }
+
+    #[test]
     fn the_last_reference_frees() {
         let mut page = with(&[(Buddy::First, 64, 0)]);
         page.get();

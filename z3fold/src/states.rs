@@ -211,6 +211,30 @@ mod tests {
     }
 
     #[test]
+    fn pages_and_their_records_are_counted() {
+        let mut lists = Lists::new();
+        assert_eq!((lists.attached(), lists.reclaimed(), lists.memory_bytes()), (0, 0, 0));
+        lists.add_up_to(2).unwrap();
+        let reserved = lists.memory_bytes();
+        assert!(reserved >= 3 * size_of::<PageState>(), "{reserved}");
+        lists.add_up_to(1).unwrap();
+        assert_eq!(lists.shelves.len(), 3, "none is added twice");
+        for page in 0..3 {
+            lists.attach(page, PageState::Buddied);
+        }
+        assert_eq!((lists.attached(), lists.memory_bytes()), (3, reserved));
+        for page in 0..2 {
+            assert_eq!(lists.take_for_reclaim(lists.now()), Some(page));
+            assert!(lists.settle(page, Who::Holder, PageState::Leaving));
+            lists.detach(page, true);
+            lists.count_reclaimed();
+        }
+        assert_eq!((lists.attached(), lists.reclaimed()), (1, 2));
+        assert_eq!((lists.take_vacant(), lists.take_vacant()), (Some(1), Some(0)));
+        assert_eq!(lists.take_vacant(), None);
+    }
+
+    #[test]
     fn a_number_that_is_used_up_does_not_serve_again() {
         let mut lists = with_pages(&[PageState::Buddied]);
         lists.settle(0, Who::Freer, PageState::Leaving);

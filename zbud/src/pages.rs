@@ -281,6 +281,36 @@ mod tests {
     }
 
     #[test]
+    fn pages_and_their_records_are_counted() {
+        let mut pages = with_pages(0);
+        assert_eq!((pages.attached(), pages.memory_bytes()), (0, 0));
+        pages = with_pages(2);
+        let reserved = pages.memory_bytes();
+        assert!(reserved >= 2 * size_of::<PageRecord>(), "{reserved}");
+        let first = pages.attach(0, 64);
+        let other = pages.attach(1, 63);
+        assert_eq!((pages.attached(), pages.memory_bytes()), (2, reserved));
+        assert_eq!(pages.vacate(first, true), Some(Detached(0)));
+        assert_eq!(pages.attached(), 1);
+        assert_eq!(pages.take_room(1), Some(slot(1, Buddy::Last)), "a chunk is free");
+        assert_eq!(pages.vacate(other, true), None);
+        assert_eq!(pages.attached(), 1);
+    }
+
+    #[test]
+    fn a_page_that_reclaim_ends_is_found_as_before() {
+        let mut pages = with_pages(1);
+        let first = pages.attach(0, 8);
+        assert_eq!(pages.take_room(9), Some(slot(0, Buddy::Last)));
+        assert_eq!(pages.begin_reclaim(pages.now()), Some(0));
+        assert_eq!(pages.vacate(first, true), None);
+        assert_eq!(pages.end_reclaim(0), None);
+        assert_eq!((pages.attached(), pages.reclaimed()), (1, 0));
+        assert_eq!(pages.take_room(56), None);
+        assert_eq!(pages.take_room(55), Some(first));
+    }
+
+    #[test]
     fn the_tightest_room_is_taken() {
         let mut pages = with_pages(3);
         for (page, chunks) in [(0, 10), (1, 40), (2, 25)] {
