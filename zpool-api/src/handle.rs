@@ -243,11 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_of_each_fits() {
+    fn the_largest_of_each_fits_and_no_larger() {
         assert_eq!(PoolTag::new(4095).map(PoolTag::get), Some(4095));
         assert_eq!(BackendBits::new((1 << 52) - 1).map(BackendBits::get), Some((1 << 52) - 1));
         let last = SlotRef::new((1 << 20) - 1, u32::MAX).unwrap();
         assert_eq!((last.generation(), last.slot()), ((1 << 20) - 1, u32::MAX));
+        assert_eq!((PoolTag::new(4096), SlotRef::new(1 << 20, 0)), (None, None));
+        assert_eq!(BackendBits::new(1 << 52), None);
     }
 
     #[test]

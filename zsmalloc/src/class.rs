@@ -397,6 +397,8 @@ impl<'a> Locked<'a> {
 mod tests {
     use super::*;
     use crate::Zsmalloc;
+    use crate::class_table::HEADER;
+    use crate::lane::Freed;
     use std::sync::Arc;
     use zpool_api::sync::test_rng::Rng;
     use zpool_api::{Handle, HeapPages, Zpool};
@@ -516,6 +518,50 @@ mod tests {
         }
         recount_all(pool);
         assert_eq!((pool.total_pages(), pool.class_stats()), (0, vec![]));
+    }
+
+    /// An object may be shorter than its place, and then end before a page that it would touch.
+    #[test]
+    fn the_place_is_taken_that_touches_the_fewest_new_pages() {
+        let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
+        let core = &pool.core;
+        let mut tried = 0;
+        for number in 0..core.classes.len() as u16 {
+            let size = core.classes[usize::from(number)].size;
+            let end = |index| size.start_of(index) + size.size as usize;
+            let over = (2..usize::from(size.objects))
+                .find(|&index| (1..64).contains(&(end(index) % 4096)));
+            let Some(over) = over.filter(|_| (2100..4000).contains(&size.size)) else { continue };
+            let handle = pool.malloc_from(&vec![1; size.size as usize - HEADER]).unwrap();
+            let ours = |z: &Zspage| z.class() == Some(number);
+            let Some(zspage) = core.zspages.iter().position(ours) else {
+                // The class is not active yet.
+                pool.free(handle).unwrap();
+                continue;
+            };
+            let zspage = zspage as u32;
+            let z = core.zspages.get(zspage).unwrap();
+            let first = place_pages(&size, 4096, 0);
+            let short = size.size as usize - end(over) % 4096;
+            let start = size.start_of(over);
+            let mut locked = core.lock(number).unwrap();
+            locked.isolate(z);
+            locked.rebase(z, z.base(), first | pages_of(4096, start, start + short), first);
+            assert!(locked.put_back(zspage, z, 0).is_none() && !z.is_roomy());
+            let resident = core.resident();
+            assert_eq!(locked.take_touching(short), Some(Place { zspage, index: over }));
+            assert_eq!(core.resident(), resident);
+            // What it never touched is no hole when it is gone.
+            let lane = core.lane(z, over);
+            assert!(!lane.read_unlock() && lane.free() == Freed::Now);
+            assert!(locked.vacate(zspage, z, over).is_none());
+            assert_eq!(z.holes.get(), z.touched.get() & !first);
+            assert_eq!(locked.take_touching(short).map(|place| place.index), Some(over));
+            assert_eq!(locked.take_touching(short), Some(Place { zspage, index: 1 }));
+            assert_eq!(core.resident(), resident + 1);
+            tried += 1;
+        }
+        assert!(tried > 0);
     }
 
     #[test]
