@@ -81,5 +81,6 @@ mod tests {
         }
         assert_eq!(SwapEntry::new(3, 1 << 56), Err(EntryError { offset: 1 << 56 }));
         assert!(SwapEntry::new(3, u64::MAX).is_err());
+        assert_eq!(format!("{:?}", SwapEntry::new(3, 7).unwrap()), "SwapEntry(3, 7)");
     }
 }

@@ -99,9 +99,21 @@ mod tests {
     }
 
     #[test]
+    fn percent_are_rounded_down_and_never_overflow() {
+        use super::percent_of as percent;
+        assert_eq!([0, 1, 99, 100, 255].map(|p| percent(250, p)), [0, 2, 247, 250, 250]);
+        assert_eq!([0, 1, 99, 100, 199].map(|bytes| percent(bytes, 50)), [0, 0, 49, 50, 99]);
+        assert_eq!(percent(usize::MAX, 100), usize::MAX);
+        assert_eq!(Limits::new(usize::MAX, 255).max(), usize::MAX);
+    }
+
+    #[test]
     fn other_pools_count_too() {
         let limits = Limits::new(1000, 100);
         assert_eq!(limits.admit(400, || 600), Admission::Full);
         assert_eq!(limits.admit(399, || panic!("not looked at each time")), Admission::Open);
+        // They have grown, which is noticed in time.
+        let noticed = |_: &u32| limits.admit(399, || 601) == Admission::Full;
+        assert_eq!((2..).find(noticed), Some(LOOK_EVERY));
     }
 }

@@ -248,6 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn neighbouring_words_are_waited_for_apart() {
+        let waiters = Waiters::new();
+        let words: [AtomicU64; STRIPES] = core::array::from_fn(|_| AtomicU64::new(0));
+        let mut stripes = words.each_ref().map(|word| core::ptr::from_ref(waiters.stripe(word)));
+        stripes.sort_unstable();
+        assert!(stripes.windows(2).all(|pair| pair[0] != pair[1]), "{stripes:?}");
+    }
+
+    #[test]
+    fn the_bits_of_the_lock_are_not_the_holders_to_change() {
+        let (word, waiters) = (AtomicU64::new(5), Waiters::new());
+        let mut guard = lock_word(&word, &waiters).unwrap();
+        assert_eq!(guard.replace(LOCKED | WAITERS | 6), 5);
+        assert_eq!(guard.replace(LOCKED | 7), 6);
+        assert_eq!(guard.replace(WAITERS | 8), 7);
+        assert_eq!(word.load(Ordering::SeqCst), LOCKED | 5, "nothing is seen before the unlock");
+        drop(guard);
+        assert_eq!(word.load(Ordering::SeqCst), 8);
+    }
+
+    #[test]
     fn a_dead_word_cannot_be_locked() {
         let word = AtomicU64::new(Word::DEAD.raw());
         assert_eq!(lock(&word, &Waiters::new()).err(), Some(Dead));

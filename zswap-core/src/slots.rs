@@ -207,6 +207,17 @@ mod tests {
         slots.give_up(129);
         drop(slots.take().unwrap());
         assert_eq!(slots.taken(), 129, "one that no entry came to name is free again");
+        assert!(slots.memory_bytes() >= 3 * 8 && slots.memory_bytes() % 8 == 0);
+    }
+
+    /// A mistake of the caller's, which costs nothing but the slot.
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "slot 1 is free already"))]
+    fn a_slot_that_is_free_already_stays_free() {
+        let slots = Slots::new(Arc::new(MemorySwapDevice::new(3)));
+        assert_eq!(slots.take().map(TakenSlot::keep), Some(0));
+        slots.give_up(1);
+        assert_eq!(slots.taken(), 1);
     }
 
     #[test]

@@ -112,3 +112,61 @@ impl fmt::Display for ZswapStats {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_figure_is_shown_under_its_name() {
+        let stats = ZswapStats {
+            stored_pages: 1,
+            same_filled_pages: 2,
+            stored_incompressible_pages: 3,
+            pool_total_size: 4,
+            compressed_bytes: 5,
+            metadata_bytes: 6,
+            context_bytes: 7,
+            reject_compress_poor: 8,
+            reject_compress_fail: 9,
+            reject_alloc_fail: 10,
+            decompress_fail: 11,
+            corrupt_pages: 12,
+            pool_limit_hit: 13,
+            reject_reclaim_fail: 14,
+            written_back_pages: 15,
+            device_loads: 16,
+            device_pages: 17,
+            pools: vec![PoolStats {
+                zpool: "zbud".to_owned(),
+                compressor: "zstd:level=6".to_owned(),
+                objects: 18,
+                pool_bytes: 19,
+                compressed_bytes: 20,
+            }],
+        };
+        let shown = stats.to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        let expected = [
+            "stored_pages: 1",
+            "same_filled_pages: 2",
+            "stored_incompressible_pages: 3",
+            "pool_total_size: 4",
+            "compressed_bytes: 5",
+            "metadata_bytes: 6",
+            "context_bytes: 7",
+            "device_pages: 17",
+            "reject_compress_poor: 8",
+            "reject_compress_fail: 9",
+            "reject_alloc_fail: 10",
+            "decompress_fail: 11",
+            "corrupt_pages: 12",
+            "pool_limit_hit: 13",
+            "reject_reclaim_fail: 14",
+            "written_back_pages: 15",
+            "device_loads: 16",
+            "pool zbud zstd:level=6: 18 objects, 20 bytes in 19",
+        ];
+        assert_eq!(lines, expected);
+    }
+}

@@ -213,6 +213,44 @@ mod tests {
             assert!(referenced.is_referenced() && !word.is_referenced());
             assert_eq!(referenced.content(), content);
             assert_eq!(referenced.locked().unlocked(), referenced);
+            assert_eq!(referenced.referenced(), referenced);
+            assert_eq!(word.tried().tried(), word.tried());
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_moved_keeps_its_second_chance_and_nothing_else() {
+        let bits = BackendBits::truncate(PAYLOAD_MASK);
+        let stored = Content::Stored { pool: PoolId::from_index(3), bits, raw: true };
+        for content in [Content::OnDevice(u32::MAX), Content::SameFilled(0), stored] {
+            let (word, moved) = (Word::new(stored), Word::new(content));
+            assert!(word.tried().is_tried() && !word.is_tried());
+            assert_eq!(word.tried().content(), stored);
+            assert_eq!(word.tried().moved_to(content), moved);
+            assert_eq!(word.referenced().tried().moved_to(content), moved.referenced());
+            assert_eq!(moved.referenced().unreferenced(), moved);
+            assert_eq!(moved.unreferenced(), moved);
+            assert_eq!(moved.content(), content);
+        }
+    }
+
+    #[test]
+    fn a_pattern_too_long_and_a_pool_that_none_is_do_no_harm_to_other_bits() {
+        let word = Word::new(Content::SameFilled(u64::MAX));
+        assert_eq!(word, Word::new(Content::SameFilled(PAYLOAD_MASK)));
+        let Content::Stored { pool, .. } =
+            Word::from_raw(1 << KIND_SHIFT | 15 << POOL_SHIFT).content()
+        else {
+            panic!("an object's word");
+        };
+        assert_eq!((pool, pool.index()), (PoolId(15), 0));
+    }
+
+    #[test]
+    fn a_word_is_shown_as_what_it_holds() {
+        let shown = format!("{:?}", Word::new(Content::OnDevice(77)).locked());
+        for part in ["OnDevice(77)", "locked: true", "waiters: false", "dead: false"] {
+            assert!(shown.contains(part), "{shown}");
         }
     }
 
