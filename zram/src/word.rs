@@ -128,6 +128,8 @@ mod tests {
                 assert_eq!(marked.raw() & (DEAD | LOCKED | WAITERS), 0);
                 assert_eq!(marked.with_tried(1).tried(), 1);
                 assert!(!marked.idle(false).is_idle());
+                assert_eq!(marked.idle(true).incompressible().with_tried(3), marked);
+                assert_eq!(marked.idle(false).idle(true), marked);
             }
         }
     }

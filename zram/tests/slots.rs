@@ -82,6 +82,46 @@ fn a_slot_takes_eight_bytes_and_twelve_with_access_times() {
 }
 
 #[test]
+fn metadata_grow_with_table_patterns_descriptors_and_slots() {
+    let rig = rig(8);
+    let disk = &rig.disk;
+    let mut last = disk.metadata_bytes();
+    let mut grown = || {
+        let before = core::mem::replace(&mut last, disk.metadata_bytes());
+        last.checked_sub(before).expect("nothing was given up")
+    };
+    disk.write(at(0), &[3; PAGE_SIZE]).unwrap();
+    let chunk = if cfg!(miri) { 16 * 8 } else { 512 * 8 };
+    assert_eq!(grown(), chunk, "a chunk of the table");
+    // Eight bytes that differ do not fit in the slot.
+    let pattern: Vec<u8> = (0..PAGE_SIZE).map(|n| (n as u8 & 7) * 17 + 9).collect();
+    disk.write(at(1), &pattern).unwrap();
+    let patterns = grown();
+    disk.write(at(2), &marked(2, 1000)[..]).unwrap();
+    let descriptors = grown();
+    assert_eq!(disk.writeback(&Writeback::new()).unwrap().written, 1);
+    let slots = grown();
+    for (what, bytes) in [("patterns", patterns), ("descriptors", descriptors), ("slots", slots)] {
+        assert!((8..1 << 20).contains(&bytes), "{what}: {bytes}");
+    }
+    settle(rig);
+}
+
+#[test]
+fn contexts_are_counted_once_they_are_made() {
+    let rig = rig(4);
+    let disk = &rig.disk;
+    let none = disk.context_bytes();
+    disk.write(at(0), &marked(1, 1000)[..]).unwrap();
+    let first = disk.context_bytes();
+    // Each has a buffer for a page at least.
+    assert!(first >= none + PAGE_SIZE, "{first} {none}");
+    disk.recompress(&Recompress::new()).unwrap();
+    assert!(disk.context_bytes() >= first + PAGE_SIZE);
+    settle(rig);
+}
+
+#[test]
 fn idle_pages_are_those_nobody_used_since() {
     let rig = rig_with(8, |builder| builder.access_times(true));
     let disk = &rig.disk;
@@ -228,12 +268,19 @@ fn the_memory_limit_refuses_and_keeps_what_was_there() {
 
 #[test]
 fn compaction_is_counted() {
-    let disk = Zram::builder().disksize(at(400)).algorithm("null").zpool("zsmalloc");
-    let Ok(disk) = disk.build() else { return };
-    for n in 0..if cfg!(miri) { 20 } else { 400 } {
-        disk.write(at(n), &marked(n, 900)[..]).unwrap();
+    if cfg!(not(feature = "zsmalloc")) {
+        return;
     }
-    assert_eq!(disk.compact().unwrap() as u64, disk.mm_stat().pages_compacted);
+    let count = if cfg!(miri) { 64 } else { 400 };
+    let packed = rig_with(count, |builder| builder.zpool("zsmalloc"));
+    let disk = &packed.disk;
+    (0..count).for_each(|n| disk.write(at(n), &marked(n, 900)[..]).unwrap());
+    (0..count).filter(|n| n % 4 > 0).for_each(|n| disk.discard(at(n), at(1)).unwrap());
+    let given_back = disk.compact().unwrap() as u64;
+    assert!(given_back > 1, "{given_back}");
+    assert_eq!(disk.mm_stat().pages_compacted, given_back);
+    (0..count).step_by(4).for_each(|n| check(disk, n, &marked(n, 900)));
+    settle(packed);
     let simple = rig(4);
     assert!(simple.disk.compact().is_err(), "zbud cannot");
     settle(simple);

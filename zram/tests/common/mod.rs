@@ -140,6 +140,7 @@ pub(crate) fn settle(rig: Rig) {
     assert_eq!((stat.same_pages, stat.huge_pages), (0, 0), "{stat}");
     assert_eq!((rig.disk.bd_stat().bd_count, rig.memory.pages()), (0, 0));
     assert_eq!(rig.disk.block_state().count(), 0);
-    rig.disk.trim();
+    let warm = rig.pages.pages_out();
+    assert_eq!(rig.disk.trim(), warm);
     assert_eq!(rig.pages.pages_out(), 0);
 }
