@@ -45,8 +45,14 @@ impl Counters {
     /// Adds to a counter. Wait-free.
     #[inline]
     pub(crate) fn add(&self, counter: Counter, n: i64) {
+        self.add_on(cpu::current(), counter, n);
+    }
+
+    /// On a CPU, also one that was not there when the store was made.
+    #[inline]
+    fn add_on(&self, cpu: usize, counter: Counter, n: i64) {
         // The number of shards is a power of two.
-        let shard = &self.shards[cpu::current() & (self.shards.len() - 1)];
+        let shard = &self.shards[cpu & (self.shards.len() - 1)];
         // Relaxed: a number for statistics, publishing nothing.
         shard[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
@@ -81,6 +87,9 @@ mod tests {
         assert_eq!(counters.get(Counter::StoredPages), 400);
         assert_eq!(counters.get(Counter::DecompressFail), 400);
         assert_eq!(counters.get(Counter::SameFilledPages), 0);
+        let cpus = 0..2 * cpu::places();
+        cpus.clone().for_each(|cpu| counters.add_on(cpu, Counter::DeviceLoads, 1));
+        assert_eq!(counters.get(Counter::DeviceLoads), cpus.len() as u64);
         counters.add(Counter::SameFilledPages, -3);
         assert_eq!(counters.get(Counter::SameFilledPages), 0);
     }

@@ -203,6 +203,7 @@ mod tests {
         slots.give_up(3);
         assert_eq!(slots.taken(), 128);
         assert_eq!([0; 2].map(|_: i32| slots.take().unwrap().keep()), [3, 77]);
+        assert_eq!(slots.pin(77).number(), 77);
         drop(slots.take());
         slots.give_up(129);
         drop(slots.take().unwrap());
