@@ -768,6 +768,29 @@ mod tests {
     }
 
     #[test]
+    fn its_bytes_are_those_of_tables_and_free_lists_which_have_room_for_every_node() {
+        let index = Index::with_sums();
+        for key in [0, 1 << 20, 1 << 40] {
+            put(&index, key, 1);
+            let locked = index.lock_structure();
+            assert!(locked.structure.free_leaves.capacity() >= index.leaves.len());
+            assert!(locked.structure.free_inners.capacity() >= index.inners.len());
+        }
+        let sums = index.sums.as_ref().unwrap().memory_bytes();
+        let tables = index.leaves.memory_bytes() + index.inners.memory_bytes() + sums;
+        let lists = index.memory_bytes() - tables;
+        // Numbers of 4 bytes, of 3 leaves and 2 inner nodes; a list may have room for a few more.
+        assert!((4 * (3 + 2)..4 * 12).contains(&lists), "{lists}");
+    }
+
+    #[test]
+    fn what_could_not_be_had_is_told_in_bytes() {
+        assert_eq!(no_node::<Leaf>(TableError::NoMemory { bytes: 5 }), NoNode { bytes: 5 });
+        let full = NoNode { bytes: size_of::<Inner>() };
+        assert_eq!(no_node::<Inner>(TableError::Full { limit: 3 }), full);
+    }
+
+    #[test]
     fn keys_that_come_and_go_do_not_grow_it() {
         let index = Index::new();
         let mut rng = Rng::new(2);
