@@ -171,6 +171,7 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
+    use crate::word::Content;
 
     #[test]
     fn the_last_access_is_noted_in_seconds_since_the_table_was_made() {
@@ -185,6 +186,20 @@ mod tests {
         let without = Table::new(600, false).unwrap();
         let slot = without.lock_to_fill(0).unwrap();
         assert_eq!((slot.accessed(), slot.age()), (None, None));
+    }
+
+    #[test]
+    fn a_look_without_the_lock_shows_what_the_slot_holds() {
+        let table = Table::new(600, false).unwrap();
+        assert_eq!(table.peek(599), None);
+        let word = Word::new(Content::Same(5));
+        let mut slot = table.lock_to_fill(599).unwrap();
+        slot.replace(word);
+        drop(slot);
+        assert_eq!(
+            [598, 599, 600].map(|index| table.peek(index)),
+            [Some(Word::new(Content::Empty)), Some(word), None]
+        );
     }
 
     #[test]

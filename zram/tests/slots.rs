@@ -286,6 +286,18 @@ fn compaction_is_counted() {
     settle(simple);
 }
 
+#[cfg_attr(miri, ignore = "there the system takes no pages back")]
+#[test]
+fn trimming_gives_the_warm_pages_back_and_says_how_many() {
+    let disk = Zram::builder().disksize(at(64)).algorithm("null").build().unwrap();
+    (0..64).for_each(|n| disk.write(at(n), &marked(n, PAGE_SIZE)[..]).unwrap());
+    disk.discard(0, at(64)).unwrap();
+    let warm = disk.mm_stat().mem_used_total;
+    assert!(warm > 1);
+    assert_eq!(at(disk.trim() as u64), warm);
+    assert_eq!((disk.mm_stat().mem_used_total, disk.trim()), (0, 0));
+}
+
 #[test]
 fn what_cannot_be_built_is_said() {
     for bytes in [0, 1, 4095, 4097, u64::MAX] {
