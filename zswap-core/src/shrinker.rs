@@ -74,6 +74,12 @@ impl ShrinkerPolicy {
     }
 }
 
+/// The pause after a step, in pauses between steps under pressure: one after a step that worked,
+/// else twice as long as the last, up to the longest.
+fn next_pause(last: u32, worked: bool) -> u32 {
+    if worked { 1 } else { (2 * last).min(LONGEST_PAUSE) }
+}
+
 /// What a background shrinker has done so far.
 #[derive(Clone, PartialEq, Debug, Default)]
 #[non_exhaustive]
@@ -145,7 +151,7 @@ impl Zswap {
                             Err(_panicked) => (0, None, true),
                         };
                     }
-                    idle = if done.0 > 0 && !done.2 { 1 } else { (2 * idle).min(LONGEST_PAUSE) };
+                    idle = next_pause(idle, done.0 > 0 && !done.2);
                     Next::After(policy.pause.saturating_mul(idle))
                 }
             };
@@ -169,6 +175,27 @@ impl Zswap {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_grow_while_there_is_nothing_to_do() {
+        let mut pause = 1;
+        let mut next = |worked| {
+            pause = next_pause(pause, worked);
+            pause
+        };
+        assert_eq!([false; 6].map(&mut next), [2, 4, 8, 16, 16, 16]);
+        assert_eq!([true, true, false].map(next), [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_policy_is_what_it_was_told_to_be() {
+        let pause = Duration::from_secs(3);
+        let policy = ShrinkerPolicy::default().from_percent(255).most_pages(7).pause(pause);
+        assert_eq!(policy, ShrinkerPolicy { from_percent: 100, most_pages: 7, pause });
+        let default = ShrinkerPolicy::default();
+        assert_eq!((default.from_percent, default.most_pages), (80, 256));
+        assert_eq!(default.pause, Duration::from_millis(10));
+    }
 
     #[test]
     fn effort_follows_pressure_and_eases_off_when_pages_come_back() {

@@ -61,6 +61,8 @@ fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     eventually("a step with nothing to do", || shrinker.report().steps > report.steps + 1);
     assert_eq!((device.pages(), pool_bytes(&store)), (8, LIMIT / 2));
     assert_eq!(shrinker.report().written, 8);
+    let shown = format!("{shrinker:?}");
+    assert!(shown.contains("written: 8"), "{shown}");
     // More come; they find room.
     let end = if cfg!(miri) { 22 } else { 60 };
     for entry in 18..end {
