@@ -197,6 +197,38 @@ fn recompression_follows_priorities_filters_and_budgets() {
 }
 
 #[test]
+fn a_budget_of_recompression_counts_what_did_not_get_smaller_too() {
+    let rig = rig(8);
+    let disk = &rig.disk;
+    for (n, len) in [(0, PAGE_SIZE), (1, 1000), (2, PAGE_SIZE), (3, 1000)] {
+        disk.write(at(n), &marked(n, len)[..]).unwrap();
+    }
+    let before = rig.moods.compressions.load(SeqCst);
+    let done = disk.recompress(&Recompress::new().max_pages(3)).unwrap();
+    assert_eq!((done.recompressed, done.not_smaller), (1, 2));
+    assert_eq!(rig.moods.compressions.load(SeqCst), before + 3);
+    assert_eq!(flags(disk), "0..h..n 1....r. 2..h..n 3......");
+    settle(rig);
+}
+
+#[cfg_attr(miri, ignore = "the codec is a C library")]
+#[test]
+fn an_algorithm_goes_by_its_name_and_by_its_spec() {
+    if cfg!(not(feature = "zstd")) {
+        return;
+    }
+    let disk = Zram::builder().disksize(4096).algorithm("null").recompression("zstd:level=7");
+    let disk = disk.build().unwrap();
+    for known in ["zstd", "zstd:level=7"] {
+        assert!(disk.recompress(&Recompress::new().algorithm(known)).is_ok(), "{known}");
+    }
+    for unknown in ["zstd:level=8", "null", ""] {
+        let error = disk.recompress(&Recompress::new().algorithm(unknown)).unwrap_err();
+        assert!(matches!(error, ZramError::NoSuchAlgorithm { .. }), "{error}");
+    }
+}
+
+#[test]
 fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
     let rig = rig(20);
     let disk = &rig.disk;
