@@ -67,19 +67,18 @@ enum Job {
     Powerset(jobs::powerset::Args),
     /// The packages of the library crates, used by a crate outside the workspace.
     Outside,
+    /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
+    System,
     /// Every loom model.
     Loom(jobs::loom::Args),
     /// The allocators and the store under Miri.
     Miri(jobs::miri::Args),
     /// The concurrent tests under ThreadSanitizer; all tests on request.
     Tsan(jobs::tsan::Args),
-    /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
-    System,
-    /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --system, this
-    /// project beside its peers.
     /// All tests under AddressSanitizer, leaks and C code included.
     Asan(jobs::asan::Args),
-    /// The criterion benches on real pages, told in multiples of a mutex pair.
+    /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --system, this
+    /// project beside its peers.
     Bench(jobs::bench::Args),
     /// How dense a store stays over 100 million operations, with and without compaction.
     Aging(jobs::aging::Args),
@@ -121,10 +120,10 @@ fn run(job: Job) -> Result<()> {
         Job::Cross => jobs::cross::run(),
         Job::Powerset(args) => jobs::powerset::run(&ws, &args),
         Job::Outside => jobs::outside::run(&ws),
+        Job::System => jobs::system::check(&ws),
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),
-        Job::System => jobs::system::check(&ws),
         Job::Asan(args) => jobs::asan::run(&ws, &args),
         Job::Bench(args) => jobs::bench::run(&ws, &args),
         Job::Aging(args) => jobs::aging::run(&ws, &args),
