@@ -10,7 +10,6 @@ const ADDRESS: Sanitizer = Sanitizer {
     // libdeflate includes a template for each instruction set. GCC makes one of the equal tables
     // that come with it, and registers it once for each.
     options: Some(("ASAN_OPTIONS", "detect_odr_violation=0")),
-    tests_left_out: &[],
 };
 
 #[derive(Debug, Default, clap::Args)]

@@ -4,16 +4,7 @@ use crate::error::Result;
 use crate::sanitizer::{self, Crate, Sanitizer};
 use crate::workspace::Workspace;
 
-const THREAD: Sanitizer = Sanitizer {
-    job: "tsan",
-    name: "thread",
-    options: None,
-    tests_left_out: &[
-        // Pages that the system will not take back: the sanitizer's `mlock` does nothing.
-        "that_the_system_refuses",
-        "refused_pages",
-    ],
-};
+const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None };
 
 /// What `ci` runs: what has threads, without the C code, which has none of its own and takes most
 /// of the time.
