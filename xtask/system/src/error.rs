@@ -44,4 +44,22 @@ pub(crate) enum Error {
 
     #[error("the turn of {name} did not tell its figures as they should be: {source}")]
     Told { name: String, source: serde_json::Error },
+
+    #[error("{path} is not the JSON of a run: {source}")]
+    Run { path: String, source: serde_json::Error },
+
+    #[error("{path} holds no contestant; give what a run wrote by --json")]
+    EmptyRun { path: String },
+
+    #[error("line {line} of {path} is not a sample of an aging run: {source}")]
+    Sample { path: String, line: usize, source: serde_json::Error },
+
+    #[error(
+        "{page}: the marker line `{marker}` {problem}; every generated part stands once, between \
+         its two marker lines"
+    )]
+    Marker { page: String, marker: String, problem: &'static str },
+
+    #[error("a picture cannot be drawn: {reason}")]
+    Draw { reason: String },
 }

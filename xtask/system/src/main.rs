@@ -3,8 +3,9 @@
 //!
 //! Every turn of a contestant runs in a process of its own, so that what one leaves behind in a heap
 //! is not counted with the next; `run` starts them in rotated order and puts together what they
-//! found. `aging` is about this project alone: how dense a store stays while its pages change. `cargo
-//! xtask bench --system` and `cargo xtask aging` are the ways in.
+//! found. `aging` is about this project alone: how dense a store stays while its pages change. `report`
+//! makes a page of both. `cargo xtask bench --system`, `cargo xtask aging` and `cargo xtask report` are the
+//! ways in.
 
 mod aging;
 mod bare;
@@ -16,6 +17,7 @@ mod figures;
 mod kernel;
 mod machine;
 mod map;
+mod report;
 mod resident;
 mod run;
 mod source;
@@ -43,6 +45,8 @@ enum Verb {
     Turn(turn::Args),
     /// How dense a store stays while its pages change.
     Aging(aging::Args),
+    /// A run's JSON as a page of tables and pictures.
+    Report(report::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Turn(args) => turn::run(&args).map(|()| true),
         Verb::Aging(args) => aging::run(&args),
+        Verb::Report(args) => report::run(&args).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,41 @@
+//! How long a store and a load take, as distributions: median, mean, 99th percentile and 99.9th.
+
+use super::axis;
+use super::canvas::Mark;
+use super::rows::{Row, Rows};
+use super::theme;
+use crate::error::Result;
+use crate::figures::{Figures, Nanos};
+
+/// Of contestants with one thread count; the one with the least mean comes first.
+pub(super) fn draw(
+    figures: &[&Figures],
+    title: &str,
+    method: &str,
+    part: fn(&Figures) -> Option<Nanos>,
+) -> Result<String> {
+    let mut timed: Vec<(&Figures, Nanos)> =
+        figures.iter().filter_map(|f| Some((*f, part(f)?))).collect();
+    timed.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
+    let row = |(f, n): &(&Figures, Nanos)| Row {
+        label: f.name(),
+        hue: theme::of_contestant(&f.contestant),
+        values: vec![Some(n.p50), Some(n.mean), Some(n.p99), Some(n.p999)],
+        note: axis::time(n.mean),
+    };
+    let marks = [
+        (Mark::Dot, "median"),
+        (Mark::Ring, "mean (also on the right)"),
+        (Mark::Bar, "99 %"),
+        (Mark::Square, "99.9 %"),
+    ];
+    Rows {
+        title,
+        method,
+        marks: marks.map(|(mark, text)| (mark, text.to_owned())).to_vec(),
+        hues: theme::key(timed.iter().map(|(f, _)| f.contestant.as_str())),
+        told: axis::time,
+        rows: timed.iter().map(row).collect(),
+    }
+    .draw()
+}
