@@ -21,6 +21,7 @@ pub(crate) mod mutants;
 pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod powerset;
+pub(crate) mod report;
 pub(crate) mod sweep;
 pub(crate) mod system;
 pub(crate) mod test;

@@ -82,6 +82,8 @@ enum Job {
     Bench(jobs::bench::Args),
     /// How dense a store stays over 100 million operations, with and without compaction.
     Aging(jobs::aging::Args),
+    /// docs/benchmarks.md and its pictures, from a run of `bench --system` and one of aging.
+    Report(jobs::report::Args),
     /// The churn tests for minutes: eight threads, every byte looked at.
     Churn(jobs::churn::Args),
     /// Every fuzz target for a while.
@@ -127,6 +129,7 @@ fn run(job: Job) -> Result<()> {
         Job::Asan(args) => jobs::asan::run(&ws, &args),
         Job::Bench(args) => jobs::bench::run(&ws, &args),
         Job::Aging(args) => jobs::aging::run(&ws, &args),
+        Job::Report(args) => jobs::report::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
         Job::Sweep(args) => jobs::sweep::run(&ws, &args),

@@ -32,6 +32,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zswap-core", "--features metrics"),
     ("zram", ""),
     ("zram-nbd", ""),
+    ("measure", ""),
     ("zswap-cli", ""),
 ];
 

@@ -48,6 +48,11 @@ impl Args {
     pub(crate) fn smoke() -> Self {
         Args { smoke: true, ..Args::default() }
     }
+
+    /// The run of the whole system, its figures written to `json`.
+    pub(crate) fn whole_system(json: PathBuf) -> Self {
+        Args { system: true, json: Some(json), ..Args::default() }
+    }
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {

@@ -1,9 +1,9 @@
 //! The crate `xtask/system`: this project beside its peers, measured for `cargo xtask bench --system`,
-//! aged for `cargo xtask aging`, and checked for `cargo xtask system`.
+//! aged for `cargo xtask aging`, told for `cargo xtask report`, and checked for `cargo xtask system`.
 //!
 //! It is no member of the workspace, for what it compares with needs other allocators and codecs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cmd::Cmd;
 use crate::error::Result;
@@ -41,6 +41,16 @@ pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
 pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
     let names = files.iter().map(|path| path.display().to_string());
     names.filter(|name| !name.ends_with("sample.pages.zst")).collect()
+}
+
+/// The benchmark page, from what a run and an aging run wrote.
+pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result<()> {
+    let mut cmd = cargo(ws, "run --release").args(["--", "report", "--run"]);
+    cmd = cmd.arg(run.display().to_string());
+    if let Some(aging) = aging {
+        cmd = cmd.arg("--aging").arg(aging.display().to_string());
+    }
+    cmd.run()
 }
 
 /// Whether it is in order: its format, its lints, its tests, one turn of everybody, and a

@@ -1,0 +1,34 @@
+//! The benchmark page: the run of the whole system, and an aging run, as tables and pictures in
+//! `docs/benchmarks.md`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::jobs::{bench, system};
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What `bench --system --json FILE` wrote. Without it, that is run first.
+    #[arg(long, value_name = "FILE")]
+    run: Option<PathBuf>,
+    /// What an aging run wrote, one sample a line. Without it the page says that there was none.
+    #[arg(long, value_name = "FILE")]
+    aging: Option<PathBuf>,
+}
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let run = match &args.run {
+        Some(run) => run.clone(),
+        None => {
+            let home = PathBuf::from(ws.target_dir("xtask-report"));
+            fs::create_dir_all(&home)
+                .map_err(|source| Error::Read { path: home.clone(), source })?;
+            let json = home.join("run.json");
+            bench::run(ws, &bench::Args::whole_system(json.clone()))?;
+            json
+        }
+    };
+    system::report(ws, &run, args.aging.as_deref())
+}
