@@ -684,7 +684,7 @@ mod tests {
                 assert_ne!(header.pack(), NO_NODE);
             }
         }
-        for number in [0, 1, (1 << 31) - 2] {
+        for number in [0, 1, (Ref::MAX_NODES - 1) as u32] {
             assert!(matches!(Ref::leaf(number).target(), Target::Leaf(n) if n == number));
             assert!(matches!(Ref::inner(number).target(), Target::Inner(n) if n == number));
         }
