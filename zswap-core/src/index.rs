@@ -772,6 +772,7 @@ mod tests {
         let index = Index::with_sums();
         for key in [0, 1 << 20, 1 << 40] {
             put(&index, key, 1);
+            assert_eq!(index.lock(key).and_then(|entry| entry.sum()), Some(0));
             let locked = index.lock_structure();
             assert!(locked.structure.free_leaves.capacity() >= index.leaves.len());
             assert!(locked.structure.free_inners.capacity() >= index.inners.len());
