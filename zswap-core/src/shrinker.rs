@@ -74,10 +74,10 @@ impl ShrinkerPolicy {
     }
 }
 
-/// The pause after a step, in pauses between steps under pressure: one after a step that worked,
-/// else twice as long as the last, up to the longest.
-fn next_pause(last: u32, worked: bool) -> u32 {
-    if worked { 1 } else { (2 * last).min(LONGEST_PAUSE) }
+/// The pause after a step, in pauses between steps under pressure: one after a step that wrote
+/// pages back and did not fail, else twice as long as the last, up to the longest.
+fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
+    if written > 0 && !failed { 1 } else { (2 * last).min(LONGEST_PAUSE) }
 }
 
 /// What a background shrinker has done so far.
@@ -151,7 +151,7 @@ impl Zswap {
                             Err(_panicked) => (0, None, true),
                         };
                     }
-                    idle = next_pause(idle, done.0 > 0 && !done.2);
+                    idle = next_pause(idle, done.0, done.2);
                     Next::After(policy.pause.saturating_mul(idle))
                 }
             };
@@ -177,14 +177,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_while_there_is_nothing_to_do() {
+    fn pauses_grow_while_there_is_nothing_to_do_and_after_failures() {
         let mut pause = 1;
-        let mut next = |worked| {
-            pause = next_pause(pause, worked);
+        let mut next = |(written, failed)| {
+            pause = next_pause(pause, written, failed);
             pause
         };
-        assert_eq!([false; 6].map(&mut next), [2, 4, 8, 16, 16, 16]);
-        assert_eq!([true, true, false].map(next), [1, 1, 2]);
+        assert_eq!([(0, false); 6].map(&mut next), [2, 4, 8, 16, 16, 16]);
+        assert_eq!([(1, false), (9, false), (9, true), (0, true)].map(next), [1, 1, 2, 4]);
     }
 
     #[test]
