@@ -248,6 +248,11 @@ mod tests {
         assert_eq!(page.room(30).map(|r| (r.buddy, r.move_middle_to)), Some((First, None)));
         assert_eq!(page.room(31).map(|r| (r.buddy, r.move_middle_to)), Some((Last, Some(0))));
         assert_eq!((page.largest(true), page.largest(false)), (54, 30));
+        // The smaller gap of two, the first of two alike.
+        for (middle_at, buddy) in [(20, First), (27, First), (28, Last)] {
+            let page = with(&[(Middle, 10, middle_at)]);
+            assert_eq!(page.room(20).map(|r| (r.buddy, r.move_middle_to)), Some((buddy, None)));
+        }
         let page = with(&[(First, 5, 0), (Middle, 10, 30)]);
         assert_eq!(page.room(25).map(|r| (r.buddy, r.move_middle_to)), Some((Last, Some(5))));
         assert_eq!((page.largest(true), page.largest(false)), (49, 24));

@@ -15,7 +15,9 @@ mod onepage;
 use std::sync::Arc;
 
 use zpool_api::conformance::{self, Subject};
-use zpool_api::{HeapPages, PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError};
+use zpool_api::{
+    HeapPages, PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read_owned,
+};
 
 /// The backend under its own name, in a registry of its own.
 pub(crate) fn registry() -> Registry {
@@ -73,4 +75,14 @@ fn a_third_partys_backend_is_known_by_name() {
     assert_eq!(registry().build("onepage", &config).unwrap().name(), "onepage");
     let unknown = registry().build("twopage", &config).unwrap_err();
     assert_eq!(unknown.to_string(), "no backend named `twopage`; known: onepage");
+}
+
+#[test]
+fn an_owned_guard_has_the_objects_bytes_and_tells_their_number_only() {
+    let pool: Arc<dyn Zpool> = Arc::new(onepage::OnePage::new(Arc::new(HeapPages::new())));
+    let handle = pool.malloc_from(b"secret").unwrap();
+    let owned = obj_read_owned(pool.clone(), handle).unwrap();
+    assert_eq!(&*owned, b"secret");
+    assert_eq!(format!("{owned:?}"), "ObjReadOwned { len: 6, .. }");
+    assert!(Arc::ptr_eq(owned.pool(), &pool));
 }

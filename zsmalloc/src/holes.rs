@@ -102,3 +102,58 @@ fn isolate<'a>(locked: &mut Locked<'a>) -> [Option<Isolated<'a>>; AT_ONCE] {
     }
     isolated
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Zsmalloc;
+    use crate::class_table::HEADER;
+    use std::sync::Arc;
+    use zpool_api::{Handle, HeapPages, Zpool};
+
+    /// A pool with full zspages of one class; the class, and the objects zspage by zspage.
+    fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
+        let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
+        let probe = pool.malloc_from(&[0; 600]).unwrap();
+        let class = pool.core.zspages.get(0).unwrap().class().unwrap();
+        pool.free(probe).unwrap();
+        let size = pool.core.classes[usize::from(class)].size;
+        let object = vec![0; size.size as usize - HEADER];
+        let fill = |_| (0..size.objects).map(|_| pool.malloc_from(&object).unwrap()).collect();
+        let all = (0..zspages).map(fill).collect();
+        (pool, class, all)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "thousands of objects")]
+    fn a_few_zspages_are_isolated_at_a_time() {
+        let (pool, class, all) = full(20);
+        for (n, objects) in all.iter().enumerate() {
+            // The first page is a hole. Half of the zspages are in an emptier group.
+            let gone = if n < 10 { objects.len() / 2 } else { 8 };
+            objects[..gone].iter().for_each(|handle| pool.free(*handle).unwrap());
+        }
+        let mut locked = pool.core.lock(class).unwrap();
+        let mut found: Vec<u32> = isolate(&mut locked).iter().flatten().map(|i| i.zspage).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), AT_ONCE);
+        assert!(found.iter().all(|zspage| pool.core.zspages.get(*zspage).unwrap().is_isolated()));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "thousands of objects")]
+    fn so_many_zspages_are_looked_at_and_no_more() {
+        for (without, found) in [(LOOKS - 1, 1), (LOOKS, 0)] {
+            let (pool, class, all) = full(without + 1);
+            // Every other object leaves no hole.
+            for objects in &all[1..] {
+                objects.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
+            }
+            // The last one looked at, since it is fuller.
+            all[0][..8].iter().for_each(|handle| pool.free(*handle).unwrap());
+            let mut locked = pool.core.lock(class).unwrap();
+            assert_eq!(isolate(&mut locked).iter().flatten().count(), found, "{without}");
+        }
+    }
+}

@@ -101,8 +101,8 @@ fn test(ws: &Workspace, target: &Target, cmd: Cmd) -> Result<Vec<String>> {
     std::fs::create_dir_all(&output)
         .map_err(|source| Error::Read { path: output.clone(), source })?;
     let run = cmd
-        // A hang is noticed, too. The slowest crate's tests run for a quarter of it.
-        .args(["--iterate", "--jobs", "1", "--timeout", "120", "--output"])
+        // A hang is noticed, too; the tests of a crate take seconds.
+        .args(["--iterate", "--jobs", "1", "--timeout", "60", "--output"])
         .arg(output.display().to_string())
         // Doc examples take longest to build and prove least.
         .args(["--", "--tests"])
