@@ -138,6 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn a_zspage_is_as_many_chains_as_fit_with_few_objects() {
+        for chain in [1, 4, 16] {
+            for class in size_classes(4096, chain, 16) {
+                let times = usize::from(class.pages / class.chain_pages);
+                let one = usize::from(class.objects) / times;
+                assert!(times == 1 || times * one <= MANY, "{class:?}");
+                let longer = (times + 1) * usize::from(class.chain_pages);
+                assert!(longer > chain || (times + 1) * one > MANY, "{class:?}");
+            }
+        }
+    }
+
+    #[test]
     fn dividing_by_multiplying_is_exact() {
         let all = [(4096, 16, 8), (4096, 4, 16), (16384, 16, 16), (65536, 16, 16)];
         let some = if cfg!(miri) { 40 } else { 1 };
