@@ -142,7 +142,8 @@ impl<'a> Locked<'a> {
             let zspage = self.inner.roomy[group];
             if let Some(z) = self.core.zspages.get(zspage) {
                 let index = self.resident_room(z, 0)?;
-                return Some(self.occupy(zspage, z, index, bytes));
+                // No page is touched by it, so no room can be before what was the first.
+                return Some(self.occupy(zspage, z, index, bytes, index + 1));
             }
         }
         None
@@ -161,7 +162,7 @@ impl<'a> Locked<'a> {
                     (pages_of(self.page_size(), start, start + bytes) & !touched).count_ones()
                 };
                 let index = free.min_by_key(new)?;
-                return Some(self.occupy(zspage, z, index, bytes));
+                return Some(self.occupy(zspage, z, index, bytes, 0));
             }
         }
         None
@@ -179,8 +180,16 @@ impl<'a> Locked<'a> {
         })
     }
 
-    /// Takes a free place for an object that the caller writes next.
-    pub(crate) fn occupy(&mut self, zspage: u32, z: &Zspage, index: usize, bytes: usize) -> Place {
+    /// Takes a free place for an object that the caller writes next. Room in touched pages is then
+    /// looked for from `from` on: there must be none before.
+    pub(crate) fn occupy(
+        &mut self,
+        zspage: u32,
+        z: &Zspage,
+        index: usize,
+        bytes: usize,
+        from: usize,
+    ) -> Place {
         let start = self.size.start_of(index);
         let pages = pages_of(self.page_size(), start, start + bytes);
         self.core.lane(z, index).claim();
@@ -188,7 +197,9 @@ impl<'a> Locked<'a> {
         self.touch(z, pages);
         z.used.set(z.used.get() + 1);
         self.count_used(1);
-        let list = self.list_of(z, self.resident_room(z, 0).is_some());
+        let room = self.resident_room(z, from);
+        debug_assert_eq!(room, self.resident_room(z, 0));
+        let list = self.list_of(z, room.is_some());
         self.relink(zspage, z, list);
         Place { zspage, index }
     }

@@ -139,7 +139,7 @@ impl Core {
         let (old, new) = (self.lane(z, from.index), self.lane(target, to.index));
         let untouched = !target.touched.get();
         // The whole place: how long the object is shows only when it is locked.
-        locked.occupy(to.zspage, target, to.index, size.size as usize);
+        locked.occupy(to.zspage, target, to.index, size.size as usize, 0);
         self.fault_in(locked, target, to, untouched);
         if !old.write_trylock() {
             // Nothing was announced: the place is given up again.

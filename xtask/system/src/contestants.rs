@@ -88,6 +88,14 @@ impl Entry {
         }
     }
 
+    /// Pages of one store or load.
+    pub(crate) fn unit(&self) -> usize {
+        match self.kind {
+            Kind::Disk { unit } | Kind::KernelZram { unit } => unit,
+            _ => 1,
+        }
+    }
+
     /// Sets it up for so many pages. A codec alone has nothing to set up.
     pub(crate) fn build(&self, pages: usize) -> Result<Option<Box<dyn Contestant>>> {
         let codec = self.compressor.as_str();

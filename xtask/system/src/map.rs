@@ -69,6 +69,13 @@ impl Heap for Mimalloc {
     }
 }
 
+/// Has every allocator give back what it can.
+pub(crate) fn purge_all() {
+    Libc::purge();
+    Jemalloc::purge();
+    Mimalloc::purge();
+}
+
 /// Bytes in a heap, as a box of a slice would have them.
 struct Block<H: Heap> {
     bytes: NonNull<u8>,

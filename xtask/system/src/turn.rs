@@ -113,9 +113,12 @@ fn turn(entry: &Entry, source: &Source, threads: usize, round: u64) -> Result<To
     if codec_first {
         beside(&mut told, &mut lanes)?;
     }
+    let work = Work::new(source.pages.len(), entry.unit(), round);
+    // What was freed before would be handed out again and not be seen to be needed.
+    crate::map::purge_all();
     let before = resident::anonymous()?;
     match entry.build(source.pages.len())? {
-        Some(contestant) => kept(&*contestant, source, round, before, &mut lanes, &mut told)?,
+        Some(contestant) => kept(&*contestant, source, &work, before, &mut lanes, &mut told)?,
         None => {
             let codec = bare::build(&entry.compressor)?;
             (told.store, told.load) = bare_turn(&*codec, source, round, &mut lanes)?;
@@ -160,31 +163,47 @@ fn packed_bytes(codec: &dyn Compressor, source: &Source) -> Result<usize> {
     Ok(sum)
 }
 
+/// The orders of a contestant's turn, by the first pages of units. Made before its memory is looked at,
+/// so that they are not counted with it.
+struct Work {
+    firsts: Vec<usize>,
+    store: Vec<usize>,
+    load: Vec<usize>,
+    free: Vec<usize>,
+}
+
+impl Work {
+    fn new(pages: usize, unit: usize, round: u64) -> Self {
+        let firsts: Vec<usize> = (0..pages).step_by(unit).collect();
+        let order = |n| shuffled(&firsts, 2 * round + n);
+        Work { store: order(0), load: order(1), free: order(2), firsts }
+    }
+}
+
 /// A contestant's part of its turn.
 fn kept(
     contestant: &dyn Contestant,
     source: &Source,
-    round: u64,
+    work: &Work,
     before: usize,
     lanes: &mut Lanes,
     told: &mut Told,
 ) -> Result<()> {
     let unit = contestant.unit();
-    let firsts: Vec<usize> = (0..source.pages.len()).step_by(unit).collect();
-    let grow = store(contestant, source, &firsts, lanes)?;
+    let firsts = &work.firsts[..];
+    let grow = store(contestant, source, firsts, lanes)?;
     told.grow = Times::of(grow, unit);
     let (memory, resident) = held(contestant, before)?;
     told.compressed_bytes = Some(memory.compressed_bytes).filter(|&bytes| bytes > 0);
     told.metadata_bytes = memory.metadata_bytes;
     told.resident_bytes = Some(resident);
-    check(contestant, source, &firsts, "after the first filling")?;
+    check(contestant, source, firsts, "after the first filling")?;
 
-    let store = store(contestant, source, &shuffled(&firsts, 2 * round), lanes)?;
+    let store = store(contestant, source, &work.store, lanes)?;
     told.store = Times::of(store, unit);
     contestant.settle()?;
-    let order = shuffled(&firsts, 2 * round + 1);
     let load: Harvest<()> = lanes.measure(
-        &order,
+        &work.load,
         |_, _| contestant.worker(),
         |lane, share, mut worker| {
             for &first in share {
@@ -195,12 +214,11 @@ fn kept(
         },
     )?;
     told.load = Times::of(load.times, unit);
-    check(contestant, source, &firsts, "after it was stored again")?;
+    check(contestant, source, firsts, "after it was stored again")?;
 
     if unit == 1 {
         contestant.settle()?;
-        let order = shuffled(&firsts, 2 * round + 2);
-        let (gone, left) = order.split_at(order.len() / 4 * 3);
+        let (gone, left) = work.free.split_at(work.free.len() / 4 * 3);
         for &page in gone {
             contestant.free(page)?;
         }
