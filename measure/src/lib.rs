@@ -2,7 +2,8 @@
 //! cost taken off, threads that stay on a processor each, random orders, and the bare codec on the
 //! same pages, which every other time is told in multiples of.
 //!
-//! Nothing here knows a store: whoever measures one brings it along, and has the lanes run it.
+//! Nothing here knows a store: whoever measures one brings it along, and has the lanes run it. Whoever
+//! draws what came out finds in [`labels`] where the points' labels go.
 //!
 //! ```
 //! use measure::{Clock, Lanes, PageSet, Turn, codec, shuffled};
@@ -27,6 +28,7 @@
 pub mod arena;
 pub mod codec;
 mod error;
+pub mod labels;
 mod lanes;
 mod order;
 mod pages;

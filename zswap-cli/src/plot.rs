@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use measure::labels::{Area, Drawn, place_labels};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -116,8 +117,11 @@ fn draw_into(svg: &mut String, title: &str, points: &[Point]) -> std::result::Re
     let (x_range, y_range) = chart.plotting_area().get_pixel_range();
     let frame =
         Area { left: x_range.start, right: x_range.end, top: y_range.start, bottom: y_range.end };
-    let labels: Vec<&str> = points.iter().map(|p| p.label.as_str()).collect();
-    let areas = place_labels(&places, &labels, frame);
+    // No font is at hand to measure with: a generous guess.
+    let width = |p: &Point| p.label.chars().count() as i32 * FONT * 6 / 10;
+    let widths: Vec<i32> = points.iter().map(width).collect();
+    let drawn = Drawn { radius: RADIUS, height: FONT };
+    let areas = place_labels(&places, &widths, drawn, frame);
     for ((point, place), area) in points.iter().zip(&places).zip(areas) {
         let hue = HUES[point.zpool % HUES.len()];
         root.draw(&Circle::new(*place, RADIUS, hue.filled()))?;
@@ -137,69 +141,6 @@ fn draw_into(svg: &mut String, title: &str, points: &[Point]) -> std::result::Re
 /// The end of an axis that shows `most` with some room above.
 fn ceiling(most: f64) -> f64 {
     if most > 0.0 && most.is_finite() { most * 1.15 } else { 1.0 }
-}
-
-/// Pixels, edges included.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Area {
-    left: i32,
-    right: i32,
-    top: i32,
-    bottom: i32,
-}
-
-impl Area {
-    fn inside(self, frame: Area) -> bool {
-        self.left >= frame.left
-            && self.right <= frame.right
-            && self.top >= frame.top
-            && self.bottom <= frame.bottom
-    }
-
-    /// Pixels that two areas share.
-    fn shared(self, other: Area) -> i64 {
-        let length = |a: i32, b: i32| i64::from((b - a + 1).max(0));
-        length(self.left.max(other.left), self.right.min(other.right))
-            * length(self.top.max(other.top), self.bottom.min(other.bottom))
-    }
-}
-
-/// Where each label goes: beside its point, clear of other labels, of the points and
-/// of the frame where that can be had, else where it covers least.
-fn place_labels(places: &[(i32, i32)], labels: &[&str], frame: Area) -> Vec<Area> {
-    let dots = places.iter().map(|&(x, y)| Area {
-        left: x - RADIUS,
-        right: x + RADIUS,
-        top: y - RADIUS,
-        bottom: y + RADIUS,
-    });
-    let mut taken: Vec<Area> = dots.collect();
-    let mut labelled = Vec::with_capacity(places.len());
-    for (&(x, y), label) in places.iter().zip(labels) {
-        // No font is at hand to measure with: a generous guess.
-        let width = label.chars().count() as i32 * FONT * 6 / 10;
-        let gap = RADIUS + 4;
-        let beside = |step: i32| {
-            let top = y - FONT / 2 + step * (FONT + 3);
-            [(x + gap, top), (x - gap - width, top)]
-        };
-        let steps = [0, -1, 1, -2, 2, -3, 3, -4, 4, -5, 5];
-        let areas = steps.into_iter().flat_map(beside).map(|(left, top)| Area {
-            left,
-            right: left + width,
-            top,
-            bottom: top + FONT,
-        });
-        let best = areas
-            .min_by_key(|area| {
-                let covered: i64 = taken.iter().map(|other| area.shared(*other)).sum();
-                (!area.inside(frame), covered)
-            })
-            .unwrap_or(frame);
-        taken.push(best);
-        labelled.push(best);
-    }
-    labelled
 }
 
 #[cfg(test)]
@@ -240,22 +181,6 @@ mod tests {
     fn no_figures_make_an_empty_picture() {
         for points in [vec![], vec![point("z", 0.0, 0.0)], vec![point("z", f64::INFINITY, 1.0)]] {
             assert!(draw("nothing", &points).is_ok(), "{points:?}");
-        }
-    }
-
-    #[test]
-    fn labels_keep_clear_of_each_other_and_stay_inside() {
-        let frame = Area { left: 60, right: 900, top: 40, bottom: 540 };
-        let places =
-            [(100, 100), (104, 102), (108, 98), (890, 500), (62, 538), (300, 42), (300, 50)];
-        let labels = ["zsmalloc/zstd:level=3"; 7];
-        let areas = place_labels(&places, &labels, frame);
-        assert_eq!(areas.len(), places.len());
-        for (i, area) in areas.iter().enumerate() {
-            assert!(area.inside(frame), "{area:?}");
-            for other in &areas[i + 1..] {
-                assert_eq!(area.shared(*other), 0, "{area:?} and {other:?}");
-            }
         }
     }
 

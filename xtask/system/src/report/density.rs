@@ -1,5 +1,7 @@
 //! Density against load cost: a point for each contestant that keeps pages.
 
+use measure::labels::{Area, Drawn, place_labels};
+
 use super::axis::{self, Axis, Scale};
 use super::canvas::{self, FONT, MARGIN, Mark, RADIUS, Side, WIDTH};
 use super::tables::density;
@@ -54,10 +56,10 @@ pub(super) fn draw(figures: &[&Figures], title: &str, method: &str) -> Result<St
         canvas.grid_up(&up, (frame.left, frame.right), axis::brief)?;
         let places: Vec<(i32, i32)> =
             points.iter().map(|p| (across.place(p.load), up.place(p.density))).collect();
-        let labels: Vec<&str> = points.iter().map(|p| p.label.as_str()).collect();
-        for ((point, &(x, y)), area) in
-            points.iter().zip(&places).zip(labelled(&places, &labels, frame))
-        {
+        let widths: Vec<i32> = points.iter().map(|p| canvas::width(&p.label)).collect();
+        let drawn = Drawn { radius: RADIUS, height: FONT };
+        let areas = place_labels(&places, &widths, drawn, frame);
+        for ((point, &(x, y)), area) in points.iter().zip(&places).zip(areas) {
             let height = (area.top + area.bottom) / 2;
             let (near, side) = match area.left > x {
                 true => (area.left, Side::Right),
@@ -74,65 +76,6 @@ pub(super) fn draw(figures: &[&Figures], title: &str, method: &str) -> Result<St
     })
 }
 
-/// Pixels, edges included.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Area {
-    left: i32,
-    right: i32,
-    top: i32,
-    bottom: i32,
-}
-
-impl Area {
-    fn inside(self, frame: Area) -> bool {
-        self.left >= frame.left
-            && self.right <= frame.right
-            && self.top >= frame.top
-            && self.bottom <= frame.bottom
-    }
-
-    /// Pixels that two areas share.
-    fn shared(self, other: Area) -> i64 {
-        let length = |a: i32, b: i32| i64::from((b - a + 1).max(0));
-        length(self.left.max(other.left), self.right.min(other.right))
-            * length(self.top.max(other.top), self.bottom.min(other.bottom))
-    }
-}
-
-/// Where each label goes: as near to its point as it is clear of the points, of the other labels
-/// and of the frame's edges, else where it covers least.
-fn labelled(places: &[(i32, i32)], labels: &[&str], frame: Area) -> Vec<Area> {
-    let dot = |&(x, y): &(i32, i32)| Area {
-        left: x - RADIUS,
-        right: x + RADIUS,
-        top: y - RADIUS,
-        bottom: y + RADIUS,
-    };
-    let mut taken: Vec<Area> = places.iter().map(dot).collect();
-    let mut areas = Vec::with_capacity(places.len());
-    for (&(x, y), label) in places.iter().zip(labels) {
-        let width = canvas::width(label);
-        let beside = |step: i32| {
-            // The further up or down, the further aside, so that the line to it can be seen.
-            let gap = RADIUS + 4 + step.abs() * 3;
-            let top = y - FONT / 2 + step * (FONT + 2);
-            [(x + gap, top), (x - gap - width, top)]
-        };
-        let steps = (0..24).flat_map(|n: i32| [n, -n]);
-        let best = steps
-            .flat_map(beside)
-            .map(|(left, top)| Area { left, right: left + width, top, bottom: top + FONT })
-            .min_by_key(|area| {
-                let covered: i64 = taken.iter().map(|other| area.shared(*other)).sum();
-                (!area.inside(frame), covered)
-            })
-            .unwrap_or(frame);
-        taken.push(best);
-        areas.push(best);
-    }
-    areas
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,19 +90,5 @@ mod tests {
         assert_eq!(points.len(), 1);
         assert_eq!(points[0].label, "zswap-core/zsmalloc/lz4");
         assert_eq!((points[0].load, points[0].density), (150.0, 2.0));
-    }
-
-    #[test]
-    fn labels_keep_clear_of_each_other_and_stay_inside() {
-        let frame = Area { left: 60, right: 940, top: 40, bottom: 640 };
-        let places =
-            [(100, 100), (104, 102), (108, 98), (890, 600), (62, 630), (300, 42), (300, 50)];
-        let areas = labelled(&places, &["zswap-core/zsmalloc/lz4hc"; 7], frame);
-        for (i, area) in areas.iter().enumerate() {
-            assert!(area.inside(frame), "{area:?}");
-            for other in &areas[i + 1..] {
-                assert_eq!(area.shared(*other), 0, "{area:?} and {other:?}");
-            }
-        }
     }
 }

@@ -1,0 +1,95 @@
+//! Where the labels of a scatter's points go: as near to their points as they are clear of each other.
+
+/// Pixels, edges included.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Area {
+    /// The leftmost column.
+    pub left: i32,
+    /// The rightmost column.
+    pub right: i32,
+    /// The highest row, which has the least number.
+    pub top: i32,
+    /// The lowest row.
+    pub bottom: i32,
+}
+
+impl Area {
+    fn inside(self, frame: Area) -> bool {
+        self.left >= frame.left
+            && self.right <= frame.right
+            && self.top >= frame.top
+            && self.bottom <= frame.bottom
+    }
+
+    /// Pixels that two areas share.
+    fn shared(self, other: Area) -> i64 {
+        let length = |a: i32, b: i32| i64::from((b - a + 1).max(0));
+        length(self.left.max(other.left), self.right.min(other.right))
+            * length(self.top.max(other.top), self.bottom.min(other.bottom))
+    }
+}
+
+/// Points as they are drawn, and their labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn {
+    /// Pixels from a point's centre to its edge.
+    pub radius: i32,
+    /// Pixels of a label's height.
+    pub height: i32,
+}
+
+/// Where the labels of points go, whose widths in pixels are in the same order: each as near to its
+/// point as it is clear of the points, of the labels before it and of the frame's edges, else where it
+/// covers least.
+pub fn place_labels(points: &[(i32, i32)], widths: &[i32], drawn: Drawn, frame: Area) -> Vec<Area> {
+    let Drawn { radius, height } = drawn;
+    let dot = |&(x, y): &(i32, i32)| Area {
+        left: x - radius,
+        right: x + radius,
+        top: y - radius,
+        bottom: y + radius,
+    };
+    let mut taken: Vec<Area> = points.iter().map(dot).collect();
+    let mut areas = Vec::with_capacity(points.len());
+    for (&(x, y), &width) in points.iter().zip(widths) {
+        let beside = |step: i32| {
+            // The further up or down, the further aside, so that a line to it can be seen.
+            let gap = radius + 4 + step.abs() * 3;
+            let top = y - height / 2 + step * (height + 2);
+            [(x + gap, top), (x - gap - width, top)]
+        };
+        let steps = (0..24).flat_map(|n: i32| [n, -n]);
+        let best = steps
+            .flat_map(beside)
+            .map(|(left, top)| Area { left, right: left + width, top, bottom: top + height })
+            .min_by_key(|area| {
+                let covered: i64 = taken.iter().map(|other| area.shared(*other)).sum();
+                (!area.inside(frame), covered)
+            })
+            .unwrap_or(frame);
+        taken.push(best);
+        areas.push(best);
+    }
+    areas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_keep_clear_of_each_other_and_stay_inside() {
+        let frame = Area { left: 60, right: 900, top: 40, bottom: 540 };
+        let drawn = Drawn { radius: 5, height: 15 };
+        let points =
+            [(100, 100), (104, 102), (108, 98), (890, 500), (62, 538), (300, 42), (300, 50)];
+        let areas = place_labels(&points, &[190; 7], drawn, frame);
+        assert_eq!(areas.len(), points.len());
+        for (i, area) in areas.iter().enumerate() {
+            assert!(area.inside(frame), "{area:?}");
+            for other in &areas[i + 1..] {
+                assert_eq!(area.shared(*other), 0, "{area:?} and {other:?}");
+            }
+        }
+    }
+}
