@@ -52,10 +52,12 @@ const TARGETS: &[Target] = &[
             "limits.rs",
             "stats.rs",
             "checksum.rs",
+            "index.rs",
+            "shrinker.rs",
         ],
         &[],
     ),
-    ("zram", &["word.rs", "table.rs", "stat.rs"], &[]),
+    ("zram", &["word.rs", "table.rs", "stat.rs", "idle.rs", "writeback.rs", "recompress.rs"], &[]),
 ];
 
 /// Of cargo-mutants: mutants were missed; mutants timed out, which the tests noticed by hanging.
