@@ -238,4 +238,27 @@ mod tests {
             assert_eq!((pool.total_pages(), pool.stats().objects), (0, 0));
         }
     }
+    /// The class lock is let go after so many objects, whatever is left to do.
+    #[test]
+    fn a_step_moves_a_bounded_number_of_objects() {
+        let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
+        let first = pool.malloc_from(&[7; 600]).unwrap();
+        let core = &pool.core;
+        let class = core.zspages.get(0).unwrap().class().unwrap();
+        let objects = usize::from(core.classes[usize::from(class)].size.objects);
+        assert!(objects >= 4 * STEP);
+        let rest = (1..2 * objects).map(|_| pool.malloc_from(&[7; 600]).unwrap());
+        let all: Vec<_> = [first].into_iter().chain(rest).collect();
+        // Every other object of both zspages.
+        all.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
+        let used = || [0, 1].map(|n| usize::from(core.zspages.get(n).unwrap().used.get()));
+        let [before, _] = used();
+        let mut aside = Vec::new();
+        let mut locked = core.lock(class).unwrap();
+        assert!(core.step(&mut locked, &mut aside).is_some(), "there is a zspage to win");
+        drop(locked);
+        let [one, other] = used();
+        assert_eq!(one.abs_diff(before), STEP);
+        assert_eq!((one + other, aside.len()), (objects, 0));
+    }
 }
