@@ -261,4 +261,32 @@ mod tests {
         assert_eq!(one.abs_diff(before), STEP);
         assert_eq!((one + other, aside.len()), (objects, 0));
     }
+    /// Rather than have another zspage touch a page, an object goes further down in its own.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn room_in_touched_pages_of_its_own_zspage_comes_before_a_new_page_elsewhere() {
+        let pool = Zsmalloc::new(Arc::new(zpool_api::MmapPages::new())).unwrap();
+        let first = pool.malloc_from(&[7; 600]).unwrap();
+        let core = &pool.core;
+        let z = core.zspages.get(0).unwrap();
+        let objects = usize::from(core.classes[usize::from(z.class().unwrap())].size.objects);
+        for _ in 1..objects {
+            pool.malloc_from(&[7; 600]).unwrap();
+        }
+        // Another zspage, filled until the next object would touch a page.
+        let mut others = vec![pool.malloc_from(&[8; 600]).unwrap()];
+        let other = core.zspages.get(1).unwrap();
+        while other.is_roomy() {
+            others.push(pool.malloc_from(&[8; 600]).unwrap());
+        }
+        assert!(others.len() < objects);
+        pool.free(first).unwrap();
+        let locked = core.lock(z.class().unwrap()).unwrap();
+        let from = Place { zspage: 0, index: objects - 1 };
+        let (to, _) = core.target(&locked, from, z).unwrap();
+        assert_eq!(to, Place { zspage: 0, index: 0 });
+        // And one of the other's goes there, too.
+        let (to, _) = core.target(&locked, Place { zspage: 1, index: 0 }, other).unwrap();
+        assert_eq!(to, Place { zspage: 0, index: 0 });
+    }
 }
