@@ -21,7 +21,7 @@ use crate::workspace::{self, Workspace, text};
 pub(crate) const TARGETS: &[&str] =
     &["zpool_ops", "decompress", "zswap_ops", "zram_ops", "nbd_stream"];
 /// What `ci` gives each target.
-const CI_SECONDS: u64 = 20;
+const CI_SECONDS: u64 = 12;
 /// Seconds between two entries in the ledger.
 const SLICE_SECONDS: u64 = 60;
 
