@@ -71,9 +71,10 @@ fn an_overwrite_replaces_and_a_missing_page_is_not_found() {
     let mut untouched = [7; PAGE_SIZE];
     assert_eq!(store.load(at(3), &mut untouched), Err(LoadError::NotFound { entry: at(3) }));
     assert_eq!(untouched, [7; PAGE_SIZE]);
-    // Every kind of page over every other.
-    for old in 0..8 {
-        for new in 8..16 {
+    // Every kind of page over every other; some over some under Miri.
+    let step = if cfg!(miri) { 3 } else { 1 };
+    for old in (0..8).step_by(step) {
+        for new in (8..16).step_by(step) {
             store.store(at(3), &page(old)).unwrap();
             store.store(at(3), &page(new)).unwrap();
             assert!(load(&store, at(3)).unwrap() == page(new), "{new} over {old}");
