@@ -17,6 +17,7 @@ mod jobs;
 mod ledger;
 mod libtest;
 mod sanitizer;
+mod subcommand;
 mod tidy;
 mod workspace;
 

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::jobs::miri;
 use crate::ledger::Ledger;
 use crate::libtest;
+use crate::subcommand;
 use crate::workspace::{self, Workspace, text};
 
 pub(crate) const TARGETS: &[&str] =
@@ -47,7 +48,7 @@ impl Default for Args {
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     let wanted = libtest::choose("fuzz", TARGETS, &args.targets)?;
-    ensure_cargo_fuzz()?;
+    subcommand::ensure("fuzz")?;
     miri::ensure_nightly_source()?;
     for target in wanted {
         for folder in ["corpus", "artifacts"] {
@@ -132,15 +133,6 @@ fn fuzz(target: &str, seconds: u64) -> Result<u64> {
 fn executions(output: &str) -> Option<u64> {
     let line = output.lines().find(|l| l.starts_with("stat::number_of_executed_units:"))?;
     line.rsplit(' ').next()?.parse().ok()
-}
-
-fn ensure_cargo_fuzz() -> Result<()> {
-    if Cmd::line("cargo fuzz --version").succeeds() {
-        return Ok(());
-    }
-    let fix = "cargo install cargo-fuzz --locked";
-    let missing = |_| Error::Missing { what: "cargo-fuzz".to_owned(), fix: fix.to_owned() };
-    Cmd::line(fix).run().map_err(missing)
 }
 
 #[cfg(test)]

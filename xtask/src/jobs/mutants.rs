@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::libtest;
+use crate::subcommand;
 use crate::workspace::Workspace;
 
 /// A crate, its files under `src`, and the features its tests want.
@@ -77,7 +78,7 @@ pub(crate) struct Args {
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     let names: Vec<&str> = TARGETS.iter().map(|&(name, ..)| name).collect();
     let wanted = libtest::choose("mutants", &names, &args.packages)?;
-    ensure_cargo_mutants()?;
+    subcommand::ensure("mutants")?;
     let mut survivors = Vec::new();
     for target in TARGETS.iter().filter(|(name, ..)| wanted.contains(name)) {
         let cmd = cargo_mutants(ws, target)?;
@@ -135,15 +136,6 @@ fn cargo_mutants(ws: &Workspace, (name, files, features): &Target) -> Result<Cmd
 
 fn output_dir(ws: &Workspace, name: &str) -> PathBuf {
     Path::new(&ws.target_dir("mutants")).join(name)
-}
-
-fn ensure_cargo_mutants() -> Result<()> {
-    if Cmd::line("cargo mutants --version").succeeds() {
-        return Ok(());
-    }
-    let fix = "cargo install cargo-mutants --locked";
-    let missing = |_| Error::Missing { what: "cargo-mutants".to_owned(), fix: fix.to_owned() };
-    Cmd::line(fix).run().map_err(missing)
 }
 
 #[cfg(test)]
