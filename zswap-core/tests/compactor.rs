@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::at;
 use common::rig::{check, marked};
+use common::{at, eventually};
 use zpool_api::{
     Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError,
     ZpoolStats,
@@ -25,17 +25,6 @@ use zswap_core::{CompactorPolicy, PAGE_SIZE, Zswap, builtin};
 
 fn quick() -> CompactorPolicy {
     CompactorPolicy::default().pause(Duration::from_millis(1)).time_percent(100)
-}
-
-/// Waits for what another thread does, which it does soon or never.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..20_000 {
-        if holds() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    panic!("never: {what}");
 }
 
 /// What a [`Wasteful`] pool is told to be like, and what was asked of it.

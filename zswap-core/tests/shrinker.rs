@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::at;
 use common::rig::{Rig, check, marked, rig_with};
+use common::{at, eventually};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
 use zswap_core::{DeviceError, PAGE_SIZE, Page, ShrinkerPolicy, SwapDevice, WritebackError, Zswap};
 
@@ -29,17 +29,6 @@ fn limited(device: Arc<dyn SwapDevice>) -> Rig {
 
 fn quick() -> ShrinkerPolicy {
     ShrinkerPolicy::default().from_percent(50).pause(Duration::from_millis(1))
-}
-
-/// Waits for what another thread does, which it does soon or never.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..20_000 {
-        if holds() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    panic!("never: {what}");
 }
 
 fn pool_bytes(store: &Zswap) -> usize {

@@ -4,6 +4,9 @@
 
 pub(crate) mod rig;
 
+use std::thread;
+use std::time::Duration;
+
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry};
 
@@ -52,4 +55,15 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
 /// The entry at `offset` of area 0.
 pub(crate) fn at(offset: u64) -> SwapEntry {
     SwapEntry::new(0, offset).unwrap()
+}
+
+/// Waits for what another thread does, which it does soon or never.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let looked = (0..20_000).any(|_| {
+        holds() || {
+            thread::sleep(Duration::from_millis(1));
+            false
+        }
+    });
+    assert!(looked, "never: {what}");
 }
