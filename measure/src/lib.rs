@@ -33,6 +33,7 @@ mod lanes;
 mod order;
 mod pages;
 mod pin;
+mod replace;
 mod timing;
 
 pub use codec::Turn;
@@ -41,4 +42,5 @@ pub use lanes::{Harvest, Lane, Lanes, POISON};
 pub use order::{SplitMix, shuffled};
 pub use pages::{Page, PageSet};
 pub use pin::{Pinned, Processors};
+pub use replace::replace;
 pub use timing::{Clock, Laps, Summary, Timing, median};

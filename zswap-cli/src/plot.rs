@@ -3,11 +3,10 @@
 //! The ground is white whatever page the picture stands on, so it is as legible on a dark one. The
 //! file is replaced in one step: whoever looks sees the old picture or the new one.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use measure::labels::{Area, Drawn, place_labels};
+use measure::replace;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -59,25 +58,6 @@ fn points(figures: &[Figures]) -> Vec<Point> {
         points.push(Point { label, zpool, load: load.mean / 1000.0, ratio });
     }
     points
-}
-
-/// Writes beside `path` and renames, so that no half picture is ever there. What a symbolic link
-/// leads to is replaced, not the link; a device or a pipe is left alone.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no plain file"));
-    }
-    let mut name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part: PathBuf = path.with_file_name(name);
-    // Not through anything that somebody else put there.
-    let mut file = fs::File::create_new(&part)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&part, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    written
 }
 
 fn draw(title: &str, points: &[Point]) -> Result<String> {
@@ -145,6 +125,8 @@ fn ceiling(most: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::report::examples;
 

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let page = markers::fill(&args.page.display().to_string(), &old, &parts)?;
     fs::create_dir_all(&folder).map_err(|source| failed("cannot make", &folder, source))?;
     for (name, svg) in &pictures {
-        replace(&folder.join(name), svg)?;
+        write(&folder.join(name), svg)?;
     }
     if modes.is_none() {
         // The page does not show it any more.
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             _ => {}
         }
     }
-    replace(&args.page, &page)?;
+    write(&args.page, &page)?;
     println!("{}, {} pictures in {}", args.page.display(), pictures.len(), folder.display());
     Ok(())
 }
@@ -84,21 +84,12 @@ fn read_run(path: &Path) -> Result<Vec<Figures>> {
     if figures.is_empty() { Err(Error::EmptyRun { path: shown }) } else { Ok(figures) }
 }
 
-fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::System { what, path: path.display().to_string(), source }
+fn write(path: &Path, text: &str) -> Result<()> {
+    measure::replace(path, text.as_bytes()).map_err(|source| failed("cannot write", path, source))
 }
 
-/// In one step: whoever looks sees the old file or the new one.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let written = fs::write(&part, text).and_then(|()| fs::rename(&part, path));
-    if written.is_err() {
-        // The first error says more.
-        let _ = fs::remove_file(&part);
-    }
-    written.map_err(|source| failed("cannot write", path, source))
+fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::System { what, path: path.display().to_string(), source }
 }
 
 /// Where and on what it was measured.
