@@ -56,10 +56,7 @@ impl Entry {
 
     /// As it is told and asked for: `zswap-core/zsmalloc/lz4`.
     pub(crate) fn name(&self) -> String {
-        match self.zpool {
-            Some(zpool) => format!("{}/{zpool}/{}", self.contestant(), self.compressor),
-            None => format!("{}/{}", self.contestant(), self.compressor),
-        }
+        name(&self.contestant(), self.zpool, &self.compressor)
     }
 
     /// The bare codec that its times are told in multiples of; none where it is not built in.
@@ -118,6 +115,14 @@ impl Entry {
         let kernel =
             kernel_entries(&strings(&["lz4", "lzo", "lzo-rle"]), &strings(&["lzo", "lz4"]));
         own_and_others().into_iter().chain(kernel).find(|e| e.name() == name).ok_or_else(unknown)
+    }
+}
+
+/// What is told and asked for of a contestant by its parts.
+pub(crate) fn name(contestant: &str, zpool: Option<&str>, compressor: &str) -> String {
+    match zpool {
+        Some(zpool) => format!("{contestant}/{zpool}/{compressor}"),
+        None => format!("{contestant}/{compressor}"),
     }
 }
 

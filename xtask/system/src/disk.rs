@@ -1,13 +1,10 @@
 //! This project's block device, a page or 128 KiB at a time.
 
-use measure::Page;
 use zram::Zram;
 
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, bytes, bytes_mut};
-
-const PAGE: usize = size_of::<Page>();
+use crate::source::{Aligned, PAGE, bytes, bytes_mut, offset};
 
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -23,13 +20,9 @@ impl Disk {
             .zpool(zpool)
             .algorithm(compressor)
             .build()
-            .map_err(|error| Error::Setup { reason: error.to_string() })?;
+            .map_err(Error::setup)?;
         Ok(Disk { disk, unit })
     }
-}
-
-fn offset(page: usize) -> u64 {
-    (page * PAGE) as u64
 }
 
 impl Contestant for Disk {
@@ -42,11 +35,9 @@ impl Contestant for Disk {
     }
 
     fn free(&self, page: usize) -> Result<()> {
-        self.disk.discard(offset(page), PAGE as u64).map_err(|error| Error::Keeps {
-            what: "a discard",
-            page,
-            reason: error.to_string(),
-        })
+        self.disk
+            .discard(offset(page), PAGE as u64)
+            .map_err(|error| Error::keeps("a discard", page, error))
     }
 
     fn tidy(&self) -> Result<()> {
@@ -72,17 +63,15 @@ struct Hand<'a> {
 
 impl Worker for Hand<'_> {
     fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
-        self.disk.write(offset(first), bytes(pages)).map_err(|error| Error::Keeps {
-            what: "a write",
-            page: first,
-            reason: error.to_string(),
-        })
+        self.disk
+            .write(offset(first), bytes(pages))
+            .map_err(|error| Error::keeps("a write", first, error))
     }
 
     fn load(&mut self, first: usize) -> Result<&[Aligned]> {
-        self.disk.read(offset(first), bytes_mut(&mut self.pages)).map_err(|error| {
-            Error::Keeps { what: "a read", page: first, reason: error.to_string() }
-        })?;
+        self.disk
+            .read(offset(first), bytes_mut(&mut self.pages))
+            .map_err(|error| Error::keeps("a read", first, error))?;
         Ok(&self.pages)
     }
 }

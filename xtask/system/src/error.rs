@@ -63,3 +63,15 @@ pub(crate) enum Error {
     #[error("a picture cannot be drawn: {reason}")]
     Draw { reason: String },
 }
+
+impl Error {
+    /// Something could not be had, for this reason.
+    pub(crate) fn setup(reason: impl ToString) -> Self {
+        Error::Setup { reason: reason.to_string() }
+    }
+
+    /// A store, a load or the like did not do what it is for.
+    pub(crate) fn keeps(what: &'static str, page: usize, reason: impl ToString) -> Self {
+        Error::Keeps { what, page, reason: reason.to_string() }
+    }
+}

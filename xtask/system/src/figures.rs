@@ -3,7 +3,7 @@
 use measure::{Summary, Timing, median};
 use serde::{Deserialize, Serialize};
 
-use crate::contestants::Entry;
+use crate::contestants::{self, Entry};
 use crate::machine::Machine;
 use crate::turn::{Freed, Times, Told};
 
@@ -102,10 +102,7 @@ impl Figures {
     }
 
     pub(crate) fn name(&self) -> String {
-        match &self.zpool {
-            Some(zpool) => format!("{}/{zpool}/{}", self.contestant, self.compressor),
-            None => format!("{}/{}", self.contestant, self.compressor),
-        }
+        contestants::name(&self.contestant, self.zpool.as_deref(), &self.compressor)
     }
 
     /// Resident bytes for each compressed one that is left after three of four pages were freed, as

@@ -11,13 +11,10 @@ use std::sync::Arc;
 
 use compressors::{Compressor, CompressorCtx};
 use dashmap::DashMap;
-use measure::Page;
 
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::Aligned;
-
-const PAGE: usize = size_of::<Page>();
+use crate::source::{Aligned, PAGE};
 
 /// Where blocks come from.
 pub(crate) trait Heap: 'static {

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// Pages of the largest request: 128 KiB.
 pub(crate) const LARGEST_UNIT: usize = 32;
 
+/// Bytes of a page.
+pub(crate) const PAGE: usize = size_of::<Page>();
+
 /// Most bytes of pages that are read.
 const LIMIT: u64 = 4 << 30;
 
@@ -45,6 +48,11 @@ impl Source {
     }
 }
 
+/// Where a page begins on a disk.
+pub(crate) fn offset(page: usize) -> u64 {
+    (page * PAGE) as u64
+}
+
 /// The pages' bytes on end.
 pub(crate) fn bytes(pages: &[Aligned]) -> &[u8] {
     // SAFETY: `Aligned` is 4096 bytes and nothing else, on a boundary of as many, so a slice of them
@@ -64,7 +72,6 @@ mod tests {
 
     #[test]
     fn views_are_the_pages_bytes() {
-        const PAGE: usize = size_of::<Page>();
         let mut two = [Aligned([3; PAGE]); 2];
         bytes_mut(&mut two)[PAGE + 1] = 99;
         assert_eq!(two[1].0[1], 99);

@@ -1,11 +1,10 @@
 //! This project's page store with one of its backends and codecs.
 
-use measure::Page;
 use zswap_core::{SwapEntry, Zswap};
 
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::Aligned;
+use crate::source::{Aligned, PAGE};
 
 #[derive(Debug)]
 pub(crate) struct Store(Zswap);
@@ -13,7 +12,7 @@ pub(crate) struct Store(Zswap);
 impl Store {
     pub(crate) fn new(zpool: &str, compressor: &str) -> Result<Self> {
         let store = Zswap::builder().zpool(zpool).compressor(compressor).build();
-        store.map(Store).map_err(|error| Error::Setup { reason: error.to_string() })
+        store.map(Store).map_err(Error::setup)
     }
 }
 
@@ -28,7 +27,7 @@ fn entry(page: usize) -> Result<SwapEntry> {
 
 impl Contestant for Store {
     fn worker(&self) -> Result<Box<dyn Worker + '_>> {
-        Ok(Box::new(Hand { store: &self.0, page: Box::new([Aligned([0xa5; size_of::<Page>()])]) }))
+        Ok(Box::new(Hand { store: &self.0, page: Box::new([Aligned([0xa5; PAGE])]) }))
     }
 
     fn free(&self, page: usize) -> Result<()> {
@@ -37,7 +36,7 @@ impl Contestant for Store {
     }
 
     fn tidy(&self) -> Result<()> {
-        self.0.compact().map_err(|error| Error::Setup { reason: error.to_string() })?;
+        self.0.compact().map_err(Error::setup)?;
         self.0.trim();
         Ok(())
     }
@@ -59,19 +58,15 @@ struct Hand<'a> {
 
 impl Worker for Hand<'_> {
     fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
-        self.store.store(entry(first)?, &pages[0].0).map_err(|error| Error::Keeps {
-            what: "a store",
-            page: first,
-            reason: error.to_string(),
-        })
+        self.store
+            .store(entry(first)?, &pages[0].0)
+            .map_err(|error| Error::keeps("a store", first, error))
     }
 
     fn load(&mut self, first: usize) -> Result<&[Aligned]> {
-        self.store.load(entry(first)?, &mut self.page[0].0).map_err(|error| Error::Keeps {
-            what: "a load",
-            page: first,
-            reason: error.to_string(),
-        })?;
+        self.store
+            .load(entry(first)?, &mut self.page[0].0)
+            .map_err(|error| Error::keeps("a load", first, error))?;
         Ok(&self.page[..])
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use compressors::Compressor;
 use measure::codec::{self, Orders};
-use measure::{Harvest, Lanes, Page, Pinned, Summary, shuffled};
+use measure::{Harvest, Lanes, Pinned, Summary, shuffled};
 use serde::{Deserialize, Serialize};
 
 use crate::bare;
@@ -17,7 +17,7 @@ use crate::contestant::Contestant;
 use crate::contestants::Entry;
 use crate::error::{Error, Result};
 use crate::resident;
-use crate::source::Source;
+use crate::source::{PAGE, Source};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -155,7 +155,7 @@ fn bare_turn(
 /// The bytes that all pages compress to.
 fn packed_bytes(codec: &dyn Compressor, source: &Source) -> Result<usize> {
     let mut ctx = codec.new_ctx()?;
-    let mut buffer = vec![0; codec.max_compressed_len(size_of::<Page>())];
+    let mut buffer = vec![0; codec.max_compressed_len(PAGE)];
     let mut sum = 0;
     for page in &source.pages {
         sum += ctx.compress(&page.0, &mut buffer)?;

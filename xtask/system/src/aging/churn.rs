@@ -58,7 +58,7 @@ pub(crate) struct Churned {
 /// Churns a store from empty to the last operation.
 pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churned> {
     let store = Zswap::builder().zpool(&plan.zpool).compressor(&plan.compressor).build();
-    let store = Arc::new(store.map_err(|error| Error::Setup { reason: error.to_string() })?);
+    let store = Arc::new(store.map_err(Error::setup)?);
     let zipf = Zipf::new(MOST / plan.threads, THETA);
     let mut hands = (0..plan.threads)
         .map(|thread| Hand::new(thread, plan, &store, contents, &zipf))
@@ -188,7 +188,7 @@ impl<'a> Hand<'a> {
         let ranks: Vec<usize> = (0..most).collect();
         let entry = |rank: usize| {
             let offset = rank * plan.threads + thread;
-            SwapEntry::new(0, offset as u64).map_err(|error| keeps("an entry", rank, &error))
+            SwapEntry::new(0, offset as u64).map_err(|error| Error::keeps("an entry", rank, error))
         };
         let laps =
             |percent: u64| Laps::with_capacity((share / TIMED * percent / 100) as usize + 1024);
@@ -286,7 +286,7 @@ impl<'a> Hand<'a> {
         if timed {
             self.store_laps.lap();
         }
-        stored.map_err(|error| keeps("a store", rank, &error))?;
+        stored.map_err(|error| Error::keeps("a store", rank, error))?;
         if self.held[rank].replace(content).is_none() {
             self.swap(rank, self.live);
             self.live += 1;
@@ -330,7 +330,7 @@ impl<'a> Hand<'a> {
             (Ok(()), Some(content)) if self.contents.is(content, page) => Ok(()),
             (Ok(()), Some(_)) => Err(Error::Changed { page: rank, when: "during the churn" }),
             (Ok(()), None) => Err(Error::Changed { page: rank, when: "after it was dropped" }),
-            (Err(error), _) => Err(keeps("a load", rank, &error)),
+            (Err(error), _) => Err(Error::keeps("a load", rank, error)),
         }
     }
 
@@ -343,8 +343,4 @@ impl<'a> Hand<'a> {
         }
         Ok(())
     }
-}
-
-fn keeps(what: &'static str, page: usize, error: &dyn std::error::Error) -> Error {
-    Error::Keeps { what, page, reason: error.to_string() }
 }

@@ -50,7 +50,7 @@ impl Compaction {
         let compactor = match mode {
             Mode::Background => {
                 let started = store.compact_in_background(CompactorPolicy::default());
-                Some(started.map_err(|error| Error::Setup { reason: error.to_string() })?)
+                Some(started.map_err(Error::setup)?)
             }
             Mode::Off | Mode::OnDemand => None,
         };
@@ -61,8 +61,7 @@ impl Compaction {
     pub(crate) fn demand(&mut self, store: &Zswap) -> Result<()> {
         if self.mode == Mode::OnDemand {
             let start = std::time::Instant::now();
-            let pages =
-                store.compact().map_err(|error| Error::Setup { reason: error.to_string() })?;
+            let pages = store.compact().map_err(Error::setup)?;
             self.on_demand.runs += 1;
             self.on_demand.pages += pages as u64;
             self.on_demand.seconds += start.elapsed().as_secs_f64();

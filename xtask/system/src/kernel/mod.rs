@@ -20,11 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use measure::Page;
-
 use crate::error::{Error, Result};
-
-const PAGE: usize = size_of::<Page>();
+use crate::source::PAGE;
 
 /// How long something busy is tried again that must not be left behind, how long something that
 /// should be there at once, and how often.
@@ -57,19 +54,17 @@ fn go_on() -> Result<()> {
     if stopped() { Err(Error::Stopped) } else { Ok(()) }
 }
 
-fn setup(reason: impl Into<String>) -> Error {
-    Error::Setup { reason: reason.into() }
-}
-
 /// That this process is root's, and that the system's pages are as large as those that are kept.
 fn is_fit() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        return Err(setup("it takes root; run as root to have it measured"));
+        return Err(Error::setup("it takes root; run as root to have it measured"));
     }
     // SAFETY: the call reads a constant of the system.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     if usize::try_from(size) != Ok(PAGE) {
-        return Err(setup(format!("the system's pages are of {size} bytes, and these of {PAGE}")));
+        return Err(Error::setup(format!(
+            "the system's pages are of {size} bytes, and these of {PAGE}"
+        )));
     }
     Ok(())
 }

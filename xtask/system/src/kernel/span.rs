@@ -10,8 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use super::PAGE;
-use crate::source::Aligned;
+use crate::source::{Aligned, PAGE};
 
 /// What is known of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
-use super::{PAGE, PATIENCE, insist, setup, tell_left};
-use crate::error::Result;
+use super::{PATIENCE, insist, tell_left};
+use crate::error::{Error, Result};
+use crate::source::PAGE;
 
 /// Before every other area: the largest priority there is, and the flag that says there is one.
 const FIRST_OF_ALL: libc::c_int = 0x8000 | 0x7fff;
@@ -43,7 +44,9 @@ impl SwapFile {
             }
         }
         let reasons = reasons.join("; ");
-        Err(setup(format!("no swap file can be had ({reasons}); set TMPDIR to where one can")))
+        Err(Error::setup(format!(
+            "no swap file can be had ({reasons}); set TMPDIR to where one can"
+        )))
     }
 
     fn within(directory: &Path, pages: usize) -> io::Result<Self> {

@@ -11,12 +11,10 @@ use std::path::Path;
 
 use rustix::ioctl::{Setter, ioctl, opcode};
 
-use super::{
-    MOMENT, PAGE, PATIENCE, go_on, insist, is_fit, read, setup, tell_left, watch_signals, write,
-};
+use super::{MOMENT, PATIENCE, go_on, insist, is_fit, read, tell_left, watch_signals, write};
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, bytes, bytes_mut};
+use crate::source::{Aligned, PAGE, bytes, bytes_mut, offset};
 
 const CONTROL: &str = "/sys/class/zram-control";
 const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
@@ -38,14 +36,17 @@ impl Device {
     fn add() -> Result<Self> {
         is_fit()?;
         if !Path::new(CONTROL).exists() {
-            return Err(setup(format!("this kernel has no {CONTROL}; load its module zram")));
+            return Err(Error::setup(format!(
+                "this kernel has no {CONTROL}; load its module zram"
+            )));
         }
         watch_signals();
         let text = read(HOT_ADD)?;
         let id = text.trim().parse();
-        let device = Device { id: id.map_err(|_| setup(format!("{HOT_ADD} gave {text:?}")))? };
+        let device =
+            Device { id: id.map_err(|_| Error::setup(format!("{HOT_ADD} gave {text:?}")))? };
         insist(MOMENT, || if Path::new(&device.node()).exists() { Ok(()) } else { Err(()) })
-            .map_err(|()| setup(format!("{} has not come into being", device.node())))?;
+            .map_err(|()| Error::setup(format!("{} has not come into being", device.node())))?;
         Ok(device)
     }
 
@@ -108,7 +109,7 @@ impl Zram {
         if !listed.iter().any(|name| name == algorithm) {
             let reason =
                 format!("the kernel's zram has no {algorithm:?}; it has {}", listed.join(", "));
-            return Err(setup(reason));
+            return Err(Error::setup(reason));
         }
         write(&device.attribute("comp_algorithm"), algorithm)?;
         write(&device.attribute("disksize"), &(pages * PAGE).to_string())?;
@@ -118,14 +119,6 @@ impl Zram {
         let file = insist(MOMENT, || options.open(device.node())).map_err(failed)?;
         Ok(Zram { file, device, pages, unit })
     }
-}
-
-fn offset(page: usize) -> u64 {
-    (page * PAGE) as u64
-}
-
-fn keeps(what: &'static str, page: usize) -> impl FnOnce(std::io::Error) -> Error {
-    move |error| Error::Keeps { what, page, reason: error.to_string() }
 }
 
 impl Contestant for Zram {
@@ -144,7 +137,7 @@ impl Contestant for Zram {
         let range = unsafe { Setter::<BLKDISCARD, [u64; 2]>::new([offset(page), PAGE as u64]) };
         // SAFETY: the request writes nothing to memory of this process.
         let discarded = unsafe { ioctl(&self.file, range) };
-        discarded.map_err(|error| keeps("a discard", page)(error.into()))
+        discarded.map_err(|error| Error::keeps("a discard", page, error))
     }
 
     fn tidy(&self) -> Result<()> {
@@ -155,7 +148,7 @@ impl Contestant for Zram {
         let path = self.device.attribute("mm_stat");
         let text = read(&path)?;
         let stat = MmStat::parse(&text)
-            .ok_or_else(|| setup(format!("{path} cannot be told: {text:?}")))?;
+            .ok_or_else(|| Error::setup(format!("{path} cannot be told: {text:?}")))?;
         let metadata = self.pages * METADATA;
         Ok(Memory {
             compressed_bytes: stat.compr_data_size,
@@ -193,13 +186,15 @@ struct Hand<'a> {
 impl Worker for Hand<'_> {
     fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
         go_on()?;
-        self.file.write_all_at(bytes(pages), offset(first)).map_err(keeps("a write", first))
+        self.file
+            .write_all_at(bytes(pages), offset(first))
+            .map_err(|error| Error::keeps("a write", first, error))
     }
 
     fn load(&mut self, first: usize) -> Result<&[Aligned]> {
         go_on()?;
         let read = self.file.read_exact_at(bytes_mut(&mut self.pages), offset(first));
-        read.map_err(keeps("a read", first))?;
+        read.map_err(|error| Error::keeps("a read", first, error))?;
         Ok(&self.pages)
     }
 }

@@ -29,10 +29,10 @@ use rustix::fs::{FlockOperation, flock};
 use super::setting::Settings;
 use super::span::Span;
 use super::swap_file::SwapFile;
-use super::{PAGE, go_on, is_fit, read, setup, watch_signals, write};
+use super::{go_on, is_fit, read, watch_signals, write};
 use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::Aligned;
+use crate::source::{Aligned, PAGE};
 
 const PARAMETERS: &str = "/sys/module/zswap/parameters";
 const ENABLED: &str = "/sys/module/zswap/parameters/enabled";
@@ -88,7 +88,7 @@ impl Zswap {
     pub(crate) fn new(compressor: &str, pages: usize) -> Result<Self> {
         is_fit()?;
         if !Path::new(PARAMETERS).exists() {
-            return Err(setup(format!("this kernel has no zswap: no {PARAMETERS}")));
+            return Err(Error::setup(format!("this kernel has no zswap: no {PARAMETERS}")));
         }
         let lock = lock()?;
         watch_signals();
@@ -96,7 +96,7 @@ impl Zswap {
         // Before the compressor: only a zswap that has started refuses one that it does not have.
         settings.set(ENABLED, "Y")?;
         settings.set(COMPRESSOR, compressor).map_err(|error| {
-            setup(format!("the kernel's zswap does not take {compressor:?} ({error})"))
+            Error::setup(format!("the kernel's zswap does not take {compressor:?} ({error})"))
         })?;
         settings.set(MAX_POOL_PERCENT, "80")?;
         if Path::new(SHRINKER_ENABLED).exists() {
@@ -126,7 +126,7 @@ impl Zswap {
         for n in 0..pages {
             let kept = self.span.get(n, &mut back).map_err(|error| memory_failed(&error))?;
             if !kept || back.0 != page(n).0 {
-                return Err(setup(format!("page {n} of a trial came back changed")));
+                return Err(Error::setup(format!("page {n} of a trial came back changed")));
             }
             self.span.free(n).map_err(|error| memory_failed(&error))?;
         }
@@ -148,7 +148,9 @@ impl Zswap {
                 return self.see_that_zswap_has_them();
             }
         }
-        Err(setup(format!("{resident} pages stay in memory after {ROUNDS} times MADV_PAGEOUT")))
+        Err(Error::setup(format!(
+            "{resident} pages stay in memory after {ROUNDS} times MADV_PAGEOUT"
+        )))
     }
 
     /// From here and, if that is not enough, from every processor: pages wait in a queue of the one
@@ -169,7 +171,7 @@ impl Zswap {
                 };
                 scope.spawn(there).join()
             });
-            let from_there = from_there.map_err(|_| setup("a thread panicked"))?;
+            let from_there = from_there.map_err(|_| Error::setup("a thread panicked"))?;
             left = from_there.map_err(|error| memory_failed(&error))?;
         }
         Ok(left)
@@ -181,14 +183,14 @@ impl Zswap {
         let past = kept.saturating_sub(held.pages);
         if past > kept / 50 {
             let reason = format!("of {kept} pages {past} went past zswap to the swap file");
-            return Err(setup(reason));
+            return Err(Error::setup(reason));
         }
         Ok(())
     }
 }
 
 fn memory_failed(error: &io::Error) -> Error {
-    setup(format!("memory cannot be swapped out: {error}"))
+    Error::setup(format!("memory cannot be swapped out: {error}"))
 }
 
 /// Held until the settings are as before: two that set them would put back each other's.
@@ -198,7 +200,7 @@ fn lock() -> Result<File> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(setup("another run measures zswap; wait until it has ended"))
+            Err(Error::setup("another run measures zswap; wait until it has ended"))
         }
         Err(error) => Err(failed(error.into())),
     }
@@ -251,7 +253,7 @@ impl Contestant for Zswap {
     }
 
     fn free(&self, page: usize) -> Result<()> {
-        self.span.free(page).map_err(|error| keeps("a free", page, &error))
+        self.span.free(page).map_err(|error| Error::keeps("a free", page, error))
     }
 
     /// Has the kernel shrink its caches, which is what compacts the pool of zswap: all caches of
@@ -275,10 +277,6 @@ impl Contestant for Zswap {
     }
 }
 
-fn keeps(what: &'static str, page: usize, error: &io::Error) -> Error {
-    Error::Keeps { what, page, reason: error.to_string() }
-}
-
 struct Hand<'a> {
     span: &'a Span,
     page: Box<[Aligned; 1]>,
@@ -287,7 +285,7 @@ struct Hand<'a> {
 impl Worker for Hand<'_> {
     fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
         go_on()?;
-        self.span.put(first, &pages[0]).map_err(|error| keeps("a store", first, &error))
+        self.span.put(first, &pages[0]).map_err(|error| Error::keeps("a store", first, error))
     }
 
     fn load(&mut self, first: usize) -> Result<&[Aligned]> {
@@ -298,7 +296,7 @@ impl Worker for Hand<'_> {
                 let reason = "not stored".to_owned();
                 Err(Error::Keeps { what: "a load", page: first, reason })
             }
-            Err(error) => Err(keeps("a load", first, &error)),
+            Err(error) => Err(Error::keeps("a load", first, error)),
         }
     }
 }
