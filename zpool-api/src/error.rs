@@ -84,6 +84,23 @@ pub enum ZpoolError {
         /// The operation's name in the trait.
         operation: &'static str,
     },
+    /// The pool was made by another process: this one is a child of it after `fork`. Build a pool of
+    /// your own.
+    #[error(
+        "the pool of {backend} was made before this process was forked; build another one here"
+    )]
+    Forked {
+        /// The backend's name.
+        backend: &'static str,
+    },
+    /// Code that the pool called, a backend's or a provider's, panicked.
+    #[error("{backend} panicked in {operation}; its memory for this object may be lost")]
+    Panicked {
+        /// The backend's name.
+        backend: &'static str,
+        /// The operation's name in the trait.
+        operation: &'static str,
+    },
     /// No backend of that name is registered.
     #[error("no backend named `{name}`; known: {known}")]
     UnknownBackend {
@@ -149,6 +166,19 @@ pub enum PageError {
         /// What can be chosen, in words.
         allowed: String,
     },
+    /// The pages would exceed a [`crate::PageBudget`].
+    #[error("{bytes} bytes of pages exceed the budget: {used} of {limit} bytes are in use")]
+    Limit {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes in use.
+        used: usize,
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The provider was made by another process: this one is a child of it after `fork`.
+    #[error("the page provider was made before this process was forked; make another one here")]
+    Forked,
     /// [`crate::FailingPages`] was told to fail this call, or its page limit is reached.
     #[error("page request number {call} was told to fail")]
     Injected {

@@ -93,6 +93,7 @@
 //! | [`handle`] | the 64-bit handle and its split: 12 bits of pool tag, 52 of the backend's |
 //! | [`read`], [`write`](mod@write) | the guards through which bytes are seen and written |
 //! | [`provider`] | where pages come from: `MmapPages`, `HeapPages`, `FailingPages` |
+//! | [`fork`] | a child after `fork` told apart from its parent |
 //! | [`registry`] | backends by name, third parties' too |
 //! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
@@ -111,6 +112,7 @@
 
 pub mod error;
 pub mod evict;
+pub mod fork;
 pub mod handle;
 pub mod lockdep;
 pub mod prefetch;
@@ -129,11 +131,13 @@ pub mod conformance;
 pub use error::{PageError, ZpoolError};
 pub use evict::{Evict, Evicted};
 pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
-pub use provider::{FailingPages, HeapPages, OwnedRun, PageBlock, PageProvider, PageRun};
+pub use provider::{
+    FailingPages, HeapPages, OwnedRun, PageBlock, PageBudget, PageProvider, PageRun,
+};
 #[cfg(target_os = "linux")]
 pub use provider::{MmapOptions, MmapPages};
 pub use read::{ObjPin, ObjRead, ObjReadOwned, obj_read_owned};
 pub use registry::{Registry, ZpoolConfig};
 pub use stats::ZpoolStats;
 pub use write::{ObjCommit, ObjSink, ObjWrite};
-pub use zpool::{Migration, Zpool, ZpoolCaps};
+pub use zpool::{Compaction, Migration, Zpool, ZpoolCaps};

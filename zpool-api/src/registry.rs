@@ -4,7 +4,7 @@ use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::{PageProvider, Zpool, ZpoolError};
+use crate::{PageBudget, PageProvider, Zpool, ZpoolError};
 
 /// What a constructor is given to build a pool.
 #[derive(Clone, Debug)]
@@ -13,12 +13,21 @@ pub struct ZpoolConfig {
     /// Where the pool's pages come from. A provider of its own a pool keeps the accounting of
     /// cached pages apart.
     pub pages: Arc<dyn PageProvider>,
+    /// What the pool's resident pages are charged to; none for no limit. Pools may share one.
+    pub budget: Option<Arc<PageBudget>>,
 }
 
 impl ZpoolConfig {
     /// A configuration with this page provider.
     pub fn new(pages: Arc<dyn PageProvider>) -> Self {
-        ZpoolConfig { pages }
+        ZpoolConfig { pages, budget: None }
+    }
+
+    /// The same configuration with a budget for the pool's resident pages.
+    #[must_use]
+    pub fn with_budget(mut self, budget: Arc<PageBudget>) -> Self {
+        self.budget = Some(budget);
+        self
     }
 }
 

@@ -69,6 +69,23 @@ pub struct Migration {
     pub block_bytes: usize,
 }
 
+/// What a [`Zpool::compact_some`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Compaction {
+    /// Pages won.
+    pub pages: usize,
+    /// Whether the pool was gone over to its end: there is nothing left to win at the moment.
+    pub complete: bool,
+}
+
+impl Compaction {
+    /// So many pages won, and whether nothing is left to win.
+    pub const fn new(pages: usize, complete: bool) -> Self {
+        Compaction { pages, complete }
+    }
+}
+
 /// A backend: packs objects of 1 to [`ZpoolCaps::max_object_size`] bytes into pages.
 ///
 /// Used as `Arc<dyn Zpool>`, from any thread, by any number of threads at once. Implementing it
@@ -139,6 +156,16 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// [`ZpoolCaps::compaction`].
     fn compact(&self) -> Result<usize, ZpoolError> {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "compact" })
+    }
+
+    /// As [`Zpool::compact`], but ends when `pages` pages were won or a bounded number of objects was
+    /// moved, whichever comes first, and goes on there when called again. For a caller that needs room
+    /// now. [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
+    ///
+    /// Default: all of [`Zpool::compact`].
+    fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
+        let _ = pages;
+        self.compact().map(|pages| Compaction::new(pages, true))
     }
 
     /// Moves what a sparsely used block of the provider's address space holds to pages elsewhere, so

@@ -8,6 +8,7 @@
 //!
 //! Every byte of a run is initialised at all times, to whatever it held last or to zero.
 
+mod budget;
 mod failing;
 mod heap;
 #[cfg(target_os = "linux")]
@@ -15,6 +16,7 @@ mod mmap;
 mod owned;
 mod page_block;
 
+pub use budget::PageBudget;
 pub use failing::FailingPages;
 pub use heap::HeapPages;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,149 @@
+//! How many bytes of pages several pools may hold together.
+
+use core::cell::Cell;
+// Always std's: a number that orders nothing.
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::PageError;
+
+/// A limit on the resident pages of all pools that share it.
+///
+/// A backend that is given one ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges it before a page
+/// becomes resident and uncharges it when the page has left its `total_pages`. So an object that fits
+/// into room that is there already needs nothing of the budget, and a pool stops growing exactly at
+/// the limit: the allocation fails with [`PageError::Limit`], and nothing has changed.
+///
+/// `Send` and `Sync`; never blocks. Its word is touched when pages come and go, not for each object.
+///
+/// ```
+/// use zpool_api::{PageBudget, PageError};
+/// let budget = PageBudget::new(8192);
+/// budget.charge(8192)?;
+/// assert!(matches!(budget.charge(4096), Err(PageError::Limit { .. })));
+/// budget.uncharge(4096);
+/// assert_eq!(budget.used(), 4096);
+/// # Ok::<(), PageError>(())
+/// ```
+#[derive(Debug)]
+pub struct PageBudget {
+    limit: AtomicUsize,
+    used: AtomicUsize,
+}
+
+thread_local! {
+    /// Bytes by which charges of this thread may exceed a limit.
+    static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Puts the allowance back, also when the work under it panics.
+struct Restore(usize);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let _ = ALLOWANCE.try_with(|allowance| allowance.set(self.0));
+    }
+}
+
+impl PageBudget {
+    /// A budget of `limit` bytes; `usize::MAX` for no limit.
+    pub const fn new(limit: usize) -> Self {
+        PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }
+    }
+
+    /// Takes `bytes` of the budget, or nothing.
+    ///
+    /// # Errors
+    /// [`PageError::Limit`] if they would exceed the limit, and what [`PageBudget::with_allowance`]
+    /// allows this thread beyond it.
+    pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
+        let limit = self.limit();
+        let room =
+            |used: usize, most: usize| used.checked_add(bytes).filter(|together| *together <= most);
+        // Relaxed, here and below: a sum that publishes nothing; an RMW sees its latest value.
+        let relaxed = Ordering::Relaxed;
+        let charged = self.used.fetch_update(relaxed, relaxed, |used| room(used, limit));
+        let Err(used) = charged else { return Ok(()) };
+        let allowance = ALLOWANCE.try_with(Cell::get).unwrap_or(0);
+        let most = limit.saturating_add(allowance);
+        let charged = self.used.fetch_update(relaxed, relaxed, |used| room(used, most));
+        charged.map(drop).map_err(|_| PageError::Limit { bytes, used, limit })
+    }
+
+    /// Takes `bytes` whatever the limit: for pages that are needed to win others, as in compaction.
+    pub fn charge_beyond(&self, bytes: usize) {
+        // Relaxed: as in `charge`.
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives `bytes` back that were charged.
+    ///
+    /// # Panics
+    /// In debug builds, if they were not.
+    pub fn uncharge(&self, bytes: usize) {
+        // Relaxed: as in `charge`.
+        let used = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(
+            used >= bytes,
+            "{bytes} bytes given back to a budget of which {used} are used"
+        );
+    }
+
+    /// Bytes charged now.
+    pub fn used(&self) -> usize {
+        // Relaxed: as in `charge`.
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The limit in bytes.
+    pub fn limit(&self) -> usize {
+        // Relaxed: as in `charge`.
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit. What is charged beyond a lower one stays charged.
+    pub fn set_limit(&self, limit: usize) {
+        // Relaxed: as in `charge`.
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Does some work during which charges of this thread may exceed any budget's limit by `bytes`.
+    pub fn with_allowance<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+        let before = ALLOWANCE.try_with(|allowance| allowance.replace(bytes)).unwrap_or(0);
+        let _restore = Restore(before);
+        work()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_whole() {
+        let budget = PageBudget::new(10);
+        budget.charge(4).unwrap();
+        assert_eq!(budget.charge(7), Err(PageError::Limit { bytes: 7, used: 4, limit: 10 }));
+        budget.charge(6).unwrap();
+        budget.charge_beyond(5);
+        assert_eq!((budget.used(), budget.limit()), (15, 10));
+        budget.uncharge(15);
+        budget.set_limit(usize::MAX);
+        budget.charge(usize::MAX).unwrap();
+        assert!(budget.charge(1).is_err());
+    }
+
+    #[test]
+    fn an_allowance_ends_with_its_work() {
+        let budget = PageBudget::new(10);
+        budget.charge(10).unwrap();
+        PageBudget::with_allowance(3, || {
+            assert!(budget.charge(4).is_err());
+            budget.charge(3).unwrap();
+            assert!(budget.charge(1).is_err());
+        });
+        let panicked = std::panic::catch_unwind(|| {
+            PageBudget::with_allowance(9, || panic!("on purpose"));
+        });
+        assert!(panicked.is_err() && budget.charge(1).is_err());
+    }
+}
