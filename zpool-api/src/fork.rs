@@ -71,6 +71,12 @@ impl<T> Leaked<T> {
     }
 }
 
+impl<T: Default> Default for Leaked<T> {
+    fn default() -> Self {
+        Leaked::new(T::default())
+    }
+}
+
 impl<T> Drop for Leaked<T> {
     fn drop(&mut self) {
         if self.is_here() {

@@ -150,6 +150,13 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// Resident pages that hold objects or room between them.
     fn total_pages(&self) -> usize;
 
+    /// Bytes of memory that an object of `len` bytes takes, rounded as this backend rounds it: its size
+    /// class, or its share of a page. For a caller that asks whether a smaller object saves memory.
+    /// Takes no lock. Default: `len`.
+    fn footprint(&self, len: usize) -> usize {
+        len
+    }
+
     /// Moves objects together and gives back the pages won; returns how many. Handles stay valid.
     ///
     /// Works in bounded steps that let other calls in between. [`ZpoolError::Unsupported`] unless

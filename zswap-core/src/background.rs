@@ -1,12 +1,17 @@
 //! A thread that works on a store, step by step, until it is done, told to stop, or the store is gone.
 //!
-//! It keeps the store only while a step runs. Dropping the [`Background`] stops it after the step that
-//! runs and waits for it.
+//! It keeps the store only while a step runs. A step asks [`Stop`] between pages, so dropping the
+//! [`Background`] waits for a page and not for a step. Whatever a step calls of the user's may panic: the
+//! thread goes on, and its report says so. In a child after `fork` there is no such thread: a drop does
+//! nothing.
 
 use core::time::Duration;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+// Always std's: no part of any modelled protocol.
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
+
+use zpool_api::fork::Leaked;
 
 use crate::Zswap;
 
@@ -18,21 +23,24 @@ pub(crate) enum Next {
     End,
 }
 
-/// A step called code of the user's that panicked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Panicked;
-
-/// Runs a part of a step that calls the user's codecs, backends or devices. The store outlives their
-/// panics, so the thread does.
-pub(crate) fn guarded<T>(part: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(part)).map_err(|_| Panicked)
-}
-
 /// What a thread and its owner share; `S` is what the owner may ask for.
 #[derive(Debug, Default)]
 struct Shared<S> {
     state: Mutex<State<S>>,
-    told: Condvar,
+    woken: Condvar,
+    /// `State::stop`, readable in the middle of a step.
+    stop: AtomicBool,
+}
+
+/// Whether the thread is to stop.
+#[derive(Debug)]
+pub(crate) struct Stop<'a>(&'a AtomicBool);
+
+impl Stop<'_> {
+    pub(crate) fn is_set(&self) -> bool {
+        // Relaxed: a request, which publishes nothing.
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +57,10 @@ impl<S> Shared<S> {
 
 /// The thread's owner.
 #[derive(Debug)]
-pub(crate) struct Background<S> {
+pub(crate) struct Background<S>(Leaked<Owner<S>>);
+
+#[derive(Debug)]
+struct Owner<S> {
     shared: Arc<Shared<S>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -60,18 +71,18 @@ impl<S: Default + Send + 'static> Background<S> {
     pub(crate) fn start<R: FnOnce(&mut S)>(
         name: &str,
         store: Weak<Zswap>,
-        mut step: impl FnMut(Option<&Zswap>) -> (R, Next) + Send + 'static,
+        mut step: impl FnMut(Option<&Zswap>, &Stop<'_>) -> (R, Next) + Send + 'static,
     ) -> std::io::Result<Self> {
         let shared: Arc<Shared<S>> = Arc::default();
         let theirs = shared.clone();
         let run = move || {
             loop {
-                let (report, next) = step(store.upgrade().as_deref());
+                let (report, next) = step(store.upgrade().as_deref(), &Stop(&theirs.stop));
                 let mut state = theirs.lock();
                 report(&mut state.report);
                 let Next::After(pause) = next else { return };
                 if !state.stop {
-                    let waited = theirs.told.wait_timeout_while(state, pause, |state| !state.stop);
+                    let waited = theirs.woken.wait_timeout_while(state, pause, |state| !state.stop);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 if state.stop {
@@ -80,19 +91,21 @@ impl<S: Default + Send + 'static> Background<S> {
             }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        Ok(Background { shared, thread: Some(thread) })
+        Ok(Background(Leaked::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// Looks at the report.
-    pub(crate) fn report<T>(&self, look: impl FnOnce(&S) -> T) -> T {
-        look(&self.shared.lock().report)
+    /// Reads the report; in a child after `fork` an empty one.
+    pub(crate) fn report<T>(&self, read: impl FnOnce(&S) -> T) -> T {
+        if self.0.is_here() { read(&self.0.shared.lock().report) } else { read(&S::default()) }
     }
 }
 
-impl<S> Drop for Background<S> {
+impl<S> Drop for Owner<S> {
     fn drop(&mut self) {
+        // Relaxed: as in `Stop`.
+        self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.lock().stop = true;
-        self.shared.told.notify_all();
+        self.shared.woken.notify_all();
         if let Some(thread) = self.thread.take() {
             // The last share of the store may be the thread's own, and this its drop.
             if thread.thread().id() != std::thread::current().id() {

@@ -3,7 +3,11 @@
 //!
 //! Each page's request owns a copy of it, a buffer and a context, which the pool keeps from batch to
 //! batch. Whoever calls works on requests, too, instead of only waiting. A batch returns when every
-//! request has completed, also when something panics on the way.
+//! request has completed.
+//!
+//! Pages are installed under their entries in the order in which they were given, each as soon as all
+//! before it are: so of one entry given twice the later page stays, and a store at its limit can write
+//! back what the batch itself has stored.
 
 use std::sync::Arc;
 
@@ -11,8 +15,9 @@ use compressors::{
     AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError,
 };
 
-use crate::error::{LoadError, StoreError};
-use crate::pool::{Fault, Pool};
+use crate::contained::contain;
+use crate::error::{BatchError, LoadError, StoreError};
+use crate::pool::{Fault, Pool, codec_panicked};
 use crate::pools::Hold;
 use crate::store::Refusal;
 use crate::sync::Mutex;
@@ -45,7 +50,7 @@ impl Spares {
         if let Some(spare) = self.0.lock().pop() {
             return Ok(spare);
         }
-        let ctx = pool.compressor.new_ctx()?;
+        let ctx = contain(|| pool.compressor.new_ctx()).unwrap_or(Err(codec_panicked()))?;
         Ok(Spare { ctx, input: Vec::new(), output: Vec::new() })
     }
 
@@ -103,7 +108,9 @@ impl<'a> Batch<'a> {
             refill(&mut spare.output, &[], output)?;
         }
         let Spare { ctx, input, output } = spare;
-        self.store.acomp.submit(AcompRequest { op, input, output, ctx }, tag, &self.done);
+        let request = AcompRequest { op, input, output, ctx };
+        contain(|| self.store.acomp.submit(request, tag, &self.done))
+            .map_err(|_panicked| codec_panicked())?;
         self.out += 1;
         Ok(())
     }
@@ -111,12 +118,13 @@ impl<'a> Batch<'a> {
     /// Whether as many requests are out as keep everybody busy. Few contexts, used again at once, stay
     /// in a processor's cache.
     fn is_full(&self) -> bool {
-        self.out >= 2 * self.store.acomp.parallelism() - 1
+        let parallelism = contain(|| self.store.acomp.parallelism()).unwrap_or(1);
+        self.out >= parallelism.max(1).saturating_mul(2) - 1
     }
 
     /// The next completion; none when no request is out.
     fn next(&mut self) -> Option<(usize, AcompDone)> {
-        let next = self.store.acomp.wait_any(&self.done)?;
+        let next = contain(|| self.store.acomp.wait_any(&self.done)).ok().flatten()?;
         self.out = self.out.saturating_sub(1);
         Some(next)
     }
@@ -124,7 +132,7 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.store.acomp.wait_all(&self.done);
+        let _ = contain(|| self.store.acomp.wait_all(&self.done));
     }
 }
 
@@ -135,16 +143,73 @@ struct Out<'a> {
     sum: Option<u32>,
 }
 
-/// What pages became that are under no entry yet; discarded if something panics first.
-struct Contents<'a> {
-    store: &'a Zswap,
-    /// None of one whose request is out.
-    of: Vec<Option<Result<Content, Refusal>>>,
+/// A list with room for each page of a batch.
+fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
+    let mut list = Vec::new();
+    let bytes = pages.saturating_mul(size_of::<T>());
+    list.try_reserve_exact(pages).map_err(|_| BatchError::OutOfMemory { pages, bytes })?;
+    Ok(list)
 }
 
-impl Drop for Contents<'_> {
+/// The pages of a batch that is being stored.
+struct Storing<'a, 'p> {
+    store: &'a Zswap,
+    pages: &'a [(SwapEntry, &'p Page)],
+    /// What pages became that were begun; none of one whose request is out, or that is installed.
+    contents: Vec<Option<Result<Content, Refusal>>>,
+    /// What became of the pages that are installed, or were refused: all before the others.
+    results: Vec<Result<(), StoreError>>,
+}
+
+impl Storing<'_, '_> {
+    /// Puts what a request came to into its pool.
+    fn finish(&mut self, pool: &Hold<'_>, (tag, done): (usize, AcompDone)) {
+        let AcompDone { result, input, output, ctx } = done;
+        let (Some((entry, _)), Some(place)) = (self.pages.get(tag), self.contents.get(tag)) else {
+            // A tag that nobody submitted.
+            return;
+        };
+        if place.is_some() || tag < self.results.len() {
+            return;
+        }
+        let (keep_raw, mut kept) = (self.store.store_incompressible, None);
+        let put = result.map_err(Fault::Codec);
+        let put = put.and_then(|len| pool.insert(&input, &output, len, keep_raw, &mut kept));
+        pool.spares.give(ctx, input, output);
+        if kept.is_some() {
+            // Room may have to be made: what is installed can be written back.
+            self.install();
+        }
+        let content = self.store.encoded(*entry, pool.again(), put, &kept, false);
+        self.contents[tag] = Some(content);
+        self.install();
+    }
+
+    /// Installs the pages that are next.
+    fn install(&mut self) {
+        while let Some(content) = self.contents.get_mut(self.results.len()) {
+            let Some(content) = content.take() else { return };
+            let (entry, page) = self.pages[self.results.len()];
+            self.results.push(self.store.install(entry, page, content, false));
+        }
+    }
+
+    /// Stores what is left: pages whose requests did not complete. No Acomp that keeps its word has any.
+    fn results(mut self) -> Vec<Result<(), StoreError>> {
+        while let Some((entry, page)) = self.pages.get(self.results.len()) {
+            let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
+            self.results.push(match content {
+                Some(content) => self.store.install(*entry, page, content, false),
+                None => self.store.store(*entry, page),
+            });
+        }
+        core::mem::take(&mut self.results)
+    }
+}
+
+impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
-        for content in self.of.drain(..).flatten().flatten() {
+        for content in self.contents.drain(..).flatten().flatten() {
             self.store.discard(content);
         }
     }
@@ -155,37 +220,33 @@ impl Zswap {
     /// each what [`Zswap::store`] would have said. Of one entry given twice the later page stays.
     ///
     /// Returns when all have completed. Copies each page once.
-    pub fn store_batch(&self, pages: &[(SwapEntry, &Page)]) -> Vec<Result<(), StoreError>> {
+    ///
+    /// # Errors
+    /// [`BatchError::OutOfMemory`], [`BatchError::Forked`]: no page was stored.
+    pub fn store_batch(
+        &self,
+        pages: &[(SwapEntry, &Page)],
+    ) -> Result<Vec<Result<(), StoreError>>, BatchError> {
+        if !self.is_here() {
+            return Err(BatchError::Forked);
+        }
+        let (contents, results) = (list(pages.len())?, list(pages.len())?);
+        let mut storing = Storing { store: self, pages, contents, results };
         let pool = self.pools.current();
         let mut batch = Batch::new(self);
-        let room = pool.compressor.max_compressed_len(PAGE_SIZE);
-        let mut contents = Contents { store: self, of: Vec::new() };
-        contents.of.resize_with(pages.len(), || None);
-        let finish = |contents: &mut Contents<'_>, (tag, done): (usize, AcompDone)| {
-            let AcompDone { result, input, output, ctx } = done;
-            let put = result.map_err(Fault::Codec);
-            let put =
-                put.and_then(|len| pool.insert(&input, &output, len, self.store_incompressible));
-            pool.spares.give(ctx, input, output);
-            contents.of[tag] = Some(self.content_in(pool.again(), pages[tag].1, put));
-        };
-        for (tag, (_, page)) in pages.iter().enumerate() {
+        let room = contain(|| pool.compressor.max_compressed_len(PAGE_SIZE)).unwrap_or(PAGE_SIZE);
+        for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
-                batch.next().into_iter().for_each(|next| finish(&mut contents, next));
+                batch.next().into_iter().for_each(|next| storing.finish(&pool, next));
             }
-            contents.of[tag] = self.begin_store(&mut batch, &pool, page, room, tag).transpose();
+            let begun = self.begin_store(&mut batch, &pool, *entry, page, room, tag);
+            storing.contents.push(begun.transpose());
+            storing.install();
         }
         while let Some(next) = batch.next() {
-            finish(&mut contents, next);
+            storing.finish(&pool, next);
         }
-        let kept = pages.iter().enumerate().map(|(tag, (entry, page))| {
-            match contents.of[tag].take() {
-                Some(content) => self.keep(*entry, page, content),
-                // A request that did not complete: no Acomp that keeps its word.
-                None => self.store(*entry, page),
-            }
-        });
-        kept.collect()
+        Ok(storing.results())
     }
 
     /// What is known at once; none when a request is out.
@@ -193,15 +254,14 @@ impl Zswap {
         &self,
         batch: &mut Batch<'_>,
         pool: &Hold<'_>,
+        entry: SwapEntry,
         page: &Page,
         room: usize,
         tag: usize,
     ) -> Result<Option<Content>, Refusal> {
+        self.look_at_unwritable(entry)?;
         if let Some(pattern) = self.pattern_of(page) {
             return Ok(Some(pattern));
-        }
-        if !self.admit() {
-            return Err(Refusal::Limit);
         }
         let submitted = batch.submit(pool, AcompOp::Compress, page, room, tag);
         submitted.map_err(|error| Refusal::Fault(Fault::Codec(error)))?;
@@ -209,34 +269,46 @@ impl Zswap {
     }
 
     /// Loads several pages, decompressed in parallel by the store's [`Acomp`](compressors::Acomp); for
-    /// each what [`Zswap::load`] would have said. Entries without a page to load into are not loaded,
-    /// and not answered for.
+    /// each what [`Zswap::load`] would have said.
     ///
     /// Returns when all have completed. Copies each page once.
+    ///
+    /// # Errors
+    /// [`BatchError::LengthMismatch`] unless there are as many pages as entries,
+    /// [`BatchError::OutOfMemory`], [`BatchError::Forked`]: no page was loaded.
     pub fn load_batch(
         &self,
         entries: &[SwapEntry],
         pages: &mut [Page],
-    ) -> Vec<Result<(), LoadError>> {
+    ) -> Result<Vec<Result<(), LoadError>>, BatchError> {
+        if !self.is_here() {
+            return Err(BatchError::Forked);
+        }
+        if entries.len() != pages.len() {
+            let (entries, pages) = (entries.len(), pages.len());
+            return Err(BatchError::LengthMismatch { entries, pages });
+        }
         let mut batch = Batch::new(self);
-        let mut out: Vec<Option<Out<'_>>> = Vec::new();
-        let mut results = Vec::new();
+        let mut out: Vec<Option<Out<'_>>> = list(pages.len())?;
+        let mut results = list(pages.len())?;
         let finish = |next: (usize, AcompDone),
                       out: &[Option<Out<'_>>],
                       pages: &mut [Page],
                       results: &mut [Result<(), LoadError>]| {
             let (tag, AcompDone { result, input, output, ctx }) = next;
-            let Some(Out { pool, sum }) = &out[tag] else { return };
-            results[tag] = match result {
-                Ok(_) => {
-                    pages[tag].copy_from_slice(&output[..PAGE_SIZE]);
+            let Some(Some(Out { pool, sum })) = out.get(tag) else { return };
+            results[tag] = match (result, output.get(..PAGE_SIZE)) {
+                (Ok(_), Some(bytes)) => {
+                    pages[tag].copy_from_slice(bytes);
                     self.verify(entries[tag], &pages[tag], *sum)
                 }
-                Err(error) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
+                (Err(error), _) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
+                // The buffer is not the one that was submitted.
+                (Ok(_), None) => self.load(entries[tag], &mut pages[tag]),
             };
             pool.spares.give(ctx, input, output);
         };
-        for (tag, entry) in entries.iter().enumerate().take(pages.len()) {
+        for (tag, entry) in entries.iter().enumerate() {
             if batch.is_full() {
                 if let Some(next) = batch.next() {
                     finish(next, &out, pages, &mut results);
@@ -253,7 +325,7 @@ impl Zswap {
         while let Some(next) = batch.next() {
             finish(next, &out, pages, &mut results);
         }
-        results
+        Ok(results)
     }
 
     /// Loads what needs no request; else submits one.
@@ -282,7 +354,8 @@ impl Zswap {
             Content::Stored { pool, bits, .. } => {
                 locked.replace(word.referenced());
                 let sum = locked.sum();
-                self.with_object(entry, locked, (pool, bits), |pool, object| {
+                let pool = self.pools.of_page(pool);
+                self.with_object(entry, locked, pool, bits, |pool, object| {
                     // What takes no context takes less time than a request would.
                     if object.len() == PAGE_SIZE || pool.compressor.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;

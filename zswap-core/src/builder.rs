@@ -11,9 +11,10 @@ use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
+use crate::slots::Slots;
 use crate::store::Settings;
 use crate::switch::{MakePages, Recipe};
-use crate::{Zswap, builtin};
+use crate::{PAGE_SIZE, Zswap, builtin};
 
 /// Builds a [`Zswap`]. Made by [`Zswap::builder`].
 ///
@@ -33,6 +34,7 @@ pub struct ZswapBuilder {
     store_incompressible: bool,
     checksums: bool,
     max_pool_bytes: Option<usize>,
+    max_bytes: Option<usize>,
     accept_threshold_percent: u8,
     device: Option<Arc<dyn SwapDevice>>,
     writeback_enabled: bool,
@@ -52,7 +54,8 @@ impl ZswapBuilder {
             store_incompressible: true,
             checksums: false,
             max_pool_bytes: None,
-            accept_threshold_percent: 90,
+            max_bytes: None,
+            accept_threshold_percent: 100,
             device: None,
             writeback_enabled: true,
             acomp: Arc::new(Scomp),
@@ -110,16 +113,30 @@ impl ZswapBuilder {
         self
     }
 
-    /// Bytes of pool pages with objects at which stores are refused, after as many pages as it takes
-    /// were written back if there is a device. Default: no limit. Pages that a pool keeps warm come on
-    /// top; there are few.
+    /// Most bytes of pool pages with objects. At the limit a store makes room: it writes pages back if
+    /// there is a device, and compacts. It refuses a page only if no memory can be freed for it
+    /// ([`StoreError::PoolLimit`](crate::StoreError::PoolLimit) says why). Room inside the pages is used
+    /// at the limit, too. Threads whose pages are on the way may exceed it by some pages each, for a
+    /// moment. Pages that a pool keeps warm come on top; there are few. Default: no limit.
+    /// [`Zswap::set_max_pool_bytes`] changes it later.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
         self
     }
 
-    /// How far below the limit, in percent of it, the pools must be before stores are accepted again
-    /// after one was refused. Default: 90.
+    /// Most bytes of everything that the store keeps in memory: pools with their warm pages, index,
+    /// patterns, contexts and device tables; [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes)
+    /// is what counts. What the pools may hold shrinks as the rest grows. When the rest alone reaches
+    /// the limit, new entries are refused ([`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit)).
+    /// Default: no limit. [`Zswap::set_max_bytes`] changes it later.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How far a store *without* a device, once it has refused a page, has to shrink before its pools grow
+    /// again, in percent of the limit: 1 to 100. Room inside the pools serves meanwhile. With a
+    /// device a store never waits for this. Default: 100, it need not shrink.
     pub fn accept_threshold_percent(mut self, percent: u8) -> Self {
         self.accept_threshold_percent = percent;
         self
@@ -155,23 +172,67 @@ impl ZswapBuilder {
         self
     }
 
-    /// Builds the store. Errors name what was not found and list what is known.
+    /// Builds the store.
+    ///
+    /// # Errors
+    /// [`BuildError`]: a name that is not known, with those that are; a backend, compressor or provider
+    /// that could not be built; a limit that an empty store exceeds; settings that contradict each other;
+    /// a device that another store has.
     pub fn build(self) -> Result<Zswap, BuildError> {
-        let recipe =
-            Recipe { zpools: self.zpools, compressors: self.compressors, pages: self.pages };
-        let pool = recipe.pool(&self.zpool, &self.compressor)?;
+        self.check()?;
         let percent = self.accept_threshold_percent;
+        let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
+        let recipe = Recipe {
+            zpools: self.zpools,
+            compressors: self.compressors,
+            pages: self.pages,
+            budget: limits.budget().clone(),
+        };
+        let pool = recipe.pool(&self.zpool, &self.compressor)?;
+        if self.max_bytes.is_some() {
+            pool.prepare().map_err(BuildError::from)?;
+        }
         let settings = Settings {
             store_incompressible: self.store_incompressible,
             checksums: self.checksums,
-            limits: self.max_pool_bytes.map(|bytes| Limits::new(bytes, percent)),
-            device: self.device,
+            limits,
+            slots: self.device.map(Slots::new),
             writeback_enabled: self.writeback_enabled,
             acomp: self.acomp,
             #[cfg(feature = "metrics")]
             metrics: self.metrics.map(StoreMetrics::new),
         };
-        Ok(Zswap::from_parts(pool, recipe, settings))
+        let store = Zswap::from_parts(pool, recipe, settings);
+        store.check_max_bytes(self.max_bytes)?;
+        store.refresh_limits();
+        Ok(store)
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        check_max_pool(self.max_pool_bytes)?;
+        let percent = self.accept_threshold_percent;
+        if !(1..=100).contains(&percent) {
+            return Err(BuildError::Contradiction(format!(
+                "accept_threshold_percent is {percent}; give a share of the limit, 1 to 100 percent"
+            )));
+        }
+        match (self.max_pool_bytes, self.max_bytes) {
+            (Some(pools), Some(all)) if pools > all => Err(BuildError::Contradiction(format!(
+                "max_pool_bytes of {pools} bytes is more than the {all} of max_bytes, which \
+                     limits the pools, too; lower the one or raise the other"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Refuses a limit below which no page can be stored.
+pub(crate) fn check_max_pool(bytes: Option<usize>) -> Result<(), BuildError> {
+    match bytes {
+        Some(bytes) if bytes < PAGE_SIZE => {
+            Err(BuildError::LimitTooSmall { limit: "max_pool_bytes", bytes, needed: PAGE_SIZE })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use zpool_api::ZpoolError;
 
 use crate::Zswap;
-use crate::background::{Background, Next, Panicked, guarded};
+use crate::background::{Background, Next, Stop};
+use crate::contained::{Panicked, contain};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 use crate::thread_time::ThreadTime;
@@ -27,6 +28,8 @@ const PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 16 * PAUSE;
 /// Most looks from a run that won little to the next one without more waste.
 const MOST_PATIENCE: u32 = 64;
+/// Pages won in a step of compaction, after which a thread that is to stop does.
+const STEP_PAGES: usize = 64;
 /// Bytes below which more waste is no reason for a run, however small the store: 16 pages of 4096.
 const LEAST_GAIN: usize = 64 << 10;
 
@@ -211,33 +214,47 @@ impl Zswap {
     /// long as moving the objects takes. It works in small steps, between which others allocate and
     /// free; objects that are being read stay where they are. Several calls at a time do no harm.
     ///
+    /// # Errors
     /// The first error of a backend, after all other pools were compacted nevertheless.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
-        let run = self.compact_pools();
+        if !self.is_here() {
+            return Err(ZpoolError::Forked { backend: "the store" });
+        }
+        let run = self.compact_pools(&|| false);
         run.error.map_or(Ok(run.pages), Err)
     }
 
-    fn compactable(&self) -> impl Iterator<Item = Arc<Pool>> {
-        self.pools.all().into_iter().filter(|pool| pool.zpool.caps().compaction)
+    fn compactable(&self) -> impl Iterator<Item = Arc<Pool>> + use<> {
+        self.pools.all().filter(|pool| pool.can_compact())
     }
 
-    fn compact_pools(&self) -> Run {
+    /// Compacts each pool to its end, in steps between which `stop` is asked.
+    fn compact_pools(&self, stop: &dyn Fn() -> bool) -> Run {
         let mut run = Run::default();
         for pool in self.compactable() {
-            match pool.zpool.compact() {
-                Ok(pages) => {
-                    run.pages += pages;
-                    run.won += pages * pool.page_size();
+            while !stop() {
+                match pool.compact_some(STEP_PAGES) {
+                    Ok(won) => {
+                        run.pages += won.pages;
+                        run.won += won.pages * pool.page_size();
+                        if won.complete {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        run.error = run.error.or(Some(error));
+                        break;
+                    }
                 }
-                Err(error) => run.error = run.error.or(Some(error)),
             }
+            pool.trim();
         }
         run
     }
 
     fn figures(&self) -> Figures {
         self.compactable().fold(Figures::default(), |sum, pool| {
-            let stats = pool.zpool.stats();
+            let stats = pool.stats();
             let (pool, compressed) = (stats.pool_bytes(), stats.object_bytes);
             Figures { pool: sum.pool + pool, compressed: sum.compressed + compressed }
         })
@@ -254,12 +271,12 @@ impl Zswap {
         policy: CompactorPolicy,
     ) -> std::io::Result<BackgroundCompactor> {
         let mut watch = Watch::new(policy.from_percent);
-        let step = move |store: Option<&Zswap>| {
+        let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
             let mut done = Step::default();
             let next = match store {
                 None => Next::End,
                 Some(store) => {
-                    done = Step::take(store, &mut watch);
+                    done = Step::take(store, &mut watch, stop);
                     Next::After(policy.pause_after(done.busy, watch.pace))
                 }
             };
@@ -281,17 +298,17 @@ struct Step {
 
 impl Step {
     /// A look at the pools, and a run if one is due.
-    fn take(store: &Zswap, watch: &mut Watch) -> Self {
-        let Ok(now) = guarded(|| store.figures()) else {
+    fn take(store: &Zswap, watch: &mut Watch, stop: &Stop<'_>) -> Self {
+        let Ok(now) = contain(|| store.figures()) else {
             return Step { failed: true, ..Step::default() };
         };
         if !watch.is_due(now) {
             return Step::default();
         }
         let start = ThreadTime::now();
-        let run = guarded(|| store.compact_pools());
+        let run = contain(|| store.compact_pools(&|| stop.is_set()));
         let busy = start.elapsed();
-        let after = guarded(|| store.figures());
+        let after = contain(|| store.figures());
         let panicked = run.is_err() || after.is_err();
         let run = run.unwrap_or_else(|Panicked| Run::default());
         watch.ran(run.won, after.unwrap_or(now));

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crossbeam_utils::CachePadded;
 
 use crate::cpu;
+use crate::room::LimitReason;
+use crate::stats::ZswapStats;
 
 /// What is counted. Names are the kernel's, where it has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,11 +26,33 @@ pub(crate) enum Counter {
     CorruptPages,
     PoolLimitHit,
     RejectReclaimFail,
+    RejectNoDevice,
+    RejectDeviceFull,
+    RejectDeviceFail,
+    RejectUnreadable,
+    RejectMemoryLimit,
     WrittenBackPages,
     DeviceLoads,
+    /// Entries and leaves visited by the clock of writeback.
+    ClockEntries,
+    ClockLeaves,
+    /// Stores, of stores with a limit: when the memory is added up anew.
+    Stores,
 }
 
-const COUNTERS: usize = 12;
+const COUNTERS: usize = Counter::Stores as usize + 1;
+
+impl Counter {
+    /// What counts the refusals of this kind.
+    pub(crate) fn of_limit(reason: LimitReason) -> Self {
+        match reason {
+            LimitReason::NoDevice => Counter::RejectNoDevice,
+            LimitReason::DeviceFull => Counter::RejectDeviceFull,
+            LimitReason::DeviceFailed => Counter::RejectDeviceFail,
+            LimitReason::Unreadable => Counter::RejectUnreadable,
+        }
+    }
+}
 
 /// All counters of a store.
 #[derive(Debug)]
@@ -48,13 +72,49 @@ impl Counters {
         self.add_on(cpu::current(), counter, n);
     }
 
+    /// Adds one to a counter; what this CPU had counted before.
+    #[inline]
+    pub(crate) fn tick(&self, counter: Counter) -> u64 {
+        self.add_on(cpu::current(), counter, 1) as u64
+    }
+
     /// On a CPU, also one that was not there when the store was made.
     #[inline]
-    fn add_on(&self, cpu: usize, counter: Counter, n: i64) {
+    fn add_on(&self, cpu: usize, counter: Counter, n: i64) -> i64 {
         // The number of shards is a power of two.
         let shard = &self.shards[cpu & (self.shards.len() - 1)];
         // Relaxed: a number for statistics, publishing nothing.
-        shard[counter as usize].fetch_add(n, Ordering::Relaxed);
+        shard[counter as usize].fetch_add(n, Ordering::Relaxed)
+    }
+
+    /// All that statistics say of them.
+    pub(crate) fn stats(&self) -> ZswapStats {
+        ZswapStats {
+            same_filled_pages: self.get(Counter::SameFilledPages) as usize,
+            stored_incompressible_pages: self.get(Counter::IncompressiblePages) as usize,
+            reject_compress_poor: self.get(Counter::RejectCompressPoor),
+            reject_compress_fail: self.get(Counter::RejectCompressFail),
+            reject_alloc_fail: self.get(Counter::RejectAllocFail),
+            decompress_fail: self.get(Counter::DecompressFail),
+            corrupt_pages: self.get(Counter::CorruptPages),
+            pool_limit_hit: self.get(Counter::PoolLimitHit),
+            reject_reclaim_fail: self.get(Counter::RejectReclaimFail),
+            reject_no_device: self.get(Counter::RejectNoDevice),
+            reject_device_full: self.get(Counter::RejectDeviceFull),
+            reject_device_fail: self.get(Counter::RejectDeviceFail),
+            reject_unreadable: self.get(Counter::RejectUnreadable),
+            reject_memory_limit: self.get(Counter::RejectMemoryLimit),
+            written_back_pages: self.get(Counter::WrittenBackPages),
+            device_loads: self.get(Counter::DeviceLoads),
+            clock_entries: self.get(Counter::ClockEntries),
+            clock_leaves: self.get(Counter::ClockLeaves),
+            ..ZswapStats::default()
+        }
+    }
+
+    /// Bytes of the shards.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.shards)
     }
 
     /// The counter's sum, not below zero.
@@ -88,7 +148,7 @@ mod tests {
         assert_eq!(counters.get(Counter::DecompressFail), 400);
         assert_eq!(counters.get(Counter::SameFilledPages), 0);
         let cpus = 0..2 * cpu::places();
-        cpus.clone().for_each(|cpu| counters.add_on(cpu, Counter::DeviceLoads, 1));
+        cpus.clone().for_each(|cpu| drop(counters.add_on(cpu, Counter::DeviceLoads, 1)));
         assert_eq!(counters.get(Counter::DeviceLoads), cpus.len() as u64);
         counters.add(Counter::SameFilledPages, -3);
         assert_eq!(counters.get(Counter::SameFilledPages), 0);

@@ -5,6 +5,7 @@ use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
 use crate::device::DeviceError;
+use crate::room::LimitReason;
 
 /// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
 /// gone and will not be returned by a load.
@@ -38,15 +39,31 @@ pub enum StoreError {
         /// What the backend said.
         source: ZpoolError,
     },
-    /// The pools are at their limit, and no page could be written back.
+    /// The pools are at their limit, and no memory could be freed for the page.
     #[error(
-        "no page of {entry:?} is taken while the pools hold {limit} bytes or nearly; shrink the \
-         store, or raise max_pool_bytes"
+        "no room for the page of {entry:?} below the limit of {limit} bytes: {reason}; shrink the \
+         store, or raise max_pool_bytes or max_bytes"
     )]
     PoolLimit {
         /// The entry.
         entry: SwapEntry,
-        /// The limit, bytes.
+        /// The limit on the pools' pages at that moment, bytes.
+        limit: usize,
+        /// Why nothing could be freed.
+        reason: LimitReason,
+    },
+    /// What cannot be written back (index, patterns, contexts, device tables) has reached the limit on
+    /// everything.
+    #[error(
+        "no new page of {entry:?}: index, patterns, contexts and tables take {unwritable} bytes of \
+         the {limit} that max_bytes allows; invalidate pages, or raise the limit"
+    )]
+    MemoryLimit {
+        /// The entry.
+        entry: SwapEntry,
+        /// Bytes that cannot be written back.
+        unwritable: usize,
+        /// The limit on everything, bytes.
         limit: usize,
     },
     /// No memory for the index.
@@ -64,6 +81,14 @@ pub enum StoreError {
         "store of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
     )]
     Reentrant {
+        /// The entry.
+        entry: SwapEntry,
+    },
+    /// The store was built by another process: this one is a child of it after `fork`.
+    #[error(
+        "{entry:?}: the store was built before this process was forked; build another one here"
+    )]
+    Forked {
         /// The entry.
         entry: SwapEntry,
     },
@@ -125,6 +150,14 @@ pub enum LoadError {
         /// The entry.
         entry: SwapEntry,
     },
+    /// The store was built by another process: this one is a child of it after `fork`.
+    #[error(
+        "{entry:?}: the store was built before this process was forked; build another one here"
+    )]
+    Forked {
+        /// The entry.
+        entry: SwapEntry,
+    },
 }
 
 /// Errors of [`crate::ZswapBuilder::build`], [`crate::Zswap::set_zpool`] and
@@ -162,6 +195,31 @@ pub enum BuildError {
     /// Called from within a codec that a store is calling on this thread.
     #[error("switch from inside a codec call; a compression context is not re-entrant")]
     Reentrant,
+    /// Code of a backend, a compressor or a page provider panicked.
+    #[error("{what} panicked while it was built")]
+    Panicked {
+        /// What was being built.
+        what: &'static str,
+    },
+    /// A limit that an empty store exceeds already.
+    #[error("{limit} of {bytes} bytes is less than the {needed} that a store with one page takes")]
+    LimitTooSmall {
+        /// The setting: `max_pool_bytes` or `max_bytes`.
+        limit: &'static str,
+        /// The limit asked for, bytes.
+        bytes: usize,
+        /// The least that would do, bytes.
+        needed: usize,
+    },
+    /// Settings that contradict each other.
+    #[error("{0}")]
+    Contradiction(String),
+    /// The device cannot be attached to this store.
+    #[error("swap device: {0}")]
+    Device(#[from] DeviceError),
+    /// The store was built by another process: this one is a child of it after `fork`.
+    #[error("the store was built before this process was forked; build another one here")]
+    Forked,
 }
 
 /// Errors of [`crate::Zswap::migrate_pools`] and [`crate::Zswap::recompress`]. The page that it is
@@ -181,6 +239,9 @@ pub enum RehomeError {
     /// A codec or backend panicked on a thread that moved pages in the background.
     #[error("the codec or backend panicked while a page was moved in the background")]
     Panicked,
+    /// The store was built by another process: this one is a child of it after `fork`.
+    #[error("the store was built before this process was forked; build another one here")]
+    Forked,
 }
 
 impl From<LoadError> for RehomeError {
@@ -223,10 +284,54 @@ pub enum WritebackError {
         /// What the system said.
         message: String,
     },
+    /// A background shrinker that would begin above the share of the limit to which a store that was
+    /// full has to shrink before it takes pages again: it would never open it.
+    #[error(
+        "a shrinker from {from_percent} % of the limit never opens a store that opens at \
+         {accept_percent} %; choose a from_percent of {accept_percent} or less"
+    )]
+    Thresholds {
+        /// [`ShrinkerPolicy::from_percent`](crate::ShrinkerPolicy::from_percent).
+        from_percent: u8,
+        /// [`accept_threshold_percent`](crate::ZswapBuilder::accept_threshold_percent).
+        accept_percent: u8,
+    },
+    /// A codec, a backend or the device panicked.
+    #[error("a codec, a backend or the device panicked while pages were written back")]
+    Panicked,
+    /// The store was built by another process: this one is a child of it after `fork`.
+    #[error("the store was built before this process was forked; build another one here")]
+    Forked,
 }
 
 impl From<LoadError> for WritebackError {
     fn from(error: LoadError) -> Self {
         WritebackError::Load(error)
     }
+}
+
+/// Errors of [`crate::Zswap::store_batch`] and [`crate::Zswap::load_batch`] as a whole: no page was
+/// stored or loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// As many pages are needed as entries.
+    #[error("{entries} entries and {pages} pages; give a page for each entry")]
+    LengthMismatch {
+        /// Entries given.
+        entries: usize,
+        /// Pages given.
+        pages: usize,
+    },
+    /// No memory for the batch's own lists.
+    #[error("no memory for a batch of {pages} pages ({bytes} bytes asked); give fewer at a time")]
+    OutOfMemory {
+        /// Pages of the batch.
+        pages: usize,
+        /// Bytes that the system allocator refused.
+        bytes: usize,
+    },
+    /// The store was built by another process: this one is a child of it after `fork`.
+    #[error("the store was built before this process was forked; build another one here")]
+    Forked,
 }

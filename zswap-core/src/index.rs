@@ -625,6 +625,33 @@ impl Index {
     }
 }
 
+#[derive(Debug, Default)]
+pub(crate) struct LeafKeys(Vec<u64>);
+impl LeafKeys {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+}
+impl core::ops::Deref for LeafKeys {
+    type Target = [u64];
+    fn deref(&self) -> &[u64] {
+        &self.0
+    }
+}
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) next: Option<u64>,
+    pub(crate) leaves: usize,
+}
+impl Index {
+    pub(crate) fn pooled_keys(&self, from: u64, keys: &mut LeafKeys) -> Visit {
+        keys.0.clear();
+        let next = self.leaf_keys(from, &mut keys.0).flatten();
+        Visit { next, leaves: 1 }
+    }
+    pub(crate) fn note_replaced(&self, _key: u64, _old: Word, _new: Word) {}
+}
+
 fn no_node<T>(error: TableError) -> NoNode {
     match error {
         TableError::NoMemory { bytes } => NoNode { bytes },

@@ -24,6 +24,11 @@ impl<'a> Entries<'a> {
     pub(crate) fn new(index: &'a Index, first: u64, last: u64) -> Self {
         Entries { index, ready: Vec::new(), next: Some(first), last }
     }
+
+    /// No entry at all.
+    pub(crate) fn none(index: &'a Index) -> Self {
+        Entries { index, ready: Vec::new(), next: None, last: 0 }
+    }
 }
 
 impl Iterator for Entries<'_> {

@@ -98,6 +98,7 @@
     )
 )]
 
+mod accounting;
 mod acomp_ctx;
 mod background;
 mod batch;
@@ -105,9 +106,11 @@ mod builder;
 pub mod builtin;
 mod checksum;
 mod compactor;
+mod contained;
 mod counters;
 mod cpu;
 pub mod device;
+mod device_health;
 mod entry;
 mod error;
 mod index;
@@ -122,6 +125,8 @@ mod pool;
 mod pool_refs;
 mod pools;
 mod rehome;
+mod relocate;
+mod room;
 mod same_filled;
 mod shrinker;
 mod slots;
@@ -130,6 +135,8 @@ mod store;
 mod switch;
 mod sync;
 mod thread_time;
+mod tried;
+mod walk;
 mod word;
 mod writeback;
 
@@ -137,9 +144,10 @@ pub use builder::ZswapBuilder;
 pub use compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
 pub use device::{DeviceError, SwapDevice};
 pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
-pub use error::{BuildError, LoadError, RehomeError, StoreError, WritebackError};
+pub use error::{BatchError, BuildError, LoadError, RehomeError, StoreError, WritebackError};
 pub use iter::Entries;
 pub use rehome::{BackgroundMigration, PoolMigration, Recompressed};
+pub use room::LimitReason;
 pub use shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;

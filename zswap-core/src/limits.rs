@@ -1,82 +1,148 @@
-//! How much the pools may hold, and when they take pages again after they were full.
+//! How much memory a store may take.
+//!
+//! Two limits, of which either or both may be set, and changed at any time: `max_pool_bytes` bounds the
+//! pages with objects, `max_bytes` everything the store keeps. They come down to one number, the limit of
+//! the [`PageBudget`] that all pools of the store share: backends charge it when a page becomes
+//! resident, so an object that fits into room that is there already costs nothing, and a store reads
+//! no figure of any pool before it stores a page.
+//!
+//! What `max_bytes` leaves to the pools shrinks as the rest grows (index, patterns, contexts, device
+//! tables, pages kept warm): [`Limits::refresh`] does that sum, now and then and whenever the budget
+//! refuses a page.
+//!
+//! A store *without* a device that was full may be asked to stay closed until it has shrunk to a share
+//! of its limit (`accept_threshold_percent`). Closed means that the budget's limit is that share: room
+//! inside the pools still serves.
 
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::Arc;
 
-/// Stores between looks at the pools that are not current.
-const LOOK_EVERY: u32 = 64;
+use zpool_api::PageBudget;
 
-/// The limit of a store.
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The limits of a store, and the budget of its pools.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    /// Bytes of pages with objects at which stores are refused.
-    max: usize,
-    /// Bytes below which they are accepted again.
-    accept: usize,
-    /// Refused, until there is less than `accept`.
+    budget: Arc<PageBudget>,
+    /// Bytes of pages with objects; `usize::MAX` for no limit.
+    max_pool: AtomicUsize,
+    /// Bytes of everything; `usize::MAX` for no limit.
+    max_all: AtomicUsize,
+    /// Bytes of everything but the pools' pages, as of the last refresh.
+    rest: AtomicUsize,
+    accept_percent: u8,
+    /// Stores were refused, and are until the pools hold no more than `accept_percent` of the limit.
     closed: AtomicBool,
-    /// Bytes in pools that are not current, as they were a while ago.
-    others: AtomicUsize,
-    stores: AtomicU32,
-}
-
-/// Whether a store may go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
-    Open,
-    /// At the limit: some pages have to go first.
-    Full,
-    /// Refused since the limit was reached, and still above what is accepted again.
-    Closed,
 }
 
 impl Limits {
-    pub(crate) fn new(max: usize, accept_percent: u8) -> Self {
-        Limits {
-            max,
-            accept: percent_of(max, accept_percent),
+    pub(crate) fn new(max_pool: Option<usize>, max_all: Option<usize>, accept_percent: u8) -> Self {
+        let limits = Limits {
+            budget: Arc::new(PageBudget::new(usize::MAX)),
+            max_pool: AtomicUsize::new(max_pool.unwrap_or(usize::MAX)),
+            max_all: AtomicUsize::new(max_all.unwrap_or(usize::MAX)),
+            rest: AtomicUsize::new(0),
+            accept_percent,
             closed: AtomicBool::new(false),
-            others: AtomicUsize::new(0),
-            stores: AtomicU32::new(0),
-        }
+        };
+        limits.apply();
+        limits
     }
 
-    /// The limit in bytes.
-    pub(crate) fn max(&self) -> usize {
-        self.max
+    /// What the pools charge their pages to.
+    pub(crate) fn budget(&self) -> &Arc<PageBudget> {
+        &self.budget
     }
 
-    /// Looks at the bytes of the current pool and, now and then, of the others.
-    pub(crate) fn admit(&self, current: usize, others: impl FnOnce() -> usize) -> Admission {
-        // Relaxed, all here: numbers that are a little old lead to a page more or less.
-        if self.stores.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == 0 {
-            // Relaxed: as above.
-            self.others.store(others(), Ordering::Relaxed);
-        }
+    /// Bytes that the pages with objects may take now: the lesser of the limits.
+    pub(crate) fn pool_limit(&self) -> usize {
+        // Relaxed, all here: settings and sums that publish nothing; a value that is a little old costs
+        // a page more or less.
+        let (max_pool, max_all) =
+            (self.max_pool.load(Ordering::Relaxed), self.max_all.load(Ordering::Relaxed));
         // Relaxed: as above.
-        self.judge(current + self.others.load(Ordering::Relaxed))
+        let rest = if max_all == usize::MAX { 0 } else { self.rest.load(Ordering::Relaxed) };
+        max_pool.min(max_all.saturating_sub(rest))
     }
 
-    /// What so many bytes mean.
-    pub(crate) fn judge(&self, bytes: usize) -> Admission {
+    /// Percent of the limit at which a store without a device that was closed opens.
+    pub(crate) fn accept_percent(&self) -> u8 {
+        self.accept_percent
+    }
+
+    /// Whether there is a limit.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.pool_limit() != usize::MAX
+    }
+
+    /// The limit on everything, if there is one.
+    pub(crate) fn max_all(&self) -> Option<usize> {
         // Relaxed: as above.
-        if self.closed.load(Ordering::Relaxed) {
-            if bytes > self.accept {
-                return Admission::Closed;
-            }
-            // Relaxed: as above.
-            self.closed.store(false, Ordering::Relaxed);
-        }
-        if bytes >= self.max { Admission::Full } else { Admission::Open }
+        Some(self.max_all.load(Ordering::Relaxed)).filter(|max| *max != usize::MAX)
     }
 
-    /// Refuses stores until there is less than is accepted again.
+    pub(crate) fn set_max_pool(&self, max: Option<usize>) {
+        // Relaxed: as above.
+        self.max_pool.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.reopen();
+    }
+
+    pub(crate) fn set_max_all(&self, max: Option<usize>) {
+        // Relaxed: as above.
+        self.max_all.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.reopen();
+    }
+
+    /// Notes the bytes of everything but the pools' pages.
+    pub(crate) fn refresh(&self, rest: usize) {
+        // Relaxed: as above.
+        self.rest.store(rest, Ordering::Relaxed);
+        self.apply();
+    }
+
+    /// Bytes of everything but the pools' pages, as of the last refresh.
+    pub(crate) fn rest(&self) -> usize {
+        // Relaxed: as above.
+        self.rest.load(Ordering::Relaxed)
+    }
+
+    fn apply(&self) {
+        let limit = self.pool_limit();
+        // Relaxed: as above.
+        let closed = self.closed.load(Ordering::Relaxed);
+        let percent = if closed { self.accept_percent } else { 100 };
+        self.budget.set_limit(if limit == usize::MAX { limit } else { percent_of(limit, percent) });
+    }
+
+    /// Closes a full store that has nowhere to write pages to, if that was asked for.
     pub(crate) fn close(&self) {
+        if self.accept_percent < 100 {
+            // Relaxed: as above.
+            self.closed.store(true, Ordering::Relaxed);
+            self.apply();
+        }
+    }
+
+    /// Opens a closed store if its pools have shrunk enough; whether it did.
+    pub(crate) fn reopen_if_shrunk(&self) -> bool {
         // Relaxed: as above.
-        self.closed.store(true, Ordering::Relaxed);
+        let shrunk = self.closed.load(Ordering::Relaxed)
+            && self.budget.used() <= percent_of(self.pool_limit(), self.accept_percent);
+        if shrunk {
+            self.reopen();
+        }
+        shrunk
+    }
+
+    /// Opens a closed store.
+    pub(crate) fn reopen(&self) {
+        // Relaxed: as above.
+        self.closed.store(false, Ordering::Relaxed);
+        self.apply();
     }
 }
 
-/// So many percent of a number of bytes, 100 at most, rounded down; no product overflows.
+/// `percent` percent of `bytes`, 100 at most, rounded down; no product overflows.
 pub(crate) fn percent_of(bytes: usize, percent: u8) -> usize {
     let percent = usize::from(percent.min(100));
     bytes / 100 * percent + bytes % 100 * percent / 100
@@ -87,15 +153,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_store_accepts_again_below_the_threshold_only() {
-        let limits = Limits::new(1000, 80);
-        assert_eq!(limits.judge(999), Admission::Open);
-        assert_eq!(limits.judge(1000), Admission::Full);
-        assert_eq!(limits.judge(999), Admission::Open, "not closed until somebody says so");
+    fn the_lesser_limit_counts_and_both_may_change() {
+        let limits = Limits::new(Some(1000), None, 100);
+        assert_eq!((limits.budget().limit(), limits.is_limited()), (1000, true));
+        limits.set_max_all(Some(1500));
+        limits.refresh(600);
+        assert_eq!(limits.budget().limit(), 900);
+        limits.refresh(2000);
+        assert_eq!((limits.budget().limit(), limits.rest()), (0, 2000));
+        limits.set_max_all(None);
+        limits.set_max_pool(Some(7));
+        assert_eq!(limits.budget().limit(), 7);
+        limits.set_max_pool(None);
+        assert_eq!((limits.budget().limit(), limits.is_limited()), (usize::MAX, false));
+    }
+
+    #[test]
+    fn a_closed_store_takes_pages_again_at_the_threshold_and_not_before() {
+        let limits = Limits::new(Some(1000), None, 80);
+        limits.budget().charge(1000).unwrap();
         limits.close();
-        assert_eq!([999, 801].map(|bytes| limits.judge(bytes)), [Admission::Closed; 2]);
-        assert_eq!(limits.judge(800), Admission::Open);
-        assert_eq!(limits.judge(999), Admission::Open);
+        limits.budget().uncharge(199);
+        assert!(!limits.reopen_if_shrunk() && limits.budget().charge(1).is_err());
+        limits.budget().uncharge(1);
+        assert!(limits.reopen_if_shrunk() && !limits.reopen_if_shrunk());
+        limits.budget().charge(200).unwrap();
+        assert!(limits.budget().charge(1).is_err());
+    }
+
+    #[test]
+    fn without_a_threshold_nothing_is_ever_closed() {
+        let limits = Limits::new(Some(1000), None, 100);
+        limits.budget().charge(999).unwrap();
+        limits.close();
+        limits.budget().charge(1).unwrap();
+        assert!(!limits.reopen_if_shrunk());
     }
 
     #[test]
@@ -104,16 +196,5 @@ mod tests {
         assert_eq!([0, 1, 99, 100, 255].map(|p| percent(250, p)), [0, 2, 247, 250, 250]);
         assert_eq!([0, 1, 99, 100, 199].map(|bytes| percent(bytes, 50)), [0, 0, 49, 50, 99]);
         assert_eq!(percent(usize::MAX, 100), usize::MAX);
-        assert_eq!(Limits::new(usize::MAX, 255).max(), usize::MAX);
-    }
-
-    #[test]
-    fn other_pools_count_too() {
-        let limits = Limits::new(1000, 100);
-        assert_eq!(limits.admit(400, || 600), Admission::Full);
-        assert_eq!(limits.admit(399, || panic!("not looked at each time")), Admission::Open);
-        // They have grown, which is noticed in time.
-        let noticed = |_: &u32| limits.admit(399, || 601) == Admission::Full;
-        assert_eq!((2..).find(noticed), Some(LOOK_EVERY));
     }
 }

@@ -65,7 +65,7 @@ impl Zswap {
     /// seen. As cheap as [`Zswap::stats`], and takes no more locks. Does nothing for a store that was
     /// built without [`metrics`](crate::ZswapBuilder::metrics).
     pub fn publish_metrics(&self) {
-        let Some(StoreMetrics { name, .. }) = &self.metrics else { return };
+        let Some(StoreMetrics { name, .. }) = &*self.metrics else { return };
         let stats = self.stats();
         for (what, value) in stats.sizes() {
             gauge!(format!("zswap_{what}"), "store" => name.clone()).set(value as f64);

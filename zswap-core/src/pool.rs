@@ -1,32 +1,45 @@
 //! A pool of a store: a backend, a compressor, and the contexts that belong to both.
 //!
-//! This is where a page becomes an object and back. Nothing here knows of entries.
+//! This is where a page becomes an object and back. Nothing here knows of entries. Backends and codecs
+//! are called from here, and their panics end here: they become errors.
 
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorError};
-use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError, prefetch};
+use zpool_api::{
+    BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PoolTag, Zpool, ZpoolError,
+    ZpoolStats, prefetch,
+};
 
 use crate::acomp_ctx::{AcompCtxs, Busy};
 use crate::batch::Spares;
+use crate::contained::{Contained, contain};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
 
 /// A backend with its compressor.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    /// What the backend was asked for by.
+    /// The registry name that the backend was built from.
     pub(crate) zpool_name: String,
-    /// What the compressor calls itself, with its parameters.
+    /// The registry text that the compressor was built from.
     pub(crate) spec: String,
-    pub(crate) zpool: Arc<dyn Zpool>,
-    pub(crate) compressor: Arc<dyn Compressor>,
+    zpool: Contained<Arc<dyn Zpool>>,
+    pub(crate) compressor: Contained<Arc<dyn Compressor>>,
     pub(crate) ctxs: AcompCtxs,
     /// Contexts and buffers of requests.
     pub(crate) spares: Spares,
+    /// What the backend's pages are charged to: a part of the store's budget.
+    charged: Arc<PageBudget>,
+    /// The backend charges nothing: its pages are counted for it.
+    uncharged: AtomicBool,
+    /// Pages were put here by `recompress`, and the pool has never been current since.
+    pub(crate) recompressed: AtomicBool,
     /// Bytes of the backend's pages.
     page_size: usize,
     /// Asked once: the handles of a pool share it, so entries keep the other 52 bits.
     tag: PoolTag,
+    compaction: bool,
 }
 
 /// A page that became an object.
@@ -39,6 +52,22 @@ pub(crate) struct Stored {
     pub(crate) raw: bool,
 }
 
+/// What a page was compressed to, kept while room is made for it.
+pub(crate) struct Encoded {
+    /// The whole page if it did not get smaller.
+    len: usize,
+    bytes: [u8; PAGE_SIZE],
+}
+
+impl Encoded {
+    #[cold]
+    fn copy(from: &[u8]) -> Self {
+        let mut bytes = [0; PAGE_SIZE];
+        bytes[..from.len()].copy_from_slice(from);
+        Encoded { len: from.len(), bytes }
+    }
+}
+
 /// Why a page did not become an object, or not a page again.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -46,6 +75,21 @@ pub(crate) enum Fault {
     Incompressible,
     Codec(CompressorError),
     Pool(ZpoolError),
+}
+
+impl Fault {
+    /// No memory, which may be found when room was made.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(
+            self,
+            Fault::Pool(ZpoolError::OutOfMemory { .. } | ZpoolError::OutOfMetadata { .. })
+        )
+    }
+
+    /// The store's own limit, not the system's.
+    pub(crate) fn is_limit(&self) -> bool {
+        matches!(self, Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { .. } }))
+    }
 }
 
 impl From<Busy> for Fault {
@@ -57,35 +101,68 @@ impl From<Busy> for Fault {
     }
 }
 
+/// Parts of a [`Pool`] that a recipe puts together.
+#[derive(Debug)]
+pub(crate) struct Ingredients {
+    pub(crate) zpool_name: String,
+    pub(crate) zpool: Arc<dyn Zpool>,
+    pub(crate) spec: String,
+    pub(crate) compressor: Arc<dyn Compressor>,
+    pub(crate) charged: Arc<PageBudget>,
+}
+
 impl Pool {
-    pub(crate) fn new(
-        zpool_name: String,
-        zpool: Arc<dyn Zpool>,
-        compressor: Arc<dyn Compressor>,
-    ) -> Self {
-        let (tag, spec) = (zpool.tag(), compressor.spec());
-        let page_size = zpool.stats().page_size;
+    pub(crate) fn new(parts: Ingredients) -> Self {
+        let Ingredients { zpool_name, zpool, spec, compressor, charged } = parts;
         Pool {
             spec,
             zpool_name,
-            zpool,
-            compressor,
+            tag: zpool.tag(),
+            page_size: zpool.stats().page_size,
+            compaction: zpool.caps().compaction,
+            zpool: Contained::new(zpool),
+            compressor: Contained::new(compressor),
             ctxs: AcompCtxs::new(),
             spares: Spares::default(),
-            page_size,
-            tag,
+            charged,
+            uncharged: AtomicBool::new(false),
+            recompressed: AtomicBool::new(false),
         }
     }
 
-    /// Bytes of the pages that hold objects.
     #[inline]
-    pub(crate) fn resident_bytes(&self) -> usize {
-        self.zpool.total_pages() * self.page_size
+    fn backend<'a, T>(
+        &'a self,
+        operation: &'static str,
+        call: impl FnOnce(&'a dyn Zpool) -> Result<T, ZpoolError>,
+    ) -> Result<T, ZpoolError> {
+        contain(|| call(&**self.zpool))
+            .unwrap_or(Err(ZpoolError::Panicked { backend: "the backend", operation }))
+    }
+
+    /// The backend's own figures; none of one that panics.
+    pub(crate) fn stats(&self) -> ZpoolStats {
+        contain(|| self.zpool.stats()).unwrap_or_default()
+    }
+
+    /// The backend's own name.
+    pub(crate) fn backend_name(&self) -> &'static str {
+        contain(|| self.zpool.name()).unwrap_or("the backend")
+    }
+
+    /// Heap bytes of the contexts made so far.
+    pub(crate) fn context_bytes(&self) -> usize {
+        contain(|| self.ctxs.memory_bytes() + self.spares.memory_bytes()).unwrap_or(0)
     }
 
     /// Bytes of the backend's pages.
     pub(crate) fn page_size(&self) -> usize {
         self.page_size
+    }
+
+    /// Whether the backend can be compacted.
+    pub(crate) fn can_compact(&self) -> bool {
+        self.compaction
     }
 
     /// Whether it is of the same backend and compressor.
@@ -95,22 +172,57 @@ impl Pool {
 
     /// Makes this CPU's context, as the first page would.
     pub(crate) fn prepare(&self) -> Result<(), Fault> {
-        self.ctxs.hold(&*self.compressor).map(drop).map_err(Fault::from)
+        contain(|| self.ctxs.hold(&**self.compressor).map(drop).map_err(Fault::from))
+            .unwrap_or(Err(Fault::Codec(codec_panicked())))
     }
 
-    /// The tag of this pool's handles.
-    pub(crate) fn tag(&self) -> PoolTag {
-        self.tag
+    fn handle(&self, bits: BackendBits) -> Handle {
+        Handle::new(self.tag, bits)
     }
 
     /// Compresses the page and puts it in the backend. A page that does not get smaller is put
-    /// there as it is if `keep_raw`, else refused.
+    /// there as it is if `keep_raw`, else refused. If the backend has no room, what the page was
+    /// compressed to is left in `kept`.
     #[inline]
-    pub(crate) fn put(&self, page: &Page, keep_raw: bool) -> Result<Stored, Fault> {
-        let mut ctx = self.ctxs.hold(&*self.compressor)?;
-        let tools = ctx.tools();
-        let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
-        self.insert(page, &tools.buffer, len, keep_raw)
+    pub(crate) fn put(
+        &self,
+        page: &Page,
+        keep_raw: bool,
+        kept: &mut Option<Encoded>,
+    ) -> Result<Stored, Fault> {
+        let put = contain(|| {
+            let mut ctx = self.ctxs.hold(&**self.compressor)?;
+            let tools = ctx.tools();
+            let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
+            self.insert(page, &tools.buffer, len, keep_raw, kept)
+        });
+        put.unwrap_or(Err(Fault::Codec(codec_panicked())))
+    }
+
+    /// As [`Pool::put`], if the object takes less than `limit` bytes of memory; the object, and the
+    /// bytes that it takes.
+    pub(crate) fn put_if_below(
+        &self,
+        page: &Page,
+        limit: usize,
+    ) -> Result<Option<(Stored, usize)>, Fault> {
+        let put = contain(|| {
+            let mut ctx = self.ctxs.hold(&**self.compressor)?;
+            let tools = ctx.tools();
+            let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
+            let takes = self.footprint(len);
+            if len >= PAGE_SIZE || takes >= limit {
+                return Ok(None);
+            }
+            let stored = self.insert(page, &tools.buffer, len, false, &mut None)?;
+            Ok(Some((stored, takes)))
+        });
+        put.unwrap_or(Err(Fault::Codec(codec_panicked())))
+    }
+
+    /// Bytes of memory that an object of so many bytes takes, as the backend rounds it.
+    pub(crate) fn footprint(&self, len: usize) -> usize {
+        self.backend("footprint", |zpool| Ok(zpool.footprint(len))).unwrap_or(len)
     }
 
     /// Puts a page in the backend that was compressed into the first `len` bytes of `buffer`.
@@ -121,6 +233,7 @@ impl Pool {
         buffer: &[u8],
         len: usize,
         keep_raw: bool,
+        kept: &mut Option<Encoded>,
     ) -> Result<Stored, Fault> {
         let raw = len >= PAGE_SIZE;
         if raw && !keep_raw {
@@ -131,8 +244,78 @@ impl Pool {
         // A codec that says it wrote more than it was given.
         let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: PAGE_SIZE, capacity };
         let bytes = bytes.ok_or(Fault::Codec(lied))?;
-        let handle = self.zpool.malloc_from(bytes).map_err(Fault::Pool)?;
+        let stored = self.malloc(bytes, raw);
+        if stored.as_ref().is_err_and(Fault::is_shortage) {
+            *kept = Some(Encoded::copy(bytes));
+        }
+        stored
+    }
+
+    /// Puts what was kept in the backend.
+    pub(crate) fn put_again(&self, kept: &Encoded) -> Result<Stored, Fault> {
+        self.malloc(&kept.bytes[..kept.len], kept.len == PAGE_SIZE)
+    }
+
+    #[inline]
+    fn malloc(&self, bytes: &[u8], raw: bool) -> Result<Stored, Fault> {
+        // Relaxed: a note to others that the backend charges nothing, which each finds for himself.
+        if self.uncharged.load(Ordering::Relaxed) {
+            self.charge_for_the_backend(bytes.len()).map_err(Fault::Pool)?;
+        }
+        let handle = self.backend("malloc", |zpool| zpool.malloc_from(bytes));
+        let handle = handle.map_err(Fault::Pool)?;
+        // Relaxed: as above.
+        if self.charged.used() == 0 || self.uncharged.load(Ordering::Relaxed) {
+            self.look_whether_it_charges();
+        }
         Ok(Stored { handle, len: bytes.len(), raw })
+    }
+
+    /// An object is in the backend, and nothing is charged or the backend does not charge.
+    #[cold]
+    fn look_whether_it_charges(&self) {
+        // Relaxed, here and below: as in `malloc`.
+        let uncharged = self.uncharged.load(Ordering::Relaxed);
+        let pages = self.backend("total_pages", |zpool| Ok(zpool.total_pages())).unwrap_or(0);
+        if uncharged || pages > 0 && self.charged.used() == 0 {
+            // Relaxed: as above.
+            self.uncharged.store(true, Ordering::Relaxed);
+            self.charged.set_used(pages * self.page_size);
+        }
+    }
+
+    /// For a backend that knows nothing of budgets: it is full when its pages have reached the limit.
+    #[cold]
+    fn charge_for_the_backend(&self, bytes: usize) -> Result<(), ZpoolError> {
+        self.look_whether_it_charges();
+        // Room for the object.
+        self.charged.charge(bytes)?;
+        self.charged.uncharge(bytes);
+        Ok(())
+    }
+
+    /// Frees an object.
+    #[inline]
+    pub(crate) fn free(&self, bits: BackendBits) {
+        // The handle was the caller's alone: only a backend that broke its promise fails here, and
+        // there is nothing left to do about that object.
+        let _ = self.backend("free", |zpool| zpool.free(self.handle(bits)));
+        // Relaxed: as in `malloc`.
+        if self.uncharged.load(Ordering::Relaxed) {
+            self.look_whether_it_charges();
+        }
+    }
+
+    /// Fetches from memory what freeing the object needs.
+    #[inline]
+    pub(crate) fn prefetch(&self, bits: BackendBits) {
+        let _ = contain(|| self.zpool.prefetch(self.handle(bits)));
+    }
+
+    /// Pins an object.
+    #[inline]
+    pub(crate) fn pin(&self, bits: BackendBits) -> Result<ObjRead<'_>, ZpoolError> {
+        self.backend("obj_read_begin", |zpool| zpool.obj_read_begin(self.handle(bits)))
     }
 
     /// Turns the object's bytes into the page again. What the page holds after an error is
@@ -145,13 +328,31 @@ impl Pool {
             return Ok(());
         }
         prefetch::read_soon(object);
-        let done = match self.compressor.stateless() {
-            Some(codec) => codec.decompress(object, page),
-            None => {
-                let mut ctx = self.ctxs.hold(&*self.compressor)?;
-                ctx.tools().codec.decompress(object, page)
-            }
-        };
-        done.map_err(Fault::Codec)
+        let restored = contain(|| {
+            let done = match self.compressor.stateless() {
+                Some(codec) => codec.decompress(object, page),
+                None => {
+                    let mut ctx = self.ctxs.hold(&**self.compressor)?;
+                    ctx.tools().codec.decompress(object, page)
+                }
+            };
+            done.map_err(Fault::Codec)
+        });
+        restored.unwrap_or(Err(Fault::Codec(codec_panicked())))
     }
+
+    /// Moves objects together until so many pages are won, or for a bounded while.
+    pub(crate) fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
+        self.backend("compact", |zpool| zpool.compact_some(pages))
+    }
+
+    /// Gives warm pages back; how many.
+    pub(crate) fn trim(&self) -> usize {
+        self.backend("trim", |zpool| Ok(zpool.trim())).unwrap_or(0)
+    }
+}
+
+/// What a codec's panic becomes.
+pub(crate) fn codec_panicked() -> CompressorError {
+    CompressorError::OutOfMemory { codec: "the codec", what: "PANICKED" }
 }

@@ -99,10 +99,9 @@ impl Pools {
     /// The pool of a page. To be called while the page is there for certain: under its entry's lock,
     /// or by who took it out.
     #[inline]
-    pub(crate) fn of_page(&self, id: PoolId) -> Option<Hold<'_>> {
-        let hold = self.hold(id.index());
-        debug_assert!(hold.is_some(), "a page without its pool's reference");
-        hold
+    #[expect(clippy::expect_used, reason = "each page in an entry keeps a reference of its pool")]
+    pub(crate) fn of_page(&self, id: PoolId) -> Hold<'_> {
+        self.hold(id.index()).expect("a page in an entry without a reference of its pool")
     }
 
     /// The reference of a page that was taken out of its entry.
@@ -119,19 +118,19 @@ impl Pools {
         Some(Hold { pools: self, at })
     }
 
-    /// All pools that are alive, the current one first.
-    pub(crate) fn all(&self) -> Vec<Arc<Pool>> {
+    /// All pools that are alive, the current one first. Allocates nothing.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Pool>> + use<> {
+        let mut pools = [const { None }; PoolId::LIMIT];
         let table = self.lock();
         // Relaxed: changed under the lock only.
         let current = self.current.load(Ordering::Relaxed);
-        let first = table.pools[current].iter();
-        let others = table.pools.iter().enumerate().filter(|(at, _)| *at != current);
-        first.chain(others.filter_map(|(_, pool)| pool.as_ref())).cloned().collect()
-    }
-
-    /// Bytes of the pages with objects of all pools.
-    pub(crate) fn resident_bytes(&self) -> usize {
-        self.all().iter().map(|pool| pool.resident_bytes()).sum()
+        let first = core::iter::once(current);
+        let others = (0..PoolId::LIMIT).filter(|at| *at != current);
+        for (pool, at) in pools.iter_mut().zip(first.chain(others)) {
+            pool.clone_from(&table.pools[at]);
+        }
+        drop(table);
+        pools.into_iter().flatten()
     }
 
     /// Makes the pool of a backend and a compressor current, if it is alive; whether it is.
@@ -149,6 +148,10 @@ impl Pools {
             }
             let living = (0..PoolId::LIMIT).find(|&at| like(at) && self.places[at].refs.respread());
             let Some(living) = living else { return false };
+            if let Some(pool) = &table.pools[living] {
+                // Relaxed: a note that decides which pages are migrated later.
+                pool.recompressed.store(false, Ordering::Relaxed);
+            }
             old = self.leave_current(&mut table, living);
         }
         drop(old);

@@ -11,10 +11,12 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::background::{Background, Next, guarded};
+use crate::background::{Background, Next, Stop};
+use crate::contained::{Panicked, contain};
 use crate::counters::Counter;
 use crate::error::WritebackError;
 use crate::limits::percent_of;
+use crate::writeback::{Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
 
 /// The longest pause, in the pauses between steps under pressure.
@@ -118,50 +120,52 @@ impl Zswap {
     /// [`ShrinkerPolicy`]. What a store does at the limit stays as it is; with a shrinker it has to less
     /// often.
     ///
-    /// [`WritebackError::NoLimit`] without [`max_pool_bytes`](crate::ZswapBuilder::max_pool_bytes),
-    /// [`WritebackError::NoDevice`] without a device, [`WritebackError::Thread`] if the system gives no
-    /// thread. While writeback is switched off it does nothing. Errors of the device are told by the
-    /// report, and tried again later.
+    /// While writeback is switched off the thread does nothing. Errors of the device, and panics, are in
+    /// the report; it tries again later.
+    ///
+    /// # Errors
+    /// [`WritebackError::NoLimit`] without a limit, [`WritebackError::NoDevice`] without a device,
+    /// [`WritebackError::Thresholds`] for a policy that begins above the accept threshold,
+    /// [`WritebackError::Thread`] if the system gives no thread, [`WritebackError::Forked`].
     pub fn shrink_in_background(
         self: &Arc<Self>,
         policy: ShrinkerPolicy,
     ) -> Result<BackgroundShrinker, WritebackError> {
-        let max = self.limits.as_ref().ok_or(WritebackError::NoLimit)?.max();
+        if !self.is_here() {
+            return Err(WritebackError::Forked);
+        }
+        if !self.limits.is_limited() {
+            return Err(WritebackError::NoLimit);
+        }
         if self.backing.is_none() {
             return Err(WritebackError::NoDevice);
         }
+        let (from_percent, accept_percent) = (policy.from_percent, self.limits.accept_percent());
+        if from_percent > accept_percent {
+            return Err(WritebackError::Thresholds { from_percent, accept_percent });
+        }
         let mut loaded = self.counters.get(Counter::DeviceLoads);
         let mut idle = 1;
-        let step = move |store: Option<&Zswap>| {
-            let mut done = (0, None, false);
+        let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
+            let mut done = WrittenBack::default();
             let next = match store {
                 None => Next::End,
                 Some(store) => {
-                    let loads = store.counters.get(Counter::DeviceLoads);
-                    let bytes = store.pools.resident_bytes();
-                    let effort = policy.effort(bytes, max, loads.saturating_sub(loaded));
-                    loaded = loads;
-                    // Off for now is no error.
-                    if effort > 0 && store.writeback.get() {
-                        done = match guarded(|| store.write_back_some(effort)) {
-                            Ok((written, error)) => {
-                                let failed = error.is_some();
-                                (written, error, failed)
-                            }
-                            Err(_panicked) => (0, None, true),
-                        };
-                    }
-                    idle = next_pause(idle, done.0, done.2);
+                    let step = contain(|| store.shrink_step(&policy, &mut loaded, stop));
+                    done = step.unwrap_or_else(|Panicked| WrittenBack {
+                        error: Some(WritebackError::Panicked),
+                        ..WrittenBack::default()
+                    });
+                    idle = next_pause(idle, done.pages, done.error.is_some());
                     Next::After(policy.pause.saturating_mul(idle))
                 }
             };
-            let (written, error, failed) = done;
             let report = move |report: &mut ShrinkerReport| {
                 report.steps += 1;
-                report.written += written as u64;
-                report.failed += u64::from(failed);
-                if error.is_some() {
-                    report.last_error = error;
+                report.written += done.pages as u64;
+                report.failed += u64::from(done.error.is_some());
+                if done.error.is_some() {
+                    report.last_error = done.error;
                 }
             };
             (report, next)
@@ -169,6 +173,23 @@ impl Zswap {
         Background::start("zswap-shrink", Arc::downgrade(self), step)
             .map(BackgroundShrinker)
             .map_err(|error| WritebackError::Thread { message: error.to_string() })
+    }
+
+    fn shrink_step(
+        &self,
+        policy: &ShrinkerPolicy,
+        loaded: &mut u64,
+        stop: &Stop<'_>,
+    ) -> WrittenBack {
+        let loads = self.counters.get(Counter::DeviceLoads);
+        let (bytes, max) = (self.limits.budget().used(), self.limits.pool_limit());
+        let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
+        *loaded = loads;
+        // Off for now is no error.
+        if effort == 0 || !self.writeback.get() {
+            return WrittenBack::default();
+        }
+        self.write_back_some(effort, Unreadable::PassedBy, &|| stop.is_set())
     }
 }
 

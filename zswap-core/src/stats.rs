@@ -34,12 +34,26 @@ pub struct ZswapStats {
     pub corrupt_pages: u64,
     /// Stores that found the pools at their limit.
     pub pool_limit_hit: u64,
-    /// Stores that were refused at the limit, since no page could be written back.
+    /// Stores that were refused at the limit on the pools, for one of the four reasons below.
     pub reject_reclaim_fail: u64,
+    /// Of them, those of a store without a device, or with writeback switched off.
+    pub reject_no_device: u64,
+    /// Of them, those for which every slot of the device was taken.
+    pub reject_device_full: u64,
+    /// Of them, those for which the device failed, a moment before or at that store.
+    pub reject_device_fail: u64,
+    /// Of them, those for which no page in the pools could be read.
+    pub reject_unreadable: u64,
+    /// Stores that were refused since what cannot be written back had reached the limit on everything.
+    pub reject_memory_limit: u64,
     /// Pages ever written to the device.
     pub written_back_pages: u64,
     /// Loads that were read from the device.
     pub device_loads: u64,
+    /// Entries that the clock of writeback has visited.
+    pub clock_entries: u64,
+    /// Leaves of the index that the clock of writeback has visited.
+    pub clock_leaves: u64,
     /// Pages that are on the device now.
     pub device_pages: usize,
     /// The pools that are alive.
@@ -63,6 +77,11 @@ pub struct PoolStats {
 }
 
 impl ZswapStats {
+    /// Bytes of all that the store keeps in memory: what `max_bytes` limits.
+    pub fn memory_bytes(&self) -> usize {
+        self.pool_total_size + self.metadata_bytes + self.context_bytes
+    }
+
     /// What there is now, by name.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 8] {
         [
@@ -78,7 +97,7 @@ impl ZswapStats {
     }
 
     /// What has happened so far, by name.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 16] {
         [
             ("reject_compress_poor", self.reject_compress_poor),
             ("reject_compress_fail", self.reject_compress_fail),
@@ -87,8 +106,15 @@ impl ZswapStats {
             ("corrupt_pages", self.corrupt_pages),
             ("pool_limit_hit", self.pool_limit_hit),
             ("reject_reclaim_fail", self.reject_reclaim_fail),
+            ("reject_no_device", self.reject_no_device),
+            ("reject_device_full", self.reject_device_full),
+            ("reject_device_fail", self.reject_device_fail),
+            ("reject_unreadable", self.reject_unreadable),
+            ("reject_memory_limit", self.reject_memory_limit),
             ("written_back_pages", self.written_back_pages),
             ("device_loads", self.device_loads),
+            ("clock_entries", self.clock_entries),
+            ("clock_leaves", self.clock_leaves),
         ]
     }
 }
@@ -134,8 +160,15 @@ mod tests {
             corrupt_pages: 12,
             pool_limit_hit: 13,
             reject_reclaim_fail: 14,
+            reject_no_device: 21,
+            reject_device_full: 22,
+            reject_device_fail: 23,
+            reject_unreadable: 24,
+            reject_memory_limit: 25,
             written_back_pages: 15,
             device_loads: 16,
+            clock_entries: 26,
+            clock_leaves: 27,
             device_pages: 17,
             pools: vec![PoolStats {
                 zpool: "zbud".to_owned(),
@@ -145,6 +178,7 @@ mod tests {
                 compressed_bytes: 20,
             }],
         };
+        assert_eq!(stats.memory_bytes(), 4 + 6 + 7);
         let shown = stats.to_string();
         let lines: Vec<&str> = shown.lines().collect();
         let expected = [
@@ -163,8 +197,15 @@ mod tests {
             "corrupt_pages: 12",
             "pool_limit_hit: 13",
             "reject_reclaim_fail: 14",
+            "reject_no_device: 21",
+            "reject_device_full: 22",
+            "reject_device_fail: 23",
+            "reject_unreadable: 24",
+            "reject_memory_limit: 25",
             "written_back_pages: 15",
             "device_loads: 16",
+            "clock_entries: 26",
+            "clock_leaves: 27",
             "pool zbud zstd:level=6: 18 objects, 20 bytes in 19",
         ];
         assert_eq!(lines, expected);

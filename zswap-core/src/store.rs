@@ -18,26 +18,29 @@ use core::fmt;
 use std::sync::Arc;
 
 use compressors::Acomp;
-use zpool_api::{BackendBits, Handle, ObjRead, ZpoolError};
+use zpool_api::fork::Leaked;
+use zpool_api::{BackendBits, ObjRead};
 
 use crate::checksum;
+use crate::contained::Contained;
 use crate::counters::{Counter, Counters};
-use crate::device::SwapDevice;
+use crate::device_health::DeviceHealth;
 use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::limits::Limits;
 use crate::lock::EntryGuard;
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
-use crate::pool::{Fault, Pool, Stored};
+use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::pools::{Hold, Pools};
-use crate::rehome::Cursors;
+use crate::room::LimitReason;
 use crate::same_filled::{self, Patterns};
-use crate::slots::{ReadSlot, Slots};
-use crate::stats::{PoolStats, ZswapStats};
+use crate::slots::Slots;
 use crate::switch::Recipe;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::word::{Content, PoolId, Word};
+use crate::tried::Tried;
+use crate::walk::Cursors;
+use crate::word::{Content, Word};
 use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 
 /// A store of compressed pages. See the crate's front page.
@@ -45,20 +48,22 @@ use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Pages under
 /// different entries never wait for each other beyond the backend's short locks.
 pub struct Zswap {
-    pub(crate) index: Index,
-    pub(crate) patterns: Patterns,
-    pub(crate) pools: Pools,
-    pub(crate) recipe: Recipe,
-    pub(crate) counters: Counters,
+    pub(crate) index: Leaked<Index>,
+    pub(crate) patterns: Leaked<Patterns>,
+    pub(crate) pools: Leaked<Pools>,
+    pub(crate) recipe: Leaked<Recipe>,
+    pub(crate) counters: Leaked<Counters>,
     /// Where each kind of walk over the entries goes on.
     pub(crate) cursors: Cursors,
+    pub(crate) tried: Leaked<Tried>,
     pub(crate) store_incompressible: bool,
-    pub(crate) acomp: Arc<dyn Acomp>,
-    pub(crate) limits: Option<Limits>,
-    pub(crate) backing: Option<Slots>,
+    pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
+    pub(crate) limits: Leaked<Limits>,
+    pub(crate) backing: Leaked<Option<Slots>>,
+    pub(crate) device_health: Leaked<DeviceHealth>,
     pub(crate) writeback: Switch,
     #[cfg(feature = "metrics")]
-    pub(crate) metrics: Option<StoreMetrics>,
+    pub(crate) metrics: Leaked<Option<StoreMetrics>>,
 }
 
 /// A setting that may change at any time.
@@ -85,8 +90,8 @@ impl Switch {
 pub(crate) struct Settings {
     pub(crate) store_incompressible: bool,
     pub(crate) checksums: bool,
-    pub(crate) limits: Option<Limits>,
-    pub(crate) device: Option<Arc<dyn SwapDevice>>,
+    pub(crate) limits: Limits,
+    pub(crate) slots: Option<Slots>,
     pub(crate) writeback_enabled: bool,
     pub(crate) acomp: Arc<dyn Acomp>,
     #[cfg(feature = "metrics")]
@@ -100,47 +105,77 @@ impl Zswap {
     }
 
     pub(crate) fn from_parts(pool: Pool, recipe: Recipe, settings: Settings) -> Self {
+        let index = if settings.checksums { Index::with_sums() } else { Index::new() };
         Zswap {
-            index: if settings.checksums { Index::with_sums() } else { Index::new() },
-            patterns: Patterns::new(),
-            pools: Pools::new(pool),
-            recipe,
+            index: Leaked::new(index),
+            patterns: Leaked::new(Patterns::new()),
+            pools: Leaked::new(Pools::new(pool)),
+            recipe: Leaked::new(recipe),
             cursors: Cursors::default(),
-            counters: Counters::new(),
+            tried: Leaked::default(),
+            counters: Leaked::new(Counters::new()),
             store_incompressible: settings.store_incompressible,
-            acomp: settings.acomp,
-            limits: settings.limits,
-            backing: settings.device.map(Slots::new),
+            acomp: Leaked::new(Contained::new(settings.acomp)),
+            limits: Leaked::new(settings.limits),
+            backing: Leaked::new(settings.slots),
+            device_health: Leaked::default(),
             writeback: Switch::new(settings.writeback_enabled),
             #[cfg(feature = "metrics")]
-            metrics: settings.metrics,
+            metrics: Leaked::new(settings.metrics),
         }
     }
 
     /// Keeps a copy of `page` under `entry`, in place of any older one.
     ///
-    /// On error nothing is kept under the entry, not the older page either. Blocks for other users
-    /// of this CPU's compression context and, rarely, in the system for more memory.
+    /// # Errors
+    /// [`StoreError`]. Nothing is kept under the entry then, not the older page either:
+    /// [`Zswap::try_replace`] is the call that keeps it. A store at its limit without a device gives the
+    /// older page up first, so that a load meanwhile may find none.
+    ///
+    /// # Blocking
+    /// For other users of this CPU's compression context; rarely, in the system for more memory; at the
+    /// limit, in the device.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
-        #[cfg(feature = "metrics")]
-        let _timed = Timed::start(self.metrics.as_ref(), |metrics| &metrics.store);
-        let content = self.content_of(entry, page);
-        self.keep(entry, page, content)
+        self.store_one(entry, page, false)
     }
 
-    /// Puts what a page became under its entry, or what is to be told if it became nothing.
-    pub(crate) fn keep(
+    /// As [`Zswap::store`], but a page that is refused leaves the older one as it is. At a limit without
+    /// a device it is refused where [`Zswap::store`] would have made room by giving the older page up.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing has changed then.
+    ///
+    /// # Blocking
+    /// As [`Zswap::store`].
+    pub fn try_replace(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
+        self.store_one(entry, page, true)
+    }
+
+    fn store_one(&self, entry: SwapEntry, page: &Page, keep_older: bool) -> Result<(), StoreError> {
+        if !self.is_here() {
+            return Err(StoreError::Forked { entry });
+        }
+        #[cfg(feature = "metrics")]
+        let _timed = Timed::start((*self.metrics).as_ref(), |metrics| &metrics.store);
+        let content = self.encode(entry, page, keep_older);
+        self.install(entry, page, content, keep_older)
+    }
+
+    /// Installs an encoded page under its entry, or accounts for why it was refused.
+    pub(crate) fn install(
         &self,
         entry: SwapEntry,
         page: &Page,
         content: Result<Content, Refusal>,
+        keep_older: bool,
     ) -> Result<(), StoreError> {
         let wanted = self.index.has_sums() && matches!(content, Ok(Content::Stored { .. }));
         let sum = wanted.then(|| checksum::of(page));
         let replaced = content.and_then(|content| match self.index.lock_or_insert(entry.key()) {
             Ok(mut locked) => {
                 locked.set_sum(sum);
-                Ok(locked.replace(Word::new(content)))
+                let new = Word::new(content);
+                Ok((locked.replace(new), new))
             }
             Err(no_node) => {
                 self.discard(content);
@@ -148,15 +183,21 @@ impl Zswap {
             }
         });
         match replaced {
-            Ok(old) => {
+            Ok((old, new)) => {
                 if old.is_empty() {
                     self.counters.add(Counter::StoredPages, 1);
                 }
+                self.index.note_replaced(entry.key(), old, new);
                 self.discard(old.content());
+                if self.limits.is_limited() {
+                    self.look_at_limits();
+                }
                 Ok(())
             }
             Err(refusal) => {
-                self.invalidate(entry);
+                if !keep_older {
+                    self.invalidate(entry);
+                }
                 Err(self.count_refusal(entry, refusal))
             }
         }
@@ -164,17 +205,55 @@ impl Zswap {
 
     /// Turns a page into what an entry can hold.
     #[inline]
-    fn content_of(&self, entry: SwapEntry, page: &Page) -> Result<Content, Refusal> {
+    fn encode(&self, entry: SwapEntry, page: &Page, keep_older: bool) -> Result<Content, Refusal> {
+        self.look_at_unwritable(entry)?;
         if let Some(pattern) = self.pattern_of(page) {
             return Ok(pattern);
         }
-        if !self.admit() {
-            return Err(Refusal::Limit);
-        }
         let pool = self.pools.current();
         self.prefetch(entry, &pool);
-        let stored = pool.put(page, self.store_incompressible);
-        self.content_in(pool, page, stored)
+        let mut kept = None;
+        let put = pool.put(page, self.store_incompressible, &mut kept);
+        self.encoded(entry, pool, put, &kept, keep_older)
+    }
+
+    /// What an entry can hold of a page that was put into a pool, once there is room for it.
+    #[inline]
+    pub(crate) fn encoded(
+        &self,
+        entry: SwapEntry,
+        pool: Hold<'_>,
+        put: Result<Stored, Fault>,
+        kept: &Option<Encoded>,
+        keep_older: bool,
+    ) -> Result<Content, Refusal> {
+        let stored = match (put, kept) {
+            (Err(fault), Some(kept)) if fault.is_shortage() => {
+                self.put_after_reclaim(entry, &pool, kept, fault, keep_older)?
+            }
+            (put, _) => put.map_err(Refusal::Fault)?,
+        };
+        Ok(self.stored_in(pool, stored))
+    }
+
+    /// Refuses a new entry when what cannot be written back reaches the limit on everything.
+    #[inline]
+    pub(crate) fn look_at_unwritable(&self, entry: SwapEntry) -> Result<(), Refusal> {
+        match self.limits.max_all() {
+            Some(limit) if self.limits.rest() >= limit => self.refuse_unwritable(entry, limit),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn refuse_unwritable(&self, entry: SwapEntry, limit: usize) -> Result<(), Refusal> {
+        self.trim();
+        self.refresh_limits();
+        let unwritable = self.limits.rest();
+        if unwritable < limit || self.contains(entry) {
+            return Ok(());
+        }
+        Err(Refusal::Memory { unwritable, limit })
     }
 
     /// While the page is compressed, what is needed to free an older one comes from memory.
@@ -182,7 +261,7 @@ impl Zswap {
     fn prefetch(&self, entry: SwapEntry, current: &Pool) {
         if let Content::Stored { bits, .. } = self.index.peek(entry.key()).content() {
             // A hint: in another pool the handle means nothing, which does no harm.
-            current.zpool.prefetch(Handle::new(current.tag(), bits));
+            current.prefetch(bits);
         }
     }
 
@@ -192,22 +271,6 @@ impl Zswap {
         let packed = same_filled::pattern(page).and_then(|pattern| self.patterns.pack(pattern))?;
         self.counters.add(Counter::SameFilledPages, 1);
         Some(Content::SameFilled(packed))
-    }
-
-    /// What an entry can hold of a page that was put into a pool. Out of memory, some pages are written
-    /// back, and the page is put there again.
-    #[inline]
-    pub(crate) fn content_in(
-        &self,
-        pool: Hold<'_>,
-        page: &Page,
-        mut stored: Result<Stored, Fault>,
-    ) -> Result<Content, Refusal> {
-        // With no context held: room can be made, and the page compressed again.
-        if matches!(stored, Err(Fault::Pool(ZpoolError::OutOfMemory { .. }))) && self.make_room() {
-            stored = pool.put(page, self.store_incompressible);
-        }
-        Ok(self.stored_in(pool, stored.map_err(Refusal::Fault)?))
     }
 
     /// What an entry can hold of an object in a pool, whose reference goes over to it.
@@ -222,9 +285,13 @@ impl Zswap {
 
     pub(crate) fn count_refusal(&self, entry: SwapEntry, refusal: Refusal) -> StoreError {
         let (counter, error) = match refusal {
-            Refusal::Limit => {
-                let limit = self.limits.as_ref().map_or(0, Limits::max);
-                return StoreError::PoolLimit { entry, limit };
+            Refusal::Limit(reason) => {
+                self.counters.add(Counter::RejectReclaimFail, 1);
+                let limit = self.limits.pool_limit();
+                (Counter::of_limit(reason), StoreError::PoolLimit { entry, limit, reason })
+            }
+            Refusal::Memory { unwritable, limit } => {
+                (Counter::RejectMemoryLimit, StoreError::MemoryLimit { entry, unwritable, limit })
             }
             Refusal::Index(bytes) => (Counter::RejectAllocFail, StoreError::Index { entry, bytes }),
             Refusal::Fault(Fault::Pool(source)) => {
@@ -254,7 +321,7 @@ impl Zswap {
                 self.patterns.release(packed);
             }
             Content::OnDevice(slot) => {
-                if let Some(slots) = &self.backing {
+                if let Some(slots) = &*self.backing {
                     slots.give_up(slot);
                 }
             }
@@ -262,64 +329,80 @@ impl Zswap {
                 if raw {
                     self.counters.add(Counter::IncompressiblePages, -1);
                 }
-                let pool = self.pools.page_reference(pool);
-                // The handle was the entry's alone: only a backend that broke its promise fails
-                // here, and there is nothing left to do about that object.
-                let _ = pool.zpool.free(Handle::new(pool.tag(), bits));
+                self.pools.page_reference(pool).free(bits);
             }
         }
     }
 
-    /// Writes the entry's page into `page`; the word that said what it is, and the slot that it was
-    /// read from, which is nobody else's until that is dropped.
+    /// Writes the entry's page into `page`.
     #[inline]
-    fn read(
-        &self,
-        entry: SwapEntry,
-        page: &mut Page,
-    ) -> Result<(Word, Option<ReadSlot<'_>>), LoadError> {
+    fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         // A pattern that is all in the word needs no lock.
         let see = |word: Word| match word.content() {
-            Content::SameFilled(packed) => Some((word, Patterns::whole(packed)?)),
+            Content::SameFilled(packed) => Patterns::whole(packed),
             _ => None,
         };
-        let seen = self.index.see_or_lock(entry.key(), see);
-        let mut locked = match seen.ok_or(LoadError::NotFound { entry })? {
-            Err(locked) => locked,
-            Ok((word, pattern)) => {
+        match self.index.see_or_lock(entry.key(), see) {
+            None => Err(LoadError::NotFound { entry }),
+            Some(Ok(pattern)) => {
                 same_filled::fill(page, pattern);
-                return Ok((word, None));
+                Ok(())
             }
-        };
+            Some(Err(locked)) => self.read_locked(entry, locked, page, |_| ()),
+        }
+    }
+
+    /// Writes the page of a locked entry into `page`; then has `read` done, with the word that said what
+    /// the page is.
+    ///
+    /// Until `read` has returned, the object or the slot that the page was read from is kept, and its
+    /// pool: so while `read` runs, an equal content of a word is the page that was read. Of a pattern
+    /// that is not so: its place may be used again.
+    #[inline]
+    fn read_locked<T>(
+        &self,
+        entry: SwapEntry,
+        mut locked: EntryGuard<'_>,
+        page: &mut Page,
+        read: impl FnOnce(Word) -> T,
+    ) -> Result<T, LoadError> {
         let word = locked.word();
         match word.content() {
-            Content::Empty => return Err(LoadError::NotFound { entry }),
+            Content::Empty => Err(LoadError::NotFound { entry }),
             Content::OnDevice(slot) => {
-                let Some(slots) = &self.backing else { return Err(LoadError::NotFound { entry }) };
+                let slots = self.device_slots();
                 let slot = slots.pin(slot);
                 let sum = locked.sum();
                 drop(locked);
-                let read = slots.device.read_page(slot.number(), page);
-                read.map_err(|source| LoadError::Device { entry, source })?;
+                let done = slots.device.read_page(slot.number(), page);
+                done.map_err(|source| LoadError::Device { entry, source })?;
                 self.counters.add(Counter::DeviceLoads, 1);
                 self.verify(entry, page, sum)?;
-                return Ok((word, Some(slot)));
+                Ok(read(word))
             }
             Content::SameFilled(packed) => {
                 let pattern = self.patterns.unpack(packed);
                 locked.replace(word.referenced());
                 drop(locked);
                 same_filled::fill(page, pattern);
+                Ok(read(word))
             }
             Content::Stored { pool, bits, .. } => {
                 locked.replace(word.referenced());
                 let sum = locked.sum();
-                self.with_object(entry, locked, (pool, bits), |pool, object| {
-                    self.restore(entry, pool, &object, page, sum)
-                })?;
+                let pool = self.pools.of_page(pool);
+                self.with_object(entry, locked, pool, bits, |pool, object| {
+                    self.restore(entry, pool, &object, page, sum)?;
+                    Ok(read(word))
+                })
             }
         }
-        Ok((word.referenced(), None))
+    }
+
+    /// The slots of the device that an entry's page is on.
+    #[expect(clippy::expect_used, reason = "entries name slots only in a store with a device")]
+    fn device_slots(&self) -> &Slots {
+        self.backing.as_ref().expect("a page is on the device of a store without one")
     }
 
     /// Pins the object of a locked entry, unlocks the entry, and does something with pool and object.
@@ -328,14 +411,11 @@ impl Zswap {
         &'s self,
         entry: SwapEntry,
         locked: EntryGuard<'_>,
-        (pool, bits): (PoolId, BackendBits),
+        pool: Hold<'s>,
+        bits: BackendBits,
         then: impl FnOnce(&Hold<'s>, ObjRead<'_>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
-        // The page's reference keeps the pool until the entry is unlocked, this one after.
-        let Some(pool) = self.pools.of_page(pool) else {
-            return Err(LoadError::NotFound { entry });
-        };
-        let object = pool.zpool.obj_read_begin(Handle::new(pool.tag(), bits));
+        let object = pool.pin(bits);
         // Before anything that may block, and before the pool's reference is put.
         drop(locked);
         then(&pool, object.map_err(|source| LoadError::Pool { entry, source })?)
@@ -381,17 +461,32 @@ impl Zswap {
 
     /// Writes the page kept under `entry` into `page`. The entry stays.
     ///
-    /// After an error `page` is unspecified, except that [`LoadError::NotFound`] leaves it alone.
-    /// Blocks for other users of this CPU's context only if the codec needs one to decompress.
+    /// # Errors
+    /// [`LoadError`]. `page` is unspecified then, except that [`LoadError::NotFound`] leaves it alone.
+    ///
+    /// # Blocking
+    /// For other users of this CPU's context, only if the codec needs one to decompress; in the device,
+    /// if the page is there.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        if !self.is_here() {
+            return Err(LoadError::Forked { entry });
+        }
         #[cfg(feature = "metrics")]
-        let _timed = Timed::start(self.metrics.as_ref(), |metrics| &metrics.load);
-        self.read(entry, page).map(drop)
+        let _timed = Timed::start((*self.metrics).as_ref(), |metrics| &metrics.load);
+        self.read(entry, page)
     }
 
-    /// [`Zswap::load`] and [`Zswap::invalidate`] in one: of several takers one gets the page. On
-    /// error the entry stays.
+    /// [`Zswap::load`] and [`Zswap::invalidate`] in one: of several takers one gets the page.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the entry stays as it is.
+    ///
+    /// # Blocking
+    /// As [`Zswap::load`].
     pub fn take(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
+        if !self.is_here() {
+            return Err(LoadError::Forked { entry });
+        }
         loop {
             let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
             if let Content::SameFilled(packed) = locked.word().content() {
@@ -402,38 +497,41 @@ impl Zswap {
                 self.forget(entry, old);
                 return Ok(());
             }
-            drop(locked);
-            let (read, slot) = self.read(entry, page)?;
-            let mut locked = self.index.lock(entry.key()).ok_or(LoadError::NotFound { entry })?;
-            // A handle never names two objects, and a slot no other page while it is held, so an
-            // equal word is the page that was read. A pattern's place may be used again, which is why
-            // patterns are taken above.
-            let now = locked.word();
-            let kept = matches!(now.content(), Content::Stored { .. } | Content::OnDevice(_));
-            if kept && now.content() == read.content() {
-                locked.replace(Word::EMPTY);
-                drop(locked);
-                drop(slot);
-                self.forget(entry, now);
+            if let Some(old) =
+                self.read_locked(entry, locked, page, |word| self.empty(entry, word))?
+            {
+                self.forget(entry, old);
                 return Ok(());
             }
         }
     }
 
+    /// Empties an entry that still holds what `read` says, kept since by who read it; what it held.
+    fn empty(&self, entry: SwapEntry, read: Word) -> Option<Word> {
+        let mut locked = self.index.lock(entry.key())?;
+        let now = locked.word();
+        let kept = matches!(now.content(), Content::Stored { .. } | Content::OnDevice(_));
+        (kept && now.content() == read.content()).then(|| locked.replace(Word::EMPTY))
+    }
+
     /// What is to be done for a word that was replaced by EMPTY.
     fn forget(&self, entry: SwapEntry, old: Word) {
         self.counters.add(Counter::StoredPages, -1);
+        self.index.note_replaced(entry.key(), old, Word::EMPTY);
         self.discard(old.content());
         self.index.prune(entry.key());
     }
 
     /// Whether a page is kept under `entry`.
     pub fn contains(&self, entry: SwapEntry) -> bool {
-        !self.index.peek(entry.key()).is_empty()
+        self.is_here() && !self.index.peek(entry.key()).is_empty()
     }
 
     /// Drops the page kept under `entry`; tells whether there was one.
     pub fn invalidate(&self, entry: SwapEntry) -> bool {
+        if !self.is_here() {
+            return false;
+        }
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };
         let old = locked.replace(Word::EMPTY);
         drop(locked);
@@ -448,6 +546,9 @@ impl Zswap {
 
     /// Drops all pages of an area; tells how many. Pages stored there meanwhile may stay.
     pub fn invalidate_area(&self, swap_type: u8) -> usize {
+        if !self.is_here() {
+            return 0;
+        }
         self.area(swap_type).filter(|entry| self.invalidate(*entry)).count()
     }
 
@@ -459,12 +560,15 @@ impl Zswap {
 
     /// All entries that hold a page, in order of area and offset.
     pub fn entries(&self) -> Entries<'_> {
+        if !self.is_here() {
+            return Entries::none(&self.index);
+        }
         Entries::new(&self.index, 0, u64::MAX)
     }
 
     /// Pages held. Exact when nothing is stored or dropped meanwhile.
     pub fn len(&self) -> usize {
-        self.counters.get(Counter::StoredPages) as usize
+        if self.is_here() { self.counters.get(Counter::StoredPages) as usize } else { 0 }
     }
 
     /// Whether no page is held.
@@ -473,46 +577,16 @@ impl Zswap {
     }
 
     /// Gives the pages that the pools keep warm back to the system; returns how many.
+    ///
+    /// # Blocking
+    /// In the system.
     pub fn trim(&self) -> usize {
-        self.pools.all().iter().map(|pool| pool.zpool.trim()).sum()
+        if self.is_here() { self.pools.all().map(|pool| pool.trim()).sum() } else { 0 }
     }
 
-    /// A snapshot of the counters and of the memory in use.
-    pub fn stats(&self) -> ZswapStats {
-        let mut stats = ZswapStats {
-            stored_pages: self.len(),
-            same_filled_pages: self.counters.get(Counter::SameFilledPages) as usize,
-            stored_incompressible_pages: self.counters.get(Counter::IncompressiblePages) as usize,
-            metadata_bytes: self.index.memory_bytes()
-                + self.patterns.memory_bytes()
-                + self.backing.as_ref().map_or(0, Slots::memory_bytes),
-            reject_compress_poor: self.counters.get(Counter::RejectCompressPoor),
-            reject_compress_fail: self.counters.get(Counter::RejectCompressFail),
-            reject_alloc_fail: self.counters.get(Counter::RejectAllocFail),
-            decompress_fail: self.counters.get(Counter::DecompressFail),
-            corrupt_pages: self.counters.get(Counter::CorruptPages),
-            pool_limit_hit: self.counters.get(Counter::PoolLimitHit),
-            reject_reclaim_fail: self.counters.get(Counter::RejectReclaimFail),
-            written_back_pages: self.counters.get(Counter::WrittenBackPages),
-            device_loads: self.counters.get(Counter::DeviceLoads),
-            device_pages: self.backing.as_ref().map_or(0, |slots| slots.taken() as usize),
-            ..ZswapStats::default()
-        };
-        for pool in self.pools.all() {
-            let figures = pool.zpool.stats();
-            stats.pool_total_size += figures.pool_bytes();
-            stats.compressed_bytes += figures.object_bytes;
-            stats.metadata_bytes += figures.metadata_bytes;
-            stats.context_bytes += pool.ctxs.memory_bytes() + pool.spares.memory_bytes();
-            stats.pools.push(PoolStats {
-                zpool: pool.zpool.name().to_owned(),
-                compressor: pool.spec.clone(),
-                objects: figures.objects,
-                pool_bytes: figures.pool_bytes(),
-                compressed_bytes: figures.object_bytes,
-            });
-        }
-        stats
+    /// Whether this is the process that built the store, and not a child of it after `fork`.
+    pub(crate) fn is_here(&self) -> bool {
+        self.pools.is_here()
     }
 }
 
@@ -520,12 +594,17 @@ impl Zswap {
 pub(crate) enum Refusal {
     Fault(Fault),
     Index(usize),
-    Limit,
+    Limit(LimitReason),
+    /// What cannot be written back reaches the limit on everything.
+    Memory {
+        unwritable: usize,
+        limit: usize,
+    },
 }
 
 impl fmt::Debug for Zswap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Zswap").field("len", &self.len()).field("pools", &self.pools.all()).finish()
+        f.debug_struct("Zswap").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -543,7 +622,7 @@ mod tests {
     #[test]
     fn a_full_index_refuses_and_leaks_nothing() {
         let mut store = Zswap::builder().build().unwrap();
-        store.index = Index::with_node_limit(2);
+        store.index = Leaked::new(Index::with_node_limit(2));
         let at = |offset| SwapEntry::new(0, offset).unwrap();
         let mut filled = [0; PAGE_SIZE];
         same_filled::fill(&mut filled, u64::MAX - 5);

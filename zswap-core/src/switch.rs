@@ -8,35 +8,64 @@ use core::fmt;
 use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
-use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+use zpool_api::{PageBudget, PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
 
+use crate::contained::contain;
 use crate::error::BuildError;
-use crate::pool::{Fault, Pool};
+use crate::pool::{Fault, Ingredients, Pool};
 use crate::pools::NotSwitched;
 use crate::word::PoolId;
 use crate::{PAGE_SIZE, Zswap};
 
 pub(crate) type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
-/// Where backends, compressors and pages come from.
+/// Where backends, compressors and pages come from, and what the pages are charged to.
 #[derive(Clone)]
 pub(crate) struct Recipe {
     pub(crate) zpools: ZpoolRegistry,
     pub(crate) compressors: CompressorRegistry,
     pub(crate) pages: MakePages,
+    pub(crate) budget: Arc<PageBudget>,
 }
 
 impl Recipe {
+    /// The text under which a compressor is known, defaults spelt out or not; `text` may be any that
+    /// means the same.
+    pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
+        contain(|| Ok(self.compressors.build(text)?.spec()))
+            .unwrap_or(Err(BuildError::Panicked { what: "the compressor" }))
+    }
+
     /// A new pool.
     pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
+        contain(|| self.put_together(zpool_name, compressor))
+            .unwrap_or(Err(BuildError::Panicked { what: "the backend or the compressor" }))
+    }
+
+    fn put_together(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
         let compressor = self.compressors.build(compressor)?;
-        let zpool = self.zpools.build(zpool_name, &ZpoolConfig::new((self.pages)()?))?;
+        let spec = compressor.spec();
+        let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
+        let config = ZpoolConfig::new((self.pages)()?).with_budget(charged.clone());
+        let zpool = self.zpools.build(zpool_name, &config)?;
         let max = zpool.caps().max_object_size;
         if max < PAGE_SIZE {
             let zpool = zpool_name.to_owned();
             return Err(BuildError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
         }
-        Ok(Pool::new(zpool_name.to_owned(), zpool, compressor))
+        let zpool_name = zpool_name.to_owned();
+        Ok(Pool::new(Ingredients { zpool_name, zpool, spec, compressor, charged }))
+    }
+}
+
+impl From<Fault> for BuildError {
+    /// Of setting a context up.
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Codec(error) => error.into(),
+            Fault::Pool(error) => error.into(),
+            Fault::Reentrant | Fault::Incompressible => BuildError::Reentrant,
+        }
     }
 }
 
@@ -54,7 +83,8 @@ impl Zswap {
     /// be read; their pool goes with the last of them. A pool of this backend and the compressor in
     /// use that is still alive is used again.
     ///
-    /// On error nothing has changed. At most 15 pools live at once:
+    /// # Errors
+    /// Nothing has changed then. At most 15 pools live at once:
     /// [`BuildError::TooManyPools`]. Runs the backend's constructor and sets a codec context up; may
     /// be called from any thread at any time, though not from within a codec.
     pub fn set_zpool(&self, name: &str) -> Result<(), BuildError> {
@@ -65,11 +95,14 @@ impl Zswap {
     /// of the backend in use. All else as [`Zswap::set_zpool`].
     pub fn set_compressor(&self, spec: &str) -> Result<(), BuildError> {
         // As the compressor calls itself: defaults spelt out or not is the same pool.
-        let spec = self.recipe.compressors.build(spec)?.spec();
+        let spec = self.recipe.compressor_name(spec)?;
         self.switch(|zpool, _| (zpool, spec.clone()))
     }
 
     fn switch(&self, to: impl Fn(String, String) -> (String, String)) -> Result<(), BuildError> {
+        if !self.is_here() {
+            return Err(BuildError::Forked);
+        }
         loop {
             let (old_zpool, old_compressor) = {
                 let current = self.pools.current();
@@ -80,11 +113,7 @@ impl Zswap {
                 return Ok(());
             }
             let fresh = self.recipe.pool(&zpool, &compressor)?;
-            match fresh.prepare() {
-                Ok(()) => {}
-                Err(Fault::Codec(error)) => return Err(error.into()),
-                Err(_) => return Err(BuildError::Reentrant),
-            }
+            fresh.prepare().map_err(BuildError::from)?;
             match self.pools.switch_to(fresh, |pool| pool.is_like(&old_zpool, &old_compressor)) {
                 Ok(()) => return Ok(()),
                 Err(NotSwitched::Full) => {

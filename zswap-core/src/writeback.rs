@@ -1,56 +1,108 @@
 //! Writeback: the pages that were not loaded for longest go to a device.
 //!
-//! The LRU is a clock: a hand goes round over the entries; a page that was loaded since it came by has
-//! a second chance, the others are written back. A page is read as a load reads it and written to a
-//! slot with nothing locked; then its entry is locked, and names the slot instead of the object if it
-//! still holds the very object that was read, else the slot is given up. So a page is in one place at
-//! any moment, an overwrite meanwhile wins, and a write that fails leaves the page where it was.
+//! The LRU is a clock: a hand goes round over the entries that hold an object; a page that was loaded
+//! since it came by has a second chance, the others are written back. After [`SECOND_CHANCES`] chances in
+//! a row the next page goes all the same, so that a walk over pages in use ends soon, too. A page is
+//! written to a slot with nothing locked, and its entry names the slot only after the write succeeded
+//! ([`crate::relocate`]): a page is in one place at any moment, an overwrite meanwhile is kept, and a
+//! write that fails leaves the page where it was.
 
 use crate::counters::Counter;
 use crate::error::WritebackError;
-use crate::limits::Admission;
-use crate::rehome::Wanted;
+use crate::relocate::{NewCopy, Relocated, Wanted};
 use crate::slots::Slots;
-use crate::word::{Content, Word};
-use crate::{Page, SwapEntry, Zswap};
+use crate::walk::{Step, Visited};
+use crate::word::Content;
+use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// Pages written back at once by a store that finds the pools full.
-const ROOM: usize = 32;
-/// How often it tries: objects that go need not leave a page empty.
-const ROUNDS: usize = 8;
+/// Second chances given in a row; the entry after them is written back whether it was loaded or not.
+pub(crate) const SECOND_CHANCES: usize = 64;
+
+/// What writing pages back came to.
+#[derive(Debug, Default)]
+pub(crate) struct WrittenBack {
+    pub(crate) pages: usize,
+    /// Pages passed by because they could not be read.
+    pub(crate) unreadable: usize,
+    /// What ended it early.
+    pub(crate) error: Option<WritebackError>,
+}
+
+/// What becomes of a walk that comes upon a page that cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unreadable {
+    /// It ends with the error.
+    Ends,
+    /// The page is passed by.
+    PassedBy,
+}
 
 impl Zswap {
     /// Writes up to `pages` pages back to the device, those first that were not loaded since the last
     /// call came by; how many. Goes on where the last call ended, and goes around twice at most, the
-    /// second time over pages that had their second chance.
+    /// second time over pages that had their second chance. Entries without pool memory are skipped.
     ///
-    /// Blocks in the device. An error leaves the page that it was about where it was; pages before it
-    /// stay written back. [`WritebackError::NoDevice`] if the store has none, or writeback is switched
-    /// off.
+    /// # Errors
+    /// [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off;
+    /// [`WritebackError::DeviceFull`], [`WritebackError::Device`], [`WritebackError::Load`]: the page that
+    /// it was about stays where it was, pages before it stay written back.
+    ///
+    /// # Blocking
+    /// In the device, for each page.
     pub fn shrink(&self, pages: usize) -> Result<usize, WritebackError> {
-        match self.write_back_some(pages) {
-            (written, None) => Ok(written),
-            (_, Some(error)) => Err(error),
+        if !self.is_here() {
+            return Err(WritebackError::Forked);
+        }
+        let written = self.write_back_some(pages, Unreadable::Ends, &|| false);
+        match written.error {
+            None => Ok(written.pages),
+            Some(error) => Err(error),
         }
     }
 
-    /// As [`Zswap::shrink`]: pages written back, and the error that was the end of it, if any.
-    pub(crate) fn write_back_some(&self, pages: usize) -> (usize, Option<WritebackError>) {
-        let Some(slots) = self.slots() else { return (0, Some(WritebackError::NoDevice)) };
-        let mut written = 0;
+    /// As [`Zswap::shrink`]: pages written back, and what was the end of it. Stops after the page at hand
+    /// when `stop` says so.
+    pub(crate) fn write_back_some(
+        &self,
+        pages: usize,
+        unreadable: Unreadable,
+        stop: &dyn Fn() -> bool,
+    ) -> WrittenBack {
+        let mut done = WrittenBack::default();
+        let Some(slots) = self.slots() else {
+            done.error = Some(WritebackError::NoDevice);
+            return done;
+        };
+        let mut page = [0; PAGE_SIZE];
+        let mut visited = Visited::default();
+        let mut spared = 0;
         for _round in 0..2 {
-            let walked = self.walk(&self.cursors.shrink, |entry, page| {
-                if written == pages {
-                    return Ok(false);
+            let walked = self.walk(&self.cursors.shrink, &mut visited, |entry| {
+                if done.pages == pages || stop() {
+                    return Ok(Step::StopBefore);
                 }
-                written += usize::from(self.write_back(slots, entry, page)?);
-                Ok::<bool, WritebackError>(true)
+                match self.write_back(slots, entry, &mut page, spared >= SECOND_CHANCES) {
+                    Ok(Relocated::Moved) => {
+                        done.pages += 1;
+                        spared = 0;
+                    }
+                    Ok(Relocated::Spared) => spared += 1,
+                    Ok(Relocated::NoneBetter | Relocated::PassedBy) => {}
+                    Err(WritebackError::Load(_)) if unreadable == Unreadable::PassedBy => {
+                        done.unreadable += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+                Ok(Step::On)
             });
-            if walked.is_err() || written == pages {
-                return (written, walked.err());
+            done.error = walked.err();
+            if done.error.is_some() || done.pages == pages || stop() {
+                break;
             }
         }
-        (written, None)
+        self.counters.add(Counter::ClockEntries, visited.entries as i64);
+        self.counters.add(Counter::ClockLeaves, visited.leaves as i64);
+        done
     }
 
     /// Switches writeback on or off. Pages that are on the device stay there.
@@ -59,66 +111,41 @@ impl Zswap {
     }
 
     /// The device's slots, if pages may go there.
-    fn slots(&self) -> Option<&Slots> {
+    pub(crate) fn slots(&self) -> Option<&Slots> {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
+    /// Writes the page of one entry back, also one that was loaded if `in_use_too`.
     fn write_back(
         &self,
         slots: &Slots,
         entry: SwapEntry,
         page: &mut Page,
-    ) -> Result<bool, WritebackError> {
-        let wanted = |word: Word, _pool| {
-            if word.is_referenced() { Wanted::SecondChance } else { Wanted::Yes }
-        };
-        let Some((old, _len)) = self.read_to_move(entry, page, wanted)? else {
-            return Ok(false);
-        };
-        let slot = slots.take().ok_or(WritebackError::DeviceFull { slots: slots.taken() })?;
-        let done = slots.device.write_page(slot.number(), page);
-        done.map_err(|source| WritebackError::Device { entry, source })?;
-        let slot = slot.keep();
-        let replaced =
-            self.replace_if_same(entry, old, |word| word.moved_to(Content::OnDevice(slot)));
-        self.discard(if replaced { old.content() } else { Content::OnDevice(slot) });
-        if replaced {
+        in_use_too: bool,
+    ) -> Result<Relocated, WritebackError> {
+        let relocated = self.relocate(
+            entry,
+            page,
+            |word, _pool| {
+                if word.is_referenced() && !in_use_too { Wanted::SecondChance } else { Wanted::Yes }
+            },
+            |page, _footprint| {
+                let slot = slots.take();
+                let slot = slot.ok_or(WritebackError::DeviceFull { slots: slots.taken() })?;
+                let written = slots.device.write_page(slot.number(), page);
+                match written {
+                    Ok(()) => self.device_health.succeeded(),
+                    Err(source) => {
+                        self.device_health.failed();
+                        return Err(WritebackError::Device { entry, source });
+                    }
+                }
+                Ok(NewCopy::Of(Content::OnDevice(slot.keep())))
+            },
+        )?;
+        if relocated == Relocated::Moved {
             self.counters.add(Counter::WrittenBackPages, 1);
         }
-        Ok(replaced)
-    }
-
-    /// Writes some pages back, for a store that found no memory; whether any went.
-    pub(crate) fn make_room(&self) -> bool {
-        self.write_back_some(ROOM).0 > 0
-    }
-
-    /// Whether the pools take another page; at the limit some are written back first.
-    pub(crate) fn admit(&self) -> bool {
-        let Some(limits) = &self.limits else { return true };
-        let others = || self.pools.all().iter().skip(1).map(|pool| pool.resident_bytes()).sum();
-        match limits.admit(self.pools.current().resident_bytes(), others) {
-            Admission::Open => return true,
-            Admission::Closed => return false,
-            Admission::Full => {}
-        }
-        self.counters.add(Counter::PoolLimitHit, 1);
-        let mut went = false;
-        for _round in 0..ROUNDS {
-            // Whatever the error: what counts is how many pages went.
-            let (written, _error) = self.write_back_some(ROOM);
-            went |= written > 0;
-            if limits.judge(self.pools.resident_bytes()) == Admission::Open {
-                return true;
-            }
-            if written == 0 {
-                break;
-            }
-        }
-        limits.close();
-        if !went {
-            self.counters.add(Counter::RejectReclaimFail, 1);
-        }
-        false
+        Ok(relocated)
     }
 }

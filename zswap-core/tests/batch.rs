@@ -28,7 +28,7 @@ fn kinds() -> Vec<Arc<dyn Acomp>> {
 
 fn store_all(store: &Zswap, pages: &[(SwapEntry, Box<Page>)]) -> Vec<Result<(), StoreError>> {
     let pages: Vec<(SwapEntry, &Page)> = pages.iter().map(|(e, page)| (*e, &**page)).collect();
-    store.store_batch(&pages)
+    store.store_batch(&pages).unwrap()
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn batches_do_what_single_calls_do() {
             let mut entries: Vec<SwapEntry> = (0..32).map(at).collect();
             entries.push(at(999));
             let mut back = vec![[0; PAGE_SIZE]; 33];
-            let results = store.load_batch(&entries, &mut back);
+            let results = store.load_batch(&entries, &mut back).unwrap();
             assert_eq!(results.len(), 33);
             assert_eq!(results[32], Err(LoadError::NotFound { entry: at(999) }));
             for n in 0..32 {
@@ -190,7 +190,7 @@ fn a_page_that_does_not_decompress_is_an_error_of_its_own_load_only() {
         assert!(store_all(&store, &batch).iter().all(Result::is_ok));
         let entries: Vec<SwapEntry> = (0..9).map(at).collect();
         let mut back = vec![[0; PAGE_SIZE]; 9];
-        for (n, result) in store.load_batch(&entries, &mut back).into_iter().enumerate() {
+        for (n, result) in store.load_batch(&entries, &mut back).unwrap().into_iter().enumerate() {
             if n % 3 == 0 {
                 let (entry, source) = (entries[n], Half::FAILS);
                 assert_eq!(result, Err(LoadError::Decompress { entry, source }));
@@ -200,7 +200,7 @@ fn a_page_that_does_not_decompress_is_an_error_of_its_own_load_only() {
         }
         assert_eq!(store.stats().decompress_fail, 3);
         fails.store(false, SeqCst);
-        assert!(store.load_batch(&entries, &mut back).iter().all(Result::is_ok));
+        assert!(store.load_batch(&entries, &mut back).unwrap().iter().all(Result::is_ok));
         assert!(back.iter().zip(&batch).all(|(back, (_, page))| *back == **page));
     }
 }
@@ -262,7 +262,7 @@ fn batches_under_load() {
                         store.set_compressor(&format!("trim{}", rng.below(3))).unwrap();
                     }
                     let entries: Vec<SwapEntry> = batch.iter().map(|(entry, _)| *entry).collect();
-                    let results = store.load_batch(&entries, &mut back);
+                    let results = store.load_batch(&entries, &mut back).unwrap();
                     assert!(results.iter().all(Result::is_ok));
                     for (n, (_, page)) in batch.iter().enumerate() {
                         assert!(back[n] == **page, "entry {}", entry(n));

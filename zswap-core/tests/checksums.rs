@@ -38,7 +38,7 @@ fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
     rig.spoils.store(true, SeqCst);
     assert!(is_corrupt(&store.load(at(1), &mut back[0]).unwrap_err(), 1));
     assert!(is_corrupt(&store.take(at(1), &mut back[0]).unwrap_err(), 1));
-    let results = store.load_batch(&entries, &mut back);
+    let results = store.load_batch(&entries, &mut back).unwrap();
     for (entry, result) in results.iter().enumerate().take(4) {
         assert!(is_corrupt(result.as_ref().unwrap_err(), entry as u64));
     }
@@ -59,7 +59,7 @@ fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
 
     rig.spoils.store(false, SeqCst);
     (0..4).for_each(|entry| check(store, entry, 0));
-    assert!(store.load_batch(&entries, &mut back).iter().all(Result::is_ok));
+    assert!(store.load_batch(&entries, &mut back).unwrap().iter().all(Result::is_ok));
     assert_eq!(store.stats().corrupt_pages, 11);
 }
 
@@ -87,7 +87,7 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
         assert!(store.contains(at(entry)), "its owner says what becomes of it");
     }
     let entries: Vec<_> = (0..3).map(at).collect();
-    let results = store.load_batch(&entries, &mut back);
+    let results = store.load_batch(&entries, &mut back).unwrap();
     assert!((0..3).all(|entry| is_corrupt(results[entry].as_ref().unwrap_err(), entry as u64)));
     (3..6).for_each(|entry| check(store, entry, 0));
     // Stored anew it is sound, and its slot is free.
@@ -118,7 +118,7 @@ fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
     check(1);
     let pages: Vec<Box<Page>> = (0..count).map(|n| page(n + 3)).collect();
     let batch: Vec<_> = pages.iter().enumerate().map(|(n, page)| (at(n as u64), &**page)).collect();
-    assert!(store.store_batch(&batch).iter().all(Result::is_ok));
+    assert!(store.store_batch(&batch).unwrap().iter().all(Result::is_ok));
     check(3);
     store.set_zpool("zbud").unwrap();
     assert_eq!(store.migrate_pools(usize::MAX).unwrap().left, 0);

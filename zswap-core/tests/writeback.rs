@@ -10,7 +10,6 @@
 mod common;
 
 use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
@@ -22,8 +21,8 @@ use zpool_api::sync::test_rng::Rng;
 use zpool_api::{FailingPages, HeapPages};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice, ThrottledSwapDevice};
 use zswap_core::{
-    DeviceError, LoadError, PAGE_SIZE, Page, StoreError, SwapDevice, WritebackError, Zswap,
-    ZswapBuilder, builtin,
+    DeviceError, LimitReason, LoadError, PAGE_SIZE, Page, StoreError, SwapDevice, WritebackError,
+    Zswap, ZswapBuilder, builtin,
 };
 
 /// A builder over counted pages: `null` keeps each page as it is, so a page is a page of the pool.
@@ -141,25 +140,52 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     (0..count).for_each(|entry| check(&store, entry, 0));
     assert_eq!((places(&store).0 + memory.pages()) as u64, count);
 
-    // Writeback off: refused at the limit, and until there is room to the threshold.
+    // No device: refused at the limit, and until the store has shrunk to the threshold.
     let (builder, pages) = builder();
     let store = builder.max_pool_bytes(limit).accept_threshold_percent(50).build().unwrap();
     for entry in 0..20 {
         store.store(at(entry), &marked(entry, 0)).unwrap();
     }
-    let error = store.store(at(0), &marked(0, 1)).unwrap_err();
-    assert_eq!(error, StoreError::PoolLimit { entry: at(0), limit });
-    assert!(!store.contains(at(0)), "an older page is not returned after a store that failed");
-    for entry in 1..10 {
+    let refused = |entry| {
+        let reason = LimitReason::NoDevice;
+        Err(StoreError::PoolLimit { entry, limit, reason })
+    };
+    assert_eq!(store.store(at(99), &marked(99, 0)), refused(at(99)));
+    assert_eq!(store.try_replace(at(0), &marked(0, 1)), refused(at(0)));
+    check(&store, 0, 0);
+    for entry in 0..9 {
         assert!(store.store(at(99), &marked(99, 0)).is_err());
         // A pattern needs no room.
         store.store(at(100), &[9; PAGE_SIZE]).unwrap();
         store.invalidate(at(entry));
     }
+    assert!(store.store(at(99), &marked(99, 0)).is_err());
+    store.invalidate(at(9));
     store.store(at(99), &marked(99, 0)).unwrap();
     (10..20).for_each(|entry| check(&store, entry, 0));
+    // Open: who may give the older page up has room for the newer one.
+    let mut more = 200..;
+    more.find(|entry| store.store(at(*entry), &marked(*entry, 0)).is_err()).unwrap();
     let stats = store.stats();
-    assert_eq!((stats.pool_limit_hit, stats.reject_reclaim_fail), (1, 1));
+    let refused = stats.reject_no_device;
+    assert_eq!((stats.pool_limit_hit, stats.reject_reclaim_fail, refused), (14, 13, 13));
+    drop(store);
+    assert_eq!(pages.pages_out(), 0);
+}
+
+#[test]
+fn an_overwrite_at_the_limit_has_the_room_of_the_older_page() {
+    let (builder, pages) = builder();
+    let store = builder.max_pool_bytes(4 * PAGE_SIZE).build().unwrap();
+    for round in 0..5 {
+        (0..4).for_each(|entry| store.store(at(entry), &marked(entry, round)).unwrap());
+        assert!(store.store(at(9), &marked(9, round)).is_err());
+        (0..4).for_each(|entry| check(&store, entry, round));
+    }
+    // Room as soon as there is any.
+    assert!(store.invalidate(at(2)));
+    store.store(at(9), &marked(9, 0)).unwrap();
+    check(&store, 9, 0);
     drop(store);
     assert_eq!(pages.pages_out(), 0);
 }
@@ -289,12 +315,19 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
 fn a_device_that_panics_leaves_the_store_usable() {
     let (store, device) = hooked(4);
     *device.write.lock().unwrap() = Some(Box::new(|_| panic!("on purpose")));
-    assert!(catch_unwind(AssertUnwindSafe(|| store.shrink(9))).is_err());
+    let error = store.shrink(9).unwrap_err();
+    let WritebackError::Device { source: DeviceError::Panicked { operation, .. }, .. } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(operation, "write");
     (0..4).for_each(|entry| check(&store, entry, 0));
     assert_eq!((places(&store), store.shrink(9)), ((4, 0), Ok(4)));
     *device.read.lock().unwrap() = Some(Box::new(|_| panic!("on purpose")));
     let mut back = Box::new([0; PAGE_SIZE]);
-    assert!(catch_unwind(AssertUnwindSafe(|| store.load(at(2), &mut back))).is_err());
+    let error = store.load(at(2), &mut back).unwrap_err();
+    let panicked = |source: &DeviceError| matches!(source, DeviceError::Panicked { .. });
+    assert!(matches!(&error, LoadError::Device { source, .. } if panicked(source)), "{error}");
     (0..4).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.invalidate_area(0), 4);
     assert_eq!((places(&store), device.pages().pages()), ((0, 0), 0));
@@ -346,7 +379,11 @@ fn writeback_under_load_loses_no_page() {
                             0..=2 => {
                                 held[slot] = match store.store(at(entry), &marked(entry, round)) {
                                     Ok(()) => Some(round),
-                                    Err(StoreError::PoolLimit { .. }) => None,
+                                    // Three writes in a row fail, and a pause follows.
+                                    Err(StoreError::PoolLimit {
+                                        reason: LimitReason::DeviceFailed,
+                                        ..
+                                    }) => None,
                                     Err(other) => panic!("{other}"),
                                 };
                             }

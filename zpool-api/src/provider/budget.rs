@@ -1,6 +1,7 @@
 //! How many bytes of pages several pools may hold together.
 
 use core::cell::Cell;
+use std::sync::Arc;
 // Always std's: a number that orders nothing.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,6 +29,8 @@ use crate::PageError;
 pub struct PageBudget {
     limit: AtomicUsize,
     used: AtomicUsize,
+    /// Whatever is charged here is charged there, too, and the limit is its own.
+    parent: Option<Arc<PageBudget>>,
 }
 
 thread_local! {
@@ -47,7 +50,13 @@ impl Drop for Restore {
 impl PageBudget {
     /// A budget of `limit` bytes; `usize::MAX` for no limit.
     pub const fn new(limit: usize) -> Self {
-        PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }
+        PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), parent: None }
+    }
+
+    /// A part of another budget, with its limit: what one pool of several uses of it.
+    pub const fn part_of(parent: Arc<PageBudget>) -> Self {
+        let (limit, used) = (AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
+        PageBudget { limit, used, parent: Some(parent) }
     }
 
     /// Takes `bytes` of the budget, or nothing.
@@ -56,6 +65,12 @@ impl PageBudget {
     /// [`PageError::Limit`] if they would exceed the limit, and what [`PageBudget::with_allowance`]
     /// allows this thread beyond it.
     pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
+        if let Some(parent) = &self.parent {
+            parent.charge(bytes)?;
+            // Relaxed: as below.
+            self.used.fetch_add(bytes, Ordering::Relaxed);
+            return Ok(());
+        }
         let limit = self.limit();
         let room =
             |used: usize, most: usize| used.checked_add(bytes).filter(|together| *together <= most);
@@ -71,6 +86,9 @@ impl PageBudget {
 
     /// Takes `bytes` whatever the limit: for pages that are needed to win others, as in compaction.
     pub fn charge_beyond(&self, bytes: usize) {
+        if let Some(parent) = &self.parent {
+            parent.charge_beyond(bytes);
+        }
         // Relaxed: as in `charge`.
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -80,6 +98,9 @@ impl PageBudget {
     /// # Panics
     /// In debug builds, if they were not.
     pub fn uncharge(&self, bytes: usize) {
+        if let Some(parent) = &self.parent {
+            parent.uncharge(bytes);
+        }
         // Relaxed: as in `charge`.
         let used = self.used.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(
@@ -94,13 +115,27 @@ impl PageBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The limit in bytes.
+    /// Makes `bytes` what is charged, whatever the limit: for a pool that charges nothing itself, by
+    /// whoever knows its size.
+    pub fn set_used(&self, bytes: usize) {
+        // Relaxed: as in `charge`. Of two callers each moves the parent by its own change.
+        let before = self.used.swap(bytes, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            // Relaxed: as in `charge`. A sum that wraps on the way is right at its end.
+            parent.used.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    /// The limit in bytes; of a part, the whole's.
     pub fn limit(&self) -> usize {
+        if let Some(parent) = &self.parent {
+            return parent.limit();
+        }
         // Relaxed: as in `charge`.
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. What is charged beyond a lower one stays charged.
+    /// Changes the limit; of a part, nothing. What is charged beyond a lower one stays charged.
     pub fn set_limit(&self, limit: usize) {
         // Relaxed: as in `charge`.
         self.limit.store(limit, Ordering::Relaxed);
@@ -130,6 +165,21 @@ mod tests {
         budget.set_limit(usize::MAX);
         budget.charge(usize::MAX).unwrap();
         assert!(budget.charge(1).is_err());
+    }
+
+    #[test]
+    fn a_part_is_charged_with_its_whole() {
+        let whole = Arc::new(PageBudget::new(10));
+        let (one, two) = (PageBudget::part_of(whole.clone()), PageBudget::part_of(whole.clone()));
+        one.charge(6).unwrap();
+        assert!(two.charge(5).is_err());
+        two.charge_beyond(5);
+        assert_eq!((one.used(), two.used(), whole.used(), one.limit()), (6, 5, 11, 10));
+        one.set_used(2);
+        assert_eq!((one.used(), whole.used()), (2, 7));
+        two.uncharge(5);
+        one.set_used(0);
+        assert_eq!((two.used(), whole.used()), (0, 0));
     }
 
     #[test]

@@ -33,6 +33,14 @@ pub enum DeviceError {
         /// What the system said.
         message: String,
     },
+    /// The device's own code panicked.
+    #[error("the device panicked in the {operation} of slot {slot}")]
+    Panicked {
+        /// "read", "write" or "discard".
+        operation: &'static str,
+        /// The slot.
+        slot: u64,
+    },
     /// There is no such slot.
     #[error("slot {slot} is beyond the device's {capacity}")]
     OutOfRange {

@@ -1,0 +1,108 @@
+//! What a store takes in memory, and the limits on it.
+
+use crate::Zswap;
+use crate::builder;
+use crate::error::BuildError;
+use crate::slots::Slots;
+use crate::stats::{PoolStats, ZswapStats};
+
+impl Zswap {
+    /// Changes the limit on the pools' pages, in bytes; none for no limit. Pages beyond a lower limit
+    /// leave as stores go on, [`Zswap::shrink`] and [`Zswap::compact`] have them leave at once.
+    ///
+    /// # Errors
+    /// [`BuildError::LimitTooSmall`] for less than a page, [`BuildError::Forked`]. Nothing has changed
+    /// then.
+    pub fn set_max_pool_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
+        if !self.is_here() {
+            return Err(BuildError::Forked);
+        }
+        builder::check_max_pool(bytes)?;
+        self.limits.set_max_pool(bytes);
+        Ok(())
+    }
+
+    /// Changes the limit on everything the store keeps, in bytes; none for no limit. Otherwise as
+    /// [`Zswap::set_max_pool_bytes`].
+    ///
+    /// # Errors
+    /// [`BuildError::LimitTooSmall`] if what cannot be written back, and a page, exceed it already;
+    /// [`BuildError::Forked`]. Nothing has changed then.
+    pub fn set_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
+        if !self.is_here() {
+            return Err(BuildError::Forked);
+        }
+        self.check_max_bytes(bytes)?;
+        self.limits.set_max_all(bytes);
+        self.refresh_limits();
+        Ok(())
+    }
+
+    pub(crate) fn check_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
+        let Some(bytes) = bytes else { return Ok(()) };
+        let needed = self.memory_beside_pools() + self.pools.current().page_size();
+        if bytes < needed {
+            return Err(BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed });
+        }
+        Ok(())
+    }
+
+    /// Bytes of the index, patterns, device tables and notes.
+    fn table_bytes(&self) -> usize {
+        self.index.memory_bytes()
+            + self.patterns.memory_bytes()
+            + self.tried.memory_bytes()
+            + self.backing.as_ref().map_or(0, Slots::memory_bytes)
+            + self.counters.memory_bytes()
+            + size_of::<Self>()
+    }
+
+    /// Bytes of everything but the pools' pages with objects.
+    pub(crate) fn memory_beside_pools(&self) -> usize {
+        let pools = self.pools.all().map(|pool| {
+            let figures = pool.stats();
+            figures.metadata_bytes + figures.cached_pages * figures.page_size + pool.context_bytes()
+        });
+        self.table_bytes() + pools.sum::<usize>()
+    }
+
+    /// A snapshot of the counters and of the memory in use. In a child after `fork`, all zero.
+    pub fn stats(&self) -> ZswapStats {
+        if !self.is_here() {
+            return ZswapStats::default();
+        }
+        let mut stats = ZswapStats {
+            stored_pages: self.len(),
+            metadata_bytes: self.table_bytes(),
+            device_pages: self.backing.as_ref().map_or(0, |slots| slots.taken() as usize),
+            ..self.counters.stats()
+        };
+        for pool in self.pools.all() {
+            let figures = pool.stats();
+            stats.pool_total_size += figures.pool_bytes();
+            stats.compressed_bytes += figures.object_bytes;
+            stats.metadata_bytes += figures.metadata_bytes;
+            stats.context_bytes += pool.context_bytes();
+            // Without memory for the list, the sums are right nevertheless.
+            if stats.pools.try_reserve(1).is_ok() {
+                stats.pools.push(PoolStats {
+                    zpool: owned(pool.backend_name()),
+                    compressor: owned(&pool.spec),
+                    objects: figures.objects,
+                    pool_bytes: figures.pool_bytes(),
+                    compressed_bytes: figures.object_bytes,
+                });
+            }
+        }
+        stats
+    }
+}
+
+/// A copy of a name; empty when there is no memory for it.
+fn owned(name: &str) -> String {
+    let mut copy = String::new();
+    if copy.try_reserve_exact(name.len()).is_ok() {
+        copy.push_str(name);
+    }
+    copy
+}

@@ -1,0 +1,73 @@
+//! Panics of the user's code: a device, a codec, a backend. They are input, and become errors.
+
+use core::fmt;
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Code of the user's panicked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Panicked;
+
+/// Calls code of the user's.
+///
+/// What it panicked with is leaked: its destructor is the user's too, and might panic again.
+#[inline]
+pub(crate) fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        core::mem::forget(payload);
+        Panicked
+    })
+}
+
+/// A value of the user's, whose destructor may panic without harm.
+pub(crate) struct Contained<T>(ManuallyDrop<T>);
+
+impl<T> Contained<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Contained(ManuallyDrop::new(value))
+    }
+}
+
+impl<T> Deref for Contained<T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        let value = &mut self.0;
+        // Nobody is left to be informed.
+        // SAFETY: dropped once, in the wrapper's own drop, and not used afterwards.
+        let _ = contain(|| unsafe { ManuallyDrop::drop(value) });
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Contained<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_destructor_that_panics_does_so_alone_and_so_does_a_panics_payload() {
+        drop(Contained::new(Bomb));
+        assert_eq!(contain(|| 7), Ok(7));
+        assert_eq!(contain(|| std::panic::panic_any(Bomb)), Err(Panicked));
+    }
+}

@@ -1,0 +1,83 @@
+//! Whether a device that failed is to be tried again by now.
+//!
+//! The first few failures in a row cost nothing: another page is tried at once. After them a store at
+//! its limit leaves the device alone for a millisecond, then for twice as long, up to 64 ms, so that
+//! a device that is gone does not make each store wait for it. One write that succeeds ends that.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use crate::sync::Mutex;
+
+/// Failures in a row after which a pause follows.
+const PATIENCE: u32 = 3;
+/// The first pause; each further one is twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+
+/// Failures in a row, and when the device may be tried again. Its mutex is a leaf, held for a look.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceHealth(Mutex<Failures>);
+
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u32,
+    not_before: Option<Instant>,
+}
+
+impl DeviceHealth {
+    /// Whether it may be tried now.
+    pub(crate) fn may_try(&self) -> bool {
+        self.may_try_at(Instant::now)
+    }
+
+    fn may_try_at(&self, now: impl FnOnce() -> Instant) -> bool {
+        let not_before = self.0.lock().not_before;
+        not_before.is_none_or(|time| now() >= time)
+    }
+
+    /// A write succeeded.
+    pub(crate) fn succeeded(&self) {
+        *self.0.lock() = Failures::default();
+    }
+
+    /// A write failed.
+    pub(crate) fn failed(&self) {
+        self.failed_at(Instant::now());
+    }
+
+    fn failed_at(&self, now: Instant) {
+        let mut failures = self.0.lock();
+        failures.in_a_row = failures.in_a_row.saturating_add(1);
+        if let Some(pauses) = failures.in_a_row.checked_sub(PATIENCE) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << pauses.min(16)).min(LONGEST_PAUSE);
+            failures.not_before = now.checked_add(pause);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_after_some_failures_and_end_with_a_success() {
+        let (health, start) = (DeviceHealth::default(), Instant::now());
+        let after = |ms| start + Duration::from_millis(ms);
+        let may = |ms| health.may_try_at(|| after(ms));
+        for _ in 1..PATIENCE {
+            health.failed_at(start);
+            assert!(may(0));
+        }
+        let pauses = [1, 2, 4, 8, 16, 32, 64, 64, 64].map(|pause| {
+            health.failed_at(start);
+            !may(pause - 1) && may(pause)
+        });
+        assert_eq!(pauses, [true; 9]);
+        health.succeeded();
+        assert!(may(0));
+        health.failed_at(start);
+        assert!(may(0), "a new row");
+    }
+}

@@ -1,0 +1,114 @@
+//! Another copy of a page takes the place of the object that it was made from.
+//!
+//! Everything that moves a page goes through here: migration, recompression, writeback. The object is
+//! pinned and its pool is referenced from the moment its entry's word is read until the word was
+//! compared. So neither the object's handle nor the pool's number in the word can come to name anything
+//! else meanwhile, and an equal word *is* the object that was read. An overwrite, an invalidate or
+//! another mover changes the word, and the copy is dropped.
+
+use crate::error::LoadError;
+use crate::pools::Hold;
+use crate::tried::Codec;
+use crate::word::{Content, Word};
+use crate::{Page, SwapEntry, Zswap};
+
+/// Whether the page of an entry is to be moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    Yes,
+    No,
+    /// Not yet: it was loaded, and has a second chance.
+    SecondChance,
+}
+
+/// What a mover made of a page.
+#[derive(Debug)]
+pub(crate) enum NewCopy {
+    /// Another copy, which is the mover's until the entry has it.
+    Of(Content),
+    /// The page stays; this compressor was tried on it in vain, which is noted.
+    NoneBetter(Codec),
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Relocated {
+    Moved,
+    NoneBetter,
+    /// It has its second chance.
+    Spared,
+    /// Removed, overwritten meanwhile, or not eligible.
+    PassedBy,
+}
+
+impl Zswap {
+    /// Reads the page of an entry that holds an object and is `wanted`, has `copy` make another copy of
+    /// it from the page and the memory that its object takes, and puts that in the entry if it still
+    /// holds the very object.
+    ///
+    /// No lock is held while the page is read and copied.
+    pub(crate) fn relocate<E: From<LoadError>>(
+        &self,
+        entry: SwapEntry,
+        page: &mut Page,
+        wanted: impl FnOnce(Word, &Hold<'_>) -> Wanted,
+        copy: impl FnOnce(&Page, usize) -> Result<NewCopy, E>,
+    ) -> Result<Relocated, E> {
+        let Some(mut locked) = self.index.lock(entry.key()) else { return Ok(Relocated::PassedBy) };
+        let word = locked.word();
+        let Content::Stored { pool, bits, .. } = word.content() else {
+            return Ok(Relocated::PassedBy);
+        };
+        let pool = self.pools.of_page(pool);
+        match wanted(word, &pool) {
+            Wanted::Yes => {}
+            unwanted => {
+                let spared = unwanted == Wanted::SecondChance;
+                if spared {
+                    locked.replace(word.unreferenced());
+                }
+                // Before the pool's reference, which may be the last one by then.
+                drop(locked);
+                return Ok(if spared { Relocated::Spared } else { Relocated::PassedBy });
+            }
+        }
+        let sum = locked.sum();
+        let relocated = self.with_object(entry, locked, pool, bits, |pool, object| {
+            self.restore(entry, pool, &object, page, sum)?;
+            let done = match copy(page, pool.footprint(object.len())) {
+                Ok(NewCopy::Of(new)) => {
+                    let replaced = self.replace_if_same(entry, word, |word| word.moved_to(new));
+                    // The comparison is made: the object may go.
+                    drop(object);
+                    self.discard(if replaced { word.content() } else { new });
+                    replaced.then_some(Relocated::Moved)
+                }
+                Ok(NewCopy::NoneBetter(codec)) => {
+                    let tried = |word: Word| {
+                        self.tried.note(entry.key(), codec, !word.is_tried());
+                        word.tried()
+                    };
+                    self.replace_if_same(entry, word, tried).then_some(Relocated::NoneBetter)
+                }
+                Err(error) => return Ok(Err(error)),
+            };
+            Ok(Ok(done.unwrap_or(Relocated::PassedBy)))
+        });
+        relocated?
+    }
+
+    /// Replaces the word of an entry that still holds the object of `old`, which the caller has kept
+    /// pinned, and its pool referenced, since it read `old`; whether it did.
+    fn replace_if_same(&self, entry: SwapEntry, old: Word, new: impl FnOnce(Word) -> Word) -> bool {
+        let Some(mut locked) = self.index.lock(entry.key()) else { return false };
+        let now = locked.word();
+        if now.content() != old.content() {
+            return false;
+        }
+        let new = new(now);
+        locked.replace(new);
+        drop(locked);
+        self.index.note_replaced(entry.key(), now, new);
+        true
+    }
+}

@@ -1,0 +1,224 @@
+//! Room for a page when the pools are at their limit, or the system has no memory.
+//!
+//! The store makes its own room, in rounds: some pages are written back, or objects are moved together and
+//! holes given back; then the page is tried again. What a page frees is room inside the backend's pages at
+//! first, which serves objects of its size at once; every other round compaction turns such room into
+//! whole pages. No lock and no context is held.
+//!
+//! # When it ends
+//! * A round that frees nothing says why, and that is why the page is refused: [`LimitReason`].
+//!   Before that the older page of the entry is given up, if it is to be replaced anyway.
+//! * If nothing is refused by the device and yet nothing is left to write back, other threads hold all
+//!   of the memory: pages that are under no entry yet, objects that are being read. Their turn comes
+//!   ([`WAITS`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]).
+//! * After [`ROUNDS`] rounds that freed memory, which other threads took, it may as well. So a device
+//!   that accepts writes is followed by no refusal, and the limit is exceeded by a page a thread at most,
+//!   which the next stores make up for.
+
+use core::fmt;
+
+use zpool_api::PageBudget;
+use zpool_api::provider::MAX_RUN_PAGES;
+
+use crate::counters::Counter;
+use crate::error::WritebackError;
+use crate::pool::{Encoded, Fault, Pool, Stored};
+use crate::pools::Hold;
+use crate::store::Refusal;
+use crate::sync::yield_now;
+use crate::word::Content;
+use crate::writeback::Unreadable;
+use crate::{SwapEntry, Zswap};
+
+/// Pages written back in a round.
+const PAGES: usize = 32;
+/// Pages won by compaction in a round.
+const COMPACTED_PAGES: usize = 8;
+/// Rounds that a store makes at most.
+const ROUNDS: usize = 64;
+/// How often a store lets others run that hold all of the memory.
+const WAITS: usize = 64;
+/// Pages by which a store may exceed the limit in the end: a backend's longest run.
+const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
+/// Stores of a CPU between looks at the sum of the memory.
+pub(crate) const LOOK_EVERY: u64 = 128;
+
+/// Why a store at its limit could not make room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum LimitReason {
+    /// There is no device, or writeback is switched off.
+    NoDevice,
+    /// Every slot of the device is taken.
+    DeviceFull,
+    /// The device fails. It is tried again within 64 ms.
+    DeviceFailed,
+    /// The pages in the pools cannot be read, so they cannot be written back.
+    Unreadable,
+}
+
+impl fmt::Display for LimitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LimitReason::NoDevice => {
+                "there is no device to write pages back to, or writeback is switched off"
+            }
+            LimitReason::DeviceFull => "every slot of the device is taken",
+            LimitReason::DeviceFailed => "the device fails, and is tried again soon",
+            LimitReason::Unreadable => "the pages in the pools cannot be read",
+        })
+    }
+}
+
+/// What a round found.
+enum Round {
+    Freed,
+    /// All memory is in other threads' hands.
+    InFlight,
+    Nothing(LimitReason),
+}
+
+impl Zswap {
+    /// Puts a page into a pool that had no room for it.
+    #[cold]
+    pub(crate) fn put_after_reclaim(
+        &self,
+        entry: SwapEntry,
+        pool: &Hold<'_>,
+        kept: &Encoded,
+        shortage: Fault,
+        keep_older: bool,
+    ) -> Result<Stored, Refusal> {
+        if shortage.is_limit() {
+            self.counters.add(Counter::PoolLimitHit, 1);
+        }
+        let mut shortage = shortage;
+        let mut older_may_go = !keep_older;
+        let mut waits = 0;
+        for round in 0..ROUNDS {
+            match self.reclaim(round) {
+                Round::Freed => {}
+                Round::InFlight if waits < WAITS => {
+                    waits += 1;
+                    yield_now();
+                }
+                Round::InFlight => break,
+                Round::Nothing(_) if older_may_go && self.give_up_pooled(entry) => {
+                    older_may_go = false;
+                }
+                Round::Nothing(reason) => return Err(self.no_room(shortage, reason)),
+            }
+            match pool.put_again(kept) {
+                Err(fault) if fault.is_shortage() => shortage = fault,
+                put => return put.map_err(Refusal::Fault),
+            }
+        }
+        if self.slots().is_none() {
+            return Err(self.no_room(shortage, LimitReason::NoDevice));
+        }
+        self.beyond_limits(pool, || pool.put_again(kept)).map_err(Refusal::Fault)
+    }
+
+    /// Puts something into a pool, which may exceed the limit by a run of pages.
+    pub(crate) fn beyond_limits<T>(&self, pool: &Pool, put: impl FnOnce() -> T) -> T {
+        PageBudget::with_allowance(OVERDRAFT_PAGES * pool.page_size(), put)
+    }
+
+    /// The refusal of a page for which a round found nothing.
+    fn no_room(&self, shortage: Fault, reason: LimitReason) -> Refusal {
+        if !shortage.is_limit() {
+            return Refusal::Fault(shortage);
+        }
+        if reason == LimitReason::NoDevice {
+            self.limits.close();
+        }
+        Refusal::Limit(reason)
+    }
+
+    /// Drops the page of an entry that is about to be overwritten, if it holds pool memory.
+    fn give_up_pooled(&self, entry: SwapEntry) -> bool {
+        let pooled = matches!(self.index.peek(entry.key()).content(), Content::Stored { .. });
+        pooled && self.invalidate(entry)
+    }
+
+    /// One round of making room.
+    fn reclaim(&self, round: usize) -> Round {
+        if self.limits.max_all().is_some() {
+            self.trim();
+            self.refresh_limits();
+        }
+        if self.limits.reopen_if_shrunk() {
+            return Round::Freed;
+        }
+        let (written, why) = self.write_back_for_room();
+        if written > 0 {
+            self.limits.reopen();
+            if round % 2 == 0 {
+                return Round::Freed;
+            }
+        }
+        if self.compact_for_room(written > 0) || written > 0 {
+            return Round::Freed;
+        }
+        why.map_or(Round::InFlight, Round::Nothing)
+    }
+
+    /// Writes some pages back: how many, and why none.
+    fn write_back_for_room(&self) -> (usize, Option<LimitReason>) {
+        let mut written = 0;
+        while self.device_health.may_try() {
+            let done = self.write_back_some(PAGES - written, Unreadable::PassedBy, &|| false);
+            written += done.pages;
+            return (
+                written,
+                match done.error {
+                    // The next page may be luckier: `may_try` has the last word.
+                    Some(WritebackError::Device { .. }) if written == 0 => continue,
+                    Some(WritebackError::Device { .. }) => Some(LimitReason::DeviceFailed),
+                    Some(WritebackError::DeviceFull { .. }) => Some(LimitReason::DeviceFull),
+                    Some(_) => Some(LimitReason::NoDevice),
+                    None if done.unreadable > 0 => Some(LimitReason::Unreadable),
+                    None => None,
+                },
+            );
+        }
+        let failed =
+            if self.slots().is_some() { LimitReason::DeviceFailed } else { LimitReason::NoDevice };
+        (written, Some(failed))
+    }
+
+    /// Wins some pages in whatever pool has any to win. A short look is enough if memory was freed
+    /// otherwise; else the pools are gone over to their end.
+    fn compact_for_room(&self, briefly: bool) -> bool {
+        self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
+            loop {
+                match pool.compact_some(COMPACTED_PAGES) {
+                    Ok(won) if won.pages > 0 => return true,
+                    Ok(won) if won.complete || briefly => return false,
+                    Ok(_) => {}
+                    // A backend that cannot: nothing is won there.
+                    Err(_) => return false,
+                }
+            }
+        })
+    }
+
+    /// Adds up what is no pool's page, for a limit on everything.
+    pub(crate) fn refresh_limits(&self) {
+        if self.limits.max_all().is_some() {
+            self.limits.refresh(self.memory_beside_pools());
+        }
+    }
+
+    /// Now and then, by a store with a limit: the sum is made anew, and what is over a limit that has
+    /// become smaller begins to leave.
+    pub(crate) fn look_at_limits(&self) {
+        if self.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
+            self.refresh_limits();
+            let budget = self.limits.budget();
+            if budget.used() > budget.limit() {
+                self.reclaim(1);
+            }
+        }
+    }
+}
