@@ -1,7 +1,7 @@
 //! The checksum of a page, noted when it is stored and compared when it was read, wherever it was
 //! meanwhile: CRC-32 as zlib and Ethernet have it, by `crc32fast`, of all 4096 bytes.
 //!
-//! It is kept beside the entry's word (`index.rs`) and belongs to the entry's page, not to a copy of
+//! It is kept beside the entry's word (`index/`) and belongs to the entry's page, not to a copy of
 //! it: an object that is recompressed, moved to another pool or written back keeps it, so what comes
 //! back is checked from end to end. It finds each damage of up to 32 neighbouring bits, and others but
 //! one in 2^32. Patterns have none: they are in the word itself.

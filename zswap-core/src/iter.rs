@@ -1,6 +1,6 @@
 //! Iteration over the entries of a store that goes on being used.
 
-use crate::index::Index;
+use crate::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
 
 /// The entries of a store, in order. Made by [`Zswap::entries`].
@@ -11,8 +11,9 @@ use crate::{SwapEntry, Zswap};
 #[derive(Debug)]
 pub struct Entries<'a> {
     index: &'a Index,
-    /// Keys of the leaf at hand, last first.
-    ready: Vec<u64>,
+    /// Keys of the leaf at hand, and how many of them were given.
+    ready: LeafKeys,
+    given: usize,
     /// Where the next leaf is looked for.
     next: Option<u64>,
     /// Where to stop, inclusive.
@@ -22,7 +23,7 @@ pub struct Entries<'a> {
 impl<'a> Entries<'a> {
     /// The entries from key `first` to key `last`, both included.
     pub(crate) fn new(index: &'a Index, first: u64, last: u64) -> Self {
-        Entries { index, ready: Vec::new(), next: Some(first), last }
+        Entries { index, ready: LeafKeys::new(), given: 0, next: Some(first), last }
     }
 
     /// No entry at all.
@@ -35,13 +36,14 @@ impl Iterator for Entries<'_> {
     type Item = SwapEntry;
 
     fn next(&mut self) -> Option<SwapEntry> {
-        while self.ready.is_empty() {
+        while self.given == self.ready.len() {
             let from = self.next.filter(|from| *from <= self.last)?;
-            self.next = self.index.leaf_keys(from, &mut self.ready).flatten();
-            self.ready.retain(|key| *key <= self.last);
-            self.ready.reverse();
+            self.next = self.index.leaf_keys(from, &mut self.ready);
+            self.given = 0;
         }
-        self.ready.pop().map(SwapEntry::from_key)
+        let key = *self.ready.get(self.given)?;
+        self.given += 1;
+        (key <= self.last).then(|| SwapEntry::from_key(key))
     }
 }
 

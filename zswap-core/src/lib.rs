@@ -72,7 +72,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `entry.rs`, `word.rs` | the name of a page; the 8 bytes kept of it |
-//! | `lock.rs`, `index.rs` | the lock bit of an entry; the radix index of entry words |
+//! | `lock.rs`, `index/` | the lock bit of an entry; the radix index of entry words |
 //! | `same_filled.rs`, `checksum.rs` | pages of one repeated word; whether a page is what was stored |
 //! | `acomp_ctx.rs`, `cpu.rs` | codec context, mutex and buffer of a CPU |
 //! | `pool.rs` | page to object and back |

@@ -15,7 +15,7 @@
 //! | OnDevice | the number of a slot of the device |
 //!
 //! `raw` marks a stored page that is kept as it is, since it does not get smaller. `tried` marks one that a denser compressor did not make
-//! smaller. `dead` marks the words of a leaf that is not part of the index (`index.rs`); all other bits are
+//! smaller. `dead` marks the words of a leaf that is not part of the index (`index/`); all other bits are
 //! 0 then. The lock's rules are in `lock.rs`.
 
 use zpool_api::BackendBits;
@@ -114,6 +114,11 @@ impl Word {
 
     pub(crate) const fn is_empty(self) -> bool {
         matches!(self.content(), Content::Empty)
+    }
+
+    /// Whether it stands for an object of a pool.
+    pub(crate) const fn is_stored(self) -> bool {
+        matches!(self.content(), Content::Stored { .. })
     }
 
     pub(crate) const fn is_dead(self) -> bool {

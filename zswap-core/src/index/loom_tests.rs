@@ -1,0 +1,323 @@
+//! The index under the model checker.
+
+use super::as_map::{get, put, remove};
+use super::node::{INNER_BITS, LEAF_BITS};
+use super::*;
+use crate::word::{Content, PoolId};
+use loom::sync::Arc;
+use loom::thread;
+use zpool_api::BackendBits;
+use zpool_api::sync::Watched;
+
+// Leaves have two words under loom and inner nodes two children, so these keys are what there
+// is: two words of one leaf, the leaf beside it, and one beside them both a level up.
+const A0: u64 = 0;
+const A1: u64 = 1;
+const B0: u64 = 1 << LEAF_BITS;
+const C0: u64 = 1 << (LEAF_BITS + INNER_BITS);
+
+/// Two new leaves at once, the second of which splits the first: both are there.
+#[test]
+fn loom_index_insert_against_insert() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || {
+                put(&index, B0, 2);
+                assert_eq!(get(&index, B0), Some(2));
+            })
+        };
+        put(&index, A0, 1);
+        assert_eq!(get(&index, A0), Some(1));
+        other.join().unwrap();
+        assert_eq!((get(&index, A0), get(&index, B0)), (Some(1), Some(2)));
+    });
+}
+
+/// A look-up of a key that is in use, while an inner node comes in between: at the root, and
+/// below an inner node. Fails if the new node's reference is stored Relaxed, or loaded Relaxed
+/// by `find`: the look-up then meets a node that it cannot see yet and says "absent".
+///
+/// The gate is Relaxed and orders nothing. It makes loom try the look-up after the insertion,
+/// which it misses otherwise, because the insertion loads the reference before it stores it.
+#[test]
+fn loom_index_lookup_against_split() {
+    for below_an_inner_node in [false, true] {
+        loom::model(move || {
+            let shared = Arc::new((Index::new(), AtomicU32::new(0)));
+            put(&shared.0, A0, 1);
+            if below_an_inner_node {
+                put(&shared.0, C0, 3);
+            }
+            let other = {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    put(&shared.0, B0, 2);
+                    shared.1.store(1, Ordering::Relaxed);
+                })
+            };
+            shared.1.load(Ordering::Relaxed);
+            assert_eq!(get(&shared.0, A0), Some(1), "in use all the time");
+            other.join().unwrap();
+        });
+    }
+}
+
+/// Users of a stale reference to a leaf that was recycled for other keys. Fails if `open` is
+/// Relaxed: the words are then seen open before the new prefix is.
+#[test]
+fn loom_index_stale_leaf_of_another_prefix() {
+    loom::model(|| {
+        let shared = Arc::new((Index::new(), AtomicU32::new(0)));
+        put(&shared.0, A0, 1);
+        let stale = shared.0.find(A0).unwrap();
+        let other = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                remove(&shared.0, A0);
+                put(&shared.0, B0 + 1, 2);
+                shared.1.store(1, Ordering::Relaxed);
+            })
+        };
+        if shared.1.load(Ordering::Relaxed) == 1 {
+            // The leaf is B's, and its first word was touched by `open` only.
+            assert!(shared.0.lock_in(stale, A0).is_none(), "another key's entry");
+        }
+        other.join().unwrap();
+    });
+}
+
+/// Users of a stale reference to a leaf that is recycled for the same keys. Fails if a leaf is
+/// opened before it is linked: what they store is then not found.
+#[test]
+fn loom_index_stale_leaf_of_the_same_prefix() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let stale = index.find(A0).unwrap();
+        remove(&index, A0);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || put(&index, A1, 2))
+        };
+        // Only looks at the word: waiting for the structure lock would order the two.
+        if !Word::from_raw(stale.1.words[0].load(Ordering::Relaxed)).is_dead() {
+            if let Some(mut entry) = index.lock_in(stale, A0) {
+                entry.replace(Word::new(Content::SameFilled(3)));
+                drop(entry);
+                assert_eq!(get(&index, A0), Some(3), "a store that returned is found");
+            }
+        }
+        other.join().unwrap();
+        assert_eq!(get(&index, A1), Some(2));
+    });
+}
+
+/// A store beside an entry whose removal takes the leaf away. Fails if `kill_words` stores in
+/// place of its CAS.
+#[test]
+fn loom_index_store_against_prune_of_its_leaf() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || {
+                put(&index, A1, 2);
+                assert_eq!(get(&index, A1), Some(2), "a store that returned is found");
+            })
+        };
+        remove(&index, A0);
+        other.join().unwrap();
+        assert_eq!((get(&index, A0), get(&index, A1)), (None, Some(2)));
+    });
+}
+
+/// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not
+/// look at the prefix again, and if `peek` loads the word Relaxed (the old prefix is then seen
+/// with the new word).
+#[test]
+fn loom_index_lookup_against_recycling() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || {
+                let seen = index.lock(A0).map(|entry| entry.word().content());
+                let fine = [None, Some(Content::Empty), Some(Content::SameFilled(1))];
+                assert!(fine.contains(&seen), "{seen:?}");
+                assert!([None, Some(1)].contains(&get(&index, A0)));
+            })
+        };
+        remove(&index, A0);
+        put(&index, B0, 2);
+        other.join().unwrap();
+        assert_eq!((get(&index, A0), get(&index, B0)), (None, Some(2)));
+    });
+}
+
+/// The same, of a look-up that does without the lock if it can. Fails if `see_or_lock` does not look
+/// at the prefix, and if it loads the word Relaxed.
+#[test]
+fn loom_index_seeing_against_recycling() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || {
+                let pattern = |word: Word| match word.content() {
+                    Content::SameFilled(value) => Some(value),
+                    _ => None,
+                };
+                let seen = index.see_or_lock(A0, pattern);
+                assert!(matches!(seen, None | Some(Ok(1) | Err(_))), "{seen:?}");
+            })
+        };
+        remove(&index, A0);
+        put(&index, B0, 2);
+        other.join().unwrap();
+        assert_eq!((get(&index, A0), get(&index, B0)), (None, Some(2)));
+    });
+}
+
+/// A removal that finds the leaf in use half-way and restores it, against users of a word that
+/// it had killed. Fails if the CAS of `kill_words` or the store that restores is Relaxed: the
+/// next holder is then not ordered after the last one.
+#[test]
+fn loom_index_users_of_a_restored_word_are_ordered() {
+    loom::model(|| {
+        let shared = Arc::new((Index::new(), Watched::new()));
+        put(&shared.0, A0, 1);
+        let pruner = {
+            let shared = shared.clone();
+            thread::spawn(move || remove(&shared.0, A0))
+        };
+        let neighbour = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                put(&shared.0, A1, 2);
+                let entry = shared.0.lock_or_insert(A0).unwrap();
+                shared.1.write();
+                drop(entry);
+            })
+        };
+        let entry = shared.0.lock_or_insert(A0).unwrap();
+        shared.1.write();
+        drop(entry);
+        pruner.join().unwrap();
+        neighbour.join().unwrap();
+        assert_eq!(get(&shared.0, A1), Some(2));
+    });
+}
+
+/// A look-up without a lock of a key whose leaf becomes another key's and then its own again. Fails if `read` does
+/// not compare the removals: it then gives the other key's word under the prefix of the next life.
+#[test]
+fn loom_index_peek_against_recycling_twice() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let other = recycle_twice(&index);
+        let seen = get(&index, A0);
+        assert!([None, Some(1), Some(3)].contains(&seen), "{seen:?}");
+        other.join().unwrap();
+    });
+}
+
+/// The same of `see_or_lock`, which rests on `read`, too.
+#[test]
+fn loom_index_seeing_against_recycling_twice() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let other = recycle_twice(&index);
+        let pattern = |word: Word| match word.content() {
+            Content::SameFilled(value) => Some(value),
+            _ => None,
+        };
+        let seen = index.see_or_lock(A0, pattern);
+        assert!(matches!(seen, None | Some(Ok(1 | 3) | Err(_))), "{seen:?}");
+        drop(seen);
+        other.join().unwrap();
+    });
+}
+
+fn recycle_twice(index: &Arc<Index>) -> thread::JoinHandle<()> {
+    let index = index.clone();
+    thread::spawn(move || {
+        remove(&index, A0);
+        put(&index, B0, 2);
+        remove(&index, B0);
+        put(&index, A0, 3);
+    })
+}
+
+fn pooled() -> Word {
+    let pool = PoolId::from_index(0);
+    Word::new(Content::Stored { pool, bits: BackendBits::truncate(7), raw: false })
+}
+
+fn keep(index: &Index, key: u64, word: Word) {
+    let old = index.lock_or_insert(key).unwrap().replace(word);
+    index.note_replaced(key, old, word);
+}
+
+/// Whether a round comes upon the key.
+fn is_walked(index: &Index, key: u64) -> bool {
+    let mut keys = LeafKeys::new();
+    let mut next = Some(0);
+    while let Some(from) = next {
+        next = index.pooled_keys(from, &mut keys).next;
+        if keys.contains(&key) {
+            return true;
+        }
+    }
+    false
+}
+
+/// A store against the end of its neighbour's pool memory, which takes the mark of their leaf away. Fails without
+/// the fence of either: the one does not see the word then, the other not that the mark is gone.
+#[test]
+fn loom_index_marks_store_against_clear() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, B0, 1);
+        keep(&index, A0, pooled());
+        put(&index, A1, 1);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || keep(&index, A0, Word::new(Content::SameFilled(5))))
+        };
+        keep(&index, A1, pooled());
+        assert!(is_walked(&index, A1), "a store that returned is walked over");
+        other.join().unwrap();
+        assert!(is_walked(&index, A1) && !is_walked(&index, A0));
+    });
+}
+
+/// A store against a new node that comes between its leaf and the mark, and a walk that takes away the mark in
+/// the new node. Fails if the store does not read the reference again, or without either fence.
+#[test]
+fn loom_index_marks_store_against_split_and_clear() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        // A node at the top, with a leaf on each side.
+        put(&index, A0, 1);
+        put(&index, C0, 1);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || {
+                // A node between the top and A's leaf; then the top's mark is B's.
+                keep(&index, B0, pooled());
+                is_walked(&index, A0);
+            })
+        };
+        keep(&index, A0, pooled());
+        assert!(is_walked(&index, A0), "a store that returned is walked over");
+        other.join().unwrap();
+        assert!(is_walked(&index, A0) && is_walked(&index, B0));
+    });
+}

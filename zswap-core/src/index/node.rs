@@ -1,0 +1,216 @@
+//! What the index is made of: references, inner nodes and leaves.
+//!
+//! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix. A stale
+//! reference leads to a valid node, so whoever follows one without the structure lock checks that.
+
+use crate::sync::MODEL;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::word::Word;
+
+pub(super) const LEAF_BITS: u32 = 5;
+pub(super) const INNER_BITS: u32 = 4;
+/// Entries of a leaf; fewer under the model checker.
+pub(super) const LEAF_WORDS: usize = if MODEL { 2 } else { 1 << LEAF_BITS };
+pub(super) const CHILDREN: usize = 1 << INNER_BITS;
+/// Children that a node has in memory; fewer under the model checker.
+pub(super) const CHILD_SLOTS: usize = if MODEL { 2 } else { CHILDREN };
+/// Inner nodes on the longest way down: a digit each of the 59 bits above a leaf's.
+pub(super) const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(INNER_BITS) as usize;
+pub(super) const NO_NODE: u64 = u64::MAX;
+
+/// A reference to a node, or to none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ref(pub(super) u32);
+
+pub(super) enum Target {
+    None,
+    Leaf(u32),
+    Inner(u32),
+}
+
+impl Ref {
+    pub(super) const NONE: Ref = Ref(0);
+    /// Nodes of each kind: the number plus one and a bit for the kind fit in 32 bits.
+    pub(super) const MAX_NODES: usize = (1 << 31) - 1;
+
+    pub(super) fn leaf(number: u32) -> Self {
+        Ref((number + 1) << 1 | 1)
+    }
+
+    pub(super) fn inner(number: u32) -> Self {
+        Ref((number + 1) << 1)
+    }
+
+    pub(super) fn target(self) -> Target {
+        match (self.0 >> 1, self.0 & 1) {
+            (0, _) => Target::None,
+            (n, 1) => Target::Leaf(n - 1),
+            (n, _) => Target::Inner(n - 1),
+        }
+    }
+}
+
+/// What an inner node stands for: the keys that share `prefix` above its digit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    /// 0 for nodes right above leaves, 14 for the highest digit.
+    pub(super) level: u32,
+    /// The key's bits above the node's digit.
+    pub(super) prefix: u64,
+}
+
+impl Header {
+    pub(super) fn covering(key: u64, level: u32) -> Self {
+        Header { level, prefix: key.checked_shr(Self::shift(level) + INNER_BITS).unwrap_or(0) }
+    }
+
+    /// The lowest level at which one node covers both of two keys of different leaves.
+    pub(super) fn of_both(key: u64, other: u64) -> Self {
+        let top = u64::BITS - 1 - (key ^ other).leading_zeros();
+        Header::covering(key, (top - LEAF_BITS) / INNER_BITS)
+    }
+
+    fn shift(level: u32) -> u32 {
+        LEAF_BITS + INNER_BITS * level
+    }
+
+    pub(super) fn pack(self) -> u64 {
+        self.prefix << 4 | u64::from(self.level)
+    }
+
+    pub(super) fn unpack(raw: u64) -> Self {
+        Header { level: (raw & 15) as u32, prefix: raw >> 4 }
+    }
+
+    pub(super) fn covers(self, key: u64) -> bool {
+        self == Header::covering(key, self.level)
+    }
+
+    pub(super) fn digit(self, key: u64) -> usize {
+        (key >> Self::shift(self.level)) as usize & (CHILDREN - 1)
+    }
+
+    /// The least key below the node.
+    pub(super) fn first_key(self) -> u64 {
+        self.prefix.checked_shl(Self::shift(self.level) + INNER_BITS).unwrap_or(0)
+    }
+
+    /// The least key below the node's child.
+    pub(super) fn first_key_of(self, digit: usize) -> u64 {
+        self.first_key() | (digit as u64) << Self::shift(self.level)
+    }
+
+    /// The least key beyond the node's child, or `None` if the child has the last keys.
+    pub(super) fn key_after(self, digit: usize) -> Option<u64> {
+        self.first_key_of(digit).checked_add(1 << Self::shift(self.level))
+    }
+}
+
+pub(super) fn leaf_prefix(key: u64) -> u64 {
+    key >> LEAF_BITS
+}
+
+pub(super) fn leaf_offset(key: u64) -> usize {
+    key as usize & ((1 << LEAF_BITS) - 1)
+}
+
+#[derive(Debug)]
+pub(super) struct Leaf {
+    /// The keys' bits above the leaf's 5, or `NO_NODE`.
+    pub(super) prefix: AtomicU64,
+    pub(super) words: [AtomicU64; LEAF_WORDS],
+}
+
+impl Leaf {
+    /// A leaf that nobody can use: all its words are DEAD.
+    pub(super) fn dead(prefix: u64) -> Self {
+        Leaf {
+            prefix: AtomicU64::new(prefix),
+            words: core::array::from_fn(|_| AtomicU64::new(Word::DEAD.raw())),
+        }
+    }
+
+    /// The key's word.
+    #[inline]
+    #[expect(clippy::expect_used, reason = "the models' keys are chosen for their short leaves")]
+    pub(super) fn word(&self, key: u64) -> &AtomicU64 {
+        self.words.get(leaf_offset(key)).expect("a leaf has a word for each of its keys")
+    }
+
+    /// DEAD to EMPTY for every word: the leaf is linked and its entries may be used.
+    pub(super) fn open(&self) {
+        for word in &self.words {
+            // Release pairs with the Acquire of the CAS that locks the word: who uses the entry
+            // sees the leaf's prefix, and that it is linked.
+            word.store(Word::EMPTY.raw(), Ordering::Release);
+        }
+    }
+
+    /// EMPTY to DEAD for every word, or none.
+    pub(super) fn kill_words(&self) -> bool {
+        for (i, word) in self.words.iter().enumerate() {
+            // Acquire pairs with the Release of the last unlock of the word, so that the next
+            // holder of a word that is restored below comes after the last one. Relaxed on
+            // failure: the word is in use.
+            let killed = word.compare_exchange(
+                Word::EMPTY.raw(),
+                Word::DEAD.raw(),
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            if killed.is_err() {
+                for word in &self.words[..i] {
+                    // Release pairs with the Acquire of the CAS that locks the word.
+                    word.store(Word::EMPTY.raw(), Ordering::Release);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether `test` holds for one of the words as they are now.
+    pub(super) fn any(&self, test: impl Fn(Word) -> bool) -> bool {
+        // Relaxed: whoever acts on it says why that is enough.
+        self.words.iter().any(|word| test(Word::from_raw(word.load(Ordering::Relaxed))))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    /// A packed [`Header`], or `NO_NODE`.
+    pub(super) header: AtomicU64,
+    /// [`Ref`]s.
+    pub(super) children: [AtomicU32; CHILD_SLOTS],
+    /// A bit for each child: whether an entry below it may have pool memory (`pooled.rs`). Changed under
+    /// the structure lock only.
+    pub(super) pooled: AtomicU32,
+}
+
+impl Inner {
+    pub(super) fn new(header: Header) -> Self {
+        Inner {
+            header: AtomicU64::new(header.pack()),
+            children: core::array::from_fn(|_| AtomicU32::new(Ref::NONE.0)),
+            pooled: AtomicU32::new(0),
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::expect_used, reason = "the models' keys are chosen for their few children")]
+    pub(super) fn child(&self, digit: usize) -> &AtomicU32 {
+        self.children.get(digit).expect("an inner node has a child for each digit")
+    }
+
+    /// Under the structure lock.
+    pub(super) fn is_childless(&self) -> bool {
+        // Relaxed: children change only under the structure lock.
+        self.children.iter().all(|child| child.load(Ordering::Relaxed) == Ref::NONE.0)
+    }
+}
+
+/// The checksums of a leaf's entries, in stores that keep them. Each is guarded by its entry's lock.
+#[derive(Debug)]
+pub(super) struct Sums {
+    pub(super) of: [AtomicU32; LEAF_WORDS],
+}

@@ -1,0 +1,377 @@
+//! What the index does, on one thread and on several.
+
+use super::as_map::{get, put, remove};
+use super::change::no_node;
+use super::node::*;
+use super::*;
+use crate::word::{Content, PoolId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use zpool_api::BackendBits;
+use zpool_api::stable::TableError;
+use zpool_api::sync::test_rng::Rng;
+
+fn keys(index: &Index) -> Vec<u64> {
+    let (mut keys, mut from) = (Vec::new(), Some(0));
+    let mut found = LeafKeys::new();
+    while let Some(start) = from {
+        from = index.leaf_keys(start, &mut found);
+        keys.extend_from_slice(&found);
+    }
+    keys
+}
+
+#[test]
+fn headers_pack_and_cover() {
+    for level in 0..15 {
+        for key in [0, 1 << 5, u64::MAX, 0x0123_4567_89ab_cdef] {
+            let header = Header::covering(key, level);
+            assert_eq!(Header::unpack(header.pack()), header);
+            assert!(header.covers(key) && header.covers(header.first_key()));
+            assert_ne!(header.pack(), NO_NODE);
+        }
+    }
+    for number in [0, 1, (Ref::MAX_NODES - 1) as u32] {
+        assert!(matches!(Ref::leaf(number).target(), Target::Leaf(n) if n == number));
+        assert!(matches!(Ref::inner(number).target(), Target::Inner(n) if n == number));
+    }
+}
+
+#[test]
+fn what_is_seen_needs_no_lock_and_everything_else_is_locked() {
+    let index = Index::new();
+    put(&index, 7, 70);
+    let see = |word: Word| match word.content() {
+        Content::SameFilled(value) if value < 100 => Some(value),
+        _ => None,
+    };
+    let locked = index.lock(7);
+    // The entry is locked, and what it held until then is seen.
+    assert!(matches!(index.see_or_lock(7, see), Some(Ok(70))));
+    drop(locked);
+    put(&index, 8, 800);
+    let entry = index.see_or_lock(8, see).unwrap().unwrap_err();
+    assert_eq!(entry.word().content(), Content::SameFilled(800));
+    drop(entry);
+    assert!(index.see_or_lock(9, see).unwrap().is_err(), "an empty entry of the leaf");
+    assert!(index.see_or_lock(1 << 40, see).is_none());
+}
+
+#[test]
+fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
+    let mut rng = Rng::new(21);
+    let index = Index::new();
+    let mut model = BTreeMap::new();
+    let rounds = if cfg!(miri) { 150 } else { 20_000 };
+    for round in 0..rounds {
+        let key = match rng.below(4) {
+            0 => rng.below(300) as u64,
+            1 => u64::MAX - rng.below(70) as u64,
+            2 => rng.next() >> rng.below(60),
+            _ => (rng.below(40) as u64) << 57,
+        };
+        if rng.below(3) > 0 {
+            put(&index, key, round);
+            model.insert(key, round);
+        } else {
+            let key = match model.range(key..).next() {
+                Some((near, _)) if rng.below(2) == 0 => *near,
+                _ => key,
+            };
+            remove(&index, key);
+            model.remove(&key);
+            assert_eq!(get(&index, key), None);
+        }
+        if round % 1000 == 0 {
+            assert_eq!(keys(&index), model.keys().copied().collect::<Vec<_>>());
+        }
+    }
+    for (key, value) in &model {
+        assert_eq!(get(&index, *key), Some(*value));
+    }
+    assert_eq!(keys(&index), model.keys().copied().collect::<Vec<_>>());
+    for key in model.keys() {
+        remove(&index, *key);
+    }
+    assert_eq!(index.root.load(Ordering::SeqCst), 0, "nodes were left behind");
+    let locked = index.lock_structure();
+    assert_eq!(locked.structure.free_leaves.len(), index.leaves.len());
+    assert_eq!(locked.structure.free_inners.len(), index.inners.len());
+}
+
+#[test]
+fn dense_keys_cost_eight_bytes_and_a_lone_one_a_few_hundred() {
+    let index = Index::new();
+    put(&index, 7 << 56, 1);
+    put(&index, 9 << 56 | 12345, 1);
+    assert!(index.memory_bytes() / 2 <= 400, "{} bytes for two keys", index.memory_bytes());
+    let dense = if cfg!(miri) { 1024u64 } else { 100_000 };
+    let index = Index::new();
+    for key in 0..dense {
+        put(&index, key, key);
+    }
+    let each = index.memory_bytes() as f64 / dense as f64;
+    assert!(each < 9.0, "{each} bytes for each dense key");
+}
+
+#[test]
+fn its_bytes_are_those_of_tables_and_free_lists_which_have_room_for_every_node() {
+    let index = Index::with_sums();
+    for key in [0, 1 << 20, 1 << 40] {
+        put(&index, key, 1);
+        assert_eq!(index.lock(key).and_then(|entry| entry.sum()), Some(0));
+        let locked = index.lock_structure();
+        assert!(locked.structure.free_leaves.capacity() >= index.leaves.len());
+        assert!(locked.structure.free_inners.capacity() >= index.inners.len());
+    }
+    let sums = index.sums.as_ref().unwrap().memory_bytes();
+    let tables = index.leaves.memory_bytes() + index.inners.memory_bytes() + sums;
+    let lists = index.memory_bytes() - tables;
+    // Numbers of 4 bytes, of 3 leaves and 2 inner nodes; a list may have room for a few more.
+    assert!((4 * (3 + 2)..4 * 12).contains(&lists), "{lists}");
+}
+
+#[test]
+fn what_could_not_be_had_is_told_in_bytes() {
+    assert_eq!(no_node::<Leaf>(TableError::NoMemory { bytes: 5 }), NoNode { bytes: 5 });
+    let full = NoNode { bytes: size_of::<Inner>() };
+    assert_eq!(no_node::<Inner>(TableError::Full { limit: 3 }), full);
+}
+
+#[test]
+fn keys_that_come_and_go_do_not_grow_it() {
+    let index = Index::new();
+    let mut rng = Rng::new(2);
+    for _ in 0..if cfg!(miri) { 50 } else { 5000 } {
+        let key = rng.next();
+        put(&index, key, 1);
+        remove(&index, key);
+    }
+    assert!(index.leaves.len() <= 2 && index.inners.len() <= 2);
+}
+
+#[test]
+fn a_locked_or_used_entry_keeps_its_leaf() {
+    let index = Index::new();
+    let held = index.lock_or_insert(40).unwrap();
+    index.prune(41);
+    drop(held);
+    assert!(index.find(40).is_some());
+    put(&index, 41, 5);
+    index.prune(40);
+    assert_eq!(get(&index, 41), Some(5));
+    remove(&index, 41);
+    assert!(index.find(40).is_none());
+}
+
+#[test]
+fn threads_on_neighbouring_keys_lose_nothing() {
+    let index = Arc::new(Index::new());
+    let (threads, rounds) = if cfg!(miri) { (3, 30) } else { (8, 30_000) };
+    let workers: Vec<_> = (0..threads)
+        .map(|t| {
+            let index = index.clone();
+            std::thread::spawn(move || {
+                let mut rng = Rng::new(t + 100);
+                let mut mine: BTreeMap<u64, u64> = BTreeMap::new();
+                for round in 0..rounds {
+                    // Leaves are shared by all threads, keys by none.
+                    let key = (rng.below(6) as u64) << rng.below(12) << 5 | t;
+                    if rng.below(2) == 0 {
+                        put(&index, key, round);
+                        mine.insert(key, round);
+                    } else {
+                        remove(&index, key);
+                        mine.remove(&key);
+                    }
+                    assert_eq!(get(&index, key), mine.get(&key).copied());
+                }
+                mine.len()
+            })
+        })
+        .collect();
+    let left: usize = workers.into_iter().map(|w| w.join().unwrap()).sum();
+    assert_eq!(keys(&index).len(), left);
+}
+
+/// A word that stands for an object.
+fn pooled(bits: u64) -> Word {
+    Word::new(Content::Stored {
+        pool: PoolId::from_index(0),
+        bits: BackendBits::truncate(bits),
+        raw: false,
+    })
+}
+
+/// Puts a word under the key, as a store does.
+fn keep(index: &Index, key: u64, word: Word) {
+    let old = index.lock_or_insert(key).unwrap().replace(word);
+    index.note_replaced(key, old, word);
+    if word.is_empty() {
+        index.prune(key);
+    }
+}
+
+/// The keys of a full round from `from`, and the leaves that it visited.
+fn round(index: &Index, from: u64) -> (Vec<u64>, usize) {
+    let (mut all, mut leaves, mut next) = (Vec::new(), 0, Some(from));
+    let mut keys = LeafKeys::new();
+    while let Some(at) = next {
+        let visit = index.pooled_keys(at, &mut keys);
+        assert!(visit.next.is_none_or(|next| next > at), "a walk goes on");
+        all.extend_from_slice(&keys);
+        leaves += visit.leaves;
+        next = visit.next;
+    }
+    (all, leaves)
+}
+
+/// Checks every mark against the entries: none is missing, and none that may not be is stale.
+fn check_marks(index: &Index, stale: bool) {
+    fn below(index: &Index, at: Ref, stale: bool) -> bool {
+        let load = |slot: &AtomicU32| Ref(slot.load(Ordering::SeqCst));
+        match at.target() {
+            Target::None => false,
+            Target::Leaf(number) => index.leaf(number).any(Word::is_stored),
+            Target::Inner(number) => {
+                let inner = index.inner(number);
+                for (digit, child) in inner.children.iter().enumerate() {
+                    let (holds, marked) =
+                        (below(index, load(child), stale), inner.is_marked(digit));
+                    assert!(marked || !holds, "an entry without a mark");
+                    assert!(holds || !marked || stale, "a mark without an entry");
+                    if let Target::Inner(number) = load(child).target() {
+                        assert!(marked || !index.inner(number).has_marks(), "a mark without a way");
+                    }
+                }
+                inner.has_marks()
+            }
+        }
+    }
+    below(index, Ref(index.root.load(Ordering::SeqCst)), stale);
+}
+
+#[test]
+fn a_walk_over_pooled_entries_passes_over_the_others() {
+    let (few, many) = if cfg!(miri) { (20, 2_000) } else { (10_000, 1_000_000) };
+    let stride = many / few;
+    // Where the pooled ones are, and where the others.
+    let apart: (Vec<u64>, Vec<u64>) = ((0..few).collect(), (few..many).collect());
+    let interleaved: (Vec<u64>, Vec<u64>) = (0..many).partition(|key| key % stride == 7);
+    for (pooled_ones, others) in [apart, interleaved] {
+        let alone = Index::new();
+        for key in &pooled_ones {
+            keep(&alone, *key, pooled(*key));
+        }
+        let index = Index::new();
+        for key in others {
+            keep(&index, key, Word::new(Content::SameFilled(key)));
+        }
+        // The first new node marks the leaf that was the root, for no mark has spoken of it yet.
+        let (found, leaves) = round(&index, 0);
+        assert!(found.is_empty() && leaves <= 1, "{leaves} leaves have nothing to visit");
+        assert_eq!(round(&index, 0), (vec![], 0));
+        for key in &pooled_ones {
+            keep(&index, *key, pooled(*key));
+        }
+        let (found, leaves) = round(&index, 0);
+        let (found_alone, leaves_alone) = round(&alone, 0);
+        assert_eq!((&found, &found_alone), (&pooled_ones, &pooled_ones));
+        assert!(leaves <= 3 * leaves_alone, "{leaves} leaves, alone {leaves_alone}");
+        assert!(leaves <= pooled_ones.len());
+        check_marks(&index, false);
+        // Written back, most of them: nothing is left to visit of those.
+        for key in pooled_ones.iter().skip(1) {
+            keep(&index, *key, Word::new(Content::OnDevice(1)));
+        }
+        check_marks(&index, false);
+        assert_eq!(round(&index, 0), (vec![pooled_ones[0]], 1));
+    }
+}
+
+#[test]
+fn a_walk_finds_what_is_pooled_among_dense_sparse_and_extreme_keys() {
+    let mut rng = Rng::new(77);
+    let index = Index::new();
+    let mut model = BTreeMap::new();
+    for i in 0..if cfg!(miri) { 300 } else { 30_000u64 } {
+        let key = match rng.below(4) {
+            0 => rng.below(300) as u64,
+            1 => u64::MAX - rng.below(70) as u64,
+            2 => rng.next() >> rng.below(60),
+            _ => (rng.below(40) as u64) << 57,
+        };
+        let key = match model.range(key..).next() {
+            Some((near, _)) if rng.below(2) == 0 => *near,
+            _ => key,
+        };
+        let word = match rng.below(4) {
+            0 => Word::EMPTY,
+            1 => Word::new(Content::SameFilled(i)),
+            _ => pooled(i),
+        };
+        keep(&index, key, word);
+        model.insert(key, word);
+        if i % 1000 == 0 || cfg!(miri) && i % 50 == 0 {
+            check_marks(&index, true);
+            let from = if rng.below(2) == 0 { 0 } else { rng.next() };
+            let expect: Vec<u64> =
+                model.range(from..).filter(|(_, w)| w.is_stored()).map(|(k, _)| *k).collect();
+            assert_eq!(round(&index, from).0, expect);
+        }
+    }
+    round(&index, 0);
+    check_marks(&index, false);
+    for key in model.keys() {
+        keep(&index, *key, Word::EMPTY);
+    }
+    assert_eq!(index.root.load(Ordering::SeqCst), 0, "nodes were left behind");
+}
+
+#[test]
+fn a_call_visits_few_nodes_and_takes_stale_marks_away() {
+    let index = Index::new();
+    let leaves = if cfg!(miri) { 300 } else { 5000u64 };
+    for leaf in 0..leaves {
+        keep(&index, leaf << LEAF_BITS, pooled(1));
+        // Without a note: the mark is stale.
+        put(&index, leaf << LEAF_BITS, 1);
+    }
+    keep(&index, leaves << LEAF_BITS, pooled(2));
+    let mut keys = LeafKeys::new();
+    let visit = index.pooled_keys(0, &mut keys);
+    assert!(keys.is_empty() && visit.leaves > 10 && visit.leaves <= 143, "{visit:?}");
+    assert!(visit.next.is_some_and(|next| next < leaves << LEAF_BITS));
+    check_marks(&index, true);
+    let first = round(&index, 0);
+    assert_eq!(
+        (first.0, first.1 as u64),
+        (vec![leaves << LEAF_BITS], leaves + 1 - visit.leaves as u64)
+    );
+    assert_eq!(round(&index, 0).1, 1, "stale marks are gone");
+    check_marks(&index, false);
+}
+
+#[test]
+fn a_store_of_a_new_version_marks_what_the_older_one_has_not_yet() {
+    let index = Index::new();
+    put(&index, 1 << 40, 1);
+    index.lock_or_insert(5).unwrap().replace(pooled(1));
+    // Another thread's store came in between the replacement and its note.
+    let old = index.lock_or_insert(5).unwrap().replace(pooled(2));
+    index.note_replaced(5, old, pooled(2));
+    assert_eq!(round(&index, 0).0, [5]);
+}
+
+#[test]
+fn keys_of_a_leaf_need_no_heap_and_are_not_more_than_a_leafs() {
+    let mut keys = LeafKeys::new();
+    for key in 0..LEAF_WORDS as u64 {
+        keys.push(key);
+    }
+    assert_eq!((keys.len(), keys[3]), (LEAF_WORDS, 3));
+    assert!(std::panic::catch_unwind(move || keys.push(0)).is_err());
+    let mut keys = keys;
+    keys.clear();
+    assert!(keys.is_empty());
+}
