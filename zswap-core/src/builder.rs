@@ -11,6 +11,7 @@ use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
+use crate::slots::Slots;
 use crate::store::Settings;
 use crate::switch::{MakePages, Recipe};
 use crate::{Zswap, builtin};
@@ -165,7 +166,7 @@ impl ZswapBuilder {
             store_incompressible: self.store_incompressible,
             checksums: self.checksums,
             limits: self.max_pool_bytes.map(|bytes| Limits::new(bytes, percent)),
-            device: self.device,
+            device: self.device.map(Slots::attach).transpose()?,
             writeback_enabled: self.writeback_enabled,
             acomp: self.acomp,
             #[cfg(feature = "metrics")]

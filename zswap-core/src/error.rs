@@ -4,7 +4,7 @@ use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
-use crate::device::DeviceError;
+use crate::device::{AttachError, DeviceError};
 
 /// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
 /// gone and will not be returned by a load.
@@ -141,6 +141,9 @@ pub enum BuildError {
     /// No page provider.
     #[error("pages: {0}")]
     Pages(#[from] PageError),
+    /// The device could not be attached: another store has it, most likely.
+    #[error("swap device: {0}")]
+    Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
     #[error("zpool {zpool} holds objects of {max} bytes at most; a store needs {needed}")]
     ObjectsTooSmall {

@@ -22,7 +22,6 @@ use zpool_api::{BackendBits, Handle, ObjRead, ZpoolError};
 
 use crate::checksum;
 use crate::counters::{Counter, Counters};
-use crate::device::SwapDevice;
 use crate::error::{LoadError, StoreError};
 use crate::index::Index;
 use crate::limits::Limits;
@@ -86,7 +85,7 @@ pub(crate) struct Settings {
     pub(crate) store_incompressible: bool,
     pub(crate) checksums: bool,
     pub(crate) limits: Option<Limits>,
-    pub(crate) device: Option<Arc<dyn SwapDevice>>,
+    pub(crate) device: Option<Slots>,
     pub(crate) writeback_enabled: bool,
     pub(crate) acomp: Arc<dyn Acomp>,
     #[cfg(feature = "metrics")]
@@ -110,7 +109,7 @@ impl Zswap {
             store_incompressible: settings.store_incompressible,
             acomp: settings.acomp,
             limits: settings.limits,
-            backing: settings.device.map(Slots::new),
+            backing: settings.device,
             writeback: Switch::new(settings.writeback_enabled),
             #[cfg(feature = "metrics")]
             metrics: settings.metrics,
@@ -296,11 +295,14 @@ impl Zswap {
             Content::Empty => return Err(LoadError::NotFound { entry }),
             Content::OnDevice(slot) => {
                 let Some(slots) = &self.backing else { return Err(LoadError::NotFound { entry }) };
-                let slot = slots.pin(slot);
+                let Some(slot) = slots.pin(slot) else {
+                    drop(locked);
+                    slots.wait_for_readers();
+                    return self.read(entry, page);
+                };
                 let sum = locked.sum();
                 drop(locked);
-                let read = slots.device.read_page(slot.number(), page);
-                read.map_err(|source| LoadError::Device { entry, source })?;
+                slot.read(page).map_err(|source| LoadError::Device { entry, source })?;
                 self.counters.add(Counter::DeviceLoads, 1);
                 self.verify(entry, page, sum)?;
                 return Ok((word, Some(slot)));

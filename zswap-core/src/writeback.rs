@@ -7,6 +7,7 @@
 //! any moment, an overwrite meanwhile wins, and a write that fails leaves the page where it was.
 
 use crate::counters::Counter;
+use crate::device::DeviceError;
 use crate::error::WritebackError;
 use crate::limits::Admission;
 use crate::rehome::Wanted;
@@ -75,9 +76,11 @@ impl Zswap {
         let Some((old, _len)) = self.read_to_move(entry, page, wanted)? else {
             return Ok(false);
         };
-        let slot = slots.take().ok_or(WritebackError::DeviceFull { slots: slots.taken() })?;
-        let done = slots.device.write_page(slot.number(), page);
-        done.map_err(|source| WritebackError::Device { entry, source })?;
+        let slot = slots.take().map_err(|source| match source {
+            DeviceError::Full { slots } => WritebackError::DeviceFull { slots },
+            source => WritebackError::Device { entry, source },
+        })?;
+        slot.write(page).map_err(|source| WritebackError::Device { entry, source })?;
         let slot = slot.keep();
         let replaced =
             self.replace_if_same(entry, old, |word| word.moved_to(Content::OnDevice(slot)));
