@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, check_len};
 use crate::error::CompressorError;
 use crate::libdeflate::{self, Deflater, Inflater};
@@ -66,7 +67,8 @@ impl Compressor for Deflate {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        Ok(Box::new(Ctx { deflater: Deflater::new(self.level)?, inflater: Inflater::new()? }))
+        let ctx = Ctx { deflater: Deflater::new(self.level)?, inflater: Inflater::new()? };
+        Ok(try_box(NAME, ctx)?)
     }
 }
 

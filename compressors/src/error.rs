@@ -107,9 +107,12 @@ pub enum CompressorError {
         max: usize,
     },
 
-    /// The codec panicked while it was at a request of [`Acomp`](crate::Acomp)'s.
-    #[error("the codec panicked; its context is gone")]
-    Panicked,
+    /// The codec panicked. The context in which it did must not be used again.
+    #[error("the codec panicked in {operation}; the context is dropped, and the page is as it was")]
+    Panicked {
+        /// The call in which it did: `new_ctx`, `compress` or `decompress`.
+        operation: &'static str,
+    },
 
     /// Memory for a context or a dictionary could not be had.
     #[error("{codec}: out of memory for {what}")]

@@ -61,12 +61,15 @@
 //! and no checksum, and are not the file formats of these libraries.
 
 mod acomp;
+#[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate", feature = "lzo"))]
+mod boxed;
 mod compressor;
 #[cfg(feature = "deflate")]
 mod deflate;
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 mod dictionary;
 mod error;
+pub mod guard;
 #[cfg(feature = "deflate")]
 mod libdeflate;
 #[cfg(feature = "lz4")]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
@@ -128,7 +129,8 @@ impl Compressor for Lz4Hc {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        Ok(Box::new(Ctx { state: HcState::new()?, codec: self.clone() }))
+        let ctx = Ctx { state: HcState::new()?, codec: self.clone() };
+        Ok(try_box(NAME, ctx)?)
     }
 
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, StatelessDecompress, check_len};
 use crate::error::CompressorError;
 use crate::liblzo::{self, Work};
@@ -44,7 +45,8 @@ impl Compressor for Lzo {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        Ok(Box::new(Ctx { work: Work::new()? }))
+        let ctx = Ctx { work: Work::new()? };
+        Ok(try_box(NAME, ctx)?)
     }
 
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {

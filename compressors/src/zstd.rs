@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, check_len};
 use crate::error::CompressorError;
 use crate::libzstd::{Decoder, Encoder, Failure, Prepared};
@@ -178,12 +179,13 @@ impl Compressor for Zstd {
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
         let page = &ZEROS[..self.page_len];
-        Ok(Box::new(Ctx {
+        let ctx = Ctx {
             pages: Encoder::fixed_for(page, self.level, self.dictionary.clone())?,
             others: None,
             decoder: Decoder::new(self.dictionary.clone())?,
             codec: self.clone(),
-        }))
+        };
+        Ok(try_box(NAME, ctx)?)
     }
 }
 

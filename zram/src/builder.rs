@@ -152,7 +152,7 @@ impl ZramBuilder {
             zpool,
             algorithms,
             patterns: Patterns::new(),
-            backing: self.device.map(Slots::new),
+            backing: self.device.map(Slots::attach).transpose()?,
             counts: Counts::new(self.mem_limit),
         })
     }

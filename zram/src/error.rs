@@ -3,6 +3,7 @@
 use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 use zswap_core::DeviceError;
+use zswap_core::device::AttachError;
 
 /// Errors of a disk's calls. The page that it is about is as it was; what was done before stays done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -120,6 +121,9 @@ pub enum BuildError {
     /// No page provider.
     #[error("pages: {0}")]
     Pages(#[from] PageError),
+    /// The device could not be attached: another disk or store has it, most likely.
+    #[error("backing device: {0}")]
+    Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page.
     #[error("zpool {zpool} holds objects of {max} bytes at most; a disk needs 4096")]
     ObjectsTooSmall {

@@ -176,8 +176,7 @@ impl Zram {
             }
             Content::OnDevice(slot) => {
                 let slots = self.backing.as_ref().ok_or(ZramError::NoDevice)?;
-                let read = slots.device.read_page(u64::from(slot), page);
-                read.map_err(|source| ZramError::Device { index, source })?;
+                slots.read(slot, page).map_err(|source| ZramError::Device { index, source })?;
                 self.counts.device_read();
             }
         }

@@ -4,7 +4,7 @@
 
 use core::ops::Range;
 
-use zswap_core::PAGE_SIZE;
+use zswap_core::{DeviceError, PAGE_SIZE};
 
 use crate::Zram;
 use crate::error::ZramError;
@@ -134,9 +134,11 @@ impl Zram {
         let budget = Budget(self);
         let mut page = [0; PAGE_SIZE];
         self.read_object(index, bits, priority, huge, &mut page)?;
-        let to = slots.take().ok_or(ZramError::DeviceFull { slots: slots.taken() })?;
-        let written = slots.device.write_page(to.number(), &page);
-        written.map_err(|source| ZramError::Device { index, source })?;
+        let to = slots.take().map_err(|source| match source {
+            DeviceError::Full { slots } => ZramError::DeviceFull { slots },
+            source => ZramError::Device { index, source },
+        })?;
+        to.write(&page).map_err(|source| ZramError::Device { index, source })?;
         let new = Word::new(Content::OnDevice(to.keep()));
         core::mem::forget(budget);
         self.counts.written_back();

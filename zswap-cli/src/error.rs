@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use compressors::CompressorError;
 use zswap_core::BuildError;
+use zswap_core::device::FileDeviceError;
 
 use crate::process::SampleError;
 
@@ -75,8 +76,8 @@ pub(crate) enum Error {
     #[error("a store of {zpool} and {compressor} cannot be built: {source}")]
     Build { zpool: String, compressor: String, source: Box<BuildError> },
 
-    #[error("cannot write pages back to {path:?}: {source}; give --backing a new or an empty file")]
-    Backing { path: PathBuf, source: io::Error },
+    #[error("cannot write pages back: {source}; give --backing a new or an empty file")]
+    Backing { source: FileDeviceError },
 
     #[error("page number {page} cannot be a swap entry; give fewer pages")]
     Entry { page: usize },

@@ -196,7 +196,7 @@ impl ZswapBuilder {
             store_incompressible: self.store_incompressible,
             checksums: self.checksums,
             limits,
-            slots: self.device.map(Slots::new),
+            slots: self.device.map(Slots::attach).transpose()?,
             writeback_enabled: self.writeback_enabled,
             acomp: self.acomp,
             #[cfg(feature = "metrics")]

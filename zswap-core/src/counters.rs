@@ -148,7 +148,9 @@ mod tests {
         assert_eq!(counters.get(Counter::DecompressFail), 400);
         assert_eq!(counters.get(Counter::SameFilledPages), 0);
         let cpus = 0..2 * cpu::places();
-        cpus.clone().for_each(|cpu| drop(counters.add_on(cpu, Counter::DeviceLoads, 1)));
+        cpus.clone().for_each(|cpu| {
+            counters.add_on(cpu, Counter::DeviceLoads, 1);
+        });
         assert_eq!(counters.get(Counter::DeviceLoads), cpus.len() as u64);
         counters.add(Counter::SameFilledPages, -3);
         assert_eq!(counters.get(Counter::SameFilledPages), 0);

@@ -4,7 +4,7 @@ use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
-use crate::device::DeviceError;
+use crate::device::{AttachError, DeviceError};
 use crate::room::LimitReason;
 
 /// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
@@ -174,6 +174,9 @@ pub enum BuildError {
     /// No page provider.
     #[error("pages: {0}")]
     Pages(#[from] PageError),
+    /// The device could not be attached: another store has it, most likely.
+    #[error("swap device: {0}")]
+    Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
     #[error("zpool {zpool} holds objects of {max} bytes at most; a store needs {needed}")]
     ObjectsTooSmall {
@@ -214,9 +217,6 @@ pub enum BuildError {
     /// Settings that contradict each other.
     #[error("{0}")]
     Contradiction(String),
-    /// The device cannot be attached to this store.
-    #[error("swap device: {0}")]
-    Device(#[from] DeviceError),
     /// The store was built by another process: this one is a child of it after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,

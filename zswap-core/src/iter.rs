@@ -28,7 +28,7 @@ impl<'a> Entries<'a> {
 
     /// No entry at all.
     pub(crate) fn none(index: &'a Index) -> Self {
-        Entries { index, ready: Vec::new(), next: None, last: 0 }
+        Entries { index, ready: LeafKeys::new(), given: 0, next: None, last: 0 }
     }
 }
 

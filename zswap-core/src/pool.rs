@@ -354,5 +354,5 @@ impl Pool {
 
 /// What a codec's panic becomes.
 pub(crate) fn codec_panicked() -> CompressorError {
-    CompressorError::OutOfMemory { codec: "the codec", what: "PANICKED" }
+    CompressorError::Panicked { operation: "compress or decompress" }
 }

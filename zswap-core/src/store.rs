@@ -359,43 +359,49 @@ impl Zswap {
     /// pool: so while `read` runs, an equal content of a word is the page that was read. Of a pattern
     /// that is not so: its place may be used again.
     #[inline]
-    fn read_locked<T>(
-        &self,
+    fn read_locked<'s, T>(
+        &'s self,
         entry: SwapEntry,
-        mut locked: EntryGuard<'_>,
+        mut locked: EntryGuard<'s>,
         page: &mut Page,
         read: impl FnOnce(Word) -> T,
     ) -> Result<T, LoadError> {
-        let word = locked.word();
-        match word.content() {
-            Content::Empty => Err(LoadError::NotFound { entry }),
-            Content::OnDevice(slot) => {
-                let slots = self.device_slots();
-                let slot = slots.pin(slot);
-                let sum = locked.sum();
-                drop(locked);
-                let done = slots.device.read_page(slot.number(), page);
-                done.map_err(|source| LoadError::Device { entry, source })?;
-                self.counters.add(Counter::DeviceLoads, 1);
-                self.verify(entry, page, sum)?;
-                Ok(read(word))
-            }
-            Content::SameFilled(packed) => {
-                let pattern = self.patterns.unpack(packed);
-                locked.replace(word.referenced());
-                drop(locked);
-                same_filled::fill(page, pattern);
-                Ok(read(word))
-            }
-            Content::Stored { pool, bits, .. } => {
-                locked.replace(word.referenced());
-                let sum = locked.sum();
-                let pool = self.pools.of_page(pool);
-                self.with_object(entry, locked, pool, bits, |pool, object| {
-                    self.restore(entry, pool, &object, page, sum)?;
+        loop {
+            let word = locked.word();
+            return match word.content() {
+                Content::Empty => Err(LoadError::NotFound { entry }),
+                Content::OnDevice(slot) => {
+                    let Some(slot) = self.device_slots().pin(slot) else {
+                        drop(locked);
+                        self.device_slots().wait_for_readers();
+                        let again = self.index.lock(entry.key());
+                        locked = again.ok_or(LoadError::NotFound { entry })?;
+                        continue;
+                    };
+                    let sum = locked.sum();
+                    drop(locked);
+                    slot.read(page).map_err(|source| LoadError::Device { entry, source })?;
+                    self.counters.add(Counter::DeviceLoads, 1);
+                    self.verify(entry, page, sum)?;
                     Ok(read(word))
-                })
-            }
+                }
+                Content::SameFilled(packed) => {
+                    let pattern = self.patterns.unpack(packed);
+                    locked.replace(word.referenced());
+                    drop(locked);
+                    same_filled::fill(page, pattern);
+                    Ok(read(word))
+                }
+                Content::Stored { pool, bits, .. } => {
+                    locked.replace(word.referenced());
+                    let sum = locked.sum();
+                    let pool = self.pools.of_page(pool);
+                    self.with_object(entry, locked, pool, bits, |pool, object| {
+                        self.restore(entry, pool, &object, page, sum)?;
+                        Ok(read(word))
+                    })
+                }
+            };
         }
     }
 

@@ -8,6 +8,7 @@
 //! write that fails leaves the page where it was.
 
 use crate::counters::Counter;
+use crate::device::DeviceError;
 use crate::error::WritebackError;
 use crate::relocate::{NewCopy, Relocated, Wanted};
 use crate::slots::Slots;
@@ -130,10 +131,11 @@ impl Zswap {
                 if word.is_referenced() && !in_use_too { Wanted::SecondChance } else { Wanted::Yes }
             },
             |page, _footprint| {
-                let slot = slots.take();
-                let slot = slot.ok_or(WritebackError::DeviceFull { slots: slots.taken() })?;
-                let written = slots.device.write_page(slot.number(), page);
-                match written {
+                let slot = slots.take().map_err(|source| match source {
+                    DeviceError::Full { slots } => WritebackError::DeviceFull { slots },
+                    source => WritebackError::Device { entry, source },
+                })?;
+                match slot.write(page) {
                     Ok(()) => self.device_health.succeeded(),
                     Err(source) => {
                         self.device_health.failed();

@@ -96,7 +96,7 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
         inside.clear_poison();
         *inside.lock().unwrap() = None;
         let panicked = |result: &Result<(), StoreError>| {
-            let source = CompressorError::Panicked;
+            let source = CompressorError::Panicked { operation: "compress" };
             matches!(result, Err(StoreError::Compress { source: s, .. }) if *s == source)
         };
         assert!(results.iter().any(panicked));

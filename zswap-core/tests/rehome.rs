@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::rig::{Rig, check, marked, pools, rig};
 use common::{at, page};
+use compressors::CompressorError;
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::{BuildError, PAGE_SIZE, RehomeError, StoreError};
 
@@ -164,7 +165,9 @@ fn a_codec_that_panics_in_the_background_is_told() {
     while thread.ended().is_none() {
         thread::yield_now();
     }
-    assert_eq!(thread.ended(), Some(Err(RehomeError::Panicked)));
+    let ended = thread.ended().unwrap().unwrap_err();
+    let RehomeError::Store(StoreError::Compress { source, .. }) = ended else { panic!("{ended}") };
+    assert!(matches!(source, CompressorError::Panicked { .. }), "{source}");
     *inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
     (0..4).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.migrate_pools(9).unwrap().left, 0);

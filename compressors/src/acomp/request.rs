@@ -56,7 +56,12 @@ impl AcompRequest {
             Err(payload) => {
                 // Dropping either may panic in turn, and must not take the worker with it.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop((payload, ctx))));
-                AcompDone { result: Err(CompressorError::Panicked), input, output, ctx: None }
+                AcompDone {
+                    result: Err(CompressorError::Panicked { operation: "request" }),
+                    input,
+                    output,
+                    ctx: None,
+                }
             }
         }
     }

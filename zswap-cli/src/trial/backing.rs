@@ -22,7 +22,7 @@ pub(crate) fn backing(
     let was_there = path.exists();
     let count = set.pages().len();
     let device = FileSwapDevice::create(path, count as u64);
-    let device = device.map_err(|source| Error::Backing { path: path.to_owned(), source })?;
+    let device = device.map_err(|source| Error::Backing { source })?;
     let store = Zswap::builder().zpool(zpool).compressor(compressor);
     let store = store.max_pool_bytes(max_bytes).swap_device(Arc::new(device)).build();
     let outcome = store

@@ -85,4 +85,12 @@ impl SwapDevice for FaultySwapDevice {
     fn discard(&self, slot: u64) {
         self.inner.discard(slot);
     }
+
+    fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+        core::slice::from_ref(&self.inner)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.inner.memory_bytes()
+    }
 }

@@ -1,56 +1,87 @@
 //! A device in a file.
+//!
+//! The file belongs to the device alone (`file/open.rs`), and what each slot should hold is known in
+//! memory (`file/sums.rs`), so that a file that somebody changed is an error and never a page.
 
-use std::fs::{File, OpenOptions};
+mod open;
+mod sums;
+
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use zpool_api::fork::Leaked;
+
+pub use self::open::FileDeviceError;
+use self::sums::{Sum, Sums};
 use super::{DeviceError, SwapDevice, check};
 use crate::{PAGE_SIZE, Page};
 
+/// Slots whose places a file's length can tell.
+const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
+
 /// Keeps pages in a file of its own, each at its slot's place.
 ///
-/// The file is made new, for its owner alone (mode 0600), and closed on exec; one that is there
-/// already is used only if it is empty. It grows as pages are written; on Linux, what is discarded is
-/// punched out again. It is not deleted when the device is dropped: what is in it is of no use to
-/// anybody then, and may be memory worth protecting, so delete it.
+/// The file is made new, for its owner alone (mode 0600), and closed on exec. One that is there already
+/// is used only if it is an empty regular file of this user's that nobody else may read or write; a
+/// symbolic link is not followed. While the device lives the file is locked (`flock`): a second device
+/// on it, in this process or another one, is an error.
 ///
-/// `Send` and `Sync`. Nothing is synced: the pages do not outlive the process.
+/// It grows as pages are written; on Linux, what is discarded is punched out again. It is not deleted
+/// when the device is dropped: what is in it is of no use to anybody then, and may be memory worth
+/// protecting, so delete it; its name may go as soon as the device is there.
+///
+/// A page that is not what was written, because the file was truncated, overwritten or damaged, is
+/// [`DeviceError::Changed`]: 4 bytes of memory a slot that was written say so. A write beyond the file
+/// size limit of the process (`RLIMIT_FSIZE`, `ulimit -f`) is [`DeviceError::FileSizeLimit`] instead of
+/// the signal that ends a process; who lowers the limit while a write is under way may still see that.
+///
+/// `Send` and `Sync`. Nothing is synced: the pages do not outlive the process. In a child after `fork`
+/// each call is [`DeviceError::Forked`], and dropping the device does nothing.
 #[derive(Debug)]
 pub struct FileSwapDevice {
-    file: File,
+    file: Leaked<Locked>,
     path: PathBuf,
     capacity: u64,
+    sums: Sums,
+}
+
+/// The locked file.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        open::unlock(&self.0);
+    }
 }
 
 impl FileSwapDevice {
-    /// A device of `capacity` slots in the file at `path`.
+    /// A device of `capacity` slots in the file at `path`. Blocks in the system.
     ///
-    /// Errors: those of opening a file; `AlreadyExists` for a file that is not empty.
-    pub fn create(path: impl AsRef<Path>, capacity: u64) -> io::Result<Self> {
+    /// # Errors
+    /// [`FileDeviceError`]; a file that is refused is left as it is.
+    pub fn create(path: impl AsRef<Path>, capacity: u64) -> Result<Self, FileDeviceError> {
         let path = path.as_ref().to_path_buf();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        // Never truncated: somebody's file is not to be lost by a wrong path.
-        let file = match options.clone().create_new(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = options.open(&path)?;
-                let metadata = file.metadata()?;
-                if !metadata.is_file() || metadata.len() > 0 {
-                    let message = format!("{} is not an empty file", path.display());
-                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-                }
-                file
-            }
-            opened => opened?,
-        };
-        Ok(FileSwapDevice { file, path, capacity })
+        if capacity > MOST {
+            return Err(FileDeviceError::TooLarge { path, capacity, most: MOST });
+        }
+        let file = Leaked::new(Locked(open::open(&path)?));
+        Ok(FileSwapDevice { file, path, capacity, sums: Sums::default() })
     }
 
-    /// Where the file is.
+    /// Where the file was when the device was made.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file, for a call about a slot.
+    fn file(&self, slot: u64) -> Result<&File, DeviceError> {
+        if !self.file.is_here() {
+            return Err(DeviceError::Forked);
+        }
+        check(slot, self.capacity)?;
+        Ok(&self.file.0)
     }
 }
 
@@ -64,22 +95,53 @@ impl SwapDevice for FileSwapDevice {
     }
 
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
-        check(slot, self.capacity)?;
-        write_all_at(&self.file, page, offset(slot))
-            .map_err(|error| DeviceError::io("write", slot, &error))
+        let file = self.file(slot)?;
+        let at = offset(slot);
+        if let Some(limit) = file_size_limit().filter(|limit| at + PAGE_SIZE as u64 > *limit) {
+            return Err(DeviceError::FileSizeLimit { slot, limit });
+        }
+        self.sums.reserve(slot)?;
+        self.sums.set(slot, None);
+        write_all_at(file, page, at).map_err(|error| DeviceError::io("write", slot, &error))?;
+        self.sums.set(slot, Some(Sum::of(page)));
+        Ok(())
     }
 
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
-        check(slot, self.capacity)?;
-        read_exact_at(&self.file, page, offset(slot))
-            .map_err(|error| DeviceError::io("read", slot, &error))
+        let file = self.file(slot)?;
+        let sum = self.sums.get(slot).ok_or(DeviceError::Missing { slot })?;
+        match read_exact_at(file, page, offset(slot)) {
+            Ok(()) if Sum::of(page) == sum => Ok(()),
+            Ok(()) => Err(DeviceError::Changed { slot }),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(DeviceError::Changed { slot })
+            }
+            Err(error) => Err(DeviceError::io("read", slot, &error)),
+        }
     }
 
     fn discard(&self, slot: u64) {
-        if slot < self.capacity {
-            punch(&self.file, offset(slot));
+        if let Ok(file) = self.file(slot) {
+            self.sums.set(slot, None);
+            punch(file, offset(slot));
         }
     }
+
+    fn memory_bytes(&self) -> usize {
+        if self.file.is_here() { self.sums.memory_bytes() } else { 0 }
+    }
+}
+
+/// Bytes of a file that this process may write, if there is a limit: to write beyond raises SIGXFSZ.
+/// Asked before each write, since it may change at any time.
+#[cfg(all(unix, not(miri)))]
+fn file_size_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current
+}
+
+#[cfg(not(all(unix, not(miri))))]
+fn file_size_limit() -> Option<u64> {
+    None
 }
 
 #[cfg(unix)]
@@ -123,68 +185,17 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<(
     Ok(())
 }
 
-/// Gives a page of the file back to the file system, if that can.
+/// Gives a page of the file back to the file system, if that can. If not, the space stays taken until
+/// the slot is written again.
 #[cfg(all(target_os = "linux", not(miri)))]
 fn punch(file: &File, at: u64) {
-    use std::os::fd::AsRawFd;
-    let Ok(at) = libc::off_t::try_from(at) else { return };
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: a descriptor that is open, and numbers; no memory is passed. What the call returns is of
-    // no matter: the space then stays taken until the slot is written again.
-    unsafe { libc::fallocate(file.as_raw_fd(), mode, at, PAGE_SIZE as libc::off_t) };
+    use rustix::fs::{FallocateFlags, fallocate};
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let _ = fallocate(file, flags, at, PAGE_SIZE as u64);
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn punch(_file: &File, _at: u64) {}
 
 #[cfg(all(test, not(loom), not(miri)))]
-mod tests {
-    use super::*;
-
-    fn temporary(name: &str) -> PathBuf {
-        let name = format!("zswap-device-{}-{name}", std::process::id());
-        std::env::temp_dir().join(name)
-    }
-
-    #[test]
-    fn pages_come_back_and_discarded_ones_take_no_space() {
-        let path = temporary("pages");
-        let device = FileSwapDevice::create(&path, 100).unwrap();
-        for slot in [0, 99, 7] {
-            device.write_page(slot, &[slot as u8 + 1; PAGE_SIZE]).unwrap();
-        }
-        let mut page = [0; PAGE_SIZE];
-        for slot in [7, 0, 99] {
-            device.read_page(slot, &mut page).unwrap();
-            assert_eq!(page, [slot as u8 + 1; PAGE_SIZE]);
-        }
-        assert!(matches!(device.write_page(100, &page), Err(DeviceError::OutOfRange { .. })));
-        assert!(matches!(device.read_page(100, &mut page), Err(DeviceError::OutOfRange { .. })));
-        #[cfg(target_os = "linux")]
-        {
-            use std::os::unix::fs::{MetadataExt, PermissionsExt};
-            let before = device.file.metadata().unwrap();
-            assert_eq!(before.permissions().mode() & 0o777, 0o600);
-            device.discard(7);
-            let after = device.file.metadata().unwrap();
-            assert!(after.blocks() <= before.blocks() && after.len() == before.len());
-        }
-        // A file that is shorter than it should be is an error, not a page.
-        device.file.set_len(99 * PAGE_SIZE as u64 + 10).unwrap();
-        let cut = device.read_page(99, &mut page).unwrap_err();
-        assert!(matches!(cut, DeviceError::Io { kind: io::ErrorKind::UnexpectedEof, .. }), "{cut}");
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_file_with_something_in_it_is_left_alone() {
-        let path = temporary("taken");
-        std::fs::write(&path, b"dear").unwrap();
-        let refused = FileSwapDevice::create(&path, 1).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read(&path).unwrap(), b"dear");
-        std::fs::write(&path, b"").unwrap();
-        assert!(FileSwapDevice::create(&path, 1).is_ok());
-        std::fs::remove_file(path).unwrap();
-    }
-}
+mod tests;

@@ -1,6 +1,5 @@
 //! A device in memory, for tests.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{DeviceError, SwapDevice, check};
@@ -12,21 +11,22 @@ use crate::Page;
 #[derive(Debug)]
 pub struct MemorySwapDevice {
     capacity: u64,
-    pages: Mutex<BTreeMap<u64, Box<Page>>>,
+    /// By slot, up to the highest that was written.
+    pages: Mutex<Vec<Option<Box<[u8]>>>>,
 }
 
 impl MemorySwapDevice {
-    /// A device of so many slots, none of which takes memory until it is written.
+    /// A device of `capacity` slots, none of which takes memory until it, or one behind it, is written.
     pub fn new(capacity: u64) -> Self {
-        MemorySwapDevice { capacity, pages: Mutex::new(BTreeMap::new()) }
+        MemorySwapDevice { capacity, pages: Mutex::default() }
     }
 
     /// Slots that hold a page.
     pub fn pages(&self) -> usize {
-        self.lock().len()
+        self.lock().iter().flatten().count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Box<Page>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Box<[u8]>>>> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,17 +38,32 @@ impl SwapDevice for MemorySwapDevice {
 
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
         check(slot, self.capacity)?;
-        self.lock().insert(slot, Box::new(*page));
+        let at = usize::try_from(slot).map_err(|_| DeviceError::OutOfMemory)?;
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(page.len()).map_err(|_| DeviceError::OutOfMemory)?;
+        copy.extend_from_slice(page);
+        let mut pages = self.lock();
+        if at >= pages.len() {
+            let more = at - pages.len() + 1;
+            pages.try_reserve(more).map_err(|_| DeviceError::OutOfMemory)?;
+            pages.resize_with(at + 1, || None);
+        }
+        pages[at] = Some(copy.into_boxed_slice());
         Ok(())
     }
 
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
         check(slot, self.capacity)?;
-        *page = **self.lock().get(&slot).ok_or(DeviceError::Missing { slot })?;
+        let pages = self.lock();
+        let at = usize::try_from(slot).ok().and_then(|at| pages.get(at)?.as_deref());
+        page.copy_from_slice(at.ok_or(DeviceError::Missing { slot })?);
         Ok(())
     }
 
     fn discard(&self, slot: u64) {
-        self.lock().remove(&slot);
+        let mut pages = self.lock();
+        let gone = usize::try_from(slot).ok().and_then(|at| pages.get_mut(at)?.take());
+        drop(pages);
+        drop(gone);
     }
 }

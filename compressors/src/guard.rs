@@ -1,0 +1,209 @@
+//! Calls into code that may panic: a codec's, a device's, and the destructors of either.
+//!
+//! A panic of such code is an error of the one call that it struck. The context in which a codec
+//! panicked may be in any state, so it is dropped, and a new one made for the next page.
+
+use std::mem::forget;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
+
+/// Runs `call`; `None` if it panicked. Also within a destructor that runs because of a panic.
+///
+/// The payload of the panic is dropped here. One whose own destructor panics is leaked.
+///
+/// ```
+/// use compressors::guard::caught;
+/// assert_eq!(caught(|| 7), Some(7));
+/// assert_eq!(caught(|| -> i32 { std::panic::resume_unwind(Box::new("on purpose")) }), None);
+/// ```
+pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
+    // What `call` borrows is the caller's, who knows from `None` that it may be half done.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(value) => Some(value),
+        Err(payload) => {
+            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                forget(second);
+            }
+            None
+        }
+    }
+}
+
+/// Drops `value`; whether its destructor ran to its end. What a destructor that panics had still to
+/// drop is dropped by the unwinding.
+pub fn dropped<T>(value: T) -> bool {
+    caught(|| drop(value)).is_some()
+}
+
+fn outcome<T>(
+    operation: &'static str,
+    call: impl FnOnce() -> Result<T, CompressorError>,
+) -> Result<T, CompressorError> {
+    caught(call).unwrap_or(Err(CompressorError::Panicked { operation }))
+}
+
+/// [`Compressor::new_ctx`].
+///
+/// # Errors
+/// Those of the call, and [`CompressorError::Panicked`].
+pub fn new_ctx(compressor: &dyn Compressor) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+    outcome("new_ctx", || compressor.new_ctx())
+}
+
+/// [`CompressorCtx::compress`]. After [`CompressorError::Panicked`] the context is of no use: give it
+/// to [`dropped`].
+///
+/// # Errors
+/// Those of the call, and [`CompressorError::Panicked`].
+#[inline]
+pub fn compress(
+    ctx: &mut dyn CompressorCtx,
+    src: &[u8],
+    dst: &mut [u8],
+) -> Result<usize, CompressorError> {
+    outcome("compress", || ctx.compress(src, dst))
+}
+
+/// [`CompressorCtx::decompress`]. After [`CompressorError::Panicked`] the context is of no use: give it
+/// to [`dropped`].
+///
+/// # Errors
+/// Those of the call, and [`CompressorError::Panicked`].
+#[inline]
+pub fn decompress(
+    ctx: &mut dyn CompressorCtx,
+    src: &[u8],
+    dst: &mut [u8],
+) -> Result<(), CompressorError> {
+    outcome("decompress", || ctx.decompress(src, dst))
+}
+
+/// [`StatelessDecompress::decompress`].
+///
+/// # Errors
+/// Those of the call, and [`CompressorError::Panicked`].
+#[inline]
+pub fn decompress_stateless(
+    codec: &dyn StatelessDecompress,
+    src: &[u8],
+    dst: &mut [u8],
+) -> Result<(), CompressorError> {
+    outcome("decompress", || codec.decompress(src, dst))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::resume_unwind;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    /// Panics where it is told to, and counts its destructor's runs.
+    #[derive(Debug)]
+    struct Fragile {
+        at: &'static str,
+        dropped: &'static AtomicUsize,
+    }
+
+    impl Fragile {
+        fn step(&self, name: &str) {
+            if self.at == name {
+                // Its payload panics in turn when it is dropped.
+                resume_unwind(Box::new(Bomb));
+            }
+        }
+    }
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            resume_unwind(Box::new("a payload's own"));
+        }
+    }
+
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            self.dropped.fetch_add(1, SeqCst);
+            self.step("drop");
+        }
+    }
+
+    impl Compressor for Fragile {
+        fn name(&self) -> &str {
+            "fragile"
+        }
+        fn spec(&self) -> String {
+            "fragile".into()
+        }
+        fn max_compressed_len(&self, len: usize) -> usize {
+            len
+        }
+        fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+            self.step("new_ctx");
+            Ok(Box::new(Fragile { at: self.at, dropped: self.dropped }))
+        }
+        fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+            Some(self)
+        }
+    }
+
+    impl StatelessDecompress for Fragile {
+        fn decompress(&self, _src: &[u8], _dst: &mut [u8]) -> Result<(), CompressorError> {
+            self.step("decompress");
+            Ok(())
+        }
+    }
+
+    impl CompressorCtx for Fragile {
+        fn compress(&mut self, src: &[u8], _dst: &mut [u8]) -> Result<usize, CompressorError> {
+            self.step("compress");
+            Ok(src.len())
+        }
+        fn decompress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<(), CompressorError> {
+            self.step("decompress");
+            Ok(())
+        }
+        fn memory_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn each_panic_is_the_error_of_the_call_that_it_struck() {
+        static DROPPED: AtomicUsize = AtomicUsize::new(0);
+        let panicked = |operation| CompressorError::Panicked { operation };
+        let fragile = |at| Fragile { at, dropped: &DROPPED };
+        assert_eq!(new_ctx(&fragile("new_ctx")).unwrap_err(), panicked("new_ctx"));
+        let mut ctx = fragile("compress");
+        assert_eq!(compress(&mut ctx, &[1], &mut [0]), Err(panicked("compress")));
+        assert_eq!(decompress(&mut ctx, &[1], &mut [0]), Ok(()));
+        let mut ctx = fragile("decompress");
+        assert_eq!(compress(&mut ctx, &[1], &mut [0]), Ok(1));
+        assert_eq!(decompress(&mut ctx, &[1], &mut [0]), Err(panicked("decompress")));
+        let stateless = decompress_stateless(&ctx, &[1], &mut [0]);
+        assert_eq!(stateless, Err(panicked("decompress")));
+        let before = DROPPED.load(SeqCst);
+        assert!(!dropped(Box::new(fragile("drop")) as Box<dyn CompressorCtx>));
+        assert!(dropped(fragile("never")));
+        assert_eq!(DROPPED.load(SeqCst), before + 2);
+    }
+
+    #[test]
+    fn a_panic_within_a_destructor_that_a_panic_runs_is_caught_too() {
+        static DROPPED: AtomicUsize = AtomicUsize::new(0);
+        struct Outer(Option<Fragile>);
+        impl Drop for Outer {
+            fn drop(&mut self) {
+                assert!(std::thread::panicking());
+                assert!(!dropped(self.0.take()));
+            }
+        }
+        let outer = Outer(Some(Fragile { at: "drop", dropped: &DROPPED }));
+        let ran = caught(move || {
+            let _outer = outer;
+            resume_unwind(Box::new("the first"));
+        });
+        assert_eq!((ran, DROPPED.load(SeqCst)), (None, 1));
+    }
+}

@@ -1,0 +1,210 @@
+//! One device, one store: which devices are in use in this process.
+//!
+//! A store gives out a device's slots from 0, so two of them on one device would read each other's
+//! pages. A device knows nothing of its stores, so the process keeps a list of the devices that are
+//! attached, by address; whoever attached one keeps it alive, so the address is nobody else's
+//! meanwhile. A wrapper names what it wraps ([`SwapDevice::inner`]), and is attached with all of that.
+//!
+//! A child after `fork` has a list of its own: its parent's stores do nothing there
+//! ([`zpool_api::fork`]), and the parent's list may be locked for ever.
+//!
+//! Lock: the list's mutex, under which nothing is called and nothing else locked.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use compressors::guard::{caught, dropped};
+use once_cell::race::OnceBox;
+use zpool_api::fork::{Leaked, Maker};
+
+use super::SwapDevice;
+
+/// Why a device could not be attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// Another store of this process has the device, or a device that this one wraps.
+    #[error(
+        "the device is attached to another store of this process already: give each store a device \
+         of its own, or drop the other store first"
+    )]
+    InUse,
+    /// The device panicked when it was asked for its capacity or for what it wraps.
+    #[error("the device panicked in {operation}")]
+    Panicked {
+        /// The call.
+        operation: &'static str,
+    },
+    /// No memory to note it.
+    #[error("no memory to attach a device; free memory and retry")]
+    OutOfMemory,
+}
+
+/// The devices in use in one process.
+struct Register {
+    maker: Maker,
+    /// Addresses.
+    attached: Mutex<Vec<usize>>,
+    /// That of a child.
+    next: OnceBox<Register>,
+}
+
+impl Register {
+    fn new() -> Box<Register> {
+        let attached = Mutex::default();
+        Box::new(Register { maker: Maker::here(), attached, next: OnceBox::new() })
+    }
+
+    /// This process's. Waits for no other thread, so a child finds its own whatever its parent was at.
+    fn here() -> &'static Register {
+        static FIRST: OnceBox<Register> = OnceBox::new();
+        let mut register = FIRST.get_or_init(Register::new);
+        while !register.maker.is_here() {
+            register = register.next.get_or_init(Register::new);
+        }
+        register
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Vec<usize>) -> T) -> T {
+        change(&mut self.attached.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A device and all that it wraps, in use until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Attached(Leaked<Vec<Arc<dyn SwapDevice>>>);
+
+fn address(device: &Arc<dyn SwapDevice>) -> usize {
+    Arc::as_ptr(device).cast::<()>().addr()
+}
+
+impl Attached {
+    pub(crate) fn attach(device: Arc<dyn SwapDevice>) -> Result<Self, AttachError> {
+        let mut all: Vec<Arc<dyn SwapDevice>> = Vec::new();
+        all.try_reserve(1).map_err(|_| AttachError::OutOfMemory)?;
+        all.push(device);
+        let mut next = 0;
+        while next < all.len() {
+            let outer = all[next].clone();
+            let panicked = AttachError::Panicked { operation: "inner" };
+            for inner in caught(|| outer.inner()).ok_or(panicked)? {
+                // One that is wrapped twice is attached once.
+                if all.iter().all(|known| address(known) != address(inner)) {
+                    all.try_reserve(1).map_err(|_| AttachError::OutOfMemory)?;
+                    all.push(inner.clone());
+                }
+            }
+            next += 1;
+        }
+        Register::here().with(|attached| {
+            if all.iter().any(|device| attached.contains(&address(device))) {
+                return Err(AttachError::InUse);
+            }
+            attached.try_reserve(all.len()).map_err(|_| AttachError::OutOfMemory)?;
+            attached.extend(all.iter().map(address));
+            Ok(())
+        })?;
+        Ok(Attached(Leaked::new(all)))
+    }
+
+    /// The device itself.
+    #[inline]
+    pub(crate) fn device(&self) -> &dyn SwapDevice {
+        &*self.0[0]
+    }
+
+    /// Whether this is the process that attached it.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.0.is_here()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if !self.is_here() {
+            return;
+        }
+        let all = core::mem::take(&mut *self.0);
+        Register::here().with(|attached| {
+            attached.retain(|known| all.iter().all(|device| address(device) != *known));
+        });
+        // After that: until now no other device could have the address. Its destructor is the user's.
+        dropped(all);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice, ThrottledSwapDevice};
+    use core::time::Duration;
+
+    fn attach(device: &Arc<dyn SwapDevice>) -> Result<Attached, AttachError> {
+        Attached::attach(device.clone())
+    }
+
+    #[test]
+    fn a_device_is_attached_once_at_a_time() {
+        // Of no size: told apart all the same.
+        #[derive(Debug)]
+        struct Nothing;
+        impl SwapDevice for Nothing {
+            fn capacity(&self) -> u64 {
+                0
+            }
+            fn write_page(&self, _: u64, _: &crate::Page) -> Result<(), super::super::DeviceError> {
+                Ok(())
+            }
+            fn read_page(
+                &self,
+                _: u64,
+                _: &mut crate::Page,
+            ) -> Result<(), super::super::DeviceError> {
+                Ok(())
+            }
+        }
+        let devices: [Arc<dyn SwapDevice>; 4] = [
+            Arc::new(NullSwapDevice::new(1)),
+            Arc::new(NullSwapDevice::new(1)),
+            Arc::new(Nothing),
+            Arc::new(Nothing),
+        ];
+        let mut attached: Vec<_> = devices.iter().map(|device| attach(device).unwrap()).collect();
+        for device in &devices {
+            assert_eq!(attach(device).unwrap_err(), AttachError::InUse);
+        }
+        drop(attached.remove(1));
+        drop(attach(&devices[1]).unwrap());
+        let _again = attach(&devices[1]).unwrap();
+        assert_eq!(attach(&devices[0]).unwrap_err(), AttachError::InUse);
+    }
+
+    #[test]
+    fn two_wrappers_of_one_device_are_one_device() {
+        let memory: Arc<dyn SwapDevice> = Arc::new(MemorySwapDevice::new(1));
+        let slow = || Arc::new(ThrottledSwapDevice::new(memory.clone(), Duration::ZERO));
+        let outer = |inner: Arc<dyn SwapDevice>| -> Arc<dyn SwapDevice> {
+            Arc::new(FaultySwapDevice::new(inner))
+        };
+        let (one, other) = (outer(slow()), outer(slow()));
+        let attached = attach(&one).unwrap();
+        assert_eq!(attach(&other).unwrap_err(), AttachError::InUse);
+        assert_eq!(attach(&memory).unwrap_err(), AttachError::InUse);
+        drop(attached);
+        let bare = attach(&memory).unwrap();
+        assert_eq!(attach(&one).unwrap_err(), AttachError::InUse);
+        drop(bare);
+        assert!(attach(&other).is_ok());
+    }
+
+    #[test]
+    fn who_attaches_keeps_the_device_and_lets_it_go() {
+        let device: Arc<dyn SwapDevice> = Arc::new(NullSwapDevice::new(1));
+        let attached = attach(&device).unwrap();
+        assert_eq!(Arc::strong_count(&device), 2);
+        assert!(attach(&device).is_err() && attached.is_here());
+        assert_eq!(Arc::strong_count(&device), 2);
+        drop(attached);
+        assert_eq!(Arc::strong_count(&device), 1);
+    }
+}

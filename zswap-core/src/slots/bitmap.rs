@@ -1,0 +1,170 @@
+//! Which slots are taken: a bitmap under summaries, in which the lowest free slot is found in six
+//! steps however many are taken.
+//!
+//! Bit `n` of level 0 is slot `n`. Bit `n` of a level above is set exactly while word `n` of the level
+//! below is all ones. A word that is not there yet counts as 0, so levels grow as slots are taken for
+//! the first time: by doubling, since that is what `try_reserve` does.
+
+use std::collections::TryReserveError;
+
+/// Levels: 64^6 is more than 2^32, the most slots there are.
+const LEVELS: usize = 6;
+
+#[derive(Debug, Default)]
+pub(super) struct Bitmap {
+    levels: [Vec<u64>; LEVELS],
+    count: u64,
+}
+
+impl Bitmap {
+    /// Takes the lowest free slot below `capacity`; `None` if all are taken. An error changes nothing.
+    pub(super) fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
+        if self.count == capacity {
+            return Ok(None);
+        }
+        let mut at = 0;
+        for level in self.levels.iter().rev() {
+            let word = level.get(at).copied().unwrap_or(0);
+            at = at * 64 + word.trailing_ones() as usize;
+        }
+        let Some(slot) = u32::try_from(at).ok().filter(|slot| u64::from(*slot) < capacity) else {
+            return Ok(None);
+        };
+        let mut word_of = at;
+        for level in &mut self.levels {
+            word_of /= 64;
+            level.try_reserve((word_of + 1).saturating_sub(level.len()))?;
+        }
+        let mut bit_of = at;
+        for level in &mut self.levels {
+            let place = bit_of / 64;
+            if place >= level.len() {
+                level.resize(place + 1, 0);
+            }
+            level[place] |= 1 << (bit_of % 64);
+            if level[place] != u64::MAX {
+                break;
+            }
+            bit_of = place;
+        }
+        self.count += 1;
+        Ok(Some(slot))
+    }
+
+    /// Frees a slot; false, and nothing changes, if it is free already.
+    pub(super) fn clear(&mut self, slot: u32) -> bool {
+        let mut bit_of = slot as usize;
+        for (height, level) in self.levels.iter_mut().enumerate() {
+            let bit = 1 << (bit_of % 64);
+            let Some(word) = level.get_mut(bit_of / 64).filter(|word| **word & bit != 0) else {
+                return height > 0;
+            };
+            let was_full = *word == u64::MAX;
+            *word &= !bit;
+            if height == 0 {
+                self.count -= 1;
+            }
+            if !was_full {
+                break;
+            }
+            bit_of /= 64;
+        }
+        true
+    }
+
+    /// Slots taken.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Heap bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use zpool_api::sync::test_rng::Rng;
+
+    impl Bitmap {
+        /// The first `count` slots taken, as if one after another.
+        fn filled(count: u64) -> Bitmap {
+            let mut bitmap = Bitmap { count, ..Bitmap::default() };
+            let mut bits = count as usize;
+            for level in &mut bitmap.levels {
+                level.resize(bits / 64, u64::MAX);
+                if bits % 64 > 0 {
+                    level.push((1 << (bits % 64)) - 1);
+                }
+                bits /= 64;
+            }
+            bitmap
+        }
+    }
+
+    #[test]
+    fn follows_a_set_of_numbers() {
+        let (capacity, steps) = if cfg!(miri) { (300, 900) } else { (9000, 60_000) };
+        let (mut bitmap, mut rng) = (Bitmap::default(), Rng::new(1));
+        let mut free: BTreeSet<u32> = (0..capacity).collect();
+        for step in 0..steps {
+            // Fills up first, then goes to and fro at every fullness.
+            if step < steps / 3 || rng.below(1000) < 300 + 700 * (step % 7) / 7 {
+                assert_eq!(bitmap.take(u64::from(capacity)).unwrap(), free.pop_first());
+            } else {
+                let slot = rng.below(capacity as usize) as u32;
+                assert_eq!(bitmap.clear(slot), free.insert(slot));
+            }
+            assert_eq!(bitmap.count(), u64::from(capacity) - free.len() as u64);
+        }
+        for slot in 0..capacity {
+            assert_eq!(bitmap.clear(slot), free.insert(slot));
+        }
+        assert_eq!((bitmap.count(), bitmap.clear(u32::MAX)), (0, false));
+        let words = bitmap.levels.iter().flatten();
+        assert_eq!(words.copied().max(), Some(0), "no summary is left behind");
+    }
+
+    #[test]
+    fn filled_one_after_another_or_at_once_is_the_same() {
+        for count in [0, 1, 63, 64, 65, 64 * 64 - 1, 64 * 64, 64 * 64 + 70] {
+            let mut one_by_one = Bitmap::default();
+            (0..count).for_each(|n| assert_eq!(one_by_one.take(1 << 32), Ok(Some(n as u32))));
+            let at_once = Bitmap::filled(count);
+            for (one, other) in one_by_one.levels.iter().zip(&at_once.levels) {
+                let ones = |level: &[u64]| level.iter().rev().skip_while(|w| **w == 0).count();
+                assert_eq!(one[..ones(one)], other[..ones(other)], "{count}");
+            }
+        }
+    }
+
+    /// A search that begins at the lowest slot freed would go over all words in between each time:
+    /// 2^17 takes over 2^22 words each do not end.
+    #[test]
+    #[cfg_attr(miri, ignore = "32 MiB of bitmap")]
+    fn the_ends_of_a_full_device_are_found_without_a_walk_between_them() {
+        let capacity = 1 << 28;
+        let mut bitmap = Bitmap::filled(capacity);
+        assert_eq!(bitmap.take(capacity), Ok(None));
+        let (first, last) = (0, capacity as u32 - 1);
+        for _ in 0..1 << 17 {
+            assert!(bitmap.clear(last) && bitmap.clear(first));
+            assert_eq!(bitmap.take(capacity), Ok(Some(first)));
+            assert_eq!(bitmap.take(capacity), Ok(Some(last)));
+            assert_eq!(bitmap.take(capacity), Ok(None));
+        }
+        assert!(bitmap.memory_bytes() as u64 >= capacity / 8);
+    }
+
+    #[test]
+    fn a_full_top_is_the_end_of_the_largest_device() {
+        let mut bitmap = Bitmap { count: (1 << 32) - 1, ..Bitmap::default() };
+        bitmap.levels[LEVELS - 1] = vec![0b1111];
+        assert_eq!(bitmap.take(1 << 32), Ok(None));
+        bitmap.levels[LEVELS - 1] = vec![0];
+        assert_eq!(bitmap.take(1 << 32), Ok(Some(0)));
+    }
+}

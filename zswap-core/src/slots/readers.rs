@@ -1,0 +1,194 @@
+//! Which slots are being read, how often, and which of them were given up meanwhile.
+//!
+//! An open-addressed table of a fixed size, allocated when the device is attached: a slot is pinned
+//! under an entry's lock, where nothing may be allocated or waited for. A slot's place is the first
+//! that is free from its hash on; taking a slot out moves back those behind it that it displaced, so a
+//! search ends at the first free place.
+
+use std::collections::TryReserveError;
+
+use crate::sync::MODEL;
+
+/// Slots that can be read at once. More readers than that wait, with nothing locked.
+pub(super) const MOST: usize = if MODEL { 3 } else { 256 };
+/// Places; some are always free, so every search ends.
+const PLACES: usize = (MOST * 2).next_power_of_two();
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    slot: u32,
+    /// 0 marks a free place.
+    readers: u32,
+    given_up: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Readers {
+    /// [`PLACES`] of them.
+    places: Vec<Place>,
+    /// Places that are not free.
+    slots: usize,
+}
+
+/// What a reader that has gone leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gone {
+    /// It was the slot's last one.
+    pub(super) last: bool,
+    /// It was the last one of a slot that was given up: the slot is the caller's to release.
+    pub(super) release: bool,
+}
+
+fn home(slot: u32) -> usize {
+    // Fibonacci hashing: neighbouring slots are read together.
+    (slot.wrapping_mul(0x9E37_79B9) >> 16) as usize % PLACES
+}
+
+impl Readers {
+    pub(super) fn new() -> Result<Self, TryReserveError> {
+        let mut places = Vec::new();
+        places.try_reserve_exact(PLACES)?;
+        places.resize(PLACES, Place::default());
+        Ok(Readers { places, slots: 0 })
+    }
+
+    /// The place of a slot, or the free one where it would be put.
+    fn find(&self, slot: u32) -> usize {
+        let mut at = home(slot);
+        while self.places[at].readers > 0 && self.places[at].slot != slot {
+            at = (at + 1) % PLACES;
+        }
+        at
+    }
+
+    /// Counts a reader; false if as many slots are read as can be.
+    pub(super) fn add(&mut self, slot: u32) -> bool {
+        let at = self.find(slot);
+        if self.places[at].readers == 0 {
+            if self.slots == MOST {
+                return false;
+            }
+            self.slots += 1;
+            self.places[at] = Place { slot, readers: 0, given_up: false };
+        }
+        // Readers that are forgotten instead of dropped could reach the end: such a slot stays read.
+        self.places[at].readers = self.places[at].readers.saturating_add(1);
+        true
+    }
+
+    /// Notes that a slot was given up; false if nobody reads it.
+    pub(super) fn give_up(&mut self, slot: u32) -> bool {
+        let at = self.find(slot);
+        let read = self.places[at].readers > 0;
+        self.places[at].given_up |= read;
+        read
+    }
+
+    /// A reader of the slot has gone.
+    pub(super) fn remove(&mut self, slot: u32) -> Gone {
+        let at = self.find(slot);
+        let place = &mut self.places[at];
+        debug_assert!(place.readers > 0, "slot {slot} has no reader");
+        if place.readers != 1 {
+            let counted = place.readers > 0 && place.readers < u32::MAX;
+            place.readers -= u32::from(counted);
+            return Gone { last: false, release: false };
+        }
+        let release = place.given_up;
+        self.vacate(at);
+        Gone { last: true, release }
+    }
+
+    fn vacate(&mut self, mut hole: usize) {
+        self.slots -= 1;
+        self.places[hole] = Place::default();
+        let mut at = hole;
+        loop {
+            at = (at + 1) % PLACES;
+            let place = self.places[at];
+            if place.readers == 0 {
+                return;
+            }
+            // It moves to the hole unless its search begins behind that.
+            let from_home = at.wrapping_sub(home(place.slot)) % PLACES;
+            if from_home >= at.wrapping_sub(hole) % PLACES {
+                self.places[hole] = place;
+                self.places[at] = Place::default();
+                hole = at;
+            }
+        }
+    }
+
+    /// Whether another slot can be read.
+    pub(super) fn has_room(&self) -> bool {
+        self.slots < MOST
+    }
+
+    /// Heap bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.places.capacity() * size_of::<Place>()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use zpool_api::sync::test_rng::Rng;
+
+    #[test]
+    fn follows_a_map_of_counts() {
+        let (mut table, mut model, mut rng) =
+            (Readers::new().unwrap(), BTreeMap::<u32, (u32, bool)>::new(), Rng::new(7));
+        let numbers = 3 * MOST;
+        for step in 0..if cfg!(miri) { 4000 } else { 100_000 } {
+            let slot = rng.below(numbers) as u32;
+            let known = model.contains_key(&slot);
+            match rng.below(if step / 5000 % 2 == 0 { 3 } else { 6 }) {
+                0 | 1 => {
+                    let fits = known || model.len() < MOST;
+                    assert_eq!(table.add(slot), fits);
+                    if fits {
+                        model.entry(slot).or_default().0 += 1;
+                    }
+                }
+                2 => {
+                    assert_eq!(table.give_up(slot), known);
+                    model.entry(slot).and_modify(|(_, given_up)| *given_up = true);
+                    model.retain(|_, (readers, _)| *readers > 0);
+                }
+                _ if known => {
+                    let (readers, given_up) = model[&slot];
+                    let last = readers == 1;
+                    assert_eq!(table.remove(slot), Gone { last, release: last && given_up });
+                    model.insert(slot, (readers - 1, given_up));
+                    model.retain(|_, (readers, _)| *readers > 0);
+                }
+                _ => {}
+            }
+            assert_eq!((table.slots, table.has_room()), (model.len(), model.len() < MOST));
+        }
+        let all: Vec<_> = model.into_iter().collect();
+        for (slot, (readers, given_up)) in all {
+            for left in (0..readers).rev() {
+                let gone = Gone { last: left == 0, release: left == 0 && given_up };
+                assert_eq!(table.remove(slot), gone);
+            }
+        }
+        assert!(table.places.iter().all(|place| place.readers == 0) && table.slots == 0);
+        assert_eq!(table.memory_bytes(), PLACES * size_of::<Place>());
+    }
+
+    #[test]
+    fn a_slot_whose_readers_cannot_be_counted_any_more_stays_read() {
+        let mut table = Readers::new().unwrap();
+        assert!(table.add(5));
+        let at = table.find(5);
+        table.places[at].readers = u32::MAX - 1;
+        assert!(table.add(5) && table.add(5));
+        for _ in 0..3 {
+            assert_eq!(table.remove(5), Gone { last: false, release: false });
+        }
+        assert!(table.give_up(5), "it is read");
+    }
+}

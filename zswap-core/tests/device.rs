@@ -1,0 +1,270 @@
+//! Devices and their stores: one store a device, panics, and a limit of the file's size.
+
+#![cfg(not(miri))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::cell::RefCell;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use common::at;
+use common::rig::{check, marked};
+use zswap_core::device::{
+    AttachError, FaultySwapDevice, FileDeviceError, FileSwapDevice, MemorySwapDevice,
+};
+use zswap_core::{
+    BuildError, DeviceError, LoadError, PAGE_SIZE, Page, SwapDevice, WritebackError, Zswap,
+};
+
+fn temporary(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("zswap-device-{}-{name}", std::process::id()))
+}
+
+#[test]
+fn a_device_serves_one_store_at_a_time() {
+    let in_use = |result: Result<Zswap, BuildError>| {
+        assert!(matches!(result, Err(BuildError::Device(AttachError::InUse))), "{result:?}");
+    };
+    let memory = Arc::new(MemorySwapDevice::new(100));
+    let builder = Zswap::builder().swap_device(memory.clone());
+    let store = builder.clone().build().unwrap();
+    in_use(builder.clone().build());
+    let wrapped = || Arc::new(FaultySwapDevice::new(memory.clone()));
+    in_use(Zswap::builder().swap_device(wrapped()).build());
+    store.store(at(0), &marked(0, 0)).unwrap();
+    assert_eq!(store.shrink(1), Ok(1));
+    check(&store, 0, 0);
+    // A store that could not be built has let go of it.
+    drop(store);
+    assert!(Zswap::builder().swap_device(memory.clone()).zpool("zlab").build().is_err());
+    let again = Zswap::builder().swap_device(wrapped()).build().unwrap();
+    in_use(builder.build());
+    drop(again);
+
+    let path = temporary("twice");
+    let device = FileSwapDevice::create(&path, 100).unwrap();
+    let second = FileSwapDevice::create(&path, 100).unwrap_err();
+    assert!(matches!(second, FileDeviceError::InUse { .. }), "{second}");
+    drop(device);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// Panics in each call while it is told to.
+#[derive(Debug)]
+struct Panics(MemorySwapDevice, AtomicBool);
+
+impl Panics {
+    fn step(&self) {
+        if self.1.load(SeqCst) {
+            resume_unwind(Box::new("on purpose"));
+        }
+    }
+}
+
+impl SwapDevice for Panics {
+    fn capacity(&self) -> u64 {
+        self.0.capacity()
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        self.step();
+        self.0.write_page(slot, page)
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        self.step();
+        self.0.read_page(slot, page)
+    }
+    fn discard(&self, slot: u64) {
+        self.step();
+        self.0.discard(slot);
+    }
+}
+
+#[test]
+fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
+    let device = Arc::new(Panics(MemorySwapDevice::new(2), AtomicBool::new(true)));
+    let store = Zswap::builder().swap_device(device.clone()).build().unwrap();
+    for n in 0..3 {
+        store.store(at(n), &marked(n, 0)).unwrap();
+    }
+    // Both in the write and in the discard that gives its slot up.
+    for _ in 0..5 {
+        let error = store.shrink(1).unwrap_err();
+        let WritebackError::Device { source, .. } = &error else { panic!("{error}") };
+        assert_eq!(*source, DeviceError::Panicked { operation: "write", slot: 0 });
+    }
+    assert_eq!(store.stats().device_pages, 0);
+    (0..3).for_each(|n| check(&store, n, 0));
+    device.1.store(false, SeqCst);
+    assert_eq!(store.shrink(9), Err(WritebackError::DeviceFull { slots: 2 }));
+    device.1.store(true, SeqCst);
+    let mut back = Box::new([0; PAGE_SIZE]);
+    let panicked =
+        |n| matches!(store.load(at(n), &mut back.clone()), Err(LoadError::Device { .. }));
+    assert_eq!((0..3).filter(|n| panicked(*n)).count(), 2);
+    // Overwritten and invalidated: each gives a slot up, and neither loses it.
+    (0..2).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
+    assert!((0..3).all(|n| store.invalidate(at(n))));
+    assert_eq!(store.stats().device_pages, 0);
+    device.1.store(false, SeqCst);
+    for n in 0..3 {
+        store.store(at(n), &marked(n, 2)).unwrap();
+    }
+    assert_eq!(store.shrink(9), Err(WritebackError::DeviceFull { slots: 2 }));
+    (0..3).for_each(|n| check(&store, n, 2));
+    store.load(at(0), &mut back).unwrap();
+}
+
+/// Runs a test of this file in a process of its own, where `inside` is true.
+#[cfg(target_os = "linux")]
+fn in_a_process_of_its_own(name: &str, inside: impl FnOnce()) {
+    const INSIDE: &str = "ZSWAP_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    let this = std::env::current_exe().unwrap();
+    let ran = std::process::Command::new(this)
+        .args(["--exact", name, "--test-threads", "1", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{:?}: {said}{}", ran.status, {
+        String::from_utf8_lossy(&ran.stderr)
+    });
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
+    in_a_process_of_its_own("a_write_beyond_the_file_size_limit_is_an_error_and_no_signal", || {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let path = temporary("limit");
+        let device = FileSwapDevice::create(&path, 100).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let page = [7; PAGE_SIZE];
+        device.write_page(50, &page).unwrap();
+        let was = getrlimit(Resource::Fsize);
+        // Within a page, and not at its end.
+        let limit = 10 * PAGE_SIZE as u64 + 100;
+        setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was.clone() }).unwrap();
+        for slot in [10, 11, 50, 99] {
+            let refused = device.write_page(slot, &page).unwrap_err();
+            assert_eq!(refused, DeviceError::FileSizeLimit { slot, limit });
+            assert!(refused.to_string().contains("ulimit -f"));
+        }
+        let mut back = [0; PAGE_SIZE];
+        device.write_page(9, &page).unwrap();
+        device.read_page(9, &mut back).unwrap();
+        device.read_page(50, &mut back).unwrap();
+        // To a store it is a device's error as any other.
+        let store = Zswap::builder().swap_device(Arc::new(device)).build().unwrap();
+        for n in 0..20 {
+            store.store(at(n), &marked(n, 0)).unwrap();
+        }
+        let error = store.shrink(20).unwrap_err();
+        let WritebackError::Device { source, .. } = &error else { panic!("{error}") };
+        assert_eq!(*source, DeviceError::FileSizeLimit { slot: 10, limit });
+        (0..20).for_each(|n| check(&store, n, 0));
+        setrlimit(Resource::Fsize, was).unwrap();
+        assert_eq!(store.shrink(20), Ok(10));
+        (0..20).for_each(|n| check(&store, n, 0));
+    });
+}
+
+/// What `inside` gives in a child after `fork`; the child ends at once.
+#[cfg(target_os = "linux")]
+fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child runs `inside` and ends without returning from here; what it touches of other
+    // threads' locks is what is tested.
+    match unsafe { libc::fork() } {
+        0 => {
+            let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(inside));
+            // SAFETY: ends the child, and nothing of the parent's.
+            unsafe { libc::_exit(i32::from(held.ok() != Some(true))) }
+        }
+        child => {
+            assert!(child > 0);
+            let mut status = 0;
+            // SAFETY: a child of this process, and a place for its status.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn in_a_child_the_device_is_the_parents() {
+    in_a_process_of_its_own("in_a_child_the_device_is_the_parents", || {
+        use zswap_core::parts::Slots;
+        let path = temporary("fork");
+        let device: Arc<dyn SwapDevice> = Arc::new(FileSwapDevice::create(&path, 100).unwrap());
+        let slots = Slots::attach(device.clone()).unwrap();
+        let (kept, taken) = (slots.take().unwrap(), slots.take().unwrap());
+        let page = [7; PAGE_SIZE];
+        kept.write(&page).unwrap();
+        let kept = kept.keep();
+        let pinned = slots.pin(kept).unwrap();
+        let calls_are_errors = in_a_child(|| {
+            let mut back = [0; PAGE_SIZE];
+            let forked = [
+                device.write_page(0, &page),
+                device.read_page(0, &mut back),
+                taken.write(&page),
+                pinned.read(&mut back),
+                slots.read(kept, &mut back),
+                slots.take().map(drop),
+            ];
+            device.discard(0);
+            slots.give_up(kept);
+            forked.iter().all(|result| *result == Err(DeviceError::Forked))
+                && slots.taken() == 0
+                && slots.memory_bytes() == 0
+        });
+        assert!(calls_are_errors);
+        drop((pinned, taken));
+        // Dropped in a child, which may attach its copy to a store of its own: the file stays locked,
+        // and its pages are the parent's.
+        let owned = RefCell::new(Some((slots, device)));
+        assert!(in_a_child(|| {
+            let (slots, device) = owned.take().unwrap();
+            let own = Slots::attach(device.clone()).is_ok();
+            drop((slots, device));
+            own && owned.borrow().is_none()
+        }));
+        let (slots, device) = owned.take().unwrap();
+        let locked =
+            |path| matches!(FileSwapDevice::create(path, 1), Err(FileDeviceError::InUse { .. }));
+        assert!(locked(&path) && Slots::attach(device.clone()).is_err());
+        let mut back = [0; PAGE_SIZE];
+        slots.read(kept, &mut back).unwrap();
+        assert_eq!((back, slots.taken()), (page, 1));
+        // The parent's drop unlocks, also while a child has the file open.
+        let (wait, go) = rustix::pipe::pipe().unwrap();
+        // SAFETY: the child waits for the pipe's end and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            drop(go);
+            let _ = rustix::io::read(&wait, &mut [0; 1]);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(0) };
+        }
+        drop((slots, device));
+        std::fs::write(&path, b"").unwrap();
+        assert!(FileSwapDevice::create(&path, 1).is_ok());
+        drop(go);
+        // SAFETY: a child of this process; its status is not asked for.
+        assert_eq!(unsafe { libc::waitpid(child, core::ptr::null_mut(), 0) }, child);
+        std::fs::remove_file(path).unwrap();
+    });
+}
