@@ -6,6 +6,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
+use crate::left::{Leaves, Left};
 use crate::word::{Freed, ObjWord, PinError};
 use zpool_api::sync::Watched;
 
@@ -153,5 +154,64 @@ fn loom_a_mover_and_a_reader_exclude_each_other() {
         }
         reader.join().unwrap();
         assert!(object.word.try_move(), "a reader was lost count of");
+    });
+}
+
+/// Two objects whose readers leave them, and a thread that gives up what is left.
+struct Leaving {
+    left: Left,
+    links: [std::cell::UnsafeCell<[u8; 8]>; 2],
+    bytes: [Watched; 2],
+    finished: [loom::sync::atomic::AtomicUsize; 2],
+}
+
+// SAFETY: the links are their objects' owners', which is what the model checks by `bytes`.
+unsafe impl Sync for Leaving {}
+// SAFETY: as above.
+unsafe impl Send for Leaving {}
+
+// SAFETY: 8 bytes for each object.
+unsafe impl Leaves for Leaving {
+    fn link(&self, slot: u32) -> core::ptr::NonNull<[u8; 8]> {
+        let slot = slot as usize;
+        self.bytes[slot].write();
+        core::ptr::NonNull::new(self.links[slot].get()).unwrap()
+    }
+
+    fn finish(&self, slot: u32) {
+        let slot = slot as usize;
+        self.bytes[slot].write();
+        self.finished[slot].fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Fails if `push` is not Release, if `finish` does not take with Acquire, and if it takes without a
+/// swap.
+#[test]
+fn loom_left_objects_are_given_up_once() {
+    loom::model(|| {
+        let pool = Arc::new(Leaving {
+            left: Left::new(),
+            links: Default::default(),
+            bytes: Default::default(),
+            finished: Default::default(),
+        });
+        let leaver = |slot: u32| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                pool.bytes[slot as usize].write();
+                // SAFETY: this thread's object, pushed once.
+                unsafe { pool.left.push(&*pool, slot) };
+            })
+        };
+        let leavers = [leaver(0), leaver(1)];
+        pool.left.finish(&*pool);
+        for leaver in leavers {
+            leaver.join().unwrap();
+        }
+        pool.left.finish(&*pool);
+        for finished in &pool.finished {
+            assert_eq!(finished.load(loom::sync::atomic::Ordering::Relaxed), 1);
+        }
     });
 }

@@ -4,14 +4,24 @@
 //! else allocates in it, reclaims it or frees it. No lock is held while the callback runs. The
 //! reference is given up on every way out, a panic included.
 //!
-//! A call visits pages that were put on the LRU before it began. Pages that it puts back count as
-//! new, so none is visited twice and every call ends.
+//! A call visits pages that were put on the LRU before it began. Pages that it puts back, and pages that
+//! the callback fills, count as new: none is visited twice. So a call ends after as many callbacks as
+//! there were objects on the LRU's pages when it began at most, whatever callbacks do and whatever is
+//! read.
 
 use zpool_api::lockdep::might_sleep;
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
 
+use crate::source::in_destructor;
+
 /// A pool whose pages can be reclaimed.
 pub trait Reclaim {
+    /// Whether this process made the pool: a callback may return in a child of it.
+    fn is_here(&self) -> bool;
+
+    /// Gives up what readers left.
+    fn finish_left(&self);
+
     /// The LRU's clock.
     fn now(&self) -> u64;
 
@@ -49,13 +59,16 @@ impl<P: Reclaim> UnderReclaim<'_, P> {
 
 impl<P: Reclaim> Drop for UnderReclaim<'_, P> {
     fn drop(&mut self) {
-        if !self.ended {
-            self.pool.end(self.page);
+        if !self.ended && self.pool.is_here() {
+            in_destructor(|| {
+                let _freed = self.pool.end(self.page);
+            });
         }
     }
 }
 
-/// See [`zpool_api::Zpool::reclaim`]; the pages freed.
+/// See [`zpool_api::Zpool::reclaim`]; the pages freed. Ends where it is, with the page at hand leaked, if
+/// a callback returns in a child of the pool's process.
 pub fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> usize {
     might_sleep("reclaim");
     let before = pool.now();
@@ -65,7 +78,11 @@ pub fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> 
         let under = UnderReclaim { pool, page, ended: false };
         for nth in 0..P::OBJECTS {
             let Some((handle, object)) = pool.read(page, nth) else { continue };
-            if evict.evict(handle, object) == Evicted::Keep {
+            let answer = evict.evict(handle, object);
+            if !pool.is_here() {
+                return freed;
+            }
+            if answer == Evicted::Keep {
                 // The page stays whatever becomes of the other objects.
                 break;
             }
@@ -73,6 +90,9 @@ pub fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> 
             // object's.
             pool.free(handle);
         }
+        // What the callback freed while it had the guard is left by that guard, and may be the last of
+        // its page.
+        pool.finish_left();
         freed += usize::from(under.finish());
     }
     freed
@@ -119,6 +139,12 @@ mod tests {
 
     impl Reclaim for Toy {
         const OBJECTS: usize = 2;
+
+        fn is_here(&self) -> bool {
+            true
+        }
+
+        fn finish_left(&self) {}
 
         fn now(&self) -> u64 {
             self.clock.get()

@@ -48,9 +48,15 @@ const STATE_SHIFT: u32 = 60;
 const MOVING: u64 = 1 << 62;
 const READERS_MASK: u64 = (1 << GENERATION_SHIFT) - 1;
 
-/// Most readers of one object: half of what the count can hold. The other half is room for the
-/// passing readers of as many threads, so the count never wraps.
+/// Most readers of one object: half of what the count can hold. `pin` checks the count, then adds to it,
+/// so it may be exceeded by one for each thread between the two, and passing readers add one for each
+/// thread between addition and subtraction. The other half of the count is room for them.
 pub const READER_LIMIT: u64 = 1 << 23;
+
+/// Threads that a system can have at once: Linux's greatest `pid_max`, 2^22.
+const MOST_THREADS: u64 = 1 << 22;
+
+const _: () = assert!(READER_LIMIT + MOST_THREADS <= READERS_MASK, "the reader count could carry");
 
 /// What a buddy is at the moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -33,6 +33,8 @@ fn is(pool: &Z3fold, handle: Handle, byte: u8, len: usize) -> bool {
 }
 
 fn assert_empty(pool: &Z3fold) {
+    // What readers left goes with the next call that may block.
+    pool.trim();
     let stats = pool.stats();
     assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
 }
@@ -206,6 +208,27 @@ fn loom_pool_evict_frees_another_of_the_page() {
             .unwrap();
         reader.join().unwrap();
         assert!(freed <= 1 && !is(&pool, one, 1, 64) && !is(&pool, two, 2, 64));
+        assert_empty(&pool);
+    });
+}
+
+/// A last reader leaves its object while an allocation gives up what is left and takes the room. Fails
+/// if the stack's push is not Release or its taking not Acquire.
+#[test]
+fn loom_pool_leave_against_malloc() {
+    model(|| {
+        let pool = pool();
+        let handle = pool.malloc_from(&[1; 4000]).unwrap();
+        let guard = zpool_api::obj_read_owned(pool.clone(), handle).unwrap();
+        pool.free(handle).unwrap();
+        let reader = thread::spawn(move || {
+            assert!(guard.iter().all(|byte| *byte == 1));
+            drop(guard);
+        });
+        let next = pool.malloc_from(&[2; 4000]).unwrap();
+        reader.join().unwrap();
+        assert!(pool.obj_read_begin(next).unwrap().iter().all(|byte| *byte == 2));
+        pool.free(next).unwrap();
         assert_empty(&pool);
     });
 }

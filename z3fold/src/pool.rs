@@ -18,20 +18,27 @@
 //!   the lists' reference. Under its page lock an object gets room, the middle one moved if need be,
 //!   and a reference; its word FREE → OWNED; the page goes back to its list. The bytes are written
 //!   outside of the locks; `publish` makes the word LIVE.
-//! * free, under the page lock: LIVE → OWNED → FREE, or → PARKED and later, by the last reader, under
-//!   the page lock, → FREE. The page goes where its objects say, unless an allocation or reclaim
-//!   holds it; without objects it leaves the lists. The last reference frees the page.
+//! * free, under the page lock: LIVE → OWNED → FREE, or → PARKED and later, by the last reader, →
+//!   OWNED. That one leaves the object on the pool's stack (`left`); the next call that may block takes
+//!   it off and, under the page lock, → FREE. The page goes where its objects say, unless an allocation
+//!   or reclaim holds it; without objects it leaves the lists. The last reference frees the page.
 
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ptr::{NonNull, null_mut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use buddies::{CHUNKS, Freed, ObjWord, PinError, READER_LIMIT, Reclaim, State, Word};
-use zpool_api::lockdep::{self, Rank, might_sleep};
+use buddies::{
+    CHUNKS, Freed, FreshPage, Leaves, Left, ObjWord, PageSource, PinError, READER_LIMIT, Reclaim,
+    State, Word, in_destructor,
+};
+use zpool_api::fork::Leaked;
+use zpool_api::lockdep::{self, Rank};
 use zpool_api::stable::{StableTable, TableError};
 use zpool_api::{
-    Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag, SlotRef,
-    Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
+    Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag,
+    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
 };
 
 use crate::page::{Buddy, Page, Slot};
@@ -90,12 +97,13 @@ struct Unreferenced(u32);
 
 /// All of the pool; private, so that nobody else can end pins or commit objects.
 pub(crate) struct Core {
-    provider: Arc<dyn PageProvider>,
+    source: PageSource,
     tag: PoolTag,
-    page_size: usize,
     first_generation: u32,
     table: StableTable<PageDesc>,
     lists: Mutex<Lists>,
+    /// Freed objects that their last readers left.
+    left: Left,
     objects: AtomicUsize,
     object_bytes: AtomicUsize,
     parked: AtomicUsize,
@@ -104,39 +112,51 @@ pub(crate) struct Core {
 /// A pool of at most three objects a page. See the crate's front page.
 ///
 /// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+///
+/// In a child of the process that made it, after `fork`, every call is [`ZpoolError::Forked`], and the
+/// pool and its guards are leaked when they are dropped.
 pub struct Z3fold {
-    core: Core,
+    core: Leaked<Core>,
 }
 
 impl Z3fold {
     /// An empty pool over `provider`. Allocates nothing yet.
     ///
+    /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
     pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
-        Self::starting_at(provider, FIRST_GENERATION)
+        Self::with_budget(provider, None)
+    }
+
+    /// As [`Z3fold::new`], with a budget that each page is charged to while it is among the pool's
+    /// [`total_pages`](Zpool::total_pages). An object that fits beside others needs none of it.
+    ///
+    /// # Errors
+    /// As [`Z3fold::new`].
+    pub fn with_budget(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<Self, ZpoolError> {
+        Self::starting_at(provider, budget, FIRST_GENERATION)
     }
 
     pub(crate) fn starting_at(
         provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
         first_generation: u32,
     ) -> Result<Self, ZpoolError> {
-        let page_size = provider.page_size();
-        if !page_size.is_power_of_two() || !(4096..=65536).contains(&page_size) {
-            let allowed = "powers of two from 4096 to 65536";
-            return Err(ZpoolError::UnsupportedPageSize { backend: NAME, page_size, allowed });
-        }
         let core = Core {
-            provider,
+            source: PageSource::new(NAME, provider, budget)?,
             tag: PoolTag::next(),
-            page_size,
             first_generation,
             table: StableTable::with_limit(Slot::MAX_PAGES),
             lists: Mutex::new(Lists::new()),
+            left: Left::new(),
             objects: AtomicUsize::new(0),
             object_bytes: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
         };
-        Ok(Z3fold { core })
+        Ok(Z3fold { core: Leaked::new(core) })
     }
 }
 
@@ -163,7 +183,7 @@ impl Core {
     }
 
     fn chunk_size(&self) -> usize {
-        self.page_size / CHUNKS
+        self.source.page_size() / CHUNKS
     }
 
     fn chunks(&self, bytes: usize) -> usize {
@@ -175,15 +195,16 @@ impl Core {
         // Relaxed, both: stored before the word became OWNED, or by a mover before it ended its move;
         // whoever gets here has read that or a later value of the word with Acquire, or is the owner.
         let base = desc.base.load(Ordering::Relaxed);
+        let page_size = self.source.page_size();
         let offset = match buddy {
             Buddy::First => 0,
             // Relaxed: as above.
             Buddy::Middle => {
                 usize::from(desc.middle_at.load(Ordering::Relaxed)) * self.chunk_size()
             }
-            Buddy::Last => self.page_size - self.chunks(len) * self.chunk_size(),
+            Buddy::Last => page_size - self.chunks(len) * self.chunk_size(),
         };
-        debug_assert!(!base.is_null() && offset + len <= self.page_size);
+        debug_assert!(!base.is_null() && offset + len <= page_size);
         // SAFETY: `base` is the start of a page (invariant 1), and `offset` is inside of it.
         let start = unsafe { base.add(offset) };
         // SAFETY: inside an allocation, hence not null.
@@ -196,26 +217,23 @@ impl Core {
         if size == 0 {
             return Err(ZpoolError::EmptyObject);
         }
-        if size > self.page_size {
-            return Err(ZpoolError::ObjectTooLarge { size, max: self.page_size, backend: NAME });
+        let page_size = self.source.page_size();
+        if size > page_size {
+            return Err(ZpoolError::ObjectTooLarge { size, max: page_size, backend: NAME });
         }
+        self.finish_left();
         if let Some(found) = self.reserve_in_a_page(size) {
             return Ok(found);
         }
-        might_sleep("z3fold: a page request");
-        let mut run = self.provider.alloc_run(1)?;
-        run.mark_resident(0..1);
-        // Room may have appeared meanwhile.
-        let found = match self.reserve_in_a_page(size) {
-            Some(found) => Ok(found),
-            None => match self.attach(&run, size) {
-                Ok(found) => return Ok(found),
-                Err(error) => Err(error),
-            },
-        };
-        // SAFETY: just allocated here, attached to nothing.
-        unsafe { self.provider.free_run(run) };
-        found
+        let fresh = self.source.alloc()?;
+        // Room may have appeared meanwhile; then the page goes back, where the provider may panic.
+        if let Some(found) = self.reserve_in_a_page(size) {
+            let abort = AbortOnDrop(self, u64::from(found.0.number()));
+            drop(fresh);
+            core::mem::forget(abort);
+            return Ok(found);
+        }
+        self.attach(fresh, size)
     }
 
     /// Room in the page that fits tightest; none if no page has any.
@@ -293,8 +311,12 @@ impl Core {
         last.then_some(Unreferenced(number))
     }
 
-    /// Attaches the run's page with an object of `size` bytes in it.
-    fn attach(&self, run: &PageRun, size: usize) -> Result<(Slot, &PageDesc), ZpoolError> {
+    /// Attaches a page with an object of `size` bytes in it.
+    fn attach<'a>(
+        &'a self,
+        fresh: FreshPage<'a>,
+        size: usize,
+    ) -> Result<(Slot, &'a PageDesc), ZpoolError> {
         let vacant = self.lists().guarded.take_vacant();
         let number = match vacant {
             Some(number) => number,
@@ -304,7 +326,7 @@ impl Core {
         let desc = self.desc(slot)?;
         let mut locked = desc.lock();
         // Relaxed: published by the word's later Release, and by the page lock.
-        desc.base.store(run.base().as_ptr(), Ordering::Relaxed);
+        desc.base.store(fresh.attach().as_ptr(), Ordering::Relaxed);
         // The lists' reference.
         locked.guarded.get();
         locked.guarded.occupy(Buddy::First, self.chunks(size), 0);
@@ -331,6 +353,14 @@ impl Core {
         self.table
             .get(slot.page)
             .ok_or_else(|| ZpoolError::InvalidHandle { handle: u64::from(slot.number()) })
+    }
+
+    /// A slot that is in use, and its descriptor.
+    #[expect(clippy::expect_used, reason = "slots in use have descriptors, which the table keeps")]
+    fn known(&self, slot: u32) -> (Slot, &PageDesc) {
+        let slot = Slot::from_number(slot);
+        let found = slot.and_then(|slot| Some((slot, self.table.get(slot.page)?)));
+        found.expect("a slot in use has a descriptor")
     }
 
     /// OWNED → LIVE: the handle exists from here on.
@@ -372,12 +402,15 @@ impl Core {
         let base = desc.base.swap(null_mut(), Ordering::Relaxed);
         self.lists().guarded.detach(number, usable);
         if let Some(base) = NonNull::new(base) {
-            // SAFETY: the page that `attach` got from this provider as a run of one, which was
-            // resident; no word of it is OWNED, LIVE or PARKED, so nobody touches it (invariant 2).
-            let run = unsafe { PageRun::new(base, 1, 1) };
-            // SAFETY: as above.
-            unsafe { self.provider.free_run(run) };
+            // SAFETY: attached by `attach`; no word of it is OWNED, LIVE or PARKED, so nobody touches it
+            // (invariant 2), and `base` was taken out, so it is given back once.
+            unsafe { self.source.give_back(base) };
         }
+    }
+
+    /// Gives up what readers left. With nothing locked.
+    fn finish_left(&self) {
+        self.left.finish(self);
     }
 
     /// Frees an object whose handle's bits are known.
@@ -403,16 +436,16 @@ impl Core {
         Some(())
     }
 
-    /// A parked object was left to this thread by its last reader.
+    /// A parked object fell to this thread, a last reader, which leaves it on the stack: readers take no
+    /// lock and call no provider.
     #[cold]
-    fn finish_parked(&self, slot: Slot, desc: &PageDesc, owned: Word) {
+    fn leave_parked(&self, slot: Slot, desc: &PageDesc, owned: Word) {
         debug_assert_eq!(owned.state(), State::Owned);
-        let mut locked = desc.lock();
-        // Relaxed: a counter. Its freer has counted it, under the page lock.
+        desc.watched[slot.buddy as usize].write();
+        // Relaxed: a counter. Wrapping: its freer may count it after this.
         self.parked.fetch_sub(1, Ordering::Relaxed);
-        let unreferenced = self.give_up(slot, desc, &mut locked.guarded, true);
-        drop(locked);
-        self.give_back(unreferenced);
+        // SAFETY: OWNED by this thread since the CAS that gave it `owned`.
+        unsafe { self.left.push(self, slot.number()) };
     }
 
     /// Pins the object of this slot and generation.
@@ -435,7 +468,7 @@ impl Core {
             }
             Err(error) => {
                 if let PinError::NotLive(Some(owned)) = error {
-                    self.finish_parked(slot, desc, owned);
+                    self.leave_parked(slot, desc, owned);
                 }
                 Err(error)
             }
@@ -469,6 +502,14 @@ impl Core {
 /// with it the lists' reference.
 impl Reclaim for Core {
     const OBJECTS: usize = Buddy::ALL.len();
+
+    fn is_here(&self) -> bool {
+        self.source.is_here()
+    }
+
+    fn finish_left(&self) {
+        self.finish_left();
+    }
 
     fn now(&self) -> u64 {
         self.lists().guarded.now()
@@ -511,19 +552,40 @@ impl Reclaim for Core {
 impl ObjPin for Core {
     #[inline]
     fn unpin(&self, token: u64) {
+        if !self.source.is_here() {
+            return;
+        }
         // The token is of a pinned object, whose descriptor the table keeps for ever.
         let Some(slot) = Slot::from_number(token as u32) else { return };
         if let Some(desc) = self.table.get(slot.page) {
             desc.watched[slot.buddy as usize].read();
             if let Some(owned) = desc.word(slot.buddy).unpin() {
-                self.finish_parked(slot, desc, owned);
+                self.leave_parked(slot, desc, owned);
             }
         }
     }
 }
 
+// SAFETY: the bytes of an OWNED object, at least a chunk of 64 or more. They do not move: a mover moves
+// LIVE objects only.
+unsafe impl Leaves for Core {
+    fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
+        let (slot, desc) = self.known(slot);
+        self.bytes(desc, slot.buddy, desc.word(slot.buddy).peek().bytes()).cast()
+    }
+
+    fn finish(&self, slot: u32) {
+        let (slot, desc) = self.known(slot);
+        let mut locked = desc.lock();
+        let unreferenced = self.give_up(slot, desc, &mut locked.guarded, true);
+        drop(locked);
+        self.give_back(unreferenced);
+    }
+}
+
 impl ObjCommit for Core {
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError> {
+        self.source.here()?;
         let invalid = ZpoolError::InvalidHandle { handle: token };
         let slot = Slot::from_number(token as u32).ok_or(invalid)?;
         let desc = self.desc(slot)?;
@@ -531,12 +593,24 @@ impl ObjCommit for Core {
     }
 
     fn abort(&self, token: u64) {
+        if !self.source.is_here() {
+            return;
+        }
         let Some(slot) = Slot::from_number(token as u32) else { return };
         let Ok(desc) = self.desc(slot) else { return };
         let mut locked = desc.lock();
         let unreferenced = self.give_up(slot, desc, &mut locked.guarded, false);
         drop(locked);
-        self.give_back(unreferenced);
+        in_destructor(|| self.give_back(unreferenced));
+    }
+}
+
+/// Gives up an object that is being made, when the provider panics.
+struct AbortOnDrop<'a>(&'a Core, u64);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.abort(self.1);
     }
 }
 
@@ -550,19 +624,22 @@ impl Zpool for Z3fold {
     }
 
     fn caps(&self) -> ZpoolCaps {
-        ZpoolCaps::new(self.core.page_size).with_reclaim().with_alignment(self.core.chunk_size())
+        let page_size = self.core.source.page_size();
+        ZpoolCaps::new(page_size).with_reclaim().with_alignment(self.core.chunk_size())
     }
 
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        self.core.source.here()?;
         let (slot, desc) = self.core.reserve(size)?;
         desc.watched[slot.buddy as usize].write();
         let bytes = self.core.bytes(desc, slot.buddy, size);
         // SAFETY: the word is OWNED and the guard its owner, so the bytes are its alone until
         // commit or abort (invariant 2).
-        Ok(unsafe { ObjWrite::in_place(bytes, &self.core, u64::from(slot.number())) })
+        Ok(unsafe { ObjWrite::in_place(bytes, &*self.core, u64::from(slot.number())) })
     }
 
     fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        self.core.source.here()?;
         let (slot, desc) = self.core.reserve(bytes.len())?;
         desc.watched[slot.buddy as usize].write();
         let to = self.core.bytes(desc, slot.buddy, bytes.len()).cast::<u8>();
@@ -573,7 +650,11 @@ impl Zpool for Z3fold {
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
-        self.core.free(handle)
+        self.core.source.here()?;
+        // In this order the object is freed also if the provider panics over what readers left.
+        let freed = self.core.free(handle);
+        self.core.finish_left();
+        freed
     }
 
     fn prefetch(&self, handle: Handle) {
@@ -584,6 +665,7 @@ impl Zpool for Z3fold {
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.core.source.here()?;
         let bits = handle.bits_of(self.core.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
         self.core.read(SlotRef::from_bits(bits)).map_err(|error| match error {
             PinError::NotLive(_) => ZpoolError::invalid(handle),
@@ -594,30 +676,42 @@ impl Zpool for Z3fold {
     }
 
     fn total_pages(&self) -> usize {
-        self.core.lists().guarded.attached()
+        if self.core.is_here() { self.core.source.total_pages() } else { 0 }
     }
 
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
-        Ok(buddies::reclaim(&self.core, target_pages, evict))
+        self.core.source.here()?;
+        self.core.finish_left();
+        let freed = buddies::reclaim(&*self.core, target_pages, evict);
+        // A callback may have returned in a child.
+        self.core.source.here()?;
+        Ok(freed)
     }
 
     fn trim(&self) -> usize {
-        self.core.provider.trim()
+        if !self.core.is_here() {
+            return 0;
+        }
+        self.core.finish_left();
+        self.core.source.provider().trim()
     }
 
     fn stats(&self) -> ZpoolStats {
         let core = &self.core;
         let mut stats = ZpoolStats::default();
-        stats.page_size = core.page_size;
-        stats.cached_pages = core.provider.cached_pages();
-        stats.metadata_bytes = core.table.memory_bytes() + core.provider.metadata_bytes();
+        stats.page_size = core.source.page_size();
+        if !core.is_here() {
+            return stats;
+        }
+        stats.cached_pages = core.source.provider().cached_pages();
+        stats.metadata_bytes = core.table.memory_bytes() + core.source.provider().metadata_bytes();
+        stats.total_pages = core.source.total_pages();
         // Relaxed: counters, each right by itself.
         stats.objects = core.objects.load(Ordering::Relaxed);
         stats.object_bytes = core.object_bytes.load(Ordering::Relaxed);
-        // Relaxed: as above.
-        stats.parked_objects = core.parked.load(Ordering::Relaxed);
+        // A reader may take a parked object off before its freer has counted it. Relaxed: as above.
+        stats.parked_objects = (core.parked.load(Ordering::Relaxed) as isize).max(0) as usize;
         let lists = core.lists();
-        stats.total_pages = lists.guarded.attached();
         stats.reclaimed_pages = lists.guarded.reclaimed();
         stats.metadata_bytes += lists.guarded.memory_bytes();
         stats
@@ -626,15 +720,21 @@ impl Zpool for Z3fold {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        let mut panicked = None;
         for desc in self.table.iter() {
             // Relaxed: `&mut self` excludes every other access.
-            if let Some(base) = NonNull::new(desc.base.swap(null_mut(), Ordering::Relaxed)) {
-                // SAFETY: a page that `attach` got from this provider as a run of one. Guards borrow
-                // the pool, so none is left that would touch it; forgotten ones cannot.
-                let run = unsafe { PageRun::new(base, 1, 1) };
-                // SAFETY: as above.
-                unsafe { self.provider.free_run(run) };
+            let base = NonNull::new(desc.base.swap(null_mut(), Ordering::Relaxed));
+            let Some(base) = base else { continue };
+            // SAFETY: a page that `attach` attached. Guards borrow the pool, so none is left that would
+            // touch it; forgotten ones cannot.
+            let give_back = || unsafe { self.source.give_back(base) };
+            // The other pages go back all the same.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
+                panicked = Some(ManuallyDrop::new(payload));
             }
+        }
+        if let Some(payload) = panicked {
+            in_destructor(|| resume_unwind(ManuallyDrop::into_inner(payload)));
         }
     }
 }
@@ -643,7 +743,7 @@ impl fmt::Debug for Z3fold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Z3fold")
             .field("tag", &self.core.tag)
-            .field("page_size", &self.core.page_size)
+            .field("page_size", &self.core.source.page_size())
             // Relaxed: a counter.
             .field("objects", &self.core.objects.load(Ordering::Relaxed))
             .finish_non_exhaustive()
@@ -687,7 +787,7 @@ mod tests {
     #[test]
     fn a_slot_is_retired_when_its_generations_are_used_up() {
         let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-        let pool = Z3fold::starting_at(pages.clone(), MAX_GENERATION - 3).unwrap();
+        let pool = Z3fold::starting_at(pages.clone(), None, MAX_GENERATION - 3).unwrap();
         let mut seen = HashSet::new();
         for round in 0..40u8 {
             let handle = pool.malloc_from(&[round; 10]).unwrap();

@@ -55,18 +55,12 @@ pub(crate) enum Who {
 #[derive(Debug)]
 pub(crate) struct Lists {
     shelves: Shelves<PageState>,
-    attached: usize,
     reclaimed: u64,
 }
 
 impl Lists {
     pub(crate) fn new() -> Self {
-        Lists { shelves: Shelves::new(), attached: 0, reclaimed: 0 }
-    }
-
-    /// Pages with memory.
-    pub(crate) fn attached(&self) -> usize {
-        self.attached
+        Lists { shelves: Shelves::new(), reclaimed: 0 }
     }
 
     /// Pages that reclaim has freed.
@@ -117,7 +111,6 @@ impl Lists {
 
     /// Attaches memory to a vacant page.
     pub(crate) fn attach(&mut self, page: u32, to: PageState) {
-        self.attached += 1;
         self.set_state(page, to);
     }
 
@@ -134,7 +127,6 @@ impl Lists {
     /// A page without a reference any more is vacant; its number serves again if it is `usable`. To
     /// be called once its memory is on its way back to the provider.
     pub(crate) fn detach(&mut self, page: u32, usable: bool) {
-        self.attached -= 1;
         self.set_state(page, PageState::Vacant);
         if usable {
             self.shelves.push_vacant(page);
@@ -192,7 +184,7 @@ mod tests {
         assert_eq!(lists.take_for_alloc(4), None);
         assert!(lists.settle(0, Who::Freer, PageState::Leaving));
         lists.detach(0, true);
-        assert_eq!((lists.attached(), lists.take_vacant()), (0, Some(0)));
+        assert_eq!(lists.take_vacant(), Some(0));
     }
 
     #[test]
@@ -213,7 +205,7 @@ mod tests {
     #[test]
     fn pages_and_their_records_are_counted() {
         let mut lists = Lists::new();
-        assert_eq!((lists.attached(), lists.reclaimed(), lists.memory_bytes()), (0, 0, 0));
+        assert_eq!((lists.reclaimed(), lists.memory_bytes()), (0, 0));
         lists.add_up_to(2).unwrap();
         let reserved = lists.memory_bytes();
         assert!(reserved >= 3 * size_of::<PageState>(), "{reserved}");
@@ -222,14 +214,14 @@ mod tests {
         for page in 0..3 {
             lists.attach(page, PageState::Buddied);
         }
-        assert_eq!((lists.attached(), lists.memory_bytes()), (3, reserved));
+        assert_eq!(lists.memory_bytes(), reserved);
         for page in 0..2 {
             assert_eq!(lists.take_for_reclaim(lists.now()), Some(page));
             assert!(lists.settle(page, Who::Holder, PageState::Leaving));
             lists.detach(page, true);
             lists.count_reclaimed();
         }
-        assert_eq!((lists.attached(), lists.reclaimed()), (1, 2));
+        assert_eq!(lists.reclaimed(), 2);
         assert_eq!((lists.take_vacant(), lists.take_vacant()), (Some(1), Some(0)));
         assert_eq!(lists.take_vacant(), None);
     }

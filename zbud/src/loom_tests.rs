@@ -80,3 +80,26 @@ fn loom_pool_reclaim_against_free() {
         assert_eq!(pool.total_pages(), 0);
     });
 }
+
+/// A last reader leaves its object while an allocation gives up what is left and takes the room. Fails
+/// if the stack's push is not Release or its taking not Acquire.
+#[test]
+fn loom_pool_leave_against_malloc() {
+    loom::model(|| {
+        let pool = pool();
+        let handle = pool.malloc_from(&[1; 4000]).unwrap();
+        let guard = zpool_api::obj_read_owned(pool.clone(), handle).unwrap();
+        pool.free(handle).unwrap();
+        let reader = thread::spawn(move || {
+            assert!(guard.iter().all(|byte| *byte == 1));
+            drop(guard);
+        });
+        let next = pool.malloc_from(&[2; 4000]).unwrap();
+        reader.join().unwrap();
+        assert!(pool.obj_read_begin(next).unwrap().iter().all(|byte| *byte == 2));
+        pool.free(next).unwrap();
+        pool.trim();
+        let stats = pool.stats();
+        assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
+    });
+}

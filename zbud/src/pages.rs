@@ -104,18 +104,12 @@ pub(crate) struct Detached(pub(crate) u32);
 #[derive(Debug)]
 pub(crate) struct Pages {
     shelves: Shelves<PageRecord>,
-    attached: usize,
     reclaimed: u64,
 }
 
 impl Pages {
     pub(crate) fn new() -> Self {
-        Pages { shelves: Shelves::new(), attached: 0, reclaimed: 0 }
-    }
-
-    /// Pages with memory.
-    pub(crate) fn attached(&self) -> usize {
-        self.attached
+        Pages { shelves: Shelves::new(), reclaimed: 0 }
     }
 
     /// Pages that reclaim has freed.
@@ -142,7 +136,6 @@ impl Pages {
 
     /// Attaches fresh memory to `page`, a vacant one, for an object of `chunks` chunks.
     pub(crate) fn attach(&mut self, page: u32, chunks: usize) -> Slot {
-        self.attached += 1;
         let slot = Slot { page, buddy: Buddy::First };
         self.occupy(slot, chunks);
         slot
@@ -178,10 +171,7 @@ impl Pages {
         record.users -= 1;
         let to = record.resting_state();
         self.set_state(page, to);
-        (to == PageState::Vacant).then(|| {
-            self.attached -= 1;
-            Detached(page)
-        })
+        (to == PageState::Vacant).then_some(Detached(page))
     }
 
     /// The page number of a detached page may serve again, unless it is retired. To be called
@@ -281,20 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn pages_and_their_records_are_counted() {
+    fn records_are_counted() {
         let mut pages = with_pages(0);
-        assert_eq!((pages.attached(), pages.memory_bytes()), (0, 0));
+        assert_eq!(pages.memory_bytes(), 0);
         pages = with_pages(2);
         let reserved = pages.memory_bytes();
         assert!(reserved >= 2 * size_of::<PageRecord>(), "{reserved}");
         let first = pages.attach(0, 64);
         let other = pages.attach(1, 63);
-        assert_eq!((pages.attached(), pages.memory_bytes()), (2, reserved));
+        assert_eq!(pages.memory_bytes(), reserved);
         assert_eq!(pages.vacate(first, true), Some(Detached(0)));
-        assert_eq!(pages.attached(), 1);
         assert_eq!(pages.take_room(1), Some(slot(1, Buddy::Last)), "a chunk is free");
         assert_eq!(pages.vacate(other, true), None);
-        assert_eq!(pages.attached(), 1);
     }
 
     #[test]
@@ -305,7 +293,7 @@ mod tests {
         assert_eq!(pages.begin_reclaim(pages.now()), Some(0));
         assert_eq!(pages.vacate(first, true), None);
         assert_eq!(pages.end_reclaim(0), None);
-        assert_eq!((pages.attached(), pages.reclaimed()), (1, 0));
+        assert_eq!(pages.reclaimed(), 0);
         assert_eq!(pages.take_room(56), None);
         assert_eq!(pages.take_room(55), Some(first));
     }
@@ -333,7 +321,7 @@ mod tests {
         assert_eq!(pages.take_room(30), Some(first));
         assert_eq!(pages.vacate(last, true), None);
         assert_eq!(pages.vacate(first, true), Some(Detached(0)));
-        assert_eq!((pages.attached(), pages.shelves.tightest(1)), (0, None));
+        assert_eq!(pages.shelves.tightest(1), None);
     }
 
     #[test]

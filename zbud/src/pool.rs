@@ -15,20 +15,27 @@
 //!   OWNED; the bytes are written outside of the lock; `publish` makes the word LIVE.
 //! * free: LIVE → OWNED, or → PARKED and later, by the last reader, → OWNED; then under the pool
 //!   lock → FREE and the room is given up; if the page has no user left its memory goes back to
-//!   the provider outside of the lock, before the page's number may serve again.
+//!   the provider outside of the lock. A last reader leaves the object on the pool's stack (`left`),
+//!   still OWNED; the next call that may block gives it up.
 
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ptr::{NonNull, null_mut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use zpool_api::lockdep::{self, Rank, might_sleep};
+use zpool_api::fork::Leaked;
+use zpool_api::lockdep::{self, Rank};
 use zpool_api::stable::{StableTable, TableError};
 use zpool_api::{
-    Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag, SlotRef,
-    Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
+    Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag,
+    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
 };
 
-use buddies::{CHUNKS, Freed, ObjWord, PinError, READER_LIMIT, State, Word};
+use buddies::{
+    CHUNKS, Freed, FreshPage, Leaves, Left, ObjWord, PageSource, PinError, READER_LIMIT, State,
+    Word, in_destructor,
+};
 
 use crate::pages::{Buddy, Detached, Pages, Slot};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -68,12 +75,13 @@ pub(crate) struct Locked<'a> {
 
 /// All of the pool; private, so that nobody else can end pins or commit objects.
 pub(crate) struct Core {
-    provider: Arc<dyn PageProvider>,
+    pub(crate) source: PageSource,
     tag: PoolTag,
-    page_size: usize,
     first_generation: u32,
     pub(crate) table: StableTable<PageDesc>,
     pages: Mutex<Pages>,
+    /// Freed objects that their last readers left.
+    left: Left,
     objects: AtomicUsize,
     object_bytes: AtomicUsize,
     parked: AtomicUsize,
@@ -82,39 +90,51 @@ pub(crate) struct Core {
 /// A pool of at most two objects a page. See the crate's front page.
 ///
 /// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+///
+/// In a child of the process that made it, after `fork`, every call is [`ZpoolError::Forked`], and the
+/// pool and its guards are leaked when they are dropped.
 pub struct Zbud {
-    core: Core,
+    core: Leaked<Core>,
 }
 
 impl Zbud {
     /// An empty pool over `provider`. Allocates nothing yet.
     ///
+    /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
     pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
-        Self::starting_at(provider, FIRST_GENERATION)
+        Self::with_budget(provider, None)
+    }
+
+    /// As [`Zbud::new`], with a budget that each page is charged to while it is among the pool's
+    /// [`total_pages`](Zpool::total_pages). An object that fits beside another needs none of it.
+    ///
+    /// # Errors
+    /// As [`Zbud::new`].
+    pub fn with_budget(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<Self, ZpoolError> {
+        Self::starting_at(provider, budget, FIRST_GENERATION)
     }
 
     pub(crate) fn starting_at(
         provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
         first_generation: u32,
     ) -> Result<Self, ZpoolError> {
-        let page_size = provider.page_size();
-        if !page_size.is_power_of_two() || !(4096..=65536).contains(&page_size) {
-            let allowed = "powers of two from 4096 to 65536";
-            return Err(ZpoolError::UnsupportedPageSize { backend: NAME, page_size, allowed });
-        }
         let core = Core {
-            provider,
+            source: PageSource::new(NAME, provider, budget)?,
             tag: PoolTag::next(),
-            page_size,
             first_generation,
             table: StableTable::with_limit(Slot::MAX_PAGES),
             pages: Mutex::new(Pages::new()),
+            left: Left::new(),
             objects: AtomicUsize::new(0),
             object_bytes: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
         };
-        Ok(Zbud { core })
+        Ok(Zbud { core: Leaked::new(core) })
     }
 }
 
@@ -125,7 +145,7 @@ impl Core {
     }
 
     fn chunk_size(&self) -> usize {
-        self.page_size / CHUNKS
+        self.source.page_size() / CHUNKS
     }
 
     /// Where a buddy of `len` bytes is; the word must be OWNED, LIVE or PARKED and held so.
@@ -133,11 +153,12 @@ impl Core {
         // Relaxed: stored before the word became OWNED; whoever gets here has read that or a later
         // value of the word with Acquire, or holds the pool lock, or is the owner.
         let base = desc.base.load(Ordering::Relaxed);
+        let page_size = self.source.page_size();
         let offset = match buddy {
             Buddy::First => 0,
-            Buddy::Last => self.page_size - len.div_ceil(self.chunk_size()) * self.chunk_size(),
+            Buddy::Last => page_size - len.div_ceil(self.chunk_size()) * self.chunk_size(),
         };
-        debug_assert!(!base.is_null() && offset + len <= self.page_size);
+        debug_assert!(!base.is_null() && offset + len <= page_size);
         // SAFETY: `base` is the start of a page (invariant 1), and `offset` is inside of it.
         let start = unsafe { base.add(offset) };
         // SAFETY: inside an allocation, hence not null.
@@ -150,47 +171,57 @@ impl Core {
         if size == 0 {
             return Err(ZpoolError::EmptyObject);
         }
-        if size > self.page_size {
-            return Err(ZpoolError::ObjectTooLarge { size, max: self.page_size, backend: NAME });
+        let page_size = self.source.page_size();
+        if size > page_size {
+            return Err(ZpoolError::ObjectTooLarge { size, max: page_size, backend: NAME });
         }
+        self.finish_left();
         let chunks = size.div_ceil(self.chunk_size());
-        if let Some(slot) = self.lock().pages.take_room(chunks) {
-            return self.claim(slot, size);
-        }
-        might_sleep("zbud: a page request");
-        let mut run = self.provider.alloc_run(1)?;
-        run.mark_resident(0..1);
-        match self.attach(&run, chunks) {
-            Ok((slot, unused)) => {
-                if unused {
-                    // SAFETY: just allocated here, attached to nothing.
-                    unsafe { self.provider.free_run(run) };
-                }
-                self.claim(slot, size)
+        let found = self.lock().pages.take_room(chunks);
+        let slot = match found {
+            Some(slot) => slot,
+            None => {
+                let fresh = self.source.alloc()?;
+                return self.attach(fresh, chunks, size);
             }
-            Err(error) => {
-                // SAFETY: just allocated here, attached to nothing.
-                unsafe { self.provider.free_run(run) };
-                Err(error)
-            }
-        }
+        };
+        self.claim(slot, size)
     }
 
-    /// Attaches the run's page, or finds that room appeared meanwhile (then true: unused).
-    fn attach(&self, run: &PageRun, chunks: usize) -> Result<(Slot, bool), ZpoolError> {
+    /// Attaches a page, or gives it back if room appeared meanwhile. With an object of `size` bytes.
+    fn attach<'a>(
+        &'a self,
+        fresh: FreshPage<'a>,
+        chunks: usize,
+        size: usize,
+    ) -> Result<(Slot, &'a PageDesc), ZpoolError> {
         let mut locked = self.lock();
         if let Some(slot) = locked.pages.take_room(chunks) {
-            return Ok((slot, true));
+            drop(locked);
+            let claimed = self.claim(slot, size)?;
+            // The provider may panic when it gets the page back.
+            let abort = AbortOnDrop(self, u64::from(slot.number()));
+            drop(fresh);
+            core::mem::forget(abort);
+            return Ok(claimed);
         }
         let page = match locked.pages.take_vacant() {
             Some(page) => page,
-            None => self.new_page_number(&mut locked)?,
+            None => match self.new_page_number(&mut locked) {
+                Ok(page) => page,
+                Err(error) => {
+                    drop(locked);
+                    return Err(error);
+                }
+            },
         };
         if let Some(desc) = self.table.get(page) {
             // Relaxed: published by the word's later Release, and by the pool lock.
-            desc.base.store(run.base().as_ptr(), Ordering::Relaxed);
+            desc.base.store(fresh.attach().as_ptr(), Ordering::Relaxed);
         }
-        Ok((locked.pages.attach(page, chunks), false))
+        let slot = locked.pages.attach(page, chunks);
+        drop(locked);
+        self.claim(slot, size)
     }
 
     fn new_page_number(&self, locked: &mut Locked<'_>) -> Result<u32, ZpoolError> {
@@ -216,6 +247,12 @@ impl Core {
         self.table
             .get(slot.page)
             .ok_or_else(|| ZpoolError::InvalidHandle { handle: u64::from(slot.number()) })
+    }
+
+    /// The descriptor of a slot that is in use.
+    #[expect(clippy::expect_used, reason = "slots in use have descriptors, which the table keeps")]
+    fn known(&self, slot: Slot) -> &PageDesc {
+        self.table.get(slot.page).expect("a slot in use has a descriptor")
     }
 
     /// OWNED → LIVE: the handle exists from here on.
@@ -252,12 +289,15 @@ impl Core {
         let base = desc.base.swap(null_mut(), Ordering::Relaxed);
         self.lock().pages.recycle(page);
         if let Some(base) = NonNull::new(base) {
-            // SAFETY: the page that `attach` got from this provider as a run of one, which was
-            // resident; no word of it is OWNED, LIVE or PARKED, so nobody touches it (invariant 2).
-            let run = unsafe { PageRun::new(base, 1, 1) };
-            // SAFETY: as above.
-            unsafe { self.provider.free_run(run) };
+            // SAFETY: attached by `attach`; no word of it is OWNED, LIVE or PARKED, so nobody touches it
+            // (invariant 2), and `base` was taken out, so it is given back once.
+            unsafe { self.source.give_back(base) };
         }
+    }
+
+    /// Gives up what readers left. With nothing locked.
+    pub(crate) fn finish_left(&self) {
+        self.left.finish(self);
     }
 
     /// Frees an object whose handle's bits are known.
@@ -287,14 +327,16 @@ impl Core {
         desc.watched[slot.buddy as usize].write();
     }
 
-    /// A parked object was left to this thread by its last reader.
-    fn finish_parked(&self, slot: Slot, desc: &PageDesc, owned: Option<Word>) {
+    /// A parked object fell to this thread, a last reader, which leaves it on the stack: readers take no
+    /// lock and call no provider.
+    fn leave_parked(&self, slot: Slot, desc: &PageDesc, owned: Option<Word>) {
         if let Some(word) = owned {
             debug_assert_eq!(word.state(), State::Owned);
             self.recycle_bytes(desc, slot);
             // Wrapping: the freer may count its parked object after its reader took it off.
             self.parked.fetch_sub(1, Ordering::Relaxed);
-            self.give_up(slot, desc, true);
+            // SAFETY: OWNED by this thread since the CAS that gave it `owned`.
+            unsafe { self.left.push(self, slot.number()) };
         }
     }
 
@@ -313,7 +355,7 @@ impl Core {
             }
             Err(error) => {
                 if let PinError::NotLive(owned) = error {
-                    self.finish_parked(slot, desc, owned);
+                    self.leave_parked(slot, desc, owned);
                 }
                 Err(error)
             }
@@ -340,28 +382,60 @@ impl Core {
 impl ObjPin for Core {
     #[inline]
     fn unpin(&self, token: u64) {
+        if !self.source.is_here() {
+            return;
+        }
         let slot = Slot::from_number(token as u32);
         // The token is of a pinned object, whose descriptor the table keeps for ever.
         if let Some(desc) = self.table.get(slot.page) {
             desc.watched[slot.buddy as usize].read();
             let owned = desc.word(slot.buddy).unpin();
-            self.finish_parked(slot, desc, owned);
+            self.leave_parked(slot, desc, owned);
         }
+    }
+}
+
+// SAFETY: the bytes of an OWNED object, at least a chunk of 64 or more.
+unsafe impl Leaves for Core {
+    fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
+        let slot = Slot::from_number(slot);
+        let desc = self.known(slot);
+        self.bytes(desc, slot.buddy, desc.word(slot.buddy).peek().bytes()).cast()
+    }
+
+    fn finish(&self, slot: u32) {
+        let slot = Slot::from_number(slot);
+        let desc = self.known(slot);
+        self.recycle_bytes(desc, slot);
+        self.give_up(slot, desc, true);
     }
 }
 
 impl ObjCommit for Core {
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError> {
+        self.source.here()?;
         let slot = Slot::from_number(token as u32);
         let desc = self.desc(slot)?;
         self.publish(slot, desc)
     }
 
     fn abort(&self, token: u64) {
+        if !self.source.is_here() {
+            return;
+        }
         let slot = Slot::from_number(token as u32);
         if let Ok(desc) = self.desc(slot) {
-            self.give_up(slot, desc, false);
+            in_destructor(|| self.give_up(slot, desc, false));
         }
+    }
+}
+
+/// Gives up an object that is being made, when the provider panics.
+struct AbortOnDrop<'a>(&'a Core, u64);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.abort(self.1);
     }
 }
 
@@ -375,19 +449,22 @@ impl Zpool for Zbud {
     }
 
     fn caps(&self) -> ZpoolCaps {
-        ZpoolCaps::new(self.core.page_size).with_reclaim().with_alignment(self.core.chunk_size())
+        let page_size = self.core.source.page_size();
+        ZpoolCaps::new(page_size).with_reclaim().with_alignment(self.core.chunk_size())
     }
 
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        self.core.source.here()?;
         let (slot, desc) = self.core.reserve(size)?;
         desc.watched[slot.buddy as usize].write();
         let bytes = self.core.bytes(desc, slot.buddy, size);
         // SAFETY: the word is OWNED and the guard its owner, so the bytes are its alone until
         // commit or abort (invariant 2).
-        Ok(unsafe { ObjWrite::in_place(bytes, &self.core, u64::from(slot.number())) })
+        Ok(unsafe { ObjWrite::in_place(bytes, &*self.core, u64::from(slot.number())) })
     }
 
     fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        self.core.source.here()?;
         let (slot, desc) = self.core.reserve(bytes.len())?;
         desc.watched[slot.buddy as usize].write();
         let to = self.core.bytes(desc, slot.buddy, bytes.len()).cast::<u8>();
@@ -398,7 +475,11 @@ impl Zpool for Zbud {
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
-        self.core.free(handle)
+        self.core.source.here()?;
+        // In this order the object is freed also if the provider panics over what readers left.
+        let freed = self.core.free(handle);
+        self.core.finish_left();
+        freed
     }
 
     fn prefetch(&self, handle: Handle) {
@@ -409,6 +490,7 @@ impl Zpool for Zbud {
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.core.source.here()?;
         let bits = handle.bits_of(self.core.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
         self.core.read(SlotRef::from_bits(bits)).map_err(|error| match error {
             PinError::NotLive(_) => ZpoolError::invalid(handle),
@@ -419,30 +501,42 @@ impl Zpool for Zbud {
     }
 
     fn total_pages(&self) -> usize {
-        self.core.lock().pages.attached()
+        if self.core.is_here() { self.core.source.total_pages() } else { 0 }
     }
 
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
-        Ok(buddies::reclaim(&self.core, target_pages, evict))
+        self.core.source.here()?;
+        self.core.finish_left();
+        let freed = buddies::reclaim(&*self.core, target_pages, evict);
+        // A callback may have returned in a child.
+        self.core.source.here()?;
+        Ok(freed)
     }
 
     fn trim(&self) -> usize {
-        self.core.provider.trim()
+        if !self.core.is_here() {
+            return 0;
+        }
+        self.core.finish_left();
+        self.core.source.provider().trim()
     }
 
     fn stats(&self) -> ZpoolStats {
         let core = &self.core;
         let mut stats = ZpoolStats::default();
-        stats.page_size = core.page_size;
-        stats.cached_pages = core.provider.cached_pages();
-        stats.metadata_bytes = core.table.memory_bytes() + core.provider.metadata_bytes();
+        stats.page_size = core.source.page_size();
+        if !core.is_here() {
+            return stats;
+        }
+        stats.cached_pages = core.source.provider().cached_pages();
+        stats.metadata_bytes = core.table.memory_bytes() + core.source.provider().metadata_bytes();
+        stats.total_pages = core.source.total_pages();
         // Relaxed: counters, each right by itself.
         stats.objects = core.objects.load(Ordering::Relaxed);
         stats.object_bytes = core.object_bytes.load(Ordering::Relaxed);
         // A reader may take a parked object off before its freer has counted it.
         stats.parked_objects = (core.parked.load(Ordering::Relaxed) as isize).max(0) as usize;
         let locked = core.lock();
-        stats.total_pages = locked.pages.attached();
         stats.reclaimed_pages = locked.pages.reclaimed();
         stats.metadata_bytes += locked.pages.memory_bytes();
         stats
@@ -451,15 +545,21 @@ impl Zpool for Zbud {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        let mut panicked = None;
         for desc in self.table.iter() {
             // Relaxed: `&mut self` excludes every other access.
-            if let Some(base) = NonNull::new(desc.base.swap(null_mut(), Ordering::Relaxed)) {
-                // SAFETY: a page that `attach` got from this provider as a run of one. Guards borrow
-                // the pool, so none is left that would touch it; forgotten ones cannot.
-                let run = unsafe { PageRun::new(base, 1, 1) };
-                // SAFETY: as above.
-                unsafe { self.provider.free_run(run) };
+            let base = NonNull::new(desc.base.swap(null_mut(), Ordering::Relaxed));
+            let Some(base) = base else { continue };
+            // SAFETY: a page that `attach` attached. Guards borrow the pool, so none is left that would
+            // touch it; forgotten ones cannot.
+            let give_back = || unsafe { self.source.give_back(base) };
+            // The other pages go back all the same.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
+                panicked = Some(ManuallyDrop::new(payload));
             }
+        }
+        if let Some(payload) = panicked {
+            in_destructor(|| resume_unwind(ManuallyDrop::into_inner(payload)));
         }
     }
 }
@@ -468,7 +568,7 @@ impl fmt::Debug for Zbud {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Zbud")
             .field("tag", &self.core.tag)
-            .field("page_size", &self.core.page_size)
+            .field("page_size", &self.core.source.page_size())
             // Relaxed: a counter.
             .field("objects", &self.core.objects.load(Ordering::Relaxed))
             .finish_non_exhaustive()
@@ -480,7 +580,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
     use zpool_api::handle::MAX_GENERATION;
-    use zpool_api::{FailingPages, HeapPages};
+    use zpool_api::{FailingPages, HeapPages, PageRun};
 
     const _: fn() = || {
         fn both<T: Send + Sync>() {}
@@ -509,7 +609,7 @@ mod tests {
     #[test]
     fn a_slot_is_retired_when_its_generations_are_used_up() {
         let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-        let pool = Zbud::starting_at(pages.clone(), MAX_GENERATION - 3).unwrap();
+        let pool = Zbud::starting_at(pages.clone(), None, MAX_GENERATION - 3).unwrap();
         let mut seen = HashSet::new();
         for round in 0..40u8 {
             let handle = pool.malloc_from(&[round; 10]).unwrap();
@@ -527,7 +627,7 @@ mod tests {
 
     #[test]
     fn a_retired_buddy_leaves_its_neighbour_alone() {
-        let pool = Zbud::starting_at(Arc::new(HeapPages::new()), MAX_GENERATION).unwrap();
+        let pool = Zbud::starting_at(Arc::new(HeapPages::new()), None, MAX_GENERATION).unwrap();
         let stays = pool.malloc_from(&[1; 100]).unwrap();
         let goes = pool.malloc_from(&[2; 100]).unwrap();
         pool.free(goes).unwrap();

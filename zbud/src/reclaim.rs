@@ -9,6 +9,14 @@ use crate::pool::Core;
 impl Reclaim for Core {
     const OBJECTS: usize = Buddy::BOTH.len();
 
+    fn is_here(&self) -> bool {
+        self.source.is_here()
+    }
+
+    fn finish_left(&self) {
+        self.finish_left();
+    }
+
     fn now(&self) -> u64 {
         self.lock().pages.now()
     }

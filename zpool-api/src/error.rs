@@ -1,5 +1,7 @@
 //! What can go wrong in a backend or a page provider: which value, and what to do about it.
 
+use core::fmt::{self, Write as _};
+
 use crate::handle::Handle;
 
 /// Errors of a [`crate::Zpool`] and of the [`crate::Registry`].
@@ -185,4 +187,26 @@ pub enum PageError {
         /// Which `alloc_run` call it was, from 1.
         call: u64,
     },
+}
+
+impl PageError {
+    /// [`PageError::Refused`], made without an allocation that could end the process: a reason that does
+    /// not fit in the memory there is, is cut.
+    pub(crate) fn refused(pages: usize, page_size: usize, reason: fmt::Arguments<'_>) -> Self {
+        let mut text = Fallible(String::new());
+        // Cut, then.
+        let _ = text.write_fmt(reason);
+        PageError::Refused { pages, page_size, reason: text.0 }
+    }
+}
+
+/// A text that grows only if there is memory.
+struct Fallible(String);
+
+impl fmt::Write for Fallible {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.0.try_reserve(more.len()).map_err(|_| fmt::Error)?;
+        self.0.push_str(more);
+        Ok(())
+    }
 }

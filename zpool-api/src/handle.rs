@@ -45,8 +45,16 @@ impl PoolTag {
     /// The next tag, 1 to 4095 and around again. Never blocks.
     pub fn next() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
+        Self::next_of(&NEXT)
+    }
+
+    /// The next tag of a counter of pools, which goes around with the tags: 4095 in a row differ.
+    fn next_of(counter: &AtomicU16) -> Self {
         // Relaxed: the tags only have to differ, nothing is published through the counter.
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let relaxed = Ordering::Relaxed;
+        let around = |n: u16| Some(if n + 1 >= MAX_TAG { 0 } else { n + 1 });
+        // Never refused, since `around` never is.
+        let n = counter.fetch_update(relaxed, relaxed, around).unwrap_or_default();
         PoolTag(n % MAX_TAG + 1)
     }
 
@@ -277,5 +285,20 @@ mod tests {
             assert_ne!(tag, last);
             last = tag;
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "a hundred thousand steps of arithmetic")]
+    fn a_tag_comes_again_after_all_others_wherever_the_counter_stands() {
+        let counter = AtomicU16::new(0);
+        let mut last_seen = [None; 1 << TAG_BITS];
+        // Past where 16 bits would wrap, more than once.
+        for pool in 0..140_000usize {
+            let tag = usize::from(PoolTag::next_of(&counter).get());
+            if let Some(before) = last_seen[tag].replace(pool) {
+                assert_eq!(pool - before, usize::from(MAX_TAG), "tag {tag}");
+            }
+        }
+        assert!(last_seen[1..].iter().all(Option::is_some) && last_seen[0].is_none());
     }
 }

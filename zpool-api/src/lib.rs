@@ -45,7 +45,7 @@
 //!     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
 //!         match size {
 //!             0 => Err(ZpoolError::EmptyObject),
-//!             1..=4096 => Ok(ObjWrite::buffered(size, self)),
+//!             1..=4096 => ObjWrite::buffered(size, self),
 //!             _ => Err(ZpoolError::ObjectTooLarge { size, max: 4096, backend: "boxes" }),
 //!         }
 //!     }

@@ -22,8 +22,10 @@ use crate::{Handle, Zpool, ZpoolError};
 ///
 /// Implemented by a backend's private type, so that nobody else can end a pin.
 pub trait ObjPin: Sync {
-    /// Ends the pin that `token` stands for. Called once a guard, on any thread, possibly while
-    /// that thread holds an outer lock; it must not panic.
+    /// Ends the pin that `token` stands for. Called once a guard, on any thread, and under whatever
+    /// locks that thread holds, a store's entry lock among them: so it waits for nobody, takes no lock
+    /// that ranks outside of the innermost ones, calls no page provider and must not panic. Pages that
+    /// it empties are kept for the next call of the pool that may block, to give back.
     fn unpin(&self, token: u64);
 }
 
@@ -37,8 +39,9 @@ enum Hold<'p> {
 
 /// An object's bytes, borrowed from its pool. Derefs to `&[u8]`, as long as the object was written.
 ///
-/// `Send` and `Sync`. Ending the read is dropping the guard: wait-free, except that the last
-/// reader of an object that was freed meanwhile takes the pool's list lock for a moment.
+/// `Send` and `Sync`. Ending the read is dropping the guard, on any thread and under any lock: nobody is
+/// waited for, and no page provider called. What the last reader of an object that was freed meanwhile
+/// leaves is given back by the pool's next call that may block.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjRead<'p> {
     bytes: NonNull<u8>,

@@ -2,15 +2,15 @@
 //!
 //! An object is written once, before its handle exists: no write can race a read, and nobody sees
 //! another object's bytes, because a handle is given only when every byte has been written.
-//! Invariant: `written` bytes from the start are initialised; only the rest is handed out, as
-//! `MaybeUninit`.
+//! Invariants: the first `written` bytes are the writer's; every byte is initialised from the start,
+//! with whatever was there before, so that safe code can neither see nor store uninitialised memory.
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use crate::{Handle, ZpoolError};
+use crate::provider::PAGE_SIZE;
+use crate::{Handle, PageError, ZpoolError};
 
 /// The backend's half of a write guard over memory of the pool.
 ///
@@ -31,15 +31,9 @@ pub trait ObjSink: Sync {
 
 enum Target<'p> {
     /// Raw for the same reason as in the read guard: `commit` may be the last use of the memory.
-    InPlace {
-        start: NonNull<u8>,
-        commit: NonNull<dyn ObjCommit + 'p>,
-        token: u64,
-    },
-    Buffer {
-        bytes: Vec<u8>,
-        sink: &'p (dyn ObjSink + 'p),
-    },
+    InPlace { start: NonNull<u8>, commit: NonNull<dyn ObjCommit + 'p>, token: u64 },
+    /// All of the object's length.
+    Buffer { bytes: Vec<u8>, sink: &'p (dyn ObjSink + 'p) },
     /// Committed: nothing left to free.
     Done,
 }
@@ -66,8 +60,8 @@ impl<'p> ObjWrite<'p> {
     /// A guard over `size` bytes of a pool's memory.
     ///
     /// # Safety
-    /// The bytes must be writable by this guard and touched by nobody else until `commit.commit`
-    /// or `commit.abort` is called with `token`, which happens exactly once unless the guard is
+    /// The bytes must be initialised, writable by this guard and touched by nobody else until
+    /// `commit.commit` or `commit.abort` is called with `token`, which happens exactly once unless the guard is
     /// forgotten.
     #[inline]
     pub unsafe fn in_place(
@@ -84,9 +78,19 @@ impl<'p> ObjWrite<'p> {
     }
 
     /// A guard that collects `size` bytes on the heap and hands them to `sink` on commit.
-    pub fn buffered(size: usize, sink: &'p (dyn ObjSink + 'p)) -> Self {
-        let bytes = Vec::with_capacity(size);
-        ObjWrite { target: Target::Buffer { bytes, sink }, size, written: 0, pool: PhantomData }
+    ///
+    /// # Errors
+    /// [`ZpoolError::OutOfMemory`] if the heap has no `size` bytes.
+    pub fn buffered(size: usize, sink: &'p (dyn ObjSink + 'p)) -> Result<Self, ZpoolError> {
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(size).is_err() {
+            let pages = size.div_ceil(PAGE_SIZE);
+            let reason = format_args!("no memory to collect an object in");
+            return Err(PageError::refused(pages, PAGE_SIZE, reason).into());
+        }
+        bytes.resize(size, 0);
+        let target = Target::Buffer { bytes, sink };
+        Ok(ObjWrite { target, size, written: 0, pool: PhantomData })
     }
 
     /// The object's length in bytes.
@@ -105,49 +109,35 @@ impl<'p> ObjWrite<'p> {
         if bytes.len() > room {
             return Err(ZpoolError::WriteBeyondEnd { len: bytes.len(), room });
         }
-        let spare = self.spare().as_mut_ptr();
-        // SAFETY: `spare` has `room` writable bytes, `bytes` are fewer, and they cannot overlap:
-        // the spare bytes are borrowed from this guard alone.
-        unsafe { spare.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        // SAFETY: those bytes were initialised just now.
-        unsafe { self.advance(bytes.len()) };
+        // Shorter only once the guard is committed, when it is gone.
+        if let Some(to) = self.spare().get_mut(..bytes.len()) {
+            to.copy_from_slice(bytes);
+        }
+        self.advance(bytes.len());
         Ok(())
     }
 
-    /// The bytes not yet written, for codecs that write in place; tell of them by
-    /// [`ObjWrite::advance`].
-    pub fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
+    /// The bytes not yet written, for codecs that write in place; count them by [`ObjWrite::advance`].
+    /// What they hold is unspecified: whatever the space held last, unless the provider clears it.
+    pub fn spare(&mut self) -> &mut [u8] {
         let room = self.size - self.written;
         match &mut self.target {
             Target::InPlace { start, .. } => {
                 // SAFETY: `written` is at most `size`, so the pointer stays in the object.
                 let from = unsafe { start.add(self.written) };
-                // SAFETY: `room` bytes from there are the guard's alone (`in_place`), and borrowed
-                // from it for as long as the slice lives.
-                unsafe { core::slice::from_raw_parts_mut(from.as_ptr().cast(), room) }
+                // SAFETY: `room` initialised bytes from there are the guard's alone (`in_place`), and
+                // borrowed from it for as long as the slice lives.
+                unsafe { core::slice::from_raw_parts_mut(from.as_ptr(), room) }
             }
-            Target::Buffer { bytes, .. } => {
-                let spare = bytes.spare_capacity_mut();
-                let room = room.min(spare.len());
-                &mut spare[..room]
-            }
+            Target::Buffer { bytes, .. } => bytes.get_mut(self.written..).unwrap_or_default(),
             Target::Done => &mut [],
         }
     }
 
     /// Says that the first `n` bytes of [`ObjWrite::spare`] have been written. More than there are
-    /// counts as all of them.
-    ///
-    /// # Safety
-    /// They must have been.
-    pub unsafe fn advance(&mut self, n: usize) {
-        let n = n.min(self.size - self.written);
-        self.written += n;
-        if let Target::Buffer { bytes, .. } = &mut self.target {
-            let len = (bytes.len() + n).min(bytes.capacity());
-            // SAFETY: within the capacity; initialised, says the caller.
-            unsafe { bytes.set_len(len) };
-        }
+    /// counts as all of them. Bytes that were not written become part of the object as they are.
+    pub fn advance(&mut self, n: usize) {
+        self.written += n.min(self.size - self.written);
     }
 
     /// Publishes the object and gives its handle.
@@ -269,18 +259,18 @@ mod tests {
             let mut space = [0u8; 4];
             let bytes = NonNull::from(&mut space[..]);
             let mut guard = if buffered {
-                ObjWrite::buffered(4, &log)
+                ObjWrite::buffered(4, &log).unwrap()
             } else {
                 // SAFETY: `space` outlives the guard and nobody else touches it.
                 unsafe { ObjWrite::in_place(bytes, &log, 9) }
             };
             ObjWrite::write(&mut guard, &[1]).unwrap();
             assert_eq!(guard.spare().len(), 3);
-            for (i, byte) in guard.spare().iter_mut().enumerate() {
-                byte.write(i as u8 + 2);
-            }
-            // SAFETY: the loop above wrote all three.
-            unsafe { guard.advance(3) };
+            guard.spare().copy_from_slice(&[2, 3, 4]);
+            guard.advance(2);
+            assert_eq!((guard.written(), &*guard.spare()), (3, &[4][..]));
+            guard.advance(9);
+            assert_eq!((guard.written(), guard.spare().len()), (4, 0));
             guard.commit().unwrap();
             let said = log.take();
             if buffered {
@@ -290,5 +280,32 @@ mod tests {
                 assert_eq!(space, [1, 2, 3, 4]);
             }
         }
+    }
+
+    #[test]
+    fn a_buffer_that_the_heap_refuses_is_an_error() {
+        let log = Log::default();
+        let refused = ObjWrite::buffered(usize::MAX, &log).unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains("no memory to collect an object in"), "{said}");
+        assert_eq!(log.take(), [""; 0]);
+    }
+
+    /// Whatever a guard held is initialised for whoever has the memory next: Miri reads it.
+    #[test]
+    fn safe_code_leaves_nothing_uninitialised() {
+        let log = Log::default();
+        let mut space = Box::new([7u8; 64]);
+        let bytes = NonNull::from(&mut space[..]);
+        // SAFETY: `space` is initialised, outlives the guard, and nobody else touches it meanwhile.
+        let mut guard = unsafe { ObjWrite::in_place(bytes, &log, 1) };
+        guard.advance(3);
+        guard.spare()[0] = 9;
+        drop(guard);
+        assert_eq!(space.iter().map(|byte| u32::from(*byte)).sum::<u32>(), 63 * 7 + 9);
+        let mut guard = ObjWrite::buffered(3, &log).unwrap();
+        guard.advance(3);
+        guard.commit().unwrap();
+        assert_eq!(log.take(), ["abort 1", "store [0, 0, 0]"]);
     }
 }

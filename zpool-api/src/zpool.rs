@@ -104,10 +104,20 @@ impl Compaction {
 /// * No lock is held while an [`Evict`] callback runs.
 ///
 /// # Blocking
-/// `malloc`, `free` and dropping a guard may take the backend's short list lock, and `malloc` and
-/// `free` may call the page provider (system calls), never under a lock. `obj_read_begin` takes no
-/// lock that other readers or other objects' users share, does not block and calls no user code:
-/// consumers call it under short locks of their own. Dropping a guard may do what `free` does.
+/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks and
+/// call the page provider (system calls), never under a lock: they are not to be called under one.
+///
+/// `obj_read_begin` and dropping an [`ObjRead`] may be called under short locks of the consumer's own.
+/// They wait for nobody but a mover of the very object, for a few kilobytes; they take no lock that other
+/// objects' users share, and call neither the page provider nor user code. So a reader that is the last
+/// one of a freed object, also a passing one, which finds that its handle has become stale, only leaves
+/// the object to the pool. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of the pool, gives
+/// back what readers left; until then its pages count in `total_pages`. That costs as much as a free for
+/// each object that was left. `total_pages` takes no lock.
+///
+/// # After `fork`
+/// In a child of the process that made the pool every call is [`ZpoolError::Forked`], or answers as an
+/// empty pool would, and the pool and its guards leak when they are dropped.
 pub trait Zpool: Send + Sync + fmt::Debug {
     /// The backend's name: "zbud", "zsmalloc", ...
     fn name(&self) -> &'static str;
@@ -132,6 +142,9 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     }
 
     /// Frees an object. [`ZpoolError::InvalidHandle`] if there is none (any more).
+    ///
+    /// # Panics
+    /// With the page provider's panic; the object is freed all the same.
     fn free(&self, handle: Handle) -> Result<(), ZpoolError>;
 
     /// A hint that the object will be freed soon, after something that takes a microsecond or more:
@@ -147,7 +160,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// a share of the pool: [`obj_read_owned`](crate::obj_read_owned).
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
-    /// Resident pages that hold objects or room between them.
+    /// Resident pages that hold objects, or room between them, or what readers left. Takes no lock.
     fn total_pages(&self) -> usize;
 
     /// Bytes of memory that an object of `len` bytes takes, rounded as this backend rounds it: its size
@@ -190,7 +203,9 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// was visited once; returns how many pages were freed.
     ///
     /// For users of a backend alone. Blocks as long as the callbacks do. Ends with a count when the
-    /// pool is empty, when the callback refuses, and when readers keep pages.
+    /// pool is empty, when the callback refuses, and when readers keep pages: after as many callbacks as
+    /// there were objects at its begin at most, whatever callbacks store and whatever is read. An object
+    /// that is given up while it is read is freed, but keeps its page, which then does not count.
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::reclaim`].
     ///
     /// # Panics

@@ -13,11 +13,13 @@ pub fn zpools() -> ZpoolRegistry {
     let mut registry = ZpoolRegistry::new();
     // The registry is new, so no name is taken.
     #[cfg(feature = "zbud")]
-    let _ =
-        registry.register("zbud", |config| Ok(Arc::new(zbud::Zbud::new(config.pages.clone())?)));
+    let _ = registry.register("zbud", |config| {
+        Ok(Arc::new(zbud::Zbud::with_budget(config.pages.clone(), config.budget.clone())?))
+    });
     #[cfg(feature = "z3fold")]
-    let _ = registry
-        .register("z3fold", |config| Ok(Arc::new(z3fold::Z3fold::new(config.pages.clone())?)));
+    let _ = registry.register("z3fold", |config| {
+        Ok(Arc::new(z3fold::Z3fold::with_budget(config.pages.clone(), config.budget.clone())?))
+    });
     #[cfg(feature = "zsmalloc")]
     let _ = registry.register("zsmalloc", |config| {
         Ok(Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))

@@ -70,6 +70,8 @@ impl Offered {
     /// Reclaims all that is left, which must leave nothing, and ends the fixture.
     fn close(self, fixture: Fixture) {
         self.settle(&fixture);
+        // What guards left is not reclaim's to count.
+        fixture.pool.trim();
         let (before, counted) = (fixture.pool.total_pages(), fixture.pool.stats().reclaimed_pages);
         let freed = reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
             self.look(handle, &object);

@@ -101,12 +101,8 @@ pub(super) fn objects_are_written_in_pieces(rig: &Rig<'_>) {
                 1 => guard.write_all(piece).expect("io::Write of a piece that fits"),
                 _ => {
                     assert_eq!(guard.spare().len(), rest.len(), "spare bytes (left)");
-                    for (spare, byte) in guard.spare().iter_mut().zip(piece) {
-                        spare.write(*byte);
-                    }
-                    // SAFETY: the loop wrote the first `piece.len()` spare bytes; there are
-                    // `rest.len()` of them, as asserted, and `rest` begins with `piece`.
-                    unsafe { guard.advance(piece.len()) };
+                    guard.spare()[..piece.len()].copy_from_slice(piece);
+                    guard.advance(piece.len());
                 }
             }
             rest = after;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::{PageBlock, PageProvider, PageRun};
 use crate::PageError;
+use crate::fork::Leaked;
 
 /// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts runs and pages.
 ///
@@ -28,7 +29,7 @@ use crate::PageError;
 /// ```
 #[derive(Debug)]
 pub struct FailingPages {
-    inner: Arc<dyn PageProvider>,
+    inner: Leaked<Arc<dyn PageProvider>>,
     calls: AtomicU64,
     /// The call to fail, 0 for none.
     fail_call: AtomicU64,
@@ -42,7 +43,7 @@ impl FailingPages {
     /// Wraps `inner`; fails nothing yet.
     pub fn new(inner: Arc<dyn PageProvider>) -> Self {
         FailingPages {
-            inner,
+            inner: Leaked::new(inner),
             calls: AtomicU64::new(0),
             fail_call: AtomicU64::new(0),
             limit: AtomicI64::new(i64::MAX),
@@ -80,6 +81,18 @@ impl FailingPages {
     }
 }
 
+/// Pages counted as out, until it is dropped.
+struct Counted<'a> {
+    pages_out: &'a AtomicI64,
+    pages: i64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.pages_out.fetch_sub(self.pages, Ordering::SeqCst);
+    }
+}
+
 // SAFETY: runs are the inner provider's, passed on as they are.
 unsafe impl PageProvider for FailingPages {
     fn page_size(&self) -> usize {
@@ -87,35 +100,45 @@ unsafe impl PageProvider for FailingPages {
     }
 
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
+        if !self.inner.is_here() {
+            return Err(PageError::Forked);
+        }
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         if call == self.fail_call.load(Ordering::SeqCst) {
             return Err(PageError::Injected { call });
         }
         let more = pages as i64;
         let out = self.pages_out.fetch_add(more, Ordering::SeqCst) + more;
-        let run = if out > self.limit.load(Ordering::SeqCst) {
-            Err(PageError::Injected { call })
-        } else {
-            self.inner.alloc_run(pages)
-        };
-        if run.is_err() {
-            self.pages_out.fetch_sub(more, Ordering::SeqCst);
+        // Taken off again unless a run goes out, also if the inner provider panics.
+        let mut counted = Counted { pages_out: &self.pages_out, pages: more };
+        if out > self.limit.load(Ordering::SeqCst) {
+            return Err(PageError::Injected { call });
         }
-        run
+        let run = self.inner.alloc_run(pages)?;
+        counted.pages = 0;
+        Ok(run)
     }
 
     unsafe fn free_run(&self, run: PageRun) {
+        if !self.inner.is_here() {
+            return;
+        }
         self.pages_out.fetch_sub(run.pages() as i64, Ordering::SeqCst);
         // SAFETY: every run given out here is the inner provider's; the caller gives it up.
         unsafe { self.inner.free_run(run) };
     }
 
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
-        // SAFETY: passed on as it came.
-        unsafe { self.inner.discard(run, pages) };
+        if self.inner.is_here() {
+            // SAFETY: passed on as it came.
+            unsafe { self.inner.discard(run, pages) };
+        }
     }
 
     fn isolate_block(&self) -> Option<PageBlock> {
+        if !self.inner.is_here() {
+            return None;
+        }
         if self.isolate_all.load(Ordering::SeqCst) {
             return Some(PageBlock::new(0, usize::MAX));
         }
@@ -123,19 +146,19 @@ unsafe impl PageProvider for FailingPages {
     }
 
     fn put_back_block(&self, block: PageBlock) -> bool {
-        self.inner.put_back_block(block)
+        self.inner.is_here() && self.inner.put_back_block(block)
     }
 
     fn cached_pages(&self) -> usize {
-        self.inner.cached_pages()
+        if self.inner.is_here() { self.inner.cached_pages() } else { 0 }
     }
 
     fn trim(&self) -> usize {
-        self.inner.trim()
+        if self.inner.is_here() { self.inner.trim() } else { 0 }
     }
 
     fn metadata_bytes(&self) -> usize {
-        self.inner.metadata_bytes()
+        if self.inner.is_here() { self.inner.metadata_bytes() } else { 0 }
     }
 }
 

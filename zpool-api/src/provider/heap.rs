@@ -2,6 +2,8 @@
 //!
 //! Every page of a run is resident from the start, nothing is kept warm and no lock is taken. The
 //! allocator decides what really goes back to the system.
+//!
+//! In a child of the process that made it, after `fork`, it gives no run and takes none back.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -9,6 +11,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use super::{MAX_RUN_PAGES, PAGE_SIZE, PageProvider, PageRun, check_run_length};
 use crate::PageError;
+use crate::fork::Maker;
 use crate::lockdep::might_sleep;
 
 /// A [`PageProvider`] over the global allocator.
@@ -22,18 +25,19 @@ use crate::lockdep::might_sleep;
 #[derive(Debug, Clone)]
 pub struct HeapPages {
     page_size: usize,
+    maker: Maker,
 }
 
 impl HeapPages {
     /// Pages of 4096 bytes.
     pub fn new() -> Self {
-        HeapPages { page_size: PAGE_SIZE }
+        HeapPages { page_size: PAGE_SIZE, maker: Maker::here() }
     }
 
     /// Pages of `page_size` bytes: a power of two from 4096 to 65536, else [`PageError::PageSize`].
     pub fn with_page_size(page_size: usize) -> Result<Self, PageError> {
         if page_size.is_power_of_two() && (PAGE_SIZE..=65536).contains(&page_size) {
-            Ok(HeapPages { page_size })
+            Ok(HeapPages { page_size, maker: Maker::here() })
         } else {
             let allowed = "a power of two from 4096 to 65536".to_owned();
             Err(PageError::PageSize { page_size, allowed })
@@ -61,13 +65,16 @@ unsafe impl PageProvider for HeapPages {
 
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
         might_sleep("HeapPages::alloc_run");
+        if !self.maker.is_here() {
+            return Err(PageError::Forked);
+        }
         check_run_length(pages)?;
         let layout = self.layout(pages)?;
         // SAFETY: the layout's size is at least a page.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else {
-            let reason = "out of memory".to_owned();
-            return Err(PageError::Refused { pages, page_size: self.page_size, reason });
+            let reason = format_args!("out of memory");
+            return Err(PageError::refused(pages, self.page_size, reason));
         };
         // SAFETY: a fresh, zeroed allocation of just these pages.
         Ok(unsafe { PageRun::new(base, pages, u16::MAX) })
@@ -75,6 +82,9 @@ unsafe impl PageProvider for HeapPages {
 
     unsafe fn free_run(&self, run: PageRun) {
         might_sleep("HeapPages::free_run");
+        if !self.maker.is_here() {
+            return;
+        }
         if let Ok(layout) = self.layout(run.pages()) {
             // SAFETY: allocated by `alloc_run` with this layout; the caller gives it up.
             unsafe { dealloc(run.base().as_ptr(), layout) };

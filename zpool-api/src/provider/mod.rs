@@ -114,6 +114,9 @@ impl fmt::Debug for PageRun {
 /// Calls may block in the system and must not be made under a list, class, zspage or entry lock
 /// (`lockdep::might_sleep` checks it in debug builds).
 ///
+/// In a child of the process that made the provider, after `fork`, the providers of this crate refuse
+/// ([`PageError::Forked`]) or do nothing, and their drop leaks.
+///
 /// # Safety
 /// Whoever implements it promises that `alloc_run` gives runs that satisfy [`PageRun::new`] and
 /// have the length asked for, and that their memory stays valid until they come back through
@@ -124,7 +127,9 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
 
     /// A run of `pages` pages, 1 to [`MAX_RUN_PAGES`]. Its bytes are initialised, not zeroed.
     ///
-    /// Errors: [`PageError::RunLength`], [`PageError::Refused`].
+    /// # Errors
+    /// [`PageError::RunLength`], [`PageError::Refused`], [`PageError::Forked`]. Nothing has changed then,
+    /// and no want of memory ends the process.
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError>;
 
     /// Takes a run back. Its resident pages may be kept warm.
@@ -153,8 +158,9 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     }
 
     /// Ends `isolate_block`. If no run of the block is in use any more, its memory goes back to the
-    /// system in one piece; whether it did. Otherwise, and for a block of another provider,
-    /// nothing is given back.
+    /// system in one piece; whether it did. Otherwise nothing is given back. A block that is not the one
+    /// that is out of use at the moment, made up, another provider's or put back already, changes
+    /// nothing.
     fn put_back_block(&self, block: PageBlock) -> bool {
         let _ = block;
         false

@@ -3,14 +3,18 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{PageProvider, PageRun};
 use crate::PageError;
+use crate::fork::Leaked;
 
 /// A run of pages as a byte slice, given back to its provider on drop.
 ///
-/// For backends and tools that would rather not write `unsafe`. `Send` and `Sync`.
+/// For backends and tools that would rather not write `unsafe`. `Send` and `Sync`. In a child of the
+/// process that made it, after `fork`, it gives nothing back when it is dropped; its bytes are there
+/// unless the provider leaves them out of children.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -24,7 +28,7 @@ use crate::PageError;
 pub struct OwnedRun {
     run: ManuallyDrop<PageRun>,
     len: usize,
-    pages: Arc<dyn PageProvider>,
+    pages: Leaked<Arc<dyn PageProvider>>,
 }
 
 // SAFETY: the run's memory is this value's alone and shown as `&[u8]` or `&mut [u8]` like a box.
@@ -37,7 +41,7 @@ impl OwnedRun {
         let mut run = provider.alloc_run(pages)?;
         run.mark_resident(0..pages);
         let len = run.pages() * provider.page_size();
-        Ok(OwnedRun { run: ManuallyDrop::new(run), len, pages: provider })
+        Ok(OwnedRun { run: ManuallyDrop::new(run), len, pages: Leaked::new(provider) })
     }
 }
 
@@ -65,10 +69,19 @@ impl AsRef<[u8]> for OwnedRun {
 
 impl Drop for OwnedRun {
     fn drop(&mut self) {
+        if !self.pages.is_here() {
+            return;
+        }
         // SAFETY: taken here only, in the drop.
         let run = unsafe { ManuallyDrop::take(&mut self.run) };
         // SAFETY: from this provider; every borrow of its bytes ended with `self`.
-        unsafe { self.pages.free_run(run) };
+        let give_back = || unsafe { self.pages.free_run(run) };
+        if !std::thread::panicking() {
+            give_back();
+        } else if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
+            // A second panic would end the process. Its own destructor may panic, too.
+            core::mem::forget(payload);
+        }
     }
 }
 

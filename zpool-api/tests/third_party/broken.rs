@@ -457,7 +457,7 @@ impl Zpool for Broken {
             self.lose_a_page();
         }
         let size = if self.is(Fault::WriteIsTooLong) { size + 1 } else { size };
-        Ok(ObjWrite::buffered(size, self))
+        ObjWrite::buffered(size, self)
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {

@@ -103,7 +103,7 @@ impl Zpool for OnePage {
 
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
         self.check_size(size)?;
-        Ok(ObjWrite::buffered(size, self))
+        ObjWrite::buffered(size, self)
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {

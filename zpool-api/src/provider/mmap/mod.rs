@@ -26,12 +26,14 @@ use core::ops::{Deref, DerefMut, Range};
 
 use super::{PageBlock, PageProvider, PageRun, check_run_length};
 use crate::PageError;
+use crate::fork::Leaked;
 use crate::lockdep::{self, Rank, might_sleep};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use arena::{Arena, Tract};
 use isolate::Isolated;
 use region::Region;
+use rustix::io::Errno;
 use warm::{BATCH_RUNS, Batch, WarmCache};
 
 /// A [`PageProvider`] over anonymous mappings. Linux only; `Send` and `Sync`.
@@ -47,8 +49,10 @@ use warm::{BATCH_RUNS, Batch, WarmCache};
 /// A block of 2 MiB at a time can be emptied and given back whole, by whoever can move its runs
 /// ([`PageProvider::isolate_block`]).
 ///
-/// Huge pages are off unless [`MmapOptions::huge_pages`] allows them. After a `fork` the child may
-/// only drop the provider.
+/// Huge pages are off unless [`MmapOptions::huge_pages`] allows them.
+///
+/// In a child of the process that made it, after `fork`, every call is refused
+/// ([`PageError::Forked`]) or does nothing, and dropping it leaks: it takes no lock and unmaps nothing.
 ///
 /// ```
 /// use zpool_api::{MmapPages, PageProvider};
@@ -70,7 +74,7 @@ pub struct MmapPages {
     page_size: usize,
     /// Most warm pages to keep, unless the system takes none back.
     warm_bound: usize,
-    state: Mutex<State>,
+    state: Leaked<Mutex<State>>,
     /// `State::cached_pages`, written under the lock at every change of it.
     cached: AtomicUsize,
 }
@@ -167,7 +171,7 @@ impl MmapPages {
             options,
             page_size,
             warm_bound,
-            state: Mutex::new(state),
+            state: Leaked::new(Mutex::new(state)),
             cached: AtomicUsize::new(0),
         }
     }
@@ -175,6 +179,9 @@ impl MmapPages {
     /// Start address and length in bytes of each part of the address space that runs come from, by
     /// address. For tools that compare the counts with what the system reports. Takes the lock.
     pub fn regions(&self) -> Vec<(usize, usize)> {
+        if !self.state.is_here() {
+            return Vec::new();
+        }
         self.lock().arena.regions().collect()
     }
 
@@ -237,12 +244,20 @@ impl MmapPages {
         }
     }
 
-    fn refused(&self, pages: usize, reason: String) -> PageError {
-        PageError::Refused { pages, page_size: self.page_size, reason }
+    fn refused(&self, pages: usize, errno: Errno) -> PageError {
+        // Not the system's text for it, which takes memory of the heap, as there may be none.
+        let what = match errno {
+            Errno::NOMEM => "no memory or address space for another region",
+            Errno::AGAIN => "another region exceeds what may be locked",
+            _ => "no other region",
+        };
+        let number = errno.raw_os_error();
+        PageError::refused(pages, self.page_size, format_args!("{what} (os error {number})"))
     }
 
     fn refused_tables(&self, pages: usize) -> PageError {
-        self.refused(pages, "no memory for the tables of another region".to_owned())
+        let reason = format_args!("no memory for the tables of another region");
+        PageError::refused(pages, self.page_size, reason)
     }
 }
 
@@ -273,6 +288,9 @@ unsafe impl PageProvider for MmapPages {
 
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
         might_sleep("MmapPages::alloc_run");
+        if !self.state.is_here() {
+            return Err(PageError::Forked);
+        }
         check_run_length(pages)?;
         // Outlives the lock: a region that another thread made superfluous is unmapped after it.
         let mut reserved: Option<Tract> = None;
@@ -288,8 +306,8 @@ unsafe impl PageProvider for MmapPages {
                 added.map_err(|_tract| self.refused_tables(pages))?;
             } else {
                 drop(state);
-                let region = Region::reserve(&self.options)
-                    .map_err(|errno| self.refused(pages, errno.to_string()))?;
+                let region =
+                    Region::reserve(&self.options).map_err(|errno| self.refused(pages, errno))?;
                 let tract = Tract::new(region).map_err(|_| self.refused_tables(pages))?;
                 reserved = Some(tract);
             }
@@ -298,6 +316,9 @@ unsafe impl PageProvider for MmapPages {
 
     unsafe fn free_run(&self, run: PageRun) {
         might_sleep("MmapPages::free_run");
+        if !self.state.is_here() {
+            return;
+        }
         if self.options.zero_on_free {
             self.zero(&run);
         }
@@ -327,6 +348,9 @@ unsafe impl PageProvider for MmapPages {
 
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         might_sleep("MmapPages::discard");
+        if !self.state.is_here() {
+            return;
+        }
         let end = pages.end.min(run.pages());
         let is_resident = |run: &PageRun, page: usize| run.resident() >> page & 1 == 1;
         let mut page = pages.start;
@@ -352,20 +376,26 @@ unsafe impl PageProvider for MmapPages {
     }
 
     fn isolate_block(&self) -> Option<PageBlock> {
-        self.isolate()
+        if self.state.is_here() { self.isolate() } else { None }
     }
 
     fn put_back_block(&self, block: PageBlock) -> bool {
-        self.put_back(&block)
+        self.state.is_here() && self.put_back(&block)
     }
 
     fn cached_pages(&self) -> usize {
+        if !self.state.is_here() {
+            return 0;
+        }
         // Relaxed: see `publish`.
         self.cached.load(Ordering::Relaxed)
     }
 
     fn trim(&self) -> usize {
         might_sleep("MmapPages::trim");
+        if !self.state.is_here() {
+            return 0;
+        }
         // Runs freed from now on stay, as do those that the system refuses: it ends.
         let now = self.lock().warm.now();
         let mut given = 0;
@@ -380,6 +410,9 @@ unsafe impl PageProvider for MmapPages {
     }
 
     fn metadata_bytes(&self) -> usize {
+        if !self.state.is_here() {
+            return 0;
+        }
         let state = self.lock();
         let isolated = state.isolated.as_ref().map_or(0, Isolated::heap_bytes);
         size_of::<Self>() + state.arena.heap_bytes() + state.warm.heap_bytes() + isolated

@@ -68,8 +68,9 @@ impl MmapOptions {
         self
     }
 
-    /// Leaves the regions out of a forked child (`MADV_DONTFORK`). Any use of a run in the child
-    /// then faults. Default: off.
+    /// Leaves the regions out of a forked child (`MADV_DONTFORK`). The provider, and pools that refuse
+    /// calls in a child, do not touch them there; a look at the bytes of a guard that was open at the
+    /// `fork` faults. Default: off.
     pub fn dont_fork(mut self, on: bool) -> Self {
         self.dont_fork = on;
         self

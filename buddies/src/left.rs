@@ -1,0 +1,186 @@
+//! Objects that their last reader left: a lock-free stack, emptied by whoever may call the provider.
+//!
+//! A reader ends wherever its holder drops it, also under a lock of somebody's, so it may neither wait
+//! nor call the page provider. The last one of an object that was freed meanwhile owns the object
+//! (`word.rs`), and pushes it here instead of giving it up. The next call of the pool that may block
+//! takes all of them and gives them up ([`Left::finish`]).
+//!
+//! The link to the next one is in the first bytes of the object itself, which are the pusher's alone: a
+//! buddy has a chunk of 64 bytes at least. So the stack costs a word a pool, and a push needs no memory.
+//!
+//! # Why the head may recur
+//! The head is compared in `push` only, and an equal one may have been taken and pushed again meanwhile.
+//! That does no harm: the link says "the rest is what stands at the head when I am put on it", and the
+//! CAS makes that true of whatever the equal head leads to now. Nothing is taken by comparing: takers
+//! swap.
+
+use core::ptr::NonNull;
+
+use crate::source::in_destructor;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// No object.
+const NONE: u64 = 0;
+
+/// What a pool knows of objects that were left. Objects are named by their slot numbers.
+///
+/// # Safety
+/// `link` must give the object's own memory, at least 8 writable bytes that are nobody else's while the
+/// object is on the stack.
+pub unsafe trait Leaves {
+    /// The first bytes of an object that is on the stack, or about to be.
+    fn link(&self, slot: u32) -> NonNull<[u8; 8]>;
+
+    /// Gives the object up. May call the page provider, so no lock is held.
+    fn finish(&self, slot: u32);
+}
+
+/// The stack. `Send` and `Sync`.
+#[derive(Debug)]
+pub struct Left(AtomicU64);
+
+impl Left {
+    /// Nothing left.
+    pub fn new() -> Self {
+        Left(AtomicU64::new(NONE))
+    }
+
+    /// Leaves an object that the caller owns. Takes no lock and calls nothing.
+    ///
+    /// # Safety
+    /// The object must be the caller's (OWNED), and pushed once; it belongs to the stack afterwards.
+    pub unsafe fn push<P: Leaves>(&self, pool: &P, slot: u32) {
+        let link = pool.link(slot);
+        // Relaxed: the CAS compares it.
+        let mut head = self.0.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: 8 writable bytes (`Leaves::link`) of an object that is the caller's alone.
+            unsafe { link.as_ptr().write_unaligned(head.to_ne_bytes()) };
+            let new = u64::from(slot) + 1;
+            // Release pairs with the Acquire of `finish`: the link is seen, and all that the last reader
+            // saw of the object comes before. Relaxed on failure: tried again with what was found.
+            match self.0.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Gives up all that is left: as much work as that many frees. Costs one load when nothing is. With
+    /// no lock held. A panic of the provider leaves the rest to the next call.
+    #[inline]
+    pub fn finish<P: Leaves>(&self, pool: &P) {
+        // Relaxed: only whether to try.
+        if self.0.load(Ordering::Relaxed) != NONE {
+            self.finish_all(pool);
+        }
+    }
+
+    #[cold]
+    fn finish_all<P: Leaves>(&self, pool: &P) {
+        // Acquire pairs with the Release of `push`: the swap ends the chain of RMWs of every push, so all
+        // links are seen, and the readers' last looks come before what is done with the space.
+        let mut rest = Rest { left: self, pool, head: self.0.swap(NONE, Ordering::Acquire) };
+        while let Some(slot) = rest.next() {
+            pool.finish(slot);
+        }
+    }
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What is still to be given up of a stack that was taken; pushed again if that ends early.
+struct Rest<'a, P: Leaves> {
+    left: &'a Left,
+    pool: &'a P,
+    head: u64,
+}
+
+impl<P: Leaves> Rest<'_, P> {
+    fn next(&mut self) -> Option<u32> {
+        let slot = self.head.checked_sub(1)? as u32;
+        let link = self.pool.link(slot);
+        // SAFETY: 8 readable bytes (`Leaves::link`), which `push` wrote; the taker's since the swap.
+        self.head = u64::from_ne_bytes(unsafe { link.as_ptr().read_unaligned() });
+        Some(slot)
+    }
+}
+
+impl<P: Leaves> Drop for Rest<'_, P> {
+    fn drop(&mut self) {
+        in_destructor(|| {
+            while let Some(slot) = self.next() {
+                // SAFETY: taken off by the swap, not given up yet: this thread's.
+                unsafe { self.left.push(self.pool, slot) };
+            }
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, UnsafeCell};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    struct Toy {
+        bytes: Vec<UnsafeCell<[u8; 8]>>,
+        finished: Cell<Vec<u32>>,
+        panics_at: Cell<Option<u32>>,
+    }
+
+    // SAFETY: a cell each, which nobody else touches.
+    unsafe impl Leaves for Toy {
+        fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
+            NonNull::new(self.bytes[slot as usize].get()).unwrap()
+        }
+        fn finish(&self, slot: u32) {
+            let mut finished = self.finished.take();
+            finished.push(slot);
+            self.finished.set(finished);
+            if self.panics_at.get() == Some(slot) {
+                resume_unwind(Box::new(slot));
+            }
+        }
+    }
+
+    fn toy() -> Toy {
+        let bytes = (0..8).map(|_| UnsafeCell::default()).collect();
+        Toy { bytes, finished: Cell::default(), panics_at: Cell::new(None) }
+    }
+
+    #[test]
+    fn all_that_is_left_is_given_up_once() {
+        let (left, toy) = (Left::new(), toy());
+        left.finish(&toy);
+        for round in 1..4 {
+            for slot in [0, 7, round] {
+                // SAFETY: on the stack once at a time.
+                unsafe { left.push(&toy, slot) };
+            }
+            left.finish(&toy);
+            left.finish(&toy);
+            assert_eq!(toy.finished.take(), [round, 7, 0]);
+        }
+    }
+
+    #[test]
+    fn a_panic_leaves_the_rest() {
+        let (left, toy) = (Left::new(), toy());
+        for slot in 0..5 {
+            // SAFETY: pushed once.
+            unsafe { left.push(&toy, slot) };
+        }
+        toy.panics_at.set(Some(3));
+        assert!(catch_unwind(AssertUnwindSafe(|| left.finish(&toy))).is_err());
+        assert_eq!(toy.finished.take(), [4, 3]);
+        left.finish(&toy);
+        let mut rest = toy.finished.take();
+        rest.sort_unstable();
+        assert_eq!(rest, [0, 1, 2]);
+    }
+}

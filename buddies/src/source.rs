@@ -1,0 +1,231 @@
+//! Where a pool's pages come from: the provider, the budget they are charged to, and their number.
+//!
+//! A page is charged before it is requested and counts from [`FreshPage::attach`] on; it counts no more
+//! when it is given back, and is uncharged after that. So at rest the charges are
+//! `total_pages * page_size`, and at no moment less. Both ends hold when the provider panics: the page
+//! at hand may be lost, its charge and its count are not.
+//!
+//! Locks: none. No lock may be held for [`PageSource::alloc`], [`PageSource::give_back`] and the drop of
+//! a [`FreshPage`], which call the provider.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::Arc;
+// Always std's: a number that orders nothing.
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use zpool_api::fork::Maker;
+use zpool_api::lockdep::might_sleep;
+use zpool_api::{PageBudget, PageProvider, PageRun, ZpoolError};
+
+/// Does what a destructor has to do. A panic under it goes on, unless the thread is unwinding already,
+/// where a second one would end the process: then it is dropped.
+pub fn in_destructor(work: impl FnOnce()) {
+    if !std::thread::panicking() {
+        return work();
+    }
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+        // Its own destructor may panic, too.
+        std::mem::forget(payload);
+    }
+}
+
+/// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
+#[derive(Debug)]
+pub struct PageSource {
+    provider: Arc<dyn PageProvider>,
+    budget: Option<Arc<PageBudget>>,
+    backend: &'static str,
+    page_size: usize,
+    total: AtomicUsize,
+    maker: Maker,
+}
+
+impl PageSource {
+    /// Pages of `provider`, charged to `budget` if there is one.
+    ///
+    /// # Errors
+    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    pub fn new(
+        backend: &'static str,
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<Self, ZpoolError> {
+        let page_size = provider.page_size();
+        if !page_size.is_power_of_two() || !(4096..=65536).contains(&page_size) {
+            let allowed = "powers of two from 4096 to 65536";
+            return Err(ZpoolError::UnsupportedPageSize { backend, page_size, allowed });
+        }
+        let (total, maker) = (AtomicUsize::new(0), Maker::here());
+        Ok(PageSource { provider, budget, backend, page_size, total, maker })
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    /// The provider.
+    pub fn provider(&self) -> &dyn PageProvider {
+        &*self.provider
+    }
+
+    /// Whether this process made the pool, and is not a child of the one that did.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.maker.is_here()
+    }
+
+    /// As [`PageSource::is_here`], with the error for where it is not.
+    ///
+    /// # Errors
+    /// [`ZpoolError::Forked`].
+    #[inline]
+    pub fn here(&self) -> Result<(), ZpoolError> {
+        if self.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: self.backend }) }
+    }
+
+    /// Attached pages. Takes no lock.
+    pub fn total_pages(&self) -> usize {
+        // Relaxed: a number that leads to no other data.
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Charges a page and requests it. Blocks in the provider.
+    ///
+    /// # Errors
+    /// [`ZpoolError::OutOfMemory`]: the budget has no room, or the provider's error.
+    ///
+    /// # Panics
+    /// With the provider's panic; nothing is charged then.
+    pub fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
+        might_sleep("a page request");
+        if let Some(budget) = &self.budget {
+            budget.charge(self.page_size)?;
+        }
+        let charge = Charge(self);
+        let mut run = self.provider.alloc_run(1)?;
+        run.mark_resident(0..1);
+        Ok(FreshPage { base: run.base(), charge })
+    }
+
+    /// Gives an attached page back. Blocks in the provider.
+    ///
+    /// # Safety
+    /// `base` must come from [`FreshPage::attach`] of this source, must not have been given back since,
+    /// and nobody may touch the page any more.
+    ///
+    /// # Panics
+    /// With the provider's panic; the page counts no more then.
+    pub unsafe fn give_back(&self, base: NonNull<u8>) {
+        // Uncharged last, also by a panic.
+        let charge = Charge(self);
+        // Relaxed: as in `total_pages`.
+        let before = self.total.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a page was given back twice");
+        // SAFETY: attached, so it came as a resident run of one page; the caller gives it up.
+        unsafe { charge.free(base) };
+    }
+}
+
+/// One page's charge, taken off when it is dropped.
+#[derive(Debug)]
+struct Charge<'a>(&'a PageSource);
+
+impl Charge<'_> {
+    /// # Safety
+    /// `base` must be a page of this source that nobody touches any more, given back once.
+    unsafe fn free(&self, base: NonNull<u8>) {
+        // SAFETY: a run of one page, which was marked resident when it was requested; the caller's
+        // alone.
+        let run = unsafe { PageRun::new(base, 1, 1) };
+        // SAFETY: from this provider; the caller gives it up.
+        unsafe { self.0.provider.free_run(run) };
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.0.budget {
+            budget.uncharge(self.0.page_size);
+        }
+    }
+}
+
+/// A page that no pool has attached yet. Dropped, it goes back.
+#[derive(Debug)]
+#[must_use = "the page goes back unless it is attached"]
+pub struct FreshPage<'a> {
+    base: NonNull<u8>,
+    charge: Charge<'a>,
+}
+
+impl FreshPage<'_> {
+    /// The page is the pool's, and counts, until [`PageSource::give_back`].
+    pub fn attach(self) -> NonNull<u8> {
+        // Relaxed: as in `total_pages`.
+        self.charge.0.total.fetch_add(1, Ordering::Relaxed);
+        let base = self.base;
+        // The charge stays.
+        std::mem::forget(self);
+        base
+    }
+}
+
+impl Drop for FreshPage<'_> {
+    fn drop(&mut self) {
+        // SAFETY: requested by `alloc`, attached to nothing, given back here only.
+        in_destructor(|| unsafe { self.charge.free(self.base) });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use zpool_api::{FailingPages, HeapPages, PageError};
+
+    fn with_budget(limit: usize) -> (Arc<FailingPages>, Arc<PageBudget>, PageSource) {
+        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+        let budget = Arc::new(PageBudget::new(limit));
+        let source = PageSource::new("test", pages.clone(), Some(budget.clone())).unwrap();
+        (pages, budget, source)
+    }
+
+    #[test]
+    fn charges_are_those_of_attached_pages() {
+        let (pages, budget, source) = with_budget(2 * 4096);
+        let first = source.alloc().unwrap().attach();
+        assert_eq!((budget.used(), source.total_pages(), pages.pages_out()), (4096, 1, 1));
+        drop(source.alloc().unwrap());
+        assert_eq!((budget.used(), source.total_pages(), pages.pages_out()), (4096, 1, 1));
+        pages.fail_call(1);
+        let refused = ZpoolError::OutOfMemory { source: PageError::Injected { call: 3 } };
+        assert_eq!(source.alloc().unwrap_err(), refused);
+        let second = source.alloc().unwrap().attach();
+        let limit = PageError::Limit { bytes: 4096, used: 8192, limit: 8192 };
+        assert_eq!(source.alloc().unwrap_err(), ZpoolError::OutOfMemory { source: limit });
+        assert_eq!((budget.used(), source.total_pages(), pages.calls()), (8192, 2, 4));
+        for base in [first, second] {
+            // SAFETY: attached above, and not touched.
+            unsafe { source.give_back(base) };
+        }
+        assert_eq!((budget.used(), source.total_pages(), pages.pages_out()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_second_panic_of_a_destructor_ends_with_it() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                in_destructor(|| std::panic::resume_unwind(Box::new(Bomb)));
+            }
+        }
+        let caught = catch_unwind(|| {
+            let _bomb = Bomb;
+            std::panic::resume_unwind(Box::new(1));
+        });
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&1));
+        let caught = catch_unwind(|| in_destructor(|| std::panic::resume_unwind(Box::new(2))));
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&2), "not swallowed without need");
+    }
+}

@@ -1,0 +1,185 @@
+//! A pool in a child of its process: calls are refused, drops leak, and nothing waits for a lock that a
+//! thread of the parent held at the fork.
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use zpool_api::{
+    Evicted, FailingPages, Handle, HeapPages, MmapOptions, MmapPages, ObjRead, PageProvider, Zpool,
+    ZpoolError,
+};
+
+pub(crate) type Build = fn(Arc<dyn PageProvider>) -> Arc<dyn Zpool>;
+
+/// Seconds after which a child that hangs is killed, which fails the test.
+const HANGS_AFTER: u32 = 20;
+
+/// Runs `work` in a child; `None` if it died. The child allocates and panics as little as it can: only
+/// the forking thread is there.
+pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
+    // SAFETY: the child runs `work` and `_exit`s: no destructor of the parent's and no test harness.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: a system call without pointers.
+        unsafe { libc::alarm(HANGS_AFTER) };
+        let said = work();
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(i32::from(said)) };
+    }
+    assert!(pid > 0, "fork failed");
+    let mut status = 0;
+    // SAFETY: the child forked above; the status is this frame's.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
+}
+
+/// The number of the first call that does not do what it should in a child, 0 if all do.
+fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
+    let backend = pool.name();
+    let is = |error: ZpoolError| error == ZpoolError::Forked { backend };
+    let evict = |_: Handle, _: ObjRead<'_>| Evicted::Keep;
+    let stats = pool.stats();
+    let calls = [
+        pool.malloc(100).is_err_and(is),
+        pool.malloc_from(&[1]).is_err_and(is),
+        pool.free(handle).is_err_and(is),
+        pool.obj_read_begin(handle).is_err_and(is),
+        pool.reclaim(1, &evict).is_err_and(is),
+        pool.total_pages() == 0,
+        pool.trim() == 0,
+        (stats.objects, stats.total_pages, stats.cached_pages, stats.metadata_bytes)
+            == (0, 0, 0, 0),
+        pool.tag().get() > 0 && pool.caps().reclaim,
+    ];
+    calls.iter().position(|refused| !refused).map_or(0, |call| call as u8 + 1)
+}
+
+fn providers() -> Vec<Arc<dyn PageProvider>> {
+    let mapped = |options| Arc::new(MmapPages::with_options(options).unwrap());
+    vec![
+        Arc::new(HeapPages::new()),
+        mapped(MmapOptions::new()),
+        mapped(MmapOptions::new().dont_fork(true).cache_pages(0)),
+        Arc::new(FailingPages::new(mapped(MmapOptions::new().dont_fork(true)))),
+    ]
+}
+
+pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
+    for pages in providers() {
+        let pool = build(pages.clone());
+        let handle = pool.malloc_from(&[1; 3000]).unwrap();
+        let freed = pool.malloc_from(&[2; 3000]).unwrap();
+        let read = ManuallyDrop::new(pool.obj_read_begin(handle).unwrap());
+        let last = ManuallyDrop::new(pool.obj_read_begin(freed).unwrap());
+        let owned = ManuallyDrop::new(zpool_api::obj_read_owned(pool.clone(), handle).unwrap());
+        pool.free(freed).unwrap();
+        let write = ManuallyDrop::new(pool.malloc(10).unwrap());
+        let mut full = ManuallyDrop::new(pool.malloc(1).unwrap());
+        full.write(&[1]).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for byte in 1..4u8 {
+                let (pool, stop) = (&pool, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Relaxed) {
+                        let handles: Vec<_> = (1..20)
+                            .map(|n| pool.malloc_from(&vec![byte; n * 200]).unwrap())
+                            .collect();
+                        for handle in handles {
+                            let guard = pool.obj_read_begin(handle).unwrap();
+                            pool.free(handle).unwrap();
+                            drop(guard);
+                        }
+                    }
+                });
+            }
+            for round in 0..40 {
+                let said = in_child(|| {
+                    let refused = refused(&*pool, handle);
+                    if refused != 0 {
+                        return refused;
+                    }
+                    // SAFETY: copies of the parent's, dropped once in this process, which ends then.
+                    let child = unsafe {
+                        (
+                            std::ptr::read(&raw const read),
+                            std::ptr::read(&raw const last),
+                            std::ptr::read(&raw const owned),
+                            std::ptr::read(&raw const write),
+                            std::ptr::read(&raw const full),
+                        )
+                    };
+                    drop(ManuallyDrop::into_inner(child.0));
+                    drop(ManuallyDrop::into_inner(child.1));
+                    drop(ManuallyDrop::into_inner(child.2));
+                    drop(ManuallyDrop::into_inner(child.3));
+                    let backend = pool.name();
+                    let full = ManuallyDrop::into_inner(child.4).commit();
+                    if full != Err(ZpoolError::Forked { backend }) {
+                        return 100;
+                    }
+                    // SAFETY: as above: the share of this frame, which is left by `_exit`, and as many
+                    // more as make it the last one.
+                    while Arc::strong_count(&pool) > 1 {
+                        // SAFETY: as above.
+                        unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pool)) };
+                    }
+                    // SAFETY: as above.
+                    drop(unsafe { std::ptr::read(&raw const pool) });
+                    // SAFETY: as above, for the provider.
+                    drop(unsafe { std::ptr::read(&raw const pages) });
+                    0
+                });
+                assert_eq!(said, Some(0), "round {round} over {pages:?}");
+            }
+            stop.store(true, Relaxed);
+        });
+        // The parent's are as they were.
+        assert!(read.iter().all(|byte| *byte == 1) && last.iter().all(|byte| *byte == 2));
+        drop(ManuallyDrop::into_inner(read));
+        drop(ManuallyDrop::into_inner(last));
+        drop(ManuallyDrop::into_inner(owned));
+        drop(ManuallyDrop::into_inner(write));
+        pool.free(ManuallyDrop::into_inner(full).commit().unwrap()).unwrap();
+        pool.free(handle).unwrap();
+        pool.trim();
+        let stats = pool.stats();
+        assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
+    }
+}
+
+/// A callback of reclaim that returns in a child ends the reclaim there.
+pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
+    let pool = build(Arc::new(MmapPages::new()));
+    for n in 0..9 {
+        pool.malloc_from(&[n; 3000]).unwrap();
+    }
+    let said = std::cell::Cell::new(None);
+    let child = std::cell::Cell::new(false);
+    let freed = pool.reclaim(9, &|_, _: ObjRead<'_>| {
+        if said.get().is_none() {
+            // SAFETY: the child returns from this callback and `_exit`s below.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: a system call without pointers.
+                unsafe { libc::alarm(HANGS_AFTER) };
+                child.set(true);
+                return Evicted::Evicted;
+            }
+            let mut status = 0;
+            // SAFETY: the child forked above; the status is this frame's.
+            unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            said.set(Some((libc::WIFEXITED(status), libc::WEXITSTATUS(status))));
+        }
+        Evicted::Evicted
+    });
+    if child.get() {
+        let forked = freed == Err(ZpoolError::Forked { backend: pool.name() });
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(if forked { 0 } else { 1 }) };
+    }
+    assert_eq!((said.get(), freed), (Some((true, 0)), Ok(9)));
+}

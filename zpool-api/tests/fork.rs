@@ -1,0 +1,126 @@
+//! Page providers in a child of their process: calls are refused, drops leak, and nothing waits for a
+//! lock that a thread of the parent held at the fork.
+#![cfg(all(target_os = "linux", not(miri), not(loom)))]
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use zpool_api::{
+    FailingPages, HeapPages, MmapOptions, MmapPages, OwnedRun, PageBlock, PageError, PageProvider,
+    PageRun,
+};
+
+/// Runs `work` in a child; `None` if it died, of a hang too.
+fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
+    // SAFETY: the child runs `work` and `_exit`s: no destructor of the parent's and no test harness.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: a system call without pointers.
+        unsafe { libc::alarm(20) };
+        let said = work();
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(i32::from(said)) };
+    }
+    assert!(pid > 0, "fork failed");
+    let mut status = 0;
+    // SAFETY: the child forked above; the status is this frame's.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(waited, pid);
+    libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
+}
+
+fn free(pages: &dyn PageProvider, run: PageRun) {
+    // SAFETY: the tests free runs to the provider that gave them and look at no byte afterwards.
+    unsafe { pages.free_run(run) };
+}
+
+/// The number of the first call that does not do what it should in a child, 0 if all do.
+fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -> u8 {
+    let resident = run.resident();
+    // SAFETY: a run of this provider's, whose bytes nobody uses in this process.
+    unsafe { pages.discard(run, 0..4) };
+    let calls = [
+        matches!(pages.alloc_run(1), Err(PageError::Forked)),
+        matches!(pages.alloc_run(99), Err(PageError::Forked)),
+        run.resident() == resident,
+        pages.isolate_block().is_none(),
+        !pages.put_back_block(PageBlock::new(block.0, block.1)),
+        pages.cached_pages() == 0,
+        pages.trim() == 0,
+        pages.metadata_bytes() == 0,
+        pages.page_size() == 4096,
+    ];
+    calls.iter().position(|refused| !refused).map_or(0, |call| call as u8 + 1)
+}
+
+#[test]
+fn a_child_of_a_busy_provider_refuses_and_leaks() {
+    let mapped = |options: MmapOptions| -> Arc<dyn PageProvider> {
+        Arc::new(MmapPages::with_options(options.page_size(4096)).unwrap())
+    };
+    let providers: [Arc<dyn PageProvider>; 5] = [
+        Arc::new(HeapPages::new()),
+        mapped(MmapOptions::new()),
+        mapped(MmapOptions::new().dont_fork(true).cache_pages(0)),
+        mapped(MmapOptions::new().zero_on_free(true).dont_fork(true)),
+        Arc::new(FailingPages::new(mapped(MmapOptions::new().dont_fork(true)))),
+    ];
+    for pages in providers {
+        let mut run = pages.alloc_run(4).unwrap();
+        run.mark_resident(0..4);
+        let run = ManuallyDrop::new(run);
+        let owned = ManuallyDrop::new(OwnedRun::alloc(pages.clone(), 2).unwrap());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for n in 1..4 {
+                let (pages, stop) = (&pages, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Relaxed) {
+                        let runs: Vec<_> = (0..20)
+                            .map(|_| {
+                                let mut run = pages.alloc_run(n).unwrap();
+                                run.mark_resident(0..n);
+                                run
+                            })
+                            .collect();
+                        runs.into_iter().for_each(|run| free(&**pages, run));
+                        if let Some(block) = pages.isolate_block() {
+                            pages.put_back_block(block);
+                        }
+                    }
+                });
+            }
+            for round in 0..60 {
+                let said = in_child(|| {
+                    // SAFETY: copies of the parent's, dropped once in this process, which ends then.
+                    let run = unsafe { std::ptr::read(&raw const run) };
+                    // SAFETY: as above.
+                    let owned = unsafe { std::ptr::read(&raw const owned) };
+                    let mut run = ManuallyDrop::into_inner(run);
+                    let base = run.base().addr().get();
+                    let said = refused(&*pages, &mut run, (base, 2 << 20));
+                    if said != 0 {
+                        return said;
+                    }
+                    free(&*pages, run);
+                    drop(ManuallyDrop::into_inner(owned));
+                    while Arc::strong_count(&pages) > 1 {
+                        // SAFETY: as above: the frames of the other shares are not in this process.
+                        unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pages)) };
+                    }
+                    // SAFETY: as above.
+                    drop(unsafe { std::ptr::read(&raw const pages) });
+                    0
+                });
+                assert_eq!(said, Some(0), "round {round} over {pages:?}");
+            }
+            stop.store(true, Relaxed);
+        });
+        free(&*pages, ManuallyDrop::into_inner(run));
+        drop(ManuallyDrop::into_inner(owned));
+        pages.trim();
+        assert_eq!(pages.cached_pages(), 0);
+    }
+}
