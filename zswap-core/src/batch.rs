@@ -12,12 +12,12 @@
 use std::sync::Arc;
 
 use compressors::{
-    AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError,
+    AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError, guard,
 };
 
-use crate::contained::contain;
+use crate::contained::{Panicked, contain};
 use crate::error::{BatchError, LoadError, StoreError};
-use crate::pool::{Fault, Pool, codec_panicked};
+use crate::pool::{Fault, Pool};
 use crate::pools::Hold;
 use crate::store::Refusal;
 use crate::sync::Mutex;
@@ -50,7 +50,7 @@ impl Spares {
         if let Some(spare) = self.0.lock().pop() {
             return Ok(spare);
         }
-        let ctx = contain(|| pool.compressor.new_ctx()).unwrap_or(Err(codec_panicked()))?;
+        let ctx = guard::new_ctx(&**pool.compressor)?;
         Ok(Spare { ctx, input: Vec::new(), output: Vec::new() })
     }
 
@@ -110,7 +110,7 @@ impl<'a> Batch<'a> {
         let Spare { ctx, input, output } = spare;
         let request = AcompRequest { op, input, output, ctx };
         contain(|| self.store.acomp.submit(request, tag, &self.done))
-            .map_err(|_panicked| codec_panicked())?;
+            .map_err(|Panicked| CompressorError::Panicked { operation: "submit" })?;
         self.out += 1;
         Ok(())
     }
@@ -357,7 +357,7 @@ impl Zswap {
                 let pool = self.pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
                     // What takes no context takes less time than a request would.
-                    if object.len() == PAGE_SIZE || pool.compressor.stateless().is_some() {
+                    if object.len() == PAGE_SIZE || pool.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;
                         return Ok(None);
                     }

@@ -3,21 +3,17 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use compressors::guard::caught;
 
 /// Code of the user's panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Panicked;
 
 /// Calls code of the user's.
-///
-/// What it panicked with is leaked: its destructor is the user's too, and might panic again.
 #[inline]
 pub(crate) fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        core::mem::forget(payload);
-        Panicked
-    })
+    caught(call).ok_or(Panicked)
 }
 
 /// A value of the user's, whose destructor may panic without harm.

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use compressors::{Compressor, CompressorError};
+use compressors::{Compressor, CompressorError, StatelessDecompress, guard};
 use zpool_api::{
     BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PoolTag, Zpool, ZpoolError,
     ZpoolStats, prefetch,
 };
 
-use crate::acomp_ctx::{AcompCtxs, Busy};
+use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
 use crate::batch::Spares;
 use crate::contained::{Contained, contain};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -172,8 +172,19 @@ impl Pool {
 
     /// Makes this CPU's context, as the first page would.
     pub(crate) fn prepare(&self) -> Result<(), Fault> {
-        contain(|| self.ctxs.hold(&**self.compressor).map(drop).map_err(Fault::from))
-            .unwrap_or(Err(Fault::Codec(codec_panicked())))
+        self.hold().map(drop)
+    }
+
+    /// This CPU's context.
+    #[inline]
+    fn hold(&self) -> Result<HeldCtx<'_>, Fault> {
+        self.ctxs.hold(&**self.compressor).map_err(Fault::from)
+    }
+
+    /// The codec, if it decompresses without a context.
+    #[inline]
+    pub(crate) fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        contain(|| self.compressor.stateless()).ok().flatten()
     }
 
     fn handle(&self, bits: BackendBits) -> Handle {
@@ -190,13 +201,10 @@ impl Pool {
         keep_raw: bool,
         kept: &mut Option<Encoded>,
     ) -> Result<Stored, Fault> {
-        let put = contain(|| {
-            let mut ctx = self.ctxs.hold(&**self.compressor)?;
-            let tools = ctx.tools();
-            let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
-            self.insert(page, &tools.buffer, len, keep_raw, kept)
-        });
-        put.unwrap_or(Err(Fault::Codec(codec_panicked())))
+        let mut ctx = self.hold()?;
+        let tools = ctx.tools();
+        let len = guard::compress(&mut *tools.codec, page, &mut tools.buffer);
+        self.insert(page, &tools.buffer, len.map_err(Fault::Codec)?, keep_raw, kept)
     }
 
     /// As [`Pool::put`], if the object takes less than `limit` bytes of memory; the object, and the
@@ -206,18 +214,16 @@ impl Pool {
         page: &Page,
         limit: usize,
     ) -> Result<Option<(Stored, usize)>, Fault> {
-        let put = contain(|| {
-            let mut ctx = self.ctxs.hold(&**self.compressor)?;
-            let tools = ctx.tools();
-            let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
-            let takes = self.footprint(len);
-            if len >= PAGE_SIZE || takes >= limit {
-                return Ok(None);
-            }
-            let stored = self.insert(page, &tools.buffer, len, false, &mut None)?;
-            Ok(Some((stored, takes)))
-        });
-        put.unwrap_or(Err(Fault::Codec(codec_panicked())))
+        let mut ctx = self.hold()?;
+        let tools = ctx.tools();
+        let len = guard::compress(&mut *tools.codec, page, &mut tools.buffer);
+        let len = len.map_err(Fault::Codec)?;
+        let takes = self.footprint(len);
+        if len >= PAGE_SIZE || takes >= limit {
+            return Ok(None);
+        }
+        let stored = self.insert(page, &tools.buffer, len, false, &mut None)?;
+        Ok(Some((stored, takes)))
     }
 
     /// Bytes of memory that an object of so many bytes takes, as the backend rounds it.
@@ -328,17 +334,14 @@ impl Pool {
             return Ok(());
         }
         prefetch::read_soon(object);
-        let restored = contain(|| {
-            let done = match self.compressor.stateless() {
-                Some(codec) => codec.decompress(object, page),
-                None => {
-                    let mut ctx = self.ctxs.hold(&**self.compressor)?;
-                    ctx.tools().codec.decompress(object, page)
-                }
-            };
-            done.map_err(Fault::Codec)
-        });
-        restored.unwrap_or(Err(Fault::Codec(codec_panicked())))
+        let done = match self.stateless() {
+            Some(codec) => guard::decompress_stateless(codec, object, page),
+            None => {
+                let mut ctx = self.hold()?;
+                guard::decompress(&mut *ctx.tools().codec, object, page)
+            }
+        };
+        done.map_err(Fault::Codec)
     }
 
     /// Moves objects together until so many pages are won, or for a bounded while.
@@ -350,9 +353,4 @@ impl Pool {
     pub(crate) fn trim(&self) -> usize {
         self.backend("trim", |zpool| Ok(zpool.trim())).unwrap_or(0)
     }
-}
-
-/// What a codec's panic becomes.
-pub(crate) fn codec_panicked() -> CompressorError {
-    CompressorError::Panicked { operation: "compress or decompress" }
 }

@@ -99,7 +99,7 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
             let source = CompressorError::Panicked { operation: "compress" };
             matches!(result, Err(StoreError::Compress { source: s, .. }) if *s == source)
         };
-        assert!(results.iter().any(panicked));
+        assert!(results.iter().any(panicked), "{results:?}");
         for (entry, result) in (0..).zip(&results) {
             match result {
                 Ok(()) => check(&store, entry, 1),
