@@ -129,3 +129,86 @@ fn in_little_address_space() {
     held.push(pages.alloc_run(16).unwrap());
     held.into_iter().for_each(|run| free(&pages, run));
 }
+
+#[test]
+fn locked_memory_costs_the_pages_that_are_touched() {
+    // A process that has its memory locked is a child.
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "with_future_memory_locked", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+    // Where memory may not be locked it says so, and only there.
+    let skipped = said.contains(MAY_NOT_LOCK);
+    assert_eq!(skipped, !may_lock(), "{said}");
+}
+
+const MAY_NOT_LOCK: &str = "skipped: this process may not lock 16 MiB";
+
+/// Whether the system lets this process lock what the test needs.
+fn may_lock() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes the limit, which is this frame's.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let effective = u64::from_str_radix(effective.trim(), 16).unwrap();
+    // CAP_IPC_LOCK.
+    effective >> 14 & 1 == 1 || known && limit.rlim_cur >= 16 << 20
+}
+
+/// The flags that the system shows of the mapping at an address.
+fn flags_at(address: usize) -> String {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next().unwrap();
+        if let Some((start, end)) = first.split_once('-') {
+            let number = |hex| usize::from_str_radix(hex, 16).unwrap();
+            inside = (number(start)..number(end)).contains(&address);
+        } else if inside && first == "VmFlags:" {
+            return line.to_owned();
+        }
+    }
+    panic!("nothing is mapped at {address:#x}");
+}
+
+#[test]
+#[ignore = "locks the memory of its process, which the test above makes"]
+fn with_future_memory_locked() {
+    // SAFETY: changes how the memory of this process is kept, not what is in it.
+    let locked = may_lock() && unsafe { libc::mlockall(libc::MCL_FUTURE) } == 0;
+    if !locked {
+        println!("{MAY_NOT_LOCK}");
+        return;
+    }
+    let pages = MmapPages::new();
+    let page_size = pages.page_size();
+    let mut run = pages.alloc_run(4).unwrap();
+    let regions = pages.regions();
+    assert_eq!(resident_bytes(&regions), 0, "memory before the first touch");
+    assert!(flags_at(regions[0].0).contains(" lo"), "{}", flags_at(regions[0].0));
+    fill(&pages, &mut run, 1);
+    assert_eq!(resident_bytes(&regions), page_size, "one page stored");
+    fill(&pages, &mut run, 4);
+    // SAFETY: a run of these pages; nobody uses its bytes.
+    unsafe { pages.discard(&mut run, 2..4) };
+    assert_eq!(resident_bytes(&regions), run.resident_pages() * page_size);
+    free(&pages, run);
+    assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
+    pages.trim();
+    // Whatever the kernel knows: gone, or still counted.
+    assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
+    let mut release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.truncate(release.find('-').unwrap_or(release.trim_end().len()));
+    let version: Vec<u32> = release.split('.').filter_map(|part| part.parse().ok()).collect();
+    if version >= vec![5, 18] {
+        assert_eq!(pages.cached_pages(), 0, "not given back by {release}");
+    }
+    // Whatever is freed in a batch, or as a block, goes as well.
+    let mut runs: Vec<PageRun> = (0..200).map(|_| pages.alloc_run(1).unwrap()).collect();
+    runs.iter_mut().for_each(|run| fill(&pages, run, 1));
+    runs.into_iter().for_each(|run| free(&pages, run));
+    assert_eq!(resident_bytes(&pages.regions()), pages.cached_pages() * page_size);
+}

@@ -112,6 +112,8 @@ macro_rules! __conformance_list {
                 evict_may_free_others,
                 /// A callback may allocate.
                 evict_may_allocate,
+                /// A reclaim is over when what there was has been offered, whatever callbacks store.
+                reclaim_offers_nothing_that_callbacks_store,
                 /// A callback may reclaim.
                 evict_may_reclaim,
                 /// A callback may panic: its object stays, the pool stays valid.

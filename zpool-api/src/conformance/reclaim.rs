@@ -290,6 +290,33 @@ pub(super) fn evict_may_allocate(rig: &Rig<'_>) {
     offered.close(fixture);
 }
 
+pub(super) fn reclaim_offers_nothing_that_callbacks_store(rig: &Rig<'_>) {
+    // A successor, stored while the object is there or in its place, is given up or kept next time.
+    for (in_its_place, read) in [(false, false), (true, false), (true, true)] {
+        let Some((fixture, offered)) = filled(rig, pick(80, 8)) else { return };
+        let live = offered.model.borrow().live.clone();
+        let there: HashSet<Handle> = live.iter().map(|(handle, _)| *handle).collect();
+        let guards: Vec<_> =
+            live.iter().filter(|_| read).map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
+        reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
+            let mark = offered.look(handle, &object);
+            assert!(there.contains(&handle), "{mark:?} was stored by a callback, and offered");
+            offered.evict(handle);
+            if in_its_place {
+                drop(object);
+                fixture.free(handle);
+            }
+            offered.store(&fixture, mark.len());
+            Evicted::Evicted
+        });
+        for (guard, mark) in guards {
+            mark.check(&guard);
+        }
+        offered.settle(&fixture);
+        offered.close(fixture);
+    }
+}
+
 pub(super) fn evict_may_reclaim(rig: &Rig<'_>) {
     let Some((fixture, offered)) = filled(rig, pick(60, 8)) else { return };
     let rng = RefCell::new(Rng::new(107));

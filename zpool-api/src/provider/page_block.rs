@@ -11,12 +11,27 @@ use core::ops::Range;
 pub struct PageBlock {
     start: usize,
     bytes: usize,
+    /// Which isolation it stands for, by a number of its provider that never recurs; 0 for one made by
+    /// `new`, which stands for none of `MmapPages`.
+    ticket: u64,
 }
 
 impl PageBlock {
-    /// A block of `bytes` bytes at address `start`. For providers.
+    /// A block of `bytes` bytes at address `start`. For providers. Anybody can make one, so a provider
+    /// must not rely on it: one that it did not give out has to change nothing.
     pub fn new(start: usize, bytes: usize) -> Self {
-        PageBlock { start, bytes }
+        PageBlock { start, bytes, ticket: 0 }
+    }
+
+    /// A block that its provider knows again by `ticket`.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_ticket(start: usize, bytes: usize, ticket: u64) -> Self {
+        PageBlock { start, bytes, ticket }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket
     }
 
     /// Its addresses.

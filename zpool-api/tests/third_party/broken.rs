@@ -56,6 +56,7 @@ enum Fault {
     ReadShowsLaterBytes,
     ReclaimCountsOffers,
     ReclaimDoesNotCount,
+    ReclaimFollowsItsStores,
     ReclaimFreesKept,
     ReclaimFreesNeighbours,
     ReclaimFreesTheSuccessor,
@@ -128,6 +129,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
         (ReadShowsLaterBytes, &["free_under_a_live_reader", "random_mix_follows_the_model"]),
         (ReclaimCountsOffers, &["reclaim_that_is_refused_changes_nothing"]),
         (ReclaimDoesNotCount, &["reclaim_frees_what_is_given_up"]),
+        (ReclaimFollowsItsStores, &["reclaim_offers_nothing_that_callbacks_store"]),
         (ReclaimFreesKept, &["reclaim_that_is_refused_changes_nothing"]),
         (ReclaimFreesNeighbours, &["reclaim_frees_what_is_given_up", "concurrent_reclaim"]),
         (ReclaimFreesTheSuccessor, &["evict_may_free_the_object"]),
@@ -613,6 +615,16 @@ impl Zpool for Broken {
             Fault::ReclaimTakesOpenWrites => {
                 self.state(|state| state.stolen = state.open > 0);
                 self.inner.reclaim(target_pages, evict)
+            }
+            Fault::ReclaimFollowsItsStores => {
+                let mut freed = 0;
+                while freed < target_pages {
+                    match self.inner.reclaim(1, evict)? {
+                        0 => break,
+                        more => freed += more,
+                    }
+                }
+                Ok(freed)
             }
             Fault::ReclaimFreesKept => {
                 let answer = Answer(self, |_: &Broken, handle, object: ObjRead<'_>| {

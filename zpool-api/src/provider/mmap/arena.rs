@@ -31,6 +31,11 @@ impl Tract {
         blocks.resize_with(region.blocks(), Block::new);
         Ok(Tract { region, blocks })
     }
+
+    /// Whether the process has its memory locked.
+    pub(super) fn is_locked(&self) -> bool {
+        self.region.is_locked()
+    }
 }
 
 /// All regions of a provider and which slots of them are taken.
@@ -92,6 +97,10 @@ impl Arena {
             Some(number) => (number, false),
             None => (self.empty.first()?, true),
         };
+        assert!(
+            self.isolated != Some(number),
+            "block {number} is isolated, yet in a set that runs are handed out of"
+        );
         let tract = &mut self.tracts[number / REGION_BLOCKS];
         let block = &mut tract.blocks[number % REGION_BLOCKS];
         if fresh {
@@ -235,6 +244,15 @@ mod tests {
         // Whole again: as many of the longest as there are.
         let runs = std::iter::from_fn(|| arena.take(16)).count();
         assert_eq!(runs, all / (16 * 4096));
+    }
+
+    #[test]
+    #[should_panic(expected = "block 0 is isolated, yet in a set that runs are handed out of")]
+    fn an_isolated_block_that_is_left_open_is_told() {
+        let mut arena = with_regions(1);
+        assert!(arena.take(1).is_some());
+        arena.isolated = Some(0);
+        arena.take(1);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! they are *leaving*. Once no other run of it is left one system call gives back the block. A block
 //! that did not run empty goes back into use, and the gathered runs are warm.
 //!
+//! A block is put back by the number of its isolation, which is never given twice, and not by its
+//! addresses, which recur and which anybody can make a [`PageBlock`] of.
+//!
 //! Lock: the provider's mutex guards the state. The system call is made without it; until it is
 //! over the gathered runs' slots are taken and the block stays isolated.
 
@@ -18,6 +21,8 @@ use crate::lockdep::might_sleep;
 
 /// The block that is being emptied.
 pub(super) struct Isolated {
+    /// Never 0, and never the same again.
+    ticket: u64,
     base: NonNull<u8>,
     /// Pages of a run there.
     pages: usize,
@@ -61,7 +66,9 @@ impl MmapPages {
         gathered.try_reserve_exact(MAX_SLOTS).ok()?;
         let mut state = self.lock();
         let (base, pages) = state.arena.isolate()?;
-        let mut isolated = Isolated { base, pages, gathered };
+        state.isolations += 1;
+        let mut isolated = Isolated { ticket: state.isolations, base, pages, gathered };
+        let ticket = isolated.ticket;
         let range = isolated.range();
         // What became warm since is leaving: the count of both stays.
         state.leaving += {
@@ -69,24 +76,25 @@ impl MmapPages {
             state.warm.take_within(pages, &range, &mut isolated.gathered)
         };
         state.isolated = Some(isolated);
-        Some(PageBlock::new(range.start, BLOCK_BYTES))
+        Some(PageBlock::with_ticket(range.start, BLOCK_BYTES, ticket))
     }
 
     pub(super) fn put_back(&self, block: &PageBlock) -> bool {
         might_sleep("MmapPages::put_back_block");
         let mut state = self.lock();
-        if state.isolated.as_ref().is_none_or(|isolated| isolated.range() != block.range()) {
+        if state.isolated.as_ref().is_none_or(|isolated| isolated.ticket != block.ticket()) {
             return false;
         }
         let Some(mut isolated) = state.isolated.take() else { return false };
         let leaving: usize = isolated.gathered.iter().map(PageRun::resident_pages).sum();
         let mut whole = state.arena.taken_of_isolated() == isolated.gathered.len();
         if whole {
+            let locked = state.locked;
             drop(state);
             // SAFETY: a block of this provider's regions. Every slot of it that is taken is that of
             // a gathered run, and while it is isolated in the arena none is handed out: nobody uses
             // a byte of it.
-            whole = unsafe { region::give_back(isolated.base, BLOCK_BYTES) }.is_ok();
+            whole = unsafe { region::give_back(isolated.base, BLOCK_BYTES, locked) }.is_ok();
             if whole {
                 isolated.gathered.iter_mut().for_each(|run| run.mark_released(0..run.pages()));
             }

@@ -43,8 +43,10 @@ use warm::{BATCH_RUNS, Batch, WarmCache};
 /// ([`MmapOptions::cache_pages`]); beyond it the oldest are given back to the system, about 64
 /// pages at a time. Whoever frees the run that exceeds the bound makes those system calls.
 ///
-/// Where the system takes no pages back (the process has locked its memory), they stay warm beyond
-/// the bound and counted, and are offered again after each further 64.
+/// In a process that has all its future memory locked (`mlockall(MCL_FUTURE)`) pages are locked one by
+/// one as they are touched, and are unlocked as they go back (Linux 5.18). Where the system takes no
+/// pages back (the process has locked its memory since), they stay warm beyond the bound and counted,
+/// and are offered again after each further 64.
 ///
 /// A block of 2 MiB at a time can be emptied and given back whole, by whoever can move its runs
 /// ([`PageProvider::isolate_block`]).
@@ -87,6 +89,10 @@ struct State {
     /// Warm pages above which a batch leaves: the bound, or more after the system refused some.
     leave_above: usize,
     isolated: Option<Isolated>,
+    /// Isolations so far: the number of the last one.
+    isolations: u64,
+    /// A region was locked in memory when it was mapped.
+    locked: bool,
 }
 
 impl State {
@@ -166,6 +172,8 @@ impl MmapPages {
             leaving: 0,
             leave_above: warm_bound,
             isolated: None,
+            isolations: 0,
+            locked: false,
         };
         MmapPages {
             options,
@@ -206,8 +214,9 @@ impl MmapPages {
     /// Gives a batch, counted as leaving, back to the system; returns the pages that went.
     fn give_back(&self, mut batch: Batch) -> usize {
         let leaving = batch.pages();
+        let locked = self.lock().locked;
         // SAFETY: its runs are of this provider's regions, which are mapped as long as it lives.
-        unsafe { batch.give_back(self.page_size) };
+        unsafe { batch.give_back(self.page_size, locked) };
         let refused = batch.pages();
         let mut state = self.lock();
         state.leaving -= leaving;
@@ -301,6 +310,7 @@ unsafe impl PageProvider for MmapPages {
                 return Ok(run);
             }
             if let Some(tract) = reserved.take() {
+                state.locked |= tract.is_locked();
                 let added = state.arena.add(tract);
                 drop(state);
                 added.map_err(|_tract| self.refused_tables(pages))?;
@@ -351,6 +361,7 @@ unsafe impl PageProvider for MmapPages {
         if !self.state.is_here() {
             return;
         }
+        let locked = self.lock().locked;
         let end = pages.end.min(run.pages());
         let is_resident = |run: &PageRun, page: usize| run.resident() >> page & 1 == 1;
         let mut page = pages.start;
@@ -367,7 +378,7 @@ unsafe impl PageProvider for MmapPages {
             let at = unsafe { run.base().add(first * self.page_size) };
             // SAFETY: pages of a run of this provider, whose regions are mapped as long as it
             // lives; the caller says that nobody uses their bytes.
-            let gone = unsafe { region::give_back(at, (page - first) * self.page_size) };
+            let gone = unsafe { region::give_back(at, (page - first) * self.page_size, locked) };
             // Refused pages are still resident, and still the run's.
             if gone.is_ok() {
                 run.mark_released(first..page);

@@ -1,11 +1,20 @@
 //! A region: address space reserved from the system, and every system call of the provider.
 //!
 //! All of them may block, so none is made under the provider's lock; `might_sleep` checks it.
+//!
+//! # Locked memory
+//! A process that asked for it (`mlockall(MCL_FUTURE)`) has each new mapping locked, and thereby backed
+//! with memory at once, down to its last page. So a region is mapped without access, which backs nothing;
+//! if it turns out to be locked it is locked anew page by page, on the first touch, before it may be
+//! accessed.
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MlockFlags, MprotectFlags, ProtFlags, madvise, mlock_with, mmap_anonymous,
+    mprotect, munmap,
+};
 
 use super::block::BLOCK_BYTES;
 use super::options::MmapOptions;
@@ -25,6 +34,7 @@ pub(super) struct Region {
     /// The first block; its provenance is the whole mapping.
     base: NonNull<u8>,
     blocks: usize,
+    locked: bool,
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread, and `Region` is its only owner.
@@ -38,7 +48,7 @@ impl Region {
         let mut bytes = REGION_BYTES;
         loop {
             match Region::map(bytes) {
-                Ok(region) => return region.advised(options),
+                Ok(region) => return region.opened()?.advised(options),
                 // Two blocks of mapping always hold one aligned block.
                 Err(refused) if bytes <= 2 * BLOCK_BYTES => return Err(refused),
                 Err(_) => bytes /= 2,
@@ -47,7 +57,8 @@ impl Region {
     }
 
     fn map(bytes: usize) -> Result<Region, Errno> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // Not accessible yet, so that nothing is backed where the process has its memory locked.
+        let access = ProtFlags::empty();
         // Without NORESERVE a system that limits overcommit would charge the untouched pages too.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping where the system likes: it replaces none.
@@ -57,7 +68,27 @@ impl Region {
         let head = start.next_multiple_of(BLOCK_BYTES) - start;
         // SAFETY: less than a block is skipped of a mapping of at least two.
         let base = unsafe { mapping.cast::<u8>().add(head) };
-        Ok(Region { mapping, mapped: bytes, base, blocks: (bytes - head) / BLOCK_BYTES })
+        let blocks = (bytes - head) / BLOCK_BYTES;
+        Ok(Region { mapping, mapped: bytes, base, blocks, locked: false })
+    }
+
+    /// Makes it accessible; pages are backed, and locked if the process wants that, on first touch.
+    fn opened(mut self) -> Result<Region, Errno> {
+        // The system drops no page of locked memory. There is none to be dropped.
+        self.locked = self.advise(Advice::LinuxDontNeed) == Err(Errno::INVAL);
+        if self.locked {
+            // SAFETY: the mapping is this region's; locking changes no byte.
+            unsafe { mlock_with(self.mapping.as_ptr(), self.mapped, MlockFlags::ONFAULT) }?;
+        }
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the mapping is this region's, and nobody has a reference into it yet.
+        unsafe { mprotect(self.mapping.as_ptr(), self.mapped, access) }?;
+        Ok(self)
+    }
+
+    /// Whether its pages are locked as they are touched.
+    pub(super) fn is_locked(&self) -> bool {
+        self.locked
     }
 
     fn advised(self, options: &MmapOptions) -> Result<Region, Errno> {
@@ -77,8 +108,8 @@ impl Region {
     }
 
     fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: the mapping is this region's and whole; none of the advice given through here
-        // changes the content of memory.
+        // SAFETY: the mapping is this region's and whole; the advice given through here changes no
+        // content of memory that anybody has.
         unsafe { madvise(self.mapping.as_ptr(), self.mapped, advice) }
     }
 
@@ -113,22 +144,31 @@ impl Drop for Region {
             // The system has no descriptor left to split a mapping with. The address space stays
             // lost; the memory need not.
             // SAFETY: as above, nobody uses a byte of it.
-            let _ = unsafe { give_back(self.base, self.blocks * BLOCK_BYTES) };
+            let _ = unsafe { give_back(self.base, self.blocks * BLOCK_BYTES, self.locked) };
         }
     }
 }
 
-/// Gives the memory of `len` bytes at `base` back to the system. On an error some of it may have
-/// gone nevertheless.
+/// Gives the memory of `len` bytes at `base` back to the system, also if it is `locked` as the process
+/// wanted all its memory to be. On an error some of it may have gone nevertheless.
 ///
 /// # Safety
 /// The range must lie in blocks of live regions, and nobody may be using its bytes. They are zero
 /// or what they were afterwards.
-pub(super) unsafe fn give_back(base: NonNull<u8>, len: usize) -> Result<(), Errno> {
+pub(super) unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(), Errno> {
     might_sleep("giving pages back");
+    let at = base.as_ptr().cast();
+    if locked {
+        // SAFETY: as below.
+        let gone = unsafe { madvise(at, len, Advice::LinuxDontneedLocked) };
+        // Before Linux 5.18 there is no such advice.
+        if gone != Err(Errno::INVAL) {
+            return gone;
+        }
+    }
     // SAFETY: the pages are a private anonymous mapping, where the advice leaves the old bytes or
     // zeros; the caller says that nobody depends on either.
-    unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontNeed) }
+    unsafe { madvise(at, len, Advice::LinuxDontNeed) }
 }
 
 /// Bytes of the system's page, at least 4096; 65536 also where it is larger. No common build of
@@ -168,8 +208,9 @@ mod tests {
     fn blocks_are_aligned_wherever_the_mapping_lies() {
         // An odd page more shifts each mapping against the one before: not all can begin at a
         // block.
-        let regions: Vec<Region> =
-            (0..3).map(|_| Region::map(2 * BLOCK_BYTES + 65536).unwrap()).collect();
+        let regions: Vec<Region> = (0..3)
+            .map(|_| Region::map(2 * BLOCK_BYTES + 65536).unwrap().opened().unwrap())
+            .collect();
         assert!(regions.iter().any(|region| region.mapping.cast() != region.base));
         for region in &regions {
             assert_eq!(region.start() % BLOCK_BYTES, 0);

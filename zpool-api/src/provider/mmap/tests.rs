@@ -612,3 +612,153 @@ fn no_block_is_isolated_when_its_runs_would_not_fit_elsewhere() {
     free(&provider, run);
     free(&provider, other);
 }
+
+#[test]
+fn a_block_gathers_its_own_runs_only() {
+    if region::system_page_size() != 4096 {
+        return;
+    }
+    let provider = four_kib();
+    let mut runs = sparse_third_block(&provider);
+    let block = provider.isolate_block().unwrap();
+    // As many runs of other blocks are freed as are in use in this one.
+    let inside = runs.split_off(runs.len() - 2);
+    let outside = runs.split_off(runs.len() - 2);
+    let places: Vec<_> = outside.iter().map(PageRun::base).collect();
+    outside.into_iter().for_each(|run| free(&provider, run));
+    assert_eq!(provider.cached_pages(), 2);
+    // They are warm, and come back first.
+    let again: Vec<PageRun> = (0..2).map(|_| provider.alloc_run(16).unwrap()).collect();
+    assert!(again.iter().all(|run| places.contains(&run.base()) && run.resident() == 1));
+    again.into_iter().for_each(|run| free(&provider, run));
+    assert!(!provider.put_back_block(block), "two runs of it are in use");
+    for (n, run) in inside.iter().enumerate() {
+        let fill = (3 * LONG - 2 + n) as u8;
+        assert!(
+            page(&provider, run, 0).iter().all(|byte| *byte == fill),
+            "a live run was given back"
+        );
+    }
+    runs.into_iter().chain(inside).for_each(|run| free(&provider, run));
+    provider.trim();
+    assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
+}
+
+/// Runs without memory skip the cache: their slots are free at once, but not to be had while their
+/// block is isolated.
+#[test]
+fn cold_runs_of_an_isolated_block_are_not_handed_out() {
+    if region::system_page_size() != 4096 {
+        return;
+    }
+    for all in [false, true] {
+        let provider = four_kib();
+        // Two full blocks, every second slot free, and two slots of a third one taken: none is touched.
+        let mut runs: Vec<PageRun> =
+            (0..2 * LONG + 2).map(|_| provider.alloc_run(16).unwrap()).collect();
+        let third = runs.split_off(2 * LONG);
+        let (mut stay, go): (Vec<_>, Vec<_>) =
+            runs.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
+        go.into_iter().for_each(|(_, run)| free(&provider, run));
+        let block = provider.isolate_block().unwrap();
+        let inside = |run: &PageRun| block.range().contains(&run.base().addr().get());
+        assert!(third.iter().all(inside));
+        let mut third = third.into_iter();
+        free(&provider, third.next().unwrap());
+        if all {
+            // The last one: the block is empty, but serves no other length either.
+            free(&provider, third.next().unwrap());
+        }
+        // More than there is room for in the first two blocks, and a length that needs a block.
+        let mut more: Vec<PageRun> =
+            (0..2 * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
+        more.push(provider.alloc_run(3).unwrap());
+        assert!(!more.iter().any(inside), "handed out while its block is emptied");
+        assert_eq!(provider.put_back_block(block), all);
+        stay.extend(more.into_iter().chain(third).map(|run| (0, run)));
+        stay.into_iter().for_each(|(_, run)| free(&provider, run));
+        // Whole again: every slot of the one region is to be had.
+        let blocks = provider.regions()[0].1 / BLOCK_BYTES;
+        let runs: Vec<PageRun> =
+            (0..blocks * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
+        assert_eq!(provider.regions().len(), 1);
+        runs.into_iter().for_each(|run| free(&provider, run));
+    }
+}
+
+/// A run can be warm when its block is isolated: here the system refuses to take it, in a program
+/// another thread frees it meanwhile. It leaves with the block.
+#[test]
+fn warm_runs_of_a_block_leave_with_it() {
+    if region::system_page_size() != 4096 {
+        return;
+    }
+    let provider = four_kib();
+    let mut runs = sparse_third_block(&provider);
+    let (last, warm) = (runs.pop().unwrap(), runs.pop().unwrap());
+    let locked = warm.base();
+    lock_in_memory(&warm, true);
+    free(&provider, warm);
+    let block = provider.isolate_block().unwrap();
+    assert!(block.range().contains(&locked.addr().get()));
+    assert_eq!(provider.cached_pages(), 1);
+    let others: Vec<PageRun> = (0..LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
+    assert!(others.iter().all(|run| run.base() != locked), "handed out while its block is emptied");
+    others.into_iter().for_each(|run| free(&provider, run));
+    free(&provider, last);
+    // SAFETY: a page of the provider's region, mapped; unlocking changes no byte.
+    unsafe { rustix::mm::munlock(locked.as_ptr().cast(), 1) }.unwrap();
+    assert!(provider.put_back_block(block), "a warm run kept the block");
+    runs.into_iter().for_each(|run| free(&provider, run));
+    provider.trim();
+    assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
+}
+
+/// Anybody can make a block. One that was not given out, or was put back before, changes nothing.
+#[test]
+fn made_up_foreign_and_stale_blocks_change_nothing() {
+    if region::system_page_size() != 4096 {
+        return;
+    }
+    let (provider, other) = (four_kib(), four_kib());
+    let mut runs = sparse_third_block(&provider);
+    let foreign_runs = sparse_third_block(&other);
+    let foreign = other.isolate_block().unwrap();
+    assert!(!provider.put_back_block(PageBlock::new(0, 0)), "nothing is isolated");
+    let stale = provider.isolate_block().unwrap();
+    let twin = || PageBlock::new(stale.range().start, BLOCK_BYTES);
+    let ticket = stale.ticket();
+    let doubled = || PageBlock::with_ticket(stale.range().start, BLOCK_BYTES, ticket);
+    let regions = provider.regions();
+    for made_up in [
+        twin(),
+        PageBlock::new(0, usize::MAX),
+        PageBlock::new(usize::MAX, usize::MAX),
+        PageBlock::new(regions[0].0, regions[0].1),
+        PageBlock::new(stale.range().start + 4096, BLOCK_BYTES),
+    ] {
+        assert!(!provider.put_back_block(made_up));
+        assert!(provider.isolate_block().is_none(), "it is isolated still");
+    }
+    assert!(!provider.put_back_block(doubled()), "two runs of it are in use");
+    // The same block again: what was put back once stands for another isolation.
+    let again = provider.isolate_block().unwrap();
+    assert_eq!(again.range(), stale.range());
+    for made_up in [twin(), doubled()] {
+        assert!(!provider.put_back_block(made_up));
+    }
+    assert!(!provider.put_back_block(stale));
+    assert!(provider.isolate_block().is_none(), "put back by a stale block");
+    for run in runs.split_off(runs.len() - 2) {
+        free(&provider, run);
+    }
+    assert!(provider.put_back_block(again));
+    assert!(!other.put_back_block(PageBlock::new(regions[0].0, BLOCK_BYTES)));
+    assert!(!other.put_back_block(foreign), "two runs of it are in use");
+    runs.into_iter().for_each(|run| free(&provider, run));
+    foreign_runs.into_iter().for_each(|run| free(&other, run));
+    for pages in [provider, other] {
+        pages.trim();
+        assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
+    }
+}

@@ -149,7 +149,7 @@ impl Batch {
     ///
     /// # Safety
     /// The runs must be in live regions.
-    pub(super) unsafe fn give_back(&mut self, page_size: usize) {
+    pub(super) unsafe fn give_back(&mut self, page_size: usize, locked: bool) {
         let bytes = |run: &PageRun| run.pages() * page_size;
         for group in self.groups(page_size) {
             let Some(Some(first)) = group.first() else { continue };
@@ -157,12 +157,12 @@ impl Batch {
             let len = group.iter().flatten().map(bytes).sum();
             // SAFETY: the group is `len` bytes of runs that lie end to end in live regions (the
             // caller's word), and are this batch's alone: their holders gave them up.
-            let whole = unsafe { region::give_back(first.base(), len) };
+            let whole = unsafe { region::give_back(first.base(), len, locked) };
             for run in group.iter_mut().flatten() {
                 // One locked page makes the system refuse the whole range: then run by run.
                 // SAFETY: as above, for this run alone.
-                let gone =
-                    whole.is_ok() || unsafe { region::give_back(run.base(), bytes(run)) }.is_ok();
+                let gone = whole.is_ok()
+                    || unsafe { region::give_back(run.base(), bytes(run), locked) }.is_ok();
                 if gone {
                     run.mark_released(0..run.pages());
                 }
