@@ -1,0 +1,196 @@
+//! A page that is overwritten while it is moved stays overwritten, whatever becomes of its pool and its
+//! pool's number meanwhile.
+//!
+//! Each test brings about what a comparison of words alone cannot tell apart: the pool that a page was
+//! read from is emptied and taken down, another pool gets its number, and an object in it the handle
+//! bits of the page's old one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+
+use common::rig::{Inside, Rig, marked, rig_with};
+use common::at;
+use zswap_core::device::MemorySwapDevice;
+use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, SwapDevice, Zswap};
+
+const BACKENDS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
+
+type Hook = Box<dyn FnOnce(&Zswap) + Send>;
+
+/// A device that does something with the store in the middle of its next write.
+#[derive(Default)]
+struct Hooked {
+    store: Mutex<Weak<Zswap>>,
+    hook: Mutex<Option<Hook>>,
+    pages: Mutex<std::collections::HashMap<u64, Box<Page>>>,
+}
+
+impl core::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Hooked")
+    }
+}
+
+impl SwapDevice for Hooked {
+    fn capacity(&self) -> u64 {
+        100
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        let hook = self.hook.lock().unwrap().take();
+        let store = self.store.lock().unwrap().upgrade();
+        if let (Some(hook), Some(store)) = (hook, store) {
+            hook(&store);
+        }
+        self.pages.lock().unwrap().insert(slot, Box::new(*page));
+        Ok(())
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        let pages = self.pages.lock().unwrap();
+        *page = **pages.get(&slot).ok_or(DeviceError::Missing { slot })?;
+        Ok(())
+    }
+}
+
+/// The page's pool goes, a new pool takes its place, and the newer page is its first object, as the
+/// older one was of the old pool.
+fn replace_pool_and_page(store: &Zswap, newer: &Page) {
+    store.set_compressor("trim8").unwrap();
+    assert!(store.invalidate(at(0)));
+    store.set_compressor("trim9").unwrap();
+    store.store(at(0), newer).unwrap();
+}
+
+fn newer_page_is_there(store: &Zswap) {
+    let mut back = Box::new([0; PAGE_SIZE]);
+    store.load(at(0), &mut back).unwrap();
+    assert!(back == marked(0, 2), "the acknowledged page is gone");
+}
+
+#[test]
+fn a_page_that_is_written_back_is_not_taken_for_the_one_that_came_after_it() {
+    for zpool in BACKENDS {
+        for checksums in [false, true] {
+            let device = Arc::new(Hooked::default());
+            let given = device.clone();
+            let Rig { store, pages, .. } =
+                rig_with(|builder| builder.zpool(zpool).checksums(checksums).swap_device(given));
+            *device.store.lock().unwrap() = Arc::downgrade(&store);
+            store.store(at(0), &marked(0, 1)).unwrap();
+            let hook = |store: &Zswap| replace_pool_and_page(store, &marked(0, 2));
+            *device.hook.lock().unwrap() = Some(Box::new(hook));
+            assert_eq!(store.shrink(1), Ok(0), "{zpool}");
+            newer_page_is_there(&store);
+            assert_eq!(store.stats().device_pages, 0);
+            drop(store);
+            assert_eq!(pages.pages_out(), 0);
+        }
+    }
+}
+
+/// Has another thread do something when a codec compresses a page next. That must not need a `trim`
+/// codec itself, which waits for this one.
+fn at_next_compression(inside: &Inside, store: &Arc<Zswap>, hook: impl Fn(&Zswap) + Send + Sync + 'static) {
+    let (store, first) = (Arc::downgrade(store), AtomicBool::new(true));
+    *inside.lock().unwrap() = Some(Box::new(move || {
+        if let (true, Some(store)) = (first.swap(false, SeqCst), store.upgrade()) {
+            thread::scope(|scope| scope.spawn(|| hook(&store)).join().unwrap());
+        }
+    }));
+}
+
+#[test]
+fn a_page_that_is_migrated_or_recompressed_is_not_taken_for_the_one_that_came_after_it() {
+    for zpool in BACKENDS {
+        for recompress in [false, true] {
+            let Rig { store, inside, .. } = rig_with(|builder| builder.zpool(zpool));
+            store.store(at(0), &marked(0, 1)).unwrap();
+            at_next_compression(&inside, &store, |store| {
+                assert!(store.invalidate(at(0)));
+                store.set_compressor("lz4").unwrap();
+                store.store(at(0), &marked(0, 2)).unwrap();
+            });
+            if recompress {
+                let done = store.recompress("trim1", 10, false).unwrap();
+                assert_eq!((done.moved, done.not_smaller), (0, 0), "{zpool}");
+            } else {
+                store.set_compressor("trim1").unwrap();
+                assert_eq!(store.migrate_pools(10).unwrap().moved, 0, "{zpool}");
+            }
+            *inside.lock().unwrap() = None;
+            newer_page_is_there(&store);
+        }
+    }
+}
+
+#[test]
+fn a_page_on_a_device_is_never_taken_for_another_one_in_its_slot() {
+    let device = Arc::new(MemorySwapDevice::new(1));
+    let Rig { store, .. } = rig_with(|builder| builder.swap_device(device));
+    for round in 0..20 {
+        store.store(at(0), &marked(0, round)).unwrap();
+        assert_eq!(store.shrink(1), Ok(1));
+        let mut back = Box::new([0; PAGE_SIZE]);
+        store.take(at(0), &mut back).unwrap();
+        assert!(back == marked(0, round));
+        assert_eq!(store.load(at(0), &mut back), Err(LoadError::NotFound { entry: at(0) }));
+    }
+}
+
+/// Everything that moves pages or their pools at once, on few entries: each load gives the page that was
+/// stored last.
+#[test]
+fn movers_switches_and_overwrites_of_the_same_entries_lose_no_page() {
+    let device = Arc::new(MemorySwapDevice::new(100));
+    let Rig { store, .. } =
+        rig_with(|builder| builder.zpool("zsmalloc").checksums(true).swap_device(device));
+    let stop = AtomicBool::new(false);
+    let rounds = if cfg!(miri) { 5 } else { 3000 };
+    thread::scope(|scope| {
+        let (store, stop) = (&store, &stop);
+        scope.spawn(move || {
+            for n in (0..).take_while(|_| !stop.load(SeqCst)) {
+                store.set_compressor(["trim1", "trim2", "lz4"][n % 3]).unwrap();
+                thread::yield_now();
+            }
+        });
+        scope.spawn(move || {
+            for n in (0u64..).take_while(|_| !stop.load(SeqCst)) {
+                match n % 3 {
+                    0 => drop(store.shrink(2).unwrap()),
+                    1 => drop(store.migrate_pools(3).unwrap()),
+                    _ => drop(store.recompress("trim5", 3, false).unwrap()),
+                }
+            }
+        });
+        let workers: Vec<_> = (0..2u64)
+            .map(|t| {
+                scope.spawn(move || {
+                    let mut back = Box::new([0; PAGE_SIZE]);
+                    for round in 0..rounds {
+                        let entry = t * 2 + round % 2;
+                        store.store(at(entry), &marked(entry, round)).unwrap();
+                        store.load(at(entry), &mut back).unwrap();
+                        assert!(back == marked(entry, round));
+                        if round % 7 == 0 {
+                            store.take(at(entry), &mut back).unwrap();
+                            assert!(back == marked(entry, round));
+                        }
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        stop.store(true, SeqCst);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+}
