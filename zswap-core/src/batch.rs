@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use compressors::{
-    AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError,
+    AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError, guard,
 };
 
 use crate::error::{LoadError, StoreError};
@@ -45,7 +45,7 @@ impl Spares {
         if let Some(spare) = self.0.lock().pop() {
             return Ok(spare);
         }
-        let ctx = pool.compressor.new_ctx()?;
+        let ctx = guard::new_ctx(&*pool.compressor)?;
         Ok(Spare { ctx, input: Vec::new(), output: Vec::new() })
     }
 
@@ -103,15 +103,21 @@ impl<'a> Batch<'a> {
             refill(&mut spare.output, &[], output)?;
         }
         let Spare { ctx, input, output } = spare;
-        self.store.acomp.submit(AcompRequest { op, input, output, ctx }, tag, &self.done);
-        self.out += 1;
+        let request = AcompRequest { op, input, output, ctx };
+        match self.store.acomp.submit(request, tag, &self.done) {
+            Ok(()) => self.out += 1,
+            Err(AcompRequest { input, output, ctx, .. }) => {
+                pool.spares.give(Some(ctx), input, output);
+                return Err(CompressorError::OutOfMemory { codec: "acomp", what: "a completion" });
+            }
+        }
         Ok(())
     }
 
     /// Whether as many requests are out as keep everybody busy. Few contexts, used again at once, stay
     /// in a processor's cache.
     fn is_full(&self) -> bool {
-        self.out >= 2 * self.store.acomp.parallelism() - 1
+        self.out >= self.store.acomp.parallelism().max(1).saturating_mul(2) - 1
     }
 
     /// The next completion; none when no request is out.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use compressors::{Compressor, CompressorError};
+use compressors::{Compressor, CompressorError, guard};
 use zpool_api::{Handle, ObjRead, PoolTag, Zpool, ZpoolError, prefetch};
 
 use crate::acomp_ctx::{AcompCtxs, Busy};
@@ -108,9 +108,8 @@ impl Pool {
     #[inline]
     pub(crate) fn put(&self, page: &Page, keep_raw: bool) -> Result<Stored, Fault> {
         let mut ctx = self.ctxs.hold(&*self.compressor)?;
-        let tools = ctx.tools();
-        let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
-        self.insert(page, &tools.buffer, len, keep_raw)
+        let len = ctx.compress(page).map_err(Fault::Codec)?;
+        self.insert(page, ctx.output(), len, keep_raw)
     }
 
     /// Puts a page in the backend that was compressed into the first `len` bytes of `buffer`.
@@ -146,11 +145,8 @@ impl Pool {
         }
         prefetch::read_soon(object);
         let done = match self.compressor.stateless() {
-            Some(codec) => codec.decompress(object, page),
-            None => {
-                let mut ctx = self.ctxs.hold(&*self.compressor)?;
-                ctx.tools().codec.decompress(object, page)
-            }
+            Some(codec) => guard::decompress_stateless(codec, object, page),
+            None => self.ctxs.hold(&*self.compressor)?.decompress(object, page),
         };
         done.map_err(Fault::Codec)
     }
