@@ -114,6 +114,12 @@ pub enum CompressorError {
         operation: &'static str,
     },
 
+    /// This process is a child of the one that made the object, which is the only one that may use it.
+    #[error(
+        "the object belongs to the process that made it, and this is a child of that after fork"
+    )]
+    Forked,
+
     /// Memory for a context or a dictionary could not be had.
     #[error("{codec}: out of memory for {what}")]
     OutOfMemory {

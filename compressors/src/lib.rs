@@ -69,6 +69,7 @@ mod deflate;
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 mod dictionary;
 mod error;
+mod fork;
 pub mod guard;
 #[cfg(feature = "deflate")]
 mod libdeflate;
@@ -92,7 +93,9 @@ mod spec;
 #[cfg(feature = "zstd")]
 mod zstd;
 
-pub use acomp::{Acomp, AcompCompletions, AcompDone, AcompEngine, AcompOp, AcompRequest, Scomp};
+pub use acomp::{
+    Acomp, AcompCompletions, AcompDone, AcompEngine, AcompOp, AcompRequest, CompletionsPool, Scomp,
+};
 pub use compressor::{Compressor, CompressorCtx, StatelessDecompress};
 #[cfg(feature = "deflate")]
 pub use deflate::Deflate;
@@ -104,7 +107,7 @@ pub use lz4hc::{Lz4Hc, Lz4HcBuilder};
 #[cfg(feature = "lzo")]
 pub use lzo::Lzo;
 pub use null::Null;
-pub use registry::{Registry, build};
+pub use registry::{Built, Registry, build};
 pub use spec::Spec;
 #[cfg(feature = "zstd")]
 pub use zstd::{Zstd, ZstdBuilder};

@@ -13,6 +13,25 @@ use crate::spec::Spec;
 type Constructor =
     Arc<dyn Fn(&Spec) -> Result<Arc<dyn Compressor>, CompressorError> + Send + Sync + 'static>;
 
+/// How to build a compressor.
+#[derive(Clone)]
+struct Entry {
+    construct: Constructor,
+    /// It is one of this crate's, whose spec says all that it was built from.
+    own: bool,
+}
+
+/// A compressor, and the text that builds it again.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The compressor.
+    pub compressor: Arc<dyn Compressor>,
+    /// A spec with which the registry builds an equal compressor. Equal keys of one registry are equal
+    /// compressors: those of this crate leave out parameters at their default; others are their name
+    /// with the parameters as given, sorted by key. So two dictionaries under two names are two keys.
+    pub key: String,
+}
+
 /// Every compressor of this crate and the cargo feature it stands behind.
 const FEATURES: [(&str, &str); 5] =
     [("lz4", "lz4"), ("lz4hc", "lz4"), ("zstd", "zstd"), ("deflate", "deflate"), ("lzo", "lzo")];
@@ -38,7 +57,7 @@ const FEATURES: [(&str, &str); 5] =
 /// ```
 #[derive(Clone)]
 pub struct Registry {
-    constructors: BTreeMap<String, Constructor>,
+    constructors: BTreeMap<String, Entry>,
     /// Whether names of this crate that are not compiled in are told as such.
     builtin: bool,
 }
@@ -54,33 +73,38 @@ impl Registry {
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Registry { constructors: BTreeMap::new(), builtin: true };
-        registry.insert(crate::null::NAME, |spec| {
+        registry.insert(true, crate::null::NAME, |spec| {
             spec.allow_keys(&[])?;
             Ok(Arc::new(Null))
         });
         #[cfg(feature = "lz4")]
-        registry.insert(crate::lz4::NAME, |spec| Ok(Arc::new(crate::Lz4::from_spec(spec)?)));
+        registry.insert(true, crate::lz4::NAME, |spec| Ok(Arc::new(crate::Lz4::from_spec(spec)?)));
         #[cfg(feature = "lz4")]
-        registry.insert(crate::lz4hc::NAME, |spec| Ok(Arc::new(crate::Lz4Hc::from_spec(spec)?)));
-        #[cfg(feature = "zstd")]
-        registry.insert(crate::zstd::NAME, |spec| Ok(Arc::new(crate::Zstd::from_spec(spec)?)));
-        #[cfg(feature = "deflate")]
         registry
-            .insert(crate::deflate::NAME, |spec| Ok(Arc::new(crate::Deflate::from_spec(spec)?)));
+            .insert(true, crate::lz4hc::NAME, |spec| Ok(Arc::new(crate::Lz4Hc::from_spec(spec)?)));
+        #[cfg(feature = "zstd")]
+        registry
+            .insert(true, crate::zstd::NAME, |spec| Ok(Arc::new(crate::Zstd::from_spec(spec)?)));
+        #[cfg(feature = "deflate")]
+        registry.insert(true, crate::deflate::NAME, |spec| {
+            Ok(Arc::new(crate::Deflate::from_spec(spec)?))
+        });
         #[cfg(feature = "lzo")]
-        registry.insert(crate::lzo::NAME, |spec| Ok(Arc::new(crate::Lzo::from_spec(spec)?)));
+        registry.insert(true, crate::lzo::NAME, |spec| Ok(Arc::new(crate::Lzo::from_spec(spec)?)));
         registry
     }
 
     fn insert(
         &mut self,
+        own: bool,
         name: &str,
         constructor: impl Fn(&Spec) -> Result<Arc<dyn Compressor>, CompressorError>
         + Send
         + Sync
         + 'static,
     ) {
-        self.constructors.insert(name.to_owned(), Arc::new(constructor));
+        let entry = Entry { construct: Arc::new(constructor), own };
+        self.constructors.insert(name.to_owned(), entry);
     }
 
     /// Adds a compressor. The constructor gets the parsed spec; it should
@@ -107,22 +131,47 @@ impl Registry {
         if self.constructors.contains_key(name) {
             return Err(CompressorError::NameTaken { name: name.to_owned() });
         }
-        self.insert(name, constructor);
+        self.insert(false, name, constructor);
         Ok(())
     }
 
-    /// Builds the compressor that `spec` tells, e.g. `lz4` or `zstd:level=19`.
+    /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`. As [`resolve`](Self::resolve),
+    /// without the key.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn build(&self, spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
+        self.resolve(spec).map(|built| built.compressor)
+    }
+
+    /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`, and says what it goes by.
+    ///
+    /// A compressor's own [`spec`](Compressor::spec) does not do for that: what a third party's
+    /// constructor knows, a dictionary above all, is not in it.
+    ///
+    /// ```
+    /// use compressors::{Null, Registry};
+    ///
+    /// let mut registry = Registry::builtin();
+    /// registry.register("copy", |_spec| Ok(std::sync::Arc::new(Null)))?;
+    /// let key = registry.resolve("copy:b=2,a=1")?.key;
+    /// assert_eq!(key, "copy:a=1,b=2");
+    /// assert_eq!(registry.resolve(&key)?.key, key);
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
     ///
     /// # Errors
     /// [`CompressorError::MalformedSpec`], [`CompressorError::UnknownName`]
     /// with the known ones, [`CompressorError::FeatureOff`] with the feature to
     /// switch on, or what the constructor returns, which for a parameter is
     /// [`CompressorError::BadParameter`].
-    pub fn build(&self, spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
+    pub fn resolve(&self, spec: &str) -> Result<Built, CompressorError> {
         let spec: Spec = spec.parse()?;
         let name = spec.name();
-        if let Some(constructor) = self.constructors.get(name) {
-            return constructor(&spec);
+        if let Some(Entry { construct, own }) = self.constructors.get(name) {
+            let compressor = construct(&spec)?;
+            let key = if *own { compressor.spec() } else { spec.sorted().to_string() };
+            return Ok(Built { compressor, key });
         }
         let off = FEATURES.iter().find(|(known, _)| self.builtin && *known == name);
         Err(match off {
@@ -253,5 +302,83 @@ mod tests {
     #[test]
     fn null_takes_no_parameters() {
         assert!(matches!(build("null:level=1"), Err(CompressorError::BadParameter { .. })));
+    }
+
+    /// Each spec under test builds a compressor, and its key an equal one with the same key.
+    #[cfg(not(miri))]
+    fn key_of(registry: &Registry, spec: &str) -> String {
+        let built = registry.resolve(spec).unwrap();
+        let again = registry.resolve(&built.key).unwrap();
+        assert_eq!(built.key, again.key, "{spec}");
+        assert_eq!(built.compressor.spec(), again.compressor.spec(), "{spec}");
+        assert_eq!(built.compressor.name(), again.compressor.name(), "{spec}");
+        let page = b"pages of dictionaries of pages of dictionaries".repeat(20);
+        let mut out = vec![0; built.compressor.max_compressed_len(page.len())];
+        let len = built.compressor.new_ctx().unwrap().compress(&page, &mut out).unwrap();
+        let mut back = vec![0; page.len()];
+        again.compressor.new_ctx().unwrap().decompress(&out[..len], &mut back).unwrap();
+        assert_eq!(back, page, "{spec}");
+        built.key
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn the_key_of_each_of_this_crates_says_what_is_not_default() {
+        let registry = Registry::builtin();
+        for (spec, key) in [
+            ("null", "null"),
+            ("lz4", "lz4"),
+            ("lz4:accel=1", "lz4"),
+            ("lz4:accel=7", "lz4:accel=7"),
+            ("lz4hc:level=9", "lz4hc"),
+            ("lz4hc:level=12", "lz4hc:level=12"),
+            ("zstd", "zstd"),
+            ("zstd:level=3,page=4096", "zstd"),
+            ("zstd:level=0", "zstd"),
+            ("zstd:page=4096", "zstd"),
+            ("zstd:page=16384,level=19", "zstd:level=19,page=16384"),
+            ("zstd:level=-5", "zstd:level=-5"),
+            ("zstd:level=+5", "zstd:level=5"),
+            ("deflate:level=6", "deflate"),
+            ("deflate:level=012", "deflate:level=12"),
+            ("lzo", "lzo"),
+        ] {
+            let name = spec.split(':').next().unwrap();
+            if registry.names().contains(&name) {
+                assert_eq!(key_of(&registry, spec), key);
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "lz4", feature = "zstd", not(miri)))]
+    fn what_a_constructor_knows_is_found_again_by_its_name() {
+        let mut registry = Registry::builtin();
+        for (name, words) in [("one", "pages of dictionaries"), ("two", "DICTIONARIES OF PAGES")] {
+            registry
+                .register(name, move |spec| {
+                    let level = spec.int("level", 3, 1..=9)?;
+                    let builder = crate::Zstd::builder().level(level);
+                    Ok(Arc::new(builder.dictionary(words.as_bytes()).build()?))
+                })
+                .unwrap();
+        }
+        let one = key_of(&registry, "one");
+        assert_eq!((one.as_str(), key_of(&registry, "two").as_str()), ("one", "two"));
+        assert_eq!(key_of(&registry, "two:level=5"), "two:level=5");
+        assert_eq!(key_of(&registry, "two:zeta=1,level=5"), "two:level=5,zeta=1");
+        // Its own spec names the dictionary, and cannot build it.
+        let spec = registry.resolve("one").unwrap().compressor.spec();
+        assert!(spec.starts_with("zstd:dict=") && registry.resolve(&spec).is_err());
+
+        // A name of this crate's in a registry that has it from somebody else is theirs.
+        let mut registry = Registry::empty();
+        registry
+            .register("lz4", |_| {
+                Ok(Arc::new(crate::Lz4::builder().dictionary(*b"pages of pages").build()?))
+            })
+            .unwrap();
+        assert_eq!(key_of(&registry, "lz4"), "lz4");
+        assert_eq!(key_of(&registry, "lz4:accel=1"), "lz4:accel=1");
     }
 }

@@ -72,6 +72,12 @@ impl Spec {
         }
     }
 
+    /// The same spec with its parameters in the order of their keys.
+    pub(crate) fn sorted(mut self) -> Spec {
+        self.params.sort_unstable();
+        self
+    }
+
     /// Refuses every key that is not in `keys`.
     ///
     /// # Errors

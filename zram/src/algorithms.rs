@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use compressors::{Compressor, CompressorError};
+use compressors::{Compressor, CompressorError, guard};
 use zpool_api::prefetch;
 use zswap_core::parts::{AcompCtxs, Busy};
 use zswap_core::{PAGE_SIZE, Page};
@@ -45,20 +45,19 @@ impl Algorithm {
         then: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, Fault> {
         let mut ctx = self.ctxs.hold(&*self.compressor)?;
-        let tools = ctx.tools();
-        let len = tools.codec.compress(page, &mut tools.buffer).map_err(Fault::Codec)?;
-        let capacity = tools.buffer.len();
+        let len = ctx.compress(page).map_err(Fault::Codec)?;
+        let capacity = ctx.output().len();
         // A codec that says it wrote more than it was given.
         let lied = CompressorError::OutputTooSmall { codec: "zram", src_len: PAGE_SIZE, capacity };
-        Ok(then(tools.buffer.get(..len).ok_or(Fault::Codec(lied))?))
+        Ok(then(ctx.output().get(..len).ok_or(Fault::Codec(lied))?))
     }
 
     /// Writes the page that `bytes` were into `page`.
     pub(crate) fn decompress(&self, bytes: &[u8], page: &mut Page) -> Result<(), Fault> {
         prefetch::read_soon(bytes);
         let done = match self.compressor.stateless() {
-            Some(codec) => codec.decompress(bytes, page),
-            None => self.ctxs.hold(&*self.compressor)?.tools().codec.decompress(bytes, page),
+            Some(codec) => guard::decompress_stateless(codec, bytes, page),
+            None => self.ctxs.hold(&*self.compressor)?.decompress(bytes, page),
         };
         done.map_err(Fault::Codec)
     }

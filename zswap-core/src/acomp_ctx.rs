@@ -2,8 +2,11 @@
 //!
 //! # Rules
 //! * A context is made on its CPU's first use and dropped with its pool. Nothing of it is shared
-//!   with another pool. Setting it up may fail; then nothing is left of it and the next use tries
-//!   again.
+//!   with another pool. Setting it up may fail, for want of memory most likely: then this use takes the
+//!   context of another CPU, waiting for it if it must, and the next use tries again. Only if no CPU
+//!   has one is it an error.
+//! * A codec that panics has failed that one call. The context is dropped, and made anew at the next
+//!   use.
 //! * It is the outermost lock. Its holder may block in the codec and in the backend (a page
 //!   request), but makes no shrink, reclaim, device I/O or user callback under it. Nobody waits for
 //!   a context while holding an entry lock or a backend's lock (`might_sleep` checks it).
@@ -21,14 +24,16 @@
 
 use core::fmt;
 
+use compressors::guard::{self, caught};
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use crossbeam_utils::CachePadded;
 use once_cell::sync::OnceCell;
 use zpool_api::lockdep::might_sleep;
 
-use crate::PAGE_SIZE;
 use crate::cpu;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard, thread_flag};
+use crate::{PAGE_SIZE, Page};
 
 thread_flag! {
     /// Whether this thread holds a context, of whatever pool or store.
@@ -37,17 +42,18 @@ thread_flag! {
 
 /// What a context's mutex guards.
 #[derive(Debug)]
-pub struct Tools {
-    /// The codec's context.
-    pub codec: Box<dyn CompressorCtx>,
+struct Tools {
+    codec: Box<dyn CompressorCtx>,
     /// As long as the codec's worst case for a page.
-    pub buffer: Box<[u8]>,
+    buffer: Box<[u8]>,
 }
 
+#[derive(Debug, Default)]
 struct AcompCtx {
-    tools: Mutex<Tools>,
-    /// Heap bytes of the codec context and the buffer.
-    bytes: usize,
+    /// None before the first use, and after a codec panicked.
+    tools: Mutex<Option<Tools>>,
+    /// Heap bytes of the tools, a figure that is read without the lock.
+    bytes: AtomicUsize,
 }
 
 /// Why a context could not be had.
@@ -59,15 +65,19 @@ pub enum Busy {
     SetUp(CompressorError),
 }
 
+/// A CPU's context, in a place that could be had without aborting for want of memory.
+type Place = Box<[CachePadded<AcompCtx>]>;
+
 /// A pool's contexts, one a CPU.
 pub struct AcompCtxs {
-    by_cpu: Box<[OnceCell<Box<CachePadded<AcompCtx>>>]>,
+    by_cpu: Box<[OnceCell<Place>]>,
 }
 
 /// A context, held until dropped.
 #[derive(Debug)]
 pub struct HeldCtx<'a> {
-    tools: MutexGuard<'a, Tools>,
+    tools: MutexGuard<'a, Option<Tools>>,
+    bytes: &'a AtomicUsize,
     _mark: Mark,
 }
 
@@ -104,7 +114,12 @@ impl AcompCtxs {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
-    /// This CPU's context. Waits for whoever else uses it; makes it on first use.
+    /// This CPU's context. Waits for whoever else uses it; makes it on first use. If that fails,
+    /// another CPU's.
+    ///
+    /// # Errors
+    /// [`Busy::Reentrant`] if this thread holds a context, [`Busy::SetUp`] if this CPU's could not be
+    /// made and no other CPU has one.
     #[inline]
     pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
         self.hold_of(cpu::current(), compressor)
@@ -116,39 +131,129 @@ impl AcompCtxs {
         might_sleep("waiting for an AcompCtx");
         let mark = Mark::set()?;
         // The number of places is a power of two.
-        let cell = &self.by_cpu[cpu & (self.by_cpu.len() - 1)];
-        let ctx = cell.get_or_try_init(|| AcompCtx::set_up(compressor)).map_err(Busy::SetUp)?;
-        Ok(HeldCtx { tools: ctx.tools.lock(), _mark: mark })
+        let own = cpu & (self.by_cpu.len() - 1);
+        let (ctx, tools) = match self.own(own, compressor) {
+            Ok(held) => held,
+            Err(error) => self.anothers(own).ok_or(Busy::SetUp(error))?,
+        };
+        Ok(HeldCtx { tools, bytes: &ctx.bytes, _mark: mark })
+    }
+
+    /// A CPU's own context, made if there is none.
+    #[inline]
+    fn own(&self, cpu: usize, compressor: &dyn Compressor) -> Result<Locked<'_>, CompressorError> {
+        let ctx = &self.by_cpu[cpu].get_or_try_init(place)?[0];
+        let mut tools = ctx.tools.lock();
+        if tools.is_none() {
+            let made = Tools::set_up(compressor)?;
+            let bytes = caught(|| made.codec.memory_bytes()).unwrap_or(0);
+            // Relaxed, here and below: a figure, which publishes nothing.
+            ctx.bytes.store(bytes + made.buffer.len(), Ordering::Relaxed);
+            *tools = Some(made);
+        }
+        Ok((ctx, tools))
+    }
+
+    /// Any other CPU's context that there is: one that is free, else the first that can be waited for.
+    #[cold]
+    fn anothers(&self, own: usize) -> Option<Locked<'_>> {
+        let places = self.by_cpu.len();
+        let others = || (1..places).filter_map(|n| self.by_cpu[(own + n) % places].get());
+        let free = others().find_map(|place| {
+            let ctx: &AcompCtx = &place[0];
+            Some((ctx, ctx.tools.try_lock()?)).filter(|(_, tools)| tools.is_some())
+        });
+        free.or_else(|| {
+            others().find_map(|place| {
+                let ctx: &AcompCtx = &place[0];
+                Some((ctx, ctx.tools.lock())).filter(|(_, tools)| tools.is_some())
+            })
+        })
     }
 
     /// Heap bytes of the contexts made so far.
     pub fn memory_bytes(&self) -> usize {
         let made = self.by_cpu.iter().filter_map(OnceCell::get);
-        made.map(|ctx| ctx.bytes + size_of::<CachePadded<AcompCtx>>()).sum::<usize>()
+        // Relaxed: as in `own`.
+        made.map(|place| place[0].bytes.load(Ordering::Relaxed) + size_of_val(&**place))
+            .sum::<usize>()
             + size_of_val(&*self.by_cpu)
     }
 }
 
-impl AcompCtx {
-    fn set_up(compressor: &dyn Compressor) -> Result<Box<CachePadded<Self>>, CompressorError> {
-        let codec = compressor.new_ctx()?;
+impl Drop for AcompCtxs {
+    fn drop(&mut self) {
+        for place in self.by_cpu.iter_mut().filter_map(OnceCell::get_mut) {
+            // One that panics takes none of the others with it.
+            guard::dropped(place[0].tools.lock().take());
+        }
+    }
+}
+
+type Locked<'a> = (&'a AcompCtx, MutexGuard<'a, Option<Tools>>);
+
+fn place() -> Result<Place, CompressorError> {
+    let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a CPU's context" };
+    let mut place = Vec::new();
+    place.try_reserve_exact(1).map_err(|_| refused)?;
+    place.push(CachePadded::new(AcompCtx::default()));
+    Ok(place.into_boxed_slice())
+}
+
+impl Tools {
+    fn set_up(compressor: &dyn Compressor) -> Result<Tools, CompressorError> {
+        let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
+        // A codec may ask for anything; it is refused, and not the allocator's abort handler called.
+        let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
         let mut buffer = Vec::new();
-        // A codec may ask for anything; it is told, not the allocator's abort handler.
-        let len = compressor.max_compressed_len(PAGE_SIZE);
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "the codec's buffer" };
         buffer.try_reserve_exact(len).map_err(|_| refused)?;
         buffer.resize(len, 0);
-        let buffer = buffer.into_boxed_slice();
-        let bytes = codec.memory_bytes() + buffer.len();
-        let tools = Mutex::new(Tools { codec, buffer });
-        Ok(Box::new(CachePadded::new(AcompCtx { tools, bytes })))
+        // Last: nothing fails while the codec's context has to be dropped.
+        Ok(Tools { buffer: buffer.into_boxed_slice(), codec: guard::new_ctx(compressor)? })
     }
 }
 
 impl HeldCtx<'_> {
-    /// The codec context and the buffer.
-    pub fn tools(&mut self) -> &mut Tools {
-        &mut self.tools
+    /// Compresses a page into [`output`](Self::output); the bytes that the codec says it wrote.
+    ///
+    /// # Errors
+    /// Those of the codec. After [`CompressorError::Panicked`] this hold has no context any more.
+    #[inline]
+    pub fn compress(&mut self, page: &Page) -> Result<usize, CompressorError> {
+        let gone = CompressorError::Panicked { operation: "compress" };
+        let tools = self.tools.as_mut().ok_or(gone)?;
+        let done = guard::compress(&mut *tools.codec, page, &mut tools.buffer);
+        self.judged(done)
+    }
+
+    /// Decompresses `bytes` into all of `page`.
+    ///
+    /// # Errors
+    /// As [`compress`](Self::compress).
+    #[inline]
+    pub fn decompress(&mut self, bytes: &[u8], page: &mut Page) -> Result<(), CompressorError> {
+        let gone = CompressorError::Panicked { operation: "decompress" };
+        let tools = self.tools.as_mut().ok_or(gone)?;
+        let done = guard::decompress(&mut *tools.codec, bytes, page);
+        self.judged(done)
+    }
+
+    /// What the last page was compressed into, at the beginning; empty after a panic.
+    #[inline]
+    pub fn output(&self) -> &[u8] {
+        self.tools.as_ref().map_or(&[], |tools| &tools.buffer)
+    }
+
+    /// Drops the context in which a codec has panicked.
+    #[inline]
+    fn judged<T>(&mut self, done: Result<T, CompressorError>) -> Result<T, CompressorError> {
+        if matches!(done, Err(CompressorError::Panicked { .. })) {
+            // Relaxed: as in `own`.
+            self.bytes.store(0, Ordering::Relaxed);
+            guard::dropped(self.tools.take());
+        }
+        done
     }
 }
 
@@ -165,13 +270,55 @@ impl fmt::Debug for AcompCtxs {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     #[derive(Debug, Default)]
     struct Counting {
         made: AtomicUsize,
         fail: AtomicUsize,
         wants: usize,
+        /// Contexts alive, and whether they panic.
+        shared: Arc<Shared>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Shared {
+        live: AtomicUsize,
+        panics: AtomicBool,
+    }
+
+    #[derive(Debug)]
+    struct Ctx(Arc<Shared>, Box<dyn CompressorCtx>);
+
+    impl Ctx {
+        fn step(&self) {
+            if self.0.panics.load(Ordering::SeqCst) {
+                std::panic::resume_unwind(Box::new("on purpose"));
+            }
+        }
+    }
+
+    impl CompressorCtx for Ctx {
+        fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+            self.step();
+            self.1.compress(src, dst)
+        }
+        fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+            self.step();
+            self.1.decompress(src, dst)
+        }
+        fn memory_bytes(&self) -> usize {
+            self.step();
+            1
+        }
+    }
+
+    impl Drop for Ctx {
+        fn drop(&mut self) {
+            self.0.live.fetch_sub(1, Ordering::SeqCst);
+            self.step();
+        }
     }
 
     impl Compressor for Counting {
@@ -190,7 +337,8 @@ mod tests {
                 return Err(CompressorError::OutOfMemory { codec: "counting", what: "a test" });
             }
             self.made.fetch_add(1, Ordering::SeqCst);
-            compressors::build("null")?.new_ctx()
+            self.shared.live.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(Ctx(self.shared.clone(), compressors::build("null")?.new_ctx()?)))
         }
     }
 
@@ -200,7 +348,7 @@ mod tests {
         let empty = ctxs.memory_bytes();
         // As many uses as make sure that some CPU is met twice.
         for _ in 0..=cpu::places() {
-            assert_eq!(ctxs.hold(&codec).unwrap().tools().buffer.len(), PAGE_SIZE + 8);
+            assert_eq!(ctxs.hold(&codec).unwrap().output().len(), PAGE_SIZE + 8);
         }
         let made = codec.made.load(Ordering::SeqCst);
         assert!((1..=cpu::places()).contains(&made));
@@ -240,11 +388,14 @@ mod tests {
     #[test]
     fn a_failed_set_up_leaves_nothing_and_is_tried_again() {
         let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
-        codec.fail.store(1, Ordering::SeqCst);
+        codec.fail.store(2, Ordering::SeqCst);
+        assert!(matches!(ctxs.hold_of(0, &codec), Err(Busy::SetUp(_))));
+        // Its place is left, and nothing in it.
         let empty = ctxs.memory_bytes();
-        assert!(matches!(ctxs.hold(&codec), Err(Busy::SetUp(_))));
+        assert!(matches!(ctxs.hold_of(0, &codec), Err(Busy::SetUp(_))));
         assert_eq!(ctxs.memory_bytes(), empty);
-        assert!(ctxs.hold(&codec).is_ok());
+        assert!(ctxs.hold_of(0, &codec).is_ok());
+        assert!(ctxs.memory_bytes() > empty + PAGE_SIZE);
     }
 
     #[test]
@@ -273,5 +424,70 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert!(ctxs.hold(&codec).is_ok());
+    }
+
+    #[test]
+    fn without_memory_for_its_own_a_cpu_uses_anothers() {
+        let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
+        if cpu::places() == 1 {
+            return;
+        }
+        codec.fail.store(1, Ordering::SeqCst);
+        assert!(matches!(ctxs.hold_of(1, &codec), Err(Busy::SetUp(_))), "nobody has one");
+        drop(ctxs.hold_of(0, &codec).unwrap());
+        codec.fail.store(usize::MAX, Ordering::SeqCst);
+        let mut held = ctxs.hold_of(1, &codec).unwrap();
+        assert_eq!(held.compress(&[3; PAGE_SIZE]), Ok(PAGE_SIZE));
+        assert_eq!(held.output()[..PAGE_SIZE], [3; PAGE_SIZE]);
+        assert_eq!(codec.made.load(Ordering::SeqCst), 1);
+        std::thread::scope(|scope| {
+            // Both its owner and another one wait for it.
+            let owner = scope.spawn(|| drop(ctxs.hold_of(0, &codec).unwrap()));
+            let other = scope.spawn(|| drop(ctxs.hold_of(1, &codec).unwrap()));
+            std::thread::yield_now();
+            assert!(!owner.is_finished() && !other.is_finished());
+            drop(held);
+            owner.join().unwrap();
+            other.join().unwrap();
+        });
+        // With memory it has its own again.
+        codec.fail.store(0, Ordering::SeqCst);
+        drop(ctxs.hold_of(1, &codec).unwrap());
+        assert_eq!(codec.made.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_context_in_which_the_codec_panicked_is_made_anew() {
+        let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
+        let mut page = [0; PAGE_SIZE];
+        let panicked = |operation| CompressorError::Panicked { operation };
+        for round in 1..4 {
+            let mut held = ctxs.hold_of(0, &codec).unwrap();
+            let len = held.compress(&[round; PAGE_SIZE]).unwrap();
+            let bytes = held.output()[..len].to_vec();
+            held.decompress(&bytes, &mut page).unwrap();
+            assert_eq!(page, [round; PAGE_SIZE]);
+            let (made, filled) = (codec.made.load(Ordering::SeqCst), ctxs.memory_bytes());
+            assert_eq!((made, codec.shared.live.load(Ordering::SeqCst)), (round.into(), 1));
+            // Also in its destructor, which runs once.
+            codec.shared.panics.store(true, Ordering::SeqCst);
+            let (failed, name) = match round {
+                1 => (held.compress(&page).map(drop), "compress"),
+                _ => (held.decompress(&bytes, &mut page), "decompress"),
+            };
+            codec.shared.panics.store(false, Ordering::SeqCst);
+            assert_eq!(failed, Err(panicked(name)));
+            assert_eq!(codec.shared.live.load(Ordering::SeqCst), 0);
+            // What is left of the hold has no context, and makes none.
+            assert_eq!(held.compress(&page), Err(panicked("compress")));
+            assert_eq!(held.decompress(&bytes, &mut page), Err(panicked("decompress")));
+            assert!(held.output().is_empty() && ctxs.memory_bytes() < filled);
+        }
+        // One whose size panics is a context all the same; and the drop of all outlives theirs.
+        codec.shared.panics.store(true, Ordering::SeqCst);
+        drop(ctxs.hold_of(0, &codec).unwrap());
+        drop(ctxs.hold_of(1, &codec).unwrap());
+        drop(ctxs);
+        assert_eq!(codec.shared.live.load(Ordering::SeqCst), 0);
     }
 }

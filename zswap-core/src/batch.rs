@@ -109,9 +109,14 @@ impl<'a> Batch<'a> {
         }
         let Spare { ctx, input, output } = spare;
         let request = AcompRequest { op, input, output, ctx };
-        contain(|| self.store.acomp.submit(request, tag, &self.done))
-            .map_err(|Panicked| CompressorError::Panicked { operation: "submit" })?;
-        self.out += 1;
+        match contain(|| self.store.acomp.submit(request, tag, &self.done)) {
+            Ok(Ok(())) => self.out += 1,
+            Ok(Err(AcompRequest { input, output, ctx, .. })) => {
+                pool.spares.give(Some(ctx), input, output);
+                return Err(CompressorError::OutOfMemory { codec: "acomp", what: "a completion" });
+            }
+            Err(Panicked) => return Err(CompressorError::Panicked { operation: "submit" }),
+        }
         Ok(())
     }
 

@@ -155,7 +155,7 @@ pub use store::Zswap;
 pub mod parts {
     //! What another consumer of backends is made of, too: `zram` is one. Each part says what it is for.
 
-    pub use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx, Tools};
+    pub use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
     pub use crate::lock::{Dead, Waiters, WordGuard, lock_word};
     pub use crate::same_filled::{Patterns, fill, pattern};
     pub use crate::slots::{ReadSlot, Slots, TakenSlot};

@@ -202,9 +202,8 @@ impl Pool {
         kept: &mut Option<Encoded>,
     ) -> Result<Stored, Fault> {
         let mut ctx = self.hold()?;
-        let tools = ctx.tools();
-        let len = guard::compress(&mut *tools.codec, page, &mut tools.buffer);
-        self.insert(page, &tools.buffer, len.map_err(Fault::Codec)?, keep_raw, kept)
+        let len = ctx.compress(page).map_err(Fault::Codec)?;
+        self.insert(page, ctx.output(), len, keep_raw, kept)
     }
 
     /// As [`Pool::put`], if the object takes less than `limit` bytes of memory; the object, and the
@@ -215,14 +214,12 @@ impl Pool {
         limit: usize,
     ) -> Result<Option<(Stored, usize)>, Fault> {
         let mut ctx = self.hold()?;
-        let tools = ctx.tools();
-        let len = guard::compress(&mut *tools.codec, page, &mut tools.buffer);
-        let len = len.map_err(Fault::Codec)?;
+        let len = ctx.compress(page).map_err(Fault::Codec)?;
         let takes = self.footprint(len);
         if len >= PAGE_SIZE || takes >= limit {
             return Ok(None);
         }
-        let stored = self.insert(page, &tools.buffer, len, false, &mut None)?;
+        let stored = self.insert(page, ctx.output(), len, false, &mut None)?;
         Ok(Some((stored, takes)))
     }
 
@@ -336,10 +333,7 @@ impl Pool {
         prefetch::read_soon(object);
         let done = match self.stateless() {
             Some(codec) => guard::decompress_stateless(codec, object, page),
-            None => {
-                let mut ctx = self.hold()?;
-                guard::decompress(&mut *ctx.tools().codec, object, page)
-            }
+            None => self.hold()?.decompress(object, page),
         };
         done.map_err(Fault::Codec)
     }

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
-use common::rig::{Inside, Rig, marked, rig_with};
 use common::at;
+use common::rig::{Inside, Rig, marked, rig_with};
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, SwapDevice, Zswap};
 
@@ -99,7 +99,11 @@ fn a_page_that_is_written_back_is_not_taken_for_the_one_that_came_after_it() {
 
 /// Has another thread do something when a codec compresses a page next. That must not need a `trim`
 /// codec itself, which waits for this one.
-fn at_next_compression(inside: &Inside, store: &Arc<Zswap>, hook: impl Fn(&Zswap) + Send + Sync + 'static) {
+fn at_next_compression(
+    inside: &Inside,
+    store: &Arc<Zswap>,
+    hook: impl Fn(&Zswap) + Send + Sync + 'static,
+) {
     let (store, first) = (Arc::downgrade(store), AtomicBool::new(true));
     *inside.lock().unwrap() = Some(Box::new(move || {
         if let (true, Some(store)) = (first.swap(false, SeqCst), store.upgrade()) {

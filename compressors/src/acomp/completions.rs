@@ -1,33 +1,60 @@
-//! Where completions are told.
+//! Where completions are told, and a pool of such places for batches.
+//!
+//! Room for a completion is made when its request is expected, so telling it allocates nothing.
+//!
+//! Locks: a mutex each, held for a few steps; nothing is dropped, allocated for or called under either
+//! but for the room that [`AcompCompletions::expect`] makes.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::mem::{forget, take};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::AcompDone;
+use crate::fork::Maker;
+use crate::{CompressorError, guard};
 
 #[derive(Debug, Default)]
 struct State {
     /// Submitted and not completed.
     outstanding: usize,
+    /// Has room for those that are outstanding, too.
     done: VecDeque<(usize, AcompDone)>,
     /// Threads that have to be woken.
     waiting: usize,
 }
 
+impl State {
+    /// Room for what is outstanding and `requests` more.
+    fn reserve(&mut self, requests: usize) -> Result<(), CompressorError> {
+        let more = self.outstanding.saturating_add(requests);
+        let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a completion" };
+        self.done.try_reserve(more).map_err(|_| refused)
+    }
+}
+
 /// The completions of some requests, with their tags, in the order in which they completed.
 ///
 /// `Send` and `Sync`. Dropping it while requests are outstanding is fine: they complete, and what they
-/// own is dropped with the last share of it.
-#[derive(Debug, Default)]
+/// own is dropped with the last share of it. Once all have completed and were taken it can be used
+/// again. In a child after `fork` there are none, and nothing is waited for.
+#[derive(Debug)]
 pub struct AcompCompletions {
     state: Mutex<State>,
     told: Condvar,
+    maker: Maker,
+}
+
+impl Default for AcompCompletions {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl AcompCompletions {
     /// None yet.
     pub fn new() -> Self {
-        Self::default()
+        let maker = Maker::here_if_told();
+        AcompCompletions { state: Mutex::default(), told: Condvar::new(), maker }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -44,10 +71,31 @@ impl AcompCompletions {
         state
     }
 
-    /// A request was submitted that will be told of here. For those who implement
+    /// Makes room for the completions of `requests` more, so that expecting them allocates nothing.
+    ///
+    /// # Errors
+    /// [`CompressorError::OutOfMemory`], [`CompressorError::Forked`].
+    pub fn reserve(&self, requests: usize) -> Result<(), CompressorError> {
+        if !self.maker.is_here() {
+            // Another thread of the parent's may hold the lock for ever.
+            return Err(CompressorError::Forked);
+        }
+        self.lock().reserve(requests)
+    }
+
+    /// A request was submitted that will be told of here, once. For those who implement
     /// [`Acomp`](super::Acomp).
-    pub fn expect(&self) {
-        self.lock().outstanding += 1;
+    ///
+    /// # Errors
+    /// [`CompressorError::OutOfMemory`], [`CompressorError::Forked`]: nothing is expected.
+    pub fn expect(&self) -> Result<(), CompressorError> {
+        if !self.maker.is_here() {
+            return Err(CompressorError::Forked);
+        }
+        let mut state = self.lock();
+        state.reserve(1)?;
+        state.outstanding += 1;
+        Ok(())
     }
 
     /// A request that was expected has completed. For those who implement [`Acomp`](super::Acomp).
@@ -64,21 +112,105 @@ impl AcompCompletions {
 
     /// Whether every request has completed.
     pub fn is_idle(&self) -> bool {
-        self.lock().outstanding == 0
+        !self.maker.is_here() || self.lock().outstanding == 0
     }
 
     /// A completion that nobody has taken, if there is one. Does not block.
     pub fn take(&self) -> Option<(usize, AcompDone)> {
-        self.lock().done.pop_front()
+        if self.maker.is_here() { self.lock().done.pop_front() } else { None }
     }
 
     /// Waits for a completion and takes it; none if all have completed and were taken.
     pub fn wait_any(&self) -> Option<(usize, AcompDone)> {
+        if !self.maker.is_here() {
+            return None;
+        }
         self.wait_while(|state| state.done.is_empty() && state.outstanding > 0).done.pop_front()
     }
 
     /// Waits until every request has completed, and takes all completions.
     pub fn wait_all(&self) -> Vec<(usize, AcompDone)> {
-        core::mem::take(&mut self.wait_while(|state| state.outstanding > 0).done).into()
+        if !self.maker.is_here() {
+            return Vec::new();
+        }
+        take(&mut self.wait_while(|state| state.outstanding > 0).done).into()
+    }
+}
+
+impl Drop for AcompCompletions {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left = take(&mut state.done);
+        if !self.maker.is_here() {
+            return forget(left);
+        }
+        // A worker may be the one that drops this: a context whose destructor panics must not end it.
+        for (_, done) in left {
+            guard::dropped(done);
+        }
+    }
+}
+
+/// Completions lent to batches, so that a batch makes none. `Send` and `Sync`.
+#[derive(Debug)]
+pub struct CompletionsPool {
+    /// At most `count`, for which it has room.
+    free: Mutex<Vec<Arc<AcompCompletions>>>,
+    count: usize,
+    maker: Maker,
+}
+
+impl CompletionsPool {
+    /// A pool of `count`, each with room for `requests`. A constructor: it may abort for want of memory.
+    ///
+    /// # Errors
+    /// [`CompressorError::OutOfMemory`].
+    pub fn new(count: usize, requests: usize) -> Result<Self, CompressorError> {
+        let mut free = Vec::with_capacity(count);
+        for _ in 0..count {
+            let done = AcompCompletions::new();
+            done.reserve(requests)?;
+            free.push(Arc::new(done));
+        }
+        Ok(CompletionsPool { free: Mutex::new(free), count, maker: Maker::here_if_told() })
+    }
+
+    /// One that nobody uses; `None` if all are lent, or in a child after `fork`. Does not block.
+    pub fn take(&self) -> Option<Arc<AcompCompletions>> {
+        let mut free = self.maker.is_here().then(|| self.lock())?;
+        free.pop()
+    }
+
+    /// Takes one back that [`take`](Self::take) gave: every request has completed and was taken.
+    /// Waits for those that have not, and drops what was not taken.
+    pub fn give(&self, done: Arc<AcompCompletions>) {
+        if !self.maker.is_here() {
+            return forget(done);
+        }
+        while let Some(left) = done.wait_any() {
+            guard::dropped(left);
+        }
+        let mut free = self.lock();
+        // One that is not the pool's own finds no room, and is dropped without the lock.
+        let surplus = if free.len() < self.count {
+            free.push(done);
+            None
+        } else {
+            Some(done)
+        };
+        drop(free);
+        drop(surplus);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<AcompCompletions>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for CompletionsPool {
+    fn drop(&mut self) {
+        if !self.maker.is_here() {
+            forget(take(self.free.get_mut().unwrap_or_else(PoisonError::into_inner)));
+        }
     }
 }

@@ -4,6 +4,9 @@
 //! and when the caller is a worker itself, of whatever engine: so nothing waits for a place, and no
 //! worker waits for another. Dropping the engine lets the workers finish what is queued and ends them.
 //!
+//! A child after `fork` has no workers: there each request completes in its caller, and dropping the
+//! engine does nothing. What was queued at the fork completes in the parent.
+//!
 //! Lock: one mutex around the queue, held for a few steps; no codec runs under it.
 
 use core::cell::Cell;
@@ -16,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::{Acomp, AcompCompletions, AcompRequest, Scomp};
+use crate::fork::Maker;
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
@@ -36,6 +40,9 @@ impl Job {
 /// Looks at the queue before a worker sleeps, some twenty microseconds: requests come in batches, and
 /// waking a thread takes as long as compressing a page.
 const SPINS: u32 = 1000;
+
+/// Requests that a new engine's queue has room for.
+const AT_FIRST: usize = 64;
 
 #[derive(Default)]
 struct Queue {
@@ -72,18 +79,24 @@ impl Shared {
 pub struct AcompEngine {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    maker: Maker,
 }
 
 impl AcompEngine {
     /// An engine of `workers` threads whose queue holds `bound` requests.
     ///
-    /// Errors: those of starting a thread; the threads that were started have ended then.
+    /// # Errors
+    /// Those of starting a thread; the threads that were started have ended then.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
-        let queue = Mutex::new(Queue::default());
+        let maker = Maker::here()?;
+        let mut jobs = VecDeque::new();
+        // A queue beyond that grows as it must, or completes requests in the caller.
+        jobs.try_reserve(bound.min(AT_FIRST)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let queue = Mutex::new(Queue { jobs, ..Queue::default() });
         let shared =
             Arc::new(Shared { queue, work: Condvar::new(), bound, queued: AtomicUsize::new(0) });
         // Dropped on an error, which ends the threads there are.
-        let mut engine = AcompEngine { shared, workers: Vec::new() };
+        let mut engine = AcompEngine { shared, workers: Vec::new(), maker };
         for number in 0..workers {
             let shared = engine.shared.clone();
             let builder = thread::Builder::new().name(format!("acomp-{number}"));
@@ -92,9 +105,9 @@ impl AcompEngine {
         Ok(engine)
     }
 
-    /// Worker threads.
+    /// Worker threads; none in a child after `fork`.
     pub fn workers(&self) -> usize {
-        self.workers.len()
+        if self.maker.is_here() { self.workers.len() } else { 0 }
     }
 }
 
@@ -124,15 +137,25 @@ fn work(shared: &Shared) {
 }
 
 impl Acomp for AcompEngine {
-    fn submit(&self, request: AcompRequest, tag: usize, done: &Arc<AcompCompletions>) {
+    fn submit(
+        &self,
+        request: AcompRequest,
+        tag: usize,
+        done: &Arc<AcompCompletions>,
+    ) -> Result<(), AcompRequest> {
         // A thread that is ending counts as one that must not wait.
-        let inline = self.workers.is_empty() || IS_WORKER.try_with(Cell::get).unwrap_or(true);
-        let mut queue = self.shared.lock();
-        if inline || queue.jobs.len() >= self.shared.bound {
-            drop(queue);
+        if self.workers() == 0 || IS_WORKER.try_with(Cell::get).unwrap_or(true) {
             return Scomp.submit(request, tag, done);
         }
-        done.expect();
+        if done.expect().is_err() {
+            return Err(request);
+        }
+        let mut queue = self.shared.lock();
+        if queue.jobs.len() >= self.shared.bound || queue.jobs.try_reserve(1).is_err() {
+            drop(queue);
+            done.tell(tag, request.run());
+            return Ok(());
+        }
         queue.jobs.push_back(Job { request, tag, done: done.clone() });
         // Relaxed: a copy for looks, written under the lock.
         self.shared.queued.store(queue.jobs.len(), Relaxed);
@@ -141,13 +164,17 @@ impl Acomp for AcompEngine {
         if asleep {
             self.shared.work.notify_one();
         }
+        Ok(())
     }
 
     fn parallelism(&self) -> usize {
-        self.workers.len() + 1
+        self.workers() + 1
     }
 
     fn help(&self) -> bool {
+        if !self.maker.is_here() {
+            return false;
+        }
         let job = self.shared.next(&mut self.shared.lock());
         let helped = job.is_some();
         if let Some(job) = job {
@@ -159,6 +186,10 @@ impl Acomp for AcompEngine {
 
 impl Drop for AcompEngine {
     fn drop(&mut self) {
+        if !self.maker.is_here() {
+            // Neither the lock nor the threads are this process's.
+            return core::mem::forget(core::mem::take(&mut self.workers));
+        }
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         for worker in self.workers.drain(..) {
@@ -173,9 +204,10 @@ impl Drop for AcompEngine {
 impl fmt::Debug for AcompEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AcompEngine")
-            .field("workers", &self.workers.len())
+            .field("workers", &self.workers())
             .field("bound", &self.shared.bound)
-            .field("queued", &self.shared.lock().jobs.len())
+            // Relaxed: a figure.
+            .field("queued", &self.shared.queued.load(Relaxed))
             .finish()
     }
 }
@@ -268,7 +300,7 @@ mod tests {
         for acomp in kinds {
             let done = Arc::new(AcompCompletions::new());
             for tag in 0..50 {
-                acomp.submit(rig.request((tag % 3) as u8), tag, &done);
+                acomp.submit(rig.request((tag % 3) as u8), tag, &done).unwrap();
             }
             let mut all: Vec<_> = (0..20).map(|_| acomp.wait_any(&done).unwrap()).collect();
             all.extend(acomp.wait_all(&done));
@@ -290,13 +322,13 @@ mod tests {
         let (rig, open) = Rig::new();
         let engine = AcompEngine::new(1, 2).unwrap();
         let done = Arc::new(AcompCompletions::new());
-        engine.submit(rig.request(3), 0, &done);
+        engine.submit(rig.request(3), 0, &done).unwrap();
         // The worker is at the first one; two wait; the others complete here.
         while format!("{engine:?}").contains("queued: 1") {
             thread::yield_now();
         }
         for tag in 1..6 {
-            engine.submit(rig.request(0), tag, &done);
+            engine.submit(rig.request(0), tag, &done).unwrap();
         }
         let mut early: Vec<usize> = std::iter::from_fn(|| done.take()).map(|(t, _)| t).collect();
         early.sort_unstable();
@@ -306,7 +338,7 @@ mod tests {
         assert_eq!(engine.wait_all(&done).len(), 3);
 
         let nobody = AcompEngine::new(0, 9).unwrap();
-        nobody.submit(rig.request(0), 7, &done);
+        nobody.submit(rig.request(0), 7, &done).unwrap();
         assert!(done.is_idle());
     }
 
@@ -315,14 +347,14 @@ mod tests {
         let (rig, open) = Rig::new();
         let engine = AcompEngine::new(2, 100).unwrap();
         let done = Arc::new(AcompCompletions::new());
-        engine.submit(rig.request(3), 0, &done);
+        engine.submit(rig.request(3), 0, &done).unwrap();
         for tag in 1..40 {
-            engine.submit(rig.request(0), tag, &done);
+            engine.submit(rig.request(0), tag, &done).unwrap();
         }
         // Nobody waits for these.
         let forgotten = Arc::new(AcompCompletions::new());
         for tag in 0..5 {
-            engine.submit(rig.request(2), tag, &forgotten);
+            engine.submit(rig.request(2), tag, &forgotten).unwrap();
         }
         drop(forgotten);
         open.send(()).unwrap();
@@ -343,7 +375,7 @@ mod tests {
                 let ctx = Null.new_ctx()?;
                 let (input, output) = (src.to_vec(), vec![0; 16]);
                 let request = AcompRequest { op: AcompOp::Compress, input, output, ctx };
-                self.0.submit(request, tag, &done);
+                self.0.submit(request, tag, &done).unwrap();
             }
             assert_eq!(self.0.wait_all(&done).len(), 10);
             dst[0] = 9;
@@ -366,8 +398,138 @@ mod tests {
         let ctx = Box::new(Nested(engine.clone()));
         let request =
             AcompRequest { op: AcompOp::Compress, input: vec![5; 8], output: vec![0; 8], ctx };
-        engine.submit(request, 0, &done);
+        engine.submit(request, 0, &done).unwrap();
         let all = done.wait_all();
         assert_eq!((all[0].1.result.clone(), all[0].1.output[0]), (Ok(1), 9));
+    }
+
+    /// A context whose destructor panics.
+    #[derive(Debug)]
+    struct Bomb;
+
+    impl CompressorCtx for Bomb {
+        fn compress(&mut self, src: &[u8], _: &mut [u8]) -> Result<usize, CompressorError> {
+            if src[0] == 2 {
+                std::panic::resume_unwind(Box::new("in the call"));
+            }
+            Ok(0)
+        }
+        fn decompress(&mut self, _: &[u8], _: &mut [u8]) -> Result<(), CompressorError> {
+            std::panic::resume_unwind(Box::new("in the call"))
+        }
+        fn memory_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("in the destructor"));
+        }
+    }
+
+    #[test]
+    fn a_worker_outlives_contexts_that_panic_in_calls_and_destructors() {
+        let engine = AcompEngine::new(1, 100).unwrap();
+        let bomb = |op, what| {
+            let (input, output) = (vec![what; 4], vec![0; 4]);
+            AcompRequest { op, input, output, ctx: Box::new(Bomb) }
+        };
+        for _ in 0..10 {
+            let done = Arc::new(AcompCompletions::new());
+            engine.submit(bomb(AcompOp::Compress, 2), 0, &done).unwrap();
+            engine.submit(bomb(AcompOp::Decompress, 0), 1, &done).unwrap();
+            // The worker drops what nobody takes.
+            engine.submit(bomb(AcompOp::Compress, 0), 2, &Arc::default()).unwrap();
+            let mut all = done.wait_all();
+            all.sort_by_key(|(tag, _)| *tag);
+            for ((_, done), operation) in all.iter().zip(["compress", "decompress"]) {
+                assert_eq!(done.result, Err(CompressorError::Panicked { operation }));
+                assert!(done.ctx.is_none());
+            }
+            assert_eq!(all.len(), 2);
+        }
+        assert!(engine.workers.iter().all(|worker| !worker.is_finished()));
+    }
+
+    #[test]
+    fn completions_of_a_pool_are_used_again_and_never_more_than_there_are() {
+        let (rig, _open) = Rig::new();
+        let engine = AcompEngine::new(2, 8).unwrap();
+        let pool = crate::CompletionsPool::new(2, 4).unwrap();
+        for _ in 0..3 {
+            let (one, two) = (pool.take().unwrap(), pool.take().unwrap());
+            assert!(pool.take().is_none());
+            for tag in 0..9 {
+                engine.submit(rig.request(0), tag, &one).unwrap();
+            }
+            // Given back while requests are out: they complete first, and are gone.
+            pool.give(one);
+            assert_eq!(rig.live.load(SeqCst), 0);
+            pool.give(two);
+        }
+        pool.give(Arc::default());
+        let all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(all.len(), 2, "one that was not the pool's is dropped");
+        assert!(all.iter().all(|done| done.is_idle() && done.take().is_none()));
+    }
+
+    /// What `inside` gives in a child after `fork`, which ends at once.
+    #[cfg(all(unix, not(miri)))]
+    fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
+        // SAFETY: the child runs `inside` and ends without returning from here.
+        match unsafe { libc::fork() } {
+            0 => {
+                let held = crate::guard::caught(inside);
+                // SAFETY: ends the child, and nothing of the parent's.
+                unsafe { libc::_exit(i32::from(held != Some(true))) }
+            }
+            child => {
+                assert!(child > 0);
+                let mut status = 0;
+                // SAFETY: a child of this process, and a place for its status.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+            }
+        }
+    }
+
+    #[cfg(all(unix, not(miri)))]
+    #[test]
+    fn in_a_child_requests_complete_in_their_caller_and_nothing_is_waited_for() {
+        let (rig, open) = Rig::new();
+        let engine = AcompEngine::new(1, 100).unwrap();
+        let done = Arc::new(AcompCompletions::new());
+        let pool = crate::CompletionsPool::new(1, 1).unwrap();
+        engine.submit(rig.request(3), 0, &done).unwrap();
+        engine.submit(rig.request(0), 1, &done).unwrap();
+        // The queue is locked at the fork, as by a thread that the child has not.
+        let locked = engine.shared.lock();
+        let child = || {
+            let nothing = done.is_idle()
+                && done.take().is_none()
+                && done.wait_any().is_none()
+                && engine.wait_all(&done).is_empty()
+                && !engine.help();
+            let refused = engine.submit(rig.request(0), 9, &done).is_err();
+            let own = Arc::new(AcompCompletions::new());
+            let taken = engine.submit(rig.request(0), 7, &own).is_ok();
+            let completed =
+                own.wait_any().is_some_and(|(tag, done)| (tag, done.result) == (7, Ok(10)));
+            let _ = format!("{engine:?}");
+            let counts = (engine.workers(), engine.parallelism()) == (0, 1);
+            nothing && refused && taken && completed && counts && pool.take().is_none()
+        };
+        assert!(in_a_child(child));
+        drop(locked);
+        let owned = std::cell::RefCell::new(Some((engine, done.clone(), pool)));
+        assert!(in_a_child(|| {
+            drop(owned.take());
+            true
+        }));
+        // The parent goes on.
+        open.send(()).unwrap();
+        let (engine, _, pool) = owned.take().unwrap();
+        assert_eq!((engine.wait_all(&done).len(), pool.take().is_some()), (2, true));
     }
 }

@@ -13,7 +13,7 @@ mod engine;
 mod request;
 mod scomp;
 
-pub use completions::AcompCompletions;
+pub use completions::{AcompCompletions, CompletionsPool};
 pub use engine::AcompEngine;
 pub use request::{AcompDone, AcompOp, AcompRequest};
 pub use scomp::Scomp;
@@ -27,10 +27,19 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// with the error that stopped it, a codec's panic among them. `tag` comes back with it.
     ///
     /// May complete it before it returns, and blocks for as long as that takes at most.
-    fn submit(&self, request: AcompRequest, tag: usize, done: &Arc<AcompCompletions>);
+    ///
+    /// # Errors
+    /// The request itself, if there is no memory to note its completion, or `done` is a parent
+    /// process's: then nothing has happened.
+    fn submit(
+        &self,
+        request: AcompRequest,
+        tag: usize,
+        done: &Arc<AcompCompletions>,
+    ) -> Result<(), AcompRequest>;
 
-    /// Requests that can be at work at once, the caller's own help included. More than a few times as
-    /// many only wait.
+    /// Requests that can be at work at once, the caller's own help included; 0 is taken for 1. More than
+    /// a few times as many only wait.
     fn parallelism(&self) -> usize {
         1
     }

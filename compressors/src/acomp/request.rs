@@ -1,9 +1,8 @@
 //! A request, and what becomes of it.
 
 use core::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{CompressorCtx, CompressorError};
+use crate::{CompressorCtx, CompressorError, guard};
 
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,27 +42,21 @@ pub struct AcompDone {
 impl AcompRequest {
     /// Does it.
     pub(super) fn run(mut self) -> AcompDone {
-        // A context that was left half-way is dropped; input and output are bytes.
-        let result = catch_unwind(AssertUnwindSafe(|| match self.op {
-            AcompOp::Compress => self.ctx.compress(&self.input, &mut self.output),
+        let result = match self.op {
+            AcompOp::Compress => guard::compress(&mut *self.ctx, &self.input, &mut self.output),
             AcompOp::Decompress => {
-                self.ctx.decompress(&self.input, &mut self.output).map(|()| self.output.len())
+                let done = guard::decompress(&mut *self.ctx, &self.input, &mut self.output);
+                done.map(|()| self.output.len())
             }
-        }));
+        };
         let AcompRequest { input, output, ctx, .. } = self;
-        match result {
-            Ok(result) => AcompDone { result, input, output, ctx: Some(ctx) },
-            Err(payload) => {
-                // Dropping either may panic in turn, and must not take the worker with it.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop((payload, ctx))));
-                AcompDone {
-                    result: Err(CompressorError::Panicked { operation: "request" }),
-                    input,
-                    output,
-                    ctx: None,
-                }
-            }
-        }
+        let ctx = if matches!(result, Err(CompressorError::Panicked { .. })) {
+            guard::dropped(ctx);
+            None
+        } else {
+            Some(ctx)
+        };
+        AcompDone { result, input, output, ctx }
     }
 }
 

@@ -11,8 +11,16 @@ use super::{Acomp, AcompCompletions, AcompRequest};
 pub struct Scomp;
 
 impl Acomp for Scomp {
-    fn submit(&self, request: AcompRequest, tag: usize, done: &Arc<AcompCompletions>) {
-        done.expect();
+    fn submit(
+        &self,
+        request: AcompRequest,
+        tag: usize,
+        done: &Arc<AcompCompletions>,
+    ) -> Result<(), AcompRequest> {
+        if done.expect().is_err() {
+            return Err(request);
+        }
         done.tell(tag, request.run());
+        Ok(())
     }
 }
