@@ -22,7 +22,7 @@ use crate::pools::Hold;
 use crate::store::Refusal;
 use crate::sync::Mutex;
 use crate::word::Content;
-use crate::{PAGE_SIZE, Page, SwapEntry, Zswap, same_filled};
+use crate::{PAGE_SIZE, Page, SwapEntry, Zswap, cpu, same_filled};
 
 /// Most contexts that a pool keeps for requests: a folio's.
 const MOST_SPARES: usize = 16;
@@ -79,6 +79,15 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
     Ok(())
 }
 
+/// Batches under way at once that have requests. The pages of more are stored and loaded one by one, in
+/// their callers: as many threads keep the processors busy as well.
+pub(crate) fn most_batches() -> usize {
+    cpu::places() + 2
+}
+
+/// Requests of a batch for whose completions there is room from the start.
+pub(crate) const REQUESTS: usize = 64;
+
 /// The requests of a batch; waits for those that are out when it is dropped.
 struct Batch<'a> {
     store: &'a Zswap,
@@ -88,8 +97,9 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(store: &'a Zswap) -> Self {
-        Batch { store, done: Arc::new(AcompCompletions::new()), out: 0 }
+    /// None if as many batches as there are completions for are under way already.
+    fn new(store: &'a Zswap) -> Option<Self> {
+        Some(Batch { store, done: store.completions.take()?, out: 0 })
     }
 
     /// Submits one request of `pool`, whose output is `output` bytes.
@@ -138,6 +148,7 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let _ = contain(|| self.store.acomp.wait_all(&self.done));
+        self.store.completions.give(self.done.clone());
     }
 }
 
@@ -199,7 +210,8 @@ impl Storing<'_, '_> {
         }
     }
 
-    /// Stores what is left: pages whose requests did not complete. No Acomp that keeps its word has any.
+    /// Stores what is left: pages whose requests did not complete, which no Acomp that keeps its word has,
+    /// or that were never made.
     fn results(mut self) -> Vec<Result<(), StoreError>> {
         while let Some((entry, page)) = self.pages.get(self.results.len()) {
             let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
@@ -238,7 +250,9 @@ impl Zswap {
         let (contents, results) = (list(pages.len())?, list(pages.len())?);
         let mut storing = Storing { store: self, pages, contents, results };
         let pool = self.pools.current();
-        let mut batch = Batch::new(self);
+        let Some(mut batch) = Batch::new(self) else {
+            return Ok(storing.results());
+        };
         let room = contain(|| pool.compressor.max_compressed_len(PAGE_SIZE)).unwrap_or(PAGE_SIZE);
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
@@ -293,9 +307,12 @@ impl Zswap {
             let (entries, pages) = (entries.len(), pages.len());
             return Err(BatchError::LengthMismatch { entries, pages });
         }
-        let mut batch = Batch::new(self);
         let mut out: Vec<Option<Out<'_>>> = list(pages.len())?;
         let mut results = list(pages.len())?;
+        let Some(mut batch) = Batch::new(self) else {
+            results.extend(entries.iter().zip(pages).map(|(entry, page)| self.load(*entry, page)));
+            return Ok(results);
+        };
         let finish = |next: (usize, AcompDone),
                       out: &[Option<Out<'_>>],
                       pages: &mut [Page],

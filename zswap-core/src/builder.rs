@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use compressors::{Acomp, Registry as CompressorRegistry, Scomp};
+use compressors::{Acomp, CompletionsPool, Registry as CompressorRegistry, Scomp};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::device::SwapDevice;
@@ -14,7 +14,7 @@ use crate::metrics::StoreMetrics;
 use crate::slots::Slots;
 use crate::store::Settings;
 use crate::switch::{MakePages, Recipe};
-use crate::{PAGE_SIZE, Zswap, builtin};
+use crate::{PAGE_SIZE, Zswap, batch, builtin};
 
 /// Builds a [`Zswap`]. Made by [`Zswap::builder`].
 ///
@@ -199,6 +199,7 @@ impl ZswapBuilder {
             slots: self.device.map(Slots::attach).transpose()?,
             writeback_enabled: self.writeback_enabled,
             acomp: self.acomp,
+            completions: CompletionsPool::new(batch::most_batches(), batch::REQUESTS)?,
             #[cfg(feature = "metrics")]
             metrics: self.metrics.map(StoreMetrics::new),
         };

@@ -17,7 +17,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use compressors::Acomp;
+use compressors::{Acomp, CompletionsPool};
 use zpool_api::fork::Leaked;
 use zpool_api::{BackendBits, ObjRead};
 
@@ -58,6 +58,8 @@ pub struct Zswap {
     pub(crate) tried: Leaked<Tried>,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
+    /// What batches wait on.
+    pub(crate) completions: Leaked<CompletionsPool>,
     pub(crate) limits: Leaked<Limits>,
     pub(crate) backing: Leaked<Option<Slots>>,
     pub(crate) device_health: Leaked<DeviceHealth>,
@@ -94,6 +96,7 @@ pub(crate) struct Settings {
     pub(crate) slots: Option<Slots>,
     pub(crate) writeback_enabled: bool,
     pub(crate) acomp: Arc<dyn Acomp>,
+    pub(crate) completions: CompletionsPool,
     #[cfg(feature = "metrics")]
     pub(crate) metrics: Option<StoreMetrics>,
 }
@@ -116,6 +119,7 @@ impl Zswap {
             counters: Leaked::new(Counters::new()),
             store_incompressible: settings.store_incompressible,
             acomp: Leaked::new(Contained::new(settings.acomp)),
+            completions: Leaked::new(settings.completions),
             limits: Leaked::new(settings.limits),
             backing: Leaked::new(settings.slots),
             device_health: Leaked::default(),

@@ -7,7 +7,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use compressors::Registry as CompressorRegistry;
+use compressors::{Built, Registry as CompressorRegistry};
 use zpool_api::{PageBudget, PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
 
 use crate::contained::contain;
@@ -32,7 +32,7 @@ impl Recipe {
     /// The text under which a compressor is known, defaults spelt out or not; `text` may be any that
     /// means the same.
     pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
-        contain(|| Ok(self.compressors.build(text)?.spec()))
+        contain(|| Ok(self.compressors.resolve(text)?.key))
             .unwrap_or(Err(BuildError::Panicked { what: "the compressor" }))
     }
 
@@ -43,8 +43,7 @@ impl Recipe {
     }
 
     fn put_together(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
-        let compressor = self.compressors.build(compressor)?;
-        let spec = compressor.spec();
+        let Built { compressor, key: spec } = self.compressors.resolve(compressor)?;
         let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
         let config = ZpoolConfig::new((self.pages)()?).with_budget(charged.clone());
         let zpool = self.zpools.build(zpool_name, &config)?;

@@ -1,0 +1,334 @@
+//! At the limit: a store whose device accepts writes refuses no page, and one without refuses only pages
+//! for which no memory can be freed, and says why.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use common::rig::{check, marked};
+use common::{at, eventually, page};
+use compressors::{AcompEngine, Scomp};
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice};
+use zswap_core::{
+    BuildError, LimitReason, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,
+    WritebackError, Zswap,
+};
+
+const BACKENDS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
+const MIB: usize = 1 << 20;
+
+/// Longer than the longest pause before a device that failed is tried again.
+const AFTER_THE_PAUSE: Duration = Duration::from_millis(80);
+
+fn limited(zpool: &str, bytes: usize) -> zswap_core::ZswapBuilder {
+    Zswap::builder().zpool(zpool).max_pool_bytes(bytes)
+}
+
+fn refused(entry: u64, store_limit: usize, reason: LimitReason) -> Result<(), StoreError> {
+    Err(StoreError::PoolLimit { entry: at(entry), limit: store_limit, reason })
+}
+
+fn pool_pages(store: &Zswap) -> usize {
+    store.stats().pools.iter().map(|pool| pool.pool_bytes).sum::<usize>() / PAGE_SIZE
+}
+
+/// Pages of every kind, in random order, overwritten, dropped and read.
+#[test]
+fn a_store_with_a_healthy_device_refuses_nothing_in_any_order() {
+    let (keys, rounds) = if cfg!(miri) { (10, 40) } else { (1500, 12_000) };
+    for zpool in BACKENDS {
+        for limit in [PAGE_SIZE, 9 * PAGE_SIZE, MIB] {
+            let device = Arc::new(MemorySwapDevice::new(1 << 20));
+            let store = limited(zpool, limit).swap_device(device).build().unwrap();
+            let mut rng = Rng::new(limit as u64);
+            let mut model = vec![None; keys];
+            let mut back = Box::new([0; PAGE_SIZE]);
+            for round in 0..rounds as u64 {
+                let key = rng.below(keys);
+                let entry = at(key as u64);
+                match rng.below(8) {
+                    0 => assert_eq!(store.invalidate(entry), model[key].take().is_some()),
+                    1 if model[key].is_some() => {
+                        store.load(entry, &mut back).unwrap();
+                        assert!(back == page(model[key].unwrap()), "{zpool} {key}");
+                    }
+                    _ => {
+                        store.store(entry, &page(round)).unwrap();
+                        model[key] = Some(round);
+                    }
+                }
+            }
+            for (key, round) in (0..).zip(&model) {
+                if let Some(round) = round {
+                    store.load(at(key), &mut back).unwrap();
+                    assert!(back == page(*round), "{zpool} {key}");
+                }
+            }
+            let stats = store.stats();
+            assert!(stats.pool_limit_hit > 0 && stats.written_back_pages > 0);
+            assert_eq!((stats.reject_reclaim_fail, stats.reject_alloc_fail), (0, 0));
+            let used: usize = stats.pools.iter().map(|pool| pool.pool_bytes).sum();
+            // One thread: nothing is in flight, so nothing exceeds the limit but warm pages.
+            assert!(used <= limit + 2 * MIB, "{used} of {limit}");
+        }
+    }
+}
+
+#[test]
+fn threads_and_batches_at_the_limit_are_refused_nothing() {
+    let engine = Arc::new(AcompEngine::new(2, 16).unwrap());
+    let (threads, rounds) = if cfg!(miri) { (2, 2) } else { (4, 60) };
+    for zpool in BACKENDS {
+        for acomp in [None, Some(engine.clone())] {
+            let device = Arc::new(MemorySwapDevice::new(1 << 20));
+            let builder = limited(zpool, 24 * PAGE_SIZE).swap_device(device);
+            let builder = match acomp {
+                Some(engine) => builder.acomp(engine),
+                None => builder.acomp(Arc::new(Scomp)),
+            };
+            let store = Arc::new(builder.build().unwrap());
+            let shrinker = store.shrink_in_background(ShrinkerPolicy::default()).unwrap();
+            thread::scope(|scope| {
+                for t in 0..threads {
+                    let store = &store;
+                    scope.spawn(move || {
+                        for round in 0..rounds {
+                            let pages: Vec<(SwapEntry, Box<Page>)> = (0..40u64)
+                                .map(|n| (at(t * 100 + n), page(round * 1000 + t * 100 + n)))
+                                .collect();
+                            let batch: Vec<(SwapEntry, &Page)> =
+                                pages.iter().map(|(entry, page)| (*entry, &**page)).collect();
+                            for result in store.store_batch(&batch).unwrap() {
+                                result.unwrap();
+                            }
+                            let mut back = Box::new([0; PAGE_SIZE]);
+                            for (entry, page) in &pages {
+                                store.load(*entry, &mut back).unwrap();
+                                assert!(back == *page);
+                                store.store(*entry, page).unwrap();
+                            }
+                        }
+                    });
+                }
+            });
+            drop(shrinker);
+            assert_eq!(store.stats().reject_reclaim_fail, 0);
+        }
+    }
+}
+
+#[test]
+fn room_inside_the_pages_serves_at_the_limit() {
+    for zpool in BACKENDS {
+        let store = limited(zpool, MIB).build().unwrap();
+        let full = (0..100_000).find(|n| store.store(at(*n), &page(n * 8 + 5)).is_err()).unwrap();
+        (0..full).step_by(2).for_each(|n| assert!(store.invalidate(at(n))));
+        // As many pages of the same kind as went, nearly.
+        let again =
+            (0..full / 2).take_while(|n| store.store(at(100_000 + n), &page(n * 8 + 5)).is_ok());
+        let again = again.count() as u64;
+        assert!(again >= full / 2 * 9 / 10, "{zpool}: {again} of {}", full / 2);
+    }
+}
+
+#[test]
+fn a_device_that_failed_is_tried_again_and_one_success_opens_the_store() {
+    let memory = Arc::new(MemorySwapDevice::new(100_000));
+    let device = Arc::new(FaultySwapDevice::new(memory));
+    let store = limited("zbud", MIB).compressor("null").swap_device(device.clone());
+    let store = store.build().unwrap();
+    let limit = MIB;
+    let mut n = 0;
+    let mut next = || {
+        n += 1;
+        (n, store.store(at(n), &marked(n, 0)))
+    };
+    (0..400).for_each(|_| next().1.unwrap());
+    // One or two failures are followed by another attempt at once.
+    for _ in 0..20 {
+        device.fail_writes(0, 2);
+        (0..64).for_each(|_| next().1.unwrap());
+    }
+    // A device that is gone: pages are refused, counted, and for that reason only.
+    device.fail_writes(0, u64::MAX);
+    let refusals = (0..400).map(|_| next()).filter(|(entry, result)| {
+        assert!(result.is_ok() || *result == refused(*entry, limit, LimitReason::DeviceFailed));
+        result.is_err()
+    });
+    let refusals = refusals.count() as u64;
+    let stats = store.stats();
+    assert!(refusals > 300);
+    assert_eq!((stats.reject_device_fail, stats.reject_reclaim_fail), (refusals, refusals));
+    // Room that appears otherwise serves at once.
+    let in_pools = |store: &Zswap| store.stats().pools[0].objects;
+    let before = in_pools(&store);
+    let gone = (1..=1680).find(|entry| store.invalidate(at(*entry)) && in_pools(&store) < before);
+    assert!(gone.is_some());
+    next().1.unwrap();
+    // It is back: within the longest pause the store takes pages again.
+    device.fail_writes(0, 0);
+    thread::sleep(AFTER_THE_PAUSE);
+    (0..400).for_each(|_| next().1.unwrap());
+}
+
+#[test]
+fn a_full_device_is_a_reason_and_a_free_slot_ends_it() {
+    let device = Arc::new(MemorySwapDevice::new(10));
+    let store = limited("zbud", 10 * PAGE_SIZE).compressor("null").swap_device(device);
+    let store = store.build().unwrap();
+    (0..20).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    for _ in 0..3 {
+        let result = store.store(at(99), &marked(99, 0));
+        assert_eq!(result, refused(99, 10 * PAGE_SIZE, LimitReason::DeviceFull));
+    }
+    assert_eq!(store.stats().reject_device_full, 3);
+    // What takes the place of its own older page is not refused, wherever that is.
+    (0..20).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
+    (0..20).for_each(|n| check(&store, n, 1));
+    let on_device = (0..20).find(|n| {
+        let before = store.stats().device_pages;
+        store.invalidate(at(*n)) && store.stats().device_pages < before
+    });
+    assert!(on_device.is_some());
+    store.store(at(99), &marked(99, 0)).unwrap();
+    check(&store, 99, 0);
+}
+
+#[test]
+fn a_shrinker_that_begins_above_the_threshold_is_an_error_and_so_are_other_contradictions() {
+    let device = || Arc::new(NullSwapDevice::new(1000));
+    let store = limited("zbud", MIB).accept_threshold_percent(80).swap_device(device());
+    let store = Arc::new(store.build().unwrap());
+    let policy = ShrinkerPolicy::default().from_percent(95);
+    let error = store.shrink_in_background(policy).unwrap_err();
+    assert_eq!(error, WritebackError::Thresholds { from_percent: 95, accept_percent: 80 });
+    assert!(store.shrink_in_background(policy.from_percent(80)).is_ok());
+    for percent in [0, 101] {
+        let error = limited("zbud", MIB).accept_threshold_percent(percent).build().unwrap_err();
+        assert!(matches!(error, BuildError::Contradiction(_)), "{error}");
+    }
+    let error = limited("zbud", 2 * MIB).max_bytes(MIB).build().unwrap_err();
+    assert!(matches!(error, BuildError::Contradiction(_)), "{error}");
+    for bytes in [0, 1, PAGE_SIZE - 1] {
+        let error = limited("zbud", bytes).build().unwrap_err();
+        let limit = "max_pool_bytes";
+        assert_eq!(error, BuildError::LimitTooSmall { limit, bytes, needed: PAGE_SIZE });
+        assert!(store.set_max_pool_bytes(Some(bytes)).is_err());
+    }
+    let error = Zswap::builder().max_bytes(1000).build().unwrap_err();
+    assert!(matches!(error, BuildError::LimitTooSmall { limit: "max_bytes", .. }), "{error}");
+}
+
+#[test]
+fn a_shrinker_and_a_device_that_recovers_leave_no_store_closed() {
+    let memory = Arc::new(MemorySwapDevice::new(100_000));
+    let device = Arc::new(FaultySwapDevice::new(memory));
+    let store = limited("zsmalloc", MIB).swap_device(device.clone());
+    let store = Arc::new(store.build().unwrap());
+    let policy = ShrinkerPolicy::default().from_percent(95).pause(Duration::from_millis(1));
+    let shrinker = store.shrink_in_background(policy).unwrap();
+    device.fail_writes(0, 300);
+    (0..4000).for_each(|n| drop(store.store(at(n), &page(n * 8 + 1))));
+    device.fail_writes(0, 0);
+    thread::sleep(AFTER_THE_PAUSE);
+    (0..1000).for_each(|n| store.store(at(10_000 + n), &page(n * 8 + 1)).unwrap());
+    assert!(shrinker.report().steps > 0);
+}
+
+#[test]
+fn a_limit_may_be_changed_and_what_is_beyond_it_leaves() {
+    let device = Arc::new(MemorySwapDevice::new(100_000));
+    let store = limited("zsmalloc", 4 * MIB).swap_device(device).build().unwrap();
+    (0..2000).for_each(|n| store.store(at(n), &page(n * 8 + 1)).unwrap());
+    assert!(pool_pages(&store) > 600);
+    store.set_max_pool_bytes(Some(MIB)).unwrap();
+    (2000..4000).for_each(|n| store.store(at(n), &page(n * 8 + 1)).unwrap());
+    store.trim();
+    assert!(pool_pages(&store) <= 256, "{}", pool_pages(&store));
+    store.set_max_pool_bytes(None).unwrap();
+    (4000..6000).for_each(|n| store.store(at(n), &page(n * 8 + 1)).unwrap());
+    assert!(pool_pages(&store) > 2000);
+    let mut back = Box::new([0; PAGE_SIZE]);
+    for n in 0..6000 {
+        store.load(at(n), &mut back).unwrap();
+        assert!(back == page(n * 8 + 1), "{n}");
+    }
+}
+
+#[test]
+fn a_pool_that_was_emptied_counts_for_nothing() {
+    let store = limited("zsmalloc", MIB).build().unwrap();
+    (0..100_000).find(|n| store.store(at(*n), &page(n * 8 + 5)).is_err()).unwrap();
+    store.set_compressor("null").unwrap();
+    assert!(store.store(at(1 << 30), &page(1)).is_err());
+    store.invalidate_area(0);
+    store.store(at(5), &page(1)).unwrap();
+}
+
+#[test]
+fn pages_that_cannot_be_read_do_not_stand_in_the_way_of_others() {
+    let device = Arc::new(MemorySwapDevice::new(1000));
+    let rig = common::rig::rig_with(|builder| {
+        builder.checksums(true).max_pool_bytes(8 * PAGE_SIZE).swap_device(device)
+    });
+    let store = rig.store;
+    (0..8).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    rig.spoils.store(true, SeqCst);
+    let limit = 8 * PAGE_SIZE;
+    let unreadable = |n: &u64| {
+        store.store(at(*n), &marked(*n, 0)) == refused(*n, limit, LimitReason::Unreadable)
+    };
+    assert!((100..200).find(unreadable).is_some());
+    rig.spoils.store(false, SeqCst);
+    (200..300).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    assert!(store.stats().reject_unreadable > 0);
+}
+
+#[test]
+fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
+    /// Sleeps in each write until it is allowed to go on, and counts them.
+    #[derive(Debug)]
+    struct Slow(AtomicBool, std::sync::atomic::AtomicUsize);
+    impl zswap_core::SwapDevice for Slow {
+        fn capacity(&self) -> u64 {
+            100_000
+        }
+        fn write_page(&self, _: u64, _: &Page) -> Result<(), zswap_core::DeviceError> {
+            self.1.fetch_add(1, SeqCst);
+            while !self.0.load(SeqCst) {
+                thread::yield_now();
+            }
+            Ok(())
+        }
+        fn read_page(&self, slot: u64, _: &mut Page) -> Result<(), zswap_core::DeviceError> {
+            Err(zswap_core::DeviceError::Missing { slot })
+        }
+    }
+    let device = Arc::new(Slow(AtomicBool::new(false), Default::default()));
+    let store = limited("zbud", MIB).compressor("null").swap_device(device.clone());
+    let store = Arc::new(store.build().unwrap());
+    (0..250).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    let policy = ShrinkerPolicy::default().from_percent(0).most_pages(200);
+    let shrinker = store.shrink_in_background(policy).unwrap();
+    eventually("a write", || device.1.load(SeqCst) == 1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // The owner asks for the stop before this page is written.
+            thread::sleep(Duration::from_millis(50));
+            device.0.store(true, SeqCst);
+        });
+        drop(shrinker);
+    });
+    assert_eq!(device.1.load(SeqCst), 1, "the rest of the step was not done");
+}
