@@ -20,7 +20,7 @@ pub fn zpools() -> ZpoolRegistry {
         .register("z3fold", |config| Ok(Arc::new(z3fold::Z3fold::new(config.pages.clone())?)));
     #[cfg(feature = "zsmalloc")]
     let _ = registry.register("zsmalloc", |config| {
-        Ok(Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))
+        Ok(Arc::new(zsmalloc::Zsmalloc::from_config(config, zsmalloc::Config::new())?))
     });
     registry
 }
