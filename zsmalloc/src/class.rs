@@ -10,19 +10,23 @@
 //! one that is *isolated* is on none, its holder puts it back, and whoever frees in it meanwhile
 //! leaves it alone.
 
-use zpool_api::lockdep;
+use core::ptr::NonNull;
+
+use zpool_api::{PageError, lockdep};
 
 use crate::class_table::SizeClass;
 use crate::pool::Core;
 use crate::slot::Chain;
 use crate::sync::atomic::Ordering;
 use crate::sync::counters::{AtomicU32, AtomicUsize};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
 
 /// Fullness groups: 0 to 9 tenths, and full.
 pub(crate) const GROUPS: usize = 11;
 const FULL: usize = GROUPS - 1;
+/// Zspages that are searched for room that their lists do not show.
+const SEARCHED: usize = 16;
 
 /// One size class of a pool.
 #[derive(Debug)]
@@ -150,22 +154,43 @@ impl<'a> Locked<'a> {
     }
 
     /// A place for `bytes`, header included, in a zspage that there is: the one that takes the
-    /// fewest new pages in the fullest.
-    pub(crate) fn take_touching(&mut self, bytes: usize) -> Option<Place> {
+    /// fewest new pages in the fullest, which are charged. The budget's refusal, if it has none.
+    pub(crate) fn take_touching(&mut self, bytes: usize) -> Result<Option<Place>, PageError> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.tight[group];
             if let Some(z) = self.core.zspages.get(zspage) {
-                let touched = z.touched.get();
-                let free = (0..self.objects()).filter(|&i| !self.core.lane(z, i).is_used());
-                let new = |index: &usize| {
-                    let start = self.size.start_of(*index);
-                    (pages_of(self.page_size(), start, start + bytes) & !touched).count_ones()
-                };
-                let index = free.min_by_key(new)?;
-                return Some(self.occupy(zspage, z, index, bytes, 0));
+                let Some((index, new)) = self.cheapest(z, bytes) else { break };
+                self.core.charge(new)?;
+                return Ok(Some(self.occupy(zspage, z, index, bytes, 0)));
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// The free place for `bytes` that takes the fewest new pages, and how many.
+    fn cheapest(&self, z: &Zspage, bytes: usize) -> Option<(usize, usize)> {
+        let touched = z.touched.get();
+        let new = |index: usize| {
+            let start = self.size.start_of(index);
+            (pages_of(self.page_size(), start, start + bytes) & !touched).count_ones() as usize
+        };
+        let free = (0..self.objects()).filter(|&i| !self.core.lane(z, i).is_used());
+        free.map(|index| (index, new(index))).min_by_key(|(_, new)| *new)
+    }
+
+    /// A place for `bytes`, header included, that needs no new page, wherever it is. Of zspages that
+    /// have no whole place in touched pages only some are searched: an object that is shorter than
+    /// its place may fit there.
+    pub(crate) fn take_without_pages(&mut self, bytes: usize) -> Option<Place> {
+        if let Some(place) = self.take_resident(bytes) {
+            return Some(place);
+        }
+        let tight = (0..FULL).rev().flat_map(|group| self.group(group));
+        let (zspage, z, index) = tight.take(SEARCHED).find_map(|(zspage, z)| {
+            let (index, new) = self.cheapest(z, bytes)?;
+            (new == 0).then_some((zspage, z, index))
+        })?;
+        Some(self.occupy(zspage, z, index, bytes, 0))
     }
 
     /// The lowest free place from `from` on whose pages are all touched.
@@ -180,8 +205,8 @@ impl<'a> Locked<'a> {
         })
     }
 
-    /// Takes a free place for an object that the caller writes next. Room in touched pages is then
-    /// looked for from `from` on: there must be none before.
+    /// Takes a free place for an object that the caller writes next, and has charged for. Room in
+    /// touched pages is then searched for from `from` on: there must be none before.
     pub(crate) fn occupy(
         &mut self,
         zspage: u32,
@@ -197,6 +222,9 @@ impl<'a> Locked<'a> {
         self.touch(z, pages);
         z.used.set(z.used.get() + 1);
         self.count_used(1);
+        if z.is_isolated() {
+            return Place { zspage, index };
+        }
         let room = self.resident_room(z, from);
         debug_assert_eq!(room, self.resident_room(z, 0));
         let list = self.list_of(z, room.is_some());
@@ -251,24 +279,55 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// Makes a fresh run a zspage of this class. What its last holder touched are holes.
-    pub(crate) fn attach(&mut self, zspage: u32, base: *mut u8, resident: u16) {
-        let Some(z) = self.core.zspages.get(zspage) else { return };
-        z.set_base(base);
-        z.touched.set(resident);
-        z.holes.set(resident);
-        z.used.set(0);
-        self.count_resident(resident.count_ones() as i32);
-        self.count_holes(resident.count_ones() as i32);
-        self.inner.zspages += 1;
-        z.set_class(Some(self.number));
-        self.link(zspage, z, self.list_of(z, self.resident_room(z, 0).is_some()));
+    /// Makes a fresh run a zspage of this class, and takes its first place. What the run's last holder
+    /// touched are holes. All pages that are counted have been charged.
+    pub(crate) fn attach(
+        &mut self,
+        zspage: u32,
+        base: NonNull<u8>,
+        resident: u16,
+        index: usize,
+        bytes: usize,
+    ) -> Place {
+        if let Some(z) = self.core.zspages.get(zspage) {
+            z.set_base(base.as_ptr());
+            z.touched.set(resident);
+            z.holes.set(resident);
+            z.used.set(0);
+            self.count_resident(resident.count_ones() as i32);
+            self.count_holes(resident.count_ones() as i32);
+            self.inner.zspages += 1;
+            z.set_class(Some(self.number));
+            // On no list yet, and not found, until it has an object.
+            z.set_isolated(true);
+            self.occupy(zspage, z, index, bytes, 0);
+            z.set_isolated(false);
+            self.link(zspage, z, self.list_of(z, self.resident_room(z, 0).is_some()));
+        }
+        Place { zspage, index }
+    }
+
+    /// Touches pages of a place that is to be taken, beyond the budget: they are holes until then.
+    pub(crate) fn prepare(&mut self, zspage: u32, z: &Zspage, pages: u16) {
+        let new = pages & !z.touched.get();
+        if new == 0 {
+            return;
+        }
+        self.core.charge_beyond(new.count_ones() as usize);
+        self.touch(z, new);
+        z.holes.set(z.holes.get() | new);
+        self.count_holes(new.count_ones() as i32);
+        if !z.is_isolated() {
+            let list = self.list_of(z, self.resident_room(z, 0).is_some());
+            self.relink(zspage, z, list);
+        }
     }
 
     fn detach_if_empty(&mut self, zspage: u32, z: &Zspage) -> Option<Detached> {
         if z.used.get() != 0 {
             return None;
         }
+        debug_assert!(!z.is_isolated(), "zspage {zspage} is detached while it is isolated");
         self.unlink(z);
         let touched = z.touched.get();
         self.count_resident(-(touched.count_ones() as i32));
@@ -285,6 +344,7 @@ impl<'a> Locked<'a> {
     /// Takes a zspage off its list. Until `put_back` only frees change it, and none detaches it.
     pub(crate) fn isolate(&mut self, z: &Zspage) {
         debug_assert!(!z.is_isolated());
+        debug_assert!(z.used.get() > 0, "a zspage without an object was on a list");
         self.unlink(z);
         z.set_isolated(true);
     }
@@ -294,6 +354,8 @@ impl<'a> Locked<'a> {
         debug_assert!(z.is_isolated() && needed & !touched == 0);
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
+        // Pages that are touched to win others.
+        self.core.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
         self.count_resident(more(touched, z.touched.get()));
         self.count_holes(more(holes, z.holes.get()));
         z.set_base(base);
@@ -304,6 +366,9 @@ impl<'a> Locked<'a> {
     /// Ends `isolate`. `released` pages were given back to the system meanwhile.
     pub(crate) fn put_back(&mut self, zspage: u32, z: &Zspage, released: u16) -> Option<Detached> {
         debug_assert!(z.is_isolated() && released & !z.holes.get() == 0);
+        // The model checker would take each look for a step.
+        let locked = |index| !MODEL && self.core.lane(z, index).is_write_locked();
+        debug_assert!(!(0..self.objects()).any(locked), "zspage {zspage} has locked lanes");
         z.touched.set(z.touched.get() & !released);
         z.holes.set(z.holes.get() & !released);
         self.count_resident(-(released.count_ones() as i32));
@@ -368,7 +433,7 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// Objects grow or shrink by so many bytes.
+    /// The objects' bytes grow or shrink by this many.
     pub(crate) fn count_bytes(&mut self, change: isize) {
         // Relaxed: a counter.
         self.class.bytes.fetch_add(change as usize, Ordering::Relaxed);
@@ -561,15 +626,16 @@ mod tests {
             locked.rebase(z, z.base(), first | pages_of(4096, start, start + short), first);
             assert!(locked.put_back(zspage, z, 0).is_none() && !z.is_roomy());
             let resident = core.resident();
-            assert_eq!(locked.take_touching(short), Some(Place { zspage, index: over }));
+            assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: over })));
             assert_eq!(core.resident(), resident);
             // What it never touched is no hole when it is gone.
             let lane = core.lane(z, over);
             assert!(!lane.read_unlock() && lane.free() == Freed::Now);
             assert!(locked.vacate(zspage, z, over).is_none());
             assert_eq!(z.holes.get(), z.touched.get() & !first);
-            assert_eq!(locked.take_touching(short).map(|place| place.index), Some(over));
-            assert_eq!(locked.take_touching(short), Some(Place { zspage, index: 1 }));
+            let again = locked.take_touching(short).unwrap();
+            assert_eq!(again.map(|place| place.index), Some(over));
+            assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: 1 })));
             assert_eq!(core.resident(), resident + 1);
             tried += 1;
         }

@@ -29,6 +29,10 @@ impl Zsmalloc {
     /// The figures of every class that has a zspage. Takes each class lock for a moment, and walks
     /// its zspages.
     pub fn class_stats(&self) -> Vec<ClassStats> {
+        if !self.core.maker.is_here() {
+            return Vec::new();
+        }
+        self.core.reclaim_queued();
         let classes = 0..self.core.classes.len() as u16;
         classes.filter_map(|class| self.core.class_stats(class)).collect()
     }

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use zpool_api::PageRun;
 use zpool_api::lockdep::might_sleep;
 
-use crate::class::Locked;
+use crate::class::{Detached, Locked};
 use crate::pool::Core;
 use crate::zspage::Zspage;
 
@@ -30,23 +30,49 @@ struct Isolated<'a> {
     released: u16,
 }
 
+/// What is isolated at a time. Dropped, what is left of it is put back.
+struct Batch<'a> {
+    core: &'a Core,
+    class: u16,
+    zspages: [Option<Isolated<'a>>; AT_ONCE],
+}
+
+impl Batch<'_> {
+    /// The pages of a zspage that went, and the zspage itself if it is empty by now.
+    fn put_back_one(&mut self) -> Option<(usize, Option<Detached>)> {
+        let Isolated { zspage, z, released, .. } =
+            self.zspages.iter_mut().find_map(Option::take)?;
+        let mut locked = self.core.lock(self.class)?;
+        Some((released.count_ones() as usize, locked.put_back(zspage, z, released)))
+    }
+}
+
+impl Drop for Batch<'_> {
+    /// The provider panicked: what it would be given is left for later.
+    fn drop(&mut self) {
+        while let Some((_, detached)) = self.put_back_one() {
+            if let Some(detached) = detached {
+                self.core.leave(detached);
+            }
+        }
+    }
+}
+
 impl Core {
     /// Gives back the holes of a class that a bounded search finds; the pages that went. No lock is
     /// held.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
         let Some(mut locked) = self.lock(class) else { return 0 };
         let pages = usize::from(locked.size.pages);
-        let mut isolated = isolate(&mut locked);
+        let zspages = isolate(&mut locked);
         drop(locked);
-        for isolated in isolated.iter_mut().flatten() {
+        let mut batch = Batch { core: self, class, zspages };
+        for isolated in batch.zspages.iter_mut().flatten() {
             isolated.released = self.discard(isolated.z, pages, isolated.holes);
         }
         let mut given = 0;
-        for Isolated { zspage, z, released, .. } in isolated.into_iter().flatten() {
-            let Some(mut locked) = self.lock(class) else { continue };
-            let detached = locked.put_back(zspage, z, released);
-            drop(locked);
-            given += released.count_ones() as usize;
+        while let Some((released, detached)) = batch.put_back_one() {
+            given += released;
             if let Some(detached) = detached {
                 given += detached.touched.count_ones() as usize;
                 self.give_back(detached);

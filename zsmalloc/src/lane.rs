@@ -2,10 +2,10 @@
 //! mover meet on.
 //!
 //! ```text
-//!  15   14     13       12     11         0
-//! +---+------+--------+--------+------------+
-//! | 0 | USED | PARKED | WRITER | readers 12 |
-//! +---+------+--------+--------+------------+
+//!    15     14     13       12     11         0
+//! +--------+------+--------+--------+------------+
+//! | QUEUED | USED | PARKED | WRITER | readers 12 |
+//! +--------+------+--------+--------+------------+
 //! ```
 //!
 //! A zspage is locked object by object, so that a guard that is never dropped holds up its own
@@ -17,27 +17,40 @@
 //!   call is made that can block, no page is faulted in, and a bounded number of bytes is moved.
 //!
 //! USED: the place is taken: an object is being written, lives, or is parked. Set and cleared under
-//! the class lock. PARKED: freed while read; set under the class lock. A *passing* reader, whose
-//! object turns out to be gone, may show up in the count of any lane at any time, so every change is
-//! a read-modify-write that keeps the count.
+//! the class lock. PARKED: freed while read; set under the class lock. QUEUED: parked, without the
+//! reader that left it last, and on the pool's list of places to reclaim (`left.rs`). A *passing*
+//! reader, whose object turns out to be gone, may show up in the count of any lane at any time, so
+//! every change is a read-modify-write that keeps the count.
+//!
+//! # What a counted reader keeps
+//! A place that is USED, not write-locked, and has a reader stays USED until that reader has gone: a
+//! mover needs a word without readers, `free` parks it, and reclaiming needs no readers. While any
+//! place of it is USED a zspage stays in its class, and while any USED place has a reader it stays on
+//! its pages. So for a reader that finds its lane USED and without a writer, counted itself, class
+//! and base are fixed until it goes, whatever they were when it chose the lane.
 //!
 //! # Why no parked object is lost
 //! The place falls to whoever clears {USED, PARKED, 0 readers}, under the class lock. `free` leaves
 //! it parked only when the value that its own RMW replaced had readers. Each of them takes itself
-//! off by an RMW on the same word, sees PARKED then, and if it was the last tries to clear it. If
-//! that try fails, somebody else has cleared it, or another reader came, who will try in turn.
-//! Readers of neighbours do not count, so none can keep it waiting.
+//! off by an RMW on the same word, sees PARKED then, and if it was the last tries to clear it, or to
+//! set QUEUED, after which whoever takes it off the queue tries. If that try fails, somebody else
+//! has cleared or queued it, or another reader came, who will try in turn. Readers of neighbours do
+//! not count, so none can keep it waiting.
+//!
+//! # Why the count never carries
+//! A reader adds itself by a CAS from a word that has fewer than [`READER_LIMIT`] readers, and only
+//! the writer of a place that was nobody's adds itself beyond.
 
 use crate::sync::Watched;
 use crate::sync::atomic::{AtomicU16, Ordering};
 
+const QUEUED: u16 = 1 << 15;
 const USED: u16 = 1 << 14;
 const PARKED: u16 = 1 << 13;
 const WRITER: u16 = 1 << 12;
 const READERS: u16 = WRITER - 1;
 
-/// Most readers of one object: half of what the count can hold. The other half is for passing
-/// readers of as many threads, so that the count never wraps.
+/// Most readers of one object, passing ones included.
 pub(crate) const READER_LIMIT: u16 = 1 << 11;
 
 /// The count of readers is at its limit.
@@ -53,6 +66,24 @@ pub(crate) enum Freed {
     Parked,
 }
 
+/// A lane's word as a reader found it that is counted in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found(u16);
+
+impl Found {
+    /// Whether a writer is to be waited for.
+    #[inline]
+    pub(crate) fn has_writer(self) -> bool {
+        self.0 & WRITER != 0
+    }
+
+    /// Whether the place is taken, so that the reader keeps its zspage in its class and on its pages.
+    #[inline]
+    pub(crate) fn is_held(self) -> bool {
+        self.0 & (USED | WRITER) == USED
+    }
+}
+
 /// One object's part of its zspage's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
@@ -62,26 +93,35 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Adds a reader; tells whether there is a writer to be waited for. A reader that waits stays
+    /// Adds a reader; the word that it added itself to. A reader that waits for a writer stays
     /// counted, so no other writer overtakes it.
     #[inline]
-    pub(crate) fn read_lock(&self) -> Result<bool, TooManyReaders> {
-        // Relaxed: a look at the count, which the limit leaves room to be wrong about.
-        if self.word.load(Ordering::Relaxed) & READERS >= READER_LIMIT {
-            return Err(TooManyReaders);
+    pub(crate) fn read_lock(&self) -> Result<Found, TooManyReaders> {
+        // Relaxed: a first guess for the CAS.
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            if word & READERS >= READER_LIMIT {
+                return Err(TooManyReaders);
+            }
+            // Acquire pairs with the Release of `claim`, `free`, `release_moved` and `write_unlock`:
+            // whoever comes after them sees the zspage's class and base, what became of the slot, and
+            // where the object is. Relaxed on failure: another guess.
+            let (acquire, guess) = (Ordering::Acquire, Ordering::Relaxed);
+            match self.word.compare_exchange_weak(word, word + 1, acquire, guess) {
+                Ok(found) => return Ok(Found(found)),
+                Err(now) => word = now,
+            }
         }
-        // Acquire pairs with the Release of `free`, `release_moved` and `write_unlock`: whoever
-        // comes after them sees what became of the slot and where the object is.
-        Ok(self.word.fetch_add(1, Ordering::Acquire) & WRITER != 0)
     }
 
-    /// Whether a writer holds it.
-    pub(crate) fn has_writer(&self) -> bool {
-        // Acquire pairs with the Release of `release_moved` and `write_unlock`.
-        self.word.load(Ordering::Acquire) & WRITER != 0
+    /// The word as it is now. For a reader that is counted in it.
+    pub(crate) fn look(&self) -> Found {
+        // Acquire pairs as that of `read_lock`.
+        Found(self.word.load(Ordering::Acquire))
     }
 
-    /// Takes a reader off; true if that left a parked object to this thread.
+    /// Takes a reader off; true if that left a parked object to this thread, to `reclaim` or to
+    /// `enqueue` it.
     #[inline]
     #[must_use]
     pub(crate) fn read_unlock(&self) -> bool {
@@ -89,14 +129,16 @@ impl Lane {
         // last look at the bytes comes before they are written or moved.
         let before = self.word.fetch_sub(1, Ordering::Release);
         debug_assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
-        before & (READERS | PARKED) == PARKED | 1
+        before & (READERS | PARKED | QUEUED) == PARKED | 1
     }
 
     /// Takes a free place for an object that is to be written, its writer counted as a reader: it
     /// must neither move nor be reclaimed meanwhile. Under the class lock.
     pub(crate) fn claim(&self) {
-        // Relaxed: the class lock orders this after the last use of the place.
-        let before = self.word.fetch_add(USED + 1, Ordering::Relaxed);
+        // The class lock orders this after the last use of the place. Release pairs with the Acquire
+        // of `read_lock`: a stale reader in this lane sees the class that its zspage has now, and
+        // that the object which it looks for has left the zspage.
+        let before = self.word.fetch_add(USED + 1, Ordering::Release);
         debug_assert!(before & !READERS == 0, "claimed while {before:#06x}");
     }
 
@@ -118,7 +160,7 @@ impl Lane {
         }
         // AcqRel as above. The count that it replaced decides: a reader in it will see PARKED.
         let before = self.word.fetch_or(PARKED, both);
-        debug_assert!(before & (USED | PARKED | WRITER) == USED, "freed while {before:#06x}");
+        debug_assert!(before & !READERS == USED, "freed while {before:#06x}");
         if before & READERS != 0 || !self.reclaim() { Freed::Parked } else { Freed::Now }
     }
 
@@ -128,6 +170,34 @@ impl Lane {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
         self.word.compare_exchange(USED | PARKED, 0, both, look).is_ok()
+    }
+
+    /// Makes a parked place without readers the queue's; false if it is somebody else's by now. Its
+    /// bytes are then the caller's, to link it with.
+    pub(crate) fn enqueue(&self) -> bool {
+        // Acquire pairs with the Release of `read_unlock`: the readers' last looks at the bytes come
+        // before the link is written there. A failure is not acted on.
+        let (acquire, look) = (Ordering::Acquire, Ordering::Relaxed);
+        let queued = USED | PARKED | QUEUED;
+        self.word.compare_exchange(USED | PARKED, queued, acquire, look).is_ok()
+    }
+
+    /// Clears a queued place, or takes it off the queue for the passing readers that are in it; true
+    /// if it was cleared. Under the class lock.
+    pub(crate) fn dequeue(&self) -> bool {
+        // AcqRel and Relaxed as in `free`.
+        let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
+        if self.word.compare_exchange(USED | PARKED | QUEUED, 0, both, look).is_ok() {
+            return true;
+        }
+        // AcqRel as above. The count that it replaced decides, as in `free`: a reader in it will see
+        // PARKED alone.
+        let before = self.word.fetch_and(!QUEUED, both);
+        debug_assert!(
+            before & !READERS == USED | PARKED | QUEUED,
+            "taken off the queue while {before:#06x}"
+        );
+        before & READERS == 0 && self.reclaim()
     }
 
     /// Locks out readers of a live object that has none. Under the class lock.
@@ -140,7 +210,7 @@ impl Lane {
     /// Lets readers in again: the object keeps its place.
     pub(crate) fn write_unlock(&self) {
         // An RMW, since waiting readers are counted in the word. Release pairs with `read_lock`
-        // and `has_writer`.
+        // and `look`.
         let before = self.word.fetch_and(!WRITER, Ordering::Release);
         debug_assert!(before & WRITER != 0);
     }
@@ -152,16 +222,16 @@ impl Lane {
         debug_assert!(before & (WRITER | USED) == WRITER | USED);
     }
 
-    /// Keeps a number in a lane that is no object's. Under the class lock.
-    pub(crate) fn note(&self, number: u16) {
-        // Relaxed: read under the class lock.
-        self.word.store(number, Ordering::Relaxed);
+    /// Whether it is a live object's that nobody reads, as it was a moment ago.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Relaxed: a guess.
+        self.word.load(Ordering::Relaxed) == USED
     }
 
-    /// The number kept. Under the class lock.
-    pub(crate) fn noted(&self) -> u16 {
-        // Relaxed: as in `note`.
-        self.word.load(Ordering::Relaxed)
+    /// Whether a writer holds it. Under the class lock.
+    pub(crate) fn is_write_locked(&self) -> bool {
+        // Relaxed: changed under the class lock only.
+        self.word.load(Ordering::Relaxed) & WRITER != 0
     }
 
     #[cfg(all(test, not(loom)))]
@@ -187,7 +257,7 @@ mod tests {
     fn a_read_object_is_left_to_its_last_reader() {
         let lane = Lane::default();
         lane.claim();
-        assert_eq!(lane.read_lock(), Ok(false));
+        assert!(lane.read_lock().unwrap().is_held());
         assert_eq!(lane.free(), Freed::Parked);
         assert!(!lane.reclaim() && lane.is_used());
         assert!(!lane.read_unlock());
@@ -202,12 +272,12 @@ mod tests {
         lane.claim();
         assert!(!lane.write_trylock(), "being written");
         assert!(!lane.read_unlock());
-        assert!(!lane.has_writer());
+        assert!(!lane.look().has_writer());
         assert!(lane.write_trylock() && !lane.write_trylock());
-        assert_eq!(lane.read_lock(), Ok(true), "a reader waits, counted");
-        assert!(lane.has_writer() && lane.is_used());
+        assert!(lane.read_lock().unwrap().has_writer(), "a reader waits, counted");
+        assert!(lane.look().has_writer() && lane.is_used() && !lane.look().is_held());
         lane.write_unlock();
-        assert!(!lane.has_writer() && !lane.write_trylock());
+        assert!(lane.look().is_held() && !lane.write_trylock());
         assert!(!lane.read_unlock());
         assert!(lane.write_trylock());
         lane.release_moved();
@@ -220,9 +290,9 @@ mod tests {
         lane.claim();
         assert!(!lane.read_unlock());
         assert!(lane.write_trylock());
-        assert_eq!(lane.read_lock(), Ok(true));
+        assert!(lane.read_lock().unwrap().has_writer());
         lane.release_moved();
-        assert!(!lane.has_writer() && !lane.is_used());
+        assert!(!lane.look().has_writer() && !lane.look().is_held() && !lane.is_used());
         // The next object's place, with the passing reader in it.
         lane.claim();
         assert!(!lane.read_unlock());
@@ -232,10 +302,48 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_of_no_object_keeps_a_number() {
+    fn a_queued_place_is_cleared_or_left_to_a_passing_reader() {
+        for passing in [false, true] {
+            let lane = Lane::default();
+            lane.claim();
+            assert!(!lane.enqueue(), "not parked");
+            assert_eq!(lane.free(), Freed::Parked);
+            assert!(!lane.enqueue(), "read");
+            assert!(lane.read_unlock());
+            assert!(lane.enqueue() && !lane.enqueue() && !lane.reclaim());
+            // Passing readers leave it to the queue, and the queue to them if they are there.
+            assert!(lane.read_lock().unwrap().is_held());
+            if passing {
+                assert!(!lane.dequeue() && lane.is_used());
+                assert!(lane.read_unlock() && lane.reclaim());
+            } else {
+                assert!(!lane.read_unlock());
+                assert!(lane.dequeue());
+            }
+            assert!(!lane.is_used());
+        }
+    }
+
+    /// However many threads are between a look at the count and their addition to it.
+    #[cfg(not(miri))]
+    #[test]
+    fn a_count_at_its_limit_is_never_exceeded() {
         let lane = Lane::default();
-        lane.note(0xfff7);
-        assert_eq!(lane.noted(), 0xfff7);
+        lane.claim();
+        for _ in 1..READER_LIMIT - 2 {
+            lane.read_lock().unwrap();
+        }
+        let refused: usize = std::thread::scope(|scope| {
+            let add = || (0..2000).filter(|_| lane.read_lock().is_err()).count();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(add)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(refused, 4 * 2000 - 2);
+        assert!(lane.look().is_held());
+        for _ in 0..READER_LIMIT {
+            assert!(!lane.read_unlock());
+        }
+        assert!(lane.write_trylock());
     }
 
     #[test]

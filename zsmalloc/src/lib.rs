@@ -36,7 +36,10 @@
 //! | `lane.rs` | the zspage lock, object by object |
 //! | `zspage.rs` | the descriptor that readers may hold on to |
 //! | `class.rs` | what a class lock guards: lists by fullness, places, touched pages |
-//! | `pool.rs` | allocation, read, free; where the bytes are touched |
+//! | `pool.rs` | what all share, publishing and freeing, the trait |
+//! | `reserve.rs` | a slot and a place for an object; fresh runs; the budget |
+//! | `read.rs` | reading without a lock, and why that is right |
+//! | `left.rs` | what readers leave behind for calls that may do more |
 //! | `holes.rs` | pages without an object, given back |
 //! | `compact.rs` | compaction |
 //! | `migrate.rs` | a zspage moved to other pages |
@@ -65,9 +68,13 @@ mod class_table;
 mod compact;
 mod config;
 mod holes;
+mod hooks;
 mod lane;
+mod left;
 mod migrate;
 mod pool;
+mod read;
+mod reserve;
 mod route;
 mod slot;
 mod sync;
@@ -75,6 +82,8 @@ mod zspage;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod race_tests;
 
 pub use class_stats::ClassStats;
 pub use config::Config;

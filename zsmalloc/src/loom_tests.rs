@@ -46,8 +46,8 @@ impl Object {
         if seen == 0 {
             return false;
         }
-        if self.lane.read_lock().unwrap() {
-            while self.lane.has_writer() {
+        if self.lane.read_lock().unwrap().has_writer() {
+            while self.lane.look().has_writer() {
                 drop(self.class.lock());
             }
         }

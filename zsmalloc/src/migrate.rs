@@ -30,13 +30,32 @@ enum Step {
     Left,
 }
 
+/// A zspage that is isolated while the provider is called. Dropped, it is put back.
+struct Isolated<'a> {
+    core: &'a Core,
+    class: u16,
+    zspage: u32,
+    z: &'a Zspage,
+}
+
+impl Drop for Isolated<'_> {
+    fn drop(&mut self) {
+        let Some(mut locked) = self.core.lock(self.class) else { return };
+        let detached = locked.put_back(self.zspage, self.z, 0);
+        drop(locked);
+        if let Some(detached) = detached {
+            self.core.leave(detached);
+        }
+    }
+}
+
 impl Core {
     /// Moves the zspages that begin in a range of addresses. Ends at the first run that the provider
     /// refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
-        // No more zspages than numbers.
+        // Zspage numbers fit in 32 bits.
         for zspage in 0..self.zspages.len() as u32 {
             let Some(z) = self.zspages.get(zspage) else { break };
             // A look without the lock; `isolate` looks again.
@@ -72,7 +91,10 @@ impl Core {
         let (pages, needed) = (usize::from(locked.size.pages), z.touched.get() & !z.holes.get());
         drop(locked);
 
+        // Put back also if the provider panics.
+        let isolated = Isolated { core: self, class, zspage, z };
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
+        core::mem::forget(isolated);
         // An isolated zspage stays in its class.
         let Some(mut locked) = self.lock(class) else { return Ok(Step::Gone) };
         let (unused, step) = match fresh {
@@ -84,14 +106,15 @@ impl Core {
         };
         let detached = locked.put_back(zspage, z, 0);
         drop(locked);
+        if let Some(detached) = detached {
+            self.leave(detached);
+        }
         if let Some(run) = unused {
             // SAFETY: a run of this provider: the fresh one, which nobody has seen, or the old one,
             // whose base no reader can find any more (`change_pages`).
             unsafe { self.provider.free_run(run) };
         }
-        if let Some(detached) = detached {
-            self.give_back(detached);
-        }
+        self.tidy_up();
         step
     }
 

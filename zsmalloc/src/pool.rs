@@ -1,4 +1,4 @@
-//! Allocation, reads and frees: where slots, lanes, class locks and the runs' bytes meet.
+//! The pool: what all operations share, publishing and freeing of objects, and the trait.
 //!
 //! # Invariants of the bytes
 //! 1. A place whose lane is USED belongs to one object. Until its slot is published the bytes are
@@ -12,60 +12,78 @@
 //! * allocate: a free slot and a free place are taken under the class lock, the lane with its writer
 //!   counted; the bytes are written outside of it; `publish` makes the slot lead there, then the
 //!   writer is taken off the lane.
-//! * read: slot, lane, slot again. The second look, after the lane was locked, is what counts.
+//! * read: slot, class, lane; then class and slot again, which is what counts (`read.rs`).
 //! * free: under the class lock the slot is invalidated, then the lane cleared, or parked and later
 //!   cleared, under the class lock again, by the last reader.
 //! * a zspage without objects leaves its class under the class lock, and its run goes back to the
-//!   provider once the lock is dropped, before the descriptor may serve again.
+//!   provider once the lock is dropped.
+//!
+//! # What is compared, and why it cannot have recurred
+//! `free` compares the slot's word and the zspage's class under the class lock: both change under it
+//! only, so they are exact, and a zspage whose class it is cannot have been another's in between that
+//! matters: the slot is compared after the lock was taken. `commit` and `abort` compare nothing: the
+//! slot is reserved by the caller, whose count in the lane keeps the zspage.
+//!
+//! # Fork
+//! In a child of the process that made it the pool takes no lock and calls no provider: another
+//! thread may have held the one, and the other's memory is a copy. Calls are errors, drops leak.
 
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use zpool_api::lockdep::{self, Rank, might_sleep};
-use zpool_api::stable::{StableTable, TableError};
+use zpool_api::fork::{Leaked, Maker};
+use zpool_api::stable::StableTable;
 use zpool_api::{
-    Handle, Migration, ObjCommit, ObjPin, ObjRead, ObjWrite, PageProvider, PageRun, PoolTag,
-    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
+    Compaction, Handle, Migration, ObjCommit, ObjRead, ObjWrite, PageBudget, PageError,
+    PageProvider, PageRun, PoolTag, SlotRef, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError, ZpoolStats,
+    prefetch,
 };
 
-use crate::class::{Class, Detached, Locked, Place};
-use crate::class_table::{HEADER, SizeClass};
+use crate::class::{Class, Locked, Place};
+use crate::class_table::HEADER;
+use crate::compact::Progress;
 use crate::config::Config;
 use crate::lane::{Freed, Lane, READER_LIMIT};
+use crate::left::Left;
+use crate::read::PinError;
+use crate::reserve::Reserved;
 use crate::route::Routes;
 use crate::slot::{Location, MAX_ZSPAGES, Slot, Slots};
+use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sync::counters::AtomicUsize;
 use crate::sync::yield_now;
-use crate::sync::{MODEL, Mutex};
 use crate::zspage::{NIL, Zspage};
 
 pub(crate) const NAME: &str = "zsmalloc";
-/// Looks at a lane before its reader sleeps: a mover is done in microseconds. None under the model
-/// checker, where looking in vain teaches nothing.
-const SPINS: u32 = if MODEL { 0 } else { 64 };
 /// Free slots that a class keeps for itself.
 const CLASS_SLOTS: usize = 32;
-/// Descriptors come with lanes for a multiple of so many objects.
-const LANE_STEP: usize = 8;
-/// Pages without an object that may wait in zspages before some are given back: so many, or
-/// one 64th of the pool if that is more.
+/// Descriptors come with lanes for a multiple of this many objects.
+pub(crate) const LANE_STEP: usize = 8;
+/// Pages without an object that may wait in zspages before some are given back: this many, or one
+/// 64th of the pool if that is more.
 const HOLES: usize = 16;
 
 /// All of the pool; private, so that nobody else can end pins or commit objects.
 pub(crate) struct Core {
+    pub(crate) maker: Maker,
     pub(crate) provider: Arc<dyn PageProvider>,
+    budget: Option<Arc<PageBudget>>,
     tag: PoolTag,
     pub(crate) page_size: usize,
     pub(crate) classes: Vec<Class>,
-    routes: Routes,
+    pub(crate) routes: Routes,
     pub(crate) slots: Slots,
     pub(crate) zspages: StableTable<Zspage>,
-    lanes: StableTable<Lane>,
+    pub(crate) lanes: StableTable<Lane>,
     /// Vacant descriptors by the number of their lanes. A leaf lock.
-    vacant: Mutex<Vec<u32>>,
+    pub(crate) vacant: Mutex<Vec<u32>>,
+    pub(crate) left: Left,
+    /// How far compaction in parts has come. A leaf lock.
+    pub(crate) progress: Mutex<Progress>,
     resident: AtomicUsize,
     holes: AtomicUsize,
     /// Objects whose writer has not committed yet, and their bytes.
@@ -76,28 +94,11 @@ pub(crate) struct Core {
 
 /// A pool of size classes over multi-page zspages. See the crate's front page.
 ///
-/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider. In a
+/// child after `fork` every call is [`ZpoolError::Forked`], or what an empty pool answers, and nothing
+/// is given back.
 pub struct Zsmalloc {
-    pub(crate) core: Core,
-}
-
-/// A place whose writer is the caller.
-struct Reserved {
-    slot: u32,
-    place: Place,
-    bytes: NonNull<[u8]>,
-}
-
-/// A run that is no class's yet, with a descriptor for it.
-struct Fresh {
-    zspage: u32,
-    run: PageRun,
-}
-
-/// Why there is no guard.
-enum PinError {
-    NotLive,
-    TooManyReaders,
+    pub(crate) core: Leaked<Core>,
 }
 
 impl Zsmalloc {
@@ -113,6 +114,37 @@ impl Zsmalloc {
         provider: Arc<dyn PageProvider>,
         config: Config,
     ) -> Result<Self, ZpoolError> {
+        Self::with_budget(provider, None, config)
+    }
+
+    /// An empty pool for a consumer of backends: with the provider and the budget that it chose.
+    ///
+    /// # Errors
+    /// As [`Zsmalloc::new`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_api::{HeapPages, PageBudget, Zpool, ZpoolConfig, ZpoolError};
+    /// use zsmalloc::{Config, Zsmalloc};
+    ///
+    /// let budget = Arc::new(PageBudget::new(4096));
+    /// let pages = ZpoolConfig::new(Arc::new(HeapPages::new())).with_budget(budget.clone());
+    /// let pool = Zsmalloc::from_config(&pages, Config::new().chain(1))?;
+    /// let object = pool.malloc_from(&[1; 3000])?;
+    /// assert!(matches!(pool.malloc_from(&[2; 3000]), Err(ZpoolError::OutOfMemory { .. })));
+    /// pool.free(object)?;
+    /// assert_eq!(budget.used(), 0);
+    /// # Ok::<(), ZpoolError>(())
+    /// ```
+    pub fn from_config(pages: &ZpoolConfig, config: Config) -> Result<Self, ZpoolError> {
+        Self::with_budget(pages.pages.clone(), pages.budget.clone(), config)
+    }
+
+    fn with_budget(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+        config: Config,
+    ) -> Result<Self, ZpoolError> {
         let page_size = provider.page_size();
         if !page_size.is_power_of_two() || !(4096..=65536).contains(&page_size) {
             let allowed = "powers of two from 4096 to 65536";
@@ -120,9 +152,12 @@ impl Zsmalloc {
         }
         let sizes = config.classes(page_size);
         let step = config.class_step();
-        let tiers = sizes.iter().map(|size| lanes_of(size) / LANE_STEP).max().unwrap_or(0) + 2;
+        let most = sizes.iter().map(|size| usize::from(size.objects)).max().unwrap_or(0);
+        let tiers = Zspage::tier(most.next_multiple_of(LANE_STEP)) + 1;
         let core = Core {
+            maker: Maker::here(),
             provider,
+            budget,
             tag: PoolTag::next(),
             page_size,
             routes: Routes::new(&sizes, page_size, step, config.refines()),
@@ -131,13 +166,15 @@ impl Zsmalloc {
             zspages: StableTable::with_limit(MAX_ZSPAGES),
             lanes: StableTable::new(),
             vacant: Mutex::new(vec![NIL; tiers]),
+            left: Left::new(),
+            progress: Mutex::new(Progress::default()),
             resident: AtomicUsize::new(0),
             holes: AtomicUsize::new(0),
             uncommitted: AtomicUsize::new(0),
             uncommitted_bytes: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
         };
-        Ok(Zsmalloc { core })
+        Ok(Zsmalloc { core: Leaked::new(core) })
     }
 
     /// Moves every zspage whose run begins in a range of addresses to other pages of the provider,
@@ -146,20 +183,10 @@ impl Zsmalloc {
     ///
     /// Errors of the provider, after which all objects are as they were.
     pub fn migrate_within(&self, range: Range<usize>) -> Result<Migration, ZpoolError> {
+        self.core.check_maker()?;
+        self.core.tidy_up();
         self.core.migrate(&range)
     }
-}
-
-/// Lanes that a zspage of the class gets: one an object, and of the huge class two more each, which
-/// hold the number of its slot, since there is no header.
-fn lanes_of(size: &SizeClass) -> usize {
-    let lanes = usize::from(size.objects) * if size.huge { 3 } else { 1 };
-    lanes.next_multiple_of(LANE_STEP)
-}
-
-/// Which list of vacant descriptors those with so many lanes are on; huge ones have their own.
-fn tier(lanes: usize, huge: bool) -> usize {
-    if huge { 0 } else { lanes / LANE_STEP }
 }
 
 impl Core {
@@ -175,7 +202,7 @@ impl Core {
     }
 
     #[inline]
-    fn lane_at(&self, number: u32) -> &Lane {
+    pub(crate) fn lane_at(&self, number: u32) -> &Lane {
         match self.lanes.get(number) {
             Some(lane) => lane,
             // Every descriptor has its lanes from the start: `first_lane` and `lanes` say so.
@@ -183,9 +210,41 @@ impl Core {
         }
     }
 
+    /// An error in a child of the process that made the pool.
+    #[inline]
+    pub(crate) fn check_maker(&self) -> Result<(), ZpoolError> {
+        if self.maker.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: NAME }) }
+    }
+
+    /// Pages become resident, which were charged, or are no longer.
     pub(crate) fn count_resident(&self, change: i32) {
         // Relaxed, here and below: counters, each right by itself.
         self.resident.fetch_add(change as isize as usize, Ordering::Relaxed);
+        if change < 0 {
+            self.uncharge(change.unsigned_abs() as usize);
+        }
+    }
+
+    /// Takes pages of the budget that will be touched next, or nothing.
+    pub(crate) fn charge(&self, pages: usize) -> Result<(), PageError> {
+        match &self.budget {
+            Some(budget) if pages != 0 => budget.charge(pages * self.page_size),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes pages whatever the limit, to win others.
+    pub(crate) fn charge_beyond(&self, pages: usize) {
+        if let Some(budget) = &self.budget {
+            budget.charge_beyond(pages * self.page_size);
+        }
+    }
+
+    /// Gives pages of the budget back.
+    pub(crate) fn uncharge(&self, pages: usize) {
+        if let Some(budget) = &self.budget {
+            budget.uncharge(pages * self.page_size);
+        }
     }
 
     pub(crate) fn count_holes(&self, change: i32) {
@@ -197,6 +256,12 @@ impl Core {
     pub(crate) fn count_parked(&self) {
         // Relaxed: as above.
         self.parked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A parked place was cleared.
+    pub(crate) fn uncount_parked(&self) {
+        // Relaxed: as above.
+        self.parked.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn resident(&self) -> usize {
@@ -216,195 +281,6 @@ impl Core {
         holes > HOLES && holes > self.resident() / 64
     }
 
-    /// Takes a slot and a place for `len` bytes; the caller is the place's writer afterwards.
-    fn reserve(&self, len: usize) -> Result<Reserved, ZpoolError> {
-        if len == 0 {
-            return Err(ZpoolError::EmptyObject);
-        }
-        if len > self.page_size {
-            let max = self.page_size;
-            return Err(ZpoolError::ObjectTooLarge { size: len, max, backend: NAME });
-        }
-        let bytes = (len + HEADER).min(self.page_size);
-        let class = self.routes.route(self.routes.own_class(bytes)) as u16;
-        let mut slot = None;
-        let mut fresh = None;
-        let result = self.reserve_in(class, len, &mut slot, &mut fresh);
-        if let Some(fresh) = fresh {
-            self.give_up_fresh(fresh);
-        }
-        if let (Err(_), Some(slot)) = (&result, slot) {
-            self.slots.give(slot);
-        }
-        result
-    }
-
-    fn reserve_in(
-        &self,
-        class: u16,
-        len: usize,
-        slot: &mut Option<u32>,
-        fresh: &mut Option<Fresh>,
-    ) -> Result<Reserved, ZpoolError> {
-        let mut surplus = self.surplus(class);
-        loop {
-            let Some(mut locked) = self.lock(class) else {
-                return Err(ZpoolError::EmptyObject);
-            };
-            let Some(number) = slot.take().or_else(|| locked.inner.slots.pop(&self.slots)) else {
-                drop(locked);
-                *slot = Some(self.slots.take().map_err(|error| self.refused(error))?);
-                continue;
-            };
-            *slot = Some(number);
-            let bytes = len + locked.size.header();
-            if let Some(place) = locked.take_resident(bytes) {
-                return Ok(self.found(locked, place, number, len));
-            }
-            if let Some(other) = surplus.take() {
-                drop(locked);
-                if let Some(mut locked) = self.lock(other) {
-                    let bytes = len + locked.size.header();
-                    if let Some(place) = locked.take_resident(bytes) {
-                        return Ok(self.found(locked, place, number, len));
-                    }
-                }
-                continue;
-            }
-            if let Some(place) = locked.take_touching(bytes) {
-                return Ok(self.found(locked, place, number, len));
-            }
-            if let Some(Fresh { zspage, run }) = fresh.take() {
-                locked.attach(zspage, run.base().as_ptr(), run.resident());
-                continue;
-            }
-            let size = *locked.size;
-            drop(locked);
-            *fresh = Some(self.fresh(&size)?);
-        }
-    }
-
-    /// A place was found: the slot is pointed at it.
-    fn found(&self, mut locked: Locked<'_>, place: Place, slot: u32, len: usize) -> Reserved {
-        let size = locked.size;
-        let start = size.start_of(place.index) + size.header();
-        // A zspage has at most 2^16 bytes.
-        let last = (start + len - 1) as u16;
-        if let Some(slot) = self.slots.get(slot) {
-            slot.reserve(Location { zspage: place.zspage, last });
-        }
-        locked.count_bytes(len as isize);
-        let base = match self.zspages.get(place.zspage) {
-            Some(z) => {
-                if size.huge {
-                    self.note_huge_slot(z, place.index, slot);
-                }
-                self.lane(z, place.index).bytes.write();
-                z.base()
-            }
-            None => core::ptr::null_mut(),
-        };
-        drop(locked);
-        debug_assert!(!base.is_null());
-        if !size.huge {
-            // SAFETY: the place begins in the zspage's run, and its writer is this caller.
-            let header = unsafe { base.add(size.start_of(place.index)) };
-            // SAFETY: the header's bytes are the place's first four (invariant 1).
-            unsafe { header.cast::<[u8; HEADER]>().write(slot.to_ne_bytes()) };
-        }
-        // SAFETY: `start` is inside the run.
-        let start = unsafe { base.add(start) };
-        // SAFETY: inside an allocation, hence not null.
-        let start = unsafe { NonNull::new_unchecked(start) };
-        Reserved { slot, place, bytes: NonNull::slice_from_raw_parts(start, len) }
-    }
-
-    /// A larger class, little larger than `class`, that has much touched room.
-    ///
-    /// Room is left in a class when the sizes that went there got classes of their own; it would
-    /// wait there for objects that do not come.
-    fn surplus(&self, class: u16) -> Option<u16> {
-        let class = usize::from(class);
-        let size = self.classes.get(class)?.size;
-        let more = 32 * (self.page_size / 4096);
-        (class + 1..self.classes.len())
-            .take_while(|&other| {
-                let other = &self.classes[other].size;
-                !other.huge && (other.size - size.size) as usize <= more
-            })
-            .find(|&other| {
-                let (free, resident) = self.classes[other].free_bytes(self.page_size);
-                self.routes.is_active(other) && free > self.page_size + resident / 32
-            })
-            .map(|other| other as u16)
-    }
-
-    /// A run for a zspage of a class, and a descriptor. No lock is held.
-    fn fresh(&self, size: &SizeClass) -> Result<Fresh, ZpoolError> {
-        might_sleep("zsmalloc: a page request");
-        let run = self.provider.alloc_run(usize::from(size.pages))?;
-        match self.descriptor(size) {
-            Ok(zspage) => Ok(Fresh { zspage, run }),
-            Err(error) => {
-                // SAFETY: just allocated here, attached to nothing.
-                unsafe { self.provider.free_run(run) };
-                Err(self.refused(error))
-            }
-        }
-    }
-
-    fn descriptor(&self, size: &SizeClass) -> Result<u32, TableError> {
-        let lanes = lanes_of(size);
-        let tier = tier(lanes, size.huge);
-        {
-            let _held = lockdep::acquire(Rank::Leaf);
-            let mut vacant = self.vacant.lock();
-            let zspage = vacant[tier];
-            if let Some(z) = self.zspages.get(zspage) {
-                vacant[tier] = z.next.get();
-                return Ok(zspage);
-            }
-        }
-        let first = self.lanes.extend(lanes, Lane::default)?;
-        self.zspages.push(Zspage::new(first, lanes as u16, size.huge))
-    }
-
-    fn give_up_fresh(&self, fresh: Fresh) {
-        // SAFETY: allocated from this provider and attached to nothing.
-        unsafe { self.provider.free_run(fresh.run) };
-        self.recycle(fresh.zspage);
-    }
-
-    /// Lets a vacant descriptor serve again.
-    fn recycle(&self, zspage: u32) {
-        let Some(z) = self.zspages.get(zspage) else { return };
-        let tier = tier(z.lanes(), z.is_huge());
-        let _held = lockdep::acquire(Rank::Leaf);
-        let mut vacant = self.vacant.lock();
-        z.next.set(vacant[tier]);
-        vacant[tier] = zspage;
-    }
-
-    /// Gives a detached zspage's run back. No lock is held.
-    pub(crate) fn give_back(&self, detached: Detached) {
-        let Detached { zspage, base, pages, touched } = detached;
-        if let Some(base) = NonNull::new(base) {
-            // SAFETY: the run that `attach` was given, from this provider; no lane of the zspage is
-            // USED, so nobody touches it (invariant 2).
-            let run = unsafe { PageRun::new(base, pages, touched) };
-            // SAFETY: as above.
-            unsafe { self.provider.free_run(run) };
-        }
-        self.recycle(zspage);
-    }
-
-    fn refused(&self, error: TableError) -> ZpoolError {
-        match error {
-            TableError::NoMemory { bytes } => ZpoolError::OutOfMetadata { backend: NAME, bytes },
-            _ => ZpoolError::TooManyObjects { backend: NAME, limit: u64::from(u32::MAX) },
-        }
-    }
-
     /// Makes a written object visible; its handle.
     fn publish(&self, slot: u32, place: Place) -> Result<Handle, ZpoolError> {
         let invalid = || ZpoolError::InvalidHandle { handle: u64::from(slot) };
@@ -416,34 +292,6 @@ impl Core {
         }
         let bits = SlotRef::new(generation, slot).ok_or_else(invalid)?;
         Ok(Handle::new(self.tag, bits.to_bits()))
-    }
-
-    /// Takes a reader off, and frees the place if the object was parked and this was the last.
-    #[inline]
-    fn unlock_reader(&self, zspage: u32, lane: u32) {
-        if self.lane_at(lane).read_unlock() {
-            self.reclaim_parked(zspage, lane);
-        }
-    }
-
-    /// A parked object was left to this thread. Takes the class lock; see `lane`.
-    #[cold]
-    fn reclaim_parked(&self, zspage: u32, lane: u32) {
-        let Some(z) = self.zspages.get(zspage) else { return };
-        let place = Place { zspage, index: (lane - z.first_lane) as usize };
-        // While the place is parked its zspage stays what it is. If it is something else under the
-        // lock, somebody else has reclaimed the place.
-        let Some(locked) = z.class().and_then(|class| self.lock(class)) else { return };
-        if z.class() != Some(locked.number) {
-            return;
-        }
-        let lane = self.lane_at(lane);
-        if place.index < usize::from(locked.size.objects) && lane.reclaim() {
-            lane.bytes.write();
-            // Relaxed: a counter.
-            self.parked.fetch_sub(1, Ordering::Relaxed);
-            self.vacated(locked, place, z);
-        }
     }
 
     /// The rest of a free, the lane cleared.
@@ -459,7 +307,7 @@ impl Core {
         }
     }
 
-    fn free_slot(&self, at: SlotRef) -> Option<()> {
+    pub(crate) fn free_slot(&self, at: SlotRef) -> Option<()> {
         let slot = self.slots.get(at.slot())?;
         loop {
             let word = slot.load();
@@ -467,7 +315,7 @@ impl Core {
             let z = self.zspages.get(location.zspage)?;
             let locked = z.class().and_then(|class| self.lock(class));
             // Under the lock both are exact: a zspage leaves its class and a slot changes under it
-            // only.
+            // only. A slot that still leads here does so in the zspage's present term.
             if let Some(mut locked) = locked.filter(|l| z.class() == Some(l.number)) {
                 if slot.load() == word {
                     let usable = slot.invalidate();
@@ -522,98 +370,13 @@ impl Core {
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        self.check_maker()?;
         let invalid = || ZpoolError::invalid(handle);
         let bits = handle.bits_of(self.tag).ok_or_else(invalid)?;
-        self.free_slot(SlotRef::from_bits(bits)).ok_or_else(invalid)
-    }
-
-    /// Pins the object of this slot and generation.
-    #[inline]
-    fn read(&self, at: SlotRef) -> Result<ObjRead<'_>, PinError> {
-        let slot = self.slots.get(at.slot()).ok_or(PinError::NotLive)?;
-        let mut word = slot.load();
-        loop {
-            let location = word.object(at.generation()).ok_or(PinError::NotLive)?;
-            let z = self.zspages.get(location.zspage).ok_or(PinError::NotLive)?;
-            if let Some(class) = z.class().and_then(|c| self.classes.get(usize::from(c))) {
-                let size = &class.size;
-                let index = size.index_of(location.last);
-                let number = z.lane_number(index);
-                let lane = self.lane_at(number);
-                let writer = lane.read_lock().map_err(|_| PinError::TooManyReaders)?;
-                if writer {
-                    self.wait_for_writer(lane, class);
-                }
-                let again = slot.load();
-                if again == word {
-                    lane.bytes.read();
-                    return Ok(self.guard(z, number, size, index, location));
-                }
-                self.unlock_reader(location.zspage, number);
-                word = again;
-            } else {
-                // The zspage has left its class, so the slot has changed or is about to be seen so.
-                yield_now();
-                word = slot.load();
-            }
-        }
-    }
-
-    #[inline]
-    fn guard(
-        &self,
-        z: &Zspage,
-        lane: u32,
-        size: &SizeClass,
-        index: usize,
-        location: Location,
-    ) -> ObjRead<'_> {
-        let start = size.start_of(index) + size.header();
-        let len = usize::from(location.last) + 1 - start;
-        // SAFETY: the object is in its zspage's run, where the slot says.
-        let bytes = unsafe { z.base().add(start) };
-        // SAFETY: inside an allocation, hence not null.
-        let bytes = unsafe { NonNull::new_unchecked(bytes) };
-        let token = u64::from(location.zspage) << 32 | u64::from(lane);
-        // SAFETY: this reader is counted in the object's lane until `unpin`, and the slot led here
-        // after it was: the bytes stay, unchanged (invariant 1), and the run with them (invariant 2).
-        unsafe { ObjRead::from_pin(NonNull::slice_from_raw_parts(bytes, len), self, token) }
-    }
-
-    /// A writer moves the object: a few kilobytes at most, under the class lock. Spins briefly, lets
-    /// others run, then sleeps until the lock is free: the writer may have lost its processor.
-    #[cold]
-    fn wait_for_writer(&self, lane: &Lane, class: &Class) {
-        for round in 0..SPINS {
-            if !lane.has_writer() {
-                return;
-            }
-            if round < SPINS / 2 { core::hint::spin_loop() } else { yield_now() }
-        }
-        while lane.has_writer() {
-            drop(class.lock());
-        }
-    }
-
-    /// Huge objects have no header: their slots' numbers are in the lanes after the objects'.
-    pub(crate) fn note_huge_slot(&self, z: &Zspage, index: usize, slot: u32) {
-        let at = z.lanes() / 3 + 2 * index;
-        self.lane(z, at).note(slot as u16);
-        self.lane(z, at + 1).note((slot >> 16) as u16);
-    }
-
-    /// The slot of the object at a place. Under the class lock, the lane write-locked.
-    pub(crate) fn slot_of(&self, size: &SizeClass, z: &Zspage, index: usize) -> u32 {
-        if size.huge {
-            let at = z.lanes() / 3 + 2 * index;
-            let (low, high) = (self.lane(z, at).noted(), self.lane(z, at + 1).noted());
-            return u32::from(high) << 16 | u32::from(low);
-        }
-        // SAFETY: the place begins in the zspage's run.
-        let header = unsafe { z.base().add(size.start_of(index)) };
-        // SAFETY: the place is USED and its object published, so the header was written, and nobody
-        // writes while the lane is locked (invariant 1).
-        u32::from_ne_bytes(unsafe { header.cast::<[u8; HEADER]>().read() })
+        let freed = self.free_slot(SlotRef::from_bits(bits)).ok_or_else(invalid);
+        // Last, since the provider may panic.
+        self.tidy_up();
+        freed
     }
 
     pub(crate) fn metadata_bytes(&self) -> usize {
@@ -634,17 +397,6 @@ fn unreachable_lane() -> &'static Lane {
     &NOBODYS
 }
 
-impl ObjPin for Core {
-    #[inline]
-    fn unpin(&self, token: u64) {
-        let (zspage, lane) = ((token >> 32) as u32, token as u32);
-        if MODEL {
-            self.lane_at(lane).bytes.read();
-        }
-        self.unlock_reader(zspage, lane);
-    }
-}
-
 impl Core {
     /// The place of a slot that `reserve` gave out and nobody published.
     fn reserved(&self, token: u64) -> Option<(u32, Place, usize)> {
@@ -657,6 +409,32 @@ impl Core {
         Some((slot, Place { zspage: location.zspage, index }, len))
     }
 
+    /// Ends a reservation that was not published. What comes free waits for a call that may call the
+    /// provider: this may run under a caller's lock, or because the provider panicked.
+    pub(crate) fn give_up(&self, slot: u32) {
+        let Some((slot, place, len)) = self.reserved(u64::from(slot)) else { return };
+        let Some(z) = self.zspages.get(place.zspage) else { return };
+        // Exact: the writer is counted in a USED lane.
+        let Some(mut locked) = z.class().and_then(|class| self.lock(class)) else { return };
+        locked.count_bytes(-(len as isize));
+        // No handle was ever given out for this generation: it serves again.
+        self.keep_slot(&mut locked, slot);
+        let lane = self.lane(z, place.index);
+        let last = lane.read_unlock();
+        debug_assert!(!last, "parked before it was published");
+        match lane.free() {
+            Freed::Now => {
+                let detached = locked.vacate(place.zspage, z, place.index);
+                drop(locked);
+                if let Some(detached) = detached {
+                    self.leave(detached);
+                }
+            }
+            // A passing reader: the place is left to it.
+            Freed::Parked => self.count_parked(),
+        }
+    }
+
     fn committed(&self, len: usize) {
         // Relaxed: counters.
         self.uncommitted.fetch_sub(1, Ordering::Relaxed);
@@ -667,6 +445,7 @@ impl Core {
 
 impl ObjCommit for Core {
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError> {
+        self.check_maker()?;
         let found = self.reserved(token);
         let (slot, place, len) = found.ok_or(ZpoolError::InvalidHandle { handle: token })?;
         self.committed(len);
@@ -674,20 +453,12 @@ impl ObjCommit for Core {
     }
 
     fn abort(&self, token: u64) {
-        let Some((slot, place, len)) = self.reserved(token) else { return };
-        let Some(z) = self.zspages.get(place.zspage) else { return };
-        let Some(mut locked) = z.class().and_then(|class| self.lock(class)) else { return };
-        self.committed(len);
-        locked.count_bytes(-(len as isize));
-        // No handle was ever given out for this generation: it serves again.
-        self.keep_slot(&mut locked, slot);
-        let lane = self.lane(z, place.index);
-        let last = lane.read_unlock();
-        debug_assert!(!last, "parked before it was published");
-        match lane.free() {
-            Freed::Now => self.vacated(locked, place, z),
-            // A passing reader: the place is left to it.
-            Freed::Parked => self.count_parked(),
+        if !self.maker.is_here() {
+            return;
+        }
+        if let Some((_, _, len)) = self.reserved(token) {
+            self.committed(len);
+            self.give_up(token as u32);
         }
     }
 }
@@ -716,7 +487,7 @@ impl Zpool for Zsmalloc {
         self.core.uncommitted_bytes.fetch_add(size, Ordering::Relaxed);
         // SAFETY: the place's writer is the guard: nobody else touches the bytes until commit or
         // abort (invariant 1).
-        Ok(unsafe { ObjWrite::in_place(reserved.bytes, &self.core, u64::from(reserved.slot)) })
+        Ok(unsafe { ObjWrite::in_place(reserved.bytes, &*self.core, u64::from(reserved.slot)) })
     }
 
     fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
@@ -733,6 +504,9 @@ impl Zpool for Zsmalloc {
     }
 
     fn prefetch(&self, handle: Handle) {
+        if !self.core.maker.is_here() {
+            return;
+        }
         if let Some(slot) = self.core.slots.get(SlotRef::from_bits(handle.backend_bits()).slot()) {
             prefetch::look_soon(slot);
         }
@@ -742,6 +516,7 @@ impl Zpool for Zsmalloc {
         let bits = handle.bits_of(self.core.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
         self.core.read(SlotRef::from_bits(bits)).map_err(|error| match error {
             PinError::NotLive => ZpoolError::invalid(handle),
+            PinError::Forked => ZpoolError::Forked { backend: NAME },
             PinError::TooManyReaders => {
                 let limit = u64::from(READER_LIMIT);
                 ZpoolError::TooManyReaders { handle: handle.as_u64(), limit }
@@ -750,32 +525,67 @@ impl Zpool for Zsmalloc {
     }
 
     fn total_pages(&self) -> usize {
+        if !self.core.maker.is_here() {
+            return 0;
+        }
+        self.core.reclaim_queued();
         self.core.resident()
     }
 
+    /// Each zspage is emptied at most once, and each of its places visited at most once: whatever
+    /// guards are open and whatever other threads do, a call visits at most as many places as the
+    /// classes have when it comes to them.
     fn compact(&self) -> Result<usize, ZpoolError> {
+        self.core.check_maker()?;
         Ok(self.core.compact())
     }
 
+    /// Moves at most 256 objects a call, and visits at most 4096 places. Goes on with the class where
+    /// the last call ended. Complete when all classes in turn gave nothing since the last page won;
+    /// with no other calls between, `while !complete` ends. Gives back pages without an object, too,
+    /// which count as won, and leaves the provider's warm pages alone. `pages` of 0 counts as 1.
+    fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
+        self.core.check_maker()?;
+        Ok(self.core.compact_some(pages))
+    }
+
     fn migrate(&self) -> Result<Migration, ZpoolError> {
+        self.core.check_maker()?;
+        self.core.tidy_up();
         let Some(block) = self.core.provider.isolate_block() else {
             return Ok(Migration::default());
         };
         let (range, bytes) = (block.range(), block.bytes());
-        let result = self.core.migrate(&range);
+        // The block is put back also if the provider panics meanwhile.
+        let result = catch_unwind(AssertUnwindSafe(|| self.core.migrate(&range)));
         let whole = self.core.provider.put_back_block(block);
-        let mut done = result?;
+        let mut done = result.unwrap_or_else(|panic| resume_unwind(panic))?;
         done.block_bytes = if whole { bytes } else { 0 };
         Ok(done)
     }
 
     fn trim(&self) -> usize {
-        self.core.provider.trim()
+        if !self.core.maker.is_here() {
+            return 0;
+        }
+        self.core.reclaim_queued();
+        let left = self.core.left.pages();
+        if left == 0 {
+            return self.core.provider.trim();
+        }
+        let cached = left + self.core.provider.cached_pages();
+        self.core.tidy_up();
+        self.core.provider.trim();
+        cached.saturating_sub(self.core.provider.cached_pages())
     }
 
     fn stats(&self) -> ZpoolStats {
-        let core = &self.core;
+        let core = &*self.core;
         let mut stats = ZpoolStats::default();
+        if !core.maker.is_here() {
+            return stats;
+        }
+        core.reclaim_queued();
         let (mut used, mut bytes) = (0, 0);
         for class in &core.classes {
             let counts = class.counts();
@@ -790,7 +600,7 @@ impl Zpool for Zsmalloc {
         let uncommitted_bytes = core.uncommitted_bytes.load(Ordering::Relaxed);
         stats.page_size = core.page_size;
         stats.total_pages = core.resident();
-        stats.cached_pages = core.provider.cached_pages();
+        stats.cached_pages = core.provider.cached_pages() + core.left.pages();
         stats.objects = used.saturating_sub(stats.parked_objects + uncommitted);
         stats.object_bytes = bytes.saturating_sub(uncommitted_bytes);
         stats.metadata_bytes = core.metadata_bytes();
@@ -800,10 +610,13 @@ impl Zpool for Zsmalloc {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        self.uncharge(self.resident());
         for z in self.zspages.iter() {
-            let class = z.class().and_then(|class| self.classes.get(usize::from(class)));
-            if let (Some(class), Some(base)) = (class, NonNull::new(z.base())) {
-                let (pages, touched) = (usize::from(class.size.pages), z.touched.get());
+            if let Some(base) = NonNull::new(z.base()) {
+                let class = z.class().and_then(|class| self.classes.get(usize::from(class)));
+                // One without a class is on the list of those that wait to be given back.
+                let pages = class.map_or(z.used.get(), |class| u16::from(class.size.pages));
+                let (pages, touched) = (usize::from(pages), z.touched.get());
                 // SAFETY: the run that `attach` was given, from this provider. Guards borrow the pool,
                 // so none is left that would touch it; forgotten ones cannot.
                 let run = unsafe { PageRun::new(base, pages, touched) };

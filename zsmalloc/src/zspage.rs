@@ -1,7 +1,7 @@
 //! A zspage's descriptor: type-stable, recycled, never deallocated.
 //!
-//! Any thread may hold on to one at any time, so all of it is atomics; but for `class` and `base`,
-//! which readers look at, they are plain numbers that the class lock guards. The lanes of a
+//! Any thread may hold on to one at any time, so all of it is atomics. Except for `class` and `base`,
+//! which readers load, they are plain numbers that the class lock guards. The lanes of a
 //! descriptor are its own for life: a stale reader may count itself in one of them, of whatever
 //! object is there now, and takes itself off again.
 //!
@@ -12,19 +12,18 @@
 //!    not NONE.
 //! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a part of
 //!    `touched`: the pages that no USED place overlaps.
-//! 4. `used` is the number of USED lanes.
+//! 4. `used` is the number of USED lanes. It is not 0 of a zspage on a list.
 
 use core::ptr::null_mut;
 
 use crate::class_table::SizeClass;
+use crate::pool::LANE_STEP;
 use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, Ordering};
 
 /// Set in a list's number if its zspages are roomy.
 pub(crate) const ROOMY: u16 = 0x100;
 /// No zspage, as a link.
 pub(crate) const NIL: u32 = u32::MAX;
-/// Set in the number of lanes of a huge zspage.
-const HUGE: u16 = 0x8000;
 const NO_CLASS: u16 = 0x7fff;
 /// Somebody has taken the zspage off its lists, to put it back when done.
 const ISOLATED: u16 = 0x8000;
@@ -70,7 +69,7 @@ pub(crate) struct Zspage {
     base: AtomicPtr<u8>,
     /// In the table of lanes; fixed for life.
     pub(crate) first_lane: u32,
-    /// Lanes there, and whether they are a huge zspage's; fixed for life.
+    /// Lanes there; fixed for life.
     lanes: u16,
     class: AtomicU16,
     pub(crate) touched: Guarded,
@@ -83,13 +82,12 @@ pub(crate) struct Zspage {
 }
 
 impl Zspage {
-    /// A vacant one. That of a huge zspage serves for huge ones only: part of its lanes are no
-    /// lanes, but hold the slots' numbers.
-    pub(crate) fn new(first_lane: u32, lanes: u16, huge: bool) -> Self {
+    /// A vacant one.
+    pub(crate) fn new(first_lane: u32, lanes: u16) -> Self {
         Zspage {
             base: AtomicPtr::new(null_mut()),
             first_lane,
-            lanes: lanes | if huge { HUGE } else { 0 },
+            lanes,
             class: AtomicU16::new(NO_CLASS),
             touched: Guarded::new(0),
             holes: Guarded::new(0),
@@ -100,10 +98,15 @@ impl Zspage {
         }
     }
 
+    /// Which list of vacant descriptors those with this many lanes are on.
+    pub(crate) fn tier(lanes: usize) -> usize {
+        lanes / LANE_STEP
+    }
+
     /// Its lanes.
     #[inline]
     pub(crate) fn lanes(&self) -> usize {
-        usize::from(self.lanes & !HUGE)
+        usize::from(self.lanes)
     }
 
     /// The number, in the table of lanes, of an object's lane; of one that nobody uses for an object
@@ -113,24 +116,19 @@ impl Zspage {
         self.first_lane + index.min(self.lanes() - 1) as u32
     }
 
-    pub(crate) fn is_huge(&self) -> bool {
-        self.lanes & HUGE != 0
-    }
-
-    /// The class, if the descriptor is in use. Exact under that class's lock; else to be checked
-    /// again under it, or by the slot that led here.
+    /// The class, if the descriptor is in use. Exact under that class's lock, and for a reader that
+    /// is counted in a USED lane of it (`lane.rs`); else a guess, to be checked again there.
     #[inline]
     pub(crate) fn class(&self) -> Option<u16> {
-        // Acquire pairs with the Release of `set_class`: whoever finds another class than the one
-        // that its slot was published under finds the slot changed, too.
-        let class = self.class.load(Ordering::Acquire) & !ISOLATED;
+        // Relaxed: whoever must have it exactly is ordered by the lock or the lane.
+        let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
         (class != NO_CLASS).then_some(class)
     }
 
     /// Under the lock of the old class and of the new one, of which one is none.
     pub(crate) fn set_class(&self, class: Option<u16>) {
-        // Release pairs with the Acquire of `class`.
-        self.class.store(class.unwrap_or(NO_CLASS), Ordering::Release);
+        // Relaxed: as in `class`.
+        self.class.store(class.unwrap_or(NO_CLASS), Ordering::Relaxed);
     }
 
     pub(crate) fn is_isolated(&self) -> bool {
@@ -143,8 +141,8 @@ impl Zspage {
         // Relaxed: readers mask the bit out, and others look under the class lock. An RMW would be
         // no different: nobody else writes.
         let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
-        // Release, as in `set_class`: this store, too, must lead to all that came before.
-        self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Release);
+        // Relaxed: as in `class`.
+        self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Relaxed);
     }
 
     /// Whether it has a free place whose pages are touched. Under the class lock.
@@ -156,13 +154,14 @@ impl Zspage {
     /// otherwise, since migration changes it.
     #[inline]
     pub(crate) fn base(&self) -> *mut u8 {
-        // Relaxed: stored before any slot that leads here was published, or, by a migration, before
-        // the lane was let go that the reader has locked since.
+        // Relaxed: stored before the lane was claimed, or, by a migration, before the lane was let
+        // go, that the reader has locked since: the Release of `claim` and `write_unlock` and the
+        // Acquire of `read_lock` order it.
         self.base.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_base(&self, base: *mut u8) {
-        // Relaxed: published by the slots, and ordered by the class lock.
+        // Relaxed: published by the lanes, and ordered by the class lock.
         self.base.store(base, Ordering::Relaxed);
     }
 }
@@ -207,18 +206,16 @@ mod tests {
 
     #[test]
     fn an_objects_lane_is_one_of_its_zspages() {
-        for huge in [false, true] {
-            let zspage = Zspage::new(100, 8, huge);
-            assert_eq!((zspage.lanes(), zspage.is_huge()), (8, huge));
-            assert_eq!([0, 1, 7].map(|index| zspage.lane_number(index)), [100, 101, 107]);
-            // Of a stale slot, whose zspage has fewer objects now.
-            assert_eq!([8, 4000].map(|index| zspage.lane_number(index)), [107, 107]);
-        }
+        let zspage = Zspage::new(100, 8);
+        assert_eq!(zspage.lanes(), 8);
+        assert_eq!([0, 1, 7].map(|index| zspage.lane_number(index)), [100, 101, 107]);
+        // Of a stale slot, whose zspage has fewer objects now.
+        assert_eq!([8, 4000].map(|index| zspage.lane_number(index)), [107, 107]);
     }
 
     #[test]
     fn a_list_says_whether_it_is_of_the_roomy() {
-        let zspage = Zspage::new(0, 1, false);
+        let zspage = Zspage::new(0, 1);
         assert!(!zspage.is_roomy());
         zspage.list.set(ROOMY | 3);
         assert!(zspage.is_roomy());
@@ -254,7 +251,7 @@ mod tests {
 
     #[test]
     fn class_and_isolation_do_not_disturb_each_other() {
-        let zspage = Zspage::new(0, 8, false);
+        let zspage = Zspage::new(0, 8);
         assert_eq!((zspage.class(), zspage.is_isolated()), (None, false));
         zspage.set_class(Some(191));
         zspage.set_isolated(true);

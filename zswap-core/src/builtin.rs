@@ -22,7 +22,7 @@ pub fn zpools() -> ZpoolRegistry {
     });
     #[cfg(feature = "zsmalloc")]
     let _ = registry.register("zsmalloc", |config| {
-        Ok(Arc::new(zsmalloc::Zsmalloc::new(config.pages.clone())?))
+        Ok(Arc::new(zsmalloc::Zsmalloc::from_config(config, zsmalloc::Config::new())?))
     });
     registry
 }

@@ -1,0 +1,193 @@
+//! A pool that is given a budget charges it for just the pages that it counts.
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use std::sync::Arc;
+use std::thread;
+
+use zpool_api::sync::test_rng::Rng;
+use zpool_api::{
+    FailingPages, Handle, HeapPages, PageBudget, PageError, PageProvider, Zpool, ZpoolConfig,
+    ZpoolError,
+};
+use zsmalloc::{Config, Zsmalloc};
+
+const STEPS: usize = if cfg!(miri) { 150 } else { 20_000 };
+
+struct Rig {
+    pages: Arc<FailingPages>,
+    budget: Arc<PageBudget>,
+    pool: Zsmalloc,
+    page: usize,
+}
+
+fn providers() -> Vec<Arc<dyn PageProvider>> {
+    let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(HeapPages::new())];
+    #[cfg(all(target_os = "linux", not(miri)))]
+    all.push(Arc::new(zpool_api::MmapPages::new()));
+    all
+}
+
+impl Rig {
+    fn new(provider: Arc<dyn PageProvider>, pages_allowed: usize, chain: usize) -> Self {
+        let page = provider.page_size();
+        let pages = Arc::new(FailingPages::new(provider));
+        let limit = pages_allowed.saturating_mul(page);
+        let budget = Arc::new(PageBudget::new(limit));
+        let config = ZpoolConfig::new(pages.clone()).with_budget(budget.clone());
+        let pool = Zsmalloc::from_config(&config, Config::new().chain(chain)).unwrap();
+        Rig { pages, budget, pool, page }
+    }
+
+    fn assert_exact(&self) {
+        assert_eq!(self.budget.used(), self.pool.total_pages() * self.page);
+    }
+
+    /// What a failing call must leave alone.
+    fn figures(&self) -> (usize, usize, usize) {
+        let stats = self.pool.stats();
+        (stats.objects, stats.object_bytes, stats.total_pages)
+    }
+}
+
+fn is_limit(error: &ZpoolError) -> bool {
+    matches!(error, ZpoolError::OutOfMemory { source: PageError::Limit { .. } })
+}
+
+#[test]
+fn any_traffic_is_charged_exactly_and_never_beyond_the_limit() {
+    for provider in providers() {
+        for (allowed, chain) in [(40, 16), (40, 1), (usize::MAX, 16)] {
+            let rig = Rig::new(provider.clone(), allowed, chain);
+            let (mut rng, mut refused, mut failed) = (Rng::new(5), 0, 0);
+            let mut live: Vec<(Handle, Vec<u8>)> = Vec::new();
+            for step in 0..STEPS {
+                let grow = if step / 500 % 2 == 0 { 3 } else { 1 };
+                if rng.below(4) < grow && live.len() < 400 {
+                    let object = vec![step as u8; 1 + rng.below(4096)];
+                    let before = rig.figures();
+                    // Now and then the provider refuses instead.
+                    if rng.below(10) == 0 {
+                        rig.pages.fail_call(1);
+                    }
+                    let made = rig.pool.malloc_from(&object);
+                    rig.pages.fail_call(0);
+                    match made {
+                        Ok(handle) => live.push((handle, object)),
+                        Err(error) if is_limit(&error) => {
+                            refused += 1;
+                            assert_eq!(rig.figures(), before);
+                        }
+                        Err(ZpoolError::OutOfMemory { source: PageError::Injected { .. } }) => {
+                            failed += 1;
+                            assert_eq!(rig.figures(), before);
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                    assert!(rig.pool.total_pages() <= allowed);
+                } else if !live.is_empty() {
+                    let (handle, object) = live.swap_remove(rng.below(live.len()));
+                    assert_eq!(rig.pool.obj_read_begin(handle).unwrap()[..], object[..]);
+                    let read = (step % 3 == 0).then(|| rig.pool.obj_read_begin(handle).unwrap());
+                    rig.pool.free(handle).unwrap();
+                    rig.assert_exact();
+                    drop(read);
+                }
+                rig.assert_exact();
+                match rng.below(300) {
+                    0 => rig.pool.compact().map(drop).unwrap(),
+                    1 => rig.pool.migrate_within(0..usize::MAX).map(drop).unwrap(),
+                    2 => rig.pool.compact_some(2).map(drop).unwrap(),
+                    3 => drop(rig.pool.trim()),
+                    4 => drop(rig.pool.malloc(1000).map(drop)),
+                    _ => {}
+                }
+                rig.assert_exact();
+            }
+            assert_eq!(refused > 0, allowed != usize::MAX, "{refused} refused");
+            assert!(failed > 0 || cfg!(miri));
+            let Rig { pool, budget, pages, .. } = rig;
+            drop(pool);
+            assert_eq!((budget.used(), pages.pages_out()), (0, 0));
+        }
+    }
+}
+
+/// At the limit an object goes where no page is needed, also into a class that is much too large, and
+/// only then it is refused.
+#[test]
+fn at_the_limit_any_room_serves() {
+    for provider in providers() {
+        let rig = Rig::new(provider, usize::MAX, 1);
+        let (pool, budget) = (&rig.pool, &rig.budget);
+        // A page of two large objects, one of which goes.
+        let large = [1, 2].map(|byte| pool.malloc_from(&[byte; 2000]).unwrap());
+        budget.set_limit(budget.used());
+        assert!(is_limit(&pool.malloc_from(&[4; 2000]).unwrap_err()));
+        pool.free(large[0]).unwrap();
+        let before = rig.pages.calls();
+        let small = pool.malloc_from(&[3; 50]).unwrap();
+        assert_eq!(rig.pages.calls(), before, "a run was requested");
+        assert_eq!(pool.total_pages(), 1);
+        assert!(is_limit(&pool.malloc_from(&[4; 50]).unwrap_err()));
+        assert!(is_limit(&pool.malloc(4096).unwrap_err()));
+        assert_eq!(pool.obj_read_begin(small).unwrap()[..], [3; 50]);
+        assert_eq!(pool.obj_read_begin(large[1]).unwrap()[..], [2; 2000]);
+        pool.free(small).unwrap();
+        pool.malloc_from(&[5; 2000]).unwrap();
+        // What a caller is allowed beyond the limit is there.
+        PageBudget::with_allowance(rig.page, || pool.malloc_from(&[4; 4096]).unwrap());
+        assert_eq!(pool.total_pages(), 2);
+        rig.assert_exact();
+    }
+}
+
+/// Pages that a run brings along warm are given back where the budget has no room for them.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[test]
+fn warm_pages_of_a_run_do_not_stand_in_the_way() {
+    let rig = Rig::new(Arc::new(zpool_api::MmapPages::new()), usize::MAX, 16);
+    let all: Vec<Handle> = (0..400).map(|_| rig.pool.malloc_from(&[1; 3000]).unwrap()).collect();
+    all.into_iter().for_each(|handle| rig.pool.free(handle).unwrap());
+    assert_eq!(rig.pool.total_pages(), 0);
+    assert!(rig.pages.cached_pages() >= 16);
+    rig.budget.set_limit(2 * rig.page);
+    let object = rig.pool.malloc_from(&[2; 3000]).unwrap();
+    assert!(rig.pool.total_pages() <= 2);
+    rig.assert_exact();
+    rig.pool.free(object).unwrap();
+    rig.assert_exact();
+}
+
+/// Pools that share a budget stay below it together, whatever their threads do.
+#[test]
+fn pools_share_a_budget() {
+    let budget = Arc::new(PageBudget::new(64 * 4096));
+    let pools: Vec<_> = (0..2)
+        .map(|_| {
+            let config = ZpoolConfig::new(Arc::new(HeapPages::new())).with_budget(budget.clone());
+            Zsmalloc::from_config(&config, Config::new().chain(2)).unwrap()
+        })
+        .collect();
+    thread::scope(|scope| {
+        for (seed, pool) in pools.iter().chain(&pools).enumerate() {
+            let budget = &budget;
+            scope.spawn(move || {
+                let (mut rng, mut live) = (Rng::new(seed as u64), Vec::new());
+                for _ in 0..STEPS {
+                    match pool.malloc_from(&vec![1; 1 + rng.below(4000)]) {
+                        Ok(handle) => live.push(handle),
+                        Err(error) => assert!(is_limit(&error)),
+                    }
+                    assert!(budget.used() <= budget.limit());
+                    if live.len() > 60 {
+                        pool.free(live.swap_remove(rng.below(live.len()))).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let pages: usize = pools.iter().map(|pool| pool.total_pages()).sum();
+    assert_eq!(budget.used(), pages * 4096);
+    drop(pools);
+    assert_eq!(budget.used(), 0);
+}

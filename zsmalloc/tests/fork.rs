@@ -1,0 +1,148 @@
+//! A child after `fork` finds every lock of its parent in whatever state another thread had it in:
+//! the pool does nothing there, and says so.
+#![cfg(all(target_os = "linux", not(miri)))]
+#![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use zpool_api::{Handle, MmapPages, ObjRead, ObjWrite, Zpool, ZpoolError};
+use zsmalloc::Zsmalloc;
+
+/// What the child does; the number of the first answer that is wrong, else 0.
+fn child(
+    pool: &Zsmalloc,
+    handle: Handle,
+    guards: Vec<ObjRead<'_>>,
+    writes: Vec<ObjWrite<'_>>,
+) -> i32 {
+    fn forked<T>(result: Result<T, ZpoolError>) -> bool {
+        matches!(result, Err(ZpoolError::Forked { backend: "zsmalloc" }))
+    }
+    let stats = pool.stats();
+    let answers = [
+        forked(pool.malloc(10)),
+        forked(pool.malloc_from(b"object")),
+        forked(pool.free(handle)),
+        forked(pool.obj_read_begin(handle)),
+        forked(pool.compact()),
+        forked(pool.compact_some(1)),
+        forked(pool.migrate()),
+        forked(pool.migrate_within(0..usize::MAX)),
+        pool.trim() == 0,
+        pool.total_pages() == 0,
+        (stats.objects, stats.total_pages, stats.cached_pages) == (0, 0, 0),
+        pool.class_stats().is_empty(),
+    ];
+    pool.prefetch(handle);
+    drop(guards);
+    let mut writes = writes.into_iter();
+    let mut whole = writes.next().unwrap();
+    whole.write(&[1; 100]).unwrap();
+    let committed = forked(whole.commit());
+    drop(writes);
+    let wrong = answers.iter().chain([&committed]).position(|right| !right);
+    wrong.map_or(0, |wrong| wrong as i32 + 1)
+}
+
+/// Waits for a child that must end within a second; its exit code.
+fn wait(pid: libc::pid_t) -> i32 {
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is writable, and the child is this process's.
+        let done = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+        if done == pid {
+            assert!(libc::WIFEXITED(status), "the child was killed: {status:#x}");
+            return libc::WEXITSTATUS(status);
+        }
+        if Instant::now() > end {
+            // SAFETY: the child is this process's, and was not waited for.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            // SAFETY: as above.
+            unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            return -1;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_child_of_a_busy_process_gets_errors_and_ends() {
+    let pages = Arc::new(MmapPages::new());
+    let pool = Arc::new(Zsmalloc::new(pages).unwrap());
+    let stop = AtomicBool::new(false);
+    let handle = pool.malloc_from(&[9; 100]).unwrap();
+    thread::scope(|scope| {
+        for seed in 0..3usize {
+            let (pool, stop) = (&pool, &stop);
+            scope.spawn(move || {
+                let mut live = Vec::new();
+                for n in seed.. {
+                    if stop.load(SeqCst) {
+                        break;
+                    }
+                    live.push(pool.malloc_from(&vec![n as u8; 1 + n * 97 % 4096]).unwrap());
+                    if live.len() > 200 {
+                        live.drain(..100).for_each(|handle| pool.free(handle).unwrap());
+                        pool.compact_some(3).unwrap();
+                    }
+                    if n % 1000 == 0 {
+                        pool.compact().unwrap();
+                    }
+                }
+                live.into_iter().for_each(|handle| pool.free(handle).unwrap());
+            });
+        }
+        for _ in 0..60 {
+            // Of a live object, and of one that is freed while it is read.
+            let parked = pool.malloc_from(&[8; 3000]).unwrap();
+            let guards =
+                vec![pool.obj_read_begin(handle).unwrap(), pool.obj_read_begin(parked).unwrap()];
+            pool.free(parked).unwrap();
+            let writes: Vec<_> = (0..2).map(|_| pool.malloc(100).unwrap()).collect();
+            // SAFETY: the child calls nothing but this crate, the allocator, which glibc keeps usable,
+            // and `_exit`.
+            let pid = unsafe { libc::fork() };
+            assert!(pid >= 0);
+            if pid == 0 {
+                let code = child(&pool, handle, guards, writes);
+                // Leaks.
+                // SAFETY: a copy of the reference that this thread's `pool` is; never used again.
+                drop(unsafe { Arc::from_raw(Arc::as_ptr(&pool)) });
+                // SAFETY: ends the process without running anything of the parent's.
+                unsafe { libc::_exit(code) };
+            }
+            assert_eq!(wait(pid), 0, "the number of a wrong answer, or -1 for a hang");
+            drop((guards, writes));
+        }
+        stop.store(true, SeqCst);
+    });
+    assert_eq!(pool.obj_read_begin(handle).unwrap()[..], [9; 100]);
+    pool.free(handle).unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
+}
+
+/// The last owner's drop in a child gives nothing back and waits for nobody.
+#[test]
+fn a_pool_dropped_in_a_child_leaks() {
+    let pool = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
+    let handle = pool.malloc_from(&[7; 3000]).unwrap();
+    let mut pool = Some(pool);
+    // SAFETY: as above.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        pool.take();
+        // A pool of the child's own works.
+        let own = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
+        let code = own.malloc_from(b"object").and_then(|handle| own.free(handle)).is_err();
+        // SAFETY: as above.
+        unsafe { libc::_exit(i32::from(code)) };
+    }
+    assert_eq!(wait(pid), 0);
+    assert_eq!(pool.unwrap().obj_read_begin(handle).unwrap()[..], [7; 3000]);
+}

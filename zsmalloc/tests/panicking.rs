@@ -1,0 +1,143 @@
+//! A provider that panics: the panic reaches the caller, and the pool is whole afterwards.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use zpool_api::sync::test_rng::Rng;
+use zpool_api::{
+    Handle, PageBlock, PageBudget, PageError, PageProvider, PageRun, Zpool, ZpoolConfig,
+};
+use zsmalloc::{Config, Zsmalloc};
+
+const ON_PURPOSE: &str = "on purpose";
+
+/// Panics at one of the calls to come.
+#[derive(Debug)]
+struct Panicking {
+    inner: Arc<dyn PageProvider>,
+    /// Calls until the panic; 0 for none.
+    due: AtomicU64,
+    isolated: AtomicU64,
+}
+
+impl Panicking {
+    fn call(&self) {
+        if self.due.load(SeqCst) > 0 && self.due.fetch_sub(1, SeqCst) == 1 {
+            panic!("{ON_PURPOSE}");
+        }
+    }
+}
+
+// SAFETY: runs are the inner provider's, passed on as they are.
+unsafe impl PageProvider for Panicking {
+    fn page_size(&self) -> usize {
+        self.inner.page_size()
+    }
+    fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
+        self.call();
+        self.inner.alloc_run(pages)
+    }
+    unsafe fn free_run(&self, run: PageRun) {
+        // SAFETY: passed on as it came.
+        unsafe { self.inner.free_run(run) };
+        self.call();
+    }
+    unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
+        self.call();
+        // SAFETY: passed on as it came.
+        unsafe { self.inner.discard(run, pages) };
+    }
+    fn isolate_block(&self) -> Option<PageBlock> {
+        assert_eq!(self.isolated.fetch_add(1, SeqCst), 0, "a block stayed isolated");
+        Some(PageBlock::new(0, usize::MAX))
+    }
+    fn put_back_block(&self, _: PageBlock) -> bool {
+        self.isolated.fetch_sub(1, SeqCst);
+        false
+    }
+    fn cached_pages(&self) -> usize {
+        self.inner.cached_pages()
+    }
+    fn trim(&self) -> usize {
+        self.inner.trim()
+    }
+    fn metadata_bytes(&self) -> usize {
+        self.inner.metadata_bytes()
+    }
+}
+
+fn providers() -> Vec<Arc<dyn PageProvider>> {
+    let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(zpool_api::HeapPages::new())];
+    #[cfg(all(target_os = "linux", not(miri)))]
+    all.push(Arc::new(zpool_api::MmapPages::new()));
+    all
+}
+
+#[test]
+fn the_pool_is_whole_after_a_panic_of_the_provider() {
+    // Hundreds of panics are on purpose.
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        if text.or(payload.downcast_ref::<&str>().copied()) != Some(ON_PURPOSE) {
+            loud(info);
+        }
+    }));
+    for inner in providers() {
+        let pages =
+            Arc::new(Panicking { inner, due: AtomicU64::new(0), isolated: AtomicU64::new(0) });
+        let budget = Arc::new(PageBudget::new(60 * 4096));
+        let config = ZpoolConfig::new(pages.clone()).with_budget(budget.clone());
+        let pool = Zsmalloc::from_config(&config, Config::new().refine(false)).unwrap();
+        let (mut rng, mut panics) = (Rng::new(3), 0);
+        let mut live: Vec<(Handle, u8)> = Vec::new();
+        for step in 0..if cfg!(miri) { 60 } else { 6000 } {
+            if rng.below(4) == 0 {
+                pages.due.store(1 + rng.below(3) as u64, SeqCst);
+            }
+            let object = vec![step as u8; 1 + rng.below(4096)];
+            let grow = step / 100 % 2 == 0;
+            let done = catch_unwind(AssertUnwindSafe(|| match rng.below(12) {
+                0 => drop(pool.compact()),
+                1 => drop(pool.migrate()),
+                2 => drop(pool.compact_some(2)),
+                3 => drop(pool.malloc(object.len())),
+                4..=7 if grow => {
+                    if let Ok(handle) = pool.malloc_from(&object) {
+                        live.push((handle, step as u8));
+                    }
+                }
+                _ if !live.is_empty() => {
+                    let (handle, _) = live.swap_remove(rng.below(live.len()));
+                    pool.free(handle).unwrap();
+                }
+                _ => {}
+            }));
+            panics += usize::from(done.is_err());
+            pages.due.store(0, SeqCst);
+            let stats = pool.stats();
+            assert_eq!((stats.objects, stats.parked_objects), (live.len(), 0), "after {step}");
+            assert_eq!(budget.used(), stats.total_pages * 4096);
+            for (handle, byte) in &live {
+                assert_eq!(pool.obj_read_begin(*handle).unwrap()[0], *byte);
+            }
+        }
+        assert!(panics > 100 || cfg!(miri), "{panics} panics");
+        // Nothing is isolated: everything can be moved, and goes.
+        assert_eq!(pool.migrate().unwrap().left, 0);
+        for (handle, _) in live {
+            pool.free(handle).unwrap();
+        }
+        pool.trim();
+        let stats = pool.stats();
+        assert_eq!((stats.objects, stats.total_pages, budget.used()), (0, 0, 0));
+    }
+}
