@@ -11,9 +11,15 @@ use std::sync::Arc;
 
 use z3fold::Z3fold;
 
+const BUILD: no_memory::Build =
+    |pages, budget| Arc::new(Z3fold::with_budget(pages, budget).unwrap());
+
 #[test]
 fn a_pool_refuses_and_goes_on() {
-    no_memory::a_pool_refuses_and_goes_on(|pages, budget| {
-        Arc::new(Z3fold::with_budget(pages, budget).unwrap())
-    });
+    no_memory::a_pool_refuses_and_goes_on(BUILD);
+}
+
+#[test]
+fn failed_allocations_use_nothing_up() {
+    no_memory::failed_allocations_use_nothing_up(BUILD);
 }

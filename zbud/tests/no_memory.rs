@@ -11,9 +11,14 @@ use std::sync::Arc;
 
 use zbud::Zbud;
 
+const BUILD: no_memory::Build = |pages, budget| Arc::new(Zbud::with_budget(pages, budget).unwrap());
+
 #[test]
 fn a_pool_refuses_and_goes_on() {
-    no_memory::a_pool_refuses_and_goes_on(|pages, budget| {
-        Arc::new(Zbud::with_budget(pages, budget).unwrap())
-    });
+    no_memory::a_pool_refuses_and_goes_on(BUILD);
+}
+
+#[test]
+fn failed_allocations_use_nothing_up() {
+    no_memory::failed_allocations_use_nothing_up(BUILD);
 }

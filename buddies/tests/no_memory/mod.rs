@@ -96,3 +96,56 @@ pub(crate) fn a_pool_refuses_and_goes_on(build: Build) {
     }
     assert!(ever_refused > 0);
 }
+
+/// An allocation that fails for want of descriptors uses up no page number, however often it is tried.
+pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
+    warm_lockdep();
+    for pages_before in [0, 31, 32, 63, 64, 95, 96, 128] {
+        // A provider that needs no memory of the heap for the next page.
+        let pages: Arc<dyn PageProvider> = Arc::new(MmapPages::new());
+        let pool = build(pages, None);
+        let mut live: Vec<Handle> =
+            (0..pages_before).map(|_| pool.malloc_from(&CONTENT).unwrap()).collect();
+        let extra = pool.malloc_from(&CONTENT).unwrap();
+        if pages_before > 0 {
+            live.push(extra);
+        } else {
+            pool.free(extra).unwrap();
+        }
+        let before = pool.stats();
+        let mut stored = Vec::with_capacity(400);
+        with_allocations(0, || {
+            for _ in 0..400 {
+                match pool.malloc_from(&CONTENT) {
+                    Ok(handle) => stored.push(handle),
+                    Err(ZpoolError::OutOfMetadata { .. }) => break,
+                    Err(_) => std::process::abort(),
+                }
+            }
+        });
+        // What could be stored without memory, and no more.
+        let grown = pool.stats();
+        assert_eq!(grown.total_pages, before.total_pages + stored.len());
+        assert!(stored.len() < 400, "no allocation was refused");
+        let metadata = grown.metadata_bytes;
+        with_allocations(0, || {
+            for _ in 0..50 {
+                if !matches!(pool.malloc_from(&CONTENT), Err(ZpoolError::OutOfMetadata { .. })) {
+                    std::process::abort();
+                }
+            }
+        });
+        assert_eq!(
+            pool.stats().metadata_bytes,
+            metadata,
+            "descriptors used up, {pages_before} pages"
+        );
+        live.extend(stored);
+        live.push(pool.malloc_from(&CONTENT).unwrap());
+        for handle in live {
+            assert!(pool.obj_read_begin(handle).unwrap().iter().all(|byte| *byte == 7));
+            pool.free(handle).unwrap();
+        }
+        assert_eq!(pool.total_pages(), 0);
+    }
+}

@@ -489,6 +489,29 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     check(&*pool, &[(kept, 7)]);
 }
 
+/// Several objects were left, and the provider panics over the first: the others go with the next call.
+pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
+    let pages = Arc::new(PanickingPages::default());
+    let pool = build(pages.clone(), None);
+    let handles: Vec<Handle> = (0..5).map(|n| pool.malloc_from(&[n; 4000]).unwrap()).collect();
+    let guards: Vec<_> = handles.iter().map(|h| pool.obj_read_begin(*h).unwrap()).collect();
+    for handle in handles {
+        pool.free(handle).unwrap();
+    }
+    drop(guards);
+    for left in (0..5).rev() {
+        pages.always.store(true, SeqCst);
+        assert!(panics(|| pool.trim()).is_none());
+        pages.always.store(false, SeqCst);
+        assert_eq!((pool.total_pages(), pages.out.load(SeqCst)), (left, left));
+        if left == 3 {
+            break;
+        }
+    }
+    pool.trim();
+    assert_eq!((pool.total_pages(), pages.out.load(SeqCst), pages.lost()), (0, 0, 2));
+}
+
 /// Every page goes back when a pool is dropped, also after one over which the provider panics.
 pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     let pages = Arc::new(PanickingPages::default());
@@ -532,6 +555,7 @@ macro_rules! pool_tests {
             reclaim_is_bounded_by_what_there_was
             a_provider_that_panics_costs_the_page_at_hand
             two_panics_at_once_leave_the_pool_usable
+            a_panic_over_what_readers_left_leaves_the_rest
             a_pool_is_dropped_whole_though_its_provider_panics
         );
     };
