@@ -48,6 +48,8 @@ use crate::sync::{MODEL, Mutex, MutexGuard, Watched, yield_now};
 
 pub(crate) const NAME: &str = "z3fold";
 const FIRST_GENERATION: u32 = 1;
+/// Pages that an allocation tries: one whose middle object is read or being written may have no room.
+const TRIES: u32 = 16;
 /// Looks at a word before its reader sleeps: a mover is done in microseconds. None under the model
 /// checker, where looking in vain teaches nothing.
 const SPINS: u32 = if MODEL { 0 } else { 64 };
@@ -236,10 +238,11 @@ impl Core {
         self.attach(fresh, size)
     }
 
-    /// Room in the page that fits tightest; none if no page has any.
+    /// Room in the page that fits tightest; none if no page has any, or none of the [`TRIES`] that fit
+    /// tightest.
     fn reserve_in_a_page(&self, size: usize) -> Option<(Slot, &PageDesc)> {
         let chunks = self.chunks(size);
-        loop {
+        for _ in 0..TRIES {
             let page = self.lists().guarded.take_for_alloc(chunks)?;
             let desc = self.table.get(page)?;
             let mut locked = desc.lock();
@@ -248,7 +251,7 @@ impl Core {
                 desc.word(buddy).claim(size);
             }
             // Without room its middle object cannot be moved for now: the page goes where it is not
-            // found for an object as large, so the search ends.
+            // found for an object as large.
             let to = resting_state(&locked.guarded, buddy.is_some());
             let unreferenced = self.settle(page, &mut locked.guarded, Who::Holder, to);
             drop(locked);
@@ -257,6 +260,7 @@ impl Core {
                 return Some((Slot { page, buddy }, desc));
             }
         }
+        None
     }
 
     /// Takes room in a page, its middle object moved if need be. Under the page lock.
@@ -317,11 +321,7 @@ impl Core {
         fresh: FreshPage<'a>,
         size: usize,
     ) -> Result<(Slot, &'a PageDesc), ZpoolError> {
-        let vacant = self.lists().guarded.take_vacant();
-        let number = match vacant {
-            Some(number) => number,
-            None => self.new_page_number()?,
-        };
+        let number = self.vacant_number()?;
         let slot = Slot { page: number, buddy: Buddy::First };
         let desc = self.desc(slot)?;
         let mut locked = desc.lock();
@@ -335,16 +335,30 @@ impl Core {
         Ok((slot, desc))
     }
 
-    fn new_page_number(&self) -> Result<u32, ZpoolError> {
+    /// A page number without a page, which has a record and a descriptor. One that gets no descriptor is
+    /// kept for the next try, so that a failure uses nothing up.
+    fn vacant_number(&self) -> Result<u32, ZpoolError> {
         let refused = |bytes| ZpoolError::OutOfMetadata { backend: NAME, bytes };
-        let number =
-            self.table.push(PageDesc::new(self.first_generation)).map_err(|e| match e {
-                TableError::NoMemory { bytes } => refused(bytes),
-                _ => {
-                    ZpoolError::TooManyObjects { backend: NAME, limit: 3 * Slot::MAX_PAGES as u64 }
-                }
-            })?;
-        self.lists().guarded.add_up_to(number).map_err(refused)?;
+        let number = {
+            let mut lists = self.lists();
+            match lists.guarded.take_vacant() {
+                Some(number) => number,
+                None => lists.guarded.new_number().map_err(refused)?,
+            }
+        };
+        // Another thread may add the descriptor of this number, and this one that of another's.
+        while self.table.len() <= number as usize {
+            if let Err(error) = self.table.push(PageDesc::new(self.first_generation)) {
+                self.lists().guarded.put_vacant(number);
+                return Err(match error {
+                    TableError::NoMemory { bytes } => refused(bytes),
+                    _ => ZpoolError::TooManyObjects {
+                        backend: NAME,
+                        limit: 3 * Slot::MAX_PAGES as u64,
+                    },
+                });
+            }
+        }
         Ok(number)
     }
 

@@ -76,13 +76,17 @@ impl Lists {
         self.shelves.memory_bytes()
     }
 
-    /// Has records for page numbers up to `page`. On failure gives the bytes refused.
-    pub(crate) fn add_up_to(&mut self, page: u32) -> Result<(), usize> {
-        while self.shelves.len() <= page as usize {
-            self.shelves.reserve()?;
-            self.shelves.add(PageState::Vacant);
-        }
-        Ok(())
+    /// A page number that was never used, with a record. On failure gives the bytes refused.
+    pub(crate) fn new_number(&mut self) -> Result<u32, usize> {
+        self.shelves.reserve()?;
+        self.shelves.add(PageState::Vacant);
+        Ok((self.shelves.len() - 1) as u32)
+    }
+
+    /// Takes back a vacant page number that did not serve after all.
+    pub(crate) fn put_vacant(&mut self, page: u32) {
+        debug_assert_eq!(self.shelves[page], PageState::Vacant);
+        self.shelves.push_vacant(page);
     }
 
     /// A page number that may serve again.
@@ -167,7 +171,7 @@ mod tests {
     fn with_pages(states: &[PageState]) -> Lists {
         let mut lists = Lists::new();
         for (page, state) in states.iter().enumerate() {
-            lists.add_up_to(page as u32).unwrap();
+            assert_eq!(lists.new_number(), Ok(page as u32));
             lists.attach(page as u32, *state);
         }
         lists
@@ -206,11 +210,11 @@ mod tests {
     fn pages_and_their_records_are_counted() {
         let mut lists = Lists::new();
         assert_eq!((lists.reclaimed(), lists.memory_bytes()), (0, 0));
-        lists.add_up_to(2).unwrap();
+        assert_eq!([(); 3].map(|()| lists.new_number()), [Ok(0), Ok(1), Ok(2)]);
         let reserved = lists.memory_bytes();
         assert!(reserved >= 3 * size_of::<PageState>(), "{reserved}");
-        lists.add_up_to(1).unwrap();
-        assert_eq!(lists.shelves.len(), 3, "none is added twice");
+        lists.put_vacant(1);
+        assert_eq!((lists.take_vacant(), lists.take_vacant()), (Some(1), None));
         for page in 0..3 {
             lists.attach(page, PageState::Buddied);
         }

@@ -230,3 +230,29 @@ fn the_middle_object_is_moved_whole() {
         check(&pool, large, 3, free);
     }
 }
+
+/// An allocation passes no more than 16 pages whose middle object is read, before it requests a page and
+/// after. Those that it passed are found for less afterwards, the others for all that is free.
+#[test]
+fn an_allocation_passes_a_bounded_number_of_pages() {
+    let pool = pool();
+    let pages: Vec<[Handle; 3]> =
+        (0..40).map(|n| [store(&pool, 1, 20), store(&pool, 2, 20), store(&pool, n, 10)]).collect();
+    assert_eq!(pool.total_pages(), 40);
+    let reads: Vec<_> = pages
+        .iter()
+        .map(|[first, _, middle]| {
+            pool.free(*first).unwrap();
+            pool.obj_read_begin(*middle).unwrap()
+        })
+        .collect();
+    store(&pool, 9, 30);
+    assert_eq!(pool.total_pages(), 41);
+    drop(reads);
+    // All 34 free chunks of a page, which need its middle object moved; in the 41st there is none.
+    let fitted = (0..40).take_while(|_| {
+        store(&pool, 8, 34);
+        pool.total_pages() == 41
+    });
+    assert_eq!(fitted.count(), 40 - 2 * 16 + 1);
+}

@@ -159,7 +159,7 @@ fn may_lock() -> bool {
 }
 
 /// The flags that the system shows of the mapping at an address.
-fn flags_at(address: usize) -> String {
+fn flags_at(address: usize) -> Option<String> {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
     for line in smaps.lines() {
@@ -168,10 +168,10 @@ fn flags_at(address: usize) -> String {
             let number = |hex| usize::from_str_radix(hex, 16).unwrap();
             inside = (number(start)..number(end)).contains(&address);
         } else if inside && first == "VmFlags:" {
-            return line.to_owned();
+            return Some(line.to_owned());
         }
     }
-    panic!("nothing is mapped at {address:#x}");
+    None
 }
 
 #[test]
@@ -188,7 +188,8 @@ fn with_future_memory_locked() {
     let mut run = pages.alloc_run(4).unwrap();
     let regions = pages.regions();
     assert_eq!(resident_bytes(&regions), 0, "memory before the first touch");
-    assert!(flags_at(regions[0].0).contains(" lo"), "{}", flags_at(regions[0].0));
+    let flags = flags_at(regions[0].0).unwrap();
+    assert!(flags.contains(" lo"), "{flags}");
     fill(&pages, &mut run, 1);
     assert_eq!(resident_bytes(&regions), page_size, "one page stored");
     fill(&pages, &mut run, 4);

@@ -57,6 +57,12 @@ fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     calls.iter().position(|refused| !refused).map_or(0, |call| call as u8 + 1)
 }
 
+/// The child's own copy of what the parent has, to be dropped once: `_exit` leaves the original.
+fn copy<T>(value: &T) -> T {
+    // SAFETY: called in a child, once for each value, whose original is not used or dropped there.
+    unsafe { std::ptr::read(value) }
+}
+
 fn providers() -> Vec<Arc<dyn PageProvider>> {
     let mapped = |options| Arc::new(MmapPages::with_options(options).unwrap());
     vec![
@@ -102,35 +108,22 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                     if refused != 0 {
                         return refused;
                     }
-                    // SAFETY: copies of the parent's, dropped once in this process, which ends then.
-                    let child = unsafe {
-                        (
-                            std::ptr::read(&raw const read),
-                            std::ptr::read(&raw const last),
-                            std::ptr::read(&raw const owned),
-                            std::ptr::read(&raw const write),
-                            std::ptr::read(&raw const full),
-                        )
-                    };
-                    drop(ManuallyDrop::into_inner(child.0));
-                    drop(ManuallyDrop::into_inner(child.1));
-                    drop(ManuallyDrop::into_inner(child.2));
-                    drop(ManuallyDrop::into_inner(child.3));
+                    drop(ManuallyDrop::into_inner(copy(&read)));
+                    drop(ManuallyDrop::into_inner(copy(&last)));
+                    drop(ManuallyDrop::into_inner(copy(&owned)));
+                    drop(ManuallyDrop::into_inner(copy(&write)));
                     let backend = pool.name();
-                    let full = ManuallyDrop::into_inner(child.4).commit();
+                    let full = ManuallyDrop::into_inner(copy(&full)).commit();
                     if full != Err(ZpoolError::Forked { backend }) {
                         return 100;
                     }
-                    // SAFETY: as above: the share of this frame, which is left by `_exit`, and as many
-                    // more as make it the last one.
                     while Arc::strong_count(&pool) > 1 {
-                        // SAFETY: as above.
+                        // SAFETY: the frames of the other shares are not in this process, or are left
+                        // by `_exit`.
                         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pool)) };
                     }
-                    // SAFETY: as above.
-                    drop(unsafe { std::ptr::read(&raw const pool) });
-                    // SAFETY: as above, for the provider.
-                    drop(unsafe { std::ptr::read(&raw const pages) });
+                    drop(copy(&pool));
+                    drop(copy(&pages));
                     0
                 });
                 assert_eq!(said, Some(0), "round {round} over {pages:?}");

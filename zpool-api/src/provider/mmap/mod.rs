@@ -185,12 +185,18 @@ impl MmapPages {
     }
 
     /// Start address and length in bytes of each part of the address space that runs come from, by
-    /// address. For tools that compare the counts with what the system reports. Takes the lock.
+    /// address. For tools that compare the counts with what the system reports. Empty if the heap has no
+    /// room for the list. Takes the lock.
     pub fn regions(&self) -> Vec<(usize, usize)> {
         if !self.state.is_here() {
             return Vec::new();
         }
-        self.lock().arena.regions().collect()
+        let state = self.lock();
+        let mut regions = Vec::new();
+        if regions.try_reserve_exact(state.arena.regions().count()).is_ok() {
+            regions.extend(state.arena.regions());
+        }
+        regions
     }
 
     fn lock(&self) -> Locked<'_> {
