@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::rig::{Rig, check, marked, pools, rig};
 use common::{at, page};
+use compressors::CompressorError;
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::{BuildError, PAGE_SIZE, RehomeError, StoreError};
 
@@ -164,7 +165,10 @@ fn a_codec_that_panics_in_the_background_is_told() {
     while thread.ended().is_none() {
         thread::yield_now();
     }
-    assert_eq!(thread.ended(), Some(Err(RehomeError::Panicked)));
+    let source = CompressorError::Panicked { operation: "compress" };
+    let ended = thread.ended();
+    let panicked = |error: &RehomeError| matches!(error, RehomeError::Store(StoreError::Compress { source: s, .. }) if *s == source);
+    assert!(matches!(&ended, Some(Err(error)) if panicked(error)), "{ended:?}");
     *inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
     (0..4).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.migrate_pools(9).unwrap().left, 0);
