@@ -30,7 +30,8 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     ///
     /// A compressor with a dictionary puts the dictionary's fingerprint into
     /// its spec (`dict=…`). Such a spec tells compressors apart, but only the
-    /// codec's builder, given the dictionary's bytes, can build it again.
+    /// codec's builder, given the dictionary's bytes, can build it again. What a
+    /// registry builds again is [`Built::key`](crate::Built::key).
     fn spec(&self) -> String;
 
     /// Worst-case output size in bytes for `src_len` input bytes.

@@ -35,13 +35,15 @@
 //! - Contexts allocate when they are made, not per page. The tables of zstd
 //!   depend on the input's length; they are made for its `page` parameter.
 //!   (`lz4hc` from level 10 on is the exception, in its C library.)
-//! - An error leaves the context fit for the next page.
+//! - An error leaves the context fit for the next page. After a panic, a third party's codec's say, drop
+//!   it: [`guard`] makes errors of panics.
 //! - No call blocks or takes a lock.
 //!
 //! # By request
 //!
-//! [`Acomp`] takes requests that own all they need and tells of their completion: [`Scomp`] in the
-//! caller, [`AcompEngine`] on worker threads.
+//! [`Acomp`] takes requests that own all they need and reports their completion: [`Scomp`] in the
+//! caller, [`AcompEngine`] on worker threads. [`CompletionsPool`] lends batches the place where they are
+//! reported.
 //!
 //! # Which are there
 //!
@@ -55,7 +57,8 @@
 //! | `null` | | yes | always there |
 //!
 //! lz4, lz4hc and zstd also take a dictionary, through their builders. A
-//! [`Registry`] takes compressors of third parties under names of their own.
+//! [`Registry`] takes those and compressors of third parties under names of their own, and says by
+//! [`resolve`](Registry::resolve) what builds a compressor again.
 //!
 //! Compressed pages are for the process that made them. They have no header
 //! and no checksum, and are not the file formats of these libraries.

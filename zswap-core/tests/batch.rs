@@ -16,7 +16,10 @@ use std::thread;
 
 use common::rig::{Rig, check, marked, pools, rig_with};
 use common::{at, page};
-use compressors::{Acomp, AcompEngine, Compressor, CompressorCtx, CompressorError, Scomp};
+use compressors::{
+    Acomp, AcompCompletions, AcompEngine, AcompRequest, Compressor, CompressorCtx, CompressorError,
+    Scomp,
+};
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap, builtin};
@@ -29,6 +32,38 @@ fn kinds() -> Vec<Arc<dyn Acomp>> {
 fn store_all(store: &Zswap, pages: &[(SwapEntry, Box<Page>)]) -> Vec<Result<(), StoreError>> {
     let pages: Vec<(SwapEntry, &Page)> = pages.iter().map(|(e, page)| (*e, &**page)).collect();
     store.store_batch(&pages).unwrap()
+}
+
+/// Completes each request in its caller, and says something else about itself.
+#[derive(Debug)]
+struct Claims(usize);
+
+impl Acomp for Claims {
+    fn submit(
+        &self,
+        request: AcompRequest,
+        tag: usize,
+        done: &Arc<AcompCompletions>,
+    ) -> Result<(), AcompRequest> {
+        Scomp.submit(request, tag, done)
+    }
+    fn parallelism(&self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn whatever_parallelism_is_claimed_a_batch_completes() {
+    for claimed in [0, 1, usize::MAX / 2 + 1, usize::MAX] {
+        let store = Zswap::builder().compressor("zstd").acomp(Arc::new(Claims(claimed)));
+        let store = store.build().unwrap();
+        let pages: Vec<_> = (0..9).map(|n| (at(n), marked(n, 0))).collect();
+        assert!(store_all(&store, &pages).iter().all(Result::is_ok), "{claimed}");
+        let entries: Vec<SwapEntry> = (0..9).map(at).collect();
+        let mut back = vec![[0; PAGE_SIZE]; 9];
+        assert!(store.load_batch(&entries, &mut back).iter().all(Result::is_ok), "{claimed}");
+        assert!(back.iter().zip(&pages).all(|(back, (_, page))| *back == **page));
+    }
 }
 
 #[test]

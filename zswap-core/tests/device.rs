@@ -156,7 +156,7 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         let was = getrlimit(Resource::Fsize);
         // Within a page, and not at its end.
         let limit = 10 * PAGE_SIZE as u64 + 100;
-        setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was.clone() }).unwrap();
+        setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was }).unwrap();
         for slot in [10, 11, 50, 99] {
             let refused = device.write_page(slot, &page).unwrap_err();
             assert_eq!(refused, DeviceError::FileSizeLimit { slot, limit });

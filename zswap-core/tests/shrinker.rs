@@ -137,8 +137,8 @@ fn dropped_it_stops_and_without_a_limit_or_a_device_it_does_not_start() {
     let none = rig_with(|builder| builder.max_pool_bytes(LIMIT));
     let error = none.store.shrink_in_background(quick()).unwrap_err();
     assert_eq!(error, WritebackError::NoDevice);
-    drop(store);
-    let unlimited = rig_with(|builder| builder.swap_device(device));
+    let own = Arc::new(MemorySwapDevice::new(1000));
+    let unlimited = rig_with(|builder| builder.swap_device(own));
     let error = unlimited.store.shrink_in_background(quick()).unwrap_err();
     assert_eq!(error, WritebackError::NoLimit);
 }

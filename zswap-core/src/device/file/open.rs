@@ -136,6 +136,7 @@ mod unix {
         if owner != user {
             return Err(FileDeviceError::Foreign { path, owner, user });
         }
+        #[allow(clippy::unnecessary_cast, reason = "16 bits on some systems")]
         let mode = stat.st_mode as u32 & 0o7777;
         if mode & 0o077 != 0 {
             return Err(FileDeviceError::Exposed { path, mode });
