@@ -2,11 +2,11 @@
 
 use zpool_api::stable::TableError;
 
-use super::node::{
-    Header, Inner, LEAF_BITS, LEVELS, Leaf, NO_NODE, Ref, Sums, Target, leaf_prefix,
-};
+use super::node::{Header, Inner, LEVELS, Leaf, Lone, NO_NODE, Ref, Target, Words, leaf_prefix};
 use super::{Index, Locked, NoNode};
+use crate::lock;
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::word::Word;
 
 /// An inner node on the way down to a key.
 #[derive(Clone, Copy)]
@@ -55,28 +55,27 @@ impl Index {
         }
     }
 
-    /// Adds the key's leaf, or finds that somebody else has.
-    pub(super) fn insert_leaf(&self, key: u64) -> Result<(u32, &Leaf), NoNode> {
+    /// Adds a place for the key's word, or finds that somebody else has. To be looked for again.
+    pub(super) fn insert(&self, key: u64) -> Result<(), NoNode> {
         let mut locked = self.lock_structure();
         let way = self.way(&locked, key);
         // Relaxed, here and below: nodes change only under the structure lock.
         let (below, pooled) = match way.end.target() {
             Target::None => {
-                let (number, leaf) = self.new_leaf(&mut locked, key)?;
-                // Release: who comes upon the reference finds the leaf in its table.
-                way.slot.store(Ref::leaf(number).0, Ordering::Release);
-                leaf.open();
-                return Ok((number, leaf));
+                let (at, lone) = self.new_lone(&mut locked, key)?;
+                // Release: who comes upon the reference finds the node in its table.
+                way.slot.store(at.0, Ordering::Release);
+                Words::of_lone(lone).open();
+                return Ok(());
             }
-            Target::Leaf(number) => {
-                let leaf = self.leaf(number);
-                let prefix = leaf.prefix.load(Ordering::Relaxed);
-                if prefix == leaf_prefix(key) {
-                    return Ok((number, leaf));
+            Target::Leaf(_) | Target::Lone(_) => {
+                let first = self.words(way.end).map_or(key, |words| words.first);
+                if leaf_prefix(first) == leaf_prefix(key) {
+                    return self.grow(locked, &way, key);
                 }
                 let above = way.upwards().next();
-                // What the bit above says of the leaf; at the root no bit speaks of it.
-                (prefix << LEAF_BITS, above.is_none_or(|step| step.inner.is_marked(step.digit)))
+                // What the mark above says of the leaf; at the root no mark speaks of it.
+                (first, above.is_none_or(|step| step.inner.is_marked(step.digit)))
             }
             Target::Inner(number) => {
                 let inner = self.inner(number);
@@ -87,7 +86,7 @@ impl Index {
         // What is here and the key part at this level: a new inner node takes both.
         let header = Header::of_both(key, below);
         let (inner, inner_number) = self.new_inner(&mut locked, header)?;
-        let (number, leaf) = match self.new_leaf(&mut locked, key) {
+        let (at, lone) = match self.new_lone(&mut locked, key) {
             Ok(new) => new,
             Err(error) => {
                 self.retire_inner(&mut locked, inner, inner_number);
@@ -96,20 +95,76 @@ impl Index {
         };
         // Relaxed: published with the reference to the node.
         inner.child(header.digit(below)).store(way.end.0, Ordering::Relaxed);
-        inner.child(header.digit(key)).store(Ref::leaf(number).0, Ordering::Relaxed);
+        inner.child(header.digit(key)).store(at.0, Ordering::Relaxed);
         if pooled {
             inner.mark(header.digit(below));
         }
         // Release: look-ups of keys that were here before must find them through the new node.
         way.slot.store(Ref::inner(inner_number).0, Ordering::Release);
-        leaf.open();
-        Ok((number, leaf))
+        Words::of_lone(lone).open();
+        Ok(())
+    }
+
+    /// Puts a leaf in the place of the lone entry at the end of the way, if it is another key's of the
+    /// same leaf. Waits for the lone entry without the structure lock if it is in use.
+    fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoNode> {
+        let Target::Lone(number) = way.end.target() else { return Ok(()) };
+        let lone = self.lone(number);
+        // Relaxed: changes only under the structure lock.
+        let other = lone.key.load(Ordering::Relaxed);
+        if other == key {
+            return Ok(());
+        }
+        let (leaf_number, leaf) = self.new_leaf(&mut locked, key)?;
+        // Relaxed: only compared by the CAS.
+        let word = Word::from_raw(lone.word.load(Ordering::Relaxed));
+        // Acquire pairs with the Release of the last unlock: its checksum is seen, and the next holder
+        // of the word in its new place comes after the last one. Relaxed on failure: it is in use.
+        let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
+        let dead = Word::DEAD.raw();
+        if word.is_locked() || lone.word.compare_exchange(word.raw(), dead, won, failed).is_err() {
+            self.retire_leaf(&mut locked, leaf_number);
+            drop(locked);
+            drop(lock::lock(&lone.word, &self.waiters));
+            return Ok(());
+        }
+        self.copy_sum(number, leaf_number, other);
+        // Release: who comes upon the reference finds the leaf, with its prefix.
+        way.slot.store(Ref::leaf(leaf_number).0, Ordering::Release);
+        Words::of_leaf(leaf).open_with(other, word);
+        self.retire_lone(&mut locked, number);
+        Ok(())
+    }
+
+    /// The checksum of a lone entry becomes that of its key in a leaf; nobody can use either.
+    fn copy_sum(&self, lone: u32, leaf: u32, key: u64) {
+        let Some(sums) = &self.sums else { return };
+        if let (Some(from), Some(to)) = (sums.of_lone(lone), sums.of_leaf(leaf, key)) {
+            // Relaxed: published with the word that the sum belongs to.
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// The entries at a reference, if that is what it leads to. Whoever does not hold the structure lock may
+    /// come upon another key's.
+    pub(super) fn words(&self, at: Ref) -> Option<Words<'_>> {
+        match at.target() {
+            Target::Leaf(number) => Some(Words::of_leaf(self.leaf(number))),
+            Target::Lone(number) => Some(Words::of_lone(self.lone(number))),
+            Target::None | Target::Inner(_) => None,
+        }
     }
 
     #[inline]
     #[expect(clippy::expect_used, reason = "an invariant of the index")]
     pub(super) fn leaf(&self, number: u32) -> &Leaf {
         self.leaves.get(number).expect("a reference leads to a leaf of the table")
+    }
+
+    #[inline]
+    #[expect(clippy::expect_used, reason = "an invariant of the index")]
+    pub(super) fn lone(&self, number: u32) -> &Lone {
+        self.lones.get(number).expect("a reference leads to a lone entry of the table")
     }
 
     #[inline]
@@ -128,23 +183,28 @@ impl Index {
             leaf.prefix.store(prefix, Ordering::Release);
             return Ok((number, leaf));
         }
-        // The room that `prune` will need.
-        let free = &mut locked.structure.free_leaves;
-        free.try_reserve(self.leaves.len() + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })?;
-        self.make_sums()?;
+        reserve(&mut locked.structure.free_leaves, self.leaves.len())?;
+        if let Some(sums) = &self.sums {
+            sums.make_leaf(self.leaves.len())?;
+        }
         let number = self.leaves.push(Leaf::dead(prefix)).map_err(no_node::<Leaf>)?;
         Ok((number, self.leaf(number)))
     }
 
-    /// The checksums of the next leaf, which has their number. Under the structure lock.
-    fn make_sums(&self) -> Result<(), NoNode> {
-        let Some(sums) = &self.sums else { return Ok(()) };
-        // They are there already if the leaf that they were made for was not.
-        if sums.len() == self.leaves.len() {
-            let of = core::array::from_fn(|_| AtomicU32::new(0));
-            sums.push(Sums { of }).map_err(no_node::<Sums>)?;
+    /// A lone entry for the key, its word DEAD, linked nowhere.
+    fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, &Lone), NoNode> {
+        if let Some(number) = locked.structure.free_lones.pop() {
+            let lone = self.lone(number);
+            // Release, as in `new_leaf`.
+            lone.key.store(key, Ordering::Release);
+            return Ok((Ref::lone(number), lone));
         }
-        Ok(())
+        reserve(&mut locked.structure.free_lones, self.lones.len())?;
+        if let Some(sums) = &self.sums {
+            sums.make_lone(self.lones.len())?;
+        }
+        let number = self.lones.push(Lone::dead(key)).map_err(no_node::<Lone>)?;
+        Ok((Ref::lone(number), self.lone(number)))
     }
 
     /// An inner node without children or marks, linked nowhere.
@@ -156,9 +216,7 @@ impl Index {
             inner.header.store(header.pack(), Ordering::Relaxed);
             return Ok((inner, number));
         }
-        // The room that `retire_inner` will need.
-        let free = &mut locked.structure.free_inners;
-        free.try_reserve(self.inners.len() + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })?;
+        reserve(&mut locked.structure.free_inners, self.inners.len())?;
         let number = self.inners.push(Inner::new(header)).map_err(no_node::<Inner>)?;
         Ok((self.inner(number), number))
     }
@@ -172,29 +230,41 @@ impl Index {
         locked.structure.free_inners.push(number);
     }
 
-    /// Takes the key's leaf away if all its entries are empty, and inner nodes left without a
+    /// Puts a leaf that is not linked, all its words DEAD, on the free list.
+    fn retire_leaf(&self, locked: &mut Locked<'_>, number: u32) {
+        self.removals.count(number);
+        // The room was reserved when the leaf was made.
+        locked.structure.free_leaves.push(number);
+    }
+
+    /// Puts a lone entry that is not linked, its word DEAD, on the free list.
+    fn retire_lone(&self, locked: &mut Locked<'_>, number: u32) {
+        self.removals.count(number);
+        // The room was reserved when the entry was made.
+        locked.structure.free_lones.push(number);
+    }
+
+    /// Takes the key's leaf or lone entry away if all its entries are empty, and inner nodes left without a
     /// child. To be called after an entry became empty, with no entry lock held.
     pub(crate) fn prune(&self, key: u64) {
-        let Some((_, leaf)) = self.find(key) else { return };
+        let Some(found) = self.find(key) else { return };
         // A guess; the CASes below decide.
-        if leaf.any(|word| word != crate::word::Word::EMPTY) {
+        if self.words(found.at).is_none_or(|words| words.any(|word| word != Word::EMPTY)) {
             return;
         }
         let mut locked = self.lock_structure();
         let way = self.way(&locked, key);
-        let Target::Leaf(number) = way.end.target() else { return };
-        let leaf = self.leaf(number);
-        // Relaxed: changes only under the structure lock.
-        if leaf.prefix.load(Ordering::Relaxed) != leaf_prefix(key) || !leaf.kill_words() {
+        let words = self.words(way.end).filter(|words| words.have(key));
+        if !words.is_some_and(|words| words.kill()) {
             return;
         }
-        self.removals.count(number);
         // Relaxed: who reads "none" and then adds a leaf takes the structure lock first.
         way.slot.store(Ref::NONE.0, Ordering::Relaxed);
-        // Relaxed: its words are DEAD, so nobody can use it whatever prefix he sees.
-        leaf.prefix.store(NO_NODE, Ordering::Relaxed);
-        // The room was reserved when the leaf was made.
-        locked.structure.free_leaves.push(number);
+        match way.end.target() {
+            Target::Leaf(number) => self.retire_leaf(&mut locked, number),
+            Target::Lone(number) => self.retire_lone(&mut locked, number),
+            Target::None | Target::Inner(_) => {}
+        }
         self.drop_empty_inners(&mut locked, &way);
     }
 
@@ -213,6 +283,11 @@ impl Index {
             }
         }
     }
+}
+
+/// Room on a free list for the node that is about to be made, so that retiring it never needs memory.
+fn reserve(free: &mut Vec<u32>, nodes: usize) -> Result<(), NoNode> {
+    free.try_reserve(nodes + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })
 }
 
 pub(super) fn no_node<T>(error: TableError) -> NoNode {

@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use super::Index;
-use super::node::{CHILD_SLOTS, Header, LEAF_BITS, LEAF_WORDS, Leaf, Ref, Target, leaf_prefix};
+use super::node::{CHILD_SLOTS, Header, LEAF_WORDS, Ref, Target, Words, leaf_prefix};
 use crate::sync::atomic::Ordering;
 use crate::word::Word;
 
@@ -33,14 +33,11 @@ impl LeafKeys {
         self.len += 1;
     }
 
-    /// Refills it with the keys from `from` on of those entries of the leaf whose word passes `test`.
-    pub(super) fn fill(&mut self, leaf: &Leaf, from: u64, test: impl Fn(Word) -> bool) {
+    /// Refills it with the keys from `from` on whose word passes `test`.
+    pub(super) fn fill(&mut self, words: Words<'_>, from: u64, test: impl Fn(Word) -> bool) {
         self.clear();
-        // Relaxed, here and below: a snapshot. The leaf cannot go while the structure lock is held.
-        let first = leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS;
-        for (i, word) in leaf.words.iter().enumerate() {
-            let key = first + i as u64;
-            if key >= from && test(Word::from_raw(word.load(Ordering::Relaxed))) {
+        for (key, word) in words.iter() {
+            if key >= from && test(word) {
                 self.push(key);
             }
         }
@@ -63,32 +60,25 @@ impl Index {
         let _locked = self.lock_structure();
         // Relaxed, here and below: nodes change only under the structure lock.
         let root = Ref(self.root.load(Ordering::Relaxed));
-        let leaf = self.first_leaf(root, leaf_prefix(from))?;
-        keys.fill(leaf, from, |word| !word.is_dead() && !word.is_empty());
-        (leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS).checked_add(1 << LEAF_BITS)
+        let words = self.first_leaf(root, from)?;
+        keys.fill(words, from, |word| !word.is_dead() && !word.is_empty());
+        words.behind()
     }
 
-    /// The leaf of the least prefix from `prefix` on, below `at`. Under the structure lock.
-    fn first_leaf(&self, at: Ref, prefix: u64) -> Option<&Leaf> {
-        // Relaxed, here and below: nodes change only under the structure lock.
+    /// The entries of the first leaf that may have keys from `from` on, below `at`. Under the structure lock.
+    fn first_leaf(&self, at: Ref, from: u64) -> Option<Words<'_>> {
         match at.target() {
             Target::None => None,
-            Target::Leaf(number) => {
-                let leaf = self.leaf(number);
-                (leaf.prefix.load(Ordering::Relaxed) >= prefix).then_some(leaf)
+            Target::Leaf(_) | Target::Lone(_) => {
+                self.words(at).filter(|words| leaf_prefix(words.first) >= leaf_prefix(from))
             }
             Target::Inner(number) => {
                 let inner = self.inner(number);
+                // Relaxed, here and below: nodes change only under the structure lock.
                 let header = Header::unpack(inner.header.load(Ordering::Relaxed));
-                let key = prefix << LEAF_BITS;
-                let here = Header::covering(key, header.level).prefix;
-                let from = match header.prefix.cmp(&here) {
-                    core::cmp::Ordering::Less => return None,
-                    core::cmp::Ordering::Equal => header.digit(key),
-                    core::cmp::Ordering::Greater => 0,
-                };
-                (from..CHILD_SLOTS).find_map(|digit| {
-                    self.first_leaf(Ref(inner.child(digit).load(Ordering::Relaxed)), prefix)
+                let digits = header.digit_from(from)?..CHILD_SLOTS;
+                digits.into_iter().find_map(|digit| {
+                    self.first_leaf(Ref(inner.child(digit).load(Ordering::Relaxed)), from)
                 })
             }
         }

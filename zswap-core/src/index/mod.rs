@@ -1,44 +1,54 @@
 //! The radix index: from a swap entry's 64-bit key to its entry word.
 //!
-//! A path-compressed radix tree with leaves of 32 entry words and inner nodes of 16 children.
-//! Dense keys cost 8.4 bytes each (264 bytes a leaf, 72 an inner node over 16 of them); a lone key
-//! at most a leaf and an inner node, 336 bytes.
+//! A path-compressed radix tree of inner nodes with 16 children, above leaves of 32 entry words. A key without
+//! neighbours in its leaf is a *lone* entry of key and word, which grows into a leaf when the second of the
+//! leaf's keys comes. Dense keys cost 8.4 bytes each (264 bytes a leaf, 80 an inner node over 16 of them); a
+//! lone one costs 16 and its share of inner nodes, 44 together at a million random keys.
 //!
 //! All nodes live in type-stable tables (`StableTable`) and are recycled, never freed, while the
 //! store lives. That is why all of this is safe code, and why a look-up needs no lock: a stale
-//! reference leads to a valid node, which says in its header what it is now.
+//! reference leads to a valid node, which says itself what it is now.
 //!
 //! # Rules
-//! * The *structure lock* is held to add or take away nodes; only the tables' growth locks are
-//!   taken under it. Look-ups do not take it. No entry lock is held when it is taken.
-//! * A node's header, children or prefix are written before the reference to it is stored.
-//! * A leaf's words are DEAD until it is linked: nobody can use an entry that look-ups do not find.
-//! * A leaf is taken away only when each of its words has gone from EMPTY to DEAD by a CAS, so a
-//!   locked or used entry keeps its leaf. Inner nodes are taken away when they have no child left.
-//! * Who locks an entry checks the leaf's prefix afterwards: a recycled leaf has another one, or
-//!   DEAD words. A leaf with the right prefix and a word that is not DEAD is linked, and the only
-//!   one of its prefix.
+//! * The *structure lock* is held to add or take away nodes, to change marks (`pooled.rs`) and to walk; only
+//!   the tables' growth locks are taken under it. Look-ups do not take it. No entry lock is held when it is
+//!   taken, and none is waited for under it.
+//! * A node's header, children, prefix or key are written before the reference to it is stored.
+//! * Words are DEAD until their node is linked: nobody can use an entry that look-ups do not find.
+//! * A leaf or lone entry is taken away only when each of its words has gone from EMPTY to DEAD by a CAS, so a
+//!   locked or used entry keeps its place. Inner nodes are taken away when they have no child left.
+//! * A lone entry grows: its word, unlocked, goes to DEAD by a CAS; the leaf takes its place; the word is stored
+//!   in the leaf. Whoever finds a DEAD word waits for the structure lock and looks again. So the word is in one
+//!   place, and nobody can use it between the two. A leaf never becomes a lone entry again while it has
+//!   a used entry.
+//! * Who locks an entry checks the node's prefix or key afterwards: a recycled one has another, or
+//!   DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only one of its key.
+//!   Who reads a word without its lock also checks that no node was taken away meanwhile (`Removals`).
 //!
 //! # Why "absent" may be believed
 //! A look-up that meets a recycled node may find nothing where there is something now. Say the key
-//! is in use when the look-up begins and all the time until it ends. Then its leaf stays, and with
-//! it every node above, for none of them is ever without a child. The references on the way can
-//! change only to new inner nodes put in between, which lead to the same leaf. So the look-up finds
-//! it. Otherwise the key was not in use at some moment of the call, and "absent" was true then.
+//! is in use when the look-up begins and all the time until it ends. Then every node above it stays, for none
+//! of them is ever without a child; and its leaf stays, or its lone entry does until a leaf takes that place.
+//! The references on the way can change only to new inner nodes put in between, which lead to the same place, and
+//! from the lone entry to the leaf. So the look-up finds it, unless it followed the reference to the lone entry
+//! and came upon the next life of that: it sees the reference changed then, for that came before, and
+//! follows it again. Otherwise the key was not in use at some moment of the call, and "absent" was true then.
 
 mod change;
 mod keys;
 mod node;
 mod pooled;
+mod sums;
 
 use crossbeam_utils::CachePadded;
 use zpool_api::lockdep::{self, Rank};
 use zpool_api::stable::StableTable;
 
 pub(crate) use self::keys::LeafKeys;
-use self::node::{Header, Inner, Leaf, Ref, Sums, Target, leaf_offset, leaf_prefix};
+use self::node::{Header, Inner, Leaf, Lone, Ref, Target, leaf_prefix};
 #[cfg_attr(not(test), expect(unused_imports, reason = "named by callers only"))]
 pub(crate) use self::pooled::Visit;
+use self::sums::Sums;
 use crate::lock::{self, EntryGuard, Waiters};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex, MutexGuard};
@@ -77,6 +87,7 @@ impl Removals {
 #[derive(Debug, Default)]
 struct Structure {
     free_leaves: Vec<u32>,
+    free_lones: Vec<u32>,
     free_inners: Vec<u32>,
 }
 
@@ -96,9 +107,9 @@ pub(crate) struct NoNode {
 pub(crate) struct Index {
     root: AtomicU32,
     leaves: StableTable<Leaf>,
+    lones: StableTable<Lone>,
     inners: StableTable<Inner>,
-    /// As many as leaves, or one more.
-    sums: Option<StableTable<Sums>>,
+    sums: Option<Sums>,
     structure: Mutex<Structure>,
     removals: Removals,
     waiters: Waiters,
@@ -111,7 +122,7 @@ impl Index {
 
     /// An index that keeps a checksum beside each entry: 4 bytes more.
     pub(crate) fn with_sums() -> Self {
-        Index { sums: Some(StableTable::with_limit(Ref::MAX_NODES)), ..Self::new() }
+        Index { sums: Some(Sums::new()), ..Self::new() }
     }
 
     /// Whether checksums are kept.
@@ -124,6 +135,7 @@ impl Index {
         Index {
             root: AtomicU32::new(Ref::NONE.0),
             leaves: StableTable::with_limit(limit),
+            lones: StableTable::with_limit(limit),
             inners: StableTable::with_limit(limit),
             sums: None,
             structure: Mutex::new(Structure::default()),
@@ -135,10 +147,15 @@ impl Index {
     /// Bytes of all nodes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let locked = self.lock_structure();
-        let free =
-            locked.structure.free_leaves.capacity() + locked.structure.free_inners.capacity();
-        let sums = self.sums.as_ref().map_or(0, StableTable::memory_bytes);
-        self.leaves.memory_bytes() + self.inners.memory_bytes() + sums + free * size_of::<u32>()
+        let free = locked.structure.free_leaves.capacity()
+            + locked.structure.free_lones.capacity()
+            + locked.structure.free_inners.capacity();
+        let sums = self.sums.as_ref().map_or(0, Sums::memory_bytes);
+        self.leaves.memory_bytes()
+            + self.lones.memory_bytes()
+            + self.inners.memory_bytes()
+            + sums
+            + free * size_of::<u32>()
     }
 
     fn lock_structure(&self) -> Locked<'_> {
@@ -149,22 +166,23 @@ impl Index {
     /// Locks the key's entry if it has a leaf; an entry of that leaf may be empty.
     pub(crate) fn lock(&self, key: u64) -> Option<EntryGuard<'_>> {
         loop {
-            let leaf = self.find(key)?;
-            if let Some(entry) = self.lock_in(leaf, key) {
+            let found = self.find(key)?;
+            if let Some(entry) = self.lock_in(found, key) {
                 return Some(entry);
             }
         }
     }
 
-    /// Locks the key's entry, with a new leaf if it has none.
+    /// Locks the key's entry, with a new place for it if it has none.
     pub(crate) fn lock_or_insert(&self, key: u64) -> Result<EntryGuard<'_>, NoNode> {
         loop {
-            let leaf = match self.find(key) {
-                Some(leaf) => leaf,
-                None => self.insert_leaf(key)?,
-            };
-            if let Some(entry) = self.lock_in(leaf, key) {
-                return Ok(entry);
+            match self.find(key) {
+                None => self.insert(key)?,
+                Some(found) => {
+                    if let Some(entry) = self.lock_in(found, key) {
+                        return Ok(entry);
+                    }
+                }
             }
         }
     }
@@ -206,37 +224,35 @@ impl Index {
     /// The key's word as it is now, without its lock; nothing if it is dead, or if it may have been another
     /// key's.
     #[inline]
-    fn read(&self, (number, leaf): (u32, &Leaf), key: u64) -> Option<Word> {
-        let removals = self.removals.stripe(number);
-        // Acquire pairs with the Release of `count`: the words of a leaf whose removal is counted in
+    fn read(&self, found: Found<'_>, key: u64) -> Option<Word> {
+        let removals = self.removals.stripe(found.number());
+        // Acquire pairs with the Release of `count`: the words of a node whose removal is counted in
         // are seen DEAD, or as they were later.
         let before = removals.load(Ordering::Acquire);
-        // Acquire, so that the prefix is read after the word: if the leaf was recycled before the word was
-        // read, the new prefix is seen.
-        let word = Word::from_raw(leaf.word(key).load(Ordering::Acquire));
-        // Acquire pairs with the Release of `new_leaf`: who sees the prefix of a later life sees the
-        // removal in between counted. The count is read last, and needs no order of its own.
-        let same = leaf.prefix.load(Ordering::Acquire) == leaf_prefix(key)
-            && removals.load(Ordering::Relaxed) == before;
+        // Acquire, so that the node's keys are read after the word: if the node was recycled before the
+        // word was read, its new keys are seen.
+        let word = Word::from_raw(found.word.load(Ordering::Acquire));
+        // The count is read last, and needs no order of its own: see `is_of`.
+        let same = found.is_of(key) && removals.load(Ordering::Relaxed) == before;
         (same && !word.is_dead()).then_some(word)
     }
 
-    /// Locks the key's word in `leaf`, if the leaf is (still, or again) the key's.
+    /// Locks the word that was found, if it is (still, or again) the key's.
     #[inline]
-    fn lock_in<'a>(&'a self, (number, leaf): (u32, &'a Leaf), key: u64) -> Option<EntryGuard<'a>> {
-        match lock::lock(leaf.word(key), &self.waiters) {
+    fn lock_in<'a>(&'a self, found: Found<'a>, key: u64) -> Option<EntryGuard<'a>> {
+        match lock::lock(found.word, &self.waiters) {
             Ok(entry) => {
-                // Relaxed: the lock's Acquire reads from after the words were made EMPTY, which
-                // came after the prefix was stored.
-                if leaf.prefix.load(Ordering::Relaxed) != leaf_prefix(key) {
+                // The lock's Acquire reads from after the words were made EMPTY, which came after the
+                // node's keys were stored.
+                if !found.is_of(key) {
                     return None;
                 }
                 Some(match &self.sums {
                     None => entry,
-                    Some(sums) => {
-                        let sums = sums.get(number).and_then(|sums| sums.of.get(leaf_offset(key)));
-                        entry.with_sum(sums)
-                    }
+                    Some(sums) => entry.with_sum(match found.at.target() {
+                        Target::Lone(number) => sums.of_lone(number),
+                        _ => sums.of_leaf(found.number(), key),
+                    }),
                 })
             }
             Err(lock::Dead) => {
@@ -246,27 +262,22 @@ impl Index {
         }
     }
 
-    /// Lets whoever takes a leaf away finish.
+    /// Lets whoever takes a node away or puts another in its place finish.
     fn wait_for_structure(&self) {
         drop(self.lock_structure());
     }
 
-    /// The key's leaf and its number, if it has one. Takes no lock.
+    /// Where the key's word is, if it has a place. Takes no lock.
     #[inline]
-    fn find(&self, key: u64) -> Option<(u32, &Leaf)> {
-        // Acquire, here and below, pairs with the Release that links a new inner node in the place
-        // of what was there: who comes upon it must see the way on to what was there.
-        let mut at = Ref(self.root.load(Ordering::Acquire));
+    fn find(&self, key: u64) -> Option<Found<'_>> {
+        let mut slot = &self.root;
         let mut above = u32::MAX;
         loop {
+            // Acquire pairs with the Release that links a new node in the place of what was there: who comes
+            // upon it must see the way on to what was there.
+            let at = Ref(slot.load(Ordering::Acquire));
             match at.target() {
                 Target::None => return None,
-                Target::Leaf(number) => {
-                    let leaf = self.leaf(number);
-                    // Relaxed: whoever uses an entry of the leaf looks again under its lock.
-                    let found = leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key);
-                    return found.then_some((number, leaf));
-                }
                 Target::Inner(number) => {
                     let inner = self.inner(number);
                     // Relaxed: written before the reference to the node was stored, or recycled.
@@ -276,10 +287,56 @@ impl Index {
                         return None;
                     }
                     above = header.level;
-                    at = Ref(inner.child(header.digit(key)).load(Ordering::Acquire));
+                    slot = inner.child(header.digit(key));
+                }
+                Target::Leaf(number) => {
+                    let leaf = self.leaf(number);
+                    let found = Found { at, word: leaf.word(key), keys: &leaf.prefix };
+                    return found.is_of(key).then_some(found);
+                }
+                Target::Lone(number) => {
+                    let lone = self.lone(number);
+                    let found = Found { at, word: &lone.word, keys: &lone.key };
+                    if found.is_of(key) {
+                        return Some(found);
+                    }
+                    // Another key's from the start, if it is still here; or a leaf took its place, and it was
+                    // recycled. Relaxed: who sees the recycled key sees the place changed.
+                    if slot.load(Ordering::Relaxed) == at.0 {
+                        return None;
+                    }
                 }
             }
         }
+    }
+}
+
+/// A place for a key's word. It may be another key's by now.
+#[derive(Debug, Clone, Copy)]
+struct Found<'a> {
+    /// A leaf or a lone entry.
+    at: Ref,
+    word: &'a AtomicU64,
+    /// Whose it is: the prefix of the leaf, or the lone entry's key.
+    keys: &'a AtomicU64,
+}
+
+impl Found<'_> {
+    #[inline]
+    fn number(&self) -> u32 {
+        match self.at.target() {
+            Target::None => 0,
+            Target::Inner(number) | Target::Leaf(number) | Target::Lone(number) => number,
+        }
+    }
+
+    /// Whether the place is the key's now.
+    #[inline]
+    fn is_of(&self, key: u64) -> bool {
+        // Acquire pairs with the Release of `new_leaf` and `new_lone`: who sees the keys of a later life
+        // sees the removal in between counted, and what took the node's place.
+        let keys = self.keys.load(Ordering::Acquire);
+        keys == if matches!(self.at.target(), Target::Lone(_)) { key } else { leaf_prefix(key) }
     }
 }
 

@@ -1,7 +1,8 @@
-//! What the index is made of: references, inner nodes and leaves.
+//! What the index is made of: references, inner nodes, leaves and lone entries.
 //!
-//! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix. A stale
-//! reference leads to a valid node, so whoever follows one without the structure lock checks that.
+//! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix, a lone
+//! entry by its key. A stale reference leads to a valid node, so whoever follows one without the structure lock
+//! checks that.
 
 use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -24,28 +25,35 @@ pub(super) struct Ref(pub(super) u32);
 
 pub(super) enum Target {
     None,
-    Leaf(u32),
     Inner(u32),
+    Leaf(u32),
+    Lone(u32),
 }
 
 impl Ref {
     pub(super) const NONE: Ref = Ref(0);
-    /// Nodes of each kind: the number plus one and a bit for the kind fit in 32 bits.
-    pub(super) const MAX_NODES: usize = (1 << 31) - 1;
-
-    pub(super) fn leaf(number: u32) -> Self {
-        Ref((number + 1) << 1 | 1)
-    }
+    /// Nodes of each kind: the number plus one and two bits for the kind fit in 32 bits.
+    pub(super) const MAX_NODES: usize = (1 << 30) - 1;
 
     pub(super) fn inner(number: u32) -> Self {
-        Ref((number + 1) << 1)
+        Ref((number + 1) << 2)
     }
 
+    pub(super) fn leaf(number: u32) -> Self {
+        Ref((number + 1) << 2 | 1)
+    }
+
+    pub(super) fn lone(number: u32) -> Self {
+        Ref((number + 1) << 2 | 2)
+    }
+
+    #[inline]
     pub(super) fn target(self) -> Target {
-        match (self.0 >> 1, self.0 & 1) {
+        match (self.0 >> 2, self.0 & 3) {
             (0, _) => Target::None,
+            (n, 0) => Target::Inner(n - 1),
             (n, 1) => Target::Leaf(n - 1),
-            (n, _) => Target::Inner(n - 1),
+            (n, _) => Target::Lone(n - 1),
         }
     }
 }
@@ -88,6 +96,15 @@ impl Header {
 
     pub(super) fn digit(self, key: u64) -> usize {
         (key >> Self::shift(self.level)) as usize & (CHILDREN - 1)
+    }
+
+    /// The first child that may have keys from `from` on.
+    pub(super) fn digit_from(self, from: u64) -> Option<usize> {
+        match self.prefix.cmp(&Header::covering(from, self.level).prefix) {
+            core::cmp::Ordering::Less => None,
+            core::cmp::Ordering::Equal => Some(self.digit(from)),
+            core::cmp::Ordering::Greater => Some(0),
+        }
     }
 
     /// The least key below the node.
@@ -136,18 +153,81 @@ impl Leaf {
     pub(super) fn word(&self, key: u64) -> &AtomicU64 {
         self.words.get(leaf_offset(key)).expect("a leaf has a word for each of its keys")
     }
+}
 
-    /// DEAD to EMPTY for every word: the leaf is linked and its entries may be used.
+/// The entry of a key that is alone in its leaf: no words are kept for the others.
+#[derive(Debug)]
+pub(super) struct Lone {
+    pub(super) key: AtomicU64,
+    pub(super) word: AtomicU64,
+}
+
+impl Lone {
+    /// One that nobody can use: its word is DEAD.
+    pub(super) fn dead(key: u64) -> Self {
+        Lone { key: AtomicU64::new(key), word: AtomicU64::new(Word::DEAD.raw()) }
+    }
+}
+
+/// The entries of a leaf or of a lone one, as somebody who holds the structure lock sees them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words<'a> {
+    /// The key of the first word; the others follow one after another.
+    pub(super) first: u64,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn of_leaf(leaf: &'a Leaf) -> Self {
+        // Relaxed: changes only under the structure lock.
+        Words { first: leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS, words: &leaf.words }
+    }
+
+    pub(super) fn of_lone(lone: &'a Lone) -> Self {
+        // Relaxed: changes only under the structure lock.
+        let first = lone.key.load(Ordering::Relaxed);
+        Words { first, words: core::slice::from_ref(&lone.word) }
+    }
+
+    /// Whether the key's word is among them.
+    pub(super) fn have(&self, key: u64) -> bool {
+        key.checked_sub(self.first).is_some_and(|at| at < self.words.len() as u64)
+    }
+
+    /// The first key that would be in another leaf.
+    pub(super) fn behind(&self) -> Option<u64> {
+        (leaf_prefix(self.first) << LEAF_BITS).checked_add(1 << LEAF_BITS)
+    }
+
+    /// The keys and their words as they are now.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Word)> {
+        // Relaxed: whoever acts on it says why that is enough.
+        let now = |word: &AtomicU64| Word::from_raw(word.load(Ordering::Relaxed));
+        (self.first..=u64::MAX).zip(self.words.iter().map(now))
+    }
+
+    /// Whether `test` holds for one of the words as they are now.
+    pub(super) fn any(&self, test: impl Fn(Word) -> bool) -> bool {
+        self.iter().any(|(_, word)| test(word))
+    }
+
+    /// DEAD to EMPTY for every word: the node is linked and its entries may be used.
     pub(super) fn open(&self) {
-        for word in &self.words {
+        self.open_with(self.first, Word::EMPTY);
+    }
+
+    /// As `open`, with a word for one of the keys.
+    pub(super) fn open_with(&self, key: u64, word: Word) {
+        for (at, place) in (self.first..=u64::MAX).zip(self.words) {
+            let word = if at == key { word } else { Word::EMPTY };
             // Release pairs with the Acquire of the CAS that locks the word: who uses the entry
-            // sees the leaf's prefix, and that it is linked.
-            word.store(Word::EMPTY.raw(), Ordering::Release);
+            // sees the node's key, and that it is linked.
+            place.store(word.raw(), Ordering::Release);
         }
     }
 
     /// EMPTY to DEAD for every word, or none.
-    pub(super) fn kill_words(&self) -> bool {
+    pub(super) fn kill(&self) -> bool {
         for (i, word) in self.words.iter().enumerate() {
             // Acquire pairs with the Release of the last unlock of the word, so that the next
             // holder of a word that is restored below comes after the last one. Relaxed on
@@ -167,12 +247,6 @@ impl Leaf {
             }
         }
         true
-    }
-
-    /// Whether `test` holds for one of the words as they are now.
-    pub(super) fn any(&self, test: impl Fn(Word) -> bool) -> bool {
-        // Relaxed: whoever acts on it says why that is enough.
-        self.words.iter().any(|word| test(Word::from_raw(word.load(Ordering::Relaxed))))
     }
 }
 
@@ -207,10 +281,4 @@ impl Inner {
         // Relaxed: children change only under the structure lock.
         self.children.iter().all(|child| child.load(Ordering::Relaxed) == Ref::NONE.0)
     }
-}
-
-/// The checksums of a leaf's entries, in stores that keep them. Each is guarded by its entry's lock.
-#[derive(Debug)]
-pub(super) struct Sums {
-    pub(super) of: [AtomicU32; LEAF_WORDS],
 }

@@ -35,7 +35,7 @@
 
 use super::change::Step;
 use super::keys::LeafKeys;
-use super::node::{Header, Inner, LEAF_BITS, Leaf, Ref, Target, leaf_prefix};
+use super::node::{Header, Inner, Ref, Target, Words, leaf_prefix};
 use super::{Index, Locked};
 use crate::sync::atomic::{Ordering, fence};
 use crate::word::Word;
@@ -109,7 +109,7 @@ impl Index {
             let at = Ref(slot.load(Ordering::Acquire));
             match at.target() {
                 Target::None => return false,
-                Target::Leaf(_) => {
+                Target::Leaf(_) | Target::Lone(_) => {
                     let Some((inner, header)) = above else { return true };
                     return inner.is_marked(header.digit(key))
                         && Ref(slot.load(Ordering::Relaxed)) == at;
@@ -134,33 +134,27 @@ impl Index {
     fn mark_way(&self, key: u64) {
         let locked = self.lock_structure();
         let way = self.way(&locked, key);
-        if self.leaf_at(way.end, key).is_some() {
+        if self.words(way.end).is_some_and(|words| words.have(key)) {
             for step in way.upwards() {
                 step.inner.mark(step.digit);
             }
         }
     }
 
-    /// The leaf at the reference, if it is the key's. Under the structure lock.
-    fn leaf_at(&self, at: Ref, key: u64) -> Option<&Leaf> {
-        let Target::Leaf(number) = at.target() else { return None };
-        let leaf = self.leaf(number);
-        // Relaxed: changes only under the structure lock.
-        (leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key)).then_some(leaf)
-    }
-
     /// Takes the mark of the key's leaf away if no entry of it has pool memory any more.
     fn unmark_leaf(&self, key: u64, new: Word) {
-        let Some((_, leaf)) = self.find(key) else { return };
+        let Some(found) = self.find(key) else { return };
         // Guesses: a mark that is left is stale, one that is gone too early is put back below.
-        if leaf.any(Word::is_stored) || new.is_empty() && !leaf.any(|word| word != Word::EMPTY) {
+        let words = self.words(found.at);
+        let any = |test: fn(Word) -> bool| words.is_some_and(|words| words.any(test));
+        if any(Word::is_stored) || new.is_empty() && !any(|word| word != Word::EMPTY) {
             // In the second case the leaf itself is taken away next, by `prune`.
             return;
         }
         let locked = self.lock_structure();
         let way = self.way(&locked, key);
-        if let Some(leaf) = self.leaf_at(way.end, key) {
-            Self::unmark_unless_stored(&locked, leaf, way.upwards());
+        if let Some(words) = self.words(way.end).filter(|words| words.have(key)) {
+            Self::unmark_unless_stored(&locked, words, way.upwards());
         }
     }
 
@@ -168,14 +162,14 @@ impl Index {
     /// nothing any more.
     fn unmark_unless_stored<'a: 's, 's>(
         _locked: &Locked<'_>,
-        leaf: &Leaf,
+        words: Words<'_>,
         mut upwards: impl Iterator<Item = &'s Step<'a>>,
     ) {
         let Some(lowest) = upwards.next() else { return };
         lowest.inner.unmark(lowest.digit);
         // Orders the mark before the words: see the head of the file.
         fence(Ordering::SeqCst);
-        if leaf.any(Word::is_stored) {
+        if words.any(Word::is_stored) {
             lowest.inner.mark(lowest.digit);
             return;
         }
@@ -198,18 +192,17 @@ impl Index {
         let mut visit = Visit { next: Some(from), leaves: 0 };
         let mut nodes = 0;
         while let Some(at) = visit.next.filter(|_| nodes < NODES_A_CALL) {
-            let (leaf, next) = self.marked_leaf(at, &mut nodes);
+            let (words, next) = self.marked_leaf(at, &mut nodes);
             visit.next = next;
-            let Some(leaf) = leaf else { continue };
+            let Some(words) = words else { continue };
             visit.leaves += 1;
-            keys.fill(leaf, at, Word::is_stored);
+            keys.fill(words, at, Word::is_stored);
             if !keys.is_empty() {
                 break;
             }
-            if !leaf.any(Word::is_stored) {
-                // Relaxed: changes only under the structure lock.
-                let first = leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS;
-                Self::unmark_unless_stored(&locked, leaf, self.way(&locked, first).upwards());
+            if !words.any(Word::is_stored) {
+                let way = self.way(&locked, words.first);
+                Self::unmark_unless_stored(&locked, words, way.upwards());
             }
         }
         visit
@@ -218,7 +211,7 @@ impl Index {
     /// Goes down one way, along marks, towards the first leaf that has keys from `from` on. The leaf, if that
     /// was it, and where to look on: behind it, or behind what has no marked leaf. Under the structure
     /// lock; adds the nodes on the way to `nodes`.
-    fn marked_leaf(&self, from: u64, nodes: &mut usize) -> (Option<&Leaf>, Option<u64>) {
+    fn marked_leaf(&self, from: u64, nodes: &mut usize) -> (Option<Words<'_>>, Option<u64>) {
         let mut from = from;
         let mut slot = &self.root;
         // The first key behind what is below `slot`.
@@ -229,23 +222,15 @@ impl Index {
             *nodes += 1;
             match at.target() {
                 Target::None => return (None, behind),
-                Target::Leaf(number) => {
-                    let leaf = self.leaf(number);
-                    let prefix = leaf.prefix.load(Ordering::Relaxed);
-                    if prefix < leaf_prefix(from) {
-                        return (None, behind);
-                    }
-                    return (Some(leaf), (prefix << LEAF_BITS).checked_add(1 << LEAF_BITS));
+                Target::Leaf(_) | Target::Lone(_) => {
+                    let words = self.words(at);
+                    let words = words.filter(|words| leaf_prefix(words.first) >= leaf_prefix(from));
+                    return (words, words.map_or(behind, |words| words.behind()));
                 }
                 Target::Inner(number) => {
                     let inner = self.inner(number);
                     let header = Header::unpack(inner.header.load(Ordering::Relaxed));
-                    let here = Header::covering(from, header.level).prefix;
-                    let digit = match header.prefix.cmp(&here) {
-                        core::cmp::Ordering::Less => return (None, behind),
-                        core::cmp::Ordering::Equal => header.digit(from),
-                        core::cmp::Ordering::Greater => 0,
-                    };
+                    let Some(digit) = header.digit_from(from) else { return (None, behind) };
                     let marks = inner.pooled.load(Ordering::Relaxed) >> digit << digit;
                     if marks == 0 {
                         return (None, behind);

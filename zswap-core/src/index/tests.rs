@@ -2,7 +2,7 @@
 
 use super::as_map::{get, put, remove};
 use super::change::no_node;
-use super::node::*;
+use super::node::{Header, Inner, LEAF_BITS, LEAF_WORDS, Leaf, NO_NODE, Ref, Target};
 use super::*;
 use crate::word::{Content, PoolId};
 use std::collections::BTreeMap;
@@ -10,6 +10,13 @@ use std::sync::Arc;
 use zpool_api::BackendBits;
 use zpool_api::stable::TableError;
 use zpool_api::sync::test_rng::Rng;
+
+fn check_all_free(index: &Index) {
+    let locked = index.lock_structure();
+    assert_eq!(locked.structure.free_leaves.len(), index.leaves.len());
+    assert_eq!(locked.structure.free_lones.len(), index.lones.len());
+    assert_eq!(locked.structure.free_inners.len(), index.inners.len());
+}
 
 fn keys(index: &Index) -> Vec<u64> {
     let (mut keys, mut from) = (Vec::new(), Some(0));
@@ -33,6 +40,7 @@ fn headers_pack_and_cover() {
     }
     for number in [0, 1, (Ref::MAX_NODES - 1) as u32] {
         assert!(matches!(Ref::leaf(number).target(), Target::Leaf(n) if n == number));
+        assert!(matches!(Ref::lone(number).target(), Target::Lone(n) if n == number));
         assert!(matches!(Ref::inner(number).target(), Target::Inner(n) if n == number));
     }
 }
@@ -94,17 +102,11 @@ fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
         remove(&index, *key);
     }
     assert_eq!(index.root.load(Ordering::SeqCst), 0, "nodes were left behind");
-    let locked = index.lock_structure();
-    assert_eq!(locked.structure.free_leaves.len(), index.leaves.len());
-    assert_eq!(locked.structure.free_inners.len(), index.inners.len());
+    check_all_free(&index);
 }
 
 #[test]
-fn dense_keys_cost_eight_bytes_and_a_lone_one_a_few_hundred() {
-    let index = Index::new();
-    put(&index, 7 << 56, 1);
-    put(&index, 9 << 56 | 12345, 1);
-    assert!(index.memory_bytes() / 2 <= 400, "{} bytes for two keys", index.memory_bytes());
+fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
     let dense = if cfg!(miri) { 1024u64 } else { 100_000 };
     let index = Index::new();
     for key in 0..dense {
@@ -112,23 +114,73 @@ fn dense_keys_cost_eight_bytes_and_a_lone_one_a_few_hundred() {
     }
     let each = index.memory_bytes() as f64 / dense as f64;
     assert!(each < 9.0, "{each} bytes for each dense key");
+    let sparse = if cfg!(miri) { 256u64 } else { 1_000_000 };
+    let (index, mut rng) = (Index::new(), Rng::new(3));
+    for key in 0..sparse {
+        put(&index, rng.next() >> 8, key);
+    }
+    let each = index.memory_bytes() as f64 / sparse as f64;
+    assert!(each < 60.0, "{each} bytes for each sparse key");
 }
 
 #[test]
 fn its_bytes_are_those_of_tables_and_free_lists_which_have_room_for_every_node() {
     let index = Index::with_sums();
-    for key in [0, 1 << 20, 1 << 40] {
+    for key in [0, 1 << 20, 1 << 40, 1 << 40 | 1] {
         put(&index, key, 1);
         assert_eq!(index.lock(key).and_then(|entry| entry.sum()), Some(0));
         let locked = index.lock_structure();
         assert!(locked.structure.free_leaves.capacity() >= index.leaves.len());
+        assert!(locked.structure.free_lones.capacity() >= index.lones.len());
         assert!(locked.structure.free_inners.capacity() >= index.inners.len());
     }
     let sums = index.sums.as_ref().unwrap().memory_bytes();
-    let tables = index.leaves.memory_bytes() + index.inners.memory_bytes() + sums;
-    let lists = index.memory_bytes() - tables;
-    // Numbers of 4 bytes, of 3 leaves and 2 inner nodes; a list may have room for a few more.
-    assert!((4 * (3 + 2)..4 * 12).contains(&lists), "{lists}");
+    assert_eq!(sums, 4 * (3 + 32));
+    let tables =
+        index.leaves.memory_bytes() + index.lones.memory_bytes() + index.inners.memory_bytes();
+    let lists = index.memory_bytes() - tables - sums;
+    // Numbers of 4 bytes, of 3 lone entries, a leaf and 2 inner nodes; a list may have room for a few more.
+    assert!((4 * (3 + 1 + 2)..4 * 16).contains(&lists), "{lists}");
+}
+
+#[test]
+fn a_lone_entry_keeps_its_word_and_checksum_when_others_come() {
+    let index = Index::with_sums();
+    for key in [70, 66, 64, 95] {
+        let mut entry = index.lock_or_insert(key).unwrap();
+        assert_eq!(entry.word(), Word::EMPTY);
+        entry.replace(pooled(key).referenced());
+        entry.set_sum(Some(key as u32));
+        drop(entry);
+        index.note_replaced(key, Word::EMPTY, pooled(key));
+    }
+    assert_eq!((index.leaves.len(), index.lones.len()), (1, 1));
+    for key in [64, 66, 70, 95] {
+        let entry = index.lock(key).unwrap();
+        assert_eq!((entry.word(), entry.sum()), (pooled(key).referenced(), Some(key as u32)));
+    }
+    assert_eq!(index.peek(65), Word::EMPTY);
+    assert_eq!(keys(&index), [64, 66, 70, 95]);
+    assert_eq!(round(&index, 65).0, [66, 70, 95]);
+}
+
+#[test]
+fn a_lone_entry_in_use_is_waited_for_before_a_leaf_takes_its_place() {
+    let index = Arc::new(Index::new());
+    let mut held = index.lock_or_insert(64).unwrap();
+    let other = {
+        let index = index.clone();
+        std::thread::spawn(move || put(&index, 65, 2))
+    };
+    // The other thread sleeps until the entry is unlocked.
+    let Target::Lone(number) = index.find(64).unwrap().at.target() else { panic!("a lone entry") };
+    while !Word::from_raw(index.lone(number).word.load(Ordering::SeqCst)).has_waiters() {
+        std::thread::yield_now();
+    }
+    held.replace(Word::new(Content::SameFilled(1)));
+    drop(held);
+    other.join().unwrap();
+    assert_eq!((get(&index, 64), get(&index, 65)), (Some(1), Some(2)));
 }
 
 #[test]
@@ -147,7 +199,7 @@ fn keys_that_come_and_go_do_not_grow_it() {
         put(&index, key, 1);
         remove(&index, key);
     }
-    assert!(index.leaves.len() <= 2 && index.inners.len() <= 2);
+    assert!(index.leaves.len() <= 2 && index.lones.len() <= 2 && index.inners.len() <= 2);
 }
 
 #[test]
@@ -232,7 +284,7 @@ fn check_marks(index: &Index, stale: bool) {
         let load = |slot: &AtomicU32| Ref(slot.load(Ordering::SeqCst));
         match at.target() {
             Target::None => false,
-            Target::Leaf(number) => index.leaf(number).any(Word::is_stored),
+            Target::Leaf(_) | Target::Lone(_) => index.words(at).unwrap().any(Word::is_stored),
             Target::Inner(number) => {
                 let inner = index.inner(number);
                 for (digit, child) in inner.children.iter().enumerate() {
