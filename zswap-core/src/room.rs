@@ -103,7 +103,7 @@ impl Zswap {
                     yield_now();
                 }
                 Round::InFlight => break,
-                Round::Nothing(_) if older_may_go && self.give_up_pooled(entry) => {
+                Round::Nothing(_) if older_may_go && self.give_up_older(entry) => {
                     older_may_go = false;
                 }
                 Round::Nothing(reason) => return Err(self.no_room(shortage, reason)),
@@ -135,10 +135,11 @@ impl Zswap {
         Refusal::Limit(reason)
     }
 
-    /// Drops the page of an entry that is about to be overwritten, if it holds pool memory.
-    fn give_up_pooled(&self, entry: SwapEntry) -> bool {
-        let pooled = matches!(self.index.peek(entry.key()).content(), Content::Stored { .. });
-        pooled && self.invalidate(entry)
+    /// Drops the page of an entry that is about to be overwritten, if it holds pool memory, or a slot that
+    /// another page can have.
+    fn give_up_older(&self, entry: SwapEntry) -> bool {
+        let older = self.index.peek(entry.key()).content();
+        matches!(older, Content::Stored { .. } | Content::OnDevice(_)) && self.invalidate(entry)
     }
 
     /// One round of making room.

@@ -61,7 +61,10 @@ fn whatever_parallelism_is_claimed_a_batch_completes() {
         assert!(store_all(&store, &pages).iter().all(Result::is_ok), "{claimed}");
         let entries: Vec<SwapEntry> = (0..9).map(at).collect();
         let mut back = vec![[0; PAGE_SIZE]; 9];
-        assert!(store.load_batch(&entries, &mut back).iter().all(Result::is_ok), "{claimed}");
+        assert!(
+            store.load_batch(&entries, &mut back).unwrap().iter().all(Result::is_ok),
+            "{claimed}"
+        );
         assert!(back.iter().zip(&pages).all(|(back, (_, page))| *back == **page));
     }
 }
