@@ -2,7 +2,7 @@
 
 use zpool_api::stable::TableError;
 
-use super::node::{Header, Inner, LEVELS, Leaf, Lone, NO_NODE, Ref, Target, Words, leaf_prefix};
+use super::node::{Header, Inner, LEVELS, Leaf, Lone, Ref, Target, Words, leaf_prefix};
 use super::{Index, Locked, NoNode};
 use crate::lock;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -224,22 +224,21 @@ impl Index {
     /// Puts an unlinked inner node without children on the free list.
     fn retire_inner(&self, locked: &mut Locked<'_>, inner: &Inner, number: u32) {
         debug_assert!(!inner.has_marks(), "a node without children has no marks");
-        // Relaxed: sends look-ups that are here by a stale reference away, sooner or later.
-        inner.header.store(NO_NODE, Ordering::Relaxed);
+        // Its header stays. Who comes here by a stale reference finds no child.
         // The room was reserved when the node was made.
         locked.structure.free_inners.push(number);
     }
 
     /// Puts a leaf that is not linked, all its words DEAD, on the free list.
     fn retire_leaf(&self, locked: &mut Locked<'_>, number: u32) {
-        self.removals.count(number);
+        self.removals.count(Ref::leaf(number));
         // The room was reserved when the leaf was made.
         locked.structure.free_leaves.push(number);
     }
 
     /// Puts a lone entry that is not linked, its word DEAD, on the free list.
     fn retire_lone(&self, locked: &mut Locked<'_>, number: u32) {
-        self.removals.count(number);
+        self.removals.count(Ref::lone(number));
         // The room was reserved when the entry was made.
         locked.structure.free_lones.push(number);
     }

@@ -46,8 +46,6 @@ use zpool_api::stable::StableTable;
 
 pub(crate) use self::keys::LeafKeys;
 use self::node::{Header, Inner, Leaf, Lone, Ref, Target, leaf_prefix};
-#[cfg_attr(not(test), expect(unused_imports, reason = "named by callers only"))]
-pub(crate) use self::pooled::Visit;
 use self::sums::Sums;
 use crate::lock::{self, EntryGuard, Waiters};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -57,7 +55,7 @@ use crate::word::Word;
 /// Counters of leaves taken away; fewer under the model checker.
 const REMOVAL_STRIPES: usize = if MODEL { 1 } else { 16 };
 
-/// How many leaves were taken away, by number. Never decreases, and 64 bits do not come round.
+/// How many leaves and lone entries were taken away, by number. Never decreases, and 64 bits do not come round.
 ///
 /// A word that is read without a lock may be of a leaf's earlier life, for another key, and the prefix that
 /// is read afterwards of a later one, for the same key as before. Equal prefixes prove nothing then; equal
@@ -72,14 +70,15 @@ impl Removals {
         Removals { stripes: core::array::from_fn(|_| CachePadded::new(AtomicU64::new(0))) }
     }
 
-    fn stripe(&self, number: u32) -> &AtomicU64 {
-        &self.stripes[number as usize % REMOVAL_STRIPES]
+    #[inline]
+    fn stripe(&self, at: Ref) -> &AtomicU64 {
+        &self.stripes[at.spread() % REMOVAL_STRIPES]
     }
 
-    /// Counts a leaf whose words are DEAD, before it may have another prefix.
-    fn count(&self, number: u32) {
-        // Release pairs with the Acquire of `before`: who counts this removal in sees the words DEAD.
-        self.stripe(number).fetch_add(1, Ordering::Release);
+    /// Counts a leaf or lone entry whose words are DEAD, before it may have other keys.
+    fn count(&self, at: Ref) {
+        // Release pairs with the Acquire in `read`: who counts this removal in sees the words DEAD.
+        self.stripe(at).fetch_add(1, Ordering::Release);
     }
 }
 
@@ -198,7 +197,7 @@ impl Index {
         loop {
             let found = self.find(key)?;
             // A dead word shows nothing to see.
-            if let Some(word) = self.read(found, key) {
+            if let Some(word) = self.read(found) {
                 if let Some(seen) = see(word) {
                     return Some(Ok(seen));
                 }
@@ -214,7 +213,7 @@ impl Index {
     pub(crate) fn peek(&self, key: u64) -> Word {
         loop {
             let Some(found) = self.find(key) else { return Word::EMPTY };
-            match self.read(found, key) {
+            match self.read(found) {
                 Some(word) => return word.unlocked(),
                 None => self.wait_for_structure(),
             }
@@ -224,16 +223,16 @@ impl Index {
     /// The key's word as it is now, without its lock; nothing if it is dead, or if it may have been another
     /// key's.
     #[inline]
-    fn read(&self, found: Found<'_>, key: u64) -> Option<Word> {
-        let removals = self.removals.stripe(found.number());
+    fn read(&self, found: Found<'_>) -> Option<Word> {
+        let removals = self.removals.stripe(found.at);
         // Acquire pairs with the Release of `count`: the words of a node whose removal is counted in
         // are seen DEAD, or as they were later.
         let before = removals.load(Ordering::Acquire);
         // Acquire, so that the node's keys are read after the word: if the node was recycled before the
         // word was read, its new keys are seen.
         let word = Word::from_raw(found.word.load(Ordering::Acquire));
-        // The count is read last, and needs no order of its own: see `is_of`.
-        let same = found.is_of(key) && removals.load(Ordering::Relaxed) == before;
+        // The count is read last, and needs no order of its own: see `is_the_keys`.
+        let same = found.is_the_keys() && removals.load(Ordering::Relaxed) == before;
         (same && !word.is_dead()).then_some(word)
     }
 
@@ -244,15 +243,12 @@ impl Index {
             Ok(entry) => {
                 // The lock's Acquire reads from after the words were made EMPTY, which came after the
                 // node's keys were stored.
-                if !found.is_of(key) {
+                if !found.is_the_keys() {
                     return None;
                 }
                 Some(match &self.sums {
                     None => entry,
-                    Some(sums) => entry.with_sum(match found.at.target() {
-                        Target::Lone(number) => sums.of_lone(number),
-                        _ => sums.of_leaf(found.number(), key),
-                    }),
+                    Some(sums) => entry.with_sum(sums.of(found.at, key)),
                 })
             }
             Err(lock::Dead) => {
@@ -283,21 +279,24 @@ impl Index {
                     // Relaxed: written before the reference to the node was stored, or recycled.
                     let header = Header::unpack(inner.header.load(Ordering::Relaxed));
                     // Levels fall on every way down; one that does not is a recycled node's.
-                    if header.level >= above || !header.covers(key) {
-                        return None;
-                    }
+                    let digit = header.way_to(key).filter(|_| header.level < above)?;
                     above = header.level;
-                    slot = inner.child(header.digit(key));
+                    slot = inner.child(digit);
                 }
                 Target::Leaf(number) => {
                     let leaf = self.leaf(number);
-                    let found = Found { at, word: leaf.word(key), keys: &leaf.prefix };
-                    return found.is_of(key).then_some(found);
+                    let found = Found {
+                        at,
+                        word: leaf.word(key),
+                        keys: &leaf.prefix,
+                        wanted: leaf_prefix(key),
+                    };
+                    return found.is_the_keys().then_some(found);
                 }
                 Target::Lone(number) => {
                     let lone = self.lone(number);
-                    let found = Found { at, word: &lone.word, keys: &lone.key };
-                    if found.is_of(key) {
+                    let found = Found { at, word: &lone.word, keys: &lone.key, wanted: key };
+                    if found.is_the_keys() {
                         return Some(found);
                     }
                     // Another key's from the start, if it is still here; or a leaf took its place, and it was
@@ -319,24 +318,17 @@ struct Found<'a> {
     word: &'a AtomicU64,
     /// Whose it is: the prefix of the leaf, or the lone entry's key.
     keys: &'a AtomicU64,
+    /// What `keys` is if it is the key's.
+    wanted: u64,
 }
 
 impl Found<'_> {
-    #[inline]
-    fn number(&self) -> u32 {
-        match self.at.target() {
-            Target::None => 0,
-            Target::Inner(number) | Target::Leaf(number) | Target::Lone(number) => number,
-        }
-    }
-
     /// Whether the place is the key's now.
     #[inline]
-    fn is_of(&self, key: u64) -> bool {
+    fn is_the_keys(&self) -> bool {
         // Acquire pairs with the Release of `new_leaf` and `new_lone`: who sees the keys of a later life
         // sees the removal in between counted, and what took the node's place.
-        let keys = self.keys.load(Ordering::Acquire);
-        keys == if matches!(self.at.target(), Target::Lone(_)) { key } else { leaf_prefix(key) }
+        self.keys.load(Ordering::Acquire) == self.wanted
     }
 }
 

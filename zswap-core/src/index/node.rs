@@ -17,7 +17,6 @@ pub(super) const CHILDREN: usize = 1 << INNER_BITS;
 pub(super) const CHILD_SLOTS: usize = if MODEL { 2 } else { CHILDREN };
 /// Inner nodes on the longest way down: a digit each of the 59 bits above a leaf's.
 pub(super) const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(INNER_BITS) as usize;
-pub(super) const NO_NODE: u64 = u64::MAX;
 
 /// A reference to a node, or to none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +46,12 @@ impl Ref {
         Ref((number + 1) << 2 | 2)
     }
 
+    /// A number by which neighbours differ.
+    #[inline]
+    pub(super) fn spread(self) -> usize {
+        (self.0 >> 2) as usize
+    }
+
     #[inline]
     pub(super) fn target(self) -> Target {
         match (self.0 >> 2, self.0 & 3) {
@@ -69,7 +74,7 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn covering(key: u64, level: u32) -> Self {
-        Header { level, prefix: key.checked_shr(Self::shift(level) + INNER_BITS).unwrap_or(0) }
+        Header { level, prefix: key >> Self::shift(level) >> INNER_BITS }
     }
 
     /// The lowest level at which one node covers both of two keys of different leaves.
@@ -91,7 +96,14 @@ impl Header {
     }
 
     pub(super) fn covers(self, key: u64) -> bool {
-        self == Header::covering(key, self.level)
+        self.way_to(key).is_some()
+    }
+
+    /// The child on the way to the key, if the node covers it.
+    #[inline]
+    pub(super) fn way_to(self, key: u64) -> Option<usize> {
+        let digits = key >> Self::shift(self.level);
+        (digits >> INNER_BITS == self.prefix).then_some(digits as usize & (CHILDREN - 1))
     }
 
     pub(super) fn digit(self, key: u64) -> usize {
@@ -109,7 +121,7 @@ impl Header {
 
     /// The least key below the node.
     pub(super) fn first_key(self) -> u64 {
-        self.prefix.checked_shl(Self::shift(self.level) + INNER_BITS).unwrap_or(0)
+        self.prefix << Self::shift(self.level) << INNER_BITS
     }
 
     /// The least key below the node's child.
@@ -133,7 +145,7 @@ pub(super) fn leaf_offset(key: u64) -> usize {
 
 #[derive(Debug)]
 pub(super) struct Leaf {
-    /// The keys' bits above the leaf's 5, or `NO_NODE`.
+    /// The keys' bits above the leaf's 5.
     pub(super) prefix: AtomicU64,
     pub(super) words: [AtomicU64; LEAF_WORDS],
 }
@@ -252,7 +264,7 @@ impl<'a> Words<'a> {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    /// A packed [`Header`], or `NO_NODE`.
+    /// A packed [`Header`].
     pub(super) header: AtomicU64,
     /// [`Ref`]s.
     pub(super) children: [AtomicU32; CHILD_SLOTS],

@@ -1,0 +1,261 @@
+//! Which parts of the index hold entries with pool memory.
+//!
+//! A clock that looks for pages to write back must not walk over a million same-filled entries to find ten
+//! thousand others. Each inner node has a *mark* for each child: an entry below it may be
+//! `Content::Stored`. A walk follows marks only.
+//!
+//! # Rules
+//! * Marks change only under the structure lock. They are read without it by `note_replaced` alone.
+//! * Whenever the structure lock is free, a node with a mark has a marked way from the root. So one mark,
+//!   that of the leaf, speaks for all of its way.
+//! * A mark without an entry is *stale*: it costs a walk a visit, which then takes it away.
+//! * The root has no mark. A leaf that is the root is always visited.
+//!
+//! # Why no returned store is missed
+//! Say a store put a Stored word into an entry, `note_replaced` has returned, and the word is still Stored.
+//! Until then the leaf and the nodes above it stay; only new inner nodes come in between. The store did
+//! this: word, fence, reference R to the leaf, mark M beside R, R again. If M was not set or R had changed, it
+//! marked the whole way under the lock. Who takes a mark away does this, under the lock: mark, fence,
+//! all words of the leaf, and puts the mark back if one is Stored. A mark higher up goes only when the node
+//! below has no mark.
+//!
+//! * The store's fence came first: then who takes the leaf's mark away afterwards sees the word, and puts the
+//!   mark back.
+//! * The other fence came first, and M's node is still the one above the leaf: then the store saw M
+//!   taken away, or set again later, which again is one of these cases.
+//! * A new inner node came between M's node and the leaf. It begins with a mark for the leaf if M was set.
+//!   So the leaf's mark may be missing in it only if it was taken away from it, or from M before it came.
+//!   In the first case the store had read R before the node was linked (else it would have seen the node), so its
+//!   fence came before that of the taker, who saw the word. In the second the store found M not set, or set
+//!   again for another key after the node was linked (M's Acquire pairs with the Release of that): then R has
+//!   changed. R cannot have become the same again: the node stays above the leaf as long as the
+//!   leaf stays.
+//!
+//! A walk takes the lock after the store returned, so it finds the marked way, and the word.
+
+use super::change::Step;
+use super::keys::LeafKeys;
+use super::node::{Header, Inner, LEAF_BITS, Leaf, Ref, Target, leaf_prefix};
+use super::{Index, Locked};
+use crate::sync::atomic::{Ordering, fence};
+use crate::word::Word;
+
+/// What a step of a walk came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Visit {
+    /// The key at which to go on, or `None` at the end.
+    pub(crate) next: Option<u64>,
+    /// Leaves whose words were looked through.
+    pub(crate) leaves: usize,
+}
+
+/// Inner nodes and leaves after which a call of `pooled_keys` begins no other way down.
+const NODES_A_CALL: usize = 128;
+
+impl Inner {
+    fn bit(digit: usize) -> u32 {
+        1 << digit
+    }
+
+    /// Whether an entry below the child may have pool memory.
+    pub(super) fn is_marked(&self, digit: usize) -> bool {
+        // Acquire pairs with the Release of `mark`: a reference that was changed before the mark was set
+        // is seen changed.
+        self.pooled.load(Ordering::Acquire) & Self::bit(digit) != 0
+    }
+
+    /// Whether an entry below the node may have pool memory. Under the structure lock.
+    pub(super) fn has_marks(&self) -> bool {
+        // Relaxed: marks change only under the structure lock.
+        self.pooled.load(Ordering::Relaxed) != 0
+    }
+
+    /// Under the structure lock.
+    pub(super) fn mark(&self, digit: usize) {
+        self.pooled.fetch_or(Self::bit(digit), Ordering::Release);
+    }
+
+    /// Under the structure lock.
+    pub(super) fn unmark(&self, digit: usize) {
+        // Relaxed: who has to see it gone is ordered by a fence, or holds the structure lock.
+        self.pooled.fetch_and(!Self::bit(digit), Ordering::Relaxed);
+    }
+}
+
+impl Index {
+    /// To be called by whoever replaced the key's word `old` by `new`, after the entry was unlocked and with
+    /// no entry lock held; for each replacement that `old` or `new` is `Content::Stored` in. Takes the
+    /// structure lock if the leaf's first such entry came or its last one went. Before `prune`, if `new` is
+    /// empty.
+    pub(crate) fn note_replaced(&self, key: u64, old: Word, new: Word) {
+        if new.is_stored() {
+            // Orders the word before the marks: see the head of the file.
+            fence(Ordering::SeqCst);
+            if !self.is_way_marked(key) {
+                self.mark_way(key);
+            }
+        } else if old.is_stored() {
+            self.unmark_leaf(key, new);
+        }
+    }
+
+    /// Whether the mark of the key's leaf is set, without a lock. `false` means that it has to be looked for
+    /// under the lock.
+    fn is_way_marked(&self, key: u64) -> bool {
+        let mut slot = &self.root;
+        let mut above: Option<(&Inner, Header)> = None;
+        loop {
+            // Acquire: as in `find`.
+            let at = Ref(slot.load(Ordering::Acquire));
+            match at.target() {
+                Target::None => return false,
+                Target::Leaf(_) => {
+                    let Some((inner, header)) = above else { return true };
+                    return inner.is_marked(header.digit(key))
+                        && Ref(slot.load(Ordering::Relaxed)) == at;
+                }
+                Target::Inner(number) => {
+                    let inner = self.inner(number);
+                    // Relaxed: as in `find`.
+                    let header = Header::unpack(inner.header.load(Ordering::Relaxed));
+                    if above.is_some_and(|(_, above)| header.level >= above.level)
+                        || !header.covers(key)
+                    {
+                        return false;
+                    }
+                    above = Some((inner, header));
+                    slot = inner.child(header.digit(key));
+                }
+            }
+        }
+    }
+
+    /// Marks the way to the key's leaf, if it has one.
+    fn mark_way(&self, key: u64) {
+        let locked = self.lock_structure();
+        let way = self.way(&locked, key);
+        if self.leaf_at(way.end, key).is_some() {
+            for step in way.upwards() {
+                step.inner.mark(step.digit);
+            }
+        }
+    }
+
+    /// The leaf at the reference, if it is the key's. Under the structure lock.
+    fn leaf_at(&self, at: Ref, key: u64) -> Option<&Leaf> {
+        let Target::Leaf(number) = at.target() else { return None };
+        let leaf = self.leaf(number);
+        // Relaxed: changes only under the structure lock.
+        (leaf.prefix.load(Ordering::Relaxed) == leaf_prefix(key)).then_some(leaf)
+    }
+
+    /// Takes the mark of the key's leaf away if no entry of it has pool memory any more.
+    fn unmark_leaf(&self, key: u64, new: Word) {
+        let Some((_, leaf)) = self.find(key) else { return };
+        // Guesses: a mark that is left is stale, one that is gone too early is put back below.
+        if leaf.any(Word::is_stored) || new.is_empty() && !leaf.any(|word| word != Word::EMPTY) {
+            // In the second case the leaf itself is taken away next, by `prune`.
+            return;
+        }
+        let locked = self.lock_structure();
+        let way = self.way(&locked, key);
+        if let Some(leaf) = self.leaf_at(way.end, key) {
+            Self::unmark_unless_stored(&locked, leaf, way.upwards());
+        }
+    }
+
+    /// Takes the leaf's mark away unless an entry of it has pool memory, and marks above it that speak for
+    /// nothing any more.
+    fn unmark_unless_stored<'a: 's, 's>(
+        _locked: &Locked<'_>,
+        leaf: &Leaf,
+        mut upwards: impl Iterator<Item = &'s Step<'a>>,
+    ) {
+        let Some(lowest) = upwards.next() else { return };
+        lowest.inner.unmark(lowest.digit);
+        // Orders the mark before the words: see the head of the file.
+        fence(Ordering::SeqCst);
+        if leaf.any(Word::is_stored) {
+            lowest.inner.mark(lowest.digit);
+            return;
+        }
+        let mut below = lowest.inner;
+        for step in upwards {
+            if below.has_marks() {
+                return;
+            }
+            step.inner.unmark(step.digit);
+            below = step.inner;
+        }
+    }
+
+    /// As [`Self::leaf_keys`], of entries with pool memory only: their word is `Content::Stored`. Passes
+    /// over parts without any. Visits at most 143 nodes a call, so `keys` may be empty before the end;
+    /// the next call goes on at `next`.
+    pub(crate) fn pooled_keys(&self, from: u64, keys: &mut LeafKeys) -> Visit {
+        keys.clear();
+        let locked = self.lock_structure();
+        let mut visit = Visit { next: Some(from), leaves: 0 };
+        let mut nodes = 0;
+        while let Some(at) = visit.next.filter(|_| nodes < NODES_A_CALL) {
+            let (leaf, next) = self.marked_leaf(at, &mut nodes);
+            visit.next = next;
+            let Some(leaf) = leaf else { continue };
+            visit.leaves += 1;
+            keys.fill(leaf, at, Word::is_stored);
+            if !keys.is_empty() {
+                break;
+            }
+            if !leaf.any(Word::is_stored) {
+                // Relaxed: changes only under the structure lock.
+                let first = leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS;
+                Self::unmark_unless_stored(&locked, leaf, self.way(&locked, first).upwards());
+            }
+        }
+        visit
+    }
+
+    /// Goes down one way, along marks, towards the first leaf that has keys from `from` on. The leaf, if that
+    /// was it, and where to look on: behind it, or behind what has no marked leaf. Under the structure
+    /// lock; adds the nodes on the way to `nodes`.
+    fn marked_leaf(&self, from: u64, nodes: &mut usize) -> (Option<&Leaf>, Option<u64>) {
+        let mut from = from;
+        let mut slot = &self.root;
+        // The first key behind what is below `slot`.
+        let mut behind = None;
+        loop {
+            // Relaxed, here and below: nodes change only under the structure lock.
+            let at = Ref(slot.load(Ordering::Relaxed));
+            *nodes += 1;
+            match at.target() {
+                Target::None => return (None, behind),
+                Target::Leaf(number) => {
+                    let leaf = self.leaf(number);
+                    let prefix = leaf.prefix.load(Ordering::Relaxed);
+                    if prefix < leaf_prefix(from) {
+                        return (None, behind);
+                    }
+                    return (Some(leaf), (prefix << LEAF_BITS).checked_add(1 << LEAF_BITS));
+                }
+                Target::Inner(number) => {
+                    let inner = self.inner(number);
+                    let header = Header::unpack(inner.header.load(Ordering::Relaxed));
+                    let here = Header::covering(from, header.level).prefix;
+                    let digit = match header.prefix.cmp(&here) {
+                        core::cmp::Ordering::Less => return (None, behind),
+                        core::cmp::Ordering::Equal => header.digit(from),
+                        core::cmp::Ordering::Greater => 0,
+                    };
+                    let marks = inner.pooled.load(Ordering::Relaxed) >> digit << digit;
+                    if marks == 0 {
+                        return (None, behind);
+                    }
+                    let digit = marks.trailing_zeros() as usize;
+                    from = from.max(header.first_key_of(digit));
+                    behind = header.key_after(digit).or(behind);
+                    slot = inner.child(digit);
+                }
+            }
+        }
+    }
+}
