@@ -91,7 +91,9 @@ impl Config {
         let (refuse_incompressible, page_faults, background) = (one_in(5), one_in(4), one_in(3));
         let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
         let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
-        let bits = rng.below(13);
+        // Pools that come and go by the thousand, under a handful of keys: handles and places recur.
+        let churn = one_in(3);
+        let bits = if churn { rng.below(2) } else { rng.below(13) };
         let keys = ((1usize << bits) + rng.below(1 << bits)).min(most_keys).max(1);
         let mut weights = [0; Action::ALL.len()];
         for action in Action::ALL {
@@ -105,6 +107,17 @@ impl Config {
                 _ => 4,
             };
             weights[action as usize] = usual * rng.below(4);
+        }
+        if churn {
+            for action in [
+                Action::Switch,
+                Action::SwitchCompressor,
+                Action::Migrate,
+                Action::Recompress,
+                Action::Shrink,
+            ] {
+                weights[action as usize] += 8;
+            }
         }
         // Without a store and a load nothing happens.
         weights[Action::Store as usize] += 4;
@@ -141,7 +154,8 @@ impl Config {
             (true, true) => Device::File,
         };
         let zpools = some_of(&ZPOOLS, 1 + rng.below(2), &mut rng);
-        let codecs = some_of(&CODECS, 1 + rng.below(MOST_CODECS), &mut rng);
+        let least = if churn { 2 } else { 1 };
+        let codecs = some_of(&CODECS, least + rng.below(MOST_CODECS - least + 1), &mut rng);
         if codecs.len() == 1 {
             without(Action::SwitchCompressor);
         }
@@ -176,10 +190,10 @@ impl Config {
             heap,
             engine,
             guards: if guarded { 1 + rng.below(50) } else { 0 },
-            pauses: rng.below(40),
+            pauses: if churn { 40 } else { rng.below(40) },
             background,
             length: 400 + rng.below(1000) as u64,
-            whole: [10, 30, 100, 300][rng.below(4)],
+            whole: if churn { 300 } else { [10, 30, 100, 300][rng.below(4)] },
             weights,
         }
     }

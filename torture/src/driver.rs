@@ -38,13 +38,22 @@ pub enum Background {
     Migration(BackgroundMigration),
 }
 
+/// What a thread has done.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Operations on keys.
+    pub ops: Vec<Op>,
+    /// Actions on the whole store: which, the thread, and the stamps of start and end.
+    pub actions: Vec<(Action, usize, u64, u64)>,
+}
+
 /// One thread of a round.
 #[derive(Debug)]
 pub struct Driver<'r> {
     round: &'r Round<'r>,
     me: usize,
     rng: Rng,
-    log: Vec<Op>,
+    log: Log,
     page: Box<Page>,
     batch: Vec<Page>,
 }
@@ -53,20 +62,20 @@ impl<'r> Driver<'r> {
     /// A thread with a random source of its own.
     pub fn new(round: &'r Round<'r>, me: usize, seed: u64) -> Self {
         let (page, batch) = (Box::new([0; PAGE_SIZE]), vec![[0; PAGE_SIZE]; MOST_BATCH]);
-        Driver { round, me, rng: Rng::new(seed), log: Vec::new(), page, batch }
+        Driver { round, me, rng: Rng::new(seed), log: Log::default(), page, batch }
     }
 
     /// What was noted.
-    pub fn into_log(self) -> Vec<Op> {
+    pub fn into_log(self) -> Log {
         self.log
     }
 
     /// Acts until the round is over.
-    pub fn play(mut self) -> Vec<Op> {
+    pub fn play(mut self) -> Log {
         while !self.round.is_over() {
             let action = self.draw();
             self.act(action);
-            if self.log.len() > MOST_OPS {
+            if self.log.ops.len() > MOST_OPS {
                 self.round.stop.store(true, Ordering::SeqCst);
             }
         }
@@ -113,6 +122,7 @@ impl<'r> Driver<'r> {
     fn act_on_all(&mut self, action: Action) {
         let (marks, tally) = (&self.round.marks, &self.round.run.tally);
         let (under_way, begun) = marks.activity();
+        let start = self.stamp();
         let done = match action {
             Action::Area => self.area(),
             Action::Entries => self.entries(),
@@ -139,6 +149,8 @@ impl<'r> Driver<'r> {
             _ => false,
         };
         if done {
+            let end = self.stamp();
+            self.log.actions.push((action, self.me, start, end));
             tally.ran(action);
             let after = marks.activity();
             if !action.is_mover() && (under_way > 0 || after != (under_way, begun)) {
@@ -162,7 +174,7 @@ impl<'r> Driver<'r> {
 
     fn note(&mut self, key: u32, call: &'static str, start: u64, outcome: Outcome) {
         let (thread, end) = (self.me as u16, self.stamp());
-        self.log.push(Op { key, thread, call, start, end, outcome });
+        self.log.ops.push(Op { key, thread, call, start, end, outcome });
     }
 
     /// Calls the store; none if it panicked as the device was told to.

@@ -13,12 +13,12 @@ use zpool_api::{FailingPages, HeapPages, PageError, PageProvider};
 use zswap_core::device::{FileSwapDevice, MemorySwapDevice};
 use zswap_core::{SwapDevice, SwapEntry, Zswap};
 
-use crate::action::{Marks, Tally};
+use crate::action::{Action, Marks, Tally};
 use crate::clock::Clock;
 use crate::codec::{self, Watch};
 use crate::config::{Config, Device};
 use crate::device::TortureDevice;
-use crate::driver::{Background, Driver};
+use crate::driver::{Background, Driver, Log};
 use crate::finding::{Findings, lock, take_panic};
 use crate::guards::{self, Guards};
 use crate::model::{self, Op, Violation};
@@ -257,7 +257,7 @@ impl<'a> Round<'a> {
     pub fn play(self, until: Instant) {
         let end = until.min(Instant::now() + Duration::from_millis(self.config.length));
         let mut seeds = Rng::new(self.config.seed);
-        let mut ops: Vec<Op> = Vec::new();
+        let (mut ops, mut actions) = (Vec::new(), Vec::new());
         thread::scope(|scope| {
             let workers: Vec<_> = (0..self.threads)
                 .map(|me| {
@@ -273,7 +273,10 @@ impl<'a> Round<'a> {
             self.stop.store(true, Ordering::SeqCst);
             for worker in workers {
                 match worker.map(thread::ScopedJoinHandle::join) {
-                    Ok(Ok(log)) => ops.extend(log),
+                    Ok(Ok(log)) => {
+                        ops.extend(log.ops);
+                        actions.extend(log.actions);
+                    }
                     Ok(Err(_)) => self.run.findings.report("a thread died", describe_panic()),
                     Err(error) => self.run.findings.report("no thread", error.to_string()),
                 }
@@ -283,13 +286,13 @@ impl<'a> Round<'a> {
             }
         });
         if !self.run.findings.any() {
-            ops.extend(self.settle());
+            ops.extend(self.settle().ops);
         }
         if let Some(panic) = take_panic() {
             self.run.findings.report("panic", panic);
         }
         self.run.judged.fetch_add(ops.len() as u64, Ordering::SeqCst);
-        self.judge(ops);
+        self.judge(ops, &actions);
         self.end();
     }
 
@@ -302,7 +305,7 @@ impl<'a> Round<'a> {
     }
 
     /// With everything else at rest: every page is still there, and nothing is once all are gone.
-    fn settle(&self) -> Vec<Op> {
+    fn settle(&self) -> Log {
         if let Some(device) = &self.device {
             device.set(&[]);
         }
@@ -335,14 +338,14 @@ impl<'a> Round<'a> {
     }
 
     /// Holds every operation against the model.
-    fn judge(&self, mut ops: Vec<Op>) {
+    fn judge(&self, mut ops: Vec<Op>, actions: &[Deed]) {
         ops.sort_unstable_by_key(|op| op.key);
         let mut rest = &mut ops[..];
         while let Some(first) = rest.first() {
             let key = first.key;
             let (of_key, others) = rest.split_at_mut(rest.partition_point(|op| op.key == key));
             if let Err(violation) = model::check(of_key) {
-                let what = history(of_key, &violation);
+                let what = history(of_key, &violation, actions);
                 self.run.findings.report(violation.rule, what);
                 return;
             }
@@ -369,10 +372,15 @@ fn describe_panic() -> String {
 }
 
 /// Operations before and after those that contradict each other that are shown.
-const AROUND: usize = 12;
+const AROUND: usize = 8;
+/// Actions on the whole store that are shown.
+const MOST_DEEDS: usize = 40;
+
+/// An action on the whole store: which, the thread, and the stamps of start and end.
+type Deed = (Action, usize, u64, u64);
 
 /// A contradiction, and what happened to the key around it.
-fn history(ops: &[Op], violation: &Violation) -> String {
+fn history(ops: &[Op], violation: &Violation, actions: &[Deed]) -> String {
     let Violation { rule, op, against } = violation;
     let mut text = format!("key {}: this operation is {rule}:\n  {}", op.key, line(op));
     if let Some(against) = against {
@@ -402,6 +410,15 @@ fn history(ops: &[Op], violation: &Violation) -> String {
             text.push_str("\n  ...");
             skipped = true;
         }
+    }
+    let from = store.map_or(op.start, |at| ops[at].start);
+    let mut over: Vec<&Deed> =
+        actions.iter().filter(|(_, _, start, end)| *end > from && *start < op.end).collect();
+    over.sort_unstable_by_key(|(_, _, start, _)| *start);
+    let last = over.len().saturating_sub(MOST_DEEDS);
+    let _ = write!(text, "\nthe last actions on the whole store before it:");
+    for (action, thread, start, end) in &over[last..] {
+        let _ = write!(text, "\n  {start}..{end} thread {thread} {}", action.name());
     }
     text
 }
