@@ -186,11 +186,9 @@ struct Life {
     take: Option<Op>,
 }
 
-/// Judges all operations on one key, in any order.
-///
-/// # Errors
-/// The first operation, by its start, that contradicts the others.
-pub fn check(ops: &mut [Op]) -> Result<(), Violation> {
+/// Judges all operations on one key, in any order: the first one, by its start, that contradicts the
+/// others.
+pub fn check(ops: &mut [Op]) -> Option<Violation> {
     ops.sort_unstable_by_key(|op| op.start);
     let mut lives: HashMap<u64, Life> = HashMap::new();
     for op in &*ops {
@@ -211,7 +209,7 @@ pub fn check(ops: &mut [Op]) -> Result<(), Violation> {
         }
         if matches!(op.outcome, Outcome::Took(_)) {
             if let Some(first) = life.take.replace(*op) {
-                return Err(Violation { rule: "taken twice", op: *op, against: Some(first) });
+                return Some(Violation { rule: "taken twice", op: *op, against: Some(first) });
             }
         }
     }
@@ -233,7 +231,7 @@ pub fn check(ops: &mut [Op]) -> Result<(), Violation> {
                 *place = Some(*past);
             }
         }
-        let wrong = |rule, against| Err(Violation { rule, op: *op, against });
+        let wrong = |rule, against| Some(Violation { rule, op: *op, against });
         match op.outcome.before() {
             None => {}
             Some(Known::Version(version)) => {
@@ -264,7 +262,7 @@ pub fn check(ops: &mut [Op]) -> Result<(), Violation> {
             }
         }
     }
-    Ok(())
+    None
 }
 
 #[cfg(test)]
@@ -275,7 +273,7 @@ mod tests {
     fn judge(ops: &[(u64, u64, Outcome)]) -> Option<&'static str> {
         let op = |&(start, end, outcome)| Op { key: 0, thread: 0, call: "", start, end, outcome };
         let mut ops: Vec<Op> = ops.iter().map(op).collect();
-        check(&mut ops).err().map(|violation| violation.rule)
+        check(&mut ops).map(|violation| violation.rule)
     }
 
     #[test]

@@ -344,7 +344,7 @@ impl<'a> Round<'a> {
         while let Some(first) = rest.first() {
             let key = first.key;
             let (of_key, others) = rest.split_at_mut(rest.partition_point(|op| op.key == key));
-            if let Err(violation) = model::check(of_key) {
+            if let Some(violation) = model::check(of_key) {
                 let what = history(of_key, &violation, actions);
                 self.run.findings.report(violation.rule, what);
                 return;
