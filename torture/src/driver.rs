@@ -18,7 +18,7 @@ use crate::action::{Action, as_mover};
 use crate::finding::{lock, take_panic};
 use crate::model::{Op, Outcome};
 use crate::page::{self, Form, Stamp};
-use crate::round::{MOST_OPS, Round};
+use crate::round::{IDLE, MOST_OPS, Round};
 use crate::rules::Rule;
 
 /// Whether the store's limit can be changed while it is in use.
@@ -132,7 +132,10 @@ impl<'r> Driver<'r> {
             Action::Recompress => self.recompress(),
             Action::Shrink => self.shrink(),
             Action::Compact => self.compact(),
-            Action::CompactGuarded => self.round.guards.count() > 0 && self.compact(),
+            Action::CompactGuarded => {
+                let guards = self.round.guards.clone();
+                guards.count() > 0 && guards.while_kept(|| self.compact())
+            }
             Action::Trim => {
                 let store = &self.round.store;
                 self.guarded(|| store.trim()).is_some()
@@ -163,8 +166,9 @@ impl<'r> Driver<'r> {
 
     fn doing(&self, action: Option<Action>) {
         if let Some(doing) = self.round.run.doing.get(self.me) {
-            let number = action.map_or(0xFF, |action| action as u64);
-            doing.store(number << 56 | self.round.run.clock.last(), Ordering::SeqCst);
+            let now = self.round.run.clock.last();
+            let word = action.map_or(IDLE, |action| (action as u64) << 56 | now);
+            doing.store(word, Ordering::SeqCst);
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Guards {
     findings: Arc<Findings>,
     open: Mutex<Vec<(ObjReadOwned, Vec<u8>)>>,
     count: AtomicUsize,
+    /// Callers who want the guards that are open to stay so.
+    kept: AtomicUsize,
     /// How many objects in 1000 are read.
     often: usize,
 }
@@ -33,7 +35,14 @@ pub struct Guards {
 impl Guards {
     /// None open; of 1000 objects that are made `often` are read.
     pub fn new(often: usize, clock: Arc<Clock>, findings: Arc<Findings>) -> Self {
-        Guards { clock, findings, open: Mutex::default(), count: AtomicUsize::new(0), often }
+        Guards {
+            clock,
+            findings,
+            open: Mutex::default(),
+            count: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
+            often,
+        }
     }
 
     /// Guards that are open.
@@ -61,6 +70,24 @@ impl Guards {
                 self.findings.report("an object that is there was not read", what);
             }
         }
+    }
+
+    /// Runs `body` with the guards that are open staying so: what waits for one of them hangs.
+    pub fn while_kept<T>(&self, body: impl FnOnce() -> T) -> T {
+        struct Release<'a>(&'a AtomicUsize);
+        impl Drop for Release<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.kept.fetch_add(1, Ordering::SeqCst);
+        let _release = Release(&self.kept);
+        body()
+    }
+
+    /// Whether somebody wants the guards to stay open.
+    pub fn are_kept(&self) -> bool {
+        self.kept.load(Ordering::SeqCst) > 0
     }
 
     /// Closes one of the guards, after a look at its bytes; whether there was one.

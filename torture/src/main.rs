@@ -7,11 +7,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use zswap_torture::action::Action;
-use zswap_torture::round::Run;
+use zswap_torture::round::{IDLE, Run};
 use zswap_torture::run::{Options, PATIENCE, run};
 
 /// Every backend, codec, limit, fault and switch of the page store at random, against a model.
@@ -87,17 +88,21 @@ fn exit_code(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Aborts a run in which no operation finishes.
+/// Aborts a run in which a thread does not come back from what it does.
 fn watch(run: &Arc<Run>) {
     let run = Arc::downgrade(run);
     std::thread::spawn(move || {
-        let (mut last, mut since) = (0, Instant::now());
+        let mut last: Vec<(u64, Instant)> = Vec::new();
         while let Some(run) = run.upgrade() {
-            let now = run.clock.last();
-            if now != last {
-                (last, since) = (now, Instant::now());
-            } else if since.elapsed() > PATIENCE {
-                eprintln!("torture: FOUND: no operation finished in {PATIENCE:?}");
+            last.resize(run.doing.len(), (IDLE, Instant::now()));
+            for (doing, last) in run.doing.iter().zip(&mut last) {
+                let now = doing.load(Ordering::SeqCst);
+                if now == IDLE || now != last.0 {
+                    *last = (now, Instant::now());
+                }
+            }
+            if last.iter().any(|(_, since)| since.elapsed() > PATIENCE) {
+                eprintln!("torture: FOUND: a thread is at the same call for {PATIENCE:?}");
                 eprintln!("{}", run.what_threads_do());
                 std::process::abort();
             }

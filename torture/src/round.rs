@@ -27,6 +27,9 @@ use crate::rules::{Facts, Rule};
 /// Operations of a thread after which a round ends early, so that its log stays small.
 pub const MOST_OPS: usize = 300_000;
 
+/// What a thread does that does nothing, as [`Run::doing`] has it.
+pub const IDLE: u64 = u64::MAX;
+
 /// What all rounds of a run share.
 #[derive(Debug)]
 pub struct Run {
@@ -300,7 +303,9 @@ impl<'a> Round<'a> {
         let mut rng = Rng::new(self.config.seed ^ 1);
         while !self.is_over() {
             thread::sleep(Duration::from_micros(100 + rng.below(2000) as u64));
-            self.guards.close_one();
+            if !self.guards.are_kept() {
+                self.guards.close_one();
+            }
         }
     }
 

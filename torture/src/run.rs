@@ -13,12 +13,12 @@ use crate::action::{Action, MOST_THREADS, Tally};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::finding::{Finding, Findings, watch_panics};
-use crate::round::{Round, Run};
+use crate::round::{IDLE, Round, Run};
 use crate::rules::Rule;
 
 /// Shortest run of which every kind of action is expected to have run and overlapped another.
 pub const COVERS_FROM: Duration = Duration::from_secs(30);
-/// How long no operation may finish.
+/// How long a thread may be at one call.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Configurations that are drawn before it is said that none is as wanted.
 const MOST_DRAWS: usize = 10_000;
@@ -80,7 +80,7 @@ pub fn run(options: &Options, watch: impl Fn(&Arc<Run>)) -> Result<Report, Strin
         findings: Arc::new(Findings::default()),
         refusals: std::array::from_fn(|_| AtomicU64::new(0)),
         engine: Arc::new(engine),
-        doing: (0..options.threads).map(|_| AtomicU64::new(u64::MAX)).collect(),
+        doing: (0..options.threads).map(|_| AtomicU64::new(IDLE)).collect(),
         judged: AtomicU64::new(0),
     });
     watch(&run);
@@ -205,8 +205,11 @@ impl Run {
         let mut text = String::new();
         for (me, doing) in self.doing.iter().enumerate() {
             let word = doing.load(Ordering::SeqCst);
-            let number = (word >> 56) as usize;
-            let name = Action::ALL.get(number).map_or("nothing", |action| action.name());
+            if word == IDLE {
+                let _ = writeln!(text, "thread {me}: nothing");
+                continue;
+            }
+            let name = Action::ALL.get((word >> 56) as usize).map_or("?", |action| action.name());
             let since = word & ((1 << 56) - 1);
             let _ = writeln!(text, "thread {me}: {name}, since stamp {since}");
         }
