@@ -25,4 +25,5 @@ pub(crate) mod report;
 pub(crate) mod sweep;
 pub(crate) mod system;
 pub(crate) mod test;
+pub(crate) mod torture;
 pub(crate) mod tsan;

@@ -87,6 +87,8 @@ enum Job {
     Report(jobs::report::Args),
     /// The churn tests for minutes: eight threads, every byte looked at.
     Churn(jobs::churn::Args),
+    /// Every backend, codec, limit, fault and switch of the store at random, against a model.
+    Torture(jobs::torture::Args),
     /// Every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
     /// Everything that looks for unsoundness, for hours; goes on where it was stopped.
@@ -132,6 +134,7 @@ fn run(job: Job) -> Result<()> {
         Job::Aging(args) => jobs::aging::run(&ws, &args),
         Job::Report(args) => jobs::report::run(&ws, &args),
         Job::Churn(args) => jobs::churn::run(&args),
+        Job::Torture(args) => jobs::torture::run(&args),
         Job::Fuzz(args) => jobs::fuzz::run(&ws, &args),
         Job::Sweep(args) => jobs::sweep::run(&ws, &args),
         Job::Mutants(args) => jobs::mutants::run(&ws, &args),

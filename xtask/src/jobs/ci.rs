@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::jobs::{
     bench, clippy, compare, cross, docs, examples, features, fmt, fuzz, loom, lzo, miri, msrv, nbd,
-    outside, powerset, system, test, tsan,
+    outside, powerset, system, test, torture, tsan,
 };
 use crate::tidy;
 use crate::workspace::Workspace;
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     ("loom", |ws| loom::run(ws, &loom::Args::default())),
     ("miri", |ws| miri::run(ws, &miri::Args::default())),
     ("tsan", |ws| tsan::run(ws, &tsan::Args::default())),
+    ("torture", |_| torture::run(&torture::Args::default())),
     ("fuzz", |ws| fuzz::run(ws, &fuzz::Args::default())),
 ];
 

@@ -40,7 +40,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zram" => Some(ZRAM),
         "zram-nbd" => Some(&["compressors", "zram"]),
         "measure" => Some(&["zpool-api", "compressors"]),
-        "zswap-cli" | "fuzz" | "xtask" => Some(TOP),
+        "zswap-cli" | "zswap-torture" | "fuzz" | "xtask" => Some(TOP),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use super::Finding;
 use super::source::Source;
 
 /// Crates whose work it is to print.
-const BINARIES: &[&str] = &["zswap-cli", "xtask", "fuzz"];
+const BINARIES: &[&str] = &["zswap-cli", "torture", "xtask", "fuzz"];
 
 const MACROS: &[&str] =
     &["println", "eprintln", "print", "eprint", "panic", "todo", "unimplemented", "dbg"];

@@ -1,0 +1,319 @@
+//! The kinds of action, how often each ran, and how often it overlapped another on the same key.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What a thread can do next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Action {
+    /// One page stored.
+    Store,
+    /// One page loaded.
+    Load,
+    /// One page taken.
+    Take,
+    /// One page dropped.
+    Invalidate,
+    /// One entry asked for.
+    Contains,
+    /// Several pages stored at once.
+    StoreBatch,
+    /// Several pages loaded at once.
+    LoadBatch,
+    /// All pages of an area dropped.
+    Area,
+    /// All entries listed.
+    Entries,
+    /// The figures read.
+    Stats,
+    /// Another compressor, and back again.
+    SwitchCompressor,
+    /// Another backend, and back again.
+    SwitchZpool,
+    /// Another compressor or backend, to stay.
+    Switch,
+    /// Pages moved into the current pool.
+    Migrate,
+    /// Pages compressed anew.
+    Recompress,
+    /// Pages written back.
+    Shrink,
+    /// Pools compacted.
+    Compact,
+    /// Pools compacted while guards are held.
+    CompactGuarded,
+    /// Warm pages given back.
+    Trim,
+    /// The device begins to fail.
+    DeviceFault,
+    /// The device works again.
+    DeviceRecovery,
+    /// The next page requests fail.
+    PageFault,
+    /// Writeback switched off or on.
+    Writeback,
+    /// The limit changed.
+    Limit,
+    /// Background threads started or stopped.
+    Background,
+    /// The process forked; the child drops its store.
+    Fork,
+}
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Action; 26] = [
+        Action::Store,
+        Action::Load,
+        Action::Take,
+        Action::Invalidate,
+        Action::Contains,
+        Action::StoreBatch,
+        Action::LoadBatch,
+        Action::Area,
+        Action::Entries,
+        Action::Stats,
+        Action::SwitchCompressor,
+        Action::SwitchZpool,
+        Action::Switch,
+        Action::Migrate,
+        Action::Recompress,
+        Action::Shrink,
+        Action::Compact,
+        Action::CompactGuarded,
+        Action::Trim,
+        Action::DeviceFault,
+        Action::DeviceRecovery,
+        Action::PageFault,
+        Action::Writeback,
+        Action::Limit,
+        Action::Background,
+        Action::Fork,
+    ];
+
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Store => "store",
+            Action::Load => "load",
+            Action::Take => "take",
+            Action::Invalidate => "invalidate",
+            Action::Contains => "contains",
+            Action::StoreBatch => "store-batch",
+            Action::LoadBatch => "load-batch",
+            Action::Area => "invalidate-area",
+            Action::Entries => "entries",
+            Action::Stats => "stats",
+            Action::SwitchCompressor => "switch-compressor-and-back",
+            Action::SwitchZpool => "switch-zpool-and-back",
+            Action::Switch => "switch",
+            Action::Migrate => "migrate",
+            Action::Recompress => "recompress",
+            Action::Shrink => "shrink",
+            Action::Compact => "compact",
+            Action::CompactGuarded => "compact-with-guards",
+            Action::Trim => "trim",
+            Action::DeviceFault => "device-fault",
+            Action::DeviceRecovery => "device-recovery",
+            Action::PageFault => "page-fault",
+            Action::Writeback => "writeback",
+            Action::Limit => "limit",
+            Action::Background => "background",
+            Action::Fork => "fork",
+        }
+    }
+
+    /// The action of a name.
+    pub fn named(name: &str) -> Option<Action> {
+        Action::ALL.into_iter().find(|action| action.name() == name)
+    }
+
+    /// Whether it is about chosen keys, and not about the whole store.
+    pub fn is_of_keys(self) -> bool {
+        self <= Action::LoadBatch
+    }
+
+    /// Whether the keys of the pages that it moves are known, page by page.
+    pub fn is_mover(self) -> bool {
+        matches!(self, Action::Migrate | Action::Recompress | Action::Shrink)
+    }
+
+    /// Whether this program can do it where it runs.
+    pub fn is_available(self) -> bool {
+        match self {
+            Action::Fork => cfg!(target_os = "linux"),
+            Action::Limit => crate::driver::LIMIT_CAN_CHANGE,
+            _ => true,
+        }
+    }
+}
+
+thread_local! {
+    static MOVER: Cell<Option<Action>> = const { Cell::new(None) };
+}
+
+/// Runs `body` as a mover: the pages that it compresses or writes to the device are counted.
+pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            MOVER.set(None);
+        }
+    }
+    MOVER.set(Some(action));
+    let _reset = Reset;
+    body()
+}
+
+/// Whether this thread moves pages.
+pub fn is_mover() -> bool {
+    MOVER.get().is_some()
+}
+
+/// How often each action ran and overlapped another on the same key; for an action of the whole store,
+/// how often operations on keys overlapped it. For a mover: pages that it moved while an operation on
+/// their key was under way. `Send` and `Sync`.
+#[derive(Debug, Default)]
+pub struct Tally {
+    ran: [AtomicU64; Action::ALL.len()],
+    overlapped: [AtomicU64; Action::ALL.len()],
+}
+
+impl Tally {
+    /// Counts a run.
+    pub fn ran(&self, action: Action) {
+        self.ran[action as usize].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts an overlap.
+    pub fn overlapped(&self, action: Action) {
+        self.overlapped[action as usize].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Runs and overlaps.
+    pub fn of(&self, action: Action) -> (u64, u64) {
+        let at = action as usize;
+        (self.ran[at].load(Ordering::SeqCst), self.overlapped[at].load(Ordering::SeqCst))
+    }
+}
+
+/// Which operations on keys are under way. `Send` and `Sync`.
+#[derive(Debug)]
+pub struct Marks {
+    /// For each key, eight bits for each action on keys.
+    keys: Box<[AtomicU64]>,
+    under_way: AtomicU32,
+    /// Operations on keys that have begun.
+    begun: AtomicU64,
+}
+
+/// Most operations of one kind on one key at a time that a mark can count.
+pub const MOST_THREADS: usize = 64;
+
+const _: () = assert!(Action::LoadBatch as u8 <= 6, "the marks of a key are eight bits each in 64");
+
+impl Marks {
+    /// None under way on any of `keys` keys.
+    pub fn new(keys: usize) -> Self {
+        Marks {
+            keys: (0..keys).map(|_| AtomicU64::new(0)).collect(),
+            under_way: AtomicU32::new(0),
+            begun: AtomicU64::new(0),
+        }
+    }
+
+    /// An operation on a key, under way until the result is dropped; counts overlaps.
+    pub fn begin<'a>(&'a self, key: u32, action: Action, tally: &Tally) -> Mark<'a> {
+        let mine = 1u64 << (8 * action as u32);
+        let before = self.keys[key as usize].fetch_add(mine, Ordering::SeqCst);
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        if before != 0 {
+            tally.overlapped(action);
+            let others = Action::ALL.into_iter().filter(|other| other.is_of_keys());
+            others
+                .filter(|other| *other != action && before >> (8 * *other as u32) & 0xFF != 0)
+                .for_each(|other| tally.overlapped(other));
+        }
+        Mark { marks: self, key, mine }
+    }
+
+    /// Whether any operation on the key is under way.
+    pub fn is_busy(&self, key: u32) -> bool {
+        self.keys.get(key as usize).is_some_and(|marks| marks.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Something that changes whenever an operation on a key is under way or begins.
+    pub fn activity(&self) -> (u32, u64) {
+        (self.under_way.load(Ordering::SeqCst), self.begun.load(Ordering::SeqCst))
+    }
+
+    /// Counts a page that this thread compresses or writes to the device as a mover.
+    pub fn moves(&self, page: &[u8], tally: &Tally) {
+        let Some(action) = MOVER.get() else { return };
+        if crate::page::key_of(page).is_some_and(|key| self.is_busy(key)) {
+            tally.overlapped(action);
+        }
+    }
+}
+
+/// An operation that is under way.
+#[derive(Debug)]
+pub struct Mark<'a> {
+    marks: &'a Marks,
+    key: u32,
+    mine: u64,
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        self.marks.keys[self.key as usize].fetch_sub(self.mine, Ordering::SeqCst);
+        self.marks.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_have_numbers_and_names_of_their_own() {
+        for (at, action) in Action::ALL.into_iter().enumerate() {
+            assert_eq!(action as usize, at);
+            assert_eq!(Action::named(action.name()), Some(action));
+        }
+        assert_eq!(Action::named("nothing"), None);
+    }
+
+    #[test]
+    fn overlaps_are_counted_on_both_sides_and_for_the_same_key_only() {
+        let (marks, tally) = (Marks::new(2), Tally::default());
+        let first = marks.begin(0, Action::Load, &tally);
+        let other = marks.begin(1, Action::Take, &tally);
+        assert_eq!(tally.of(Action::Load), (0, 0));
+        let second = marks.begin(0, Action::Store, &tally);
+        assert_eq!([Action::Load, Action::Store, Action::Take].map(|a| tally.of(a).1), [1, 1, 0]);
+        assert!(marks.is_busy(0) && marks.is_busy(1));
+        drop((first, second));
+        assert!(!marks.is_busy(0));
+        drop(other);
+        assert_eq!(marks.activity(), (0, 3));
+    }
+
+    #[test]
+    fn a_mover_is_counted_when_it_meets_a_key_under_way() {
+        let (marks, tally) = (Marks::new(10), Tally::default());
+        let mut page = [0; zswap_core::PAGE_SIZE];
+        let stamp = crate::page::Stamp { key: 7, version: 1, writer: Some(0) };
+        let mut rng = zpool_api::sync::test_rng::Rng::new(1);
+        crate::page::fill(&mut page, stamp, crate::page::Form::Text, 0, &mut rng);
+        as_mover(Action::Shrink, || marks.moves(&page, &tally));
+        let _load = marks.begin(7, Action::Load, &tally);
+        marks.moves(&page, &tally);
+        assert_eq!(tally.of(Action::Shrink).1, 0);
+        as_mover(Action::Shrink, || marks.moves(&page, &tally));
+        assert_eq!(tally.of(Action::Shrink).1, 1);
+        assert!(!is_mover());
+    }
+}

@@ -1,0 +1,118 @@
+//! Compressors that now and then take their time, and see which page a mover moves.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use compressors::{Compressor, CompressorCtx, CompressorError, Registry, StatelessDecompress};
+use zpool_api::sync::test_rng::Rng;
+
+use crate::action::{self, Marks, Tally};
+use crate::clock::Clock;
+
+/// What the compressors of a round share.
+#[derive(Debug)]
+pub struct Watch {
+    /// The run's stamps, which the pauses are drawn from.
+    pub clock: Arc<Clock>,
+    /// Operations under way.
+    pub marks: Arc<Marks>,
+    /// Counts overlaps.
+    pub tally: Arc<Tally>,
+    /// How many calls in 1000 pause.
+    pub pauses: usize,
+}
+
+impl Watch {
+    fn pause(&self) {
+        let mut rng = Rng::new(self.clock.last());
+        let often = if action::is_mover() { 4 * self.pauses } else { self.pauses };
+        if rng.below(1000) < often {
+            match rng.below(4) {
+                0 => std::thread::sleep(Duration::from_micros(rng.below(2000) as u64)),
+                _ => std::thread::yield_now(),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    inner: Arc<dyn Compressor>,
+    watch: Arc<Watch>,
+}
+
+/// The built-in compressors, watched.
+///
+/// # Errors
+/// Those of a registry, which a new one never has.
+pub fn registry(watch: &Arc<Watch>) -> Result<Registry, CompressorError> {
+    let builtin = Registry::builtin();
+    let mut registry = Registry::empty();
+    for name in builtin.names() {
+        let (builtin, watch) = (builtin.clone(), watch.clone());
+        registry.register(name, move |spec| {
+            let inner = builtin.build(&spec.to_string())?;
+            Ok(Arc::new(Watched { inner, watch: watch.clone() }))
+        })?;
+    }
+    Ok(registry)
+}
+
+impl Compressor for Watched {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn spec(&self) -> String {
+        self.inner.spec()
+    }
+
+    fn max_compressed_len(&self, src_len: usize) -> usize {
+        self.inner.max_compressed_len(src_len)
+    }
+
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        let inner = self.inner.new_ctx()?;
+        Ok(Box::new(WatchedCtx { inner, watch: self.watch.clone() }))
+    }
+
+    fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        self.inner.stateless().map(|_| self as _)
+    }
+}
+
+impl StatelessDecompress for Watched {
+    fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        self.watch.pause();
+        let missing = CompressorError::Codec {
+            codec: "watched",
+            code: 0,
+            reason: "it had a decompressor without a context and has none now",
+        };
+        self.inner.stateless().ok_or(missing)?.decompress(src, dst)
+    }
+}
+
+#[derive(Debug)]
+struct WatchedCtx {
+    inner: Box<dyn CompressorCtx>,
+    watch: Arc<Watch>,
+}
+
+impl CompressorCtx for WatchedCtx {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        self.watch.marks.moves(src, &self.watch.tally);
+        let len = self.inner.compress(src, dst)?;
+        self.watch.pause();
+        Ok(len)
+    }
+
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        self.watch.pause();
+        self.inner.decompress(src, dst)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.inner.memory_bytes()
+    }
+}

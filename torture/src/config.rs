@@ -1,0 +1,301 @@
+//! What a round is made of, drawn from a seed.
+
+use core::fmt;
+use core::time::Duration;
+
+use zpool_api::sync::test_rng::Rng;
+
+use crate::action::Action;
+use crate::device::Fault;
+
+const ZPOOLS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
+const CODECS: [&str; 8] = [
+    "lz4",
+    "lz4:accel=4",
+    "lz4hc:level=3",
+    "zstd:level=1",
+    "zstd",
+    "deflate:level=1",
+    "deflate:level=4",
+    "null",
+];
+/// Compressors of one round at most: with each backend they are pools that can live at once.
+const MOST_CODECS: usize = 4;
+
+/// Where a store writes pages back to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// Nowhere.
+    None,
+    /// Memory.
+    Memory,
+    /// A file.
+    File,
+}
+
+/// The configuration of a round.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// What the threads' random sources are made of.
+    pub seed: u64,
+    /// Keys that all threads share.
+    pub keys: usize,
+    /// Offsets between two entries.
+    pub stride: u64,
+    /// Backends that are switched between, the first of which the store begins with.
+    pub zpools: Vec<&'static str>,
+    /// Compressors that are switched between, the first of which the store begins with.
+    pub codecs: Vec<&'static str>,
+    /// Whether the store keeps checksums.
+    pub checksums: bool,
+    /// Whether pages that do not get smaller are refused.
+    pub refuse_incompressible: bool,
+    /// The limit in bytes.
+    pub limit: Option<usize>,
+    /// Percent of the limit below which a full store accepts again.
+    pub accept_percent: u8,
+    /// Where pages are written back to.
+    pub device: Device,
+    /// Slots of the device.
+    pub slots: u64,
+    /// Longest pause of the device.
+    pub pause: Duration,
+    /// Faults of the device that come and go.
+    pub faults: Vec<Fault>,
+    /// Whether page requests fail now and then.
+    pub page_faults: bool,
+    /// Whether pages come from the heap instead of mapped memory.
+    pub heap: bool,
+    /// Whether batches are compressed by worker threads.
+    pub engine: bool,
+    /// Objects in 1000 that are read for a while.
+    pub guards: usize,
+    /// Calls of a compressor in 1000 that pause.
+    pub pauses: usize,
+    /// Whether shrinker, compactor and migration run in the background.
+    pub background: bool,
+    /// Milliseconds.
+    pub length: u64,
+    /// Of 1000 actions, those of the whole store.
+    pub whole: usize,
+    /// How often each action is chosen, in proportion.
+    pub weights: [usize; Action::ALL.len()],
+}
+
+impl Config {
+    /// Draws a configuration for at most `most_keys` keys, without the actions in `skip`.
+    pub fn draw(seed: u64, most_keys: usize, skip: &[Action]) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut one_in = |n: usize| rng.below(n) == 0;
+        let (checksums, heap, engine) = (one_in(3), one_in(2), one_in(2));
+        let (refuse_incompressible, page_faults, background) = (one_in(5), one_in(4), one_in(3));
+        let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
+        let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
+        // Pools that come and go by the thousand, under a handful of keys: handles and places recur.
+        let churn = one_in(3);
+        let bits = if churn { rng.below(2) } else { rng.below(13) };
+        let keys = ((1usize << bits) + rng.below(1 << bits)).min(most_keys).max(1);
+        let mut weights = [0; Action::ALL.len()];
+        for action in Action::ALL {
+            let usual = match action {
+                Action::Store | Action::Load => 8,
+                Action::Take | Action::Invalidate => 3,
+                Action::Contains => 1,
+                Action::StoreBatch | Action::LoadBatch => 1,
+                Action::Fork | Action::Area | Action::Background | Action::Writeback => 1,
+                Action::Entries | Action::Stats | Action::Trim => 1,
+                _ => 4,
+            };
+            weights[action as usize] = usual * rng.below(4);
+        }
+        if churn {
+            for action in [
+                Action::Switch,
+                Action::SwitchCompressor,
+                Action::Migrate,
+                Action::Recompress,
+                Action::Shrink,
+            ] {
+                weights[action as usize] += 8;
+            }
+        }
+        // Without a store and a load nothing happens.
+        weights[Action::Store as usize] += 4;
+        weights[Action::Load as usize] += 4;
+        let mut without = |action: Action| weights[action as usize] = 0;
+        skip.iter().for_each(|action| without(*action));
+        let unavailable = Action::ALL.into_iter().filter(|action| !action.is_available());
+        unavailable.for_each(&mut without);
+        if !has_device {
+            let of_device = [Action::Shrink, Action::Writeback];
+            of_device.into_iter().for_each(&mut without);
+        }
+        if !has_device || !faulty {
+            [Action::DeviceFault, Action::DeviceRecovery].into_iter().for_each(&mut without);
+        }
+        if !page_faults {
+            without(Action::PageFault);
+        }
+        if !background {
+            without(Action::Background);
+        }
+        if !guarded {
+            without(Action::CompactGuarded);
+        }
+        if !limited {
+            without(Action::Limit);
+        }
+        if keys > 1024 {
+            [Action::Area, Action::Entries].into_iter().for_each(&mut without);
+        }
+        let device = match (has_device, file) {
+            (false, _) => Device::None,
+            (true, false) => Device::Memory,
+            (true, true) => Device::File,
+        };
+        let zpools = some_of(&ZPOOLS, 1 + rng.below(2), &mut rng);
+        let least = if churn { 2 } else { 1 };
+        let codecs = some_of(&CODECS, least + rng.below(MOST_CODECS - least + 1), &mut rng);
+        if codecs.len() == 1 {
+            without(Action::SwitchCompressor);
+        }
+        if zpools.len() == 1 {
+            without(Action::SwitchZpool);
+        }
+        if codecs.len() * zpools.len() == 1 {
+            [Action::Switch, Action::Migrate, Action::Recompress]
+                .into_iter()
+                .for_each(&mut without);
+        }
+        let room = if rng.below(4) == 0 { keys / 2 + 1 } else { 2 * keys + 64 };
+        Config {
+            seed: rng.next(),
+            keys,
+            stride: [1, 1, 7, 33, 1 << 20][rng.below(5)],
+            zpools,
+            codecs,
+            checksums,
+            refuse_incompressible,
+            limit: limited.then(|| 4096 * (16 + rng.below(keys + 48))),
+            accept_percent: [90, 90, 50, 100][rng.below(4)],
+            device,
+            slots: room as u64,
+            pause: Duration::from_micros(if slow { 100 + rng.below(900) as u64 } else { 0 }),
+            faults: if faulty {
+                some_of(&Fault::ALL, 1 + rng.below(3), &mut rng)
+            } else {
+                Vec::new()
+            },
+            page_faults,
+            heap,
+            engine,
+            guards: if guarded { 1 + rng.below(50) } else { 0 },
+            pauses: if churn { 40 } else { rng.below(40) },
+            background,
+            length: 400 + rng.below(1000) as u64,
+            whole: if churn { 300 } else { [10, 30, 100, 300][rng.below(4)] },
+            weights,
+        }
+    }
+
+    /// Whether each of the names stands in the description.
+    pub fn has(&self, names: &[String]) -> bool {
+        let shown = self.to_string();
+        let words: Vec<&str> = shown.split([' ', '=', ',']).collect();
+        names.iter().all(|name| {
+            shown.contains(name.as_str()) && (name.contains('=') || words.contains(&name.as_str()))
+        })
+    }
+}
+
+/// `n` different ones of `all`, in any order.
+fn some_of<T: Copy>(all: &[T], n: usize, rng: &mut Rng) -> Vec<T> {
+    let mut left = all.to_vec();
+    (0..n.min(all.len())).map(|_| left.swap_remove(rng.below(left.len()))).collect()
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { keys, stride, slots, guards, pauses, whole, length, .. } = self;
+        write!(f, "keys={keys} stride={stride} zpools={}", self.zpools.join(","))?;
+        let codecs: Vec<String> = self.codecs.iter().map(|spec| spec.replace('=', ":")).collect();
+        write!(f, " codecs={}", codecs.join(","))?;
+        match self.limit {
+            Some(limit) => write!(f, " limit={limit} accept={}%", self.accept_percent)?,
+            None => write!(f, " unlimited")?,
+        }
+        match self.device {
+            Device::None => write!(f, " device=none")?,
+            Device::Memory => write!(f, " device=memory slots={slots}")?,
+            Device::File => write!(f, " device=file slots={slots}")?,
+        }
+        write!(f, " pause={}us", self.pause.as_micros())?;
+        if !self.faults.is_empty() {
+            let faults: Vec<String> =
+                self.faults.iter().map(|fault| format!("{fault:?}").to_lowercase()).collect();
+            write!(f, " faults={}", faults.join(","))?;
+        }
+        for (on, name) in [
+            (self.checksums, "checksums"),
+            (self.refuse_incompressible, "refuse-incompressible"),
+            (self.page_faults, "page-faults"),
+            (self.heap, "heap"),
+            (self.engine, "engine"),
+            (self.background, "background"),
+        ] {
+            if on {
+                write!(f, " {name}")?;
+            }
+        }
+        write!(f, " guards={guards} pauses={pauses} whole={whole} length={length}ms actions=")?;
+        let chosen = Action::ALL.into_iter().filter(|action| self.weights[*action as usize] > 0);
+        let chosen: Vec<String> =
+            chosen.map(|a| format!("{}:{}", a.name(), self.weights[a as usize])).collect();
+        write!(f, "{}", chosen.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_configuration_again() {
+        assert_eq!(Config::draw(7, 4096, &[]), Config::draw(7, 4096, &[]));
+        assert_ne!(Config::draw(7, 4096, &[]), Config::draw(8, 4096, &[]));
+    }
+
+    #[test]
+    fn each_setting_is_drawn_both_ways_in_a_hundred_rounds() {
+        let all: Vec<Config> = (0..100).map(|seed| Config::draw(seed, 4096, &[])).collect();
+        let shown: Vec<String> = all.iter().map(Config::to_string).collect();
+        for name in ZPOOLS.into_iter().chain(CODECS.map(|spec| spec.split('=').next().unwrap())) {
+            assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
+        }
+        for name in ["checksums", "refuse-incompressible", "page-faults", "heap", "engine"] {
+            let with = shown.iter().filter(|shown| shown.contains(name)).count();
+            assert!((5..95).contains(&with), "{name}: {with}");
+        }
+        for name in ["limit=", "unlimited", "device=none", "device=file", "faults=", "background"] {
+            assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
+        }
+        for action in Action::ALL.into_iter().filter(|action| action.is_available()) {
+            let with = all.iter().filter(|config| config.weights[action as usize] > 0).count();
+            assert!(with >= 10, "{}: {with}", action.name());
+        }
+        assert!(all.iter().any(|config| config.keys < 4));
+        assert!(all.iter().any(|config| config.keys > 2000));
+        assert!(all.iter().all(|config| config.keys <= 4096));
+    }
+
+    #[test]
+    fn what_is_skipped_is_not_chosen_and_names_choose_configurations() {
+        let config = Config::draw(3, 16, &[Action::Fork]);
+        assert_eq!(config.weights[Action::Fork as usize], 0);
+        assert!(config.keys <= 16);
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let zbud = (0..99).map(|s| Config::draw(s, 16, &[])).find(|c| c.has(&names(&["zbud"])));
+        assert!(zbud.unwrap().zpools.contains(&"zbud"));
+        assert!(!config.has(&names(&["zlab"])));
+    }
+}

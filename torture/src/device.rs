@@ -1,0 +1,278 @@
+//! A device that can be made to fail, and that checks how it is used.
+//!
+//! It wraps another device. What fails is switched while it is in use; each failure leaves a stamp, so
+//! that an error of the store can be held against what really happened. It keeps the contract of
+//! `SwapDevice` under watch: a slot that holds a page is not written again before it was discarded,
+//! nothing but such a slot is read, and a slot that is read is not discarded.
+
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::device::DeviceError;
+use zswap_core::{Page, SwapDevice};
+
+use crate::action::{self, Marks, Tally};
+use crate::clock::Clock;
+use crate::finding::Findings;
+
+/// One way in which a device can fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Fault {
+    /// Writes fail.
+    Write = 1,
+    /// Reads fail.
+    Read = 2,
+    /// Writes fail, for want of space.
+    Full = 4,
+    /// Half of a page is written, and the write fails.
+    Torn = 8,
+    /// Reads and writes panic.
+    Panic = 16,
+    /// Writes and reads take some milliseconds.
+    Slow = 32,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Fault; 6] =
+        [Fault::Write, Fault::Read, Fault::Full, Fault::Torn, Fault::Panic, Fault::Slow];
+}
+
+const WRITTEN: u32 = 1 << 31;
+
+/// See the module.
+#[derive(Debug)]
+pub struct TortureDevice {
+    inner: Arc<dyn SwapDevice>,
+    clock: Arc<Clock>,
+    marks: Arc<Marks>,
+    tally: Arc<Tally>,
+    findings: Arc<Findings>,
+    /// Faults that are on, as bits.
+    faults: AtomicU8,
+    /// Longest pause before any call, in microseconds.
+    pause: u32,
+    /// For each slot, its readers and whether it was written.
+    slots: Box<[AtomicU32]>,
+    failed_write: AtomicU64,
+    failed_read: AtomicU64,
+    panicked: AtomicU64,
+}
+
+impl TortureDevice {
+    /// `inner`, which fails nothing yet and pauses for up to `pause` before a call.
+    pub fn new(
+        inner: Arc<dyn SwapDevice>,
+        pause: Duration,
+        clock: Arc<Clock>,
+        marks: Arc<Marks>,
+        tally: Arc<Tally>,
+        findings: Arc<Findings>,
+    ) -> Self {
+        let slots = (0..inner.capacity()).map(|_| AtomicU32::new(0)).collect();
+        TortureDevice {
+            inner,
+            clock,
+            marks,
+            tally,
+            findings,
+            faults: AtomicU8::new(0),
+            pause: u32::try_from(pause.as_micros()).unwrap_or(u32::MAX),
+            slots,
+            failed_write: AtomicU64::new(0),
+            failed_read: AtomicU64::new(0),
+            panicked: AtomicU64::new(0),
+        }
+    }
+
+    /// Switches to exactly these faults.
+    pub fn set(&self, faults: &[Fault]) {
+        let bits = faults.iter().fold(0, |bits, fault| bits | *fault as u8);
+        self.faults.store(bits, Ordering::SeqCst);
+    }
+
+    /// Whether any fault is on.
+    pub fn is_failing(&self) -> bool {
+        self.faults.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether a write failed at or after a stamp.
+    pub fn failed_a_write_since(&self, stamp: u64) -> bool {
+        self.failed_write.load(Ordering::SeqCst) >= stamp
+    }
+
+    /// Whether a read failed at or after a stamp.
+    pub fn failed_a_read_since(&self, stamp: u64) -> bool {
+        self.failed_read.load(Ordering::SeqCst) >= stamp
+    }
+
+    /// Whether it panicked at or after a stamp.
+    pub fn panicked_since(&self, stamp: u64) -> bool {
+        self.panicked.load(Ordering::SeqCst) >= stamp
+    }
+
+    /// Slots that were written and not discarded since.
+    pub fn written_slots(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.load(Ordering::SeqCst) & WRITTEN != 0).count()
+    }
+
+    fn is_on(&self, fault: Fault) -> bool {
+        self.faults.load(Ordering::SeqCst) & fault as u8 != 0
+    }
+
+    fn fail(&self, last: &AtomicU64) {
+        // Errors that are compared with it were returned after this.
+        last.fetch_max(self.clock.stamp(), Ordering::SeqCst);
+    }
+
+    fn misused(&self, what: &str, slot: u64) {
+        let what = format!("slot {slot} of the device {what}");
+        self.findings.report("the device was misused", what);
+    }
+
+    fn slot(&self, slot: u64) -> Option<&AtomicU32> {
+        self.slots.get(usize::try_from(slot).ok()?)
+    }
+
+    fn take_time(&self) {
+        let most = if self.is_on(Fault::Slow) { 5 * self.pause + 2000 } else { self.pause };
+        let mut rng = Rng::new(self.clock.last());
+        let pause = rng.below(most as usize + 1);
+        // A mover that is slow here leaves others the most time to overtake it.
+        if most > 0 && (action::is_mover() || rng.below(8) == 0) {
+            std::thread::sleep(Duration::from_micros(pause as u64));
+        }
+        if self.is_on(Fault::Panic) && rng.below(2) == 0 {
+            self.fail(&self.panicked);
+            // Past the hook, which keeps what panics on their own say.
+            std::panic::resume_unwind(Box::new("torture ordered this panic of the device"));
+        }
+    }
+}
+
+impl SwapDevice for TortureDevice {
+    fn capacity(&self) -> u64 {
+        self.inner.capacity()
+    }
+
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        self.marks.moves(page, &self.tally);
+        self.take_time();
+        if let Some(state) = self.slot(slot) {
+            if state.fetch_or(WRITTEN, Ordering::SeqCst) != 0 {
+                self.misused("was written while it holds a page or is read", slot);
+            }
+        }
+        if self.is_on(Fault::Torn) {
+            let mut half = *page;
+            half[page.len() / 2..].fill(0xDD);
+            let _ = self.inner.write_page(slot, &half);
+            self.fail(&self.failed_write);
+            let cut = io::Error::other("torture tore this write");
+            return Err(DeviceError::io("write", slot, &cut));
+        }
+        if self.is_on(Fault::Full) || self.is_on(Fault::Write) {
+            self.fail(&self.failed_write);
+            let kind = if self.is_on(Fault::Full) {
+                io::ErrorKind::StorageFull
+            } else {
+                io::ErrorKind::Other
+            };
+            return Err(DeviceError::io("write", slot, &io::Error::from(kind)));
+        }
+        self.inner.write_page(slot, page)
+    }
+
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        let state = self.slot(slot);
+        if state.is_some_and(|state| state.fetch_add(1, Ordering::SeqCst) & WRITTEN == 0) {
+            self.misused("was read while it holds no page", slot);
+        }
+        // Taken off also when the device panics.
+        struct Done<'a>(Option<&'a AtomicU32>);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                if let Some(state) = self.0 {
+                    state.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+        }
+        let _done = Done(state);
+        self.take_time();
+        if self.is_on(Fault::Read) {
+            page[..100].fill(0xEE);
+            self.fail(&self.failed_read);
+            let broken = io::Error::other("torture broke this read");
+            return Err(DeviceError::io("read", slot, &broken));
+        }
+        self.inner.read_page(slot, page)
+    }
+
+    fn discard(&self, slot: u64) {
+        if let Some(state) = self.slot(slot) {
+            if state.load(Ordering::SeqCst) & !WRITTEN != 0 {
+                self.misused("was discarded while it is read", slot);
+            }
+            self.inner.discard(slot);
+            state.fetch_and(!WRITTEN, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zswap_core::PAGE_SIZE;
+    use zswap_core::device::MemorySwapDevice;
+
+    fn device() -> (TortureDevice, Arc<Findings>) {
+        let (clock, findings) = (Arc::new(Clock::default()), Arc::new(Findings::default()));
+        let (marks, tally) = (Arc::new(Marks::new(1)), Arc::new(Tally::default()));
+        let inner = Arc::new(MemorySwapDevice::new(4));
+        let pause = Duration::ZERO;
+        (TortureDevice::new(inner, pause, clock, marks, tally, findings.clone()), findings)
+    }
+
+    #[test]
+    fn faults_leave_their_stamp() {
+        let (device, findings) = device();
+        let mut page = [1; PAGE_SIZE];
+        device.write_page(0, &page).unwrap();
+        assert!(!device.failed_a_write_since(1) && !device.is_failing());
+        for fault in [Fault::Write, Fault::Full, Fault::Torn] {
+            device.set(&[fault]);
+            assert!(device.write_page(1, &page).is_err(), "{fault:?}");
+            assert!(device.failed_a_write_since(1));
+            device.discard(1);
+        }
+        device.set(&[Fault::Read]);
+        assert!(device.read_page(0, &mut page).is_err());
+        assert!(device.failed_a_read_since(1));
+        device.set(&[]);
+        device.read_page(0, &mut page).unwrap();
+        assert_eq!((page, device.written_slots()), ([1; PAGE_SIZE], 1));
+        assert_eq!(findings.first(), None);
+    }
+
+    #[test]
+    fn misuse_is_found() {
+        let uses: [fn(&TortureDevice); 2] = [
+            |device| {
+                let _ = device.write_page(2, &[0; PAGE_SIZE]);
+                let _ = device.write_page(2, &[0; PAGE_SIZE]);
+            },
+            |device| {
+                let _ = device.read_page(2, &mut [0; PAGE_SIZE]);
+            },
+        ];
+        for misuse in uses {
+            let (device, findings) = device();
+            misuse(&device);
+            assert!(findings.any());
+        }
+    }
+}

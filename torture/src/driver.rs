@@ -1,0 +1,671 @@
+//! What one thread does: draws an action, does it, and notes what came of it.
+//!
+//! A version is the stamp of its store's start, so no two are alike in a run. Nothing is locked across
+//! a call of the store: threads collide there as they like.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::{
+    BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BuildError, CompactorPolicy,
+    LoadError, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,
+};
+
+use crate::action::{Action, as_mover};
+use crate::finding::{lock, take_panic};
+use crate::model::{Op, Outcome};
+use crate::page::{self, Form, Stamp};
+use crate::round::{IDLE, MOST_OPS, Round};
+use crate::rules::Rule;
+
+/// Whether the store's limit can be changed while it is in use.
+pub const LIMIT_CAN_CHANGE: bool = false;
+
+/// Most pages of a batch.
+const MOST_BATCH: usize = 16;
+
+/// A thread of the store's own.
+#[derive(Debug)]
+pub enum Background {
+    /// Writes pages back.
+    Shrinker(BackgroundShrinker),
+    /// Compacts.
+    Compactor(BackgroundCompactor),
+    /// Moves pages into the current pool.
+    Migration(BackgroundMigration),
+}
+
+/// What a thread has done.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Operations on keys.
+    pub ops: Vec<Op>,
+    /// Actions on the whole store: which, the thread, and the stamps of start and end.
+    pub actions: Vec<(Action, usize, u64, u64)>,
+}
+
+/// One thread of a round.
+#[derive(Debug)]
+pub struct Driver<'r> {
+    round: &'r Round<'r>,
+    me: usize,
+    rng: Rng,
+    log: Log,
+    page: Box<Page>,
+    batch: Vec<Page>,
+}
+
+impl<'r> Driver<'r> {
+    /// A thread with a random source of its own.
+    pub fn new(round: &'r Round<'r>, me: usize, seed: u64) -> Self {
+        let (page, batch) = (Box::new([0; PAGE_SIZE]), vec![[0; PAGE_SIZE]; MOST_BATCH]);
+        Driver { round, me, rng: Rng::new(seed), log: Log::default(), page, batch }
+    }
+
+    /// What was noted.
+    pub fn into_log(self) -> Log {
+        self.log
+    }
+
+    /// Acts until the round is over.
+    pub fn play(mut self) -> Log {
+        while !self.round.is_over() {
+            let action = self.draw();
+            self.act(action);
+            if self.log.ops.len() > MOST_OPS {
+                self.round.stop.store(true, Ordering::SeqCst);
+            }
+        }
+        self.doing(None);
+        self.log
+    }
+
+    fn draw(&mut self) -> Action {
+        let of_keys = self.rng.below(1000) >= self.round.config.whole;
+        let weights = &self.round.config.weights;
+        let choice = || Action::ALL.into_iter().filter(|action| action.is_of_keys() == of_keys);
+        let sum: usize = choice().map(|action| weights[action as usize]).sum();
+        if sum == 0 {
+            return Action::Load;
+        }
+        let mut left = self.rng.below(sum);
+        let chosen = choice().find(|action| {
+            let weight = weights[*action as usize];
+            let here = left < weight;
+            left = left.wrapping_sub(weight);
+            here
+        });
+        chosen.unwrap_or(Action::Load)
+    }
+
+    fn act(&mut self, action: Action) {
+        self.doing(Some(action));
+        match action {
+            Action::Store => self.store(),
+            Action::Load => self.load(),
+            Action::Take => self.take(),
+            Action::Invalidate => self.invalidate(),
+            Action::Contains => {
+                let key = self.key();
+                self.contains(key);
+            }
+            Action::StoreBatch => self.store_batch(),
+            Action::LoadBatch => self.load_batch(),
+            _ => self.act_on_all(action),
+        }
+    }
+
+    /// An action of the whole store, counted.
+    fn act_on_all(&mut self, action: Action) {
+        let (marks, tally) = (&self.round.marks, &self.round.run.tally);
+        let (under_way, begun) = marks.activity();
+        let start = self.stamp();
+        let done = match action {
+            Action::Area => self.area(),
+            Action::Entries => self.entries(),
+            Action::Stats => self.stats(),
+            Action::SwitchCompressor | Action::SwitchZpool | Action::Switch => self.switch(action),
+            Action::Migrate => self.migrate(),
+            Action::Recompress => self.recompress(),
+            Action::Shrink => self.shrink(),
+            Action::Compact => self.compact(),
+            Action::CompactGuarded => {
+                let guards = self.round.guards.clone();
+                guards.count() > 0 && guards.while_kept(|| self.compact())
+            }
+            Action::Trim => {
+                let store = &self.round.store;
+                self.guarded(|| store.trim()).is_some()
+            }
+            Action::DeviceFault | Action::DeviceRecovery => self.change_device(action),
+            Action::PageFault => {
+                self.round.providers.fail_soon(&mut self.rng);
+                true
+            }
+            Action::Writeback => self.writeback(),
+            Action::Limit => false,
+            Action::Background => self.background(),
+            Action::Fork => self.fork(),
+            _ => false,
+        };
+        if done {
+            let end = self.stamp();
+            self.log.actions.push((action, self.me, start, end));
+            tally.ran(action);
+            let after = marks.activity();
+            if !action.is_mover() && (under_way > 0 || after != (under_way, begun)) {
+                tally.overlapped(action);
+            }
+        }
+    }
+
+    // What is noted.
+
+    fn doing(&self, action: Option<Action>) {
+        if let Some(doing) = self.round.run.doing.get(self.me) {
+            let now = self.round.run.clock.last();
+            let word = action.map_or(IDLE, |action| (action as u64) << 56 | now);
+            doing.store(word, Ordering::SeqCst);
+        }
+    }
+
+    fn stamp(&self) -> u64 {
+        self.round.run.clock.stamp()
+    }
+
+    fn note(&mut self, key: u32, call: &'static str, start: u64, outcome: Outcome) {
+        let (thread, end) = (self.me as u16, self.stamp());
+        self.log.ops.push(Op { key, thread, call, start, end, outcome });
+    }
+
+    /// Calls the store; none if it panicked as the device was told to.
+    fn guarded<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
+        let start = self.stamp();
+        let result = catch_unwind(AssertUnwindSafe(call)).ok();
+        if result.is_none() {
+            match self.round.facts(start).panic() {
+                Some(rule) => self.round.run.count(rule),
+                None => {
+                    let text = take_panic().unwrap_or_else(|| "no message".to_owned());
+                    self.round.run.findings.report("panic", text);
+                }
+            }
+        }
+        result
+    }
+
+    /// Counts a refusal that a rule allows, and reports any other.
+    fn refused(&self, call: &str, rule: Option<Rule>, error: &dyn std::fmt::Display) {
+        match rule {
+            Some(rule) => self.round.run.count(rule),
+            None => {
+                let what =
+                    format!("thread {}: {call}: no rule allows this error: {error}", self.me);
+                self.round.run.findings.report("refused without a reason", what);
+            }
+        }
+    }
+
+    // Actions on keys.
+
+    fn key(&mut self) -> u32 {
+        let keys = self.round.config.keys;
+        // A quarter goes to a few keys, so that threads meet there however many keys there are.
+        let of = if self.rng.below(4) == 0 { keys.min(4) } else { keys };
+        self.rng.below(of) as u32
+    }
+
+    fn form(&mut self) -> Form {
+        Form::ALL[self.rng.below(Form::ALL.len())]
+    }
+
+    fn stamp_of(&self, key: u32, version: u64) -> Stamp {
+        Stamp { key, version, writer: Some(self.me as u32) }
+    }
+
+    fn store_refused(&self, call: &str, start: u64, form: Form, error: &StoreError) {
+        self.refused(call, self.round.facts(start).store(Some(form), error), error);
+    }
+
+    fn store(&mut self) {
+        let (round, key, form) = (self.round, self.key(), self.form());
+        round.run.tally.ran(Action::Store);
+        let mark = round.marks.begin(key, Action::Store, &round.run.tally);
+        let start = self.stamp();
+        let stamp = self.stamp_of(key, start);
+        page::fill(&mut self.page, stamp, form, round.base, &mut self.rng);
+        let outcome = match self.guarded(|| round.store.store(round.entry(key), &self.page)) {
+            None => Outcome::MaybeStored(start),
+            Some(Ok(())) => Outcome::Stored(start),
+            Some(Err(error)) => {
+                self.store_refused("store", start, form, &error);
+                Outcome::Refused
+            }
+        };
+        self.note(key, "store", start, outcome);
+        drop(mark);
+    }
+
+    /// The version that a page of a key says it is; a page that says anything else is a finding.
+    fn version(&self, call: &str, key: u32, page: &Page) -> Option<u64> {
+        let wrong = match page::read(page, self.round.base) {
+            Ok(stamp) if stamp.key == key => return Some(stamp.version),
+            Ok(stamp) => format!("it is another key's: {stamp:?}"),
+            Err(wrong) => wrong,
+        };
+        let what = format!("{call} of key {key} gave a page that was never stored there: {wrong}");
+        self.round.run.findings.report("wrong bytes", what);
+        None
+    }
+
+    fn loaded(
+        &self,
+        call: &'static str,
+        key: u32,
+        start: u64,
+        result: Result<(), LoadError>,
+        page: &Page,
+    ) -> Outcome {
+        match result {
+            Ok(()) => match self.version(call, key, page) {
+                Some(version) if call == "take" => Outcome::Took(version),
+                Some(version) => Outcome::Loaded(version),
+                None => Outcome::Unknown,
+            },
+            Err(LoadError::NotFound { .. }) => Outcome::Missed,
+            Err(error) => {
+                self.refused(call, self.round.facts(start).load(&error), &error);
+                Outcome::Unknown
+            }
+        }
+    }
+
+    fn load_key(&mut self, key: u32) {
+        let round = self.round;
+        round.run.tally.ran(Action::Load);
+        let mark = round.marks.begin(key, Action::Load, &round.run.tally);
+        let start = self.stamp();
+        let page = &mut *self.page;
+        let result = catch(round, || round.store.load(round.entry(key), page), start);
+        let outcome = match result {
+            None => Outcome::Unknown,
+            Some(result) => self.loaded("load", key, start, result, &self.page),
+        };
+        self.note(key, "load", start, outcome);
+        drop(mark);
+    }
+
+    fn load(&mut self) {
+        let key = self.key();
+        self.load_key(key);
+    }
+
+    fn take_key(&mut self, key: u32) {
+        let round = self.round;
+        round.run.tally.ran(Action::Take);
+        let mark = round.marks.begin(key, Action::Take, &round.run.tally);
+        let start = self.stamp();
+        let page = &mut *self.page;
+        let result = catch(round, || round.store.take(round.entry(key), page), start);
+        let outcome = match result {
+            None => Outcome::MaybeDropped,
+            Some(result) => self.loaded("take", key, start, result, &self.page),
+        };
+        self.note(key, "take", start, outcome);
+        drop(mark);
+    }
+
+    fn take(&mut self) {
+        let key = self.key();
+        self.take_key(key);
+    }
+
+    fn invalidate_key(&mut self, key: u32) {
+        let round = self.round;
+        round.run.tally.ran(Action::Invalidate);
+        let mark = round.marks.begin(key, Action::Invalidate, &round.run.tally);
+        let start = self.stamp();
+        let outcome = match self.guarded(|| round.store.invalidate(round.entry(key))) {
+            None => Outcome::MaybeDropped,
+            Some(true) => Outcome::Dropped,
+            Some(false) => Outcome::Missed,
+        };
+        self.note(key, "invalidate", start, outcome);
+        drop(mark);
+    }
+
+    fn invalidate(&mut self) {
+        let key = self.key();
+        self.invalidate_key(key);
+    }
+
+    fn contains(&mut self, key: u32) {
+        let round = self.round;
+        round.run.tally.ran(Action::Contains);
+        let mark = round.marks.begin(key, Action::Contains, &round.run.tally);
+        let start = self.stamp();
+        let there = round.store.contains(round.entry(key));
+        let outcome = if there { Outcome::Seen } else { Outcome::Missed };
+        self.note(key, "contains", start, outcome);
+        drop(mark);
+    }
+
+    fn keys_of_batch(&mut self) -> Vec<u32> {
+        let count = 1 + self.rng.below(MOST_BATCH);
+        let mut keys: Vec<u32> = (0..count).map(|_| self.key()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    fn store_batch(&mut self) {
+        let (round, keys) = (self.round, self.keys_of_batch());
+        round.run.tally.ran(Action::StoreBatch);
+        let begin = |key: &u32| round.marks.begin(*key, Action::StoreBatch, &round.run.tally);
+        let marks: Vec<_> = keys.iter().map(begin).collect();
+        let mut made = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            let (start, form) = (self.stamp(), self.form());
+            let stamp = self.stamp_of(*key, start);
+            page::fill(&mut self.batch[at], stamp, form, round.base, &mut self.rng);
+            made.push((start, form));
+        }
+        let entries = keys.iter().map(|key| round.entry(*key));
+        let pages: Vec<(SwapEntry, &Page)> = entries.zip(&self.batch).collect();
+        let results = self.guarded(|| round.store.store_batch(&pages));
+        self.check_answers("store_batch", keys.len(), results.as_ref().map(Vec::len));
+        for (at, (key, (start, form))) in keys.iter().zip(made).enumerate() {
+            let outcome = match results.as_ref().and_then(|results| results.get(at)) {
+                None => Outcome::MaybeStored(start),
+                Some(Ok(())) => Outcome::Stored(start),
+                Some(Err(error)) => {
+                    self.store_refused("store_batch", start, form, error);
+                    Outcome::Refused
+                }
+            };
+            self.note(*key, "store_batch", start, outcome);
+        }
+        drop(marks);
+    }
+
+    fn load_batch(&mut self) {
+        let (round, keys) = (self.round, self.keys_of_batch());
+        round.run.tally.ran(Action::LoadBatch);
+        let begin = |key: &u32| round.marks.begin(*key, Action::LoadBatch, &round.run.tally);
+        let marks: Vec<_> = keys.iter().map(begin).collect();
+        let entries: Vec<SwapEntry> = keys.iter().map(|key| round.entry(*key)).collect();
+        let start = self.stamp();
+        let pages = &mut self.batch[..keys.len()];
+        let results = catch(round, || round.store.load_batch(&entries, pages), start);
+        self.check_answers("load_batch", keys.len(), results.as_ref().map(Vec::len));
+        for (at, (key, result)) in keys.iter().zip(results.unwrap_or_default()).enumerate() {
+            let outcome = self.loaded("load_batch", *key, start, result, &self.batch[at]);
+            self.note(*key, "load_batch", start, outcome);
+        }
+        drop(marks);
+    }
+
+    fn check_answers(&self, call: &str, asked: usize, answers: Option<usize>) {
+        if answers.is_some_and(|answers| answers != asked) {
+            let what = format!("{call} of {asked} pages gave {answers:?} answers");
+            self.round.run.findings.report("answers missing", what);
+        }
+    }
+
+    // Actions on the whole store; whether they did anything.
+
+    fn area(&mut self) -> bool {
+        let (round, area) = (self.round, self.rng.below(2) as u32);
+        let start = self.stamp();
+        let done = self.guarded(|| round.store.invalidate_area(area as u8));
+        let outcome = done.map_or(Outcome::MaybeDropped, |_| Outcome::Cleared);
+        for key in (0..round.config.keys as u32).filter(|key| key & 1 == area) {
+            self.note(key, "invalidate_area", start, outcome);
+        }
+        true
+    }
+
+    fn entries(&mut self) -> bool {
+        let round = self.round;
+        let start = self.stamp();
+        let listed: Vec<SwapEntry> = round.store.entries().collect();
+        let mut seen = vec![false; round.config.keys];
+        for entry in &listed {
+            match round.key_of(*entry) {
+                Some(key) => seen[key as usize] = true,
+                None => {
+                    let what = format!("{entry:?} is listed, and nobody stored a page there");
+                    round.run.findings.report("ghost", what);
+                }
+            }
+        }
+        if let Some(pair) = listed.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let what = format!("{:?} is listed before {:?}", pair[0], pair[1]);
+            round.run.findings.report("entries out of order", what);
+        }
+        for (key, seen) in seen.into_iter().enumerate() {
+            let outcome = if seen { Outcome::Seen } else { Outcome::Missed };
+            self.note(key as u32, "entries", start, outcome);
+        }
+        true
+    }
+
+    fn stats(&mut self) -> bool {
+        let stats = self.round.store.stats();
+        let (pages, keys) = (stats.stored_pages, self.round.config.keys);
+        // A store counts a page just after it is there, and another may drop it before.
+        if pages > keys + self.round.threads * (MOST_BATCH + 1) {
+            let what = format!("{pages} pages are stored under {keys} keys");
+            self.round.run.findings.report("wrong figures", what);
+        }
+        true
+    }
+
+    /// Lets others work for a moment.
+    fn pause(&mut self) {
+        match self.rng.below(4) {
+            0 => thread::sleep(Duration::from_micros(self.rng.below(1500) as u64)),
+            1 => thread::yield_now(),
+            _ => {}
+        }
+    }
+
+    fn switch(&mut self, action: Action) -> bool {
+        let round = self.round;
+        let of_codec = match action {
+            Action::SwitchCompressor => true,
+            Action::SwitchZpool => false,
+            _ => self.rng.below(2) == 0,
+        };
+        let all = if of_codec { &round.config.codecs } else { &round.config.zpools };
+        let first = self.rng.below(all.len());
+        let second = (first + 1 + self.rng.below((all.len() - 1).max(1))) % all.len();
+        let steps: &[usize] =
+            if action == Action::Switch { &[first] } else { &[first, second, first] };
+        for at in steps {
+            let start = self.stamp();
+            let to = all[*at];
+            let switched = self.guarded(|| {
+                if of_codec { round.store.set_compressor(to) } else { round.store.set_zpool(to) }
+            });
+            if let Some(Err(error)) = switched {
+                self.build_refused("switch", start, &error);
+            }
+            self.pause();
+        }
+        true
+    }
+
+    fn build_refused(&self, call: &str, start: u64, error: &BuildError) {
+        self.refused(call, self.round.facts(start).build(error), error);
+    }
+
+    fn budget(&mut self) -> usize {
+        1 + self.rng.below(1 << self.rng.clone().below(7))
+    }
+
+    fn migrate(&mut self) -> bool {
+        let (round, budget, start) = (self.round, self.budget(), self.stamp());
+        let done = self.guarded(|| as_mover(Action::Migrate, || round.store.migrate_pools(budget)));
+        if let Some(Err(error)) = &done {
+            self.refused("migrate_pools", round.facts(start).rehome(error), error);
+        }
+        true
+    }
+
+    fn recompress(&mut self) -> bool {
+        let (round, budget, start) = (self.round, self.budget(), self.stamp());
+        let spec = round.config.codecs[self.rng.below(round.config.codecs.len())];
+        let cold = self.rng.below(2) == 0;
+        let done = self.guarded(|| {
+            as_mover(Action::Recompress, || round.store.recompress(spec, budget, cold))
+        });
+        if let Some(Err(error)) = &done {
+            self.refused("recompress", round.facts(start).rehome(error), error);
+        }
+        true
+    }
+
+    fn shrink(&mut self) -> bool {
+        let (round, budget, start) = (self.round, self.budget(), self.stamp());
+        let done = self.guarded(|| as_mover(Action::Shrink, || round.store.shrink(budget)));
+        if let Some(Err(error)) = &done {
+            self.refused("shrink", round.facts(start).writeback(error), error);
+        }
+        true
+    }
+
+    fn compact(&mut self) -> bool {
+        let (round, start) = (self.round, self.stamp());
+        if let Some(Err(error)) = self.guarded(|| round.store.compact()) {
+            let error = BuildError::Zpool(error);
+            self.build_refused("compact", start, &error);
+        }
+        true
+    }
+
+    fn change_device(&mut self, action: Action) -> bool {
+        let (round, faults) = (self.round, &self.round.config.faults);
+        let Some(device) = &round.device else { return false };
+        if action == Action::DeviceRecovery {
+            let was = device.is_failing();
+            device.set(&[]);
+            return was;
+        }
+        if faults.is_empty() {
+            return false;
+        }
+        device.set(&[faults[self.rng.below(faults.len())]]);
+        true
+    }
+
+    fn writeback(&mut self) -> bool {
+        let on = self.rng.below(2) == 0;
+        if !on {
+            self.round.writeback_was_off.store(true, Ordering::SeqCst);
+        }
+        self.round.store.set_writeback_enabled(on);
+        true
+    }
+
+    fn background(&mut self) -> bool {
+        let round = self.round;
+        if self.rng.below(2) == 0 {
+            self.stop_background();
+            return true;
+        }
+        let pause = Duration::from_micros(200 + self.rng.below(3000) as u64);
+        let started = match self.rng.below(3) {
+            0 => {
+                let from = self.rng.below(100) as u8;
+                let policy =
+                    ShrinkerPolicy::default().from_percent(from).most_pages(16).pause(pause);
+                round.store.shrink_in_background(policy).ok().map(Background::Shrinker)
+            }
+            1 => {
+                let policy = CompactorPolicy::default().time_percent(50).pause(pause);
+                round.store.compact_in_background(policy).ok().map(Background::Compactor)
+            }
+            _ => {
+                let chunk = self.budget();
+                let started = round.store.migrate_pools_in_background(chunk, pause);
+                started.ok().map(Background::Migration)
+            }
+        };
+        let Some(started) = started else { return false };
+        let mut all = lock(&round.background);
+        all.push(started);
+        let oldest = (all.len() > 4).then(|| all.remove(0));
+        drop(all);
+        oldest.into_iter().for_each(|oldest| self.end_background(oldest));
+        true
+    }
+
+    /// Ends all background threads and checks what they report.
+    pub fn stop_background(&self) {
+        let all = std::mem::take(&mut *lock(&self.round.background));
+        all.into_iter().for_each(|one| self.end_background(one));
+    }
+
+    fn end_background(&self, one: Background) {
+        // What it met may have happened at any time of the round.
+        let facts = self.round.facts(self.round.base);
+        match &one {
+            Background::Shrinker(shrinker) => {
+                if let Some(error) = shrinker.report().last_error {
+                    self.refused("shrink_in_background", facts.writeback(&error), &error);
+                }
+            }
+            Background::Migration(migration) => {
+                if let Some(Err(error)) = migration.ended() {
+                    self.refused("migrate_pools_in_background", facts.rehome(&error), &error);
+                }
+            }
+            Background::Compactor(_) => {}
+        }
+        drop(one);
+    }
+
+    fn fork(&mut self) -> bool {
+        match crate::fork::child_drops(self.round) {
+            Ok(()) => true,
+            Err(what) => {
+                self.round.run.findings.report("fork", what);
+                true
+            }
+        }
+    }
+
+    /// With all other threads at rest: every key looked at, loaded, and dropped.
+    pub fn visit_all(&mut self) {
+        self.entries();
+        for key in 0..self.round.config.keys as u32 {
+            self.contains(key);
+            self.load_key(key);
+            if self.rng.below(2) == 0 {
+                self.take_key(key);
+            } else {
+                self.invalidate_key(key);
+            }
+            self.contains(key);
+        }
+    }
+}
+
+/// As [`Driver::guarded`], for a call that writes into the thread's own pages.
+fn catch<T>(round: &Round<'_>, call: impl FnOnce() -> T, start: u64) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(call)).ok();
+    if result.is_none() {
+        match round.facts(start).panic() {
+            Some(rule) => round.run.count(rule),
+            None => {
+                let text = take_panic().unwrap_or_else(|| "no message".to_owned());
+                round.run.findings.report("panic", text);
+            }
+        }
+    }
+    result
+}

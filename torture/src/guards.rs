@@ -1,0 +1,244 @@
+//! Backends whose objects are now and then read for a while on another thread.
+//!
+//! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor change:
+//! each is compared with a copy before it is dropped. Few guards are open at once, since what is read
+//! is not moved and its room is not used again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use zpool_api::sync::test_rng::Rng;
+use zpool_api::{
+    Compaction, Evict, Handle, Migration, ObjRead, ObjReadOwned, ObjWrite, PoolTag, Registry,
+    Zpool, ZpoolCaps, ZpoolError, ZpoolStats, obj_read_owned,
+};
+
+use crate::clock::Clock;
+use crate::finding::{Findings, lock};
+
+/// Most guards that are open at once.
+pub const MOST_GUARDS: usize = 24;
+
+/// The guards of a round. `Send` and `Sync`.
+#[derive(Debug)]
+pub struct Guards {
+    clock: Arc<Clock>,
+    findings: Arc<Findings>,
+    open: Mutex<Vec<(ObjReadOwned, Vec<u8>)>>,
+    count: AtomicUsize,
+    /// Callers who want the guards that are open to stay so.
+    kept: AtomicUsize,
+    /// How many objects in 1000 are read.
+    often: usize,
+}
+
+impl Guards {
+    /// None open; of 1000 objects that are made `often` are read.
+    pub fn new(often: usize, clock: Arc<Clock>, findings: Arc<Findings>) -> Self {
+        Guards {
+            clock,
+            findings,
+            open: Mutex::default(),
+            count: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
+            often,
+        }
+    }
+
+    /// Guards that are open.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Whether guards are made at all.
+    pub fn are_used(&self) -> bool {
+        self.often > 0
+    }
+
+    fn maybe_hold(&self, pool: &Arc<dyn Zpool>, handle: Handle, bytes: &[u8]) {
+        let mut rng = Rng::new(self.clock.last());
+        if rng.below(1000) >= self.often || self.count() >= MOST_GUARDS {
+            return;
+        }
+        match obj_read_owned(pool.clone(), handle) {
+            Ok(guard) => {
+                self.count.fetch_add(1, Ordering::SeqCst);
+                lock(&self.open).push((guard, bytes.to_vec()));
+            }
+            Err(error) => {
+                let what = format!("a new object of {} cannot be read: {error}", pool.name());
+                self.findings.report("an object that is there was not read", what);
+            }
+        }
+    }
+
+    /// Runs `body` with the guards that are open staying so: what waits for one of them hangs.
+    pub fn while_kept<T>(&self, body: impl FnOnce() -> T) -> T {
+        struct Release<'a>(&'a AtomicUsize);
+        impl Drop for Release<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.kept.fetch_add(1, Ordering::SeqCst);
+        let _release = Release(&self.kept);
+        body()
+    }
+
+    /// Whether somebody wants the guards to stay open.
+    pub fn are_kept(&self) -> bool {
+        self.kept.load(Ordering::SeqCst) > 0
+    }
+
+    /// Closes one of the guards, after a look at its bytes; whether there was one.
+    pub fn close_one(&self) -> bool {
+        let mut rng = Rng::new(self.clock.last());
+        let taken = {
+            let mut open = lock(&self.open);
+            let at = rng.below(open.len().max(1));
+            (at < open.len()).then(|| open.swap_remove(at))
+        };
+        let Some((guard, bytes)) = taken else { return false };
+        if *guard != *bytes {
+            let same = guard.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
+            let what = format!(
+                "an object of {} bytes of {} has {} bytes under its guard, the first {same} of them \
+                 as they were",
+                bytes.len(),
+                guard.pool().name(),
+                guard.len(),
+            );
+            self.findings.report("bytes changed under a guard", what);
+        }
+        drop(guard);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        true
+    }
+}
+
+/// Another backend, some of whose objects are read.
+#[derive(Debug)]
+struct Guarded {
+    inner: Arc<dyn Zpool>,
+    guards: Arc<Guards>,
+}
+
+/// The built-in backends, with guards.
+///
+/// # Errors
+/// Those of a registry, which a new one never has.
+pub fn registry(guards: &Arc<Guards>) -> Result<Registry, ZpoolError> {
+    let builtin = zswap_core::builtin::zpools();
+    let mut registry = Registry::new();
+    for name in builtin.names() {
+        let (builtin, guards, named) = (builtin.clone(), guards.clone(), name.to_owned());
+        registry.register(name, move |config| {
+            let inner = builtin.build(&named, config)?;
+            Ok(Arc::new(Guarded { inner, guards: guards.clone() }))
+        })?;
+    }
+    Ok(registry)
+}
+
+impl Zpool for Guarded {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn tag(&self) -> PoolTag {
+        self.inner.tag()
+    }
+
+    fn caps(&self) -> ZpoolCaps {
+        self.inner.caps()
+    }
+
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        self.inner.malloc(size)
+    }
+
+    fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        let handle = self.inner.malloc_from(bytes)?;
+        self.guards.maybe_hold(&self.inner, handle, bytes);
+        Ok(handle)
+    }
+
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        let freed = self.inner.free(handle);
+        if let Err(error) = &freed {
+            let what = format!("a store freed {handle:?} of {}: {error}", self.inner.name());
+            self.guards.findings.report("an object was freed twice", what);
+        }
+        freed
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        self.inner.prefetch(handle);
+    }
+
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.inner.obj_read_begin(handle)
+    }
+
+    fn total_pages(&self) -> usize {
+        self.inner.total_pages()
+    }
+
+    fn compact(&self) -> Result<usize, ZpoolError> {
+        self.inner.compact()
+    }
+
+    fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
+        self.inner.compact_some(pages)
+    }
+
+    fn migrate(&self) -> Result<Migration, ZpoolError> {
+        self.inner.migrate()
+    }
+
+    fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
+        self.inner.reclaim(target_pages, evict)
+    }
+
+    fn trim(&self) -> usize {
+        self.inner.trim()
+    }
+
+    fn stats(&self) -> ZpoolStats {
+        self.inner.stats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zpool_api::{HeapPages, ZpoolConfig};
+
+    #[test]
+    fn guards_outlive_what_they_guard_and_close_one_by_one() {
+        let (clock, findings) = (Arc::new(Clock::default()), Arc::new(Findings::default()));
+        let guards = Arc::new(Guards::new(1000, clock, findings.clone()));
+        let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
+        let pool = registry(&guards).unwrap().build("zbud", &config).unwrap();
+        for at in 0..MOST_GUARDS + 5 {
+            let handle = pool.malloc_from(&[at as u8; 100]).unwrap();
+            pool.free(handle).unwrap();
+        }
+        drop(pool);
+        assert_eq!(guards.count(), MOST_GUARDS);
+        let closed = std::iter::repeat_with(|| guards.close_one()).take_while(|closed| *closed);
+        assert_eq!((closed.count(), guards.count()), (MOST_GUARDS, 0));
+        assert_eq!(findings.first(), None);
+    }
+
+    #[test]
+    fn a_second_free_is_found() {
+        let (clock, findings) = (Arc::new(Clock::default()), Arc::new(Findings::default()));
+        let guards = Arc::new(Guards::new(0, clock, findings.clone()));
+        let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
+        let pool = registry(&guards).unwrap().build("zbud", &config).unwrap();
+        let handle = pool.malloc_from(b"object").unwrap();
+        pool.free(handle).unwrap();
+        assert!(pool.free(handle).is_err() && findings.any());
+    }
+}

@@ -1,0 +1,113 @@
+//! The program: runs, prints, and ends with 1 if anything was found.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program whose output is what it is run for"
+)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use zswap_torture::action::Action;
+use zswap_torture::round::{IDLE, Run};
+use zswap_torture::run::{Options, PATIENCE, run};
+
+/// Every backend, codec, limit, fault and switch of the page store at random, against a model.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// How long to run, in seconds.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Threads that share all keys.
+    #[arg(long, default_value_t = 4)]
+    threads: usize,
+    /// What everything random is made of. Default: the time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Begin with this round, to come sooner to one that found something.
+    #[arg(long, default_value_t = 0)]
+    from_round: u64,
+    /// Most keys of a round, 4096 at most.
+    #[arg(long, default_value_t = 4096)]
+    keys: usize,
+    /// Only configurations in which this name stands, as `zbud`, `checksums` or `device=file`; may be
+    /// given several times.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Leave this action out; may be given several times.
+    #[arg(long, value_name = "ACTION", value_parser = action)]
+    skip: Vec<Action>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn action(name: &str) -> Result<Action, String> {
+    Action::named(name).ok_or_else(|| {
+        let names: Vec<&str> = Action::ALL.into_iter().map(Action::name).collect();
+        format!("no action has this name; there are {}", names.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let seed = cli.seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |since| since.as_secs())
+    });
+    let options = Options {
+        length: Duration::from_secs(cli.seconds),
+        threads: cli.threads,
+        seed,
+        from_round: cli.from_round,
+        keys: cli.keys,
+        only: cli.only,
+        skip: cli.skip,
+    };
+    eprintln!("torture: seed {seed}, {} threads, {} s", options.threads, cli.seconds);
+    match run(&options, watch) {
+        Ok(report) if cli.json => {
+            println!("{:#}", report.to_json(seed));
+            exit_code(report.is_good())
+        }
+        Ok(report) => {
+            print!("{}", report.to_text(seed));
+            exit_code(report.is_good())
+        }
+        Err(error) => {
+            eprintln!("torture: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn exit_code(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Aborts a run in which a thread does not come back from what it does.
+fn watch(run: &Arc<Run>) {
+    let run = Arc::downgrade(run);
+    std::thread::spawn(move || {
+        let mut last: Vec<(u64, Instant)> = Vec::new();
+        while let Some(run) = run.upgrade() {
+            last.resize(run.doing.len(), (IDLE, Instant::now()));
+            for (doing, last) in run.doing.iter().zip(&mut last) {
+                let now = doing.load(Ordering::SeqCst);
+                if now == IDLE || now != last.0 {
+                    *last = (now, Instant::now());
+                }
+            }
+            if last.iter().any(|(_, since)| since.elapsed() > PATIENCE) {
+                eprintln!("torture: FOUND: a thread is at the same call for {PATIENCE:?}");
+                eprintln!("{}", run.what_threads_do());
+                std::process::abort();
+            }
+            drop(run);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    });
+}

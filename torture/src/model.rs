@@ -1,0 +1,407 @@
+//! The model: which versions each load may have seen, judged after the fact.
+//!
+//! A round leaves a list of operations for each key, with their stamps and outcomes, and nothing else:
+//! threads share nothing while it runs. What is checked are conditions that hold in every order in
+//! which the operations can have taken effect, each between its start and its end. So a finding is a
+//! fault for certain, and no order has to be guessed.
+//!
+//! * **stale**: a version that was there, by any operation's witness, before some other operation
+//!   began that left the key in another state and ended before the load began.
+//! * **lost**: nothing found, although a page was there before, and nothing that can have removed it
+//!   overlaps the time since.
+//! * **ghost**: a page found, although the key was empty before, and nothing that can have stored one
+//!   overlaps the time since.
+//! * **taken twice**, **after its take**, **from nowhere**: a version is taken once, not seen after
+//!   that, and never seen before its store began.
+
+use std::collections::HashMap;
+
+/// What an operation did, as its caller saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// A store that succeeded.
+    Stored(u64),
+    /// A store that was refused: the key is empty afterwards.
+    Refused,
+    /// A store that may have succeeded, left the older page, or removed it: it panicked.
+    MaybeStored(u64),
+    /// A load that found this version.
+    Loaded(u64),
+    /// Nothing was there.
+    Missed,
+    /// A take that got this version.
+    Took(u64),
+    /// Whatever was there was removed.
+    Dropped,
+    /// Whatever was there, if anything, was removed.
+    Cleared,
+    /// Something may have been removed: the call panicked.
+    MaybeDropped,
+    /// Something was there.
+    Seen,
+    /// Nothing is known: a load that failed.
+    Unknown,
+}
+
+/// What is known of a key at some moment of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    Version(u64),
+    Something,
+    Nothing,
+}
+
+impl Outcome {
+    /// What the operation found.
+    fn before(self) -> Option<Known> {
+        match self {
+            Outcome::Loaded(version) | Outcome::Took(version) => Some(Known::Version(version)),
+            Outcome::Seen | Outcome::Dropped => Some(Known::Something),
+            Outcome::Missed => Some(Known::Nothing),
+            _ => None,
+        }
+    }
+
+    /// What the operation left.
+    fn after(self) -> Option<Known> {
+        match self {
+            Outcome::Stored(version) | Outcome::Loaded(version) => Some(Known::Version(version)),
+            Outcome::Seen => Some(Known::Something),
+            Outcome::Refused
+            | Outcome::Missed
+            | Outcome::Took(_)
+            | Outcome::Dropped
+            | Outcome::Cleared => Some(Known::Nothing),
+            Outcome::MaybeStored(_) | Outcome::MaybeDropped | Outcome::Unknown => None,
+        }
+    }
+
+    fn may_store(self) -> Option<u64> {
+        match self {
+            Outcome::Stored(version) | Outcome::MaybeStored(version) => Some(version),
+            _ => None,
+        }
+    }
+
+    fn may_remove(self) -> bool {
+        matches!(
+            self,
+            Outcome::Refused
+                | Outcome::MaybeStored(_)
+                | Outcome::Took(_)
+                | Outcome::Dropped
+                | Outcome::Cleared
+                | Outcome::MaybeDropped
+        )
+    }
+}
+
+/// One operation on one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Op {
+    /// The key.
+    pub key: u32,
+    /// The thread.
+    pub thread: u16,
+    /// Which call it was.
+    pub call: &'static str,
+    /// Stamp from before the call.
+    pub start: u64,
+    /// Stamp from after the call.
+    pub end: u64,
+    /// What it did.
+    pub outcome: Outcome,
+}
+
+/// An operation that cannot have seen what it saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The rule, in a word or three.
+    pub rule: &'static str,
+    /// The operation.
+    pub op: Op,
+    /// The operation that it contradicts, if there is one.
+    pub against: Option<Op>,
+}
+
+/// The latest start of operations that left a key in some state, and the latest of those that left it
+/// in another one.
+#[derive(Default)]
+struct Latest {
+    first: Option<(Known, Op)>,
+    other: Option<(Known, Op)>,
+}
+
+impl Latest {
+    fn add(&mut self, known: Known, op: Op) {
+        match self.first {
+            Some((same, first)) if same == known => {
+                if op.start > first.start {
+                    self.first = Some((known, op));
+                }
+            }
+            Some((_, first)) if op.start > first.start => {
+                self.other = self.first.replace((known, op));
+            }
+            Some(_) => {
+                if self.other.is_none_or(|(_, other)| op.start > other.start) {
+                    self.other = Some((known, op));
+                }
+            }
+            None => self.first = Some((known, op)),
+        }
+    }
+
+    fn unlike(&self, known: Known) -> Option<Op> {
+        [self.first, self.other].into_iter().flatten().find(|(k, _)| *k != known).map(|(_, op)| op)
+    }
+}
+
+/// For operations in order of their starts: the latest end of those up to each.
+struct Ends(Vec<(u64, u64)>);
+
+impl Ends {
+    fn of(ops: &[Op], chosen: impl Fn(&Op) -> bool) -> Self {
+        let mut latest = 0;
+        let ends = ops.iter().filter(|op| chosen(op)).map(|op| {
+            latest = latest.max(op.end);
+            (op.start, latest)
+        });
+        Ends(ends.collect())
+    }
+
+    /// Whether one that began before `before` ended after `after`.
+    fn overlap(&self, after: u64, before: u64) -> bool {
+        let until = self.0.partition_point(|(start, _)| *start < before);
+        until > 0 && self.0[until - 1].1 > after
+    }
+}
+
+/// What is known of one version.
+#[derive(Clone, Copy, Default)]
+struct Life {
+    store: Option<Op>,
+    /// The first stamp by which it is known to have been there.
+    there_by: Option<u64>,
+    take: Option<Op>,
+}
+
+/// Judges all operations on one key, in any order: the first one, by its start, that contradicts the
+/// others.
+pub fn check(ops: &mut [Op]) -> Option<Violation> {
+    ops.sort_unstable_by_key(|op| op.start);
+    let mut lives: HashMap<u64, Life> = HashMap::new();
+    for op in &*ops {
+        let known = [
+            op.outcome.may_store(),
+            match op.outcome.before() {
+                Some(Known::Version(version)) => Some(version),
+                _ => None,
+            },
+        ];
+        let Some(version) = known.into_iter().flatten().next() else { continue };
+        let life = lives.entry(version).or_default();
+        if op.outcome.may_store().is_some() {
+            life.store = Some(*op);
+        }
+        if !matches!(op.outcome, Outcome::MaybeStored(_)) {
+            life.there_by = Some(life.there_by.map_or(op.end, |by| by.min(op.end)));
+        }
+        if matches!(op.outcome, Outcome::Took(_)) {
+            if let Some(first) = life.take.replace(*op) {
+                return Some(Violation { rule: "taken twice", op: *op, against: Some(first) });
+            }
+        }
+    }
+    let removers = Ends::of(ops, |op| op.outcome.may_remove());
+    let storers = Ends::of(ops, |op| op.outcome.may_store().is_some());
+    let mut by_end: Vec<&Op> = ops.iter().filter(|op| op.outcome.after().is_some()).collect();
+    by_end.sort_unstable_by_key(|op| op.end);
+    let mut ended = by_end.into_iter().peekable();
+    let mut latest = Latest::default();
+    let (mut full, mut empty): (Option<Op>, Option<Op>) = (None, None);
+    for op in &*ops {
+        while let Some(past) = ended.next_if(|past| past.end < op.start) {
+            let Some(known) = past.outcome.after() else { continue };
+            if known != Known::Something {
+                latest.add(known, *past);
+            }
+            let place = if known == Known::Nothing { &mut empty } else { &mut full };
+            if place.is_none_or(|place| past.start > place.start) {
+                *place = Some(*past);
+            }
+        }
+        let wrong = |rule, against| Some(Violation { rule, op: *op, against });
+        match op.outcome.before() {
+            None => {}
+            Some(Known::Version(version)) => {
+                let life = lives.get(&version).copied().unwrap_or_default();
+                let Some(store) = life.store else { return wrong("from nowhere", None) };
+                if store.start > op.end {
+                    return wrong("from nowhere", Some(store));
+                }
+                if let Some(take) = life.take.filter(|take| take.end < op.start) {
+                    return wrong("after its take", Some(take));
+                }
+                let later = latest.unlike(Known::Version(version));
+                let there_by = life.there_by.unwrap_or(u64::MAX);
+                if let Some(later) = later.filter(|later| later.start > there_by) {
+                    return wrong("stale", Some(later));
+                }
+            }
+            Some(Known::Nothing) => {
+                if let Some(full) = full.filter(|full| !removers.overlap(full.start, op.end)) {
+                    return wrong("lost", Some(full));
+                }
+            }
+            Some(Known::Something) => {
+                let since = empty.map_or(0, |empty| empty.start);
+                if !storers.overlap(since, op.end) {
+                    return wrong("ghost", empty);
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome::*;
+    use super::*;
+
+    fn judge(ops: &[(u64, u64, Outcome)]) -> Option<&'static str> {
+        let op = |&(start, end, outcome)| Op { key: 0, thread: 0, call: "", start, end, outcome };
+        let mut ops: Vec<Op> = ops.iter().map(op).collect();
+        check(&mut ops).map(|violation| violation.rule)
+    }
+
+    #[test]
+    fn what_follows_in_turn_is_allowed() {
+        assert_eq!(judge(&[]), None);
+        let turns = [
+            (1, 2, Missed),
+            (3, 4, Stored(1)),
+            (5, 6, Loaded(1)),
+            (7, 8, Seen),
+            (9, 10, Stored(2)),
+            (11, 12, Loaded(2)),
+            (13, 14, Took(2)),
+            (15, 16, Missed),
+            (17, 18, Stored(3)),
+            (19, 20, Dropped),
+            (21, 22, Missed),
+            (23, 24, Stored(4)),
+            (25, 26, Refused),
+            (27, 28, Missed),
+            (29, 30, Stored(5)),
+            (31, 32, Cleared),
+            (33, 34, Missed),
+        ];
+        assert_eq!(judge(&turns), None);
+    }
+
+    #[test]
+    fn an_older_version_after_a_newer_one_is_stale() {
+        assert_eq!(
+            judge(&[(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 6, Loaded(1))]),
+            Some("stale")
+        );
+        // Also when another load is the only witness that the newer one came later.
+        let seen = [(1, 2, Stored(1)), (3, 20, Stored(2)), (5, 6, Loaded(2)), (7, 8, Loaded(1))];
+        assert_eq!(judge(&seen), Some("stale"));
+        // Also by way of a third version, of which the load's own is no witness.
+        let third = [
+            (1, 2, Stored(1)),
+            (3, 4, Stored(2)),
+            (5, 6, Stored(1 << 40)),
+            (7, 8, Loaded(1 << 40)),
+            (9, 10, Loaded(2)),
+        ];
+        assert_eq!(judge(&third), Some("stale"));
+    }
+
+    #[test]
+    fn a_version_is_stale_after_anything_that_left_nothing() {
+        for gone in [Refused, Dropped, Cleared, Missed] {
+            // Something that may have removed it, so that `Missed` is allowed.
+            let ops = [(1, 2, Stored(1)), (3, 4, MaybeDropped), (5, 6, gone), (7, 8, Loaded(1))];
+            assert_eq!(judge(&ops), Some("stale"), "{gone:?}");
+        }
+        let taken = [(1, 2, Stored(1)), (3, 4, Took(1)), (5, 6, Loaded(1))];
+        assert_eq!(judge(&taken), Some("after its take"));
+    }
+
+    #[test]
+    fn what_overlaps_may_have_come_in_either_order() {
+        let stores = [(1, 10, Stored(1)), (2, 9, Stored(2))];
+        for seen in [1, 2] {
+            assert_eq!(judge(&[stores[0], stores[1], (11, 12, Loaded(seen))]), None);
+            assert_eq!(judge(&[stores[0], stores[1], (3, 4, Loaded(seen))]), None);
+        }
+        // Once one was seen after the other, not back again.
+        let back = [stores[0], stores[1], (11, 12, Loaded(1)), (13, 14, Loaded(2))];
+        assert_eq!(judge(&back), Some("stale"));
+        // A load that overlaps the overwrite sees either.
+        for seen in [1, 2] {
+            let ops = [(1, 2, Stored(1)), (3, 6, Stored(2)), (4, 5, Loaded(seen))];
+            assert_eq!(judge(&ops), None);
+        }
+        // An overwrite that overlaps the load, and one before it.
+        let past = [(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 8, Stored(3)), (6, 7, Loaded(1))];
+        assert_eq!(judge(&past), Some("stale"));
+    }
+
+    #[test]
+    fn a_page_that_nothing_removed_is_lost() {
+        assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, Missed)]), Some("lost"));
+        assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, Dropped), (5, 6, Missed)]), None);
+        // Removed before it was stored.
+        let before = [(1, 2, Cleared), (3, 4, Stored(1)), (5, 6, Missed)];
+        assert_eq!(judge(&before), Some("lost"));
+        // A removal that overlaps the store, or the look.
+        assert_eq!(judge(&[(1, 4, Stored(1)), (2, 3, Dropped), (5, 6, Missed)]), None);
+        assert_eq!(judge(&[(1, 2, Stored(1)), (3, 8, Took(1)), (4, 5, Missed)]), None);
+        // Seen after the only removal was over.
+        let seen = [(1, 2, Stored(1)), (3, 6, Cleared), (7, 8, Seen), (9, 10, Missed)];
+        assert_eq!(judge(&seen), Some("ghost"));
+        let loaded = [(1, 5, Stored(1)), (2, 3, Cleared), (6, 7, Loaded(1)), (8, 9, Missed)];
+        assert_eq!(judge(&loaded), Some("lost"));
+    }
+
+    #[test]
+    fn a_page_that_nobody_stored_is_a_ghost() {
+        assert_eq!(judge(&[(1, 2, Seen)]), Some("ghost"));
+        assert_eq!(judge(&[(1, 2, Dropped)]), Some("ghost"));
+        assert_eq!(judge(&[(1, 2, Loaded(7))]), Some("from nowhere"));
+        assert_eq!(judge(&[(1, 2, Loaded(7)), (3, 4, Stored(7))]), Some("from nowhere"));
+        assert_eq!(judge(&[(1, 4, Stored(7)), (2, 3, Loaded(7))]), None);
+        let gone = [(1, 2, Stored(1)), (3, 4, Dropped), (5, 6, Dropped)];
+        assert_eq!(judge(&gone), Some("ghost"));
+        assert_eq!(
+            judge(&[(1, 2, Stored(1)), (3, 8, Stored(2)), (4, 5, Dropped), (6, 7, Seen)]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_version_is_taken_once() {
+        let twice = [(1, 2, Stored(1)), (3, 9, Took(1)), (4, 8, Took(1))];
+        assert_eq!(judge(&twice), Some("taken twice"));
+        // Taken while it was being stored, and not seen after that.
+        assert_eq!(judge(&[(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Missed)]), None);
+        let after = [(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Loaded(1))];
+        assert_eq!(judge(&after), Some("after its take"));
+    }
+
+    #[test]
+    fn a_call_that_panicked_allows_either_and_proves_neither() {
+        for then in [Missed, Loaded(1), Loaded(2)] {
+            assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, MaybeStored(2)), (5, 6, then)]), None);
+        }
+        for then in [Missed, Loaded(1)] {
+            assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, MaybeDropped), (5, 6, then)]), None);
+        }
+        assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, Unknown), (5, 6, Missed)]), Some("lost"));
+    }
+}

@@ -1,0 +1,434 @@
+//! One store under all threads for a second or so, and what is left of it checked afterwards.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use compressors::AcompEngine;
+use zpool_api::sync::test_rng::Rng;
+use zpool_api::{FailingPages, HeapPages, PageError, PageProvider};
+use zswap_core::device::{FileSwapDevice, MemorySwapDevice};
+use zswap_core::{SwapDevice, SwapEntry, Zswap};
+
+use crate::action::{Action, Marks, Tally};
+use crate::clock::Clock;
+use crate::codec::{self, Watch};
+use crate::config::{Config, Device};
+use crate::device::TortureDevice;
+use crate::driver::{Background, Driver, Log};
+use crate::finding::{Findings, lock, take_panic};
+use crate::guards::{self, Guards};
+use crate::model::{self, Op, Violation};
+use crate::rules::{Facts, Rule};
+
+/// Operations of a thread after which a round ends early, so that its log stays small.
+pub const MOST_OPS: usize = 300_000;
+
+/// What a thread does that does nothing, as [`Run::doing`] has it.
+pub const IDLE: u64 = u64::MAX;
+
+/// What all rounds of a run share.
+#[derive(Debug)]
+pub struct Run {
+    /// The order of events.
+    pub clock: Arc<Clock>,
+    /// Counts actions.
+    pub tally: Arc<Tally>,
+    /// What was found.
+    pub findings: Arc<Findings>,
+    /// Refusals by rule.
+    pub refusals: [AtomicU64; Rule::ALL.len()],
+    /// Workers for batches.
+    pub engine: Arc<AcompEngine>,
+    /// What each thread does, for the watchdog: an action's number, and the stamp of its start.
+    pub doing: Box<[AtomicU64]>,
+    /// Operations on keys that were judged.
+    pub judged: AtomicU64,
+}
+
+impl Run {
+    /// Counts a refusal that is allowed.
+    pub fn count(&self, rule: Rule) {
+        self.refusals[rule as usize].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A file that is deleted at the end.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The page providers of a round's pools.
+#[derive(Debug, Default)]
+pub struct Providers(Mutex<Vec<Arc<FailingPages>>>);
+
+impl Providers {
+    fn make(&self, heap: bool, findings: &Findings) -> Arc<FailingPages> {
+        let inner: Arc<dyn PageProvider> = if heap { Arc::new(HeapPages::new()) } else { mapped() };
+        let pages = Arc::new(FailingPages::new(inner));
+        self.check_those_gone(findings);
+        lock(&self.0).push(pages.clone());
+        pages
+    }
+
+    /// Has one of the next page requests fail.
+    pub fn fail_soon(&self, rng: &mut Rng) {
+        let all = lock(&self.0);
+        let newest = all.len().saturating_sub(1);
+        let at = if rng.below(2) == 0 { newest } else { rng.below(all.len().max(1)) };
+        if let Some(pages) = all.get(at) {
+            pages.fail_call(1 + rng.below(4) as u64);
+        }
+    }
+
+    /// A pool that is gone has given all its pages back.
+    fn check_those_gone(&self, findings: &Findings) {
+        lock(&self.0).retain(|pages| {
+            if Arc::strong_count(pages) > 1 {
+                return true;
+            }
+            if pages.pages_out() > 0 {
+                let what = format!("a pool that is gone has kept {} pages", pages.pages_out());
+                findings.report("pages leaked", what);
+            }
+            false
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn mapped() -> Arc<dyn PageProvider> {
+    Arc::new(zpool_api::MmapPages::new())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn mapped() -> Arc<dyn PageProvider> {
+    Arc::new(HeapPages::new())
+}
+
+/// A store with all that is done to it. `Sync`.
+#[derive(Debug)]
+pub struct Round<'a> {
+    /// What all rounds share.
+    pub run: &'a Run,
+    /// What it is made of.
+    pub config: Config,
+    /// The store.
+    pub store: Arc<Zswap>,
+    /// Its device.
+    pub device: Option<Arc<TortureDevice>>,
+    /// Operations under way.
+    pub marks: Arc<Marks>,
+    /// Guards that are held.
+    pub guards: Arc<Guards>,
+    /// Where its pages come from.
+    pub providers: Arc<Providers>,
+    /// Its background threads.
+    pub background: Mutex<Vec<Background>>,
+    /// Below every version.
+    pub base: u64,
+    /// Whether writeback was switched off at some time.
+    pub writeback_was_off: AtomicBool,
+    /// Threads are to stop.
+    pub stop: AtomicBool,
+    /// Threads that there are.
+    pub threads: usize,
+    _file: Option<Scratch>,
+}
+
+impl<'a> Round<'a> {
+    /// Builds a store.
+    ///
+    /// # Errors
+    /// What kept it from being built, in words.
+    pub fn new(run: &'a Run, config: Config, threads: usize) -> Result<Self, String> {
+        let (clock, tally, findings) = (&run.clock, &run.tally, &run.findings);
+        let marks = Arc::new(Marks::new(config.keys));
+        let guards = Arc::new(Guards::new(config.guards, clock.clone(), findings.clone()));
+        let watch = Watch {
+            clock: clock.clone(),
+            marks: marks.clone(),
+            tally: tally.clone(),
+            pauses: config.pauses,
+        };
+        let (mut file, mut device) = (None, None);
+        let inner: Option<Arc<dyn SwapDevice>> = match config.device {
+            Device::None => None,
+            Device::Memory => Some(Arc::new(MemorySwapDevice::new(config.slots))),
+            Device::File => {
+                let name = format!("zswap-torture-{}-{:x}", std::process::id(), config.seed);
+                let path = std::env::temp_dir().join(name);
+                let made = FileSwapDevice::create(&path, config.slots);
+                let made = made.map_err(|error| format!("{}: {error}", path.display()))?;
+                file = Some(Scratch(path));
+                Some(Arc::new(made))
+            }
+        };
+        if let Some(inner) = inner {
+            device = Some(Arc::new(TortureDevice::new(
+                inner,
+                config.pause,
+                clock.clone(),
+                marks.clone(),
+                tally.clone(),
+                findings.clone(),
+            )));
+        }
+        let providers = Arc::new(Providers::default());
+        let (made, heap, reported) = (providers.clone(), config.heap, findings.clone());
+        let pages =
+            move || -> Result<Arc<dyn PageProvider>, PageError> { Ok(made.make(heap, &reported)) };
+        let zpools = guards::registry(&guards).map_err(|error| error.to_string())?;
+        let codecs = codec::registry(&Arc::new(watch)).map_err(|error| error.to_string())?;
+        let mut builder = Zswap::builder()
+            .zpool_registry(zpools)
+            .compressor_registry(codecs)
+            .pages(pages)
+            .zpool(config.zpools[0])
+            .compressor(config.codecs[0])
+            .checksums(config.checksums)
+            .store_incompressible(!config.refuse_incompressible)
+            .accept_threshold_percent(config.accept_percent);
+        if let Some(limit) = config.limit {
+            builder = builder.max_pool_bytes(limit);
+        }
+        if let Some(device) = &device {
+            builder = builder.swap_device(device.clone());
+        }
+        if config.engine {
+            builder = builder.acomp(run.engine.clone());
+        }
+        let store = builder.build().map_err(|error| error.to_string())?;
+        Ok(Round {
+            run,
+            config,
+            store: Arc::new(store),
+            device,
+            marks,
+            guards,
+            providers,
+            background: Mutex::default(),
+            base: clock.last(),
+            writeback_was_off: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            threads,
+            _file: file,
+        })
+    }
+
+    /// What the rules go by, for a call that began at a stamp.
+    pub fn facts(&self, start: u64) -> Facts<'_> {
+        Facts {
+            config: &self.config,
+            device: self.device.as_deref(),
+            start,
+            threads: self.threads,
+            writeback_was_off: self.writeback_was_off.load(Ordering::SeqCst),
+        }
+    }
+
+    /// The entry of a key: every second one in another area.
+    pub fn entry(&self, key: u32) -> SwapEntry {
+        let offset = u64::from(key >> 1) * self.config.stride;
+        let entry = SwapEntry::new((key & 1) as u8, offset);
+        #[expect(clippy::expect_used, reason = "4096 keys times the largest stride are below 2^56")]
+        entry.expect("the offset of a key is in range")
+    }
+
+    /// The key of an entry, if it is one's.
+    pub fn key_of(&self, entry: SwapEntry) -> Option<u32> {
+        let half = u32::try_from(entry.offset() / self.config.stride).ok()?;
+        let key = half.checked_mul(2)? + u32::from(entry.swap_type());
+        let ours = (key as usize) < self.config.keys && self.entry(key) == entry;
+        ours.then_some(key)
+    }
+
+    /// Whether threads are to stop.
+    pub fn is_over(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) || self.run.findings.any()
+    }
+
+    /// Runs all threads until the round's time is over, checks what is left, and judges everything.
+    pub fn play(self, until: Instant) {
+        let end = until.min(Instant::now() + Duration::from_millis(self.config.length));
+        let mut seeds = Rng::new(self.config.seed);
+        let (mut ops, mut actions) = (Vec::new(), Vec::new());
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.threads)
+                .map(|me| {
+                    let (round, seed) = (&self, seeds.next());
+                    let named = thread::Builder::new().name(format!("torture-{me}"));
+                    named.spawn_scoped(scope, move || Driver::new(round, me, seed).play())
+                })
+                .collect();
+            let keeper = self.guards.are_used().then(|| scope.spawn(|| self.keep_guards()));
+            while Instant::now() < end && !self.is_over() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            self.stop.store(true, Ordering::SeqCst);
+            for worker in workers {
+                match worker.map(thread::ScopedJoinHandle::join) {
+                    Ok(Ok(log)) => {
+                        ops.extend(log.ops);
+                        actions.extend(log.actions);
+                    }
+                    Ok(Err(_)) => self.run.findings.report("a thread died", describe_panic()),
+                    Err(error) => self.run.findings.report("no thread", error.to_string()),
+                }
+            }
+            if keeper.is_some_and(|keeper| keeper.join().is_err()) {
+                self.run.findings.report("a thread died", describe_panic());
+            }
+        });
+        if !self.run.findings.any() {
+            ops.extend(self.settle().ops);
+        }
+        if let Some(panic) = take_panic() {
+            self.run.findings.report("panic", panic);
+        }
+        self.run.judged.fetch_add(ops.len() as u64, Ordering::SeqCst);
+        self.judge(ops, &actions);
+        self.end();
+    }
+
+    fn keep_guards(&self) {
+        let mut rng = Rng::new(self.config.seed ^ 1);
+        while !self.is_over() {
+            thread::sleep(Duration::from_micros(100 + rng.below(2000) as u64));
+            if !self.guards.are_kept() {
+                self.guards.close_one();
+            }
+        }
+    }
+
+    /// With everything else at rest: every page is still there, and nothing is once all are gone.
+    fn settle(&self) -> Log {
+        if let Some(device) = &self.device {
+            device.set(&[]);
+        }
+        let mut last = Driver::new(self, self.threads, self.config.seed);
+        last.stop_background();
+        self.store.set_writeback_enabled(true);
+        while self.guards.close_one() {}
+        last.visit_all();
+        let (stats, mut wrong) = (self.store.stats(), String::new());
+        let objects: usize = stats.pools.iter().map(|pool| pool.objects).sum();
+        for (what, left) in [
+            ("stored_pages", stats.stored_pages),
+            ("same_filled_pages", stats.same_filled_pages),
+            ("stored_incompressible_pages", stats.stored_incompressible_pages),
+            ("compressed_bytes", stats.compressed_bytes),
+            ("objects", objects),
+            ("device_pages", stats.device_pages),
+            ("slots written", self.device.as_ref().map_or(0, |device| device.written_slots())),
+            ("entries", self.store.entries().count()),
+        ] {
+            if left > 0 {
+                let _ = write!(wrong, " {what}: {left};");
+            }
+        }
+        if !wrong.is_empty() {
+            let what = format!("after every page was dropped the store says{wrong}\n{stats}");
+            self.run.findings.report("something is left", what);
+        }
+        last.into_log()
+    }
+
+    /// Holds every operation against the model.
+    fn judge(&self, mut ops: Vec<Op>, actions: &[Deed]) {
+        ops.sort_unstable_by_key(|op| op.key);
+        let mut rest = &mut ops[..];
+        while let Some(first) = rest.first() {
+            let key = first.key;
+            let (of_key, others) = rest.split_at_mut(rest.partition_point(|op| op.key == key));
+            if let Some(violation) = model::check(of_key) {
+                let what = history(of_key, &violation, actions);
+                self.run.findings.report(violation.rule, what);
+                return;
+            }
+            rest = others;
+        }
+    }
+
+    /// Drops the store, and looks whether its pages came back.
+    fn end(self) {
+        let (providers, findings) = (self.providers.clone(), self.run.findings.clone());
+        let failed = findings.any();
+        drop(self);
+        if !failed {
+            providers.check_those_gone(&findings);
+            if !lock(&providers.0).is_empty() {
+                findings.report("pages leaked", "a page provider outlived its store".to_owned());
+            }
+        }
+    }
+}
+
+fn describe_panic() -> String {
+    take_panic().unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Operations before and after those that contradict each other that are shown.
+const AROUND: usize = 8;
+/// Actions on the whole store that are shown.
+const MOST_DEEDS: usize = 40;
+
+/// An action on the whole store: which, the thread, and the stamps of start and end.
+type Deed = (Action, usize, u64, u64);
+
+/// A contradiction, and what happened to the key around it.
+fn history(ops: &[Op], violation: &Violation, actions: &[Deed]) -> String {
+    let Violation { rule, op, against } = violation;
+    let mut text = format!("key {}: this operation is {rule}:\n  {}", op.key, line(op));
+    if let Some(against) = against {
+        let _ = write!(text, "\nagainst this one:\n  {}", line(against));
+    }
+    let version = match op.outcome {
+        model::Outcome::Loaded(version) | model::Outcome::Took(version) => Some(version),
+        _ => None,
+    };
+    let store = ops.iter().position(|op| {
+        let stored = match op.outcome {
+            model::Outcome::Stored(v) | model::Outcome::MaybeStored(v) => Some(v),
+            _ => None,
+        };
+        stored.is_some() && stored == version
+    });
+    let place = |wanted: &Op| ops.iter().position(|op| op == wanted);
+    let centres = [store, against.as_ref().and_then(place), place(op)];
+    let near = |at: usize| centres.iter().flatten().any(|centre| at.abs_diff(*centre) <= AROUND);
+    let _ = write!(text, "\nhistory of the key, {} operations in the round:", ops.len());
+    let mut skipped = false;
+    for (at, op) in ops.iter().enumerate() {
+        if near(at) {
+            let _ = write!(text, "\n  {}", line(op));
+            skipped = false;
+        } else if !skipped {
+            text.push_str("\n  ...");
+            skipped = true;
+        }
+    }
+    let from = store.map_or(op.start, |at| ops[at].start);
+    let mut over: Vec<&Deed> =
+        actions.iter().filter(|(_, _, start, end)| *end > from && *start < op.end).collect();
+    over.sort_unstable_by_key(|(_, _, start, _)| *start);
+    let last = over.len().saturating_sub(MOST_DEEDS);
+    let _ = write!(text, "\nthe last actions on the whole store before it:");
+    for (action, thread, start, end) in &over[last..] {
+        let _ = write!(text, "\n  {start}..{end} thread {thread} {}", action.name());
+    }
+    text
+}
+
+fn line(op: &Op) -> String {
+    let Op { thread, call, start, end, outcome, .. } = op;
+    format!("{start}..{end} thread {thread} {call}: {outcome:?}")
+}
