@@ -1,0 +1,85 @@
+//! What one store at the limit may cost: it follows from the pages in the pools, not from the entries.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::at;
+use common::rig::marked;
+use zswap_core::device::{MemorySwapDevice, NullSwapDevice};
+use zswap_core::{PAGE_SIZE, Zswap};
+
+const POOLED: u64 = if cfg!(miri) { 20 } else { 10_000 };
+/// Of so many keys one has a page in a pool.
+const SPACING: u64 = 100;
+
+/// A store at its limit: `POOLED` pages in the pool, and between them as many patterns and pages on the
+/// device as fit, if so asked.
+fn at_the_limit(others: bool) -> Zswap {
+    let store = Zswap::builder()
+        .zpool("zbud")
+        .compressor("null")
+        .swap_device(Arc::new(NullSwapDevice::new(1 << 32)))
+        .max_pool_bytes(POOLED as usize * PAGE_SIZE)
+        .build()
+        .unwrap();
+    let page = marked(1, 1);
+    for key in (0..POOLED * SPACING).filter(|key| others && key % SPACING != 0) {
+        let pattern = [key as u8; PAGE_SIZE];
+        let page = if key % SPACING < SPACING / 2 { &*page } else { &pattern };
+        store.store(at(key), page).unwrap();
+    }
+    while store.shrink(usize::MAX).unwrap() > 0 {}
+    for key in (0..POOLED * SPACING).step_by(SPACING as usize) {
+        store.store(at(key), &page).unwrap();
+    }
+    assert_eq!(store.stats().pools[0].objects as u64, POOLED);
+    store
+}
+
+/// Entries and leaves that the dearest of many stores visits.
+fn worst(store: &Zswap) -> u64 {
+    let page = marked(2, 2);
+    let visited = || {
+        let stats = store.stats();
+        stats.clock_entries + stats.clock_leaves
+    };
+    let costs = (0..POOLED).map(|n| {
+        let before = visited();
+        store.store(at(1 << 40 | n * 1000), &page).unwrap();
+        visited() - before
+    });
+    costs.max().unwrap()
+}
+
+#[test]
+fn entries_without_pool_memory_cost_a_store_at_the_limit_nothing() {
+    let (alone, among_others) = (worst(&at_the_limit(false)), worst(&at_the_limit(true)));
+    assert!(alone > 0 && among_others <= 3 * alone, "{among_others} visits, {alone} alone");
+}
+
+/// Every page has just been loaded, again and again.
+#[test]
+fn second_chances_end() {
+    let device = Arc::new(MemorySwapDevice::new(1 << 20));
+    let count = if cfg!(miri) { 100 } else { 2000 };
+    let builder = Zswap::builder().zpool("zbud").compressor("null").swap_device(device);
+    let store = builder.max_pool_bytes(count as usize * PAGE_SIZE).build().unwrap();
+    (0..count).for_each(|n| store.store(at(n), &marked(n, 0)).unwrap());
+    let mut back = Box::new([0; PAGE_SIZE]);
+    for n in 0..if cfg!(miri) { 3 } else { 50 } {
+        (0..count).for_each(|n| drop(store.load(at(n), &mut back)));
+        let before = store.stats().clock_entries;
+        store.store(at(100_000 + n), &marked(n, 1)).unwrap();
+        let visited = store.stats().clock_entries - before;
+        // 32 pages, each after 64 chances, and the walk that found them.
+        assert!(visited <= 33 * 65, "{visited} entries for one store");
+    }
+}

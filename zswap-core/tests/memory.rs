@@ -1,0 +1,137 @@
+//! What a store says that it takes is what the process has grown by. Each measurement is made in a
+//! process of its own.
+#![cfg(all(target_os = "linux", not(miri)))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use common::{at, page};
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::device::NullSwapDevice;
+use zswap_core::{PAGE_SIZE, StoreError, Zswap};
+
+const MIB: usize = 1 << 20;
+/// Set in the child that measures.
+const CHILD: &str = "ZSWAP_MEMORY_CHILD";
+
+/// Runs a test of this file again in a child, where it measures; whether this is the child.
+fn is_child(test: &str) -> bool {
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, "1")
+        // One arena: what malloc keeps for itself is the same whatever thread asks.
+        .env("MALLOC_ARENA_MAX", "1")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success() && output.contains("1 passed"), "{output}");
+    false
+}
+
+/// Resident bytes of this process.
+fn rss() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE_SIZE
+}
+
+/// Fails unless the store's own sum is the process's growth within 2 percent and 1 MiB.
+fn agrees(what: &str, store: &Zswap, before: usize) {
+    let (said, grown) = (store.stats().memory_bytes(), rss() - before);
+    let off = said.abs_diff(grown);
+    assert!(off <= grown / 50 + MIB, "{what}: says {said}, has grown by {grown}");
+}
+
+#[test]
+fn the_sum_is_what_the_process_has_grown_by() {
+    if !is_child("the_sum_is_what_the_process_has_grown_by") {
+        return;
+    }
+    for zpool in ["zsmalloc", "z3fold", "zbud"] {
+        for checksums in [false, true] {
+            let before = rss();
+            let store = Zswap::builder().zpool(zpool).checksums(checksums).build().unwrap();
+            for n in 0..20_000 {
+                store.store(at(n), &page(n)).unwrap();
+            }
+            agrees(zpool, &store, before);
+            for n in (0..20_000).filter(|n| n % 4 != 0) {
+                store.invalidate(at(n));
+            }
+            store.compact().unwrap();
+            agrees(&format!("{zpool}, three quarters dropped"), &store, before);
+        }
+    }
+}
+
+/// Offsets all over the space, as many patterns: no pool memory at all.
+#[test]
+fn sparse_entries_are_counted_and_their_memory_comes_back() {
+    if !is_child("sparse_entries_are_counted_and_their_memory_comes_back") {
+        return;
+    }
+    let before = rss();
+    let store = Zswap::builder().build().unwrap();
+    let empty = store.stats().metadata_bytes;
+    let mut rng = Rng::new(5);
+    let count = 1_000_000;
+    let keys: Vec<u64> = (0..count).map(|_| rng.next() >> 8).collect();
+    let before = before + keys.len() * 8;
+    for key in &keys {
+        store.store(at(*key), &[7; PAGE_SIZE]).unwrap();
+    }
+    let each = (store.stats().metadata_bytes - empty) / count;
+    assert!(each <= 100, "{each} bytes an entry");
+    agrees("a million sparse entries", &store, before);
+    for key in &keys {
+        store.invalidate(at(*key));
+    }
+    let left = store.stats().memory_bytes();
+    assert!(left <= 2 * MIB, "{left} bytes of an empty store");
+    agrees("none left", &store, before);
+}
+
+#[test]
+fn a_limit_on_everything_holds_for_everything() {
+    if !is_child("a_limit_on_everything_holds_for_everything") {
+        return;
+    }
+    let before = rss();
+    let limit = 24 * MIB;
+    let builder =
+        Zswap::builder().max_bytes(limit).swap_device(Arc::new(NullSwapDevice::new(1 << 32)));
+    let store = builder.build().unwrap();
+    let mut rng = Rng::new(8);
+    // Pages, then entries without pages: the pools make way for the index.
+    for n in 0..60_000 {
+        store.store(at(rng.next() >> 8), &page(n)).unwrap();
+    }
+    let stats = store.stats();
+    assert!(stats.memory_bytes() <= limit + MIB, "{} of {limit}", stats.memory_bytes());
+    assert!(stats.pool_total_size > limit / 2 && stats.written_back_pages > 0);
+    agrees("full of pages", &store, before);
+    let full = (0..3_000_000).find_map(|_| store.store(at(rng.next() >> 8), &[7; PAGE_SIZE]).err());
+    let Some(StoreError::MemoryLimit { unwritable, limit: said, .. }) = full else {
+        panic!("{full:?}");
+    };
+    assert!(unwritable >= limit && unwritable <= limit + MIB && said == limit, "{unwritable}");
+    let stats = store.stats();
+    assert!(stats.memory_bytes() <= limit + MIB, "{} of {limit}", stats.memory_bytes());
+    agrees("full of entries", &store, before);
+    // What is there already may be stored anew, and room is found again.
+    let known = store.entries().next().unwrap();
+    store.store(known, &[8; PAGE_SIZE]).unwrap();
+    store.set_max_bytes(Some(2 * limit)).unwrap();
+    store.store(at(rng.next() >> 8), &page(5)).unwrap();
+    assert!(store.set_max_bytes(Some(MIB)).is_err());
+}
