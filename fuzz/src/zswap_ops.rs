@@ -8,7 +8,7 @@ use arbitrary::Arbitrary;
 use zpool_api::{FailingPages, HeapPages};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
 use zswap_core::{
-    LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapEntry, WritebackError, Zswap,
+    LimitReason, LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapEntry, WritebackError, Zswap,
 };
 
 /// Slots of the device: fewer than entries.
@@ -127,14 +127,14 @@ fn run_mover(store: &Zswap, mover: &Mover) {
         }
         Mover::MigratePools(budget) => match store.migrate_pools(usize::from(budget)) {
             Ok(done) => assert!(done.moved <= usize::from(budget)),
-            Err(RehomeError::Store(StoreError::Pool { .. })) => {}
+            Err(RehomeError::Store(StoreError::Pool { .. } | StoreError::PoolLimit { .. })) => {}
             Err(other) => panic!("{other}"),
         },
         Mover::Recompress { codec, budget, cold_only } => {
             let name = CODECS[usize::from(codec) % CODECS.len()];
             match store.recompress(name, usize::from(budget), cold_only) {
                 Ok(done) => assert!(done.moved + done.not_smaller <= usize::from(budget)),
-                Err(RehomeError::Store(StoreError::Pool { .. })) => {}
+                Err(RehomeError::Store(StoreError::Pool { .. } | StoreError::PoolLimit { .. })) => {}
                 Err(RehomeError::Build(_)) => assert_eq!(name, "lz9"),
                 Err(other) => panic!("{other}"),
             }
@@ -164,7 +164,7 @@ pub fn run(input: &Input) {
         .pages(move || Ok(theirs.clone()))
         .swap_device(device.clone());
     if let Some(limit) = input.limit_pages {
-        builder = builder.max_pool_bytes(usize::from(limit) * PAGE_SIZE);
+        builder = builder.max_pool_bytes(usize::from(limit.max(1)) * PAGE_SIZE);
     }
     let store = builder.build().expect("built-in names");
     let stop = AtomicBool::new(false);
@@ -198,6 +198,36 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// Faults that were asked for: what may make a store refuse a page.
+#[derive(Default)]
+struct Faults {
+    page_requests: bool,
+    writes: bool,
+    no_writeback: bool,
+}
+
+impl Faults {
+    /// Whether this refusal had to be expected.
+    fn explain(&self, error: &StoreError, input: &Input, store: &Zswap) -> bool {
+        let limited = input.limit_pages.is_some();
+        match error {
+            StoreError::Incompressible { .. } => !input.keep_incompressible,
+            StoreError::Pool { .. } => self.page_requests,
+            StoreError::PoolLimit { reason, .. } => {
+                limited
+                    && match reason {
+                        LimitReason::NoDevice => self.no_writeback,
+                        // The older page's own slot may have been given up.
+                        LimitReason::DeviceFull => store.stats().device_pages as u64 + 1 >= SLOTS,
+                        LimitReason::DeviceFailed => self.writes,
+                        _ => false,
+                    }
+            }
+            _ => false,
+        }
+    }
+}
+
 fn run_ops(
     input: &Input,
     store: &Zswap,
@@ -206,20 +236,17 @@ fn run_ops(
     memory: &MemorySwapDevice,
 ) {
     let alone = input.beside.is_empty();
+    let mut faults = Faults::default();
     let mut model: BTreeMap<SwapEntry, Content> = BTreeMap::new();
     let mut back = Box::new([0; PAGE_SIZE]);
     for op in input.ops.iter().take(200) {
         match *op {
             Op::Store(place, content) => match store.store(entry(place), &page(content)) {
                 Ok(()) => drop(model.insert(entry(place), content)),
-                Err(StoreError::Incompressible { .. }) => {
-                    assert!(!input.keep_incompressible);
+                Err(error) => {
+                    assert!(faults.explain(&error, input, store), "refused for no reason: {error}");
                     model.remove(&entry(place));
                 }
-                Err(StoreError::Pool { .. } | StoreError::PoolLimit { .. }) => {
-                    model.remove(&entry(place));
-                }
-                Err(other) => panic!("{other}"),
             },
             Op::Load(place) | Op::Take(place) => {
                 let taking = matches!(op, Op::Take(_));
@@ -250,12 +277,21 @@ fn run_ops(
                 assert_eq!(store.invalidate_area(area), before - model.len());
             }
             Op::List => assert!(store.entries().eq(model.keys().copied())),
-            Op::FailCall(n) => pages.fail_call(u64::from(n)),
+            Op::FailCall(n) => {
+                faults.page_requests = n > 0;
+                pages.fail_call(u64::from(n));
+            }
             Op::Trim => drop(store.trim()),
             Op::Move(ref mover) => run_mover(store, mover),
-            Op::FailWrites(n) => device.fail_writes(u64::from(n), 2),
+            Op::FailWrites(n) => {
+                faults.writes = true;
+                device.fail_writes(u64::from(n), 2);
+            }
             Op::FailReads(n) => device.fail_reads(u64::from(n), 2),
-            Op::Writeback(on) => store.set_writeback_enabled(on),
+            Op::Writeback(on) => {
+                faults.no_writeback = !on;
+                store.set_writeback_enabled(on);
+            }
         }
         let stats = store.stats();
         let filled = model.values().filter(|content| is_one_word(&page(**content))).count();
