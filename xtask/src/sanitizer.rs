@@ -34,6 +34,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zram-nbd", ""),
     ("measure", ""),
     ("zswap-cli", ""),
+    ("zswap-torture", ""),
 ];
 
 /// Integration tests, each a program, that no sanitizer can run.

@@ -74,7 +74,8 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Whether a package of `cargo metadata` has a library target.
+/// Whether a package of `cargo metadata` has a library target for others: one that is published.
 pub(crate) fn is_library(package: &Value) -> bool {
-    list(&package["targets"]).any(|t| list(&t["kind"]).any(|k| k == "lib"))
+    package["publish"].is_null()
+        && list(&package["targets"]).any(|t| list(&t["kind"]).any(|k| k == "lib"))
 }
