@@ -689,6 +689,11 @@ impl Zpool for Z3fold {
         })
     }
 
+    /// A page holds three objects at most, so a smaller share than that saves no memory.
+    fn footprint(&self, len: usize) -> usize {
+        len.max(self.core.source.page_size() / 3)
+    }
+
     fn total_pages(&self) -> usize {
         if self.core.is_here() { self.core.source.total_pages() } else { 0 }
     }

@@ -500,6 +500,11 @@ impl Zpool for Zbud {
         })
     }
 
+    /// A page holds two objects at most, so a smaller share than that saves no memory.
+    fn footprint(&self, len: usize) -> usize {
+        len.max(self.core.source.page_size() / 2)
+    }
+
     fn total_pages(&self) -> usize {
         if self.core.is_here() { self.core.source.total_pages() } else { 0 }
     }

@@ -524,6 +524,13 @@ impl Zpool for Zsmalloc {
         })
     }
 
+    fn footprint(&self, len: usize) -> usize {
+        let bytes = (len + HEADER).min(self.core.page_size);
+        let class = self.core.routes.goes_to(self.core.routes.own_class(bytes));
+        let size = &self.core.classes[class].size;
+        usize::from(size.pages) * self.core.page_size / usize::from(size.objects)
+    }
+
     fn total_pages(&self) -> usize {
         if !self.core.maker.is_here() {
             return 0;

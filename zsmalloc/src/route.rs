@@ -69,6 +69,12 @@ impl Routes {
         self.sizes[..=high].partition_point(|&size| (size as usize) < bytes).min(high)
     }
 
+    /// Where an object whose own class is `own` would go now; nothing is counted.
+    pub(crate) fn goes_to(&self, own: usize) -> usize {
+        // Relaxed: an estimate for the caller.
+        usize::from(self.route[own].load(Ordering::Relaxed))
+    }
+
     /// Where an object whose own class is `own` goes now.
     pub(crate) fn route(&self, own: usize) -> usize {
         // Relaxed, here and below: any class that is large enough will do, and the counts steer
