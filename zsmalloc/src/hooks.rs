@@ -22,14 +22,14 @@ pub(crate) enum Point {
     Relocation,
 }
 
-#[cfg(not(all(test, not(loom))))]
+#[cfg(not(test))]
 #[inline(always)]
 pub(crate) fn at(_: Point) {}
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 pub(crate) use imp::{at, limit_relocations, on, relocations};
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod imp {
     use super::Point;
     use std::cell::{Cell, RefCell};
