@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub enum Action {
     /// One page stored.
     Store,
+    /// One page stored, or the older one kept.
+    TryReplace,
     /// One page loaded.
     Load,
     /// One page taken.
@@ -63,8 +65,9 @@ pub enum Action {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 26] = [
+    pub const ALL: [Action; 27] = [
         Action::Store,
+        Action::TryReplace,
         Action::Load,
         Action::Take,
         Action::Invalidate,
@@ -96,6 +99,7 @@ impl Action {
     pub fn name(self) -> &'static str {
         match self {
             Action::Store => "store",
+            Action::TryReplace => "try-replace",
             Action::Load => "load",
             Action::Take => "take",
             Action::Invalidate => "invalidate",
@@ -143,7 +147,6 @@ impl Action {
     pub fn is_available(self) -> bool {
         match self {
             Action::Fork => cfg!(target_os = "linux"),
-            Action::Limit => crate::driver::LIMIT_CAN_CHANGE,
             _ => true,
         }
     }
@@ -211,7 +214,7 @@ pub struct Marks {
 /// Most operations of one kind on one key at a time that a mark can count.
 pub const MOST_THREADS: usize = 64;
 
-const _: () = assert!(Action::LoadBatch as u8 <= 6, "the marks of a key are eight bits each in 64");
+const _: () = assert!(Action::LoadBatch as u8 <= 7, "the marks of a key are eight bits each in 64");
 
 impl Marks {
     /// None under way on any of `keys` keys.

@@ -1,4 +1,4 @@
-//! Compressors that now and then take their time, and see which page a mover moves.
+//! Compressors that now and then take their time or panic, and see which page a mover moves.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use zpool_api::sync::test_rng::Rng;
 
 use crate::action::{self, Marks, Tally};
 use crate::clock::Clock;
+use crate::panics::Panics;
 
 /// What the compressors of a round share.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Watch {
     pub tally: Arc<Tally>,
     /// How many calls in 1000 pause.
     pub pauses: usize,
+    /// Which calls panic.
+    pub panics: Arc<Panics>,
 }
 
 impl Watch {
@@ -72,6 +75,7 @@ impl Compressor for Watched {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        self.watch.panics.maybe();
         let inner = self.inner.new_ctx()?;
         Ok(Box::new(WatchedCtx { inner, watch: self.watch.clone() }))
     }
@@ -84,6 +88,7 @@ impl Compressor for Watched {
 impl StatelessDecompress for Watched {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         self.watch.pause();
+        self.watch.panics.maybe();
         let missing = CompressorError::Codec {
             codec: "watched",
             code: 0,
@@ -104,11 +109,13 @@ impl CompressorCtx for WatchedCtx {
         self.watch.marks.moves(src, &self.watch.tally);
         let len = self.inner.compress(src, dst)?;
         self.watch.pause();
+        self.watch.panics.maybe();
         Ok(len)
     }
 
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         self.watch.pause();
+        self.watch.panics.maybe();
         self.inner.decompress(src, dst)
     }
 

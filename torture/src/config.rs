@@ -50,8 +50,14 @@ pub struct Config {
     pub checksums: bool,
     /// Whether pages that do not get smaller are refused.
     pub refuse_incompressible: bool,
-    /// The limit in bytes.
+    /// The limit on the pools in bytes.
     pub limit: Option<usize>,
+    /// The limit on everything, in bytes beyond what an empty store takes.
+    pub beyond_empty: Option<usize>,
+    /// Calls of a compressor in 1000 that panic.
+    pub codec_panics: usize,
+    /// Calls of a backend in 1000 that panic.
+    pub backend_panics: usize,
     /// Percent of the limit below which a full store accepts again.
     pub accept_percent: u8,
     /// Where pages are written back to.
@@ -91,6 +97,7 @@ impl Config {
         let (refuse_incompressible, page_faults, background) = (one_in(5), one_in(4), one_in(3));
         let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
         let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
+        let (limited_in_all, codec_panics, backend_panics) = (one_in(4), one_in(6), one_in(6));
         // Pools that come and go by the thousand, under a handful of keys: handles and places recur.
         let churn = one_in(3);
         let bits = if churn { rng.below(2) } else { rng.below(13) };
@@ -99,7 +106,7 @@ impl Config {
         for action in Action::ALL {
             let usual = match action {
                 Action::Store | Action::Load => 8,
-                Action::Take | Action::Invalidate => 3,
+                Action::Take | Action::Invalidate | Action::TryReplace => 3,
                 Action::Contains => 1,
                 Action::StoreBatch | Action::LoadBatch => 1,
                 Action::Fork | Action::Area | Action::Background | Action::Writeback => 1,
@@ -142,7 +149,7 @@ impl Config {
         if !guarded {
             without(Action::CompactGuarded);
         }
-        if !limited {
+        if !limited && !limited_in_all {
             without(Action::Limit);
         }
         if keys > 1024 {
@@ -177,6 +184,12 @@ impl Config {
             checksums,
             refuse_incompressible,
             limit: limited.then(|| 4096 * (16 + rng.below(keys + 48))),
+            beyond_empty: limited_in_all.then(|| {
+                // Contexts of other compressors come out of it, too, up to some megabytes.
+                4096 * (16 + rng.below(keys + 48)) + (rng.below(3) << 20)
+            }),
+            codec_panics: if codec_panics { 1 + rng.below(20) } else { 0 },
+            backend_panics: if backend_panics { 1 + rng.below(20) } else { 0 },
             accept_percent: [90, 90, 50, 100][rng.below(4)],
             device,
             slots: room as u64,
@@ -223,6 +236,16 @@ impl fmt::Display for Config {
         match self.limit {
             Some(limit) => write!(f, " limit={limit} accept={}%", self.accept_percent)?,
             None => write!(f, " unlimited")?,
+        }
+        if let Some(bytes) = self.beyond_empty {
+            write!(f, " max-bytes=empty+{bytes}")?;
+        }
+        for (often, name) in
+            [(self.codec_panics, "codec-panics"), (self.backend_panics, "backend-panics")]
+        {
+            if often > 0 {
+                write!(f, " {name}={often}")?;
+            }
         }
         match self.device {
             Device::None => write!(f, " device=none")?,
@@ -275,6 +298,9 @@ mod tests {
         for name in ["checksums", "refuse-incompressible", "page-faults", "heap", "engine"] {
             let with = shown.iter().filter(|shown| shown.contains(name)).count();
             assert!((5..95).contains(&with), "{name}: {with}");
+        }
+        for name in ["max-bytes=", "codec-panics=", "backend-panics="] {
+            assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");
         }
         for name in ["limit=", "unlimited", "device=none", "device=file", "faults=", "background"] {
             assert!(shown.iter().any(|shown| shown.contains(name)), "{name}");

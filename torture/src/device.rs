@@ -8,7 +8,8 @@
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::device::DeviceError;
@@ -30,7 +31,7 @@ pub enum Fault {
     Full = 4,
     /// Half of a page is written, and the write fails.
     Torn = 8,
-    /// Reads and writes panic.
+    /// Reads, writes and discards panic, every second one.
     Panic = 16,
     /// Writes and reads take some milliseconds.
     Slow = 32,
@@ -43,6 +44,11 @@ impl Fault {
 }
 
 const WRITTEN: u32 = 1 << 31;
+
+/// Past the hook, which keeps what panics on their own say.
+fn panic_as_ordered() -> ! {
+    std::panic::resume_unwind(Box::new("torture ordered this panic of the device"))
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -58,22 +64,33 @@ pub struct TortureDevice {
     pause: u32,
     /// For each slot, its readers and whether it was written.
     slots: Box<[AtomicU32]>,
+    /// Slots that were written and not discarded since.
+    written: AtomicUsize,
+    /// Slots written from which on it counts as full, and the last stamp at which it was.
+    full_from: usize,
+    full: AtomicU64,
+    /// Discards between being counted and being stamped.
+    discarding: AtomicUsize,
     failed_write: AtomicU64,
+    /// When a write failed last, in nanoseconds since `made`, plus one.
+    failed_at: AtomicU64,
+    made: Instant,
     failed_read: AtomicU64,
-    panicked: AtomicU64,
 }
 
 impl TortureDevice {
-    /// `inner`, which fails nothing yet and pauses for up to `pause` before a call.
+    /// `inner`, which fails nothing yet and pauses for up to `pause` before a call. As many as `in_hand`
+    /// slots can be taken that hold no page: they are about to be written, or were discarded just now.
     pub fn new(
         inner: Arc<dyn SwapDevice>,
         pause: Duration,
+        in_hand: usize,
         clock: Arc<Clock>,
         marks: Arc<Marks>,
         tally: Arc<Tally>,
         findings: Arc<Findings>,
     ) -> Self {
-        let slots = (0..inner.capacity()).map(|_| AtomicU32::new(0)).collect();
+        let slots: Box<[_]> = (0..inner.capacity()).map(|_| AtomicU32::new(0)).collect();
         TortureDevice {
             inner,
             clock,
@@ -82,10 +99,15 @@ impl TortureDevice {
             findings,
             faults: AtomicU8::new(0),
             pause: u32::try_from(pause.as_micros()).unwrap_or(u32::MAX),
+            full_from: slots.len().saturating_sub(in_hand),
             slots,
+            written: AtomicUsize::new(0),
+            full: AtomicU64::new(0),
+            discarding: AtomicUsize::new(0),
             failed_write: AtomicU64::new(0),
+            failed_at: AtomicU64::new(0),
+            made: Instant::now(),
             failed_read: AtomicU64::new(0),
-            panicked: AtomicU64::new(0),
         }
     }
 
@@ -110,9 +132,18 @@ impl TortureDevice {
         self.failed_read.load(Ordering::SeqCst) >= stamp
     }
 
-    /// Whether it panicked at or after a stamp.
-    pub fn panicked_since(&self, stamp: u64) -> bool {
-        self.panicked.load(Ordering::SeqCst) >= stamp
+    /// Whether a write failed at or after a moment.
+    pub fn failed_a_write_after(&self, moment: Instant) -> bool {
+        let failed_at = self.failed_at.load(Ordering::SeqCst).checked_sub(1);
+        failed_at.is_some_and(|nanos| self.made + Duration::from_nanos(nanos) >= moment)
+    }
+
+    /// Whether all slots can have been taken at a moment at or after a stamp.
+    pub fn was_full_since(&self, stamp: u64) -> bool {
+        // In this order: a discard is stamped before it is no longer counted here.
+        self.written.load(Ordering::SeqCst) >= self.full_from
+            || self.discarding.load(Ordering::SeqCst) > 0
+            || self.full.load(Ordering::SeqCst) >= stamp
     }
 
     /// Slots that were written and not discarded since.
@@ -127,6 +158,14 @@ impl TortureDevice {
     fn fail(&self, last: &AtomicU64) {
         // Errors that are compared with it were returned after this.
         last.fetch_max(self.clock.stamp(), Ordering::SeqCst);
+        if core::ptr::eq(last, &self.failed_write) {
+            let nanos = u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
+            self.failed_at.fetch_max(nanos + 1, Ordering::SeqCst);
+        }
+    }
+
+    fn panics_now(&self) -> bool {
+        self.is_on(Fault::Panic) && Rng::new(self.clock.stamp()).below(2) == 0
     }
 
     fn misused(&self, what: &str, slot: u64) {
@@ -138,7 +177,8 @@ impl TortureDevice {
         self.slots.get(usize::try_from(slot).ok()?)
     }
 
-    fn take_time(&self) {
+    /// Pauses, and panics if that is its fault; `last` is what has failed then.
+    fn take_time(&self, last: &AtomicU64) {
         let most = if self.is_on(Fault::Slow) { 5 * self.pause + 2000 } else { self.pause };
         let mut rng = Rng::new(self.clock.last());
         let pause = rng.below(most as usize + 1);
@@ -146,10 +186,9 @@ impl TortureDevice {
         if most > 0 && (action::is_mover() || rng.below(8) == 0) {
             std::thread::sleep(Duration::from_micros(pause as u64));
         }
-        if self.is_on(Fault::Panic) && rng.below(2) == 0 {
-            self.fail(&self.panicked);
-            // Past the hook, which keeps what panics on their own say.
-            std::panic::resume_unwind(Box::new("torture ordered this panic of the device"));
+        if self.panics_now() {
+            self.fail(last);
+            panic_as_ordered();
         }
     }
 }
@@ -161,8 +200,9 @@ impl SwapDevice for TortureDevice {
 
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
         self.marks.moves(page, &self.tally);
-        self.take_time();
+        self.take_time(&self.failed_write);
         if let Some(state) = self.slot(slot) {
+            self.written.fetch_add(1, Ordering::SeqCst);
             if state.fetch_or(WRITTEN, Ordering::SeqCst) != 0 {
                 self.misused("was written while it holds a page or is read", slot);
             }
@@ -202,7 +242,7 @@ impl SwapDevice for TortureDevice {
             }
         }
         let _done = Done(state);
-        self.take_time();
+        self.take_time(&self.failed_read);
         if self.is_on(Fault::Read) {
             page[..100].fill(0xEE);
             self.fail(&self.failed_read);
@@ -218,8 +258,21 @@ impl SwapDevice for TortureDevice {
                 self.misused("was discarded while it is read", slot);
             }
             self.inner.discard(slot);
-            state.fetch_and(!WRITTEN, Ordering::SeqCst);
+            if state.fetch_and(!WRITTEN, Ordering::SeqCst) & WRITTEN != 0 {
+                self.discarding.fetch_add(1, Ordering::SeqCst);
+                if self.written.fetch_sub(1, Ordering::SeqCst) >= self.full_from {
+                    self.full.fetch_max(self.clock.stamp(), Ordering::SeqCst);
+                }
+                self.discarding.fetch_sub(1, Ordering::SeqCst);
+            }
         }
+        if self.panics_now() {
+            panic_as_ordered();
+        }
+    }
+
+    fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+        std::slice::from_ref(&self.inner)
     }
 }
 
@@ -234,7 +287,7 @@ mod tests {
         let (marks, tally) = (Arc::new(Marks::new(1)), Arc::new(Tally::default()));
         let inner = Arc::new(MemorySwapDevice::new(4));
         let pause = Duration::ZERO;
-        (TortureDevice::new(inner, pause, clock, marks, tally, findings.clone()), findings)
+        (TortureDevice::new(inner, pause, 1, clock, marks, tally, findings.clone()), findings)
     }
 
     #[test]
@@ -246,7 +299,7 @@ mod tests {
         for fault in [Fault::Write, Fault::Full, Fault::Torn] {
             device.set(&[fault]);
             assert!(device.write_page(1, &page).is_err(), "{fault:?}");
-            assert!(device.failed_a_write_since(1));
+            assert!(device.failed_a_write_since(1) && device.failed_a_write_after(device.made));
             device.discard(1);
         }
         device.set(&[Fault::Read]);
@@ -256,6 +309,19 @@ mod tests {
         device.read_page(0, &mut page).unwrap();
         assert_eq!((page, device.written_slots()), ([1; PAGE_SIZE], 1));
         assert_eq!(findings.first(), None);
+    }
+
+    #[test]
+    fn it_was_full_while_all_but_those_in_hand_were_written() {
+        let (device, _) = device();
+        let page = [1; PAGE_SIZE];
+        (0..2).for_each(|slot| device.write_page(slot, &page).unwrap());
+        assert!(!device.was_full_since(0));
+        device.write_page(2, &page).unwrap();
+        assert!(device.was_full_since(u64::MAX));
+        let before = device.clock.stamp();
+        device.discard(2);
+        assert!(device.was_full_since(before) && !device.was_full_since(device.clock.stamp()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Backends whose objects are now and then read for a while on another thread.
+//! Backends whose objects are now and then read for a while on another thread, and that panic now and
+//! then.
 //!
 //! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor change:
 //! each is compared with a copy before it is dropped. Few guards are open at once, since what is read
@@ -15,6 +16,7 @@ use zpool_api::{
 
 use crate::clock::Clock;
 use crate::finding::{Findings, lock};
+use crate::panics::Panics;
 
 /// Most guards that are open at once.
 pub const MOST_GUARDS: usize = 24;
@@ -121,20 +123,22 @@ impl Guards {
 struct Guarded {
     inner: Arc<dyn Zpool>,
     guards: Arc<Guards>,
+    panics: Arc<Panics>,
 }
 
-/// The built-in backends, with guards.
+/// The built-in backends, with guards and panics. A call that panics has either done nothing or all.
 ///
 /// # Errors
 /// Those of a registry, which a new one never has.
-pub fn registry(guards: &Arc<Guards>) -> Result<Registry, ZpoolError> {
+pub fn registry(guards: &Arc<Guards>, panics: &Arc<Panics>) -> Result<Registry, ZpoolError> {
     let builtin = zswap_core::builtin::zpools();
     let mut registry = Registry::new();
     for name in builtin.names() {
         let (builtin, guards, named) = (builtin.clone(), guards.clone(), name.to_owned());
+        let panics = panics.clone();
         registry.register(name, move |config| {
             let inner = builtin.build(&named, config)?;
-            Ok(Arc::new(Guarded { inner, guards: guards.clone() }))
+            Ok(Arc::new(Guarded { inner, guards: guards.clone(), panics: panics.clone() }))
         })?;
     }
     Ok(registry)
@@ -158,6 +162,7 @@ impl Zpool for Guarded {
     }
 
     fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        self.panics.maybe();
         let handle = self.inner.malloc_from(bytes)?;
         self.guards.maybe_hold(&self.inner, handle, bytes);
         Ok(handle)
@@ -169,14 +174,18 @@ impl Zpool for Guarded {
             let what = format!("a store freed {handle:?} of {}: {error}", self.inner.name());
             self.guards.findings.report("an object was freed twice", what);
         }
+        // The object is gone: before that, it would be left for ever.
+        self.panics.maybe();
         freed
     }
 
     fn prefetch(&self, handle: Handle) {
+        self.panics.maybe();
         self.inner.prefetch(handle);
     }
 
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.panics.maybe();
         self.inner.obj_read_begin(handle)
     }
 
@@ -184,11 +193,18 @@ impl Zpool for Guarded {
         self.inner.total_pages()
     }
 
+    fn footprint(&self, len: usize) -> usize {
+        self.panics.maybe();
+        self.inner.footprint(len)
+    }
+
     fn compact(&self) -> Result<usize, ZpoolError> {
+        self.panics.maybe();
         self.inner.compact()
     }
 
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
+        self.panics.maybe();
         self.inner.compact_some(pages)
     }
 
@@ -201,10 +217,12 @@ impl Zpool for Guarded {
     }
 
     fn trim(&self) -> usize {
+        self.panics.maybe();
         self.inner.trim()
     }
 
     fn stats(&self) -> ZpoolStats {
+        self.panics.maybe();
         self.inner.stats()
     }
 }
@@ -217,9 +235,10 @@ mod tests {
     #[test]
     fn guards_outlive_what_they_guard_and_close_one_by_one() {
         let (clock, findings) = (Arc::new(Clock::default()), Arc::new(Findings::default()));
+        let none = Arc::new(Panics::new(0, clock.clone()));
         let guards = Arc::new(Guards::new(1000, clock, findings.clone()));
         let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
-        let pool = registry(&guards).unwrap().build("zbud", &config).unwrap();
+        let pool = registry(&guards, &none).unwrap().build("zbud", &config).unwrap();
         for at in 0..MOST_GUARDS + 5 {
             let handle = pool.malloc_from(&[at as u8; 100]).unwrap();
             pool.free(handle).unwrap();
@@ -234,9 +253,10 @@ mod tests {
     #[test]
     fn a_second_free_is_found() {
         let (clock, findings) = (Arc::new(Clock::default()), Arc::new(Findings::default()));
+        let none = Arc::new(Panics::new(0, clock.clone()));
         let guards = Arc::new(Guards::new(0, clock, findings.clone()));
         let config = ZpoolConfig::new(Arc::new(HeapPages::new()));
-        let pool = registry(&guards).unwrap().build("zbud", &config).unwrap();
+        let pool = registry(&guards, &none).unwrap().build("zbud", &config).unwrap();
         let handle = pool.malloc_from(b"object").unwrap();
         pool.free(handle).unwrap();
         assert!(pool.free(handle).is_err() && findings.any());

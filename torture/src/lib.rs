@@ -11,6 +11,7 @@
 //! | `action.rs` | how often each action ran, and overlapped another on the same key |
 //! | `page.rs`, `clock.rs` | pages that say what they are; the order of events |
 //! | `device.rs`, `codec.rs`, `guards.rs` | a device that fails, codecs that pause, objects that are read |
+//! | `panics.rs` | panics of codecs and backends that were ordered |
 //! | `fork.rs`, `finding.rs` | a child that drops the store; what was found |
 
 pub mod action;
@@ -24,6 +25,7 @@ pub mod fork;
 pub mod guards;
 pub mod model;
 pub mod page;
+pub mod panics;
 pub mod round;
 pub mod rules;
 pub mod run;

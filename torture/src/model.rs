@@ -8,11 +8,12 @@
 //! * **stale**: a version that was there, by any operation's witness, before some other operation
 //!   began that left the key in another state and ended before the load began.
 //! * **lost**: nothing found, although a page was there before, and nothing that can have removed it
-//!   overlaps the time since.
+//!   overlaps the time since, nor a store overlaps the look that may have given the older page up first.
 //! * **ghost**: a page found, although the key was empty before, and nothing that can have stored one
 //!   overlaps the time since.
-//! * **taken twice**, **after its take**, **from nowhere**: a version is taken once, not seen after
-//!   that, and never seen before its store began.
+//! * **taken twice**, **after its take**, **after its batch**, **from nowhere**: a version is taken once,
+//!   not seen after that, nor after a batch that stored a later page under its key, and never seen
+//!   before its store began.
 
 use std::collections::HashMap;
 
@@ -21,9 +22,13 @@ use std::collections::HashMap;
 pub enum Outcome {
     /// A store that succeeded.
     Stored(u64),
+    /// A store that succeeded, and may have removed the older page before, to have room.
+    StoredLate(u64),
+    /// A store that succeeded, and a later page of the same batch is under the key when the batch is over.
+    Passing(u64),
     /// A store that was refused: the key is empty afterwards.
     Refused,
-    /// A store that may have succeeded, left the older page, or removed it: it panicked.
+    /// A store that may have succeeded, left the older page, or removed it: it is not known.
     MaybeStored(u64),
     /// A load that found this version.
     Loaded(u64),
@@ -39,7 +44,7 @@ pub enum Outcome {
     MaybeDropped,
     /// Something was there.
     Seen,
-    /// Nothing is known: a load that failed.
+    /// Nothing is known, and nothing was changed: a load that failed, or a refusal that keeps the page.
     Unknown,
 }
 
@@ -65,20 +70,29 @@ impl Outcome {
     /// What the operation left.
     fn after(self) -> Option<Known> {
         match self {
-            Outcome::Stored(version) | Outcome::Loaded(version) => Some(Known::Version(version)),
+            Outcome::Stored(version) | Outcome::StoredLate(version) | Outcome::Loaded(version) => {
+                Some(Known::Version(version))
+            }
             Outcome::Seen => Some(Known::Something),
             Outcome::Refused
             | Outcome::Missed
             | Outcome::Took(_)
             | Outcome::Dropped
             | Outcome::Cleared => Some(Known::Nothing),
-            Outcome::MaybeStored(_) | Outcome::MaybeDropped | Outcome::Unknown => None,
+            Outcome::Passing(_)
+            | Outcome::MaybeStored(_)
+            | Outcome::MaybeDropped
+            | Outcome::Unknown => None,
         }
     }
 
-    fn may_store(self) -> Option<u64> {
+    /// The version that it may have stored.
+    pub fn may_store(self) -> Option<u64> {
         match self {
-            Outcome::Stored(version) | Outcome::MaybeStored(version) => Some(version),
+            Outcome::Stored(version)
+            | Outcome::StoredLate(version)
+            | Outcome::Passing(version)
+            | Outcome::MaybeStored(version) => Some(version),
             _ => None,
         }
     }
@@ -204,7 +218,7 @@ pub fn check(ops: &mut [Op]) -> Option<Violation> {
         if op.outcome.may_store().is_some() {
             life.store = Some(*op);
         }
-        if !matches!(op.outcome, Outcome::MaybeStored(_)) {
+        if !matches!(op.outcome, Outcome::MaybeStored(_) | Outcome::Passing(_)) {
             life.there_by = Some(life.there_by.map_or(op.end, |by| by.min(op.end)));
         }
         if matches!(op.outcome, Outcome::Took(_)) {
@@ -214,6 +228,7 @@ pub fn check(ops: &mut [Op]) -> Option<Violation> {
         }
     }
     let removers = Ends::of(ops, |op| op.outcome.may_remove());
+    let late = Ends::of(ops, |op| matches!(op.outcome, Outcome::StoredLate(_)));
     let storers = Ends::of(ops, |op| op.outcome.may_store().is_some());
     let mut by_end: Vec<&Op> = ops.iter().filter(|op| op.outcome.after().is_some()).collect();
     by_end.sort_unstable_by_key(|op| op.end);
@@ -243,6 +258,9 @@ pub fn check(ops: &mut [Op]) -> Option<Violation> {
                 if let Some(take) = life.take.filter(|take| take.end < op.start) {
                     return wrong("after its take", Some(take));
                 }
+                if matches!(store.outcome, Outcome::Passing(_)) && store.end < op.start {
+                    return wrong("after its batch", Some(store));
+                }
                 let later = latest.unlike(Known::Version(version));
                 let there_by = life.there_by.unwrap_or(u64::MAX);
                 if let Some(later) = later.filter(|later| later.start > there_by) {
@@ -250,7 +268,10 @@ pub fn check(ops: &mut [Op]) -> Option<Violation> {
                 }
             }
             Some(Known::Nothing) => {
-                if let Some(full) = full.filter(|full| !removers.overlap(full.start, op.end)) {
+                let removed = |full: &Op| {
+                    removers.overlap(full.start, op.end) || late.overlap(op.start, op.end)
+                };
+                if let Some(full) = full.filter(|full| !removed(full)) {
                     return wrong("lost", Some(full));
                 }
             }
@@ -392,6 +413,30 @@ mod tests {
         assert_eq!(judge(&[(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Missed)]), None);
         let after = [(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Loaded(1))];
         assert_eq!(judge(&after), Some("after its take"));
+    }
+
+    #[test]
+    fn a_store_that_gave_the_older_page_up_leaves_a_gap_while_it_runs_and_not_after() {
+        let late = [(1, 2, Stored(1)), (3, 9, StoredLate(2))];
+        assert_eq!(judge(&[late[0], late[1], (4, 5, Missed), (10, 11, Loaded(2))]), None);
+        assert_eq!(judge(&[late[0], late[1], (10, 11, Missed)]), Some("lost"));
+        assert_eq!(judge(&[late[0], late[1], (10, 11, Loaded(1))]), Some("stale"));
+        assert_eq!(judge(&[late[0], (3, 9, Stored(2)), (4, 5, Missed)]), Some("lost"));
+        // What was missed once does not come back.
+        assert_eq!(judge(&[late[0], late[1], (4, 5, Missed), (6, 7, Loaded(1))]), Some("stale"));
+    }
+
+    #[test]
+    fn of_a_batch_the_later_page_stays() {
+        let batch = [(1, 9, Passing(1)), (2, 9, Stored(2))];
+        for seen in [1, 2] {
+            assert_eq!(judge(&[batch[0], batch[1], (3, 4, Loaded(seen))]), None);
+        }
+        assert_eq!(judge(&[batch[0], batch[1], (10, 11, Loaded(2))]), None);
+        let earlier = [batch[0], batch[1], (10, 11, Loaded(1))];
+        assert_eq!(judge(&earlier), Some("after its batch"));
+        let refused = [batch[0], (2, 9, Refused), (10, 11, Loaded(1))];
+        assert_eq!(judge(&refused), Some("after its batch"));
     }
 
     #[test]

@@ -2,27 +2,28 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use compressors::AcompEngine;
+use compressors::{AcompEngine, CompressorError};
 use zpool_api::sync::test_rng::Rng;
-use zpool_api::{FailingPages, HeapPages, PageError, PageProvider};
+use zpool_api::{FailingPages, HeapPages, PageError, PageProvider, ZpoolError};
 use zswap_core::device::{FileSwapDevice, MemorySwapDevice};
-use zswap_core::{SwapDevice, SwapEntry, Zswap};
+use zswap_core::{BuildError, SwapDevice, SwapEntry, Zswap, ZswapBuilder};
 
 use crate::action::{Action, Marks, Tally};
 use crate::clock::Clock;
 use crate::codec::{self, Watch};
 use crate::config::{Config, Device};
 use crate::device::TortureDevice;
-use crate::driver::{Background, Driver, Log};
+use crate::driver::{Background, Driver, Log, MOST_BACKGROUND};
 use crate::finding::{Findings, lock, take_panic};
 use crate::guards::{self, Guards};
 use crate::model::{self, Op, Violation};
-use crate::rules::{Facts, Rule};
+use crate::panics::Panics;
+use crate::rules::{BACK_OFF, Facts, Rule, Start};
 
 /// Operations of a thread after which a round ends early, so that its log stays small.
 pub const MOST_OPS: usize = 300_000;
@@ -53,6 +54,64 @@ impl Run {
     /// Counts a refusal that is allowed.
     pub fn count(&self, rule: Rule) {
         self.refusals[rule as usize].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether writeback is off, as those know who switch it.
+#[derive(Debug, Default)]
+pub struct Writeback {
+    off: AtomicBool,
+    /// The stamp after it was switched on last.
+    on: AtomicU64,
+    switch: Mutex<()>,
+}
+
+impl Writeback {
+    /// Switches it.
+    pub fn set(&self, store: &Zswap, on: bool, clock: &Clock) {
+        let _one_at_a_time = lock(&self.switch);
+        if !on {
+            self.off.store(true, Ordering::SeqCst);
+        }
+        store.set_writeback_enabled(on);
+        if on {
+            self.on.fetch_max(clock.stamp(), Ordering::SeqCst);
+            self.off.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether it can have been off at some moment since a stamp.
+    pub fn was_off_since(&self, stamp: u64) -> bool {
+        self.off.load(Ordering::SeqCst) || self.on.load(Ordering::SeqCst) >= stamp
+    }
+}
+
+/// The limits of a store while they change.
+#[derive(Debug)]
+pub struct Limits {
+    /// What the store began with; none for no such limit.
+    pub first: (Option<usize>, Option<usize>),
+    highest: (AtomicUsize, AtomicUsize),
+}
+
+impl Limits {
+    fn new(pools: Option<usize>, all: Option<usize>) -> Self {
+        let of = |limit: Option<usize>| AtomicUsize::new(limit.unwrap_or(usize::MAX));
+        Limits { first: (pools, all), highest: (of(pools), of(all)) }
+    }
+
+    /// Notes a limit on the pools that is about to be set.
+    pub fn will_be(&self, pools: Option<usize>) {
+        self.highest.0.fetch_max(pools.unwrap_or(usize::MAX), Ordering::SeqCst);
+    }
+
+    /// Notes a limit on everything that is about to be set.
+    pub fn will_be_in_all(&self, all: Option<usize>) {
+        self.highest.1.fetch_max(all.unwrap_or(usize::MAX), Ordering::SeqCst);
+    }
+
+    fn highest(&self) -> (usize, usize) {
+        (self.highest.0.load(Ordering::SeqCst), self.highest.1.load(Ordering::SeqCst))
     }
 }
 
@@ -135,8 +194,16 @@ pub struct Round<'a> {
     pub background: Mutex<Vec<Background>>,
     /// Below every version.
     pub base: u64,
-    /// Whether writeback was switched off at some time.
-    pub writeback_was_off: AtomicBool,
+    /// Its beginning.
+    pub began: Start,
+    /// Panics of its codecs.
+    pub codec_panics: Arc<Panics>,
+    /// Panics of its backends.
+    pub backend_panics: Arc<Panics>,
+    /// Whether writeback is off.
+    pub writeback: Writeback,
+    /// Its limits.
+    pub limits: Limits,
     /// Threads are to stop.
     pub stop: AtomicBool,
     /// Threads that there are.
@@ -153,7 +220,10 @@ impl<'a> Round<'a> {
         let (clock, tally, findings) = (&run.clock, &run.tally, &run.findings);
         let marks = Arc::new(Marks::new(config.keys));
         let guards = Arc::new(Guards::new(config.guards, clock.clone(), findings.clone()));
+        let codec_panics = Arc::new(Panics::new(config.codec_panics, clock.clone()));
+        let backend_panics = Arc::new(Panics::new(config.backend_panics, clock.clone()));
         let watch = Watch {
+            panics: codec_panics.clone(),
             clock: clock.clone(),
             marks: marks.clone(),
             tally: tally.clone(),
@@ -176,6 +246,7 @@ impl<'a> Round<'a> {
             device = Some(Arc::new(TortureDevice::new(
                 inner,
                 config.pause,
+                in_hand(threads),
                 clock.clone(),
                 marks.clone(),
                 tally.clone(),
@@ -186,52 +257,92 @@ impl<'a> Round<'a> {
         let (made, heap, reported) = (providers.clone(), config.heap, findings.clone());
         let pages =
             move || -> Result<Arc<dyn PageProvider>, PageError> { Ok(made.make(heap, &reported)) };
-        let zpools = guards::registry(&guards).map_err(|error| error.to_string())?;
+        let zpools = guards::registry(&guards, &backend_panics);
+        let zpools = zpools.map_err(|error| error.to_string())?;
         let codecs = codec::registry(&Arc::new(watch)).map_err(|error| error.to_string())?;
-        let mut builder = Zswap::builder()
-            .zpool_registry(zpools)
-            .compressor_registry(codecs)
-            .pages(pages)
-            .zpool(config.zpools[0])
-            .compressor(config.codecs[0])
-            .checksums(config.checksums)
-            .store_incompressible(!config.refuse_incompressible)
-            .accept_threshold_percent(config.accept_percent);
-        if let Some(limit) = config.limit {
-            builder = builder.max_pool_bytes(limit);
+        let builder = || {
+            let mut builder = Zswap::builder()
+                .zpool_registry(zpools.clone())
+                .compressor_registry(codecs.clone())
+                .pages(pages.clone())
+                .zpool(config.zpools[0])
+                .compressor(config.codecs[0])
+                .checksums(config.checksums)
+                .store_incompressible(!config.refuse_incompressible)
+                .accept_threshold_percent(config.accept_percent);
+            if let Some(limit) = config.limit {
+                builder = builder.max_pool_bytes(limit);
+            }
+            if let Some(device) = &device {
+                builder = builder.swap_device(device.clone());
+            }
+            if config.engine {
+                builder = builder.acomp(run.engine.clone());
+            }
+            builder
+        };
+        let began = Start { stamp: clock.stamp(), at: Instant::now() };
+        let panicked = || codec_panics.since(began.stamp) || backend_panics.since(began.stamp);
+        let build = |builder: &dyn Fn() -> ZswapBuilder| loop {
+            match builder().build() {
+                // Ordered; the next try may have none.
+                Err(
+                    BuildError::Panicked { .. }
+                    | BuildError::Zpool(ZpoolError::Panicked { .. })
+                    | BuildError::Compressor(CompressorError::Panicked { .. }),
+                ) if panicked() => {}
+                built => break built,
+            }
+        };
+        let mut max_bytes = None;
+        if let Some(beyond) = config.beyond_empty {
+            // The limit on the pools may not be higher, so what is needed without it is asked for first.
+            let least = config.limit.unwrap_or(1);
+            let needed = match build(&|| builder().max_bytes(least)) {
+                Err(BuildError::LimitTooSmall { limit: "max_bytes", needed, .. }) => needed,
+                Ok(_) => least,
+                Err(error) => return Err(error.to_string()),
+            };
+            max_bytes = Some(needed.max(least) + beyond);
         }
-        if let Some(device) = &device {
-            builder = builder.swap_device(device.clone());
-        }
-        if config.engine {
-            builder = builder.acomp(run.engine.clone());
-        }
-        let store = builder.build().map_err(|error| error.to_string())?;
+        let store = build(&|| match max_bytes {
+            Some(bytes) => builder().max_bytes(bytes),
+            None => builder(),
+        });
+        let store = store.map_err(|error| error.to_string())?;
+        let limits = Limits::new(config.limit, max_bytes);
         Ok(Round {
             run,
             config,
             store: Arc::new(store),
+            began,
+            codec_panics,
+            backend_panics,
+            writeback: Writeback::default(),
+            limits,
             device,
             marks,
             guards,
             providers,
             background: Mutex::default(),
             base: clock.last(),
-            writeback_was_off: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             threads,
             _file: file,
         })
     }
 
-    /// What the rules go by, for a call that began at a stamp.
-    pub fn facts(&self, start: u64) -> Facts<'_> {
+    /// What the rules go by, for a call that is over.
+    pub fn facts(&self, start: Start) -> Facts<'_> {
         Facts {
             config: &self.config,
             device: self.device.as_deref(),
             start,
             threads: self.threads,
-            writeback_was_off: self.writeback_was_off.load(Ordering::SeqCst),
+            codec: &self.codec_panics,
+            backend: &self.backend_panics,
+            writeback_was_off: self.writeback.was_off_since(start.stamp),
+            highest: self.limits.highest(),
         }
     }
 
@@ -309,15 +420,23 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// With everything else at rest: every page is still there, and nothing is once all are gone.
+    /// With everything else at rest: a store whose device works again takes pages again; every page is
+    /// still there, and nothing is once all are gone.
     fn settle(&self) -> Log {
-        if let Some(device) = &self.device {
-            device.set(&[]);
-        }
         let mut last = Driver::new(self, self.threads, self.config.seed);
         last.stop_background();
-        self.store.set_writeback_enabled(true);
+        self.codec_panics.end();
+        self.backend_panics.end();
+        self.writeback.set(&self.store, true, &self.run.clock);
         while self.guards.close_one() {}
+        if let Some(device) = &self.device {
+            device.set(&[]);
+            if !self.config.faults.is_empty() {
+                // From here on no rule allows a refusal for a device that failed.
+                thread::sleep(BACK_OFF + Duration::from_millis(5));
+            }
+            last.store_all();
+        }
         last.visit_all();
         let (stats, mut wrong) = (self.store.stats(), String::new());
         let objects: usize = stats.pools.iter().map(|pool| pool.objects).sum();
@@ -376,6 +495,12 @@ fn describe_panic() -> String {
     take_panic().unwrap_or_else(|| "no message".to_owned())
 }
 
+/// Slots that threads can have taken that hold no page: one each, those of the store's own included, of
+/// which each thread can be ending one.
+fn in_hand(threads: usize) -> usize {
+    2 * threads + MOST_BACKGROUND + 1
+}
+
 /// Operations before and after those that contradict each other that are shown.
 const AROUND: usize = 8;
 /// Actions on the whole store that are shown.
@@ -396,10 +521,7 @@ fn history(ops: &[Op], violation: &Violation, actions: &[Deed]) -> String {
         _ => None,
     };
     let store = ops.iter().position(|op| {
-        let stored = match op.outcome {
-            model::Outcome::Stored(v) | model::Outcome::MaybeStored(v) => Some(v),
-            _ => None,
-        };
+        let stored = op.outcome.may_store();
         stored.is_some() && stored == version
     });
     let place = |wanted: &Op| ops.iter().position(|op| op == wanted);

@@ -1,19 +1,26 @@
 //! When a call may be refused: each rule in one place, with a name.
 //!
 //! An error that no rule allows is a finding. What a rule goes by is what really happened: the device
-//! notes the stamp of each failure, so that an error is held against the call that met it.
+//! notes the stamp of each failure, codecs and backends of each panic, so that an error is held against
+//! the call that met it. A panic of theirs is an error; one that comes out of the store is a finding.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
-use zswap_core::{BuildError, DeviceError, LoadError, RehomeError, StoreError, WritebackError};
+use zswap_core::{
+    BuildError, DeviceError, LimitReason, LoadError, RehomeError, StoreError, WritebackError,
+};
 
 use crate::config::{Config, Device};
 use crate::device::TortureDevice;
 use crate::page::Form;
+use crate::panics::Panics;
 
 /// How long a store may refuse pages after its device failed a write.
 pub const BACK_OFF: Duration = Duration::from_millis(100);
+/// No store of a round takes as much beside its pools' pages.
+const MOST_UNWRITABLE: usize = 256 << 20;
 
 /// Why a refusal is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,19 +28,31 @@ pub const BACK_OFF: Duration = Duration::from_millis(100);
 pub enum Rule {
     /// The page does not get smaller, and the store refuses such pages.
     DoesNotGetSmaller,
-    /// The limit is reached.
-    LimitReached,
+    /// The limit is reached, and there was nowhere to write pages back to during the call.
+    LimitWithoutDevice,
+    /// The limit is reached, and all slots can have been taken during the call.
+    LimitWithFullDevice,
+    /// The limit is reached, and a write failed during the call or less than [`BACK_OFF`] before it.
+    LimitWithFailedDevice,
+    /// The limit is reached, and a codec or backend panicked during the call.
+    LimitWithUnreadablePages,
+    /// What cannot be written back reaches the limit on everything.
+    MemoryLimit,
+    /// A limit on everything that is less than what the store takes already.
+    LimitTooSmall,
     /// A page request was told to fail, and was what the error names.
     PageRequestFailed,
-    /// The device failed a write during the call.
+    /// The device failed a write during the call, or panicked in it.
     DeviceFailedWrite,
-    /// The device failed a read during the call.
+    /// The device failed a read during the call, or panicked in it.
     DeviceFailedRead,
-    /// The device panicked during the call.
-    DevicePanicked,
-    /// Fewer slots than pages and moves under way.
-    DeviceTooSmall,
-    /// There is no device, or writeback may be off.
+    /// A codec panicked during the call.
+    CodecPanicked,
+    /// A backend panicked during the call.
+    BackendPanicked,
+    /// All slots can have been taken during the call.
+    DeviceFull,
+    /// There was nowhere to write pages back to during the call.
     NoWriteback,
     /// As many pools live as a store can have.
     PoolsUsedUp,
@@ -41,32 +60,53 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 9] = [
+    pub const ALL: [Rule; 15] = [
         Rule::DoesNotGetSmaller,
-        Rule::LimitReached,
+        Rule::LimitWithoutDevice,
+        Rule::LimitWithFullDevice,
+        Rule::LimitWithFailedDevice,
+        Rule::LimitWithUnreadablePages,
+        Rule::MemoryLimit,
+        Rule::LimitTooSmall,
         Rule::PageRequestFailed,
         Rule::DeviceFailedWrite,
         Rule::DeviceFailedRead,
-        Rule::DevicePanicked,
-        Rule::DeviceTooSmall,
+        Rule::CodecPanicked,
+        Rule::BackendPanicked,
+        Rule::DeviceFull,
         Rule::NoWriteback,
         Rule::PoolsUsedUp,
     ];
 }
 
-/// What the rules go by.
+/// When a call began.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// A stamp from before it.
+    pub stamp: u64,
+    /// The time.
+    pub at: Instant,
+}
+
+/// What the rules go by, once a call is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The round's configuration.
     pub config: &'a Config,
     /// Its device.
     pub device: Option<&'a TortureDevice>,
-    /// The stamp of the call's start.
-    pub start: u64,
+    /// Panics of its codecs.
+    pub codec: &'a Panics,
+    /// Panics of its backends.
+    pub backend: &'a Panics,
+    /// The call's start.
+    pub start: Start,
     /// Threads that make pools of their own.
     pub threads: usize,
-    /// Whether writeback was switched off at some time in the round.
+    /// Whether writeback can have been off at some moment since the start.
     pub writeback_was_off: bool,
+    /// The highest limits of the round so far: on the pools, and on everything.
+    pub highest: (usize, usize),
 }
 
 /// Pools that a store can have at once.
@@ -77,15 +117,72 @@ impl Facts<'_> {
         self.device.is_some_and(happened)
     }
 
-    /// Allowed while the limit is reached. A store whose device accepts writes has no reason to refuse,
-    /// but one built today does.
-    fn limit(&self) -> Option<Rule> {
-        self.config.limit.map(|_| Rule::LimitReached)
+    fn is_limited(&self) -> bool {
+        self.config.limit.is_some() || self.config.beyond_empty.is_some()
+    }
+
+    fn no_writeback(&self) -> bool {
+        self.config.device == Device::None || self.writeback_was_off
+    }
+
+    /// What can have kept a store from making room. A device that accepts writes is no reason whatever
+    /// other threads, and guards, hold meanwhile: the store may exceed its limit then.
+    fn reason(&self, reason: LimitReason) -> Option<Rule> {
+        let stamp = self.start.stamp;
+        let (happened, rule) = match reason {
+            LimitReason::NoDevice => (self.no_writeback(), Rule::LimitWithoutDevice),
+            LimitReason::DeviceFull => {
+                (self.device(|device| device.was_full_since(stamp)), Rule::LimitWithFullDevice)
+            }
+            LimitReason::DeviceFailed => {
+                let before = self.start.at.checked_sub(BACK_OFF).unwrap_or(self.start.at);
+                let failed = self.device(|device| {
+                    device.failed_a_write_since(stamp) || device.failed_a_write_after(before)
+                });
+                (failed, Rule::LimitWithFailedDevice)
+            }
+            LimitReason::Unreadable => (
+                self.codec.since(stamp) || self.backend.since(stamp),
+                Rule::LimitWithUnreadablePages,
+            ),
+            _ => return None,
+        };
+        happened.then_some(rule)
+    }
+
+    fn limit(&self, limit: usize, reason: LimitReason) -> Option<Rule> {
+        let plausible = self.is_limited() && limit <= self.highest.0.min(self.highest.1);
+        self.reason(reason).filter(|_| plausible)
+    }
+
+    /// Whether a store can have removed the older page before it succeeded: it lacked memory, and could
+    /// not make room.
+    pub fn may_give_up_older(&self) -> bool {
+        let reasons = [
+            LimitReason::NoDevice,
+            LimitReason::DeviceFull,
+            LimitReason::DeviceFailed,
+            LimitReason::Unreadable,
+        ];
+        (self.is_limited() || self.config.page_faults)
+            && reasons.into_iter().any(|reason| self.reason(reason).is_some())
     }
 
     fn pool(&self, error: &ZpoolError) -> Option<Rule> {
-        let told = matches!(error, ZpoolError::OutOfMemory { source: PageError::Injected { .. } });
-        (told && self.config.page_faults).then_some(Rule::PageRequestFailed)
+        match error {
+            ZpoolError::OutOfMemory { source: PageError::Injected { .. } } => {
+                self.config.page_faults.then_some(Rule::PageRequestFailed)
+            }
+            ZpoolError::Panicked { .. } => {
+                self.backend.since(self.start.stamp).then_some(Rule::BackendPanicked)
+            }
+            _ => None,
+        }
+    }
+
+    fn codec(&self, error: &CompressorError) -> Option<Rule> {
+        let panicked = matches!(error, CompressorError::Panicked { .. });
+        (panicked && self.codec.since(self.start.stamp)).then_some(Rule::CodecPanicked)
     }
 
     /// Why a store may fail.
@@ -98,8 +195,15 @@ impl Facts<'_> {
                     form.is_none_or(|form| form == Form::Noise || never && !form.is_same_filled());
                 (self.config.refuse_incompressible && hard).then_some(Rule::DoesNotGetSmaller)
             }
-            StoreError::PoolLimit { .. } => self.limit(),
+            StoreError::PoolLimit { limit, reason, .. } => self.limit(*limit, *reason),
+            StoreError::MemoryLimit { unwritable, limit, .. } => {
+                let fits = self.config.beyond_empty.is_some()
+                    && *limit <= self.highest.1
+                    && (*limit..MOST_UNWRITABLE).contains(unwritable);
+                fits.then_some(Rule::MemoryLimit)
+            }
             StoreError::Pool { source, .. } => self.pool(source),
+            StoreError::Compress { source, .. } => self.codec(source),
             _ => None,
         }
     }
@@ -107,39 +211,37 @@ impl Facts<'_> {
     /// Why a load or a take may fail, beside that nothing is there, which the model judges.
     pub fn load(&self, error: &LoadError) -> Option<Rule> {
         match error {
-            LoadError::Device { source: DeviceError::Io { .. }, .. } => self
-                .device(|device| device.failed_a_read_since(self.start))
+            LoadError::Device {
+                source: DeviceError::Io { .. } | DeviceError::Panicked { .. },
+                ..
+            } => self
+                .device(|device| device.failed_a_read_since(self.start.stamp))
                 .then_some(Rule::DeviceFailedRead),
+            LoadError::Decompress { source, .. } => self.codec(source),
+            LoadError::Pool { source: source @ ZpoolError::Panicked { .. }, .. } => {
+                self.pool(source)
+            }
             _ => None,
         }
-    }
-
-    /// Why a call may panic.
-    pub fn panic(&self) -> Option<Rule> {
-        self.device(|device| device.panicked_since(self.start)).then_some(Rule::DevicePanicked)
     }
 
     /// Why pages may not be written back.
     pub fn writeback(&self, error: &WritebackError) -> Option<Rule> {
         match error {
-            WritebackError::NoDevice => {
-                let none = self.config.device == Device::None || self.writeback_was_off;
-                none.then_some(Rule::NoWriteback)
-            }
-            WritebackError::DeviceFull { .. } => {
-                // A page that moves takes a slot before it gives one up, and so does one that is read.
-                let needed = self.config.keys + 2 * self.threads + 2;
-                (self.config.slots < needed as u64).then_some(Rule::DeviceTooSmall)
+            WritebackError::NoDevice => self.no_writeback().then_some(Rule::NoWriteback),
+            WritebackError::DeviceFull { slots } => {
+                let full = self.device(|device| device.was_full_since(self.start.stamp));
+                (full && *slots == self.config.slots).then_some(Rule::DeviceFull)
             }
             WritebackError::Device { .. } => self
-                .device(|device| device.failed_a_write_since(self.start))
+                .device(|device| device.failed_a_write_since(self.start.stamp))
                 .then_some(Rule::DeviceFailedWrite),
             WritebackError::Load(error) => self.load(error),
             _ => None,
         }
     }
 
-    /// Why another pool may not be made.
+    /// Why another pool may not be made, or a limit not be set.
     pub fn build(&self, error: &BuildError) -> Option<Rule> {
         match error {
             BuildError::TooManyPools { .. } => {
@@ -147,6 +249,17 @@ impl Facts<'_> {
                 (pairs + 2 * self.threads >= MOST_POOLS).then_some(Rule::PoolsUsedUp)
             }
             BuildError::Zpool(error) => self.pool(error),
+            BuildError::Compressor(error) => self.codec(error),
+            BuildError::Panicked { .. } => {
+                let (codec, backend) =
+                    (self.codec.since(self.start.stamp), self.backend.since(self.start.stamp));
+                let rule = if codec { Rule::CodecPanicked } else { Rule::BackendPanicked };
+                (codec || backend).then_some(rule)
+            }
+            BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed } => {
+                let fits = bytes < needed && *needed < MOST_UNWRITABLE;
+                (fits && self.config.beyond_empty.is_some()).then_some(Rule::LimitTooSmall)
+            }
             _ => None,
         }
     }
@@ -157,7 +270,6 @@ impl Facts<'_> {
             RehomeError::Build(error) => self.build(error),
             RehomeError::Store(error) => self.store(None, error),
             RehomeError::Load(error) => self.load(error),
-            RehomeError::Panicked => self.panic(),
             _ => None,
         }
     }
@@ -166,39 +278,83 @@ impl Facts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use std::sync::Arc;
     use zswap_core::SwapEntry;
 
-    fn facts(config: &Config) -> Facts<'_> {
-        Facts { config, device: None, start: 1, threads: 2, writeback_was_off: false }
+    struct Case {
+        config: Config,
+        none: Panics,
+        all: Panics,
     }
 
-    fn plain() -> Config {
-        let config = Config::draw(1, 16, &[]);
-        Config {
-            limit: None,
-            device: Device::Memory,
-            slots: 99,
-            codecs: vec!["lz4"],
-            refuse_incompressible: false,
-            page_faults: false,
-            ..config
+    impl Case {
+        fn new(change: impl FnOnce(&mut Config)) -> Self {
+            let mut config = Config {
+                limit: None,
+                beyond_empty: None,
+                device: Device::Memory,
+                slots: 99,
+                codecs: vec!["lz4"],
+                refuse_incompressible: false,
+                page_faults: false,
+                ..Config::draw(1, 16, &[])
+            };
+            change(&mut config);
+            let clock = Arc::new(Clock::default());
+            Case { config, none: Panics::new(0, clock.clone()), all: Panics::new(1000, clock) }
         }
+
+        fn facts(&self) -> Facts<'_> {
+            Facts {
+                config: &self.config,
+                device: None,
+                codec: &self.none,
+                backend: &self.none,
+                start: Start { stamp: 1, at: Instant::now() },
+                threads: 2,
+                writeback_was_off: false,
+                highest: (1 << 20, 2 << 20),
+            }
+        }
+    }
+
+    fn limit(reason: LimitReason) -> StoreError {
+        StoreError::PoolLimit { entry: SwapEntry::new(0, 1).unwrap(), limit: 4096, reason }
     }
 
     #[test]
     fn nothing_is_refused_without_a_reason() {
-        let config = plain();
-        let (facts, entry) = (facts(&config), SwapEntry::new(0, 1).unwrap());
+        // With a limit: none of this may come of it.
+        let case = Case::new(|config| (config.limit, config.beyond_empty) = (Some(1), None));
+        let (facts, entry) = (case.facts(), SwapEntry::new(0, 1).unwrap());
         let told = ZpoolError::OutOfMemory { source: PageError::Injected { call: 1 } };
         let poor = StoreError::Incompressible { entry, page_size: 4096 };
         assert_eq!(facts.store(Some(Form::Noise), &poor), None);
-        assert_eq!(facts.store(None, &StoreError::Pool { entry, source: told.clone() }), None);
+        assert_eq!(facts.store(None, &StoreError::Pool { entry, source: told }), None);
         assert_eq!(facts.store(None, &StoreError::Reentrant { entry }), None);
+        for reason in [
+            LimitReason::NoDevice,
+            LimitReason::DeviceFull,
+            LimitReason::DeviceFailed,
+            LimitReason::Unreadable,
+        ] {
+            assert_eq!(facts.store(None, &limit(reason)), None, "{reason}");
+        }
+        assert!(!facts.may_give_up_older());
+        let memory = StoreError::MemoryLimit { entry, unwritable: 9, limit: 8 };
+        assert_eq!(facts.store(None, &memory), None);
+        let (operation, backend) = ("compress", "zbud");
+        let source = CompressorError::Panicked { operation };
+        assert_eq!(facts.store(None, &StoreError::Compress { entry, source }), None);
+        let source = ZpoolError::Panicked { backend, operation };
+        assert_eq!(facts.load(&LoadError::Pool { entry, source }), None);
         assert_eq!(facts.load(&LoadError::Reentrant { entry }), None);
-        assert_eq!(facts.panic(), None);
         assert_eq!(facts.writeback(&WritebackError::NoDevice), None);
         assert_eq!(facts.writeback(&WritebackError::DeviceFull { slots: 99 }), None);
+        assert_eq!(facts.writeback(&WritebackError::Panicked), None);
         assert_eq!(facts.build(&BuildError::TooManyPools { limit: 15 }), None);
+        assert_eq!(facts.build(&BuildError::Panicked { what: "a backend" }), None);
         assert_eq!(facts.rehome(&RehomeError::Panicked), None);
     }
 
@@ -207,15 +363,39 @@ mod tests {
         let entry = SwapEntry::new(0, 1).unwrap();
         let told = ZpoolError::OutOfMemory { source: PageError::Injected { call: 1 } };
         let poor = StoreError::Incompressible { entry, page_size: 4096 };
-        let config = Config { refuse_incompressible: true, page_faults: true, slots: 3, ..plain() };
-        let facts = facts(&config);
+        let case = Case::new(|config| {
+            (config.refuse_incompressible, config.page_faults) = (true, true);
+            (config.limit, config.beyond_empty) = (Some(1 << 20), Some(4096));
+        });
+        let facts = case.facts();
         assert_eq!(facts.store(Some(Form::Noise), &poor), Some(Rule::DoesNotGetSmaller));
         assert_eq!(facts.store(Some(Form::Text), &poor), None);
         let refused = StoreError::Pool { entry, source: told };
         assert_eq!(facts.store(None, &refused), Some(Rule::PageRequestFailed));
-        let full = WritebackError::DeviceFull { slots: 3 };
-        assert_eq!(facts.writeback(&full), Some(Rule::DeviceTooSmall));
+        let memory = |unwritable, limit| StoreError::MemoryLimit { entry, unwritable, limit };
+        assert_eq!(facts.store(None, &memory(9, 8)), Some(Rule::MemoryLimit));
+        assert_eq!(facts.store(None, &memory(8, 9)), None);
+        assert_eq!(facts.store(None, &memory(usize::MAX, 9)), None);
+        let small = |bytes, needed| BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed };
+        assert_eq!(facts.build(&small(8, 9)), Some(Rule::LimitTooSmall));
+        assert_eq!(facts.build(&small(9, 9)), None);
+
         let off = Facts { writeback_was_off: true, ..facts };
         assert_eq!(off.writeback(&WritebackError::NoDevice), Some(Rule::NoWriteback));
+        let reached = off.store(None, &limit(LimitReason::NoDevice));
+        assert_eq!((reached, off.may_give_up_older()), (Some(Rule::LimitWithoutDevice), true));
+        let low = Facts { highest: (4095, 1 << 20), ..off };
+        assert_eq!(low.store(None, &limit(LimitReason::NoDevice)), None);
+
+        assert!(std::panic::catch_unwind(|| case.all.maybe()).is_err());
+        let panicked = Facts { codec: &case.all, ..facts };
+        let unreadable = panicked.store(None, &limit(LimitReason::Unreadable));
+        assert_eq!(unreadable, Some(Rule::LimitWithUnreadablePages));
+        let source = CompressorError::Panicked { operation: "compress" };
+        let failed = panicked.store(None, &StoreError::Compress { entry, source });
+        assert_eq!(failed, Some(Rule::CodecPanicked));
+        let panicked = Facts { backend: &case.all, ..facts };
+        let source = ZpoolError::Panicked { backend: "zbud", operation: "free" };
+        assert_eq!(panicked.load(&LoadError::Pool { entry, source }), Some(Rule::BackendPanicked));
     }
 }

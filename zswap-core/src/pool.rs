@@ -206,21 +206,19 @@ impl Pool {
         self.insert(page, ctx.output(), len, keep_raw, kept)
     }
 
-    /// As [`Pool::put`], if the object takes less than `limit` bytes of memory; the object, and the
-    /// bytes that it takes.
+    /// As [`Pool::put`], if the object takes less than `limit` bytes of memory.
     pub(crate) fn put_if_below(
         &self,
         page: &Page,
         limit: usize,
-    ) -> Result<Option<(Stored, usize)>, Fault> {
+        kept: &mut Option<Encoded>,
+    ) -> Result<Option<Stored>, Fault> {
         let mut ctx = self.hold()?;
         let len = ctx.compress(page).map_err(Fault::Codec)?;
-        let takes = self.footprint(len);
-        if len >= PAGE_SIZE || takes >= limit {
+        if len >= PAGE_SIZE || self.footprint(len) >= limit {
             return Ok(None);
         }
-        let stored = self.insert(page, ctx.output(), len, false, &mut None)?;
-        Ok(Some((stored, takes)))
+        self.insert(page, ctx.output(), len, false, kept).map(Some)
     }
 
     /// Bytes of memory that an object of so many bytes takes, as the backend rounds it.

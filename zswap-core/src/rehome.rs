@@ -200,7 +200,8 @@ impl Zswap {
     }
 
     /// A copy of a page in the denser pool, if that takes less than `footprint` bytes of memory. The
-    /// limit may be exceeded for it, since more is freed in turn.
+    /// limit may be exceeded by a run of pages for it, since more is freed in turn; beyond that room is made
+    /// as for a store.
     fn recompressed(
         &self,
         entry: SwapEntry,
@@ -209,16 +210,21 @@ impl Zswap {
         target: &Hold<'_>,
         saved: &mut usize,
     ) -> Result<Option<NewCopy>, RehomeError> {
-        match self.beyond_limits(target, || target.put_if_below(page, footprint)) {
-            Ok(Some((stored, takes))) => {
-                *saved = footprint - takes;
+        let mut kept = None;
+        let put = self.beyond_limits(target, || target.put_if_below(page, footprint, &mut kept));
+        let put = match (put, &kept) {
+            (Err(fault), Some(kept)) if fault.is_shortage() => {
+                self.put_after_reclaim(entry, target, kept, fault, true).map(Some)
+            }
+            (put, _) => put.map_err(Refusal::Fault),
+        };
+        match put {
+            Ok(Some(stored)) => {
+                *saved = footprint.saturating_sub(target.footprint(stored.len));
                 Ok(Some(self.copy_in(target, stored)))
             }
-            Ok(None) | Err(Fault::Incompressible) => Ok(None),
-            Err(fault) => {
-                let source = self.count_refusal(entry, Refusal::Fault(fault));
-                Err(RehomeError::Store(source))
-            }
+            Ok(None) | Err(Refusal::Fault(Fault::Incompressible)) => Ok(None),
+            Err(refusal) => Err(RehomeError::Store(self.count_refusal(entry, refusal))),
         }
     }
 

@@ -11,9 +11,10 @@
 //! * If nothing is refused by the device and yet nothing is left to write back, other threads hold all
 //!   of the memory: pages that are under no entry yet, objects that are being read. Their turn comes
 //!   ([`WAITS`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]).
-//! * After [`ROUNDS`] rounds that freed memory, which other threads took, it may as well. So a device
-//!   that accepts writes is followed by no refusal, and the limit is exceeded by a page a thread at most,
-//!   which the next stores make up for.
+//! * After [`ROUNDS`] rounds that freed memory, which other threads took, it may as well, and so it may if
+//!   they freed less than a limit that was lowered asks for. So a device that accepts writes is followed
+//!   by no refusal, and the limit is exceeded by a page a thread at most, or by as much less than before
+//!   as the rounds have freed. The next stores make up for that.
 
 use core::fmt;
 
@@ -116,7 +117,23 @@ impl Zswap {
         if self.slots().is_none() {
             return Err(self.no_room(shortage, LimitReason::NoDevice));
         }
-        self.beyond_limits(pool, || pool.put_again(kept)).map_err(Refusal::Fault)
+        let mut put = self.put_beyond_use(pool, kept);
+        for _again in 1..ROUNDS {
+            match put {
+                // Others have taken more meanwhile.
+                Err(fault) if fault.is_limit() => put = self.put_beyond_use(pool, kept),
+                _ => break,
+            }
+        }
+        put.map_err(Refusal::Fault)
+    }
+
+    /// Puts a page into a pool, by a run of pages beyond the limit, or beyond what is used if that is more.
+    fn put_beyond_use(&self, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
+        let budget = self.limits.budget();
+        let over = budget.used().saturating_sub(budget.limit());
+        let run = OVERDRAFT_PAGES * pool.page_size();
+        PageBudget::with_allowance(over.saturating_add(run), || pool.put_again(kept))
     }
 
     /// Puts something into a pool, which may exceed the limit by a run of pages.

@@ -266,6 +266,27 @@ fn a_limit_may_be_changed_and_what_is_beyond_it_leaves() {
     }
 }
 
+/// More is beyond the new limit than one store writes back.
+#[test]
+fn a_limit_far_below_what_is_held_refuses_no_page_while_the_device_works() {
+    for zpool in BACKENDS {
+        let device = Arc::new(MemorySwapDevice::new(100_000));
+        let store = limited(zpool, 64 * MIB).swap_device(device).build().unwrap();
+        (0..8000).for_each(|n| store.store(at(n), &page(n * 8 + 7)).unwrap());
+        let before = pool_pages(&store);
+        assert!(before > 4000, "{zpool}: {before}");
+        store.set_max_pool_bytes(Some(PAGE_SIZE)).unwrap();
+        store.recompress("zstd", 3, false).unwrap();
+        store.store(at(8000), &page(8000 * 8 + 7)).unwrap();
+        assert!(pool_pages(&store) < before, "{zpool}: nothing was written back");
+        store.try_replace(at(8000), &page(8001 * 8 + 7)).unwrap();
+        (8001..8010).for_each(|n| store.store(at(n), &page(n * 8 + 7)).unwrap());
+        store.trim();
+        // What the last page takes: a run of pages at most.
+        assert!(pool_pages(&store) <= 16, "{zpool}: {}", pool_pages(&store));
+    }
+}
+
 #[test]
 fn a_pool_that_was_emptied_counts_for_nothing() {
     let store = limited("zsmalloc", MIB).build().unwrap();
