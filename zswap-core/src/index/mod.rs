@@ -293,21 +293,37 @@ impl Index {
                     };
                     return found.is_the_keys().then_some(found);
                 }
-                Target::Lone(number) => {
-                    let lone = self.lone(number);
-                    let found = Found { at, word: &lone.word, keys: &lone.key, wanted: key };
-                    if found.is_the_keys() {
-                        return Some(found);
-                    }
-                    // Another key's from the start, if it is still here; or a leaf took its place, and it was
-                    // recycled. Relaxed: who sees the recycled key sees the place changed.
-                    if slot.load(Ordering::Relaxed) == at.0 {
-                        return None;
-                    }
-                }
+                Target::Lone(number) => match self.find_lone(slot, at, number, key) {
+                    AtLone::Absent => return None,
+                    AtLone::Found(found) => return Some(found),
+                    AtLone::Replaced => {}
+                },
             }
         }
     }
+
+    /// What is at the lone entry that the reference `at`, read from `slot`, leads to.
+    #[inline]
+    fn find_lone(&self, slot: &AtomicU32, at: Ref, number: u32, key: u64) -> AtLone<'_> {
+        let lone = self.lone(number);
+        let found = Found { at, word: &lone.word, keys: &lone.key, wanted: key };
+        if found.is_the_keys() {
+            return AtLone::Found(found);
+        }
+        // Another key's from the start, if it is still here; or a leaf took its place, and it was
+        // recycled. Relaxed: who sees the recycled key sees the place changed.
+        if slot.load(Ordering::Relaxed) == at.0 { AtLone::Absent } else { AtLone::Replaced }
+    }
+}
+
+/// What a look-up comes upon at a lone entry.
+#[derive(Debug)]
+enum AtLone<'a> {
+    Found(Found<'a>),
+    /// The key is not in use.
+    Absent,
+    /// Something else has taken the entry's place: look there.
+    Replaced,
 }
 
 /// A place for a key's word. It may be another key's by now.
