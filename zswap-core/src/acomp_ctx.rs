@@ -23,6 +23,8 @@
 //! neighbour waits in turn, and finds its context's memory in the wrong cache.
 
 use core::fmt;
+// Always std's: a figure, which no modelled protocol depends on.
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compressors::guard::{self, caught};
 use compressors::{Compressor, CompressorCtx, CompressorError};
@@ -31,7 +33,6 @@ use once_cell::sync::OnceCell;
 use zpool_api::lockdep::might_sleep;
 
 use crate::cpu;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard, thread_flag};
 use crate::{PAGE_SIZE, Page};
 

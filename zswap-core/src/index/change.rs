@@ -227,6 +227,7 @@ impl Index {
         // Its header stays. Who comes here by a stale reference finds no child.
         // The room was reserved when the node was made.
         locked.structure.free_inners.push(number);
+        locked.structure.note_free();
     }
 
     /// Puts a leaf that is not linked, all its words DEAD, on the free list.
@@ -234,6 +235,7 @@ impl Index {
         self.removals.count(Ref::leaf(number));
         // The room was reserved when the leaf was made.
         locked.structure.free_leaves.push(number);
+        locked.structure.note_free();
     }
 
     /// Puts a lone entry that is not linked, its word DEAD, on the free list.
@@ -241,6 +243,7 @@ impl Index {
         self.removals.count(Ref::lone(number));
         // The room was reserved when the entry was made.
         locked.structure.free_lones.push(number);
+        locked.structure.note_free();
     }
 
     /// Takes the key's leaf or lone entry away if all its entries are empty, and inner nodes left without a

@@ -88,6 +88,16 @@ struct Structure {
     free_leaves: Vec<u32>,
     free_lones: Vec<u32>,
     free_inners: Vec<u32>,
+    /// Most numbers that the lists ever held: only so much of their room was touched.
+    most_free: usize,
+}
+
+impl Structure {
+    /// A list has grown.
+    fn note_free(&mut self) {
+        let free = self.free_leaves.len() + self.free_lones.len() + self.free_inners.len();
+        self.most_free = self.most_free.max(free);
+    }
 }
 
 struct Locked<'a> {
@@ -145,10 +155,7 @@ impl Index {
 
     /// Bytes of all nodes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let locked = self.lock_structure();
-        let free = locked.structure.free_leaves.capacity()
-            + locked.structure.free_lones.capacity()
-            + locked.structure.free_inners.capacity();
+        let free = self.lock_structure().structure.most_free;
         let sums = self.sums.as_ref().map_or(0, Sums::memory_bytes);
         self.leaves.memory_bytes()
             + self.lones.memory_bytes()
@@ -293,21 +300,37 @@ impl Index {
                     };
                     return found.is_the_keys().then_some(found);
                 }
-                Target::Lone(number) => {
-                    let lone = self.lone(number);
-                    let found = Found { at, word: &lone.word, keys: &lone.key, wanted: key };
-                    if found.is_the_keys() {
-                        return Some(found);
-                    }
-                    // Another key's from the start, if it is still here; or a leaf took its place, and it was
-                    // recycled. Relaxed: who sees the recycled key sees the place changed.
-                    if slot.load(Ordering::Relaxed) == at.0 {
-                        return None;
-                    }
-                }
+                Target::Lone(number) => match self.find_lone(slot, at, number, key) {
+                    AtLone::Absent => return None,
+                    AtLone::Found(found) => return Some(found),
+                    AtLone::Replaced => {}
+                },
             }
         }
     }
+
+    /// What is at the lone entry that the reference `at`, read from `slot`, leads to.
+    #[inline]
+    fn find_lone(&self, slot: &AtomicU32, at: Ref, number: u32, key: u64) -> AtLone<'_> {
+        let lone = self.lone(number);
+        let found = Found { at, word: &lone.word, keys: &lone.key, wanted: key };
+        if found.is_the_keys() {
+            return AtLone::Found(found);
+        }
+        // Another key's from the start, if it is still here; or a leaf took its place, and it was
+        // recycled. Relaxed: who sees the recycled key sees the place changed.
+        if slot.load(Ordering::Relaxed) == at.0 { AtLone::Absent } else { AtLone::Replaced }
+    }
+}
+
+/// What a look-up comes upon at a lone entry.
+#[derive(Debug)]
+enum AtLone<'a> {
+    Found(Found<'a>),
+    /// The key is not in use.
+    Absent,
+    /// Something else has taken the entry's place: look there.
+    Replaced,
 }
 
 /// A place for a key's word. It may be another key's by now.

@@ -112,7 +112,7 @@ impl Index {
                 Target::None => return false,
                 Target::Leaf(_) | Target::Lone(_) => {
                     let Some((inner, header)) = above else { return true };
-                    // Relaxed: comes after the Acquire of `is_marked`, see the head of the file.
+                    // Relaxed: comes after the Acquire of `is_marked`.
                     return inner.is_marked(header.digit(key))
                         && Ref(slot.load(Ordering::Relaxed)) == at;
                 }
