@@ -117,10 +117,9 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
             check(&*pool, &live);
         }
     }
-    assert!(
-        limited > 0 && injected > 0,
-        "{limited} refused by the budget, {injected} by the pages"
-    );
+    // Under Miri there are too few steps for a page request to fail by chance.
+    let both = limited > 0 && (injected > 0 || cfg!(miri));
+    assert!(both, "{limited} refused by the budget, {injected} by the pages");
     drop((guards, writes));
     pool.trim();
     charged(&budget, &*pool);
