@@ -24,6 +24,8 @@ pub(crate) struct Pool {
     pub(crate) zpool_name: String,
     /// The registry text that the compressor was built from.
     pub(crate) spec: String,
+    /// The text that the compressor was asked for by: a spec, defaults spelt out or not.
+    asked: String,
     zpool: Contained<Arc<dyn Zpool>>,
     pub(crate) compressor: Contained<Arc<dyn Compressor>>,
     pub(crate) ctxs: AcompCtxs,
@@ -107,15 +109,17 @@ pub(crate) struct Ingredients {
     pub(crate) zpool_name: String,
     pub(crate) zpool: Arc<dyn Zpool>,
     pub(crate) spec: String,
+    pub(crate) asked: String,
     pub(crate) compressor: Arc<dyn Compressor>,
     pub(crate) charged: Arc<PageBudget>,
 }
 
 impl Pool {
     pub(crate) fn new(parts: Ingredients) -> Self {
-        let Ingredients { zpool_name, zpool, spec, compressor, charged } = parts;
+        let Ingredients { zpool_name, zpool, spec, asked, compressor, charged } = parts;
         Pool {
             spec,
+            asked,
             zpool_name,
             tag: zpool.tag(),
             page_size: zpool.stats().page_size,
@@ -163,6 +167,12 @@ impl Pool {
     /// Whether the backend can be compacted.
     pub(crate) fn can_compact(&self) -> bool {
         self.compaction
+    }
+
+    /// Whether it is of the same backend, and its compressor was asked for by this text, or is known
+    /// under it. Allocates nothing, as resolving a text would.
+    pub(crate) fn answers_to(&self, zpool_name: &str, text: &str) -> bool {
+        self.zpool_name == zpool_name && (self.spec == text || self.asked == text)
     }
 
     /// Whether it is of the same backend and compressor.

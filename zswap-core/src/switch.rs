@@ -43,6 +43,7 @@ impl Recipe {
     }
 
     fn put_together(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
+        let asked = compressor.to_owned();
         let Built { compressor, key: spec } = self.compressors.resolve(compressor)?;
         let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
         let config = ZpoolConfig::new((self.pages)()?).with_budget(charged.clone());
@@ -53,7 +54,7 @@ impl Recipe {
             return Err(BuildError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
         }
         let zpool_name = zpool_name.to_owned();
-        Ok(Pool::new(Ingredients { zpool_name, zpool, spec, compressor, charged }))
+        Ok(Pool::new(Ingredients { zpool_name, zpool, spec, asked, compressor, charged }))
     }
 }
 
@@ -93,6 +94,9 @@ impl Zswap {
     /// Compresses new pages by another compressor, by spec as `zstd:level=6`; into a pool of its own,
     /// of the backend in use. All else as [`Zswap::set_zpool`].
     pub fn set_compressor(&self, spec: &str) -> Result<(), BuildError> {
+        if !self.is_here() {
+            return Err(BuildError::Forked);
+        }
         // As the compressor calls itself: defaults spelt out or not is the same pool.
         let spec = self.recipe.compressor_name(spec)?;
         self.switch(|zpool, _| (zpool, spec.clone()))

@@ -116,6 +116,12 @@ impl Zswap {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
+    /// A page did not get to the device; also for want of a slot, so that nobody tries without end.
+    fn device_failed(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
+        self.device_health.failed();
+        WritebackError::Device { entry, source }
+    }
+
     /// Writes the page of one entry back, also one that was loaded if `in_use_too`.
     fn write_back(
         &self,
@@ -131,16 +137,16 @@ impl Zswap {
                 if word.is_referenced() && !in_use_too { Wanted::SecondChance } else { Wanted::Yes }
             },
             |page, _footprint| {
-                let slot = slots.take().map_err(|source| match source {
-                    DeviceError::Full { slots } => WritebackError::DeviceFull { slots },
-                    source => WritebackError::Device { entry, source },
-                })?;
+                let slot = match slots.take() {
+                    Ok(slot) => slot,
+                    Err(DeviceError::Full { slots }) => {
+                        return Err(WritebackError::DeviceFull { slots });
+                    }
+                    Err(source) => return Err(self.device_failed(entry, source)),
+                };
                 match slot.write(page) {
                     Ok(()) => self.device_health.succeeded(),
-                    Err(source) => {
-                        self.device_health.failed();
-                        return Err(WritebackError::Device { entry, source });
-                    }
+                    Err(source) => return Err(self.device_failed(entry, source)),
                 }
                 Ok(NewCopy::Of(Content::OnDevice(slot.keep())))
             },
