@@ -125,12 +125,15 @@ impl Zswap {
     /// the store only while it moves a chunk.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system gives no thread; [`RehomeError::Forked`] inside, in a child after `fork`.
     pub fn migrate_pools_in_background(
         self: &Arc<Self>,
         chunk: usize,
         pause: Duration,
     ) -> std::io::Result<BackgroundMigration> {
+        if !self.is_here() {
+            return Err(std::io::Error::other(RehomeError::Forked));
+        }
         BackgroundMigration::start(Arc::downgrade(self), chunk, pause)
     }
 

@@ -403,6 +403,7 @@ fn every_call(zpool: &str, codec: &str) {
             let mut once = |plan| {
                 eprintln!("{name}, limited {limited}: {plan:?}");
                 let mut rig = Rig::new(zpool, codec, limited);
+                REFUSED.set(0);
                 call(&mut rig, plan);
                 let struck = REFUSED.get();
                 rig.check();
@@ -411,7 +412,9 @@ fn every_call(zpool: &str, codec: &str) {
             };
             let only = (1..).take_while(|n| once(Plan::Only(*n))).count();
             let from = (1..).take_while(|n| once(Plan::From(*n))).count();
-            (2..5).for_each(|n| drop(once(Plan::Every(n))));
+            for n in 2..5 {
+                once(Plan::Every(n));
+            }
             most = most.max(only).max(from);
         }
     }
