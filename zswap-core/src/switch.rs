@@ -10,7 +10,7 @@ use std::sync::Arc;
 use compressors::{Built, Registry as CompressorRegistry};
 use zpool_api::{PageBudget, PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
 
-use crate::contained::contain;
+use crate::contained::{Contained, contain};
 use crate::error::BuildError;
 use crate::pool::{Fault, Ingredients, Pool};
 use crate::pools::NotSwitched;
@@ -46,15 +46,18 @@ impl Recipe {
         let asked = compressor.to_owned();
         let Built { compressor, key: spec } = self.compressors.resolve(compressor)?;
         let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
-        let config = ZpoolConfig::new((self.pages)()?).with_budget(charged.clone());
-        let zpool = self.zpools.build(zpool_name, &config)?;
+        // Whatever panics from here on, the destructors do so apart.
+        let compressor = Contained::new(compressor);
+        let pages = Contained::new((self.pages)()?);
+        let config = ZpoolConfig::new(Arc::clone(&pages)).with_budget(charged.clone());
+        let zpool = Contained::new(self.zpools.build(zpool_name, &config)?);
         let max = zpool.caps().max_object_size;
         if max < PAGE_SIZE {
             let zpool = zpool_name.to_owned();
             return Err(BuildError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
         }
         let zpool_name = zpool_name.to_owned();
-        Ok(Pool::new(Ingredients { zpool_name, zpool, spec, asked, compressor, charged }))
+        Ok(Pool::new(Ingredients { zpool_name, zpool, pages, spec, asked, compressor, charged }))
     }
 }
 
