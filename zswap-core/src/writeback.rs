@@ -25,6 +25,8 @@ pub(crate) struct WrittenBack {
     pub(crate) pages: usize,
     /// Pages passed by because they could not be read.
     pub(crate) unreadable: usize,
+    /// Why the last of them could not be.
+    pub(crate) passed_by: Option<WritebackError>,
     /// What ended it early.
     pub(crate) error: Option<WritebackError>,
 }
@@ -89,8 +91,9 @@ impl Zswap {
                     }
                     Ok(Relocated::Spared) => spared += 1,
                     Ok(Relocated::NoneBetter | Relocated::PassedBy) => {}
-                    Err(WritebackError::Load(_)) if unreadable == Unreadable::PassedBy => {
+                    Err(error @ WritebackError::Load(_)) if unreadable == Unreadable::PassedBy => {
                         done.unreadable += 1;
+                        done.passed_by = Some(error);
                     }
                     Err(error) => return Err(error),
                 }

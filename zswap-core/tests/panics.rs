@@ -256,12 +256,12 @@ fn everything_panics_and_only_the_calls_fail() {
 fn background_threads_outlive_it_and_say_so() {
     let fuse = Fuse::default();
     let store = build("zsmalloc", &fuse);
+    fuse.set(true);
     let pause = Duration::from_millis(1);
     let shrinker =
         store.shrink_in_background(ShrinkerPolicy::default().pause(pause).from_percent(0));
     let compactor = store.compact_in_background(CompactorPolicy::default().pause(pause));
     let (shrinker, compactor) = (shrinker.unwrap(), compactor.unwrap());
-    fuse.set(true);
     eventually("a shrinker's failure", || shrinker.report().failed > 0);
     let looks = compactor.report().looks;
     eventually("another look", || compactor.report().looks > looks + 1);
