@@ -68,38 +68,45 @@ impl Drop for Held {
 
 mod checks {
     use super::Rank;
-    use std::cell::RefCell;
+    use std::cell::Cell;
 
     thread_local! {
-        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+        /// A bit for each rank that the thread holds: no rank is held twice. A lock is taken where an
+        /// allocation that fails must not end the process, so there is none here.
+        static HELD: Cell<u8> = const { Cell::new(0) };
+    }
+
+    const RANKS: [Rank; 5] = [Rank::Entry, Rank::Pool, Rank::Zspage, Rank::Structure, Rank::Leaf];
+
+    fn bit(rank: Rank) -> u8 {
+        1 << rank as u8
+    }
+
+    /// The rank furthest in.
+    fn innermost(held: u8) -> Option<Rank> {
+        RANKS.into_iter().rev().find(|rank| held & bit(*rank) != 0)
     }
 
     pub(super) fn push(rank: Rank) {
         // After the thread-local is gone (a lock taken by another thread-local's destructor) there
         // is nothing left to check against.
         let _ = HELD.try_with(|held| {
-            let mut held = held.borrow_mut();
-            let innermost = held.iter().max().copied();
+            let innermost = innermost(held.get());
             debug_assert!(
                 innermost.is_none_or(|inner| inner < rank),
                 "lock order: {rank:?} taken while {innermost:?} is held (docs/locking.md)"
             );
-            held.push(rank);
+            held.set(held.get() | bit(rank));
         });
     }
 
     pub(super) fn pop(rank: Rank) {
-        let _ = HELD.try_with(|held| {
-            let mut held = held.borrow_mut();
-            if let Some(at) = held.iter().rposition(|r| *r == rank) {
-                held.remove(at);
-            }
-        });
+        let _ = HELD.try_with(|held| held.set(held.get() & !bit(rank)));
     }
 
     pub(super) fn might_sleep(what: &str) {
         let _ = HELD.try_with(|held| {
-            let under = held.borrow().last().copied();
+            let under = innermost(held.get());
             debug_assert!(
                 under.is_none(),
                 "{what} may sleep, and was called under {under:?} (docs/locking.md)"

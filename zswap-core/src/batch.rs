@@ -62,10 +62,20 @@ impl Spares {
             spares.extend(spare.take());
         }
         drop(spares);
+        guard::dropped(spare);
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.0.lock().iter().map(Spare::bytes).sum()
+    }
+}
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        // One that panics takes none of the others with it.
+        for spare in core::mem::take(&mut *self.0.lock()) {
+            guard::dropped(spare);
+        }
     }
 }
 
@@ -112,10 +122,17 @@ impl<'a> Batch<'a> {
         tag: usize,
     ) -> Result<(), CompressorError> {
         let mut spare = pool.spares.take(pool)?;
-        refill(&mut spare.input, input, input.len())?;
-        // What it holds is overwritten: only its length counts.
-        if spare.output.len() != output {
-            refill(&mut spare.output, &[], output)?;
+        let filled = refill(&mut spare.input, input, input.len()).and_then(|()| {
+            // What it holds is overwritten: only its length counts.
+            if spare.output.len() == output {
+                Ok(())
+            } else {
+                refill(&mut spare.output, &[], output)
+            }
+        });
+        if let Err(refused) = filled {
+            pool.spares.give(Some(spare.ctx), spare.input, spare.output);
+            return Err(refused);
         }
         let Spare { ctx, input, output } = spare;
         let request = AcompRequest { op, input, output, ctx };

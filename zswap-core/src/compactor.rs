@@ -265,11 +265,15 @@ impl Zswap {
     /// be compacted it does nothing. Errors and panics of a backend are told by the report, and it is
     /// tried again later.
     ///
-    /// An error if the system gives no thread.
+    /// # Errors
+    /// The system gives no thread; [`ZpoolError::Forked`] inside, in a child after `fork`.
     pub fn compact_in_background(
         self: &Arc<Self>,
         policy: CompactorPolicy,
     ) -> std::io::Result<BackgroundCompactor> {
+        if !self.is_here() {
+            return Err(std::io::Error::other(ZpoolError::Forked { backend: "the store" }));
+        }
         let mut watch = Watch::new(policy.from_percent);
         let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
             let mut done = Step::default();

@@ -2,15 +2,16 @@
 
 use crate::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
+use zpool_api::fork::Leaked;
 
 /// The entries of a store, in order. Made by [`Zswap::entries`].
 ///
 /// Weakly consistent: an entry that is there all the time is seen once; one that comes or goes
 /// meanwhile may be seen or not. Takes the index's structure lock for a moment every 32 offsets,
-/// holds nothing in between.
+/// holds nothing in between. In a child after `fork` it is at its end.
 #[derive(Debug)]
 pub struct Entries<'a> {
-    index: &'a Index,
+    index: &'a Leaked<Index>,
     /// Keys of the leaf at hand, and how many of them were given.
     ready: LeafKeys,
     given: usize,
@@ -22,12 +23,12 @@ pub struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     /// The entries from key `first` to key `last`, both included.
-    pub(crate) fn new(index: &'a Index, first: u64, last: u64) -> Self {
+    pub(crate) fn new(index: &'a Leaked<Index>, first: u64, last: u64) -> Self {
         Entries { index, ready: LeafKeys::new(), given: 0, next: Some(first), last }
     }
 
     /// No entry at all.
-    pub(crate) fn none(index: &'a Index) -> Self {
+    pub(crate) fn none(index: &'a Leaked<Index>) -> Self {
         Entries { index, ready: LeafKeys::new(), given: 0, next: None, last: 0 }
     }
 }
@@ -36,6 +37,9 @@ impl Iterator for Entries<'_> {
     type Item = SwapEntry;
 
     fn next(&mut self) -> Option<SwapEntry> {
+        if !self.index.is_here() {
+            return None;
+        }
         while self.given == self.ready.len() {
             let from = self.next.filter(|from| *from <= self.last)?;
             self.next = self.index.leaf_keys(from, &mut self.ready);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use compressors::{Compressor, CompressorError, StatelessDecompress, guard};
 use zpool_api::{
-    BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PoolTag, Zpool, ZpoolError,
-    ZpoolStats, prefetch,
+    BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PageProvider, PoolTag, Zpool,
+    ZpoolError, ZpoolStats, prefetch,
 };
 
 use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
@@ -24,7 +24,12 @@ pub(crate) struct Pool {
     pub(crate) zpool_name: String,
     /// The registry text that the compressor was built from.
     pub(crate) spec: String,
+    /// The text that the compressor was asked for by: a spec, defaults spelt out or not.
+    asked: String,
     zpool: Contained<Arc<dyn Zpool>>,
+    /// The backend's provider. Dropped after the backend: a backend that is unwinding because its
+    /// provider panicked must not be the one to run the provider's destructor, which may panic, too.
+    _pages: Contained<Arc<dyn PageProvider>>,
     pub(crate) compressor: Contained<Arc<dyn Compressor>>,
     pub(crate) ctxs: AcompCtxs,
     /// Contexts and buffers of requests.
@@ -105,23 +110,27 @@ impl From<Busy> for Fault {
 #[derive(Debug)]
 pub(crate) struct Ingredients {
     pub(crate) zpool_name: String,
-    pub(crate) zpool: Arc<dyn Zpool>,
+    pub(crate) zpool: Contained<Arc<dyn Zpool>>,
+    pub(crate) pages: Contained<Arc<dyn PageProvider>>,
     pub(crate) spec: String,
-    pub(crate) compressor: Arc<dyn Compressor>,
+    pub(crate) asked: String,
+    pub(crate) compressor: Contained<Arc<dyn Compressor>>,
     pub(crate) charged: Arc<PageBudget>,
 }
 
 impl Pool {
     pub(crate) fn new(parts: Ingredients) -> Self {
-        let Ingredients { zpool_name, zpool, spec, compressor, charged } = parts;
+        let Ingredients { zpool_name, zpool, pages, spec, asked, compressor, charged } = parts;
         Pool {
             spec,
+            asked,
             zpool_name,
             tag: zpool.tag(),
             page_size: zpool.stats().page_size,
             compaction: zpool.caps().compaction,
-            zpool: Contained::new(zpool),
-            compressor: Contained::new(compressor),
+            zpool,
+            _pages: pages,
+            compressor,
             ctxs: AcompCtxs::new(),
             spares: Spares::default(),
             charged,
@@ -163,6 +172,12 @@ impl Pool {
     /// Whether the backend can be compacted.
     pub(crate) fn can_compact(&self) -> bool {
         self.compaction
+    }
+
+    /// Whether it is of the same backend, and its compressor was asked for by this text, or is known
+    /// under it. Allocates nothing, as resolving a text would.
+    pub(crate) fn answers_to(&self, zpool_name: &str, text: &str) -> bool {
+        self.zpool_name == zpool_name && (self.spec == text || self.asked == text)
     }
 
     /// Whether it is of the same backend and compressor.

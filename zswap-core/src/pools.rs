@@ -182,13 +182,11 @@ impl Pools {
         Ok(())
     }
 
-    /// The pool of a backend and a compressor, if it is alive.
-    pub(crate) fn living(&self, zpool: &str, compressor: &str) -> Option<Hold<'_>> {
+    /// The first pool of a kind that is alive. Allocates nothing.
+    pub(crate) fn living(&self, kind: impl Fn(&Pool) -> bool) -> Option<Hold<'_>> {
         let table = self.lock();
-        let like = |at: &usize| {
-            table.pools[*at].as_ref().is_some_and(|pool| pool.is_like(zpool, compressor))
-        };
-        (0..PoolId::LIMIT).filter(like).find_map(|at| self.hold(at))
+        let of_kind = |at: &usize| table.pools[*at].as_deref().is_some_and(&kind);
+        (0..PoolId::LIMIT).filter(of_kind).find_map(|at| self.hold(at))
     }
 
     /// Gives a pool that does not become current a place.

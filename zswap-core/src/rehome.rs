@@ -125,12 +125,15 @@ impl Zswap {
     /// the store only while it moves a chunk.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system gives no thread; [`RehomeError::Forked`] inside, in a child after `fork`.
     pub fn migrate_pools_in_background(
         self: &Arc<Self>,
         chunk: usize,
         pause: Duration,
     ) -> std::io::Result<BackgroundMigration> {
+        if !self.is_here() {
+            return Err(std::io::Error::other(RehomeError::Forked));
+        }
         BackgroundMigration::start(Arc::downgrade(self), chunk, pause)
     }
 
@@ -229,13 +232,19 @@ impl Zswap {
     }
 
     /// The pool of the current backend and a compressor, which need not be current.
-    fn pool_for(&self, spec: &str) -> Result<Hold<'_>, BuildError> {
-        let spec = self.recipe.compressor_name(spec)?;
-        let zpool = self.pools.current().zpool_name.clone();
-        if let Some(hold) = self.pools.living(&zpool, &spec) {
+    fn pool_for(&self, text: &str) -> Result<Hold<'_>, BuildError> {
+        let current = self.pools.current();
+        // One that is there is found without an allocation.
+        let found = self.pools.living(|pool| pool.answers_to(&current.zpool_name, text));
+        if let Some(hold) = found {
             return Ok(hold);
         }
-        let fresh = self.recipe.pool(&zpool, &spec)?;
+        let spec = self.recipe.compressor_name(text)?;
+        let found = self.pools.living(|pool| pool.is_like(&current.zpool_name, &spec));
+        if let Some(hold) = found {
+            return Ok(hold);
+        }
+        let fresh = self.recipe.pool(&current.zpool_name, text)?;
         // Relaxed: a note that decides which pages are migrated.
         fresh.recompressed.store(true, Ordering::Relaxed);
         self.pools.add(fresh).map_err(|full| {

@@ -90,7 +90,8 @@ pub struct ShrinkerReport {
     pub steps: u64,
     /// Pages written back.
     pub written: u64,
-    /// Steps that ended with an error, or with a panic of the device, codec or backend.
+    /// Steps that ended with an error, or with a panic of the device, codec or backend, or that passed a
+    /// page by which could not be read.
     pub failed: u64,
     /// The last error.
     pub last_error: Option<WritebackError>,
@@ -157,6 +158,8 @@ impl Zswap {
                         ..WrittenBack::default()
                     });
                     idle = next_pause(idle, done.pages, done.error.is_some());
+                    // Pages that cannot be read are no reason to write others back more slowly.
+                    done.error = done.error.or(done.passed_by.take());
                     Next::After(policy.pause.saturating_mul(idle))
                 }
             };

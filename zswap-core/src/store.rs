@@ -51,7 +51,7 @@ pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
     pub(crate) pools: Leaked<Pools>,
-    pub(crate) recipe: Leaked<Recipe>,
+    pub(crate) recipe: Leaked<Contained<Recipe>>,
     pub(crate) counters: Leaked<Counters>,
     /// Where each kind of walk over the entries goes on.
     pub(crate) cursors: Cursors,
@@ -113,7 +113,7 @@ impl Zswap {
             index: Leaked::new(index),
             patterns: Leaked::new(Patterns::new()),
             pools: Leaked::new(Pools::new(pool)),
-            recipe: Leaked::new(recipe),
+            recipe: Leaked::new(Contained::new(recipe)),
             cursors: Cursors::default(),
             tried: Leaked::default(),
             counters: Leaked::new(Counters::new()),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use compressors::{Built, Registry as CompressorRegistry};
 use zpool_api::{PageBudget, PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
 
-use crate::contained::contain;
+use crate::contained::{Contained, contain};
 use crate::error::BuildError;
 use crate::pool::{Fault, Ingredients, Pool};
 use crate::pools::NotSwitched;
@@ -43,17 +43,21 @@ impl Recipe {
     }
 
     fn put_together(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
+        let asked = compressor.to_owned();
         let Built { compressor, key: spec } = self.compressors.resolve(compressor)?;
         let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
-        let config = ZpoolConfig::new((self.pages)()?).with_budget(charged.clone());
-        let zpool = self.zpools.build(zpool_name, &config)?;
+        // Whatever panics from here on, the destructors do so apart.
+        let compressor = Contained::new(compressor);
+        let pages = Contained::new((self.pages)()?);
+        let config = ZpoolConfig::new(Arc::clone(&pages)).with_budget(charged.clone());
+        let zpool = Contained::new(self.zpools.build(zpool_name, &config)?);
         let max = zpool.caps().max_object_size;
         if max < PAGE_SIZE {
             let zpool = zpool_name.to_owned();
             return Err(BuildError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
         }
         let zpool_name = zpool_name.to_owned();
-        Ok(Pool::new(Ingredients { zpool_name, zpool, spec, compressor, charged }))
+        Ok(Pool::new(Ingredients { zpool_name, zpool, pages, spec, asked, compressor, charged }))
     }
 }
 
@@ -93,6 +97,9 @@ impl Zswap {
     /// Compresses new pages by another compressor, by spec as `zstd:level=6`; into a pool of its own,
     /// of the backend in use. All else as [`Zswap::set_zpool`].
     pub fn set_compressor(&self, spec: &str) -> Result<(), BuildError> {
+        if !self.is_here() {
+            return Err(BuildError::Forked);
+        }
         // As the compressor calls itself: defaults spelt out or not is the same pool.
         let spec = self.recipe.compressor_name(spec)?;
         self.switch(|zpool, _| (zpool, spec.clone()))

@@ -25,6 +25,8 @@ pub(crate) struct WrittenBack {
     pub(crate) pages: usize,
     /// Pages passed by because they could not be read.
     pub(crate) unreadable: usize,
+    /// Why the last of them could not be.
+    pub(crate) passed_by: Option<WritebackError>,
     /// What ended it early.
     pub(crate) error: Option<WritebackError>,
 }
@@ -89,8 +91,9 @@ impl Zswap {
                     }
                     Ok(Relocated::Spared) => spared += 1,
                     Ok(Relocated::NoneBetter | Relocated::PassedBy) => {}
-                    Err(WritebackError::Load(_)) if unreadable == Unreadable::PassedBy => {
+                    Err(error @ WritebackError::Load(_)) if unreadable == Unreadable::PassedBy => {
                         done.unreadable += 1;
+                        done.passed_by = Some(error);
                     }
                     Err(error) => return Err(error),
                 }
@@ -116,6 +119,12 @@ impl Zswap {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
+    /// A page did not get to the device; also for want of a slot, so that nobody tries without end.
+    fn device_failed(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
+        self.device_health.failed();
+        WritebackError::Device { entry, source }
+    }
+
     /// Writes the page of one entry back, also one that was loaded if `in_use_too`.
     fn write_back(
         &self,
@@ -131,16 +140,16 @@ impl Zswap {
                 if word.is_referenced() && !in_use_too { Wanted::SecondChance } else { Wanted::Yes }
             },
             |page, _footprint| {
-                let slot = slots.take().map_err(|source| match source {
-                    DeviceError::Full { slots } => WritebackError::DeviceFull { slots },
-                    source => WritebackError::Device { entry, source },
-                })?;
+                let slot = match slots.take() {
+                    Ok(slot) => slot,
+                    Err(DeviceError::Full { slots }) => {
+                        return Err(WritebackError::DeviceFull { slots });
+                    }
+                    Err(source) => return Err(self.device_failed(entry, source)),
+                };
                 match slot.write(page) {
                     Ok(()) => self.device_health.succeeded(),
-                    Err(source) => {
-                        self.device_health.failed();
-                        return Err(WritebackError::Device { entry, source });
-                    }
+                    Err(source) => return Err(self.device_failed(entry, source)),
                 }
                 Ok(NewCopy::Of(Content::OnDevice(slot.keep())))
             },

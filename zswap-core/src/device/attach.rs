@@ -128,8 +128,11 @@ impl Drop for Attached {
         Register::here().with(|attached| {
             attached.retain(|known| all.iter().all(|device| address(device) != *known));
         });
-        // After that: until now no other device could have the address. Its destructor is the user's.
-        dropped(all);
+        // After that: until now no other device could have the address. Their destructors are the user's,
+        // and each may panic: together, the second would end the process.
+        for device in all {
+            dropped(device);
+        }
     }
 }
 

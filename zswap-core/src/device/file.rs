@@ -43,7 +43,7 @@ pub struct FileSwapDevice {
     file: Leaked<Locked>,
     path: PathBuf,
     capacity: u64,
-    sums: Sums,
+    sums: Leaked<Sums>,
 }
 
 /// The locked file.
@@ -67,7 +67,7 @@ impl FileSwapDevice {
             return Err(FileDeviceError::TooLarge { path, capacity, most: MOST });
         }
         let file = Leaked::new(Locked(open::open(&path)?));
-        Ok(FileSwapDevice { file, path, capacity, sums: Sums::default() })
+        Ok(FileSwapDevice { file, path, capacity, sums: Leaked::default() })
     }
 
     /// Where the file was when the device was made.

@@ -1,0 +1,291 @@
+//! A child that is forked while the parent's threads are inside every lock: there each call is an error
+//! or answers as an empty store would, and each drop does nothing. Nothing of the parent's changes.
+#![cfg(all(target_os = "linux", not(miri)))]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "fork; a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use common::{at, page};
+use compressors::AcompEngine;
+use zpool_api::ZpoolError;
+use zpool_api::sync::test_rng::Rng;
+use zswap_core::device::{DeviceError, FileSwapDevice, MemorySwapDevice, SwapDevice};
+use zswap_core::{
+    BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,
+    CompactorPolicy, Entries, LoadError, PAGE_SIZE, RehomeError, ShrinkerPolicy, StoreError,
+    WritebackError, Zswap,
+};
+
+const PAGES: u64 = 150;
+
+/// A store, and all that a program has beside it.
+struct World {
+    store: Arc<Zswap>,
+    engine: Arc<AcompEngine>,
+    memory: Option<Arc<MemorySwapDevice>>,
+    file: Option<Arc<FileSwapDevice>>,
+    shrinker: BackgroundShrinker,
+    compactor: BackgroundCompactor,
+    migration: BackgroundMigration,
+}
+
+fn world(zpool: &str, codec: &str, path: Option<&Path>) -> World {
+    let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
+    let memory = path.is_none().then(|| Arc::new(MemorySwapDevice::new(1 << 16)));
+    let file = path.map(|path| Arc::new(FileSwapDevice::create(path, 1 << 16).unwrap()));
+    let device: Arc<dyn SwapDevice> = match (&memory, &file) {
+        (Some(memory), _) => memory.clone(),
+        (_, Some(file)) => file.clone(),
+        _ => unreachable!(),
+    };
+    let builder = Zswap::builder().zpool(zpool).compressor(codec).checksums(true);
+    let builder = builder.max_pool_bytes(40 * PAGE_SIZE).swap_device(device).acomp(engine.clone());
+    let store = Arc::new(builder.build().unwrap());
+    let none = Duration::ZERO;
+    let shrinker = store.shrink_in_background(ShrinkerPolicy::default().pause(none)).unwrap();
+    let compactor = store.compact_in_background(CompactorPolicy::default().pause(none)).unwrap();
+    let migration = store.migrate_pools_in_background(1, none).unwrap();
+    World { store, engine, memory, file, shrinker, compactor, migration }
+}
+
+/// What a thread does to entries of its own, until it is to stop; what they hold then.
+fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
+    let mut held = BTreeMap::new();
+    let mut rng = Rng::new(thread);
+    let mut back = Box::new([0; PAGE_SIZE]);
+    while !stop.load(SeqCst) {
+        let offset = thread << 20 | rng.next() % PAGES;
+        let seed = rng.next() % 1_000_000;
+        match rng.below(12) {
+            0..4 => {
+                store.store(at(offset), &page(seed)).unwrap();
+                held.insert(offset, seed);
+            }
+            4 | 5 => {
+                let seeds: Vec<u64> = (seed..seed + 4).collect();
+                let pages: Vec<_> = seeds.iter().map(|seed| page(*seed)).collect();
+                let base = offset & !3;
+                let batch: Vec<_> =
+                    (base..).map(at).zip(pages.iter().map(|page| &**page)).collect();
+                for (n, done) in store.store_batch(&batch).unwrap().into_iter().enumerate() {
+                    done.unwrap();
+                    held.insert(base + n as u64, seeds[n]);
+                }
+                let entries: Vec<_> = batch.iter().map(|(entry, _)| *entry).collect();
+                let mut back = vec![[0; PAGE_SIZE]; entries.len()];
+                for done in store.load_batch(&entries, &mut back).unwrap() {
+                    done.unwrap();
+                }
+            }
+            6 => assert_eq!(store.invalidate(at(offset)), held.remove(&offset).is_some()),
+            7 => match (store.take(at(offset), &mut back), held.remove(&offset)) {
+                (Ok(()), Some(seed)) => assert!(back == page(seed)),
+                (Err(LoadError::NotFound { .. }), None) => {}
+                other => panic!("{other:?}"),
+            },
+            8 => drop(store.shrink(3).unwrap()),
+            9 => drop(store.compact().unwrap()),
+            10 => {
+                store.set_compressor(["lz4", "zstd", "null"][rng.below(3)]).unwrap();
+                let _done = store.migrate_pools(4).unwrap();
+                assert!(store.stats().stored_pages <= 1 << 20);
+            }
+            _ => match (store.load(at(offset), &mut back), held.get(&offset)) {
+                (Ok(()), Some(seed)) => assert!(back == page(*seed)),
+                (Err(LoadError::NotFound { .. }), None) => {}
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+    held
+}
+
+/// Drops a value as its last owner would, whatever owners of this process's parent had it, too.
+fn drop_last<T: ?Sized>(value: &Arc<T>) {
+    let value = Arc::as_ptr(value);
+    // SAFETY: the owner is borrowed, so it is alive; it is forgotten by the caller, who exits.
+    let owned = unsafe { Arc::from_raw(value) };
+    for _ in 1..Arc::strong_count(&owned) {
+        // SAFETY: the other owners are threads that this process has not, or leaked.
+        unsafe { Arc::decrement_strong_count(value) };
+    }
+    drop(owned);
+}
+
+/// What is different in the child from what it should be.
+fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32> {
+    let store = &world.store;
+    let entry = at(1 << 20);
+    let text = page(5);
+    let mut pages = [[0; PAGE_SIZE]];
+    let build = |done: Result<(), BuildError>| matches!(done, Err(BuildError::Forked));
+    let checks: [&mut dyn FnMut() -> bool; 30] = [
+        &mut || store.store(entry, &text) == Err(StoreError::Forked { entry }),
+        &mut || store.try_replace(entry, &text) == Err(StoreError::Forked { entry }),
+        &mut || store.load(entry, &mut [0; PAGE_SIZE]) == Err(LoadError::Forked { entry }),
+        &mut || store.take(entry, &mut [0; PAGE_SIZE]) == Err(LoadError::Forked { entry }),
+        &mut || matches!(store.store_batch(&[(entry, &text)]), Err(BatchError::Forked)),
+        &mut || matches!(store.load_batch(&[entry], &mut pages), Err(BatchError::Forked)),
+        &mut || store.shrink(1) == Err(WritebackError::Forked),
+        &mut || matches!(store.compact(), Err(ZpoolError::Forked { .. })),
+        &mut || matches!(store.migrate_pools(1), Err(RehomeError::Forked)),
+        &mut || matches!(store.recompress("zstd", 1, false), Err(RehomeError::Forked)),
+        &mut || build(store.set_zpool("zbud")),
+        &mut || build(store.set_compressor("lz4")) && build(store.set_compressor("unknown")),
+        &mut || build(store.set_max_pool_bytes(None)) && build(store.set_max_bytes(None)),
+        &mut || {
+            let started = store.shrink_in_background(ShrinkerPolicy::default());
+            matches!(started, Err(WritebackError::Forked))
+        },
+        &mut || store.compact_in_background(CompactorPolicy::default()).is_err(),
+        &mut || store.migrate_pools_in_background(1, Duration::ZERO).is_err(),
+        &mut || !store.invalidate(entry) && store.invalidate_area(0) == 0,
+        &mut || !store.contains(entry) && store.is_empty() && store.trim() == 0,
+        &mut || store.stats().stored_pages == 0 && store.stats().memory_bytes() == 0,
+        &mut || store.entries().next().is_none() && entries.next().is_none(),
+        &mut || world.shrinker.report().steps == 0 && world.compactor.report().looks == 0,
+        &mut || world.migration.progress().moved == 0 && world.migration.ended().is_none(),
+        &mut || {
+            world.memory.as_ref().is_none_or(|device| {
+                let forked = device.read_page(0, &mut [0; PAGE_SIZE]) == Err(DeviceError::Forked);
+                device.discard(0);
+                let wrote = device.write_page(0, &text);
+                forked && wrote == Err(DeviceError::Forked) && device.pages() == 0
+            })
+        },
+        &mut || {
+            world.file.as_ref().is_none_or(|device| {
+                let forked = device.read_page(0, &mut [0; PAGE_SIZE]) == Err(DeviceError::Forked);
+                device.discard(0);
+                let wrote = device.write_page(0, &text);
+                forked && wrote == Err(DeviceError::Forked) && device.memory_bytes() == 0
+            })
+        },
+        // Handles are dropped as their owner would.
+        &mut || {
+            // SAFETY, here and below: the child's only owner, which does not use it again.
+            drop(unsafe { core::ptr::read(&raw const world.shrinker) });
+            true
+        },
+        &mut || {
+            // SAFETY: as above.
+            drop(unsafe { core::ptr::read(&raw const world.compactor) });
+            // SAFETY: as above.
+            drop(unsafe { core::ptr::read(&raw const world.migration) });
+            true
+        },
+        &mut || {
+            drop_last(store);
+            true
+        },
+        &mut || {
+            world.memory.iter().for_each(drop_last);
+            world.file.iter().for_each(drop_last);
+            drop_last(&world.engine);
+            true
+        },
+        &mut || world.file.is_none() || FileSwapDevice::create(path, 9).is_err(),
+        // A store of the child's own works.
+        &mut || {
+            let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
+            let device = Arc::new(MemorySwapDevice::new(100));
+            let own = Zswap::builder().acomp(engine).swap_device(device).build().unwrap();
+            let mut back = [0; PAGE_SIZE];
+            let batch = [(entry, &*text)];
+            own.store_batch(&batch).unwrap().pop() == Some(Ok(()))
+                && own.shrink(1) == Ok(1)
+                && own.load(entry, &mut back).is_ok()
+                && back == *text
+        },
+    ];
+    checks.into_iter().zip(1..).find_map(|(check, n)| (!check()).then_some(n))
+}
+
+/// Forks; how the child ended, which has ten seconds.
+fn fork(child: impl FnOnce() -> Option<u32>) -> Result<(), String> {
+    // SAFETY: what the child does is what is tested.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: a watchdog: the signal ends the child.
+        unsafe { libc::alarm(10) };
+        let failed = catch_unwind(AssertUnwindSafe(child)).unwrap_or(Some(99));
+        // SAFETY: ends the child without running anything of the parent's.
+        unsafe { libc::_exit(failed.unwrap_or(0) as i32) };
+    }
+    let mut status = 0;
+    // SAFETY: the child is this process's, and the place is the caller's.
+    let ended = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(ended, pid);
+    match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
+        (true, 0) => Ok(()),
+        (true, failed) => Err(format!("check {failed} of the child failed")),
+        _ => Err(format!("the child ended by signal {}", libc::WTERMSIG(status))),
+    }
+}
+
+fn children_of_a_busy_store(zpool: &str, codec: &str, path: Option<PathBuf>) {
+    let world = world(zpool, codec, path.as_deref());
+    let stop = AtomicBool::new(false);
+    let named = path.clone().unwrap_or_default();
+    let held: Vec<BTreeMap<u64, u64>> = thread::scope(|scope| {
+        let threads: Vec<_> = (1..5)
+            .map(|thread| {
+                let (store, stop) = (&world.store, &stop);
+                scope.spawn(move || work(store, thread, stop))
+            })
+            .collect();
+        let mut rng = Rng::new(7);
+        let mut results = Vec::new();
+        for _ in 0..60 {
+            for _ in 0..rng.below(2000) {
+                core::hint::spin_loop();
+            }
+            thread::sleep(Duration::from_micros(rng.next() % 3000));
+            let mut entries = world.store.entries();
+            entries.next();
+            results.push(fork(|| in_child(&world, &mut entries, &named)));
+        }
+        stop.store(true, SeqCst);
+        let held = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        held
+    });
+    let mut back = Box::new([0; PAGE_SIZE]);
+    for (offset, seed) in held.iter().flatten() {
+        world.store.load(at(*offset), &mut back).unwrap();
+        assert!(back == page(*seed), "entry {offset}");
+    }
+    assert_eq!(world.store.len(), held.iter().map(BTreeMap::len).sum::<usize>());
+    assert!(world.shrinker.report().steps > 0);
+    if let Some(path) = path {
+        assert!(FileSwapDevice::create(&path, 9).is_err(), "still locked");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn children_of_a_busy_store_refuse_and_leak() {
+    children_of_a_busy_store("zsmalloc", "zstd", None);
+    children_of_a_busy_store("zbud", "lz4", None);
+}
+
+#[test]
+fn children_of_a_busy_store_leave_its_file_alone() {
+    let path = std::env::temp_dir().join(format!("zswap-fork-{}", std::process::id()));
+    children_of_a_busy_store("z3fold", "lz4", Some(path));
+}

@@ -1,0 +1,535 @@
+//! No call on a built store aborts or panics for want of memory: the allocator refuses the thread under
+//! test one allocation, all from one on, or every few, in a process of its own.
+#![cfg(all(target_os = "linux", not(miri)))]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "an allocator; a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{at, eventually, page};
+use compressors::{AcompEngine, CompressorError};
+use zpool_api::ZpoolError;
+use zswap_core::device::{DeviceError, MemorySwapDevice};
+use zswap_core::{
+    BatchError, CompactorPolicy, LimitReason, LoadError, PAGE_SIZE, Page, RehomeError,
+    ShrinkerPolicy, StoreError, WritebackError, Zswap, ZswapBuilder,
+};
+
+/// Which allocations of a thread are refused, counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Plan {
+    None,
+    Only(u64),
+    From(u64),
+    Every(u64),
+}
+
+thread_local! {
+    static PLAN: Cell<Plan> = const { Cell::new(Plan::None) };
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+    static REFUSED: Cell<u64> = const { Cell::new(0) };
+    /// In all calls so far.
+    static EVER_REFUSED: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Refusing;
+
+// SAFETY: the system's allocator, or null; `realloc` and `alloc_zeroed` come down to these two.
+unsafe impl GlobalAlloc for Refusing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if PLAN.get() != Plan::None {
+            let asked = ASKED.get() + 1;
+            ASKED.set(asked);
+            let refused = match PLAN.get() {
+                Plan::None => false,
+                Plan::Only(n) => asked == n,
+                Plan::From(n) => asked >= n,
+                Plan::Every(n) => asked % n == 0,
+            };
+            if refused {
+                REFUSED.set(REFUSED.get() + 1);
+                return core::ptr::null_mut();
+            }
+        }
+        // SAFETY: the caller's layout is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: it came from `alloc`, with this layout.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Refusing = Refusing;
+
+/// Makes a call under a plan.
+fn short<T>(plan: Plan, call: impl FnOnce() -> T) -> T {
+    ASKED.set(0);
+    REFUSED.set(0);
+    PLAN.set(plan);
+    let done = call();
+    PLAN.set(Plan::None);
+    EVER_REFUSED.set(EVER_REFUSED.get() + REFUSED.get());
+    done
+}
+
+const CHILD: &str = "ZSWAP_OUT_OF_MEMORY_CHILD";
+
+/// Runs a test of this file again in a child, with a word for it; how that ended, and what it said.
+fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, word)
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
+    (child.status, said.into_owned())
+}
+
+/// The word, in a child.
+fn word() -> Option<String> {
+    std::env::var(CHILD).ok()
+}
+
+/// A store, and the pages that it has to have.
+struct Rig {
+    store: Arc<Zswap>,
+    held: BTreeMap<u64, u64>,
+    /// With a limit and a device.
+    limited: bool,
+}
+
+const PAGES: u64 = 40;
+/// A page whose pattern needs a place in the side table.
+const PATTERN: u64 = 16;
+const TEXT: u64 = 8_000_005;
+const NOISE: u64 = 8_000_001;
+
+fn builder(zpool: &str, codec: &str) -> ZswapBuilder {
+    Zswap::builder().zpool(zpool).compressor(codec)
+}
+
+impl Rig {
+    fn new(zpool: &str, codec: &str, limited: bool) -> Rig {
+        let builder = builder(zpool, codec);
+        let builder = if limited {
+            let engine = AcompEngine::new(1, 2).unwrap();
+            let device = Arc::new(MemorySwapDevice::new(1 << 16));
+            builder
+                .max_pool_bytes(16 * PAGE_SIZE)
+                .checksums(true)
+                .swap_device(device)
+                .acomp(Arc::new(engine))
+        } else {
+            builder
+        };
+        let store = Arc::new(builder.build().unwrap());
+        let mut rig = Rig { store, held: BTreeMap::new(), limited };
+        (0..PAGES).for_each(|n| rig.put(n, n));
+        // A store at its limit writes many back at once.
+        let mut more = PAGES..2 * PAGES;
+        while rig.store.stats().pools[0].objects < 10 {
+            let n = more.next().unwrap();
+            rig.put(n, n);
+        }
+        rig
+    }
+
+    fn put(&mut self, offset: u64, seed: u64) {
+        self.store.store(at(offset), &page(seed)).unwrap();
+        self.held.insert(offset, seed);
+    }
+
+    /// A refusal of a store has to come from a refused allocation.
+    fn expected(&self, error: &StoreError) {
+        let short = match error {
+            StoreError::Index { .. } => true,
+            StoreError::Pool { source, .. } => is_short(source),
+            StoreError::Compress { source, .. } => is_codec_short(source),
+            StoreError::PoolLimit { reason: LimitReason::DeviceFailed, .. } => {
+                // It had no memory now, or a moment ago: it is tried again soon.
+                assert!(self.limited && EVER_REFUSED.get() > 0, "{error}");
+                return;
+            }
+            _ => false,
+        };
+        assert!(short && REFUSED.get() > 0, "{} refused: {error}", REFUSED.get());
+    }
+
+    fn expected_load(error: &LoadError) {
+        let short = match error {
+            LoadError::Decompress { source, .. } => is_codec_short(source),
+            LoadError::Pool { source, .. } => is_short(source),
+            _ => false,
+        };
+        assert!(short && REFUSED.get() > 0, "{} refused: {error}", REFUSED.get());
+    }
+
+    fn store(&mut self, plan: Plan, offset: u64, seed: u64) {
+        let page = page(seed);
+        match short(plan, || self.store.store(at(offset), &page)) {
+            Ok(()) => drop(self.held.insert(offset, seed)),
+            Err(error) => {
+                self.expected(&error);
+                self.held.remove(&offset);
+            }
+        }
+    }
+
+    fn replace(&mut self, plan: Plan, offset: u64, seed: u64) {
+        let page = page(seed);
+        match short(plan, || self.store.try_replace(at(offset), &page)) {
+            Ok(()) => drop(self.held.insert(offset, seed)),
+            Err(error) => self.expected(&error),
+        }
+    }
+
+    fn load(&self, plan: Plan, offset: u64) {
+        let mut back = Box::new([0; PAGE_SIZE]);
+        match short(plan, || self.store.load(at(offset), &mut back)) {
+            Ok(()) => assert!(back == page(self.held[&offset])),
+            Err(error) => Self::expected_load(&error),
+        }
+    }
+
+    fn take(&mut self, plan: Plan, offset: u64) {
+        let mut back = Box::new([0; PAGE_SIZE]);
+        match short(plan, || self.store.take(at(offset), &mut back)) {
+            Ok(()) => assert!(Some(back) == self.held.remove(&offset).map(page)),
+            Err(error) => Self::expected_load(&error),
+        }
+    }
+
+    /// Every page is there, and everything works again.
+    fn check(&mut self) {
+        let mut back = Box::new([0; PAGE_SIZE]);
+        for (offset, seed) in &self.held {
+            self.store.load(at(*offset), &mut back).unwrap();
+            assert!(back == page(*seed), "entry {offset}");
+        }
+        let there: Vec<u64> = self.store.entries().map(|entry| entry.offset()).collect();
+        assert!(there.iter().eq(self.held.keys()), "{there:?}");
+        assert_eq!((self.store.len(), self.store.stats().stored_pages), (there.len(), there.len()));
+        for (offset, seed) in [(1 << 50, TEXT), (3, NOISE), (4, PATTERN + 24)] {
+            // A device that has failed is tried again soon.
+            eventually("a store after a shortage", || {
+                self.store.try_replace(at(offset), &page(seed)).is_ok()
+            });
+            self.store.load(at(offset), &mut back).unwrap();
+            assert!(back == page(seed));
+            self.held.insert(offset, seed);
+        }
+        self.store.compact().unwrap();
+        if self.limited {
+            self.store.shrink(1).unwrap();
+        }
+    }
+}
+
+fn is_short(error: &ZpoolError) -> bool {
+    matches!(error, ZpoolError::OutOfMemory { .. } | ZpoolError::OutOfMetadata { .. })
+}
+
+fn is_codec_short(error: &CompressorError) -> bool {
+    matches!(error, CompressorError::OutOfMemory { .. })
+}
+
+fn expected_rehome(rig: &Rig, error: &RehomeError) {
+    match error {
+        RehomeError::Store(error) => rig.expected(error),
+        RehomeError::Load(error) => Rig::expected_load(error),
+        _ => panic!("{error}"),
+    }
+}
+
+fn expected_batch(error: &BatchError) {
+    let short = matches!(error, BatchError::OutOfMemory { .. });
+    assert!(short && REFUSED.get() > 0, "{} refused: {error}", REFUSED.get());
+}
+
+type Call = (&'static str, fn(&mut Rig, Plan));
+
+/// Each call of a store, once.
+const CALLS: &[Call] = &[
+    ("store of a new entry", |rig, plan| rig.store(plan, 1 << 40, TEXT)),
+    ("store of noise", |rig, plan| rig.store(plan, 1 << 30, NOISE)),
+    ("store of a pattern", |rig, plan| rig.store(plan, 1 << 20, PATTERN)),
+    ("store of another page", |rig, plan| rig.store(plan, 5, TEXT)),
+    ("try_replace", |rig, plan| rig.replace(plan, 6, TEXT)),
+    ("try_replace by noise", |rig, plan| rig.replace(plan, 7, NOISE)),
+    ("try_replace by a pattern", |rig, plan| rig.replace(plan, 4, PATTERN)),
+    ("load of the oldest", |rig, plan| rig.load(plan, 1)),
+    ("load", |rig, plan| rig.load(plan, PAGES - 1)),
+    ("load of a pattern", |rig, plan| rig.load(plan, PATTERN)),
+    ("take of the oldest", |rig, plan| rig.take(plan, 2)),
+    ("take", |rig, plan| rig.take(plan, PAGES - 2)),
+    ("invalidate", |rig, plan| {
+        for offset in [0, 1, 9, PATTERN, PAGES - 1] {
+            assert!(short(plan, || rig.store.invalidate(at(offset))));
+            rig.held.remove(&offset);
+        }
+    }),
+    ("invalidate_area", |rig, plan| {
+        let gone = short(plan, || rig.store.invalidate_area(0));
+        assert_eq!(gone, rig.held.len());
+        rig.held.clear();
+    }),
+    ("entries, contains, len", |rig, plan| {
+        let count = short(plan, || {
+            let store = &*rig.store;
+            assert!(!store.is_empty() && store.len() > 1);
+            store.entries().filter(|entry| store.contains(*entry)).count()
+        });
+        assert_eq!(count, rig.held.len());
+    }),
+    ("stats", |rig, plan| {
+        let stats = short(plan, || rig.store.stats());
+        assert_eq!(stats.stored_pages, rig.held.len());
+        assert!(stats.memory_bytes() > 0 && (REFUSED.get() > 0 || stats.pools.len() == 1));
+    }),
+    ("trim and compact", |rig, plan| {
+        (0..PAGES).filter(|n| n % 3 > 0).for_each(|n| {
+            rig.store.invalidate(at(n));
+            rig.held.remove(&n);
+        });
+        short(plan, || {
+            rig.store.trim();
+            rig.store.compact()
+        })
+        .unwrap();
+    }),
+    ("shrink", |rig, plan| {
+        let objects = rig.store.stats().pools[0].objects;
+        match short(plan, || rig.store.shrink(5)) {
+            Err(WritebackError::NoDevice) => assert!(!rig.limited),
+            Err(WritebackError::Load(error)) => Rig::expected_load(&error),
+            Err(WritebackError::Device { source: DeviceError::OutOfMemory, .. }) => {
+                assert!(REFUSED.get() > 0);
+            }
+            done => assert_eq!(done, Ok(objects.min(5))),
+        }
+    }),
+    ("migrate_pools", |rig, plan| {
+        let other = if rig.store.stats().pools[0].compressor == "null" { "lz4" } else { "null" };
+        rig.store.set_compressor(other).unwrap();
+        match short(plan, || rig.store.migrate_pools(10)) {
+            // At the limit they may all have been written back to make room for the first.
+            Ok(done) => assert!(rig.limited || done.moved == 10 && done.left > 0),
+            Err(error) => expected_rehome(rig, &error),
+        }
+    }),
+    ("recompress", |rig, plan| {
+        rig.store.recompress("zstd:level=19", 4, false).unwrap();
+        if rig.store.stats().pools.len() == 1 {
+            // No page takes less memory in it, so its pool is built anew each time.
+            return;
+        }
+        match short(plan, || rig.store.recompress("zstd:level=19", 8, false)) {
+            Ok(_) => {}
+            Err(error) => expected_rehome(rig, &error),
+        }
+    }),
+    ("settings", |rig, plan| {
+        short(plan, || {
+            rig.store.set_writeback_enabled(false);
+            rig.store.set_writeback_enabled(true);
+            assert!(rig.store.set_max_bytes(Some(1)).is_err());
+            rig.store.set_max_bytes(Some(64 << 20)).unwrap();
+            rig.store.set_max_bytes(None).unwrap();
+            assert!(rig.store.set_max_pool_bytes(Some(1)).is_err());
+            rig.store.set_max_pool_bytes(Some(15 * PAGE_SIZE)).unwrap();
+            rig.store.set_max_pool_bytes(rig.limited.then_some(16 * PAGE_SIZE)).unwrap();
+        });
+    }),
+    ("store_batch", |rig, plan| {
+        let seeds = [TEXT, NOISE, PATTERN, TEXT + 8, TEXT + 1, TEXT + 16, TEXT + 24, NOISE + 8];
+        let pages: Vec<_> = seeds.map(page).into();
+        let offsets = [1 << 44, 11, 1 << 45, 12, 13, 1 << 46, 14, 13];
+        let batch: Vec<_> =
+            offsets.iter().zip(&pages).map(|(offset, page)| (at(*offset), &**page)).collect();
+        match short(plan, || rig.store.store_batch(&batch)) {
+            Ok(results) => {
+                assert_eq!(results.len(), batch.len());
+                for ((offset, seed), result) in offsets.iter().zip(seeds).zip(results) {
+                    match result {
+                        Ok(()) => drop(rig.held.insert(*offset, seed)),
+                        Err(error) => {
+                            rig.expected(&error);
+                            rig.held.remove(offset);
+                        }
+                    }
+                }
+            }
+            Err(error) => expected_batch(&error),
+        }
+    }),
+    ("load_batch", |rig, plan| {
+        let entries: Vec<_> = (0..PAGES).step_by(3).map(at).collect();
+        let mut pages: Vec<Page> = vec![[0; PAGE_SIZE]; entries.len()];
+        match short(plan, || rig.store.load_batch(&entries, &mut pages)) {
+            Ok(results) => {
+                for ((entry, back), result) in entries.iter().zip(pages).zip(results) {
+                    match result {
+                        Ok(()) => assert!(*page(rig.held[&entry.offset()]) == back),
+                        Err(error) => Rig::expected_load(&error),
+                    }
+                }
+            }
+            Err(error) => expected_batch(&error),
+        }
+    }),
+];
+
+/// Each call, refused each of its allocations in turn.
+fn every_call(zpool: &str, codec: &str) {
+    let (mut most, mut refused) = (0, 0);
+    for limited in [false, true] {
+        for (name, call) in CALLS {
+            let mut once = |plan| {
+                eprintln!("{name}, limited {limited}: {plan:?}");
+                let mut rig = Rig::new(zpool, codec, limited);
+                REFUSED.set(0);
+                call(&mut rig, plan);
+                let struck = REFUSED.get();
+                rig.check();
+                refused += struck;
+                struck > 0
+            };
+            let only = (1..).take_while(|n| once(Plan::Only(*n))).count();
+            let from = (1..).take_while(|n| once(Plan::From(*n))).count();
+            for n in 2..5 {
+                once(Plan::Every(n));
+            }
+            most = most.max(only).max(from);
+        }
+    }
+    assert!(most >= 3 && refused > 100, "{most} allocations in a call, {refused} refused");
+}
+
+/// Calls at random, of which every few allocations are refused.
+fn a_long_run(zpool: &str, codec: &str) {
+    for limited in [false, true] {
+        for every in [1, 2, 3, 7] {
+            eprintln!("a long run, limited {limited}, every {every}");
+            let mut rig = Rig::new(zpool, codec, limited);
+            let mut rng = zpool_api::sync::test_rng::Rng::new(every);
+            for round in 0..600 {
+                let plan = Plan::Every(every);
+                let offset = rng.next() >> 8 & !(0xffff << rng.below(40));
+                match rng.below(8) {
+                    0..4 => rig.store(plan, offset, 8000 + round),
+                    4 => rig.replace(plan, offset, 8000 + round),
+                    5 => {
+                        let known = rig.held.range(offset..).next();
+                        if let Some((known, _)) = known {
+                            rig.load(plan, *known);
+                        }
+                    }
+                    6 => {
+                        let known = rig.held.range(offset..).next().map(|(known, _)| *known);
+                        if let Some(known) = known {
+                            rig.take(plan, known);
+                        }
+                    }
+                    _ => {
+                        let there = short(plan, || rig.store.invalidate(at(offset)));
+                        assert_eq!(there, rig.held.remove(&offset).is_some());
+                    }
+                }
+            }
+            rig.check();
+        }
+    }
+}
+
+fn codecs_with(test: &str, zpool: &str) {
+    match word() {
+        Some(codec) => {
+            every_call(zpool, &codec);
+            a_long_run(zpool, &codec);
+        }
+        None => {
+            for codec in ["lz4", "zstd", "deflate", "null"] {
+                let (status, said) = in_child(test, codec);
+                let tail = said.len().saturating_sub(2000);
+                let tail = said.char_indices().find(|(at, _)| *at >= tail).map_or(0, |(at, _)| at);
+                assert!(
+                    status.success() && said.contains("1 passed"),
+                    "{codec}: {}",
+                    &said[tail..]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_call_over_zsmalloc_aborts() {
+    codecs_with("no_call_over_zsmalloc_aborts", "zsmalloc");
+}
+
+#[test]
+fn no_call_over_z3fold_aborts() {
+    codecs_with("no_call_over_z3fold_aborts", "z3fold");
+}
+
+#[test]
+fn no_call_over_zbud_aborts() {
+    codecs_with("no_call_over_zbud_aborts", "zbud");
+}
+
+/// What ends the process when the first allocation after it is refused: all of it builds something. The
+/// same list is in docs/architecture.md.
+const ENDS_THE_PROCESS: &[(&str, fn(&Rig))] = &[
+    ("`ZswapBuilder::build`", |_| drop(Zswap::builder().build())),
+    ("`Zswap::set_zpool`", |rig| drop(rig.store.set_zpool("zbud"))),
+    ("`Zswap::set_compressor`", |rig| drop(rig.store.set_compressor("null"))),
+    ("`Zswap::recompress`, when no living pool was built from its text", |rig| {
+        drop(rig.store.recompress("null", 1, false));
+    }),
+    ("`Zswap::shrink_in_background`", |rig| {
+        drop(rig.store.shrink_in_background(ShrinkerPolicy::default()));
+    }),
+    ("`Zswap::compact_in_background`", |rig| {
+        drop(rig.store.compact_in_background(CompactorPolicy::default()));
+    }),
+    ("`Zswap::migrate_pools_in_background`", |rig| {
+        drop(rig.store.migrate_pools_in_background(1, Duration::ZERO));
+    }),
+];
+
+#[test]
+fn what_ends_the_process_is_on_a_list_and_builds_something() {
+    if let Some(word) = word() {
+        let rig = Rig::new("zsmalloc", "lz4", true);
+        let (_, call) = ENDS_THE_PROCESS[word.parse::<usize>().unwrap()];
+        return short(Plan::From(1), || call(&rig));
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/architecture.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once("## Without memory\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let listed: Vec<_> = section.lines().filter_map(|line| line.strip_prefix("* ")).collect();
+    assert!(ENDS_THE_PROCESS.iter().map(|(what, _)| *what).eq(listed), "{section}");
+    for (n, (what, _)) in ENDS_THE_PROCESS.iter().enumerate() {
+        let name = "what_ends_the_process_is_on_a_list_and_builds_something";
+        let (status, said) = in_child(name, &n.to_string());
+        // Else it does not belong on the list.
+        assert!(!status.success() && said.contains("memory allocation of"), "{what}: {said}");
+    }
+}

@@ -1,0 +1,273 @@
+//! A device, a codec and a page provider that panic in every call and every destructor, with payloads
+//! whose destructors panic in turn: each call is an error, and no page is lost but the one at hand.
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a provider; a failure in a test's helper is the test's own message"
+)]
+
+mod common;
+
+use core::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use common::{at, eventually, page};
+use compressors::{Compressor, CompressorCtx, CompressorError, Registry};
+use zpool_api::{HeapPages, PageError, PageProvider, PageRun};
+use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
+use zswap_core::{CompactorPolicy, PAGE_SIZE, Page, ShrinkerPolicy, Zswap};
+
+/// Whether everything panics.
+#[derive(Clone, Debug, Default)]
+struct Fuse(Arc<(AtomicBool, AtomicUsize)>);
+
+/// A payload that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("a payload's own"));
+    }
+}
+
+impl Fuse {
+    fn set(&self, lit: bool) {
+        self.0.0.store(lit, SeqCst);
+    }
+
+    fn step(&self) {
+        if self.0.0.load(SeqCst) {
+            self.0.1.fetch_add(1, SeqCst);
+            resume_unwind(Box::new(Bomb));
+        }
+    }
+
+    /// Panics so far.
+    fn count(&self) -> usize {
+        self.0.1.load(SeqCst)
+    }
+}
+
+/// Panics when it is dropped, and so does what it has in it.
+#[derive(Clone, Debug)]
+struct Brittle<T>(Fuse, T);
+
+impl<T> Drop for Brittle<T> {
+    fn drop(&mut self) {
+        self.0.step();
+    }
+}
+
+impl Compressor for Brittle<()> {
+    fn name(&self) -> &str {
+        self.0.step();
+        "brittle"
+    }
+    fn spec(&self) -> String {
+        self.0.step();
+        "brittle".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        self.0.step();
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        self.0.step();
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for Brittle<()> {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        self.0.step();
+        let len = src.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        dst[..len].copy_from_slice(&src[..len]);
+        Ok(len)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        self.0.step();
+        dst.fill(0);
+        dst[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+    fn memory_bytes(&self) -> usize {
+        self.0.step();
+        0
+    }
+}
+
+impl SwapDevice for Brittle<Arc<dyn SwapDevice>> {
+    fn capacity(&self) -> u64 {
+        self.0.step();
+        self.1.capacity()
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        self.0.step();
+        self.1.write_page(slot, page)
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        self.0.step();
+        self.1.read_page(slot, page)
+    }
+    fn discard(&self, slot: u64) {
+        self.0.step();
+        self.1.discard(slot);
+    }
+    fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+        self.0.step();
+        core::slice::from_ref(&self.1)
+    }
+    fn memory_bytes(&self) -> usize {
+        self.0.step();
+        0
+    }
+}
+
+// SAFETY: another provider, or a panic before it is called.
+unsafe impl PageProvider for Brittle<HeapPages> {
+    fn page_size(&self) -> usize {
+        self.0.step();
+        self.1.page_size()
+    }
+    fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
+        self.0.step();
+        self.1.alloc_run(pages)
+    }
+    unsafe fn free_run(&self, run: PageRun) {
+        self.0.step();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.1.free_run(run) }
+    }
+    unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
+        self.0.step();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { self.1.discard(run, pages) }
+    }
+    fn cached_pages(&self) -> usize {
+        self.0.step();
+        self.1.cached_pages()
+    }
+    fn trim(&self) -> usize {
+        self.0.step();
+        self.1.trim()
+    }
+    fn metadata_bytes(&self) -> usize {
+        self.0.step();
+        self.1.metadata_bytes()
+    }
+}
+
+/// Three quarters of it are data.
+fn some(seed: u64) -> Box<Page> {
+    let mut page = page(seed * 8 + 5);
+    page[PAGE_SIZE * 3 / 4..].fill(0);
+    page
+}
+
+const PAGES: u64 = 60;
+
+fn build(zpool: &str, fuse: &Fuse) -> Arc<Zswap> {
+    let mut codecs = Registry::builtin();
+    let codec = fuse.clone();
+    codecs.register("brittle", move |_| Ok(Arc::new(Brittle(codec.clone(), ())))).unwrap();
+    let pages = fuse.clone();
+    // Two devices whose destructors panic, one in the other.
+    let inner = Brittle(fuse.clone(), Arc::new(MemorySwapDevice::new(1000)) as Arc<dyn SwapDevice>);
+    let outer = Brittle(fuse.clone(), Arc::new(inner) as Arc<dyn SwapDevice>);
+    let store = Zswap::builder()
+        .zpool(zpool)
+        .compressor_registry(codecs)
+        .compressor("brittle")
+        .pages(move || Ok(Arc::new(Brittle(pages.clone(), HeapPages::new()))))
+        .swap_device(Arc::new(outer))
+        .max_pool_bytes(1 << 20);
+    let store = Arc::new(store.build().unwrap());
+    let pages: Vec<_> = (0..PAGES).map(some).collect();
+    let batch: Vec<_> = (0..).map(at).zip(pages.iter().map(|page| &**page)).collect();
+    assert!(store.store_batch(&batch).unwrap().iter().all(Result::is_ok));
+    store.shrink(5).unwrap();
+    store
+}
+
+fn check(store: &Zswap, entries: Range<u64>) {
+    let mut back = Box::new([0; PAGE_SIZE]);
+    for n in entries {
+        store.load(at(n), &mut back).unwrap();
+        assert!(back == some(n), "entry {n}");
+    }
+}
+
+#[test]
+fn everything_panics_and_only_the_calls_fail() {
+    for zpool in ["zsmalloc", "z3fold", "zbud"] {
+        let fuse = Fuse::default();
+        let store = build(zpool, &fuse);
+        let mut back = Box::new([0; PAGE_SIZE]);
+        for _ in 0..2 {
+            fuse.set(true);
+            for n in [0, 9, 59] {
+                assert!(store.load(at(n), &mut back).is_err());
+                assert!(store.take(at(n), &mut back).is_err());
+                assert!(store.try_replace(at(n), &some(7)).is_err());
+                assert!(store.contains(at(n)));
+            }
+            assert!(store.store(at(1000), &some(7)).is_err() && !store.contains(at(1000)));
+            let entries: Vec<_> = (0..20).map(at).collect();
+            let mut many = vec![[0; PAGE_SIZE]; 20];
+            assert!(store.load_batch(&entries, &mut many).unwrap().iter().all(Result::is_err));
+            let new = some(7);
+            let batch: Vec<_> = (2000..2020).map(|n| (at(n), &*new)).collect();
+            assert!(store.store_batch(&batch).unwrap().iter().all(Result::is_err));
+            assert!(store.shrink(3).is_err());
+            let _asked = (store.compact(), store.trim(), store.stats());
+            assert!(store.set_zpool("zbud").is_err() || zpool == "zbud");
+            assert!(store.set_compressor("zstd").is_err());
+            assert!(store.recompress("lz4", 3, false).is_err());
+            assert_eq!(store.entries().count() as u64, PAGES);
+            fuse.set(false);
+            check(&store, 0..PAGES);
+        }
+        // What is invalidated meanwhile is gone, though nothing of it can be given back.
+        fuse.set(true);
+        assert!((0..PAGES / 2).all(|n| store.invalidate(at(n))));
+        fuse.set(false);
+        check(&store, PAGES / 2..PAGES);
+        store.store(at(0), &some(0)).unwrap();
+        check(&store, 0..1);
+        // All destructors, while another panic unwinds.
+        fuse.set(true);
+        let before = fuse.count();
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            let _store = store;
+            resume_unwind(Box::new("another"));
+        }));
+        assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"another"));
+        assert!(fuse.count() > before + 5, "contexts, provider, codec and devices");
+        fuse.set(false);
+    }
+}
+
+#[test]
+fn background_threads_outlive_it_and_say_so() {
+    let fuse = Fuse::default();
+    let store = build("zsmalloc", &fuse);
+    fuse.set(true);
+    let pause = Duration::from_millis(1);
+    let shrinker =
+        store.shrink_in_background(ShrinkerPolicy::default().pause(pause).from_percent(0));
+    let compactor = store.compact_in_background(CompactorPolicy::default().pause(pause));
+    let (shrinker, compactor) = (shrinker.unwrap(), compactor.unwrap());
+    eventually("a shrinker's failure", || shrinker.report().failed > 0);
+    let looks = compactor.report().looks;
+    eventually("another look", || compactor.report().looks > looks + 1);
+    assert!(shrinker.report().last_error.is_some());
+    fuse.set(false);
+    let written = shrinker.report().written;
+    eventually("work after it", || shrinker.report().written > written);
+    check(&store, 0..PAGES);
+}
