@@ -14,6 +14,8 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 
+use crate::sync::MODEL;
+
 /// The process in which an object was made. `Copy`, `Send`, `Sync`; never blocks.
 ///
 /// ```
@@ -27,14 +29,20 @@ impl Maker {
     /// This process.
     #[inline]
     pub fn here() -> Self {
-        Maker(imp::generation())
+        Maker(generation())
     }
 
     /// Whether this process is still the maker, and not a child of it.
     #[inline]
     pub fn is_here(self) -> bool {
-        imp::generation() == self.0
+        generation() == self.0
     }
+}
+
+/// The number of this process. A model has one process, and its threads no memory of their own.
+#[inline]
+fn generation() -> u64 {
+    if MODEL { 1 } else { imp::generation() }
 }
 
 /// A value whose destructor runs in its maker's process only; elsewhere it is leaked. Derefs to the
@@ -107,7 +115,7 @@ impl<T: fmt::Debug> fmt::Debug for Leaked<T> {
     }
 }
 
-#[cfg(all(target_os = "linux", not(miri), not(loom)))]
+#[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     use core::ptr::{self, NonNull, null_mut};
     // Always std's: no part of any modelled protocol.
@@ -181,7 +189,7 @@ mod imp {
     }
 }
 
-#[cfg(all(unix, not(target_os = "linux"), not(miri), not(loom)))]
+#[cfg(all(unix, not(target_os = "linux"), not(miri)))]
 mod imp {
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -198,7 +206,7 @@ mod imp {
 }
 
 /// Where there is no `fork`.
-#[cfg(any(not(unix), miri, loom))]
+#[cfg(any(not(unix), miri))]
 mod imp {
     #[inline(always)]
     pub(super) fn generation() -> u64 {

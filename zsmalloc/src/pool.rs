@@ -216,7 +216,7 @@ impl Core {
         if self.maker.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: NAME }) }
     }
 
-    /// Pages become resident, which were charged, or are no longer.
+    /// Pages become resident, which were charged, or cease to be.
     pub(crate) fn count_resident(&self, change: i32) {
         // Relaxed, here and below: counters, each right by itself.
         self.resident.fetch_add(change as isize as usize, Ordering::Relaxed);

@@ -17,6 +17,11 @@ fn small_pool() -> Rc<Zsmalloc> {
     Rc::new(Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap())
 }
 
+/// The default, or a table that Miri builds in less time.
+fn config() -> Config {
+    if cfg!(miri) { Config::new().chain(1) } else { Config::new() }
+}
+
 fn put(pool: &Zsmalloc, byte: u8, len: usize) -> Handle {
     pool.malloc_from(&vec![byte; len]).unwrap()
 }
@@ -137,7 +142,7 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
 #[test]
 fn a_passing_reader_leaves_a_parked_place_to_others() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-    let pool = Arc::new(Zsmalloc::new(pages.clone()).unwrap());
+    let pool = Arc::new(Zsmalloc::with_config(pages.clone(), config()).unwrap());
     for gone in 0..3 {
         let handles = [1, 2].map(|byte| put(&pool, byte, 3000));
         let freed = handles[gone.min(1)];
@@ -173,7 +178,7 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
 /// Several places are queued at once, and another reader is in one of them when the queue is emptied.
 #[test]
 fn queued_places_are_all_reclaimed() {
-    let pool = Arc::new(Zsmalloc::new(Arc::new(HeapPages::new())).unwrap());
+    let pool = Arc::new(Zsmalloc::with_config(Arc::new(HeapPages::new()), config()).unwrap());
     let handles: Vec<Handle> = (0..5).map(|n| put(&pool, n, 700 * (n as usize + 1))).collect();
     for handle in &handles {
         let (other, handle) = (pool.clone(), *handle);
@@ -224,7 +229,7 @@ fn a_guard_dropped_under_an_outer_lock_leaves_the_run_for_later() {
         |pool| assert!(pool.trim() > 0),
     ];
     for later in later {
-        let pool = Zsmalloc::new(pages.clone()).unwrap();
+        let pool = Zsmalloc::with_config(pages.clone(), config()).unwrap();
         let handle = put(&pool, 1, 3000);
         let guard = pool.obj_read_begin(handle).unwrap();
         pool.free(handle).unwrap();
@@ -266,7 +271,7 @@ fn an_aborted_object_is_parked_while_a_reader_passes() {
 #[test]
 fn a_malloc_that_fails_gives_its_slot_back() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-    let pool = Zsmalloc::new(pages.clone()).unwrap();
+    let pool = Zsmalloc::with_config(pages.clone(), config()).unwrap();
     pages.limit_pages(0);
     for len in [10, 1000, 3000, 4096].repeat(3) {
         assert!(pool.malloc_from(&vec![1; len]).is_err());
@@ -307,6 +312,7 @@ impl Crowd {
         let mut rng = Rng::new(seed);
         let len = [2044, 1000, 600, 3000, 40][rng.below(5)];
         let chain = [16, 16, 1 + rng.below(16)][rng.below(3)];
+        let chain = if cfg!(miri) { 1 } else { chain };
         let config = Config::new().chain(chain).refine(false);
         let pool = Zsmalloc::with_config(provider, config).unwrap();
         let count = if cfg!(miri) { 24 } else { 96 + rng.below(200) };
@@ -352,6 +358,7 @@ fn providers() -> Vec<Arc<dyn PageProvider>> {
 
 /// Five objects of three zspages, four of them read: the fifth went to and fro.
 #[test]
+#[cfg_attr(miri, ignore = "long zspages; the seeds of the next test are there for Miri")]
 fn compaction_ends_while_four_guards_are_open() {
     for provider in providers() {
         let pool = Zsmalloc::new(provider).unwrap();

@@ -53,7 +53,7 @@ fn worst(store: &Zswap) -> u64 {
     };
     let costs = (0..POOLED).map(|n| {
         let before = visited();
-        store.store(at(1 << 40 | n * 1000), &page).unwrap();
+        store.store(at((1 << 40) + n * 1000), &page).unwrap();
         visited() - before
     });
     costs.max().unwrap()

@@ -133,7 +133,8 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     let second = store.recompress("trim1", 99, true).unwrap();
     // From there on and around: all but the one that was loaded since.
     assert_eq!((second.moved, second.not_smaller, calls.load(SeqCst)), (10, 5, 19));
-    assert!(first.bytes_saved + second.bytes_saved >= 14 * PAGE_SIZE * 3 / 4);
+    // zbud's pages hold two objects: a quarter of a page takes a half.
+    assert_eq!(first.bytes_saved + second.bytes_saved, 14 * PAGE_SIZE / 2);
     let stats = store.stats();
     assert_eq!((stats.pools[0].objects, stats.pools[1].objects), (6, 14));
     assert_eq!(stats.stored_incompressible_pages, 6);

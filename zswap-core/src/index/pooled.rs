@@ -72,6 +72,7 @@ impl Inner {
 
     /// Under the structure lock.
     pub(super) fn mark(&self, digit: usize) {
+        // Release pairs with the Acquire of `is_marked`.
         self.pooled.fetch_or(Self::bit(digit), Ordering::Release);
     }
 
@@ -111,6 +112,7 @@ impl Index {
                 Target::None => return false,
                 Target::Leaf(_) | Target::Lone(_) => {
                     let Some((inner, header)) = above else { return true };
+                    // Relaxed: comes after the Acquire of `is_marked`, see the head of the file.
                     return inner.is_marked(header.digit(key))
                         && Ref(slot.load(Ordering::Relaxed)) == at;
                 }

@@ -422,7 +422,6 @@ fn keys_of_a_leaf_need_no_heap_and_are_not_more_than_a_leafs() {
     }
     assert_eq!((keys.len(), keys[3]), (LEAF_WORDS, 3));
     assert!(std::panic::catch_unwind(move || keys.push(0)).is_err());
-    let mut keys = keys;
     keys.clear();
     assert!(keys.is_empty());
 }
