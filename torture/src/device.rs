@@ -140,7 +140,7 @@ impl TortureDevice {
 
     /// Whether all slots can have been taken at a moment at or after a stamp.
     pub fn was_full_since(&self, stamp: u64) -> bool {
-        // In this order: a discard is stamped before it is no longer counted here.
+        // In this order: a discard counts here until it is stamped.
         self.written.load(Ordering::SeqCst) >= self.full_from
             || self.discarding.load(Ordering::SeqCst) > 0
             || self.full.load(Ordering::SeqCst) >= stamp

@@ -1,15 +1,77 @@
-//! A child process that drops its copy of the store, while the parent's threads go on.
+//! A child process that calls and drops its copy of the store, while the parent's threads go on.
 //!
 //! The child has the forking thread only. Whatever lock another thread held is held for ever there, so
-//! a drop that takes one hangs: the child must be gone within [`PATIENCE`].
+//! a call or a drop that takes one hangs: the child must be gone within [`PATIENCE`]. Every call must be
+//! the error that says so, or answer as an empty store does; and a store that the child builds works.
 
 use std::time::Duration;
+
+use zswap_core::{
+    BatchError, BuildError, LoadError, PAGE_SIZE, RehomeError, StoreError, WritebackError, Zswap,
+    ZswapStats,
+};
 
 use crate::round::Round;
 
 /// How long the child may take. Dropping is a matter of microseconds; what is left is for a machine
 /// that is busy with something else.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked of a store in the child, and whether it answered as it has to there.
+type Asked = (&'static str, fn(&Round<'_>, &mut [[u8; PAGE_SIZE]; 1]) -> bool);
+
+const ASKED: [Asked; 17] = [
+    ("store", |round, [page]| {
+        let entry = round.entry(0);
+        matches!(round.store.store(entry, page), Err(StoreError::Forked { .. }))
+    }),
+    ("try_replace", |round, [page]| {
+        let entry = round.entry(0);
+        matches!(round.store.try_replace(entry, page), Err(StoreError::Forked { .. }))
+    }),
+    ("load", |round, [page]| {
+        matches!(round.store.load(round.entry(0), page), Err(LoadError::Forked { .. }))
+    }),
+    ("take", |round, [page]| {
+        matches!(round.store.take(round.entry(0), page), Err(LoadError::Forked { .. }))
+    }),
+    ("store_batch", |round, [page]| {
+        let batch = [(round.entry(0), &*page)];
+        round.store.store_batch(&batch) == Err(BatchError::Forked)
+    }),
+    ("load_batch", |round, pages| {
+        round.store.load_batch(&[round.entry(0)], pages) == Err(BatchError::Forked)
+    }),
+    ("shrink", |round, _| round.store.shrink(1) == Err(WritebackError::Forked)),
+    ("migrate_pools", |round, _| round.store.migrate_pools(1) == Err(RehomeError::Forked)),
+    ("recompress", |round, _| round.store.recompress("zstd", 1, false) == Err(RehomeError::Forked)),
+    ("set_compressor", |round, _| round.store.set_compressor("zstd") == Err(BuildError::Forked)),
+    ("set_zpool", |round, _| round.store.set_zpool("zbud") == Err(BuildError::Forked)),
+    ("set_max_pool_bytes", |round, _| {
+        round.store.set_max_pool_bytes(None) == Err(BuildError::Forked)
+    }),
+    ("set_max_bytes", |round, _| round.store.set_max_bytes(None) == Err(BuildError::Forked)),
+    ("compact", |round, _| {
+        matches!(round.store.compact(), Err(zpool_api::ZpoolError::Forked { .. }))
+    }),
+    ("a question", |round, _| {
+        let (store, entry) = (&round.store, round.entry(0));
+        !store.contains(entry)
+            && !store.invalidate(entry)
+            && store.invalidate_area(0) + store.len() + store.trim() == 0
+            && store.entries().next().is_none()
+            && store.stats() == ZswapStats::default()
+    }),
+    ("a thread of the store's own", |round, _| {
+        let policy = zswap_core::ShrinkerPolicy::default();
+        matches!(round.store.shrink_in_background(policy), Err(WritebackError::Forked))
+    }),
+    ("a store of the child's own", |round, [page]| {
+        let Ok(store) = Zswap::builder().build() else { return false };
+        let (entry, stored) = (round.entry(0), [7; PAGE_SIZE]);
+        store.store(entry, &stored).is_ok() && store.load(entry, page).is_ok() && *page == stored
+    }),
+];
 
 /// Forks; the child drops store and background threads, and ends.
 ///
@@ -27,8 +89,8 @@ pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
 #[cfg(target_os = "linux")]
 pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     use std::time::Instant;
-    // SAFETY: the child calls nothing but drops and `_exit`. glibc makes its allocator usable in the
-    // child of a process with threads.
+    // SAFETY: the child calls nothing but the store, drops and `_exit`. glibc makes its allocator usable
+    // in the child of a process with threads.
     let child = unsafe { libc::fork() };
     if child < 0 {
         return Err(format!("no child: {}", std::io::Error::last_os_error()));
@@ -67,12 +129,17 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 const PANICKED: i32 = 3;
+/// The first of the codes that say which of [`ASKED`] was answered otherwise.
+#[cfg(target_os = "linux")]
+const ANSWERED: i32 = 10;
 
 #[cfg(target_os = "linux")]
-fn said(code: i32) -> &'static str {
-    match code {
-        PANICKED => "dropping panicked",
-        _ => "no code of this program's",
+fn said(code: i32) -> String {
+    let asked = code.checked_sub(ANSWERED).and_then(|at| ASKED.get(usize::try_from(at).ok()?));
+    match (code, asked) {
+        (PANICKED, _) => "a call or a drop panicked".to_owned(),
+        (_, Some((asked, _))) => format!("{asked} gave another answer than it has to in a child"),
+        _ => "no code of this program's".to_owned(),
     }
 }
 
@@ -80,7 +147,9 @@ fn said(code: i32) -> &'static str {
 fn in_child(round: &Round<'_>) -> ! {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
-    let dropped = catch_unwind(AssertUnwindSafe(|| {
+    let code = catch_unwind(AssertUnwindSafe(|| {
+        let mut page = Box::new([[0; PAGE_SIZE]; 1]);
+        let wrong = ASKED.iter().position(|(_, asks)| !asks(round, &mut page));
         if let Ok(mut background) = round.background.try_lock() {
             background.clear();
         }
@@ -88,8 +157,9 @@ fn in_child(round: &Round<'_>) -> ! {
         // SAFETY: this thread is the only one of this process and uses the store no more; no other
         // owner of the `Arc` ever runs here again.
         unsafe { std::ptr::drop_in_place(store) };
+        wrong.map_or(0, |at| ANSWERED + at as i32)
     }));
-    let code = if dropped.is_ok() { 0 } else { PANICKED };
+    let code = code.unwrap_or(PANICKED);
     // SAFETY: ends the process without running anything more of it.
     unsafe { libc::_exit(code) }
 }

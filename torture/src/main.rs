@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use zswap_torture::action::Action;
 use zswap_torture::round::{IDLE, Run};
-use zswap_torture::run::{Options, PATIENCE, run};
+use zswap_torture::run::{Options, PATIENCE, Report, run};
 
 /// Every backend, codec, limit, fault and switch of the page store at random, against a model.
 #[derive(Debug, Parser)]
@@ -43,6 +43,9 @@ struct Cli {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    /// Succeed only if something is found: for a store that was broken on purpose.
+    #[arg(long)]
+    must_find: bool,
 }
 
 fn action(name: &str) -> Result<Action, String> {
@@ -68,14 +71,15 @@ fn main() -> ExitCode {
         skip: cli.skip,
     };
     eprintln!("torture: seed {seed}, {} threads, {} s", options.threads, cli.seconds);
-    match run(&options, watch) {
+    let must_find = cli.must_find;
+    match run(&options, |run| watch(run, must_find)) {
         Ok(report) if cli.json => {
             println!("{:#}", report.to_json(seed));
-            exit_code(report.is_good())
+            exit_code(&report, must_find)
         }
         Ok(report) => {
             print!("{}", report.to_text(seed));
-            exit_code(report.is_good())
+            exit_code(&report, must_find)
         }
         Err(error) => {
             eprintln!("torture: {error}");
@@ -84,12 +88,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn exit_code(good: bool) -> ExitCode {
+fn exit_code(report: &Report, must_find: bool) -> ExitCode {
+    let good = if must_find { report.finding.is_some() } else { report.is_good() };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Aborts a run in which a thread does not come back from what it does.
-fn watch(run: &Arc<Run>) {
+/// Aborts a run in which a thread does not come back from what it does; ends it if that is wanted.
+#[expect(
+    clippy::exit,
+    reason = "a thread that hangs cannot be joined, so nothing ends but the process"
+)]
+fn watch(run: &Arc<Run>, must_find: bool) {
     let run = Arc::downgrade(run);
     std::thread::spawn(move || {
         let mut last: Vec<(u64, Instant)> = Vec::new();
@@ -104,6 +113,9 @@ fn watch(run: &Arc<Run>) {
             if last.iter().any(|(_, since)| since.elapsed() > PATIENCE) {
                 eprintln!("torture: FOUND: a thread is at the same call for {PATIENCE:?}");
                 eprintln!("{}", run.what_threads_do());
+                if must_find {
+                    std::process::exit(0);
+                }
                 std::process::abort();
             }
             drop(run);

@@ -1,11 +1,17 @@
 //! Every backend, codec, limit, fault and switch of the store at random, against a model: a minute in
-//! CI, hours by hand.
+//! CI, hours by hand. With `--breaks`, whether it finds what it is for: each patch of `torture/breaks`
+//! takes one mend out of a copy of the last commit.
+
+use std::path::{Path, PathBuf};
 
 use crate::cmd::Cmd;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What `ci` gives it.
 const CI_SECONDS: u64 = 60;
+
+/// The patches.
+const BREAKS: &str = "torture/breaks";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -18,6 +24,9 @@ pub(crate) struct Args {
     /// What everything random is made of. Default: the time.
     #[arg(long)]
     seed: Option<u64>,
+    /// Break the last commit in each of the ways in torture/breaks, and fail unless each is found.
+    #[arg(long)]
+    breaks: bool,
     /// More options of `zswap-torture`, after `--`: see its `--help`.
     #[arg(last = true)]
     rest: Vec<String>,
@@ -25,16 +34,83 @@ pub(crate) struct Args {
 
 impl Default for Args {
     fn default() -> Self {
-        Self { seconds: CI_SECONDS, threads: 4, seed: None, rest: Vec::new() }
+        Self { seconds: CI_SECONDS, threads: 4, seed: None, breaks: false, rest: Vec::new() }
+    }
+}
+
+impl Args {
+    fn pass_to(&self, program: Cmd) -> Cmd {
+        let mut torture = program
+            .args(["--seconds", &self.seconds.to_string()])
+            .args(["--threads", &self.threads.to_string()]);
+        if let Some(seed) = self.seed {
+            torture = torture.args(["--seed", &seed.to_string()]);
+        }
+        torture.args(self.rest.iter().map(String::as_str))
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut torture = Cmd::line("cargo run --release -p zswap-torture --")
-        .args(["--seconds", &args.seconds.to_string()])
-        .args(["--threads", &args.threads.to_string()]);
-    if let Some(seed) = args.seed {
-        torture = torture.args(["--seed", &seed.to_string()]);
+    if args.breaks {
+        return find_breaks(args);
     }
-    torture.args(args.rest.iter().map(String::as_str)).run()
+    args.pass_to(Cmd::line("cargo run --release -p zswap-torture --")).run()
+}
+
+/// A copy of the last commit, removed at the end.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn make(at: PathBuf) -> Result<Self> {
+        let made = Cmd::line("git worktree add --force --detach").arg(shown(&at)).arg("HEAD");
+        made.run()?;
+        Ok(Copy(at))
+    }
+
+    fn git(&self) -> Cmd {
+        Cmd::new("git").arg("-C").arg(shown(&self.0))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = Cmd::line("git worktree remove --force").arg(shown(&self.0)).run();
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn find_breaks(args: &Args) -> Result<()> {
+    let breaks = std::path::absolute(BREAKS).map_err(|e| unreadable(Path::new(BREAKS), e))?;
+    let target = std::path::absolute("target/torture-breaks");
+    let target = target.map_err(|e| unreadable(Path::new("target"), e))?;
+    let mut patches = Vec::new();
+    for entry in std::fs::read_dir(&breaks).map_err(|e| unreadable(&breaks, e))? {
+        patches.push(entry.map_err(|e| unreadable(&breaks, e))?.path());
+    }
+    patches.sort();
+    if patches.is_empty() {
+        return Err(Error::NothingRan { krate: "zswap-torture".to_owned(), what: "break" });
+    }
+    let copy = Copy::make(target.join("copy"))?;
+    for patch in &patches {
+        copy.git().args(["checkout", "--quiet", "."]).run()?;
+        copy.git().arg("apply").arg(shown(patch)).run()?;
+        let manifest = shown(&copy.0.join("Cargo.toml"));
+        let run = Cmd::line("cargo run --release -p zswap-torture --manifest-path").arg(manifest);
+        // Many builds of short use.
+        let run = run
+            .env("CARGO_TARGET_DIR", shown(&target))
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        args.pass_to(run.args(["--", "--must-find"])).run()?;
+    }
+    println!("each of {} breaks was found", patches.len());
+    Ok(())
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    Error::Read { path: path.to_owned(), source }
 }
