@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use compressors::{Compressor, CompressorError, StatelessDecompress, guard};
+use compressors::{Compressor, CompressorError, StatelessDecompress};
 use zpool_api::{
     BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PageProvider, PoolTag, Zpool,
     ZpoolError, ZpoolStats, prefetch,
@@ -13,7 +13,7 @@ use zpool_api::{
 
 use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
 use crate::batch::Spares;
-use crate::contained::{Contained, contain};
+use crate::contained::{Contained, Panicked, contain};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
 
@@ -344,9 +344,11 @@ impl Pool {
             return Ok(());
         }
         prefetch::read_soon(object);
-        let done = match self.stateless() {
-            Some(codec) => guard::decompress_stateless(codec, object, page),
-            None => self.hold()?.decompress(object, page),
+        let stateless = contain(|| Some(self.compressor.stateless()?.decompress(object, page)));
+        let done = match stateless {
+            Ok(Some(done)) => done,
+            Ok(None) => self.hold()?.decompress(object, page),
+            Err(Panicked) => Err(CompressorError::Panicked { operation: "decompress" }),
         };
         done.map_err(Fault::Codec)
     }
