@@ -68,7 +68,7 @@ fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     let mut rng = Rng::new(thread);
     let mut back = Box::new([0; PAGE_SIZE]);
     while !stop.load(SeqCst) {
-        let offset = thread << 20 | rng.next() % PAGES;
+        let offset = (thread << 20) | (rng.next() % PAGES);
         let seed = rng.next() % 1_000_000;
         match rng.below(12) {
             0..4 => {
@@ -177,7 +177,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
         },
         // Handles are dropped as their owner would.
         &mut || {
-            // SAFETY, here and below: the child's only owner, which does not use it again.
+            // SAFETY: the child's only owner, which does not use it again.
             drop(unsafe { core::ptr::read(&raw const world.shrinker) });
             true
         },

@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "an allocator; a failure in a test's helper is the test's own message"
 )]
 
@@ -493,9 +494,11 @@ fn no_call_over_zbud_aborts() {
     codecs_with("no_call_over_zbud_aborts", "zbud");
 }
 
+type Builds = (&'static str, fn(&Rig));
+
 /// What ends the process when the first allocation after it is refused: all of it builds something. The
 /// same list is in docs/architecture.md.
-const ENDS_THE_PROCESS: &[(&str, fn(&Rig))] = &[
+const ENDS_THE_PROCESS: &[Builds] = &[
     ("`ZswapBuilder::build`", |_| drop(Zswap::builder().build())),
     ("`Zswap::set_zpool`", |rig| drop(rig.store.set_zpool("zbud"))),
     ("`Zswap::set_compressor`", |rig| drop(rig.store.set_compressor("null"))),
