@@ -75,6 +75,9 @@ impl<'p> ObjRead<'p> {
     /// A guard over bytes that are shared by counting: the safe way for a backend that keeps each
     /// object in memory of its own. The first `len` bytes of `owner` are shown, or all it has if
     /// they are fewer.
+    ///
+    /// The owner's share is dropped with the guard, so what [`ObjPin::unpin`] must not do its destructor
+    /// must not do either.
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Self {
         let (bytes, len) = {
             // One call only: a strange `AsRef` may give other bytes next time. What it gave is

@@ -60,6 +60,8 @@ macro_rules! __conformance_list {
                 guards_end_on_another_thread,
                 /// A guard held across a wait stops nobody, and nobody stops it.
                 guards_are_held_across_a_wait,
+                /// Reads begin and end under a lock of the caller's, and call no page provider.
+                reads_begin_and_end_under_a_callers_lock,
                 /// A forgotten read guard costs its own object, no more.
                 forgotten_guard_costs_its_object_only,
                 /// An owned guard keeps its pool alive, and the pool goes with it.

@@ -8,6 +8,7 @@ use super::content::Mark;
 use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, together};
 use super::model::{Model, any_size, fill};
 use super::pick;
+use crate::lockdep::{self, Rank};
 use crate::read::obj_read_owned;
 use crate::sync::test_rng::Rng;
 use crate::{Evicted, Handle, ObjRead, ZpoolError};
@@ -263,6 +264,46 @@ pub(super) fn guards_are_held_across_a_wait(rig: &Rig<'_>) {
         holder.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
     });
     fixture.free(held_handles[2]);
+    model.close(fixture);
+}
+
+pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
+    let fixture = rig.fixture();
+    let mut model = Model::new(37);
+    let max = fixture.max();
+    for size in [max, max / 2, max / 3, 1] {
+        let objects: Vec<_> =
+            (0..pick(24, 4)).map(|_| model.store(&fixture, size.max(1))).collect();
+        let guards: Vec<_> = objects.iter().map(|(h, m)| fixture.read(*h, *m)).collect();
+        // All but the first are freed: their guards are the last that keeps them.
+        for (handle, _) in &objects[1..] {
+            model.remove_handle(*handle);
+            fixture.free(*handle);
+        }
+        let before = (fixture.pages.calls(), fixture.pages.pages_out());
+        {
+            // Debug builds panic if the pool takes a lock that does not rank further in, or if it or
+            // its provider declares a call that may block.
+            let _entry = lockdep::acquire(Rank::Entry);
+            let (live, mark) = objects[0];
+            fixture.check(live, mark);
+            for (n, guard) in guards.into_iter().enumerate() {
+                assert_invalid(objects[1].0, fixture.pool.obj_read_begin(objects[1].0));
+                objects[n].1.check(&guard);
+                drop(guard);
+            }
+            for (stale, _) in &objects[1..] {
+                assert_invalid(*stale, fixture.pool.obj_read_begin(*stale));
+            }
+        }
+        let after = (fixture.pages.calls(), fixture.pages.pages_out());
+        assert_eq!(after, before, "page requests, and pages out, after reads ended (left)");
+        assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
+        // What they left goes with the next call that may block.
+        fixture.free(objects[0].0);
+        model.remove_handle(objects[0].0);
+        fixture.assert_empty();
+    }
     model.close(fixture);
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use zpool_api::conformance::{self, CHECKS, Check, Subject};
+use zpool_api::lockdep::{self, Rank};
 use zpool_api::{
     BackendBits, Evict, Evicted, Handle, HeapPages, Migration, ObjPin, ObjRead, ObjSink, ObjWrite,
     OwnedRun, PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
@@ -53,6 +54,7 @@ enum Fault {
     ParkedForever,
     ParkedIsNotCounted,
     ReadIsRefusedNowAndThen,
+    ReaderGivesPagesBack,
     ReadShowsLaterBytes,
     ReclaimCountsOffers,
     ReclaimDoesNotCount,
@@ -74,6 +76,12 @@ enum Fault {
     ShortageIsMisnamed,
     ShortageLeaks,
     StaleNamesTheLatest,
+    #[cfg_attr(
+        not(debug_assertions),
+        expect(dead_code, reason = "lock order is checked in debug builds")
+    )]
+    StaleReadTakesALock,
+    StaleReadTakesAPage,
     TagIsAnothers,
     TooLargeIsMisnamed,
     TrimMiscounts,
@@ -126,6 +134,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
             ReadIsRefusedNowAndThen,
             &["readers_race_free_and_reuse", "concurrent_mix_follows_the_models"],
         ),
+        (ReaderGivesPagesBack, &["reads_begin_and_end_under_a_callers_lock"]),
         (ReadShowsLaterBytes, &["free_under_a_live_reader", "random_mix_follows_the_model"]),
         (ReclaimCountsOffers, &["reclaim_that_is_refused_changes_nothing"]),
         (ReclaimDoesNotCount, &["reclaim_frees_what_is_given_up"]),
@@ -155,6 +164,10 @@ const FOUND_BY: &[(Fault, &[&str])] = {
         (ShortageIsMisnamed, &["out_of_memory_at_every_step", "full_pool_recovers"]),
         (ShortageLeaks, &["out_of_memory_at_every_step"]),
         (StaleNamesTheLatest, &["freed_handle_is_invalid", "readers_race_free_and_reuse"]),
+        // Lock order is checked in debug builds.
+        #[cfg(debug_assertions)]
+        (StaleReadTakesALock, &["reads_begin_and_end_under_a_callers_lock"]),
+        (StaleReadTakesAPage, &["reads_begin_and_end_under_a_callers_lock"]),
         (TagIsAnothers, &["round_trip_every_size"]),
         (TooLargeIsMisnamed, &["sizes_out_of_range_are_refused"]),
         (TrimMiscounts, &["trim_leaves_objects_alone"]),
@@ -519,10 +532,24 @@ impl Zpool for Broken {
                 let latest = self.state(|state| state.latest);
                 return self.inner.obj_read_begin(latest.unwrap_or(handle));
             }
+            Err(_) if self.is(Fault::StaleReadTakesALock) => {
+                // A lock that ranks where the caller's does.
+                drop(lockdep::acquire(Rank::Entry));
+                return Err(ZpoolError::invalid(handle));
+            }
+            Err(_) if self.is(Fault::StaleReadTakesAPage) => {
+                drop(OwnedRun::alloc(self.pages.clone(), 1));
+                return Err(ZpoolError::invalid(handle));
+            }
             result => result.map_err(|_| ZpoolError::invalid(handle))?,
         };
         let mut bytes = match self.fault {
             Fault::LengthIsOffByOne | Fault::NeighbourOverwrites => object.to_vec(),
+            Fault::ReaderGivesPagesBack => {
+                let mut page = OwnedRun::alloc(self.pages.clone(), 1)?;
+                page[..object.len()].copy_from_slice(&object);
+                return Ok(ObjRead::from_owner(Arc::new(page), object.len()));
+            }
             Fault::FewReaders
             | Fault::FreeFailsWhileRead
             | Fault::GuardBelongsToItsThread

@@ -2,8 +2,9 @@
 //!
 //! Handles are counted up and never given twice, so a freed one stays invalid and the map's order
 //! is the objects' age. A reader shares its object's page by counting; the page goes back to the
-//! provider with whoever is last, the map or a reader. Pages are allocated and given back outside
-//! of the lock.
+//! provider with whoever is last, the map or a reader, but not from a reader's drop, which may be
+//! under a lock: it leaves its share to the next call that may block. Pages are allocated and given
+//! back outside of the lock.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,28 @@ pub(crate) struct OnePage {
     tag: PoolTag,
     pages: Arc<dyn PageProvider>,
     state: Mutex<State>,
+    left: Left,
+}
+
+/// Shares in pages that readers left.
+type Left = Arc<Mutex<Vec<Arc<OwnedRun>>>>;
+
+/// A reader's share in a page.
+struct Reader {
+    page: Arc<OwnedRun>,
+    left: Left,
+}
+
+impl AsRef<[u8]> for Reader {
+    fn as_ref(&self) -> &[u8] {
+        &self.page
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).push(self.page.clone());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,15 +65,22 @@ struct Object {
 
 impl OnePage {
     pub(crate) fn new(pages: Arc<dyn PageProvider>) -> Self {
-        OnePage { tag: PoolTag::next(), pages, state: Mutex::default() }
+        OnePage { tag: PoolTag::next(), pages, state: Mutex::default(), left: Left::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives up what readers left.
+    fn sweep(&self) {
+        let left = core::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(left);
+    }
+
     /// Takes an object out of the map, with its page.
     fn take(&self, handle: Handle) -> Result<Arc<OwnedRun>, ZpoolError> {
+        self.sweep();
         let mut state = self.state();
         let object = state.objects.remove(&handle).ok_or(ZpoolError::invalid(handle))?;
         state.object_bytes -= object.len;
@@ -73,6 +103,7 @@ impl OnePage {
 
 impl ObjSink for OnePage {
     fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        self.sweep();
         let mut page = OwnedRun::alloc(self.pages.clone(), 1)?;
         page[..bytes.len()].copy_from_slice(bytes);
         let object = Object { page: Arc::new(page), len: bytes.len() };
@@ -113,7 +144,8 @@ impl Zpool for OnePage {
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
         let state = self.state();
         let object = state.objects.get(&handle).ok_or(ZpoolError::invalid(handle))?;
-        Ok(ObjRead::from_owner(object.page.clone(), object.len))
+        let reader = Reader { page: object.page.clone(), left: self.left.clone() };
+        Ok(ObjRead::from_owner(Arc::new(reader), object.len))
     }
 
     fn total_pages(&self) -> usize {
@@ -143,6 +175,7 @@ impl Zpool for OnePage {
     }
 
     fn stats(&self) -> ZpoolStats {
+        self.sweep();
         let mut state = self.state();
         state.parked.retain(|page| page.strong_count() > 0);
         let mut stats = ZpoolStats::default();
@@ -160,6 +193,7 @@ impl Zpool for OnePage {
     }
 
     fn trim(&self) -> usize {
+        self.sweep();
         self.pages.trim()
     }
 }
