@@ -16,9 +16,9 @@
 
 use core::ptr::NonNull;
 
-use crate::source::in_destructor;
 use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use zpool_api::unwind::in_destructor;
 
 /// No object.
 const NONE: u64 = 0;

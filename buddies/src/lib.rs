@@ -54,7 +54,7 @@ mod loom_tests;
 pub use left::{Leaves, Left};
 pub use reclaim::{Reclaim, reclaim};
 pub use shelves::{Shelf, Shelves};
-pub use source::{FreshPage, PageSource, in_destructor};
+pub use source::{FreshPage, PageSource};
 pub use word::{Freed, ObjWord, PinError, READER_LIMIT, State, Word};
 
 /// Chunks a page is divided into; a chunk is a page's 64th part.

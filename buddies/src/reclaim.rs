@@ -10,9 +10,8 @@
 //! read.
 
 use zpool_api::lockdep::might_sleep;
+use zpool_api::unwind::in_destructor;
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
-
-use crate::source::in_destructor;
 
 /// A pool whose pages can be reclaimed.
 pub trait Reclaim {

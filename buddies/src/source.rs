@@ -8,7 +8,6 @@
 //! Locks: none. No lock may be held for [`PageSource::alloc`], [`PageSource::give_back`] and the drop of
 //! a [`FreshPage`], which call the provider.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 // Always std's: a number that orders nothing.
@@ -16,19 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zpool_api::fork::Maker;
 use zpool_api::lockdep::might_sleep;
+use zpool_api::unwind::in_destructor;
 use zpool_api::{PageBudget, PageProvider, PageRun, ZpoolError};
-
-/// Does what a destructor has to do. A panic under it goes on, unless the thread is unwinding already,
-/// where a second one would end the process: then it is dropped.
-pub fn in_destructor(work: impl FnOnce()) {
-    if !std::thread::panicking() {
-        return work();
-    }
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
-        // Its own destructor may panic, too.
-        std::mem::forget(payload);
-    }
-}
 
 /// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
 #[derive(Debug)]
@@ -210,22 +198,5 @@ mod tests {
             unsafe { source.give_back(base) };
         }
         assert_eq!((budget.used(), source.total_pages(), pages.pages_out()), (0, 0, 0));
-    }
-
-    #[test]
-    fn a_second_panic_of_a_destructor_ends_with_it() {
-        struct Bomb;
-        impl Drop for Bomb {
-            fn drop(&mut self) {
-                in_destructor(|| std::panic::resume_unwind(Box::new(Bomb)));
-            }
-        }
-        let caught = catch_unwind(|| {
-            let _bomb = Bomb;
-            std::panic::resume_unwind(Box::new(1));
-        });
-        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&1));
-        let caught = catch_unwind(|| in_destructor(|| std::panic::resume_unwind(Box::new(2))));
-        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&2), "not swallowed without need");
     }
 }

@@ -24,18 +24,18 @@
 //!   or reclaim holds it; without objects it leaves the lists. The last reference frees the page.
 
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::ptr::{NonNull, null_mut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use buddies::{
     CHUNKS, Freed, FreshPage, Leaves, Left, ObjWord, PageSource, PinError, READER_LIMIT, Reclaim,
-    State, Word, in_destructor,
+    State, Word,
 };
 use zpool_api::fork::Leaked;
 use zpool_api::lockdep::{self, Rank};
 use zpool_api::stable::{StableTable, TableError};
+use zpool_api::unwind::{drop_payload, in_destructor};
 use zpool_api::{
     Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag,
     SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
@@ -749,11 +749,14 @@ impl Drop for Core {
             let give_back = || unsafe { self.source.give_back(base) };
             // The other pages go back all the same.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
-                panicked = Some(ManuallyDrop::new(payload));
+                match panicked {
+                    None => panicked = Some(payload),
+                    Some(_) => drop_payload(payload),
+                }
             }
         }
         if let Some(payload) = panicked {
-            in_destructor(|| resume_unwind(ManuallyDrop::into_inner(payload)));
+            in_destructor(|| resume_unwind(payload));
         }
     }
 }

@@ -19,7 +19,6 @@
 //!   still OWNED; the next call that may block gives it up.
 
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::ptr::{NonNull, null_mut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -27,6 +26,7 @@ use std::sync::Arc;
 use zpool_api::fork::Leaked;
 use zpool_api::lockdep::{self, Rank};
 use zpool_api::stable::{StableTable, TableError};
+use zpool_api::unwind::{drop_payload, in_destructor};
 use zpool_api::{
     Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag,
     SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
@@ -34,7 +34,7 @@ use zpool_api::{
 
 use buddies::{
     CHUNKS, Freed, FreshPage, Leaves, Left, ObjWord, PageSource, PinError, READER_LIMIT, State,
-    Word, in_destructor,
+    Word,
 };
 
 use crate::pages::{Buddy, Detached, Pages, Slot};
@@ -560,11 +560,14 @@ impl Drop for Core {
             let give_back = || unsafe { self.source.give_back(base) };
             // The other pages go back all the same.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
-                panicked = Some(ManuallyDrop::new(payload));
+                match panicked {
+                    None => panicked = Some(payload),
+                    Some(_) => drop_payload(payload),
+                }
             }
         }
         if let Some(payload) = panicked {
-            in_destructor(|| resume_unwind(ManuallyDrop::into_inner(payload)));
+            in_destructor(|| resume_unwind(payload));
         }
     }
 }

@@ -98,6 +98,7 @@
 //! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
 //! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
+//! | [`unwind`] | panics of code that is called from a destructor |
 //! | `conformance` | with the feature of that name: the test suite that any backend can run |
 
 #![cfg_attr(
@@ -122,6 +123,7 @@ pub mod registry;
 pub mod stable;
 pub mod stats;
 pub mod sync;
+pub mod unwind;
 pub mod write;
 pub mod zpool;
 

@@ -36,6 +36,15 @@ fn free(pages: &dyn PageProvider, run: PageRun) {
     unsafe { pages.free_run(run) };
 }
 
+/// Ends the threads beside.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// The number of the first call that does not do what it should in a child, 0 if all do.
 fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -> u8 {
     let resident = run.resident();
@@ -92,6 +101,8 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                     }
                 });
             }
+            // Also if this fails: the threads are waited for.
+            let _stop = StopOnDrop(&stop);
             for round in 0..60 {
                 let said = in_child(|| {
                     // SAFETY: copies of the parent's, dropped once in this process, which ends then.
@@ -116,7 +127,6 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                 });
                 assert_eq!(said, Some(0), "round {round} over {pages:?}");
             }
-            stop.store(true, Relaxed);
         });
         free(&*pages, ManuallyDrop::into_inner(run));
         drop(ManuallyDrop::into_inner(owned));

@@ -36,6 +36,15 @@ pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
     libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
 }
 
+/// Ends the threads beside.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// The number of the first call that does not do what it should in a child, 0 if all do.
 fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     let backend = pool.name();
@@ -102,6 +111,8 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                     }
                 });
             }
+            // Also if this fails: the threads are waited for.
+            let _stop = StopOnDrop(&stop);
             for round in 0..40 {
                 let said = in_child(|| {
                     let refused = refused(&*pool, handle);
@@ -128,7 +139,6 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                 });
                 assert_eq!(said, Some(0), "round {round} over {pages:?}");
             }
-            stop.store(true, Relaxed);
         });
         // The parent's are as they were.
         assert!(read.iter().all(|byte| *byte == 1) && last.iter().all(|byte| *byte == 2));

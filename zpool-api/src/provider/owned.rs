@@ -3,12 +3,12 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{PageProvider, PageRun};
 use crate::PageError;
 use crate::fork::Leaked;
+use crate::unwind::in_destructor;
 
 /// A run of pages as a byte slice, given back to its provider on drop.
 ///
@@ -76,12 +76,7 @@ impl Drop for OwnedRun {
         let run = unsafe { ManuallyDrop::take(&mut self.run) };
         // SAFETY: from this provider; every borrow of its bytes ended with `self`.
         let give_back = || unsafe { self.pages.free_run(run) };
-        if !std::thread::panicking() {
-            give_back();
-        } else if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
-            // A second panic would end the process. Its own destructor may panic, too.
-            core::mem::forget(payload);
-        }
+        in_destructor(give_back);
     }
 }
 
