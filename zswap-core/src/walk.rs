@@ -1,7 +1,7 @@
 //! A walk over the entries that hold an object of a pool, as a clock's hand goes: it goes on where the
 //! last one ended, and around once at most.
 //!
-//! Entries without pool memory, patterns and pages on the device, are skipped leaf by leaf (`index.rs`),
+//! Entries without pool memory, patterns and pages on the device, are skipped leaf by leaf (`index/pooled.rs`),
 //! so what a walk costs follows from the pages in the pools. Several walks of one hand share the
 //! entries: whoever takes a leaf moves the hand behind it.
 
