@@ -109,7 +109,7 @@ mod tests {
         assert!(!path.exists());
         std::fs::write(&path, b"dear").unwrap();
         let refused = backing(&set, &pair, &path, 40 * PAGE_SIZE).unwrap_err().to_string();
-        assert!(refused.contains("not an empty file") && std::fs::read(&path).unwrap() == b"dear");
+        assert!(refused.contains("name an empty file") && std::fs::read(&path).unwrap() == b"dear");
         std::fs::remove_file(&path).unwrap();
     }
 }
