@@ -108,6 +108,11 @@ mod tests {
         assert!(!outcome.text.contains(" 0 of 100"), "{}", outcome.text);
         assert!(!path.exists());
         std::fs::write(&path, b"dear").unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let refused = backing(&set, &pair, &path, 40 * PAGE_SIZE).unwrap_err().to_string();
         assert!(refused.contains("name an empty file") && std::fs::read(&path).unwrap() == b"dear");
         std::fs::remove_file(&path).unwrap();
