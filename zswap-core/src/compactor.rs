@@ -99,8 +99,8 @@ pub struct CompactorReport {
     pub last_error: Option<ZpoolError>,
 }
 
-/// A thread that compacts a store's pools. Dropping it stops the thread after the run that it is at and
-/// waits for it. It does not keep the store.
+/// A thread that compacts a store's pools. Dropping it stops the thread after the step of a run that it is
+/// at, 256 objects moved at most, and waits for it. It does not keep the store.
 ///
 /// `Send` and `Sync`.
 pub struct BackgroundCompactor(Background<CompactorReport>);

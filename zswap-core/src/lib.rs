@@ -49,10 +49,11 @@
 //! kernel's figures).
 //!
 //! # Limits and writeback
-//! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) a store that is full refuses pages, or, with a
-//! [`swap_device`](ZswapBuilder::swap_device), writes those back that were not loaded for longest.
-//! [`Zswap::shrink`] does so by hand, [`Zswap::shrink_in_background`] on a thread before the limit is
-//! reached. Loads find them there.
+//! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) or [`max_bytes`](ZswapBuilder::max_bytes) a store
+//! that is full makes room: with a [`swap_device`](ZswapBuilder::swap_device) it writes back pages that
+//! were not loaded for longest, and it compacts. It refuses a page only if no memory can be freed for it,
+//! and says why ([`LimitReason`]). [`Zswap::shrink`] writes back by hand, [`Zswap::shrink_in_background`] on
+//! a thread before the limit is reached. Loads find the pages there.
 //!
 //! # Compaction
 //! Pages that are overwritten and dropped leave holes among the objects. [`Zswap::compact`] moves objects
@@ -63,9 +64,12 @@
 //! * Any thread may call anything at any time. Two entries never contend in the store itself.
 //! * `load` gives the page that the last finished `store` put there, byte for byte, or an error.
 //! * A failed `store` leaves the caller's page with the caller, says why, and keeps nothing of an
-//!   older page.
-//! * A codec or backend of your own that fails or panics leaves the store usable: no lock stays
-//!   held, no page is lost but the one at hand.
+//!   older page; [`Zswap::try_replace`] keeps the older page.
+//! * A store whose device accepts writes refuses no page.
+//! * A codec, backend or device of your own that fails or panics leaves the store usable: the call is an
+//!   error, no lock stays held, no page is lost but the one at hand.
+//! * No call on a built store aborts for want of memory. In a child after `fork` calls are errors, and
+//!   drops do nothing.
 //!
 //! # Files
 //!
@@ -77,9 +81,12 @@
 //! | `acomp_ctx.rs`, `cpu.rs` | codec context, mutex and buffer of a CPU |
 //! | `pool.rs` | page to object and back |
 //! | `pools.rs`, `pool_refs.rs` | the pools that are alive, and what keeps each |
-//! | `switch.rs`, `rehome.rs` | another backend or compressor; pages moved from pool to pool |
+//! | `switch.rs`, `rehome.rs`, `tried.rs` | another backend or compressor; pages moved from pool to pool, and which were tried in vain |
+//! | `walk.rs`, `relocate.rs` | a clock's hand over the entries; a copy that takes its page's place |
 //! | `device/`, `slots.rs` | where pages are written back to, and which of its slots are taken |
-//! | `writeback.rs`, `limits.rs`, `shrinker.rs` | what goes there, and when |
+//! | `writeback.rs`, `shrinker.rs` | what goes there, and when |
+//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; room at the limit; a device that failed |
+//! | `accounting.rs`, `contained.rs` | what a store takes; panics of the user's code |
 //! | `compactor.rs` | pages won back from the pools, by hand or on a thread |
 //! | `background.rs`, `thread_time.rs` | a thread that works on a store, and how long it did |
 //! | `batch.rs` | several pages at a time, compressed in parallel |

@@ -261,7 +261,7 @@ struct Report {
     ended: Option<Result<(), RehomeError>>,
 }
 
-/// A thread that migrates a store's pools. Dropping it stops the thread after the chunk that it is at
+/// A thread that migrates a store's pools. Dropping it stops the thread after the page that it is at
 /// and waits for it.
 ///
 /// `Send` and `Sync`.
