@@ -17,11 +17,14 @@ use std::time::Instant;
 use metrics::{Histogram, counter, gauge, histogram};
 
 use crate::Zswap;
+use crate::sync::Mutex;
 
-/// A store's name, and its histograms.
+/// A store's name, its histograms, and the pools whose gauges the recorder has.
 #[derive(Debug)]
 pub(crate) struct StoreMetrics {
     name: String,
+    /// Backend and compressor of each pool that was published last. A mutex held while the gauges are set.
+    published: Mutex<Vec<(String, String)>>,
     pub(crate) store: Histogram,
     pub(crate) load: Histogram,
 }
@@ -32,6 +35,7 @@ impl StoreMetrics {
         StoreMetrics {
             store: histogram!("zswap_store_seconds", "store" => name.clone()),
             load: histogram!("zswap_load_seconds", "store" => name.clone()),
+            published: Mutex::default(),
             name,
         }
     }
@@ -62,16 +66,26 @@ impl Drop for Timed<'_> {
 
 impl Zswap {
     /// Tells the store's figures to the recorder that is installed: call it as often as they are to be
-    /// seen. As cheap as [`Zswap::stats`], and takes no more locks. Does nothing for a store that was
-    /// built without [`metrics`](crate::ZswapBuilder::metrics).
+    /// seen. As cheap as [`Zswap::stats`]; allocates the labels. The gauges of a pool that is gone are set
+    /// to 0. Does nothing for a store that was built without [`metrics`](crate::ZswapBuilder::metrics).
     pub fn publish_metrics(&self) {
-        let Some(StoreMetrics { name, .. }) = &*self.metrics else { return };
+        let Some(StoreMetrics { name, published, .. }) = &*self.metrics else { return };
         let stats = self.stats();
         for (what, value) in stats.sizes() {
             gauge!(format!("zswap_{what}"), "store" => name.clone()).set(value as f64);
         }
         for (what, value) in stats.events() {
             counter!(format!("zswap_{what}"), "store" => name.clone()).absolute(value);
+        }
+        // A recorder keeps a gauge for ever: those of a pool that is gone are set to 0, once.
+        let mut published = published.lock();
+        let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
+        let before = core::mem::replace(&mut *published, now.collect());
+        for (zpool, compressor) in before.into_iter().filter(|pool| !published.contains(pool)) {
+            let labels = [("store", name.clone()), ("zpool", zpool), ("compressor", compressor)];
+            for gone in ["zswap_pool_objects", "zswap_pool_bytes", "zswap_pool_compressed_bytes"] {
+                gauge!(gone, &labels).set(0.0);
+            }
         }
         for pool in stats.pools {
             let labels =

@@ -124,7 +124,17 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         let stats = store.stats();
         assert_eq!(told["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
         // Sizes, events, three figures of each of two pools, two histograms.
-        assert_eq!(told.len(), 8 + 9 + 2 * 3 + 2, "{told:#?}");
+        assert_eq!(told.len(), 8 + 16 + 2 * 3 + 2, "{told:#?}");
+        // A pool that is gone shows nothing any more.
+        assert_eq!(store.migrate_pools(9).unwrap().left, 0);
+        store.publish_metrics();
+        let told = recorder.0.lock().unwrap().clone();
+        for figure in ["objects", "bytes", "compressed_bytes"] {
+            let of =
+                |codec| format!("zswap_pool_{figure} store=pages zpool=zbud compressor={codec}");
+            assert_eq!(told[&of("trim0")], 0.0, "{figure}");
+            assert!(told[&of("trim1")] > 0.0, "{figure}");
+        }
     });
 }
 
