@@ -1,7 +1,6 @@
 //! What a store takes in memory, and the limits on it.
 
 use crate::Zswap;
-use crate::builder;
 use crate::error::BuildError;
 use crate::slots::Slots;
 use crate::stats::{PoolStats, ZswapStats};
@@ -11,13 +10,11 @@ impl Zswap {
     /// leave as stores go on, [`Zswap::shrink`] and [`Zswap::compact`] have them leave at once.
     ///
     /// # Errors
-    /// [`BuildError::LimitTooSmall`] for less than a page, [`BuildError::Forked`]. Nothing has changed
-    /// then.
+    /// [`BuildError::Forked`]. Nothing has changed then.
     pub fn set_max_pool_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
         }
-        builder::check_max_pool(bytes)?;
         self.limits.set_max_pool(bytes);
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::metrics::StoreMetrics;
 use crate::slots::Slots;
 use crate::store::Settings;
 use crate::switch::{MakePages, Recipe};
-use crate::{PAGE_SIZE, Zswap, batch, builtin};
+use crate::{Zswap, batch, builtin};
 
 /// Builds a [`Zswap`]. Made by [`Zswap::builder`].
 ///
@@ -117,7 +117,8 @@ impl ZswapBuilder {
     /// there is a device, and compacts. It refuses a page only if no memory can be freed for it
     /// ([`StoreError::PoolLimit`](crate::StoreError::PoolLimit) says why). Room inside the pages is used
     /// at the limit, too. Threads whose pages are on the way may exceed it by some pages each, for a
-    /// moment. Pages that a pool keeps warm come on top; there are few. Default: no limit.
+    /// moment. Pages that a pool keeps warm come on top; there are few. With less than a page only patterns
+    /// are kept in memory, and what a device takes. Default: no limit.
     /// [`Zswap::set_max_pool_bytes`] changes it later.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
@@ -210,7 +211,6 @@ impl ZswapBuilder {
     }
 
     fn check(&self) -> Result<(), BuildError> {
-        check_max_pool(self.max_pool_bytes)?;
         let percent = self.accept_threshold_percent;
         if !(1..=100).contains(&percent) {
             return Err(BuildError::Contradiction(format!(
@@ -224,16 +224,6 @@ impl ZswapBuilder {
             ))),
             _ => Ok(()),
         }
-    }
-}
-
-/// Refuses a limit below which no page can be stored.
-pub(crate) fn check_max_pool(bytes: Option<usize>) -> Result<(), BuildError> {
-    match bytes {
-        Some(bytes) if bytes < PAGE_SIZE => {
-            Err(BuildError::LimitTooSmall { limit: "max_pool_bytes", bytes, needed: PAGE_SIZE })
-        }
-        _ => Ok(()),
     }
 }
 

@@ -207,7 +207,7 @@ pub enum BuildError {
     /// A limit that an empty store exceeds already.
     #[error("{limit} of {bytes} bytes is less than the {needed} that a store with one page takes")]
     LimitTooSmall {
-        /// The setting: `max_pool_bytes` or `max_bytes`.
+        /// The setting: `max_bytes`.
         limit: &'static str,
         /// The limit asked for, bytes.
         bytes: usize,

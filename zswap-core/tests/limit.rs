@@ -220,14 +220,32 @@ fn a_shrinker_that_begins_above_the_threshold_is_an_error_and_so_are_other_contr
     }
     let error = limited("zbud", 2 * MIB).max_bytes(MIB).build().unwrap_err();
     assert!(matches!(error, BuildError::Contradiction(_)), "{error}");
-    for bytes in [0, 1, PAGE_SIZE - 1] {
-        let error = limited("zbud", bytes).build().unwrap_err();
-        let limit = "max_pool_bytes";
-        assert_eq!(error, BuildError::LimitTooSmall { limit, bytes, needed: PAGE_SIZE });
-        assert!(store.set_max_pool_bytes(Some(bytes)).is_err());
-    }
     let error = Zswap::builder().max_bytes(1000).build().unwrap_err();
     assert!(matches!(error, BuildError::LimitTooSmall { limit: "max_bytes", .. }), "{error}");
+}
+
+/// Less than a page: nothing stays in memory but patterns, unless a device takes it.
+#[test]
+fn a_limit_of_less_than_a_page_is_kept_and_refuses_nothing_that_a_device_takes() {
+    for zpool in BACKENDS {
+        for limit in [0, 1, PAGE_SIZE - 1] {
+            let store = limited(zpool, limit).build().unwrap();
+            assert_eq!(store.store(at(1), &page(5)), refused(1, limit, LimitReason::NoDevice));
+            store.store(at(1), &[3; PAGE_SIZE]).unwrap();
+            drop(store);
+            let device = Arc::new(MemorySwapDevice::new(1000));
+            let store = limited(zpool, limit).swap_device(device).build().unwrap();
+            let mut back = Box::new([0; PAGE_SIZE]);
+            for n in 0..50 {
+                store.store(at(n), &page(n * 8 + 5)).unwrap();
+                assert!(pool_pages(&store) <= 16 + 512, "{zpool}");
+            }
+            for n in 0..50 {
+                store.load(at(n), &mut back).unwrap();
+                assert!(back == page(n * 8 + 5), "{zpool} {n}");
+            }
+        }
+    }
 }
 
 #[test]
