@@ -181,28 +181,26 @@ impl Zswap {
         why.map_or(Round::InFlight, Round::Nothing)
     }
 
-    /// Writes some pages back: how many, and why none.
+    /// Writes some pages back: how many, and why no more.
     fn write_back_for_room(&self) -> (usize, Option<LimitReason>) {
-        let mut written = 0;
-        while self.device_health.may_try() {
-            let done = self.write_back_some(PAGES - written, Unreadable::PassedBy, &|| false);
-            written += done.pages;
-            return (
-                written,
-                match done.error {
-                    // The next page may be luckier: `may_try` has the last word.
-                    Some(WritebackError::Device { .. }) if written == 0 => continue,
-                    Some(WritebackError::Device { .. }) => Some(LimitReason::DeviceFailed),
-                    Some(WritebackError::DeviceFull { .. }) => Some(LimitReason::DeviceFull),
-                    Some(_) => Some(LimitReason::NoDevice),
-                    None if done.unreadable > 0 => Some(LimitReason::Unreadable),
-                    None => None,
-                },
-            );
+        if self.slots().is_none() {
+            return (0, Some(LimitReason::NoDevice));
         }
-        let failed =
-            if self.slots().is_some() { LimitReason::DeviceFailed } else { LimitReason::NoDevice };
-        (written, Some(failed))
+        while self.device_health.may_try() {
+            let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
+            let why = match done.error {
+                // The next page may be luckier: `may_try` has the last word.
+                Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
+                Some(WritebackError::Device { .. }) => Some(LimitReason::DeviceFailed),
+                Some(WritebackError::DeviceFull { .. }) => Some(LimitReason::DeviceFull),
+                // Switched off meanwhile.
+                Some(_) => Some(LimitReason::NoDevice),
+                None if done.unreadable > 0 => Some(LimitReason::Unreadable),
+                None => None,
+            };
+            return (done.pages, why);
+        }
+        (0, Some(LimitReason::DeviceFailed))
     }
 
     /// Wins some pages in whatever pool has any to win. A short look is enough if memory was freed
