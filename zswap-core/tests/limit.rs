@@ -16,16 +16,15 @@ use std::thread;
 use std::time::Duration;
 
 use common::rig::{check, marked};
-use common::{at, eventually, page};
+use common::{at, backends, eventually, page};
 use compressors::{AcompEngine, Scomp};
 use zpool_api::sync::test_rng::Rng;
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice};
 use zswap_core::{
     BuildError, LimitReason, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,
-    WritebackError, Zswap,
+    WritebackError, Zswap, builtin,
 };
 
-const BACKENDS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
 const MIB: usize = 1 << 20;
 
 /// Longer than the longest pause before a device that failed is tried again.
@@ -47,7 +46,7 @@ fn pool_pages(store: &Zswap) -> usize {
 #[test]
 fn a_store_with_a_healthy_device_refuses_nothing_in_any_order() {
     let (keys, rounds) = if cfg!(miri) { (10, 40) } else { (1500, 12_000) };
-    for zpool in BACKENDS {
+    for zpool in &backends() {
         for limit in [PAGE_SIZE, 9 * PAGE_SIZE, MIB] {
             let device = Arc::new(MemorySwapDevice::new(1 << 20));
             let store = limited(zpool, limit).swap_device(device).build().unwrap();
@@ -89,7 +88,7 @@ fn a_store_with_a_healthy_device_refuses_nothing_in_any_order() {
 fn threads_and_batches_at_the_limit_are_refused_nothing() {
     let engine = Arc::new(AcompEngine::new(2, 16).unwrap());
     let (threads, rounds) = if cfg!(miri) { (2, 2) } else { (4, 60) };
-    for zpool in BACKENDS {
+    for zpool in &backends() {
         for acomp in [None, Some(engine.clone())] {
             let device = Arc::new(MemorySwapDevice::new(1 << 20));
             let builder = limited(zpool, 24 * PAGE_SIZE).swap_device(device);
@@ -130,7 +129,7 @@ fn threads_and_batches_at_the_limit_are_refused_nothing() {
 
 #[test]
 fn room_inside_the_pages_serves_at_the_limit() {
-    for zpool in BACKENDS {
+    for zpool in &backends() {
         let store = limited(zpool, MIB).build().unwrap();
         let full = (0..100_000).find(|n| store.store(at(*n), &page(n * 8 + 5)).is_err()).unwrap();
         (0..full).step_by(2).for_each(|n| assert!(store.invalidate(at(n))));
@@ -227,7 +226,7 @@ fn a_shrinker_that_begins_above_the_threshold_is_an_error_and_so_are_other_contr
 /// Less than a page: nothing stays in memory but patterns, unless a device takes it.
 #[test]
 fn a_limit_of_less_than_a_page_is_kept_and_refuses_nothing_that_a_device_takes() {
-    for zpool in BACKENDS {
+    for zpool in &backends() {
         for limit in [0, 1, PAGE_SIZE - 1] {
             let store = limited(zpool, limit).build().unwrap();
             assert_eq!(store.store(at(1), &page(5)), refused(1, limit, LimitReason::NoDevice));
@@ -252,7 +251,7 @@ fn a_limit_of_less_than_a_page_is_kept_and_refuses_nothing_that_a_device_takes()
 fn a_shrinker_and_a_device_that_recovers_leave_no_store_closed() {
     let memory = Arc::new(MemorySwapDevice::new(100_000));
     let device = Arc::new(FaultySwapDevice::new(memory));
-    let store = limited("zsmalloc", MIB).swap_device(device.clone());
+    let store = limited(builtin::DEFAULT_ZPOOL, MIB).swap_device(device.clone());
     let store = Arc::new(store.build().unwrap());
     let policy = ShrinkerPolicy::default().from_percent(95).pause(Duration::from_millis(1));
     let shrinker = store.shrink_in_background(policy).unwrap();
@@ -267,7 +266,7 @@ fn a_shrinker_and_a_device_that_recovers_leave_no_store_closed() {
 #[test]
 fn a_limit_may_be_changed_and_what_is_beyond_it_leaves() {
     let device = Arc::new(MemorySwapDevice::new(100_000));
-    let store = limited("zsmalloc", 4 * MIB).swap_device(device).build().unwrap();
+    let store = limited(builtin::DEFAULT_ZPOOL, 4 * MIB).swap_device(device).build().unwrap();
     (0..2000).for_each(|n| store.store(at(n), &page(n * 8 + 1)).unwrap());
     assert!(pool_pages(&store) > 600);
     store.set_max_pool_bytes(Some(MIB)).unwrap();
@@ -287,14 +286,16 @@ fn a_limit_may_be_changed_and_what_is_beyond_it_leaves() {
 /// More is beyond the new limit than one store writes back.
 #[test]
 fn a_limit_far_below_what_is_held_refuses_no_page_while_the_device_works() {
-    for zpool in BACKENDS {
+    for zpool in &backends() {
         let device = Arc::new(MemorySwapDevice::new(100_000));
         let store = limited(zpool, 64 * MIB).swap_device(device).build().unwrap();
         (0..8000).for_each(|n| store.store(at(n), &page(n * 8 + 7)).unwrap());
         let before = pool_pages(&store);
         assert!(before > 4000, "{zpool}: {before}");
         store.set_max_pool_bytes(Some(PAGE_SIZE)).unwrap();
-        store.recompress("zstd", 3, false).unwrap();
+        if cfg!(feature = "zstd") {
+            store.recompress("zstd", 3, false).unwrap();
+        }
         store.store(at(8000), &page(8000 * 8 + 7)).unwrap();
         assert!(pool_pages(&store) < before, "{zpool}: nothing was written back");
         store.try_replace(at(8000), &page(8001 * 8 + 7)).unwrap();
@@ -307,7 +308,7 @@ fn a_limit_far_below_what_is_held_refuses_no_page_while_the_device_works() {
 
 #[test]
 fn a_pool_that_was_emptied_counts_for_nothing() {
-    let store = limited("zsmalloc", MIB).build().unwrap();
+    let store = limited(builtin::DEFAULT_ZPOOL, MIB).build().unwrap();
     (0..100_000).find(|n| store.store(at(*n), &page(n * 8 + 5)).is_err()).unwrap();
     store.set_compressor("null").unwrap();
     assert!(store.store(at(1 << 30), &page(1)).is_err());

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use zpool_api::sync::test_rng::Rng;
-use zswap_core::{PAGE_SIZE, Page, SwapEntry};
+use zswap_core::{PAGE_SIZE, Page, SwapEntry, builtin};
 
 const TEXT: &[u8] = b"Pages that a program does not need right now are compressed, packed \
 densely and given back on demand. A page of one repeated word is kept as that word. A page that does \
@@ -50,6 +50,11 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
         }
     }
     page
+}
+
+/// Names of the backends that are switched on.
+pub(crate) fn backends() -> Vec<String> {
+    builtin::zpools().names().map(str::to_owned).collect()
 }
 
 /// The entry at `offset` of area 0.
