@@ -287,7 +287,9 @@ impl Pool {
         Ok(Stored { handle, len: bytes.len(), raw })
     }
 
-    /// An object is in the backend, and nothing is charged or the backend does not charge.
+    /// An object is in the backend, and nothing is charged or the backend does not charge. The object is
+    /// the caller's own and lives, so a backend that charges has charged its page by now, whatever
+    /// other threads free meanwhile.
     #[cold]
     fn look_whether_it_charges(&self) {
         // Relaxed, here and below: as in `malloc`.
