@@ -96,6 +96,7 @@
 //! | [`fork`] | a child after `fork` told apart from its parent |
 //! | [`registry`] | backends by name, third parties' too |
 //! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
+//! | [`zeroed`] | a table of atomics whose memory goes back to the system group by group |
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
 //! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
 //! | [`unwind`] | panics of code that is called from a destructor |
@@ -116,6 +117,8 @@ pub mod evict;
 pub mod fork;
 pub mod handle;
 pub mod lockdep;
+#[cfg(target_os = "linux")]
+mod mapping;
 pub mod prefetch;
 pub mod provider;
 pub mod read;
@@ -125,6 +128,7 @@ pub mod stats;
 pub mod sync;
 pub mod unwind;
 pub mod write;
+pub mod zeroed;
 pub mod zpool;
 
 #[cfg(feature = "conformance")]

@@ -100,8 +100,7 @@ impl Table {
 
     fn lock_in<'a>(&'a self, chunk: &'a Chunk, index: u64) -> Option<SlotGuard<'a>> {
         let at = (index % CHUNK) as usize;
-        // No word of a table is ever dead.
-        let guard = lock_word(chunk.words.get(at)?, &self.waiters).ok()?;
+        let guard = lock_word(chunk.words.get(at)?, &self.waiters);
         Some(SlotGuard { guard, accessed: chunk.accessed.get(at), made: self.made })
     }
 

@@ -109,6 +109,7 @@ mod accounting;
 mod acomp_ctx;
 mod background;
 mod batch;
+mod bitmap;
 mod builder;
 pub mod builtin;
 mod checksum;
@@ -163,10 +164,10 @@ pub mod parts {
     //! What another consumer of backends is made of, too: `zram` is one. Each part says what it is for.
 
     pub use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
-    pub use crate::lock::{Dead, Waiters, WordGuard, lock_word};
+    pub use crate::lock::{Waiters, WordGuard, lock_word};
     pub use crate::same_filled::{Patterns, fill, pattern};
     pub use crate::slots::{ReadSlot, Slots, TakenSlot};
-    pub use crate::word::{DEAD, LOCKED, WAITERS};
+    pub use crate::word::{LOCKED, WAITERS};
 }
 
 /// Bytes of a page as the store takes and gives it.

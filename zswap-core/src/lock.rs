@@ -19,7 +19,7 @@ use zpool_api::lockdep::{self, Rank};
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, MODEL, Mutex};
-use crate::word::{DEAD, LOCKED, WAITERS, Word};
+use crate::word::{LOCKED, WAITERS, Word};
 
 const STRIPES: usize = if MODEL { 1 } else { 16 };
 
@@ -52,14 +52,14 @@ impl Waiters {
         &self.stripes[(address >> 3) % STRIPES]
     }
 
-    /// Sleeps until the word was seen unlocked or dead.
+    /// Sleeps until the word was seen unlocked.
     fn sleep(&self, word: &AtomicU64) {
         let stripe = self.stripe(word);
         let mut guard = stripe.mutex.lock();
         loop {
             // Relaxed: the value is only compared; the lock itself is taken by an Acquire CAS.
             let now = word.load(Ordering::Relaxed);
-            if now & DEAD != 0 || now & LOCKED == 0 {
+            if now & LOCKED == 0 {
                 return;
             }
             // Relaxed: the bit is a message to the holder's swap, which reads it in any case if it
@@ -89,26 +89,37 @@ pub struct WordGuard<'a> {
     now: u64,
 }
 
-/// The word is not to be locked any more.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Dead;
-
 /// Locks a word by [`LOCKED`]. Sleeps while another thread holds it.
 #[inline]
-pub fn lock_word<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<WordGuard<'a>, Dead> {
+pub fn lock_word<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> WordGuard<'a> {
+    loop {
+        // Any word may be locked, so the first round is the last.
+        if let Some(guard) = lock_word_if(word, waiters, |_| true) {
+            return guard;
+        }
+    }
+}
+
+/// As [`lock_word`], unless the word, unlocked, is one that `may` does not let be locked.
+#[inline]
+fn lock_word_if<'a>(
+    word: &'a AtomicU64,
+    waiters: &'a Waiters,
+    may: impl Fn(u64) -> bool,
+) -> Option<WordGuard<'a>> {
     let backoff = Backoff::new();
     loop {
         // Relaxed: only compared by the CAS.
         let now = word.load(Ordering::Relaxed);
-        if now & DEAD != 0 {
-            return Err(Dead);
-        }
         if now & LOCKED == 0 {
+            if !may(now) {
+                return None;
+            }
             // Acquire pairs with the Release of the last holder's unlock: what it did under the
             // lock is seen. Relaxed on failure: try again.
             let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
             if word.compare_exchange_weak(now, now | LOCKED, won, failed).is_ok() {
-                return Ok(WordGuard { word, waiters, now });
+                return Some(WordGuard { word, waiters, now });
             }
             continue;
         }
@@ -154,11 +165,12 @@ pub(crate) struct EntryGuard<'a> {
     _held: lockdep::Held,
 }
 
-/// Locks an entry word. May sleep while another thread holds it, never for long.
+/// Locks an entry word; `None` if it is dead. May sleep while another thread holds it, never for long.
 #[inline]
-pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Result<EntryGuard<'a>, Dead> {
+pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Option<EntryGuard<'a>> {
     let held = lockdep::acquire(Rank::Entry);
-    Ok(EntryGuard { guard: lock_word(word, waiters)?, sum: None, _held: held })
+    let guard = lock_word_if(word, waiters, |now| !Word::from_raw(now).is_dead())?;
+    Some(EntryGuard { guard, sum: None, _held: held })
 }
 
 impl<'a> EntryGuard<'a> {
@@ -200,7 +212,7 @@ mod tests {
 
     #[test]
     fn excludes_and_wakes_sleepers() {
-        let shared = Arc::new((AtomicU64::new(0), Waiters::new()));
+        let shared = Arc::new((AtomicU64::new(Word::EMPTY.raw()), Waiters::new()));
         let (threads, rounds) = if cfg!(miri) { (3, 20) } else { (8, 20_000) };
         let workers: Vec<_> = (0..threads)
             .map(|_| {
@@ -231,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_sleeper_wakes_when_the_holder_is_slow() {
-        let shared = Arc::new((AtomicU64::new(0), Waiters::new()));
+        let shared = Arc::new((AtomicU64::new(Word::EMPTY.raw()), Waiters::new()));
         let held = lock(&shared.0, &shared.1).unwrap();
         let waiter = {
             let shared = shared.clone();
@@ -244,7 +256,7 @@ mod tests {
         }
         drop(held);
         waiter.join().unwrap();
-        assert_eq!(shared.0.load(Ordering::SeqCst), 0);
+        assert_eq!(shared.0.load(Ordering::SeqCst), Word::EMPTY.raw());
     }
 
     #[test]
@@ -259,7 +271,7 @@ mod tests {
     #[test]
     fn the_bits_of_the_lock_are_not_the_holders_to_change() {
         let (word, waiters) = (AtomicU64::new(5), Waiters::new());
-        let mut guard = lock_word(&word, &waiters).unwrap();
+        let mut guard = lock_word(&word, &waiters);
         assert_eq!(guard.replace(LOCKED | WAITERS | 6), 5);
         assert_eq!(guard.replace(LOCKED | 7), 6);
         assert_eq!(guard.replace(WAITERS | 8), 7);
@@ -271,7 +283,7 @@ mod tests {
     #[test]
     fn a_dead_word_cannot_be_locked() {
         let word = AtomicU64::new(Word::DEAD.raw());
-        assert_eq!(lock(&word, &Waiters::new()).err(), Some(Dead));
+        assert!(lock(&word, &Waiters::new()).is_none());
     }
 }
 
@@ -302,7 +314,7 @@ mod loom_tests {
             drop(entry);
             other.join().unwrap();
             // Acquire pairs with the Release of the unlocks.
-            assert_eq!(shared.0.load(Ordering::Acquire), 0);
+            assert_eq!(shared.0.load(Ordering::Acquire), Word::EMPTY.raw());
         });
     }
 }

@@ -14,7 +14,6 @@
 //! it. The device is called without it. Pinning allocates nothing and waits for nobody, as it is done
 //! under an entry's lock.
 
-mod bitmap;
 mod readers;
 
 use std::sync::Arc;
@@ -22,9 +21,9 @@ use std::sync::Arc;
 use compressors::guard::caught;
 use zpool_api::lockdep::{self, Rank, might_sleep};
 
-use self::bitmap::Bitmap;
 use self::readers::Readers;
 use crate::Page;
+use crate::bitmap::Bitmap;
 use crate::device::{AttachError, Attached, DeviceError, SwapDevice};
 use crate::sync::{Condvar, Mutex};
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  63   62      61      60     59         58    57  56 55    52 51            0
 //! +----+-------+-------+------+----------+-----+------+--------+---------------+
-//! |dead|waiters| locked| tried|referenced| raw | kind |pool id |    payload    |
+//! |live|waiters| locked| tried|referenced| raw | kind |pool id |    payload    |
 //! +----+-------+-------+------+----------+-----+------+--------+---------------+
 //! ```
 //!
@@ -15,8 +15,8 @@
 //! | OnDevice | the number of a slot of the device |
 //!
 //! `raw` marks a stored page that is kept as it is, since it does not get smaller. `tried` marks one that a denser compressor did not make
-//! smaller. `dead` marks the words of a leaf that is not part of the index (`index/`); all other bits are
-//! 0 then. The lock's rules are in `lock.rs`.
+//! smaller. `live` is in every word of a node that is part of the index (`index/`). Without it the word
+//! is DEAD, and 0: that is what memory is that went back to the system. The lock's rules are in `lock.rs`.
 
 use zpool_api::BackendBits;
 
@@ -31,8 +31,8 @@ const TRIED: u64 = 1 << 60;
 pub const LOCKED: u64 = 1 << 61;
 /// Somebody sleeps until a locked word is unlocked.
 pub const WAITERS: u64 = 1 << 62;
-/// The bit of a word that is not to be locked any more.
-pub const DEAD: u64 = 1 << 63;
+/// The bit of a word that may be locked.
+pub(crate) const LIVE: u64 = 1 << 63;
 
 /// A pool's number inside its store: 4 bits, of which 15 values are given out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,8 +75,8 @@ pub(crate) enum Content {
 pub(crate) struct Word(u64);
 
 impl Word {
-    pub(crate) const EMPTY: Word = Word(0);
-    pub(crate) const DEAD: Word = Word(DEAD);
+    pub(crate) const EMPTY: Word = Word(LIVE);
+    pub(crate) const DEAD: Word = Word(0);
 
     /// An unlocked, unreferenced word. A payload of more than 52 bits loses the rest.
     pub(crate) const fn new(content: Content) -> Self {
@@ -84,10 +84,12 @@ impl Word {
             Content::Empty => Word::EMPTY,
             Content::Stored { pool, bits, raw } => {
                 let flag = if raw { RAW } else { 0 };
-                Word((1 << KIND_SHIFT) | flag | ((pool.0 as u64) << POOL_SHIFT) | bits.get())
+                Word(LIVE | (1 << KIND_SHIFT) | flag | ((pool.0 as u64) << POOL_SHIFT) | bits.get())
             }
-            Content::SameFilled(pattern) => Word((2 << KIND_SHIFT) | (pattern & PAYLOAD_MASK)),
-            Content::OnDevice(slot) => Word((3 << KIND_SHIFT) | slot as u64),
+            Content::SameFilled(pattern) => {
+                Word(LIVE | (2 << KIND_SHIFT) | (pattern & PAYLOAD_MASK))
+            }
+            Content::OnDevice(slot) => Word(LIVE | (3 << KIND_SHIFT) | slot as u64),
         }
     }
 
@@ -122,7 +124,7 @@ impl Word {
     }
 
     pub(crate) const fn is_dead(self) -> bool {
-        self.0 & DEAD != 0
+        self.0 & LIVE == 0
     }
 
     pub(crate) const fn is_locked(self) -> bool {

@@ -2,8 +2,11 @@
 
 use zpool_api::stable::TableError;
 
-use super::node::{Header, Inner, LEVELS, Leaf, Lone, Ref, Target, Words, leaf_prefix};
-use super::{Index, Locked, NoNode};
+use super::node::{
+    Header, Inner, InnerNode, LEVELS, Leaf, LeafNode, Lone, LoneNode, Ref, Target, Words,
+    leaf_prefix,
+};
+use super::{Index, Kind, Locked, NoNode};
 use crate::lock;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::word::Word;
@@ -14,7 +17,7 @@ pub(super) struct Step<'a> {
     /// Where the reference to the node is.
     slot: &'a AtomicU32,
     number: u32,
-    pub(super) inner: &'a Inner,
+    pub(super) inner: Inner<'a>,
     /// The way on: which child.
     pub(super) digit: usize,
 }
@@ -66,6 +69,7 @@ impl Index {
                 // Release: who comes upon the reference finds the node in its table.
                 way.slot.store(at.0, Ordering::Release);
                 Words::of_lone(lone).open();
+                self.unlock(locked);
                 return Ok(());
             }
             Target::Leaf(_) | Target::Lone(_) => {
@@ -90,6 +94,7 @@ impl Index {
             Ok(new) => new,
             Err(error) => {
                 self.retire_inner(&mut locked, inner, inner_number);
+                self.unlock(locked);
                 return Err(error);
             }
         };
@@ -124,8 +129,8 @@ impl Index {
         let dead = Word::DEAD.raw();
         if word.is_locked() || lone.word.compare_exchange(word.raw(), dead, won, failed).is_err() {
             self.retire_leaf(&mut locked, leaf_number);
-            drop(locked);
-            drop(lock::lock(&lone.word, &self.waiters));
+            self.unlock(locked);
+            drop(lock::lock(lone.word, &self.waiters));
             return Ok(());
         }
         self.copy_sum(number, leaf_number, other);
@@ -133,6 +138,7 @@ impl Index {
         way.slot.store(Ref::leaf(leaf_number).0, Ordering::Release);
         Words::of_leaf(leaf).open_with(other, word);
         self.retire_lone(&mut locked, number);
+        self.unlock(locked);
         Ok(())
     }
 
@@ -157,97 +163,119 @@ impl Index {
 
     #[inline]
     #[expect(clippy::expect_used, reason = "an invariant of the index")]
-    pub(super) fn leaf(&self, number: u32) -> &Leaf {
-        self.leaves.get(number).expect("a reference leads to a leaf of the table")
+    pub(super) fn leaf(&self, number: u32) -> Leaf<'_> {
+        Leaf::of(self.leaves.get(number).expect("a reference leads to a leaf of the table"))
     }
 
     #[inline]
     #[expect(clippy::expect_used, reason = "an invariant of the index")]
-    pub(super) fn lone(&self, number: u32) -> &Lone {
-        self.lones.get(number).expect("a reference leads to a lone entry of the table")
+    pub(super) fn lone(&self, number: u32) -> Lone<'_> {
+        Lone::of(self.lones.get(number).expect("a reference leads to a lone entry of the table"))
     }
 
     #[inline]
     #[expect(clippy::expect_used, reason = "an invariant of the index")]
-    pub(super) fn inner(&self, number: u32) -> &Inner {
-        self.inners.get(number).expect("a reference leads to an inner node of the table")
+    pub(super) fn inner(&self, number: u32) -> Inner<'_> {
+        Inner::of(self.inners.get(number).expect("a reference leads to an inner node of the table"))
     }
 
     /// A leaf for the key, all its words DEAD, linked nowhere.
-    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, &Leaf), NoNode> {
-        let prefix = leaf_prefix(key);
-        if let Some(number) = locked.structure.free_leaves.pop() {
-            let leaf = self.leaf(number);
-            // Release pairs with the Acquire of the look-ups without a lock: who sees the new prefix
-            // sees, too, that the leaf was taken away from the old one.
-            leaf.prefix.store(prefix, Ordering::Release);
-            return Ok((number, leaf));
-        }
-        reserve(&mut locked.structure.free_leaves, self.leaves.len())?;
+    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, Leaf<'_>), NoNode> {
+        let number = locked.structure.leaves.lowest()?;
+        self.leaves.make(number).map_err(no_node::<LeafNode>)?;
         if let Some(sums) = &self.sums {
-            sums.make_leaf(self.leaves.len())?;
+            sums.make_leaf(number).map_err(no_node::<LeafNode>)?;
         }
-        let number = self.leaves.push(Leaf::dead(prefix)).map_err(no_node::<Leaf>)?;
-        Ok((number, self.leaf(number)))
+        locked.structure.leaves.take(number);
+        let leaf = self.leaf(number);
+        // Release pairs with the Acquire of the look-ups without a lock: who sees the new prefix
+        // sees, too, that the leaf was taken away from the old one.
+        leaf.prefix.store(leaf_prefix(key), Ordering::Release);
+        Ok((number, leaf))
     }
 
     /// A lone entry for the key, its word DEAD, linked nowhere.
-    fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, &Lone), NoNode> {
-        if let Some(number) = locked.structure.free_lones.pop() {
-            let lone = self.lone(number);
-            // Release, as in `new_leaf`.
-            lone.key.store(key, Ordering::Release);
-            return Ok((Ref::lone(number), lone));
-        }
-        reserve(&mut locked.structure.free_lones, self.lones.len())?;
+    fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, Lone<'_>), NoNode> {
+        let number = locked.structure.lones.lowest()?;
+        self.lones.make(number).map_err(no_node::<LoneNode>)?;
         if let Some(sums) = &self.sums {
-            sums.make_lone(self.lones.len())?;
+            sums.make_lone(number).map_err(no_node::<LoneNode>)?;
         }
-        let number = self.lones.push(Lone::dead(key)).map_err(no_node::<Lone>)?;
-        Ok((Ref::lone(number), self.lone(number)))
+        locked.structure.lones.take(number);
+        let lone = self.lone(number);
+        // Release, as in `new_leaf`.
+        lone.key.store(key, Ordering::Release);
+        Ok((Ref::lone(number), lone))
     }
 
     /// An inner node without children or marks, linked nowhere.
-    fn new_inner(&self, locked: &mut Locked<'_>, header: Header) -> Result<(&Inner, u32), NoNode> {
-        if let Some(number) = locked.structure.free_inners.pop() {
-            let inner = self.inner(number);
-            // Relaxed: published with the reference to the node. It has had no children and no marks
-            // since it was taken away.
-            inner.header.store(header.pack(), Ordering::Relaxed);
-            return Ok((inner, number));
-        }
-        reserve(&mut locked.structure.free_inners, self.inners.len())?;
-        let number = self.inners.push(Inner::new(header)).map_err(no_node::<Inner>)?;
-        Ok((self.inner(number), number))
+    fn new_inner(
+        &self,
+        locked: &mut Locked<'_>,
+        header: Header,
+    ) -> Result<(Inner<'_>, u32), NoNode> {
+        let number = locked.structure.inners.lowest()?;
+        self.inners.make(number).map_err(no_node::<InnerNode>)?;
+        locked.structure.inners.take(number);
+        let inner = self.inner(number);
+        // Relaxed: published with the reference to the node. It has had no children and no marks
+        // since it was taken away, or made.
+        inner.header.store(header.pack(), Ordering::Relaxed);
+        Ok((inner, number))
     }
 
-    /// Puts an unlinked inner node without children on the free list.
-    fn retire_inner(&self, locked: &mut Locked<'_>, inner: &Inner, number: u32) {
+    /// Takes an unlinked inner node without children back.
+    fn retire_inner(&self, locked: &mut Locked<'_>, inner: Inner<'_>, number: u32) {
         debug_assert!(!inner.has_marks(), "a node without children has no marks");
         // Its header stays. Who comes here by a stale reference finds no child.
-        // The room was reserved when the node was made.
-        locked.structure.free_inners.push(number);
-        locked.structure.note_free();
+        locked.structure.inners.free(number);
     }
 
-    /// Puts a leaf that is not linked, all its words DEAD, on the free list.
+    /// Takes a leaf that is not linked back, all its words DEAD.
     fn retire_leaf(&self, locked: &mut Locked<'_>, number: u32) {
         self.removals.count(Ref::leaf(number));
-        // The room was reserved when the leaf was made.
-        locked.structure.free_leaves.push(number);
-        locked.structure.note_free();
+        locked.structure.leaves.free(number);
     }
 
-    /// Puts a lone entry that is not linked, its word DEAD, on the free list.
+    /// Takes a lone entry that is not linked back, its word DEAD.
     fn retire_lone(&self, locked: &mut Locked<'_>, number: u32) {
         self.removals.count(Ref::lone(number));
-        // The room was reserved when the entry was made.
-        locked.structure.free_lones.push(number);
-        locked.structure.note_free();
+        locked.structure.lones.free(number);
+    }
+
+    /// Unlocks the structure, and gives back the memory of groups that were emptied.
+    fn unlock(&self, locked: Locked<'_>) {
+        let any = locked.structure.any_leaving();
+        drop(locked);
+        if any {
+            self.give_back();
+        }
+    }
+
+    /// Gives back the memory of groups that leave, as many as a call of `prune` empties at most. Takes the
+    /// structure lock, and blocks in the system without it.
+    fn give_back(&self) {
+        for _ in 0..=LEVELS {
+            let leaving = self.lock_structure().structure.next_leaving();
+            let Some((kind, group)) = leaving else { return };
+            // All nodes of the group are unlinked, their words DEAD, and none of their numbers is given
+            // out. Who still follows a reference to one finds what it would find now, or zeros.
+            let sums = self.sums.as_ref();
+            let gone = match kind {
+                Kind::Leaf => {
+                    self.leaves.give_back(group) && sums.is_none_or(|s| s.give_back_leaves(group))
+                }
+                Kind::Lone => {
+                    self.lones.give_back(group) && sums.is_none_or(|s| s.give_back_lones(group))
+                }
+                Kind::Inner => self.inners.give_back(group),
+            };
+            self.lock_structure().structure.numbers(kind).has_left(group, gone);
+        }
     }
 
     /// Takes the key's leaf or lone entry away if all its entries are empty, and inner nodes left without a
-    /// child. To be called after an entry became empty, with no entry lock held.
+    /// child; gives memory back that no node needs. To be called after an entry became empty, with no lock held.
     pub(crate) fn prune(&self, key: u64) {
         let Some(found) = self.find(key) else { return };
         // A guess; the CASes below decide.
@@ -268,6 +296,7 @@ impl Index {
             Target::None | Target::Inner(_) => {}
         }
         self.drop_empty_inners(&mut locked, &way);
+        self.unlock(locked);
     }
 
     /// Takes away the inner nodes on the way that have no child left, and the marks of what is gone.
@@ -285,11 +314,6 @@ impl Index {
             }
         }
     }
-}
-
-/// Room on a free list for the node that is about to be made, so that retiring it never needs memory.
-fn reserve(free: &mut Vec<u32>, nodes: usize) -> Result<(), NoNode> {
-    free.try_reserve(nodes + 1).map_err(|_| NoNode { bytes: size_of::<u32>() })
 }
 
 pub(super) fn no_node<T>(error: TableError) -> NoNode {

@@ -339,6 +339,46 @@ fn loom_index_read_against_recycling_twice() {
     });
 }
 
+/// A look-up by a stale reference to a lone entry that is another key's, and whose memory goes back to the system:
+/// what is read for its key then is zero, which is the key that is looked for. Fails if `read` does not compare
+/// the removals, or if zeros are stored Relaxed (in the model, which has no system to order them).
+#[test]
+fn loom_index_lookup_against_memory_given_back() {
+    // Not part of the model. Memory stays where it is while somebody has the entry locked.
+    static GIVEN_BACK: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    loom::model(|| {
+        let shared = Arc::new((Index::new(), AtomicU32::new(0)));
+        // Two entries in the first group, and the one in question in the second.
+        put(&shared.0, B0, 4);
+        put(&shared.0, C0, 5);
+        put(&shared.0, A0, 1);
+        let stale = shared.0.find(A0).unwrap();
+        let Target::Lone(2) = stale.at.target() else { panic!("the third lone entry") };
+        remove(&shared.0, A0);
+        put(&shared.0, A1, 9);
+        remove(&shared.0, B0);
+        remove(&shared.0, C0);
+        let other = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                remove(&shared.0, A1);
+                if shared.0.lock_structure().structure.lones.touched() == 2 {
+                    GIVEN_BACK.fetch_add(1, Ordering::SeqCst);
+                }
+                shared.1.store(1, Ordering::Relaxed);
+            })
+        };
+        // Relaxed: orders nothing. It has loom try what follows after the other thread, too.
+        shared.1.load(Ordering::Relaxed);
+        let seen = shared.0.read(stale).map(Word::content);
+        assert!(seen.is_none(), "another key's: {seen:?}");
+        assert!(shared.0.lock_in(stale, A0).is_none(), "another key's entry");
+        assert_eq!(get(&shared.0, A0), None);
+        other.join().unwrap();
+    });
+    assert!(GIVEN_BACK.load(Ordering::SeqCst) > 0, "the third entry's memory went back");
+}
+
 fn recycle_twice(index: &Index) {
     remove(index, A0);
     put(index, B0, 2);

@@ -5,9 +5,10 @@
 //! leaf's keys comes. Dense keys cost 8.4 bytes each (264 bytes a leaf, 80 an inner node over 16 of them); a
 //! lone one costs 16 and its share of inner nodes, 44 together at a million random keys.
 //!
-//! All nodes live in type-stable tables (`StableTable`) and are recycled, never freed, while the
-//! store lives. That is why all of this is safe code, and why a look-up needs no lock: a stale
-//! reference leads to a valid node, which says itself what it is now.
+//! All nodes live in tables (`ZeroedTable`) where each keeps its place and stays a valid node while the store
+//! lives, even when the memory of its group goes back to the system (`numbers.rs`): it is zeros then, a node that
+//! nobody can use. That is why all of this is safe code, and why a look-up needs no lock: a stale reference leads to
+//! a valid node, which says itself what it is now.
 //!
 //! # Rules
 //! * The *structure lock* is held to add or take away nodes, to change marks (`pooled.rs`) and to walk; only
@@ -21,12 +22,15 @@
 //!   in the leaf. Whoever finds a DEAD word waits for the structure lock and looks again. So the word is in one
 //!   place, and nobody can use it between the two. A leaf never becomes a lone entry again while it has
 //!   a used entry.
+//! * Memory goes back when every node of its group is taken away and while none of them is given out. So it changes a
+//!   node only from "taken away" to zeros, which is another way to say so: a DEAD word stays DEAD, and a late CAS,
+//!   which expects a live word, fails. A prefix or key becomes 0, which may be somebody's, but its words are DEAD.
 //! * Who locks an entry checks the node's prefix or key afterwards: a recycled one has another, or
 //!   DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only one of its key.
 //!   Who reads a word without its lock also checks that no node was taken away meanwhile (`Removals`).
 //!
 //! # Why "absent" may be believed
-//! A look-up that meets a recycled node may find nothing where there is something now. Say the key
+//! A look-up that meets a recycled node, or zeros, may find nothing where there is something now. Say the key
 //! is in use when the look-up begins and all the time until it ends. Then every node above it stays, for none
 //! of them is ever without a child; and its leaf stays, or its lone entry does until a leaf takes that place.
 //! The references on the way can change only to new inner nodes put in between, which lead to the same place, and
@@ -37,15 +41,20 @@
 mod change;
 mod keys;
 mod node;
+mod numbers;
 mod pooled;
 mod sums;
 
 use crossbeam_utils::CachePadded;
 use zpool_api::lockdep::{self, Rank};
-use zpool_api::stable::StableTable;
+use zpool_api::zeroed::ZeroedTable;
 
 pub(crate) use self::keys::LeafKeys;
-use self::node::{Header, Inner, Leaf, Lone, Ref, Target, leaf_prefix};
+use self::node::{
+    Header, INNER_GROUP, InnerNode, LEAF_GROUP, LONE_GROUP, LeafNode, LoneNode, Ref, Target,
+    leaf_prefix,
+};
+use self::numbers::Numbers;
 use self::sums::Sums;
 use crate::lock::{self, EntryGuard, Waiters};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -82,21 +91,40 @@ impl Removals {
     }
 }
 
-/// Guarded by the structure lock: which nodes may be used again.
-#[derive(Debug, Default)]
+/// A kind of node.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Leaf,
+    Lone,
+    Inner,
+}
+
+/// Guarded by the structure lock: which nodes are in use.
+#[derive(Debug)]
 struct Structure {
-    free_leaves: Vec<u32>,
-    free_lones: Vec<u32>,
-    free_inners: Vec<u32>,
-    /// Most numbers that the lists ever held: only so much of their room was touched.
-    most_free: usize,
+    leaves: Numbers,
+    lones: Numbers,
+    inners: Numbers,
 }
 
 impl Structure {
-    /// A list has grown.
-    fn note_free(&mut self) {
-        let free = self.free_leaves.len() + self.free_lones.len() + self.free_inners.len();
-        self.most_free = self.most_free.max(free);
+    fn numbers(&mut self, kind: Kind) -> &mut Numbers {
+        match kind {
+            Kind::Leaf => &mut self.leaves,
+            Kind::Lone => &mut self.lones,
+            Kind::Inner => &mut self.inners,
+        }
+    }
+
+    fn any_leaving(&self) -> bool {
+        self.leaves.any_leaving() || self.lones.any_leaving() || self.inners.any_leaving()
+    }
+
+    /// A group of nodes whose memory is to be given back.
+    fn next_leaving(&mut self) -> Option<(Kind, usize)> {
+        [Kind::Leaf, Kind::Lone, Kind::Inner]
+            .into_iter()
+            .find_map(|kind| Some((kind, self.numbers(kind).next_leaving()?)))
     }
 }
 
@@ -115,9 +143,9 @@ pub(crate) struct NoNode {
 #[derive(Debug)]
 pub(crate) struct Index {
     root: AtomicU32,
-    leaves: StableTable<Leaf>,
-    lones: StableTable<Lone>,
-    inners: StableTable<Inner>,
+    leaves: ZeroedTable<LeafNode, LEAF_GROUP>,
+    lones: ZeroedTable<LoneNode, LONE_GROUP>,
+    inners: ZeroedTable<InnerNode, INNER_GROUP>,
     sums: Option<Sums>,
     structure: Mutex<Structure>,
     removals: Removals,
@@ -126,12 +154,12 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new() -> Self {
-        Self::with_node_limit(Ref::MAX_NODES)
+        Self::with(None, Ref::MAX_NODES)
     }
 
     /// An index that keeps a checksum beside each entry: 4 bytes more.
     pub(crate) fn with_sums() -> Self {
-        Index { sums: Some(Sums::new()), ..Self::new() }
+        Self::with(Some(Sums::default()), Ref::MAX_NODES)
     }
 
     /// Whether checksums are kept.
@@ -140,28 +168,42 @@ impl Index {
     }
 
     /// An index of at most `limit` leaves and as many inner nodes.
+    #[cfg(test)]
     pub(crate) fn with_node_limit(limit: usize) -> Self {
+        Self::with(None, limit)
+    }
+
+    fn with(sums: Option<Sums>, limit: usize) -> Self {
+        let (leaves, lones, inners) = (ZeroedTable::new(), ZeroedTable::new(), ZeroedTable::new());
+        let (mut leaf, mut lone) = (size_of::<LeafNode>(), size_of::<LoneNode>());
+        if sums.is_some() {
+            leaf += Sums::LEAF_BYTES;
+            lone += Sums::LONE_BYTES;
+        }
+        let structure = Structure {
+            leaves: Numbers::new(leaves.group(), leaf, limit),
+            lones: Numbers::new(lones.group(), lone, limit),
+            inners: Numbers::new(inners.group(), size_of::<InnerNode>(), limit),
+        };
         Index {
             root: AtomicU32::new(Ref::NONE.0),
-            leaves: StableTable::with_limit(limit),
-            lones: StableTable::with_limit(limit),
-            inners: StableTable::with_limit(limit),
-            sums: None,
-            structure: Mutex::new(Structure::default()),
+            leaves,
+            lones,
+            inners,
+            sums,
+            structure: Mutex::new(structure),
             removals: Removals::new(),
             waiters: Waiters::new(),
         }
     }
 
-    /// Bytes of all nodes.
+    /// Bytes of the nodes that have memory, used or not, and of what says which are.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let free = self.lock_structure().structure.most_free;
-        let sums = self.sums.as_ref().map_or(0, Sums::memory_bytes);
-        self.leaves.memory_bytes()
-            + self.lones.memory_bytes()
-            + self.inners.memory_bytes()
-            + sums
-            + free * size_of::<u32>()
+        let locked = self.lock_structure();
+        let structure = &locked.structure;
+        structure.leaves.memory_bytes()
+            + structure.lones.memory_bytes()
+            + structure.inners.memory_bytes()
     }
 
     fn lock_structure(&self) -> Locked<'_> {
@@ -247,7 +289,7 @@ impl Index {
     #[inline]
     fn lock_in<'a>(&'a self, found: Found<'a>, key: u64) -> Option<EntryGuard<'a>> {
         match lock::lock(found.word, &self.waiters) {
-            Ok(entry) => {
+            Some(entry) => {
                 // The lock's Acquire reads from after the words were made EMPTY, which came after the
                 // node's keys were stored.
                 if !found.is_the_keys() {
@@ -258,7 +300,7 @@ impl Index {
                     Some(sums) => entry.with_sum(sums.of(found.at, key)),
                 })
             }
-            Err(lock::Dead) => {
+            None => {
                 self.wait_for_structure();
                 None
             }
@@ -295,7 +337,7 @@ impl Index {
                     let found = Found {
                         at,
                         word: leaf.word(key),
-                        keys: &leaf.prefix,
+                        keys: leaf.prefix,
                         wanted: leaf_prefix(key),
                     };
                     return found.is_the_keys().then_some(found);
@@ -313,7 +355,7 @@ impl Index {
     #[inline]
     fn find_lone(&self, slot: &AtomicU32, at: Ref, number: u32, key: u64) -> AtLone<'_> {
         let lone = self.lone(number);
-        let found = Found { at, word: &lone.word, keys: &lone.key, wanted: key };
+        let found = Found { at, word: lone.word, keys: lone.key, wanted: key };
         if found.is_the_keys() {
             return AtLone::Found(found);
         }

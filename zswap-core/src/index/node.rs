@@ -3,6 +3,9 @@
 //! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix, a lone
 //! entry by its key. A stale reference leads to a valid node, so whoever follows one without the structure lock
 //! checks that.
+//!
+//! Zeros are a node that nobody can use: a leaf or lone entry with DEAD words, an inner node without children. That
+//! is what memory is that a node never used, and what it becomes when it goes back to the system.
 
 use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -143,41 +146,59 @@ pub(super) fn leaf_offset(key: u64) -> usize {
     key as usize & ((1 << LEAF_BITS) - 1)
 }
 
-#[derive(Debug)]
-pub(super) struct Leaf {
-    /// The keys' bits above the leaf's 5.
-    pub(super) prefix: AtomicU64,
-    pub(super) words: [AtomicU64; LEAF_WORDS],
+/// Nodes of a group, whose memory comes and goes together: its bytes, and those of its checksums, are a multiple
+/// of the system's page.
+pub(super) const LEAF_GROUP: usize = group(512);
+pub(super) const LONE_GROUP: usize = group(1024);
+pub(super) const INNER_GROUP: usize = group(512);
+
+/// Fewer where every element of a group is written one by one.
+const fn group(nodes: usize) -> usize {
+    if MODEL {
+        2
+    } else if cfg!(miri) {
+        16
+    } else {
+        nodes
+    }
 }
 
-impl Leaf {
-    /// A leaf that nobody can use: all its words are DEAD.
-    pub(super) fn dead(prefix: u64) -> Self {
-        Leaf {
-            prefix: AtomicU64::new(prefix),
-            words: core::array::from_fn(|_| AtomicU64::new(Word::DEAD.raw())),
-        }
+/// A leaf in its table.
+pub(super) type LeafNode = (AtomicU64, [AtomicU64; LEAF_WORDS]);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leaf<'a> {
+    /// The keys' bits above the leaf's 5.
+    pub(super) prefix: &'a AtomicU64,
+    pub(super) words: &'a [AtomicU64; LEAF_WORDS],
+}
+
+impl<'a> Leaf<'a> {
+    pub(super) fn of((prefix, words): &'a LeafNode) -> Self {
+        Leaf { prefix, words }
     }
 
     /// The key's word.
     #[inline]
     #[expect(clippy::expect_used, reason = "the models' keys are chosen for their short leaves")]
-    pub(super) fn word(&self, key: u64) -> &AtomicU64 {
+    pub(super) fn word(self, key: u64) -> &'a AtomicU64 {
         self.words.get(leaf_offset(key)).expect("a leaf has a word for each of its keys")
     }
 }
 
+/// A lone entry in its table.
+pub(super) type LoneNode = (AtomicU64, AtomicU64);
+
 /// The entry of a key that is alone in its leaf: no words are kept for the others.
-#[derive(Debug)]
-pub(super) struct Lone {
-    pub(super) key: AtomicU64,
-    pub(super) word: AtomicU64,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lone<'a> {
+    pub(super) key: &'a AtomicU64,
+    pub(super) word: &'a AtomicU64,
 }
 
-impl Lone {
-    /// One that nobody can use: its word is DEAD.
-    pub(super) fn dead(key: u64) -> Self {
-        Lone { key: AtomicU64::new(key), word: AtomicU64::new(Word::DEAD.raw()) }
+impl<'a> Lone<'a> {
+    pub(super) fn of((key, word): &'a LoneNode) -> Self {
+        Lone { key, word }
     }
 }
 
@@ -190,15 +211,15 @@ pub(super) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    pub(super) fn of_leaf(leaf: &'a Leaf) -> Self {
+    pub(super) fn of_leaf(leaf: Leaf<'a>) -> Self {
         // Relaxed: changes only under the structure lock.
-        Words { first: leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS, words: &leaf.words }
+        Words { first: leaf.prefix.load(Ordering::Relaxed) << LEAF_BITS, words: leaf.words }
     }
 
-    pub(super) fn of_lone(lone: &'a Lone) -> Self {
+    pub(super) fn of_lone(lone: Lone<'a>) -> Self {
         // Relaxed: changes only under the structure lock.
         let first = lone.key.load(Ordering::Relaxed);
-        Words { first, words: core::slice::from_ref(&lone.word) }
+        Words { first, words: core::slice::from_ref(lone.word) }
     }
 
     /// Whether the key's word is among them.
@@ -262,34 +283,33 @@ impl<'a> Words<'a> {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Inner {
+/// An inner node in its table.
+pub(super) type InnerNode = (AtomicU64, [AtomicU32; CHILD_SLOTS], AtomicU32);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inner<'a> {
     /// A packed [`Header`].
-    pub(super) header: AtomicU64,
+    pub(super) header: &'a AtomicU64,
     /// [`Ref`]s.
-    pub(super) children: [AtomicU32; CHILD_SLOTS],
+    pub(super) children: &'a [AtomicU32; CHILD_SLOTS],
     /// A bit for each child: whether an entry below it may have pool memory (`pooled.rs`). Changed under
     /// the structure lock only.
-    pub(super) pooled: AtomicU32,
+    pub(super) pooled: &'a AtomicU32,
 }
 
-impl Inner {
-    pub(super) fn new(header: Header) -> Self {
-        Inner {
-            header: AtomicU64::new(header.pack()),
-            children: core::array::from_fn(|_| AtomicU32::new(Ref::NONE.0)),
-            pooled: AtomicU32::new(0),
-        }
+impl<'a> Inner<'a> {
+    pub(super) fn of((header, children, pooled): &'a InnerNode) -> Self {
+        Inner { header, children, pooled }
     }
 
     #[inline]
     #[expect(clippy::expect_used, reason = "the models' keys are chosen for their few children")]
-    pub(super) fn child(&self, digit: usize) -> &AtomicU32 {
+    pub(super) fn child(self, digit: usize) -> &'a AtomicU32 {
         self.children.get(digit).expect("an inner node has a child for each digit")
     }
 
     /// Under the structure lock.
-    pub(super) fn is_childless(&self) -> bool {
+    pub(super) fn is_childless(self) -> bool {
         // Relaxed: children change only under the structure lock.
         self.children.iter().all(|child| child.load(Ordering::Relaxed) == Ref::NONE.0)
     }

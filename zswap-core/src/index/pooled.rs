@@ -52,32 +52,32 @@ pub(crate) struct Visit {
 /// Inner nodes and leaves after which a call of `pooled_keys` begins no other way down.
 const NODES_A_CALL: usize = 128;
 
-impl Inner {
+impl Inner<'_> {
     fn bit(digit: usize) -> u32 {
         1 << digit
     }
 
     /// Whether an entry below the child may have pool memory.
-    pub(super) fn is_marked(&self, digit: usize) -> bool {
+    pub(super) fn is_marked(self, digit: usize) -> bool {
         // Acquire pairs with the Release of `mark`: a reference that was changed before the mark was set
         // is seen changed.
         self.pooled.load(Ordering::Acquire) & Self::bit(digit) != 0
     }
 
     /// Whether an entry below the node may have pool memory. Under the structure lock.
-    pub(super) fn has_marks(&self) -> bool {
+    pub(super) fn has_marks(self) -> bool {
         // Relaxed: marks change only under the structure lock.
         self.pooled.load(Ordering::Relaxed) != 0
     }
 
     /// Under the structure lock.
-    pub(super) fn mark(&self, digit: usize) {
+    pub(super) fn mark(self, digit: usize) {
         // Release pairs with the Acquire of `is_marked`.
         self.pooled.fetch_or(Self::bit(digit), Ordering::Release);
     }
 
     /// Under the structure lock.
-    pub(super) fn unmark(&self, digit: usize) {
+    pub(super) fn unmark(self, digit: usize) {
         // Relaxed: who has to see it gone is ordered by a fence, or holds the structure lock.
         self.pooled.fetch_and(!Self::bit(digit), Ordering::Relaxed);
     }
@@ -104,7 +104,7 @@ impl Index {
     /// under the lock.
     fn is_way_marked(&self, key: u64) -> bool {
         let mut slot = &self.root;
-        let mut above: Option<(&Inner, Header)> = None;
+        let mut above: Option<(Inner<'_>, Header)> = None;
         loop {
             // Acquire: as in `find`.
             let at = Ref(slot.load(Ordering::Acquire));

@@ -1,53 +1,45 @@
 //! Checksums beside the entries, in stores that keep them: each is guarded by its entry's lock.
 
-use zpool_api::stable::StableTable;
+use zpool_api::stable::TableError;
+use zpool_api::zeroed::ZeroedTable;
 
-use super::NoNode;
-use super::change::no_node;
-use super::node::{LEAF_WORDS, Ref, Target, leaf_offset};
+use super::node::{LEAF_GROUP, LEAF_WORDS, LONE_GROUP, Ref, Target, leaf_offset};
 use crate::sync::atomic::AtomicU32;
 
 /// Those of a leaf's entries.
-#[derive(Debug)]
-struct OfLeaf {
-    of: [AtomicU32; LEAF_WORDS],
-}
+type OfLeaf = [AtomicU32; LEAF_WORDS];
 
-/// As many of each as there are nodes, or one more: a node's have its number.
-#[derive(Debug)]
+/// As many of each as there are nodes: a node's have its number.
+#[derive(Debug, Default)]
 pub(super) struct Sums {
-    leaves: StableTable<OfLeaf>,
-    lones: StableTable<AtomicU32>,
+    leaves: ZeroedTable<OfLeaf, LEAF_GROUP>,
+    lones: ZeroedTable<AtomicU32, LONE_GROUP>,
 }
 
 impl Sums {
-    pub(super) fn new() -> Self {
-        Sums {
-            leaves: StableTable::with_limit(Ref::MAX_NODES),
-            lones: StableTable::with_limit(Ref::MAX_NODES),
-        }
-    }
+    /// Bytes of a leaf's.
+    pub(super) const LEAF_BYTES: usize = size_of::<OfLeaf>();
+    /// Bytes of a lone entry's.
+    pub(super) const LONE_BYTES: usize = size_of::<AtomicU32>();
 
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.leaves.memory_bytes() + self.lones.memory_bytes()
-    }
-
-    /// Room for those of the leaf of this number, the next one. Under the structure lock.
-    pub(super) fn make_leaf(&self, number: usize) -> Result<(), NoNode> {
-        // They are there already if the leaf that they were made for was not.
-        if self.leaves.len() == number {
-            let of = core::array::from_fn(|_| AtomicU32::new(0));
-            self.leaves.push(OfLeaf { of }).map_err(no_node::<OfLeaf>)?;
-        }
-        Ok(())
+    /// Room for those of the leaf of this number, the next one at most. Under the structure lock.
+    pub(super) fn make_leaf(&self, number: u32) -> Result<(), TableError> {
+        self.leaves.make(number)
     }
 
     /// As `make_leaf`, for a lone entry.
-    pub(super) fn make_lone(&self, number: usize) -> Result<(), NoNode> {
-        if self.lones.len() == number {
-            self.lones.push(AtomicU32::new(0)).map_err(no_node::<AtomicU32>)?;
-        }
-        Ok(())
+    pub(super) fn make_lone(&self, number: u32) -> Result<(), TableError> {
+        self.lones.make(number)
+    }
+
+    /// Gives back the memory of those of a group of leaves, of which none is used.
+    pub(super) fn give_back_leaves(&self, group: usize) -> bool {
+        self.leaves.give_back(group)
+    }
+
+    /// As `give_back_leaves`, for lone entries.
+    pub(super) fn give_back_lones(&self, group: usize) -> bool {
+        self.lones.give_back(group)
     }
 
     /// The place of the key's, whose word is in that node.
@@ -60,7 +52,7 @@ impl Sums {
     }
 
     pub(super) fn of_leaf(&self, number: u32, key: u64) -> Option<&AtomicU32> {
-        self.leaves.get(number)?.of.get(leaf_offset(key))
+        self.leaves.get(number)?.get(leaf_offset(key))
     }
 
     pub(super) fn of_lone(&self, number: u32) -> Option<&AtomicU32> {

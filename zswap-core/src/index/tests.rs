@@ -2,7 +2,7 @@
 
 use super::as_map::{get, put, remove};
 use super::change::no_node;
-use super::node::{Header, Inner, LEAF_BITS, LEAF_WORDS, Leaf, Ref, Target};
+use super::node::{Header, InnerNode, LEAF_BITS, LEAF_WORDS, LeafNode, Ref, Target};
 use super::*;
 use crate::word::{Content, PoolId};
 use std::collections::BTreeMap;
@@ -12,10 +12,21 @@ use zpool_api::stable::TableError;
 use zpool_api::sync::test_rng::Rng;
 
 fn check_all_free(index: &Index) {
-    let locked = index.lock_structure();
-    assert_eq!(locked.structure.free_leaves.len(), index.leaves.len());
-    assert_eq!(locked.structure.free_lones.len(), index.lones.len());
-    assert_eq!(locked.structure.free_inners.len(), index.inners.len());
+    for (kind, group) in [
+        (Kind::Leaf, index.leaves.group()),
+        (Kind::Lone, index.lones.group()),
+        (Kind::Inner, index.inners.group()),
+    ] {
+        let (used, touched) = numbers(index, kind);
+        assert!(used == 0 && touched <= group, "{kind:?}: {used} used, {touched} with memory");
+    }
+}
+
+/// Nodes of a kind in use, and those that have memory.
+fn numbers(index: &Index, kind: Kind) -> (usize, usize) {
+    let mut locked = index.lock_structure();
+    let numbers = locked.structure.numbers(kind);
+    (numbers.used(), numbers.touched())
 }
 
 fn keys(index: &Index) -> Vec<u64> {
@@ -123,27 +134,79 @@ fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
 }
 
 #[test]
-fn its_bytes_are_those_of_tables_and_free_lists_which_have_room_for_every_node() {
+fn its_bytes_are_those_of_nodes_with_their_checksums_and_of_their_numbers() {
     let index = Index::with_sums();
     for key in [0, 1 << 20, 1 << 40, 1 << 40 | 1] {
         put(&index, key, 1);
         assert_eq!(index.lock(key).and_then(|entry| entry.sum()), Some(0));
-        let locked = index.lock_structure();
-        assert!(locked.structure.free_leaves.capacity() >= index.leaves.len());
-        assert!(locked.structure.free_lones.capacity() >= index.lones.len());
-        assert!(locked.structure.free_inners.capacity() >= index.inners.len());
     }
-    let sums = index.sums.as_ref().unwrap().memory_bytes();
-    assert_eq!(sums, 4 * (3 + 32));
-    let tables =
-        index.leaves.memory_bytes() + index.lones.memory_bytes() + index.inners.memory_bytes();
-    assert_eq!(index.memory_bytes(), tables + sums + 4, "one lone entry has become a leaf");
+    let (leaves, lones) = (numbers(&index, Kind::Leaf), numbers(&index, Kind::Lone));
+    assert_eq!((leaves, lones), ((1, 1), (2, 3)), "one lone entry has become a leaf");
+    let inners = numbers(&index, Kind::Inner);
+    assert_eq!(inners, (2, 2));
+    let nodes = (264 + 4 * 32) + 3 * (16 + 4) + 2 * 80;
+    // Three groups' numbers, and a bit for each node of them.
+    let rest = index.memory_bytes() - nodes;
+    assert!(rest > 3 * 8 && rest < 2000, "{rest}");
     for key in [0, 1 << 20] {
         remove(&index, key);
     }
-    let lists = index.memory_bytes() - tables - sums;
-    // Numbers of 4 bytes: of 3 lone entries, and of an inner node at least.
-    assert!((4 * (3 + 1)..=4 * (3 + 2)).contains(&lists), "{lists}");
+    assert_eq!(index.memory_bytes(), nodes + rest, "a few nodes are kept for others");
+}
+
+#[test]
+fn memory_of_nodes_that_went_goes_back() {
+    let count = if cfg!(miri) { 400 } else { 100_000u64 };
+    let (index, mut rng) = (Index::with_sums(), Rng::new(6));
+    let empty = index.memory_bytes();
+    let sparse: Vec<u64> = (0..count).map(|_| rng.next() >> 8).collect();
+    let mut most = 0;
+    for _ in 0..2 {
+        sparse.iter().chain(&(0..count).collect::<Vec<_>>()).for_each(|key| put(&index, *key, 3));
+        most = most.max(index.memory_bytes());
+        // Those in the middle of the tables first, so that groups leave in no order.
+        for key in (count / 3..count).chain(0..count / 3) {
+            remove(&index, key);
+        }
+        for key in sparse.iter().skip(count as usize / 2).chain(&sparse) {
+            remove(&index, *key);
+        }
+        assert_eq!(index.root.load(Ordering::SeqCst), 0);
+        check_all_free(&index);
+        let left = index.memory_bytes() - empty;
+        assert!(left < most / 10 || cfg!(miri), "{left} bytes of {most} are left");
+    }
+}
+
+/// The first leaf's prefix is 0, and so is a lone entry's key: what a node has whose memory went.
+#[test]
+fn a_stale_place_whose_memory_went_is_nobodys() {
+    for whole_leaf in [false, true] {
+        let index = Index::new();
+        let group = if whole_leaf { index.leaves.group() } else { index.lones.group() } as u64;
+        // Others fill the first group, so that the first key's place is in the second.
+        let others = (1..=group).map(|n| n << LEAF_BITS);
+        for key in others.clone() {
+            put(&index, key, 1);
+            if whole_leaf {
+                put(&index, key | 1, 1);
+            }
+        }
+        put(&index, 0, 7);
+        if whole_leaf {
+            put(&index, 1, 7);
+        }
+        let stale = index.find(0).unwrap();
+        let (Target::Leaf(number) | Target::Lone(number)) = stale.at.target() else { panic!() };
+        assert!(u64::from(number) >= group || cfg!(miri));
+        for key in others.flat_map(|key| [key, key | 1]).chain([0, 1]) {
+            remove(&index, key);
+        }
+        assert!(stale.is_the_keys(), "zero is the key's and no other's");
+        assert!(index.read(stale).is_none() && index.lock_in(stale, 0).is_none());
+        put(&index, 0, 8);
+        assert_eq!(get(&index, 0), Some(8));
+    }
 }
 
 #[test]
@@ -157,7 +220,7 @@ fn a_lone_entry_keeps_its_word_and_checksum_when_others_come() {
         drop(entry);
         index.note_replaced(key, Word::EMPTY, pooled(key));
     }
-    assert_eq!((index.leaves.len(), index.lones.len()), (1, 1));
+    assert_eq!((numbers(&index, Kind::Leaf).0, numbers(&index, Kind::Lone).1), (1, 1));
     for key in [64, 66, 70, 95] {
         let entry = index.lock(key).unwrap();
         assert_eq!((entry.word(), entry.sum()), (pooled(key).referenced(), Some(key as u32)));
@@ -188,9 +251,9 @@ fn a_lone_entry_in_use_is_waited_for_before_a_leaf_takes_its_place() {
 
 #[test]
 fn what_could_not_be_had_is_told_in_bytes() {
-    assert_eq!(no_node::<Leaf>(TableError::NoMemory { bytes: 5 }), NoNode { bytes: 5 });
-    let full = NoNode { bytes: size_of::<Inner>() };
-    assert_eq!(no_node::<Inner>(TableError::Full { limit: 3 }), full);
+    assert_eq!(no_node::<LeafNode>(TableError::NoMemory { bytes: 5 }), NoNode { bytes: 5 });
+    let full = NoNode { bytes: size_of::<InnerNode>() };
+    assert_eq!(no_node::<InnerNode>(TableError::Full { limit: 3 }), full);
 }
 
 #[test]
@@ -202,7 +265,9 @@ fn keys_that_come_and_go_do_not_grow_it() {
         put(&index, key, 1);
         remove(&index, key);
     }
-    assert!(index.leaves.len() <= 2 && index.lones.len() <= 2 && index.inners.len() <= 2);
+    for kind in [Kind::Leaf, Kind::Lone, Kind::Inner] {
+        assert!(numbers(&index, kind).1 <= 2, "{kind:?}");
+    }
 }
 
 #[test]

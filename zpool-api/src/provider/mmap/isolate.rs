@@ -16,8 +16,9 @@ use core::ptr::NonNull;
 
 use super::super::{PageBlock, PageProvider, PageRun};
 use super::block::{BLOCK_BYTES, MAX_SLOTS};
-use super::{MmapPages, State, region};
+use super::{MmapPages, State};
 use crate::lockdep::might_sleep;
+use crate::mapping;
 
 /// The block that is being emptied.
 pub(super) struct Isolated {
@@ -94,7 +95,7 @@ impl MmapPages {
             // SAFETY: a block of this provider's regions. Every slot of it that is taken is that of
             // a gathered run, and while it is isolated in the arena none is handed out: nobody uses
             // a byte of it.
-            whole = unsafe { region::give_back(isolated.base, BLOCK_BYTES, locked) }.is_ok();
+            whole = unsafe { mapping::give_back(isolated.base, BLOCK_BYTES, locked) }.is_ok();
             if whole {
                 isolated.gathered.iter_mut().for_each(|run| run.mark_released(0..run.pages()));
             }

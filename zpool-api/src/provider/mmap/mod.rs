@@ -6,7 +6,7 @@
 //! back. Only after that is it cold, so nobody can be handed a slot whose memory is about to go.
 //!
 //! Lock: one mutex guards all of it, a leaf, held for a few instructions. Every system call
-//! ([`region`]) is made without it. Emptying a whole block is in [`isolate`].
+//! (`mapping.rs`) is made without it. Emptying a whole block is in [`isolate`].
 //! Invariant: `cached_pages` counts the resident pages of the warm and of the leaving runs.
 
 mod arena;
@@ -28,6 +28,7 @@ use super::{PageBlock, PageProvider, PageRun, check_run_length};
 use crate::PageError;
 use crate::fork::Leaked;
 use crate::lockdep::{self, Rank, might_sleep};
+use crate::mapping;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use arena::{Arena, Tract};
@@ -153,7 +154,7 @@ impl DerefMut for Locked<'_> {
 impl MmapPages {
     /// A provider with the default options. Reserves nothing yet.
     pub fn new() -> Self {
-        Self::unchecked(MmapOptions::new(), region::system_page_size())
+        Self::unchecked(MmapOptions::new(), mapping::system_page_size())
     }
 
     /// A provider with these options. Reserves nothing yet.
@@ -384,7 +385,7 @@ unsafe impl PageProvider for MmapPages {
             let at = unsafe { run.base().add(first * self.page_size) };
             // SAFETY: pages of a run of this provider, whose regions are mapped as long as it
             // lives; the caller says that nobody uses their bytes.
-            let gone = unsafe { region::give_back(at, (page - first) * self.page_size, locked) };
+            let gone = unsafe { mapping::give_back(at, (page - first) * self.page_size, locked) };
             // Refused pages are still resident, and still the run's.
             if gone.is_ok() {
                 run.mark_released(first..page);

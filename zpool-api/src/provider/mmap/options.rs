@@ -1,8 +1,8 @@
 //! What can be chosen about an [`MmapPages`](super::MmapPages).
 
 use super::super::{MAX_RUN_PAGES, PAGE_SIZE};
-use super::region::system_page_size;
 use crate::PageError;
+use crate::mapping::system_page_size;
 
 /// Largest page that runs can be asked in, bytes: the largest that Linux is built with.
 const MAX_PAGE_SIZE: usize = 65536;

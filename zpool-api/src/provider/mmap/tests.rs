@@ -22,7 +22,7 @@ fn with(options: MmapOptions) -> MmapPages {
 
 /// The page sizes to test with, those that this system can do.
 fn page_sizes() -> impl Iterator<Item = usize> {
-    [4096, 16384, 65536].into_iter().filter(|size| *size >= region::system_page_size())
+    [4096, 16384, 65536].into_iter().filter(|size| *size >= mapping::system_page_size())
 }
 
 /// Bytes of the provider's regions that the system holds memory for.
@@ -30,7 +30,7 @@ fn page_sizes() -> impl Iterator<Item = usize> {
 /// From the page map and not from the mappings' sums: neighbouring mappings of the same kind, as
 /// tests that run beside this one make them, are one to the system.
 fn resident_bytes(pages: &MmapPages) -> usize {
-    let system_page = region::system_page_size();
+    let system_page = mapping::system_page_size();
     let page_map = File::open("/proc/self/pagemap").unwrap();
     let mut resident = 0;
     for (start, len) in pages.regions() {
@@ -529,7 +529,7 @@ fn four_kib() -> MmapPages {
 
 #[test]
 fn the_emptiest_block_is_emptied_and_given_back_whole() {
-    if region::system_page_size() != 4096 {
+    if mapping::system_page_size() != 4096 {
         return;
     }
     let provider = four_kib();
@@ -571,7 +571,7 @@ fn the_emptiest_block_is_emptied_and_given_back_whole() {
 
 #[test]
 fn a_block_that_is_not_empty_goes_back_into_use_as_it_was() {
-    if region::system_page_size() != 4096 {
+    if mapping::system_page_size() != 4096 {
         return;
     }
     let provider = four_kib();
@@ -615,7 +615,7 @@ fn no_block_is_isolated_when_its_runs_would_not_fit_elsewhere() {
 
 #[test]
 fn a_block_gathers_its_own_runs_only() {
-    if region::system_page_size() != 4096 {
+    if mapping::system_page_size() != 4096 {
         return;
     }
     let provider = four_kib();
@@ -648,7 +648,7 @@ fn a_block_gathers_its_own_runs_only() {
 /// block is isolated.
 #[test]
 fn cold_runs_of_an_isolated_block_are_not_handed_out() {
-    if region::system_page_size() != 4096 {
+    if mapping::system_page_size() != 4096 {
         return;
     }
     for all in [false, true] {
@@ -690,7 +690,7 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
 /// another thread frees it meanwhile. It leaves with the block.
 #[test]
 fn warm_runs_of_a_block_leave_with_it() {
-    if region::system_page_size() != 4096 {
+    if mapping::system_page_size() != 4096 {
         return;
     }
     let provider = four_kib();
@@ -717,7 +717,7 @@ fn warm_runs_of_a_block_leave_with_it() {
 /// Anybody can make a block. One that was not given out, or was put back before, changes nothing.
 #[test]
 fn made_up_foreign_and_stale_blocks_change_nothing() {
-    if region::system_page_size() != 4096 {
+    if mapping::system_page_size() != 4096 {
         return;
     }
     let (provider, other) = (four_kib(), four_kib());

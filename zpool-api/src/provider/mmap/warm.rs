@@ -11,7 +11,7 @@ use core::ops::Range;
 use std::collections::VecDeque;
 
 use super::super::{MAX_RUN_PAGES, PageRun};
-use super::region;
+use crate::mapping;
 
 /// Most runs in a batch. The cache gives up about as many pages at a time: enough that neighbours
 /// often fall together into one system call, few enough for an array on the stack.
@@ -157,12 +157,12 @@ impl Batch {
             let len = group.iter().flatten().map(bytes).sum();
             // SAFETY: the group is `len` bytes of runs that lie end to end in live regions (the
             // caller's word), and are this batch's alone: their holders gave them up.
-            let whole = unsafe { region::give_back(first.base(), len, locked) };
+            let whole = unsafe { mapping::give_back(first.base(), len, locked) };
             for run in group.iter_mut().flatten() {
                 // One locked page makes the system refuse the whole range: then run by run.
                 // SAFETY: as above, for this run alone.
                 let gone = whole.is_ok()
-                    || unsafe { region::give_back(run.base(), bytes(run), locked) }.is_ok();
+                    || unsafe { mapping::give_back(run.base(), bytes(run), locked) }.is_ok();
                 if gone {
                     run.mark_released(0..run.pages());
                 }

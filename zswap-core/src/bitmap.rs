@@ -1,41 +1,59 @@
-//! Which slots are taken: a bitmap under summaries, in which the lowest free slot is found in six
+//! Which numbers are taken: a bitmap under summaries, in which the lowest free number is found in six
 //! steps however many are taken.
 //!
-//! Bit `n` of level 0 is slot `n`. Bit `n` of a level above is set exactly while word `n` of the level
-//! below is all ones. A word that is not there yet counts as 0, so levels grow as slots are taken for
+//! Bit `n` of level 0 is number `n`. Bit `n` of a level above is set exactly while word `n` of the level
+//! below is all ones. A word that is not there yet counts as 0, so levels grow as numbers are taken for
 //! the first time: by doubling, since that is what `try_reserve` does.
 
 use std::collections::TryReserveError;
 
-/// Levels: 64^6 is more than 2^32, the most slots there are.
+/// Levels: 64^6 is more than 2^32, the most numbers there are.
 const LEVELS: usize = 6;
 
 #[derive(Debug, Default)]
-pub(super) struct Bitmap {
+pub(crate) struct Bitmap {
     levels: [Vec<u64>; LEVELS],
     count: u64,
 }
 
 impl Bitmap {
-    /// Takes the lowest free slot below `capacity`; `None` if all are taken. An error changes nothing.
-    pub(super) fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
+    /// The lowest free number; beyond every `u32` if all are taken.
+    pub(crate) fn lowest(&self) -> u64 {
+        let mut at = 0;
+        for level in self.levels.iter().rev() {
+            let word = level.get(at as usize).copied().unwrap_or(0);
+            at = at * 64 + u64::from(word.trailing_ones());
+        }
+        at
+    }
+
+    /// Takes the lowest free number below `capacity`; `None` if all are taken. An error changes nothing.
+    pub(crate) fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
         if self.count == capacity {
             return Ok(None);
         }
-        let mut at = 0;
-        for level in self.levels.iter().rev() {
-            let word = level.get(at).copied().unwrap_or(0);
-            at = at * 64 + word.trailing_ones() as usize;
-        }
-        let Some(slot) = u32::try_from(at).ok().filter(|slot| u64::from(*slot) < capacity) else {
+        let lowest = self.lowest();
+        let Some(number) = u32::try_from(lowest).ok().filter(|_| lowest < capacity) else {
             return Ok(None);
         };
-        let mut word_of = at;
+        self.reserve(number)?;
+        self.set(number);
+        Ok(Some(number))
+    }
+
+    /// Memory to take that number, and each below.
+    pub(crate) fn reserve(&mut self, number: u32) -> Result<(), TryReserveError> {
+        let mut word_of = number as usize;
         for level in &mut self.levels {
             word_of /= 64;
             level.try_reserve((word_of + 1).saturating_sub(level.len()))?;
         }
-        let mut bit_of = at;
+        Ok(())
+    }
+
+    /// Takes a free number. Allocates if memory for it was not reserved.
+    pub(crate) fn set(&mut self, number: u32) {
+        let mut bit_of = number as usize;
         for level in &mut self.levels {
             let place = bit_of / 64;
             if place >= level.len() {
@@ -48,12 +66,11 @@ impl Bitmap {
             bit_of = place;
         }
         self.count += 1;
-        Ok(Some(slot))
     }
 
-    /// Frees a slot; false, and nothing changes, if it is free already.
-    pub(super) fn clear(&mut self, slot: u32) -> bool {
-        let mut bit_of = slot as usize;
+    /// Frees a number; false, and nothing changes, if it is free already.
+    pub(crate) fn clear(&mut self, number: u32) -> bool {
+        let mut bit_of = number as usize;
         for (height, level) in self.levels.iter_mut().enumerate() {
             let bit = 1 << (bit_of % 64);
             let Some(word) = level.get_mut(bit_of / 64).filter(|word| **word & bit != 0) else {
@@ -72,13 +89,13 @@ impl Bitmap {
         true
     }
 
-    /// Slots taken.
-    pub(super) fn count(&self) -> u64 {
+    /// Numbers taken.
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Heap bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum()
     }
 }
@@ -90,7 +107,7 @@ mod tests {
     use zpool_api::sync::test_rng::Rng;
 
     impl Bitmap {
-        /// The first `count` slots taken, as if one after another.
+        /// The first `count` numbers taken, as if one after another.
         fn filled(count: u64) -> Bitmap {
             let mut bitmap = Bitmap { count, ..Bitmap::default() };
             let mut bits = count as usize;
@@ -141,7 +158,7 @@ mod tests {
         }
     }
 
-    /// A search that begins at the lowest slot freed would go over all words in between each time:
+    /// A search that begins at the lowest number freed would go over all words in between each time:
     /// 2^17 takes over 2^22 words each do not end.
     #[test]
     #[cfg_attr(miri, ignore = "32 MiB of bitmap")]

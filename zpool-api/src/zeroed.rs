@@ -1,0 +1,472 @@
+//! A table of atomics that begins as zeros, and of which parts can become zeros again: type-stable memory
+//! that goes back to the system.
+//!
+//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. Where
+//! that table keeps what was pushed for ever, here a *group* of elements is given back as soon as its
+//! owner has no use for it, whoever still looks at it: a late reader finds zeros, and a late write
+//! makes a page of zeros with that write in it. So an element consists of atomics alone, and its owner takes
+//! care that zeros mean "nothing", and that a late access cannot write what it does not find there.
+//!
+//! Elements live in buckets of 1, 2, 4, ... groups, each a mapping of its own, which the system backs page by
+//! page on first touch. Under Miri, under the model checker and on systems other than Linux they live on the
+//! heap: what is given back is cleared there, and keeps its memory.
+//!
+//! Locks: `make` takes the table's own mutex, a leaf. Invariant: a bucket's pointer is stored (Release)
+//! after its memory holds valid elements, and it holds them until the table is dropped.
+//!
+//! [`stable`]: crate::stable
+
+use core::fmt;
+use core::ptr::null_mut;
+
+use crate::lockdep::{self, Rank};
+#[cfg(target_os = "linux")]
+use crate::mapping::{self, Mapping};
+use crate::stable::TableError;
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{MODEL, Mutex};
+
+/// Whether elements live on the heap.
+const HEAP: bool = MODEL || cfg!(miri) || !cfg!(target_os = "linux");
+/// Enough for every u32 index if a group has 16 elements. Fewer under loom, which tracks each pointer.
+const BUCKETS: usize = if MODEL { 3 } else { 28 };
+/// Bytes that a group's are a multiple of, where the system has no larger pages.
+const SMALL_PAGE: usize = 4096;
+
+/// What may lie in memory that becomes zeros at any moment.
+///
+/// # Safety
+/// Zero bytes are a valid value, [`zeroed`](Self::zeroed) makes it, every byte that is not padding lies in an
+/// atomic, and, but under the model checker, there is nothing to drop.
+pub unsafe trait Zeroed: Send + Sync {
+    /// All zeros.
+    fn zeroed() -> Self;
+
+    /// Stores zeros, one atomic after another.
+    fn zero(&self);
+}
+
+// SAFETY: an atomic number, for which all bytes are valid.
+unsafe impl Zeroed for AtomicU32 {
+    fn zeroed() -> Self {
+        AtomicU32::new(0)
+    }
+
+    fn zero(&self) {
+        // Release pairs with the Acquire of who reads the zero, as the system's page tables do where memory
+        // is given back: what was done before that is seen.
+        self.store(0, Ordering::Release);
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Zeroed for AtomicU64 {
+    fn zeroed() -> Self {
+        AtomicU64::new(0)
+    }
+
+    fn zero(&self) {
+        // Release: as above.
+        self.store(0, Ordering::Release);
+    }
+}
+
+// SAFETY: its elements are such values, and lie side by side.
+unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
+    fn zeroed() -> Self {
+        core::array::from_fn(|_| T::zeroed())
+    }
+
+    fn zero(&self) {
+        self.iter().for_each(T::zero);
+    }
+}
+
+// SAFETY: its fields are such values, and what lies between them is padding.
+unsafe impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {
+    fn zeroed() -> Self {
+        (A::zeroed(), B::zeroed())
+    }
+
+    fn zero(&self) {
+        self.0.zero();
+        self.1.zero();
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {
+    fn zeroed() -> Self {
+        (A::zeroed(), B::zeroed(), C::zeroed())
+    }
+
+    fn zero(&self) {
+        self.0.zero();
+        self.1.zero();
+        self.2.zero();
+    }
+}
+
+/// The memory of a bucket.
+enum Bucket<T> {
+    #[cfg(target_os = "linux")]
+    Mapped(Mapping),
+    /// Reached through the bucket's pointer alone until it is dropped.
+    Heap(#[expect(dead_code, reason = "it owns what the pointer leads to")] Vec<T>),
+}
+
+impl<T: Zeroed> Bucket<T> {
+    fn on_the_heap(count: usize) -> Option<(Self, *mut T)> {
+        let mut elements = Vec::new();
+        elements.try_reserve_exact(count).ok()?;
+        elements.extend((0..count).map(|_| T::zeroed()));
+        let base = elements.as_mut_ptr();
+        Some((Bucket::Heap(elements), base))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn new(count: usize, bytes: usize) -> Option<(Self, *mut T)> {
+        if HEAP {
+            return Self::on_the_heap(count);
+        }
+        let mapping = Mapping::closed(bytes).and_then(Mapping::opened).ok()?;
+        // Pages of 4096 bytes are counted, and come and go. Huge ones would be neither; they are only denser.
+        let _ = mapping.allow_huge_pages(false);
+        let base = mapping.base().cast().as_ptr();
+        Some((Bucket::Mapped(mapping), base))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn new(count: usize, _bytes: usize) -> Option<(Self, *mut T)> {
+        Self::on_the_heap(count)
+    }
+}
+
+/// A table of up to 2^32 - 1 elements in groups of `GROUP`, a power of two from 16 on; on a system with
+/// pages larger than 4096 bytes groups are larger by as much. `Send` and `Sync`.
+///
+/// # Panics
+/// At compile time, if a group's bytes are no multiple of 4096 (but under Miri and the model checker), or
+/// if there is something to drop.
+///
+/// ```
+/// use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+/// use zpool_api::zeroed::ZeroedTable;
+///
+/// let table: ZeroedTable<AtomicU64, 512> = ZeroedTable::new();
+/// assert!(table.get(7).is_none());
+/// table.make(7)?;
+/// let element = table.get(7).unwrap();
+/// element.store(5, SeqCst);
+/// assert!(table.give_back(0));
+/// assert_eq!(element.load(SeqCst), 0);
+/// # Ok::<(), zpool_api::stable::TableError>(())
+/// ```
+pub struct ZeroedTable<T, const GROUP: usize> {
+    buckets: [AtomicPtr<T>; BUCKETS],
+    /// A group has two to the power of this many elements.
+    group_bits: u32,
+    /// The buckets' memory, in order; a leaf lock.
+    grow: Mutex<Vec<Bucket<T>>>,
+}
+
+// SAFETY: the table owns its elements, which are reached through `&T` only, and `Zeroed` is `Send` and `Sync`.
+unsafe impl<T: Zeroed, const GROUP: usize> Send for ZeroedTable<T, GROUP> {}
+// SAFETY: as above.
+unsafe impl<T: Zeroed, const GROUP: usize> Sync for ZeroedTable<T, GROUP> {}
+
+impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
+    /// An empty table. Takes no memory for elements yet.
+    pub fn new() -> Self {
+        const {
+            assert!(size_of::<T>() > 0 && GROUP.is_power_of_two());
+            assert!(HEAP || GROUP >= 16 && GROUP * size_of::<T>() % SMALL_PAGE == 0);
+            assert!(HEAP || !core::mem::needs_drop::<T>());
+        }
+        ZeroedTable {
+            buckets: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            group_bits: (GROUP * Self::larger_pages()).ilog2(),
+            grow: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The system's page as a multiple of 4096 bytes.
+    #[cfg(target_os = "linux")]
+    fn larger_pages() -> usize {
+        if HEAP { 1 } else { mapping::system_page_size() / SMALL_PAGE }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn larger_pages() -> usize {
+        1
+    }
+
+    /// Elements of a group.
+    pub fn group(&self) -> usize {
+        1 << self.group_bits
+    }
+
+    /// Bucket number and offset in it.
+    #[inline]
+    fn place(&self, index: u32) -> (usize, usize) {
+        let shifted = index as usize + self.group();
+        let top = shifted.ilog2();
+        ((top - self.group_bits) as usize, shifted - (1 << top))
+    }
+
+    /// The element at `index`, if it has memory. Wait-free.
+    #[inline]
+    pub fn get(&self, index: u32) -> Option<&T> {
+        let (bucket, offset) = self.place(index);
+        // Acquire pairs with the Release of `make`: the bucket's elements are there.
+        let base = self.buckets.get(bucket)?.load(Ordering::Acquire);
+        if base.is_null() {
+            return None;
+        }
+        // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
+        let element = unsafe { base.add(offset) };
+        // SAFETY: a bucket with a pointer holds valid elements until the table is dropped (the module's
+        // invariant): they are atomics, shared as `&T` only, and whatever `give_back` makes of their bytes is
+        // a value of them (`Zeroed`).
+        Some(unsafe { &*element })
+    }
+
+    /// Gives the element at `index`, and others beside it, an address, where the system backs it on first
+    /// touch. To be called for the next index at most: buckets are made one after another. May ask the
+    /// system for address space, under the table's own mutex.
+    ///
+    /// # Errors
+    /// [`TableError::NoMemory`] if the system refuses it, [`TableError::Full`] for an index that no table
+    /// reaches, or that is buckets away from the last one made.
+    pub fn make(&self, index: u32) -> Result<(), TableError> {
+        let (bucket, _) = self.place(index);
+        let full = TableError::Full { limit: index as usize };
+        let pointer = self.buckets.get(bucket).ok_or(full)?;
+        // Relaxed: only asked whether it is there.
+        if !pointer.load(Ordering::Relaxed).is_null() {
+            return Ok(());
+        }
+        let _held = lockdep::acquire(Rank::Leaf);
+        let mut grow = self.grow.lock();
+        if bucket < grow.len() {
+            return Ok(());
+        }
+        if bucket > grow.len() {
+            return Err(full);
+        }
+        let count = self.group().checked_shl(bucket as u32).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(size_of::<T>());
+        let refused = TableError::NoMemory { bytes };
+        grow.try_reserve(1).map_err(|_| refused)?;
+        let (memory, base) = Bucket::new(count, bytes).ok_or(refused)?;
+        grow.push(memory);
+        // Release pairs with the Acquire of `get`.
+        pointer.store(base, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes every element of a group zeros and gives its memory back to the system; elements from
+    /// `group * self.group()` on. Whether it did: where the system takes no pages back (they are locked,
+    /// before Linux 5.18), elements are zeros or as they were. False, too, for a group without memory. May
+    /// block in the system: not to be called under a lock.
+    pub fn give_back(&self, group: usize) -> bool {
+        let first = group.checked_mul(self.group()).and_then(|first| u32::try_from(first).ok());
+        let Some(first) = first.filter(|first| self.get(*first).is_some()) else { return false };
+        if HEAP {
+            let elements = (0..self.group() as u32).filter_map(|n| self.get(first + n));
+            elements.for_each(T::zero);
+            return true;
+        }
+        self.drop_pages(first)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_pages(&self, first: u32) -> bool {
+        let (bucket, offset) = self.place(first);
+        let (base, locked) = {
+            let _held = lockdep::acquire(Rank::Leaf);
+            match self.grow.lock().get(bucket) {
+                Some(Bucket::Mapped(mapping)) => (mapping.base(), mapping.is_locked()),
+                _ => return false,
+            }
+        };
+        // SAFETY: the group is inside the bucket by `place`.
+        let at = unsafe { base.add(offset * size_of::<T>()) };
+        // SAFETY: the bytes are a live bucket's, from the system's page to its page; every one of them is part
+        // of an atomic that zeros are a value of, at any moment (`Zeroed`).
+        unsafe { mapping::give_back(at, self.group() * size_of::<T>(), locked) }.is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn drop_pages(&self, _first: u32) -> bool {
+        false
+    }
+}
+
+impl<T: Zeroed, const GROUP: usize> Default for ZeroedTable<T, GROUP> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T, const GROUP: usize> fmt::Debug for ZeroedTable<T, GROUP> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZeroedTable").field("group_bits", &self.group_bits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<ZeroedTable<AtomicU64, 512>>();
+    };
+
+    type Node = (AtomicU64, [AtomicU32; 3], [AtomicU64; 2]);
+    /// 40 bytes: 512 of them are five pages.
+    type Table = ZeroedTable<Node, 512>;
+
+    fn fill(node: &Node, with: u64) {
+        node.0.store(with, SeqCst);
+        node.1.iter().for_each(|word| word.store(with as u32, SeqCst));
+        node.2.iter().for_each(|word| word.store(with, SeqCst));
+    }
+
+    fn holds(node: &Node, what: u64) -> bool {
+        node.0.load(SeqCst) == what
+            && node.1.iter().all(|word| word.load(SeqCst) == what as u32)
+            && node.2.iter().all(|word| word.load(SeqCst) == what)
+    }
+
+    #[test]
+    fn places_are_dense_and_in_order() {
+        let table = Table::new();
+        let group = table.group();
+        let mut expect = (0, 0);
+        for index in 0..20 * group as u32 {
+            assert_eq!(table.place(index), expect, "index {index}");
+            expect.1 += 1;
+            if expect.1 == group << expect.0 {
+                expect = (expect.0 + 1, 0);
+            }
+        }
+        let (bucket, offset) = table.place(u32::MAX);
+        assert!(bucket < BUCKETS && offset < group << bucket);
+    }
+
+    #[test]
+    fn elements_begin_as_zeros_and_stay_where_they_are() {
+        let table = Table::new();
+        let count = 4 * table.group() as u32;
+        assert!(table.get(0).is_none() && table.get(u32::MAX).is_none());
+        table.make(0).unwrap();
+        let first: *const Node = table.get(0).unwrap();
+        for index in 0..count {
+            table.make(index).unwrap();
+            let node = table.get(index).unwrap();
+            assert!(holds(node, 0), "{index}");
+            fill(node, u64::from(index) + 1);
+        }
+        assert!(core::ptr::eq(first, table.get(0).unwrap()));
+        assert!((0..count).all(|index| holds(table.get(index).unwrap(), u64::from(index) + 1)));
+    }
+
+    #[test]
+    fn a_group_given_back_is_zeros_and_no_other() {
+        let table = Table::new();
+        let group = table.group() as u32;
+        for index in 0..4 * group {
+            table.make(index).unwrap();
+            fill(table.get(index).unwrap(), 7);
+        }
+        assert!(table.give_back(2) && !table.give_back(1 << 20));
+        for index in 0..4 * group {
+            let expect = if (2 * group..3 * group).contains(&index) { 0 } else { 7 };
+            assert!(holds(table.get(index).unwrap(), expect), "{index}");
+        }
+        // It serves again.
+        fill(table.get(2 * group).unwrap(), 9);
+        assert!(holds(table.get(2 * group).unwrap(), 9));
+    }
+
+    #[test]
+    fn a_table_grows_bucket_by_bucket() {
+        let table = Table::new();
+        let far = 8 * table.group() as u32;
+        assert_eq!(table.make(far), Err(TableError::Full { limit: far as usize }));
+        assert!(table.get(far).is_none() && !table.give_back(0));
+        table.make(0).unwrap();
+        assert!(!table.give_back(1 << 40) && !table.give_back(1 << 63));
+        assert!(table.get(table.group() as u32).is_none());
+        assert!(format!("{table:?}").contains("group_bits"));
+    }
+
+    #[test]
+    fn readers_of_what_is_given_back_see_the_old_or_zero() {
+        let table = Arc::new(Table::new());
+        table.make(0).unwrap();
+        let rounds = if cfg!(miri) { 2 } else { 300 };
+        let last = table.group() as u32 - 1;
+        let reader = {
+            let table = table.clone();
+            std::thread::spawn(move || {
+                let node = table.get(last).unwrap();
+                loop {
+                    match node.0.load(SeqCst) {
+                        0 => std::thread::yield_now(),
+                        u64::MAX => return,
+                        value => assert!(value <= rounds, "{value}"),
+                    }
+                }
+            })
+        };
+        for round in 1..=rounds {
+            table.get(last).unwrap().0.store(round, SeqCst);
+            assert!(table.give_back(0));
+            assert_eq!(table.get(last).unwrap().0.load(SeqCst), 0);
+        }
+        table.get(last).unwrap().0.store(u64::MAX, SeqCst);
+        reader.join().unwrap();
+    }
+
+    /// What the process has of a table's first group.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn resident(table: &Table) -> usize {
+        use std::os::unix::fs::FileExt;
+        let start = core::ptr::from_ref(table.get(0).unwrap()).addr();
+        let pages = table.group() * size_of::<Node>() / mapping::system_page_size();
+        let file = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let first = start / mapping::system_page_size();
+        let present = |page: &usize| {
+            let mut entry = [0; 8];
+            file.read_exact_at(&mut entry, (first + page) as u64 * 8).unwrap();
+            u64::from_le_bytes(entry) >> 63 == 1
+        };
+        (0..pages).filter(present).count()
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn memory_is_backed_by_touch_and_goes_back() {
+        let table = Table::new();
+        table.make(0).unwrap();
+        assert_eq!(resident(&table), 0);
+        fill(table.get(0).unwrap(), 1);
+        assert_eq!(resident(&table), 1);
+        for index in 0..table.group() as u32 {
+            fill(table.get(index).unwrap(), 1);
+        }
+        assert_eq!(
+            resident(&table),
+            table.group() * size_of::<Node>() / mapping::system_page_size()
+        );
+        assert!(table.give_back(0));
+        assert_eq!(resident(&table), 0);
+        // A look is not a touch that counts: it is of the system's own page of zeros.
+        assert!(holds(table.get(5).unwrap(), 0));
+    }
+}

@@ -1,0 +1,281 @@
+//! Which numbers of a node table are given out, and which groups of nodes have memory that nobody needs.
+//!
+//! The lowest free number is given out first, so nodes gather in few groups. A group (`ZeroedTable`) without a
+//! node is kept as the *spare* one, for a node that comes and goes must not cost a system call each
+//! time; of two such groups the higher one *leaves*: it gives out nothing until its memory has gone. That is a
+//! system call, so whoever emptied the group makes it after the structure lock is free.
+
+use std::collections::TryReserveError;
+
+use super::NoNode;
+use crate::bitmap::Bitmap;
+
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    /// Numbers given out.
+    used: usize,
+    /// Nodes from the first on that have memory.
+    touched: usize,
+}
+
+/// Guarded by the structure lock.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    /// Nodes of a group.
+    group: usize,
+    /// Bytes of a node, its checksums included.
+    each: usize,
+    /// Numbers to be given out.
+    limit: usize,
+    groups: Vec<Group>,
+    /// A bit for each number: whether it is given out. A group begins with a word of its own.
+    bits: Vec<u64>,
+    /// Groups that give out nothing: all their numbers are, or they leave.
+    closed: Bitmap,
+    spare: Option<usize>,
+    leaving: Vec<usize>,
+    /// Nodes that have memory.
+    touched: usize,
+}
+
+impl Numbers {
+    /// `limit` numbers of nodes of `each` bytes, in groups of `group`.
+    pub(super) fn new(group: usize, each: usize, limit: usize) -> Self {
+        Numbers {
+            group,
+            each,
+            limit,
+            groups: Vec::new(),
+            bits: Vec::new(),
+            closed: Bitmap::default(),
+            spare: None,
+            leaving: Vec::new(),
+            touched: 0,
+        }
+    }
+
+    /// Bytes of the nodes that have memory, and of what is kept here.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.touched * self.each
+            + self.groups.capacity() * size_of::<Group>()
+            + self.bits.capacity() * size_of::<u64>()
+            + self.leaving.capacity() * size_of::<usize>()
+            + self.closed.memory_bytes()
+    }
+
+    fn words(&self) -> usize {
+        self.group.div_ceil(64)
+    }
+
+    /// The lowest free number, for [`take`](Self::take), and memory to note it.
+    pub(super) fn lowest(&mut self) -> Result<u32, NoNode> {
+        let group = self.closed.lowest() as usize;
+        if group >= self.groups.len() {
+            self.reserve_group().map_err(|_| NoNode { bytes: size_of::<Group>() })?;
+        }
+        let words = self.bits.iter().skip(group * self.words()).take(self.words());
+        let within: usize = words
+            .scan(true, |go_on, word| {
+                let ones = word.trailing_ones() as usize;
+                core::mem::replace(go_on, ones == 64).then_some(ones)
+            })
+            .sum();
+        let number = group * self.group + within;
+        let number = u32::try_from(number).ok().filter(|_| number < self.limit);
+        number.ok_or(NoNode { bytes: self.each })
+    }
+
+    /// Room for the next group, so that nothing after this needs memory.
+    fn reserve_group(&mut self) -> Result<(), TryReserveError> {
+        self.groups.try_reserve(1)?;
+        self.bits.try_reserve(self.words())?;
+        self.leaving.try_reserve(self.groups.len() + 1)?;
+        self.closed.reserve(self.groups.len() as u32)
+    }
+
+    /// Gives out a number that [`lowest`](Self::lowest) said.
+    pub(super) fn take(&mut self, number: u32) {
+        let (group, within) = self.place(number);
+        if group == self.groups.len() {
+            self.groups.push(Group { used: 0, touched: 0 });
+            self.bits.resize(self.groups.len() * self.words(), 0);
+        }
+        let word = group * self.words() + within / 64;
+        self.bits[word] |= 1 << (within % 64);
+        let full = self.group;
+        let of = &mut self.groups[group];
+        of.used += 1;
+        if of.touched <= within {
+            self.touched += within + 1 - of.touched;
+            of.touched = within + 1;
+        }
+        if of.used == full {
+            self.closed.set(group as u32);
+        }
+        if self.spare == Some(group) {
+            self.spare = None;
+        }
+    }
+
+    /// Takes a number back.
+    pub(super) fn free(&mut self, number: u32) {
+        let (group, within) = self.place(number);
+        let word = group * self.words() + within / 64;
+        debug_assert!(self.bits[word] >> (within % 64) & 1 == 1, "a number is taken back once");
+        self.bits[word] &= !(1 << (within % 64));
+        let of = &mut self.groups[group];
+        if of.used == self.group {
+            self.closed.clear(group as u32);
+        }
+        of.used -= 1;
+        if of.used > 0 {
+            return;
+        }
+        let spare = self.spare.unwrap_or(group);
+        self.spare = Some(spare.min(group));
+        if spare != group {
+            let leaves = spare.max(group);
+            self.closed.set(leaves as u32);
+            self.leaving.push(leaves);
+        }
+    }
+
+    /// Whether a group leaves.
+    pub(super) fn any_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// A group that leaves, for whoever gives its memory back.
+    pub(super) fn next_leaving(&mut self) -> Option<usize> {
+        self.leaving.pop()
+    }
+
+    /// The group that left gives out numbers again; its memory is `gone`, or still there.
+    pub(super) fn has_left(&mut self, group: usize, gone: bool) {
+        self.closed.clear(group as u32);
+        if gone {
+            self.touched -= core::mem::take(&mut self.groups[group].touched);
+        }
+    }
+
+    fn place(&self, number: u32) -> (usize, usize) {
+        (number as usize / self.group, number as usize % self.group)
+    }
+}
+
+#[cfg(test)]
+impl Numbers {
+    /// Nodes that have memory.
+    pub(super) fn touched(&self) -> usize {
+        self.touched
+    }
+
+    /// Numbers given out.
+    pub(super) fn used(&self) -> usize {
+        self.groups.iter().map(|group| group.used).sum()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use zpool_api::sync::test_rng::Rng;
+
+    fn take(numbers: &mut Numbers) -> u32 {
+        let number = numbers.lowest().unwrap();
+        numbers.take(number);
+        number
+    }
+
+    /// Every group that leaves, gone.
+    fn leave(numbers: &mut Numbers) -> Vec<usize> {
+        let left: Vec<usize> = core::iter::from_fn(|| numbers.next_leaving()).collect();
+        left.iter().for_each(|group| numbers.has_left(*group, true));
+        left
+    }
+
+    #[test]
+    fn the_lowest_free_number_is_given_out() {
+        for group in [2, 16, 64, 512] {
+            let (most, steps) = if cfg!(miri) { (200, 600) } else { (3000, 20_000) };
+            let (mut numbers, mut rng) = (Numbers::new(group, 8, most), Rng::new(3));
+            let mut free: BTreeSet<u32> = (0..most as u32).collect();
+            for step in 0..steps {
+                if step < steps / 3 || rng.below(100) < 20 + 70 * (step % 7) / 7 {
+                    match free.pop_first() {
+                        Some(lowest) => assert_eq!(take(&mut numbers), lowest),
+                        None => assert_eq!(numbers.lowest(), Err(NoNode { bytes: 8 })),
+                    }
+                } else {
+                    let number = rng.below(most) as u32;
+                    if free.insert(number) {
+                        numbers.free(number);
+                        leave(&mut numbers);
+                    }
+                }
+                assert_eq!(numbers.used(), most - free.len());
+                assert!(numbers.touched() >= numbers.used());
+            }
+            for number in 0..most as u32 {
+                if free.insert(number) {
+                    numbers.free(number);
+                    leave(&mut numbers);
+                }
+            }
+            assert!(numbers.touched() <= group, "one spare group stays");
+            assert_eq!(numbers.lowest(), Ok(0));
+        }
+    }
+
+    #[test]
+    fn of_two_empty_groups_the_higher_one_leaves() {
+        let mut numbers = Numbers::new(4, 10, 100);
+        let nodes = |numbers: &Numbers| numbers.touched() * 10;
+        for _ in 0..12 {
+            take(&mut numbers);
+        }
+        assert_eq!(nodes(&numbers), 120);
+        (4..8).for_each(|number| numbers.free(number));
+        assert!(!numbers.any_leaving(), "the first one is the spare one");
+        // It is used again, and empty again: no system call.
+        assert_eq!(take(&mut numbers), 4);
+        numbers.free(4);
+        (8..11).for_each(|number| numbers.free(number));
+        assert!(!numbers.any_leaving());
+        numbers.free(11);
+        // Nothing of what leaves is given out.
+        assert_eq!(numbers.next_leaving(), Some(2));
+        let taken: Vec<u32> = (0..5).map(|_| take(&mut numbers)).collect();
+        assert_eq!(taken, [4, 5, 6, 7, 12]);
+        assert_eq!(nodes(&numbers), 130);
+        numbers.has_left(2, true);
+        assert_eq!((take(&mut numbers), nodes(&numbers)), (8, 100));
+    }
+
+    #[test]
+    fn a_lower_group_that_empties_takes_the_spare_ones_place() {
+        let mut numbers = Numbers::new(2, 1, 100);
+        for _ in 0..6 {
+            take(&mut numbers);
+        }
+        [4, 5, 0].into_iter().for_each(|number| numbers.free(number));
+        assert!(!numbers.any_leaving());
+        numbers.free(1);
+        assert_eq!(leave(&mut numbers), [2]);
+        assert_eq!((take(&mut numbers), numbers.touched()), (0, 4));
+    }
+
+    #[test]
+    fn memory_that_does_not_go_stays_counted() {
+        let mut numbers = Numbers::new(2, 1, 100);
+        for _ in 0..4 {
+            take(&mut numbers);
+        }
+        (0..4).for_each(|number| numbers.free(number));
+        let group = numbers.next_leaving().unwrap();
+        numbers.has_left(group, false);
+        assert_eq!((numbers.touched(), numbers.next_leaving()), (4, None));
+        assert!(numbers.memory_bytes() > 4);
+    }
+}
