@@ -3,6 +3,7 @@
 //! A panic of such code is an error of the one call that it struck. The context in which a codec
 //! panicked may be in any state, so it is dropped, and a new one made for the next page.
 
+use std::any::Any;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,16 +18,16 @@ use crate::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 /// assert_eq!(caught(|| 7), Some(7));
 /// assert_eq!(caught(|| -> i32 { std::panic::resume_unwind(Box::new("on purpose")) }), None);
 /// ```
+#[inline]
 pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
     // What `call` borrows is the caller's, who knows from `None` that it may be half done.
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(value) => Some(value),
-        Err(payload) => {
-            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                forget(second);
-            }
-            None
-        }
+    catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
+}
+
+#[cold]
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        forget(second);
     }
 }
 
@@ -40,7 +41,7 @@ fn outcome<T>(
     operation: &'static str,
     call: impl FnOnce() -> Result<T, CompressorError>,
 ) -> Result<T, CompressorError> {
-    caught(call).unwrap_or(Err(CompressorError::Panicked { operation }))
+    caught(call).unwrap_or_else(|| Err(CompressorError::Panicked { operation }))
 }
 
 /// [`Compressor::new_ctx`].

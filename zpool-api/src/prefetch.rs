@@ -10,8 +10,11 @@ const LINE: usize = 64;
 /// processor's own guesses are late for in a few hundred bytes anywhere in memory.
 #[inline]
 pub fn read_soon(bytes: &[u8]) {
-    for line in bytes.chunks(LINE) {
-        hint(line.as_ptr());
+    // Four instructions a line, where an iterator of slices takes seven.
+    let mut at = 0;
+    while at < bytes.len() {
+        hint(bytes.as_ptr().wrapping_add(at));
+        at += LINE;
     }
     // Unless the bytes begin a line, they end in one more.
     if let Some(last) = bytes.last() {

@@ -193,7 +193,11 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
     /// The system's page as a multiple of 4096 bytes.
     #[cfg(target_os = "linux")]
     fn larger_pages() -> usize {
-        if HEAP { 1 } else { mapping::system_page_size() / SMALL_PAGE }
+        if HEAP || cfg!(target_arch = "x86_64") {
+            1
+        } else {
+            mapping::system_page_size() / SMALL_PAGE
+        }
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -202,8 +206,15 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
     }
 
     /// Elements of a group.
+    #[inline]
     pub fn group(&self) -> usize {
-        1 << self.group_bits
+        1 << self.group_bits()
+    }
+
+    /// Known when this is compiled where pages have one size: a look-up is short then.
+    #[inline]
+    fn group_bits(&self) -> u32 {
+        if cfg!(target_arch = "x86_64") { const { GROUP.ilog2() } } else { self.group_bits }
     }
 
     /// Bucket number and offset in it.
@@ -211,7 +222,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
     fn place(&self, index: u32) -> (usize, usize) {
         let shifted = index as usize + self.group();
         let top = shifted.ilog2();
-        ((top - self.group_bits) as usize, shifted - (1 << top))
+        ((top - self.group_bits()) as usize, shifted - (1 << top))
     }
 
     /// The element at `index`, if it has memory. Wait-free.

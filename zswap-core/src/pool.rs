@@ -145,8 +145,9 @@ impl Pool {
         operation: &'static str,
         call: impl FnOnce(&'a dyn Zpool) -> Result<T, ZpoolError>,
     ) -> Result<T, ZpoolError> {
-        contain(|| call(&**self.zpool))
-            .unwrap_or(Err(ZpoolError::Panicked { backend: "the backend", operation }))
+        contain(|| call(&**self.zpool)).unwrap_or_else(|Panicked| {
+            Err(ZpoolError::Panicked { backend: "the backend", operation })
+        })
     }
 
     /// The backend's own figures; none of one that panics.

@@ -55,7 +55,7 @@ fn guarded<T>(
     call: impl FnOnce() -> Result<T, DeviceError>,
 ) -> Result<T, DeviceError> {
     let slot = u64::from(slot);
-    caught(call).unwrap_or(Err(DeviceError::Panicked { operation, slot }))
+    caught(call).unwrap_or_else(|| Err(DeviceError::Panicked { operation, slot }))
 }
 
 impl Slots {
