@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use measure::{Clock, Laps};
 use zpool_api::{Handle, ObjRead, PageProvider, Zpool, ZpoolConfig};
+use zswap_core::device::MemorySwapDevice;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
 /// Pages of zstd-compressed files, separated as paths are; set by `cargo xtask bench`.
@@ -237,6 +239,74 @@ fn stores(c: &mut Criterion, pages: &[Page]) {
     }
 }
 
+/// Pages in the pool of a store at its limit.
+const POOLED: u64 = 10_000;
+/// Of so many entries one has its page in the pool, where there are others.
+const SPACING: u64 = 100;
+
+/// A store at its limit, with no codec and a device in memory: `POOLED` pages in the pool, and if so asked
+/// 990,000 entries between them, of which 124,000 are on the device and the others patterns.
+fn at_the_limit(others: bool) -> Zswap {
+    let store = Zswap::builder()
+        .zpool("zbud")
+        .compressor("null")
+        .swap_device(Arc::new(MemorySwapDevice::new(1 << 20)))
+        .max_pool_bytes(POOLED as usize * PAGE_SIZE)
+        .build()
+        .unwrap();
+    for key in (0..POOLED * SPACING).filter(|key| others && key % SPACING != 0) {
+        let page = if key % 8 == 3 { numbered(key) } else { [key as u8; PAGE_SIZE] };
+        store.store(SwapEntry::new(0, key).unwrap(), &page).unwrap();
+    }
+    while store.shrink(usize::MAX).unwrap() > 0 {}
+    for key in (0..POOLED * SPACING).step_by(SPACING as usize) {
+        store.store(SwapEntry::new(0, key).unwrap(), &numbered(key)).unwrap();
+    }
+    store
+}
+
+/// A page of no pattern.
+fn numbered(key: u64) -> Page {
+    let mut page = [0; PAGE_SIZE];
+    page[..8].copy_from_slice(&(key + 1).to_le_bytes());
+    page
+}
+
+/// The slowest in a thousand stores of new pages, each of which has another written back: what a store at the
+/// limit takes does not follow from entries without pool memory. One iteration stands for one such store.
+fn limits(c: &mut Criterion) {
+    let clock = Clock::measure();
+    for (name, others) in [("10,000 pooled", false), ("10,000 pooled among 990,000 others", true)] {
+        let store = at_the_limit(others);
+        let mut round = 0;
+        let key_of = |round: u64, n: u64| SwapEntry::new(1, round << 32 | (n * 1000)).unwrap();
+        let mut slowest = || {
+            let mut laps = Laps::with_capacity(POOLED as usize);
+            laps.start();
+            for n in 0..POOLED {
+                let page = numbered(round << 32 | n);
+                laps.skip();
+                store.store(key_of(round, n), &page).unwrap();
+                laps.lap();
+            }
+            // Those of the round before are on the device by now: room for those of the next.
+            if let Some(before) = u64::checked_sub(round, 1) {
+                (0..POOLED).for_each(|n| assert!(store.invalidate(key_of(before, n))));
+            }
+            round += 1;
+            Duration::from_nanos(laps.summary(clock, Duration::from_secs(1)).unwrap().p999 as u64)
+        };
+        // Criterion believes that it timed `iterations` stores of that kind.
+        c.bench_function(&format!("limit/{name}/p99.9 of a store"), |b| {
+            b.iter_custom(|iterations| {
+                let rounds = iterations.clamp(1, 20) as u32;
+                let sum: Duration = (0..rounds).map(|_| slowest()).sum();
+                sum.mul_f64(iterations as f64 / f64::from(rounds))
+            });
+        });
+    }
+}
+
 fn all(c: &mut Criterion) {
     let pages = pages();
     eprintln!("{} pages that are not same-filled", pages.len());
@@ -244,6 +314,7 @@ fn all(c: &mut Criterion) {
     backends(c, &pages);
     codecs(c, &pages);
     stores(c, &pages);
+    limits(c);
 }
 
 criterion_group!(benches, all);
