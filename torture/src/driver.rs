@@ -708,7 +708,7 @@ impl<'r> Driver<'r> {
                 }
             }
             Background::Migration(migration) => {
-                if let Some(Err(error)) = migration.ended() {
+                if let Some(error) = migration.report().last_error {
                     self.refused("migrate_pools_in_background", facts.rehome(&error), &error);
                 }
             }

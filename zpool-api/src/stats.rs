@@ -26,7 +26,7 @@ pub struct ZpoolStats {
 impl ZpoolStats {
     /// Resident bytes: pages with objects and cached ones. Metadata is not in it.
     pub fn pool_bytes(&self) -> usize {
-        (self.total_pages + self.cached_pages) * self.page_size
+        self.total_pages.saturating_add(self.cached_pages).saturating_mul(self.page_size)
     }
 }
 

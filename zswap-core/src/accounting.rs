@@ -37,7 +37,7 @@ impl Zswap {
 
     pub(crate) fn check_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         let Some(bytes) = bytes else { return Ok(()) };
-        let needed = self.memory_beside_pools() + self.pools.current().page_size();
+        let needed = self.memory_beside_pools().saturating_add(self.pools.current().page_size());
         if bytes < needed {
             return Err(BuildError::LimitTooSmall { limit: "max_bytes", bytes, needed });
         }
@@ -46,21 +46,25 @@ impl Zswap {
 
     /// Bytes of the index, patterns, device tables and notes.
     fn table_bytes(&self) -> usize {
-        self.index.memory_bytes()
+        let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
+        let own = self.index.memory_bytes()
             + self.patterns.memory_bytes()
             + self.tried.memory_bytes()
-            + self.backing.as_ref().map_or(0, Slots::memory_bytes)
             + self.counters.memory_bytes()
-            + size_of::<Self>()
+            + size_of::<Self>();
+        // A device of the user's may say anything.
+        own.saturating_add(device)
     }
 
     /// Bytes of everything but the pools' pages with objects.
     pub(crate) fn memory_beside_pools(&self) -> usize {
         let pools = self.pools.all().map(|pool| {
             let figures = pool.stats();
-            figures.metadata_bytes + figures.cached_pages * figures.page_size + pool.context_bytes()
+            let cached = figures.cached_pages.saturating_mul(figures.page_size);
+            [figures.metadata_bytes, cached, pool.context_bytes()]
         });
-        self.table_bytes() + pools.sum::<usize>()
+        // A backend or codec of the user's may say anything, here and below.
+        pools.flatten().fold(self.table_bytes(), usize::saturating_add)
     }
 
     /// A snapshot of the counters and of the memory in use. In a child after `fork`, all zero.
@@ -76,10 +80,14 @@ impl Zswap {
         };
         for pool in self.pools.all() {
             let figures = pool.stats();
-            stats.pool_total_size += figures.pool_bytes();
-            stats.compressed_bytes += figures.object_bytes;
-            stats.metadata_bytes += figures.metadata_bytes;
-            stats.context_bytes += pool.context_bytes();
+            for (sum, of_pool) in [
+                (&mut stats.pool_total_size, figures.pool_bytes()),
+                (&mut stats.compressed_bytes, figures.object_bytes),
+                (&mut stats.metadata_bytes, figures.metadata_bytes),
+                (&mut stats.context_bytes, pool.context_bytes()),
+            ] {
+                *sum = sum.saturating_add(of_pool);
+            }
             // Without memory for the list, the sums are right nevertheless.
             if stats.pools.try_reserve(1).is_ok() {
                 stats.pools.push(PoolStats {

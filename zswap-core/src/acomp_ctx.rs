@@ -149,7 +149,7 @@ impl AcompCtxs {
             let made = Tools::set_up(compressor)?;
             let bytes = caught(|| made.codec.memory_bytes()).unwrap_or(0);
             // Relaxed, here and below: a figure, which publishes nothing.
-            ctx.bytes.store(bytes + made.buffer.len(), Ordering::Relaxed);
+            ctx.bytes.store(bytes.saturating_add(made.buffer.len()), Ordering::Relaxed);
             *tools = Some(made);
         }
         Ok((ctx, tools))
@@ -176,9 +176,9 @@ impl AcompCtxs {
     pub fn memory_bytes(&self) -> usize {
         let made = self.by_cpu.iter().filter_map(OnceCell::get);
         // Relaxed: as in `own`.
-        made.map(|place| place[0].bytes.load(Ordering::Relaxed) + size_of_val(&**place))
-            .sum::<usize>()
-            + size_of_val(&*self.by_cpu)
+        let bytes =
+            made.map(|place| [place[0].bytes.load(Ordering::Relaxed), size_of_val(&**place)]);
+        bytes.flatten().fold(size_of_val(&*self.by_cpu), usize::saturating_add)
     }
 }
 

@@ -37,7 +37,8 @@ struct Spare {
 
 impl Spare {
     fn bytes(&self) -> usize {
-        self.ctx.memory_bytes() + self.input.capacity() + self.output.capacity()
+        let buffers = self.input.capacity() + self.output.capacity();
+        self.ctx.memory_bytes().saturating_add(buffers)
     }
 }
 
@@ -66,7 +67,7 @@ impl Spares {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.0.lock().iter().map(Spare::bytes).sum()
+        self.0.lock().iter().map(Spare::bytes).fold(0, usize::saturating_add)
     }
 }
 

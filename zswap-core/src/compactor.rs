@@ -17,7 +17,6 @@ use zpool_api::ZpoolError;
 
 use crate::Zswap;
 use crate::background::{Background, Next, Stop};
-use crate::contained::{Panicked, contain};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 use crate::thread_time::ThreadTime;
@@ -235,8 +234,9 @@ impl Zswap {
             while !stop() {
                 match pool.compact_some(STEP_PAGES) {
                     Ok(won) => {
-                        run.pages += won.pages;
-                        run.won += won.pages * pool.page_size();
+                        run.pages = run.pages.saturating_add(won.pages);
+                        run.won =
+                            run.won.saturating_add(won.pages.saturating_mul(pool.page_size()));
                         if won.complete {
                             break;
                         }
@@ -252,11 +252,11 @@ impl Zswap {
         run
     }
 
-    fn figures(&self) -> Figures {
-        self.compactable().fold(Figures::default(), |sum, pool| {
-            let stats = pool.stats();
-            let (pool, compressed) = (stats.pool_bytes(), stats.object_bytes);
-            Figures { pool: sum.pool + pool, compressed: sum.compressed + compressed }
+    fn figures(&self) -> Result<Figures, ZpoolError> {
+        self.compactable().try_fold(Figures::default(), |sum, pool| {
+            let stats = pool.try_stats()?;
+            let pool = sum.pool.saturating_add(stats.pool_bytes());
+            Ok(Figures { pool, compressed: sum.compressed.saturating_add(stats.object_bytes) })
         })
     }
 
@@ -296,36 +296,33 @@ struct Step {
     ran: bool,
     pages: usize,
     busy: Duration,
-    failed: bool,
     error: Option<ZpoolError>,
 }
 
 impl Step {
     /// A look at the pools, and a run if one is due.
     fn take(store: &Zswap, watch: &mut Watch, stop: &Stop<'_>) -> Self {
-        let Ok(now) = contain(|| store.figures()) else {
-            return Step { failed: true, ..Step::default() };
+        let now = match store.figures() {
+            Ok(now) => now,
+            Err(error) => return Step { error: Some(error), ..Step::default() },
         };
         if !watch.is_due(now) {
             return Step::default();
         }
         let start = ThreadTime::now();
-        let run = contain(|| store.compact_pools(&|| stop.is_set()));
+        let run = store.compact_pools(&|| stop.is_set());
         let busy = start.elapsed();
-        let after = contain(|| store.figures());
-        let panicked = run.is_err() || after.is_err();
-        let run = run.unwrap_or_else(|Panicked| Run::default());
-        watch.ran(run.won, after.unwrap_or(now));
-        let failed = panicked || run.error.is_some();
-        Step { ran: true, pages: run.pages, busy, failed, error: run.error }
+        let after = store.figures();
+        watch.ran(run.won, *after.as_ref().unwrap_or(&now));
+        Step { ran: true, pages: run.pages, busy, error: run.error.or(after.err()) }
     }
 
     fn tell(self, report: &mut CompactorReport) {
         report.looks += 1;
         report.runs += u64::from(self.ran);
-        report.pages += self.pages as u64;
+        report.pages = report.pages.saturating_add(self.pages as u64);
         report.busy += self.busy;
-        report.failed += u64::from(self.failed);
+        report.failed += u64::from(self.error.is_some());
         if self.error.is_some() {
             report.last_error = self.error;
         }

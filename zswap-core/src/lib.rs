@@ -154,7 +154,7 @@ pub use device::{DeviceError, SwapDevice};
 pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
 pub use error::{BatchError, BuildError, LoadError, RehomeError, StoreError, WritebackError};
 pub use iter::Entries;
-pub use rehome::{BackgroundMigration, PoolMigration, Recompressed};
+pub use rehome::{BackgroundMigration, MigrationReport, PoolMigration, Recompressed};
 pub use room::LimitReason;
 pub use shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use stats::{PoolStats, ZswapStats};

@@ -152,7 +152,12 @@ impl Pool {
 
     /// The backend's own figures; none of one that panics.
     pub(crate) fn stats(&self) -> ZpoolStats {
-        contain(|| self.zpool.stats()).unwrap_or_default()
+        self.try_stats().unwrap_or_default()
+    }
+
+    /// The backend's own figures, unless it panics.
+    pub(crate) fn try_stats(&self) -> Result<ZpoolStats, ZpoolError> {
+        self.backend("stats", |zpool| Ok(zpool.stats()))
     }
 
     /// The backend's own name.
@@ -162,7 +167,7 @@ impl Pool {
 
     /// Heap bytes of the contexts made so far.
     pub(crate) fn context_bytes(&self) -> usize {
-        contain(|| self.ctxs.memory_bytes() + self.spares.memory_bytes()).unwrap_or(0)
+        contain(|| self.ctxs.memory_bytes().saturating_add(self.spares.memory_bytes())).unwrap_or(0)
     }
 
     /// Bytes of the backend's pages.
@@ -299,7 +304,7 @@ impl Pool {
         if uncharged || pages > 0 && self.charged.used() == 0 {
             // Relaxed: as above.
             self.uncharged.store(true, Ordering::Relaxed);
-            self.charged.set_used(pages * self.page_size);
+            self.charged.set_used(pages.saturating_mul(self.page_size));
         }
     }
 

@@ -58,32 +58,36 @@ impl Zswap {
     /// # Blocking
     /// As a store does; nothing is locked but the entry at hand, for a moment.
     pub fn migrate_pools(&self, budget: usize) -> Result<PoolMigration, RehomeError> {
-        self.migrate_some(budget, &|| false)
+        let mut done = PoolMigration::default();
+        self.migrate_some(budget, &mut done, &|| false)?;
+        Ok(done)
     }
 
-    /// As [`Zswap::migrate_pools`]; stops after the page at hand when `stop` says so.
+    /// As [`Zswap::migrate_pools`]; stops after the page at hand when `stop` says so. What was done counts,
+    /// also before an error.
     fn migrate_some(
         &self,
         budget: usize,
+        done: &mut PoolMigration,
         stop: &dyn Fn() -> bool,
-    ) -> Result<PoolMigration, RehomeError> {
+    ) -> Result<(), RehomeError> {
         if !self.is_here() {
             return Err(RehomeError::Forked);
         }
-        let mut done = PoolMigration::default();
+        let mut moved = Ok(());
         if self.pages_elsewhere() > 0 {
             let target = self.pools.current();
             let mut page = [0; PAGE_SIZE];
-            self.walk(&self.cursors.migrate, &mut Visited::default(), |entry| {
+            moved = self.walk(&self.cursors.migrate, &mut Visited::default(), |entry| {
                 if done.moved == budget || stop() {
                     return Ok(Step::StopBefore);
                 }
                 done.moved += usize::from(self.migrate(entry, &mut page, &target)?);
                 Ok::<Step, RehomeError>(Step::On)
-            })?;
+            });
         }
         done.left = self.pages_elsewhere();
-        Ok(done)
+        moved
     }
 
     /// Moves one page into the current pool; whether it was moved.
@@ -121,8 +125,9 @@ impl Zswap {
     }
 
     /// [`Zswap::migrate_pools`] on a thread of its own, `chunk` pages at a time with `pause` between,
-    /// until all pages are in the current pool, an error, or the drop of the result. The thread keeps
-    /// the store only while it moves a chunk.
+    /// until all pages are in the current pool, the store is gone, or the result is dropped. The thread keeps
+    /// the store only while it moves a chunk. A page that cannot be moved is passed by and tried again when its
+    /// turn comes, with longer pauses, up to a second, while nothing else moves.
     ///
     /// # Errors
     /// The system gives no thread; [`RehomeError::Forked`] inside, in a child after `fork`.
@@ -141,7 +146,7 @@ impl Zswap {
         let others = self.pools.all().skip(1);
         // Relaxed: as in `migrate`.
         let others = others.filter(|pool| !pool.recompressed.load(Ordering::Relaxed));
-        others.map(|pool| pool.stats().objects).sum()
+        others.fold(0, |sum, pool| sum.saturating_add(pool.stats().objects))
     }
 
     /// Compresses up to `budget` pages anew with another, denser compressor, by spec, into a pool of
@@ -254,57 +259,74 @@ impl Zswap {
     }
 }
 
-/// What a background migration tells.
-#[derive(Debug, Default)]
-struct Report {
-    progress: PoolMigration,
-    ended: Option<Result<(), RehomeError>>,
+/// What a background migration has done so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+#[non_exhaustive]
+pub struct MigrationReport {
+    /// Pages moved.
+    pub moved: u64,
+    /// Pages left in other pools when that was counted last.
+    pub left: usize,
+    /// Pages that could not be moved when it was their turn, each as often as that was so.
+    pub failed: u64,
+    /// The last error.
+    pub last_error: Option<RehomeError>,
+    /// All pages are moved, or the store is gone: the thread has ended.
+    pub ended: bool,
+}
+
+/// Pauses after failures double up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause after a step: longer than the last one if it came to nothing but a failure.
+fn next_pause(usual: Duration, last: Duration, moved: usize, failed: bool) -> Duration {
+    if failed && moved == 0 {
+        last.max(Duration::from_millis(1)).saturating_mul(2).min(LONGEST_PAUSE).max(usual)
+    } else {
+        usual
+    }
 }
 
 /// A thread that migrates a store's pools. Dropping it stops the thread after the page that it is at
 /// and waits for it.
 ///
 /// `Send` and `Sync`.
-pub struct BackgroundMigration(Background<Report>);
+pub struct BackgroundMigration(Background<MigrationReport>);
 
 impl BackgroundMigration {
-    fn start(store: Weak<Zswap>, chunk: usize, pause: Duration) -> std::io::Result<Self> {
+    fn start(store: Weak<Zswap>, chunk: usize, usual: Duration) -> std::io::Result<Self> {
         let chunk = chunk.max(1);
+        let mut pause = usual;
         let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
-            let migrate = |store: &Zswap| contain(|| store.migrate_some(chunk, &|| stop.is_set()));
-            let result = match store.map(migrate) {
-                Some(Ok(result)) => result,
-                Some(Err(Panicked)) => Err(RehomeError::Panicked),
-                None => Ok(PoolMigration::default()),
-            };
-            let goes_on = result.as_ref().is_ok_and(|done| done.left > 0);
-            let next = if goes_on { Next::After(pause) } else { Next::End };
-            let report = move |report: &mut Report| match result {
-                Ok(done) => {
-                    report.progress.moved += done.moved;
-                    report.progress.left = done.left;
-                    report.ended = (done.left == 0).then_some(Ok(()));
+            let mut done = PoolMigration::default();
+            let result = store.map_or(Ok(()), |store| {
+                contain(|| store.migrate_some(chunk, &mut done, &|| stop.is_set()))
+                    .unwrap_or(Err(RehomeError::Panicked))
+            });
+            pause = next_pause(usual, pause, done.moved, result.is_err());
+            let ended = result.is_ok() && done.left == 0;
+            let report = move |report: &mut MigrationReport| {
+                report.moved += done.moved as u64;
+                report.left = done.left;
+                report.ended = ended;
+                if let Err(error) = result {
+                    report.failed += 1;
+                    report.last_error = Some(error);
                 }
-                Err(error) => report.ended = Some(Err(error)),
             };
-            (report, next)
+            (report, if ended { Next::End } else { Next::After(pause) })
         };
         Background::start("zswap-migrate", store, step).map(BackgroundMigration)
     }
 
-    /// Pages moved so far, and pages left in other pools when that was counted last.
-    pub fn progress(&self) -> PoolMigration {
-        self.0.report(|report| report.progress)
-    }
-
-    /// How it ended, once it has: all pages moved or the store gone, or the error that ended it.
-    pub fn ended(&self) -> Option<Result<(), RehomeError>> {
-        self.0.report(|report| report.ended.clone())
+    /// What it has done so far.
+    pub fn report(&self) -> MigrationReport {
+        self.0.report(MigrationReport::clone)
     }
 }
 
 impl fmt::Debug for BackgroundMigration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackgroundMigration").field("progress", &self.progress()).finish()
+        f.debug_tuple("BackgroundMigration").field(&self.report()).finish()
     }
 }

@@ -105,7 +105,8 @@ impl Slots {
             return 0;
         }
         let device = caught(|| self.device.device().memory_bytes()).unwrap_or(0);
-        self.with(|state| state.taken.memory_bytes() + state.read.memory_bytes()) + device
+        self.with(|state| state.taken.memory_bytes() + state.read.memory_bytes())
+            .saturating_add(device)
     }
 
     /// Keeps a taken slot as it is while it is read. To be called where it is known to be taken: under

@@ -79,7 +79,7 @@ pub struct PoolStats {
 impl ZswapStats {
     /// Bytes of all that the store keeps in memory: what `max_bytes` limits.
     pub fn memory_bytes(&self) -> usize {
-        self.pool_total_size + self.metadata_bytes + self.context_bytes
+        self.pool_total_size.saturating_add(self.metadata_bytes).saturating_add(self.context_bytes)
     }
 
     /// What there is now, by name.

@@ -11,14 +11,15 @@ mod common;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use common::{at, page};
 use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 use zpool_api::{
-    FailingPages, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Registry, Zpool, ZpoolCaps,
-    ZpoolError, ZpoolStats,
+    Compaction, FailingPages, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Registry, Zpool,
+    ZpoolCaps, ZpoolError, ZpoolStats,
 };
-use zswap_core::{BuildError, LoadError, PAGE_SIZE, StoreError, Zswap, builtin};
+use zswap_core::{BuildError, CompactorPolicy, LoadError, PAGE_SIZE, StoreError, Zswap, builtin};
 
 /// What the codec or backend under test does at its next call.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ const WORK: u32 = 0;
 const FAIL: u32 = 1;
 const PANIC: u32 = 2;
 const CALL_BACK: u32 = 3;
+/// Figures beyond all memory.
+const ABSURD: u32 = 4;
 
 impl Script {
     fn set(&self, mode: u32) {
@@ -312,7 +315,9 @@ impl Zpool for Scripted {
         self.inner.tag()
     }
     fn caps(&self) -> ZpoolCaps {
-        self.inner.caps()
+        let mut caps = self.inner.caps();
+        caps.compaction = true;
+        caps
     }
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
         if !self.script.step() {
@@ -331,10 +336,34 @@ impl Zpool for Scripted {
         }
     }
     fn total_pages(&self) -> usize {
-        self.inner.total_pages()
+        if self.is_absurd() { usize::MAX } else { self.inner.total_pages() }
     }
     fn stats(&self) -> ZpoolStats {
-        self.inner.stats()
+        let mut stats = self.inner.stats();
+        if self.is_absurd() {
+            stats.total_pages = usize::MAX;
+            stats.cached_pages = usize::MAX;
+            stats.page_size = usize::MAX;
+            stats.objects = usize::MAX;
+            stats.object_bytes = usize::MAX;
+            stats.metadata_bytes = usize::MAX;
+        }
+        stats
+    }
+    fn footprint(&self, len: usize) -> usize {
+        if self.is_absurd() { usize::MAX } else { self.inner.footprint(len) }
+    }
+    fn compact_some(&self, _pages: usize) -> Result<Compaction, ZpoolError> {
+        Ok(Compaction::new(if self.is_absurd() { usize::MAX } else { 0 }, true))
+    }
+    fn trim(&self) -> usize {
+        if self.is_absurd() { usize::MAX } else { 0 }
+    }
+}
+
+impl Scripted {
+    fn is_absurd(&self) -> bool {
+        self.script.mode.load(Ordering::SeqCst) == ABSURD
     }
 }
 
@@ -382,6 +411,35 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
     assert!([2, 3, 4].iter().all(|entry| !store.contains(at(*entry))));
     assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
     assert_eq!(store.stats().reject_alloc_fail, 2);
+}
+
+#[test]
+fn a_backend_whose_figures_are_absurd_harms_no_page() {
+    let (store, script) = with_backend();
+    (1..=4).for_each(|i| store.store(at(i), &doubled(i)).unwrap());
+    script.set(ABSURD);
+    store.set_compressor("lz4").unwrap();
+    let thread = store.compact_in_background(CompactorPolicy::default().pause(Duration::ZERO));
+    let thread = thread.unwrap();
+    // Some stay in the first pool.
+    for i in 3..=8 {
+        store.store(at(i), &doubled(i)).unwrap();
+        check(&store, i, i);
+    }
+    assert_eq!(store.stats().memory_bytes(), usize::MAX);
+    let refused = store.set_max_bytes(Some(1 << 30));
+    assert!(matches!(refused, Err(BuildError::LimitTooSmall { needed: usize::MAX, .. })));
+    // All it says is that there are pages left, however many were moved.
+    assert!(store.migrate_pools(1).unwrap().left > 0);
+    assert_eq!(store.compact(), Ok(usize::MAX));
+    store.recompress("null", 9, false).unwrap();
+    while thread.report().looks < 20 {
+        std::thread::yield_now();
+    }
+    drop(thread);
+    script.set(WORK);
+    (1..=8).for_each(|i| check(&store, i, i));
+    assert!(store.stats().memory_bytes() < 64 << 20);
 }
 
 #[test]

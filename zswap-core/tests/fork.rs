@@ -26,8 +26,8 @@ use zpool_api::sync::test_rng::Rng;
 use zswap_core::device::{DeviceError, FileSwapDevice, MemorySwapDevice, SwapDevice};
 use zswap_core::{
     BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,
-    CompactorPolicy, Entries, LoadError, PAGE_SIZE, RehomeError, ShrinkerPolicy, StoreError,
-    WritebackError, Zswap,
+    CompactorPolicy, Entries, LoadError, MigrationReport, PAGE_SIZE, RehomeError, ShrinkerPolicy,
+    StoreError, WritebackError, Zswap,
 };
 
 const PAGES: u64 = 150;
@@ -158,7 +158,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
         &mut || store.stats().stored_pages == 0 && store.stats().memory_bytes() == 0,
         &mut || store.entries().next().is_none() && entries.next().is_none(),
         &mut || world.shrinker.report().steps == 0 && world.compactor.report().looks == 0,
-        &mut || world.migration.progress().moved == 0 && world.migration.ended().is_none(),
+        &mut || world.migration.report() == MigrationReport::default(),
         &mut || {
             world.memory.as_ref().is_none_or(|device| {
                 let forked = device.read_page(0, &mut [0; PAGE_SIZE]) == Err(DeviceError::Forked);
