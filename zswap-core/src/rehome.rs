@@ -13,7 +13,7 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 
 use crate::background::{Background, Next, Stop};
-use crate::contained::{Panicked, contain};
+use crate::contained::contain;
 use crate::error::{BuildError, RehomeError};
 use crate::pool::{Fault, Stored};
 use crate::pools::{Hold, NotSwitched};
