@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 
 use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use zpool_api::unwind::in_destructor;
+use zpool_base::unwind::in_destructor;
 
 /// No object.
 const NONE: u64 = 0;

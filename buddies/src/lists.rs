@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::records::Records;
     use std::collections::VecDeque;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     struct Any;
     struct Rec(Link);

@@ -8,7 +8,7 @@ use loom::thread;
 
 use crate::left::{Leaves, Left};
 use crate::word::{Freed, ObjWord, PinError};
-use zpool_api::sync::Watched;
+use zpool_base::sync::Watched;
 
 struct Object {
     word: ObjWord,

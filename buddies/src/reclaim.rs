@@ -9,9 +9,9 @@
 //! there were objects on the LRU's pages when it began at most, whatever callbacks do and whatever is
 //! read.
 
-use zpool_api::lockdep::might_sleep;
-use zpool_api::unwind::in_destructor;
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
+use zpool_base::lockdep::might_sleep;
+use zpool_base::unwind::in_destructor;
 
 /// A pool whose pages can be reclaimed.
 pub trait Reclaim {

@@ -13,10 +13,10 @@ use std::sync::Arc;
 // Always std's: a number that orders nothing.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use zpool_api::fork::Maker;
-use zpool_api::lockdep::might_sleep;
-use zpool_api::unwind::in_destructor;
 use zpool_api::{PageBudget, PageProvider, PageRun, ZpoolError};
+use zpool_base::fork::Maker;
+use zpool_base::lockdep::might_sleep;
+use zpool_base::unwind::in_destructor;
 
 /// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
 #[derive(Debug)]

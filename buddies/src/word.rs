@@ -315,7 +315,7 @@ impl ObjWord {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     #[test]
     fn fields_round_trip() {

@@ -3,39 +3,9 @@
 //! A panic of such code is an error of the one call that it struck. The context in which a codec
 //! panicked may be in any state, so it is dropped, and a new one made for the next page.
 
-use std::any::Any;
-use std::mem::forget;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use zpool_base::unwind::caught;
 
 use crate::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
-
-/// Runs `call`; `None` if it panicked. Also within a destructor that runs because of a panic.
-///
-/// The payload of the panic is dropped here. One whose own destructor panics is leaked.
-///
-/// ```
-/// use compressors::guard::caught;
-/// assert_eq!(caught(|| 7), Some(7));
-/// assert_eq!(caught(|| -> i32 { std::panic::resume_unwind(Box::new("on purpose")) }), None);
-/// ```
-#[inline]
-pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
-    // What `call` borrows is the caller's, who knows from `None` that it may be half done.
-    catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
-}
-
-#[cold]
-fn drop_payload(payload: Box<dyn Any + Send>) {
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        forget(second);
-    }
-}
-
-/// Drops `value`; whether its destructor ran to its end. What a destructor that panics had still to
-/// drop is dropped by the unwinding.
-pub fn dropped<T>(value: T) -> bool {
-    caught(|| drop(value)).is_some()
-}
 
 fn outcome<T>(
     operation: &'static str,
@@ -53,7 +23,7 @@ pub fn new_ctx(compressor: &dyn Compressor) -> Result<Box<dyn CompressorCtx>, Co
 }
 
 /// [`CompressorCtx::compress`]. After [`CompressorError::Panicked`] the context is of no use: give it
-/// to [`dropped`].
+/// to [`zpool_base::unwind::dropped`].
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -67,7 +37,7 @@ pub fn compress(
 }
 
 /// [`CompressorCtx::decompress`]. After [`CompressorError::Panicked`] the context is of no use: give it
-/// to [`dropped`].
+/// to [`zpool_base::unwind::dropped`].
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -98,6 +68,7 @@ mod tests {
     use super::*;
     use std::panic::resume_unwind;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use zpool_base::unwind::dropped;
 
     /// Panics where it is told to, and counts its destructor's runs.
     #[derive(Debug)]

@@ -72,7 +72,6 @@ mod deflate;
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 mod dictionary;
 mod error;
-mod fork;
 pub mod guard;
 #[cfg(feature = "deflate")]
 mod libdeflate;

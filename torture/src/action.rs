@@ -309,7 +309,7 @@ mod tests {
         let (marks, tally) = (Marks::new(10), Tally::default());
         let mut page = [0; zswap_core::PAGE_SIZE];
         let stamp = crate::page::Stamp { key: 7, version: 1, writer: Some(0) };
-        let mut rng = zpool_api::sync::test_rng::Rng::new(1);
+        let mut rng = zpool_base::sync::test_rng::Rng::new(1);
         crate::page::fill(&mut page, stamp, crate::page::Form::Text, 0, &mut rng);
         as_mover(Action::Shrink, || marks.moves(&page, &tally));
         let _load = marks.begin(7, Action::Load, &tally);

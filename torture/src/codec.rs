@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorCtx, CompressorError, Registry, StatelessDecompress};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 use crate::action::{self, Marks, Tally};
 use crate::clock::Clock;

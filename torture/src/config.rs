@@ -3,7 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 use crate::action::Action;
 use crate::device::Fault;

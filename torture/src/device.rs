@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::DeviceError;
 use zswap_core::{Page, SwapDevice};
 

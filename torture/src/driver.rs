@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::{
     BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,
     CompactorPolicy, LoadError, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,

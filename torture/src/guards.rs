@@ -8,11 +8,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{
     Compaction, Evict, Handle, Migration, ObjRead, ObjReadOwned, ObjWrite, PoolTag, Registry,
     Zpool, ZpoolCaps, ZpoolError, ZpoolStats, obj_read_owned,
 };
+use zpool_base::sync::test_rng::Rng;
 
 use crate::clock::Clock;
 use crate::finding::{Findings, lock};

@@ -3,7 +3,7 @@
 //! A page of bytes begins with a header of four words. A same-filled page has room for one word only,
 //! which encodes key and version in one of the three forms that the store packs differently.
 
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page};
 
 /// Bits of a key.

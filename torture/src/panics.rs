@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 use crate::clock::Clock;
 

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use compressors::{AcompEngine, CompressorError};
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{FailingPages, HeapPages, PageError, PageProvider, ZpoolError};
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{FileSwapDevice, MemorySwapDevice};
 use zswap_core::{BuildError, SwapDevice, SwapEntry, Zswap, ZswapBuilder};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use compressors::AcompEngine;
 use serde_json::{Value, json};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 use crate::action::{Action, MOST_THREADS, Tally};
 use crate::clock::Clock;

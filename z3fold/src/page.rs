@@ -206,7 +206,7 @@ impl Page {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     fn with(objects: &[(Buddy, usize, u8)]) -> Page {
         let mut page = Page::NEW;

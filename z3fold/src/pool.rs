@@ -32,14 +32,15 @@ use buddies::{
     CHUNKS, Freed, FreshPage, Leaves, Left, ObjWord, PageSource, PinError, READER_LIMIT, Reclaim,
     State, Word,
 };
-use zpool_api::fork::Leaked;
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::stable::{StableTable, TableError};
-use zpool_api::unwind::{drop_payload, in_destructor};
 use zpool_api::{
     Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag,
-    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
+    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
+use zpool_base::fork::Leaked;
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::prefetch;
+use zpool_base::stable::{StableTable, TableError};
+use zpool_base::unwind::{drop_payload, in_destructor};
 
 use crate::page::{Buddy, Page, Slot};
 use crate::states::{Lists, PageState, Who};

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use z3fold::Z3fold;
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{HeapPages, Zpool};
+use zpool_base::sync::test_rng::Rng;
 
 /// Knows of each page its free chunks and its objects, and nothing of positions.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use z3fold::Z3fold;
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{Evicted, FailingPages, Handle, HeapPages, ObjRead, Zpool};
+use zpool_base::sync::test_rng::Rng;
 
 const CHUNK: usize = 64;
 

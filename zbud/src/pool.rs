@@ -23,14 +23,15 @@ use core::ptr::{NonNull, null_mut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use zpool_api::fork::Leaked;
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::stable::{StableTable, TableError};
-use zpool_api::unwind::{drop_payload, in_destructor};
 use zpool_api::{
     Evict, Handle, ObjCommit, ObjPin, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag,
-    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats, prefetch,
+    SlotRef, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
+use zpool_base::fork::Leaked;
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::prefetch;
+use zpool_base::stable::{StableTable, TableError};
+use zpool_base::unwind::{drop_payload, in_destructor};
 
 use buddies::{
     CHUNKS, Freed, FreshPage, Leaves, Left, ObjWord, PageSource, PinError, READER_LIMIT, State,

@@ -194,7 +194,7 @@ impl SlotRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     const _: fn() = || {
         fn both<T: Send + Sync + Copy>() {}

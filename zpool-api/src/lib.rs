@@ -93,13 +93,7 @@
 //! | [`handle`] | the 64-bit handle and its split: 12 bits of pool tag, 52 of the backend's |
 //! | [`read`], [`write`](mod@write) | the guards through which bytes are seen and written |
 //! | [`provider`] | where pages come from: `MmapPages`, `HeapPages`, `FailingPages` |
-//! | [`fork`] | a child after `fork` told apart from its parent |
 //! | [`registry`] | backends by name, third parties' too |
-//! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
-//! | [`zeroed`] | a table of atomics whose memory goes back to the system group by group |
-//! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
-//! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
-//! | [`unwind`] | panics of code that is called from a destructor |
 //! | `conformance` | with the feature of that name: the test suite that any backend can run |
 
 #![cfg_attr(
@@ -114,21 +108,12 @@
 
 pub mod error;
 pub mod evict;
-pub mod fork;
 pub mod handle;
-pub mod lockdep;
-#[cfg(target_os = "linux")]
-mod mapping;
-pub mod prefetch;
 pub mod provider;
 pub mod read;
 pub mod registry;
-pub mod stable;
 pub mod stats;
-pub mod sync;
-pub mod unwind;
 pub mod write;
-pub mod zeroed;
 pub mod zpool;
 
 #[cfg(feature = "conformance")]

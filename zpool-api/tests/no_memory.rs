@@ -7,11 +7,11 @@ mod refusing;
 use std::sync::Arc;
 
 use refusing::{warm_lockdep, with_allocations};
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{
     FailingPages, Handle, HeapPages, MmapOptions, MmapPages, ObjSink, ObjWrite, PageError,
     PageProvider, PageRun, ZpoolError,
 };
+use zpool_base::sync::test_rng::Rng;
 
 fn free(pages: &dyn PageProvider, run: PageRun) {
     // SAFETY: the tests free runs to the provider that gave them and look at no byte afterwards.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorError, guard};
-use zpool_api::prefetch;
+use zpool_base::prefetch;
 use zswap_core::parts::{AcompCtxs, Busy};
 use zswap_core::{PAGE_SIZE, Page};
 

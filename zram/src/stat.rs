@@ -3,7 +3,7 @@
 use core::fmt;
 
 use zpool_api::ZpoolError;
-use zpool_api::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use zpool_base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use zswap_core::PAGE_SIZE;
 use zswap_core::parts::Slots;
 

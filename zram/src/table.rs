@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use zpool_api::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use zpool_base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zswap_core::parts::{Waiters, WordGuard, lock_word};
 
 use crate::word::Word;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use common::{Rig, at, check, marked, rig, settle};
 use compressors::CompressorError;
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
 
 /// Three pages of each kind: compressed, huge, a pattern, on the device.

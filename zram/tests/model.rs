@@ -10,7 +10,7 @@
 mod common;
 
 use common::{at, marked, rig, settle};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Recompress, Writeback, ZramError};
 
 #[test]

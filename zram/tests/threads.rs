@@ -15,7 +15,7 @@ use std::thread;
 
 use common::{at, check, marked, rig, settle};
 use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 use zswap_core::builtin;
 

@@ -12,7 +12,8 @@
 
 use core::ptr::NonNull;
 
-use zpool_api::{PageError, lockdep};
+use zpool_api::PageError;
+use zpool_base::lockdep;
 
 use crate::class_table::SizeClass;
 use crate::pool::Core;
@@ -476,8 +477,8 @@ mod tests {
     use crate::class_table::HEADER;
     use crate::lane::Freed;
     use std::sync::Arc;
-    use zpool_api::sync::test_rng::Rng;
     use zpool_api::{Handle, HeapPages, Zpool};
+    use zpool_base::sync::test_rng::Rng;
 
     /// Looks at every lane of a class and compares with what was counted on the way. The touched
     /// pages and the holes.

@@ -18,7 +18,7 @@
 //! it has, without a page won, is left (`Progress`).
 
 use zpool_api::Compaction;
-use zpool_api::lockdep::{self, Rank, might_sleep};
+use zpool_base::lockdep::{self, Rank, might_sleep};
 
 use crate::class::{Detached, Locked, Place};
 use crate::class_table::{HEADER, SizeClass};

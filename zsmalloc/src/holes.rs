@@ -8,7 +8,7 @@
 use core::ptr::NonNull;
 
 use zpool_api::PageRun;
-use zpool_api::lockdep::might_sleep;
+use zpool_base::lockdep::might_sleep;
 
 use crate::class::{Detached, Locked};
 use crate::pool::Core;

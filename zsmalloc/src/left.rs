@@ -20,7 +20,7 @@
 use core::ptr::NonNull;
 
 use zpool_api::PageRun;
-use zpool_api::lockdep::{self, Rank};
+use zpool_base::lockdep::{self, Rank};
 
 use crate::class::{Detached, Place};
 use crate::hooks::{self, Point};

@@ -13,8 +13,8 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use zpool_api::lockdep::might_sleep;
 use zpool_api::{Migration, PageRun, ZpoolError};
+use zpool_base::lockdep::might_sleep;
 
 use crate::class::Locked;
 use crate::pool::Core;

@@ -34,13 +34,13 @@ use core::ptr::NonNull;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use zpool_api::fork::{Leaked, Maker};
-use zpool_api::stable::StableTable;
 use zpool_api::{
     Compaction, Handle, Migration, ObjCommit, ObjRead, ObjWrite, PageBudget, PageError,
     PageProvider, PageRun, PoolTag, SlotRef, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError, ZpoolStats,
-    prefetch,
 };
+use zpool_base::fork::{Leaked, Maker};
+use zpool_base::prefetch;
+use zpool_base::stable::StableTable;
 
 use crate::class::{Class, Locked, Place};
 use crate::class_table::HEADER;

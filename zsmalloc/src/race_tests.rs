@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{FailingPages, Handle, HeapPages, ObjRead, PageProvider, Zpool};
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::sync::test_rng::Rng;
 
 use crate::hooks::{Point, limit_relocations, on, relocations};
 use crate::{Config, Zsmalloc};

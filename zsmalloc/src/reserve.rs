@@ -10,9 +10,9 @@
 
 use core::ptr::NonNull;
 
-use zpool_api::lockdep::{self, Rank, might_sleep};
-use zpool_api::stable::TableError;
 use zpool_api::{PageError, PageRun, ZpoolError};
+use zpool_base::lockdep::{self, Rank, might_sleep};
+use zpool_base::stable::TableError;
 
 use crate::class::{Detached, Locked, Place};
 use crate::class_table::{HEADER, SizeClass};

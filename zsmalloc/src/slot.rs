@@ -16,8 +16,8 @@
 //! chained: each class keeps a few, the others are on one list of the pool, whose lock is a leaf.
 
 use zpool_api::handle::MAX_GENERATION;
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::stable::{StableTable, TableError};
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::stable::{StableTable, TableError};
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::thread;
 
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{
     FailingPages, Handle, HeapPages, PageBudget, PageError, PageProvider, Zpool, ZpoolConfig,
     ZpoolError,
 };
+use zpool_base::sync::test_rng::Rng;
 use zsmalloc::{Config, Zsmalloc};
 
 const STEPS: usize = if cfg!(miri) { 150 } else { 20_000 };

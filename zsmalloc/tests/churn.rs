@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{Handle, HeapPages, ObjRead, PageProvider, Zpool, ZpoolError};
+use zpool_base::sync::test_rng::Rng;
 use zsmalloc::{Config, Zsmalloc};
 
 const THREADS: usize = 8;

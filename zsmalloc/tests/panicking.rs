@@ -10,10 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{
     Handle, PageBlock, PageBudget, PageError, PageProvider, PageRun, Zpool, ZpoolConfig,
 };
+use zpool_base::sync::test_rng::Rng;
 use zsmalloc::{Config, Zsmalloc};
 
 const ON_PURPOSE: &str = "on purpose";

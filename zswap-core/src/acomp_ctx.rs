@@ -26,11 +26,12 @@ use core::fmt;
 // Always std's: a figure, which no modelled protocol depends on.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use compressors::guard::{self, caught};
+use compressors::guard;
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use crossbeam_utils::CachePadded;
 use once_cell::sync::OnceCell;
-use zpool_api::lockdep::might_sleep;
+use zpool_base::lockdep::might_sleep;
+use zpool_base::unwind::{caught, dropped};
 
 use crate::cpu;
 use crate::sync::{Mutex, MutexGuard, thread_flag};
@@ -186,7 +187,7 @@ impl Drop for AcompCtxs {
     fn drop(&mut self) {
         for place in self.by_cpu.iter_mut().filter_map(OnceCell::get_mut) {
             // One that panics takes none of the others with it.
-            guard::dropped(place[0].tools.lock().take());
+            dropped(place[0].tools.lock().take());
         }
     }
 }
@@ -252,7 +253,7 @@ impl HeldCtx<'_> {
         if matches!(done, Err(CompressorError::Panicked { .. })) {
             // Relaxed: as in `own`.
             self.bytes.store(0, Ordering::Relaxed);
-            guard::dropped(self.tools.take());
+            dropped(self.tools.take());
         }
         done
     }

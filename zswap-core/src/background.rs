@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use zpool_api::fork::Leaked;
+use zpool_base::fork::Leaked;
 
 use crate::Zswap;
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use compressors::{
     AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError, guard,
 };
+use zpool_base::unwind::dropped;
 
 use crate::contained::{Panicked, contain};
 use crate::error::{BatchError, LoadError, StoreError};
@@ -63,7 +64,7 @@ impl Spares {
             spares.extend(spare.take());
         }
         drop(spares);
-        guard::dropped(spare);
+        dropped(spare);
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -75,7 +76,7 @@ impl Drop for Spares {
     fn drop(&mut self) {
         // One that panics takes none of the others with it.
         for spare in core::mem::take(&mut *self.0.lock()) {
-            guard::dropped(spare);
+            dropped(spare);
         }
     }
 }

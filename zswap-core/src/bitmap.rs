@@ -104,7 +104,7 @@ impl Bitmap {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     impl Bitmap {
         /// The first `count` numbers taken, as if one after another.

@@ -4,7 +4,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 
-use compressors::guard::caught;
+use zpool_base::unwind::caught;
 
 /// Code of the user's panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

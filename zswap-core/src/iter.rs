@@ -2,7 +2,7 @@
 
 use crate::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
-use zpool_api::fork::Leaked;
+use zpool_base::fork::Leaked;
 
 /// The entries of a store, in order. Made by [`Zswap::entries`].
 ///

@@ -15,7 +15,7 @@
 //! it sleeps, or sleeps before the mutex is free, so no wake-up is lost.
 
 use crossbeam_utils::{Backoff, CachePadded};
-use zpool_api::lockdep::{self, Rank};
+use zpool_base::lockdep::{self, Rank};
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, MODEL, Mutex};
@@ -291,7 +291,7 @@ mod tests {
 mod loom_tests {
     use super::*;
     use loom::sync::Arc;
-    use zpool_api::sync::Watched;
+    use zpool_base::sync::Watched;
 
     /// Fails if the unlocking swap is Relaxed or the locking CAS is Relaxed (the watched cell), if
     /// the unlock does not look for WAITERS or wakes without the stripe's mutex (a sleeper stays

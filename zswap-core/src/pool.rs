@@ -8,8 +8,9 @@ use std::sync::Arc;
 use compressors::{Compressor, CompressorError, StatelessDecompress};
 use zpool_api::{
     BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PageProvider, PoolTag, Zpool,
-    ZpoolError, ZpoolStats, prefetch,
+    ZpoolError, ZpoolStats,
 };
+use zpool_base::prefetch;
 
 use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
 use crate::batch::Spares;

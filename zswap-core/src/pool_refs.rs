@@ -163,7 +163,7 @@ mod loom_tests {
     use crate::sync::Mutex;
     use loom::sync::Arc;
     use loom::thread;
-    use zpool_api::sync::Watched;
+    use zpool_base::sync::Watched;
 
     struct Pool {
         refs: PoolRefs,

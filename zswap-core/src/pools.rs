@@ -18,7 +18,7 @@ use core::ops::Deref;
 use core::ptr::null_mut;
 use std::sync::Arc;
 
-use zpool_api::lockdep::might_sleep;
+use zpool_base::lockdep::might_sleep;
 
 use crate::cpu;
 use crate::pool::Pool;

@@ -12,8 +12,8 @@
 //! whose word names it: it is read under that entry's lock and given back by whoever took the word
 //! out of the entry.
 
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::stable::StableTable;
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::stable::StableTable;
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -137,7 +137,7 @@ impl Patterns {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     #[test]
     fn only_a_page_of_one_word_is_same_filled() {

@@ -18,8 +18,8 @@ mod readers;
 
 use std::sync::Arc;
 
-use compressors::guard::caught;
-use zpool_api::lockdep::{self, Rank, might_sleep};
+use zpool_base::lockdep::{self, Rank, might_sleep};
+use zpool_base::unwind::caught;
 
 use self::readers::Readers;
 use crate::Page;

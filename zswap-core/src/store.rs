@@ -18,8 +18,8 @@ use core::fmt;
 use std::sync::Arc;
 
 use compressors::{Acomp, CompletionsPool};
-use zpool_api::fork::Leaked;
 use zpool_api::{BackendBits, ObjRead};
+use zpool_base::fork::Leaked;
 
 use crate::checksum;
 use crate::contained::Contained;
@@ -621,7 +621,7 @@ impl fmt::Debug for Zswap {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     fn noise(seed: u64) -> Page {
         let (mut rng, mut page) = (Rng::new(seed), [0; PAGE_SIZE]);

@@ -1,6 +1,6 @@
 //! Threads and atomics of this crate: std's, or loom's under `--cfg loom`.
 
-pub(crate) use zpool_api::sync::{Condvar, MODEL, Mutex, MutexGuard, atomic, yield_now};
+pub(crate) use zpool_base::sync::{Condvar, MODEL, Mutex, MutexGuard, atomic, yield_now};
 
 /// A flag of each thread; loom's threads share one of the system's.
 macro_rules! thread_flag {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use zpool_api::lockdep::{self, Rank};
+use zpool_base::lockdep::{self, Rank};
 
 use crate::sync::Mutex;
 

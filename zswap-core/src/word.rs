@@ -192,7 +192,7 @@ impl core::fmt::Debug for Word {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     #[test]
     fn every_field_round_trips_beside_every_other() {

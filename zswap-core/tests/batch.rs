@@ -20,7 +20,7 @@ use compressors::{
     Acomp, AcompCompletions, AcompEngine, AcompRequest, Compressor, CompressorCtx, CompressorError,
     Scomp,
 };
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Zswap, builtin};
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use common::{at, page};
 use compressors::AcompEngine;
 use zpool_api::ZpoolError;
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{DeviceError, FileSwapDevice, MemorySwapDevice, SwapDevice};
 use zswap_core::{
     BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,

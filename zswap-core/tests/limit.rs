@@ -20,7 +20,7 @@ use std::time::Duration;
 use common::rig::{check, marked};
 use common::{at, backends, eventually, page};
 use compressors::{AcompEngine, Scomp};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice};
 use zswap_core::{
     BuildError, LimitReason, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{at, page};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::NullSwapDevice;
 use zswap_core::{PAGE_SIZE, StoreError, Zswap};
 

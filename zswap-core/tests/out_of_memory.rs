@@ -429,7 +429,7 @@ fn a_long_run(zpool: &str, codec: &str) {
         for every in [1, 2, 3, 7] {
             eprintln!("a long run, limited {limited}, every {every}");
             let mut rig = Rig::new(zpool, codec, limited);
-            let mut rng = zpool_api::sync::test_rng::Rng::new(every);
+            let mut rng = zpool_base::sync::test_rng::Rng::new(every);
             for round in 0..600 {
                 let plan = Plan::Every(every);
                 let offset = rng.next() >> 8 & !(0xffff << rng.below(40));

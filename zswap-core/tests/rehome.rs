@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use common::rig::{Rig, check, marked, pools, rig};
 use common::{at, page};
 use compressors::CompressorError;
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::{BuildError, PAGE_SIZE, RehomeError, StoreError};
 
 #[test]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{at, page};
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::{LoadError, PAGE_SIZE, StoreError, SwapEntry, Zswap, builtin};
 
 const SCALE: u64 = if cfg!(miri) { 1 } else { 20 };

@@ -16,7 +16,7 @@ use std::thread;
 use common::at;
 use common::rig::{Rig, check, marked, pools, rig};
 use compressors::CompressorError;
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::{BuildError, LoadError, PAGE_SIZE, builtin};
 
 #[test]

@@ -12,12 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::sync::test_rng::Rng;
 use zpool_api::{
     Evicted, FailingPages, Handle, HeapPages, ObjRead, PageBudget, PageError, PageProvider,
     PageRun, Zpool, ZpoolError,
 };
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::sync::test_rng::Rng;
 
 pub(crate) type Build = fn(Arc<dyn PageProvider>, Option<Arc<PageBudget>>) -> Arc<dyn Zpool>;
 

@@ -9,9 +9,11 @@ use std::collections::VecDeque;
 use std::mem::{forget, take};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use zpool_base::fork::Maker;
+use zpool_base::unwind::dropped;
+
 use super::AcompDone;
-use crate::fork::Maker;
-use crate::{CompressorError, guard};
+use crate::CompressorError;
 
 #[derive(Debug, Default)]
 struct State {
@@ -53,7 +55,7 @@ impl Default for AcompCompletions {
 impl AcompCompletions {
     /// None yet.
     pub fn new() -> Self {
-        let maker = Maker::here_if_told();
+        let maker = Maker::here();
         AcompCompletions { state: Mutex::default(), told: Condvar::new(), maker }
     }
 
@@ -146,7 +148,7 @@ impl Drop for AcompCompletions {
         }
         // A worker may be the one that drops this: a context whose destructor panics must not end it.
         for (_, done) in left {
-            guard::dropped(done);
+            dropped(done);
         }
     }
 }
@@ -172,7 +174,7 @@ impl CompletionsPool {
             done.reserve(requests)?;
             free.push(Arc::new(done));
         }
-        Ok(CompletionsPool { free: Mutex::new(free), count, maker: Maker::here_if_told() })
+        Ok(CompletionsPool { free: Mutex::new(free), count, maker: Maker::here() })
     }
 
     /// One that nobody uses; `None` if all are lent, or in a child after `fork`. Does not block.
@@ -188,7 +190,7 @@ impl CompletionsPool {
             return forget(done);
         }
         while let Some(left) = done.wait_any() {
-            guard::dropped(left);
+            dropped(left);
         }
         let mut free = self.lock();
         // One that is not the pool's own finds no room, and is dropped without the lock.

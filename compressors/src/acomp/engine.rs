@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::{Acomp, AcompCompletions, AcompRequest, Scomp};
-use crate::fork::Maker;
+use zpool_base::fork::Maker;
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
@@ -88,7 +88,7 @@ impl AcompEngine {
     /// # Errors
     /// Those of starting a thread; the threads that were started have ended then.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
-        let maker = Maker::here()?;
+        let maker = Maker::here();
         let mut jobs = VecDeque::new();
         // A queue beyond that grows as it must, or completes requests in the caller.
         jobs.try_reserve(bound.min(AT_FIRST)).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -480,7 +480,7 @@ mod tests {
         // SAFETY: the child runs `inside` and ends without returning from here.
         match unsafe { libc::fork() } {
             0 => {
-                let held = crate::guard::caught(inside);
+                let held = zpool_base::unwind::caught(inside);
                 // SAFETY: ends the child, and nothing of the parent's.
                 unsafe { libc::_exit(i32::from(held != Some(true))) }
             }

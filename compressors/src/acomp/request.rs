@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use zpool_base::unwind::dropped;
+
 use crate::{CompressorCtx, CompressorError, guard};
 
 /// What is to be done.
@@ -51,7 +53,7 @@ impl AcompRequest {
         };
         let AcompRequest { input, output, ctx, .. } = self;
         let ctx = if matches!(result, Err(CompressorError::Panicked { .. })) {
-            guard::dropped(ctx);
+            dropped(ctx);
             None
         } else {
             Some(ctx)

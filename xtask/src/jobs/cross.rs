@@ -9,6 +9,7 @@ const TARGETS: &[&str] =
     &["x86_64-pc-windows-gnu", "aarch64-unknown-linux-gnu", "x86_64-apple-darwin"];
 
 const CRATES: &[&str] = &[
+    "-p zpool-base",
     "-p zpool-api",
     "-p zpool-api --features conformance",
     "-p zbud",

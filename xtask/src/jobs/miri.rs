@@ -17,6 +17,7 @@ const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 const CRATES: &[(&str, &str)] = &[
     ("zsmalloc", ""),
     ("zpool-api", "--features conformance"),
+    ("zpool-base", ""),
     ("z3fold", ""),
     ("zbud", ""),
     ("zswap-core", "--no-default-features --features zbud"),

@@ -9,6 +9,7 @@ const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None
 /// What `ci` runs: what has threads, without the C code, which has none of its own and takes most
 /// of the time.
 const CONCURRENT: &[Crate] = &[
+    ("zpool-base", ""),
     ("zpool-api", "--features conformance"),
     ("zbud", ""),
     ("z3fold", ""),

@@ -19,9 +19,19 @@ const BUILTIN: &str = "src/builtin.rs";
 
 /// What a crate may depend on; nothing for a crate that has no place yet.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
-    const STORE: &[&str] = &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc"];
-    const ZRAM: &[&str] = &["zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core"];
+    const STORE: &[&str] =
+        &["zpool-base", "zpool-api", "compressors", "zbud", "z3fold", "zsmalloc"];
+    const ZRAM: &[&str] = &[
+        "zpool-base",
+        "zpool-api",
+        "compressors",
+        "zbud",
+        "z3fold",
+        "zsmalloc",
+        "zswap-core",
+    ];
     const TOP: &[&str] = &[
+        "zpool-base",
         "zpool-api",
         "compressors",
         "zbud",
@@ -33,9 +43,10 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "measure",
     ];
     match from {
-        "zpool-api" | "compressors" => Some(&[]),
-        "buddies" | "zsmalloc" => Some(&["zpool-api"]),
-        "zbud" | "z3fold" => Some(&["zpool-api", "buddies"]),
+        "zpool-base" => Some(&[]),
+        "zpool-api" | "compressors" => Some(&["zpool-base"]),
+        "buddies" | "zsmalloc" => Some(&["zpool-base", "zpool-api"]),
+        "zbud" | "z3fold" => Some(&["zpool-base", "zpool-api", "buddies"]),
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
         "zram-nbd" => Some(&["compressors", "zram"]),

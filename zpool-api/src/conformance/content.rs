@@ -7,7 +7,7 @@
 use core::fmt;
 use std::sync::OnceLock;
 
-use crate::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 /// Room for the length in a mark: objects below 1 MiB.
 const LEN_BITS: u32 = 20;

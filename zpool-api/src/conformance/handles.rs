@@ -7,8 +7,8 @@ use super::fixture::{Fixture, Rig, assert_invalid};
 use super::model::{Model, fill};
 use super::pick;
 use crate::handle::{BACKEND_BITS, SLOT_BITS};
-use crate::sync::test_rng::Rng;
 use crate::{BackendBits, Handle};
+use zpool_base::sync::test_rng::Rng;
 
 pub(super) fn freed_handle_is_invalid(rig: &Rig<'_>) {
     let fixture = rig.fixture();

@@ -3,7 +3,7 @@
 use super::fixture::Rig;
 use super::model::{Model, any_size, begin};
 use super::pick;
-use crate::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 pub(super) fn random_mix_follows_the_model(rig: &Rig<'_>) {
     for seed in 0..pick(40, 1) as u64 {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use super::content::Mark;
 use super::fixture::{Fixture, assert_invalid};
-use crate::sync::test_rng::Rng;
 use crate::{Handle, ObjWrite, Zpool};
+use zpool_base::sync::test_rng::Rng;
 
 /// Objects that are alive, and every handle that was ever given.
 pub(super) struct Model {

@@ -8,10 +8,10 @@ use super::content::Mark;
 use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, together};
 use super::model::{Model, any_size, fill};
 use super::pick;
-use crate::lockdep::{self, Rank};
 use crate::read::obj_read_owned;
-use crate::sync::test_rng::Rng;
 use crate::{Evicted, Handle, ObjRead, ZpoolError};
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::sync::test_rng::Rng;
 
 /// Guards that an object can have at the least; a backend may refuse more.
 const READERS_AT_LEAST: usize = 64;

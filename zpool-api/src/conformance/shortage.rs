@@ -4,8 +4,8 @@ use super::content::Mark;
 use super::fixture::{Fixture, Rig};
 use super::model::{Model, any_size};
 use super::pick;
-use crate::sync::test_rng::Rng;
 use crate::{Handle, PageError, PageProvider as _, ZpoolError};
+use zpool_base::sync::test_rng::Rng;
 
 /// Asserts that an error is the one that the provider was told to give.
 fn assert_out_of_memory(error: &ZpoolError, doing: &str) {

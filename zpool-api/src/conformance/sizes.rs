@@ -3,7 +3,7 @@
 use super::fixture::{Fixture, Rig};
 use super::model::Model;
 use crate::ZpoolError;
-use crate::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 
 /// Every size up to 4096 and the limits above; under Miri the limits only.
 fn sizes(max: usize) -> Vec<usize> {

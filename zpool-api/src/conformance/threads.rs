@@ -8,8 +8,8 @@ use super::content::Mark;
 use super::fixture::{Fixture, Rig, assert_invalid, lock, together};
 use super::model::{Model, any_size, begin, fill};
 use super::pick;
-use crate::sync::test_rng::Rng;
 use crate::{Handle, ZpoolError};
+use zpool_base::sync::test_rng::Rng;
 
 /// Counts its thread out when it ends, also by a panic: others wait for the count.
 pub(super) struct AtWork<'a>(&'a AtomicUsize);

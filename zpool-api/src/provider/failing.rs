@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::{PageBlock, PageProvider, PageRun};
 use crate::PageError;
-use crate::fork::Leaked;
+use zpool_base::fork::Leaked;
 
 /// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts runs and pages.
 ///

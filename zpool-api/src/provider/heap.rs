@@ -11,8 +11,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use super::{MAX_RUN_PAGES, PAGE_SIZE, PageProvider, PageRun, check_run_length};
 use crate::PageError;
-use crate::fork::Maker;
-use crate::lockdep::might_sleep;
+use zpool_base::fork::Maker;
+use zpool_base::lockdep::might_sleep;
 
 /// A [`PageProvider`] over the global allocator.
 ///

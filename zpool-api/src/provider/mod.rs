@@ -188,8 +188,8 @@ pub(crate) fn check_run_length(pages: usize) -> Result<(), PageError> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sync::test_rng::Rng;
     use std::sync::Arc;
+    use zpool_base::sync::test_rng::Rng;
 
     const _: fn() = || {
         fn send<T: Send>() {}

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::{PageProvider, PageRun};
 use crate::PageError;
-use crate::fork::Leaked;
-use crate::unwind::in_destructor;
+use zpool_base::fork::Leaked;
+use zpool_base::unwind::in_destructor;
 
 /// A run of pages as a byte slice, given back to its provider on drop.
 ///

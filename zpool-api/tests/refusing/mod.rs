@@ -64,6 +64,6 @@ pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
 
 /// Debug builds note the ranks of held locks in a vector of the thread's, which grows here.
 pub(crate) fn warm_lockdep() {
-    use zpool_api::lockdep::{Rank, acquire};
+    use zpool_base::lockdep::{Rank, acquire};
     let _held = [Rank::Entry, Rank::Pool, Rank::Zspage, Rank::Leaf].map(acquire);
 }

@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use zpool_api::conformance::{self, CHECKS, Check, Subject};
-use zpool_api::lockdep::{self, Rank};
 use zpool_api::{
     BackendBits, Evict, Evicted, Handle, HeapPages, Migration, ObjPin, ObjRead, ObjSink, ObjWrite,
     OwnedRun, PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
+use zpool_base::lockdep::{self, Rank};
 
 use crate::onepage::OnePage;
 

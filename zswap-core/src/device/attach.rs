@@ -6,15 +6,15 @@
 //! meanwhile. A wrapper names what it wraps ([`SwapDevice::inner`]), and is attached with all of that.
 //!
 //! A child after `fork` has a list of its own: its parent's stores do nothing there
-//! ([`zpool_api::fork`]), and the parent's list may be locked for ever.
+//! ([`zpool_base::fork`]), and the parent's list may be locked for ever.
 //!
 //! Lock: the list's mutex, under which nothing is called and nothing else locked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use compressors::guard::{caught, dropped};
 use once_cell::race::OnceBox;
-use zpool_api::fork::{Leaked, Maker};
+use zpool_base::fork::{Leaked, Maker};
+use zpool_base::unwind::{caught, dropped};
 
 use super::SwapDevice;
 

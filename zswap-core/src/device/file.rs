@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use zpool_api::fork::Leaked;
+use zpool_base::fork::Leaked;
 
 pub use self::open::FileDeviceError;
 use self::sums::{Sum, Sums};

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use zpool_api::fork::Leaked;
+use zpool_base::fork::Leaked;
 
 use super::{DeviceError, SwapDevice, check};
 use crate::Page;

@@ -1,6 +1,6 @@
 //! Nodes added and taken away, all under the structure lock.
 
-use zpool_api::stable::TableError;
+use zpool_base::stable::TableError;
 
 use super::node::{
     Header, Inner, InnerNode, LEVELS, Leaf, LeafNode, Lone, LoneNode, Ref, Target, Words,

@@ -7,7 +7,7 @@ use crate::word::{Content, PoolId};
 use loom::sync::Arc;
 use loom::thread;
 use zpool_api::BackendBits;
-use zpool_api::sync::Watched;
+use zpool_base::sync::Watched;
 
 // Leaves have two words under loom and inner nodes two children, so these keys are what there
 // is: two words of one leaf, the leaf beside it, and one beside them both a level up.

@@ -46,8 +46,8 @@ mod pooled;
 mod sums;
 
 use crossbeam_utils::CachePadded;
-use zpool_api::lockdep::{self, Rank};
-use zpool_api::zeroed::ZeroedTable;
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::zeroed::ZeroedTable;
 
 pub(crate) use self::keys::LeafKeys;
 use self::node::{

@@ -180,7 +180,7 @@ impl Numbers {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     fn take(numbers: &mut Numbers) -> u32 {
         let number = numbers.lowest().unwrap();

@@ -1,7 +1,7 @@
 //! Checksums beside the entries, in stores that keep them: each is guarded by its entry's lock.
 
-use zpool_api::stable::TableError;
-use zpool_api::zeroed::ZeroedTable;
+use zpool_base::stable::TableError;
+use zpool_base::zeroed::ZeroedTable;
 
 use super::node::{LEAF_GROUP, LEAF_WORDS, LONE_GROUP, Ref, Target, leaf_offset};
 use crate::sync::atomic::AtomicU32;

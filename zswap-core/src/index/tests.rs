@@ -8,8 +8,8 @@ use crate::word::{Content, PoolId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zpool_api::BackendBits;
-use zpool_api::stable::TableError;
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::stable::TableError;
+use zpool_base::sync::test_rng::Rng;
 
 fn check_all_free(index: &Index) {
     for (kind, group) in [

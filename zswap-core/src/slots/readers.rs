@@ -134,7 +134,7 @@ impl Readers {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use zpool_api::sync::test_rng::Rng;
+    use zpool_base::sync::test_rng::Rng;
 
     #[test]
     fn follows_a_map_of_counts() {

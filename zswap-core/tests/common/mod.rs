@@ -7,7 +7,7 @@ pub(crate) mod rig;
 use std::thread;
 use std::time::Duration;
 
-use zpool_api::sync::test_rng::Rng;
+use zpool_base::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, builtin};
 
 const TEXT: &[u8] = b"Pages that a program does not need right now are compressed, packed \

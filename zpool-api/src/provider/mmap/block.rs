@@ -91,8 +91,8 @@ impl Block {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sync::test_rng::Rng;
     use std::collections::BTreeSet;
+    use zpool_base::sync::test_rng::Rng;
 
     #[test]
     fn slots_are_apart_inside_and_lowest_first() {

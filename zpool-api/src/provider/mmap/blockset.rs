@@ -63,8 +63,8 @@ impl BlockSet {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sync::test_rng::Rng;
     use std::collections::BTreeSet;
+    use zpool_base::sync::test_rng::Rng;
 
     #[test]
     fn gives_the_lowest_like_an_ordered_set() {

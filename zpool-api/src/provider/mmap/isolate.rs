@@ -17,8 +17,8 @@ use core::ptr::NonNull;
 use super::super::{PageBlock, PageProvider, PageRun};
 use super::block::{BLOCK_BYTES, MAX_SLOTS};
 use super::{MmapPages, State};
-use crate::lockdep::might_sleep;
-use crate::mapping;
+use zpool_base::lockdep::might_sleep;
+use zpool_base::mapping;
 
 /// The block that is being emptied.
 pub(super) struct Isolated {

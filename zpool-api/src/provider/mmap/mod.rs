@@ -26,16 +26,16 @@ use core::ops::{Deref, DerefMut, Range};
 
 use super::{PageBlock, PageProvider, PageRun, check_run_length};
 use crate::PageError;
-use crate::fork::Leaked;
-use crate::lockdep::{self, Rank, might_sleep};
-use crate::mapping;
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Mutex, MutexGuard};
 use arena::{Arena, Tract};
 use isolate::Isolated;
 use region::Region;
 use rustix::io::Errno;
 use warm::{BATCH_RUNS, Batch, WarmCache};
+use zpool_base::fork::Leaked;
+use zpool_base::lockdep::{self, Rank, might_sleep};
+use zpool_base::mapping;
+use zpool_base::sync::atomic::{AtomicUsize, Ordering};
+use zpool_base::sync::{Mutex, MutexGuard};
 
 /// A [`PageProvider`] over anonymous mappings. Linux only; `Send` and `Sync`.
 ///

@@ -2,7 +2,7 @@
 
 use super::super::{MAX_RUN_PAGES, PAGE_SIZE};
 use crate::PageError;
-use crate::mapping::system_page_size;
+use zpool_base::mapping::system_page_size;
 
 /// Largest page that runs can be asked in, bytes: the largest that Linux is built with.
 const MAX_PAGE_SIZE: usize = 65536;

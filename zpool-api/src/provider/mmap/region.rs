@@ -4,12 +4,11 @@
 
 use core::ptr::NonNull;
 use rustix::io::Errno;
-use rustix::mm::Advice;
 
 use super::block::BLOCK_BYTES;
 use super::options::MmapOptions;
-use crate::lockdep::might_sleep;
-use crate::mapping::Mapping;
+use zpool_base::lockdep::might_sleep;
+use zpool_base::mapping::Mapping;
 
 /// Most blocks in a region.
 pub(super) const REGION_BLOCKS: usize = 32;
@@ -62,10 +61,10 @@ impl Region {
     fn advised(self, options: &MmapOptions) -> Result<Region, Errno> {
         self.mapping.allow_huge_pages(options.huge_pages)?;
         if options.dont_fork {
-            self.mapping.advise(Advice::LinuxDontFork)?;
+            self.mapping.keep_from_children()?;
         }
         if options.dont_dump {
-            self.mapping.advise(Advice::LinuxDontDump)?;
+            self.mapping.keep_out_of_dumps()?;
         }
         Ok(self)
     }

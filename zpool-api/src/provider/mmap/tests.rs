@@ -4,11 +4,11 @@
 use super::super::MAX_RUN_PAGES;
 use super::block::BLOCK_BYTES;
 use super::*;
-use crate::sync::test_rng::Rng;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Barrier};
 use std::thread;
+use zpool_base::sync::test_rng::Rng;
 
 const _: fn() = || {
     fn both<T: Send + Sync>() {}

@@ -11,7 +11,7 @@ use core::ops::Range;
 use std::collections::VecDeque;
 
 use super::super::{MAX_RUN_PAGES, PageRun};
-use crate::mapping;
+use zpool_base::mapping;
 
 /// Most runs in a batch. The cache gives up about as many pages at a time: enough that neighbours
 /// often fall together into one system call, few enough for an array on the stack.

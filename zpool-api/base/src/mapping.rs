@@ -18,8 +18,10 @@ use rustix::mm::{
 
 use crate::lockdep::might_sleep;
 
-/// A mapping of the process, unmapped on drop.
-pub(crate) struct Mapping {
+/// A private anonymous mapping of the process, unmapped on drop. Whoever made it sees to it that nobody uses a byte
+/// of it by then. `Send`.
+#[derive(Debug)]
+pub struct Mapping {
     start: NonNull<c_void>,
     len: usize,
     locked: bool,
@@ -30,7 +32,10 @@ unsafe impl Send for Mapping {}
 
 impl Mapping {
     /// Reserves address space of `len` bytes, no memory, that nobody may access yet.
-    pub(crate) fn closed(len: usize) -> Result<Mapping, Errno> {
+    ///
+    /// # Errors
+    /// The system's: above all `NOMEM`.
+    pub fn closed(len: usize) -> Result<Mapping, Errno> {
         // Not accessible yet, so that nothing is backed where the process has its memory locked.
         let access = ProtFlags::empty();
         // Without NORESERVE a system that limits overcommit would charge the untouched pages too.
@@ -43,7 +48,10 @@ impl Mapping {
 
     /// Makes it accessible; all zeros. Pages are backed, and locked if the process wants that, on first
     /// touch.
-    pub(crate) fn opened(mut self) -> Result<Mapping, Errno> {
+    ///
+    /// # Errors
+    /// The system's: above all `AGAIN` and `NOMEM` where it was to be locked.
+    pub fn opened(mut self) -> Result<Mapping, Errno> {
         // The system drops no page of locked memory. There is none to be dropped.
         self.locked = self.advise(Advice::LinuxDontNeed) == Err(Errno::INVAL);
         if self.locked {
@@ -57,7 +65,10 @@ impl Mapping {
     }
 
     /// Whether huge pages may back it. A kernel built without them does not know the advice.
-    pub(crate) fn allow_huge_pages(&self, allow: bool) -> Result<(), Errno> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn allow_huge_pages(&self, allow: bool) -> Result<(), Errno> {
         let advice = if allow { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
         match self.advise(advice) {
             Ok(()) | Err(Errno::INVAL) => Ok(()),
@@ -65,24 +76,41 @@ impl Mapping {
         }
     }
 
+    /// Children after `fork` do not have it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn keep_from_children(&self) -> Result<(), Errno> {
+        self.advise(Advice::LinuxDontFork)
+    }
+
+    /// Dumps of the process leave it out.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn keep_out_of_dumps(&self) -> Result<(), Errno> {
+        self.advise(Advice::LinuxDontDump)
+    }
+
     /// Advice that changes no content of memory that anybody has.
-    pub(crate) fn advise(&self, advice: Advice) -> Result<(), Errno> {
+    fn advise(&self, advice: Advice) -> Result<(), Errno> {
         // SAFETY: the mapping is this one's and whole; the caller's advice changes nobody's bytes.
         unsafe { madvise(self.start.as_ptr(), self.len, advice) }
     }
 
-    /// Its first byte.
-    pub(crate) fn base(&self) -> NonNull<u8> {
+    /// Its first byte; the pointer is good for all of it.
+    pub fn base(&self) -> NonNull<u8> {
         self.start.cast()
     }
 
     /// Its bytes.
-    pub(crate) fn len(&self) -> usize {
+    #[allow(clippy::len_without_is_empty, reason = "none is empty")]
+    pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether its pages are locked as they are touched.
-    pub(crate) fn is_locked(&self) -> bool {
+    pub fn is_locked(&self) -> bool {
         self.locked
     }
 }
@@ -102,12 +130,15 @@ impl Drop for Mapping {
 }
 
 /// Gives the memory of `len` bytes at `base` back to the system, also if it is `locked` as the process
-/// wanted all its memory to be. On an error some of it may have gone nevertheless.
+/// wanted all its memory to be. Blocks in the system: not to be called under a lock.
+///
+/// # Errors
+/// The system's; some of it may have gone nevertheless.
 ///
 /// # Safety
 /// The range must lie in live mappings, and nobody may depend on its bytes. They are zero
 /// or what they were afterwards.
-pub(crate) unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(), Errno> {
+pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(), Errno> {
     might_sleep("giving pages back");
     let at = base.as_ptr().cast();
     if locked {
@@ -128,7 +159,7 @@ pub(crate) unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> R
 ///
 /// The system refuses advice at an address that is no multiple of its page, also for no bytes at
 /// all, which is how it is asked here.
-pub(crate) fn system_page_size() -> usize {
+pub fn system_page_size() -> usize {
     let is_page_aligned = |address: &usize| {
         let nowhere = ptr::without_provenance_mut(*address);
         // SAFETY: advice about zero bytes touches nothing.

@@ -19,7 +19,7 @@ use crate::sync::MODEL;
 /// The process in which an object was made. `Copy`, `Send`, `Sync`; never blocks.
 ///
 /// ```
-/// use zpool_api::fork::Maker;
+/// use zpool_base::fork::Maker;
 /// assert!(Maker::here().is_here());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +49,7 @@ fn generation() -> u64 {
 /// value.
 ///
 /// ```
-/// use zpool_api::fork::Leaked;
+/// use zpool_base::fork::Leaked;
 /// let mut value = Leaked::new(vec![1]);
 /// value.push(2);
 /// assert_eq!(value.into_inner(), [1, 2]);

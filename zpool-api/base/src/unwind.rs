@@ -1,14 +1,36 @@
-//! Panics of code that is called from a destructor, where a second one would end the process.
+//! Panics of code that is not ours: a codec's, a device's, a backend's, and the destructors of any, where a second one
+//! would end the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs `call`; `None` if it panicked. Also within a destructor that runs because of a panic.
+///
+/// The payload of the panic is dropped here. One whose own destructor panics is leaked.
+///
+/// ```
+/// use zpool_base::unwind::caught;
+/// assert_eq!(caught(|| 7), Some(7));
+/// assert_eq!(caught(|| -> i32 { std::panic::resume_unwind(Box::new("on purpose")) }), None);
+/// ```
+#[inline]
+pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
+    // What `call` borrows is the caller's, who knows from `None` that it may be half done.
+    catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
+}
+
+/// Drops `value`; whether its destructor ran to its end. What a destructor that panics had still to
+/// drop is dropped by the unwinding.
+pub fn dropped<T>(value: T) -> bool {
+    caught(|| drop(value)).is_some()
+}
 
 /// Does what a destructor has to do. A panic under it goes on, unless the thread is unwinding already:
 /// then it is dropped, and the first one goes on.
 ///
 /// ```
 /// use std::panic::{catch_unwind, panic_any};
-/// use zpool_api::unwind::in_destructor;
+/// use zpool_base::unwind::in_destructor;
 ///
 /// struct Gives;
 /// impl Drop for Gives {
@@ -32,6 +54,7 @@ pub fn in_destructor(work: impl FnOnce()) {
 }
 
 /// Drops what a panic carried; what its destructor panics with is leaked.
+#[cold]
 pub fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         core::mem::forget(another);

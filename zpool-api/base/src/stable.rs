@@ -48,13 +48,13 @@ pub enum TableError {
 /// A grow-only table of `T`, indexed by `u32`. `Send` and `Sync` if `T` is both.
 ///
 /// ```
-/// use zpool_api::stable::StableTable;
+/// use zpool_base::stable::StableTable;
 ///
 /// let table: StableTable<String> = StableTable::new();
 /// let index = table.push("descriptor".to_owned())?;
 /// assert_eq!(table.get(index).map(String::as_str), Some("descriptor"));
 /// assert!(table.get(index + 1).is_none());
-/// # Ok::<(), zpool_api::stable::TableError>(())
+/// # Ok::<(), zpool_base::stable::TableError>(())
 /// ```
 pub struct StableTable<T> {
     buckets: [AtomicPtr<T>; BUCKETS],

@@ -151,7 +151,7 @@ impl<T: Zeroed> Bucket<T> {
 ///
 /// ```
 /// use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-/// use zpool_api::zeroed::ZeroedTable;
+/// use zpool_base::zeroed::ZeroedTable;
 ///
 /// let table: ZeroedTable<AtomicU64, 512> = ZeroedTable::new();
 /// assert!(table.get(7).is_none());
@@ -160,7 +160,7 @@ impl<T: Zeroed> Bucket<T> {
 /// element.store(5, SeqCst);
 /// assert!(table.give_back(0));
 /// assert_eq!(element.load(SeqCst), 0);
-/// # Ok::<(), zpool_api::stable::TableError>(())
+/// # Ok::<(), zpool_base::stable::TableError>(())
 /// ```
 pub struct ZeroedTable<T, const GROUP: usize> {
     buckets: [AtomicPtr<T>; BUCKETS],
