@@ -24,7 +24,8 @@ pub(crate) type Crate = (&'static str, &'static str);
 /// Every library and binary of the workspace, with the C code.
 pub(crate) const WHOLE: &[Crate] = &[
     ("zpool-base", ""),
-    ("zpool-api", "--features conformance"),
+    ("zpool-api", ""),
+    ("zpool-conformance", ""),
     ("buddies", ""),
     ("zbud", ""),
     ("z3fold", ""),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use z3fold::Z3fold;
-use zpool_api::conformance::Subject;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
+use zpool_conformance::Subject;
 
 struct Z3foldSubject;
 
@@ -17,4 +17,4 @@ impl Subject for Z3foldSubject {
     }
 }
 
-zpool_api::conformance_tests!(Z3foldSubject);
+zpool_conformance::conformance_tests!(Z3foldSubject);

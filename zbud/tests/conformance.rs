@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use zbud::Zbud;
-use zpool_api::conformance::Subject;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
+use zpool_conformance::Subject;
 
 struct ZbudSubject;
 
@@ -17,4 +17,4 @@ impl Subject for ZbudSubject {
     }
 }
 
-zpool_api::conformance_tests!(ZbudSubject);
+zpool_conformance::conformance_tests!(ZbudSubject);

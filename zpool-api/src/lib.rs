@@ -83,8 +83,7 @@
 //! # Ok::<(), ZpoolError>(())
 //! ```
 //!
-//! What every backend promises, and how to prove that yours does, is in [`Zpool`] and in the
-//! `conformance` module (feature `conformance`).
+//! What every backend promises is in [`Zpool`]; the crate `zpool-conformance` proves that yours does.
 //!
 //! # Modules
 //!
@@ -94,7 +93,6 @@
 //! | [`read`], [`write`](mod@write) | the guards through which bytes are seen and written |
 //! | [`provider`] | where pages come from: `MmapPages`, `HeapPages`, `FailingPages` |
 //! | [`registry`] | backends by name, third parties' too |
-//! | `conformance` | with the feature of that name: the test suite that any backend can run |
 
 #![cfg_attr(
     test,
@@ -115,9 +113,6 @@ pub mod registry;
 pub mod stats;
 pub mod write;
 pub mod zpool;
-
-#[cfg(feature = "conformance")]
-pub mod conformance;
 
 pub use error::{PageError, ZpoolError};
 pub use evict::{Evict, Evicted};

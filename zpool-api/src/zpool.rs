@@ -92,7 +92,7 @@ impl Compaction {
 /// needs no `unsafe`: see [`ObjRead::from_owner`] and [`ObjWrite::buffered`].
 ///
 /// # What every implementation promises
-/// (the `conformance` module, feature `conformance`, checks it)
+/// (the crate `zpool-conformance` checks it)
 /// * Any [`Handle`], made up or stale, is safe to pass; one that names no live object gives
 ///   [`ZpoolError::InvalidHandle`]. A freed handle never names an object again.
 /// * An object is written once, before its handle exists, and never changes afterwards.

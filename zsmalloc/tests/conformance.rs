@@ -1,8 +1,8 @@
 //! zsmalloc through the whole conformance suite.
 
 use std::sync::Arc;
-use zpool_api::conformance::Subject;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
+use zpool_conformance::Subject;
 use zsmalloc::{Config, Zsmalloc};
 
 struct ZsmallocSubject;
@@ -19,4 +19,4 @@ impl Subject for ZsmallocSubject {
     }
 }
 
-zpool_api::conformance_tests!(ZsmallocSubject);
+zpool_conformance::conformance_tests!(ZsmallocSubject);

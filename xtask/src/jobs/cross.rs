@@ -11,7 +11,7 @@ const TARGETS: &[&str] =
 const CRATES: &[&str] = &[
     "-p zpool-base",
     "-p zpool-api",
-    "-p zpool-api --features conformance",
+    "-p zpool-conformance",
     "-p zbud",
     "-p z3fold",
     "-p zsmalloc",

@@ -16,7 +16,8 @@ const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 /// The slowest first, since several run at a time.
 const CRATES: &[(&str, &str)] = &[
     ("zsmalloc", ""),
-    ("zpool-api", "--features conformance"),
+    ("zpool-api", ""),
+    ("zpool-conformance", ""),
     ("zpool-base", ""),
     ("z3fold", ""),
     ("zbud", ""),

@@ -19,11 +19,7 @@ use crate::workspace::Workspace;
 type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const TARGETS: &[Target] = &[
-    (
-        "zpool-api",
-        &["handle.rs", "read.rs", "stats.rs"],
-        &["--features", "conformance"],
-    ),
+    ("zpool-api", &["handle.rs", "read.rs", "stats.rs"], &[]),
     ("zpool-base", &["stable.rs", "zeroed.rs", "lockdep.rs"], &[]),
     ("buddies", &["word.rs", "records.rs", "lists.rs", "shelves.rs", "reclaim.rs"], &[]),
     ("zbud", &["pages.rs", "reclaim.rs"], &[]),

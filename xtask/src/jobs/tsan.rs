@@ -10,7 +10,8 @@ const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None
 /// of the time.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
-    ("zpool-api", "--features conformance"),
+    ("zpool-api", ""),
+    ("zpool-conformance", ""),
     ("zbud", ""),
     ("z3fold", ""),
     ("zsmalloc", ""),

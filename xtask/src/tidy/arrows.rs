@@ -21,15 +21,8 @@ const BUILTIN: &str = "src/builtin.rs";
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
     const STORE: &[&str] =
         &["zpool-base", "zpool-api", "compressors", "zbud", "z3fold", "zsmalloc"];
-    const ZRAM: &[&str] = &[
-        "zpool-base",
-        "zpool-api",
-        "compressors",
-        "zbud",
-        "z3fold",
-        "zsmalloc",
-        "zswap-core",
-    ];
+    const ZRAM: &[&str] =
+        &["zpool-base", "zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core"];
     const TOP: &[&str] = &[
         "zpool-base",
         "zpool-api",
@@ -45,8 +38,9 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
     match from {
         "zpool-base" => Some(&[]),
         "zpool-api" | "compressors" => Some(&["zpool-base"]),
-        "buddies" | "zsmalloc" => Some(&["zpool-base", "zpool-api"]),
-        "zbud" | "z3fold" => Some(&["zpool-base", "zpool-api", "buddies"]),
+        "buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api"]),
+        "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-conformance"]),
+        "zbud" | "z3fold" => Some(&["zpool-base", "zpool-api", "buddies", "zpool-conformance"]),
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
         "zram-nbd" => Some(&["compressors", "zram"]),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Subject;
 use super::content::Mark;
-use crate::provider::MAX_RUN_PAGES;
-use crate::{
+use zpool_api::provider::MAX_RUN_PAGES;
+use zpool_api::{
     FailingPages, Handle, Migration, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError,
     ZpoolStats,
 };

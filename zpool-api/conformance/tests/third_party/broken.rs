@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
-use zpool_api::conformance::{self, CHECKS, Check, Subject};
 use zpool_api::{
     BackendBits, Evict, Evicted, Handle, HeapPages, Migration, ObjPin, ObjRead, ObjSink, ObjWrite,
     OwnedRun, PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
 use zpool_base::lockdep::{self, Rank};
+use zpool_conformance::{CHECKS, Check, Subject};
 
 use crate::onepage::OnePage;
 
@@ -792,7 +792,7 @@ fn every_fault_is_found_by_its_checks() {
 #[test]
 #[cfg_attr(miri, ignore = "runs the whole suite again")]
 fn without_a_fault_nothing_is_found() {
-    conformance::all(&with(Fault::None));
+    zpool_conformance::all(&with(Fault::None));
 }
 
 #[test]
@@ -831,5 +831,5 @@ fn a_subject_is_held_to_what_it_says_of_pages() {
 #[test]
 #[should_panic(expected = "onepage with CapsChange: capabilities_are_constant over HeapPages: ")]
 fn all_names_the_subject_and_the_check() {
-    conformance::all(&with(Fault::CapsChange));
+    zpool_conformance::all(&with(Fault::CapsChange));
 }

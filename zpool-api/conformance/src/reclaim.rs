@@ -11,7 +11,7 @@ use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, loc
 use super::model::{Model, any_size, fill};
 use super::pick;
 use super::threads::AtWork;
-use crate::{Evict, Evicted, Handle, ObjRead};
+use zpool_api::{Evict, Evicted, Handle, ObjRead};
 use zpool_base::sync::test_rng::Rng;
 
 /// Reclaims by a pool that can, and gives the pages freed.

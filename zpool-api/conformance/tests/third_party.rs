@@ -14,10 +14,10 @@ mod onepage;
 
 use std::sync::Arc;
 
-use zpool_api::conformance::{self, Subject};
 use zpool_api::{
     HeapPages, PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read_owned,
 };
+use zpool_conformance::Subject;
 
 /// The backend under its own name, in a registry of its own.
 pub(crate) fn registry() -> Registry {
@@ -42,7 +42,7 @@ impl Subject for ByName {
 }
 
 mod onepage_conforms {
-    zpool_api::conformance_tests!(super::ByName(super::registry()));
+    zpool_conformance::conformance_tests!(super::ByName(super::registry()));
 }
 
 /// The same over large pages, which are no part of the default.
@@ -66,7 +66,7 @@ impl Subject for LargePages {
 #[test]
 #[cfg_attr(miri, ignore = "runs the whole suite again")]
 fn onepage_conforms_over_large_pages() {
-    conformance::all(&LargePages);
+    zpool_conformance::all(&LargePages);
 }
 
 #[test]

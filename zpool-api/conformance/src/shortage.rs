@@ -4,7 +4,7 @@ use super::content::Mark;
 use super::fixture::{Fixture, Rig};
 use super::model::{Model, any_size};
 use super::pick;
-use crate::{Handle, PageError, PageProvider as _, ZpoolError};
+use zpool_api::{Handle, PageError, PageProvider as _, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
 /// Asserts that an error is the one that the provider was told to give.

@@ -6,8 +6,8 @@ use super::content::Mark;
 use super::fixture::{Fixture, Rig, assert_invalid};
 use super::model::{Model, fill};
 use super::pick;
-use crate::handle::{BACKEND_BITS, SLOT_BITS};
-use crate::{BackendBits, Handle};
+use zpool_api::handle::{BACKEND_BITS, SLOT_BITS};
+use zpool_api::{BackendBits, Handle};
 use zpool_base::sync::test_rng::Rng;
 
 pub(super) fn freed_handle_is_invalid(rig: &Rig<'_>) {

@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, Rig};
 use super::model::Model;
-use crate::ZpoolError;
+use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
 
 /// Every size up to 4096 and the limits above; under Miri the limits only.

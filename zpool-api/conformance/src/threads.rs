@@ -8,7 +8,7 @@ use super::content::Mark;
 use super::fixture::{Fixture, Rig, assert_invalid, lock, together};
 use super::model::{Model, any_size, begin, fill};
 use super::pick;
-use crate::{Handle, ZpoolError};
+use zpool_api::{Handle, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
 /// Counts its thread out when it ends, also by a panic: others wait for the count.

@@ -5,14 +5,14 @@
 //! # use std::sync::Arc;
 //! # use zpool_api::{PageProvider, Zpool, ZpoolError};
 //! # fn new_pool(_: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> { unreachable!() }
-//! zpool_api::conformance_tests!(zpool_api::conformance::subject("mine", |pages| new_pool(pages)));
+//! zpool_conformance::conformance_tests!(zpool_conformance::subject("mine", |pages| new_pool(pages)));
 //! # fn main() {}
 //! ```
 //!
 //! makes one `#[test]` of every check, so that a failure has a name. [`all`] runs them one after
 //! another. Both come from the one list `__conformance_list!`. Each check builds fresh pools over
 //! each of [`Subject::providers`]; the pages of a pool are counted, and made to fail, by a
-//! [`FailingPages`](crate::FailingPages) around them.
+//! [`FailingPages`](zpool_api::FailingPages) around them.
 //!
 //! A check that fails panics, and says which promise was broken by which value: it is a test. A
 //! backend that deadlocks, that waits for a guard to be dropped, or whose reclaim has no end, hangs
@@ -48,8 +48,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::{HeapPages, PageProvider, Zpool, ZpoolError};
 use fixture::Rig;
+use zpool_api::{HeapPages, PageProvider, Zpool, ZpoolError};
 
 /// What the suite needs to know to test a backend. [`subject`] makes one of a closure.
 pub trait Subject {
@@ -83,7 +83,7 @@ pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     #[cfg(all(target_os = "linux", not(miri)))]
     let providers = {
         let mut providers = providers;
-        providers.push(("MmapPages".to_owned(), Arc::new(crate::MmapPages::new())));
+        providers.push(("MmapPages".to_owned(), Arc::new(zpool_api::MmapPages::new())));
         providers
     };
     providers
@@ -196,10 +196,10 @@ const _: fn() = || {
     fn send<T: Send>() {}
     fn both<T: Send + Sync + ?Sized>() {}
     both::<Arc<dyn Zpool>>();
-    both::<crate::ObjRead<'static>>();
-    both::<crate::ObjReadOwned>();
-    both::<crate::ObjWrite<'static>>();
-    both::<crate::FailingPages>();
+    both::<zpool_api::ObjRead<'static>>();
+    both::<zpool_api::ObjReadOwned>();
+    both::<zpool_api::ObjWrite<'static>>();
+    both::<zpool_api::FailingPages>();
     both::<Check>();
     send::<fixture::Fixture>();
 };

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, forget, together};
 use super::model::{Model, any_size, begin, fill};
 use super::{content::Mark, pick};
-use crate::{Evicted, Handle, ObjRead, ObjWrite, ZpoolError};
+use zpool_api::{Evicted, Handle, ObjRead, ObjWrite, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
 fn write(guard: &mut ObjWrite<'_>, bytes: &[u8]) {

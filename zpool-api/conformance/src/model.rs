@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::content::Mark;
 use super::fixture::{Fixture, assert_invalid};
-use crate::{Handle, ObjWrite, Zpool};
+use zpool_api::{Handle, ObjWrite, Zpool};
 use zpool_base::sync::test_rng::Rng;
 
 /// Objects that are alive, and every handle that was ever given.

@@ -131,8 +131,8 @@ macro_rules! __conformance_list {
     };
 }
 
-/// Makes one `#[test]` of every check of the [`conformance`](crate::conformance) suite, for the
-/// [`Subject`](crate::conformance::Subject) that the expression gives. It is evaluated once a
+/// Makes one `#[test]` of every check of the suite, for the
+/// [`Subject`](crate::Subject) that the expression gives. It is evaluated once a
 /// test. Put it into a module of its own for each subject.
 #[macro_export]
 macro_rules! conformance_tests {
@@ -150,7 +150,7 @@ macro_rules! __conformance_tests {
             #[doc = $promise]
             #[test]
             fn $check() {
-                $crate::conformance::$check(&$subject);
+                $crate::$check(&$subject);
             }
         )* )*
     };

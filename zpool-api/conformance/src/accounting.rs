@@ -3,7 +3,7 @@
 use super::fixture::{Fixture, Rig};
 use super::model::{Model, any_size, fill};
 use super::pick;
-use crate::{Migration, PageProvider as _, ZpoolError};
+use zpool_api::{Migration, PageProvider as _, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
 pub(super) fn given_pages_are_used(rig: &Rig<'_>) {
