@@ -26,9 +26,8 @@ use crate::contained::Contained;
 use crate::counters::{Counter, Counters};
 use crate::device_health::DeviceHealth;
 use crate::error::{LoadError, StoreError};
-use crate::index::Index;
+use crate::index::{Entry, Index};
 use crate::limits::Limits;
-use crate::lock::EntryGuard;
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
 use crate::pool::{Encoded, Fault, Pool, Stored};
@@ -341,14 +340,15 @@ impl Zswap {
     /// Writes the entry's page into `page`.
     #[inline]
     fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
-        // A pattern that is all in the word needs no lock.
+        // Neither a pattern that is all in the word nor an empty word needs a lock.
         let see = |word: Word| match word.content() {
-            Content::SameFilled(packed) => Patterns::whole(packed),
+            Content::SameFilled(packed) => Patterns::whole(packed).map(Some),
+            Content::Empty => Some(None),
             _ => None,
         };
         match self.index.see_or_lock(entry.key(), see) {
-            None => Err(LoadError::NotFound { entry }),
-            Some(Ok(pattern)) => {
+            None | Some(Ok(None)) => Err(LoadError::NotFound { entry }),
+            Some(Ok(Some(pattern))) => {
                 same_filled::fill(page, pattern);
                 Ok(())
             }
@@ -366,7 +366,7 @@ impl Zswap {
     fn read_locked<'s, T>(
         &'s self,
         entry: SwapEntry,
-        mut locked: EntryGuard<'s>,
+        mut locked: Entry<'s>,
         page: &mut Page,
         read: impl FnOnce(Word) -> T,
     ) -> Result<T, LoadError> {
@@ -420,7 +420,7 @@ impl Zswap {
     pub(crate) fn with_object<'s, T>(
         &'s self,
         entry: SwapEntry,
-        locked: EntryGuard<'_>,
+        locked: Entry<'_>,
         pool: Hold<'s>,
         bits: BackendBits,
         then: impl FnOnce(&Hold<'s>, ObjRead<'_>) -> Result<T, LoadError>,
@@ -529,7 +529,6 @@ impl Zswap {
         self.counters.add(Counter::StoredPages, -1);
         self.index.note_replaced(entry.key(), old, Word::EMPTY);
         self.discard(old.content());
-        self.index.prune(entry.key());
     }
 
     /// Whether a page is kept under `entry`.
@@ -546,8 +545,6 @@ impl Zswap {
         let old = locked.replace(Word::EMPTY);
         drop(locked);
         if old.is_empty() {
-            // A store that failed may have left an empty leaf.
-            self.index.prune(entry.key());
             return false;
         }
         self.forget(entry, old);

@@ -6,9 +6,9 @@ use super::node::{
     Header, Inner, InnerNode, LEVELS, Leaf, LeafNode, Lone, LoneNode, Ref, Target, Words,
     leaf_prefix,
 };
-use super::{Index, Kind, Locked, NoNode};
+use super::{Entry, Index, Kind, Locked, NoNode};
 use crate::lock;
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::word::Word;
 
 /// An inner node on the way down to a key.
@@ -130,7 +130,12 @@ impl Index {
         if word.is_locked() || lone.word.compare_exchange(word.raw(), dead, won, failed).is_err() {
             self.retire_leaf(&mut locked, leaf_number);
             self.unlock(locked);
-            drop(lock::lock(lone.word, &self.waiters));
+            if let Some(entry) = lock::lock(lone.word, &self.waiters) {
+                // As long as it is locked it keeps its key.
+                // Relaxed: written before the word was unlocked.
+                let theirs = lone.key.load(Ordering::Relaxed);
+                drop(Entry::new(entry, self, theirs));
+            }
             return Ok(());
         }
         self.copy_sum(number, leaf_number, other);
@@ -276,7 +281,10 @@ impl Index {
 
     /// Takes the key's leaf or lone entry away if all its entries are empty, and inner nodes left without a
     /// child; gives memory back that no node needs. To be called after an entry became empty, with no lock held.
-    pub(crate) fn prune(&self, key: u64) {
+    pub(super) fn prune(&self, key: u64) {
+        // Orders the unlock before the look at the other words: of two that unlock the last words of a leaf
+        // one at least sees the other's.
+        fence(Ordering::SeqCst);
         let Some(found) = self.find(key) else { return };
         // A guess; the CASes below decide.
         if self.words(found.at).is_none_or(|words| words.any(|word| word != Word::EMPTY)) {

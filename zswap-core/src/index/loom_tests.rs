@@ -265,6 +265,41 @@ fn loom_index_seeing_against_recycling() {
     });
 }
 
+/// The last two entries of a leaf go at once: the leaf goes, too. Fails without the fence of `prune`: each then sees
+/// the other's word as it was.
+#[test]
+fn loom_index_removal_against_removal() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        put(&index, A1, 2);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || remove(&index, A1))
+        };
+        remove(&index, A0);
+        other.join().unwrap();
+        assert_eq!(index.root.load(Ordering::SeqCst), 0, "an empty leaf stays");
+    });
+}
+
+/// Somebody has the entry locked, and only looks at it, while its removal wants to take the place away: one of the
+/// two does. Fails if a look-up that found nothing does not prune.
+#[test]
+fn loom_index_look_against_removal() {
+    loom::model(|| {
+        let index = Arc::new(Index::new());
+        put(&index, A0, 1);
+        let other = {
+            let index = index.clone();
+            thread::spawn(move || drop(index.lock(A0)))
+        };
+        remove(&index, A0);
+        other.join().unwrap();
+        assert_eq!(index.root.load(Ordering::SeqCst), 0, "an empty place stays");
+    });
+}
+
 /// A removal that finds the leaf in use half-way and restores it, against users of a word that
 /// it had killed. Fails if the CAS of `kill` or the store that restores is Relaxed: the
 /// next holder is then not ordered after the last one.

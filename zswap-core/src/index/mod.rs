@@ -25,6 +25,7 @@
 //! * Memory goes back when every node of its group is taken away and while none of them is given out. So it changes a
 //!   node only from "taken away" to zeros, which is another way to say so: a DEAD word stays DEAD, and a late CAS,
 //!   which expects a live word, fails. A prefix or key becomes 0, which may be somebody's, but its words are DEAD.
+//! * Whoever unlocks an EMPTY word prunes (`entry.rs`), so no empty leaf stays behind.
 //! * Who locks an entry checks the node's prefix or key afterwards: a recycled one has another, or
 //!   DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only one of its key.
 //!   Who reads a word without its lock also checks that no node was taken away meanwhile (`Removals`).
@@ -39,6 +40,7 @@
 //! follows it again. Otherwise the key was not in use at some moment of the call, and "absent" was true then.
 
 mod change;
+mod entry;
 mod keys;
 mod node;
 mod numbers;
@@ -49,6 +51,7 @@ use crossbeam_utils::CachePadded;
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
 
+pub(crate) use self::entry::Entry;
 pub(crate) use self::keys::LeafKeys;
 use self::node::{
     Header, INNER_GROUP, InnerNode, LEAF_GROUP, LONE_GROUP, LeafNode, LoneNode, Ref, Target,
@@ -56,7 +59,7 @@ use self::node::{
 };
 use self::numbers::Numbers;
 use self::sums::Sums;
-use crate::lock::{self, EntryGuard, Waiters};
+use crate::lock::{self, Waiters};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::word::Word;
@@ -212,7 +215,7 @@ impl Index {
     }
 
     /// Locks the key's entry if it has a leaf; an entry of that leaf may be empty.
-    pub(crate) fn lock(&self, key: u64) -> Option<EntryGuard<'_>> {
+    pub(crate) fn lock(&self, key: u64) -> Option<Entry<'_>> {
         loop {
             let found = self.find(key)?;
             if let Some(entry) = self.lock_in(found, key) {
@@ -222,7 +225,7 @@ impl Index {
     }
 
     /// Locks the key's entry, with a new place for it if it has none.
-    pub(crate) fn lock_or_insert(&self, key: u64) -> Result<EntryGuard<'_>, NoNode> {
+    pub(crate) fn lock_or_insert(&self, key: u64) -> Result<Entry<'_>, NoNode> {
         loop {
             match self.find(key) {
                 None => self.insert(key)?,
@@ -242,7 +245,7 @@ impl Index {
         &self,
         key: u64,
         see: impl Fn(Word) -> Option<T>,
-    ) -> Option<Result<T, EntryGuard<'_>>> {
+    ) -> Option<Result<T, Entry<'_>>> {
         loop {
             let found = self.find(key)?;
             // A dead word shows nothing to see.
@@ -287,18 +290,22 @@ impl Index {
 
     /// Locks the word that was found, if it is (still, or again) the key's.
     #[inline]
-    fn lock_in<'a>(&'a self, found: Found<'a>, key: u64) -> Option<EntryGuard<'a>> {
+    fn lock_in<'a>(&'a self, found: Found<'a>, key: u64) -> Option<Entry<'a>> {
         match lock::lock(found.word, &self.waiters) {
             Some(entry) => {
                 // The lock's Acquire reads from after the words were made EMPTY, which came after the
                 // node's keys were stored.
                 if !found.is_the_keys() {
+                    // As long as it is locked the node keeps the keys that it has now.
+                    let theirs = self.words(found.at).map_or(key, |words| words.first);
+                    drop(Entry::new(entry, self, theirs));
                     return None;
                 }
-                Some(match &self.sums {
+                let entry = match &self.sums {
                     None => entry,
                     Some(sums) => entry.with_sum(sums.of(found.at, key)),
-                })
+                };
+                Some(Entry::new(entry, self, key))
             }
             None => {
                 self.wait_for_structure();
@@ -418,7 +425,6 @@ mod as_map {
         if let Some(mut entry) = index.lock(key) {
             entry.replace(Word::EMPTY);
         }
-        index.prune(key);
     }
 }
 

@@ -86,8 +86,7 @@ impl Inner<'_> {
 impl Index {
     /// To be called by whoever replaced the key's word `old` by `new`, after the entry was unlocked and with
     /// no entry lock held; for each replacement that `old` or `new` is `Content::Stored` in. Takes the
-    /// structure lock if the leaf's first such entry came or its last one went. Before `prune`, if `new` is
-    /// empty.
+    /// structure lock if the leaf's first such entry came or its last one went.
     pub(crate) fn note_replaced(&self, key: u64, old: Word, new: Word) {
         if new.is_stored() {
             // Orders the word before the marks: see the head of the file.
@@ -150,7 +149,7 @@ impl Index {
         let words = self.words(found.at);
         let any = |test: fn(Word) -> bool| words.is_some_and(|words| words.any(test));
         if any(Word::is_stored) || new.is_empty() && !any(|word| word != Word::EMPTY) {
-            // In the second case the leaf itself is taken away next, by `prune`.
+            // In the second case the leaf itself is taken away, by whoever still holds a word of it.
             return;
         }
         let locked = self.lock_structure();

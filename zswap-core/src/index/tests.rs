@@ -271,14 +271,17 @@ fn keys_that_come_and_go_do_not_grow_it() {
 }
 
 #[test]
-fn a_locked_or_used_entry_keeps_its_leaf() {
+fn a_locked_or_used_entry_keeps_its_leaf_and_its_holder_takes_an_empty_one_away() {
     let index = Index::new();
-    let held = index.lock_or_insert(40).unwrap();
-    index.prune(41);
-    drop(held);
-    assert!(index.find(40).is_some());
     put(&index, 41, 5);
-    index.prune(40);
+    let held = index.lock_or_insert(40).unwrap();
+    // A thread holds one entry at a time.
+    std::thread::scope(|scope| drop(scope.spawn(|| remove(&index, 41)).join()));
+    assert!(index.find(40).is_some());
+    drop(held);
+    assert!(index.find(40).is_none(), "who let go last took it away");
+    put(&index, 41, 5);
+    drop(index.lock_or_insert(40).unwrap());
     assert_eq!(get(&index, 41), Some(5));
     remove(&index, 41);
     assert!(index.find(40).is_none());
@@ -314,6 +317,29 @@ fn threads_on_neighbouring_keys_lose_nothing() {
     assert_eq!(keys(&index).len(), left);
 }
 
+/// Threads that look up what others remove: whoever holds a word when its leaf ought to go takes it away.
+#[test]
+fn nothing_is_left_behind_by_look_ups_of_what_goes() {
+    let index = Arc::new(Index::new());
+    let (threads, rounds) = if cfg!(miri) { (3, 20) } else { (4, 20_000) };
+    let workers: Vec<_> = (0..threads)
+        .map(|t| {
+            let index = index.clone();
+            std::thread::spawn(move || {
+                for round in 0..rounds {
+                    let key = round % 7 << LEAF_BITS | t;
+                    put(&index, key, round);
+                    drop(index.lock(key ^ 1));
+                    remove(&index, key);
+                }
+            })
+        })
+        .collect();
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    assert_eq!(index.root.load(Ordering::SeqCst), 0, "nodes were left behind");
+    check_all_free(&index);
+}
+
 /// A word that stands for an object.
 fn pooled(bits: u64) -> Word {
     Word::new(Content::Stored {
@@ -327,9 +353,6 @@ fn pooled(bits: u64) -> Word {
 fn keep(index: &Index, key: u64, word: Word) {
     let old = index.lock_or_insert(key).unwrap().replace(word);
     index.note_replaced(key, old, word);
-    if word.is_empty() {
-        index.prune(key);
-    }
 }
 
 /// The keys of a full round from `from`, and the leaves that it visited.

@@ -1,0 +1,71 @@
+//! A locked entry of the index, which leaves no empty place behind.
+//!
+//! A leaf is taken away only when all its words are unlocked and EMPTY (`Index::prune`), so whoever holds one
+//! of them keeps the leaf. That is why the rule is not "who empties an entry prunes" but: *whoever unlocks an EMPTY
+//! word prunes*, also one that only looked. Of several such the last one finds all words unlocked; the fence in
+//! `prune` orders each one's unlock before its look at the others' words.
+
+use super::Index;
+use crate::lock::EntryGuard;
+use crate::word::Word;
+
+/// A locked entry. Dropping it writes the word back, unlocked, and prunes if that is EMPTY. No lock of a rank below
+/// may be held then.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    /// None only in the middle of the drop.
+    guard: Option<EntryGuard<'a>>,
+    index: &'a Index,
+    key: u64,
+}
+
+impl<'a> Entry<'a> {
+    pub(super) fn new(guard: EntryGuard<'a>, index: &'a Index, key: u64) -> Self {
+        Entry { guard: Some(guard), index, key }
+    }
+
+    #[expect(clippy::expect_used, reason = "an invariant of the entry")]
+    fn guard(&self) -> &EntryGuard<'a> {
+        self.guard.as_ref().expect("an entry has its guard until it is dropped")
+    }
+
+    #[expect(clippy::expect_used, reason = "an invariant of the entry")]
+    fn guard_mut(&mut self) -> &mut EntryGuard<'a> {
+        self.guard.as_mut().expect("an entry has its guard until it is dropped")
+    }
+
+    /// The word, as it will be unlocked.
+    #[inline]
+    pub(crate) fn word(&self) -> Word {
+        self.guard().word()
+    }
+
+    /// Puts another word in place; gives what was there.
+    #[inline]
+    pub(crate) fn replace(&mut self, word: Word) -> Word {
+        self.guard_mut().replace(word)
+    }
+
+    /// The checksum of the entry's page, if the store keeps them.
+    #[inline]
+    pub(crate) fn sum(&self) -> Option<u32> {
+        self.guard().sum()
+    }
+
+    /// Notes the checksum of the entry's page, if the store keeps them.
+    #[inline]
+    pub(crate) fn set_sum(&mut self, value: Option<u32>) {
+        self.guard_mut().set_sum(value);
+    }
+}
+
+impl Drop for Entry<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let empty = self.word().is_empty();
+        drop(self.guard.take());
+        if empty {
+            self.index.prune(self.key);
+        }
+    }
+}
