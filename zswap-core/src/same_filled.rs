@@ -8,13 +8,14 @@
 //! | 1 | 4 bytes, if the pattern is those twice |
 //! | 2 | a place in the side table, for all others |
 //!
-//! The side table's lock is a leaf and guards its free places only. A place belongs to the entry
+//! The side table's lock is a leaf and guards which places are free. A place belongs to the entry
 //! whose word names it: it is read under that entry's lock and given back by whoever took the word
 //! out of the entry.
 
 use zpool_base::lockdep::{self, Rank};
-use zpool_base::stable::StableTable;
+use zpool_base::zeroed::ZeroedTable;
 
+use crate::numbers::{Numbers, group};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{PAGE_SIZE, Page};
@@ -24,6 +25,8 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
+/// Patterns whose memory comes and goes together: a page of the system's.
+const GROUP: usize = group(512);
 
 /// The page's repeated 8 bytes, if it is nothing else.
 #[inline]
@@ -55,9 +58,9 @@ pub fn fill(page: &mut Page, pattern: u64) {
 /// Patterns that do not fit in an entry.
 #[derive(Debug)]
 pub struct Patterns {
-    table: StableTable<AtomicU64>,
-    /// Free places; a leaf lock.
-    free: Mutex<Vec<u32>>,
+    table: ZeroedTable<AtomicU64, GROUP>,
+    /// Places; a leaf lock.
+    places: Mutex<Numbers>,
 }
 
 impl Default for Patterns {
@@ -69,7 +72,9 @@ impl Default for Patterns {
 impl Patterns {
     /// None yet.
     pub fn new() -> Self {
-        Patterns { table: StableTable::new(), free: Mutex::new(Vec::new()) }
+        let table = ZeroedTable::new();
+        let places = Numbers::new(table.group(), size_of::<u64>(), u32::MAX as usize);
+        Patterns { table, places: Mutex::new(places) }
     }
 
     /// Packs a pattern into 52 bits. Nothing if it needs a place in the side table and there is no
@@ -106,31 +111,43 @@ impl Patterns {
         }
     }
 
-    /// Gives back what `pack` took, once no entry holds it.
+    fn with<T>(&self, change: impl FnOnce(&mut Numbers) -> T) -> T {
+        let _held = lockdep::acquire(Rank::Leaf);
+        change(&mut self.places.lock())
+    }
+
+    /// Gives back what `pack` took, once no entry holds it. Memory that no pattern needs goes back to the system:
+    /// may block there.
     pub fn release(&self, packed: u64) {
-        if packed >> FORM_SHIFT == TABLE {
-            let _held = lockdep::acquire(Rank::Leaf);
-            // The room was reserved when the place was made.
-            self.free.lock().push((packed & LOW_MASK) as u32);
+        if packed >> FORM_SHIFT != TABLE {
+            return;
+        }
+        let leaving = self.with(|places| {
+            places.free((packed & LOW_MASK) as u32);
+            places.next_leaving()
+        });
+        if let Some(group) = leaving {
+            let gone = self.table.give_back(group);
+            self.with(|places| places.has_left(group, gone));
         }
     }
 
     fn take_place(&self) -> Option<u32> {
-        {
-            let _held = lockdep::acquire(Rank::Leaf);
-            let mut free = self.free.lock();
-            if let Some(place) = free.pop() {
-                return Some(place);
-            }
-            free.try_reserve(self.table.len() + 1).ok()?;
+        let place = self.with(|places| {
+            let place = places.lowest().ok()?;
+            places.take(place);
+            Some(place)
+        })?;
+        if self.table.make(place).is_err() {
+            self.with(|places| places.free(place));
+            return None;
         }
-        self.table.push(AtomicU64::new(0)).ok()
+        Some(place)
     }
 
     /// Bytes of the side table.
     pub fn memory_bytes(&self) -> usize {
-        let _held = lockdep::acquire(Rank::Leaf);
-        self.free.lock().capacity() * size_of::<u32>() + self.table.memory_bytes()
+        self.with(|places| places.memory_bytes())
     }
 }
 
@@ -176,10 +193,24 @@ mod tests {
             assert_eq!(patterns.unpack(packed), value);
             patterns.release(packed);
         }
-        assert_eq!(patterns.table.len(), 1);
+        assert_eq!(patterns.with(|places| (places.used(), places.touched())), (0, 1));
         let a = patterns.pack(u64::MAX - 1).unwrap();
         let b = patterns.pack(u64::MAX - 2).unwrap();
         assert_eq!((patterns.unpack(a), patterns.unpack(b)), (u64::MAX - 1, u64::MAX - 2));
         assert!(patterns.memory_bytes() >= 16);
+    }
+
+    #[test]
+    fn memory_of_patterns_that_went_goes_back() {
+        let patterns = Patterns::new();
+        let count = if cfg!(miri) { 100 } else { 20_000u64 };
+        let packed: Vec<u64> = (0..count).map(|n| patterns.pack(u64::MAX - n).unwrap()).collect();
+        let most = patterns.memory_bytes();
+        assert!(cfg!(miri) || most as u64 <= count * 9, "{most} bytes for {count}");
+        (0..count).for_each(|n| assert_eq!(patterns.unpack(packed[n as usize]), u64::MAX - n));
+        packed.iter().rev().for_each(|packed| patterns.release(*packed));
+        assert!(patterns.with(|places| places.touched()) <= patterns.table.group());
+        let again = patterns.pack(u64::MAX - 7).unwrap();
+        assert_eq!(patterns.unpack(again), u64::MAX - 7);
     }
 }

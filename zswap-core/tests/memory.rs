@@ -104,6 +104,37 @@ fn sparse_entries_are_counted_and_the_memory_of_those_that_went_comes_back() {
     }
 }
 
+/// Patterns that do not fit in their entries, and entries whose checksums nobody writes.
+#[test]
+fn patterns_are_counted_and_their_memory_comes_back() {
+    if !is_child("patterns_are_counted_and_their_memory_comes_back") {
+        return;
+    }
+    let count = 530_000u64;
+    let long = |n: u64| {
+        let mut page = [0; PAGE_SIZE];
+        let pattern = (u64::MAX - n).to_ne_bytes();
+        page.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&pattern));
+        page
+    };
+    for (checksums, spread) in [(false, 1), (true, 1 << 20)] {
+        let before = rss();
+        let store = Zswap::builder().checksums(checksums).build().unwrap();
+        let empty = store.stats().metadata_bytes;
+        (0..count).for_each(|n| store.store(at(n * spread), &long(n)).unwrap());
+        agrees("long patterns", &store, before);
+        for n in (0..count).filter(|n| n % 10 > 0) {
+            store.take(at(n * spread), &mut [0; PAGE_SIZE]).unwrap();
+        }
+        agrees("a tenth left", &store, before);
+        for n in 0..count {
+            store.invalidate(at(n * spread));
+        }
+        agrees("none left", &store, before);
+        assert!(store.stats().metadata_bytes - empty <= MIB);
+    }
+}
+
 #[test]
 fn a_limit_on_everything_holds_for_everything() {
     if !is_child("a_limit_on_everything_holds_for_everything") {

@@ -43,7 +43,6 @@ mod change;
 mod entry;
 mod keys;
 mod node;
-mod numbers;
 mod pooled;
 mod sums;
 
@@ -57,9 +56,9 @@ use self::node::{
     Header, INNER_GROUP, InnerNode, LEAF_GROUP, LONE_GROUP, LeafNode, LoneNode, Ref, Target,
     leaf_prefix,
 };
-use self::numbers::Numbers;
 use self::sums::Sums;
 use crate::lock::{self, Waiters};
+use crate::numbers::{NoNumber, Numbers};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::word::Word;
@@ -140,6 +139,12 @@ struct Locked<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoNode {
     pub(crate) bytes: usize,
+}
+
+impl From<NoNumber> for NoNode {
+    fn from(NoNumber { bytes }: NoNumber) -> Self {
+        NoNode { bytes }
+    }
 }
 
 /// The index of a store.

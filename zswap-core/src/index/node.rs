@@ -7,6 +7,7 @@
 //! Zeros are a node that nobody can use: a leaf or lone entry with DEAD words, an inner node without children. That
 //! is what memory is that a node never used, and what it becomes when it goes back to the system.
 
+use crate::numbers::group;
 use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::word::Word;
@@ -151,17 +152,6 @@ pub(super) fn leaf_offset(key: u64) -> usize {
 pub(super) const LEAF_GROUP: usize = group(512);
 pub(super) const LONE_GROUP: usize = group(1024);
 pub(super) const INNER_GROUP: usize = group(512);
-
-/// Fewer where every element of a group is written one by one.
-const fn group(nodes: usize) -> usize {
-    if MODEL {
-        2
-    } else if cfg!(miri) {
-        16
-    } else {
-        nodes
-    }
-}
 
 /// A leaf in its table.
 pub(super) type LeafNode = (AtomicU64, [AtomicU64; LEAF_WORDS]);

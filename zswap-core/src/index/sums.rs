@@ -4,7 +4,7 @@ use zpool_base::stable::TableError;
 use zpool_base::zeroed::ZeroedTable;
 
 use super::node::{LEAF_GROUP, LEAF_WORDS, LONE_GROUP, Ref, Target, leaf_offset};
-use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// Those of a leaf's entries.
 type OfLeaf = [AtomicU32; LEAF_WORDS];
@@ -24,12 +24,16 @@ impl Sums {
 
     /// Room for those of the leaf of this number, the next one at most. Under the structure lock.
     pub(super) fn make_leaf(&self, number: u32) -> Result<(), TableError> {
-        self.leaves.make(number)
+        self.leaves.make(number)?;
+        touch(self.leaves.get(number).and_then(|of| of.first()));
+        Ok(())
     }
 
     /// As `make_leaf`, for a lone entry.
     pub(super) fn make_lone(&self, number: u32) -> Result<(), TableError> {
-        self.lones.make(number)
+        self.lones.make(number)?;
+        touch(self.lones.get(number));
+        Ok(())
     }
 
     /// Gives back the memory of those of a group of leaves, of which none is used.
@@ -57,5 +61,13 @@ impl Sums {
 
     pub(super) fn of_lone(&self, number: u32) -> Option<&AtomicU32> {
         self.lones.get(number)
+    }
+}
+
+/// Has the system back a sum's memory, which is counted with its node's: a pattern has no sum to be written.
+fn touch(sum: Option<&AtomicU32>) {
+    if let Some(sum) = sum {
+        // Relaxed: nobody can use the node yet.
+        sum.store(0, Ordering::Relaxed);
     }
 }

@@ -1,29 +1,46 @@
-//! Which numbers of a node table are given out, and which groups of nodes have memory that nobody needs.
+//! Which numbers of a table are given out, and which groups of its elements have memory that nobody needs.
 //!
-//! The lowest free number is given out first, so nodes gather in few groups. A group (`ZeroedTable`) without a
-//! node is kept as the *spare* one, for a node that comes and goes must not cost a system call each
+//! The lowest free number is given out first, so elements gather in few groups. A group (`ZeroedTable`) without an
+//! element is kept as the *spare* one, for an element that comes and goes must not cost a system call each
 //! time; of two such groups the higher one *leaves*: it gives out nothing until its memory has gone. That is a
-//! system call, so whoever emptied the group makes it after the structure lock is free.
+//! system call, so whoever emptied the group makes it when the lock of these numbers is free.
 
 use std::collections::TryReserveError;
 
-use super::NoNode;
 use crate::bitmap::Bitmap;
+use crate::sync::MODEL;
+
+/// Elements of a group; fewer where every one of them is written when a group is made or cleared.
+pub(crate) const fn group(elements: usize) -> usize {
+    if MODEL {
+        2
+    } else if cfg!(miri) {
+        16
+    } else {
+        elements
+    }
+}
+
+/// No memory for another element, or no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoNumber {
+    pub(crate) bytes: usize,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Group {
     /// Numbers given out.
     used: usize,
-    /// Nodes from the first on that have memory.
+    /// Elements from the first on that have memory.
     touched: usize,
 }
 
-/// Guarded by the structure lock.
+/// Guarded by a lock of its user's.
 #[derive(Debug)]
-pub(super) struct Numbers {
-    /// Nodes of a group.
+pub(crate) struct Numbers {
+    /// Elements of a group.
     group: usize,
-    /// Bytes of a node, its checksums included.
+    /// Bytes of an element, with what belongs to it.
     each: usize,
     /// Numbers to be given out.
     limit: usize,
@@ -34,13 +51,13 @@ pub(super) struct Numbers {
     closed: Bitmap,
     spare: Option<usize>,
     leaving: Vec<usize>,
-    /// Nodes that have memory.
+    /// Elements that have memory.
     touched: usize,
 }
 
 impl Numbers {
-    /// `limit` numbers of nodes of `each` bytes, in groups of `group`.
-    pub(super) fn new(group: usize, each: usize, limit: usize) -> Self {
+    /// `limit` numbers of elements of `each` bytes, in groups of `group`.
+    pub(crate) fn new(group: usize, each: usize, limit: usize) -> Self {
         Numbers {
             group,
             each,
@@ -54,8 +71,8 @@ impl Numbers {
         }
     }
 
-    /// Bytes of the nodes that have memory, and of what is kept here.
-    pub(super) fn memory_bytes(&self) -> usize {
+    /// Bytes of the elements that have memory, and of what is kept here.
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.touched * self.each
             + self.groups.capacity() * size_of::<Group>()
             + self.bits.capacity() * size_of::<u64>()
@@ -68,10 +85,10 @@ impl Numbers {
     }
 
     /// The lowest free number, for [`take`](Self::take), and memory to note it.
-    pub(super) fn lowest(&mut self) -> Result<u32, NoNode> {
+    pub(crate) fn lowest(&mut self) -> Result<u32, NoNumber> {
         let group = self.closed.lowest() as usize;
         if group >= self.groups.len() {
-            self.reserve_group().map_err(|_| NoNode { bytes: size_of::<Group>() })?;
+            self.reserve_group().map_err(|_| NoNumber { bytes: size_of::<Group>() })?;
         }
         let words = self.bits.iter().skip(group * self.words()).take(self.words());
         let within: usize = words
@@ -82,7 +99,7 @@ impl Numbers {
             .sum();
         let number = group * self.group + within;
         let number = u32::try_from(number).ok().filter(|_| number < self.limit);
-        number.ok_or(NoNode { bytes: self.each })
+        number.ok_or(NoNumber { bytes: self.each })
     }
 
     /// Room for the next group, so that nothing after this needs memory.
@@ -94,7 +111,7 @@ impl Numbers {
     }
 
     /// Gives out a number that [`lowest`](Self::lowest) said.
-    pub(super) fn take(&mut self, number: u32) {
+    pub(crate) fn take(&mut self, number: u32) {
         let (group, within) = self.place(number);
         if group == self.groups.len() {
             self.groups.push(Group { used: 0, touched: 0 });
@@ -118,7 +135,7 @@ impl Numbers {
     }
 
     /// Takes a number back.
-    pub(super) fn free(&mut self, number: u32) {
+    pub(crate) fn free(&mut self, number: u32) {
         let (group, within) = self.place(number);
         let word = group * self.words() + within / 64;
         debug_assert!(self.bits[word] >> (within % 64) & 1 == 1, "a number is taken back once");
@@ -141,17 +158,17 @@ impl Numbers {
     }
 
     /// Whether a group leaves.
-    pub(super) fn any_leaving(&self) -> bool {
+    pub(crate) fn any_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
     /// A group that leaves, for whoever gives its memory back.
-    pub(super) fn next_leaving(&mut self) -> Option<usize> {
+    pub(crate) fn next_leaving(&mut self) -> Option<usize> {
         self.leaving.pop()
     }
 
     /// The group that left gives out numbers again; its memory is `gone`, or still there.
-    pub(super) fn has_left(&mut self, group: usize, gone: bool) {
+    pub(crate) fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {
             self.touched -= core::mem::take(&mut self.groups[group].touched);
@@ -165,13 +182,13 @@ impl Numbers {
 
 #[cfg(test)]
 impl Numbers {
-    /// Nodes that have memory.
-    pub(super) fn touched(&self) -> usize {
+    /// Elements that have memory.
+    pub(crate) fn touched(&self) -> usize {
         self.touched
     }
 
     /// Numbers given out.
-    pub(super) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.groups.iter().map(|group| group.used).sum()
     }
 }
@@ -205,7 +222,7 @@ mod tests {
                 if step < steps / 3 || rng.below(100) < 20 + 70 * (step % 7) / 7 {
                     match free.pop_first() {
                         Some(lowest) => assert_eq!(take(&mut numbers), lowest),
-                        None => assert_eq!(numbers.lowest(), Err(NoNode { bytes: 8 })),
+                        None => assert_eq!(numbers.lowest(), Err(NoNumber { bytes: 8 })),
                     }
                 } else {
                     let number = rng.below(most) as u32;
