@@ -275,6 +275,11 @@ pub enum WritebackError {
     /// The page could not be read.
     #[error("writing a page back: {0}")]
     Load(LoadError),
+    /// The device called back into the store that was writing to it, or stores were stacked five deep.
+    #[error(
+        "called from inside a device while pages were written to it; do so after it has returned"
+    )]
+    Reentrant,
     /// A background shrinker has nothing to go by.
     #[error("no limit to shrink for; build the store with max_pool_bytes")]
     NoLimit,

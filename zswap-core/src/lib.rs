@@ -129,6 +129,7 @@ mod lock;
 mod loom_tests;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod nesting;
 mod numbers;
 mod pool;
 mod pool_refs;

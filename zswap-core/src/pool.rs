@@ -339,8 +339,9 @@ impl Pool {
 
     /// Pins an object.
     #[inline]
-    pub(crate) fn pin(&self, bits: BackendBits) -> Result<ObjRead<'_>, ZpoolError> {
+    pub(crate) fn pin(&self, bits: BackendBits) -> Result<Contained<ObjRead<'_>>, ZpoolError> {
         self.backend("obj_read_begin", |zpool| zpool.obj_read_begin(self.handle(bits)))
+            .map(Contained::new)
     }
 
     /// Turns the object's bytes into the page again. What the page holds after an error is

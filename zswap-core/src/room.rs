@@ -10,13 +10,17 @@
 //!   Before that the older page of the entry is given up, if it is to be replaced anyway.
 //! * If nothing is refused by the device and yet nothing is left to write back, other threads hold all
 //!   of the memory: pages that are under no entry yet, objects that are being read. Their turn comes
-//!   ([`WAITS`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]).
+//!   ([`WAITS`], [`LONGEST_WAIT`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]). Pages that cannot be
+//!   read are a reason for a refusal only if there are no others.
+//! * A device that stores into the store that writes to it is refused after a few levels (`nesting.rs`).
 //! * After [`ROUNDS`] rounds that freed memory, which other threads took, it may as well, and so it may if
 //!   they freed less than a limit that was lowered asks for. So a device that accepts writes is followed
 //!   by no refusal, and the limit is exceeded by a page a thread at most, or by as much less than before
 //!   as the rounds have freed. The next stores make up for that.
 
 use core::fmt;
+use core::time::Duration;
+use std::time::Instant;
 
 use zpool_api::PageBudget;
 use zpool_api::provider::MAX_RUN_PAGES;
@@ -26,7 +30,7 @@ use crate::error::WritebackError;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::pools::Hold;
 use crate::store::Refusal;
-use crate::sync::yield_now;
+use crate::sync::{MODEL, yield_now};
 use crate::word::Content;
 use crate::writeback::Unreadable;
 use crate::{SwapEntry, Zswap};
@@ -37,8 +41,11 @@ const PAGES: usize = 32;
 const COMPACTED_PAGES: usize = 8;
 /// Rounds that a store makes at most.
 const ROUNDS: usize = 64;
-/// How often a store lets others run that hold all of the memory.
+/// How often a store lets others run that hold all of the memory, and how long.
 const WAITS: usize = 64;
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
+/// Objects that a backend looks at in a call of `compact_some`, or nearly.
+const LEAST_LOOKED_AT: usize = 64;
 /// Pages by which a store may exceed the limit in the end: a backend's longest run.
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
 /// Stores of a CPU between looks at the sum of the memory.
@@ -76,7 +83,37 @@ enum Round {
     Freed,
     /// All memory is in other threads' hands.
     InFlight,
+    /// Nothing but so many pages that cannot be read, and what is in other threads' hands.
+    Unreadable(usize),
     Nothing(LimitReason),
+    /// This thread is writing pages back already, too often.
+    Reentrant,
+}
+
+/// Why no more pages were written back.
+enum NoMore {
+    Unreadable(usize),
+    Because(LimitReason),
+    Reentrant,
+}
+
+/// Lets other threads run, a number of times and a short while at most: a turn of theirs may take long.
+#[derive(Default)]
+struct Patience {
+    waits: usize,
+    since: Option<Instant>,
+}
+
+impl Patience {
+    fn wait(&mut self) -> bool {
+        let since = self.since.get_or_insert_with(Instant::now);
+        if self.waits == WAITS || !MODEL && since.elapsed() > LONGEST_WAIT {
+            return false;
+        }
+        self.waits += 1;
+        yield_now();
+        true
+    }
 }
 
 impl Zswap {
@@ -95,15 +132,20 @@ impl Zswap {
         }
         let mut shortage = shortage;
         let mut older_may_go = !keep_older;
-        let mut waits = 0;
+        let mut patience = Patience::default();
         for round in 0..ROUNDS {
             match self.reclaim(round) {
                 Round::Freed => {}
-                Round::InFlight if waits < WAITS => {
-                    waits += 1;
-                    yield_now();
-                }
+                // Nobody has memory to give back where none is in use.
+                Round::InFlight | Round::Unreadable(_)
+                    if self.limits.budget().used() > 0 && patience.wait() => {}
                 Round::InFlight => break,
+                // Others hold memory beside them.
+                Round::Unreadable(pages) if pages < self.objects() => break,
+                Round::Unreadable(_) => {
+                    return Err(self.no_room(shortage, LimitReason::Unreadable));
+                }
+                Round::Reentrant => return Err(Refusal::Fault(Fault::Reentrant)),
                 Round::Nothing(_) if older_may_go && self.give_up_older(entry) => {
                     older_may_go = false;
                 }
@@ -132,13 +174,13 @@ impl Zswap {
     fn put_beyond_use(&self, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
         let budget = self.limits.budget();
         let over = budget.used().saturating_sub(budget.limit());
-        let run = OVERDRAFT_PAGES * pool.page_size();
+        let run = OVERDRAFT_PAGES.saturating_mul(pool.page_size());
         PageBudget::with_allowance(over.saturating_add(run), || pool.put_again(kept))
     }
 
     /// Puts something into a pool, which may exceed the limit by a run of pages.
     pub(crate) fn beyond_limits<T>(&self, pool: &Pool, put: impl FnOnce() -> T) -> T {
-        PageBudget::with_allowance(OVERDRAFT_PAGES * pool.page_size(), put)
+        PageBudget::with_allowance(OVERDRAFT_PAGES.saturating_mul(pool.page_size()), put)
     }
 
     /// The refusal of a page for which a round found nothing.
@@ -178,44 +220,62 @@ impl Zswap {
         if self.compact_for_room(written > 0) || written > 0 {
             return Round::Freed;
         }
-        why.map_or(Round::InFlight, Round::Nothing)
+        match why {
+            None => Round::InFlight,
+            Some(NoMore::Unreadable(pages)) => Round::Unreadable(pages),
+            Some(NoMore::Because(reason)) => Round::Nothing(reason),
+            Some(NoMore::Reentrant) => Round::Reentrant,
+        }
+    }
+
+    /// Objects in the pools, those that only readers keep included.
+    fn objects(&self) -> usize {
+        self.pools.all().map(|pool| pool.stats()).fold(0, |sum: usize, stats| {
+            sum.saturating_add(stats.objects).saturating_add(stats.parked_objects)
+        })
     }
 
     /// Writes some pages back: how many, and why no more.
-    fn write_back_for_room(&self) -> (usize, Option<LimitReason>) {
+    fn write_back_for_room(&self) -> (usize, Option<NoMore>) {
+        let because = |reason| Some(NoMore::Because(reason));
         if self.slots().is_none() {
-            return (0, Some(LimitReason::NoDevice));
+            return (0, because(LimitReason::NoDevice));
         }
         while self.device_health.may_try() {
             let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
             let why = match done.error {
                 // The next page may be luckier: `may_try` has the last word.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
-                Some(WritebackError::Device { .. }) => Some(LimitReason::DeviceFailed),
-                Some(WritebackError::DeviceFull { .. }) => Some(LimitReason::DeviceFull),
+                Some(WritebackError::Device { .. }) => because(LimitReason::DeviceFailed),
+                Some(WritebackError::DeviceFull { .. }) => because(LimitReason::DeviceFull),
+                Some(WritebackError::Reentrant) => Some(NoMore::Reentrant),
                 // Switched off meanwhile.
-                Some(_) => Some(LimitReason::NoDevice),
-                None if done.unreadable > 0 => Some(LimitReason::Unreadable),
+                Some(_) => because(LimitReason::NoDevice),
+                None if done.unreadable > 0 => Some(NoMore::Unreadable(done.unreadable)),
                 None => None,
             };
             return (done.pages, why);
         }
-        (0, Some(LimitReason::DeviceFailed))
+        (0, because(LimitReason::DeviceFailed))
     }
 
     /// Wins some pages in whatever pool has any to win. A short look is enough if memory was freed
     /// otherwise; else the pools are gone over to their end.
     fn compact_for_room(&self, briefly: bool) -> bool {
         self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
-            loop {
+            // Each call looks at some of the objects that there were at first; a backend may say that it is never
+            // done.
+            let calls = if briefly { 1 } else { pool.stats().objects / LEAST_LOOKED_AT + 64 };
+            for _ in 0..calls {
                 match pool.compact_some(COMPACTED_PAGES) {
                     Ok(won) if won.pages > 0 => return true,
-                    Ok(won) if won.complete || briefly => return false,
+                    Ok(won) if won.complete => return false,
                     Ok(_) => {}
                     // A backend that cannot: nothing is won there.
                     Err(_) => return false,
                 }
             }
+            false
         })
     }
 

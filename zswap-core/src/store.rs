@@ -423,7 +423,7 @@ impl Zswap {
         locked: Entry<'_>,
         pool: Hold<'s>,
         bits: BackendBits,
-        then: impl FnOnce(&Hold<'s>, ObjRead<'_>) -> Result<T, LoadError>,
+        then: impl FnOnce(&Hold<'s>, Contained<ObjRead<'_>>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
         let object = pool.pin(bits);
         // Before anything that may block, and before the pool's reference is put.
@@ -588,7 +588,11 @@ impl Zswap {
     /// # Blocking
     /// In the system.
     pub fn trim(&self) -> usize {
-        if self.is_here() { self.pools.all().map(|pool| pool.trim()).sum() } else { 0 }
+        if self.is_here() {
+            self.pools.all().fold(0, |sum, pool| sum.saturating_add(pool.trim()))
+        } else {
+            0
+        }
     }
 
     /// Whether this is the process that built the store, and not a child of it after `fork`.

@@ -10,6 +10,7 @@
 use crate::counters::Counter;
 use crate::device::DeviceError;
 use crate::error::WritebackError;
+use crate::nesting::Nested;
 use crate::relocate::{NewCopy, Relocated, Wanted};
 use crate::slots::Slots;
 use crate::walk::{Step, Visited};
@@ -23,7 +24,7 @@ pub(crate) const SECOND_CHANCES: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct WrittenBack {
     pub(crate) pages: usize,
-    /// Pages passed by because they could not be read.
+    /// Pages passed by in a round because they could not be read.
     pub(crate) unreadable: usize,
     /// Why the last of them could not be.
     pub(crate) passed_by: Option<WritebackError>,
@@ -72,6 +73,10 @@ impl Zswap {
         stop: &dyn Fn() -> bool,
     ) -> WrittenBack {
         let mut done = WrittenBack::default();
+        let Some(_nested) = Nested::enter() else {
+            done.error = Some(WritebackError::Reentrant);
+            return done;
+        };
         let Some(slots) = self.slots() else {
             done.error = Some(WritebackError::NoDevice);
             return done;
@@ -80,6 +85,7 @@ impl Zswap {
         let mut visited = Visited::default();
         let mut spared = 0;
         for _round in 0..2 {
+            done.unreadable = 0;
             let walked = self.walk(&self.cursors.shrink, &mut visited, |entry| {
                 if done.pages == pages || stop() {
                     return Ok(Step::StopBefore);

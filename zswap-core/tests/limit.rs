@@ -12,16 +12,18 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
 use common::rig::{check, marked};
 use common::{at, backends, eventually, page};
-use compressors::{AcompEngine, Scomp};
+use compressors::{AcompEngine, Compressor, CompressorCtx, CompressorError, Scomp};
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice};
+use zswap_core::device::{
+    DeviceError, FaultySwapDevice, MemorySwapDevice, NullSwapDevice, SwapDevice,
+};
 use zswap_core::{
     BuildError, LimitReason, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,
     WritebackError, Zswap, builtin,
@@ -373,4 +375,125 @@ fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
         drop(shrinker);
     });
     assert_eq!(device.1.load(SeqCst), 1, "the rest of the step was not done");
+}
+
+/// Drops zeros at the end, and cannot read a page that begins with 0xEE.
+#[derive(Debug)]
+struct Picky;
+
+impl Compressor for Picky {
+    fn name(&self) -> &str {
+        "picky"
+    }
+    fn spec(&self) -> String {
+        "picky".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(Picky))
+    }
+}
+
+impl CompressorCtx for Picky {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        let len = src.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        dst[..len].copy_from_slice(&src[..len]);
+        Ok(len)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        if src[0] == 0xEE {
+            return Err(CompressorError::Panicked { operation: "on purpose" });
+        }
+        dst.fill(0);
+        dst[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// What is in other threads' hands comes free, whatever cannot be read beside it.
+#[test]
+fn one_page_that_cannot_be_read_refuses_no_other() {
+    for zpool in ["zsmalloc", "z3fold", "zbud"] {
+        let mut registry = compressors::Registry::builtin();
+        registry.register("picky", |_| Ok(Arc::new(Picky))).unwrap();
+        let store = Zswap::builder().zpool(zpool).compressor_registry(registry).compressor("picky");
+        let store = store.max_pool_bytes(4 * PAGE_SIZE);
+        let store = store.swap_device(Arc::new(NullSwapDevice::new(1 << 30))).build().unwrap();
+        let mut unreadable = [0; PAGE_SIZE];
+        unreadable[0] = 0xEE;
+        unreadable[50] = 1;
+        store.store(at(0), &unreadable).unwrap();
+        std::thread::scope(|scope| {
+            for t in 1..=6u64 {
+                let store = &store;
+                scope.spawn(move || {
+                    let pages: Vec<_> = (0..8).map(|n| page(n * 8 + 7)).collect();
+                    for round in 0..60 {
+                        let batch: Vec<_> = pages
+                            .iter()
+                            .enumerate()
+                            .map(|(n, page)| (at(t << 20 | round << 4 | n as u64), &**page))
+                            .collect();
+                        for result in store.store_batch(&batch).unwrap() {
+                            assert_eq!(result, Ok(()), "{zpool}");
+                        }
+                    }
+                });
+            }
+        });
+        let stats = store.stats();
+        assert_eq!((stats.reject_unreadable, store.contains(at(0))), (0, true));
+    }
+}
+
+/// A device that keeps each page in the store that writes it.
+#[derive(Debug, Default)]
+struct Recursing {
+    inner: OnceLock<MemorySwapDevice>,
+    store: OnceLock<Weak<Zswap>>,
+    refused: AtomicUsize,
+}
+
+impl SwapDevice for Recursing {
+    fn capacity(&self) -> u64 {
+        1 << 20
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        if let Some(store) = self.store.get().and_then(Weak::upgrade) {
+            if store.store(at(1 << 40 | slot), &common::page(slot * 8 + 7)).is_err() {
+                self.refused.fetch_add(1, SeqCst);
+            }
+            if store.shrink(1) == Err(WritebackError::Reentrant) {
+                self.refused.fetch_add(1, SeqCst);
+            }
+        }
+        self.inner.get().unwrap().write_page(slot, page)
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        self.inner.get().unwrap().read_page(slot, page)
+    }
+    fn discard(&self, slot: u64) {
+        self.inner.get().unwrap().discard(slot);
+    }
+}
+
+#[test]
+fn a_device_that_stores_into_its_own_store_is_refused_and_ends() {
+    let device = Arc::new(Recursing::default());
+    device.inner.set(MemorySwapDevice::new(1 << 20)).unwrap();
+    let store = limited("zbud", 8 * PAGE_SIZE).swap_device(device.clone()).build().unwrap();
+    let store = Arc::new(store);
+    device.store.set(Arc::downgrade(&store)).unwrap();
+    (0..40).for_each(|n| store.store(at(n), &page(n * 8 + 7)).unwrap());
+    assert!(device.refused.load(SeqCst) > 0);
+    let mut back = [0; PAGE_SIZE];
+    for n in 0..40 {
+        store.load(at(n), &mut back).unwrap();
+        assert!(back == *page(n * 8 + 7), "{n}");
+    }
 }
