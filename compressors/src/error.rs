@@ -107,6 +107,18 @@ pub enum CompressorError {
         max: usize,
     },
 
+    /// The codec asks for more room for its output than it is given.
+    #[error(
+        "the codec asks for {len} bytes of room for a compressed page, and {max} is the most: correct \
+         its max_compressed_len"
+    )]
+    OutputTooLarge {
+        /// Bytes that it asks for.
+        len: usize,
+        /// The most that it is given, in bytes.
+        max: usize,
+    },
+
     /// The codec panicked. The context in which it did must not be used again.
     #[error("the codec panicked in {operation}; the context is dropped, and the page is as it was")]
     Panicked {

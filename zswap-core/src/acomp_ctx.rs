@@ -37,6 +37,20 @@ use crate::cpu;
 use crate::sync::{Mutex, MutexGuard, thread_flag};
 use crate::{PAGE_SIZE, Page};
 
+/// The most room that a codec is given for a compressed page: what a codec says need not be so, and all
+/// of it is touched.
+const MOST_OUTPUT: usize = 64 * PAGE_SIZE;
+
+/// The room that a codec wants for a compressed page.
+pub(crate) fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
+    let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
+    let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
+    if len > MOST_OUTPUT {
+        return Err(CompressorError::OutputTooLarge { len, max: MOST_OUTPUT });
+    }
+    Ok(len)
+}
+
 thread_flag! {
     /// Whether this thread holds a context, of whatever pool or store.
     HOLDS_ONE
@@ -204,9 +218,7 @@ fn place() -> Result<Place, CompressorError> {
 
 impl Tools {
     fn set_up(compressor: &dyn Compressor) -> Result<Tools, CompressorError> {
-        let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
-        // A codec may ask for anything; it is refused, and not the allocator's abort handler called.
-        let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
+        let len = output_len(compressor)?;
         let mut buffer = Vec::new();
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "the codec's buffer" };
         buffer.try_reserve_exact(len).map_err(|_| refused)?;
@@ -401,10 +413,25 @@ mod tests {
     }
 
     #[test]
-    fn a_codec_that_wants_a_buffer_beyond_all_memory_gets_an_error() {
-        let (ctxs, codec) =
-            (AcompCtxs::new(), Counting { wants: usize::MAX / 2, ..Counting::default() });
-        assert!(matches!(ctxs.hold(&codec), Err(Busy::SetUp(CompressorError::OutOfMemory { .. }))));
+    fn a_codec_that_wants_more_room_than_any_needs_gets_an_error_and_nothing_is_touched() {
+        let max = 64 * PAGE_SIZE;
+        let most = max - PAGE_SIZE - 8;
+        let gib = |n: usize| n.saturating_mul(1 << 30);
+        for wants in [most + 1, gib(1), gib(20), usize::MAX / 2] {
+            let (ctxs, codec) = (AcompCtxs::new(), Counting { wants, ..Counting::default() });
+            let Err(Busy::SetUp(error)) = ctxs.hold(&codec) else { panic!("{wants}") };
+            let len = codec.max_compressed_len(PAGE_SIZE);
+            assert_eq!(error, CompressorError::OutputTooLarge { len, max });
+            let said = error.to_string();
+            assert!(said.contains(&len.to_string()) && said.contains("262144"), "{said}");
+        }
+        let codec = Counting { wants: most, ..Counting::default() };
+        assert_eq!(AcompCtxs::new().hold(&codec).unwrap().output().len(), max);
+        let registry = compressors::Registry::builtin();
+        for name in registry.names() {
+            let codec = registry.build(name).unwrap();
+            assert!(output_len(&*codec).unwrap() <= 2 * PAGE_SIZE, "{name}");
+        }
     }
 
     #[test]

@@ -125,8 +125,12 @@ impl Zswap {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
-    /// A page did not get to the device; also for want of a slot, so that nobody tries without end.
-    fn device_failed(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
+    /// A page did not get to the device. One that is full, of which the device itself may have another
+    /// idea than the store, does not fail: it is tried again at once, as soon as there is a page to write.
+    fn not_written(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
+        if let DeviceError::Full { slots } = source {
+            return WritebackError::DeviceFull { slots };
+        }
         self.device_health.failed();
         WritebackError::Device { entry, source }
     }
@@ -139,24 +143,17 @@ impl Zswap {
         page: &mut Page,
         in_use_too: bool,
     ) -> Result<Relocated, WritebackError> {
-        let relocated = self.relocate(
+        let relocated = self.relocate::<WritebackError>(
             entry,
             page,
             |word, _pool| {
                 if word.is_referenced() && !in_use_too { Wanted::SecondChance } else { Wanted::Yes }
             },
             |page, _footprint| {
-                let slot = match slots.take() {
-                    Ok(slot) => slot,
-                    Err(DeviceError::Full { slots }) => {
-                        return Err(WritebackError::DeviceFull { slots });
-                    }
-                    Err(source) => return Err(self.device_failed(entry, source)),
-                };
-                match slot.write(page) {
-                    Ok(()) => self.device_health.succeeded(),
-                    Err(source) => return Err(self.device_failed(entry, source)),
-                }
+                let failed = |source| self.not_written(entry, source);
+                let slot = slots.take().map_err(failed)?;
+                slot.write(page).map_err(failed)?;
+                self.device_health.succeeded();
                 Ok(NewCopy::Of(Content::OnDevice(slot.keep())))
             },
         )?;

@@ -156,6 +156,13 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         let was = getrlimit(Resource::Fsize);
         // Within a page, and not at its end.
         let limit = 10 * PAGE_SIZE as u64 + 100;
+        // Nor is it one to make a device where not a page may be written, or nothing at all.
+        for (limit, made) in [(100, true), (0, false)] {
+            setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was }).unwrap();
+            let little = temporary("little");
+            assert_eq!(FileSwapDevice::create(&little, 1).is_ok(), made);
+            assert_eq!(std::fs::remove_file(little).is_ok(), made);
+        }
         setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was }).unwrap();
         for slot in [10, 11, 50, 99] {
             let refused = device.write_page(slot, &page).unwrap_err();

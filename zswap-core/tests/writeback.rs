@@ -173,6 +173,47 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     assert_eq!(pages.pages_out(), 0);
 }
 
+/// Has fewer slots than it says while it is told to be full.
+#[derive(Debug)]
+struct Brimful(MemorySwapDevice, AtomicBool);
+
+impl SwapDevice for Brimful {
+    fn capacity(&self) -> u64 {
+        self.0.capacity()
+    }
+    fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
+        if self.1.load(SeqCst) {
+            return Err(DeviceError::Full { slots: 7 });
+        }
+        self.0.write_page(slot, page)
+    }
+    fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+        self.0.read_page(slot, page)
+    }
+}
+
+#[test]
+fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
+    let limit = 4 * PAGE_SIZE;
+    let device = Arc::new(Brimful(MemorySwapDevice::new(1000), AtomicBool::new(true)));
+    let store = builder().0.max_pool_bytes(limit).swap_device(device.clone()).build().unwrap();
+    (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
+    // More often than a device may fail before it is left alone for a while.
+    for round in 1..=20 {
+        let entry = at(9);
+        let refused = StoreError::PoolLimit { entry, limit, reason: LimitReason::DeviceFull };
+        assert_eq!(store.store(entry, &marked(9, 0)), Err(refused));
+        assert_eq!(store.shrink(1), Err(WritebackError::DeviceFull { slots: 7 }));
+        let stats = store.stats();
+        assert_eq!((stats.reject_device_full, stats.reject_device_fail), (round, 0));
+    }
+    assert_eq!(places(&store), (4, 0));
+    // It is tried at the next store, with no pause.
+    device.1.store(false, SeqCst);
+    store.store(at(9), &marked(9, 0)).unwrap();
+    (0..4).chain([9]).for_each(|entry| check(&store, entry, 0));
+}
+
 #[test]
 fn an_overwrite_at_the_limit_has_the_room_of_the_older_page() {
     let (builder, pages) = builder();

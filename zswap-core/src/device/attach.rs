@@ -34,10 +34,23 @@ pub enum AttachError {
         /// The call.
         operation: &'static str,
     },
+    /// The device wraps devices without end, or more than anybody needs.
+    #[error(
+        "the device wraps {most} devices or more, one in another or side by side: wrap fewer, and name \
+         the same ones at each call of inner()"
+    )]
+    TooMany {
+        /// Devices that may be attached together.
+        most: usize,
+    },
     /// No memory to note it.
     #[error("no memory to attach a device; free memory and retry")]
     OutOfMemory,
 }
+
+/// Devices that may be attached together: a device and all that it wraps. A wrapper may make a new one
+/// whenever it is asked, and that one as well.
+const MOST: usize = 1024;
 
 /// The devices in use in one process.
 struct Register {
@@ -89,6 +102,9 @@ impl Attached {
             for inner in caught(|| outer.inner()).ok_or(panicked)? {
                 // One that is wrapped twice is attached once.
                 if all.iter().all(|known| address(known) != address(inner)) {
+                    if all.len() == MOST {
+                        return Err(AttachError::TooMany { most: MOST });
+                    }
                     all.try_reserve(1).map_err(|_| AttachError::OutOfMemory)?;
                     all.push(inner.clone());
                 }
@@ -198,6 +214,37 @@ mod tests {
         assert_eq!(attach(&one).unwrap_err(), AttachError::InUse);
         drop(bare);
         assert!(attach(&other).is_ok());
+    }
+
+    /// Wraps as many others of its kind as it says, made when it is asked for them.
+    #[derive(Debug)]
+    struct Endless(usize, std::sync::OnceLock<Vec<Arc<dyn SwapDevice>>>);
+
+    impl SwapDevice for Endless {
+        fn capacity(&self) -> u64 {
+            1
+        }
+        fn write_page(&self, _: u64, _: &crate::Page) -> Result<(), super::super::DeviceError> {
+            Ok(())
+        }
+        fn read_page(&self, _: u64, _: &mut crate::Page) -> Result<(), super::super::DeviceError> {
+            Ok(())
+        }
+        fn inner(&self) -> &[Arc<dyn SwapDevice>] {
+            let another =
+                |_| -> Arc<dyn SwapDevice> { Arc::new(Endless(self.0, Default::default())) };
+            self.1.get_or_init(|| (0..self.0).map(another).collect())
+        }
+    }
+
+    #[test]
+    fn a_wrapper_that_wraps_without_end_is_refused() {
+        for wide in [1, 2, MOST] {
+            let endless: Arc<dyn SwapDevice> = Arc::new(Endless(wide, Default::default()));
+            let refused = attach(&endless).unwrap_err();
+            assert_eq!(refused, AttachError::TooMany { most: MOST });
+            assert!(refused.to_string().contains("1024"), "{refused}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 ///
 /// The file is made new, for its owner alone (mode 0600), and closed on exec. One that is there already
 /// is used only if it is an empty regular file of this user's that nobody else may read or write; a
-/// symbolic link is not followed. While the device lives the file is locked (`flock`): a second device
+/// symbolic link is not followed, and a file of procfs, sysfs and the like is refused. While the device lives the file is locked (`flock`): a second device
 /// on it, in this process or another one, is an error.
 ///
 /// It grows as pages are written; on Linux, what is discarded is punched out again. It is not deleted

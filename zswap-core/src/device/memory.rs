@@ -1,5 +1,6 @@
 //! A device in memory, for tests.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use zpool_base::fork::Leaked;
@@ -14,21 +15,21 @@ use crate::Page;
 #[derive(Debug)]
 pub struct MemorySwapDevice {
     capacity: u64,
-    /// By slot, up to the highest that was written.
+    /// By slot, those that hold one.
     pages: Leaked<Mutex<Pages>>,
 }
 
-type Pages = Vec<Option<Box<[u8]>>>;
+type Pages = HashMap<u64, Box<[u8]>>;
 
 impl MemorySwapDevice {
-    /// A device of `capacity` slots, none of which takes memory until it, or one behind it, is written.
+    /// A device of `capacity` slots, none of which takes memory until it is written.
     pub fn new(capacity: u64) -> Self {
         MemorySwapDevice { capacity, pages: Leaked::default() }
     }
 
     /// Slots that hold a page.
     pub fn pages(&self) -> usize {
-        self.lock().map_or(0, |pages| pages.iter().flatten().count())
+        self.lock().map_or(0, |pages| pages.len())
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Pages>, DeviceError> {
@@ -47,32 +48,51 @@ impl SwapDevice for MemorySwapDevice {
 
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
         check(slot, self.capacity)?;
-        let at = usize::try_from(slot).map_err(|_| DeviceError::OutOfMemory)?;
         let mut copy = Vec::new();
         copy.try_reserve_exact(page.len()).map_err(|_| DeviceError::OutOfMemory)?;
         copy.extend_from_slice(page);
         let mut pages = self.lock()?;
-        if at >= pages.len() {
-            let more = at - pages.len() + 1;
-            pages.try_reserve(more).map_err(|_| DeviceError::OutOfMemory)?;
-            pages.resize_with(at + 1, || None);
-        }
-        pages[at] = Some(copy.into_boxed_slice());
+        pages.try_reserve(1).map_err(|_| DeviceError::OutOfMemory)?;
+        let older = pages.insert(slot, copy.into_boxed_slice());
+        drop(pages);
+        drop(older);
         Ok(())
     }
 
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
         check(slot, self.capacity)?;
         let pages = self.lock()?;
-        let at = usize::try_from(slot).ok().and_then(|at| pages.get(at)?.as_deref());
-        page.copy_from_slice(at.ok_or(DeviceError::Missing { slot })?);
+        page.copy_from_slice(pages.get(&slot).ok_or(DeviceError::Missing { slot })?);
         Ok(())
     }
 
     fn discard(&self, slot: u64) {
         let Ok(mut pages) = self.lock() else { return };
-        let gone = usize::try_from(slot).ok().and_then(|at| pages.get_mut(at)?.take());
+        let gone = pages.remove(&slot);
         drop(pages);
         drop(gone);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::PAGE_SIZE;
+
+    #[test]
+    fn a_slot_far_behind_the_others_costs_no_more_than_another_one() {
+        let device = MemorySwapDevice::new(u64::MAX);
+        let mut back = [0; PAGE_SIZE];
+        for slot in [0, u64::MAX - 1] {
+            device.write_page(slot, &[7; PAGE_SIZE]).unwrap();
+            device.read_page(slot, &mut back).unwrap();
+            assert_eq!(back, [7; PAGE_SIZE]);
+        }
+        device.write_page(0, &[8; PAGE_SIZE]).unwrap();
+        let places = device.lock().unwrap().capacity();
+        assert!(device.pages() == 2 && places < 100, "{places}");
+        device.discard(0);
+        assert_eq!(device.read_page(0, &mut back), Err(DeviceError::Missing { slot: 0 }));
+        assert_eq!(device.pages(), 1);
     }
 }

@@ -122,8 +122,11 @@ impl fmt::Display for Said {
 ///
 /// Calls may block; no lock is held while they are made. They come from any thread, several at a time
 /// for different slots. A call may fail, or panic, which is [`DeviceError::Panicked`] to the store: the
-/// page then stays where it was. A read must not load from the store that it is made for. In a child
-/// after `fork` no call is made.
+/// page then stays where it was. In a child after `fork` no call is made.
+///
+/// No method, and no destructor, may store into the store that the device is attached to, or load from
+/// it: that store waits for the call, and what it would do for another page may need the device again.
+/// Use another store, or none.
 pub trait SwapDevice: Send + Sync + fmt::Debug {
     /// Slots, numbered from 0; at most 2^32 are used. Constant.
     fn capacity(&self) -> u64;

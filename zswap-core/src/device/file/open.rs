@@ -3,10 +3,17 @@
 //! What is written there is memory, with its secrets. So a file is made new with mode 0600; one that is
 //! there is taken only if it is empty, regular, this user's, and closed to others. It is never reached
 //! through a symbolic link, and is locked for as long as it is open.
+//!
+//! A file of procfs and the like is a view of something else (`/proc/self/mem` is this process's memory),
+//! so the file system must be none of those that are known, and the length of the file must become what
+//! it is set to.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use super::file_size_limit;
+use crate::PAGE_SIZE;
 
 /// Why a file could not be taken for a device.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +45,16 @@ pub enum FileDeviceError {
         /// The path.
         path: PathBuf,
         /// What it is.
+        what: &'static str,
+    },
+    /// It is a view of something else, as those of procfs are, and keeps no pages.
+    #[error(
+        "{}: {what}, so it keeps no pages: name a file on a disk or on tmpfs", path.display()
+    )]
+    NotStorage {
+        /// The path.
+        path: PathBuf,
+        /// What shows it.
         what: &'static str,
     },
     /// There is something in it.
@@ -92,7 +109,9 @@ impl FileDeviceError {
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             FileDeviceError::Io { source, .. } => source.kind(),
-            FileDeviceError::TooLarge { .. } => io::ErrorKind::InvalidInput,
+            FileDeviceError::TooLarge { .. } | FileDeviceError::NotStorage { .. } => {
+                io::ErrorKind::InvalidInput
+            }
             FileDeviceError::NotAFile { .. } | FileDeviceError::NotEmpty { .. } => {
                 io::ErrorKind::AlreadyExists
             }
@@ -110,6 +129,26 @@ impl From<FileDeviceError> for io::Error {
     }
 }
 
+/// Whether an empty file keeps a length that is set; it is empty again after that.
+fn check_length(path: &Path, file: &File) -> Result<(), FileDeviceError> {
+    let page = PAGE_SIZE as u64;
+    // To make a file longer than the limit raises a signal.
+    let len = file_size_limit().map_or(page, |limit| limit.min(page));
+    if len == 0 {
+        let source = io::ErrorKind::FileTooLarge.into();
+        return Err(FileDeviceError::io(path, "setting a length within RLIMIT_FSIZE", source));
+    }
+    let failed = |operation| move |source| FileDeviceError::io(path, operation, source);
+    file.set_len(len).map_err(failed("setting a length"))?;
+    let became = file.metadata().map_err(failed("fstat"))?.len();
+    file.set_len(0).map_err(failed("setting a length"))?;
+    if became != len {
+        let what = "its length does not become what it is set to";
+        return Err(FileDeviceError::NotStorage { path: path.to_owned(), what });
+    }
+    Ok(())
+}
+
 #[cfg(unix)]
 pub(super) use unix::{open, unlock};
 
@@ -120,7 +159,12 @@ mod unix {
     use rustix::io::Errno;
 
     /// What must hold of the file itself, asked of the open file: the path may lead elsewhere by now.
-    fn check(path: &Path, stat: &Stat) -> Result<(), FileDeviceError> {
+    fn check(
+        path: &Path,
+        stat: &Stat,
+        file_system: impl FnOnce() -> Result<Option<&'static str>, Errno>,
+    ) -> Result<(), FileDeviceError> {
+        let failed = |errno: Errno| FileDeviceError::io(path, "statfs", errno.into());
         let path = path.to_owned();
         let what = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => None,
@@ -132,6 +176,9 @@ mod unix {
         if let Some(what) = what {
             return Err(FileDeviceError::NotAFile { path, what });
         }
+        if let Some(what) = file_system().map_err(failed)? {
+            return Err(FileDeviceError::NotStorage { path, what });
+        }
         let (owner, user) = (stat.st_uid, rustix::process::geteuid().as_raw());
         if owner != user {
             return Err(FileDeviceError::Foreign { path, owner, user });
@@ -142,6 +189,57 @@ mod unix {
             return Err(FileDeviceError::Exposed { path, mode });
         }
         Ok(())
+    }
+
+    /// What is wrong with the file system of a file, of those that keep no pages.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn no_storage(found: &rustix::fs::StatFs) -> Option<&'static str> {
+        #[allow(
+            clippy::unnecessary_cast,
+            clippy::cast_sign_loss,
+            reason = "signed on some systems, and 32 bits of it are the magic number"
+        )]
+        let magic = found.f_type as u32;
+        Some(match magic {
+            0x9fa0..=0x9fa2 => "it is on procfs",
+            0x6265_6572 => "it is on sysfs",
+            0x6265_6570 => "it is on configfs",
+            0x0027_e0eb | 0x6367_7270 => "it is on cgroupfs",
+            0x0765_5821 => "it is on resctrl",
+            0x6462_6720 => "it is on debugfs",
+            0x7472_6163 => "it is on tracefs",
+            0x7363_6673 | 0xf97c_ff8c | 0x4341_5d53 => "it is on a file system of security modules",
+            0xcafe_4a11 => "it is on bpffs",
+            0x6165_676c => "it is on pstore",
+            0xde5e_81e4 => "it is on efivarfs",
+            0x4249_4e4d => "it is on binfmt_misc",
+            0x6e73_6673 => "it is on nsfs",
+            0x1980_0202 => "it is on mqueue",
+            0x6573_5543 => "it is on fusectl",
+            0x6e66_7364 | 0x6759_6969 => "it is on a file system of the NFS server",
+            0xabba_1974 => "it is on xenfs",
+            _ => return None,
+        })
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn no_storage_at(path: &Path) -> Result<Option<&'static str>, Errno> {
+        rustix::fs::statfs(path).map(|found| no_storage(&found))
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn no_storage_of(file: &rustix::fd::OwnedFd) -> Result<Option<&'static str>, Errno> {
+        rustix::fs::fstatfs(file).map(|found| no_storage(&found))
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn no_storage_at(_path: &Path) -> Result<Option<&'static str>, Errno> {
+        Ok(None)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn no_storage_of(_file: &rustix::fd::OwnedFd) -> Result<Option<&'static str>, Errno> {
+        Ok(None)
     }
 
     /// Opens, checks and locks; nothing is changed of a file that is refused.
@@ -156,19 +254,21 @@ mod unix {
         let file = match made {
             Err(Errno::EXIST) => {
                 // Asked before it is opened, too: opening a device may do something.
-                check(path, &rustix::fs::lstat(path).map_err(failed("lstat"))?)?;
+                let stat = rustix::fs::lstat(path).map_err(failed("lstat"))?;
+                check(path, &stat, || no_storage_at(path))?;
                 rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))?
             }
             made => made.map_err(failed("open"))?,
         };
-        let checked = rustix::fs::fstat(&file).map_err(failed("fstat"));
-        if let Err(error) = checked.and_then(|stat| check(path, &stat)) {
+        let refused = |error| {
             if is_new {
                 // A file system that knows no modes, most likely. The file is empty and ours.
                 let _ = std::fs::remove_file(path);
             }
-            return Err(error);
-        }
+            error
+        };
+        let checked = rustix::fs::fstat(&file).map_err(failed("fstat"));
+        checked.and_then(|stat| check(path, &stat, || no_storage_of(&file))).map_err(refused)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
@@ -180,7 +280,9 @@ mod unix {
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
             return Err(FileDeviceError::NotEmpty { path: path.to_owned(), bytes });
         }
-        Ok(File::from(file))
+        let file = File::from(file);
+        check_length(path, &file).map_err(refused)?;
+        Ok(file)
     }
 
     /// Lets go of the lock now, also if a child of this process still has the file open.
@@ -211,8 +313,22 @@ pub(super) fn open(path: &Path) -> Result<File, FileDeviceError> {
     if metadata.len() > 0 {
         return Err(FileDeviceError::NotEmpty { path, bytes: metadata.len() });
     }
+    check_length(&path, &file)?;
     Ok(file)
 }
 
 #[cfg(windows)]
 pub(super) fn unlock(_file: &File) {}
+
+#[cfg(all(test, target_os = "linux", not(loom), not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_length_stays_is_no_storage_on_whatever_file_system() {
+        let path = Path::new("/proc/self/mem");
+        let memory = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let refused = check_length(path, &memory).unwrap_err();
+        assert!(matches!(refused, FileDeviceError::NotStorage { .. }), "{refused}");
+    }
+}

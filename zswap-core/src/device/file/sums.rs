@@ -4,15 +4,17 @@
 //! program may write to it. So a page that is read is compared with what was written.
 //!
 //! Lock: a mutex, under which nothing else is locked; a chunk of 1024 slots is allocated under it when
-//! the first of them is written.
+//! the first of them is written. The chunks are found by their number, so that a slot far behind the
+//! others costs no more than one beside them.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Page;
 use crate::device::DeviceError;
 
 /// Slots of a chunk.
-const CHUNK: usize = 1024;
+const CHUNK: u64 = 1024;
 
 /// The checksum of a page; never 0, which stands for no page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,63 +26,71 @@ impl Sum {
     }
 }
 
+/// Sums by slot, those of a chunk together.
+type Chunks = HashMap<u64, Box<[u32]>>;
+
 /// The sums of all slots.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
-    chunks: Mutex<Vec<Option<Box<[u32]>>>>,
+    chunks: Mutex<Chunks>,
 }
 
-fn split(slot: u64) -> Option<(usize, usize)> {
-    let slot = usize::try_from(slot).ok()?;
-    Some((slot / CHUNK, slot % CHUNK))
+/// The number of a slot's chunk, and its place in that.
+fn split(slot: u64) -> (u64, usize) {
+    (slot / CHUNK, (slot % CHUNK) as usize)
 }
 
 impl Sums {
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Box<[u32]>>>> {
+    fn lock(&self) -> MutexGuard<'_, Chunks> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes room for a slot's sum, so that [`set`](Self::set) cannot fail.
     pub(super) fn reserve(&self, slot: u64) -> Result<(), DeviceError> {
-        let (chunk, _) = split(slot).ok_or(DeviceError::OutOfMemory)?;
+        let (chunk, _) = split(slot);
         let mut chunks = self.lock();
-        if chunk >= chunks.len() {
-            let more = chunk - chunks.len() + 1;
-            chunks.try_reserve(more).map_err(|_| DeviceError::OutOfMemory)?;
-            chunks.resize_with(chunk + 1, || None);
-        }
-        if chunks[chunk].is_none() {
+        if !chunks.contains_key(&chunk) {
+            chunks.try_reserve(1).map_err(|_| DeviceError::OutOfMemory)?;
             let mut sums = Vec::new();
-            sums.try_reserve_exact(CHUNK).map_err(|_| DeviceError::OutOfMemory)?;
-            sums.resize(CHUNK, 0);
-            chunks[chunk] = Some(sums.into_boxed_slice());
+            sums.try_reserve_exact(CHUNK as usize).map_err(|_| DeviceError::OutOfMemory)?;
+            sums.resize(CHUNK as usize, 0);
+            chunks.insert(chunk, sums.into_boxed_slice());
         }
         Ok(())
     }
 
     /// Notes what a slot holds, or that it holds nothing.
     pub(super) fn set(&self, slot: u64, sum: Option<Sum>) {
-        let mut chunks = self.lock();
-        let place =
-            split(slot).and_then(|(chunk, at)| chunks.get_mut(chunk)?.as_mut()?.get_mut(at));
-        if let Some(place) = place {
-            *place = sum.map_or(0, |sum| sum.0);
+        let (chunk, at) = split(slot);
+        if let Some(sums) = self.lock().get_mut(&chunk) {
+            sums[at] = sum.map_or(0, |sum| sum.0);
         }
     }
 
     /// What a slot holds.
     pub(super) fn get(&self, slot: u64) -> Option<Sum> {
-        let chunks = self.lock();
-        let sum = split(slot).and_then(|(chunk, at)| chunks.get(chunk)?.as_ref()?.get(at).copied());
-        sum.filter(|sum| *sum != 0).map(Sum)
+        let (chunk, at) = split(slot);
+        let sum = self.lock().get(&chunk)?[at];
+        Some(sum).filter(|sum| *sum != 0).map(Sum)
     }
 
     /// Heap bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         let chunks = self.lock();
-        let of_chunks: usize = chunks.iter().flatten().map(|chunk| size_of_val(&**chunk)).sum();
-        of_chunks + chunks.capacity() * size_of::<Option<Box<[u32]>>>()
+        let of_chunks: usize = chunks.values().map(|sums| size_of_val(&**sums)).sum();
+        of_chunks + table_bytes(chunks.capacity())
     }
+}
+
+/// Heap bytes of a table of that capacity: a power of two of places, an eighth of which stays free from
+/// 8 on, each with a byte that says what it is for.
+fn table_bytes(capacity: usize) -> usize {
+    let places = match capacity {
+        0 => 0,
+        few @ 1..8 => few + 1,
+        many => many.saturating_mul(8) / 7,
+    };
+    places * (size_of::<(u64, Box<[u32]>)>() + 1)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -90,21 +100,33 @@ mod tests {
 
     #[test]
     fn each_slot_has_a_sum_of_its_own_or_none() {
-        let (sums, last) = (Sums::default(), 5 * CHUNK as u64 + 3);
+        let (sums, last) = (Sums::default(), 5 * CHUNK + 3);
         let (one, two) = (Sum::of(&[1; PAGE_SIZE]), Sum::of(&[2; PAGE_SIZE]));
         assert!(one != two && sums.get(0).is_none() && sums.memory_bytes() == 0);
-        for (slot, sum) in [(last, one), (0, two), (CHUNK as u64 - 1, one), (CHUNK as u64, two)] {
+        for (slot, sum) in [(last, one), (0, two), (CHUNK - 1, one), (CHUNK, two)] {
             sums.reserve(slot).unwrap();
             sums.set(slot, Some(sum));
         }
-        let held = [0, 1, CHUNK as u64 - 1, CHUNK as u64, last - 1, last, last + 1];
+        let held = [0, 1, CHUNK - 1, CHUNK, last - 1, last, last + 1];
         let found = held.map(|slot| sums.get(slot));
         assert_eq!(found, [Some(two), None, Some(one), Some(two), None, Some(one), None]);
         // Chunks 2 to 4 hold none.
         let bytes = sums.memory_bytes();
-        assert!((3 * 4 * CHUNK..4 * 4 * CHUNK).contains(&bytes), "{bytes}");
+        assert!((3 * 4 * CHUNK as usize..4 * 4 * CHUNK as usize).contains(&bytes), "{bytes}");
         sums.set(0, None);
         sums.set(u64::MAX, None);
         assert!(sums.get(0).is_none() && sums.get(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn a_slot_far_behind_the_others_costs_no_more_than_another_one() {
+        let (sums, sum) = (Sums::default(), Sum::of(&[1; PAGE_SIZE]));
+        for slot in [0, (1 << 40) - 1, u64::MAX] {
+            sums.reserve(slot).unwrap();
+            sums.set(slot, Some(sum));
+            assert_eq!(sums.get(slot), Some(sum));
+        }
+        assert!(sums.memory_bytes() < 4 * 4 * CHUNK as usize);
+        assert_eq!((table_bytes(0), table_bytes(3), table_bytes(28)), (0, 4 * 25, 32 * 25));
     }
 }

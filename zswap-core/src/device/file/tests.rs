@@ -146,6 +146,23 @@ fn a_file_with_something_in_it_is_left_alone() {
     assert!(!folder.at("large").exists());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_a_view_of_something_else_is_refused() {
+    for path in ["/proc/self/mem", "/proc/self/clear_refs", "/proc/self/comm"] {
+        let refused = FileSwapDevice::create(path, 1 << 35).unwrap_err();
+        assert!(matches!(refused, FileDeviceError::NotStorage { .. }), "{refused}");
+        let said = refused.to_string();
+        assert!(
+            said.contains("it is on procfs") && said.contains("name a file on a disk"),
+            "{said}"
+        );
+    }
+    let folder = Folder::new("storage");
+    let device = FileSwapDevice::create(folder.at("new"), 1).unwrap();
+    assert_eq!(device.file.0.metadata().unwrap().len(), 0, "as empty as it was");
+}
+
 #[cfg(unix)]
 fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
