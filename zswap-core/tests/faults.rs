@@ -35,6 +35,22 @@ const PANIC: u32 = 2;
 const CALL_BACK: u32 = 3;
 /// Figures beyond all memory.
 const ABSURD: u32 = 4;
+/// Guards that panic as they are dropped.
+const GUARD: u32 = 5;
+
+struct Bomb(Vec<u8>);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("on purpose"));
+    }
+}
 
 impl Script {
     fn set(&self, mode: u32) {
@@ -332,6 +348,11 @@ impl Zpool for Scripted {
         match self.script.mode.load(Ordering::SeqCst) {
             FAIL => Err(ZpoolError::TooManyReaders { handle: handle.as_u64(), limit: 0 }),
             PANIC => panic!("on purpose"),
+            GUARD => {
+                let object = self.inner.obj_read_begin(handle)?;
+                let len = object.len();
+                Ok(ObjRead::from_owner(Arc::new(Bomb(object.to_vec())), len))
+            }
             _ => self.inner.obj_read_begin(handle),
         }
     }
@@ -411,6 +432,28 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
     assert!([2, 3, 4].iter().all(|entry| !store.contains(at(*entry))));
     assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
     assert_eq!(store.stats().reject_alloc_fail, 2);
+}
+
+#[test]
+fn guards_that_panic_as_they_are_dropped_lose_no_page_and_no_count() {
+    let (store, script) = with_backend();
+    (1..=6).for_each(|i| store.store(at(i), &doubled(i)).unwrap());
+    script.set(GUARD);
+    (1..=6).for_each(|i| check(&store, i, i));
+    let mut back = Box::new([0; PAGE_SIZE]);
+    store.take(at(1), &mut back).unwrap();
+    assert!(back == doubled(1) && !store.contains(at(1)));
+    let entries = [at(2), at(3)];
+    let mut pages = vec![[0; PAGE_SIZE]; 2];
+    assert_eq!(store.load_batch(&entries, &mut pages).unwrap(), [Ok(()), Ok(())]);
+    assert!(pages[0] == *doubled(2) && pages[1] == *doubled(3));
+    store.set_compressor("lz4").unwrap();
+    let done = store.migrate_pools(9).unwrap();
+    assert_eq!((done.moved, done.left), (5, 0));
+    let stats = store.stats();
+    assert_eq!((stats.stored_pages, stats.pools.len(), stats.pools[0].objects), (5, 1, 5));
+    script.set(WORK);
+    (2..=6).for_each(|i| check(&store, i, i));
 }
 
 #[test]
