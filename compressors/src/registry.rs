@@ -8,6 +8,7 @@ use crate::compressor::Compressor;
 use crate::error::CompressorError;
 use crate::null::Null;
 use crate::spec::{Spec, told};
+use zpool_base::unwind::dropped;
 
 /// Builds a compressor from the parameters of its spec.
 type Constructor =
@@ -187,6 +188,16 @@ impl Registry {
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.constructors.keys().map(String::as_str).collect()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // What constructors hold is the user's: each destructor may panic, and two at once would end the
+        // process.
+        for (_, entry) in std::mem::take(&mut self.constructors) {
+            dropped(entry);
+        }
     }
 }
 
