@@ -85,8 +85,9 @@ impl Spares {
 
 impl Drop for Spares {
     fn drop(&mut self) {
+        let spares = core::mem::take(&mut *self.0.lock());
         // One that panics takes none of the others with it.
-        for spare in core::mem::take(&mut *self.0.lock()) {
+        for spare in spares {
             dropped(spare);
         }
     }
