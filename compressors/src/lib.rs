@@ -96,7 +96,8 @@ mod spec;
 mod zstd;
 
 pub use acomp::{
-    Acomp, AcompCompletions, AcompDone, AcompEngine, AcompOp, AcompRequest, CompletionsPool, Scomp,
+    Acomp, AcompCompletions, AcompDone, AcompEngine, AcompOp, AcompRequest, AcompTicket,
+    CompletionsPool, Scomp,
 };
 pub use compressor::{Compressor, CompressorCtx, StatelessDecompress};
 #[cfg(feature = "deflate")]

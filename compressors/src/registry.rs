@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::compressor::Compressor;
 use crate::error::CompressorError;
 use crate::null::Null;
-use crate::spec::Spec;
+use crate::spec::{Spec, told};
+use zpool_base::unwind::dropped;
 
 /// Builds a compressor from the parameters of its spec.
 type Constructor =
@@ -124,12 +125,12 @@ impl Registry {
         let spec: Spec = name.parse()?;
         if spec.params().next().is_some() {
             return Err(CompressorError::MalformedSpec {
-                spec: name.to_owned(),
+                spec: told(name),
                 reason: "a name to register has no parameters",
             });
         }
         if self.constructors.contains_key(name) {
-            return Err(CompressorError::NameTaken { name: name.to_owned() });
+            return Err(CompressorError::NameTaken { name: told(name) });
         }
         self.insert(false, name, constructor);
         Ok(())
@@ -177,7 +178,7 @@ impl Registry {
         Err(match off {
             Some(&(_, feature)) => CompressorError::FeatureOff { name: name.to_owned(), feature },
             None => CompressorError::UnknownName {
-                name: name.to_owned(),
+                name: told(name),
                 known: self.constructors.keys().cloned().collect(),
             },
         })
@@ -187,6 +188,16 @@ impl Registry {
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.constructors.keys().map(String::as_str).collect()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // What constructors hold is the user's: each destructor may panic, and two at once would end the
+        // process.
+        for (_, entry) in std::mem::take(&mut self.constructors) {
+            dropped(entry);
+        }
     }
 }
 

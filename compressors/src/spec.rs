@@ -2,6 +2,7 @@
 //!
 //! Names and keys are ASCII letters, digits, `_`, `-` and `.`; values are
 //! anything without a comma. Nothing may be empty and no key may come twice.
+//! A spec has at most 64 parameters and 64 KiB.
 //! What the keys mean is the codec's business.
 
 use std::fmt;
@@ -30,6 +31,23 @@ pub struct Spec {
 /// The key under which a spec names a dictionary by its fingerprint.
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 pub(crate) const DICT_KEY: &str = "dict";
+
+/// Most parameters of a spec: each is compared with all before it.
+const MOST_PARAMS: usize = 64;
+
+/// Most bytes of a spec.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Most characters of a text in an error.
+const MOST_TOLD: usize = 200;
+
+/// A text for an error, which ends with a mark if it was cut.
+pub(crate) fn told(text: &str) -> String {
+    match text.char_indices().nth(MOST_TOLD) {
+        Some((end, _)) => format!("{}\u{2026}", &text[..end]),
+        None => text.to_owned(),
+    }
+}
 
 fn is_word(text: &str) -> bool {
     !text.is_empty()
@@ -86,14 +104,14 @@ impl Spec {
         for (key, value) in self.params() {
             if !keys.contains(&key) {
                 let allowed = if keys.is_empty() {
-                    format!("{} takes no parameters", self.name)
+                    format!("{} takes no parameters", told(&self.name))
                 } else {
-                    format!("{} takes: {}", self.name, keys.join(", "))
+                    format!("{} takes: {}", told(&self.name), keys.join(", "))
                 };
                 return Err(CompressorError::BadParameter {
-                    codec: self.name.clone(),
-                    key: key.to_owned(),
-                    value: value.to_owned(),
+                    codec: told(&self.name),
+                    key: told(key),
+                    value: told(value),
                     allowed,
                 });
             }
@@ -110,7 +128,7 @@ impl Spec {
             Some(value) => Err(CompressorError::BadParameter {
                 codec: self.name.clone(),
                 key: DICT_KEY.to_owned(),
-                value: value.to_owned(),
+                value: told(value),
                 allowed: "a spec names a dictionary but cannot hold it: \
                           give its bytes to the codec's builder"
                     .to_owned(),
@@ -127,9 +145,9 @@ pub(crate) fn bad_int(
     allowed: &RangeInclusive<i32>,
 ) -> CompressorError {
     CompressorError::BadParameter {
-        codec: codec.to_owned(),
-        key: key.to_owned(),
-        value: value.to_string(),
+        codec: told(codec),
+        key: told(key),
+        value: told(&value.to_string()),
         allowed: format!("a whole number from {} to {}", allowed.start(), allowed.end()),
     }
 }
@@ -155,8 +173,10 @@ impl FromStr for Spec {
     type Err = CompressorError;
 
     fn from_str(spec: &str) -> Result<Self, Self::Err> {
-        let malformed =
-            |reason| Err(CompressorError::MalformedSpec { spec: spec.to_owned(), reason });
+        let malformed = |reason| Err(CompressorError::MalformedSpec { spec: told(spec), reason });
+        if spec.len() > MOST_BYTES {
+            return malformed("it has more than 64 KiB");
+        }
         let (name, rest) = match spec.split_once(':') {
             Some((name, rest)) => (name, Some(rest)),
             None => (spec, None),
@@ -169,6 +189,9 @@ impl FromStr for Spec {
         }
         let mut params: Vec<(String, String)> = Vec::new();
         for param in rest.into_iter().flat_map(|rest| rest.split(',')) {
+            if params.len() == MOST_PARAMS {
+                return malformed("it has more than 64 parameters");
+            }
             let Some((key, value)) = param.split_once('=') else {
                 return malformed("a parameter is not of the form key=value");
             };
@@ -200,6 +223,7 @@ impl fmt::Display for Spec {
 #[cfg(test)]
 mod tests {
     use super::Spec;
+    use crate::Registry;
     use crate::error::CompressorError;
 
     const _: fn() = || {
@@ -247,6 +271,29 @@ mod tests {
                 Err(CompressorError::MalformedSpec { spec, .. }) => assert_eq!(spec, text),
                 other => panic!("{text:?} gave {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_huge_spec_is_refused_and_no_error_carries_it_whole() {
+        let params = |count| {
+            let params: Vec<_> = (0..count).map(|n| format!("k{n}=1")).collect();
+            format!("c:{}", params.join(","))
+        };
+        assert_eq!(parse(&params(64)).unwrap().params().count(), 64);
+        let long = |bytes: usize| format!("c:k={}", "\u{e9}".repeat(bytes / 2));
+        let spec = parse(&long((64 << 10) - 4)).unwrap();
+        for (refused, reason) in [
+            (parse(&params(65)).unwrap_err(), "64 parameters"),
+            (parse(&long(64 << 10)).unwrap_err(), "64 KiB"),
+            (parse(&format!("{}=", &long(60_000))[2..]).unwrap_err(), "ASCII letters"),
+            (spec.int("k", 1, 1..=9).unwrap_err(), "from 1 to 9"),
+            (spec.allow_keys(&["l"]).unwrap_err(), "takes: l"),
+            (Registry::builtin().build(&"a".repeat(60_000)).unwrap_err(), "no compressor"),
+        ] {
+            let text = refused.to_string();
+            assert!(text.contains(reason) && text.contains('\u{2026}'), "{text}");
+            assert!(text.chars().count() < 500, "{text}");
         }
     }
 

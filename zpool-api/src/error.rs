@@ -137,7 +137,9 @@ impl ZpoolError {
 }
 
 /// Errors of a [`crate::PageProvider`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+///
+/// Most are told when there is no memory, so a clone does without: texts that do not fit are left out of it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PageError {
     /// The operating system (or the heap) refused.
@@ -197,6 +199,26 @@ impl PageError {
         // Cut, then.
         let _ = text.write_fmt(reason);
         PageError::Refused { pages, page_size, reason: text.0 }
+    }
+}
+
+impl Clone for PageError {
+    fn clone(&self) -> Self {
+        match *self {
+            PageError::Refused { pages, page_size, ref reason } => {
+                PageError::refused(pages, page_size, format_args!("{reason}"))
+            }
+            PageError::RunLength { pages, max } => PageError::RunLength { pages, max },
+            PageError::PageSize { page_size, ref allowed } => {
+                let mut text = Fallible(String::new());
+                // Left out, then.
+                let _ = text.write_str(allowed);
+                PageError::PageSize { page_size, allowed: text.0 }
+            }
+            PageError::Limit { bytes, used, limit } => PageError::Limit { bytes, used, limit },
+            PageError::Forked => PageError::Forked,
+            PageError::Injected { call } => PageError::Injected { call },
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use zpool_base::unwind::dropped;
+
 use crate::{PageBudget, PageProvider, Zpool, ZpoolError};
 
 /// What a constructor is given to build a pool.
@@ -81,6 +83,16 @@ impl Registry {
                 name: name.to_owned(),
                 known: self.names().collect::<Vec<_>>().join(", "),
             }),
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // What constructors hold is the user's: each destructor may panic, and two at once would end the
+        // process.
+        for (_, constructor) in core::mem::take(&mut self.constructors) {
+            dropped(constructor);
         }
     }
 }

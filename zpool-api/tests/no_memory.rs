@@ -111,3 +111,17 @@ fn a_buffered_write_is_refused() {
     write.write(&[1; 100]).unwrap();
     assert_eq!(write.commit().unwrap().as_u64(), 100);
 }
+
+#[test]
+fn an_error_is_cloned_without_its_text_if_that_does_not_fit() {
+    let source = PageError::Refused { pages: 1, page_size: 4096, reason: "full".to_owned() };
+    let bare = PageError::Refused { pages: 1, page_size: 4096, reason: String::new() };
+    let error = ZpoolError::OutOfMemory { source: source.clone() };
+    assert_eq!(error.clone(), error);
+    let mut cloned = None;
+    assert_eq!(with_allocations(0, || cloned = Some(error.clone())), 1);
+    assert_eq!(cloned, Some(ZpoolError::OutOfMemory { source: bare }));
+    let odd = PageError::PageSize { page_size: 3, allowed: "4096".to_owned() };
+    assert_eq!(odd.clone(), odd);
+    assert_eq!(with_allocations(0, || drop(odd.clone())), 1);
+}

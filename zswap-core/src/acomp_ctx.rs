@@ -200,8 +200,9 @@ impl AcompCtxs {
 impl Drop for AcompCtxs {
     fn drop(&mut self) {
         for place in self.by_cpu.iter_mut().filter_map(OnceCell::get_mut) {
+            let tools = place[0].tools.lock().take();
             // One that panics takes none of the others with it.
-            dropped(place[0].tools.lock().take());
+            dropped(tools);
         }
     }
 }

@@ -5,18 +5,23 @@
 //! batch. Whoever calls works on requests, too, instead of only waiting. A batch returns when every
 //! request has completed.
 //!
+//! An Acomp of the user's may panic, drop requests, or tell of what nobody submitted. Then it is asked for
+//! nothing more and not waited for: pages whose requests are out are stored and loaded one by one, and
+//! whatever it still tells goes where nobody looks.
+//!
 //! Pages are installed under their entries in the order in which they were given, each as soon as all
 //! before it are: so of one entry given twice the later page stays, and a store at its limit can write
 //! back what the batch itself has stored.
 
+use core::num::NonZeroUsize;
 use std::sync::Arc;
 
 use compressors::{
     AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError, guard,
 };
-use zpool_base::unwind::dropped;
+use zpool_base::unwind::{caught, dropped};
 
-use crate::contained::{Panicked, contain};
+use crate::contained::contain;
 use crate::error::{BatchError, LoadError, StoreError};
 use crate::pool::{Fault, Pool};
 use crate::pools::Hold;
@@ -32,6 +37,8 @@ const MOST_SPARES: usize = 16;
 #[derive(Debug)]
 struct Spare {
     ctx: Box<dyn CompressorCtx>,
+    /// What the context said of itself when it was given back.
+    ctx_bytes: usize,
     input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -39,11 +46,12 @@ struct Spare {
 impl Spare {
     fn bytes(&self) -> usize {
         let buffers = self.input.capacity() + self.output.capacity();
-        self.ctx.memory_bytes().saturating_add(buffers)
+        self.ctx_bytes.saturating_add(buffers)
     }
 }
 
-/// Contexts and buffers of requests that have completed. Its mutex is held for a push or a pop.
+/// Contexts and buffers of requests that have completed. Its mutex is held for a push, a pop or a sum, and no
+/// code of the user's runs under it.
 #[derive(Debug, Default)]
 pub(crate) struct Spares(Mutex<Vec<Spare>>);
 
@@ -53,12 +61,15 @@ impl Spares {
             return Ok(spare);
         }
         let ctx = guard::new_ctx(&**pool.compressor)?;
-        Ok(Spare { ctx, input: Vec::new(), output: Vec::new() })
+        Ok(Spare { ctx, ctx_bytes: 0, input: Vec::new(), output: Vec::new() })
     }
 
     fn give(&self, ctx: Option<Box<dyn CompressorCtx>>, input: Vec<u8>, output: Vec<u8>) {
         // Dropped after the lock: one too many.
-        let mut spare = ctx.map(|ctx| Spare { ctx, input, output });
+        let mut spare = ctx.map(|ctx| {
+            let ctx_bytes = caught(|| ctx.memory_bytes()).unwrap_or(0);
+            Spare { ctx, ctx_bytes, input, output }
+        });
         let mut spares = self.0.lock();
         if spares.len() < MOST_SPARES && spares.try_reserve(1).is_ok() {
             spares.extend(spare.take());
@@ -74,8 +85,9 @@ impl Spares {
 
 impl Drop for Spares {
     fn drop(&mut self) {
+        let spares = core::mem::take(&mut *self.0.lock());
         // One that panics takes none of the others with it.
-        for spare in core::mem::take(&mut *self.0.lock()) {
+        for spare in spares {
             dropped(spare);
         }
     }
@@ -100,21 +112,35 @@ pub(crate) fn most_batches() -> usize {
 /// Requests of a batch for whose completions there is room from the start.
 pub(crate) const REQUESTS: usize = 64;
 
-/// The requests of a batch; waits for those that are out when it is dropped.
+/// The requests of a batch.
 struct Batch<'a> {
     store: &'a Zswap,
     done: Arc<AcompCompletions>,
+    /// Where the output of each request is that is out, by tag.
+    outputs: Vec<Option<NonZeroUsize>>,
     /// Requests that are out.
     out: usize,
+    /// The Acomp has kept its word so far.
+    trusted: bool,
+}
+
+/// Where a buffer is. No two that live are at one place, unless they are empty. Wrong bytes in the right
+/// buffer are as a codec's that is wrong: only checksums find them.
+fn place(buffer: &[u8]) -> Option<NonZeroUsize> {
+    NonZeroUsize::new(buffer.as_ptr().addr())
 }
 
 impl<'a> Batch<'a> {
-    /// None if as many batches as there are completions for are under way already.
-    fn new(store: &'a Zswap) -> Option<Self> {
-        Some(Batch { store, done: store.completions.take()?, out: 0 })
+    /// For so many pages; none if as many batches as there are completions for are under way already.
+    fn new(store: &'a Zswap, pages: usize) -> Result<Option<Self>, BatchError> {
+        let mut outputs = list(pages)?;
+        outputs.resize(pages, None);
+        let done = store.completions.take();
+        Ok(done.map(|done| Batch { store, done, outputs, out: 0, trusted: true }))
     }
 
-    /// Submits one request of `pool`, whose output is `output` bytes.
+    /// Submits one request of `pool`, whose output is `output` bytes. Does nothing for an Acomp that has
+    /// broken its word: the page is done with those whose requests never complete.
     fn submit(
         &mut self,
         pool: &Pool,
@@ -123,6 +149,9 @@ impl<'a> Batch<'a> {
         output: usize,
         tag: usize,
     ) -> Result<(), CompressorError> {
+        if !self.trusted {
+            return Ok(());
+        }
         let mut spare = pool.spares.take(pool)?;
         let filled = refill(&mut spare.input, input, input.len()).and_then(|()| {
             // What it holds is overwritten: only its length counts.
@@ -136,15 +165,22 @@ impl<'a> Batch<'a> {
             pool.spares.give(Some(spare.ctx), spare.input, spare.output);
             return Err(refused);
         }
-        let Spare { ctx, input, output } = spare;
+        let Spare { ctx, input, output, .. } = spare;
+        let output_at = place(&output);
         let request = AcompRequest { op, input, output, ctx };
         match contain(|| self.store.acomp.submit(request, tag, &self.done)) {
-            Ok(Ok(())) => self.out += 1,
+            Ok(Ok(())) => {
+                self.outputs[tag] = output_at;
+                self.out += 1;
+            }
             Ok(Err(AcompRequest { input, output, ctx, .. })) => {
                 pool.spares.give(Some(ctx), input, output);
                 return Err(CompressorError::OutOfMemory { codec: "acomp", what: "a completion" });
             }
-            Err(Panicked) => return Err(CompressorError::Panicked { operation: "submit" }),
+            Err(_) => {
+                self.trusted = false;
+                return Err(CompressorError::Panicked { operation: "submit" });
+            }
         }
         Ok(())
     }
@@ -156,17 +192,28 @@ impl<'a> Batch<'a> {
         self.out >= parallelism.max(1).saturating_mul(2) - 1
     }
 
-    /// The next completion; none when no request is out.
+    /// The completion of a request that is out; none when no request is, or none will be told of any more.
     fn next(&mut self) -> Option<(usize, AcompDone)> {
-        let next = contain(|| self.store.acomp.wait_any(&self.done)).ok().flatten()?;
-        self.out = self.out.saturating_sub(1);
-        Some(next)
+        if self.out == 0 || !self.trusted {
+            return None;
+        }
+        let told = contain(|| self.store.acomp.wait_any(&self.done)).ok().flatten();
+        if let Some((tag, done)) = told {
+            let output = self.outputs.get_mut(tag);
+            if output.is_some_and(|at| at.is_some() && at.take() == place(&done.output)) {
+                self.out -= 1;
+                return Some((tag, done));
+            }
+            // Twice, with another's tag or buffer, or of no request of this batch.
+            dropped(done);
+        }
+        self.trusted = false;
+        None
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let _ = contain(|| self.store.acomp.wait_all(&self.done));
         self.store.completions.give(self.done.clone());
     }
 }
@@ -200,22 +247,16 @@ impl Storing<'_, '_> {
     /// Puts what a request came to into its pool.
     fn finish(&mut self, pool: &Hold<'_>, (tag, done): (usize, AcompDone)) {
         let AcompDone { result, input, output, ctx } = done;
-        let (Some((entry, _)), Some(place)) = (self.pages.get(tag), self.contents.get(tag)) else {
-            // A tag that nobody submitted.
-            return;
-        };
-        if place.is_some() || tag < self.results.len() {
-            return;
-        }
+        let (entry, page) = self.pages[tag];
         let (keep_raw, mut kept) = (self.store.store_incompressible, None);
         let put = result.map_err(Fault::Codec);
-        let put = put.and_then(|len| pool.insert(&input, &output, len, keep_raw, &mut kept));
+        let put = put.and_then(|len| pool.insert(page, &output, len, keep_raw, &mut kept));
         pool.spares.give(ctx, input, output);
         if kept.is_some() {
             // Room may have to be made: what is installed can be written back.
             self.install();
         }
-        let content = self.store.encoded(*entry, pool.again(), put, &kept, false);
+        let content = self.store.encoded(entry, pool.again(), put, &kept, false);
         self.contents[tag] = Some(content);
         self.install();
     }
@@ -229,8 +270,7 @@ impl Storing<'_, '_> {
         }
     }
 
-    /// Stores what is left: pages whose requests did not complete, which no Acomp that keeps its word has,
-    /// or that were never made.
+    /// Stores what is left: pages whose requests did not complete, or that were never made.
     fn results(mut self) -> Vec<Result<(), StoreError>> {
         while let Some((entry, page)) = self.pages.get(self.results.len()) {
             let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
@@ -269,7 +309,7 @@ impl Zswap {
         let (contents, results) = (list(pages.len())?, list(pages.len())?);
         let mut storing = Storing { store: self, pages, contents, results };
         let pool = self.pools.current();
-        let Some(mut batch) = Batch::new(self) else {
+        let Some(mut batch) = Batch::new(self, pages.len())? else {
             return Ok(storing.results());
         };
         let room = contain(|| pool.compressor.max_compressed_len(PAGE_SIZE)).unwrap_or(PAGE_SIZE);
@@ -328,23 +368,24 @@ impl Zswap {
         }
         let mut out: Vec<Option<Out<'_>>> = list(pages.len())?;
         let mut results = list(pages.len())?;
-        let Some(mut batch) = Batch::new(self) else {
+        let Some(mut batch) = Batch::new(self, pages.len())? else {
             results.extend(entries.iter().zip(pages).map(|(entry, page)| self.load(*entry, page)));
             return Ok(results);
         };
         let finish = |next: (usize, AcompDone),
-                      out: &[Option<Out<'_>>],
+                      out: &mut [Option<Out<'_>>],
                       pages: &mut [Page],
                       results: &mut [Result<(), LoadError>]| {
             let (tag, AcompDone { result, input, output, ctx }) = next;
-            let Some(Some(Out { pool, sum })) = out.get(tag) else { return };
+            // One that is still there at the end has not completed.
+            let Some(Out { pool, sum }) = out[tag].take() else { return };
             results[tag] = match (result, output.get(..PAGE_SIZE)) {
                 (Ok(_), Some(bytes)) => {
                     pages[tag].copy_from_slice(bytes);
-                    self.verify(entries[tag], &pages[tag], *sum)
+                    self.verify(entries[tag], &pages[tag], sum)
                 }
                 (Err(error), _) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
-                // The buffer is not the one that was submitted.
+                // The buffer was cut.
                 (Ok(_), None) => self.load(entries[tag], &mut pages[tag]),
             };
             pool.spares.give(ctx, input, output);
@@ -352,7 +393,7 @@ impl Zswap {
         for (tag, entry) in entries.iter().enumerate() {
             if batch.is_full() {
                 if let Some(next) = batch.next() {
-                    finish(next, &out, pages, &mut results);
+                    finish(next, &mut out, pages, &mut results);
                 }
             }
             let (request, result) = match self.begin_load(&mut batch, *entry, &mut pages[tag], tag)
@@ -364,7 +405,12 @@ impl Zswap {
             results.push(result);
         }
         while let Some(next) = batch.next() {
-            finish(next, &out, pages, &mut results);
+            finish(next, &mut out, pages, &mut results);
+        }
+        for (tag, left) in out.iter_mut().enumerate() {
+            if left.take().is_some() {
+                results[tag] = self.load(entries[tag], &mut pages[tag]);
+            }
         }
         Ok(results)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use compressors::{Acomp, CompletionsPool, Registry as CompressorRegistry, Scomp};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
+use crate::contained::Contained;
 use crate::device::SwapDevice;
 use crate::error::BuildError;
 use crate::limits::Limits;
@@ -30,15 +31,15 @@ pub struct ZswapBuilder {
     compressor: String,
     zpools: ZpoolRegistry,
     compressors: CompressorRegistry,
-    pages: MakePages,
+    pages: Contained<MakePages>,
     store_incompressible: bool,
     checksums: bool,
     max_pool_bytes: Option<usize>,
     max_bytes: Option<usize>,
     accept_threshold_percent: u8,
-    device: Option<Arc<dyn SwapDevice>>,
+    device: Option<Contained<Arc<dyn SwapDevice>>>,
     writeback_enabled: bool,
-    acomp: Arc<dyn Acomp>,
+    acomp: Contained<Arc<dyn Acomp>>,
     #[cfg(feature = "metrics")]
     metrics: Option<String>,
 }
@@ -50,7 +51,7 @@ impl ZswapBuilder {
             compressor: builtin::DEFAULT_COMPRESSOR.to_owned(),
             zpools: builtin::zpools(),
             compressors: builtin::compressors(),
-            pages: Arc::new(builtin::default_pages),
+            pages: Contained::new(Arc::new(builtin::default_pages)),
             store_incompressible: true,
             checksums: false,
             max_pool_bytes: None,
@@ -58,7 +59,7 @@ impl ZswapBuilder {
             accept_threshold_percent: 100,
             device: None,
             writeback_enabled: true,
-            acomp: Arc::new(Scomp),
+            acomp: Contained::new(Arc::new(Scomp)),
             #[cfg(feature = "metrics")]
             metrics: None,
         }
@@ -93,7 +94,7 @@ impl ZswapBuilder {
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
     {
-        self.pages = Arc::new(make);
+        self.pages = Contained::new(Arc::new(make));
         self
     }
 
@@ -145,7 +146,7 @@ impl ZswapBuilder {
 
     /// Where pages are written back to. Default: nowhere.
     pub fn swap_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
-        self.device = Some(device);
+        self.device = Some(Contained::new(device));
         self
     }
 
@@ -160,7 +161,7 @@ impl ZswapBuilder {
     /// [`compressors::AcompEngine`] has worker threads. Several stores may share one. Default:
     /// [`compressors::Scomp`], one page after another in the caller.
     pub fn acomp(mut self, acomp: Arc<dyn Acomp>) -> Self {
-        self.acomp = acomp;
+        self.acomp = Contained::new(acomp);
         self
     }
 
@@ -197,7 +198,7 @@ impl ZswapBuilder {
             store_incompressible: self.store_incompressible,
             checksums: self.checksums,
             limits,
-            slots: self.device.map(Slots::attach).transpose()?,
+            slots: self.device.as_deref().cloned().map(Slots::attach).transpose()?,
             writeback_enabled: self.writeback_enabled,
             acomp: self.acomp,
             completions: CompletionsPool::new(batch::most_batches(), batch::REQUESTS)?,

@@ -33,6 +33,12 @@ impl<T> Deref for Contained<T> {
     }
 }
 
+impl<T: Clone> Clone for Contained<T> {
+    fn clone(&self) -> Self {
+        Contained::new(T::clone(self))
+    }
+}
+
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         let value = &mut self.0;

@@ -20,11 +20,10 @@ use crate::{PAGE_SIZE, Zswap};
 pub(crate) type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
 /// Where backends, compressors and pages come from, and what the pages are charged to.
-#[derive(Clone)]
 pub(crate) struct Recipe {
     pub(crate) zpools: ZpoolRegistry,
     pub(crate) compressors: CompressorRegistry,
-    pub(crate) pages: MakePages,
+    pub(crate) pages: Contained<MakePages>,
     pub(crate) budget: Arc<PageBudget>,
 }
 

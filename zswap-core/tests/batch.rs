@@ -11,14 +11,15 @@ mod common;
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, Weak, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use common::rig::{Rig, check, marked, pools, rig_with};
 use common::{at, page};
 use compressors::{
-    Acomp, AcompCompletions, AcompEngine, AcompRequest, Compressor, CompressorCtx, CompressorError,
-    Scomp,
+    Acomp, AcompCompletions, AcompDone, AcompEngine, AcompRequest, AcompTicket, Compressor,
+    CompressorCtx, CompressorError, Scomp,
 };
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::MemorySwapDevice;
@@ -50,6 +51,197 @@ impl Acomp for Claims {
     fn parallelism(&self) -> usize {
         self.0
     }
+}
+
+/// What an Acomp does instead of what it promises.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Lie {
+    PanicsInSubmit,
+    PanicsOnceItsOwed,
+    PanicsInWait,
+    DropsIt,
+    DropsItUnexpected,
+    KeepsItAndSaysNone,
+    TellsOfItsNeighbour,
+    TellsOfNobody,
+    TellsTwice,
+    ReturnsOtherBuffers,
+    ReturnsNoInput,
+}
+
+#[derive(Debug)]
+struct Liar(Lie, Mutex<Vec<(AcompRequest, AcompTicket)>>);
+
+impl Acomp for Liar {
+    fn submit(
+        &self,
+        request: AcompRequest,
+        tag: usize,
+        done: &Arc<AcompCompletions>,
+    ) -> Result<(), AcompRequest> {
+        // Completes it elsewhere first.
+        let complete = |request| {
+            let own = Arc::new(AcompCompletions::new());
+            Scomp.submit(request, 0, &own).unwrap();
+            own.wait_any().unwrap().1
+        };
+        let expect = || done.expect().unwrap();
+        let tell = |tag, completed| expect().tell(tag, completed);
+        match self.0 {
+            Lie::PanicsInSubmit => resume_unwind(Box::new("on purpose")),
+            Lie::PanicsOnceItsOwed => {
+                let _ticket = expect();
+                resume_unwind(Box::new("on purpose"));
+            }
+            Lie::PanicsInWait => tell(tag, complete(request)),
+            Lie::DropsIt => drop(expect()),
+            Lie::DropsItUnexpected => {}
+            Lie::KeepsItAndSaysNone => self.1.lock().unwrap().push((request, expect())),
+            Lie::TellsOfItsNeighbour => tell(tag ^ 1, complete(request)),
+            Lie::TellsOfNobody => tell(usize::MAX, complete(request)),
+            Lie::TellsTwice => {
+                let AcompDone { result, input, output, .. } = complete(request);
+                let again = (result.clone(), input.clone(), output.clone());
+                tell(tag, AcompDone { result, input, output, ctx: None });
+                let (result, input, output) = again;
+                tell(tag, AcompDone { result, input, output, ctx: None });
+            }
+            Lie::ReturnsOtherBuffers => {
+                let (input, output) = (Vec::new(), vec![7; PAGE_SIZE]);
+                tell(tag, AcompDone { result: Ok(9), input, output, ctx: Some(request.ctx) });
+                drop(request.output);
+            }
+            Lie::ReturnsNoInput => tell(tag, AcompDone { input: Vec::new(), ..complete(request) }),
+        }
+        Ok(())
+    }
+
+    fn wait_any(&self, done: &AcompCompletions) -> Option<(usize, AcompDone)> {
+        match self.0 {
+            Lie::PanicsInWait => resume_unwind(Box::new("on purpose")),
+            Lie::KeepsItAndSaysNone => None,
+            _ => done.wait_any(),
+        }
+    }
+}
+
+/// Ends the test if `run` hangs.
+fn in_time(what: impl core::fmt::Debug, run: impl FnOnce() + Send + 'static) {
+    let (ended, end) = mpsc::channel();
+    let runs = thread::spawn(move || {
+        run();
+        ended.send(()).unwrap();
+    });
+    if end.recv_timeout(Duration::from_secs(60)) != Err(mpsc::RecvTimeoutError::Timeout) {
+        return runs.join().unwrap();
+    }
+    panic!("{what:?} hangs");
+}
+
+#[test]
+fn whatever_an_acomp_does_no_page_is_said_to_be_there_that_is_not_and_nothing_hangs() {
+    let lies = [
+        Lie::PanicsInSubmit,
+        Lie::PanicsOnceItsOwed,
+        Lie::PanicsInWait,
+        Lie::DropsIt,
+        Lie::DropsItUnexpected,
+        Lie::KeepsItAndSaysNone,
+        Lie::TellsOfItsNeighbour,
+        Lie::TellsOfNobody,
+        Lie::TellsTwice,
+        Lie::ReturnsOtherBuffers,
+        Lie::ReturnsNoInput,
+    ];
+    for lie in lies {
+        in_time(lie, move || {
+            let (mut codecs, half) = (builtin::compressors(), Half(Arc::default()));
+            codecs.register("half", move |_| Ok(Arc::new(half.clone()))).unwrap();
+            let store = Zswap::builder().compressor_registry(codecs).compressor("half");
+            let store = store.acomp(Arc::new(Liar(lie, Mutex::default()))).build().unwrap();
+            // More batches than there are completions for.
+            for round in 0..40 {
+                let pages: Vec<_> = (0..5).map(|n| (at(n), marked(n, round))).collect();
+                for (stored, (entry, page)) in store_all(&store, &pages).iter().zip(&pages) {
+                    let submits = matches!(lie, Lie::PanicsInSubmit | Lie::PanicsOnceItsOwed);
+                    assert!(stored.is_ok() || submits, "{lie:?}: {stored:?}");
+                    assert_eq!(store.contains(*entry), stored.is_ok());
+                    if stored.is_ok() {
+                        check(&store, entry.offset(), round);
+                    }
+                    store.store(*entry, page).unwrap();
+                }
+                let entries: Vec<SwapEntry> = (0..5).map(at).collect();
+                let mut back = vec![[0xEE; PAGE_SIZE]; 5];
+                let loaded = store.load_batch(&entries, &mut back).unwrap();
+                for ((loaded, back), (_, page)) in loaded.iter().zip(&back).zip(&pages) {
+                    assert!(loaded.is_err() || *back == **page, "{lie:?}: {loaded:?}");
+                }
+                assert!(loaded.iter().filter(|loaded| loaded.is_err()).count() <= 1, "{lie:?}");
+            }
+        });
+    }
+}
+
+/// Stores what does not get smaller, through an Acomp that keeps the input.
+#[test]
+fn a_page_kept_as_it_is_is_the_callers_own() {
+    let store = Zswap::builder().compressor("null");
+    let acomp = Arc::new(Liar(Lie::ReturnsNoInput, Mutex::default()));
+    let store = store.acomp(acomp).build().unwrap();
+    let mut noise = page(1);
+    noise[0] ^= 1;
+    assert_eq!(store_all(&store, &[(at(1), noise.clone())]), [Ok(())]);
+    let mut back = Box::new([0; PAGE_SIZE]);
+    store.load(at(1), &mut back).unwrap();
+    assert!(back == noise && store.stats().stored_incompressible_pages == 1);
+}
+
+/// Asks the store for its figures when it is asked for its own.
+#[derive(Clone, Debug, Default)]
+struct Asks(Arc<OnceLock<Weak<Zswap>>>);
+
+impl Compressor for Asks {
+    fn name(&self) -> &str {
+        "asks"
+    }
+    fn spec(&self) -> String {
+        "asks".to_owned()
+    }
+    fn max_compressed_len(&self, len: usize) -> usize {
+        len
+    }
+    fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CompressorCtx for Asks {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
+        Half(Arc::default()).compress(src, dst)
+    }
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
+        Half(Arc::default()).decompress(src, dst)
+    }
+    fn memory_bytes(&self) -> usize {
+        let store = self.0.get().and_then(Weak::upgrade);
+        store.map_or(0, |store| store.stats().context_bytes.min(1)) + 77
+    }
+}
+
+#[test]
+fn a_context_that_asks_for_the_stores_figures_is_not_asked_under_a_lock() {
+    in_time("stats", || {
+        let (mut codecs, asks) = (builtin::compressors(), Asks::default());
+        let codec = asks.clone();
+        codecs.register("asks", move |_| Ok(Arc::new(codec.clone()))).unwrap();
+        let store = Zswap::builder().compressor_registry(codecs).compressor("asks");
+        let store = Arc::new(store.build().unwrap());
+        asks.0.set(Arc::downgrade(&store)).unwrap();
+        let pages: Vec<_> = (0..3).map(|n| (at(n), marked(n, 0))).collect();
+        assert!(store_all(&store, &pages).iter().all(Result::is_ok));
+        assert!(store.stats().context_bytes >= 77, "of the context that is kept");
+    });
 }
 
 #[test]

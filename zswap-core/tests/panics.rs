@@ -17,10 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{at, eventually, page};
-use compressors::{Compressor, CompressorCtx, CompressorError, Registry};
-use zpool_api::{HeapPages, PageError, PageProvider, PageRun};
+use compressors::{
+    Acomp, AcompCompletions, AcompRequest, Compressor, CompressorCtx, CompressorError, Registry,
+    Scomp,
+};
+use zpool_api::{HeapPages, PageError, PageProvider, PageRun, ZpoolConfig};
 use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
-use zswap_core::{CompactorPolicy, PAGE_SIZE, Page, ShrinkerPolicy, Zswap};
+use zswap_core::{CompactorPolicy, PAGE_SIZE, Page, ShrinkerPolicy, Zswap, ZswapBuilder, builtin};
 
 /// Whether everything panics.
 #[derive(Clone, Debug, Default)]
@@ -250,6 +253,72 @@ fn everything_panics_and_only_the_calls_fail() {
         assert!(fuse.count() > before + 5, "contexts, provider, codec and devices");
         fuse.set(false);
     }
+}
+
+impl Acomp for Brittle<Scomp> {
+    fn submit(
+        &self,
+        request: AcompRequest,
+        tag: usize,
+        done: &Arc<AcompCompletions>,
+    ) -> Result<(), AcompRequest> {
+        self.0.step();
+        self.1.submit(request, tag, done)
+    }
+}
+
+/// With seven things that panic when they are dropped.
+fn brittle_builder(fuse: &Fuse) -> ZswapBuilder {
+    let (mut codecs, mut zpools) = (Registry::builtin(), builtin::zpools());
+    for name in ["one", "two"] {
+        let held = Brittle(fuse.clone(), ());
+        codecs.register(name, move |_| Ok(Arc::new(held.clone()))).unwrap();
+        let held = Brittle(fuse.clone(), ());
+        let build = move |config: &ZpoolConfig| {
+            let _held = &held;
+            builtin::zpools().build("zbud", config)
+        };
+        zpools.register(name, build).unwrap();
+    }
+    let held = Brittle(fuse.clone(), HeapPages::new());
+    let device = Brittle(fuse.clone(), Arc::new(MemorySwapDevice::new(9)) as Arc<dyn SwapDevice>);
+    Zswap::builder()
+        .compressor_registry(codecs)
+        .zpool_registry(zpools)
+        .pages(move || Ok(Arc::new(held.clone())))
+        .swap_device(Arc::new(device))
+        .acomp(Arc::new(Brittle(fuse.clone(), Scomp)))
+}
+
+#[test]
+fn what_a_builder_was_given_panics_by_itself_with_or_without_a_store() {
+    let fuse = Fuse::default();
+    type Use = fn(ZswapBuilder);
+    let uses: [Use; 5] = [
+        drop,
+        |builder| drop(builder.zpool("zlab").build().unwrap_err()),
+        // The device panics when it is attached.
+        |builder| drop(builder.pages(|| Ok(Arc::new(HeapPages::new()))).build().unwrap_err()),
+        |builder| {
+            let other = Arc::new(MemorySwapDevice::new(9));
+            drop(builder.clone().swap_device(other).acomp(Arc::new(Scomp)));
+        },
+        |builder| drop(builder.max_bytes(1).build().unwrap_err()),
+    ];
+    for used in uses {
+        let builder = brittle_builder(&fuse);
+        let before = fuse.count();
+        fuse.set(true);
+        used(builder);
+        fuse.set(false);
+        assert!(fuse.count() >= before + 7);
+    }
+    let store = brittle_builder(&fuse).build().unwrap();
+    let before = fuse.count();
+    fuse.set(true);
+    drop(store);
+    fuse.set(false);
+    assert!(fuse.count() >= before + 7);
 }
 
 #[test]

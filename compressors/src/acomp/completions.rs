@@ -1,9 +1,10 @@
 //! Where completions are told, and a pool of such places for batches.
 //!
-//! Room for a completion is made when its request is expected, so telling it allocates nothing.
+//! Room for a completion is made when its request is expected, so telling it allocates nothing. A request
+//! that is expected has a ticket, and is waited for as long as that lives.
 //!
-//! Locks: a mutex each, held for a few steps; nothing is dropped, allocated for or called under either
-//! but for the room that [`AcompCompletions::expect`] makes.
+//! Locks: a mutex each, the pool's first, held for a few steps; nothing is dropped, allocated for or called
+//! under either but for the room that [`AcompCompletions::expect`] makes.
 
 use std::collections::VecDeque;
 use std::mem::{forget, take};
@@ -17,7 +18,7 @@ use crate::CompressorError;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Submitted and not completed.
+    /// Tickets that live.
     outstanding: usize,
     /// Has room for those that are outstanding, too.
     done: VecDeque<(usize, AcompDone)>,
@@ -85,26 +86,31 @@ impl AcompCompletions {
         self.lock().reserve(requests)
     }
 
-    /// A request was submitted that will be told of here, once. For those who implement
+    /// A request was submitted that will be told of here, once, with the ticket. For those who implement
     /// [`Acomp`](super::Acomp).
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`], [`CompressorError::Forked`]: nothing is expected.
-    pub fn expect(&self) -> Result<(), CompressorError> {
+    pub fn expect(self: &Arc<Self>) -> Result<AcompTicket, CompressorError> {
         if !self.maker.is_here() {
             return Err(CompressorError::Forked);
         }
         let mut state = self.lock();
         state.reserve(1)?;
         state.outstanding += 1;
-        Ok(())
+        drop(state);
+        Ok(AcompTicket(Some(self.clone())))
     }
 
-    /// A request that was expected has completed. For those who implement [`Acomp`](super::Acomp).
-    pub fn tell(&self, tag: usize, done: AcompDone) {
+    /// A ticket is gone: with a completion, or with none if the request was dropped.
+    fn settle(&self, done: Option<(usize, AcompDone)>) {
+        if !self.maker.is_here() {
+            return forget(done);
+        }
         let mut state = self.lock();
-        state.outstanding = state.outstanding.saturating_sub(1);
-        state.done.push_back((tag, done));
+        state.outstanding -= 1;
+        // There is room since the ticket was made.
+        state.done.extend(done);
         let waiting = state.waiting > 0;
         drop(state);
         if waiting {
@@ -112,7 +118,7 @@ impl AcompCompletions {
         }
     }
 
-    /// Whether every request has completed.
+    /// Whether every request has completed, or was dropped by who had it.
     pub fn is_idle(&self) -> bool {
         !self.maker.is_here() || self.lock().outstanding == 0
     }
@@ -153,6 +159,31 @@ impl Drop for AcompCompletions {
     }
 }
 
+/// Stands for a request whose completion is expected. Dropped without one, by a panic, say, the request counts
+/// as gone, and nobody waits for it any more.
+///
+/// `Send` and `Sync`.
+#[derive(Debug)]
+#[must_use = "a request whose ticket is dropped has no completion"]
+pub struct AcompTicket(Option<Arc<AcompCompletions>>);
+
+impl AcompTicket {
+    /// The request has completed.
+    pub fn tell(mut self, tag: usize, done: AcompDone) {
+        if let Some(completions) = self.0.take() {
+            completions.settle(Some((tag, done)));
+        }
+    }
+}
+
+impl Drop for AcompTicket {
+    fn drop(&mut self) {
+        if let Some(completions) = self.0.take() {
+            completions.settle(None);
+        }
+    }
+}
+
 /// Completions lent to batches, so that a batch makes none. `Send` and `Sync`.
 #[derive(Debug)]
 pub struct CompletionsPool {
@@ -177,21 +208,24 @@ impl CompletionsPool {
         Ok(CompletionsPool { free: Mutex::new(free), count, maker: Maker::here() })
     }
 
-    /// One that nobody uses; `None` if all are lent, or in a child after `fork`. Does not block.
+    /// One that nobody uses; `None` if all are lent or have requests out, or in a child after `fork`.
+    /// Does not block.
     pub fn take(&self) -> Option<Arc<AcompCompletions>> {
         let mut free = self.maker.is_here().then(|| self.lock())?;
-        free.pop()
+        let idle = free.iter().rposition(|done| done.is_idle())?;
+        let done = free.swap_remove(idle);
+        drop(free);
+        clear(&done);
+        Some(done)
     }
 
-    /// Takes one back that [`take`](Self::take) gave: every request has completed and was taken.
-    /// Waits for those that have not, and drops what was not taken.
+    /// Takes one back that [`take`](Self::take) gave, and drops what was not taken. Waits for nothing: one
+    /// with requests out is not lent again before they have completed.
     pub fn give(&self, done: Arc<AcompCompletions>) {
         if !self.maker.is_here() {
             return forget(done);
         }
-        while let Some(left) = done.wait_any() {
-            dropped(left);
-        }
+        clear(&done);
         let mut free = self.lock();
         // One that is not the pool's own finds no room, and is dropped without the lock.
         let surplus = if free.len() < self.count {
@@ -206,6 +240,14 @@ impl CompletionsPool {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<AcompCompletions>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops completions that nobody has taken.
+fn clear(done: &AcompCompletions) {
+    // Before the next is taken, so that nothing is dropped under the lock.
+    while let Some(left) = done.take() {
+        dropped(left);
     }
 }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::{Acomp, AcompCompletions, AcompRequest, Scomp};
+use super::{Acomp, AcompCompletions, AcompRequest, AcompTicket, Scomp};
 use zpool_base::fork::Maker;
 
 thread_local! {
@@ -28,12 +28,12 @@ thread_local! {
 struct Job {
     request: AcompRequest,
     tag: usize,
-    done: Arc<AcompCompletions>,
+    ticket: AcompTicket,
 }
 
 impl Job {
     fn run(self) {
-        self.done.tell(self.tag, self.request.run());
+        self.ticket.tell(self.tag, self.request.run());
     }
 }
 
@@ -147,16 +147,14 @@ impl Acomp for AcompEngine {
         if self.workers() == 0 || IS_WORKER.try_with(Cell::get).unwrap_or(true) {
             return Scomp.submit(request, tag, done);
         }
-        if done.expect().is_err() {
-            return Err(request);
-        }
+        let Ok(ticket) = done.expect() else { return Err(request) };
         let mut queue = self.shared.lock();
         if queue.jobs.len() >= self.shared.bound || queue.jobs.try_reserve(1).is_err() {
             drop(queue);
-            done.tell(tag, request.run());
+            ticket.tell(tag, request.run());
             return Ok(());
         }
-        queue.jobs.push_back(Job { request, tag, done: done.clone() });
+        queue.jobs.push_back(Job { request, tag, ticket });
         // Relaxed: a copy for looks, written under the lock.
         self.shared.queued.store(queue.jobs.len(), Relaxed);
         let asleep = queue.asleep > 0;
@@ -463,15 +461,33 @@ mod tests {
             for tag in 0..9 {
                 engine.submit(rig.request(0), tag, &one).unwrap();
             }
-            // Given back while requests are out: they complete first, and are gone.
-            pool.give(one);
-            assert_eq!(rig.live.load(SeqCst), 0);
+            // Given back while requests are out, it is lent again after them.
+            pool.give(one.clone());
+            while !one.is_idle() {
+                thread::yield_now();
+            }
             pool.give(two);
         }
+        assert!(pool.take().zip(pool.take()).is_some());
+        assert_eq!(rig.live.load(SeqCst), 0, "what was told late is gone with the next use");
+        let pool = crate::CompletionsPool::new(2, 4).unwrap();
         pool.give(Arc::default());
         let all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
         assert_eq!(all.len(), 2, "one that was not the pool's is dropped");
         assert!(all.iter().all(|done| done.is_idle() && done.take().is_none()));
+    }
+
+    #[test]
+    fn a_request_that_is_dropped_unanswered_is_not_waited_for() {
+        let pool = crate::CompletionsPool::new(1, 1).unwrap();
+        let done = pool.take().unwrap();
+        let (ticket, other) = (done.expect().unwrap(), done.expect().unwrap());
+        pool.give(done.clone());
+        assert!(!done.is_idle() && pool.take().is_none(), "waits for nothing, is lent to nobody");
+        drop(other);
+        let waits = thread::spawn(move || done.wait_any().is_none());
+        drop(ticket);
+        assert!(waits.join().unwrap() && pool.take().is_some());
     }
 
     /// What `inside` gives in a child after `fork`, which ends at once.

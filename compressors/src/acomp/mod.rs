@@ -13,7 +13,7 @@ mod engine;
 mod request;
 mod scomp;
 
-pub use completions::{AcompCompletions, CompletionsPool};
+pub use completions::{AcompCompletions, AcompTicket, CompletionsPool};
 pub use engine::AcompEngine;
 pub use request::{AcompDone, AcompOp, AcompRequest};
 pub use scomp::Scomp;
@@ -24,7 +24,12 @@ use std::sync::Arc;
 /// Takes requests and tells of their completion.
 pub trait Acomp: Send + Sync + fmt::Debug {
     /// Hands a request over. It will complete, once, whatever becomes of the caller: with a result, or
-    /// with the error that stopped it, a codec's panic among them. `tag` comes back with it.
+    /// with the error that stopped it, a codec's panic among them. `tag` comes back with it, and so do the
+    /// buffers.
+    ///
+    /// It is waited for from [`AcompCompletions::expect`] on, for as long as the ticket lives that this
+    /// gives. An Acomp that drops the ticket with the request is not waited for; one that keeps both for
+    /// ever is.
     ///
     /// May complete it before it returns, and blocks for as long as that takes at most.
     ///

@@ -17,10 +17,8 @@ impl Acomp for Scomp {
         tag: usize,
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest> {
-        if done.expect().is_err() {
-            return Err(request);
-        }
-        done.tell(tag, request.run());
+        let Ok(ticket) = done.expect() else { return Err(request) };
+        ticket.tell(tag, request.run());
         Ok(())
     }
 }

@@ -93,8 +93,25 @@ fn address(device: &Arc<dyn SwapDevice>) -> usize {
 impl Attached {
     pub(crate) fn attach(device: Arc<dyn SwapDevice>) -> Result<Self, AttachError> {
         let mut all: Vec<Arc<dyn SwapDevice>> = Vec::new();
-        all.try_reserve(1).map_err(|_| AttachError::OutOfMemory)?;
+        if all.try_reserve(1).is_err() {
+            dropped(device);
+            return Err(AttachError::OutOfMemory);
+        }
         all.push(device);
+        match Self::note(&mut all) {
+            Ok(()) => Ok(Attached(Leaked::new(all))),
+            Err(refused) => {
+                // Apart, as when an attached one is dropped.
+                for device in all {
+                    dropped(device);
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    /// Notes a device as attached, and those in it, which are added to the list.
+    fn note(all: &mut Vec<Arc<dyn SwapDevice>>) -> Result<(), AttachError> {
         let mut next = 0;
         while next < all.len() {
             let outer = all[next].clone();
@@ -118,8 +135,7 @@ impl Attached {
             attached.try_reserve(all.len()).map_err(|_| AttachError::OutOfMemory)?;
             attached.extend(all.iter().map(address));
             Ok(())
-        })?;
-        Ok(Attached(Leaked::new(all)))
+        })
     }
 
     /// The device itself.
