@@ -41,6 +41,7 @@ use zpool_api::{
 use zpool_base::fork::{Leaked, Maker};
 use zpool_base::prefetch;
 use zpool_base::stable::StableTable;
+use zpool_base::unwind::{drop_payload, in_destructor};
 
 use crate::class::{Class, Locked, Place};
 use crate::class_table::HEADER;
@@ -380,12 +381,12 @@ impl Core {
     }
 
     pub(crate) fn metadata_bytes(&self) -> usize {
-        self.slots.memory_bytes()
+        let own = self.slots.memory_bytes()
             + self.zspages.memory_bytes()
             + self.lanes.memory_bytes()
             + self.routes.memory_bytes()
-            + self.classes.len() * size_of::<Class>()
-            + self.provider.metadata_bytes()
+            + self.classes.len() * size_of::<Class>();
+        own.saturating_add(self.provider.metadata_bytes())
     }
 }
 
@@ -580,7 +581,7 @@ impl Zpool for Zsmalloc {
         if left == 0 {
             return self.core.provider.trim();
         }
-        let cached = left + self.core.provider.cached_pages();
+        let cached = self.core.provider.cached_pages().saturating_add(left);
         self.core.tidy_up();
         self.core.provider.trim();
         cached.saturating_sub(self.core.provider.cached_pages())
@@ -607,7 +608,7 @@ impl Zpool for Zsmalloc {
         let uncommitted_bytes = core.uncommitted_bytes.load(Ordering::Relaxed);
         stats.page_size = core.page_size;
         stats.total_pages = core.resident();
-        stats.cached_pages = core.provider.cached_pages() + core.left.pages();
+        stats.cached_pages = core.provider.cached_pages().saturating_add(core.left.pages());
         stats.objects = used.saturating_sub(stats.parked_objects + uncommitted);
         stats.object_bytes = bytes.saturating_sub(uncommitted_bytes);
         stats.metadata_bytes = core.metadata_bytes();
@@ -618,6 +619,7 @@ impl Zpool for Zsmalloc {
 impl Drop for Core {
     fn drop(&mut self) {
         self.uncharge(self.resident());
+        let mut panicked = None;
         for z in self.zspages.iter() {
             if let Some(base) = NonNull::new(z.base()) {
                 let class = z.class().and_then(|class| self.classes.get(usize::from(class)));
@@ -628,8 +630,18 @@ impl Drop for Core {
                 // so none is left that would touch it; forgotten ones cannot.
                 let run = unsafe { PageRun::new(base, pages, touched) };
                 // SAFETY: as above.
-                unsafe { self.provider.free_run(run) };
+                let give_back = || unsafe { self.provider.free_run(run) };
+                // The other runs go back all the same.
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
+                    match panicked {
+                        None => panicked = Some(payload),
+                        Some(_) => drop_payload(payload),
+                    }
+                }
             }
+        }
+        if let Some(payload) = panicked {
+            in_destructor(|| resume_unwind(payload));
         }
     }
 }
