@@ -539,7 +539,11 @@ mod tests {
     }
 
     fn recount_all(pool: &Zsmalloc) {
-        let classes = 0..pool.core.classes.len() as u16;
+        // Under Miri only the classes that have something: a few of hundreds.
+        let looked_at = |&number: &u16| {
+            !cfg!(miri) || pool.core.classes[usize::from(number)].lock().zspages > 0
+        };
+        let classes = (0..pool.core.classes.len() as u16).filter(looked_at);
         let all: Vec<_> = classes.map(|number| recount(pool, number)).collect();
         assert_eq!(pool.core.resident(), all.iter().map(|(resident, _)| resident).sum());
         assert_eq!(pool.core.holes(), all.iter().map(|(_, holes)| holes).sum());

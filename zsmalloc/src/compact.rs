@@ -13,15 +13,22 @@
 //! places than the class has when it begins, whatever guards are open and whatever others do
 //! meanwhile.
 //!
+//! Pages without an object are given back by calls that each win one at least. What is called then, or
+//! others, may make new ones as fast, so that compaction as a whole has a bound, too: it does no more
+//! than the work that there was when it began (`Core::work`).
+//!
 //! Compaction in parts ends a visit early. Then what counts is pages: a round over all classes ends
 //! without one, unless pages are won on balance, and a class in which as many places were visited as
-//! it has, without a page won, is left (`Progress`).
+//! it has, without a page won, is left (`Progress`). Pages of zspages that others have emptied do not
+//! count. A pass over the classes that others keep from its end by making work ends after a number of
+//! visits that the pool's size at its begin bounds, and it ends for all that take part in it.
 
 use zpool_api::Compaction;
 use zpool_base::lockdep::{self, Rank, might_sleep};
 
 use crate::class::{Detached, Locked, Place};
 use crate::class_table::{HEADER, SizeClass};
+use crate::holes;
 use crate::hooks::{self, Point};
 use crate::pool::Core;
 use crate::slot::Location;
@@ -31,7 +38,8 @@ use crate::zspage::{NIL, Zspage, place_pages};
 const STEP: usize = 16;
 /// Fullness groups of zspages that have room.
 const GROUPS: usize = 10;
-/// Most objects that a call of `compact_some` moves, and most places that it visits.
+/// Most objects that a call of `compact_some` moves, and most places and zspages with holes that it
+/// visits.
 const SOME_MOVES: usize = 256;
 const SOME_VISITS: usize = 4096;
 
@@ -39,12 +47,19 @@ const SOME_VISITS: usize = 4096;
 struct Bounds {
     pages: usize,
     moves: usize,
+    /// Places, and zspages that are searched for pages without an object.
     visits: usize,
 }
 
 impl Bounds {
+    /// No bound but that of the visits.
+    fn of(visits: usize) -> Self {
+        Bounds { pages: usize::MAX, moves: usize::MAX, visits }
+    }
+
+    #[cfg(test)]
     fn none() -> Self {
-        Bounds { pages: usize::MAX, moves: usize::MAX, visits: usize::MAX }
+        Bounds::of(usize::MAX)
     }
 
     fn are_reached(&self) -> bool {
@@ -57,6 +72,8 @@ impl Bounds {
 struct Visit {
     /// Pages given back, less those touched.
     balance: isize,
+    /// Those given back of zspages that others have emptied.
+    emptied: usize,
     /// Places visited, and places that the class had.
     visited: usize,
     places: usize,
@@ -75,30 +92,46 @@ pub(crate) struct Progress {
     visited: usize,
     /// Pages touched and not won back yet.
     owed: usize,
+    /// Visits of classes after which the pass ends in any case; 0 between two passes.
+    left: usize,
+    /// Passes that have ended.
+    passes: usize,
 }
 
 impl Progress {
-    /// Notes a visit of a class out of `classes`: the pages won on balance, and whether a whole round
-    /// has given nothing.
+    /// Joins the pass under way, or begins one of so many visits; the passes that
+    /// have ended.
+    fn join(&mut self, visits: usize) -> usize {
+        if self.left == 0 {
+            self.left = visits;
+        }
+        self.passes
+    }
+
+    /// Notes a visit of a class out of `classes`: the pages won on balance, and whether the pass ends: a
+    /// whole round has given nothing, or the visits are used up.
     fn note(&mut self, class: usize, classes: usize, visit: Visit) -> Compaction {
         let won = usize::try_from(visit.balance).unwrap_or(0);
         let gain = won.saturating_sub(self.owed);
         self.owed = self.owed.saturating_sub(won) + visit.balance.min(0).unsigned_abs();
-        if gain > 0 {
+        let own = gain.saturating_sub(visit.emptied);
+        if own > 0 {
             self.quiet = 0;
         }
         // Otherwise another thread went on from here meanwhile.
         if self.class == class {
-            self.visited = if gain > 0 { 0 } else { self.visited + visit.visited };
+            self.visited = if own > 0 { 0 } else { self.visited + visit.visited };
             if visit.done || self.visited > visit.places {
                 self.class = (class + 1) % classes;
                 self.visited = 0;
-                self.quiet += usize::from(gain == 0);
+                self.quiet += usize::from(own == 0);
             }
         }
-        let complete = self.quiet >= classes;
+        self.left = self.left.saturating_sub(1);
+        let complete = self.quiet >= classes || self.left == 0;
         if complete {
-            (self.quiet, self.owed) = (0, 0);
+            (self.quiet, self.owed, self.left) = (0, 0, 0);
+            self.passes = self.passes.wrapping_add(1);
         }
         Compaction::new(gain, complete)
     }
@@ -167,12 +200,33 @@ impl Core {
     /// Compacts every class; the pages given back. Also gives the provider's warm ones back.
     pub(crate) fn compact(&self) -> usize {
         might_sleep("zsmalloc: compaction");
+        let mut bounds = Bounds::of(self.work());
         self.tidy_up();
         let won: isize = (0..self.classes.len())
-            .map(|class| self.visit(class as u16, &mut Bounds::none()).balance)
+            .map(|class| self.visit(class as u16, &mut bounds).balance)
             .sum();
         self.provider.trim();
         usize::try_from(won).unwrap_or(0)
+    }
+
+    /// Visits that compaction takes at most while nobody else changes the pool: one of each place, and
+    /// for pages without an object one call that wins each, and one in vain a class.
+    fn work(&self) -> usize {
+        let of = |class: u16| {
+            let Some(locked) = self.lock(class) else { return 0 };
+            let places = locked.inner.zspages as usize * usize::from(locked.size.objects);
+            places + holes::AT_ONCE * (locked.inner.resident as usize + 1)
+        };
+        let classes = 0..self.classes.len() as u16;
+        classes.filter(|&class| self.classes[usize::from(class)].has_pages()).map(of).sum()
+    }
+
+    /// Visits of classes after which a pass of compaction in parts ends in any case. Without others it
+    /// ends earlier: a visit that is not the last one of its class in a round wins a page, or moves
+    /// 256 objects, or visits 4096 places.
+    fn most_visits(&self) -> usize {
+        let objects: usize = self.classes.iter().map(|class| class.counts().0).sum();
+        8 * self.classes.len() + 2 * self.resident() + objects / 16
     }
 
     /// Goes on compacting until `pages` pages are won, and at least until one is, or a bounded number
@@ -182,6 +236,11 @@ impl Core {
         self.tidy_up();
         let mut bounds = Bounds { pages: pages.max(1), moves: SOME_MOVES, visits: SOME_VISITS };
         let mut all = Compaction::default();
+        let visits = self.most_visits();
+        let begun = {
+            let _held = lockdep::acquire(Rank::Leaf);
+            self.progress.lock().join(visits)
+        };
         while !bounds.are_reached() && !all.complete {
             let class = {
                 let _held = lockdep::acquire(Rank::Leaf);
@@ -189,9 +248,11 @@ impl Core {
             };
             let visit = self.visit(class as u16, &mut bounds);
             let _held = lockdep::acquire(Rank::Leaf);
-            let noted = self.progress.lock().note(class, self.classes.len(), visit);
+            let mut progress = self.progress.lock();
+            let noted = progress.note(class, self.classes.len(), visit);
             all.pages += noted.pages;
-            all.complete = noted.complete;
+            // Also a pass that another thread, or the provider, brought to its end.
+            all.complete = noted.complete || progress.passes != begun;
         }
         all
     }
@@ -235,11 +296,19 @@ impl Core {
         }
         while let Some(detached) = run.put_back_one() {
             if let Some(detached) = detached {
-                visit.balance += detached.touched.count_ones() as isize;
+                let pages = detached.touched.count_ones() as usize;
+                visit.balance += pages as isize;
+                visit.emptied += pages;
                 self.give_back(detached);
             }
         }
-        while bounds.pages > 0 {
+        visit.visited = visits - bounds.visits;
+        loop {
+            if bounds.pages == 0 || bounds.visits == 0 {
+                visit.done = false;
+                break;
+            }
+            bounds.visits = bounds.visits.saturating_sub(holes::AT_ONCE);
             let pages = self.give_back_holes(class);
             if pages == 0 {
                 break;
@@ -247,8 +316,6 @@ impl Core {
             visit.balance += pages as isize;
             bounds.pages = bounds.pages.saturating_sub(pages);
         }
-        visit.done &= bounds.pages > 0;
-        visit.visited = visits - bounds.visits;
         visit
     }
 

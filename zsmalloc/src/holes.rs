@@ -15,7 +15,7 @@ use crate::pool::Core;
 use crate::zspage::Zspage;
 
 /// Zspages isolated at a time.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 /// Zspages looked at under the class lock at a time.
 const LOOKS: usize = 64;
 /// Fullness groups that may have holes: a full zspage has none.

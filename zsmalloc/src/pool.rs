@@ -41,6 +41,7 @@ use zpool_api::{
 use zpool_base::fork::{Leaked, Maker};
 use zpool_base::prefetch;
 use zpool_base::stable::StableTable;
+use zpool_base::unwind::{drop_payload, in_destructor};
 
 use crate::class::{Class, Locked, Place};
 use crate::class_table::HEADER;
@@ -380,12 +381,12 @@ impl Core {
     }
 
     pub(crate) fn metadata_bytes(&self) -> usize {
-        self.slots.memory_bytes()
+        let own = self.slots.memory_bytes()
             + self.zspages.memory_bytes()
             + self.lanes.memory_bytes()
             + self.routes.memory_bytes()
-            + self.classes.len() * size_of::<Class>()
-            + self.provider.metadata_bytes()
+            + self.classes.len() * size_of::<Class>();
+        own.saturating_add(self.provider.metadata_bytes())
     }
 }
 
@@ -540,17 +541,21 @@ impl Zpool for Zsmalloc {
     }
 
     /// Each zspage is emptied at most once, and each of its places visited at most once: whatever
-    /// guards are open and whatever other threads do, a call visits at most as many places as the
-    /// classes have when it comes to them.
+    /// guards are open, whatever other threads do and whatever the provider calls, a call visits at most
+    /// as many places as the pool has when it begins, and gives pages without an object back at most as
+    /// often as there are pages then.
     fn compact(&self) -> Result<usize, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact())
     }
 
-    /// Moves at most 256 objects a call, and visits at most 4096 places. Goes on with the class where
-    /// the last call ended. Complete when all classes in turn gave nothing since the last page won;
-    /// with no other calls between, `while !complete` ends. Gives back pages without an object, too,
-    /// which count as won, and leaves the provider's warm pages alone. `pages` of 0 counts as 1.
+    /// Moves at most 256 objects a call, and visits at most 4096 places, and zspages with pages without
+    /// an object, which are given back, too, and count as won. Goes on with the class where the last
+    /// call ended. Complete when all classes in turn gave nothing since the last page won. `while
+    /// !complete` ends also if other threads or the provider go on changing the pool: after 8 visits of
+    /// each class, 2 a page and one for 16 objects that there were at the begin, all calls together,
+    /// or when another call was complete meanwhile. Leaves the provider's warm pages alone. `pages` of
+    /// 0 counts as 1.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact_some(pages))
@@ -580,7 +585,7 @@ impl Zpool for Zsmalloc {
         if left == 0 {
             return self.core.provider.trim();
         }
-        let cached = left + self.core.provider.cached_pages();
+        let cached = self.core.provider.cached_pages().saturating_add(left);
         self.core.tidy_up();
         self.core.provider.trim();
         cached.saturating_sub(self.core.provider.cached_pages())
@@ -607,7 +612,7 @@ impl Zpool for Zsmalloc {
         let uncommitted_bytes = core.uncommitted_bytes.load(Ordering::Relaxed);
         stats.page_size = core.page_size;
         stats.total_pages = core.resident();
-        stats.cached_pages = core.provider.cached_pages() + core.left.pages();
+        stats.cached_pages = core.provider.cached_pages().saturating_add(core.left.pages());
         stats.objects = used.saturating_sub(stats.parked_objects + uncommitted);
         stats.object_bytes = bytes.saturating_sub(uncommitted_bytes);
         stats.metadata_bytes = core.metadata_bytes();
@@ -618,6 +623,7 @@ impl Zpool for Zsmalloc {
 impl Drop for Core {
     fn drop(&mut self) {
         self.uncharge(self.resident());
+        let mut panicked = None;
         for z in self.zspages.iter() {
             if let Some(base) = NonNull::new(z.base()) {
                 let class = z.class().and_then(|class| self.classes.get(usize::from(class)));
@@ -628,8 +634,18 @@ impl Drop for Core {
                 // so none is left that would touch it; forgotten ones cannot.
                 let run = unsafe { PageRun::new(base, pages, touched) };
                 // SAFETY: as above.
-                unsafe { self.provider.free_run(run) };
+                let give_back = || unsafe { self.provider.free_run(run) };
+                // The other runs go back all the same.
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
+                    match panicked {
+                        None => panicked = Some(payload),
+                        Some(_) => drop_payload(payload),
+                    }
+                }
             }
+        }
+        if let Some(payload) = panicked {
+            in_destructor(|| resume_unwind(payload));
         }
     }
 }

@@ -6,12 +6,13 @@
 )]
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use zpool_api::{
-    Handle, PageBlock, PageBudget, PageError, PageProvider, PageRun, Zpool, ZpoolConfig,
+    FailingPages, Handle, PageBlock, PageBudget, PageError, PageProvider, PageRun, Zpool,
+    ZpoolConfig,
 };
 use zpool_base::sync::test_rng::Rng;
 use zsmalloc::{Config, Zsmalloc};
@@ -25,9 +26,27 @@ struct Panicking {
     /// Calls until the panic; 0 for none.
     due: AtomicU64,
     isolated: AtomicU64,
+    /// Whether every run given back makes it panic.
+    refuses: AtomicBool,
+    /// Whether its figures are absurd.
+    boasts: AtomicBool,
 }
 
 impl Panicking {
+    fn new(inner: Arc<dyn PageProvider>) -> Self {
+        Panicking {
+            inner,
+            due: AtomicU64::new(0),
+            isolated: AtomicU64::new(0),
+            refuses: AtomicBool::new(false),
+            boasts: AtomicBool::new(false),
+        }
+    }
+
+    fn figure(&self, real: usize) -> usize {
+        if self.boasts.load(SeqCst) { usize::MAX } else { real }
+    }
+
     fn call(&self) {
         if self.due.load(SeqCst) > 0 && self.due.fetch_sub(1, SeqCst) == 1 {
             panic!("{ON_PURPOSE}");
@@ -47,6 +66,9 @@ unsafe impl PageProvider for Panicking {
     unsafe fn free_run(&self, run: PageRun) {
         // SAFETY: passed on as it came.
         unsafe { self.inner.free_run(run) };
+        if self.refuses.load(SeqCst) {
+            resume_unwind(Box::new(ON_PURPOSE));
+        }
         self.call();
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
@@ -63,13 +85,13 @@ unsafe impl PageProvider for Panicking {
         false
     }
     fn cached_pages(&self) -> usize {
-        self.inner.cached_pages()
+        self.figure(self.inner.cached_pages())
     }
     fn trim(&self) -> usize {
-        self.inner.trim()
+        self.figure(self.inner.trim())
     }
     fn metadata_bytes(&self) -> usize {
-        self.inner.metadata_bytes()
+        self.figure(self.inner.metadata_bytes())
     }
 }
 
@@ -92,8 +114,7 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
         }
     }));
     for inner in providers() {
-        let pages =
-            Arc::new(Panicking { inner, due: AtomicU64::new(0), isolated: AtomicU64::new(0) });
+        let pages = Arc::new(Panicking::new(inner));
         let budget = Arc::new(PageBudget::new(60 * 4096));
         let config = ZpoolConfig::new(pages.clone()).with_budget(budget.clone());
         let pool = Zsmalloc::from_config(&config, Config::new().refine(false)).unwrap();
@@ -140,4 +161,50 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
         let stats = pool.stats();
         assert_eq!((stats.objects, stats.total_pages, budget.used()), (0, 0, 0));
     }
+}
+
+/// A pool of three zspages at least, and what its provider has out.
+fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
+    let inner = Arc::new(FailingPages::new(Arc::new(zpool_api::HeapPages::new())));
+    let pages = Arc::new(Panicking::new(inner.clone()));
+    let pool = Zsmalloc::new(pages.clone()).unwrap();
+    for len in [100, 1000, 3000] {
+        pool.malloc_from(&vec![1; len]).unwrap();
+    }
+    assert!(inner.pages_out() > 2);
+    (pages, inner, pool)
+}
+
+#[test]
+fn dropped_a_pool_gives_every_run_back_though_each_makes_the_provider_panic() {
+    let (pages, inner, pool) = some_runs();
+    pages.refuses.store(true, SeqCst);
+    let payload = catch_unwind(AssertUnwindSafe(|| drop(pool))).unwrap_err();
+    assert_eq!((payload.downcast_ref(), inner.pages_out()), (Some(&ON_PURPOSE), 0));
+}
+
+#[test]
+fn dropped_by_a_panic_a_pool_passes_that_one_on() {
+    let (pages, inner, pool) = some_runs();
+    pages.refuses.store(true, SeqCst);
+    let outer = || {
+        let _pool = pool;
+        resume_unwind(Box::new("the first"));
+    };
+    let payload = catch_unwind(AssertUnwindSafe(outer)).unwrap_err();
+    assert_eq!((payload.downcast_ref(), inner.pages_out()), (Some(&"the first"), 0));
+}
+
+#[test]
+fn absurd_figures_of_a_provider_are_figures() {
+    let (pages, _, pool) = some_runs();
+    pages.boasts.store(true, SeqCst);
+    let object = pool.malloc_from(&[2; 4096]).unwrap();
+    let read = pool.obj_read_begin(object).unwrap();
+    // Its page waits for a call that may give it back.
+    pool.free(object).unwrap();
+    drop(read);
+    let stats = pool.stats();
+    assert_eq!((stats.metadata_bytes, stats.cached_pages), (usize::MAX, usize::MAX));
+    assert_eq!(pool.trim(), 0, "no more than before");
 }

@@ -29,6 +29,8 @@ const LONGEST_PAUSE: u32 = 16 * PAUSE;
 const MOST_PATIENCE: u32 = 64;
 /// Pages won in a step of compaction, after which a thread that is to stop does.
 const STEP_PAGES: usize = 64;
+/// Most objects, and pages, that a figure of a pool is taken for: 1 TiB of pages of 4096.
+const MOST_OBJECTS: usize = 1 << 28;
 /// Bytes below which more waste is no reason for a run, however small the store: 16 pages of 4096.
 const LEAST_GAIN: usize = 64 << 10;
 
@@ -204,6 +206,14 @@ struct Run {
     error: Option<ZpoolError>,
 }
 
+/// Steps after which a pool that has so many objects and pages when compaction begins is left. Four times
+/// what one takes that moves each object once, or wins each page, a step 256 objects or `STEP_PAGES`; and
+/// a few for what is not moved. Figures beyond what a pool can have count as that.
+fn most_steps(objects: usize, pages: usize) -> usize {
+    let (objects, pages) = (objects.min(MOST_OBJECTS), pages.min(MOST_OBJECTS));
+    64 + objects / 64 + pages / (STEP_PAGES / 4)
+}
+
 impl Zswap {
     /// Compacts every living pool whose backend can: objects are moved together, and the pages won go
     /// back to the system, warm ones with them. Returns how many pages were won, warm ones left out; 0
@@ -211,7 +221,9 @@ impl Zswap {
     ///
     /// Blocks while it works: microseconds for a store in which nothing can be won, otherwise for as
     /// long as moving the objects takes. It works in small steps, between which others allocate and
-    /// free; objects that are being read stay where they are. Several calls at a time do no harm.
+    /// free; objects that are being read stay where they are. Several calls at a time do no harm. It
+    /// ends whatever others do meanwhile, and whatever a backend answers: each pool is left after a number
+    /// of steps that its objects and pages at the begin bound.
     ///
     /// # Errors
     /// The first error of a backend, after all other pools were compacted nevertheless.
@@ -227,11 +239,15 @@ impl Zswap {
         self.pools.all().filter(|pool| pool.can_compact())
     }
 
-    /// Compacts each pool to its end, in steps between which `stop` is asked.
+    /// Compacts each pool to its end, in steps between which `stop` is asked; no further than `most_steps`.
     fn compact_pools(&self, stop: &dyn Fn() -> bool) -> Run {
         let mut run = Run::default();
         for pool in self.compactable() {
-            while !stop() {
+            let figures = pool.try_stats().unwrap_or_default();
+            for _ in 0..most_steps(figures.objects, figures.total_pages) {
+                if stop() {
+                    break;
+                }
                 match pool.compact_some(STEP_PAGES) {
                     Ok(won) => {
                         run.pages = run.pages.saturating_add(won.pages);
@@ -419,6 +435,13 @@ mod tests {
         watch.ran(0, with_waste(9000));
         assert!(!watch.is_due(with_waste(9001)));
         assert_eq!(watch.pace, 8);
+    }
+
+    #[test]
+    fn so_many_steps_are_taken_as_the_pool_has_work_for() {
+        assert_eq!(most_steps(0, 0), 64);
+        assert_eq!(most_steps(256_000, 6400), 64 + 4 * (1000 + 100));
+        assert_eq!(most_steps(usize::MAX, usize::MAX), most_steps(MOST_OBJECTS, MOST_OBJECTS));
     }
 
     #[test]

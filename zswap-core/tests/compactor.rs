@@ -10,16 +10,16 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use common::rig::{check, marked};
 use common::{at, eventually};
 use zpool_api::{
-    Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError,
-    ZpoolStats,
+    Compaction, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig,
+    ZpoolError, ZpoolStats,
 };
 use zswap_core::{CompactorPolicy, PAGE_SIZE, Zswap, builtin};
 
@@ -35,6 +35,8 @@ struct Told {
     /// Those of them that compaction does not win.
     stuck: AtomicUsize,
     compactions: AtomicUsize,
+    /// What each step of compaction wins, which is then never complete.
+    endless: Mutex<Option<usize>>,
     fails: AtomicBool,
     panics: AtomicBool,
 }
@@ -73,6 +75,14 @@ impl Zpool for Wasteful {
         }
         let stuck = self.1.stuck.load(SeqCst);
         Ok(self.1.waste.swap(stuck, SeqCst).saturating_sub(stuck))
+    }
+    fn compact_some(&self, _pages: usize) -> Result<Compaction, ZpoolError> {
+        let Some(won) = *self.1.endless.lock().unwrap() else {
+            return self.compact().map(|pages| Compaction::new(pages, true));
+        };
+        let before = self.1.compactions.fetch_add(1, SeqCst);
+        assert!(before < 10_000, "it does not end");
+        Ok(Compaction::new(won, false))
     }
     fn stats(&self) -> ZpoolStats {
         let mut stats = self.0.stats();
@@ -119,6 +129,23 @@ fn every_pool_that_can_is_compacted() {
     assert!((0..4).all(|entry| store.invalidate(at(entry))));
     assert_eq!(store.compact(), Ok(0));
     assert_eq!(told.compactions.load(SeqCst), 3);
+}
+
+#[test]
+fn a_backend_that_is_never_complete_is_left_after_a_bounded_number_of_steps() {
+    for won in [0, 1] {
+        let (store, told) = wasteful();
+        *told.endless.lock().unwrap() = Some(won);
+        let pages = store.compact();
+        let steps = told.compactions.load(SeqCst);
+        assert!((64..100).contains(&steps), "{steps} for four objects");
+        assert_eq!(pages, Ok(won * steps));
+        // What there is more to do allows for more.
+        told.waste.store(16 * 1000, SeqCst);
+        store.compact().unwrap();
+        assert_eq!(told.compactions.load(SeqCst), 2 * steps + 1000);
+        (0..4).for_each(|entry| check(&store, entry, 0));
+    }
 }
 
 #[test]
