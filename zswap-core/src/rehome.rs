@@ -90,7 +90,9 @@ impl Zswap {
         moved
     }
 
-    /// Moves one page into the current pool; whether it was moved.
+    /// Moves one page into the current pool; whether it was moved. Not inlined: its buffers are pages, and
+    /// the caller's frame has some of its own.
+    #[inline(never)]
     fn migrate(
         &self,
         entry: SwapEntry,
@@ -209,7 +211,8 @@ impl Zswap {
 
     /// A copy of a page in the denser pool, if that takes less than `footprint` bytes of memory. The
     /// limit may be exceeded by a run of pages for it, since more is freed in turn; beyond that room is made
-    /// as for a store.
+    /// as for a store. Not inlined, as `migrate`.
+    #[inline(never)]
     fn recompressed(
         &self,
         entry: SwapEntry,
