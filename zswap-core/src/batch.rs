@@ -21,6 +21,7 @@ use compressors::{
 };
 use zpool_base::unwind::{caught, dropped};
 
+use crate::acomp_ctx::output_len;
 use crate::contained::contain;
 use crate::error::{BatchError, LoadError, StoreError};
 use crate::pool::{Fault, Pool};
@@ -312,7 +313,8 @@ impl Zswap {
         let Some(mut batch) = Batch::new(self, pages.len())? else {
             return Ok(storing.results());
         };
-        let room = contain(|| pool.compressor.max_compressed_len(PAGE_SIZE)).unwrap_or(PAGE_SIZE);
+        // Each page by itself says what is wrong.
+        let Ok(room) = output_len(&**pool.compressor) else { return Ok(storing.results()) };
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
                 batch.next().into_iter().for_each(|next| storing.finish(&pool, next));

@@ -327,7 +327,7 @@ fn nothing_is_left_behind_by_look_ups_of_what_goes() {
             let index = index.clone();
             std::thread::spawn(move || {
                 for round in 0..rounds {
-                    let key = round % 7 << LEAF_BITS | t;
+                    let key = (round % 7) << LEAF_BITS | t;
                     put(&index, key, round);
                     drop(index.lock(key ^ 1));
                     remove(&index, key);
