@@ -101,9 +101,9 @@ pub(crate) struct Progress {
 impl Progress {
     /// Joins the pass under way, or begins one of so many visits; the passes that
     /// have ended.
-    fn join(&mut self, visits: usize) -> usize {
+    fn join(&mut self, visits: impl FnOnce() -> usize) -> usize {
         if self.left == 0 {
-            self.left = visits;
+            self.left = visits();
         }
         self.passes
     }
@@ -236,10 +236,9 @@ impl Core {
         self.tidy_up();
         let mut bounds = Bounds { pages: pages.max(1), moves: SOME_MOVES, visits: SOME_VISITS };
         let mut all = Compaction::default();
-        let visits = self.most_visits();
         let begun = {
             let _held = lockdep::acquire(Rank::Leaf);
-            self.progress.lock().join(visits)
+            self.progress.lock().join(|| self.most_visits())
         };
         while !bounds.are_reached() && !all.complete {
             let class = {

@@ -401,7 +401,7 @@ fn compaction_visits_no_more_places_than_there_are() {
 
 #[test]
 fn compaction_in_parts_ends_and_wins_what_a_whole_one_does() {
-    for seed in 1..if cfg!(miri) { 3 } else { 400 } {
+    for seed in 1..if cfg!(miri) { 2 } else { 400 } {
         for (kind, provider) in providers().into_iter().enumerate() {
             let crowd = Crowd::new(seed, provider);
             let guards = crowd.guards();
