@@ -724,7 +724,8 @@ impl Zpool for Z3fold {
             return stats;
         }
         stats.cached_pages = core.source.provider().cached_pages();
-        stats.metadata_bytes = core.table.memory_bytes() + core.source.provider().metadata_bytes();
+        let provider = core.source.provider().metadata_bytes();
+        stats.metadata_bytes = core.table.memory_bytes().saturating_add(provider);
         stats.total_pages = core.source.total_pages();
         // Relaxed: counters, each right by itself.
         stats.objects = core.objects.load(Ordering::Relaxed);
@@ -733,7 +734,7 @@ impl Zpool for Z3fold {
         stats.parked_objects = (core.parked.load(Ordering::Relaxed) as isize).max(0) as usize;
         let lists = core.lists();
         stats.reclaimed_pages = lists.guarded.reclaimed();
-        stats.metadata_bytes += lists.guarded.memory_bytes();
+        stats.metadata_bytes = stats.metadata_bytes.saturating_add(lists.guarded.memory_bytes());
         stats
     }
 }

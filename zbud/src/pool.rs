@@ -535,7 +535,8 @@ impl Zpool for Zbud {
             return stats;
         }
         stats.cached_pages = core.source.provider().cached_pages();
-        stats.metadata_bytes = core.table.memory_bytes() + core.source.provider().metadata_bytes();
+        let provider = core.source.provider().metadata_bytes();
+        stats.metadata_bytes = core.table.memory_bytes().saturating_add(provider);
         stats.total_pages = core.source.total_pages();
         // Relaxed: counters, each right by itself.
         stats.objects = core.objects.load(Ordering::Relaxed);
@@ -544,7 +545,7 @@ impl Zpool for Zbud {
         stats.parked_objects = (core.parked.load(Ordering::Relaxed) as isize).max(0) as usize;
         let locked = core.lock();
         stats.reclaimed_pages = locked.pages.reclaimed();
-        stats.metadata_bytes += locked.pages.memory_bytes();
+        stats.metadata_bytes = stats.metadata_bytes.saturating_add(locked.pages.memory_bytes());
         stats
     }
 }
