@@ -418,7 +418,7 @@ impl CompressorCtx for Picky {
 /// What is in other threads' hands comes free, whatever cannot be read beside it.
 #[test]
 fn one_page_that_cannot_be_read_refuses_no_other() {
-    for zpool in ["zsmalloc", "z3fold", "zbud"] {
+    for zpool in &backends() {
         let mut registry = compressors::Registry::builtin();
         registry.register("picky", |_| Ok(Arc::new(Picky))).unwrap();
         let store = Zswap::builder().zpool(zpool).compressor_registry(registry).compressor("picky");
