@@ -140,8 +140,8 @@ impl Zswap {
                 Round::InFlight | Round::Unreadable(_)
                     if self.limits.budget().used() > 0 && patience.wait() => {}
                 Round::InFlight => break,
-                // Others hold memory beside them.
-                Round::Unreadable(pages) if pages < self.objects() => break,
+                // Others hold memory beside them, or have it given back by now.
+                Round::Unreadable(pages) if self.are_not_all(pages, pool) => break,
                 Round::Unreadable(_) => {
                     return Err(self.no_room(shortage, LimitReason::Unreadable));
                 }
@@ -226,6 +226,12 @@ impl Zswap {
             Some(NoMore::Because(reason)) => Round::Nothing(reason),
             Some(NoMore::Reentrant) => Round::Reentrant,
         }
+    }
+
+    /// Whether so many objects, of a page at most each, are not what the limit is reached by.
+    fn are_not_all(&self, objects: usize, pool: &Pool) -> bool {
+        let most = objects.saturating_mul(pool.page_size());
+        most < self.limits.budget().limit() || objects < self.objects()
     }
 
     /// Objects in the pools, those that only readers keep included.
