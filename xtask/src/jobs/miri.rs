@@ -15,13 +15,13 @@ const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
 /// The slowest first, since several run at a time.
 const CRATES: &[(&str, &str)] = &[
+    ("zswap-core", "--no-default-features --features zbud"),
     ("zsmalloc", ""),
     ("zpool-api", ""),
     ("zpool-conformance", ""),
     ("zpool-base", ""),
     ("z3fold", ""),
     ("zbud", ""),
-    ("zswap-core", "--no-default-features --features zbud"),
     ("zram", "--no-default-features --features zbud"),
     ("buddies", ""),
     ("compressors", "--no-default-features --lib"),
