@@ -25,7 +25,6 @@
 
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use buddies::{
@@ -40,7 +39,7 @@ use zpool_base::fork::Leaked;
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::prefetch;
 use zpool_base::stable::{StableTable, TableError};
-use zpool_base::unwind::{drop_payload, in_destructor};
+use zpool_base::unwind::{each_in_destructor, in_destructor};
 
 use crate::page::{Buddy, Page, Slot};
 use crate::states::{Lists, PageState, Who};
@@ -741,25 +740,14 @@ impl Zpool for Z3fold {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        let mut panicked = None;
-        for desc in self.table.iter() {
+        let source = &self.source;
+        each_in_destructor(self.table.iter().filter_map(|desc| {
             // Relaxed: `&mut self` excludes every other access.
-            let base = NonNull::new(desc.base.swap(null_mut(), Ordering::Relaxed));
-            let Some(base) = base else { continue };
+            let base = NonNull::new(desc.base.swap(null_mut(), Ordering::Relaxed))?;
             // SAFETY: a page that `attach` attached. Guards borrow the pool, so none is left that would
             // touch it; forgotten ones cannot.
-            let give_back = || unsafe { self.source.give_back(base) };
-            // The other pages go back all the same.
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
-                match panicked {
-                    None => panicked = Some(payload),
-                    Some(_) => drop_payload(payload),
-                }
-            }
-        }
-        if let Some(payload) = panicked {
-            in_destructor(|| resume_unwind(payload));
-        }
+            Some(move || unsafe { source.give_back(base) })
+        }));
     }
 }
 

@@ -41,7 +41,7 @@ use zpool_api::{
 use zpool_base::fork::{Leaked, Maker};
 use zpool_base::prefetch;
 use zpool_base::stable::StableTable;
-use zpool_base::unwind::{drop_payload, in_destructor};
+use zpool_base::unwind::each_in_destructor;
 
 use crate::class::{Class, Locked, Place};
 use crate::class_table::HEADER;
@@ -623,30 +623,19 @@ impl Zpool for Zsmalloc {
 impl Drop for Core {
     fn drop(&mut self) {
         self.uncharge(self.resident());
-        let mut panicked = None;
-        for z in self.zspages.iter() {
-            if let Some(base) = NonNull::new(z.base()) {
-                let class = z.class().and_then(|class| self.classes.get(usize::from(class)));
-                // One without a class is on the list of those that wait to be given back.
-                let pages = class.map_or(z.used.get(), |class| u16::from(class.size.pages));
-                let (pages, touched) = (usize::from(pages), z.touched.get());
-                // SAFETY: the run that `attach` was given, from this provider. Guards borrow the pool,
-                // so none is left that would touch it; forgotten ones cannot.
-                let run = unsafe { PageRun::new(base, pages, touched) };
-                // SAFETY: as above.
-                let give_back = || unsafe { self.provider.free_run(run) };
-                // The other runs go back all the same.
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(give_back)) {
-                    match panicked {
-                        None => panicked = Some(payload),
-                        Some(_) => drop_payload(payload),
-                    }
-                }
-            }
-        }
-        if let Some(payload) = panicked {
-            in_destructor(|| resume_unwind(payload));
-        }
+        let (classes, provider) = (&self.classes, &self.provider);
+        each_in_destructor(self.zspages.iter().filter_map(|z| {
+            let base = NonNull::new(z.base())?;
+            let class = z.class().and_then(|class| classes.get(usize::from(class)));
+            // One without a class is on the list of those that wait to be given back.
+            let pages = class.map_or(z.used.get(), |class| u16::from(class.size.pages));
+            let (pages, touched) = (usize::from(pages), z.touched.get());
+            // SAFETY: the run that `attach` was given, from this provider. Guards borrow the pool,
+            // so none is left that would touch it; forgotten ones cannot.
+            let run = unsafe { PageRun::new(base, pages, touched) };
+            // SAFETY: as above.
+            Some(move || unsafe { provider.free_run(run) })
+        }));
     }
 }
 

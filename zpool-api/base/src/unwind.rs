@@ -2,7 +2,7 @@
 //! would end the process.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs `call`; `None` if it panicked. Also within a destructor that runs because of a panic.
 ///
@@ -53,6 +53,23 @@ pub fn in_destructor(work: impl FnOnce()) {
     }
 }
 
+/// As [`in_destructor`], for several things that each have to be done, whatever the others panic with: the first
+/// panic goes on when all are done.
+pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
+    let mut first = None;
+    for work in works {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+            match first {
+                None => first = Some(payload),
+                Some(_) => drop_payload(payload),
+            }
+        }
+    }
+    if let Some(payload) = first {
+        in_destructor(|| resume_unwind(payload));
+    }
+}
+
 /// Drops what a panic carried; what its destructor panics with is leaked.
 #[cold]
 pub fn drop_payload(payload: Box<dyn Any + Send>) {
@@ -64,7 +81,6 @@ pub fn drop_payload(payload: Box<dyn Any + Send>) {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::panic::resume_unwind;
 
     /// Takes no memory, so that leaking it loses none.
     struct Bomb;
@@ -91,5 +107,16 @@ mod tests {
         let caught = catch_unwind(|| in_destructor(|| resume_unwind(Box::new(2))));
         assert_eq!(caught.unwrap_err().downcast_ref(), Some(&2), "not swallowed without need");
         drop_payload(Box::new(Bomb));
+        let done = core::cell::Cell::new(0);
+        let works = (1..4).map(|n| {
+            let done = &done;
+            move || {
+                done.set(done.get() + n);
+                resume_unwind(Box::new(n));
+            }
+        });
+        let caught = catch_unwind(AssertUnwindSafe(|| each_in_destructor(works)));
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&1), "the first one goes on");
+        assert_eq!(done.get(), 6, "when all are done");
     }
 }
