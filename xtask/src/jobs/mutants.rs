@@ -13,7 +13,7 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::libtest;
 use crate::subcommand;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, text};
 
 /// A crate, its files under `src`, and the features its tests want.
 type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
@@ -128,10 +128,11 @@ fn test(ws: &Workspace, target: &Target, cmd: Cmd) -> Result<Vec<String>> {
 
 fn cargo_mutants(ws: &Workspace, (name, files, features): &Target) -> Result<Cmd> {
     let mut cmd = Cmd::line("cargo mutants --package").arg(*name).args(features.iter().copied());
-    // The crate that lies in another one's folder.
-    let folder = if *name == "zpool-base" { "zpool-api/base" } else { *name };
+    let package = ws.packages().find(|package| text(&package["name"]) == *name);
+    let manifest = Path::new(package.map_or(*name, |package| text(&package["manifest_path"])));
+    let manifest = manifest.strip_prefix(ws.root()).unwrap_or(manifest);
     for file in *files {
-        let path = Path::new(folder).join("src").join(file);
+        let path = manifest.with_file_name("src").join(file);
         // cargo-mutants passes over a file that is not there.
         std::fs::metadata(ws.root().join(&path))
             .map_err(|source| Error::Read { path: path.clone(), source })?;
