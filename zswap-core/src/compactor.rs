@@ -209,7 +209,7 @@ struct Run {
 /// Steps after which a pool that has so many objects and pages when compaction begins is left. Four times
 /// what one takes that moves each object once, or wins each page, a step 256 objects or `STEP_PAGES`; and
 /// a few for what is not moved. Figures beyond what a pool can have count as that.
-fn most_steps(objects: usize, pages: usize) -> usize {
+pub(crate) fn most_steps(objects: usize, pages: usize) -> usize {
     let (objects, pages) = (objects.min(MOST_OBJECTS), pages.min(MOST_OBJECTS));
     64 + objects / 64 + pages / (STEP_PAGES / 4)
 }

@@ -23,7 +23,7 @@ pub(crate) const fn group(elements: usize) -> usize {
 
 /// No memory for another element, or no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NoNumber {
+pub(crate) struct NoRoom {
     pub(crate) bytes: usize,
 }
 
@@ -85,10 +85,10 @@ impl Numbers {
     }
 
     /// The lowest free number, for [`take`](Self::take), and memory to note it.
-    pub(crate) fn lowest(&mut self) -> Result<u32, NoNumber> {
+    pub(crate) fn lowest(&mut self) -> Result<u32, NoRoom> {
         let group = self.closed.lowest() as usize;
         if group >= self.groups.len() {
-            self.reserve_group().map_err(|_| NoNumber { bytes: size_of::<Group>() })?;
+            self.reserve_group().map_err(|_| NoRoom { bytes: size_of::<Group>() })?;
         }
         let words = self.bits.iter().skip(group * self.words()).take(self.words());
         let within: usize = words
@@ -99,7 +99,7 @@ impl Numbers {
             .sum();
         let number = group * self.group + within;
         let number = u32::try_from(number).ok().filter(|_| number < self.limit);
-        number.ok_or(NoNumber { bytes: self.each })
+        number.ok_or(NoRoom { bytes: self.each })
     }
 
     /// Room for the next group, so that nothing after this needs memory.
@@ -222,7 +222,7 @@ mod tests {
                 if step < steps / 3 || rng.below(100) < 20 + 70 * (step % 7) / 7 {
                     match free.pop_first() {
                         Some(lowest) => assert_eq!(take(&mut numbers), lowest),
-                        None => assert_eq!(numbers.lowest(), Err(NoNumber { bytes: 8 })),
+                        None => assert_eq!(numbers.lowest(), Err(NoRoom { bytes: 8 })),
                     }
                 } else {
                     let number = rng.below(most) as u32;

@@ -25,6 +25,7 @@ use std::time::Instant;
 use zpool_api::PageBudget;
 use zpool_api::provider::MAX_RUN_PAGES;
 
+use crate::compactor::most_steps;
 use crate::counters::Counter;
 use crate::error::WritebackError;
 use crate::pool::{Encoded, Fault, Pool, Stored};
@@ -44,8 +45,6 @@ const ROUNDS: usize = 64;
 /// How often a store lets others run that hold all of the memory, and how long.
 const WAITS: usize = 64;
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
-/// Objects that a backend looks at in a call of `compact_some`, or nearly.
-const LEAST_LOOKED_AT: usize = 64;
 /// Pages by which a store may exceed the limit in the end: a backend's longest run.
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
 /// Stores of a CPU between looks at the sum of the memory.
@@ -87,13 +86,6 @@ enum Round {
     Unreadable(usize),
     Nothing(LimitReason),
     /// This thread is writing pages back already, too often.
-    Reentrant,
-}
-
-/// Why no more pages were written back.
-enum NoMore {
-    Unreadable(usize),
-    Because(LimitReason),
     Reentrant,
 }
 
@@ -220,12 +212,7 @@ impl Zswap {
         if self.compact_for_room(written > 0) || written > 0 {
             return Round::Freed;
         }
-        match why {
-            None => Round::InFlight,
-            Some(NoMore::Unreadable(pages)) => Round::Unreadable(pages),
-            Some(NoMore::Because(reason)) => Round::Nothing(reason),
-            Some(NoMore::Reentrant) => Round::Reentrant,
-        }
+        why
     }
 
     /// Whether so many objects, of a page at most each, are not what the limit is reached by.
@@ -241,28 +228,27 @@ impl Zswap {
         })
     }
 
-    /// Writes some pages back: how many, and why no more.
-    fn write_back_for_room(&self) -> (usize, Option<NoMore>) {
-        let because = |reason| Some(NoMore::Because(reason));
+    /// Writes some pages back: how many, and what the round found beside them.
+    fn write_back_for_room(&self) -> (usize, Round) {
         if self.slots().is_none() {
-            return (0, because(LimitReason::NoDevice));
+            return (0, Round::Nothing(LimitReason::NoDevice));
         }
         while self.device_health.may_try() {
             let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
             let why = match done.error {
                 // The next page may be luckier: `may_try` has the last word.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
-                Some(WritebackError::Device { .. }) => because(LimitReason::DeviceFailed),
-                Some(WritebackError::DeviceFull { .. }) => because(LimitReason::DeviceFull),
-                Some(WritebackError::Reentrant) => Some(NoMore::Reentrant),
+                Some(WritebackError::Device { .. }) => Round::Nothing(LimitReason::DeviceFailed),
+                Some(WritebackError::DeviceFull { .. }) => Round::Nothing(LimitReason::DeviceFull),
+                Some(WritebackError::Reentrant) => Round::Reentrant,
                 // Switched off meanwhile.
-                Some(_) => because(LimitReason::NoDevice),
-                None if done.unreadable > 0 => Some(NoMore::Unreadable(done.unreadable)),
-                None => None,
+                Some(_) => Round::Nothing(LimitReason::NoDevice),
+                None if done.unreadable > 0 => Round::Unreadable(done.unreadable),
+                None => Round::InFlight,
             };
             return (done.pages, why);
         }
-        (0, because(LimitReason::DeviceFailed))
+        (0, Round::Nothing(LimitReason::DeviceFailed))
     }
 
     /// Wins some pages in whatever pool has any to win. A short look is enough if memory was freed
@@ -271,7 +257,7 @@ impl Zswap {
         self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
             // Each call looks at some of the objects that there were at first; a backend may say that it is never
             // done.
-            let calls = if briefly { 1 } else { pool.stats().objects / LEAST_LOOKED_AT + 64 };
+            let calls = if briefly { 1 } else { most_steps(pool.stats().objects, 0) };
             for _ in 0..calls {
                 match pool.compact_some(COMPACTED_PAGES) {
                     Ok(won) if won.pages > 0 => return true,

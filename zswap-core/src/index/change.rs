@@ -6,7 +6,7 @@ use super::node::{
     Header, Inner, InnerNode, LEVELS, Leaf, LeafNode, Lone, LoneNode, Ref, Target, Words,
     leaf_prefix,
 };
-use super::{Entry, Index, Kind, Locked, NoNode};
+use super::{Entry, Index, Kind, Locked, NoRoom};
 use crate::lock;
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::word::Word;
@@ -59,7 +59,7 @@ impl Index {
     }
 
     /// Adds a place for the key's word, or finds that somebody else has. To be looked for again.
-    pub(super) fn insert(&self, key: u64) -> Result<(), NoNode> {
+    pub(super) fn insert(&self, key: u64) -> Result<(), NoRoom> {
         let mut locked = self.lock_structure();
         let way = self.way(&locked, key);
         // Relaxed, here and below: nodes change only under the structure lock.
@@ -112,7 +112,7 @@ impl Index {
 
     /// Puts a leaf in the place of the lone entry at the end of the way, if it is another key's of the
     /// same leaf. Waits for the lone entry without the structure lock if it is in use.
-    fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoNode> {
+    fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoRoom> {
         let Target::Lone(number) = way.end.target() else { return Ok(()) };
         let lone = self.lone(number);
         // Relaxed: changes only under the structure lock.
@@ -185,7 +185,7 @@ impl Index {
     }
 
     /// A leaf for the key, all its words DEAD, linked nowhere.
-    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, Leaf<'_>), NoNode> {
+    fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, Leaf<'_>), NoRoom> {
         let number = locked.structure.leaves.lowest()?;
         self.leaves.make(number).map_err(no_node::<LeafNode>)?;
         if let Some(sums) = &self.sums {
@@ -200,7 +200,7 @@ impl Index {
     }
 
     /// A lone entry for the key, its word DEAD, linked nowhere.
-    fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, Lone<'_>), NoNode> {
+    fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, Lone<'_>), NoRoom> {
         let number = locked.structure.lones.lowest()?;
         self.lones.make(number).map_err(no_node::<LoneNode>)?;
         if let Some(sums) = &self.sums {
@@ -218,7 +218,7 @@ impl Index {
         &self,
         locked: &mut Locked<'_>,
         header: Header,
-    ) -> Result<(Inner<'_>, u32), NoNode> {
+    ) -> Result<(Inner<'_>, u32), NoRoom> {
         let number = locked.structure.inners.lowest()?;
         self.inners.make(number).map_err(no_node::<InnerNode>)?;
         locked.structure.inners.take(number);
@@ -324,9 +324,9 @@ impl Index {
     }
 }
 
-pub(super) fn no_node<T>(error: TableError) -> NoNode {
+pub(super) fn no_node<T>(error: TableError) -> NoRoom {
     match error {
-        TableError::NoMemory { bytes } => NoNode { bytes },
-        _ => NoNode { bytes: size_of::<T>() },
+        TableError::NoMemory { bytes } => NoRoom { bytes },
+        _ => NoRoom { bytes: size_of::<T>() },
     }
 }

@@ -58,7 +58,8 @@ use self::node::{
 };
 use self::sums::Sums;
 use crate::lock::{self, Waiters};
-use crate::numbers::{NoNumber, Numbers};
+pub(crate) use crate::numbers::NoRoom;
+use crate::numbers::Numbers;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::word::Word;
@@ -133,18 +134,6 @@ impl Structure {
 struct Locked<'a> {
     structure: MutexGuard<'a, Structure>,
     _held: lockdep::Held,
-}
-
-/// No memory for another node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NoNode {
-    pub(crate) bytes: usize,
-}
-
-impl From<NoNumber> for NoNode {
-    fn from(NoNumber { bytes }: NoNumber) -> Self {
-        NoNode { bytes }
-    }
 }
 
 /// The index of a store.
@@ -230,7 +219,7 @@ impl Index {
     }
 
     /// Locks the key's entry, with a new place for it if it has none.
-    pub(crate) fn lock_or_insert(&self, key: u64) -> Result<Entry<'_>, NoNode> {
+    pub(crate) fn lock_or_insert(&self, key: u64) -> Result<Entry<'_>, NoRoom> {
         loop {
             match self.find(key) {
                 None => self.insert(key)?,

@@ -251,8 +251,8 @@ fn a_lone_entry_in_use_is_waited_for_before_a_leaf_takes_its_place() {
 
 #[test]
 fn what_could_not_be_had_is_told_in_bytes() {
-    assert_eq!(no_node::<LeafNode>(TableError::NoMemory { bytes: 5 }), NoNode { bytes: 5 });
-    let full = NoNode { bytes: size_of::<InnerNode>() };
+    assert_eq!(no_node::<LeafNode>(TableError::NoMemory { bytes: 5 }), NoRoom { bytes: 5 });
+    let full = NoRoom { bytes: size_of::<InnerNode>() };
     assert_eq!(no_node::<InnerNode>(TableError::Full { limit: 3 }), full);
 }
 
