@@ -426,8 +426,11 @@ mod tests {
             let said = error.to_string();
             assert!(said.contains(&len.to_string()) && said.contains("262144"), "{said}");
         }
-        let codec = Counting { wants: most, ..Counting::default() };
-        assert_eq!(AcompCtxs::new().hold(&codec).unwrap().output().len(), max);
+        // Zeroing 256 KiB a CPU takes Miri half a minute.
+        if cfg!(not(miri)) {
+            let codec = Counting { wants: most, ..Counting::default() };
+            assert_eq!(AcompCtxs::new().hold(&codec).unwrap().output().len(), max);
+        }
         let registry = compressors::Registry::builtin();
         for name in registry.names() {
             let codec = registry.build(name).unwrap();

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn follows_a_set_of_numbers() {
-        let (capacity, steps) = if cfg!(miri) { (300, 900) } else { (9000, 60_000) };
+        let (capacity, steps) = if cfg!(miri) { (140, 420) } else { (9000, 60_000) };
         let (mut bitmap, mut rng) = (Bitmap::default(), Rng::new(1));
         let mut free: BTreeSet<u32> = (0..capacity).collect();
         for step in 0..steps {
@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn filled_one_after_another_or_at_once_is_the_same() {
-        for count in [0, 1, 63, 64, 65, 64 * 64 - 1, 64 * 64, 64 * 64 + 70] {
+        let large: &[u64] =
+            if cfg!(miri) { &[64 * 2 + 3] } else { &[64 * 64 - 1, 64 * 64, 64 * 64 + 70] };
+        for count in [0, 1, 63, 64, 65].iter().chain(large).copied() {
             let mut one_by_one = Bitmap::default();
             (0..count).for_each(|n| assert_eq!(one_by_one.take(1 << 32), Ok(Some(n as u32))));
             let at_once = Bitmap::filled(count);

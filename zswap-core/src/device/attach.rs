@@ -254,6 +254,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "compares a thousand devices with each other, three times")]
     fn a_wrapper_that_wraps_without_end_is_refused() {
         for wide in [1, 2, MOST] {
             let endless: Arc<dyn SwapDevice> = Arc::new(Endless(wide, Default::default()));
