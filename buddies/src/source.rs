@@ -170,7 +170,8 @@ impl Drop for FreshPage<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use zpool_api::{FailingPages, HeapPages, PageError};
+    use zpool_api::PageError;
+    use zpool_pages::{FailingPages, HeapPages};
 
     fn with_budget(limit: usize) -> (Arc<FailingPages>, Arc<PageBudget>, PageSource) {
         let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));

@@ -9,9 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use zpool_api::{
-    Evicted, FailingPages, Handle, HeapPages, ObjRead, PageProvider, Zpool, ZpoolError,
-};
+use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
+use zpool_pages::{FailingPages, HeapPages};
 
 /// What an evict callback does, by turns.
 #[derive(Arbitrary, Debug, Clone, Copy)]

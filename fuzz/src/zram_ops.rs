@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use zpool_api::{FailingPages, HeapPages};
+use zpool_pages::{FailingPages, HeapPages};
 use zram::device::{FaultySwapDevice, MemorySwapDevice};
 use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 

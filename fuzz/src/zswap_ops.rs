@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arbitrary::Arbitrary;
-use zpool_api::{FailingPages, HeapPages};
+use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
 use zswap_core::{
     LimitReason, LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapEntry, WritebackError, Zswap,

@@ -230,7 +230,8 @@ impl Zpool for Guarded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zpool_api::{HeapPages, ZpoolConfig};
+    use zpool_api::ZpoolConfig;
+    use zpool_pages::HeapPages;
 
     #[test]
     fn guards_outlive_what_they_guard_and_close_one_by_one() {

@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use compressors::{AcompEngine, CompressorError};
-use zpool_api::{FailingPages, HeapPages, PageError, PageProvider, ZpoolError};
+use zpool_api::{PageError, PageProvider, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::device::{FileSwapDevice, MemorySwapDevice};
 use zswap_core::{BuildError, SwapDevice, SwapEntry, Zswap, ZswapBuilder};
 
@@ -165,7 +166,7 @@ impl Providers {
 
 #[cfg(target_os = "linux")]
 fn mapped() -> Arc<dyn PageProvider> {
-    Arc::new(zpool_api::MmapPages::new())
+    Arc::new(zpool_pages::MmapPages::new())
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -24,6 +24,7 @@ pub(crate) type Crate = (&'static str, &'static str);
 /// Every library and binary of the workspace, with the C code.
 pub(crate) const WHOLE: &[Crate] = &[
     ("zpool-base", ""),
+    ("zpool-pages", ""),
     ("zpool-api", ""),
     ("zpool-conformance", ""),
     ("buddies", ""),

@@ -8,7 +8,8 @@
 //! ```
 //! use std::sync::Arc;
 //! use z3fold::Z3fold;
-//! use zpool_api::{Evicted, HeapPages, Zpool};
+//! use zpool_api::{Evicted, Zpool};
+//! use zpool_pages::HeapPages;
 //!
 //! let pool = Z3fold::new(Arc::new(HeapPages::new()))?;
 //! let handles: Vec<_> =

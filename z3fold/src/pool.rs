@@ -767,7 +767,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
     use zpool_api::handle::MAX_GENERATION;
-    use zpool_api::{FailingPages, HeapPages};
+    use zpool_pages::{FailingPages, HeapPages};
 
     const _: fn() = || {
         fn both<T: Send + Sync>() {}

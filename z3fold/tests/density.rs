@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use z3fold::Z3fold;
-use zpool_api::{HeapPages, Zpool};
+use zpool_api::Zpool;
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::HeapPages;
 
 /// Knows of each page its free chunks and its objects, and nothing of positions.
 #[derive(Default)]

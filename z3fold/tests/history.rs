@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use z3fold::Z3fold;
-use zpool_api::{Evicted, FailingPages, Handle, HeapPages, ObjRead, Zpool};
+use zpool_api::{Evicted, Handle, ObjRead, Zpool};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages};
 
 const CHUNK: usize = 64;
 

@@ -9,7 +9,8 @@
 //! ```
 //! use std::sync::Arc;
 //! use zbud::Zbud;
-//! use zpool_api::{Evicted, HeapPages, Zpool};
+//! use zpool_api::{Evicted, Zpool};
+//! use zpool_pages::HeapPages;
 //!
 //! let pool = Zbud::new(Arc::new(HeapPages::new()))?;
 //! let a = pool.malloc_from(&[1; 1500])?;

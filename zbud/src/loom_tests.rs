@@ -5,7 +5,8 @@
 use loom::thread;
 use std::sync::Arc as StdArc;
 
-use zpool_api::{Evicted, HeapPages, ObjRead, Zpool, ZpoolError};
+use zpool_api::{Evicted, ObjRead, Zpool, ZpoolError};
+use zpool_pages::HeapPages;
 
 use crate::Zbud;
 

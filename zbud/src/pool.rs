@@ -577,8 +577,9 @@ impl fmt::Debug for Zbud {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use zpool_api::PageRun;
     use zpool_api::handle::MAX_GENERATION;
-    use zpool_api::{FailingPages, HeapPages, PageRun};
+    use zpool_pages::{FailingPages, HeapPages};
 
     const _: fn() = || {
         fn both<T: Send + Sync>() {}

@@ -183,7 +183,7 @@ pub enum PageError {
     /// The provider was made by another process: this one is a child of it after `fork`.
     #[error("the page provider was made before this process was forked; make another one here")]
     Forked,
-    /// [`crate::FailingPages`] was told to fail this call, or its page limit is reached.
+    /// `FailingPages` was told to fail this call, or its page limit is reached.
     #[error("page request number {call} was told to fail")]
     Injected {
         /// Which `alloc_run` call it was, from 1.
@@ -192,9 +192,9 @@ pub enum PageError {
 }
 
 impl PageError {
-    /// [`PageError::Refused`], made without an allocation that could end the process: a reason that does
-    /// not fit in the memory there is, is cut.
-    pub(crate) fn refused(pages: usize, page_size: usize, reason: fmt::Arguments<'_>) -> Self {
+    /// [`PageError::Refused`], for providers: it is made without an allocation that could end the process,
+    /// and a reason that does not fit in the memory there is, is cut.
+    pub fn refused(pages: usize, page_size: usize, reason: fmt::Arguments<'_>) -> Self {
         let mut text = Fallible(String::new());
         // Cut, then.
         let _ = text.write_fmt(reason);

@@ -91,7 +91,7 @@
 //! |---|---|
 //! | [`handle`] | the 64-bit handle and its split: 12 bits of pool tag, 52 of the backend's |
 //! | [`read`], [`write`](mod@write) | the guards through which bytes are seen and written |
-//! | [`provider`] | where pages come from: `MmapPages`, `HeapPages`, `FailingPages` |
+//! | [`provider`] | where pages come from: the trait; the crate `zpool-pages` implements it |
 //! | [`registry`] | backends by name, third parties' too |
 
 #![cfg_attr(
@@ -117,11 +117,7 @@ pub mod zpool;
 pub use error::{PageError, ZpoolError};
 pub use evict::{Evict, Evicted};
 pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
-pub use provider::{
-    FailingPages, HeapPages, OwnedRun, PageBlock, PageBudget, PageProvider, PageRun,
-};
-#[cfg(target_os = "linux")]
-pub use provider::{MmapOptions, MmapPages};
+pub use provider::{PageBlock, PageBudget, PageProvider, PageRun};
 pub use read::{ObjPin, ObjRead, ObjReadOwned, obj_read_owned};
 pub use registry::{Registry, ZpoolConfig};
 pub use stats::ZpoolStats;

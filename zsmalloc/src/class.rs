@@ -477,8 +477,9 @@ mod tests {
     use crate::lane::Freed;
     use crate::{Config, Zsmalloc};
     use std::sync::Arc;
-    use zpool_api::{Handle, HeapPages, Zpool};
+    use zpool_api::{Handle, Zpool};
     use zpool_base::sync::test_rng::Rng;
+    use zpool_pages::HeapPages;
 
     /// Looks at every lane of a class and compares with what was counted on the way. The touched
     /// pages and the holes.
@@ -664,6 +665,6 @@ mod tests {
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {
-        churn(&Zsmalloc::new(Arc::new(zpool_api::MmapPages::new())).unwrap(), 500, 8);
+        churn(&Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap(), 500, 8);
     }
 }

@@ -480,7 +480,8 @@ mod tests {
     use super::*;
     use crate::{Config, Zsmalloc};
     use std::sync::Arc;
-    use zpool_api::{HeapPages, Zpool};
+    use zpool_api::Zpool;
+    use zpool_pages::HeapPages;
 
     /// An object that is read cannot be moved: nothing changes, whether there would be a place for it
     /// or not, and whether a passing reader is in that place.
@@ -547,7 +548,7 @@ mod tests {
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn room_in_touched_pages_of_its_own_zspage_comes_before_a_new_page_elsewhere() {
-        let pool = Zsmalloc::new(Arc::new(zpool_api::MmapPages::new())).unwrap();
+        let pool = Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap();
         let first = pool.malloc_from(&[7; 600]).unwrap();
         let core = &pool.core;
         let z = core.zspages.get(0).unwrap();

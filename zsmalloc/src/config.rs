@@ -10,7 +10,8 @@ use zpool_api::handle::MAX_GENERATION;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use zpool_api::{HeapPages, Zpool};
+/// use zpool_api::Zpool;
+/// use zpool_pages::HeapPages;
 /// use zsmalloc::{Config, Zsmalloc};
 ///
 /// let config = Config::new().chain(8).step(8);

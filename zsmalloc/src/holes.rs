@@ -135,7 +135,8 @@ mod tests {
     use crate::Zsmalloc;
     use crate::class_table::HEADER;
     use std::sync::Arc;
-    use zpool_api::{Handle, HeapPages, Zpool};
+    use zpool_api::{Handle, Zpool};
+    use zpool_pages::HeapPages;
 
     /// A pool with full zspages of one class; the class, and the objects zspage by zspage.
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {

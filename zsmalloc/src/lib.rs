@@ -8,7 +8,8 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use zpool_api::{HeapPages, Zpool};
+//! use zpool_api::Zpool;
+//! use zpool_pages::HeapPages;
 //! use zsmalloc::Zsmalloc;
 //!
 //! let pool = Zsmalloc::new(Arc::new(HeapPages::new()))?;

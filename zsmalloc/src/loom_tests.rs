@@ -7,7 +7,8 @@ use loom::sync::Arc;
 use loom::thread;
 use std::sync::Arc as StdArc;
 
-use zpool_api::{HeapPages, Zpool, ZpoolError};
+use zpool_api::{Zpool, ZpoolError};
+use zpool_pages::HeapPages;
 
 use crate::lane::{Freed, Lane};
 use crate::sync::Mutex;

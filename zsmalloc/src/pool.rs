@@ -125,7 +125,8 @@ impl Zsmalloc {
     ///
     /// ```
     /// use std::sync::Arc;
-    /// use zpool_api::{HeapPages, PageBudget, Zpool, ZpoolConfig, ZpoolError};
+    /// use zpool_api::{PageBudget, Zpool, ZpoolConfig, ZpoolError};
+    /// use zpool_pages::HeapPages;
     /// use zsmalloc::{Config, Zsmalloc};
     ///
     /// let budget = Arc::new(PageBudget::new(4096));
@@ -654,7 +655,7 @@ impl fmt::Debug for Zsmalloc {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use zpool_api::{FailingPages, HeapPages};
+    use zpool_pages::{FailingPages, HeapPages};
 
     const _: fn() = || {
         fn both<T: Send + Sync>() {}
@@ -700,7 +701,7 @@ mod tests {
     /// Pages that are touched one by one and given back one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn mapped() -> Zsmalloc {
-        Zsmalloc::new(Arc::new(zpool_api::MmapPages::new())).unwrap()
+        Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap()
     }
 
     #[cfg(all(target_os = "linux", not(miri)))]

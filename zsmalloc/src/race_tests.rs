@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use zpool_api::{FailingPages, Handle, HeapPages, ObjRead, PageProvider, Zpool};
+use zpool_api::{Handle, ObjRead, PageProvider, Zpool};
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages};
 
 use crate::hooks::{Point, limit_relocations, on, relocations};
 use crate::{Config, Zsmalloc};
@@ -352,7 +353,7 @@ impl Crowd {
 fn providers() -> Vec<Arc<dyn PageProvider>> {
     let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(HeapPages::new())];
     #[cfg(all(target_os = "linux", not(miri)))]
-    all.push(Arc::new(zpool_api::MmapPages::new()));
+    all.push(Arc::new(zpool_pages::MmapPages::new()));
     all
 }
 

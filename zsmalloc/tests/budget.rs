@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::thread;
 
-use zpool_api::{
-    FailingPages, Handle, HeapPages, PageBudget, PageError, PageProvider, Zpool, ZpoolConfig,
-    ZpoolError,
-};
+use zpool_api::{Handle, PageBudget, PageError, PageProvider, Zpool, ZpoolConfig, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages};
 use zsmalloc::{Config, Zsmalloc};
 
 const STEPS: usize = if cfg!(miri) { 150 } else { 20_000 };
@@ -23,7 +21,7 @@ struct Rig {
 fn providers() -> Vec<Arc<dyn PageProvider>> {
     let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(HeapPages::new())];
     #[cfg(all(target_os = "linux", not(miri)))]
-    all.push(Arc::new(zpool_api::MmapPages::new()));
+    all.push(Arc::new(zpool_pages::MmapPages::new()));
     all
 }
 
@@ -145,7 +143,7 @@ fn at_the_limit_any_room_serves() {
 #[cfg(all(target_os = "linux", not(miri)))]
 #[test]
 fn warm_pages_of_a_run_do_not_stand_in_the_way() {
-    let rig = Rig::new(Arc::new(zpool_api::MmapPages::new()), usize::MAX, 16);
+    let rig = Rig::new(Arc::new(zpool_pages::MmapPages::new()), usize::MAX, 16);
     let all: Vec<Handle> = (0..400).map(|_| rig.pool.malloc_from(&[1; 3000]).unwrap()).collect();
     all.into_iter().for_each(|handle| rig.pool.free(handle).unwrap());
     assert_eq!(rig.pool.total_pages(), 0);

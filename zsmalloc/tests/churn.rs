@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zpool_api::{Handle, HeapPages, ObjRead, PageProvider, Zpool, ZpoolError};
+use zpool_api::{Handle, ObjRead, PageProvider, Zpool, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::HeapPages;
 use zsmalloc::{Config, Zsmalloc};
 
 const THREADS: usize = 8;
@@ -159,7 +160,7 @@ fn time() -> Duration {
 #[cfg(all(target_os = "linux", not(miri)))]
 #[test]
 fn eight_threads_over_mapped_pages() {
-    churn(Arc::new(zpool_api::MmapPages::new()), Config::new(), 20_000, time());
+    churn(Arc::new(zpool_pages::MmapPages::new()), Config::new(), 20_000, time());
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zpool_api::{Handle, MmapPages, ObjRead, ObjWrite, Zpool, ZpoolError};
+use zpool_api::{Handle, ObjRead, ObjWrite, Zpool, ZpoolError};
+use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
 /// What the child does; the number of the first answer that is wrong, else 0.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use zpool_api::{Handle, MmapPages, PageProvider, Zpool};
+use zpool_api::{Handle, PageProvider, Zpool};
+use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
 /// Pages of 4 KiB in a range of addresses that the system holds memory for.

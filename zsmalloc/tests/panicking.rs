@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use zpool_api::{
-    FailingPages, Handle, PageBlock, PageBudget, PageError, PageProvider, PageRun, Zpool,
-    ZpoolConfig,
+    Handle, PageBlock, PageBudget, PageError, PageProvider, PageRun, Zpool, ZpoolConfig,
 };
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::FailingPages;
 use zsmalloc::{Config, Zsmalloc};
 
 const ON_PURPOSE: &str = "on purpose";
@@ -96,9 +96,9 @@ unsafe impl PageProvider for Panicking {
 }
 
 fn providers() -> Vec<Arc<dyn PageProvider>> {
-    let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(zpool_api::HeapPages::new())];
+    let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(zpool_pages::HeapPages::new())];
     #[cfg(all(target_os = "linux", not(miri)))]
-    all.push(Arc::new(zpool_api::MmapPages::new()));
+    all.push(Arc::new(zpool_pages::MmapPages::new()));
     all
 }
 
@@ -165,7 +165,7 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
 
 /// A pool of three zspages at least, and what its provider has out.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
-    let inner = Arc::new(FailingPages::new(Arc::new(zpool_api::HeapPages::new())));
+    let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));
     let pool = Zsmalloc::new(pages.clone()).unwrap();
     for len in [100, 1000, 3000] {

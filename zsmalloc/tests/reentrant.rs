@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use zpool_api::{Handle, HeapPages, PageError, PageProvider, PageRun, Zpool};
+use zpool_api::{Handle, PageError, PageProvider, PageRun, Zpool};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::HeapPages;
 use zsmalloc::Zsmalloc;
 
 type Hook = Arc<dyn Fn(&Zsmalloc) + Send + Sync>;
@@ -117,7 +118,7 @@ fn leave_holes(pool: &Zsmalloc) {
 fn providers() -> Vec<Arc<dyn PageProvider>> {
     let mut all: Vec<Arc<dyn PageProvider>> = vec![Arc::new(HeapPages::new())];
     #[cfg(target_os = "linux")]
-    all.push(Arc::new(zpool_api::MmapPages::new()));
+    all.push(Arc::new(zpool_pages::MmapPages::new()));
     all
 }
 

@@ -108,12 +108,12 @@ fn objects(pages: &[Page]) -> Vec<Vec<u8>> {
 
 #[cfg(target_os = "linux")]
 fn provider() -> Arc<dyn PageProvider> {
-    Arc::new(zpool_api::MmapPages::new())
+    Arc::new(zpool_pages::MmapPages::new())
 }
 
 #[cfg(not(target_os = "linux"))]
 fn provider() -> Arc<dyn PageProvider> {
-    Arc::new(zpool_api::HeapPages::new())
+    Arc::new(zpool_pages::HeapPages::new())
 }
 
 fn filled(zpool: &str, objects: &[Vec<u8>]) -> (Arc<dyn Zpool>, Vec<Handle>) {

@@ -41,11 +41,11 @@ pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "
 /// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
-    Ok(Arc::new(zpool_api::MmapPages::new()))
+    Ok(Arc::new(zpool_pages::MmapPages::new()))
 }
 
 /// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
-    Ok(Arc::new(zpool_api::HeapPages::new()))
+    Ok(Arc::new(zpool_pages::HeapPages::new()))
 }

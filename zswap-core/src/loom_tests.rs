@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use loom::thread::{self, JoinHandle};
 use zpool_api::{
-    BackendBits, HeapPages, ObjRead, ObjWrite, PoolTag, Registry as ZpoolRegistry, Zpool,
-    ZpoolCaps, ZpoolError, ZpoolStats,
+    BackendBits, ObjRead, ObjWrite, PoolTag, Registry as ZpoolRegistry, Zpool, ZpoolCaps,
+    ZpoolError, ZpoolStats,
 };
+use zpool_pages::HeapPages;
 
 use crate::device::{DeviceError, SwapDevice};
 use crate::{LoadError, PAGE_SIZE, Page, SwapEntry, Zswap, builtin};

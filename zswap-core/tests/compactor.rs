@@ -18,9 +18,10 @@ use std::time::Duration;
 use common::rig::{check, marked};
 use common::{at, eventually};
 use zpool_api::{
-    Compaction, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig,
-    ZpoolError, ZpoolStats,
+    Compaction, Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolConfig, ZpoolError,
+    ZpoolStats,
 };
+use zpool_pages::HeapPages;
 use zswap_core::{CompactorPolicy, PAGE_SIZE, Zswap, builtin};
 
 fn quick() -> CompactorPolicy {

@@ -16,9 +16,10 @@ use std::time::Duration;
 use common::{at, page};
 use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
 use zpool_api::{
-    Compaction, FailingPages, Handle, HeapPages, ObjRead, ObjWrite, PoolTag, Registry, Zpool,
-    ZpoolCaps, ZpoolError, ZpoolStats,
+    Compaction, Handle, ObjRead, ObjWrite, PoolTag, Registry, Zpool, ZpoolCaps, ZpoolError,
+    ZpoolStats,
 };
+use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::{BuildError, CompactorPolicy, LoadError, PAGE_SIZE, StoreError, Zswap, builtin};
 
 /// What the codec or backend under test does at its next call.

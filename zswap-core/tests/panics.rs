@@ -21,7 +21,8 @@ use compressors::{
     Acomp, AcompCompletions, AcompRequest, Compressor, CompressorCtx, CompressorError, Registry,
     Scomp,
 };
-use zpool_api::{HeapPages, PageError, PageProvider, PageRun, ZpoolConfig};
+use zpool_api::{PageError, PageProvider, PageRun, ZpoolConfig};
+use zpool_pages::HeapPages;
 use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
 use zswap_core::{CompactorPolicy, PAGE_SIZE, Page, ShrinkerPolicy, Zswap, ZswapBuilder, builtin};
 

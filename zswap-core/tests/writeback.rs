@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use common::rig::{check, marked};
 use common::{at, page};
-use zpool_api::{FailingPages, HeapPages};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice, NullSwapDevice, ThrottledSwapDevice};
 use zswap_core::{
     DeviceError, LimitReason, LoadError, PAGE_SIZE, Page, StoreError, SwapDevice, WritebackError,

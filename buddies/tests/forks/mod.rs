@@ -6,10 +6,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use zpool_api::{
-    Evicted, FailingPages, Handle, HeapPages, MmapOptions, MmapPages, ObjRead, PageProvider, Zpool,
-    ZpoolError,
-};
+use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
+use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages};
 
 pub(crate) type Build = fn(Arc<dyn PageProvider>) -> Arc<dyn Zpool>;
 

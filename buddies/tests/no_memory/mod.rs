@@ -5,11 +5,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::refusing::{warm_lockdep, with_allocations};
-use zpool_api::{
-    Evicted, FailingPages, Handle, HeapPages, MmapPages, ObjRead, PageBudget, PageError,
-    PageProvider, Zpool, ZpoolError,
-};
+use zpool_api::{Evicted, Handle, ObjRead, PageBudget, PageError, PageProvider, Zpool, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages, MmapPages};
 
 pub(crate) type Build = fn(Arc<dyn PageProvider>, Option<Arc<PageBudget>>) -> Arc<dyn Zpool>;
 

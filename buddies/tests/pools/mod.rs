@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use zpool_api::{
-    Evicted, FailingPages, Handle, HeapPages, ObjRead, PageBudget, PageError, PageProvider,
-    PageRun, Zpool, ZpoolError,
+    Evicted, Handle, ObjRead, PageBudget, PageError, PageProvider, PageRun, Zpool, ZpoolError,
 };
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::sync::test_rng::Rng;
+use zpool_pages::{FailingPages, HeapPages};
 
 pub(crate) type Build = fn(Arc<dyn PageProvider>, Option<Arc<PageBudget>>) -> Arc<dyn Zpool>;
 

@@ -6,7 +6,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
-use zpool_api::{HeapPages, Zpool, ZpoolError};
+use zpool_api::{Zpool, ZpoolError};
+use zpool_pages::HeapPages;
 use zram::Zram;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 

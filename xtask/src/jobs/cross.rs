@@ -10,6 +10,7 @@ const TARGETS: &[&str] =
 
 const CRATES: &[&str] = &[
     "-p zpool-base",
+    "-p zpool-pages",
     "-p zpool-api",
     "-p zpool-conformance",
     "-p zbud",

@@ -20,6 +20,7 @@ const CRATES: &[(&str, &str)] = &[
     ("zpool-api", ""),
     ("zpool-conformance", ""),
     ("zpool-base", ""),
+    ("zpool-pages", ""),
     ("z3fold", ""),
     ("zbud", ""),
     ("zram", "--no-default-features --features zbud"),

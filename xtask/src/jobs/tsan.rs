@@ -10,6 +10,7 @@ const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None
 /// of the time.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
+    ("zpool-pages", ""),
     ("zpool-api", ""),
     ("zpool-conformance", ""),
     ("zbud", ""),

@@ -20,12 +20,21 @@ const BUILTIN: &str = "src/builtin.rs";
 /// What a crate may depend on; nothing for a crate that has no place yet.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
     const STORE: &[&str] =
-        &["zpool-base", "zpool-api", "compressors", "zbud", "z3fold", "zsmalloc"];
-    const ZRAM: &[&str] =
-        &["zpool-base", "zpool-api", "compressors", "zbud", "z3fold", "zsmalloc", "zswap-core"];
+        &["zpool-base", "zpool-api", "zpool-pages", "compressors", "zbud", "z3fold", "zsmalloc"];
+    const ZRAM: &[&str] = &[
+        "zpool-base",
+        "zpool-api",
+        "zpool-pages",
+        "compressors",
+        "zbud",
+        "z3fold",
+        "zsmalloc",
+        "zswap-core",
+    ];
     const TOP: &[&str] = &[
         "zpool-base",
         "zpool-api",
+        "zpool-pages",
         "compressors",
         "zbud",
         "z3fold",
@@ -38,9 +47,12 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
     match from {
         "zpool-base" => Some(&[]),
         "zpool-api" | "compressors" => Some(&["zpool-base"]),
-        "buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api"]),
-        "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-conformance"]),
-        "zbud" | "z3fold" => Some(&["zpool-base", "zpool-api", "buddies", "zpool-conformance"]),
+        "zpool-pages" => Some(&["zpool-base", "zpool-api"]),
+        "buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api", "zpool-pages"]),
+        "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-pages", "zpool-conformance"]),
+        "zbud" | "z3fold" => {
+            Some(&["zpool-base", "zpool-api", "zpool-pages", "buddies", "zpool-conformance"])
+        }
         "zswap-core" => Some(STORE),
         "zram" => Some(ZRAM),
         "zram-nbd" => Some(&["compressors", "zram"]),

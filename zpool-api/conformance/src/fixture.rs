@@ -9,9 +9,9 @@ use super::Subject;
 use super::content::Mark;
 use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_api::{
-    FailingPages, Handle, Migration, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError,
-    ZpoolStats,
+    Handle, Migration, ObjRead, PageProvider, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
+use zpool_pages::FailingPages;
 
 /// Most pages that one object may keep from its provider: a run of the greatest length.
 pub(super) const ONE_OBJECT_PAGES: usize = MAX_RUN_PAGES;

@@ -12,7 +12,7 @@
 //! makes one `#[test]` of every check, so that a failure has a name. [`all`] runs them one after
 //! another. Both come from the one list `__conformance_list!`. Each check builds fresh pools over
 //! each of [`Subject::providers`]; the pages of a pool are counted, and made to fail, by a
-//! [`FailingPages`](zpool_api::FailingPages) around them.
+//! [`FailingPages`](zpool_pages::FailingPages) around them.
 //!
 //! A check that fails panics, and says which promise was broken by which value: it is a test. A
 //! backend that deadlocks, that waits for a guard to be dropped, or whose reclaim has no end, hangs
@@ -49,7 +49,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use fixture::Rig;
-use zpool_api::{HeapPages, PageProvider, Zpool, ZpoolError};
+use zpool_api::{PageProvider, Zpool, ZpoolError};
+use zpool_pages::HeapPages;
 
 /// What the suite needs to know to test a backend. [`subject`] makes one of a closure.
 pub trait Subject {
@@ -83,7 +84,7 @@ pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     #[cfg(all(target_os = "linux", not(miri)))]
     let providers = {
         let mut providers = providers;
-        providers.push(("MmapPages".to_owned(), Arc::new(zpool_api::MmapPages::new())));
+        providers.push(("MmapPages".to_owned(), Arc::new(zpool_pages::MmapPages::new())));
         providers
     };
     providers
@@ -199,7 +200,7 @@ const _: fn() = || {
     both::<zpool_api::ObjRead<'static>>();
     both::<zpool_api::ObjReadOwned>();
     both::<zpool_api::ObjWrite<'static>>();
-    both::<zpool_api::FailingPages>();
+    both::<zpool_pages::FailingPages>();
     both::<Check>();
     send::<fixture::Fixture>();
 };

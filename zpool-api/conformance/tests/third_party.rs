@@ -14,10 +14,9 @@ mod onepage;
 
 use std::sync::Arc;
 
-use zpool_api::{
-    HeapPages, PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read_owned,
-};
+use zpool_api::{PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read_owned};
 use zpool_conformance::Subject;
+use zpool_pages::HeapPages;
 
 /// The backend under its own name, in a registry of its own.
 pub(crate) fn registry() -> Registry {

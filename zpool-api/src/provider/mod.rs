@@ -7,21 +7,13 @@
 //! backend's `total_pages`; those of runs that the provider keeps warm are its `cached_pages`.
 //!
 //! Every byte of a run is initialised at all times, to whatever it held last or to zero.
+//!
+//! The providers themselves are in the crate `zpool-pages`.
 
 mod budget;
-mod failing;
-mod heap;
-#[cfg(target_os = "linux")]
-mod mmap;
-mod owned;
 mod page_block;
 
 pub use budget::PageBudget;
-pub use failing::FailingPages;
-pub use heap::HeapPages;
-#[cfg(target_os = "linux")]
-pub use mmap::{MmapOptions, MmapPages};
-pub use owned::OwnedRun;
 pub use page_block::PageBlock;
 
 use core::fmt;
@@ -114,7 +106,7 @@ impl fmt::Debug for PageRun {
 /// Calls may block in the system and must not be made under a list, class, zspage or entry lock
 /// (`lockdep::might_sleep` checks it in debug builds).
 ///
-/// In a child of the process that made the provider, after `fork`, the providers of this crate refuse
+/// In a child of the process that made the provider, after `fork`, the providers of `zpool-pages` refuse
 /// ([`PageError::Forked`]) or do nothing, and their drop leaks.
 ///
 /// # Safety
@@ -176,29 +168,15 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     fn metadata_bytes(&self) -> usize;
 }
 
-/// Refuses lengths that no provider gives.
-pub(crate) fn check_run_length(pages: usize) -> Result<(), PageError> {
-    if (1..=MAX_RUN_PAGES).contains(&pages) {
-        Ok(())
-    } else {
-        Err(PageError::RunLength { pages, max: MAX_RUN_PAGES })
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use zpool_base::sync::test_rng::Rng;
 
     const _: fn() = || {
         fn send<T: Send>() {}
         fn both<T: Send + Sync + ?Sized>() {}
         send::<PageRun>();
         both::<dyn PageProvider>();
-        both::<HeapPages>();
-        both::<FailingPages>();
-        both::<OwnedRun>();
     };
 
     #[test]
@@ -213,57 +191,16 @@ mod tests {
 
     #[test]
     fn residency_is_counted_page_by_page() {
-        let pages = HeapPages::new();
-        let whole = pages.alloc_run(3).unwrap();
-        // SAFETY: the same pages as `whole`, which is not used until they go back.
-        let mut run = unsafe { PageRun::new(whole.base(), 3, 0b1_0001) };
+        #[repr(align(4096))]
+        struct Pages([u8; 3 * PAGE_SIZE]);
+        let mut pages = Box::new(Pages([0; 3 * PAGE_SIZE]));
+        // SAFETY: three pages, aligned and zeroed, which outlive the run.
+        let mut run = unsafe { PageRun::new(NonNull::from(&mut pages.0).cast(), 3, 0b1_0001) };
         assert_eq!(run.resident(), 0b001);
         assert_eq!(run.mark_resident(0..2), 1);
         assert_eq!(run.mark_resident(1..99), 1);
         assert_eq!(run.resident_pages(), 3);
         run.mark_released(1..2);
         assert_eq!(run.resident(), 0b101);
-        // SAFETY: from this provider, no reference left.
-        unsafe { pages.free_run(whole) };
-    }
-
-    /// What any provider must do; each provider's own tests call it.
-    pub(super) fn exercise(provider: Arc<dyn PageProvider>) {
-        let page = provider.page_size();
-        assert!(page.is_power_of_two() && page >= PAGE_SIZE);
-        assert!(matches!(provider.alloc_run(0), Err(PageError::RunLength { pages: 0, .. })));
-        assert!(matches!(provider.alloc_run(17), Err(PageError::RunLength { pages: 17, .. })));
-        let mut rng = Rng::new(3);
-        let mut held: Vec<(PageRun, u8)> = Vec::new();
-        // Miri is slow at looking at bytes one by one.
-        let (rounds, step) = if cfg!(miri) { (40, 997) } else { (2000, 1) };
-        for round in 0..rounds {
-            if held.len() < 20 || rng.below(2) == 0 {
-                let pages = rng.below(MAX_RUN_PAGES) + 1;
-                let mut run = provider.alloc_run(pages).unwrap();
-                assert_eq!(run.pages(), pages);
-                assert_eq!(run.base().as_ptr().align_offset(page), 0);
-                run.mark_resident(0..pages);
-                let fill = round as u8;
-                // SAFETY: the run's pages are this test's alone.
-                unsafe { run.base().as_ptr().write_bytes(fill, pages * page) };
-                held.push((run, fill));
-            } else {
-                let (run, fill) = held.swap_remove(rng.below(held.len()));
-                let len = run.pages() * page;
-                // SAFETY: the run's pages are this test's alone, written above.
-                let bytes = unsafe { core::slice::from_raw_parts(run.base().as_ptr(), len) };
-                assert!(bytes.iter().step_by(step).all(|b| *b == fill), "another run wrote here");
-                // SAFETY: from this provider; `bytes` is not used again.
-                unsafe { provider.free_run(run) };
-            }
-        }
-        for (run, _) in held {
-            // SAFETY: from this provider, no reference left.
-            unsafe { provider.free_run(run) };
-        }
-        let cached = provider.cached_pages();
-        assert_eq!(provider.trim(), cached);
-        assert_eq!(provider.cached_pages(), 0);
     }
 }

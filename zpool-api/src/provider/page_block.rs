@@ -12,7 +12,7 @@ pub struct PageBlock {
     start: usize,
     bytes: usize,
     /// Which isolation it stands for, by a number of its provider that never recurs; 0 for one made by
-    /// `new`, which stands for none of `MmapPages`.
+    /// `new`, which stands for none of `MmapPages`'.
     ticket: u64,
 }
 
@@ -23,14 +23,14 @@ impl PageBlock {
         PageBlock { start, bytes, ticket: 0 }
     }
 
-    /// A block that its provider knows again by `ticket`.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn with_ticket(start: usize, bytes: usize, ticket: u64) -> Self {
+    /// A block that its provider knows again by `ticket`, a number that must never recur. For providers,
+    /// which must stay sound whatever ticket somebody makes up.
+    pub fn with_ticket(start: usize, bytes: usize, ticket: u64) -> Self {
         PageBlock { start, bytes, ticket }
     }
 
-    #[cfg(target_os = "linux")]
-    pub(crate) fn ticket(&self) -> u64 {
+    /// The number that its provider knows it by; 0 for one made by [`PageBlock::new`].
+    pub fn ticket(&self) -> u64 {
         self.ticket
     }
 

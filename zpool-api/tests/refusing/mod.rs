@@ -63,6 +63,7 @@ pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
 }
 
 /// Debug builds note the ranks of held locks in a vector of the thread's, which grows here.
+#[allow(dead_code, reason = "not every test that includes this file takes ranked locks")]
 pub(crate) fn warm_lockdep() {
     use zpool_base::lockdep::{Rank, acquire};
     let _held = [Rank::Entry, Rank::Pool, Rank::Zspage, Rank::Leaf].map(acquire);

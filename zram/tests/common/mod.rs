@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
-use zpool_api::{FailingPages, HeapPages};
+use zpool_pages::{FailingPages, HeapPages};
 use zram::device::{FaultySwapDevice, MemorySwapDevice};
 use zram::{PAGE_SIZE, Page, Zram, ZramBuilder};
 use zswap_core::builtin;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
-use zpool_api::{FailingPages, HeapPages, ZpoolConfig};
+use zpool_api::ZpoolConfig;
+use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::{PAGE_SIZE, Page, Zswap, ZswapBuilder, builtin};
 
 use super::at;

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use zpool_api::{
-    BackendBits, Evict, Evicted, Handle, HeapPages, Migration, ObjPin, ObjRead, ObjSink, ObjWrite,
-    OwnedRun, PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    BackendBits, Evict, Evicted, Handle, Migration, ObjPin, ObjRead, ObjSink, ObjWrite,
+    PageProvider, PageRun, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
 };
 use zpool_base::lockdep::{self, Rank};
 use zpool_conformance::{CHECKS, Check, Subject};
+use zpool_pages::{HeapPages, OwnedRun};
 
 use crate::onepage::OnePage;
 

@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use zpool_api::{
-    BackendBits, Evict, Evicted, Handle, ObjRead, ObjSink, ObjWrite, OwnedRun, PageProvider,
-    PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats,
+    BackendBits, Evict, Evicted, Handle, ObjRead, ObjSink, ObjWrite, PageProvider, PoolTag, Zpool,
+    ZpoolCaps, ZpoolError, ZpoolStats,
 };
+use zpool_pages::OwnedRun;
 
 const NAME: &str = "onepage";
 

@@ -9,15 +9,18 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
-use super::{MAX_RUN_PAGES, PAGE_SIZE, PageProvider, PageRun, check_run_length};
-use crate::PageError;
+use crate::length::check_run_length;
+use zpool_api::PageError;
+use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
+use zpool_api::{PageProvider, PageRun};
 use zpool_base::fork::Maker;
 use zpool_base::lockdep::might_sleep;
 
 /// A [`PageProvider`] over the global allocator.
 ///
 /// ```
-/// use zpool_api::{HeapPages, PageProvider};
+/// use zpool_api::PageProvider;
+/// use zpool_pages::HeapPages;
 /// assert_eq!(HeapPages::new().page_size(), 4096);
 /// assert_eq!(HeapPages::with_page_size(65536)?.page_size(), 65536);
 /// # Ok::<(), zpool_api::PageError>(())
@@ -116,7 +119,7 @@ mod tests {
     #[test]
     fn runs_are_apart_and_come_back() {
         for page_size in [4096, 16384, 65536] {
-            super::super::tests::exercise(Arc::new(HeapPages::with_page_size(page_size).unwrap()));
+            crate::exercise::exercise(Arc::new(HeapPages::with_page_size(page_size).unwrap()));
         }
     }
 

@@ -24,13 +24,14 @@ pub use options::MmapOptions;
 use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 
-use super::{PageBlock, PageProvider, PageRun, check_run_length};
-use crate::PageError;
+use crate::length::check_run_length;
 use arena::{Arena, Tract};
 use isolate::Isolated;
 use region::Region;
 use rustix::io::Errno;
 use warm::{BATCH_RUNS, Batch, WarmCache};
+use zpool_api::PageError;
+use zpool_api::{PageBlock, PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 use zpool_base::lockdep::{self, Rank, might_sleep};
 use zpool_base::mapping;
@@ -58,7 +59,8 @@ use zpool_base::sync::{Mutex, MutexGuard};
 /// ([`PageError::Forked`]) or does nothing, and dropping it leaks: it takes no lock and unmaps nothing.
 ///
 /// ```
-/// use zpool_api::{MmapPages, PageProvider};
+/// use zpool_api::PageProvider;
+/// use zpool_pages::MmapPages;
 ///
 /// # if cfg!(miri) { return Ok(()); }
 /// let pages = MmapPages::new();

@@ -14,9 +14,9 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use super::super::{PageBlock, PageProvider, PageRun};
 use super::block::{BLOCK_BYTES, MAX_SLOTS};
 use super::{MmapPages, State};
+use zpool_api::{PageBlock, PageProvider, PageRun};
 use zpool_base::lockdep::might_sleep;
 use zpool_base::mapping;
 

@@ -9,7 +9,8 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
-use zpool_api::{MmapOptions, MmapPages, OwnedRun, PageError, PageProvider, PageRun};
+use zpool_api::{PageError, PageProvider, PageRun};
+use zpool_pages::{MmapOptions, MmapPages, OwnedRun};
 
 const MIB: usize = 1 << 20;
 

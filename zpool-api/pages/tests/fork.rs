@@ -7,10 +7,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use zpool_api::{
-    FailingPages, HeapPages, MmapOptions, MmapPages, OwnedRun, PageBlock, PageError, PageProvider,
-    PageRun,
-};
+use zpool_api::{PageBlock, PageError, PageProvider, PageRun};
+use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages, OwnedRun};
 
 /// Runs `work` in a child; `None` if it died, of a hang too.
 fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {

@@ -7,15 +7,16 @@ use std::sync::Arc;
 // Always std's: the counters are a test's own and no part of any modelled protocol.
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use super::{PageBlock, PageProvider, PageRun};
-use crate::PageError;
+use zpool_api::PageError;
+use zpool_api::{PageBlock, PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 
 /// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts runs and pages.
 ///
 /// ```
 /// use std::sync::Arc;
-/// use zpool_api::{FailingPages, HeapPages, PageProvider};
+/// use zpool_api::PageProvider;
+/// use zpool_pages::{FailingPages, HeapPages};
 ///
 /// let pages = FailingPages::new(Arc::new(HeapPages::new()));
 /// pages.fail_call(2);
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn behaves_like_the_provider_it_wraps() {
         let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-        super::super::tests::exercise(pages.clone());
+        crate::exercise::exercise(pages.clone());
         assert_eq!(pages.pages_out(), 0);
         assert!(pages.calls() > 0);
     }

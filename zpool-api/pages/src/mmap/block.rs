@@ -7,7 +7,7 @@
 //! Invariants: `taken` is the number of bits in `bits`; bits at and beyond `slots` are clear; an
 //! empty block (`taken == 0` once it has been put back) has no run length.
 
-use super::super::PAGE_SIZE;
+use zpool_api::provider::PAGE_SIZE;
 
 /// Bytes of a block, and their alignment: one huge page of the usual size.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;

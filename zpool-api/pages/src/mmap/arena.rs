@@ -12,10 +12,10 @@ use core::cmp::Reverse;
 use core::ptr::NonNull;
 use std::collections::TryReserveError;
 
-use super::super::MAX_RUN_PAGES;
 use super::block::{BLOCK_BYTES, Block};
 use super::blockset::BlockSet;
 use super::region::{REGION_BLOCKS, Region};
+use zpool_api::provider::MAX_RUN_PAGES;
 
 /// A region with its blocks, in one piece so that its tables are made before the lock is taken.
 pub(super) struct Tract {

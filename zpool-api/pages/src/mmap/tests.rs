@@ -1,13 +1,13 @@
 //! Tests of [`MmapPages`] against what the system says is resident.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
-use super::super::MAX_RUN_PAGES;
 use super::block::BLOCK_BYTES;
 use super::*;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Barrier};
 use std::thread;
+use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_base::sync::test_rng::Rng;
 
 const _: fn() = || {
@@ -83,7 +83,7 @@ fn touched(provider: &MmapPages, pages: usize, fill: u8) -> PageRun {
 fn every_page_size_gives_runs_apart() {
     for page_size in page_sizes() {
         let pages = Arc::new(with(MmapOptions::new().page_size(page_size)));
-        super::super::tests::exercise(pages.clone());
+        crate::exercise::exercise(pages.clone());
         assert_eq!(resident_bytes(&pages), 0, "{page_size}");
     }
 }

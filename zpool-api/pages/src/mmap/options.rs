@@ -1,7 +1,7 @@
 //! What can be chosen about an [`MmapPages`](super::MmapPages).
 
-use super::super::{MAX_RUN_PAGES, PAGE_SIZE};
-use crate::PageError;
+use zpool_api::PageError;
+use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
 use zpool_base::mapping::system_page_size;
 
 /// Largest page that runs can be asked in, bytes: the largest that Linux is built with.
@@ -16,7 +16,8 @@ const WARM_BYTES: usize = 512 * 1024;
 /// Options of [`MmapPages::with_options`](super::MmapPages::with_options). `Send` and `Sync`.
 ///
 /// ```
-/// use zpool_api::{MmapOptions, MmapPages, PageProvider};
+/// use zpool_api::PageProvider;
+/// use zpool_pages::{MmapOptions, MmapPages};
 ///
 /// # if cfg!(miri) { return Ok(()); }
 /// let pages = MmapPages::with_options(MmapOptions::new().page_size(65536).dont_dump(true))?;

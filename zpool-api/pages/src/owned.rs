@@ -5,8 +5,8 @@ use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use super::{PageProvider, PageRun};
-use crate::PageError;
+use zpool_api::PageError;
+use zpool_api::{PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 use zpool_base::unwind::in_destructor;
 
@@ -18,7 +18,7 @@ use zpool_base::unwind::in_destructor;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use zpool_api::{HeapPages, OwnedRun};
+/// use zpool_pages::{HeapPages, OwnedRun};
 ///
 /// let mut run = OwnedRun::alloc(Arc::new(HeapPages::new()), 2)?;
 /// run[..3].copy_from_slice(b"abc");

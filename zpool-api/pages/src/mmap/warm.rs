@@ -10,7 +10,8 @@
 use core::ops::Range;
 use std::collections::VecDeque;
 
-use super::super::{MAX_RUN_PAGES, PageRun};
+use zpool_api::PageRun;
+use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_base::mapping;
 
 /// Most runs in a batch. The cache gives up about as many pages at a time: enough that neighbours

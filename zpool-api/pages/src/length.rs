@@ -1,0 +1,14 @@
+//! How many pages a run may have.
+
+use zpool_api::PageError;
+use zpool_api::provider::MAX_RUN_PAGES;
+
+/// # Errors
+/// [`PageError::RunLength`] unless `pages` is 1 to [`MAX_RUN_PAGES`].
+pub(crate) fn check_run_length(pages: usize) -> Result<(), PageError> {
+    if (1..=MAX_RUN_PAGES).contains(&pages) {
+        Ok(())
+    } else {
+        Err(PageError::RunLength { pages, max: MAX_RUN_PAGES })
+    }
+}

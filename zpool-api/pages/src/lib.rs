@@ -1,0 +1,54 @@
+//! Where pages come from: the implementations of zpool-api's
+//! [`PageProvider`](zpool_api::PageProvider).
+//!
+//! | type | pages | for |
+//! |---|---|---|
+//! | [`MmapPages`] | of mappings; their memory goes back to the system | programs on Linux |
+//! | [`HeapPages`] | of the global allocator | other systems, Miri |
+//! | [`FailingPages`] | another provider's, until it is told to fail | tests |
+//!
+//! [`OwnedRun`] is a run of any of them as a slice that gives itself back.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use zpool_api::PageProvider;
+//! use zpool_pages::{HeapPages, OwnedRun};
+//!
+//! let pages = Arc::new(HeapPages::new());
+//! let mut run = OwnedRun::alloc(pages.clone(), 4)?;
+//! run.fill(7);
+//! assert_eq!(run.len(), 4 * pages.page_size());
+//! # Ok::<(), zpool_api::PageError>(())
+//! ```
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failure in a test's helper is the test's own message"
+    )
+)]
+
+#[cfg(all(test, not(loom)))]
+mod exercise;
+mod failing;
+mod heap;
+mod length;
+#[cfg(target_os = "linux")]
+mod mmap;
+mod owned;
+
+pub use failing::FailingPages;
+pub use heap::HeapPages;
+#[cfg(target_os = "linux")]
+pub use mmap::{MmapOptions, MmapPages};
+pub use owned::OwnedRun;
+
+const _: fn() = || {
+    fn both<T: Send + Sync>() {}
+    both::<HeapPages>();
+    both::<FailingPages>();
+    both::<OwnedRun>();
+};
