@@ -32,6 +32,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("z3fold", ""),
     ("zsmalloc", ""),
     ("compressors", ""),
+    ("zpage", ""),
     ("zswap-core", "--features metrics"),
     ("zram", ""),
     ("zram-nbd", ""),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use compressors::{Compressor, CompressorError, guard};
+use zpage::acomp_ctx::{AcompCtxs, Busy};
+use zpage::{PAGE_SIZE, Page};
 use zpool_base::prefetch;
-use zswap_core::parts::{AcompCtxs, Busy};
-use zswap_core::{PAGE_SIZE, Page};
 
 /// Algorithms that a disk can have.
 pub(crate) const MOST: usize = 4;

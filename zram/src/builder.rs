@@ -4,9 +4,10 @@ use core::fmt;
 use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
+use zpage::device_slots::Slots;
+use zpage::same_filled::Patterns;
+use zpage::{PAGE_SIZE, SwapDevice, builtin};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
-use zswap_core::parts::{Patterns, Slots};
-use zswap_core::{PAGE_SIZE, SwapDevice, builtin};
 
 use crate::Zram;
 use crate::algorithms::{Algorithm, MOST};

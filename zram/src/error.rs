@@ -1,9 +1,9 @@
 //! What can go wrong with a disk.
 
 use compressors::CompressorError;
+use zpage::DeviceError;
+use zpage::device::AttachError;
 use zpool_api::{PageError, ZpoolError};
-use zswap_core::DeviceError;
-use zswap_core::device::AttachError;
 
 /// Errors of a disk's calls. The page that it is about is as it was; what was done before stays done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

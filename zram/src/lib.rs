@@ -80,4 +80,4 @@ pub use page::Zram;
 pub use recompress::{Recompress, Recompressed};
 pub use stat::{BdStat, BlockState, IoStat, MmStat};
 pub use writeback::{Writeback, WrittenBack};
-pub use zswap_core::{PAGE_SIZE, Page, device};
+pub use zpage::{PAGE_SIZE, Page, device};

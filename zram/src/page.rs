@@ -11,9 +11,10 @@
 use core::fmt;
 use std::sync::Arc;
 
+use zpage::device_slots::Slots;
+use zpage::same_filled::{Patterns, fill, pattern};
+use zpage::{PAGE_SIZE, Page};
 use zpool_api::{BackendBits, Handle, PoolTag, Zpool};
-use zswap_core::parts::{Patterns, Slots, fill, pattern};
-use zswap_core::{PAGE_SIZE, Page};
 
 use crate::algorithms::{Algorithm, Fault};
 use crate::builder::ZramBuilder;

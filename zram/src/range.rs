@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use zswap_core::{PAGE_SIZE, Page};
+use zpage::{PAGE_SIZE, Page};
 
 use crate::Zram;
 use crate::error::ZramError;

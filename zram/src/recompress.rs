@@ -4,8 +4,8 @@
 //! result that is not smaller is dropped, and the slot remembers what was tried; when nothing denser
 //! is left to try it is marked incompressible.
 
+use zpage::PAGE_SIZE;
 use zpool_api::Handle;
-use zswap_core::PAGE_SIZE;
 
 use crate::Zram;
 use crate::error::ZramError;

@@ -2,10 +2,10 @@
 
 use core::fmt;
 
+use zpage::PAGE_SIZE;
+use zpage::device_slots::Slots;
 use zpool_api::ZpoolError;
 use zpool_base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use zswap_core::PAGE_SIZE;
-use zswap_core::parts::Slots;
 
 use crate::Zram;
 use crate::word::{Content, Word};

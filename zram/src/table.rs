@@ -1,12 +1,12 @@
 //! All slots of a disk, a chunk of 512 at a time, each made when one of its pages is first written.
 //!
-//! The lock of a slot is a bit of its word (zswap-core's `lock.rs`). It may be held while sleeping.
+//! The lock of a slot is a bit of its word (zpage's `word_lock.rs`). It may be held while sleeping.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use zpage::word_lock::{Waiters, WordGuard, lock_word};
 use zpool_base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use zswap_core::parts::{Waiters, WordGuard, lock_word};
 
 use crate::word::Word;
 

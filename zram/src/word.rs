@@ -11,7 +11,7 @@
 //! |---|---|
 //! | Empty | 0 |
 //! | Object | the backend's 52 bits of the handle; its tag is the pool's |
-//! | Same | the pattern, packed by zswap-core's `same_filled.rs` |
+//! | Same | the pattern, packed by zpage's `same_filled.rs` |
 //! | OnDevice | the number of a slot of the device |
 //!
 //! `priority` is the algorithm that an object is compressed with, unless it is `huge`: kept as it is.
@@ -107,7 +107,7 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zswap_core::parts::{LOCKED, WAITERS};
+    use zpage::word_lock::{LOCKED, WAITERS};
 
     #[test]
     fn every_field_round_trips_beside_every_other() {

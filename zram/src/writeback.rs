@@ -4,7 +4,7 @@
 
 use core::ops::Range;
 
-use zswap_core::{DeviceError, PAGE_SIZE};
+use zpage::{DeviceError, PAGE_SIZE};
 
 use crate::Zram;
 use crate::error::ZramError;

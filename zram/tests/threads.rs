@@ -15,9 +15,9 @@ use std::thread;
 
 use common::{at, check, marked, rig, settle};
 use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompress};
+use zpage::builtin;
 use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
-use zswap_core::builtin;
 
 const PAGES: u64 = 8;
 

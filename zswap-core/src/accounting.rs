@@ -2,8 +2,8 @@
 
 use crate::Zswap;
 use crate::error::BuildError;
-use crate::slots::Slots;
 use crate::stats::{PoolStats, ZswapStats};
+use zpage::device_slots::Slots;
 
 impl Zswap {
     /// Changes the limit on the pools' pages, in bytes; none for no limit. Pages beyond a lower limit

@@ -21,15 +21,16 @@ use compressors::{
 };
 use zpool_base::unwind::{caught, dropped};
 
-use crate::acomp_ctx::output_len;
-use crate::contained::contain;
 use crate::error::{BatchError, LoadError, StoreError};
 use crate::pool::{Fault, Pool};
 use crate::pools::Hold;
 use crate::store::Refusal;
 use crate::sync::Mutex;
 use crate::word::Content;
-use crate::{PAGE_SIZE, Page, SwapEntry, Zswap, cpu, same_filled};
+use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use zpage::acomp_ctx::output_len;
+use zpage::{cpu, same_filled};
+use zpool_base::contained::contain;
 
 /// Most contexts that a pool keeps for requests: a folio's.
 const MOST_SPARES: usize = 16;

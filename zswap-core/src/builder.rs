@@ -6,16 +6,17 @@ use std::sync::Arc;
 use compressors::{Acomp, CompletionsPool, Registry as CompressorRegistry, Scomp};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
-use crate::contained::Contained;
-use crate::device::SwapDevice;
 use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
-use crate::slots::Slots;
 use crate::store::Settings;
 use crate::switch::{MakePages, Recipe};
-use crate::{Zswap, batch, builtin};
+use crate::{Zswap, batch};
+use zpage::builtin;
+use zpage::device::SwapDevice;
+use zpage::device_slots::Slots;
+use zpool_base::contained::Contained;
 
 /// Builds a [`Zswap`]. Made by [`Zswap::builder`].
 ///

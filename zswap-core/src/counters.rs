@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::cpu;
 use crate::room::LimitReason;
 use crate::stats::ZswapStats;
+use zpage::cpu;
 
 /// What is counted. Names are the kernel's, where it has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,8 +4,8 @@ use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
-use crate::device::{AttachError, DeviceError};
 use crate::room::LimitReason;
+use zpage::device::{AttachError, DeviceError};
 
 /// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
 /// gone and will not be returned by a load.

@@ -76,24 +76,25 @@
 //! | file | idea |
 //! |---|---|
 //! | `entry.rs`, `word.rs` | the name of a page; the 8 bytes kept of it |
-//! | `lock.rs`, `index/` | the lock bit of an entry; the radix index of entry words |
-//! | `same_filled.rs`, `checksum.rs` | pages of one repeated word; whether a page is what was stored |
-//! | `acomp_ctx.rs`, `cpu.rs` | codec context, mutex and buffer of a CPU |
+//! | `lock.rs`, `index/` | the lock of an entry; the radix index of entry words |
+//! | `checksum.rs` | whether a page is what was stored |
 //! | `pool.rs` | page to object and back |
 //! | `pools.rs`, `pool_refs.rs` | the pools that are alive, and what keeps each |
 //! | `switch.rs`, `rehome.rs`, `tried.rs` | another backend or compressor; pages moved from pool to pool, and which were tried in vain |
 //! | `walk.rs`, `relocate.rs` | a clock's hand over the entries; a copy that takes its page's place |
-//! | `device/`, `slots.rs` | where pages are written back to, and which of its slots are taken |
-//! | `writeback.rs`, `shrinker.rs` | what goes there, and when |
+//! | `writeback.rs`, `shrinker.rs` | what goes to the device, and when |
 //! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; room at the limit; a device that failed |
-//! | `accounting.rs`, `contained.rs` | what a store takes; panics of the user's code |
+//! | `accounting.rs` | what a store takes |
 //! | `compactor.rs` | pages won back from the pools, by hand or on a thread |
 //! | `background.rs`, `thread_time.rs` | a thread that works on a store, and how long it did |
 //! | `batch.rs` | several pages at a time, compressed in parallel |
 //! | `store.rs`, `iter.rs` | the store |
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `metrics.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
-//! | `builder.rs`, `builtin.rs` | putting it together; the only names of concrete backends |
+//! | `builder.rs` | putting it together |
+//!
+//! Contexts of codecs, patterns, devices with their slots and the built-in backends are in the crate `zpage`,
+//! which `zram` is made of, too.
 
 #![cfg_attr(
     test,
@@ -106,18 +107,12 @@
 )]
 
 mod accounting;
-mod acomp_ctx;
 mod background;
 mod batch;
-mod bitmap;
 mod builder;
-pub mod builtin;
 mod checksum;
 mod compactor;
-mod contained;
 mod counters;
-mod cpu;
-pub mod device;
 mod device_health;
 mod entry;
 mod error;
@@ -130,16 +125,13 @@ mod loom_tests;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod nesting;
-mod numbers;
 mod pool;
 mod pool_refs;
 mod pools;
 mod rehome;
 mod relocate;
 mod room;
-mod same_filled;
 mod shrinker;
-mod slots;
 mod stats;
 mod store;
 mod switch;
@@ -162,21 +154,7 @@ pub use shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 
-pub mod parts {
-    //! What another consumer of backends is made of, too: `zram` is one. Each part says what it is for.
-
-    pub use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
-    pub use crate::lock::{Waiters, WordGuard, lock_word};
-    pub use crate::same_filled::{Patterns, fill, pattern};
-    pub use crate::slots::{ReadSlot, Slots, TakenSlot};
-    pub use crate::word::{LOCKED, WAITERS};
-}
-
-/// Bytes of a page as the store takes and gives it.
-pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
-
-/// A page.
-pub type Page = [u8; PAGE_SIZE];
+pub use zpage::{PAGE_SIZE, Page, builtin, device};
 
 /// The README's example, kept compiling.
 #[cfg(all(doctest, feature = "zstd"))]

@@ -16,8 +16,8 @@ use zpool_api::{
 };
 use zpool_pages::HeapPages;
 
-use crate::device::{DeviceError, SwapDevice};
 use crate::{LoadError, PAGE_SIZE, Page, SwapEntry, Zswap, builtin};
+use zpage::device::{DeviceError, SwapDevice};
 
 /// Objects in all toy pools of a store, and toy pools there are.
 #[derive(Debug, Default)]

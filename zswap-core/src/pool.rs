@@ -12,11 +12,11 @@ use zpool_api::{
 };
 use zpool_base::prefetch;
 
-use crate::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
 use crate::batch::Spares;
-use crate::contained::{Contained, Panicked, contain};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
+use zpage::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
+use zpool_base::contained::{Contained, Panicked, contain};
 
 /// A backend with its compressor.
 #[derive(Debug)]

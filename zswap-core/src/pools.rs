@@ -20,12 +20,12 @@ use std::sync::Arc;
 
 use zpool_base::lockdep::might_sleep;
 
-use crate::cpu;
 use crate::pool::Pool;
 use crate::pool_refs::PoolRefs;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::word::PoolId;
+use zpage::cpu;
 
 #[derive(Debug)]
 struct Place {

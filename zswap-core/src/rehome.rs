@@ -13,7 +13,6 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 
 use crate::background::{Background, Next, Stop};
-use crate::contained::contain;
 use crate::error::{BuildError, RehomeError};
 use crate::pool::{Fault, Stored};
 use crate::pools::{Hold, NotSwitched};
@@ -23,6 +22,7 @@ use crate::sync::atomic::Ordering;
 use crate::walk::{Step, Visited};
 use crate::word::PoolId;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use zpool_base::contained::contain;
 
 /// What [`Zswap::migrate_pools`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -12,12 +12,12 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crate::background::{Background, Next, Stop};
-use crate::contained::{Panicked, contain};
 use crate::counters::Counter;
 use crate::error::WritebackError;
 use crate::limits::percent_of;
 use crate::writeback::{Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
+use zpool_base::contained::{Panicked, contain};
 
 /// The longest pause, in the pauses between steps under pressure.
 const LONGEST_PAUSE: u32 = 16;

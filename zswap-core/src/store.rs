@@ -22,7 +22,6 @@ use zpool_api::{BackendBits, ObjRead};
 use zpool_base::fork::Leaked;
 
 use crate::checksum;
-use crate::contained::Contained;
 use crate::counters::{Counter, Counters};
 use crate::device_health::DeviceHealth;
 use crate::error::{LoadError, StoreError};
@@ -33,14 +32,15 @@ use crate::metrics::{StoreMetrics, Timed};
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::pools::{Hold, Pools};
 use crate::room::LimitReason;
-use crate::same_filled::{self, Patterns};
-use crate::slots::Slots;
 use crate::switch::Recipe;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tried::Tried;
 use crate::walk::Cursors;
 use crate::word::{Content, Word};
 use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
+use zpage::device_slots::Slots;
+use zpage::same_filled::{self, Patterns};
+use zpool_base::contained::Contained;
 
 /// A store of compressed pages. See the crate's front page.
 ///

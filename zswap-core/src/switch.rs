@@ -10,12 +10,12 @@ use std::sync::Arc;
 use compressors::{Built, Registry as CompressorRegistry};
 use zpool_api::{PageBudget, PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
 
-use crate::contained::{Contained, contain};
 use crate::error::BuildError;
 use crate::pool::{Fault, Ingredients, Pool};
 use crate::pools::NotSwitched;
 use crate::word::PoolId;
 use crate::{PAGE_SIZE, Zswap};
+use zpool_base::contained::{Contained, contain};
 
 pub(crate) type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 

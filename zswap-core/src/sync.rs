@@ -1,14 +1,3 @@
 //! Threads and atomics of this crate: std's, or loom's under `--cfg loom`.
 
-pub(crate) use zpool_base::sync::{Condvar, MODEL, Mutex, MutexGuard, atomic, yield_now};
-
-/// A flag of each thread; loom's threads share one of the system's.
-macro_rules! thread_flag {
-    ($(#[$doc:meta])* $name:ident) => {
-        #[cfg(not(loom))]
-        std::thread_local! { $(#[$doc])* static $name: core::cell::Cell<bool> = const { core::cell::Cell::new(false) }; }
-        #[cfg(loom)]
-        loom::thread_local! { $(#[$doc])* static $name: core::cell::Cell<bool> = core::cell::Cell::new(false); }
-    };
-}
-pub(crate) use thread_flag;
+pub(crate) use zpool_base::sync::{MODEL, Mutex, MutexGuard, atomic, yield_now};

@@ -18,6 +18,7 @@
 //! smaller. `live` is in every word of a node that is part of the index (`index/`). Without it the word
 //! is DEAD, and 0: that is what memory is that went back to the system. The lock's rules are in `lock.rs`.
 
+use zpage::word_lock::{LOCKED, WAITERS};
 use zpool_api::BackendBits;
 
 const PAYLOAD_BITS: u32 = 52;
@@ -27,10 +28,6 @@ const KIND_SHIFT: u32 = 56;
 const RAW: u64 = 1 << 58;
 const REFERENCED: u64 = 1 << 59;
 const TRIED: u64 = 1 << 60;
-/// The bit by which a word is locked.
-pub const LOCKED: u64 = 1 << 61;
-/// Somebody sleeps until a locked word is unlocked.
-pub const WAITERS: u64 = 1 << 62;
 /// The bit of a word that may be locked.
 pub(crate) const LIVE: u64 = 1 << 63;
 

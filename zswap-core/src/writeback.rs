@@ -8,14 +8,14 @@
 //! write that fails leaves the page where it was.
 
 use crate::counters::Counter;
-use crate::device::DeviceError;
 use crate::error::WritebackError;
 use crate::nesting::Nested;
 use crate::relocate::{NewCopy, Relocated, Wanted};
-use crate::slots::Slots;
 use crate::walk::{Step, Visited};
 use crate::word::Content;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
+use zpage::device::DeviceError;
+use zpage::device_slots::Slots;
 
 /// Second chances given in a row; the entry after them is written back whether it was loaded or not.
 pub(crate) const SECOND_CHANCES: usize = 64;

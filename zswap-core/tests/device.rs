@@ -213,7 +213,7 @@ fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
 #[test]
 fn in_a_child_the_device_is_the_parents() {
     in_a_process_of_its_own("in_a_child_the_device_is_the_parents", || {
-        use zswap_core::parts::Slots;
+        use zpage::device_slots::Slots;
         let path = temporary("fork");
         let device: Arc<dyn SwapDevice> = Arc::new(FileSwapDevice::create(&path, 100).unwrap());
         let slots = Slots::attach(device.clone()).unwrap();

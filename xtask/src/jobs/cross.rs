@@ -16,6 +16,7 @@ const CRATES: &[&str] = &[
     "-p zbud",
     "-p z3fold",
     "-p zsmalloc",
+    "-p zpage --no-default-features --features zbud",
     "-p zswap-core --no-default-features --features zbud",
     "-p zram --no-default-features --features zbud",
     "-p zram-nbd",

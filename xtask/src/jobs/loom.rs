@@ -63,8 +63,8 @@ fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("LOOM_MAX_PREEMPTIONS", args.preemptions.to_string())
         .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
-    // The store's models need no codec, and so no C library built a second time.
-    if package == "zswap-core" {
+    // The models need no codec, and so no C library built a second time.
+    if ["zswap-core", "zpage"].contains(&package) {
         cmd.args(["--no-default-features", "--features", "zbud"])
     } else {
         cmd

@@ -21,6 +21,7 @@ const CRATES: &[(&str, &str)] = &[
     ("zpool-conformance", ""),
     ("zpool-base", ""),
     ("zpool-pages", ""),
+    ("zpage", "--no-default-features --features zbud"),
     ("z3fold", ""),
     ("zbud", ""),
     ("zram", "--no-default-features --features zbud"),

@@ -20,7 +20,7 @@ type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const TARGETS: &[Target] = &[
     ("zpool-api", &["handle.rs", "read.rs", "stats.rs"], &[]),
-    ("zpool-base", &["stable.rs", "zeroed.rs", "lockdep.rs"], &[]),
+    ("zpool-base", &["stable.rs", "zeroed.rs", "numbers.rs", "bitmap.rs", "lockdep.rs"], &[]),
     ("buddies", &["word.rs", "records.rs", "lists.rs", "shelves.rs", "reclaim.rs"], &[]),
     ("zbud", &["pages.rs", "reclaim.rs"], &[]),
     ("z3fold", &["states.rs", "page.rs"], &[]),
@@ -38,11 +38,11 @@ const TARGETS: &[Target] = &[
         ],
         &[],
     ),
+    ("zpage", &["word_lock.rs", "device_slots.rs"], &[]),
     (
         "zswap-core",
         &[
             "lock.rs",
-            "slots.rs",
             "word.rs",
             "entry.rs",
             "counters.rs",
@@ -54,7 +54,6 @@ const TARGETS: &[Target] = &[
             "index/mod.rs",
             "index/node.rs",
             "index/pooled.rs",
-            "limits.rs",
             "relocate.rs",
             "room.rs",
             "walk.rs",

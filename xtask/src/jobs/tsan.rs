@@ -17,6 +17,7 @@ const CONCURRENT: &[Crate] = &[
     ("z3fold", ""),
     ("zsmalloc", ""),
     ("compressors", "--no-default-features"),
+    ("zpage", "--no-default-features --features zbud"),
     ("zswap-core", "--no-default-features --features zbud"),
     ("zram", "--no-default-features --features zbud"),
     ("zram-nbd", ""),

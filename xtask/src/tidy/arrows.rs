@@ -1,5 +1,5 @@
 //! Rule `arrow`: dependencies between the workspace's crates point down only, in every kind of
-//! dependency, and a consumer of backends names a concrete one in its `src/builtin.rs` only.
+//! dependency, and consumers of backends name a concrete one in zpage's `src/builtin.rs` only.
 
 use std::path::Path;
 
@@ -12,25 +12,16 @@ use crate::workspace::{list, text};
 const BACKENDS: &[&str] = &["zbud", "z3fold", "zsmalloc"];
 
 /// Crates that know backends and compressors by their traits.
-const CONSUMERS: &[&str] = &["zswap-core", "zram"];
+const CONSUMERS: &[&str] = &["zswap-core/zpage", "zswap-core", "zram"];
 
-/// The one file of a consumer where the built-in backends are registered.
-const BUILTIN: &str = "src/builtin.rs";
+/// The one file where the built-in backends are registered.
+const BUILTIN: &str = "zswap-core/zpage/src/builtin.rs";
 
 /// What a crate may depend on; nothing for a crate that has no place yet.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
-    const STORE: &[&str] =
+    const ZPAGE: &[&str] =
         &["zpool-base", "zpool-api", "zpool-pages", "compressors", "zbud", "z3fold", "zsmalloc"];
-    const ZRAM: &[&str] = &[
-        "zpool-base",
-        "zpool-api",
-        "zpool-pages",
-        "compressors",
-        "zbud",
-        "z3fold",
-        "zsmalloc",
-        "zswap-core",
-    ];
+    const CONSUMER: &[&str] = &["zpool-base", "zpool-api", "zpool-pages", "compressors", "zpage"];
     const TOP: &[&str] = &[
         "zpool-base",
         "zpool-api",
@@ -39,6 +30,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zbud",
         "z3fold",
         "zsmalloc",
+        "zpage",
         "zswap-core",
         "zram",
         "zram-nbd",
@@ -53,8 +45,8 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zbud" | "z3fold" => {
             Some(&["zpool-base", "zpool-api", "zpool-pages", "buddies", "zpool-conformance"])
         }
-        "zswap-core" => Some(STORE),
-        "zram" => Some(ZRAM),
+        "zpage" => Some(ZPAGE),
+        "zswap-core" | "zram" => Some(CONSUMER),
         "zram-nbd" => Some(&["compressors", "zram"]),
         "measure" => Some(&["zpool-api", "compressors"]),
         "zswap-cli" | "zswap-torture" | "fuzz" | "xtask" => Some(TOP),
@@ -97,7 +89,7 @@ fn line_of(manifest: &str, dependency: &str) -> usize {
 pub(super) fn check_source(source: &Source) -> Vec<Finding> {
     let krate = source.crate_dir();
     let file = source.path().strip_prefix(krate).unwrap_or_default().trim_start_matches('/');
-    if !CONSUMERS.contains(&krate) || file == BUILTIN || !file.starts_with("src/") {
+    if !CONSUMERS.contains(&krate) || source.path() == BUILTIN || !file.starts_with("src/") {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -106,8 +98,7 @@ pub(super) fn check_source(source: &Source) -> Vec<Finding> {
             let is_path = source.code_from(at + backend.len()).starts_with("::");
             let is_import = words(source.code_line(source.line_at(at)), "use").next().is_some();
             if (is_path || is_import) && !source.is_test_at(at) {
-                let fix =
-                    format!("name `{backend}` in {krate}/{BUILTIN} only; here use `dyn Zpool`");
+                let fix = format!("name `{backend}` in {BUILTIN} only; here use `dyn Zpool`");
                 found.push(Finding::new(source.path(), source.line_at(at) + 1, "arrow", fix));
             }
         }
@@ -136,9 +127,10 @@ mod tests {
     fn arrows_point_down() {
         for (from, to) in [
             ("zbud", "zpool-api"),
-            ("zswap-core", "zbud"),
+            ("zpage", "zbud"),
+            ("zswap-core", "zpage"),
             ("zswap-core", "compressors"),
-            ("zram", "zswap-core"),
+            ("zram", "zpage"),
             ("zswap-cli", "zswap-core"),
         ] {
             assert_eq!(manifests(from, to, Value::Null), 0, "{from} -> {to}");
@@ -149,6 +141,9 @@ mod tests {
             ("zbud", "zsmalloc"),
             ("compressors", "zpool-api"),
             ("zswap-core", "zram"),
+            ("zram", "zswap-core"),
+            ("zpage", "zswap-core"),
+            ("zswap-core", "zbud"),
             ("zswap-cli", "xtask"),
         ] {
             assert_eq!(manifests(from, to, Value::Null), 1, "{from} -> {to}");
@@ -175,7 +170,9 @@ mod tests {
         let text =
             "/// As zbud::Zbud.\nfn a() { zbud::Zbud::new(); }\nuse zbud as b;\nlet zbud = 1;\n";
         assert_eq!(lines_in("zswap-core/src/store.rs", text), [2, 3]);
-        assert_eq!(lines_in("zswap-core/src/builtin.rs", text), NONE);
+        assert_eq!(lines_in("zswap-core/src/builtin.rs", text), [2, 3]);
+        assert_eq!(lines_in("zswap-core/zpage/src/device_slots.rs", text), [2, 3]);
+        assert_eq!(lines_in("zswap-core/zpage/src/builtin.rs", text), NONE);
         assert_eq!(lines_in("zswap-core/tests/a.rs", text), NONE);
         assert_eq!(lines_in("zswap-cli/src/a.rs", text), NONE);
         let test = "#[cfg(test)]\nmod tests { use zbud::Zbud; }\n";

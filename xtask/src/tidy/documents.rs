@@ -59,7 +59,7 @@ pub(super) fn check(documents: &[(String, String)], sources: &[Source]) -> Vec<F
         return found;
     };
     let named: Vec<&str> = locking.lines().flat_map(names).collect();
-    for source in sources.iter().filter(|source| source.crate_dir() != "xtask") {
+    for source in sources.iter().filter(|source| source.top_dir() != "xtask") {
         for model in functions(source).filter(|name| name.starts_with("loom_")) {
             let is_it = |name: &&str| match name.strip_prefix("...") {
                 Some(end) => model.ends_with(end),

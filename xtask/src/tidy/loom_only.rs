@@ -8,7 +8,7 @@ use super::source::Source;
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     let path = source.path();
     // The job that runs the models is not itself under one.
-    if source.crate_dir() == "xtask" || path.ends_with("/src/sync.rs") || path.contains("loom") {
+    if source.top_dir() == "xtask" || path.ends_with("/src/sync.rs") || path.contains("loom") {
         return Vec::new();
     }
     source

@@ -41,7 +41,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
 
 fn is_exempt(source: &Source) -> bool {
     let path = source.path();
-    BINARIES.contains(&source.crate_dir())
+    BINARIES.contains(&source.top_dir())
         || path.ends_with("build.rs")
         || path.split('/').any(|part| matches!(part, "examples" | "conformance" | "conformance.rs"))
 }

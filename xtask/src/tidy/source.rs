@@ -67,9 +67,16 @@ impl Source {
         &self.path
     }
 
-    /// The directory of the crate, the first part of the path.
-    pub(super) fn crate_dir(&self) -> &str {
+    /// The first part of the path: a crate, with those that lie in its folder.
+    pub(super) fn top_dir(&self) -> &str {
         self.path.split('/').next().unwrap_or_default()
+    }
+
+    /// The directory of the crate.
+    pub(super) fn crate_dir(&self) -> &str {
+        let folders = ["/src/", "/tests/", "/benches/", "/examples/"];
+        let ends = folders.iter().filter_map(|folder| self.path.find(folder));
+        self.path.get(..ends.min().unwrap_or(0)).unwrap_or_default()
     }
 
     /// The file with everything but code blanked.

@@ -6,10 +6,12 @@
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
 //! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
 //! | [`zeroed`] | a table of atomics whose memory goes back to the system group by group |
+//! | [`numbers`], [`bitmap`] | which elements of such a table are given out; the lowest free number |
 //! | `mapping` | on Linux: anonymous memory of the system's, and the calls that get it and give it back |
 //! | [`prefetch`] | telling the processor what will be looked at soon |
 //! | [`fork`] | a child after `fork` told apart from its parent |
 //! | [`unwind`] | panics of code that is the user's, or is called from a destructor |
+//! | [`contained`] | such panics as a `Result`; values whose destructor may panic |
 //!
 //! It serves the crates beside it and promises nothing to others: any of it may change in any version.
 //!
@@ -32,10 +34,13 @@
     )
 )]
 
+pub mod bitmap;
+pub mod contained;
 pub mod fork;
 pub mod lockdep;
 #[cfg(target_os = "linux")]
 pub mod mapping;
+pub mod numbers;
 pub mod prefetch;
 pub mod stable;
 pub mod sync;

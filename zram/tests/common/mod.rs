@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use compressors::{Compressor, CompressorCtx, CompressorError};
+use zpage::builtin;
 use zpool_pages::{FailingPages, HeapPages};
 use zram::device::{FaultySwapDevice, MemorySwapDevice};
 use zram::{PAGE_SIZE, Page, Zram, ZramBuilder};
-use zswap_core::builtin;
 
 /// What codecs do instead of their work.
 #[derive(Debug, Default)]

@@ -57,12 +57,13 @@ use self::node::{
     leaf_prefix,
 };
 use self::sums::Sums;
-use crate::lock::{self, Waiters};
-pub(crate) use crate::numbers::NoRoom;
-use crate::numbers::Numbers;
+use crate::lock;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::word::Word;
+use zpage::word_lock::Waiters;
+pub(crate) use zpool_base::numbers::NoRoom;
+use zpool_base::numbers::Numbers;
 
 /// Counters of leaves taken away; fewer under the model checker.
 const REMOVAL_STRIPES: usize = if MODEL { 1 } else { 16 };

@@ -119,14 +119,14 @@ fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
 fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
     // What the numbers of the nodes take, however few there are.
     const FIXED: u64 = 2048;
-    let dense = if cfg!(miri) { 1024u64 } else { 100_000 };
+    let dense = if cfg!(miri) { 256u64 } else { 100_000 };
     let index = Index::new();
     for key in 0..dense {
         put(&index, key, key);
     }
     let bytes = index.memory_bytes() as u64;
     assert!(bytes < 9 * dense + FIXED, "{bytes} bytes for {dense} dense keys");
-    let sparse = if cfg!(miri) { 256u64 } else { 1_000_000 };
+    let sparse = if cfg!(miri) { 64u64 } else { 1_000_000 };
     let (index, mut rng) = (Index::new(), Rng::new(3));
     for key in 0..sparse {
         put(&index, rng.next() >> 8, key);

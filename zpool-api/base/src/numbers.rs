@@ -11,7 +11,7 @@ use crate::bitmap::Bitmap;
 use crate::sync::MODEL;
 
 /// Elements of a group; fewer where every one of them is written when a group is made or cleared.
-pub(crate) const fn group(elements: usize) -> usize {
+pub const fn group(elements: usize) -> usize {
     if MODEL {
         2
     } else if cfg!(miri) {
@@ -23,8 +23,9 @@ pub(crate) const fn group(elements: usize) -> usize {
 
 /// No memory for another element, or no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NoRoom {
-    pub(crate) bytes: usize,
+pub struct NoRoom {
+    /// Bytes that could not be had.
+    pub bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +36,9 @@ struct Group {
     touched: usize,
 }
 
-/// Guarded by a lock of its user's.
+/// The numbers of a table. Guarded by a lock of its user's.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub struct Numbers {
     /// Elements of a group.
     group: usize,
     /// Bytes of an element, with what belongs to it.
@@ -57,7 +58,7 @@ pub(crate) struct Numbers {
 
 impl Numbers {
     /// `limit` numbers of elements of `each` bytes, in groups of `group`.
-    pub(crate) fn new(group: usize, each: usize, limit: usize) -> Self {
+    pub fn new(group: usize, each: usize, limit: usize) -> Self {
         Numbers {
             group,
             each,
@@ -72,7 +73,7 @@ impl Numbers {
     }
 
     /// Bytes of the elements that have memory, and of what is kept here.
-    pub(crate) fn memory_bytes(&self) -> usize {
+    pub fn memory_bytes(&self) -> usize {
         self.touched * self.each
             + self.groups.capacity() * size_of::<Group>()
             + self.bits.capacity() * size_of::<u64>()
@@ -85,7 +86,7 @@ impl Numbers {
     }
 
     /// The lowest free number, for [`take`](Self::take), and memory to note it.
-    pub(crate) fn lowest(&mut self) -> Result<u32, NoRoom> {
+    pub fn lowest(&mut self) -> Result<u32, NoRoom> {
         let group = self.closed.lowest() as usize;
         if group >= self.groups.len() {
             self.reserve_group().map_err(|_| NoRoom { bytes: size_of::<Group>() })?;
@@ -111,7 +112,7 @@ impl Numbers {
     }
 
     /// Gives out a number that [`lowest`](Self::lowest) said.
-    pub(crate) fn take(&mut self, number: u32) {
+    pub fn take(&mut self, number: u32) {
         let (group, within) = self.place(number);
         if group == self.groups.len() {
             self.groups.push(Group { used: 0, touched: 0 });
@@ -135,7 +136,7 @@ impl Numbers {
     }
 
     /// Takes a number back.
-    pub(crate) fn free(&mut self, number: u32) {
+    pub fn free(&mut self, number: u32) {
         let (group, within) = self.place(number);
         let word = group * self.words() + within / 64;
         debug_assert!(self.bits[word] >> (within % 64) & 1 == 1, "a number is taken back once");
@@ -158,21 +159,31 @@ impl Numbers {
     }
 
     /// Whether a group leaves.
-    pub(crate) fn any_leaving(&self) -> bool {
+    pub fn any_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
     /// A group that leaves, for whoever gives its memory back.
-    pub(crate) fn next_leaving(&mut self) -> Option<usize> {
+    pub fn next_leaving(&mut self) -> Option<usize> {
         self.leaving.pop()
     }
 
     /// The group that left gives out numbers again; its memory is `gone`, or still there.
-    pub(crate) fn has_left(&mut self, group: usize, gone: bool) {
+    pub fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {
             self.touched -= core::mem::take(&mut self.groups[group].touched);
         }
+    }
+
+    /// Elements that have memory: those given out, the spare group's and those of groups that leave.
+    pub fn touched(&self) -> usize {
+        self.touched
+    }
+
+    /// Numbers given out.
+    pub fn used(&self) -> usize {
+        self.groups.iter().map(|group| group.used).sum()
     }
 
     fn place(&self, number: u32) -> (usize, usize) {
@@ -180,24 +191,11 @@ impl Numbers {
     }
 }
 
-#[cfg(test)]
-impl Numbers {
-    /// Elements that have memory.
-    pub(crate) fn touched(&self) -> usize {
-        self.touched
-    }
-
-    /// Numbers given out.
-    pub(crate) fn used(&self) -> usize {
-        self.groups.iter().map(|group| group.used).sum()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sync::test_rng::Rng;
     use std::collections::BTreeSet;
-    use zpool_base::sync::test_rng::Rng;
 
     fn take(numbers: &mut Numbers) -> u32 {
         let number = numbers.lowest().unwrap();

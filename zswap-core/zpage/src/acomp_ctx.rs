@@ -42,7 +42,7 @@ use crate::{PAGE_SIZE, Page};
 const MOST_OUTPUT: usize = 64 * PAGE_SIZE;
 
 /// The room that a codec wants for a compressed page.
-pub(crate) fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
+pub fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
     let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
     let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
     if len > MOST_OUTPUT {

@@ -10,15 +10,16 @@ use std::collections::TryReserveError;
 /// Levels: 64^6 is more than 2^32, the most numbers there are.
 const LEVELS: usize = 6;
 
+/// A set of numbers below 2^32.
 #[derive(Debug, Default)]
-pub(crate) struct Bitmap {
+pub struct Bitmap {
     levels: [Vec<u64>; LEVELS],
     count: u64,
 }
 
 impl Bitmap {
     /// The lowest free number; beyond every `u32` if all are taken.
-    pub(crate) fn lowest(&self) -> u64 {
+    pub fn lowest(&self) -> u64 {
         let mut at = 0;
         for level in self.levels.iter().rev() {
             let word = level.get(at as usize).copied().unwrap_or(0);
@@ -28,7 +29,7 @@ impl Bitmap {
     }
 
     /// Takes the lowest free number below `capacity`; `None` if all are taken. An error changes nothing.
-    pub(crate) fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
+    pub fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
         if self.count == capacity {
             return Ok(None);
         }
@@ -42,7 +43,7 @@ impl Bitmap {
     }
 
     /// Memory to take that number, and each below.
-    pub(crate) fn reserve(&mut self, number: u32) -> Result<(), TryReserveError> {
+    pub fn reserve(&mut self, number: u32) -> Result<(), TryReserveError> {
         let mut word_of = number as usize;
         for level in &mut self.levels {
             word_of /= 64;
@@ -52,7 +53,7 @@ impl Bitmap {
     }
 
     /// Takes a free number. Allocates if memory for it was not reserved.
-    pub(crate) fn set(&mut self, number: u32) {
+    pub fn set(&mut self, number: u32) {
         let mut bit_of = number as usize;
         for level in &mut self.levels {
             let place = bit_of / 64;
@@ -69,7 +70,7 @@ impl Bitmap {
     }
 
     /// Frees a number; false, and nothing changes, if it is free already.
-    pub(crate) fn clear(&mut self, number: u32) -> bool {
+    pub fn clear(&mut self, number: u32) -> bool {
         let mut bit_of = number as usize;
         for (height, level) in self.levels.iter_mut().enumerate() {
             let bit = 1 << (bit_of % 64);
@@ -90,12 +91,12 @@ impl Bitmap {
     }
 
     /// Numbers taken.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.count
     }
 
     /// Heap bytes.
-    pub(crate) fn memory_bytes(&self) -> usize {
+    pub fn memory_bytes(&self) -> usize {
         self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum()
     }
 }
@@ -103,8 +104,8 @@ impl Bitmap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::test_rng::Rng;
     use std::collections::BTreeSet;
-    use zpool_base::sync::test_rng::Rng;
 
     impl Bitmap {
         /// The first `count` numbers taken, as if one after another.

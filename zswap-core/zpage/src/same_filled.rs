@@ -15,10 +15,10 @@
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
 
-use crate::numbers::{Numbers, group};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{PAGE_SIZE, Page};
+use zpool_base::numbers::{Numbers, group};
 
 const FORM_SHIFT: u32 = 50;
 const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;

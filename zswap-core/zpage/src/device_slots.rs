@@ -23,9 +23,9 @@ use zpool_base::unwind::caught;
 
 use self::readers::Readers;
 use crate::Page;
-use crate::bitmap::Bitmap;
 use crate::device::{AttachError, Attached, DeviceError, SwapDevice};
 use crate::sync::{Condvar, Mutex};
+use zpool_base::bitmap::Bitmap;
 
 /// Slots that an entry's word can name.
 const MOST: u64 = 1 << 32;

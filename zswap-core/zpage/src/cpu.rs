@@ -7,7 +7,7 @@ use crate::sync::MODEL;
 
 /// CPUs that this system may ever have, rounded up to a power of two: the number of places that
 /// per-CPU things need.
-pub(crate) fn places() -> usize {
+pub fn places() -> usize {
     // A model does the same things each time, and has one CPU.
     if MODEL {
         return 1;
@@ -47,7 +47,7 @@ use imp::configured;
 
 /// The CPU's number, or one of this thread's own where the system does not tell.
 #[inline]
-pub(crate) fn current() -> usize {
+pub fn current() -> usize {
     if MODEL {
         return 0;
     }

@@ -4,23 +4,24 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 
-use zpool_base::unwind::caught;
+use crate::unwind::caught;
 
 /// Code of the user's panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Panicked;
+pub struct Panicked;
 
 /// Calls code of the user's.
 #[inline]
-pub(crate) fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
+pub fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     caught(call).ok_or(Panicked)
 }
 
 /// A value of the user's, whose destructor may panic without harm.
-pub(crate) struct Contained<T>(ManuallyDrop<T>);
+pub struct Contained<T>(ManuallyDrop<T>);
 
 impl<T> Contained<T> {
-    pub(crate) fn new(value: T) -> Self {
+    /// Keeps a value of the user's.
+    pub fn new(value: T) -> Self {
         Contained(ManuallyDrop::new(value))
     }
 }

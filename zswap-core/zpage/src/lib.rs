@@ -1,0 +1,54 @@
+//! What a compressed page is made of, whoever keeps it: the parts that a page store and a block device share.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`acomp_ctx`], [`cpu`] | codec context, mutex and buffer of a CPU |
+//! | [`same_filled`] | pages of one repeated word |
+//! | [`word_lock`] | the lock bit of the word that stands for a page, and waiting for it |
+//! | [`device`] | where pages are written back to |
+//! | [`device_slots`] | which slots of a device are taken, read and given up |
+//! | [`builtin`] | the backends and compressors that come along: the only names of concrete ones |
+//!
+//! `zswap-core` and `zram` are made of these, and so is whoever keeps compressed pages in another shape.
+//!
+//! ```
+//! use zpage::acomp_ctx::AcompCtxs;
+//! use zpage::{PAGE_SIZE, builtin, same_filled};
+//!
+//! let page = [7; PAGE_SIZE];
+//! assert_eq!(same_filled::pattern(&page), Some(u64::from_ne_bytes([7; 8])));
+//!
+//! let codec = builtin::compressors().build("null")?;
+//! let contexts = AcompCtxs::new();
+//! let mut context = contexts.hold(&*codec).expect("this thread holds no other");
+//! let len = context.compress(&page)?;
+//! assert_eq!(context.output()[..len], page);
+//! # Ok::<(), compressors::CompressorError>(())
+//! ```
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failure in a test's helper is the test's own message"
+    )
+)]
+
+pub mod acomp_ctx;
+pub mod builtin;
+pub mod cpu;
+pub mod device;
+pub mod device_slots;
+pub mod same_filled;
+mod sync;
+pub mod word_lock;
+
+pub use device::{DeviceError, SwapDevice};
+
+/// Bytes of a page as stores and disks take and give it.
+pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
+
+/// A page.
+pub type Page = [u8; PAGE_SIZE];
