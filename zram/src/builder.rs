@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
 use zpage::device_slots::Slots;
+use zpage::recipe::{BuiltZpool, RecipeError};
 use zpage::same_filled::Patterns;
-use zpage::{PAGE_SIZE, SwapDevice, builtin};
-use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+use zpage::{Codec, PAGE_SIZE, Recipe, SwapDevice, builtin};
+use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::Zram;
-use crate::algorithms::{Algorithm, MOST};
 use crate::error::BuildError;
 use crate::stat::Counts;
 use crate::table::Table;
@@ -18,7 +18,8 @@ use crate::table::Table;
 /// The largest disk: 2^40 pages, 4 PiB.
 const MOST_BYTES: u64 = (1 << 40) * PAGE_SIZE as u64;
 
-type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
+/// Algorithms that a disk can have.
+const MOST: usize = 4;
 
 /// Builds a [`Zram`]. Made by [`Zram::builder`].
 ///
@@ -34,9 +35,7 @@ pub struct ZramBuilder {
     zpool: String,
     algorithm: String,
     recompression: Vec<String>,
-    zpools: ZpoolRegistry,
-    compressors: CompressorRegistry,
-    pages: MakePages,
+    recipe: Recipe,
     mem_limit: usize,
     access_times: bool,
     device: Option<Arc<dyn SwapDevice>>,
@@ -49,9 +48,7 @@ impl ZramBuilder {
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
             algorithm: builtin::DEFAULT_COMPRESSOR.to_owned(),
             recompression: Vec::new(),
-            zpools: builtin::zpools(),
-            compressors: builtin::compressors(),
-            pages: Arc::new(builtin::default_pages),
+            recipe: Recipe::builtin(),
             mem_limit: 0,
             access_times: false,
             device: None,
@@ -86,13 +83,13 @@ impl ZramBuilder {
 
     /// Where backends are looked up by name, in place of [`builtin::zpools`].
     pub fn zpool_registry(mut self, registry: ZpoolRegistry) -> Self {
-        self.zpools = registry;
+        self.recipe.zpools = registry;
         self
     }
 
     /// Where compressors are looked up by name, in place of [`builtin::compressors`].
     pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
-        self.compressors = registry;
+        self.recipe.compressors = registry;
         self
     }
 
@@ -101,7 +98,7 @@ impl ZramBuilder {
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
     {
-        self.pages = Arc::new(make);
+        self.recipe.set_pages(make);
         self
     }
 
@@ -136,14 +133,10 @@ impl ZramBuilder {
             return Err(BuildError::TooManyAlgorithms { asked, most: MOST - 1 });
         }
         let specs = [self.algorithm].into_iter().chain(self.recompression);
-        let algorithms: Result<Box<[_]>, _> =
-            specs.map(|spec| self.compressors.build(&spec).map(Algorithm::new)).collect();
+        let algorithms: Result<Box<[_]>, RecipeError> =
+            specs.map(|spec| Ok(Codec::new(self.recipe.compressor(&spec)?.compressor))).collect();
         let algorithms = algorithms?;
-        let zpool = self.zpools.build(&self.zpool, &ZpoolConfig::new((self.pages)()?))?;
-        let max = zpool.caps().max_object_size;
-        if max < PAGE_SIZE {
-            return Err(BuildError::ObjectsTooSmall { zpool: self.zpool, max });
-        }
+        let BuiltZpool { zpool, pages } = self.recipe.zpool(&self.zpool, None)?;
         let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)
             .map_err(|no_memory| BuildError::Table { bytes: no_memory.bytes })?;
         Ok(Zram {
@@ -151,6 +144,7 @@ impl ZramBuilder {
             tag: zpool.tag(),
             pool_page: zpool.stats().page_size,
             zpool,
+            _pages: pages,
             algorithms,
             patterns: Patterns::new(),
             backing: self.device.map(Slots::attach).transpose()?,

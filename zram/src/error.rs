@@ -1,8 +1,8 @@
 //! What can go wrong with a disk.
 
 use compressors::CompressorError;
-use zpage::DeviceError;
 use zpage::device::AttachError;
+use zpage::{DeviceError, RecipeError};
 use zpool_api::{PageError, ZpoolError};
 
 /// Errors of a disk's calls. The page that it is about is as it was; what was done before stays done.
@@ -132,4 +132,24 @@ pub enum BuildError {
         /// Its largest object, bytes.
         max: usize,
     },
+    /// Code of a backend, a compressor or a page provider panicked.
+    #[error("{what} panicked while it was built")]
+    Panicked {
+        /// What was being built.
+        what: &'static str,
+    },
+}
+
+impl From<RecipeError> for BuildError {
+    fn from(error: RecipeError) -> Self {
+        match error {
+            RecipeError::Zpool(error) => error.into(),
+            RecipeError::Compressor(error) => error.into(),
+            RecipeError::Pages(error) => error.into(),
+            RecipeError::ObjectsTooSmall { zpool, max, needed: _ } => {
+                BuildError::ObjectsTooSmall { zpool, max }
+            }
+            RecipeError::Panicked { what } => BuildError::Panicked { what },
+        }
+    }
 }

@@ -45,7 +45,6 @@
 //! | file | idea |
 //! |---|---|
 //! | `word.rs`, `table.rs` | the 8 bytes of a slot; all slots, and their lock |
-//! | `algorithms.rs` | up to four compressors, with their contexts |
 //! | `page.rs` | a page written, read, discarded |
 //! | `range.rs` | ranges of bytes |
 //! | `recompress.rs`, `writeback.rs`, `idle.rs` | what is done with pages that nobody uses |
@@ -62,7 +61,6 @@
     )
 )]
 
-mod algorithms;
 mod builder;
 mod error;
 mod idle;

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use zpage::device_slots::Slots;
 use zpage::same_filled::{Patterns, fill, pattern};
-use zpage::{PAGE_SIZE, Page};
-use zpool_api::{BackendBits, Handle, PoolTag, Zpool};
+use zpage::{Codec, CodecFault, PAGE_SIZE, Page};
+use zpool_api::{BackendBits, Handle, PageProvider, PoolTag, Zpool};
+use zpool_base::contained::Contained;
 
-use crate::algorithms::{Algorithm, Fault};
 use crate::builder::ZramBuilder;
 use crate::error::ZramError;
 use crate::stat::Counts;
@@ -32,10 +32,12 @@ pub(crate) const HUGE_FROM: usize = PAGE_SIZE - PAGE_SIZE / 16;
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread.
 pub struct Zram {
     pub(crate) table: Table,
-    pub(crate) zpool: Arc<dyn Zpool>,
+    pub(crate) zpool: Contained<Arc<dyn Zpool>>,
+    /// The backend's provider, dropped after it.
+    pub(crate) _pages: Contained<Arc<dyn PageProvider>>,
     pub(crate) tag: PoolTag,
     pub(crate) pool_page: usize,
-    pub(crate) algorithms: Box<[Algorithm]>,
+    pub(crate) algorithms: Box<[Codec]>,
     pub(crate) patterns: Patterns,
     pub(crate) backing: Option<Slots>,
     pub(crate) counts: Counts,
@@ -123,10 +125,8 @@ impl Zram {
         if let Some(packed) = pattern(page).and_then(|pattern| self.patterns.pack(pattern)) {
             return Ok(Content::Same(packed));
         }
-        let Some(first) = self.algorithms.first() else {
-            return Err(ZramError::NoSuchAlgorithm { asked: String::new(), known: String::new() });
-        };
-        let stored = first.compress(page, |bytes| {
+        // The builder gives a disk one algorithm at least.
+        let stored = self.algorithms[0].compress(page, |bytes| {
             let huge = bytes.len() >= HUGE_FROM;
             let bytes = if huge { &page[..] } else { bytes };
             self.zpool.malloc_from(bytes).map(|handle| (handle, huge))
@@ -220,7 +220,7 @@ impl Zram {
     /// The error of an algorithm that the disk does not have.
     pub(crate) fn no_such(&self, asked: &str) -> ZramError {
         let known: Vec<String> =
-            self.algorithms.iter().skip(1).map(|a| a.compressor.spec()).collect();
+            self.algorithms.iter().skip(1).map(|a| a.compressor().spec()).collect();
         ZramError::NoSuchAlgorithm { asked: asked.to_owned(), known: known.join(", ") }
     }
 
@@ -244,10 +244,10 @@ impl Zram {
 }
 
 /// An error of a codec, with its page.
-pub(crate) fn fault_at(index: u64, fault: Fault) -> ZramError {
+pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
     match fault {
-        Fault::Reentrant => ZramError::Reentrant { index },
-        Fault::Codec(source) => ZramError::Codec { index, source },
+        CodecFault::Reentrant => ZramError::Reentrant { index },
+        CodecFault::Failed(source) => ZramError::Codec { index, source },
     }
 }
 

@@ -112,7 +112,7 @@ impl Zram {
         let (found, asked) = match (&what.algorithm, what.priority) {
             (Some(spec), _) => {
                 let is = |n: &usize| {
-                    let compressor = &self.algorithms[*n].compressor;
+                    let compressor = self.algorithms[*n].compressor();
                     compressor.spec() == *spec || compressor.name() == spec
                 };
                 ((1..=last).find(is), spec.clone())

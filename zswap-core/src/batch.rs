@@ -29,6 +29,7 @@ use crate::sync::Mutex;
 use crate::word::Content;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::acomp_ctx::output_len;
+use zpage::codec;
 use zpage::{cpu, same_filled};
 use zpool_base::contained::contain;
 
@@ -62,7 +63,7 @@ impl Spares {
         if let Some(spare) = self.0.lock().pop() {
             return Ok(spare);
         }
-        let ctx = guard::new_ctx(&**pool.compressor)?;
+        let ctx = guard::new_ctx(pool.codec.compressor())?;
         Ok(Spare { ctx, ctx_bytes: 0, input: Vec::new(), output: Vec::new() })
     }
 
@@ -252,7 +253,10 @@ impl Storing<'_, '_> {
         let (entry, page) = self.pages[tag];
         let (keep_raw, mut kept) = (self.store.store_incompressible, None);
         let put = result.map_err(Fault::Codec);
-        let put = put.and_then(|len| pool.insert(page, &output, len, keep_raw, &mut kept));
+        let put = put.and_then(|len| {
+            let bytes = codec::kept(page, &output, len).map_err(Fault::Codec)?;
+            pool.insert(bytes, keep_raw, &mut kept)
+        });
         pool.spares.give(ctx, input, output);
         if kept.is_some() {
             // Room may have to be made: what is installed can be written back.
@@ -315,7 +319,7 @@ impl Zswap {
             return Ok(storing.results());
         };
         // Each page by itself says what is wrong.
-        let Ok(room) = output_len(&**pool.compressor) else { return Ok(storing.results()) };
+        let Ok(room) = output_len(pool.codec.compressor()) else { return Ok(storing.results()) };
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
                 batch.next().into_iter().for_each(|next| storing.finish(&pool, next));
@@ -447,7 +451,7 @@ impl Zswap {
                 let pool = self.pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
                     // What takes no context takes less time than a request would.
-                    if object.len() == PAGE_SIZE || pool.stateless().is_some() {
+                    if object.len() == PAGE_SIZE || pool.codec.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;
                         return Ok(None);
                     }

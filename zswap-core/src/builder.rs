@@ -11,11 +11,11 @@ use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
 use crate::store::Settings;
-use crate::switch::{MakePages, Recipe};
+use crate::switch::PoolRecipe;
 use crate::{Zswap, batch};
-use zpage::builtin;
 use zpage::device::SwapDevice;
 use zpage::device_slots::Slots;
+use zpage::{Recipe, builtin};
 use zpool_base::contained::Contained;
 
 /// Builds a [`Zswap`]. Made by [`Zswap::builder`].
@@ -30,9 +30,7 @@ use zpool_base::contained::Contained;
 pub struct ZswapBuilder {
     zpool: String,
     compressor: String,
-    zpools: ZpoolRegistry,
-    compressors: CompressorRegistry,
-    pages: Contained<MakePages>,
+    recipe: Recipe,
     store_incompressible: bool,
     checksums: bool,
     max_pool_bytes: Option<usize>,
@@ -50,9 +48,7 @@ impl ZswapBuilder {
         ZswapBuilder {
             zpool: builtin::DEFAULT_ZPOOL.to_owned(),
             compressor: builtin::DEFAULT_COMPRESSOR.to_owned(),
-            zpools: builtin::zpools(),
-            compressors: builtin::compressors(),
-            pages: Contained::new(Arc::new(builtin::default_pages)),
+            recipe: Recipe::builtin(),
             store_incompressible: true,
             checksums: false,
             max_pool_bytes: None,
@@ -80,13 +76,13 @@ impl ZswapBuilder {
 
     /// Where backends are looked up by name, in place of [`builtin::zpools`].
     pub fn zpool_registry(mut self, registry: ZpoolRegistry) -> Self {
-        self.zpools = registry;
+        self.recipe.zpools = registry;
         self
     }
 
     /// Where compressors are looked up by name, in place of [`builtin::compressors`].
     pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
-        self.compressors = registry;
+        self.recipe.compressors = registry;
         self
     }
 
@@ -95,7 +91,7 @@ impl ZswapBuilder {
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
     {
-        self.pages = Contained::new(Arc::new(make));
+        self.recipe.set_pages(make);
         self
     }
 
@@ -185,15 +181,10 @@ impl ZswapBuilder {
         self.check()?;
         let percent = self.accept_threshold_percent;
         let limits = Limits::new(self.max_pool_bytes, self.max_bytes, percent);
-        let recipe = Recipe {
-            zpools: self.zpools,
-            compressors: self.compressors,
-            pages: self.pages,
-            budget: limits.budget().clone(),
-        };
+        let recipe = PoolRecipe { recipe: self.recipe, budget: limits.budget().clone() };
         let pool = recipe.pool(&self.zpool, &self.compressor)?;
         if self.max_bytes.is_some() {
-            pool.prepare().map_err(BuildError::from)?;
+            pool.codec.prepare().map_err(BuildError::from)?;
         }
         let settings = Settings {
             store_incompressible: self.store_incompressible,
@@ -234,7 +225,7 @@ impl fmt::Debug for ZswapBuilder {
         f.debug_struct("ZswapBuilder")
             .field("zpool", &self.zpool)
             .field("compressor", &self.compressor)
-            .field("zpools", &self.zpools)
+            .field("zpools", &self.recipe.zpools)
             .field("store_incompressible", &self.store_incompressible)
             .finish_non_exhaustive()
     }

@@ -5,17 +5,17 @@
 
 use std::sync::Arc;
 
-use compressors::{Compressor, CompressorError, StatelessDecompress};
+use compressors::CompressorError;
 use zpool_api::{
     BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PageProvider, PoolTag, Zpool,
     ZpoolError, ZpoolStats,
 };
-use zpool_base::prefetch;
 
 use crate::batch::Spares;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
-use zpage::acomp_ctx::{AcompCtxs, Busy, HeldCtx};
+use zpage::recipe::{BuiltCompressor, BuiltZpool};
+use zpage::{Codec, CodecFault};
 use zpool_base::contained::{Contained, Panicked, contain};
 
 /// A backend with its compressor.
@@ -31,8 +31,7 @@ pub(crate) struct Pool {
     /// The backend's provider. Dropped after the backend: a backend that is unwinding because its
     /// provider panicked must not be the one to run the provider's destructor, which may panic, too.
     _pages: Contained<Arc<dyn PageProvider>>,
-    pub(crate) compressor: Contained<Arc<dyn Compressor>>,
-    pub(crate) ctxs: AcompCtxs,
+    pub(crate) codec: Codec,
     /// Contexts and buffers of requests.
     pub(crate) spares: Spares,
     /// What the backend's pages are charged to: a part of the store's budget.
@@ -98,11 +97,11 @@ impl Fault {
     }
 }
 
-impl From<Busy> for Fault {
-    fn from(busy: Busy) -> Self {
-        match busy {
-            Busy::Reentrant => Fault::Reentrant,
-            Busy::SetUp(error) => Fault::Codec(error),
+impl From<CodecFault> for Fault {
+    fn from(fault: CodecFault) -> Self {
+        match fault {
+            CodecFault::Reentrant => Fault::Reentrant,
+            CodecFault::Failed(error) => Fault::Codec(error),
         }
     }
 }
@@ -111,19 +110,19 @@ impl From<Busy> for Fault {
 #[derive(Debug)]
 pub(crate) struct Ingredients {
     pub(crate) zpool_name: String,
-    pub(crate) zpool: Contained<Arc<dyn Zpool>>,
-    pub(crate) pages: Contained<Arc<dyn PageProvider>>,
-    pub(crate) spec: String,
+    pub(crate) zpool: BuiltZpool,
+    pub(crate) compressor: BuiltCompressor,
     pub(crate) asked: String,
-    pub(crate) compressor: Contained<Arc<dyn Compressor>>,
     pub(crate) charged: Arc<PageBudget>,
 }
 
 impl Pool {
     pub(crate) fn new(parts: Ingredients) -> Self {
-        let Ingredients { zpool_name, zpool, pages, spec, asked, compressor, charged } = parts;
+        let Ingredients { zpool_name, zpool, compressor, asked, charged } = parts;
+        let BuiltZpool { zpool, pages } = zpool;
+        let BuiltCompressor { compressor, key } = compressor;
         Pool {
-            spec,
+            spec: key,
             asked,
             zpool_name,
             tag: zpool.tag(),
@@ -131,8 +130,7 @@ impl Pool {
             compaction: zpool.caps().compaction,
             zpool,
             _pages: pages,
-            compressor,
-            ctxs: AcompCtxs::new(),
+            codec: Codec::new(compressor),
             spares: Spares::default(),
             charged,
             uncharged: AtomicBool::new(false),
@@ -168,7 +166,7 @@ impl Pool {
 
     /// Heap bytes of the contexts made so far.
     pub(crate) fn context_bytes(&self) -> usize {
-        contain(|| self.ctxs.memory_bytes().saturating_add(self.spares.memory_bytes())).unwrap_or(0)
+        self.codec.memory_bytes().saturating_add(self.spares.memory_bytes())
     }
 
     /// Bytes of the backend's pages.
@@ -192,23 +190,6 @@ impl Pool {
         self.zpool_name == zpool_name && self.spec == spec
     }
 
-    /// Makes this CPU's context, as the first page would.
-    pub(crate) fn prepare(&self) -> Result<(), Fault> {
-        self.hold().map(drop)
-    }
-
-    /// This CPU's context.
-    #[inline]
-    fn hold(&self) -> Result<HeldCtx<'_>, Fault> {
-        self.ctxs.hold(&**self.compressor).map_err(Fault::from)
-    }
-
-    /// The codec, if it decompresses without a context.
-    #[inline]
-    pub(crate) fn stateless(&self) -> Option<&dyn StatelessDecompress> {
-        contain(|| self.compressor.stateless()).ok().flatten()
-    }
-
     fn handle(&self, bits: BackendBits) -> Handle {
         Handle::new(self.tag, bits)
     }
@@ -223,9 +204,7 @@ impl Pool {
         keep_raw: bool,
         kept: &mut Option<Encoded>,
     ) -> Result<Stored, Fault> {
-        let mut ctx = self.hold()?;
-        let len = ctx.compress(page).map_err(Fault::Codec)?;
-        self.insert(page, ctx.output(), len, keep_raw, kept)
+        self.codec.compress(page, |bytes| self.insert(bytes, keep_raw, kept))?
     }
 
     /// As [`Pool::put`], if the object takes less than `limit` bytes of memory.
@@ -235,12 +214,12 @@ impl Pool {
         limit: usize,
         kept: &mut Option<Encoded>,
     ) -> Result<Option<Stored>, Fault> {
-        let mut ctx = self.hold()?;
-        let len = ctx.compress(page).map_err(Fault::Codec)?;
-        if len >= PAGE_SIZE || self.footprint(len) >= limit {
-            return Ok(None);
-        }
-        self.insert(page, ctx.output(), len, false, kept).map(Some)
+        self.codec.compress(page, |bytes| {
+            if bytes.len() >= PAGE_SIZE || self.footprint(bytes.len()) >= limit {
+                return Ok(None);
+            }
+            self.insert(bytes, false, kept).map(Some)
+        })?
     }
 
     /// Bytes of memory that an object of so many bytes takes, as the backend rounds it.
@@ -248,25 +227,18 @@ impl Pool {
         self.backend("footprint", |zpool| Ok(zpool.footprint(len))).unwrap_or(len)
     }
 
-    /// Puts a page in the backend that was compressed into the first `len` bytes of `buffer`.
+    /// Puts what is kept of a page in the backend: the whole page if it did not get smaller.
     #[inline]
     pub(crate) fn insert(
         &self,
-        page: &[u8],
-        buffer: &[u8],
-        len: usize,
+        bytes: &[u8],
         keep_raw: bool,
         kept: &mut Option<Encoded>,
     ) -> Result<Stored, Fault> {
-        let raw = len >= PAGE_SIZE;
+        let raw = bytes.len() >= PAGE_SIZE;
         if raw && !keep_raw {
             return Err(Fault::Incompressible);
         }
-        let capacity = buffer.len();
-        let bytes = if raw { Some(page) } else { buffer.get(..len) };
-        // A codec that says it wrote more than it was given.
-        let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: PAGE_SIZE, capacity };
-        let bytes = bytes.ok_or(Fault::Codec(lied))?;
         let stored = self.malloc(bytes, raw);
         if stored.as_ref().is_err_and(Fault::is_shortage) {
             *kept = Some(Encoded::copy(bytes));
@@ -353,14 +325,7 @@ impl Pool {
             page.copy_from_slice(object);
             return Ok(());
         }
-        prefetch::read_soon(object);
-        let stateless = contain(|| Some(self.compressor.stateless()?.decompress(object, page)));
-        let done = match stateless {
-            Ok(Some(done)) => done,
-            Ok(None) => self.hold()?.decompress(object, page),
-            Err(Panicked) => Err(CompressorError::Panicked { operation: "decompress" }),
-        };
-        done.map_err(Fault::Codec)
+        self.codec.decompress(object, page).map_err(Fault::from)
     }
 
     /// Moves objects together until so many pages are won, or for a bounded while.

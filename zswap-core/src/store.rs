@@ -32,7 +32,7 @@ use crate::metrics::{StoreMetrics, Timed};
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::pools::{Hold, Pools};
 use crate::room::LimitReason;
-use crate::switch::Recipe;
+use crate::switch::PoolRecipe;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tried::Tried;
 use crate::walk::Cursors;
@@ -50,7 +50,7 @@ pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
     pub(crate) pools: Leaked<Pools>,
-    pub(crate) recipe: Leaked<Recipe>,
+    pub(crate) recipe: Leaked<PoolRecipe>,
     pub(crate) counters: Leaked<Counters>,
     /// Where each kind of walk over the entries goes on.
     pub(crate) cursors: Cursors,
@@ -106,7 +106,7 @@ impl Zswap {
         ZswapBuilder::new()
     }
 
-    pub(crate) fn from_parts(pool: Pool, recipe: Recipe, settings: Settings) -> Self {
+    pub(crate) fn from_parts(pool: Pool, recipe: PoolRecipe, settings: Settings) -> Self {
         let index = if settings.checksums { Index::with_sums() } else { Index::new() };
         Zswap {
             index: Leaked::new(index),

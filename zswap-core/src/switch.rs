@@ -4,79 +4,66 @@
 //! fails before anything has changed. Then it becomes the current pool, if nobody has switched
 //! meanwhile; else all is begun anew, since its other half may be another one now.
 
-use core::fmt;
 use std::sync::Arc;
 
-use compressors::{Built, Registry as CompressorRegistry};
-use zpool_api::{PageBudget, PageError, PageProvider, Registry as ZpoolRegistry, ZpoolConfig};
+use zpage::{CodecFault, Recipe, RecipeError};
+use zpool_api::PageBudget;
+use zpool_base::contained::{Panicked, contain};
 
+use crate::Zswap;
 use crate::error::BuildError;
-use crate::pool::{Fault, Ingredients, Pool};
+use crate::pool::{Ingredients, Pool};
 use crate::pools::NotSwitched;
 use crate::word::PoolId;
-use crate::{PAGE_SIZE, Zswap};
-use zpool_base::contained::{Contained, contain};
 
-pub(crate) type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
-
-/// Where backends, compressors and pages come from, and what the pages are charged to.
-pub(crate) struct Recipe {
-    pub(crate) zpools: ZpoolRegistry,
-    pub(crate) compressors: CompressorRegistry,
-    pub(crate) pages: Contained<MakePages>,
+/// What pools are made from, and what their pages are charged to.
+#[derive(Debug)]
+pub(crate) struct PoolRecipe {
+    pub(crate) recipe: Recipe,
     pub(crate) budget: Arc<PageBudget>,
 }
 
-impl Recipe {
+impl PoolRecipe {
     /// The text under which a compressor is known, defaults spelt out or not; `text` may be any that
     /// means the same.
     pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
-        contain(|| Ok(self.compressors.resolve(text)?.key))
-            .unwrap_or(Err(BuildError::Panicked { what: "the compressor" }))
+        Ok(self.recipe.compressor(text)?.key)
     }
 
     /// A new pool.
     pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
-        contain(|| self.put_together(zpool_name, compressor))
-            .unwrap_or(Err(BuildError::Panicked { what: "the backend or the compressor" }))
-    }
-
-    fn put_together(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
         let asked = compressor.to_owned();
-        let Built { compressor, key: spec } = self.compressors.resolve(compressor)?;
+        let compressor = self.recipe.compressor(compressor)?;
         let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
-        // Whatever panics from here on, the destructors do so apart.
-        let compressor = Contained::new(compressor);
-        let pages = Contained::new((self.pages)()?);
-        let config = ZpoolConfig::new(Arc::clone(&pages)).with_budget(charged.clone());
-        let zpool = Contained::new(self.zpools.build(zpool_name, &config)?);
-        let max = zpool.caps().max_object_size;
-        if max < PAGE_SIZE {
-            let zpool = zpool_name.to_owned();
-            return Err(BuildError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
-        }
+        let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()))?;
         let zpool_name = zpool_name.to_owned();
-        Ok(Pool::new(Ingredients { zpool_name, zpool, pages, spec, asked, compressor, charged }))
+        let made =
+            contain(|| Pool::new(Ingredients { zpool_name, zpool, compressor, asked, charged }));
+        made.map_err(|Panicked| BuildError::Panicked { what: "the backend" })
     }
 }
 
-impl From<Fault> for BuildError {
-    /// Of setting a context up.
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Codec(error) => error.into(),
-            Fault::Pool(error) => error.into(),
-            Fault::Reentrant | Fault::Incompressible => BuildError::Reentrant,
+impl From<RecipeError> for BuildError {
+    fn from(error: RecipeError) -> Self {
+        match error {
+            RecipeError::Zpool(error) => error.into(),
+            RecipeError::Compressor(error) => error.into(),
+            RecipeError::Pages(error) => error.into(),
+            RecipeError::ObjectsTooSmall { zpool, max, needed } => {
+                BuildError::ObjectsTooSmall { zpool, max, needed }
+            }
+            RecipeError::Panicked { what } => BuildError::Panicked { what },
         }
     }
 }
 
-impl fmt::Debug for Recipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recipe")
-            .field("zpools", &self.zpools)
-            .field("compressors", &self.compressors)
-            .finish_non_exhaustive()
+impl From<CodecFault> for BuildError {
+    /// Of setting a context up.
+    fn from(fault: CodecFault) -> Self {
+        match fault {
+            CodecFault::Reentrant => BuildError::Reentrant,
+            CodecFault::Failed(error) => error.into(),
+        }
     }
 }
 
@@ -118,7 +105,7 @@ impl Zswap {
                 return Ok(());
             }
             let fresh = self.recipe.pool(&zpool, &compressor)?;
-            fresh.prepare().map_err(BuildError::from)?;
+            fresh.codec.prepare().map_err(BuildError::from)?;
             match self.pools.switch_to(fresh, |pool| pool.is_like(&old_zpool, &old_compressor)) {
                 Ok(()) => return Ok(()),
                 Err(NotSwitched::Full) => {

@@ -160,7 +160,7 @@ fn whatever_an_acomp_does_no_page_is_said_to_be_there_that_is_not_and_nothing_ha
             let store = Zswap::builder().compressor_registry(codecs).compressor("half");
             let store = store.acomp(Arc::new(Liar(lie, Mutex::default()))).build().unwrap();
             // More batches than there are completions for.
-            for round in 0..40 {
+            for round in 0..if cfg!(miri) { 3 } else { 40 } {
                 let pages: Vec<_> = (0..5).map(|n| (at(n), marked(n, round))).collect();
                 for (stored, (entry, page)) in store_all(&store, &pages).iter().zip(&pages) {
                     let submits = matches!(lie, Lie::PanicsInSubmit | Lie::PanicsOnceItsOwed);
@@ -246,7 +246,9 @@ fn a_context_that_asks_for_the_stores_figures_is_not_asked_under_a_lock() {
 
 #[test]
 fn whatever_parallelism_is_claimed_a_batch_completes() {
-    for claimed in [0, 1, usize::MAX / 2 + 1, usize::MAX] {
+    let claims: &[usize] =
+        if cfg!(miri) { &[0, usize::MAX] } else { &[0, 1, usize::MAX / 2 + 1, usize::MAX] };
+    for claimed in claims.iter().copied() {
         let codec = if cfg!(feature = "zstd") { "zstd" } else { "null" };
         let store = Zswap::builder().compressor(codec).acomp(Arc::new(Claims(claimed)));
         let store = store.build().unwrap();

@@ -212,8 +212,9 @@ mod tests {
 
     #[test]
     fn the_lowest_free_number_is_given_out() {
-        for group in [2, 16, 64, 512] {
-            let (most, steps) = if cfg!(miri) { (200, 600) } else { (3000, 20_000) };
+        let groups: &[usize] = if cfg!(miri) { &[2, 64] } else { &[2, 16, 64, 512] };
+        for group in groups.iter().copied() {
+            let (most, steps) = if cfg!(miri) { (130, 300) } else { (3000, 20_000) };
             let (mut numbers, mut rng) = (Numbers::new(group, 8, most), Rng::new(3));
             let mut free: BTreeSet<u32> = (0..most as u32).collect();
             for step in 0..steps {

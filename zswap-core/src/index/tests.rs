@@ -158,7 +158,7 @@ fn its_bytes_are_those_of_nodes_with_their_checksums_and_of_their_numbers() {
 
 #[test]
 fn memory_of_nodes_that_went_goes_back() {
-    let count = if cfg!(miri) { 400 } else { 100_000u64 };
+    let count = if cfg!(miri) { 130 } else { 100_000u64 };
     let (index, mut rng) = (Index::with_sums(), Rng::new(6));
     let empty = index.memory_bytes();
     let sparse: Vec<u64> = (0..count).map(|_| rng.next() >> 8).collect();
@@ -398,7 +398,7 @@ fn check_marks(index: &Index, stale: bool) {
 
 #[test]
 fn a_walk_over_pooled_entries_passes_over_the_others() {
-    let (few, many) = if cfg!(miri) { (20, 2_000) } else { (10_000, 1_000_000) };
+    let (few, many) = if cfg!(miri) { (20, 400) } else { (10_000, 1_000_000) };
     let stride = many / few;
     // Where the pooled ones are, and where the others.
     let apart: (Vec<u64>, Vec<u64>) = ((0..few).collect(), (few..many).collect());
@@ -439,7 +439,7 @@ fn a_walk_finds_what_is_pooled_among_dense_sparse_and_extreme_keys() {
     let mut rng = Rng::new(77);
     let index = Index::new();
     let mut model = BTreeMap::new();
-    for i in 0..if cfg!(miri) { 300 } else { 30_000u64 } {
+    for i in 0..if cfg!(miri) { 100 } else { 30_000u64 } {
         let key = match rng.below(4) {
             0 => rng.below(300) as u64,
             1 => u64::MAX - rng.below(70) as u64,
@@ -476,7 +476,7 @@ fn a_walk_finds_what_is_pooled_among_dense_sparse_and_extreme_keys() {
 #[test]
 fn a_call_visits_few_nodes_and_takes_stale_marks_away() {
     let index = Index::new();
-    let leaves = if cfg!(miri) { 300 } else { 5000u64 };
+    let leaves = if cfg!(miri) { 160 } else { 5000u64 };
     for leaf in 0..leaves {
         keep(&index, leaf << LEAF_BITS, pooled(1));
         // Without a note: the mark is stale.

@@ -11,7 +11,7 @@
 //!   request), but makes no shrink, reclaim, device I/O or user callback under it. Nobody waits for
 //!   a context while holding an entry lock or a backend's lock (`might_sleep` checks it).
 //! * It is not re-entrant: a codec or backend that calls back into a store on the thread that
-//!   holds a context gets [`Busy::Reentrant`] where it would need one, instead of a deadlock,
+//!   holds a context gets [`CodecFault::Reentrant`] where it would need one, instead of a deadlock,
 //!   whatever CPU it is on by then. Calls that need no context go through.
 //!
 //! The CPU only chooses the context; the mutex makes it exclusive. So a thread that is moved to
@@ -72,13 +72,13 @@ struct AcompCtx {
     bytes: AtomicUsize,
 }
 
-/// Why a context could not be had.
+/// Why a codec did nothing.
 #[derive(Debug)]
-pub enum Busy {
-    /// This thread holds one already.
+pub enum CodecFault {
+    /// This thread holds a context already.
     Reentrant,
-    /// Setting it up failed.
-    SetUp(CompressorError),
+    /// The codec failed, or setting a context up did.
+    Failed(CompressorError),
 }
 
 /// A CPU's context, in a place that could be had without aborting for want of memory.
@@ -102,12 +102,12 @@ pub struct HeldCtx<'a> {
 struct Mark;
 
 impl Mark {
-    fn set() -> Result<Mark, Busy> {
+    fn set() -> Result<Mark, CodecFault> {
         match HOLDS_ONE.try_with(|holds| holds.replace(true)) {
             Ok(false) => Ok(Mark),
             // The second arm: the thread is ending and its marks are gone, so nested uses could not
             // be told from others.
-            Ok(true) | Err(_) => Err(Busy::Reentrant),
+            Ok(true) | Err(_) => Err(CodecFault::Reentrant),
         }
     }
 }
@@ -134,23 +134,23 @@ impl AcompCtxs {
     /// another CPU's.
     ///
     /// # Errors
-    /// [`Busy::Reentrant`] if this thread holds a context, [`Busy::SetUp`] if this CPU's could not be
+    /// [`CodecFault::Reentrant`] if this thread holds a context, [`CodecFault::Failed`] if this CPU's could not be
     /// made and no other CPU has one.
     #[inline]
-    pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
+    pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         self.hold_of(cpu::current(), compressor)
     }
 
     /// The context of a CPU, also of one that was not there when the pool was made.
     #[inline]
-    fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, Busy> {
+    fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         might_sleep("waiting for an AcompCtx");
         let mark = Mark::set()?;
         // The number of places is a power of two.
         let own = cpu & (self.by_cpu.len() - 1);
         let (ctx, tools) = match self.own(own, compressor) {
             Ok(held) => held,
-            Err(error) => self.anothers(own).ok_or(Busy::SetUp(error))?,
+            Err(error) => self.anothers(own).ok_or(CodecFault::Failed(error))?,
         };
         Ok(HeldCtx { tools, bytes: &ctx.bytes, _mark: mark })
     }
@@ -404,10 +404,10 @@ mod tests {
     fn a_failed_set_up_leaves_nothing_and_is_tried_again() {
         let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
         codec.fail.store(2, Ordering::SeqCst);
-        assert!(matches!(ctxs.hold_of(0, &codec), Err(Busy::SetUp(_))));
+        assert!(matches!(ctxs.hold_of(0, &codec), Err(CodecFault::Failed(_))));
         // Its place is left, and nothing in it.
         let empty = ctxs.memory_bytes();
-        assert!(matches!(ctxs.hold_of(0, &codec), Err(Busy::SetUp(_))));
+        assert!(matches!(ctxs.hold_of(0, &codec), Err(CodecFault::Failed(_))));
         assert_eq!(ctxs.memory_bytes(), empty);
         assert!(ctxs.hold_of(0, &codec).is_ok());
         assert!(ctxs.memory_bytes() > empty + PAGE_SIZE);
@@ -420,7 +420,7 @@ mod tests {
         let gib = |n: usize| n.saturating_mul(1 << 30);
         for wants in [most + 1, gib(1), gib(20), usize::MAX / 2] {
             let (ctxs, codec) = (AcompCtxs::new(), Counting { wants, ..Counting::default() });
-            let Err(Busy::SetUp(error)) = ctxs.hold(&codec) else { panic!("{wants}") };
+            let Err(CodecFault::Failed(error)) = ctxs.hold(&codec) else { panic!("{wants}") };
             let len = codec.max_compressed_len(PAGE_SIZE);
             assert_eq!(error, CompressorError::OutputTooLarge { len, max });
             let said = error.to_string();
@@ -442,8 +442,8 @@ mod tests {
     fn a_nested_use_is_an_error_also_of_another_pool() {
         let (ctxs, other, codec) = (AcompCtxs::new(), AcompCtxs::new(), Counting::default());
         let held = ctxs.hold(&codec).unwrap();
-        assert!(matches!(ctxs.hold(&codec), Err(Busy::Reentrant)));
-        assert!(matches!(other.hold(&codec), Err(Busy::Reentrant)));
+        assert!(matches!(ctxs.hold(&codec), Err(CodecFault::Reentrant)));
+        assert!(matches!(other.hold(&codec), Err(CodecFault::Reentrant)));
         drop(held);
         assert!(ctxs.hold(&codec).is_ok());
     }
@@ -466,7 +466,7 @@ mod tests {
             return;
         }
         codec.fail.store(1, Ordering::SeqCst);
-        assert!(matches!(ctxs.hold_of(1, &codec), Err(Busy::SetUp(_))), "nobody has one");
+        assert!(matches!(ctxs.hold_of(1, &codec), Err(CodecFault::Failed(_))), "nobody has one");
         drop(ctxs.hold_of(0, &codec).unwrap());
         codec.fail.store(usize::MAX, Ordering::SeqCst);
         let mut held = ctxs.hold_of(1, &codec).unwrap();

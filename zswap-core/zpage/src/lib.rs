@@ -3,6 +3,8 @@
 //! | module | idea |
 //! |---|---|
 //! | [`acomp_ctx`], [`cpu`] | codec context, mutex and buffer of a CPU |
+//! | [`codec`] | a compressor with its contexts: page to bytes and back |
+//! | [`recipe`] | names and registries become a backend and a compressor |
 //! | [`same_filled`] | pages of one repeated word |
 //! | [`word_lock`] | the lock bit of the word that stands for a page, and waiting for it |
 //! | [`device`] | where pages are written back to |
@@ -12,18 +14,17 @@
 //! `zswap-core` and `zram` are made of these, and so is whoever keeps compressed pages in another shape.
 //!
 //! ```
-//! use zpage::acomp_ctx::AcompCtxs;
-//! use zpage::{PAGE_SIZE, builtin, same_filled};
+//! use zpage::{Codec, PAGE_SIZE, Recipe, same_filled};
 //!
 //! let page = [7; PAGE_SIZE];
 //! assert_eq!(same_filled::pattern(&page), Some(u64::from_ne_bytes([7; 8])));
 //!
-//! let codec = builtin::compressors().build("null")?;
-//! let contexts = AcompCtxs::new();
-//! let mut context = contexts.hold(&*codec).expect("this thread holds no other");
-//! let len = context.compress(&page)?;
-//! assert_eq!(context.output()[..len], page);
-//! # Ok::<(), compressors::CompressorError>(())
+//! let recipe = Recipe::builtin();
+//! let pool = recipe.zpool("zbud", None)?.zpool;
+//! let codec = Codec::new(recipe.compressor("null")?.compressor);
+//! let object = codec.compress(&page, |bytes| pool.malloc_from(bytes)).expect("no context is held")?;
+//! assert_eq!(*pool.obj_read_begin(object)?, page);
+//! # Ok::<(), zpage::RecipeError>(())
 //! ```
 
 #![cfg_attr(
@@ -38,14 +39,19 @@
 
 pub mod acomp_ctx;
 pub mod builtin;
+pub mod codec;
 pub mod cpu;
 pub mod device;
 pub mod device_slots;
+pub mod recipe;
 pub mod same_filled;
 mod sync;
 pub mod word_lock;
 
+pub use acomp_ctx::CodecFault;
+pub use codec::Codec;
 pub use device::{DeviceError, SwapDevice};
+pub use recipe::{Recipe, RecipeError};
 
 /// Bytes of a page as stores and disks take and give it.
 pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;

@@ -1,0 +1,158 @@
+//! A compressor with its contexts: a page becomes bytes and bytes become a page again.
+//!
+//! Compressors are the user's code, and their panics end here: they become
+//! [`CompressorError::Panicked`].
+
+use std::sync::Arc;
+
+use compressors::{Compressor, CompressorError, StatelessDecompress};
+use zpool_base::contained::{Contained, Panicked, contain};
+use zpool_base::prefetch;
+
+use crate::acomp_ctx::{AcompCtxs, CodecFault, HeldCtx};
+use crate::{PAGE_SIZE, Page};
+
+/// A compressor with a context for each CPU. `Send` and `Sync`.
+///
+/// ```
+/// use zpage::{Codec, PAGE_SIZE, Recipe};
+///
+/// let codec = Codec::new(Recipe::builtin().compressor("null")?.compressor);
+/// let page = [7; PAGE_SIZE];
+/// let bytes = codec.compress(&page, |bytes| bytes.to_vec()).expect("no context is held");
+/// let mut again = [0; PAGE_SIZE];
+/// codec.decompress(&bytes, &mut again).expect("the codec's own bytes");
+/// assert_eq!(again, page);
+/// # Ok::<(), zpage::RecipeError>(())
+/// ```
+#[derive(Debug)]
+pub struct Codec {
+    compressor: Contained<Arc<dyn Compressor>>,
+    ctxs: AcompCtxs,
+}
+
+impl Codec {
+    /// Makes no context yet.
+    pub fn new(compressor: Contained<Arc<dyn Compressor>>) -> Self {
+        Codec { compressor, ctxs: AcompCtxs::new() }
+    }
+
+    /// The compressor itself. Whoever calls it has its panics.
+    pub fn compressor(&self) -> &dyn Compressor {
+        &**self.compressor
+    }
+
+    /// Makes this CPU's context, as the first page would.
+    ///
+    /// # Errors
+    /// As [`Codec::hold`].
+    pub fn prepare(&self) -> Result<(), CodecFault> {
+        self.hold().map(drop)
+    }
+
+    /// This CPU's context; waits while another thread holds it.
+    ///
+    /// # Errors
+    /// [`CodecFault::Reentrant`] if this thread holds one, of whatever codec;
+    /// [`CodecFault::Failed`] if none could be set up.
+    #[inline]
+    pub fn hold(&self) -> Result<HeldCtx<'_>, CodecFault> {
+        self.ctxs.hold(self.compressor())
+    }
+
+    /// The decompressor that needs no context, if the compressor has one.
+    #[inline]
+    pub fn stateless(&self) -> Option<&dyn StatelessDecompress> {
+        contain(|| self.compressor.stateless()).ok().flatten()
+    }
+
+    /// Compresses a page and passes on what is to be kept of it: the bytes it was compressed to, or the
+    /// page itself if they are no fewer. They may lie in the context's buffer: it is held until `then`
+    /// returns.
+    ///
+    /// # Errors
+    /// As [`Codec::hold`]; [`CodecFault::Failed`] with what the compressor said.
+    #[inline]
+    pub fn compress<T>(&self, page: &Page, then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
+        let mut ctx = self.hold()?;
+        let len = ctx.compress(page).map_err(CodecFault::Failed)?;
+        Ok(then(kept(page, ctx.output(), len).map_err(CodecFault::Failed)?))
+    }
+
+    /// Decompresses `bytes` into all of `page`, whose content is unspecified after an error.
+    ///
+    /// # Errors
+    /// As [`Codec::compress`]; without a context if the compressor needs none.
+    #[inline]
+    pub fn decompress(&self, bytes: &[u8], page: &mut Page) -> Result<(), CodecFault> {
+        prefetch::read_soon(bytes);
+        let stateless = contain(|| Some(self.compressor.stateless()?.decompress(bytes, page)));
+        let done = match stateless {
+            Ok(Some(done)) => done,
+            Ok(None) => self.hold()?.decompress(bytes, page),
+            Err(Panicked) => Err(CompressorError::Panicked { operation: "decompress" }),
+        };
+        done.map_err(CodecFault::Failed)
+    }
+
+    /// Heap bytes of the contexts made so far.
+    pub fn memory_bytes(&self) -> usize {
+        contain(|| self.ctxs.memory_bytes()).unwrap_or(0)
+    }
+}
+
+/// What is kept of a page that a codec compressed to the first `len` bytes of `buffer`: those, or the page
+/// itself if they are no fewer.
+///
+/// # Errors
+/// [`CompressorError::OutputTooSmall`] of a codec that says it wrote more than it was given room for.
+#[inline]
+pub fn kept<'a>(page: &'a [u8], buffer: &'a [u8], len: usize) -> Result<&'a [u8], CompressorError> {
+    if len >= page.len() {
+        return Ok(page);
+    }
+    let (src_len, capacity) = (page.len(), buffer.len());
+    let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len, capacity };
+    buffer.get(..len).ok_or(lied)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use compressors::Registry;
+
+    fn codec(spec: &str) -> Codec {
+        Codec::new(Contained::new(Registry::builtin().build(spec).unwrap()))
+    }
+
+    #[test]
+    fn a_page_comes_back() {
+        let codec = codec("null");
+        let mut page = [0; PAGE_SIZE];
+        page.iter_mut().enumerate().for_each(|(n, byte)| *byte = n as u8);
+        let bytes = codec.compress(&page, <[u8]>::to_vec).unwrap();
+        let mut again = [0; PAGE_SIZE];
+        codec.decompress(&bytes, &mut again).unwrap();
+        assert!(again == page);
+        let short = codec.decompress(&bytes[1..], &mut again).unwrap_err();
+        assert!(matches!(short, CodecFault::Failed(_)), "{short:?}");
+    }
+
+    #[test]
+    fn it_is_not_used_within_itself() {
+        let codec = codec("null");
+        let nested = codec.compress(&[0; PAGE_SIZE], |_| codec.compress(&[1; PAGE_SIZE], |_| ()));
+        assert!(matches!(nested, Ok(Err(CodecFault::Reentrant))), "{nested:?}");
+        assert!(codec.prepare().is_ok() && codec.memory_bytes() > PAGE_SIZE);
+    }
+
+    #[test]
+    fn what_does_not_get_smaller_is_the_page_and_more_than_the_buffer_has_is_an_error() {
+        let (page, buffer) = ([7; 8], [1, 2, 3]);
+        assert_eq!(kept(&page, &buffer, 3), Ok(&[1, 2, 3][..]));
+        let lied = CompressorError::OutputTooSmall { codec: "acomp", src_len: 8, capacity: 3 };
+        assert_eq!(kept(&page, &buffer, 4), Err(lied));
+        assert_eq!(kept(&page, &buffer, 8), Ok(&page[..]));
+        assert_eq!(kept(&page, &buffer, usize::MAX), Ok(&page[..]));
+    }
+}
