@@ -16,85 +16,20 @@
 use core::num::NonZeroUsize;
 use std::sync::Arc;
 
-use compressors::{
-    AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorCtx, CompressorError, guard,
-};
-use zpool_base::unwind::{caught, dropped};
+use compressors::{AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorError};
+use zpool_base::unwind::dropped;
 
 use crate::error::{BatchError, LoadError, StoreError};
 use crate::pool::{Fault, Pool};
 use crate::pools::Hold;
-use crate::store::Refusal;
-use crate::sync::Mutex;
+use crate::refusal::Refusal;
+use crate::spares::Spare;
 use crate::word::Content;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::acomp_ctx::output_len;
 use zpage::codec;
 use zpage::{cpu, same_filled};
 use zpool_base::contained::contain;
-
-/// Most contexts that a pool keeps for requests: a folio's.
-const MOST_SPARES: usize = 16;
-
-/// What a request takes beside its page.
-#[derive(Debug)]
-struct Spare {
-    ctx: Box<dyn CompressorCtx>,
-    /// What the context said of itself when it was given back.
-    ctx_bytes: usize,
-    input: Vec<u8>,
-    output: Vec<u8>,
-}
-
-impl Spare {
-    fn bytes(&self) -> usize {
-        let buffers = self.input.capacity() + self.output.capacity();
-        self.ctx_bytes.saturating_add(buffers)
-    }
-}
-
-/// Contexts and buffers of requests that have completed. Its mutex is held for a push, a pop or a sum, and no
-/// code of the user's runs under it.
-#[derive(Debug, Default)]
-pub(crate) struct Spares(Mutex<Vec<Spare>>);
-
-impl Spares {
-    fn take(&self, pool: &Pool) -> Result<Spare, CompressorError> {
-        if let Some(spare) = self.0.lock().pop() {
-            return Ok(spare);
-        }
-        let ctx = guard::new_ctx(pool.codec.compressor())?;
-        Ok(Spare { ctx, ctx_bytes: 0, input: Vec::new(), output: Vec::new() })
-    }
-
-    fn give(&self, ctx: Option<Box<dyn CompressorCtx>>, input: Vec<u8>, output: Vec<u8>) {
-        // Dropped after the lock: one too many.
-        let mut spare = ctx.map(|ctx| {
-            let ctx_bytes = caught(|| ctx.memory_bytes()).unwrap_or(0);
-            Spare { ctx, ctx_bytes, input, output }
-        });
-        let mut spares = self.0.lock();
-        if spares.len() < MOST_SPARES && spares.try_reserve(1).is_ok() {
-            spares.extend(spare.take());
-        }
-        drop(spares);
-        dropped(spare);
-    }
-
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.0.lock().iter().map(Spare::bytes).fold(0, usize::saturating_add)
-    }
-}
-
-impl Drop for Spares {
-    fn drop(&mut self) {
-        let spares = core::mem::take(&mut *self.0.lock());
-        // One that panics takes none of the others with it.
-        for spare in spares {
-            dropped(spare);
-        }
-    }
-}
 
 /// Fills a buffer anew; an error instead of an abort when there is no memory for it.
 fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), CompressorError> {
@@ -155,7 +90,7 @@ impl<'a> Batch<'a> {
         if !self.trusted {
             return Ok(());
         }
-        let mut spare = pool.spares.take(pool)?;
+        let mut spare = pool.spares.take(&pool.codec)?;
         let filled = refill(&mut spare.input, input, input.len()).and_then(|()| {
             // What it holds is overwritten: only its length counts.
             if spare.output.len() == output {

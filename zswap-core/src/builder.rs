@@ -10,8 +10,8 @@ use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
+use crate::pool_recipe::PoolRecipe;
 use crate::store::Settings;
-use crate::switch::PoolRecipe;
 use crate::{Zswap, batch};
 use zpage::device::SwapDevice;
 use zpage::device_slots::Slots;
@@ -217,6 +217,13 @@ impl ZswapBuilder {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+impl Zswap {
+    /// Starts building a store.
+    pub fn builder() -> ZswapBuilder {
+        ZswapBuilder::new()
     }
 }
 

@@ -17,6 +17,7 @@ use zpool_api::ZpoolError;
 
 use crate::Zswap;
 use crate::background::{Background, Next, Stop};
+use crate::compaction_bound::{STEP_PAGES, most_steps};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 use crate::thread_time::ThreadTime;
@@ -27,10 +28,6 @@ const PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 16 * PAUSE;
 /// Most looks from a run that won little to the next one without more waste.
 const MOST_PATIENCE: u32 = 64;
-/// Pages won in a step of compaction, after which a thread that is to stop does.
-const STEP_PAGES: usize = 64;
-/// Most objects, and pages, that a figure of a pool is taken for: 1 TiB of pages of 4096.
-const MOST_OBJECTS: usize = 1 << 28;
 /// Bytes below which more waste is no reason for a run, however small the store: 16 pages of 4096.
 const LEAST_GAIN: usize = 64 << 10;
 
@@ -204,14 +201,6 @@ struct Run {
     /// Those pages' bytes.
     won: usize,
     error: Option<ZpoolError>,
-}
-
-/// Steps after which a pool that has so many objects and pages when compaction begins is left. Four times
-/// what one takes that moves each object once, or wins each page, a step 256 objects or `STEP_PAGES`; and
-/// a few for what is not moved. Figures beyond what a pool can have count as that.
-pub(crate) fn most_steps(objects: usize, pages: usize) -> usize {
-    let (objects, pages) = (objects.min(MOST_OBJECTS), pages.min(MOST_OBJECTS));
-    64 + objects / 64 + pages / (STEP_PAGES / 4)
 }
 
 impl Zswap {
@@ -435,13 +424,6 @@ mod tests {
         watch.ran(0, with_waste(9000));
         assert!(!watch.is_due(with_waste(9001)));
         assert_eq!(watch.pace, 8);
-    }
-
-    #[test]
-    fn so_many_steps_are_taken_as_the_pool_has_work_for() {
-        assert_eq!(most_steps(0, 0), 64);
-        assert_eq!(most_steps(256_000, 6400), 64 + 4 * (1000 + 100));
-        assert_eq!(most_steps(usize::MAX, usize::MAX), most_steps(MOST_OBJECTS, MOST_OBJECTS));
     }
 
     #[test]

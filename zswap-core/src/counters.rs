@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::room::LimitReason;
+use crate::refusal::LimitReason;
 use crate::stats::ZswapStats;
 use zpage::cpu;
 

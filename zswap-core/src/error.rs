@@ -4,7 +4,7 @@ use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 
 use crate::SwapEntry;
-use crate::room::LimitReason;
+use crate::refusal::LimitReason;
 use zpage::device::{AttachError, DeviceError};
 
 /// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is

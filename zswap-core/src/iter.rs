@@ -51,6 +51,23 @@ impl Iterator for Entries<'_> {
     }
 }
 
+impl Zswap {
+    /// Those of an area.
+    pub(crate) fn area(&self, swap_type: u8) -> Entries<'_> {
+        let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
+        let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
+        Entries::new(&self.index, first, last)
+    }
+
+    /// All entries that hold a page, in order of area and offset.
+    pub fn entries(&self) -> Entries<'_> {
+        if !self.is_here() {
+            return Entries::none(&self.index);
+        }
+        Entries::new(&self.index, 0, u64::MAX)
+    }
+}
+
 impl<'a> IntoIterator for &'a Zswap {
     type Item = SwapEntry;
     type IntoIter = Entries<'a>;

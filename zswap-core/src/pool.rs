@@ -11,7 +11,7 @@ use zpool_api::{
     ZpoolError, ZpoolStats,
 };
 
-use crate::batch::Spares;
+use crate::spares::Spares;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
 use zpage::recipe::{BuiltCompressor, BuiltZpool};

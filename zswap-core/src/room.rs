@@ -18,19 +18,18 @@
 //!   by no refusal, and the limit is exceeded by a page a thread at most, or by as much less than before
 //!   as the rounds have freed. The next stores make up for that.
 
-use core::fmt;
 use core::time::Duration;
 use std::time::Instant;
 
 use zpool_api::PageBudget;
 use zpool_api::provider::MAX_RUN_PAGES;
 
-use crate::compactor::most_steps;
+use crate::compaction_bound::most_steps;
 use crate::counters::Counter;
 use crate::error::WritebackError;
 use crate::pool::{Encoded, Fault, Pool, Stored};
 use crate::pools::Hold;
-use crate::store::Refusal;
+use crate::refusal::{LimitReason, Refusal};
 use crate::sync::{MODEL, yield_now};
 use crate::word::Content;
 use crate::writeback::Unreadable;
@@ -49,33 +48,6 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1);
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
 /// Stores of a CPU between looks at the sum of the memory.
 pub(crate) const LOOK_EVERY: u64 = 128;
-
-/// Why a store at its limit could not make room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum LimitReason {
-    /// There is no device, or writeback is switched off.
-    NoDevice,
-    /// Every slot of the device is taken.
-    DeviceFull,
-    /// The device fails. It is tried again within 64 ms.
-    DeviceFailed,
-    /// The pages in the pools cannot be read, so they cannot be written back.
-    Unreadable,
-}
-
-impl fmt::Display for LimitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            LimitReason::NoDevice => {
-                "there is no device to write pages back to, or writeback is switched off"
-            }
-            LimitReason::DeviceFull => "every slot of the device is taken",
-            LimitReason::DeviceFailed => "the device fails, and is tried again soon",
-            LimitReason::Unreadable => "the pages in the pools cannot be read",
-        })
-    }
-}
 
 /// What a round found.
 enum Round {

@@ -23,6 +23,7 @@ use zpool_base::fork::Leaked;
 
 use crate::checksum;
 use crate::counters::{Counter, Counters};
+use crate::cursors::Cursors;
 use crate::device_health::DeviceHealth;
 use crate::error::{LoadError, StoreError};
 use crate::index::{Entry, Index};
@@ -30,14 +31,13 @@ use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
 use crate::pool::{Encoded, Fault, Pool, Stored};
+use crate::pool_recipe::PoolRecipe;
 use crate::pools::{Hold, Pools};
-use crate::room::LimitReason;
-use crate::switch::PoolRecipe;
+use crate::refusal::Refusal;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tried::Tried;
-use crate::walk::Cursors;
 use crate::word::{Content, Word};
-use crate::{Entries, PAGE_SIZE, Page, SwapEntry, ZswapBuilder};
+use crate::{PAGE_SIZE, Page, SwapEntry};
 use zpage::device_slots::Slots;
 use zpage::same_filled::{self, Patterns};
 use zpool_base::contained::Contained;
@@ -101,11 +101,6 @@ pub(crate) struct Settings {
 }
 
 impl Zswap {
-    /// Starts building a store.
-    pub fn builder() -> ZswapBuilder {
-        ZswapBuilder::new()
-    }
-
     pub(crate) fn from_parts(pool: Pool, recipe: PoolRecipe, settings: Settings) -> Self {
         let index = if settings.checksums { Index::with_sums() } else { Index::new() };
         Zswap {
@@ -559,20 +554,6 @@ impl Zswap {
         self.area(swap_type).filter(|entry| self.invalidate(*entry)).count()
     }
 
-    fn area(&self, swap_type: u8) -> Entries<'_> {
-        let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
-        let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
-        Entries::new(&self.index, first, last)
-    }
-
-    /// All entries that hold a page, in order of area and offset.
-    pub fn entries(&self) -> Entries<'_> {
-        if !self.is_here() {
-            return Entries::none(&self.index);
-        }
-        Entries::new(&self.index, 0, u64::MAX)
-    }
-
     /// Pages held. Exact when nothing is stored or dropped meanwhile.
     pub fn len(&self) -> usize {
         if self.is_here() { self.counters.get(Counter::StoredPages) as usize } else { 0 }
@@ -599,18 +580,6 @@ impl Zswap {
     pub(crate) fn is_here(&self) -> bool {
         self.pools.is_here()
     }
-}
-
-/// Why `store` kept nothing.
-pub(crate) enum Refusal {
-    Fault(Fault),
-    Index(usize),
-    Limit(LimitReason),
-    /// What cannot be written back reaches the limit on everything.
-    Memory {
-        unwritable: usize,
-        limit: usize,
-    },
 }
 
 impl fmt::Debug for Zswap {

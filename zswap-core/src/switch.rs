@@ -4,68 +4,10 @@
 //! fails before anything has changed. Then it becomes the current pool, if nobody has switched
 //! meanwhile; else all is begun anew, since its other half may be another one now.
 
-use std::sync::Arc;
-
-use zpage::{CodecFault, Recipe, RecipeError};
-use zpool_api::PageBudget;
-use zpool_base::contained::{Panicked, contain};
-
 use crate::Zswap;
 use crate::error::BuildError;
-use crate::pool::{Ingredients, Pool};
 use crate::pools::NotSwitched;
 use crate::word::PoolId;
-
-/// What pools are made from, and what their pages are charged to.
-#[derive(Debug)]
-pub(crate) struct PoolRecipe {
-    pub(crate) recipe: Recipe,
-    pub(crate) budget: Arc<PageBudget>,
-}
-
-impl PoolRecipe {
-    /// The text under which a compressor is known, defaults spelt out or not; `text` may be any that
-    /// means the same.
-    pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
-        Ok(self.recipe.compressor(text)?.key)
-    }
-
-    /// A new pool.
-    pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
-        let asked = compressor.to_owned();
-        let compressor = self.recipe.compressor(compressor)?;
-        let charged = Arc::new(PageBudget::part_of(self.budget.clone()));
-        let zpool = self.recipe.zpool(zpool_name, Some(charged.clone()))?;
-        let zpool_name = zpool_name.to_owned();
-        let made =
-            contain(|| Pool::new(Ingredients { zpool_name, zpool, compressor, asked, charged }));
-        made.map_err(|Panicked| BuildError::Panicked { what: "the backend" })
-    }
-}
-
-impl From<RecipeError> for BuildError {
-    fn from(error: RecipeError) -> Self {
-        match error {
-            RecipeError::Zpool(error) => error.into(),
-            RecipeError::Compressor(error) => error.into(),
-            RecipeError::Pages(error) => error.into(),
-            RecipeError::ObjectsTooSmall { zpool, max, needed } => {
-                BuildError::ObjectsTooSmall { zpool, max, needed }
-            }
-            RecipeError::Panicked { what } => BuildError::Panicked { what },
-        }
-    }
-}
-
-impl From<CodecFault> for BuildError {
-    /// Of setting a context up.
-    fn from(fault: CodecFault) -> Self {
-        match fault {
-            CodecFault::Reentrant => BuildError::Reentrant,
-            CodecFault::Failed(error) => error.into(),
-        }
-    }
-}
 
 impl Zswap {
     /// Puts new pages into a pool of another backend, by name. Old pages stay where they are and can

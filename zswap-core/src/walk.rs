@@ -9,14 +9,6 @@ use crate::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{SwapEntry, Zswap};
 
-/// Where each kind of walk goes on.
-#[derive(Debug, Default)]
-pub(crate) struct Cursors {
-    pub(crate) migrate: AtomicU64,
-    pub(crate) recompress: AtomicU64,
-    pub(crate) shrink: AtomicU64,
-}
-
 /// What comes after an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {

@@ -9,8 +9,8 @@ use compressors::{Compressor, CompressorError, StatelessDecompress};
 use zpool_base::contained::{Contained, Panicked, contain};
 use zpool_base::prefetch;
 
+use crate::Page;
 use crate::acomp_ctx::{AcompCtxs, CodecFault, HeldCtx};
-use crate::{PAGE_SIZE, Page};
 
 /// A compressor with a context for each CPU. `Send` and `Sync`.
 ///
@@ -119,6 +119,7 @@ pub fn kept<'a>(page: &'a [u8], buffer: &'a [u8], len: usize) -> Result<&'a [u8]
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::PAGE_SIZE;
     use compressors::Registry;
 
     fn codec(spec: &str) -> Codec {

@@ -1,0 +1,51 @@
+//! A store's figures for the recorder of the `metrics` crate, whichever the program has installed.
+//!
+//! What the store counts is told by [`Zswap::publish_metrics`], as gauges and counters; how long each
+//! store and load takes is recorded as it happens, if the store was built with
+//! [`metrics`](crate::ZswapBuilder::metrics). All names begin with `zswap_`, and all have the label
+//! `store`, with the name that the store was given:
+//!
+//! | name | kind |
+//! |---|---|
+//! | `zswap_stored_pages` and every other size of [`ZswapStats`](crate::ZswapStats) | gauge |
+//! | `zswap_written_back_pages` and every other count of events | counter |
+//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`; labels `zpool` and `compressor` too | gauge |
+//! | `zswap_store_seconds`, `zswap_load_seconds`: calls of `store` and `load`, failed ones too | histogram |
+
+use metrics::{counter, gauge};
+
+use crate::Zswap;
+use crate::metrics::StoreMetrics;
+
+impl Zswap {
+    /// Tells the store's figures to the recorder that is installed: call it as often as they are to be
+    /// seen. As cheap as [`Zswap::stats`]; allocates the labels. The gauges of a pool that is gone are set
+    /// to 0. Does nothing for a store that was built without [`metrics`](crate::ZswapBuilder::metrics).
+    pub fn publish_metrics(&self) {
+        let Some(StoreMetrics { name, published, .. }) = &*self.metrics else { return };
+        let stats = self.stats();
+        for (what, value) in stats.sizes() {
+            gauge!(format!("zswap_{what}"), "store" => name.clone()).set(value as f64);
+        }
+        for (what, value) in stats.events() {
+            counter!(format!("zswap_{what}"), "store" => name.clone()).absolute(value);
+        }
+        // A recorder keeps a gauge for ever: those of a pool that is gone are set to 0, once.
+        let mut published = published.lock();
+        let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
+        let before = core::mem::replace(&mut *published, now.collect());
+        for (zpool, compressor) in before.into_iter().filter(|pool| !published.contains(pool)) {
+            let labels = [("store", name.clone()), ("zpool", zpool), ("compressor", compressor)];
+            for gone in ["zswap_pool_objects", "zswap_pool_bytes", "zswap_pool_compressed_bytes"] {
+                gauge!(gone, &labels).set(0.0);
+            }
+        }
+        for pool in stats.pools {
+            let labels =
+                [("store", name.clone()), ("zpool", pool.zpool), ("compressor", pool.compressor)];
+            gauge!("zswap_pool_objects", &labels).set(pool.objects as f64);
+            gauge!("zswap_pool_bytes", &labels).set(pool.pool_bytes as f64);
+            gauge!("zswap_pool_compressed_bytes", &labels).set(pool.compressed_bytes as f64);
+        }
+    }
+}

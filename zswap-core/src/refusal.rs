@@ -1,0 +1,44 @@
+//! Why a page was refused, inside the store: what becomes a [`StoreError`](crate::StoreError) and a count.
+
+use core::fmt;
+
+use crate::pool::Fault;
+
+/// Why a store at its limit could not make room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum LimitReason {
+    /// There is no device, or writeback is switched off.
+    NoDevice,
+    /// Every slot of the device is taken.
+    DeviceFull,
+    /// The device fails. It is tried again within 64 ms.
+    DeviceFailed,
+    /// The pages in the pools cannot be read, so they cannot be written back.
+    Unreadable,
+}
+
+impl fmt::Display for LimitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LimitReason::NoDevice => {
+                "there is no device to write pages back to, or writeback is switched off"
+            }
+            LimitReason::DeviceFull => "every slot of the device is taken",
+            LimitReason::DeviceFailed => "the device fails, and is tried again soon",
+            LimitReason::Unreadable => "the pages in the pools cannot be read",
+        })
+    }
+}
+
+/// Why `store` kept nothing.
+pub(crate) enum Refusal {
+    Fault(Fault),
+    Index(usize),
+    Limit(LimitReason),
+    /// What cannot be written back reaches the limit on everything.
+    Memory {
+        unwritable: usize,
+        limit: usize,
+    },
+}
