@@ -8,10 +8,8 @@ use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, check_len};
 use crate::error::CompressorError;
 use crate::libdeflate::{self, Deflater, Inflater};
+use crate::names::DEFLATE as NAME;
 use crate::spec::{Spec, bad_int, write_spec};
-
-/// The name under which the registry has it.
-pub(crate) const NAME: &str = "deflate";
 
 const LEVEL: &str = "level";
 const DEFAULT_LEVEL: i32 = 6;

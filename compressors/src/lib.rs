@@ -87,6 +87,7 @@ mod lz4;
 mod lz4hc;
 #[cfg(feature = "lzo")]
 mod lzo;
+mod names;
 mod null;
 mod registry;
 #[cfg(any(feature = "lz4", feature = "lzo", feature = "zstd"))]

@@ -15,8 +15,8 @@ use std::ptr::NonNull;
 
 use libdeflate_sys as sys;
 
-use crate::deflate::NAME;
 use crate::error::CompressorError;
+use crate::names::DEFLATE as NAME;
 
 /// Room before each block for its size. Also its alignment, which is what
 /// `malloc` promises.

@@ -127,7 +127,7 @@ pub(crate) struct FastState {
 }
 
 impl FastState {
-    const CODEC: &'static str = crate::lz4::NAME;
+    const CODEC: &'static str = crate::names::LZ4;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
         // SAFETY: takes nothing, returns a constant.
@@ -191,7 +191,7 @@ pub(crate) struct HcState {
 }
 
 impl HcState {
-    const CODEC: &'static str = crate::lz4hc::NAME;
+    const CODEC: &'static str = crate::names::LZ4HC;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
         // SAFETY: takes nothing, returns a constant.

@@ -10,7 +10,7 @@ use std::os::raw::c_int;
 use lzo_sys::{lzo1x, lzoconf};
 
 use crate::error::CompressorError;
-use crate::lzo::NAME;
+use crate::names::LZO as NAME;
 use crate::scratch::Scratch;
 
 /// Worst-case output for `src_len` bytes, which fit an `i32`.

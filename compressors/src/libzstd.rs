@@ -20,8 +20,8 @@ use sys::ZSTD_cParameter as CParameter;
 
 use crate::dictionary::{Dictionary, refused};
 use crate::error::CompressorError;
+use crate::names::ZSTD as NAME;
 use crate::scratch::Scratch;
-use crate::zstd::NAME;
 
 /// `ZSTD_c_format` and `ZSTD_d_format`, by the names the bindings have.
 const C_FORMAT: CParameter = CParameter::ZSTD_c_experimentalParam2;

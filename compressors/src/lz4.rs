@@ -9,10 +9,8 @@ use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
 use crate::liblz4::{self, DICTIONARY_REACH, FastDictionary, FastState};
+use crate::names::LZ4 as NAME;
 use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
-
-/// The name under which the registry has it.
-pub(crate) const NAME: &str = "lz4";
 
 const ACCEL: &str = "accel";
 const DEFAULT_ACCEL: i32 = 1;

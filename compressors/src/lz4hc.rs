@@ -10,10 +10,8 @@ use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
 use crate::liblz4::{self, DICTIONARY_REACH, HcDictionary, HcState};
+use crate::names::LZ4HC as NAME;
 use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
-
-/// The name under which the registry has it.
-pub(crate) const NAME: &str = "lz4hc";
 
 const LEVEL: &str = "level";
 const DEFAULT_LEVEL: i32 = 9;

@@ -9,10 +9,8 @@ use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, StatelessDecompress, check_len};
 use crate::error::CompressorError;
 use crate::liblzo::{self, Work};
+use crate::names::LZO as NAME;
 use crate::spec::Spec;
-
-/// The name under which the registry has it.
-pub(crate) const NAME: &str = "lzo";
 
 /// LZO1X-1. Takes no parameters.
 ///

@@ -3,9 +3,7 @@
 
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::error::CompressorError;
-
-/// The name under which the registry has it.
-pub(crate) const NAME: &str = "null";
+use crate::names::NULL as NAME;
 
 /// The compressor that copies: compressed length is input length.
 ///

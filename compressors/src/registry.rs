@@ -74,24 +74,24 @@ impl Registry {
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Registry { constructors: BTreeMap::new(), builtin: true };
-        registry.insert(true, crate::null::NAME, |spec| {
+        registry.insert(true, crate::names::NULL, |spec| {
             spec.allow_keys(&[])?;
             Ok(Arc::new(Null))
         });
         #[cfg(feature = "lz4")]
-        registry.insert(true, crate::lz4::NAME, |spec| Ok(Arc::new(crate::Lz4::from_spec(spec)?)));
+        registry.insert(true, crate::names::LZ4, |spec| Ok(Arc::new(crate::Lz4::from_spec(spec)?)));
         #[cfg(feature = "lz4")]
         registry
-            .insert(true, crate::lz4hc::NAME, |spec| Ok(Arc::new(crate::Lz4Hc::from_spec(spec)?)));
+            .insert(true, crate::names::LZ4HC, |spec| Ok(Arc::new(crate::Lz4Hc::from_spec(spec)?)));
         #[cfg(feature = "zstd")]
         registry
-            .insert(true, crate::zstd::NAME, |spec| Ok(Arc::new(crate::Zstd::from_spec(spec)?)));
+            .insert(true, crate::names::ZSTD, |spec| Ok(Arc::new(crate::Zstd::from_spec(spec)?)));
         #[cfg(feature = "deflate")]
-        registry.insert(true, crate::deflate::NAME, |spec| {
+        registry.insert(true, crate::names::DEFLATE, |spec| {
             Ok(Arc::new(crate::Deflate::from_spec(spec)?))
         });
         #[cfg(feature = "lzo")]
-        registry.insert(true, crate::lzo::NAME, |spec| Ok(Arc::new(crate::Lzo::from_spec(spec)?)));
+        registry.insert(true, crate::names::LZO, |spec| Ok(Arc::new(crate::Lzo::from_spec(spec)?)));
         registry
     }
 

@@ -18,10 +18,8 @@ use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, MAX_LEN, check_len};
 use crate::error::CompressorError;
 use crate::libzstd::{Decoder, Encoder, Failure, Prepared};
+use crate::names::ZSTD as NAME;
 use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
-
-/// The name under which the registry has it.
-pub(crate) const NAME: &str = "zstd";
 
 const LEVEL: &str = "level";
 const DEFAULT_LEVEL: i32 = 3;

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::{
-    BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,
-    CompactorPolicy, LoadError, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,
-    WritebackError,
+    BatchError, BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Page, ShrinkerPolicy,
+    StoreError, SwapEntry, WritebackError,
 };
 
 use crate::action::{Action, as_mover};
+use crate::background::{Background, MOST_BACKGROUND};
 use crate::finding::{lock, take_panic};
 use crate::model::{Op, Outcome};
 use crate::page::{self, Form, Stamp};
@@ -24,20 +24,6 @@ use crate::rules::{Rule, Start};
 
 /// Most pages of a batch.
 const MOST_BATCH: usize = 16;
-/// Most threads of the store's own.
-pub const MOST_BACKGROUND: usize = 4;
-
-/// A thread of the store's own.
-#[derive(Debug)]
-pub enum Background {
-    /// Writes pages back.
-    Shrinker(BackgroundShrinker),
-    /// Compacts.
-    Compactor(BackgroundCompactor),
-    /// Moves pages into the current pool.
-    Migration(BackgroundMigration),
-}
-
 /// What a thread has done.
 #[derive(Debug, Default)]
 pub struct Log {

@@ -15,6 +15,7 @@
 //! | `fork.rs`, `finding.rs` | a child that drops the store; what was found |
 
 pub mod action;
+pub mod background;
 pub mod clock;
 pub mod codec;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod guards;
 pub mod model;
 pub mod page;
 pub mod panics;
+pub mod play;
 pub mod round;
 pub mod rules;
 pub mod run;

@@ -17,6 +17,7 @@ mod reasons;
 mod safety;
 mod source;
 mod spdx;
+mod words;
 
 use std::collections::BTreeSet;
 

@@ -90,7 +90,7 @@
 //! | module | idea |
 //! |---|---|
 //! | [`handle`] | the 64-bit handle and its split: 12 bits of pool tag, 52 of the backend's |
-//! | [`read`], [`write`](mod@write) | the guards through which bytes are seen and written |
+//! | [`read`], [`owned_read`], [`write`](mod@write) | the guards through which bytes are seen and written |
 //! | [`provider`] | where pages come from: the trait; the crate `zpool-pages` implements it |
 //! | [`registry`] | backends by name, third parties' too |
 
@@ -107,6 +107,7 @@
 pub mod error;
 pub mod evict;
 pub mod handle;
+pub mod owned_read;
 pub mod provider;
 pub mod read;
 pub mod registry;
@@ -117,8 +118,9 @@ pub mod zpool;
 pub use error::{PageError, ZpoolError};
 pub use evict::{Evict, Evicted};
 pub use handle::{BackendBits, Handle, PoolTag, SlotRef};
+pub use owned_read::{ObjReadOwned, obj_read_owned};
 pub use provider::{PageBlock, PageBudget, PageProvider, PageRun};
-pub use read::{ObjPin, ObjRead, ObjReadOwned, obj_read_owned};
+pub use read::{ObjPin, ObjRead};
 pub use registry::{Registry, ZpoolConfig};
 pub use stats::ZpoolStats;
 pub use write::{ObjCommit, ObjSink, ObjWrite};

@@ -11,8 +11,8 @@ use zpage::{Codec, PAGE_SIZE, Recipe, SwapDevice, builtin};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
 use crate::Zram;
+use crate::counts::Counts;
 use crate::error::BuildError;
-use crate::stat::Counts;
 use crate::table::Table;
 
 /// The largest disk: 2^40 pages, 4 PiB.
@@ -150,6 +150,13 @@ impl ZramBuilder {
             backing: self.device.map(Slots::attach).transpose()?,
             counts: Counts::new(self.mem_limit),
         })
+    }
+}
+
+impl Zram {
+    /// Starts building a disk.
+    pub fn builder() -> ZramBuilder {
+        ZramBuilder::new()
     }
 }
 

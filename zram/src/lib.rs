@@ -48,7 +48,7 @@
 //! | `page.rs` | a page written, read, discarded |
 //! | `range.rs` | ranges of bytes |
 //! | `recompress.rs`, `writeback.rs`, `idle.rs` | what is done with pages that nobody uses |
-//! | `stat.rs` | figures, in the kernel's order |
+//! | `counts.rs`, `stat.rs` | what is counted; figures, in the kernel's order |
 //! | `builder.rs`, `error.rs` | putting it together; what can go wrong |
 
 #![cfg_attr(
@@ -62,6 +62,7 @@
 )]
 
 mod builder;
+mod counts;
 mod error;
 mod idle;
 mod page;

@@ -17,9 +17,8 @@ use zpage::{Codec, CodecFault, PAGE_SIZE, Page};
 use zpool_api::{BackendBits, Handle, PageProvider, PoolTag, Zpool};
 use zpool_base::contained::Contained;
 
-use crate::builder::ZramBuilder;
+use crate::counts::Counts;
 use crate::error::ZramError;
-use crate::stat::Counts;
 use crate::table::{SlotGuard, Table};
 use crate::word::{Content, Word};
 
@@ -44,11 +43,6 @@ pub struct Zram {
 }
 
 impl Zram {
-    /// Starts building a disk.
-    pub fn builder() -> ZramBuilder {
-        ZramBuilder::new()
-    }
-
     /// Bytes of the disk.
     pub fn disksize(&self) -> u64 {
         self.table.slots() * PAGE_SIZE as u64

@@ -5,10 +5,9 @@ use core::fmt;
 use zpage::PAGE_SIZE;
 use zpage::device_slots::Slots;
 use zpool_api::ZpoolError;
-use zpool_base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::Zram;
-use crate::word::{Content, Word};
+use crate::word::Content;
 
 /// As the kernel's `mm_stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -133,192 +132,31 @@ impl fmt::Display for BlockState {
     }
 }
 
-/// No limit on writeback.
-const UNLIMITED: u64 = u64::MAX;
-
-/// What a disk counts. All of it decides nothing but the two limits, which are kept to within the
-/// pages of the threads that are at it.
-#[derive(Debug)]
-pub(crate) struct Counts {
-    stored: AtomicU64,
-    same: AtomicU64,
-    huge: AtomicU64,
-    huge_since: AtomicU64,
-    compacted: AtomicU64,
-    failed_reads: AtomicU64,
-    failed_writes: AtomicU64,
-    invalid_io: AtomicU64,
-    notify_free: AtomicU64,
-    device_reads: AtomicU64,
-    device_writes: AtomicU64,
-    mem_limit: AtomicUsize,
-    mem_used_max: AtomicUsize,
-    writeback_limit: AtomicU64,
-}
-
-fn add(counter: &AtomicU64, n: u64) {
-    // Relaxed, here and below: numbers that publish nothing.
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-impl Counts {
-    pub(crate) fn new(mem_limit: usize) -> Self {
-        let zero = || AtomicU64::new(0);
-        Counts {
-            stored: zero(),
-            same: zero(),
-            huge: zero(),
-            huge_since: zero(),
-            compacted: zero(),
-            failed_reads: zero(),
-            failed_writes: zero(),
-            invalid_io: zero(),
-            notify_free: zero(),
-            device_reads: zero(),
-            device_writes: zero(),
-            mem_limit: AtomicUsize::new(mem_limit),
-            mem_used_max: AtomicUsize::new(0),
-            writeback_limit: AtomicU64::new(UNLIMITED),
-        }
-    }
-
-    /// One word took another's place.
-    #[inline]
-    pub(crate) fn replaced(&self, old: Word, new: Word) {
-        let kinds = |word: Word| {
-            let content = word.content();
-            let in_memory = matches!(content, Content::Object { .. } | Content::Same(_));
-            let huge = matches!(content, Content::Object { huge: true, .. });
-            [in_memory, matches!(content, Content::Same(_)), huge]
-        };
-        let (before, after) = (kinds(old), kinds(new));
-        for (kind, counter) in [&self.stored, &self.same, &self.huge].into_iter().enumerate() {
-            match (before[kind], after[kind]) {
-                (false, true) => add(counter, 1),
-                // Wraps back: it was counted.
-                (true, false) => add(counter, u64::MAX),
-                _ => {}
-            }
-        }
-        if after[2] {
-            add(&self.huge_since, 1);
-        }
-    }
-
-    pub(crate) fn device_read(&self) {
-        add(&self.device_reads, 1);
-    }
-
-    pub(crate) fn written_back(&self) {
-        add(&self.device_writes, 1);
-    }
-
-    pub(crate) fn failed_read(&self) {
-        add(&self.failed_reads, 1);
-    }
-
-    pub(crate) fn failed_write(&self) {
-        add(&self.failed_writes, 1);
-    }
-
-    pub(crate) fn invalid_io(&self) {
-        add(&self.invalid_io, 1);
-    }
-
-    pub(crate) fn notify_free(&self) {
-        add(&self.notify_free, 1);
-    }
-
-    /// Bytes; 0 for no limit.
-    pub(crate) fn mem_limit(&self) -> usize {
-        // Relaxed: as above.
-        self.mem_limit.load(Ordering::Relaxed)
-    }
-
-    /// The pool's pages with objects have so many bytes now.
-    #[inline]
-    pub(crate) fn used(&self, bytes: usize) {
-        // Relaxed, both: as above. Written only when it grows, so that writers do not contend for it.
-        if bytes > self.mem_used_max.load(Ordering::Relaxed) {
-            self.mem_used_max.fetch_max(bytes, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn set_writeback_limit(&self, pages: Option<u64>) {
-        // Relaxed: as above.
-        self.writeback_limit.store(pages.unwrap_or(UNLIMITED), Ordering::Relaxed);
-    }
-
-    pub(crate) fn writeback_limit(&self) -> Option<u64> {
-        // Relaxed: as above.
-        Some(self.writeback_limit.load(Ordering::Relaxed)).filter(|pages| *pages != UNLIMITED)
-    }
-
-    /// Takes a page of the budget, if one is left.
-    pub(crate) fn take_writeback(&self) -> bool {
-        let less = |pages: u64| if pages == UNLIMITED { Some(pages) } else { pages.checked_sub(1) };
-        // Relaxed: as above.
-        self.writeback_limit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
-    }
-
-    pub(crate) fn give_writeback_back(&self) {
-        let more = |pages: u64| (pages != UNLIMITED).then_some(pages.saturating_add(1));
-        // Relaxed: as above.
-        let _ = self.writeback_limit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-    }
-
-    /// Back to what a new disk has; limits, and what is counted page by page, stay.
-    pub(crate) fn reset(&self) {
-        let since = [
-            &self.huge_since,
-            &self.compacted,
-            &self.failed_reads,
-            &self.failed_writes,
-            &self.invalid_io,
-            &self.notify_free,
-            &self.device_reads,
-            &self.device_writes,
-        ];
-        for counter in since {
-            // Relaxed: as above.
-            counter.store(0, Ordering::Relaxed);
-        }
-        // Relaxed: as above.
-        self.mem_used_max.store(0, Ordering::Relaxed);
-    }
-}
-
-fn get(counter: &AtomicU64) -> u64 {
-    // Relaxed: as above.
-    counter.load(Ordering::Relaxed)
-}
-
 impl Zram {
     /// Memory: see the fields. Each is right at some moment of the call, not all at the same one.
     pub fn mm_stat(&self) -> MmStat {
         let pool = self.zpool.stats();
         let counts = &self.counts;
         MmStat {
-            orig_data_size: get(&counts.stored) * PAGE_SIZE as u64,
+            orig_data_size: counts.stored.get() * PAGE_SIZE as u64,
             compr_data_size: pool.object_bytes as u64,
             mem_used_total: pool.pool_bytes() as u64,
             mem_limit: counts.mem_limit() as u64,
-            // Relaxed: a figure.
-            mem_used_max: counts.mem_used_max.load(Ordering::Relaxed) as u64,
-            same_pages: get(&counts.same),
-            pages_compacted: get(&counts.compacted),
-            huge_pages: get(&counts.huge),
-            huge_pages_since: get(&counts.huge_since),
+            mem_used_max: counts.mem_used_max.get(),
+            same_pages: counts.same.get(),
+            pages_compacted: counts.compacted.get(),
+            huge_pages: counts.huge.get(),
+            huge_pages_since: counts.huge_since.get(),
         }
     }
 
     /// Requests: see the fields.
     pub fn io_stat(&self) -> IoStat {
         IoStat {
-            failed_reads: get(&self.counts.failed_reads),
-            failed_writes: get(&self.counts.failed_writes),
-            invalid_io: get(&self.counts.invalid_io),
-            notify_free: get(&self.counts.notify_free),
+            failed_reads: self.counts.failed_reads.get(),
+            failed_writes: self.counts.failed_writes.get(),
+            invalid_io: self.counts.invalid_io.get(),
+            notify_free: self.counts.notify_free.get(),
         }
     }
 
@@ -326,8 +164,8 @@ impl Zram {
     pub fn bd_stat(&self) -> BdStat {
         BdStat {
             bd_count: self.backing.as_ref().map_or(0, Slots::taken),
-            bd_reads: get(&self.counts.device_reads),
-            bd_writes: get(&self.counts.device_writes),
+            bd_reads: self.counts.device_reads.get(),
+            bd_writes: self.counts.device_writes.get(),
         }
     }
 
@@ -367,21 +205,19 @@ impl Zram {
 
     /// Bytes of pool pages with objects beyond which writes fail; 0 for no limit.
     pub fn set_mem_limit(&self, bytes: usize) {
-        // Relaxed: as for the counters.
-        self.counts.mem_limit.store(bytes, Ordering::Relaxed);
+        self.counts.mem_limit.set(bytes as u64);
     }
 
     /// Begins anew to look for the most memory used.
     pub fn reset_mem_used_max(&self) {
-        // Relaxed: as for the counters.
         let used = self.zpool.total_pages() * self.pool_page;
-        self.counts.mem_used_max.store(used, Ordering::Relaxed);
+        self.counts.mem_used_max.set(used as u64);
     }
 
     /// Packs the pool; pages given back. [`ZpoolError::Unsupported`] from backends that cannot.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         let pages = self.zpool.compact()?;
-        add(&self.counts.compacted, pages as u64);
+        self.counts.compacted.add(pages as u64);
         Ok(pages)
     }
 

@@ -61,7 +61,19 @@ const TARGETS: &[Target] = &[
         ],
         &[],
     ),
-    ("zram", &["word.rs", "table.rs", "stat.rs", "idle.rs", "writeback.rs", "recompress.rs"], &[]),
+    (
+        "zram",
+        &[
+            "word.rs",
+            "table.rs",
+            "counts.rs",
+            "stat.rs",
+            "idle.rs",
+            "writeback.rs",
+            "recompress.rs",
+        ],
+        &[],
+    ),
 ];
 
 /// Of cargo-mutants: mutants were missed; mutants timed out, which the tests noticed by hanging.

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Finding;
-use super::source::{Source, words};
+use super::source::Source;
+use super::words::words;
 use crate::workspace::{list, text};
 
 const BACKENDS: &[&str] = &["zbud", "z3fold", "zsmalloc"];

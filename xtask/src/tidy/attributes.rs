@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::source::words;
+use super::words::{is_ident, words};
 
 /// `#[...]` or `#![...]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
         let end = find(&code[start..]).first().map_or(code.len(), |a| start + a.span.end);
         start = end + blanks(&code[end..]);
     }
-    let first = code[start..].split(|c: char| !super::source::is_ident(c)).next();
+    let first = code[start..].split(|c: char| !is_ident(c)).next();
     let is_item = first.is_some_and(|word| ITEM_WORDS.contains(&word));
     let mut at = start;
     while let Some(c) = code[at..].chars().next() {

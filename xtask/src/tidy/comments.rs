@@ -1,7 +1,8 @@
 //! Rule `comment`: comments say why the code is as it is, and nothing of the work on it.
 
 use super::Finding;
-use super::source::{Source, words};
+use super::source::Source;
+use super::words::words;
 
 /// Looked for as whole words, whatever their case.
 const PHRASES: &[&str] =

@@ -8,7 +8,8 @@
 use std::ops::Range;
 
 use super::Finding;
-use super::source::{Source, words};
+use super::source::Source;
+use super::words::words;
 
 const WEAK: &[&str] = &["Relaxed", "Acquire", "Release", "AcqRel"];
 const REACH: usize = 4;

@@ -2,7 +2,8 @@
 
 use super::Finding;
 use super::attributes::calls;
-use super::source::{Source, words};
+use super::source::Source;
+use super::words::words;
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();

@@ -5,7 +5,8 @@
 //! between at most, or on the line of the block before it.
 
 use super::Finding;
-use super::source::{Source, words};
+use super::source::Source;
+use super::words::words;
 
 /// A statement longer than this wants its comment nearer to the block.
 const STATEMENT_LINES: usize = 8;

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::attributes::{self, Attribute};
+use super::words::{is_ident, words};
 
 /// One Rust file.
 #[derive(Debug)]
@@ -166,19 +167,6 @@ impl Source {
     pub(super) fn code_from(&self, offset: usize) -> &str {
         self.code[offset..].trim_start()
     }
-}
-
-/// Offsets at which `word` stands in `code` as a whole identifier.
-pub(super) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
-        let before = code[..at].chars().next_back();
-        let after = code[at + word.len()..].chars().next();
-        !before.is_some_and(is_ident) && !after.is_some_and(is_ident)
-    })
-}
-
-pub(super) fn is_ident(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
 }
 
 fn in_test_directory(path: &str) -> bool {

@@ -8,6 +8,7 @@
 //! | [`zeroed`] | a table of atomics whose memory goes back to the system group by group |
 //! | [`numbers`], [`bitmap`] | which elements of such a table are given out; the lowest free number |
 //! | `mapping` | on Linux: anonymous memory of the system's, and the calls that get it and give it back |
+//! | [`counter`] | a number by which nothing is published |
 //! | [`prefetch`] | telling the processor what will be looked at soon |
 //! | [`fork`] | a child after `fork` told apart from its parent |
 //! | [`unwind`] | panics of code that is the user's, or is called from a destructor |
@@ -36,6 +37,7 @@
 
 pub mod bitmap;
 pub mod contained;
+pub mod counter;
 pub mod fork;
 pub mod lockdep;
 #[cfg(target_os = "linux")]

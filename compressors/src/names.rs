@@ -1,0 +1,13 @@
+//! The names under which the registry has the codecs, and by which their errors say who speaks.
+
+#[cfg(feature = "lz4")]
+pub(crate) const LZ4: &str = "lz4";
+#[cfg(feature = "lz4")]
+pub(crate) const LZ4HC: &str = "lz4hc";
+#[cfg(feature = "zstd")]
+pub(crate) const ZSTD: &str = "zstd";
+#[cfg(feature = "deflate")]
+pub(crate) const DEFLATE: &str = "deflate";
+#[cfg(feature = "lzo")]
+pub(crate) const LZO: &str = "lzo";
+pub(crate) const NULL: &str = "null";

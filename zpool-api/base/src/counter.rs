@@ -1,0 +1,86 @@
+//! A number that threads change and read, and by which nothing is published.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A count, a figure or a setting. Relaxed throughout: whoever reads it learns that number and nothing of
+/// what else its writer did. Always std's atomic: no modelled protocol depends on one.
+///
+/// ```
+/// let pages = zpool_base::counter::Counter::new(1);
+/// pages.add(3);
+/// pages.sub(2);
+/// assert_eq!(pages.get(), 2);
+/// ```
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One that begins at `n`.
+    pub const fn new(n: u64) -> Self {
+        Counter(AtomicU64::new(n))
+    }
+
+    /// `n` more. Wraps around.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        // Relaxed, here and in every method: the type's own contract.
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// `n` less. Wraps around.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        // Relaxed: as in `add`.
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        // Relaxed: as in `add`.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Makes it `n`.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        // Relaxed: as in `add`.
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Raises it to `n`, if that is more. Written only when it grows, so that writers do not contend for it.
+    #[inline]
+    pub fn raise(&self, n: u64) {
+        if n > self.get() {
+            // Relaxed: as in `add`.
+            self.0.fetch_max(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes it what `change` says of it, unless that says nothing; whether it did.
+    #[inline]
+    pub fn change(&self, change: impl FnMut(u64) -> Option<u64>) -> bool {
+        // Relaxed: as in `add`.
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_up_and_down_and_is_raised_and_changed_where_that_says_something() {
+        let counter = Counter::default();
+        counter.add(5);
+        counter.sub(7);
+        assert_eq!(counter.get(), u64::MAX - 1);
+        counter.set(3);
+        for n in [2, 9, 4] {
+            counter.raise(n);
+        }
+        assert_eq!(counter.get(), 9);
+        assert!(counter.change(|n| n.checked_sub(9)) && !counter.change(|n| n.checked_sub(1)));
+        assert_eq!(counter.get(), 0);
+    }
+}

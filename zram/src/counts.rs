@@ -1,0 +1,132 @@
+//! What a disk counts as it goes.
+
+use zpool_base::counter::Counter;
+
+use crate::word::{Content, Word};
+
+/// No limit on writeback.
+const UNLIMITED: u64 = u64::MAX;
+
+/// What a disk counts. All of it decides nothing but the two limits, which are kept to within the
+/// pages of the threads that are at it.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) stored: Counter,
+    pub(crate) same: Counter,
+    pub(crate) huge: Counter,
+    pub(crate) huge_since: Counter,
+    pub(crate) compacted: Counter,
+    pub(crate) failed_reads: Counter,
+    pub(crate) failed_writes: Counter,
+    pub(crate) invalid_io: Counter,
+    pub(crate) notify_free: Counter,
+    pub(crate) device_reads: Counter,
+    pub(crate) device_writes: Counter,
+    pub(crate) mem_limit: Counter,
+    pub(crate) mem_used_max: Counter,
+    pub(crate) writeback_limit: Counter,
+}
+
+impl Counts {
+    pub(crate) fn new(mem_limit: usize) -> Self {
+        Counts {
+            mem_limit: Counter::new(mem_limit as u64),
+            writeback_limit: Counter::new(UNLIMITED),
+            ..Counts::default()
+        }
+    }
+
+    /// One word took another's place.
+    #[inline]
+    pub(crate) fn replaced(&self, old: Word, new: Word) {
+        let kinds = |word: Word| {
+            let content = word.content();
+            let in_memory = matches!(content, Content::Object { .. } | Content::Same(_));
+            let huge = matches!(content, Content::Object { huge: true, .. });
+            [in_memory, matches!(content, Content::Same(_)), huge]
+        };
+        let (before, after) = (kinds(old), kinds(new));
+        for (kind, counter) in [&self.stored, &self.same, &self.huge].into_iter().enumerate() {
+            match (before[kind], after[kind]) {
+                (false, true) => counter.add(1),
+                (true, false) => counter.sub(1),
+                _ => {}
+            }
+        }
+        if after[2] {
+            self.huge_since.add(1);
+        }
+    }
+
+    pub(crate) fn device_read(&self) {
+        self.device_reads.add(1);
+    }
+
+    pub(crate) fn written_back(&self) {
+        self.device_writes.add(1);
+    }
+
+    pub(crate) fn failed_read(&self) {
+        self.failed_reads.add(1);
+    }
+
+    pub(crate) fn failed_write(&self) {
+        self.failed_writes.add(1);
+    }
+
+    pub(crate) fn invalid_io(&self) {
+        self.invalid_io.add(1);
+    }
+
+    pub(crate) fn notify_free(&self) {
+        self.notify_free.add(1);
+    }
+
+    /// Bytes; 0 for no limit.
+    pub(crate) fn mem_limit(&self) -> usize {
+        self.mem_limit.get() as usize
+    }
+
+    /// The pool's pages with objects have so many bytes now.
+    #[inline]
+    pub(crate) fn used(&self, bytes: usize) {
+        self.mem_used_max.raise(bytes as u64);
+    }
+
+    pub(crate) fn set_writeback_limit(&self, pages: Option<u64>) {
+        self.writeback_limit.set(pages.unwrap_or(UNLIMITED));
+    }
+
+    pub(crate) fn writeback_limit(&self) -> Option<u64> {
+        Some(self.writeback_limit.get()).filter(|pages| *pages != UNLIMITED)
+    }
+
+    /// Takes a page of the budget, if one is left.
+    pub(crate) fn take_writeback(&self) -> bool {
+        let less = |pages: u64| if pages == UNLIMITED { Some(pages) } else { pages.checked_sub(1) };
+        self.writeback_limit.change(less)
+    }
+
+    pub(crate) fn give_writeback_back(&self) {
+        let more = |pages: u64| (pages != UNLIMITED).then_some(pages.saturating_add(1));
+        self.writeback_limit.change(more);
+    }
+
+    /// Back to what a new disk has; limits, and what is counted page by page, stay.
+    pub(crate) fn reset(&self) {
+        let since = [
+            &self.huge_since,
+            &self.compacted,
+            &self.failed_reads,
+            &self.failed_writes,
+            &self.invalid_io,
+            &self.notify_free,
+            &self.device_reads,
+            &self.device_writes,
+            &self.mem_used_max,
+        ];
+        for counter in since {
+            counter.set(0);
+        }
+    }
+}
