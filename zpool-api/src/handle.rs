@@ -53,8 +53,8 @@ impl PoolTag {
         // Relaxed: the tags only have to differ, nothing is published through the counter.
         let relaxed = Ordering::Relaxed;
         let around = |n: u16| Some(if n + 1 >= MAX_TAG { 0 } else { n + 1 });
-        // Never refused, since `around` never is.
-        let n = counter.fetch_update(relaxed, relaxed, around).unwrap_or_default();
+        // `around` refuses nothing, so there is no error.
+        let (Ok(n) | Err(n)) = counter.fetch_update(relaxed, relaxed, around);
         PoolTag(n % MAX_TAG + 1)
     }
 

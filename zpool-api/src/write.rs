@@ -129,7 +129,7 @@ impl<'p> ObjWrite<'p> {
                 // borrowed from it for as long as the slice lives.
                 unsafe { core::slice::from_raw_parts_mut(from.as_ptr(), room) }
             }
-            Target::Buffer { bytes, .. } => bytes.get_mut(self.written..).unwrap_or_default(),
+            Target::Buffer { bytes, .. } => &mut bytes[self.written..],
             Target::Done => &mut [],
         }
     }

@@ -170,8 +170,9 @@ impl Zram {
                 self.read_object(index, bits, priority, huge, page)?;
             }
             Content::OnDevice(slot) => {
-                let slots = self.backing.as_ref().ok_or(ZramError::NoDevice)?;
-                slots.read(slot, page).map_err(|source| ZramError::Device { index, source })?;
+                self.device()
+                    .read(slot, page)
+                    .map_err(|source| ZramError::Device { index, source })?;
                 self.counts.device_read();
             }
         }
@@ -205,10 +206,8 @@ impl Zram {
             page.copy_from_slice(object);
             return Ok(());
         }
-        let Some(algorithm) = self.algorithms.get(priority) else {
-            return Err(self.no_such(&priority.to_string()));
-        };
-        algorithm.decompress(object, page).map_err(|fault| fault_at(index, fault))
+        // A slot's word has a priority of an algorithm that compressed its page.
+        self.algorithms[priority].decompress(object, page).map_err(|fault| fault_at(index, fault))
     }
 
     /// The error of an algorithm that the disk does not have.
@@ -218,15 +217,22 @@ impl Zram {
         ZramError::NoSuchAlgorithm { asked: asked.to_owned(), known: known.join(", ") }
     }
 
+    /// The device, for a page that is on it.
+    #[expect(
+        clippy::expect_used,
+        reason = "only what was written to a device has a word that says so"
+    )]
+    fn device(&self) -> &Slots {
+        self.backing.as_ref().expect("a page is on a device and the disk has none")
+    }
+
     /// Frees what a word that left its slot stood for.
     pub(crate) fn discard_word(&self, word: Word) {
         match word.content() {
             Content::Empty => {}
             Content::Same(packed) => self.patterns.release(packed),
             Content::OnDevice(slot) => {
-                if let Some(slots) = &self.backing {
-                    slots.give_up(slot);
-                }
+                self.device().give_up(slot);
             }
             Content::Object { bits, .. } => {
                 // The handle was the slot's alone: only a backend that broke its promise fails here,

@@ -150,8 +150,7 @@ impl Zram {
             self.restore(index, &object, now, huge, &mut page)?;
             object.len()
         };
-        let Some(algorithm) = self.algorithms.get(priority) else { return Ok(None) };
-        let put = algorithm.compress(&page, |bytes| {
+        let put = self.algorithms[priority].compress(&page, |bytes| {
             let smaller = bytes.len() < old_len.min(HUGE_FROM);
             smaller.then(|| (bytes.len(), self.zpool.malloc_from(bytes)))
         });

@@ -75,11 +75,17 @@ impl Table {
         Some(Word::from_raw(word.load(Ordering::Relaxed)))
     }
 
-    /// Locks a slot to put something there. `index` is below [`Table::slots`].
+    /// Locks a slot to put something there.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Table::slots`], which whoever splits a range has looked at.
     #[inline]
+    #[expect(
+        clippy::expect_used,
+        reason = "ranges are checked against the disk before they are split"
+    )]
     pub(crate) fn lock_to_fill(&self, index: u64) -> Result<SlotGuard<'_>, NoMemory> {
-        let beyond = NoMemory { bytes: 0 };
-        let cell = self.chunk(index).ok_or(beyond)?;
+        let cell = self.chunk(index).expect("a page beyond the disk was let through");
         let chunk = match cell.get() {
             Some(chunk) => chunk,
             None => {
@@ -87,7 +93,7 @@ impl Table {
                 cell.get_or_init(|| fresh)
             }
         };
-        self.lock_in(chunk, index).ok_or(beyond)
+        Ok(self.lock_in(chunk, index).expect("a chunk has a slot for each of its pages"))
     }
 
     fn new_chunk(&self) -> Result<Chunk, NoMemory> {
@@ -209,7 +215,13 @@ mod tests {
         let last: Vec<u64> = (599 / CHUNK * CHUNK..600).collect();
         assert_eq!(table.made().collect::<Vec<_>>(), last);
         for beyond in [600, 607, 1023, 1024, u64::MAX] {
-            assert!(table.lock(beyond).is_none() && table.lock_to_fill(beyond).is_err());
+            assert!(table.lock(beyond).is_none());
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a page beyond the disk")]
+    fn a_page_beyond_the_disk_is_not_filled() {
+        let _ = Table::new(600, false).unwrap().lock_to_fill(600);
     }
 }

@@ -227,7 +227,8 @@ impl Storing<'_, '_> {
 impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
         for content in self.contents.drain(..).flatten().flatten() {
-            self.store.discard(content);
+            // SAFETY: the batch encoded it and did not come to install it.
+            unsafe { self.store.discard(content) };
         }
     }
 }

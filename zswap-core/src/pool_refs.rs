@@ -33,7 +33,7 @@ pub(crate) struct PoolRefs {
 impl PoolRefs {
     /// A dead one. `shards` is a power of two.
     pub(crate) fn new(shards: usize) -> Self {
-        debug_assert!(shards.is_power_of_two());
+        assert!(shards.is_power_of_two(), "{shards} shards, which a mask cannot choose from");
         let shard = |_| CachePadded::new(AtomicI64::new(CLOSED));
         PoolRefs { shards: (0..shards).map(shard).collect(), word: AtomicI64::new(0) }
     }

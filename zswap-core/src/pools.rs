@@ -81,7 +81,7 @@ impl Pools {
         place.pool.store(Arc::as_ptr(&pool).cast_mut(), Ordering::Relaxed);
         table.pools[at] = Some(pool);
         let revived = place.refs.revive();
-        debug_assert!(revived, "a free place whose count is alive");
+        assert!(revived, "a free place of a pool whose count is alive");
     }
 
     /// The current pool.
@@ -105,8 +105,12 @@ impl Pools {
     }
 
     /// The reference of a page that was taken out of its entry.
+    ///
+    /// # Safety
+    /// The page is in no entry, its reference ([`Hold::into_page`]) was not taken back yet, and this is the
+    /// only call for it: a second one would put a reference that somebody else relies on.
     #[inline]
-    pub(crate) fn page_reference(&self, id: PoolId) -> Hold<'_> {
+    pub(crate) unsafe fn page_reference(&self, id: PoolId) -> Hold<'_> {
         Hold { pools: self, at: id.index() }
     }
 
@@ -189,15 +193,15 @@ impl Pools {
         (0..PoolId::LIMIT).filter(of_kind).find_map(|at| self.hold(at))
     }
 
-    /// Gives a pool that does not become current a place.
-    pub(crate) fn add(&self, fresh: Pool) -> Result<Hold<'_>, NotSwitched> {
+    /// Gives a pool that does not become current a place; `None` if all are taken.
+    pub(crate) fn add(&self, fresh: Pool) -> Option<Hold<'_>> {
         let fresh = Arc::new(fresh);
         let mut table = self.lock();
-        let at = table.pools.iter().position(Option::is_none).ok_or(NotSwitched::Full)?;
+        let at = table.pools.iter().position(Option::is_none)?;
         self.settle(&mut table, at, fresh);
         // The reference of being current is the caller's.
         self.places[at].refs.gather();
-        Ok(Hold { pools: self, at })
+        Some(Hold { pools: self, at })
     }
 
     /// Another pool, alive, is current from here on. The old one's reference of being so is the
@@ -240,7 +244,7 @@ impl Hold<'_> {
     /// Another reference to the same pool.
     pub(crate) fn again(&self) -> Self {
         let taken = self.pools.places[self.at].refs.try_get(cpu::current());
-        debug_assert!(taken, "dead while it is held");
+        assert!(taken, "a pool's count is dead while the pool is held");
         Hold { pools: self.pools, at: self.at }
     }
 

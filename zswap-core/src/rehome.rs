@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use crate::background::{Background, Next, Stop};
 use crate::error::{BuildError, RehomeError};
 use crate::pool::{Fault, Stored};
-use crate::pools::{Hold, NotSwitched};
+use crate::pools::Hold;
 use crate::refusal::Refusal;
 use crate::relocate::{NewCopy, Relocated, Wanted};
 use crate::sync::atomic::Ordering;
@@ -255,10 +255,7 @@ impl Zswap {
         let fresh = self.recipe.pool(&current.zpool_name, text)?;
         // Relaxed: a note that decides which pages are migrated.
         fresh.recompressed.store(true, Ordering::Relaxed);
-        self.pools.add(fresh).map_err(|full| {
-            debug_assert_eq!(full, NotSwitched::Full);
-            BuildError::TooManyPools { limit: PoolId::LIMIT }
-        })
+        self.pools.add(fresh).ok_or(BuildError::TooManyPools { limit: PoolId::LIMIT })
     }
 }
 

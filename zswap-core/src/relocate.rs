@@ -80,7 +80,10 @@ impl Zswap {
                     let replaced = self.replace_if_same(entry, word, |word| word.moved_to(new));
                     // The comparison is made: the object may go.
                     drop(object);
-                    self.discard(if replaced { word.content() } else { new });
+                    let left = if replaced { word.content() } else { new };
+                    // SAFETY: this thread took the older copy out of the entry, or put the newer one
+                    // nowhere.
+                    unsafe { self.discard(left) };
                     replaced.then_some(Relocated::Moved)
                 }
                 Ok(NewCopy::NoneBetter(codec)) => {

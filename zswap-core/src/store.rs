@@ -176,7 +176,8 @@ impl Zswap {
                 Ok((locked.replace(new), new))
             }
             Err(no_node) => {
-                self.discard(content);
+                // SAFETY: it came to no entry, and this thread encoded it.
+                unsafe { self.discard(content) };
                 Err(Refusal::Index(no_node.bytes))
             }
         });
@@ -186,7 +187,8 @@ impl Zswap {
                     self.counters.add(Counter::StoredPages, 1);
                 }
                 self.index.note_replaced(entry.key(), old, new);
-                self.discard(old.content());
+                // SAFETY: this thread took the word out, under the entry's lock.
+                unsafe { self.discard(old.content()) };
                 if self.limits.is_limited() {
                     self.look_at_limits();
                 }
@@ -311,7 +313,11 @@ impl Zswap {
     }
 
     /// Frees what a word that left its entry stood for.
-    pub(crate) fn discard(&self, content: Content) {
+    ///
+    /// # Safety
+    /// `content` is in no entry: this thread took it out, or made it and put it nowhere. Each is discarded
+    /// once.
+    pub(crate) unsafe fn discard(&self, content: Content) {
         match content {
             Content::Empty => {}
             Content::SameFilled(packed) => {
@@ -319,15 +325,15 @@ impl Zswap {
                 self.patterns.release(packed);
             }
             Content::OnDevice(slot) => {
-                if let Some(slots) = &*self.backing {
-                    slots.give_up(slot);
-                }
+                self.device_slots().give_up(slot);
             }
             Content::Stored { pool, bits, raw } => {
                 if raw {
                     self.counters.add(Counter::IncompressiblePages, -1);
                 }
-                self.pools.page_reference(pool).free(bits);
+                // SAFETY: the page is in no entry and is discarded once (this function's contract), so its
+                // reference is taken back once.
+                unsafe { self.pools.page_reference(pool) }.free(bits);
             }
         }
     }
@@ -499,13 +505,15 @@ impl Zswap {
                 let old = locked.replace(Word::EMPTY);
                 drop(locked);
                 same_filled::fill(page, pattern);
-                self.forget(entry, old);
+                // SAFETY: this thread emptied the entry of it, under the entry's lock.
+                unsafe { self.forget(entry, old) };
                 return Ok(());
             }
             if let Some(old) =
                 self.read_locked(entry, locked, page, |word| self.empty(entry, word))?
             {
-                self.forget(entry, old);
+                // SAFETY: as above, in `empty`.
+                unsafe { self.forget(entry, old) };
                 return Ok(());
             }
         }
@@ -520,10 +528,14 @@ impl Zswap {
     }
 
     /// What is to be done for a word that was replaced by EMPTY.
-    fn forget(&self, entry: SwapEntry, old: Word) {
+    ///
+    /// # Safety
+    /// As [`Zswap::discard`], for the word's content.
+    unsafe fn forget(&self, entry: SwapEntry, old: Word) {
         self.counters.add(Counter::StoredPages, -1);
         self.index.note_replaced(entry.key(), old, Word::EMPTY);
-        self.discard(old.content());
+        // SAFETY: this function's contract.
+        unsafe { self.discard(old.content()) };
     }
 
     /// Whether a page is kept under `entry`.
@@ -542,7 +554,8 @@ impl Zswap {
         if old.is_empty() {
             return false;
         }
-        self.forget(entry, old);
+        // SAFETY: this thread emptied the entry of it, under the entry's lock.
+        unsafe { self.forget(entry, old) };
         true
     }
 

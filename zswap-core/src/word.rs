@@ -41,13 +41,20 @@ impl PoolId {
 
     /// The pool in a place, of which there are [`Self::LIMIT`].
     pub(crate) const fn from_index(place: usize) -> Self {
-        debug_assert!(place < Self::LIMIT);
+        assert!(place < Self::LIMIT, "a pool's place beyond the 15 that there are");
         PoolId(place as u8)
     }
 
-    /// Its place; the first one for the value that is not given out.
+    /// Its place.
+    ///
+    /// # Panics
+    /// For the sixteenth value of 4 bits, which no word of an entry holds.
     pub(crate) const fn index(self) -> usize {
-        if (self.0 as usize) < Self::LIMIT { self.0 as usize } else { 0 }
+        assert!(
+            (self.0 as usize) < Self::LIMIT,
+            "an entry's word names a pool that there cannot be"
+        );
+        self.0 as usize
     }
 }
 
@@ -239,15 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_too_long_and_a_pool_that_none_is_do_no_harm_to_other_bits() {
+    fn a_pattern_too_long_does_no_harm_to_other_bits() {
         let word = Word::new(Content::SameFilled(u64::MAX));
         assert_eq!(word, Word::new(Content::SameFilled(PAYLOAD_MASK)));
+    }
+
+    #[test]
+    #[should_panic(expected = "an entry's word names a pool that there cannot be")]
+    fn a_word_of_a_pool_that_none_is_is_no_word_of_ours() {
         let Content::Stored { pool, .. } =
             Word::from_raw(1 << KIND_SHIFT | 15 << POOL_SHIFT).content()
         else {
             panic!("an object's word");
         };
-        assert_eq!((pool, pool.index()), (PoolId(15), 0));
+        pool.index();
     }
 
     #[test]

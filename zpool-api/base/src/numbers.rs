@@ -139,7 +139,7 @@ impl Numbers {
     pub fn free(&mut self, number: u32) {
         let (group, within) = self.place(number);
         let word = group * self.words() + within / 64;
-        debug_assert!(self.bits[word] >> (within % 64) & 1 == 1, "a number is taken back once");
+        assert!(self.bits[word] >> (within % 64) & 1 == 1, "a number is taken back once");
         self.bits[word] &= !(1 << (within % 64));
         let of = &mut self.groups[group];
         if of.used == self.group {

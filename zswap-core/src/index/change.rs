@@ -231,7 +231,7 @@ impl Index {
 
     /// Takes an unlinked inner node without children back.
     fn retire_inner(&self, locked: &mut Locked<'_>, inner: Inner<'_>, number: u32) {
-        debug_assert!(!inner.has_marks(), "a node without children has no marks");
+        assert!(!inner.has_marks(), "a node without children has no marks");
         // Its header stays. Who comes here by a stale reference finds no child.
         locked.structure.inners.free(number);
     }

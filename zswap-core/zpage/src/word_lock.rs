@@ -147,7 +147,7 @@ impl Drop for WordGuard<'_> {
         // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must
         // see a WAITERS bit set meanwhile.
         let before = self.word.swap(self.now, Ordering::Release);
-        debug_assert!(before & LOCKED != 0);
+        assert!(before & LOCKED != 0, "a word was unlocked by somebody who did not hold its lock");
         if before & WAITERS != 0 {
             self.waiters.wake(self.word);
         }

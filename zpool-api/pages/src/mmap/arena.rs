@@ -116,12 +116,15 @@ impl Arena {
     }
 
     /// Puts back the slot of a run of `pages` pages at `base`, which must hold no memory.
+    ///
+    /// # Panics
+    /// If the run is not one of this arena that is taken.
+    #[expect(clippy::expect_used, reason = "who frees a run promises that it is this provider's")]
     pub(super) fn put(&mut self, base: NonNull<u8>, pages: usize) {
         let address = base.addr().get();
         let below = self.by_address.partition_point(|(start, _)| *start <= address);
-        let found = below.checked_sub(1).map(|at| self.by_address[at]);
-        debug_assert!(found.is_some(), "a run of another provider");
-        let Some((start, tract)) = found else { return };
+        let at = below.checked_sub(1).expect("a run of another provider");
+        let (start, tract) = self.by_address[at];
         let number = tract * REGION_BLOCKS + (address - start) / BLOCK_BYTES;
         let block = &mut self.tracts[tract].blocks[number % REGION_BLOCKS];
         block.put((address - start) % BLOCK_BYTES);

@@ -34,8 +34,8 @@ impl Block {
     /// Dedicates an empty block to runs of `run_bytes` bytes. What is left at its end when they do
     /// not divide the block is address space never touched.
     pub(super) fn dedicate(&mut self, run_bytes: usize) {
-        debug_assert!(self.is_empty() && self.run_bytes == 0, "dedicated while in use");
-        debug_assert!((PAGE_SIZE..=BLOCK_BYTES).contains(&run_bytes));
+        assert!(self.is_empty() && self.run_bytes == 0, "dedicated while in use");
+        assert!((PAGE_SIZE..=BLOCK_BYTES).contains(&run_bytes));
         self.run_bytes = run_bytes as u32;
         self.slots = (BLOCK_BYTES / run_bytes) as u16;
     }
@@ -55,10 +55,10 @@ impl Block {
     /// Puts back the slot at `offset` bytes. The last one to come back ends the dedication.
     pub(super) fn put(&mut self, offset: usize) {
         let run_bytes = self.run_bytes as usize;
-        debug_assert!(run_bytes != 0 && offset % run_bytes == 0, "no slot begins at {offset}");
-        let slot = offset / run_bytes.max(1);
+        assert!(run_bytes != 0 && offset % run_bytes == 0, "no slot begins at {offset}");
+        let slot = offset / run_bytes;
         let bit = 1 << (slot % 64);
-        debug_assert!(self.bits[slot / 64] & bit != 0, "the slot at {offset} is free already");
+        assert!(self.bits[slot / 64] & bit != 0, "the slot at {offset} is free already");
         self.bits[slot / 64] &= !bit;
         self.taken -= 1;
         if self.taken == 0 {

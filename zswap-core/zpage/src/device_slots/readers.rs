@@ -88,9 +88,9 @@ impl Readers {
     pub(super) fn remove(&mut self, slot: u32) -> Gone {
         let at = self.find(slot);
         let place = &mut self.places[at];
-        debug_assert!(place.readers > 0, "slot {slot} has no reader");
+        assert!(place.readers > 0, "a reader of slot {slot} goes that was not counted");
         if place.readers != 1 {
-            let counted = place.readers > 0 && place.readers < u32::MAX;
+            let counted = place.readers < u32::MAX;
             place.readers -= u32::from(counted);
             return Gone { last: false, release: false };
         }
