@@ -1,0 +1,87 @@
+//! Faults of the disk's memory and of recompression.
+
+use zram::{PAGE_SIZE, Recompress, Zram};
+
+use crate::Seen;
+use crate::pages::{page_of, resident_kib};
+
+fn at(page: u64) -> u64 {
+    page * PAGE_SIZE as u64
+}
+
+/// At `mem_limit` a page is refused although it is no larger than the one it would replace.
+pub fn an_overwrite_at_the_limit_is_refused() -> Seen {
+    let disk = Zram::builder().disksize(at(4000)).mem_limit(2 << 20).build().expect("a disk");
+    let written = (0..4000).take_while(|n| disk.write(at(*n), &page_of(*n, 1500)).is_ok()).count();
+    let refused = (0..written as u64).filter(|n| disk.write(at(*n), &page_of(*n, 1500)).is_err());
+    let refused = refused.count();
+    Seen::new(refused > 0, format!("{refused} of {written} equal overwrites were refused"))
+}
+
+/// Slots of discarded pages keep their memory, and no limit counts it.
+pub fn memory_of_discarded_slots_stays() -> Seen {
+    let pages = 1 << 22;
+    let disk = Zram::builder().disksize(at(pages)).mem_limit(1 << 20).build().expect("a disk");
+    let before = disk.metadata_bytes();
+    for n in (0..pages).step_by(512) {
+        disk.write(at(n), &[0]).expect("a zero takes no pool memory");
+    }
+    let most = disk.metadata_bytes() - before;
+    disk.discard(0, at(pages)).expect("the disk's own range");
+    disk.reset();
+    let left = disk.metadata_bytes() - before;
+    Seen::new(left > most / 10, format!("{} KiB of {} KiB of slots stay", left >> 10, most >> 10))
+}
+
+/// An empty disk of 16 TiB touches memory for its table.
+pub fn an_empty_disk_takes_memory() -> Seen {
+    let before = resident_kib();
+    let disk = Zram::builder().disksize(16 << 40).build().expect("a disk");
+    let grown = resident_kib() - before;
+    drop(disk);
+    Seen::new(grown > 1024, format!("16 TiB without a page: {grown} KiB resident"))
+}
+
+/// `mm_stat` has a total above its maximum: one of them counts pages kept warm.
+pub fn the_total_is_above_the_maximum() -> Seen {
+    let disk = Zram::builder().disksize(at(2000)).build().expect("a disk");
+    for n in 0..2000 {
+        disk.write(at(n), &page_of(n, 1500)).expect("room");
+    }
+    disk.discard(0, at(2000)).expect("the disk's own range");
+    disk.reset_mem_used_max();
+    let stat = disk.mm_stat();
+    let what =
+        format!("mem_used_total {}, mem_used_max {}", stat.mem_used_total, stat.mem_used_max);
+    Seen::new(stat.mem_used_total > stat.mem_used_max, what)
+}
+
+/// An algorithm is not found by the very text that the disk was built with.
+pub fn recompression_is_not_found_by_its_spec() -> Seen {
+    let lost = ["zstd:level=3", "deflate:level=6", "lz4hc:level=9"].iter().filter(|spec| {
+        let disk = Zram::builder().disksize(at(64)).recompression(spec).build();
+        disk.expect("a disk").recompress(&Recompress::new().algorithm(spec)).is_err()
+    });
+    let lost: Vec<_> = lost.collect();
+    Seen::new(!lost.is_empty(), format!("not found by the text they were given as: {lost:?}"))
+}
+
+/// Pages are recompressed for a few bytes that no size class tells apart, so memory grows.
+pub fn recompression_wins_no_memory() -> Seen {
+    let pages = 4000;
+    let disk = Zram::builder().disksize(at(pages)).zpool("zbud").algorithm("lz4");
+    let disk = disk.recompression("lz4hc").build().expect("a disk");
+    for n in 0..pages {
+        disk.write(at(n), &page_of(n, 2500)).expect("room");
+    }
+    disk.trim();
+    let before = disk.mm_stat().mem_used_total;
+    let done = disk.recompress(&Recompress::new()).expect("an algorithm to recompress with");
+    disk.trim();
+    let after = disk.mm_stat().mem_used_total;
+    let fault = done.recompressed > 0 && after >= before;
+    Seen::new(
+        fault,
+        format!("{} pages recompressed, {before} bytes before, {after} after", done.recompressed),
+    )
+}
