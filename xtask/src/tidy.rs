@@ -12,9 +12,6 @@ mod licences;
 mod loom_only;
 mod machine_paths;
 mod orderings;
-mod quiet;
-mod reasons;
-mod safety;
 mod source;
 mod spdx;
 mod words;
@@ -48,16 +45,8 @@ impl std::fmt::Display for Finding {
     }
 }
 
-const SOURCE_RULES: &[fn(&Source) -> Vec<Finding>] = &[
-    heads::check,
-    safety::check,
-    reasons::check,
-    arrows::check_source,
-    orderings::check,
-    quiet::check,
-    loom_only::check,
-    comments::check,
-];
+const SOURCE_RULES: &[fn(&Source) -> Vec<Finding>] =
+    &[heads::check, arrows::check_source, orderings::check, loom_only::check, comments::check];
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let files = project_files()?;

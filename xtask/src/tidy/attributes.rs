@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::words::{is_ident, words};
+use super::words::is_ident;
 
 /// `#[...]` or `#![...]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,14 +151,6 @@ fn parts(list: &str) -> impl Iterator<Item = &str> {
     })
     .map(str::trim)
     .filter(|part| !part.is_empty())
-}
-
-/// The inside of every `name(...)` in `code`, with the offset of `name`.
-pub(super) fn calls<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
-    words(code, name).filter_map(move |at| {
-        let open = at + name.len() + blanks(&code[at + name.len()..]);
-        code[open..].starts_with('(').then(|| (at, &code[open..matching(code, open)]))
-    })
 }
 
 #[cfg(test)]

@@ -85,10 +85,6 @@ impl Source {
         &self.code
     }
 
-    pub(super) fn attributes(&self) -> &[Attribute] {
-        &self.attributes
-    }
-
     /// Where modules lie that this file declares for tests only: a path without `.rs`.
     pub(super) fn test_module_stems(&self) -> &[String] {
         &self.test_module_stems
