@@ -12,6 +12,7 @@ mod licences;
 mod loom_only;
 mod machine_paths;
 mod orderings;
+mod readmes;
 mod source;
 mod spdx;
 mod words;
@@ -61,6 +62,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let documents: Vec<_> = files.iter().filter(|(path, _)| is_document(path)).cloned().collect();
     let sources = rust_sources(files);
     findings.extend(documents::check(&documents, &sources));
+    findings.extend(readmes::check(&documents, &sources));
     for source in &sources {
         findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(source)));
     }
