@@ -5,6 +5,7 @@
 //! thread goes on, and its report says so. In a child after `fork` there is no such thread: a drop does
 //! nothing.
 
+use core::fmt;
 use core::time::Duration;
 // Always std's: no part of any modelled protocol.
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,9 +56,24 @@ impl<S> Shared<S> {
     }
 }
 
-/// The thread's owner.
-#[derive(Debug)]
-pub(crate) struct Background<S>(Leaked<Owner<S>>);
+/// A thread that works on a store: it shrinks, compacts or migrates it. `R` is what it reports.
+///
+/// Dropping it stops the thread after the page that it is at, or the 256 objects that it moves, and waits for
+/// that. It does not keep the store, and ends when that is gone. `Send` and `Sync`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zswap_core::{CompactorPolicy, Zswap};
+///
+/// let store = Arc::new(Zswap::builder().zpool("zbud").compressor("null").build()?);
+/// let compactor = store.compact_in_background(CompactorPolicy::default())?;
+/// assert_eq!(compactor.report().failed, 0);
+/// let last = compactor.stop();
+/// assert_eq!(last.pages, 0, "zbud cannot be compacted");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the thread stops when this is dropped"]
+pub struct Background<R>(Leaked<Owner<R>>);
 
 #[derive(Debug)]
 struct Owner<S> {
@@ -65,7 +81,7 @@ struct Owner<S> {
     thread: Option<JoinHandle<()>>,
 }
 
-impl<S: Default + Send + 'static> Background<S> {
+impl<S: Clone + Default + Send + 'static> Background<S> {
     /// Starts it. A step gets the store, none once that is gone, and says what is to be done to the
     /// report.
     pub(crate) fn start<R: FnOnce(&mut S)>(
@@ -94,14 +110,28 @@ impl<S: Default + Send + 'static> Background<S> {
         Ok(Background(Leaked::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// Reads the report; in a child after `fork` an empty one.
-    pub(crate) fn report<T>(&self, read: impl FnOnce(&S) -> T) -> T {
-        if self.0.is_here() { read(&self.0.shared.lock().report) } else { read(&S::default()) }
+    /// What it has done so far; in a child after `fork` nothing.
+    pub fn report(&self) -> S {
+        if self.0.is_here() { self.0.shared.lock().report.clone() } else { S::default() }
+    }
+
+    /// Stops the thread as a drop does; what it has done in all.
+    pub fn stop(mut self) -> S {
+        if self.0.is_here() {
+            self.0.end();
+        }
+        self.report()
     }
 }
 
-impl<S> Drop for Owner<S> {
-    fn drop(&mut self) {
+impl<S: Clone + Default + Send + fmt::Debug + 'static> fmt::Debug for Background<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Background").field(&self.report()).finish()
+    }
+}
+
+impl<S> Owner<S> {
+    fn end(&mut self) {
         // Relaxed: as in `Stop`.
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.lock().stop = true;
@@ -112,5 +142,11 @@ impl<S> Drop for Owner<S> {
                 let _ = thread.join();
             }
         }
+    }
+}
+
+impl<S> Drop for Owner<S> {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -9,7 +9,6 @@
 //!
 //! What a look reads are the backends' statistics: no store or load counts anything for it.
 
-use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -97,24 +96,8 @@ pub struct CompactorReport {
     pub last_error: Option<ZpoolError>,
 }
 
-/// A thread that compacts a store's pools. Dropping it stops the thread after the step of a run that it is
-/// at, 256 objects moved at most, and waits for it. It does not keep the store.
-///
-/// `Send` and `Sync`.
-pub struct BackgroundCompactor(Background<CompactorReport>);
-
-impl BackgroundCompactor {
-    /// What it has done so far.
-    pub fn report(&self) -> CompactorReport {
-        self.0.report(CompactorReport::clone)
-    }
-}
-
-impl fmt::Debug for BackgroundCompactor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BackgroundCompactor").field(&self.report()).finish()
-    }
-}
+/// A thread that compacts a store's pools: [`Zswap::compact_in_background`].
+pub type BackgroundCompactor = Background<CompactorReport>;
 
 /// Bytes of the pools that can be compacted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -291,7 +274,7 @@ impl Zswap {
             };
             (move |report: &mut CompactorReport| done.tell(report), next)
         };
-        Background::start("zswap-compact", Arc::downgrade(self), step).map(BackgroundCompactor)
+        Background::start("zswap-compact", Arc::downgrade(self), step)
     }
 }
 

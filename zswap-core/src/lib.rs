@@ -149,6 +149,7 @@ mod walk;
 mod word;
 mod writeback;
 
+pub use background::Background;
 pub use builder::ZswapBuilder;
 pub use compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
 pub use device::{DeviceError, SwapDevice};

@@ -8,7 +8,6 @@
 //! Pages that were recompressed stay where they are when pools are migrated, until their pool has been
 //! the current one.
 
-use core::fmt;
 use core::time::Duration;
 use std::sync::{Arc, Weak};
 
@@ -141,7 +140,7 @@ impl Zswap {
         if !self.is_here() {
             return Err(std::io::Error::other(RehomeError::Forked));
         }
-        BackgroundMigration::start(Arc::downgrade(self), chunk, pause)
+        BackgroundMigration::migrating(Arc::downgrade(self), chunk, pause)
     }
 
     fn pages_elsewhere(&self) -> usize {
@@ -287,14 +286,11 @@ fn next_pause(usual: Duration, last: Duration, moved: usize, failed: bool) -> Du
     }
 }
 
-/// A thread that migrates a store's pools. Dropping it stops the thread after the page that it is at
-/// and waits for it.
-///
-/// `Send` and `Sync`.
-pub struct BackgroundMigration(Background<MigrationReport>);
+/// A thread that migrates a store's pools: [`Zswap::migrate_pools_in_background`].
+pub type BackgroundMigration = Background<MigrationReport>;
 
 impl BackgroundMigration {
-    fn start(store: Weak<Zswap>, chunk: usize, usual: Duration) -> std::io::Result<Self> {
+    fn migrating(store: Weak<Zswap>, chunk: usize, usual: Duration) -> std::io::Result<Self> {
         let chunk = chunk.max(1);
         let mut pause = usual;
         let step = move |store: Option<&Zswap>, stop: &Stop<'_>| {
@@ -316,17 +312,6 @@ impl BackgroundMigration {
             };
             (report, if ended { Next::End } else { Next::After(pause) })
         };
-        Background::start("zswap-migrate", store, step).map(BackgroundMigration)
-    }
-
-    /// What it has done so far.
-    pub fn report(&self) -> MigrationReport {
-        self.0.report(MigrationReport::clone)
-    }
-}
-
-impl fmt::Debug for BackgroundMigration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BackgroundMigration").field(&self.report()).finish()
+        Background::start("zswap-migrate", store, step)
     }
 }

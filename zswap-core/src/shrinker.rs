@@ -7,7 +7,6 @@
 //! what comes back soon should not have gone. A step with nothing to do, or one that failed, is followed
 //! by a longer pause.
 
-use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -97,24 +96,8 @@ pub struct ShrinkerReport {
     pub last_error: Option<WritebackError>,
 }
 
-/// A thread that shrinks a store. Dropping it stops the thread after the page that it is at and waits
-/// for it. It does not keep the store.
-///
-/// `Send` and `Sync`.
-pub struct BackgroundShrinker(Background<ShrinkerReport>);
-
-impl BackgroundShrinker {
-    /// What it has done so far.
-    pub fn report(&self) -> ShrinkerReport {
-        self.0.report(ShrinkerReport::clone)
-    }
-}
-
-impl fmt::Debug for BackgroundShrinker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BackgroundShrinker").field(&self.report()).finish()
-    }
-}
+/// A thread that shrinks a store: [`Zswap::shrink_in_background`].
+pub type BackgroundShrinker = Background<ShrinkerReport>;
 
 impl Zswap {
     /// Starts a thread that writes pages back before the pools are full, as hard as they are full: see
@@ -174,7 +157,6 @@ impl Zswap {
             (report, next)
         };
         Background::start("zswap-shrink", Arc::downgrade(self), step)
-            .map(BackgroundShrinker)
             .map_err(|error| WritebackError::Thread { message: error.to_string() })
     }
 
