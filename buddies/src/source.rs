@@ -20,7 +20,7 @@ use zpool_base::unwind::in_destructor;
 
 /// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
 #[derive(Debug)]
-pub struct PageSource {
+pub(crate) struct PageSource {
     provider: Arc<dyn PageProvider>,
     budget: Option<Arc<PageBudget>>,
     backend: &'static str,
@@ -34,7 +34,7 @@ impl PageSource {
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
-    pub fn new(
+    pub(crate) fn new(
         backend: &'static str,
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,
@@ -49,18 +49,18 @@ impl PageSource {
     }
 
     /// Bytes of a page.
-    pub fn page_size(&self) -> usize {
+    pub(crate) fn page_size(&self) -> usize {
         self.page_size
     }
 
     /// The provider.
-    pub fn provider(&self) -> &dyn PageProvider {
+    pub(crate) fn provider(&self) -> &dyn PageProvider {
         &*self.provider
     }
 
     /// Whether this process made the pool, and is not a child of the one that did.
     #[inline]
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.maker.is_here()
     }
 
@@ -69,12 +69,12 @@ impl PageSource {
     /// # Errors
     /// [`ZpoolError::Forked`].
     #[inline]
-    pub fn here(&self) -> Result<(), ZpoolError> {
+    pub(crate) fn here(&self) -> Result<(), ZpoolError> {
         if self.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: self.backend }) }
     }
 
     /// Attached pages. Takes no lock.
-    pub fn total_pages(&self) -> usize {
+    pub(crate) fn total_pages(&self) -> usize {
         // Relaxed: a number that leads to no other data.
         self.total.load(Ordering::Relaxed)
     }
@@ -86,7 +86,7 @@ impl PageSource {
     ///
     /// # Panics
     /// With the provider's panic; nothing is charged then.
-    pub fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
+    pub(crate) fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
         might_sleep("a page request");
         if let Some(budget) = &self.budget {
             budget.charge(self.page_size)?;
@@ -105,7 +105,7 @@ impl PageSource {
     ///
     /// # Panics
     /// With the provider's panic; the page counts no more then.
-    pub unsafe fn give_back(&self, base: NonNull<u8>) {
+    pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
         // Uncharged last, also by a panic.
         let charge = Charge(self);
         // Relaxed: as in `total_pages`.
@@ -143,14 +143,14 @@ impl Drop for Charge<'_> {
 /// A page that no pool has attached yet. Dropped, it goes back.
 #[derive(Debug)]
 #[must_use = "the page goes back unless it is attached"]
-pub struct FreshPage<'a> {
+pub(crate) struct FreshPage<'a> {
     base: NonNull<u8>,
     charge: Charge<'a>,
 }
 
 impl FreshPage<'_> {
     /// The page is the pool's, and counts, until [`PageSource::give_back`].
-    pub fn attach(self) -> NonNull<u8> {
+    pub(crate) fn attach(self) -> NonNull<u8> {
         // Relaxed: as in `total_pages`.
         self.charge.0.total.fetch_add(1, Ordering::Relaxed);
         let base = self.base;
