@@ -9,13 +9,14 @@ use zpool_api::{Handle, ObjCommit, ZpoolError};
 use zpool_base::stable::TableError;
 use zpool_base::unwind::in_destructor;
 
-use crate::core::{Core, Found, Held, LockedLists};
+use crate::core::{Core, Held, LockedLists};
 use crate::desc::{Buddy, PageDesc};
 use crate::layout::{Layout, Room, Slot};
 use crate::locks::{HeldPage, Locking};
 use crate::middle::{MIDDLE, Middle};
 use crate::page::Page;
 use crate::source::FreshPage;
+use crate::states::Who;
 
 /// Pages that an allocation tries: one whose middle object is read or being written may have no room.
 const TRIES: u32 = 16;
@@ -51,8 +52,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
             }
             lists = self.lists.lock();
         }
-        let (page, vacant) = self.vacant_number(lists)?;
-        let found = self.attach(fresh, page, vacant, chunks);
+        let (page, lists) = self.vacant_number(lists)?;
+        let found = self.attach(fresh, lists, page, chunks);
         found.word().claim(size);
         Ok(found)
     }
@@ -61,13 +62,22 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     /// tightest.
     fn reserve_in_a_page(&self, chunks: usize) -> Option<Buddy<'_, L, N>> {
         for _ in 0..TRIES {
-            let (page, found) = L::Locks::take(&self.lists, chunks)?;
+            let mut lists = self.lists.lock();
+            // With one lock the page may stay where it is: the lock is held until it is put elsewhere.
+            let page =
+                if L::Locks::ONE { lists.tightest(chunks) } else { lists.take_for_alloc(chunks) }?;
             let desc = self.desc(page);
-            let mut held = L::Locks::lock_found(found, page, &desc.page);
+            let mut held = self.lock_found(lists, page, desc);
             let guarded = held.page();
             if let Some(nth) = self.make_room(desc, page, guarded, chunks) {
                 let to = guarded.resting_state(true);
-                held.put_taken(to);
+                held.lists(|lists| {
+                    if L::Locks::ONE {
+                        lists.move_to_front(page, to);
+                    } else {
+                        lists.settle(page, Who::Holder, to);
+                    }
+                });
                 return Some(Buddy { slot: Slot::new(page, nth), desc });
             }
             self.pass_by(page, held);
@@ -80,8 +90,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     #[cold]
     fn pass_by(&self, page: u32, mut held: Held<'_, L, N>) {
         let to = held.page().resting_state(false);
-        held.put_taken(to);
-        let unreferenced = self.put_if_leaving(page, &mut held, to);
+        let unreferenced = self.settle(page, &mut held, Who::Holder, to);
         drop(held);
         self.give_back(unreferenced);
     }
@@ -134,19 +143,19 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     fn attach<'a>(
         &'a self,
         fresh: FreshPage<'a>,
+        lists: LockedLists<'a, L, N>,
         page: u32,
-        found: Found<'a, L, N>,
         chunks: usize,
     ) -> Buddy<'a, L, N> {
         let desc = self.desc(page);
-        let mut held = L::Locks::lock_found(found, page, &desc.page);
+        let mut held = self.lock_found(lists, page, desc);
         desc.attach(fresh.attach());
         let guarded = held.page();
         // The lists' reference.
         guarded.get();
         guarded.occupy(Room::FIRST, chunks);
         let to = guarded.resting_state(true);
-        held.attach(to);
+        held.lists(|lists| lists.attach(page, to));
         Buddy { slot: Slot::new(page, Room::FIRST.nth), desc }
     }
 
@@ -155,18 +164,18 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     fn vacant_number<'a>(
         &'a self,
         mut lists: LockedLists<'a, L, N>,
-    ) -> Result<(u32, Found<'a, L, N>), ZpoolError> {
+    ) -> Result<(u32, LockedLists<'a, L, N>), ZpoolError> {
         let refused = |bytes| ZpoolError::OutOfMetadata { backend: L::NAME, bytes };
         let page = match lists.take_vacant() {
             Some(page) => page,
-            None => lists.new_number(L::Locks::in_record(Page::NEW)).map_err(refused)?,
+            None => lists.new_number(L::Locks::parts(|| Page::NEW).1).map_err(refused)?,
         };
         if self.table.len() <= page as usize {
             drop(lists);
             self.add_descriptors(page)?;
             lists = self.lists.lock();
         }
-        Ok((page, L::Locks::found(&self.lists, lists)))
+        Ok((page, lists))
     }
 
     /// Adds descriptors until this page number has one. Another thread may add it, and this one that of
@@ -189,7 +198,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     /// OWNED → LIVE: the handle exists from here on.
     #[inline]
     pub(crate) fn publish(&self, buddy: Buddy<'_, L, N>) -> Handle {
-        self.counts.published(buddy.word().peek().bytes());
+        self.objects.add(1);
+        self.object_bytes.add(buddy.word().peek().bytes());
         self.handle(buddy, buddy.word().publish().generation())
     }
 }

@@ -7,14 +7,13 @@ use zpool_base::stable::StableTable;
 use zpool_base::unwind::each_in_destructor;
 
 use crate::chunks::ChunkSize;
+use crate::counter::Counter;
 use crate::desc::{Buddy, PageDesc};
 use crate::layout::{Layout, Slot};
 use crate::left::Left;
-use crate::locks::{Locked, Locking, PoolLock};
+use crate::locks::{ListsOf, Locked, Locking, PoolLock};
 use crate::page::Page;
 use crate::source::PageSource;
-use crate::states::Lists;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A locked page of a layout.
 pub(crate) type Held<'a, L, const N: usize> =
@@ -22,11 +21,7 @@ pub(crate) type Held<'a, L, const N: usize> =
 
 /// The locked lists of a layout's pool.
 pub(crate) type LockedLists<'a, L, const N: usize> =
-    Locked<'a, Lists<<<L as Layout<N>>::Locks as Locking>::InRecord<Page<L, N>>>>;
-
-/// What is still locked once a page was found in the lists.
-pub(crate) type Found<'a, L, const N: usize> =
-    <<L as Layout<N>>::Locks as Locking>::Found<'a, Page<L, N>>;
+    Locked<'a, ListsOf<<L as Layout<N>>::Locks, Page<L, N>>>;
 
 /// All of a pool; private to the crate, so that nobody else can end pins or commit objects.
 pub(crate) struct Core<L: Layout<N>, const N: usize> {
@@ -38,56 +33,10 @@ pub(crate) struct Core<L: Layout<N>, const N: usize> {
     pub(crate) lists: PoolLock<L::Locks, Page<L, N>>,
     /// Freed objects that their last readers left.
     pub(crate) left: Left,
-    pub(crate) counts: Counts,
-}
-
-/// Objects, for statistics only.
-#[derive(Default)]
-pub(crate) struct Counts {
-    objects: AtomicUsize,
-    object_bytes: AtomicUsize,
-    parked: AtomicUsize,
-}
-
-impl Counts {
-    pub(crate) fn published(&self, bytes: usize) {
-        // Relaxed, here and below in this type: counters, each right by itself.
-        self.objects.fetch_add(1, Ordering::Relaxed);
-        // Relaxed: a counter.
-        self.object_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn freed(&self, bytes: usize) {
-        // Relaxed: counters.
-        self.objects.fetch_sub(1, Ordering::Relaxed);
-        self.object_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn parked(&self) {
-        // Relaxed: a counter.
-        self.parked.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Wraps: a reader may take a parked object off before its freer has counted it.
-    pub(crate) fn unparked(&self) {
-        // Relaxed: a counter.
-        self.parked.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn objects(&self) -> usize {
-        // Relaxed: a counter.
-        self.objects.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn object_bytes(&self) -> usize {
-        // Relaxed: a counter.
-        self.object_bytes.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn parked_objects(&self) -> usize {
-        // Relaxed: a counter, which may be below 0 for a moment.
-        (self.parked.load(Ordering::Relaxed) as isize).max(0) as usize
-    }
+    pub(crate) objects: Counter,
+    pub(crate) object_bytes: Counter,
+    /// Below 0 for a moment when a reader takes a parked object off before its freer has counted it.
+    pub(crate) parked: Counter,
 }
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
@@ -105,7 +54,9 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
             table: StableTable::with_limit(Slot::<N>::MAX_PAGES),
             lists: PoolLock::new(),
             left: Left::new(),
-            counts: Counts::default(),
+            objects: Counter::default(),
+            object_bytes: Counter::default(),
+            parked: Counter::default(),
         })
     }
 
@@ -128,6 +79,17 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     #[inline]
     pub(crate) fn desc(&self, page: u32) -> &PageDesc<L, N> {
         self.table.get(page).expect("a page number in use has a descriptor")
+    }
+
+    /// Locks a page that was found in the lists.
+    #[inline]
+    pub(crate) fn lock_found<'a>(
+        &'a self,
+        lists: LockedLists<'a, L, N>,
+        page: u32,
+        desc: &'a PageDesc<L, N>,
+    ) -> Held<'a, L, N> {
+        L::Locks::lock_found(lists, &self.lists, page, &desc.page)
     }
 
     /// Locks a page.

@@ -41,7 +41,7 @@ impl<L: Layout<N>, const N: usize> PageDesc<L, N> {
             words: [(); N].map(|()| ObjWord::new(generation)),
             base: AtomicPtr::new(null_mut()),
             middle: L::Middle::default(),
-            page: L::Locks::in_desc(Page::NEW),
+            page: L::Locks::parts(|| Page::NEW).0,
             watched: [(); N].map(|()| Watched::new()),
         }
     }

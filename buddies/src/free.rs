@@ -49,10 +49,11 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
             (freed, if is_owned { self.lock_and_give_up(buddy, true) } else { None })
         };
         let (Freed::Owned(last) | Freed::Parked(last)) = freed;
-        self.counts.freed(last.bytes());
+        self.objects.sub(1);
+        self.object_bytes.sub(last.bytes());
         match freed {
             Freed::Owned(_) => self.give_back(unreferenced),
-            Freed::Parked(_) => self.counts.parked(),
+            Freed::Parked(_) => self.parked.add(1),
         }
         Some(())
     }
@@ -98,7 +99,11 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         who: Who,
         to: PageState,
     ) -> Option<Unreferenced> {
-        if held.settle(who, to) { self.put_if_leaving(page, held, to) } else { None }
+        if held.lists(|lists| lists.settle(page, who, to)) {
+            self.put_if_leaving(page, held, to)
+        } else {
+            None
+        }
     }
 
     /// Puts the reference of whoever held a page, if the page has no objects. Under the page's lock.

@@ -59,7 +59,7 @@
 //! | `lists.rs`, `records.rs` | linked lists of page numbers, and what they link |
 //! | `locks.rs` | a lock for each page beside the pool lock, or the pool lock alone |
 //! | `desc.rs` | a page's descriptor, and where the bytes are |
-//! | `source.rs` | pages of the provider, charged to a budget and counted |
+//! | `source.rs`, `counter.rs` | pages of the provider, charged to a budget and counted |
 //! | `left.rs` | objects that their last reader left, until a call may block |
 //! | `reclaim.rs` | the LRU walk with the evict callback |
 //! | `core.rs`, `free.rs`, `read.rs`, `alloc.rs` | a pool's parts, and what is done with them, later ones by earlier ones |
@@ -83,6 +83,7 @@ mod alloc;
 mod backend;
 mod chunks;
 mod core;
+mod counter;
 mod desc;
 mod free;
 mod layout;

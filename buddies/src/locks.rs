@@ -11,10 +11,11 @@
 //! a page, is moved. A thread holds one page at a time.
 
 use core::fmt;
+use core::ops::{Deref, DerefMut};
 
 use zpool_base::lockdep::{self, Rank};
 
-use crate::states::{Lists, PageState, Who};
+use crate::states::Lists;
 use crate::sync::{Mutex, MutexGuard};
 
 /// A lock's guard together with its lockdep entry.
@@ -30,14 +31,14 @@ impl<'a, T> Locked<'a, T> {
     }
 }
 
-impl<T> core::ops::Deref for Locked<'_, T> {
+impl<T> Deref for Locked<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.guarded
     }
 }
 
-impl<T> core::ops::DerefMut for Locked<'_, T> {
+impl<T> DerefMut for Locked<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.guarded
     }
@@ -49,7 +50,10 @@ impl<T> fmt::Debug for Locked<'_, T> {
     }
 }
 
-/// The pool lock of a policy `K`, over pages of type `P`.
+/// The lists with what policy `K` keeps of a page of type `P` there.
+pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
+
+/// The pool lock of policy `K`, over pages of type `P`.
 #[derive(Debug)]
 pub struct PoolLock<K: Locking, P: Send>(Mutex<Lists<K::InRecord<P>>>);
 
@@ -60,15 +64,15 @@ impl<K: Locking, P: Send> PoolLock<K, P> {
     }
 
     /// Takes the pool lock, for the lists.
-    pub(crate) fn lock(&self) -> Locked<'_, Lists<K::InRecord<P>>> {
-        Locked::lock(&self.0, K::POOL_RANK)
+    pub(crate) fn lock(&self) -> Locked<'_, ListsOf<K, P>> {
+        Locked::lock(&self.0, if K::ONE { Rank::Pool } else { Rank::Leaf })
     }
 }
 
 /// A policy: where a page is kept, and what guards it. Not to be implemented elsewhere.
 pub trait Locking: Sized + 'static {
-    /// The pool lock's rank.
-    const POOL_RANK: Rank;
+    /// Whether the pool lock guards the pages, too.
+    const ONE: bool;
 
     /// What a page's descriptor has of the page.
     type InDesc<P: Send>: Send + Sync;
@@ -76,33 +80,11 @@ pub trait Locking: Sized + 'static {
     /// What a page's record in the lists has of the page.
     type InRecord<P: Send>: Send;
 
-    /// What is still locked once a page was found in the lists.
-    type Found<'a, P: Send + 'a>;
-
     /// A locked page.
-    type Held<'a, P: Send + 'a>: HeldPage<P>;
+    type Held<'a, P: Send + 'a>: HeldPage<Self, P>;
 
-    /// The descriptor's part of a page.
-    fn in_desc<P: Send>(page: P) -> Self::InDesc<P>;
-
-    /// The record's part of a page.
-    fn in_record<P: Send>(page: P) -> Self::InRecord<P>;
-
-    /// Takes the page with the tightest room, for an allocation.
-    fn take<P: Send>(pool: &PoolLock<Self, P>, chunks: usize) -> Option<(u32, Self::Found<'_, P>)>;
-
-    /// Goes on with a page that was found in the lists.
-    fn found<'a, P: Send>(
-        pool: &'a PoolLock<Self, P>,
-        lists: Locked<'a, Lists<Self::InRecord<P>>>,
-    ) -> Self::Found<'a, P>;
-
-    /// Locks a page that was found in the lists.
-    fn lock_found<'a, P: Send>(
-        found: Self::Found<'a, P>,
-        page: u32,
-        in_desc: &'a Self::InDesc<P>,
-    ) -> Self::Held<'a, P>;
+    /// A page's two parts: of its descriptor, and of its record.
+    fn parts<P: Send>(page: fn() -> P) -> (Self::InDesc<P>, Self::InRecord<P>);
 
     /// Locks a page.
     fn lock<'a, P: Send>(
@@ -110,21 +92,23 @@ pub trait Locking: Sized + 'static {
         page: u32,
         in_desc: &'a Self::InDesc<P>,
     ) -> Self::Held<'a, P>;
+
+    /// Locks a page that was found in the lists, which are locked still.
+    fn lock_found<'a, P: Send>(
+        lists: Locked<'a, ListsOf<Self, P>>,
+        pool: &'a PoolLock<Self, P>,
+        page: u32,
+        in_desc: &'a Self::InDesc<P>,
+    ) -> Self::Held<'a, P>;
 }
 
 /// A page that is locked.
-pub trait HeldPage<P> {
+pub trait HeldPage<K: Locking, P: Send> {
     /// What the lock guards.
     fn page(&mut self) -> &mut P;
 
-    /// [`Lists::attach`] of this page.
-    fn attach(&mut self, to: PageState);
-
-    /// Puts a page that [`Locking::take`] took where it belongs.
-    fn put_taken(&mut self, to: PageState);
-
-    /// [`Lists::settle`] of this page.
-    fn settle(&mut self, who: Who, to: PageState) -> bool;
+    /// Calls `change` with the lists.
+    fn lists<T>(&mut self, change: impl FnOnce(&mut ListsOf<K, P>) -> T) -> T;
 }
 
 /// The pool lock guards lists and pages.
@@ -139,70 +123,40 @@ pub struct HeldByPool<'a, P> {
 }
 
 impl Locking for OneLock {
-    const POOL_RANK: Rank = Rank::Pool;
+    const ONE: bool = true;
     type InDesc<P: Send> = ();
     type InRecord<P: Send> = P;
-    type Found<'a, P: Send + 'a> = Locked<'a, Lists<P>>;
     type Held<'a, P: Send + 'a> = HeldByPool<'a, P>;
 
-    fn in_desc<P: Send>(_page: P) {}
-
-    fn in_record<P: Send>(page: P) -> P {
-        page
-    }
-
-    /// The page stays where it is: the lock is held until it is put elsewhere.
-    #[inline]
-    fn take<P: Send>(pool: &PoolLock<Self, P>, chunks: usize) -> Option<(u32, Self::Found<'_, P>)> {
-        let lists = pool.lock();
-        Some((lists.tightest(chunks)?, lists))
+    fn parts<P: Send>(page: fn() -> P) -> ((), P) {
+        ((), page())
     }
 
     #[inline]
-    fn found<'a, P: Send>(
-        _pool: &'a PoolLock<Self, P>,
-        lists: Locked<'a, Lists<P>>,
-    ) -> Self::Found<'a, P> {
-        lists
+    fn lock<'a, P: Send>(pool: &'a PoolLock<Self, P>, page: u32, _: &()) -> HeldByPool<'a, P> {
+        HeldByPool { lists: pool.lock(), page }
     }
 
     #[inline]
     fn lock_found<'a, P: Send>(
-        found: Self::Found<'a, P>,
+        lists: Locked<'a, Lists<P>>,
+        _pool: &PoolLock<Self, P>,
         page: u32,
-        _in_desc: &'a (),
-    ) -> Self::Held<'a, P> {
-        HeldByPool { lists: found, page }
-    }
-
-    #[inline]
-    fn lock<'a, P: Send>(
-        pool: &'a PoolLock<Self, P>,
-        page: u32,
-        _in_desc: &'a (),
-    ) -> Self::Held<'a, P> {
-        HeldByPool { lists: pool.lock(), page }
+        _: &(),
+    ) -> HeldByPool<'a, P> {
+        HeldByPool { lists, page }
     }
 }
 
-impl<P> HeldPage<P> for HeldByPool<'_, P> {
+impl<P: Send> HeldPage<OneLock, P> for HeldByPool<'_, P> {
     #[inline]
     fn page(&mut self) -> &mut P {
         self.lists.page(self.page)
     }
 
-    fn attach(&mut self, to: PageState) {
-        self.lists.attach(self.page, to);
-    }
-
     #[inline]
-    fn put_taken(&mut self, to: PageState) {
-        self.lists.move_to_front(self.page, to);
-    }
-
-    #[inline]
-    fn settle(&mut self, who: Who, to: PageState) -> bool {
-        self.lists.settle(self.page, who, to)
+    fn lists<T>(&mut self, change: impl FnOnce(&mut Lists<P>) -> T) -> T {
+        change(&mut self.lists)
     }
 }
 
@@ -213,77 +167,50 @@ pub enum PageLocks {}
 /// A page lock.
 #[derive(Debug)]
 pub struct HeldByPage<'a, P: Send> {
-    guarded: Locked<'a, P>,
+    page: Locked<'a, P>,
     pool: &'a PoolLock<PageLocks, P>,
-    page: u32,
 }
 
 impl Locking for PageLocks {
-    const POOL_RANK: Rank = Rank::Leaf;
+    const ONE: bool = false;
     type InDesc<P: Send> = Mutex<P>;
     type InRecord<P: Send> = ();
-    type Found<'a, P: Send + 'a> = &'a PoolLock<Self, P>;
     type Held<'a, P: Send + 'a> = HeldByPage<'a, P>;
 
-    fn in_desc<P: Send>(page: P) -> Mutex<P> {
-        Mutex::new(page)
-    }
-
-    fn in_record<P: Send>(_page: P) {}
-
-    /// The page is off the lists until it is put there again.
-    #[inline]
-    fn take<P: Send>(pool: &PoolLock<Self, P>, chunks: usize) -> Option<(u32, Self::Found<'_, P>)> {
-        // The pool lock is let go at the end of the statement: a page lock comes before it.
-        let page = pool.lock().take_for_alloc(chunks)?;
-        Some((page, pool))
-    }
-
-    #[inline]
-    fn found<'a, P: Send>(
-        pool: &'a PoolLock<Self, P>,
-        lists: Locked<'a, Lists<()>>,
-    ) -> Self::Found<'a, P> {
-        drop(lists);
-        pool
-    }
-
-    #[inline]
-    fn lock_found<'a, P: Send>(
-        found: Self::Found<'a, P>,
-        page: u32,
-        in_desc: &'a Mutex<P>,
-    ) -> Self::Held<'a, P> {
-        Self::lock(found, page, in_desc)
+    fn parts<P: Send>(page: fn() -> P) -> (Mutex<P>, ()) {
+        (Mutex::new(page()), ())
     }
 
     #[inline]
     fn lock<'a, P: Send>(
         pool: &'a PoolLock<Self, P>,
+        _page: u32,
+        in_desc: &'a Mutex<P>,
+    ) -> HeldByPage<'a, P> {
+        HeldByPage { page: Locked::lock(in_desc, Rank::Zspage), pool }
+    }
+
+    #[inline]
+    fn lock_found<'a, P: Send>(
+        lists: Locked<'a, Lists<()>>,
+        pool: &'a PoolLock<Self, P>,
         page: u32,
         in_desc: &'a Mutex<P>,
-    ) -> Self::Held<'a, P> {
-        HeldByPage { guarded: Locked::lock(in_desc, Rank::Zspage), pool, page }
+    ) -> HeldByPage<'a, P> {
+        // A page lock comes before the pool lock.
+        drop(lists);
+        Self::lock(pool, page, in_desc)
     }
 }
 
-impl<P: Send> HeldPage<P> for HeldByPage<'_, P> {
+impl<P: Send> HeldPage<PageLocks, P> for HeldByPage<'_, P> {
     #[inline]
     fn page(&mut self) -> &mut P {
-        &mut self.guarded
-    }
-
-    fn attach(&mut self, to: PageState) {
-        self.pool.lock().attach(self.page, to);
+        &mut self.page
     }
 
     #[inline]
-    fn put_taken(&mut self, to: PageState) {
-        self.pool.lock().settle(self.page, Who::Holder, to);
-    }
-
-    #[inline]
-    fn settle(&mut self, who: Who, to: PageState) -> bool {
-        self.pool.lock().settle(self.page, who, to)
+    fn lists<T>(&mut self, change: impl FnOnce(&mut Lists<()>) -> T) -> T {
+        change(&mut self.pool.lock())
     }
 }

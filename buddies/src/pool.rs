@@ -13,10 +13,10 @@ use zpool_base::prefetch;
 use crate::core::Core;
 use crate::desc::PageDesc;
 use crate::layout::{Layout, Slot};
-use crate::locks::{HeldPage, Locking};
+use crate::locks::{HeldPage, ListsOf};
 use crate::page::Page;
 use crate::reclaim::{Reclaim, reclaim};
-use crate::states::{Lists, Who};
+use crate::states::Who;
 
 const FIRST_GENERATION: u32 = 1;
 
@@ -54,10 +54,8 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
 
     /// Bytes that a page number costs: its descriptor and its record in the lists.
     #[doc(hidden)]
-    pub const PAGE_BYTES: (usize, usize) = (
-        size_of::<PageDesc<L, N>>(),
-        Lists::<<L::Locks as Locking>::InRecord<Page<L, N>>>::RECORD_BYTES,
-    );
+    pub const PAGE_BYTES: (usize, usize) =
+        (size_of::<PageDesc<L, N>>(), ListsOf::<L::Locks, Page<L, N>>::RECORD_BYTES);
 
     /// Page numbers that were ever used.
     #[doc(hidden)]
@@ -77,7 +75,7 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
         f.debug_struct(name)
             .field("tag", &self.core.tag)
             .field("page_size", &self.core.source.page_size())
-            .field("objects", &self.core.counts.objects())
+            .field("objects", &self.core.objects.get())
             .finish_non_exhaustive()
     }
 }
@@ -184,9 +182,9 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         let provider = core.source.provider().metadata_bytes();
         stats.metadata_bytes = core.table.memory_bytes().saturating_add(provider);
         stats.total_pages = core.source.total_pages();
-        stats.objects = core.counts.objects();
-        stats.object_bytes = core.counts.object_bytes();
-        stats.parked_objects = core.counts.parked_objects();
+        stats.objects = core.objects.get();
+        stats.object_bytes = core.object_bytes.get();
+        stats.parked_objects = (core.parked.get() as isize).max(0) as usize;
         let lists = core.lists.lock();
         stats.reclaimed_pages = lists.reclaimed();
         stats.metadata_bytes = stats.metadata_bytes.saturating_add(lists.memory_bytes());

@@ -87,7 +87,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     fn leave_parked(&self, buddy: Buddy<'_, L, N>, owned: Word) {
         debug_assert_eq!(owned.state(), State::Owned);
         buddy.watched().write();
-        self.counts.unparked();
+        self.parked.sub(1);
         // SAFETY: OWNED by this thread since the CAS that gave it `owned`.
         unsafe { self.left.push(self, buddy.slot.number()) };
     }

@@ -10,13 +10,13 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-// Always std's: a number that orders nothing.
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zpool_api::{PageBudget, PageProvider, PageRun, ZpoolError};
 use zpool_base::fork::Maker;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::in_destructor;
+
+use crate::counter::Counter;
 
 /// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct PageSource {
     budget: Option<Arc<PageBudget>>,
     backend: &'static str,
     page_size: usize,
-    total: AtomicUsize,
+    total: Counter,
     maker: Maker,
 }
 
@@ -44,7 +44,7 @@ impl PageSource {
             let allowed = "powers of two from 4096 to 65536";
             return Err(ZpoolError::UnsupportedPageSize { backend, page_size, allowed });
         }
-        let (total, maker) = (AtomicUsize::new(0), Maker::here());
+        let (total, maker) = (Counter::default(), Maker::here());
         Ok(PageSource { provider, budget, backend, page_size, total, maker })
     }
 
@@ -75,8 +75,7 @@ impl PageSource {
 
     /// Attached pages. Takes no lock.
     pub(crate) fn total_pages(&self) -> usize {
-        // Relaxed: a number that leads to no other data.
-        self.total.load(Ordering::Relaxed)
+        self.total.get()
     }
 
     /// Charges a page and requests it. Blocks in the provider.
@@ -108,8 +107,7 @@ impl PageSource {
     pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
         // Uncharged last, also by a panic.
         let charge = Charge(self);
-        // Relaxed: as in `total_pages`.
-        let before = self.total.fetch_sub(1, Ordering::Relaxed);
+        let before = self.total.sub(1);
         debug_assert!(before > 0, "a page was given back twice");
         // SAFETY: attached, so it came as a resident run of one page; the caller gives it up.
         unsafe { charge.free(base) };
@@ -151,8 +149,7 @@ pub(crate) struct FreshPage<'a> {
 impl FreshPage<'_> {
     /// The page is the pool's, and counts, until [`PageSource::give_back`].
     pub(crate) fn attach(self) -> NonNull<u8> {
-        // Relaxed: as in `total_pages`.
-        self.charge.0.total.fetch_add(1, Ordering::Relaxed);
+        self.charge.0.total.add(1);
         let base = self.base;
         // The charge stays.
         std::mem::forget(self);

@@ -33,7 +33,7 @@ use crate::shelves::{Shelf, Shelves};
 
 /// See the table above.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageState {
+pub(crate) enum PageState {
     Vacant,
     Unbuddied(u8),
     Buddied,
@@ -45,7 +45,7 @@ pub enum PageState {
 
 /// Who wants to put a page where it belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Who {
+pub(crate) enum Who {
     /// Ended an object; the page is others'.
     Freer,
     /// Holds the page: an allocation, or reclaim.
@@ -115,12 +115,12 @@ impl<R> Lists<R> {
         self.shelves.now()
     }
 
-    /// The page with the tightest room.
+    /// The page with the tightest room, left where it is.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         self.shelves.tightest(chunks)
     }
 
-    /// Puts a page where its objects say it belongs, on the lists as before, as the newest.
+    /// Puts a page that `tightest` found where its objects say it belongs, as the newest.
     pub(crate) fn move_to_front(&mut self, page: u32, to: PageState) {
         debug_assert_ne!(to, PageState::Leaving, "an allocation gave it an object");
         self.set_state(page, to);
