@@ -77,6 +77,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         self.settle(buddy.slot.page, held, Who::Freer, to)
     }
 
+    // Always, here and below: a call more is 2 % of an allocation and a free.
     #[inline(always)]
     fn lock_and_give_up(&self, buddy: Buddy<'_, L, N>, published: bool) -> Option<Unreferenced> {
         let mut held = self.lock(buddy.slot.page, buddy.desc);
@@ -99,22 +100,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         who: Who,
         to: PageState,
     ) -> Option<Unreferenced> {
-        if held.lists(|lists| lists.settle(page, who, to)) {
-            self.put_if_leaving(page, held, to)
-        } else {
-            None
-        }
-    }
-
-    /// Puts the reference of whoever held a page, if the page has no objects. Under the page's lock.
-    #[inline]
-    pub(crate) fn put_if_leaving(
-        &self,
-        page: u32,
-        held: &mut Held<'_, L, N>,
-        to: PageState,
-    ) -> Option<Unreferenced> {
-        if to != PageState::Leaving {
+        if !held.lists(|lists| lists.settle(page, who, to)) || to != PageState::Leaving {
             return None;
         }
         let guarded = held.page();

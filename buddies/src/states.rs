@@ -26,6 +26,9 @@
 //! Whoever holds a page has one reference (`Page::kref`), which goes over with it. The state says who
 //! puts the page on its list again, never who frees it: the last reference does.
 //!
+//! With [`OneLock`](crate::OneLock) no page is Allocating: an allocation keeps the lock until the page it
+//! found has its object, and the page goes from Unbuddied to where it belongs then.
+//!
 //! Pool lock: the lists, and with [`OneLock`](crate::OneLock) the pages, too (`locks.rs`). No call under it
 //! but of the allocator, when page numbers are added.
 

@@ -7,11 +7,11 @@
 //! |     |  (2)   |   (16)   |     (20)       |    (24)     |
 //! +-----+--------+----------+----------------+-------------+
 //! ```
-//! M is bit 62: somebody moves the object's bytes. Only zbud's neighbour z3fold moves any.
+//! M is bit 62: somebody moves the object's bytes. Only middle objects are moved.
 //!
 //! | state | meaning | who may change the upper bits |
 //! |---|---|---|
-//! | FREE | no object | who took its room, under the pool lock |
+//! | FREE | no object | who took its room, under the page's lock |
 //! | OWNED | being written, or being taken apart | its one owner |
 //! | LIVE | an object with a handle | whoever wins the CAS of `free` |
 //! | PARKED | freed while read; waits for the readers | whoever wins the CAS of `try_own` |
@@ -168,9 +168,9 @@ impl ObjWord {
         ObjWord(AtomicU64::new(Word::new(State::Free, generation, 1).0))
     }
 
-    /// A snapshot, for the pool lock's holder and for owners, whose upper bits nobody changes.
+    /// A snapshot, for the holder of the page's lock and for owners, whose upper bits nobody changes.
     pub(crate) fn peek(&self) -> Word {
-        // Relaxed: a number to look at; whoever acts on it does so under the pool lock or through
+        // Relaxed: a number to look at; whoever acts on it does so under the page's lock or through
         // a handle that is checked again by an RMW.
         Word(self.0.load(Ordering::Relaxed))
     }
@@ -263,11 +263,11 @@ impl ObjWord {
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// FREE to OWNED, for an object of `len` bytes. Only by who took the room under the pool lock.
+    /// FREE to OWNED, for an object of `len` bytes. Only by who took the room, under the page's lock.
     pub(crate) fn claim(&self, len: usize) {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Free);
-        // Relaxed: the pool lock orders this owner after the last one.
+        // Relaxed: the page's lock, under which the room was taken, orders this owner after the last one.
         self.change(now, Word::new(State::Owned, now.generation(), len), Ordering::Relaxed);
     }
 
@@ -281,7 +281,7 @@ impl ObjWord {
         live
     }
 
-    /// OWNED to FREE. Only by the owner, under the pool lock. `published` tells whether a handle
+    /// OWNED to FREE. Only by the owner, under the page's lock. `published` tells whether a handle
     /// was ever given out, which uses the generation up; false means the slot must be retired.
     #[must_use]
     pub(crate) fn release(&self, published: bool) -> bool {
@@ -290,7 +290,7 @@ impl ObjWord {
         let next = now.generation() + u32::from(published);
         let usable = next <= MAX_GENERATION;
         let generation = next.min(MAX_GENERATION);
-        // Relaxed: the pool lock orders the next owner after this one. At the last generation the
+        // Relaxed: the page's lock orders the next owner after this one. At the last generation the
         // state alone keeps stale handles out, for good.
         self.change(now, Word::new(State::Free, generation, 1), Ordering::Relaxed);
         usable
