@@ -28,7 +28,7 @@ const NONE: u64 = 0;
 /// # Safety
 /// `link` must give the object's own memory, at least 8 writable bytes that are nobody else's while the
 /// object is on the stack.
-pub unsafe trait Leaves {
+pub(crate) unsafe trait Leaves {
     /// The first bytes of an object that is on the stack, or about to be.
     fn link(&self, slot: u32) -> NonNull<[u8; 8]>;
 
@@ -38,11 +38,11 @@ pub unsafe trait Leaves {
 
 /// The stack. `Send` and `Sync`.
 #[derive(Debug)]
-pub struct Left(AtomicU64);
+pub(crate) struct Left(AtomicU64);
 
 impl Left {
     /// Nothing left.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Left(AtomicU64::new(NONE))
     }
 
@@ -50,7 +50,7 @@ impl Left {
     ///
     /// # Safety
     /// The object must be the caller's (OWNED), and pushed once; it belongs to the stack afterwards.
-    pub unsafe fn push<P: Leaves>(&self, pool: &P, slot: u32) {
+    pub(crate) unsafe fn push<P: Leaves>(&self, pool: &P, slot: u32) {
         let link = pool.link(slot);
         // A guess, which is right nearly always; the CAS says otherwise.
         let mut head = NONE;
@@ -70,7 +70,7 @@ impl Left {
     /// Gives up all that is left: as much work as that many frees. Costs one load when nothing is. With
     /// no lock held. A panic of the provider leaves the rest to the next call.
     #[inline]
-    pub fn finish<P: Leaves>(&self, pool: &P) {
+    pub(crate) fn finish<P: Leaves>(&self, pool: &P) {
         // Relaxed: only whether to try. The model checker always tries: after such a load it does not
         // explore every order of the swap.
         if MODEL || self.0.load(Ordering::Relaxed) != NONE {

@@ -1,33 +1,73 @@
-//! What zbud and z3fold share: backends that keep a few objects, the *buddies*, in each page.
+//! What zbud and z3fold are made of: a pool that keeps a few objects, the *buddies*, in each page.
 //!
-//! A page is divided into 64 chunks; [`Shelves`] finds the page with the tightest room and the oldest
-//! one; an [`ObjWord`] is all that a thread with a handle may look at of a buddy; [`Left`] keeps what
-//! readers left until a call may give it up; [`reclaim()`] offers the oldest pages' objects to a
-//! callback; a [`PageSource`] charges, counts and requests pages.
+//! A page is divided into 64 chunks. A [`Layout`] says how the buddies of a page share them; a [`Pool`] does
+//! all the rest, and [`backend!`] makes a crate's own type of it. Here is a layout of one object a page:
 //!
 //! ```
-//! use buddies::{Shelf, Shelves};
+//! use std::sync::Arc;
+//! use buddies::{CHUNKS, Layout, NoMiddle, OneLock, Pool, Room};
+//! use zpool_api::Zpool;
+//! use zpool_pages::HeapPages;
 //!
-//! let mut shelves = Shelves::new();
-//! for page in 0..3 {
-//!     shelves.reserve().expect("little memory");
-//!     shelves.add(());
-//!     shelves.put(page, Shelf::Unbuddied(60 - 20 * page as u8));
+//! #[derive(Debug)]
+//! struct Alone(usize);
+//!
+//! // SAFETY: the only object of a page begins where the page does.
+//! unsafe impl Layout<1> for Alone {
+//!     const NAME: &'static str = "alone";
+//!     const EMPTY: Self = Alone(0);
+//!     type Locks = OneLock;
+//!     type Middle = NoMiddle;
+//!     fn is_empty(&self) -> bool {
+//!         self.0 == 0
+//!     }
+//!     fn is_headless(&self) -> bool {
+//!         self.0 == CHUNKS
+//!     }
+//!     fn largest(&self, _moves: bool) -> usize {
+//!         if self.is_empty() { CHUNKS } else { 0 }
+//!     }
+//!     fn room(&self, _chunks: usize) -> Option<Room> {
+//!         self.is_empty().then_some(Room { nth: 0, at: 0, move_middle_to: None })
+//!     }
+//!     fn occupy(&mut self, _room: Room, chunks: usize) {
+//!         self.0 = chunks;
+//!     }
+//!     fn vacate(&mut self, _nth: usize) {
+//!         self.0 = 0;
+//!     }
+//!     fn start(_nth: usize, _chunks: usize, _middle_at: u8) -> usize {
+//!         0
+//!     }
 //! }
-//! assert_eq!(shelves.tightest(30), Some(1)); // 60, 40 and 20 chunks are free
-//! assert_eq!(shelves.oldest(shelves.now()), Some(0));
+//!
+//! let pool = Pool::<Alone, 1>::new(Arc::new(HeapPages::new()), None)?;
+//! let handles = [pool.malloc_from(b"one")?, pool.malloc_from(b"other")?];
+//! assert_eq!((pool.name(), pool.total_pages()), ("alone", 2));
+//! assert_eq!(*pool.obj_read_begin(handles[1])?, *b"other");
+//! # Ok::<(), zpool_api::ZpoolError>(())
 //! ```
 //!
 //! # How it works
 //!
 //! | file | idea |
 //! |---|---|
+//! | `layout.rs`, `middle.rs`, `chunks.rs` | what a layout answers; the middle object's place; the unit of room |
 //! | `word.rs` | the object word: generation, length, state and readers of a buddy in one atomic |
+//! | `page.rs` | a page's objects and its reference count: what the page's lock guards |
+//! | `states.rs` | the states of pages: what the pool lock guards |
 //! | `shelves.rs` | pages by free chunks, and the LRU |
 //! | `lists.rs`, `records.rs` | linked lists of page numbers, and what they link |
+//! | `locks.rs` | a lock for each page beside the pool lock, or the pool lock alone |
+//! | `desc.rs` | a page's descriptor, and where the bytes are |
 //! | `left.rs` | objects that their last reader left, until a call may block |
 //! | `reclaim.rs` | the LRU walk with the evict callback |
-//! | `source.rs` | pages of the provider, charged to a budget and counted |
+//! | `core.rs`, `free.rs`, `read.rs`, `alloc.rs` | a pool's parts, and what is done with them, later ones by earlier ones |
+//! | `pool.rs`, `backend.rs` | the backend trait over them, and a crate's own type |
+//!
+//! # Locks
+//! See `locks.rs`. No page provider call, no system call and no user code runs under any. Reads take no
+//! lock: they pin the object's word, and wait for the page's lock only if they find the object being moved.
 
 #![cfg_attr(
     test,
@@ -39,23 +79,35 @@
     )
 )]
 
+mod alloc;
+mod backend;
+mod chunks;
+mod core;
+mod desc;
+mod free;
+mod layout;
 mod left;
 mod lists;
+mod locks;
+mod middle;
+mod page;
+mod pool;
+mod read;
 mod reclaim;
 mod records;
 mod shelves;
 mod source;
+mod states;
 mod sync;
 mod word;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
 
-pub use left::{Leaves, Left};
-pub use reclaim::{Reclaim, reclaim};
-pub use shelves::{Shelf, Shelves};
-pub use source::{FreshPage, PageSource};
-pub use word::{Freed, ObjWord, PinError, READER_LIMIT, State, Word};
-
-/// Chunks a page is divided into; a chunk is a page's 64th part.
-pub const CHUNKS: usize = 64;
+pub use chunks::CHUNKS;
+pub use layout::{Layout, Room};
+pub use locks::{OneLock, PageLocks};
+pub use middle::{MiddleAt, NoMiddle};
+pub use pool::Pool;
+#[doc(hidden)]
+pub use word::READER_LIMIT;

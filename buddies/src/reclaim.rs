@@ -14,7 +14,7 @@ use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::in_destructor;
 
 /// A pool whose pages can be reclaimed.
-pub trait Reclaim {
+pub(crate) trait Reclaim {
     /// Whether this process made the pool: a callback may return in a child of it.
     fn is_here(&self) -> bool;
 
@@ -68,7 +68,7 @@ impl<P: Reclaim> Drop for UnderReclaim<'_, P> {
 
 /// See [`zpool_api::Zpool::reclaim`]; the pages freed. Ends where it is, with the page at hand leaked, if
 /// a callback returns in a child of the pool's process.
-pub fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> usize {
+pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> usize {
     might_sleep("reclaim");
     let before = pool.now();
     let mut freed = 0;

@@ -6,13 +6,13 @@
 
 use core::ops::{Index, IndexMut};
 
-use crate::CHUNKS;
+use crate::chunks::CHUNKS;
 use crate::lists::{Link, Linked, List};
 use crate::records::Records;
 
 /// Which lists a page is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shelf {
+pub(crate) enum Shelf {
     /// None.
     Off,
     /// The LRU, and the list of pages with so many free chunks, 1 to 63.
@@ -50,7 +50,7 @@ impl<T> Linked<UnbuddiedList> for Shelved<T> {
 
 /// The lists, with a record of type `T` for each page.
 #[derive(Debug)]
-pub struct Shelves<T> {
+pub(crate) struct Shelves<T> {
     pages: Records<Shelved<T>>,
     /// Pages without memory whose numbers may be used again. Such a page is on no unbuddied list, so
     /// its link serves here.
@@ -66,7 +66,7 @@ pub struct Shelves<T> {
 
 impl<T> Shelves<T> {
     /// No page.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Shelves {
             pages: Records::new(),
             vacant: List::EMPTY,
@@ -77,13 +77,16 @@ impl<T> Shelves<T> {
         }
     }
 
+    /// Bytes of one page's record.
+    pub(crate) const RECORD_BYTES: usize = size_of::<Shelved<T>>();
+
     /// Makes room for one more page number. On failure gives the bytes refused.
-    pub fn reserve(&mut self) -> Result<(), usize> {
+    pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         self.pages.reserve()
     }
 
     /// Adds the next page number, off all lists; `reserve` came before.
-    pub fn add(&mut self, record: T) {
+    pub(crate) fn add(&mut self, record: T) {
         let shelved =
             Shelved { lru: Link::NONE, unbuddied: Link::NONE, stamp: 0, shelf: Shelf::Off, record };
         let added = self.pages.push(shelved);
@@ -91,28 +94,18 @@ impl<T> Shelves<T> {
     }
 
     /// Page numbers there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.pages.len()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Bytes of the records.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.pages.memory_bytes()
-    }
-
-    /// Where a page is.
-    pub fn shelf(&self, page: u32) -> Shelf {
-        self.pages[page].shelf
     }
 
     /// Puts a page elsewhere. One that comes from nowhere is the newest of the LRU; another keeps
     /// its age.
-    pub fn put(&mut self, page: u32, to: Shelf) {
+    pub(crate) fn put(&mut self, page: u32, to: Shelf) {
         let from = core::mem::replace(&mut self.pages[page].shelf, to);
         if let Shelf::Unbuddied(free) = from {
             let list = &mut self.unbuddied[usize::from(free)];
@@ -135,7 +128,8 @@ impl<T> Shelves<T> {
     }
 
     /// Makes a page that is on the LRU its newest.
-    pub fn touch(&mut self, page: u32) {
+    pub(crate) fn touch(&mut self, page: u32) {
+        debug_assert_ne!(self.pages[page].shelf, Shelf::Off);
         self.lru.unlink(&mut self.pages, page);
         self.push_lru(page);
     }
@@ -147,7 +141,7 @@ impl<T> Shelves<T> {
     }
 
     /// The page with the tightest room for `chunks` chunks.
-    pub fn tightest(&self, chunks: usize) -> Option<u32> {
+    pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         let fitting = self.occupied & u64::MAX.checked_shl(chunks as u32).unwrap_or(0);
         if fitting == 0 {
             return None;
@@ -156,23 +150,23 @@ impl<T> Shelves<T> {
     }
 
     /// The LRU's clock: pages put in front of it from here on have at least this stamp.
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.clock
     }
 
     /// The oldest page, if it was put on the LRU before `before`.
-    pub fn oldest(&self, before: u64) -> Option<u32> {
+    pub(crate) fn oldest(&self, before: u64) -> Option<u32> {
         self.lru.last().filter(|&page| self.pages[page].stamp < before)
     }
 
     /// Keeps a page number for use again. The page is off all lists.
-    pub fn push_vacant(&mut self, page: u32) {
+    pub(crate) fn push_vacant(&mut self, page: u32) {
         debug_assert_eq!(self.pages[page].shelf, Shelf::Off);
         self.vacant.push_front(&mut self.pages, page);
     }
 
     /// A page number that may serve again.
-    pub fn take_vacant(&mut self) -> Option<u32> {
+    pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         let page = self.vacant.first()?;
         self.vacant.unlink(&mut self.pages, page);
         Some(page)
@@ -223,7 +217,7 @@ mod tests {
         shelves.put(1, Shelf::Full);
         assert_eq!(shelves.tightest(20), Some(0));
         assert_eq!((shelves.tightest(41), shelves.tightest(64)), (Some(2), None));
-        assert_eq!((shelves[2], shelves.shelf(2)), (20, Shelf::Unbuddied(63)));
+        assert_eq!((shelves[2], shelves.pages[2].shelf), (20, Shelf::Unbuddied(63)));
     }
 
     #[test]
@@ -249,14 +243,14 @@ mod tests {
     #[test]
     fn page_numbers_and_their_records_are_counted() {
         let mut shelves = with_pages(0);
-        assert!(shelves.is_empty() && shelves.memory_bytes() == 0);
+        assert_eq!((shelves.len(), shelves.memory_bytes()), (0, 0));
         shelves.reserve().unwrap();
         let reserved = shelves.memory_bytes();
         assert!(reserved >= 64 * size_of::<Shelved<u32>>(), "{reserved}");
         for page in 0..2 {
             shelves.add(page);
         }
-        assert_eq!((shelves.len(), shelves.is_empty()), (2, false));
+        assert_eq!(shelves.len(), 2);
         assert_eq!(shelves.memory_bytes(), reserved);
     }
 

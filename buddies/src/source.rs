@@ -10,22 +10,21 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-// Always std's: a number that orders nothing.
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zpool_api::{PageBudget, PageProvider, PageRun, ZpoolError};
+use zpool_base::counter::Counter;
 use zpool_base::fork::Maker;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::in_destructor;
 
 /// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
 #[derive(Debug)]
-pub struct PageSource {
+pub(crate) struct PageSource {
     provider: Arc<dyn PageProvider>,
     budget: Option<Arc<PageBudget>>,
     backend: &'static str,
     page_size: usize,
-    total: AtomicUsize,
+    total: Counter,
     maker: Maker,
 }
 
@@ -34,7 +33,7 @@ impl PageSource {
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
-    pub fn new(
+    pub(crate) fn new(
         backend: &'static str,
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,
@@ -44,23 +43,23 @@ impl PageSource {
             let allowed = "powers of two from 4096 to 65536";
             return Err(ZpoolError::UnsupportedPageSize { backend, page_size, allowed });
         }
-        let (total, maker) = (AtomicUsize::new(0), Maker::here());
+        let (total, maker) = (Counter::default(), Maker::here());
         Ok(PageSource { provider, budget, backend, page_size, total, maker })
     }
 
     /// Bytes of a page.
-    pub fn page_size(&self) -> usize {
+    pub(crate) fn page_size(&self) -> usize {
         self.page_size
     }
 
     /// The provider.
-    pub fn provider(&self) -> &dyn PageProvider {
+    pub(crate) fn provider(&self) -> &dyn PageProvider {
         &*self.provider
     }
 
     /// Whether this process made the pool, and is not a child of the one that did.
     #[inline]
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.maker.is_here()
     }
 
@@ -69,14 +68,13 @@ impl PageSource {
     /// # Errors
     /// [`ZpoolError::Forked`].
     #[inline]
-    pub fn here(&self) -> Result<(), ZpoolError> {
+    pub(crate) fn here(&self) -> Result<(), ZpoolError> {
         if self.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: self.backend }) }
     }
 
     /// Attached pages. Takes no lock.
-    pub fn total_pages(&self) -> usize {
-        // Relaxed: a number that leads to no other data.
-        self.total.load(Ordering::Relaxed)
+    pub(crate) fn total_pages(&self) -> usize {
+        self.total.get() as usize
     }
 
     /// Charges a page and requests it. Blocks in the provider.
@@ -86,7 +84,7 @@ impl PageSource {
     ///
     /// # Panics
     /// With the provider's panic; nothing is charged then.
-    pub fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
+    pub(crate) fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
         might_sleep("a page request");
         if let Some(budget) = &self.budget {
             budget.charge(self.page_size)?;
@@ -105,11 +103,10 @@ impl PageSource {
     ///
     /// # Panics
     /// With the provider's panic; the page counts no more then.
-    pub unsafe fn give_back(&self, base: NonNull<u8>) {
+    pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
         // Uncharged last, also by a panic.
         let charge = Charge(self);
-        // Relaxed: as in `total_pages`.
-        let before = self.total.fetch_sub(1, Ordering::Relaxed);
+        let before = self.total.sub(1);
         debug_assert!(before > 0, "a page was given back twice");
         // SAFETY: attached, so it came as a resident run of one page; the caller gives it up.
         unsafe { charge.free(base) };
@@ -143,16 +140,15 @@ impl Drop for Charge<'_> {
 /// A page that no pool has attached yet. Dropped, it goes back.
 #[derive(Debug)]
 #[must_use = "the page goes back unless it is attached"]
-pub struct FreshPage<'a> {
+pub(crate) struct FreshPage<'a> {
     base: NonNull<u8>,
     charge: Charge<'a>,
 }
 
 impl FreshPage<'_> {
     /// The page is the pool's, and counts, until [`PageSource::give_back`].
-    pub fn attach(self) -> NonNull<u8> {
-        // Relaxed: as in `total_pages`.
-        self.charge.0.total.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn attach(self) -> NonNull<u8> {
+        self.charge.0.total.add(1);
         let base = self.base;
         // The charge stays.
         std::mem::forget(self);

@@ -7,11 +7,11 @@
 //! |     |  (2)   |   (16)   |     (20)       |    (24)     |
 //! +-----+--------+----------+----------------+-------------+
 //! ```
-//! M is bit 62: somebody moves the object's bytes. Only zbud's neighbour z3fold moves any.
+//! M is bit 62: somebody moves the object's bytes. Only middle objects are moved.
 //!
 //! | state | meaning | who may change the upper bits |
 //! |---|---|---|
-//! | FREE | no object | who took its room, under the pool lock |
+//! | FREE | no object | who took its room, under the page's lock |
 //! | OWNED | being written, or being taken apart | its one owner |
 //! | LIVE | an object with a handle | whoever wins the CAS of `free` |
 //! | PARKED | freed while read; waits for the readers | whoever wins the CAS of `try_own` |
@@ -61,7 +61,7 @@ const _: () = assert!(READER_LIMIT + MOST_THREADS <= READERS_MASK, "the reader c
 /// What a buddy is at the moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum State {
+pub(crate) enum State {
     /// No object.
     Free = 0,
     /// Being written, or being taken apart.
@@ -74,11 +74,11 @@ pub enum State {
 
 /// A value of the object word.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Word(u64);
+pub(crate) struct Word(u64);
 
 impl Word {
     /// `len` is 1 to 65536 bytes; of a free buddy it means nothing.
-    pub fn new(state: State, generation: u32, len: usize) -> Self {
+    pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
         debug_assert!(generation <= MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
         let generation = u64::from(generation & MAX_GENERATION);
@@ -86,7 +86,7 @@ impl Word {
     }
 
     /// What the buddy is.
-    pub fn state(self) -> State {
+    pub(crate) fn state(self) -> State {
         match (self.0 >> STATE_SHIFT) & 3 {
             0 => State::Free,
             1 => State::Owned,
@@ -96,22 +96,22 @@ impl Word {
     }
 
     /// The object's generation, or the next one's.
-    pub fn generation(self) -> u32 {
+    pub(crate) fn generation(self) -> u32 {
         (self.0 >> GENERATION_SHIFT) as u32 & MAX_GENERATION
     }
 
     /// Bytes of the object.
-    pub fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         ((self.0 >> LEN_SHIFT) & 0xffff) as usize + 1
     }
 
     /// Readers, passing ones too.
-    pub fn readers(self) -> u64 {
+    pub(crate) fn readers(self) -> u64 {
         self.0 & READERS_MASK
     }
 
     /// Whether the object's bytes are being moved.
-    pub fn is_moving(self) -> bool {
+    pub(crate) fn is_moving(self) -> bool {
         self.0 & MOVING != 0
     }
 
@@ -141,7 +141,7 @@ impl core::fmt::Debug for Word {
 
 /// Why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PinError {
+pub(crate) enum PinError {
     /// No live object of that generation. `Some` when taking the passing reader off again left a
     /// parked object to this thread.
     NotLive(Option<Word>),
@@ -151,7 +151,7 @@ pub enum PinError {
 
 /// What a successful `free` leaves to its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Freed {
+pub(crate) enum Freed {
     /// Nobody reads it: the caller owns the space now.
     Owned(Word),
     /// It is read: the last reader will own the space.
@@ -160,24 +160,24 @@ pub enum Freed {
 
 /// The atomic itself.
 #[derive(Debug)]
-pub struct ObjWord(AtomicU64);
+pub(crate) struct ObjWord(AtomicU64);
 
 impl ObjWord {
     /// A free one, whose first object will have this generation.
-    pub fn new(generation: u32) -> Self {
+    pub(crate) fn new(generation: u32) -> Self {
         ObjWord(AtomicU64::new(Word::new(State::Free, generation, 1).0))
     }
 
-    /// A snapshot, for the pool lock's holder and for owners, whose upper bits nobody changes.
-    pub fn peek(&self) -> Word {
-        // Relaxed: a number to look at; whoever acts on it does so under the pool lock or through
+    /// A snapshot, for the holder of the page's lock and for owners, whose upper bits nobody changes.
+    pub(crate) fn peek(&self) -> Word {
+        // Relaxed: a number to look at; whoever acts on it does so under the page's lock or through
         // a handle that is checked again by an RMW.
         Word(self.0.load(Ordering::Relaxed))
     }
 
     /// Adds a reader if the object of this generation is live.
     #[inline]
-    pub fn pin(&self, generation: u32) -> Result<Word, PinError> {
+    pub(crate) fn pin(&self, generation: u32) -> Result<Word, PinError> {
         let seen = self.peek();
         if !seen.is_live(generation) {
             return Err(PinError::NotLive(None));
@@ -193,7 +193,7 @@ impl ObjWord {
     /// Takes a reader off. Gives the word when that left a parked object to this thread, which
     /// owns the space from then on.
     #[inline]
-    pub fn unpin(&self) -> Option<Word> {
+    pub(crate) fn unpin(&self) -> Option<Word> {
         // Release pairs with the Acquire of `try_own` and `free`: this reader's last look at the
         // bytes comes before whatever the next owner writes there.
         let before = Word(self.0.fetch_sub(1, Ordering::Release));
@@ -216,7 +216,7 @@ impl ObjWord {
     }
 
     /// Ends the object of this generation, if it is live.
-    pub fn free(&self, generation: u32) -> Option<Freed> {
+    pub(crate) fn free(&self, generation: u32) -> Option<Freed> {
         let mut seen = self.peek();
         loop {
             if !seen.is_live(generation) {
@@ -238,7 +238,7 @@ impl ObjWord {
 
     /// Locks readers out of a live object that has none, to move its bytes. Under the lock that the
     /// object's freer takes, too.
-    pub fn try_move(&self) -> bool {
+    pub(crate) fn try_move(&self) -> bool {
         let seen = self.peek();
         if seen.state() != State::Live || seen.readers() != 0 {
             return false;
@@ -250,7 +250,7 @@ impl ObjWord {
     }
 
     /// Ends `try_move`.
-    pub fn end_move(&self) {
+    pub(crate) fn end_move(&self) {
         // An RMW, since readers that wait are counted in the word. Release pairs with the Acquire of
         // `pin` and of `now`: they find the bytes, and where they are.
         let before = Word(self.0.fetch_and(!MOVING, Ordering::Release));
@@ -258,21 +258,21 @@ impl ObjWord {
     }
 
     /// The word now, for a reader that waits for a mover.
-    pub fn now(&self) -> Word {
+    pub(crate) fn now(&self) -> Word {
         // Acquire pairs with the Release of `end_move`.
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// FREE to OWNED, for an object of `len` bytes. Only by who took the room under the pool lock.
-    pub fn claim(&self, len: usize) {
+    /// FREE to OWNED, for an object of `len` bytes. Only by who took the room, under the page's lock.
+    pub(crate) fn claim(&self, len: usize) {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Free);
-        // Relaxed: the pool lock orders this owner after the last one.
+        // Relaxed: the page's lock, under which the room was taken, orders this owner after the last one.
         self.change(now, Word::new(State::Owned, now.generation(), len), Ordering::Relaxed);
     }
 
     /// OWNED to LIVE: the bytes are written. Only by the owner. Gives the generation.
-    pub fn publish(&self) -> Word {
+    pub(crate) fn publish(&self) -> Word {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
         // Release pairs with the Acquire of `pin`.
@@ -281,16 +281,16 @@ impl ObjWord {
         live
     }
 
-    /// OWNED to FREE. Only by the owner, under the pool lock. `published` tells whether a handle
+    /// OWNED to FREE. Only by the owner, under the page's lock. `published` tells whether a handle
     /// was ever given out, which uses the generation up; false means the slot must be retired.
     #[must_use]
-    pub fn release(&self, published: bool) -> bool {
+    pub(crate) fn release(&self, published: bool) -> bool {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
         let next = now.generation() + u32::from(published);
         let usable = next <= MAX_GENERATION;
         let generation = next.min(MAX_GENERATION);
-        // Relaxed: the pool lock orders the next owner after this one. At the last generation the
+        // Relaxed: the page's lock orders the next owner after this one. At the last generation the
         // state alone keeps stale handles out, for good.
         self.change(now, Word::new(State::Free, generation, 1), Ordering::Relaxed);
         usable
@@ -306,7 +306,7 @@ impl ObjWord {
 
     /// Sets the count of readers, which no test can reach by reading.
     #[doc(hidden)]
-    pub fn set_readers_for_test(&self, readers: u64) {
+    pub(crate) fn set_readers_for_test(&self, readers: u64) {
         let now = self.peek();
         self.0.store(now.upper() | readers, Ordering::SeqCst);
     }

@@ -25,21 +25,15 @@
 //! ```
 //!
 //! # How it works
-//!
-//! | file | idea |
-//! |---|---|
-//! | `page.rs` | a page's objects and its reference count: what the page lock guards |
-//! | `states.rs` | the states of pages and the lists: what the pool lock guards |
-//! | `pool.rs` | allocation, read, free, reclaim; where the bytes are touched |
-//!
-//! The object word, the lists by free chunks with the LRU, and the reclaim loop are zbud's, too, and
-//! stand in the crate `buddies`.
+//! `page.rs` says where the three buddies of a page are, and where there is room. The pool itself, its object
+//! word, lists, LRU and reclaim loop are zbud's, too, and stand in the crate `buddies`.
 //!
 //! # Locks
 //! The *page lock*, one for each page, guards everything in one page: its objects, their moving, its
-//! references. The *pool lock* guards the lists only and is the innermost. No page provider call, no
-//! system call and no user code runs under either. Reads take no lock: they pin the object's word, and
-//! wait for the page lock only if they find the object being moved.
+//! references. The *pool lock* guards the lists only and is the innermost
+//! ([`PageLocks`](buddies::PageLocks)). No page provider call, no system call and no user code runs under
+//! either. Reads take no lock: they pin the object's word, and wait for the page lock only if they find the
+//! object being moved.
 
 #![cfg_attr(
     test,
@@ -52,11 +46,133 @@
 )]
 
 mod page;
-mod pool;
-mod states;
-mod sync;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
 
-pub use pool::Z3fold;
+use std::sync::Arc;
+
+use buddies::Pool;
+use zpool_api::{PageBudget, PageProvider, ZpoolError};
+
+use crate::page::Trio;
+
+/// A pool of at most three objects a page. See the crate's front page.
+///
+/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+///
+/// In a child of the process that made it, after `fork`, every call is [`ZpoolError::Forked`], and the
+/// pool and its guards are leaked when they are dropped.
+pub struct Z3fold(Pool<Trio, 3>);
+
+impl Z3fold {
+    /// An empty pool over `provider`. Allocates nothing yet.
+    ///
+    /// # Errors
+    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
+        Self::with_budget(provider, None)
+    }
+
+    /// As [`Z3fold::new`], with a budget that each page is charged to while it is among the pool's
+    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside others needs none of it.
+    ///
+    /// # Errors
+    /// As [`Z3fold::new`].
+    pub fn with_budget(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<Self, ZpoolError> {
+        Ok(Z3fold(Pool::new(provider, budget)?))
+    }
+}
+
+buddies::backend!(Z3fold);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use buddies::READER_LIMIT;
+    use std::collections::HashSet;
+    use zpool_api::Zpool;
+    use zpool_api::handle::MAX_GENERATION;
+    use zpool_pages::{FailingPages, HeapPages};
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<Z3fold>();
+    };
+
+    fn starting_at(provider: Arc<dyn PageProvider>, generation: u32) -> Z3fold {
+        Z3fold(Pool::starting_at_for_test(provider, None, generation).unwrap())
+    }
+
+    #[test]
+    fn a_page_costs_as_little_as_the_docs_say() {
+        if cfg!(target_pointer_width = "64") {
+            assert_eq!(Pool::<Trio, 3>::PAGE_BYTES, (48, 32));
+        }
+    }
+
+    #[test]
+    fn three_objects_share_a_page_and_do_not_overlap() {
+        for (a, b, c) in [(1, 1, 3968), (1365, 1344, 1344), (2000, 1000, 1000), (64, 3968, 64)] {
+            let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
+            let objects = [(1u8, a), (2, b), (3, c)];
+            let handles = objects.map(|(byte, len)| pool.malloc_from(&vec![byte; len]).unwrap());
+            assert_eq!(pool.total_pages(), 1, "{a}, {b} and {c}");
+            for (handle, (byte, len)) in handles.into_iter().zip(objects) {
+                assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; len]);
+                pool.free(handle).unwrap();
+            }
+            assert_eq!(pool.total_pages(), 0);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_retired_when_its_generations_are_used_up() {
+        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+        let pool = starting_at(pages.clone(), MAX_GENERATION - 3);
+        let mut seen = HashSet::new();
+        for round in 0..40u8 {
+            let handle = pool.malloc_from(&[round; 10]).unwrap();
+            assert!(seen.insert(handle), "a handle came twice");
+            assert_eq!(&*pool.obj_read_begin(handle).unwrap(), &[round; 10]);
+            pool.free(handle).unwrap();
+        }
+        for handle in &seen {
+            assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
+        }
+        // 4 generations a slot: a page number serves 4 times and is not used again.
+        assert_eq!(pool.0.page_numbers_for_test(), 10);
+        assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
+    }
+
+    #[test]
+    fn too_many_readers_is_an_error_that_passes() {
+        let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
+        let handle = pool.malloc_from(b"popular").unwrap();
+        pool.0.set_readers_for_test(0, READER_LIMIT);
+        assert!(matches!(
+            pool.obj_read_begin(handle),
+            Err(ZpoolError::TooManyReaders { limit: READER_LIMIT, .. })
+        ));
+        pool.0.set_readers_for_test(0, 0);
+        assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
+    }
+
+    #[test]
+    fn larger_pages_hold_larger_objects() {
+        for page_size in [16384, 65536] {
+            let pages = Arc::new(HeapPages::with_page_size(page_size).unwrap());
+            let pool = Z3fold::new(pages).unwrap();
+            assert_eq!(pool.caps().max_object_size, page_size);
+            let objects = [(7, page_size), (8, page_size / 2), (9, page_size / 4), (10, 1000)];
+            let handles = objects.map(|(byte, len)| pool.malloc_from(&vec![byte; len]).unwrap());
+            assert_eq!(pool.total_pages(), 2);
+            for (handle, (byte, len)) in handles.into_iter().zip(objects) {
+                assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; len]);
+            }
+        }
+    }
+}

@@ -1,128 +1,26 @@
-//! Models of small whole pools of z3fold for loom.
+//! Models of small whole pools of z3fold for loom: those that it has as zbud has them, with its page locks, and
+//! those of moving.
 //!
 //! Each model says which omission makes it fail; those of the object word are beside it, in buddies.
+
+#[macro_use]
+#[path = "../../buddies/tests/loom_models/mod.rs"]
+mod models;
 
 use loom::thread;
 use std::sync::Arc as StdArc;
 
-use zpool_api::{Evicted, Handle, ObjRead, Zpool, ZpoolError};
+use zpool_api::Zpool;
 use zpool_pages::HeapPages;
 
 use crate::Z3fold;
+use models::{assert_empty, is, model};
 
-fn model(body: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.max_branches = 20_000;
-    builder.check(body);
-}
-
-fn pool() -> StdArc<Z3fold> {
+fn pool() -> StdArc<dyn Zpool> {
     StdArc::new(Z3fold::new(StdArc::new(HeapPages::new())).unwrap())
 }
 
-fn is(pool: &Z3fold, handle: Handle, byte: u8, len: usize) -> bool {
-    match pool.obj_read_begin(handle) {
-        Ok(object) => {
-            assert!(object.iter().all(|b| *b == byte) && object.len() == len);
-            true
-        }
-        Err(error) => {
-            assert!(matches!(error, ZpoolError::InvalidHandle { .. }));
-            false
-        }
-    }
-}
-
-fn assert_empty(pool: &Z3fold) {
-    // What readers left goes with the next call that may block.
-    pool.trim();
-    let stats = pool.stats();
-    assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
-}
-
-/// An allocation in a page against the free of the page's only object: the page is found with room
-/// or it is gone, never both. Fails if a free settles a page that an allocation took, and if an
-/// allocation puts no reference of its object.
-#[test]
-fn loom_pool_alloc_against_the_last_free_of_the_page() {
-    model(|| {
-        let pool = pool();
-        let first = pool.malloc_from(&[1; 64]).unwrap();
-        let other = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.malloc_from(&[2; 64]).unwrap())
-        };
-        pool.free(first).unwrap();
-        let second = other.join().unwrap();
-        assert!(is(&pool, second, 2, 64));
-        assert_eq!(pool.total_pages(), 1);
-        pool.free(second).unwrap();
-        assert_empty(&pool);
-    });
-}
-
-/// A read against the free of the object and the reuse of its room.
-#[test]
-fn loom_pool_read_against_free_and_reuse() {
-    model(|| {
-        let pool = pool();
-        let handle = pool.malloc_from(&[1; 100]).unwrap();
-        let reader = {
-            let pool = pool.clone();
-            thread::spawn(move || is(&pool, handle, 1, 100))
-        };
-        pool.free(handle).unwrap();
-        let next = pool.malloc_from(&[2; 90]).unwrap();
-        reader.join().unwrap();
-        assert!(!is(&pool, handle, 1, 100) && is(&pool, next, 2, 90));
-        pool.free(next).unwrap();
-        assert_empty(&pool);
-    });
-}
-
-/// Reclaim of a page against the free of its object: each is done once, the page goes once. Fails if
-/// a free settles a page that reclaim took.
-#[test]
-fn loom_pool_reclaim_against_free() {
-    model(|| {
-        let pool = pool();
-        let handle = pool.malloc_from(&[1; 64]).unwrap();
-        let freer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.free(handle).is_ok())
-        };
-        let offered = std::cell::Cell::new(false);
-        let freed = pool
-            .reclaim(1, &|_, object: ObjRead<'_>| {
-                assert_eq!(object.len(), 64);
-                offered.set(true);
-                Evicted::Evicted
-            })
-            .unwrap();
-        let freer_won = freer.join().unwrap();
-        assert!(freer_won || (offered.get() && freed == 1));
-        assert_empty(&pool);
-    });
-}
-
-/// Two reclaims: one page goes once, and each ends.
-#[test]
-fn loom_pool_reclaim_against_reclaim() {
-    model(|| {
-        let pool = pool();
-        let handle = pool.malloc_from(&[1; 64]).unwrap();
-        let reclaim =
-            |pool: &Z3fold| pool.reclaim(1, &|_, _: ObjRead<'_>| Evicted::Evicted).unwrap();
-        let other = {
-            let pool = pool.clone();
-            thread::spawn(move || reclaim(&pool))
-        };
-        let mine = reclaim(&pool);
-        assert_eq!(mine + other.join().unwrap(), 1);
-        assert!(!is(&pool, handle, 1, 64));
-        assert_empty(&pool);
-    });
-}
+pool_models!(pool);
 
 /// A reader of the middle object against in-page compaction: an allocation that needs it moved. Fails
 /// if the mover does not lock readers out, if the reader does not wait, or asks where the object is
@@ -138,13 +36,13 @@ fn loom_pool_read_against_in_page_compaction() {
         pool.free(first).unwrap();
         let reader = {
             let pool = pool.clone();
-            thread::spawn(move || assert!(is(&pool, middle, 3, 10 * 64)))
+            thread::spawn(move || assert!(is(&*pool, middle, 3, 10 * 64)))
         };
         // 34 chunks are free, 20 before the middle.
         let large = pool.malloc_from(&[4; 30 * 64]).unwrap();
         reader.join().unwrap();
-        assert!(is(&pool, middle, 3, 10 * 64) && is(&pool, last, 2, 20 * 64));
-        assert!(is(&pool, large, 4, 30 * 64));
+        assert!(is(&*pool, middle, 3, 10 * 64) && is(&*pool, last, 2, 20 * 64));
+        assert!(is(&*pool, large, 4, 30 * 64));
     });
 }
 
@@ -163,73 +61,10 @@ fn loom_pool_free_against_in_page_compaction() {
         };
         let large = pool.malloc_from(&[4; 30 * 64]).unwrap();
         other.join().unwrap();
-        assert!(!is(&pool, middle, 3, 10 * 64) && is(&pool, last, 2, 20 * 64));
-        assert!(is(&pool, large, 4, 30 * 64));
+        assert!(!is(&*pool, middle, 3, 10 * 64) && is(&*pool, last, 2, 20 * 64));
+        assert!(is(&*pool, large, 4, 30 * 64));
         pool.free(last).unwrap();
         pool.free(large).unwrap();
-        assert_empty(&pool);
-    });
-}
-
-/// The last reference is a reader's: it ends on another thread after the free, and frees the page.
-#[test]
-fn loom_pool_the_last_put_is_a_readers() {
-    model(|| {
-        let pool = pool();
-        let handle = pool.malloc_from(&[1; 64]).unwrap();
-        let owned = zpool_api::obj_read_owned(pool.clone(), handle).unwrap();
-        let other = thread::spawn(move || {
-            assert!(owned.iter().all(|byte| *byte == 1));
-            drop(owned);
-        });
-        pool.free(handle).unwrap();
-        other.join().unwrap();
-        assert_empty(&pool);
-    });
-}
-
-/// A callback of reclaim frees another object of the same page while a third thread reads it.
-#[test]
-fn loom_pool_evict_frees_another_of_the_page() {
-    model(|| {
-        let pool = pool();
-        let one = pool.malloc_from(&[1; 64]).unwrap();
-        let two = pool.malloc_from(&[2; 64]).unwrap();
-        let reader = {
-            let pool = pool.clone();
-            thread::spawn(move || is(&pool, two, 2, 64))
-        };
-        let freed = pool
-            .reclaim(1, &|handle, _: ObjRead<'_>| {
-                if handle == one {
-                    pool.free(two).unwrap();
-                }
-                Evicted::Evicted
-            })
-            .unwrap();
-        reader.join().unwrap();
-        assert!(freed <= 1 && !is(&pool, one, 1, 64) && !is(&pool, two, 2, 64));
-        assert_empty(&pool);
-    });
-}
-
-/// A last reader leaves its object while an allocation gives up what is left and takes the room. Fails
-/// if the stack's push is not Release or its taking not Acquire.
-#[test]
-fn loom_pool_leave_against_malloc() {
-    model(|| {
-        let pool = pool();
-        let handle = pool.malloc_from(&[1; 4000]).unwrap();
-        let guard = zpool_api::obj_read_owned(pool.clone(), handle).unwrap();
-        pool.free(handle).unwrap();
-        let reader = thread::spawn(move || {
-            assert!(guard.iter().all(|byte| *byte == 1));
-            drop(guard);
-        });
-        let next = pool.malloc_from(&[2; 4000]).unwrap();
-        reader.join().unwrap();
-        assert!(pool.obj_read_begin(next).unwrap().iter().all(|byte| *byte == 2));
-        pool.free(next).unwrap();
-        assert_empty(&pool);
+        assert_empty(&*pool);
     });
 }

@@ -26,22 +26,14 @@
 //! ```
 //!
 //! # How it works
-//!
-//! | file | idea |
-//! |---|---|
-//! | `pages.rs` | a page's states, who keeps a page |
-//! | `pool.rs` | allocation, read, free; where the bytes are touched |
-//! | `reclaim.rs` | what the reclaim loop needs of a pool |
-//!
-//! The object word, the lists by free chunks with the LRU, and the reclaim loop are z3fold's, too, and
-//! stand in the crate `buddies`.
+//! `layout.rs` says where the two buddies of a page are. The pool itself, its object word, lists, LRU and
+//! reclaim loop are z3fold's, too, and stand in the crate `buddies`.
 //!
 //! # Locks
-//! The *pool lock* guards the records and lists of `pages.rs`, for a few dozen instructions at a
-//! time. No page provider call, no system call and no user code runs under it. Reads take no lock:
-//! they pin the object's word. The descriptor table's growth lock is a leaf, taken with the pool
-//! lock held or without. An object that is freed while it is read is parked in its word; its last
-//! reader takes the pool lock to give the space back.
+//! The *pool lock* guards pages and lists, for a few dozen instructions at a time
+//! ([`OneLock`](buddies::OneLock)). No page provider call, no system call and no user code runs under it.
+//! Reads take no lock: they pin the object's word. An object that is freed while it is read is parked in its
+//! word; its last reader leaves it to the next call that may block.
 
 #![cfg_attr(
     test,
@@ -53,12 +45,189 @@
     )
 )]
 
-mod pages;
-mod pool;
-mod reclaim;
-mod sync;
+mod layout;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
 
-pub use pool::Zbud;
+use std::sync::Arc;
+
+use buddies::Pool;
+use zpool_api::{PageBudget, PageProvider, ZpoolError};
+
+use crate::layout::Pair;
+
+/// A pool of at most two objects a page. See the crate's front page.
+///
+/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+///
+/// In a child of the process that made it, after `fork`, every call is [`ZpoolError::Forked`], and the
+/// pool and its guards are leaked when they are dropped.
+pub struct Zbud(Pool<Pair, 2>);
+
+impl Zbud {
+    /// An empty pool over `provider`. Allocates nothing yet.
+    ///
+    /// # Errors
+    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
+        Self::with_budget(provider, None)
+    }
+
+    /// As [`Zbud::new`], with a budget that each page is charged to while it is among the pool's
+    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside another needs none of it.
+    ///
+    /// # Errors
+    /// As [`Zbud::new`].
+    pub fn with_budget(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<Self, ZpoolError> {
+        Ok(Zbud(Pool::new(provider, budget)?))
+    }
+}
+
+buddies::backend!(Zbud);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use buddies::READER_LIMIT;
+    use std::collections::HashSet;
+    use zpool_api::PageRun;
+    use zpool_api::Zpool;
+    use zpool_api::handle::MAX_GENERATION;
+    use zpool_pages::{FailingPages, HeapPages};
+
+    const _: fn() = || {
+        fn both<T: Send + Sync>() {}
+        both::<Zbud>();
+    };
+
+    fn pool() -> Zbud {
+        Zbud::new(Arc::new(HeapPages::new())).unwrap()
+    }
+
+    fn starting_at(provider: Arc<dyn PageProvider>, generation: u32) -> Zbud {
+        Zbud(Pool::starting_at_for_test(provider, None, generation).unwrap())
+    }
+
+    #[test]
+    fn a_page_costs_as_little_as_the_docs_say() {
+        if cfg!(target_pointer_width = "64") {
+            assert_eq!(Pool::<Pair, 2>::PAGE_BYTES, (24, 32));
+        }
+    }
+
+    #[test]
+    fn two_objects_share_a_page_and_do_not_overlap() {
+        let pool = pool();
+        for (a, b) in [(1, 4032), (64, 4032), (2048, 2048), (4000, 64), (4032, 1)] {
+            let first = pool.malloc_from(&vec![1; a]).unwrap();
+            let last = pool.malloc_from(&vec![2; b]).unwrap();
+            assert_eq!(pool.total_pages(), 1, "{a} and {b}");
+            assert_eq!(*pool.obj_read_begin(first).unwrap(), *vec![1; a]);
+            assert_eq!(*pool.obj_read_begin(last).unwrap(), *vec![2; b]);
+            pool.free(first).unwrap();
+            pool.free(last).unwrap();
+            assert_eq!(pool.total_pages(), 0);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_retired_when_its_generations_are_used_up() {
+        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+        let pool = starting_at(pages.clone(), MAX_GENERATION - 3);
+        let mut seen = HashSet::new();
+        for round in 0..40u8 {
+            let handle = pool.malloc_from(&[round; 10]).unwrap();
+            assert!(seen.insert(handle), "a handle came twice");
+            assert_eq!(&*pool.obj_read_begin(handle).unwrap(), &[round; 10]);
+            pool.free(handle).unwrap();
+        }
+        for handle in &seen {
+            assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
+        }
+        // 4 generations a slot: a page number serves 4 times and is not used again.
+        assert_eq!(pool.0.page_numbers_for_test(), 10);
+        assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
+    }
+
+    #[test]
+    fn a_retired_buddy_leaves_its_neighbour_alone() {
+        let pool = starting_at(Arc::new(HeapPages::new()), MAX_GENERATION);
+        let stays = pool.malloc_from(&[1; 100]).unwrap();
+        let goes = pool.malloc_from(&[2; 100]).unwrap();
+        pool.free(goes).unwrap();
+        let elsewhere = pool.malloc_from(&[3; 100]).unwrap();
+        assert_eq!(pool.total_pages(), 2, "the used-up slot must not be given again");
+        assert_eq!(&*pool.obj_read_begin(stays).unwrap(), &[1; 100]);
+        for handle in [stays, elsewhere] {
+            pool.free(handle).unwrap();
+        }
+        assert_eq!(pool.total_pages(), 0);
+    }
+
+    #[test]
+    fn too_many_readers_is_an_error_that_passes() {
+        let pool = pool();
+        let handle = pool.malloc_from(b"popular").unwrap();
+        pool.0.set_readers_for_test(0, READER_LIMIT);
+        assert!(matches!(
+            pool.obj_read_begin(handle),
+            Err(ZpoolError::TooManyReaders { limit: READER_LIMIT, .. })
+        ));
+        pool.0.set_readers_for_test(0, 0);
+        assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
+    }
+
+    #[test]
+    fn larger_pages_hold_larger_objects() {
+        for page_size in [16384, 65536] {
+            let pages = Arc::new(HeapPages::with_page_size(page_size).unwrap());
+            let pool = Zbud::new(pages).unwrap();
+            assert_eq!(pool.caps().max_object_size, page_size);
+            let whole = pool.malloc_from(&vec![7; page_size]).unwrap();
+            let half = pool.malloc_from(&vec![8; page_size / 2]).unwrap();
+            let other = pool.malloc_from(&vec![9; page_size / 2]).unwrap();
+            assert_eq!((pool.total_pages(), pool.stats().pool_bytes()), (2, 2 * page_size));
+            for (handle, byte, len) in
+                [(whole, 7, page_size), (half, 8, page_size / 2), (other, 9, page_size / 2)]
+            {
+                let object = pool.obj_read_begin(handle).unwrap();
+                assert!(*object == *vec![byte; len]);
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct OddPages;
+    // SAFETY: gives out no run at all.
+    unsafe impl PageProvider for OddPages {
+        fn page_size(&self) -> usize {
+            2048
+        }
+        fn alloc_run(&self, pages: usize) -> Result<PageRun, zpool_api::PageError> {
+            Err(zpool_api::PageError::RunLength { pages, max: 0 })
+        }
+        unsafe fn free_run(&self, _run: PageRun) {}
+        unsafe fn discard(&self, _run: &mut PageRun, _pages: core::ops::Range<usize>) {}
+        fn cached_pages(&self) -> usize {
+            0
+        }
+        fn trim(&self) -> usize {
+            0
+        }
+        fn metadata_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn odd_page_sizes_are_refused() {
+        assert!(matches!(
+            Zbud::new(Arc::new(OddPages)),
+            Err(ZpoolError::UnsupportedPageSize { page_size: 2048, .. })
+        ));
+    }
+}

@@ -49,7 +49,7 @@ impl Counts {
         for (kind, counter) in [&self.stored, &self.same, &self.huge].into_iter().enumerate() {
             match (before[kind], after[kind]) {
                 (false, true) => counter.add(1),
-                (true, false) => counter.sub(1),
+                (true, false) => _ = counter.sub(1),
                 _ => {}
             }
         }

@@ -21,9 +21,22 @@ type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
 const TARGETS: &[Target] = &[
     ("zpool-api", &["handle.rs", "read.rs", "stats.rs"], &[]),
     ("zpool-base", &["stable.rs", "zeroed.rs", "numbers.rs", "bitmap.rs", "lockdep.rs"], &[]),
-    ("buddies", &["word.rs", "records.rs", "lists.rs", "shelves.rs", "reclaim.rs"], &[]),
-    ("zbud", &["pages.rs", "reclaim.rs"], &[]),
-    ("z3fold", &["states.rs", "page.rs"], &[]),
+    (
+        "buddies",
+        &[
+            "word.rs",
+            "records.rs",
+            "lists.rs",
+            "shelves.rs",
+            "states.rs",
+            "page.rs",
+            "layout.rs",
+            "reclaim.rs",
+        ],
+        &[],
+    ),
+    ("zbud", &["layout.rs"], &[]),
+    ("z3fold", &["page.rs"], &[]),
     (
         "zsmalloc",
         &[

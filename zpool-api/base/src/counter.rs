@@ -27,11 +27,11 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// `n` less. Wraps around.
+    /// `n` less; what it was before. Wraps where others add later what is taken off here.
     #[inline]
-    pub fn sub(&self, n: u64) {
+    pub fn sub(&self, n: u64) -> u64 {
         // Relaxed: as in `add`.
-        self.0.fetch_sub(n, Ordering::Relaxed);
+        self.0.fetch_sub(n, Ordering::Relaxed)
     }
 
     /// What it is now.
@@ -73,7 +73,7 @@ mod tests {
     fn it_goes_up_and_down_and_is_raised_and_changed_where_that_says_something() {
         let counter = Counter::default();
         counter.add(5);
-        counter.sub(7);
+        assert_eq!(counter.sub(7), 5);
         assert_eq!(counter.get(), u64::MAX - 1);
         counter.set(3);
         for n in [2, 9, 4] {

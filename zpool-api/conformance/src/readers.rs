@@ -8,7 +8,7 @@ use super::content::Mark;
 use super::fixture::{Fixture, ONE_OBJECT_PAGES, Rig, assert_invalid, forget, together};
 use super::model::{Model, any_size, fill};
 use super::pick;
-use zpool_api::read::obj_read_owned;
+use zpool_api::obj_read_owned;
 use zpool_api::{Evicted, Handle, ObjRead, ZpoolError};
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::sync::test_rng::Rng;

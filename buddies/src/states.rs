@@ -17,7 +17,7 @@
 //! |---|---|---|---|---|
 //! | Vacant | no | no | nobody | no page attached |
 //! | Unbuddied(n) | yes | list `n` | the lists | an object of up to `n` chunks may fit |
-//! | Buddied | yes | no | the lists | three objects, or no chunk free, or a buddy slot is used up |
+//! | Buddied | yes | no | the lists | all buddies, or no chunk free, or a buddy slot is used up |
 //! | Headless | yes | no | the lists | one object that fills the page |
 //! | Allocating | no | no | an allocation | taken off its list; a free leaves it to the allocation |
 //! | Reclaiming | no | no | reclaim | a free leaves it to reclaim; no allocation finds it |
@@ -26,11 +26,15 @@
 //! Whoever holds a page has one reference (`Page::kref`), which goes over with it. The state says who
 //! puts the page on its list again, never who frees it: the last reference does.
 //!
-//! Pool lock: the lists only; the innermost, taken under a page lock or alone. No call but of the
-//! allocator, when page numbers are added.
+//! With [`OneLock`](crate::OneLock) no page is Allocating: an allocation keeps the lock until the page it
+//! found has its object, and the page goes from Unbuddied to where it belongs then.
+//!
+//! Pool lock: the lists, and with [`OneLock`](crate::OneLock) the pages, too (`locks.rs`). No call under it
+//! but of the allocator, when page numbers are added.
 
-use buddies::{Shelf, Shelves};
+use crate::shelves::{Shelf, Shelves};
 
+/// See the table above.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PageState {
     Vacant,
@@ -51,17 +55,26 @@ pub(crate) enum Who {
     Holder,
 }
 
-/// All lists of a pool.
 #[derive(Debug)]
-pub(crate) struct Lists {
-    shelves: Shelves<PageState>,
+struct Record<R> {
+    state: PageState,
+    page: R,
+}
+
+/// All lists of a pool, with an `R` for each page.
+#[derive(Debug)]
+pub struct Lists<R> {
+    shelves: Shelves<Record<R>>,
     reclaimed: u64,
 }
 
-impl Lists {
+impl<R> Lists<R> {
     pub(crate) fn new() -> Self {
         Lists { shelves: Shelves::new(), reclaimed: 0 }
     }
+
+    /// Bytes of one page's record.
+    pub(crate) const RECORD_BYTES: usize = Shelves::<Record<R>>::RECORD_BYTES;
 
     /// Pages that reclaim has freed.
     pub(crate) fn reclaimed(&self) -> u64 {
@@ -72,20 +85,26 @@ impl Lists {
         self.reclaimed += 1;
     }
 
+    /// Bytes of the records.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.shelves.memory_bytes()
     }
 
+    /// What is kept here of a page.
+    pub(crate) fn page(&mut self, page: u32) -> &mut R {
+        &mut self.shelves[page].page
+    }
+
     /// A page number that was never used, with a record. On failure gives the bytes refused.
-    pub(crate) fn new_number(&mut self) -> Result<u32, usize> {
+    pub(crate) fn new_number(&mut self, record: R) -> Result<u32, usize> {
         self.shelves.reserve()?;
-        self.shelves.add(PageState::Vacant);
+        self.shelves.add(Record { state: PageState::Vacant, page: record });
         Ok((self.shelves.len() - 1) as u32)
     }
 
     /// Takes back a vacant page number that did not serve after all.
     pub(crate) fn put_vacant(&mut self, page: u32) {
-        debug_assert_eq!(self.shelves[page], PageState::Vacant);
+        debug_assert_eq!(self.shelves[page].state, PageState::Vacant);
         self.shelves.push_vacant(page);
     }
 
@@ -97,6 +116,18 @@ impl Lists {
     /// The LRU's clock.
     pub(crate) fn now(&self) -> u64 {
         self.shelves.now()
+    }
+
+    /// The page with the tightest room, left where it is.
+    pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
+        self.shelves.tightest(chunks)
+    }
+
+    /// Puts a page that `tightest` found where its objects say it belongs, as the newest.
+    pub(crate) fn move_to_front(&mut self, page: u32, to: PageState) {
+        debug_assert_ne!(to, PageState::Leaving, "an allocation gave it an object");
+        self.set_state(page, to);
+        self.shelves.touch(page);
     }
 
     /// Takes the page with the tightest room off its list, for an allocation.
@@ -120,7 +151,8 @@ impl Lists {
 
     /// Puts a page where its objects say it belongs. False if that is left to who holds it.
     pub(crate) fn settle(&mut self, page: u32, who: Who, to: PageState) -> bool {
-        let held = matches!(self.shelves[page], PageState::Allocating | PageState::Reclaiming);
+        let held =
+            matches!(self.shelves[page].state, PageState::Allocating | PageState::Reclaiming);
         if who == Who::Freer && held {
             return false;
         }
@@ -140,7 +172,7 @@ impl Lists {
     /// The one place where a page changes state: checks the transition and keeps the lists true.
     fn set_state(&mut self, page: u32, to: PageState) {
         use PageState::{Allocating, Buddied, Headless, Leaving, Reclaiming, Unbuddied, Vacant};
-        let from = core::mem::replace(&mut self.shelves[page], to);
+        let from = core::mem::replace(&mut self.shelves[page].state, to);
         debug_assert!(
             match from {
                 Vacant => matches!(to, Unbuddied(_) | Buddied | Headless),
@@ -168,10 +200,10 @@ impl Lists {
 mod tests {
     use super::*;
 
-    fn with_pages(states: &[PageState]) -> Lists {
+    fn with_pages(states: &[PageState]) -> Lists<()> {
         let mut lists = Lists::new();
         for (page, state) in states.iter().enumerate() {
-            assert_eq!(lists.new_number(), Ok(page as u32));
+            assert_eq!(lists.new_number(()), Ok(page as u32));
             lists.attach(page as u32, *state);
         }
         lists
@@ -203,16 +235,16 @@ mod tests {
             seen.push(page);
         }
         assert_eq!(seen, [0, 1, 2]);
-        assert_eq!(Lists::new().take_for_reclaim(u64::MAX), None, "the LRU may be empty");
+        assert_eq!(Lists::<()>::new().take_for_reclaim(u64::MAX), None, "the LRU may be empty");
     }
 
     #[test]
     fn pages_and_their_records_are_counted() {
         let mut lists = Lists::new();
         assert_eq!((lists.reclaimed(), lists.memory_bytes()), (0, 0));
-        assert_eq!([(); 3].map(|()| lists.new_number()), [Ok(0), Ok(1), Ok(2)]);
+        assert_eq!([(); 3].map(|()| lists.new_number(())), [Ok(0), Ok(1), Ok(2)]);
         let reserved = lists.memory_bytes();
-        assert!(reserved >= 3 * size_of::<PageState>(), "{reserved}");
+        assert!(reserved >= 3 * size_of::<Record<()>>(), "{reserved}");
         lists.put_vacant(1);
         assert_eq!((lists.take_vacant(), lists.take_vacant()), (Some(1), None));
         for page in 0..3 {

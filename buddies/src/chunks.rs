@@ -1,0 +1,43 @@
+//! Chunks, the unit of room in a page.
+
+/// Chunks a page is divided into; a chunk is a page's 64th part.
+pub const CHUNKS: usize = 64;
+
+/// How large a chunk is: a power of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ChunkSize {
+    shift: u32,
+}
+
+impl ChunkSize {
+    /// In pages of this size, a power of two of at least 64.
+    pub(crate) fn of_page(page_size: usize) -> Self {
+        debug_assert!(page_size.is_power_of_two() && page_size >= CHUNKS);
+        ChunkSize { shift: page_size.trailing_zeros() - CHUNKS.trailing_zeros() }
+    }
+
+    /// Bytes of so many chunks.
+    pub(crate) fn bytes(self, chunks: usize) -> usize {
+        chunks << self.shift
+    }
+
+    /// Chunks that this many bytes take.
+    pub(crate) fn chunks(self, bytes: usize) -> usize {
+        (bytes + self.bytes(1) - 1) >> self.shift
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_takes_whole_chunks() {
+        for page_size in [4096, 65536] {
+            let size = ChunkSize::of_page(page_size);
+            let chunk = page_size / CHUNKS;
+            assert_eq!((size.bytes(1), size.bytes(CHUNKS)), (chunk, page_size));
+            assert_eq!([1, chunk, chunk + 1, page_size].map(|len| size.chunks(len)), [1, 1, 2, 64]);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Which locks guard a pool: a page lock for each page beside the pool lock, or the pool lock alone.
+//!
+//! The *pool lock* guards the lists (`states.rs`). A page's objects and its reference count (`page.rs`) are
+//! guarded by
+//! * the page's own lock with [`PageLocks`]. It is taken first; the pool lock is the innermost, taken under
+//!   it or alone, for the lists only. Threads that use different pages meet in the lists for a moment;
+//! * the pool lock, too, with [`OneLock`]: one lock an allocation and one a free, where page locks take
+//!   three and two. For layouts whose pages are changed in a few dozen instructions.
+//!
+//! Under either: no page provider call, no system call and no user code; at most one object, of less than
+//! a page, is moved. A thread holds one page at a time.
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use zpool_base::lockdep::{self, Rank};
+
+use crate::states::Lists;
+use crate::sync::{Mutex, MutexGuard};
+
+/// A lock's guard together with its lockdep entry.
+pub struct Locked<'a, T> {
+    guarded: MutexGuard<'a, T>,
+    _held: lockdep::Held,
+}
+
+impl<'a, T> Locked<'a, T> {
+    fn lock(mutex: &'a Mutex<T>, rank: Rank) -> Self {
+        let held = lockdep::acquire(rank);
+        Locked { guarded: mutex.lock(), _held: held }
+    }
+}
+
+impl<T> Deref for Locked<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.guarded
+    }
+}
+
+impl<T> DerefMut for Locked<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guarded
+    }
+}
+
+impl<T> fmt::Debug for Locked<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locked").finish_non_exhaustive()
+    }
+}
+
+/// The lists with what policy `K` keeps of a page of type `P` there.
+pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
+
+/// The pool lock of policy `K`, over pages of type `P`.
+#[derive(Debug)]
+pub struct PoolLock<K: Locking, P: Send>(Mutex<Lists<K::InRecord<P>>>);
+
+impl<K: Locking, P: Send> PoolLock<K, P> {
+    /// Around the lists of a pool without pages.
+    pub(crate) fn new() -> Self {
+        PoolLock(Mutex::new(Lists::new()))
+    }
+
+    /// Takes the pool lock, for the lists.
+    pub(crate) fn lock(&self) -> Locked<'_, ListsOf<K, P>> {
+        Locked::lock(&self.0, if K::ONE { Rank::Pool } else { Rank::Leaf })
+    }
+}
+
+/// A policy: where a page is kept, and what guards it. Not to be implemented elsewhere.
+pub trait Locking: Sized + 'static {
+    /// Whether the pool lock guards the pages, too.
+    const ONE: bool;
+
+    /// What a page's descriptor has of the page.
+    type InDesc<P: Send>: Send + Sync;
+
+    /// What a page's record in the lists has of the page.
+    type InRecord<P: Send>: Send;
+
+    /// A locked page.
+    type Held<'a, P: Send + 'a>: HeldPage<Self, P>;
+
+    /// A page's two parts: of its descriptor, and of its record.
+    fn parts<P: Send>(page: fn() -> P) -> (Self::InDesc<P>, Self::InRecord<P>);
+
+    /// Locks a page.
+    fn lock<'a, P: Send>(
+        pool: &'a PoolLock<Self, P>,
+        page: u32,
+        in_desc: &'a Self::InDesc<P>,
+    ) -> Self::Held<'a, P>;
+
+    /// Locks a page that was found in the lists, which are locked still.
+    fn lock_found<'a, P: Send>(
+        lists: Locked<'a, ListsOf<Self, P>>,
+        pool: &'a PoolLock<Self, P>,
+        page: u32,
+        in_desc: &'a Self::InDesc<P>,
+    ) -> Self::Held<'a, P>;
+}
+
+/// A page that is locked.
+pub trait HeldPage<K: Locking, P: Send> {
+    /// What the lock guards.
+    fn page(&mut self) -> &mut P;
+
+    /// Calls `change` with the lists.
+    fn lists<T>(&mut self, change: impl FnOnce(&mut ListsOf<K, P>) -> T) -> T;
+}
+
+/// The pool lock guards lists and pages.
+#[derive(Debug)]
+pub enum OneLock {}
+
+/// The pool lock, held for one page.
+#[derive(Debug)]
+pub struct HeldByPool<'a, P> {
+    lists: Locked<'a, Lists<P>>,
+    page: u32,
+}
+
+impl Locking for OneLock {
+    const ONE: bool = true;
+    type InDesc<P: Send> = ();
+    type InRecord<P: Send> = P;
+    type Held<'a, P: Send + 'a> = HeldByPool<'a, P>;
+
+    fn parts<P: Send>(page: fn() -> P) -> ((), P) {
+        ((), page())
+    }
+
+    #[inline]
+    fn lock<'a, P: Send>(pool: &'a PoolLock<Self, P>, page: u32, _: &()) -> HeldByPool<'a, P> {
+        HeldByPool { lists: pool.lock(), page }
+    }
+
+    #[inline]
+    fn lock_found<'a, P: Send>(
+        lists: Locked<'a, Lists<P>>,
+        _pool: &PoolLock<Self, P>,
+        page: u32,
+        _: &(),
+    ) -> HeldByPool<'a, P> {
+        HeldByPool { lists, page }
+    }
+}
+
+impl<P: Send> HeldPage<OneLock, P> for HeldByPool<'_, P> {
+    #[inline]
+    fn page(&mut self) -> &mut P {
+        self.lists.page(self.page)
+    }
+
+    #[inline]
+    fn lists<T>(&mut self, change: impl FnOnce(&mut Lists<P>) -> T) -> T {
+        change(&mut self.lists)
+    }
+}
+
+/// Each page has a lock; the pool lock guards the lists.
+#[derive(Debug)]
+pub enum PageLocks {}
+
+/// A page lock.
+#[derive(Debug)]
+pub struct HeldByPage<'a, P: Send> {
+    page: Locked<'a, P>,
+    pool: &'a PoolLock<PageLocks, P>,
+}
+
+impl Locking for PageLocks {
+    const ONE: bool = false;
+    type InDesc<P: Send> = Mutex<P>;
+    type InRecord<P: Send> = ();
+    type Held<'a, P: Send + 'a> = HeldByPage<'a, P>;
+
+    fn parts<P: Send>(page: fn() -> P) -> (Mutex<P>, ()) {
+        (Mutex::new(page()), ())
+    }
+
+    #[inline]
+    fn lock<'a, P: Send>(
+        pool: &'a PoolLock<Self, P>,
+        _page: u32,
+        in_desc: &'a Mutex<P>,
+    ) -> HeldByPage<'a, P> {
+        HeldByPage { page: Locked::lock(in_desc, Rank::Zspage), pool }
+    }
+
+    #[inline]
+    fn lock_found<'a, P: Send>(
+        lists: Locked<'a, Lists<()>>,
+        pool: &'a PoolLock<Self, P>,
+        page: u32,
+        in_desc: &'a Mutex<P>,
+    ) -> HeldByPage<'a, P> {
+        // A page lock comes before the pool lock.
+        drop(lists);
+        Self::lock(pool, page, in_desc)
+    }
+}
+
+impl<P: Send> HeldPage<PageLocks, P> for HeldByPage<'_, P> {
+    #[inline]
+    fn page(&mut self) -> &mut P {
+        &mut self.page
+    }
+
+    #[inline]
+    fn lists<T>(&mut self, change: impl FnOnce(&mut Lists<()>) -> T) -> T {
+        change(&mut self.pool.lock())
+    }
+}

@@ -1,0 +1,64 @@
+//! Where a page's middle object begins, for those who hold no lock: beside its object words.
+//!
+//! It changes when room is taken for a middle object, before the object's word is OWNED, or while that
+//! word is MOVING. So whoever has read the word since knows which value is the object's.
+
+use crate::sync::atomic::{AtomicU8, Ordering};
+
+/// The middle object's number among its page's buddies.
+pub(crate) const MIDDLE: usize = 1;
+
+/// A cell for the chunk at which the middle object begins. Not to be implemented elsewhere.
+pub trait Middle: Default + Send + Sync + 'static {
+    /// Whether there is a middle object at all, which may be moved. It is number 1.
+    const MOVES: bool;
+
+    /// The middle object's chunk.
+    fn get(&self) -> u8;
+
+    /// Changes it. Under the page's lock.
+    fn set(&self, at: u8);
+}
+
+/// Pages have no middle object, and no object is moved.
+#[derive(Debug, Default)]
+pub struct NoMiddle(());
+
+impl Middle for NoMiddle {
+    const MOVES: bool = false;
+
+    #[inline]
+    fn get(&self) -> u8 {
+        0
+    }
+
+    #[inline]
+    fn set(&self, _at: u8) {}
+}
+
+/// The middle object is number 1 and may be moved.
+#[derive(Debug)]
+pub struct MiddleAt(AtomicU8);
+
+impl Default for MiddleAt {
+    fn default() -> Self {
+        MiddleAt(AtomicU8::new(0))
+    }
+}
+
+impl Middle for MiddleAt {
+    const MOVES: bool = true;
+
+    #[inline]
+    fn get(&self) -> u8 {
+        // Relaxed: stored before the word became OWNED, or by a mover before it ended its move;
+        // whoever asks has read that or a later value of the word with Acquire, or is the owner.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn set(&self, at: u8) {
+        // Relaxed: published with the word, by `publish` or by `end_move`.
+        self.0.store(at, Ordering::Relaxed);
+    }
+}

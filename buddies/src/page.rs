@@ -1,0 +1,169 @@
+//! A page's objects and who keeps its memory: what the page's lock guards.
+//!
+//! # Who keeps a page
+//! Its reference count, `kref`: one reference of each object in it (being written, alive, or read after its
+//! free: a reader's reference is its object's), and one of whoever holds the page: the lists, a running
+//! allocation, or reclaim. The put that brings it to 0 frees the page. No list membership stands in for
+//! that count.
+
+use crate::chunks::CHUNKS;
+use crate::layout::{Layout, Room};
+use crate::states::PageState;
+
+/// A page's objects, and its reference count.
+#[derive(Debug)]
+pub(crate) struct Page<L, const N: usize> {
+    objects: L,
+    kref: u8,
+    /// A buddy's generations are used up: the page takes no new object, and its number is not
+    /// used again.
+    retired: bool,
+}
+
+impl<L: Layout<N>, const N: usize> Page<L, N> {
+    /// No objects, no reference.
+    pub(crate) const NEW: Self = Page { objects: L::EMPTY, kref: 0, retired: false };
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Takes a reference.
+    pub(crate) fn get(&mut self) {
+        self.kref += 1;
+    }
+
+    /// Gives a reference up; true if it was the last one, and the page is the caller's to free.
+    #[must_use]
+    pub(crate) fn put(&mut self) -> bool {
+        debug_assert!(self.kref > 0, "a reference too many was put");
+        self.kref -= 1;
+        debug_assert!(self.kref > 0 || self.objects.is_empty(), "freed with objects in it");
+        self.kref == 0
+    }
+
+    /// Room for an object of `chunks` chunks.
+    #[inline]
+    pub(crate) fn room(&self, chunks: usize) -> Option<Room> {
+        if self.retired { None } else { self.objects.room(chunks) }
+    }
+
+    /// The middle object was moved.
+    pub(crate) fn set_middle_at(&mut self, at: u8) {
+        self.objects.set_middle_at(at);
+    }
+
+    /// An object takes the room, with a reference of its own.
+    pub(crate) fn occupy(&mut self, room: Room, chunks: usize) {
+        debug_assert!(!self.retired);
+        self.objects.occupy(room, chunks);
+        self.get();
+    }
+
+    /// Ends an object's use of its room, but not its reference. `usable` is false when the buddy's
+    /// generations are used up.
+    pub(crate) fn vacate(&mut self, nth: usize, usable: bool) {
+        self.objects.vacate(nth);
+        self.retired |= !usable;
+    }
+
+    /// Where the page belongs when nobody holds it. `moves` is false when its middle object cannot be
+    /// moved for now.
+    pub(crate) fn resting_state(&self, moves: bool) -> PageState {
+        let largest = if self.retired { 0 } else { self.objects.largest(moves) };
+        match largest {
+            0 if self.objects.is_headless() => PageState::Headless,
+            0 if self.objects.is_empty() => PageState::Leaving,
+            0 => PageState::Buddied,
+            CHUNKS => PageState::Leaving,
+            free => PageState::Unbuddied(free as u8),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{NoMiddle, OneLock};
+
+    /// Two objects, the second right behind the first.
+    #[derive(Debug)]
+    struct Row([usize; 2]);
+
+    // SAFETY: no page stands behind these.
+    unsafe impl Layout<2> for Row {
+        const NAME: &'static str = "row";
+        const EMPTY: Self = Row([0; 2]);
+        type Locks = OneLock;
+        type Middle = NoMiddle;
+        fn is_empty(&self) -> bool {
+            self.0 == [0; 2]
+        }
+        fn is_headless(&self) -> bool {
+            self.0[0] == CHUNKS
+        }
+        fn largest(&self, moves: bool) -> usize {
+            let free = CHUNKS - self.0[0] - self.0[1];
+            if self.0[1] != 0 || !moves { 0 } else { free }
+        }
+        fn room(&self, chunks: usize) -> Option<Room> {
+            let nth = usize::from(self.0[0] != 0);
+            let room = Room { nth, at: self.0[0] as u8, move_middle_to: None };
+            (chunks <= self.largest(true)).then_some(room)
+        }
+        fn occupy(&mut self, room: Room, chunks: usize) {
+            self.0[room.nth] = chunks;
+        }
+        fn vacate(&mut self, nth: usize) {
+            self.0[nth] = 0;
+        }
+        fn start(_nth: usize, _chunks: usize, _middle_at: u8) -> usize {
+            0
+        }
+    }
+
+    fn with(objects: &[usize]) -> Page<Row, 2> {
+        let mut page = Page::NEW;
+        for chunks in objects {
+            let room = page.room(*chunks).unwrap();
+            page.occupy(room, *chunks);
+        }
+        page
+    }
+
+    #[test]
+    fn the_last_reference_frees() {
+        let mut page = with(&[64]);
+        page.get();
+        assert!(page.room(1).is_none());
+        page.vacate(0, true);
+        assert!(!page.put() && page.put());
+    }
+
+    #[test]
+    #[should_panic(expected = "freed with objects in it")]
+    #[cfg(debug_assertions)]
+    fn a_page_with_an_object_is_not_freed() {
+        let _ = with(&[3]).put();
+    }
+
+    #[test]
+    fn a_retired_page_takes_no_object() {
+        let mut page = with(&[3, 3]);
+        page.vacate(1, false);
+        assert!(page.is_retired() && page.room(1).is_none() && !page.put());
+        assert_eq!(page.resting_state(true), PageState::Buddied);
+        page.vacate(0, true);
+        assert!(page.is_retired(), "for good");
+        assert_eq!(page.resting_state(true), PageState::Leaving);
+    }
+
+    #[test]
+    fn a_page_rests_where_its_objects_say() {
+        assert_eq!(with(&[]).resting_state(true), PageState::Leaving);
+        assert_eq!(with(&[3]).resting_state(true), PageState::Unbuddied(61));
+        assert_eq!(with(&[3]).resting_state(false), PageState::Buddied);
+        assert_eq!(with(&[3, 4]).resting_state(true), PageState::Buddied);
+        assert_eq!(with(&[64]).resting_state(true), PageState::Headless);
+    }
+}

@@ -1,0 +1,236 @@
+//! The pool: the engine of zbud and z3fold behind the backend trait, over a [`Layout`].
+
+use core::fmt;
+use std::sync::Arc;
+
+use zpool_api::{
+    Evict, Handle, ObjRead, ObjWrite, PageBudget, PageProvider, PoolTag, SlotRef, Zpool, ZpoolCaps,
+    ZpoolError, ZpoolStats,
+};
+use zpool_base::fork::Leaked;
+use zpool_base::prefetch;
+
+use crate::core::Core;
+use crate::desc::PageDesc;
+use crate::layout::{Layout, Slot};
+use crate::locks::{HeldPage, ListsOf};
+use crate::page::Page;
+use crate::reclaim::{Reclaim, reclaim};
+use crate::states::Who;
+
+const FIRST_GENERATION: u32 = 1;
+
+/// A pool of at most `N` objects a page.
+///
+/// `Send` and `Sync`. Dropping it gives all pages back to the provider. In a child of the process that
+/// made it, after `fork`, every call is [`ZpoolError::Forked`], and the pool and its guards are leaked
+/// when they are dropped.
+pub struct Pool<L: Layout<N>, const N: usize> {
+    core: Leaked<Core<L, N>>,
+}
+
+impl<L: Layout<N>, const N: usize> Pool<L, N> {
+    /// An empty pool over `provider`, with a budget that each page is charged to while it is among the
+    /// pool's [`total_pages`](Zpool::total_pages). Allocates nothing yet.
+    ///
+    /// # Errors
+    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    pub fn new(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+    ) -> Result<Self, ZpoolError> {
+        Self::starting_at_for_test(provider, budget, FIRST_GENERATION)
+    }
+
+    /// As [`Pool::new`]; the first object of each slot has this generation.
+    #[doc(hidden)]
+    pub fn starting_at_for_test(
+        provider: Arc<dyn PageProvider>,
+        budget: Option<Arc<PageBudget>>,
+        first_generation: u32,
+    ) -> Result<Self, ZpoolError> {
+        Ok(Pool { core: Leaked::new(Core::new(provider, budget, first_generation)?) })
+    }
+
+    /// Bytes that a page number costs: its descriptor and its record in the lists.
+    #[doc(hidden)]
+    pub const PAGE_BYTES: (usize, usize) =
+        (size_of::<PageDesc<L, N>>(), ListsOf::<L::Locks, Page<L, N>>::RECORD_BYTES);
+
+    /// Page numbers that were ever used.
+    #[doc(hidden)]
+    pub fn page_numbers_for_test(&self) -> usize {
+        self.core.table.len()
+    }
+
+    /// Sets the count of readers, which no test can reach by reading, of a page's first object.
+    #[doc(hidden)]
+    pub fn set_readers_for_test(&self, page: u32, readers: u64) {
+        let buddy = self.core.known(Slot::<N>::new(page, 0).number());
+        buddy.word().set_readers_for_test(readers);
+    }
+
+    /// As `Debug`, under the name of the type that it is the whole of.
+    pub fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("tag", &self.core.tag)
+            .field("page_size", &self.core.source.page_size())
+            .field("objects", &self.core.objects.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L: Layout<N>, const N: usize> fmt::Debug for Pool<L, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as("Pool", f)
+    }
+}
+
+impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
+    fn name(&self) -> &'static str {
+        L::NAME
+    }
+
+    fn tag(&self) -> PoolTag {
+        self.core.tag
+    }
+
+    fn caps(&self) -> ZpoolCaps {
+        let page_size = self.core.source.page_size();
+        ZpoolCaps::new(page_size).with_reclaim().with_alignment(self.core.chunk_size.bytes(1))
+    }
+
+    fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError> {
+        let core = &*self.core;
+        core.source.here()?;
+        let buddy = core.reserve(size)?;
+        buddy.watched().write();
+        // SAFETY: OWNED by the guard, until commit or abort.
+        let bytes = unsafe { buddy.bytes(size, core.chunk_size) };
+        // SAFETY: the word is OWNED and the guard its owner, so the bytes are its alone until
+        // commit or abort (invariant 2 of `desc.rs`).
+        Ok(unsafe { ObjWrite::in_place(bytes, core, u64::from(buddy.slot.number())) })
+    }
+
+    fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+        let core = &*self.core;
+        core.source.here()?;
+        let buddy = core.reserve(bytes.len())?;
+        buddy.watched().write();
+        // SAFETY: OWNED by this thread.
+        let to = unsafe { buddy.bytes(bytes.len(), core.chunk_size) }.cast::<u8>();
+        // SAFETY: `to` is `bytes.len()` bytes of a page that belong to this owner alone (invariant 2 of
+        // `desc.rs`), so they cannot overlap `bytes`, which somebody else lent.
+        unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(core.publish(buddy))
+    }
+
+    fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
+        self.core.source.here()?;
+        // In this order the object is freed also if the provider panics over what readers left.
+        let freed = self.core.free(handle);
+        self.core.finish_left();
+        freed
+    }
+
+    fn prefetch(&self, handle: Handle) {
+        let slot = SlotRef::from_bits(handle.backend_bits()).slot();
+        if let Some(buddy) = self.core.find(slot) {
+            prefetch::look_soon(buddy.word());
+        }
+    }
+
+    fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        self.core.source.here()?;
+        self.core.read(handle)
+    }
+
+    /// A page holds `N` objects at most, so a smaller share than that saves no memory.
+    fn footprint(&self, len: usize) -> usize {
+        len.max(self.core.source.page_size() / N)
+    }
+
+    fn total_pages(&self) -> usize {
+        if self.core.is_here() { self.core.source.total_pages() } else { 0 }
+    }
+
+    fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
+        self.core.source.here()?;
+        self.core.finish_left();
+        let freed = reclaim(&*self.core, target_pages, evict);
+        // A callback may have returned in a child.
+        self.core.source.here()?;
+        Ok(freed)
+    }
+
+    fn trim(&self) -> usize {
+        if !self.core.is_here() {
+            return 0;
+        }
+        self.core.finish_left();
+        self.core.source.provider().trim()
+    }
+
+    fn stats(&self) -> ZpoolStats {
+        let core = &*self.core;
+        let mut stats = ZpoolStats::default();
+        stats.page_size = core.source.page_size();
+        if !core.source.is_here() {
+            return stats;
+        }
+        stats.cached_pages = core.source.provider().cached_pages();
+        let provider = core.source.provider().metadata_bytes();
+        stats.metadata_bytes = core.table.memory_bytes().saturating_add(provider);
+        stats.total_pages = core.source.total_pages();
+        stats.objects = core.objects.get() as usize;
+        stats.object_bytes = core.object_bytes.get() as usize;
+        stats.parked_objects = (core.parked.get() as i64).max(0) as usize;
+        let lists = core.lists.lock();
+        stats.reclaimed_pages = lists.reclaimed();
+        stats.metadata_bytes = stats.metadata_bytes.saturating_add(lists.memory_bytes());
+        stats
+    }
+}
+
+/// What the reclaim loop needs: it holds a page between `begin` and `end`, as an allocation does, and
+/// with it the lists' reference.
+impl<L: Layout<N>, const N: usize> Reclaim for Core<L, N> {
+    const OBJECTS: usize = N;
+
+    fn is_here(&self) -> bool {
+        self.source.is_here()
+    }
+
+    fn finish_left(&self) {
+        self.finish_left();
+    }
+
+    fn now(&self) -> u64 {
+        self.lists.lock().now()
+    }
+
+    fn begin(&self, before: u64) -> Option<u32> {
+        self.lists.lock().take_for_reclaim(before)
+    }
+
+    fn read(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)> {
+        self.read_current(page, nth)
+    }
+
+    fn free(&self, handle: Handle) {
+        let _ = self.free(handle);
+    }
+
+    fn end(&self, page: u32) -> bool {
+        let mut held = self.lock(page, self.desc(page));
+        let to = held.page().resting_state(true);
+        let unreferenced = self.settle(page, &mut held, Who::Holder, to);
+        drop(held);
+        let freed = unreferenced.is_some();
+        if freed {
+            self.lists.lock().count_reclaimed();
+        }
+        self.give_back(unreferenced);
+        freed
+    }
+}

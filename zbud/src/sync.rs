@@ -1,3 +1,0 @@
-//! Threads and atomics of this crate: std's, or loom's under `--cfg loom`.
-
-pub(crate) use zpool_base::sync::{Mutex, MutexGuard, Watched, atomic};
