@@ -233,11 +233,10 @@ pub fn width(text: &str) -> i32 {
 /// Lines that are no wider than the picture.
 fn wrapped(text: &str) -> Vec<String> {
     let most = ((WIDTH - 2 * MARGIN) * 20 / (SMALL_FONT * 9)) as usize;
-    let mut lines = vec![String::new()];
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         let room = lines.last().map_or(0, |line| most.saturating_sub(line.chars().count()));
         match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
             Some(line) if word.chars().count() < room => {
                 line.push(' ');
                 line.push_str(word);
@@ -292,6 +291,6 @@ mod tests {
         let lines = wrapped(&text);
         assert!(lines.len() > 2 && lines.iter().all(|line| line.len() < 160), "{lines:?}");
         assert_eq!(lines.join(" "), text.trim());
-        assert!(top(&text) > top("word"));
+        assert!(top(&text) > top("word") && top("word") > top(""));
     }
 }
