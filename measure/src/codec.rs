@@ -16,9 +16,9 @@ use crate::lanes::Lanes;
 use crate::pages::PageSet;
 use crate::timing::Summary;
 
-/// One turn's times and, if the codec failed, its word.
+/// One round's times and, if the codec failed, its word.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct Times {
     /// Of compressions; `None` if no page was timed.
     pub compress: Option<Summary>,
     /// Of decompressions; `None` if no page was timed.
@@ -41,14 +41,14 @@ pub struct Orders<'a> {
 ///
 /// # Errors
 ///
-/// No memory, or no context for the codec. A page that the codec fails on is told in the turn.
-pub fn turn(
+/// No memory, or no context for the codec. A page that the codec fails on is a [`Times::fault`].
+pub fn measure(
     compressor: &dyn Compressor,
     set: &PageSet,
     orders: Orders<'_>,
     lanes: &mut Lanes,
-) -> Result<Turn> {
-    let mut turn = Turn::default();
+) -> Result<Times> {
+    let mut times = Times::default();
     let mut buffer = output(compressor)?;
     let mut arena = Arena::default();
     let mut places: Vec<Option<Place>> = vec![None; set.pages().len()];
@@ -56,7 +56,7 @@ pub fn turn(
     for &i in set.timed() {
         match ctx.compress(&set.pages()[i], &mut buffer) {
             Ok(len) => places[i] = Some(arena.push(&buffer[..len])?),
-            Err(error) => drop(turn.fault.get_or_insert(error)),
+            Err(error) => drop(times.fault.get_or_insert(error)),
         }
     }
 
@@ -70,12 +70,13 @@ pub fn turn(
         }
         Ok(())
     })?;
-    turn.compress = compress.times;
+    times.compress = compress.times;
 
     let stateless = compressor.stateless();
     let ready = |_: usize, _: &[usize]| Ok::<_, Error>(compressor.new_ctx()?);
     let decompress = lanes.measure(orders.load, ready, |lane, share, mut ctx| {
-        let (laps, page) = lane.parts();
+        let (laps, pages) = lane.parts();
+        let page = pages.first_mut().map_or(&mut [][..], |page| &mut *page);
         let mut fault = None;
         for &i in share {
             let Some(place) = places[i] else {
@@ -84,8 +85,8 @@ pub fn turn(
             };
             let packed = arena.get(place);
             let result = match stateless {
-                Some(codec) => codec.decompress(packed, black_box(&mut page[..])),
-                None => ctx.decompress(packed, black_box(&mut page[..])),
+                Some(codec) => codec.decompress(packed, black_box(&mut *page)),
+                None => ctx.decompress(packed, black_box(&mut *page)),
             };
             laps.lap();
             if let Err(error) = result {
@@ -94,11 +95,11 @@ pub fn turn(
         }
         Ok(fault)
     })?;
-    turn.decompress = decompress.times;
-    if turn.fault.is_none() {
-        turn.fault = decompress.results.into_iter().flatten().next();
+    times.decompress = decompress.times;
+    if times.fault.is_none() {
+        times.fault = decompress.results.into_iter().flatten().next();
     }
-    Ok(turn)
+    Ok(times)
 }
 
 /// A buffer for the codec's worst case, touched.

@@ -84,6 +84,23 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// The last store or load would be shorter than the others.
+    #[error("{pages} pages are no multiple of the {unit} of one store; give fewer or more")]
+    PartialUnit {
+        /// Pages of the set.
+        pages: usize,
+        /// Pages of one store or load.
+        unit: usize,
+    },
+
+    /// A picture cannot be drawn.
+    #[cfg(feature = "chart")]
+    #[error("a picture cannot be drawn: {reason}")]
+    Draw {
+        /// What the drawing library said.
+        reason: String,
+    },
+
     /// Nobody is to measure.
     #[error("--threads 0 measures nothing; give 1 or more")]
     NoThreads,

@@ -1,4 +1,4 @@
-//! The threads that measure: each has a stopwatch, a page buffer and a processor of its own.
+//! The threads that measure: each has a stopwatch, a buffer of pages and a processor of its own.
 //!
 //! One lane works on the thread that asks; several work on threads of their own, start together,
 //! and each stays on one processor. Lane `n` gets the `n`-th of as many equal shares.
@@ -6,38 +6,28 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use zpool_api::provider::PAGE_SIZE;
-
+use crate::aligned::{Page, Pages};
 use crate::error::{Error, Result};
-use crate::pages::Page;
 use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
 /// What no page is likely to hold: a load that writes nothing is seen.
 pub const POISON: u8 = 0xa5;
 
-/// A page of its own alignment: every load and every decompression goes into this one.
-#[derive(Debug)]
-#[repr(align(4096))]
-struct Buffer(Page);
-
 /// What one thread measures with.
 #[derive(Debug)]
 pub struct Lane {
     /// The stopwatch.
     pub laps: Laps,
-    page: Box<Buffer>,
+    /// Every load and every decompression goes into this.
+    pages: Pages,
 }
 
 impl Lane {
-    /// Stopwatch and page, to be used side by side.
-    pub fn parts(&mut self) -> (&mut Laps, &mut Page) {
-        (&mut self.laps, &mut self.page.0)
-    }
-
-    /// The page alone.
-    pub fn page(&mut self) -> &mut Page {
-        &mut self.page.0
+    /// The stopwatch and the buffer, which is one page unless more was asked for, to be used side by
+    /// side.
+    pub fn parts(&mut self) -> (&mut Laps, &mut [Page]) {
+        (&mut self.laps, &mut self.pages)
     }
 }
 
@@ -67,15 +57,24 @@ impl Lanes {
     /// [`Error::NoThreads`] for none.
     pub fn new(threads: usize, laps: usize) -> Result<Self> {
         let each = laps.div_ceil(threads.max(1));
-        let lane = || Lane {
-            laps: Laps::with_capacity(each),
-            page: Box::new(Buffer([POISON; PAGE_SIZE])),
-        };
+        let lane = || Lane { laps: Laps::with_capacity(each), pages: Pages::filled(POISON, 1) };
         let lanes: Vec<Lane> = (0..threads).map(|_| lane()).collect();
         if lanes.is_empty() {
             return Err(Error::NoThreads);
         }
         Ok(Lanes { lanes, clock: Clock::measure(), processors: Processors::allowed() })
+    }
+
+    /// Makes every lane's buffer `pages` pages long.
+    pub fn resize_buffers(&mut self, pages: usize) {
+        for lane in &mut self.lanes {
+            lane.pages.resize(pages, POISON);
+        }
+    }
+
+    /// How many lanes there are, at least one.
+    pub fn count(&self) -> usize {
+        self.lanes.len()
     }
 
     /// What its own reading costs.

@@ -1,12 +1,13 @@
 //! What this project's binaries time with: pages of real memory, stopwatches with the clock's own
-//! cost taken off, threads that stay on a processor each, random orders, and the bare codec on the
-//! same pages, which every other time is told in multiples of.
+//! cost taken off, threads that stay on a processor each, random orders, the bare codec on the
+//! same pages, which every other time is told in multiples of, and the turn in which a contestant
+//! keeps them.
 //!
-//! Nothing here knows a store: whoever measures one brings it along, and has the lanes run it. Whoever
-//! draws what came out finds in [`labels`] where the points' labels go.
+//! Nothing here knows a store: whoever measures one brings it along as a [`Contestant`] and has
+//! [`turn()`] run it. With the feature `chart`, the module `chart` draws what came out.
 //!
 //! ```
-//! use measure::{Clock, Lanes, PageSet, Turn, codec, shuffled};
+//! use measure::{Lanes, PageSet, codec, shuffled};
 //!
 //! # fn main() -> measure::Result<()> {
 //! // Pages of five real programs; files of one's own go in here.
@@ -16,8 +17,8 @@
 //!
 //! let lz4 = compressors::build("lz4")?;
 //! let orders = codec::Orders { store: &order, load: &order };
-//! let turn: Turn = codec::turn(&*lz4, &set, orders, &mut lanes)?;
-//! let compress = turn.compress.expect("some pages were timed");
+//! let times = codec::measure(&*lz4, &set, orders, &mut lanes)?;
+//! let compress = times.compress.expect("some pages were timed");
 //! assert!(compress.p50 <= compress.p99);
 //! println!("{:.0} ns a page, the clock's {:.0} taken off", compress.mean, lanes.clock().cost);
 //! # Ok(())
@@ -25,22 +26,30 @@
 //! ```
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod aligned;
 pub mod arena;
+#[cfg(feature = "chart")]
+pub mod chart;
 pub mod codec;
+mod contestant;
 mod error;
-pub mod labels;
+mod figures;
 mod lanes;
 mod order;
 mod pages;
 mod pin;
 mod replace;
 mod timing;
+mod turn;
 
-pub use codec::Turn;
+pub use aligned::{Page, Pages};
+pub use contestant::{Contestant, Memory, PoolUse, Worker};
 pub use error::{Error, Result};
+pub use figures::{Figures, Name};
 pub use lanes::{Harvest, Lane, Lanes, POISON};
 pub use order::{SplitMix, shuffled};
-pub use pages::{Page, PageSet};
+pub use pages::PageSet;
 pub use pin::{Pinned, Processors};
 pub use replace::replace;
 pub use timing::{Clock, Laps, Summary, Timing, median};
+pub use turn::{Freed, Plan, Turn, codec_orders, turn};

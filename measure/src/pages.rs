@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 
 use zpool_api::provider::PAGE_SIZE;
 
+use crate::aligned::{Page, Pages};
 use crate::error::{Error, Result};
-
-/// A page as all here have it: 4096 bytes.
-pub type Page = [u8; PAGE_SIZE];
 
 /// Pages of five real programs, for those who bring none of their own.
 const SAMPLE: &[u8] = include_bytes!("../assets/sample.pages.zst");
@@ -24,7 +22,7 @@ const STEP: usize = 256;
 /// Pages in memory, with what is known of them before any store sees them.
 #[derive(Debug)]
 pub struct PageSet {
-    pages: Vec<Page>,
+    pages: Pages,
     same_filled: Vec<bool>,
     timed: Vec<usize>,
     origin: String,
@@ -39,7 +37,7 @@ impl PageSet {
     ///
     /// Every [`Error`] that is about files.
     pub fn load(files: &[PathBuf], limit: u64) -> Result<Self> {
-        let mut pages = Vec::new();
+        let mut pages = Pages::default();
         if files.is_empty() {
             let name = Path::new("the built-in sample");
             append_zst(&mut pages, name, SAMPLE, limit)?;
@@ -56,13 +54,13 @@ impl PageSet {
     }
 
     /// Pages that are there already, and where they come from in words.
-    pub fn new(pages: Vec<Page>, origin: String) -> Self {
+    pub fn new(pages: Pages, origin: String) -> Self {
         let same_filled: Vec<bool> = pages.iter().map(is_same_filled).collect();
         let timed = (0..pages.len()).filter(|&i| !same_filled[i]).collect();
         PageSet { pages, same_filled, timed, origin }
     }
 
-    /// The pages, in the order of the files.
+    /// The pages, in the order of the files, on page boundaries.
     pub fn pages(&self) -> &[Page] {
         &self.pages
     }
@@ -108,7 +106,7 @@ fn origin(files: &[PathBuf]) -> String {
     origin
 }
 
-fn append_file(pages: &mut Vec<Page>, path: &Path, limit: u64) -> Result<()> {
+fn append_file(pages: &mut Pages, path: &Path, limit: u64) -> Result<()> {
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case(OsStr::new("zst"))) {
@@ -134,7 +132,7 @@ fn append_file(pages: &mut Vec<Page>, path: &Path, limit: u64) -> Result<()> {
     Ok(())
 }
 
-fn append_zst(pages: &mut Vec<Page>, path: &Path, packed: impl Read, limit: u64) -> Result<()> {
+fn append_zst(pages: &mut Pages, path: &Path, packed: impl Read, limit: u64) -> Result<()> {
     let bad = |source| Error::BadZst { path: path.to_owned(), source };
     let reader = zstd::stream::read::Decoder::new(packed).map_err(bad)?;
     let bytes = append(pages, path, limit, reader, bad)?;
@@ -148,7 +146,7 @@ fn append_zst(pages: &mut Vec<Page>, path: &Path, packed: impl Read, limit: u64)
 /// Appends all that `reader` gives and returns its bytes. A page that is only begun is filled up
 /// with zeros.
 fn append(
-    pages: &mut Vec<Page>,
+    pages: &mut Pages,
     path: &Path,
     limit: u64,
     mut reader: impl Read,
@@ -158,11 +156,11 @@ fn append(
     loop {
         let start = pages.len();
         reserve(pages, STEP)?;
-        pages.resize(start + STEP, [0; PAGE_SIZE]);
+        pages.resize(start + STEP, 0);
         let room = pages[start..].as_flattened_mut();
         let full = room.len();
         let got = fill(&mut reader, room).map_err(&failed)?;
-        pages.truncate(start + got.div_ceil(PAGE_SIZE));
+        pages.resize(start + got.div_ceil(PAGE_SIZE), 0);
         total += got as u64;
         if bytes_of(pages) > limit {
             return Err(Error::TooLarge { path: path.to_owned(), limit });
@@ -187,7 +185,7 @@ fn fill(reader: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-fn reserve(pages: &mut Vec<Page>, more: usize) -> Result<()> {
+fn reserve(pages: &mut Pages, more: usize) -> Result<()> {
     pages.try_reserve(more).map_err(|_| Error::NoMemory {
         bytes: pages.len().saturating_add(more).saturating_mul(PAGE_SIZE),
         what: "pages",
@@ -268,7 +266,7 @@ mod tests {
         let mut pages = vec![[3u8; PAGE_SIZE]; 4];
         pages[1][9] = 4;
         pages[3][9] = 4;
-        let set = PageSet::new(pages, "here".into());
+        let set = PageSet::new(pages.into(), "here".into());
         assert_eq!((set.same_filled(), set.timed()), (2, &[1, 3][..]));
         assert!(set.is_same_filled(0) && !set.is_same_filled(3));
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Writes beside `path` and renames, so that nobody sees half of it. What a symbolic link
 /// leads to is replaced, not the link.
@@ -16,14 +16,46 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no plain file"));
     }
-    let mut name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part: PathBuf = path.with_file_name(name);
-    // Not through anything that somebody else put there.
-    let mut file = fs::File::create_new(&part)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&part, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
+    let mut prefix = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
+    prefix.push(".");
+    let mut beside = tempfile::Builder::new();
+    beside.prefix(&prefix).suffix(".part");
+    // As any new file, whose readers the umask chooses; a temporary one would be its owner's alone.
+    #[cfg(unix)]
+    beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut part = beside.tempfile_in(path.parent().unwrap_or(Path::new("")))?;
+    part.write_all(bytes)?;
+    part.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        for content in [&b"old"[..], b"new"] {
+            replace(&path, content).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        assert!(replace(folder.path(), b"over a folder").is_err());
+        assert!(replace(&folder.path().join("none/file"), b"nowhere").is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
-    written
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_has_the_rights_of_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, any) = (folder.path().join("ours"), folder.path().join("any"));
+        replace(&ours, b"1").unwrap();
+        fs::write(&any, b"1").unwrap();
+        let mode = |path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&any));
+    }
 }

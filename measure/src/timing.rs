@@ -97,6 +97,7 @@ fn permille(samples: &[u64], share: usize) -> u64 {
 
 /// One round's times of one operation, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Summary {
     /// The mean.
     pub mean: f64,
@@ -110,8 +111,24 @@ pub struct Summary {
     pub per_second: f64,
 }
 
+impl Summary {
+    /// The times of one of `unit` pages, where an operation was on as many.
+    #[must_use]
+    pub fn per_page(self, unit: usize) -> Self {
+        let unit = unit as f64;
+        Summary {
+            mean: self.mean / unit,
+            p50: self.p50 / unit,
+            p99: self.p99 / unit,
+            p999: self.p999 / unit,
+            per_second: self.per_second * unit,
+        }
+    }
+}
+
 /// The medians over all rounds, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timing {
     /// The mean.
     pub mean: f64,
@@ -121,10 +138,12 @@ pub struct Timing {
     pub p99: f64,
     /// 999 in a thousand took at most this.
     pub p999: f64,
+    /// The mean of the quickest round.
+    pub mean_least: f64,
+    /// The mean of the slowest round.
+    pub mean_most: f64,
     /// Operations in a second of the wall's clock, of all threads together.
     pub per_second: f64,
-    /// The means of the quickest and of the slowest round.
-    pub mean_range: (f64, f64),
 }
 
 impl Timing {
@@ -137,11 +156,9 @@ impl Timing {
             p50: median(all(|s| s.p50))?,
             p99: median(all(|s| s.p99))?,
             p999: median(all(|s| s.p999))?,
+            mean_least: means.iter().copied().fold(f64::INFINITY, f64::min),
+            mean_most: means.iter().copied().fold(0.0, f64::max),
             per_second: median(all(|s| s.per_second))?,
-            mean_range: (
-                means.iter().copied().fold(f64::INFINITY, f64::min),
-                means.iter().copied().fold(0.0, f64::max),
-            ),
         })
     }
 }
@@ -209,6 +226,13 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_a_unit_takes_its_share() {
+        let unit = Summary { mean: 64.0, p50: 32.0, p99: 96.0, p999: 128.0, per_second: 10.0 };
+        let page = Summary { mean: 2.0, p50: 1.0, p99: 3.0, p999: 4.0, per_second: 320.0 };
+        assert_eq!(unit.per_page(32), page);
+    }
+
+    #[test]
     fn medians_are_of_each_figure_on_its_own() {
         let round =
             |mean, p50, p99| Summary { mean, p50, p99, p999: p99 + 1.0, per_second: mean * 2.0 };
@@ -221,8 +245,9 @@ mod tests {
                 p50: 2.0,
                 p99: 8.0,
                 p999: 9.0,
+                mean_least: 1.0,
+                mean_most: 3.0,
                 per_second: 4.0,
-                mean_range: (1.0, 3.0)
             })
         );
         assert_eq!(Timing::over(&[]), None);

@@ -8,7 +8,8 @@
 //! Written whole beside the file and renamed over it after every change, so that a stop loses no
 //! earlier entry. Two jobs that write the same ledger at a time lose each other's entries.
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -50,13 +51,16 @@ impl Ledger {
     }
 
     fn write(&self) -> Result<()> {
-        let new = self.path.with_extension("new");
-        let text = format!("{:#}\n", Value::Object(self.entries.clone()));
-        let parent = self.path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        parent
-            .and_then(|()| std::fs::write(&new, text))
-            .and_then(|()| std::fs::rename(&new, &self.path))
-            .map_err(|source| Error::Read { path: self.path.clone(), source })
+        self.replace().map_err(|source| Error::Read { path: self.path.clone(), source })
+    }
+
+    fn replace(&self) -> io::Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        std::fs::create_dir_all(folder)?;
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        writeln!(new, "{:#}", Value::Object(self.entries.clone()))?;
+        new.persist(&self.path)?;
+        Ok(())
     }
 }
 

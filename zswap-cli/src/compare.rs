@@ -6,12 +6,11 @@
 
 use std::io::{self, Write};
 
-use measure::PageSet;
+use measure::{Figures, Lanes, PageSet};
 
 use crate::args::Compare;
-use crate::contest::{Bench, Pair, Stock};
+use crate::contest::{self, Pair, Stock};
 use crate::error::{Error, Result};
-use crate::figures::Figures;
 use crate::look::Look;
 use crate::memory;
 use crate::plot;
@@ -38,16 +37,15 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     let stock = Stock::builtin();
     let mut pairs = pairs(args, &stock)?;
     let (set, sampled) = page_set(args)?;
-    let mut bench = Bench::new(&set, args.threads)?;
+    let mut lanes = Lanes::new(args.threads, set.pages().len())?;
 
     let count = pairs.len();
     let progress = Progress::new(count * args.rounds as usize);
     for round in 0..args.rounds as usize {
-        bench.shuffle(round);
         for turn in 0..count {
             let pair = &mut pairs[(round + turn) % count];
             progress.begin(format!("round {} of {}: {}", round + 1, args.rounds, pair.name()));
-            pair.round(&stock, &set, &mut bench)?;
+            pair.turn(&stock, &set, &mut lanes, round as u64)?;
             progress.end();
         }
     }
@@ -60,11 +58,12 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
         sampled,
         threads: args.threads,
         rounds: args.rounds,
-        clock_ns: bench.clock().cost,
+        clock_ns: lanes.clock().cost,
     };
-    let figures: Vec<Figures> = pairs.into_iter().map(Pair::into_figures).collect();
+    let figures: Vec<Figures> =
+        pairs.into_iter().map(|pair| pair.into_figures(args.threads)).collect();
     let named: Vec<(String, String)> =
-        figures.iter().map(|f| (f.zpool.clone(), f.compressor.clone())).collect();
+        figures.iter().map(|f| (contest::zpool(f).to_owned(), f.name.compressor.clone())).collect();
     if let Some(path) = &args.plot {
         plot::write(path, &format!("{} ({} pages)", heading.origin, heading.pages), &figures)?;
     }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use compressors::CompressorError;
-use zswap_core::BuildError;
 use zswap_core::device::FileDeviceError;
+use zswap_core::{BuildError, LoadError, StoreError};
 
 use crate::process::SampleError;
 
@@ -78,6 +78,12 @@ pub(crate) enum Error {
 
     #[error("cannot write pages back: {source}; give --backing a new or an empty file")]
     Backing { source: FileDeviceError },
+
+    #[error(transparent)]
+    Store(StoreError),
+
+    #[error(transparent)]
+    Load(LoadError),
 
     #[error("page number {page} cannot be a swap entry; give fewer pages")]
     Entry { page: usize },

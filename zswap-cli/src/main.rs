@@ -8,7 +8,6 @@ mod args;
 mod compare;
 mod contest;
 mod error;
-mod figures;
 mod look;
 mod memory;
 mod nbd;

@@ -9,8 +9,7 @@
 //! clear if no round of the winner was slower than one of the next, and, for memory, which is
 //! measured once, if it is at least half a percent, or two percent for several threads.
 
-use crate::figures::Figures;
-use measure::Timing;
+use measure::{Figures, Timing};
 
 /// The winner of one question.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,7 +57,7 @@ impl Verdict {
         let mut speed = Vec::new();
         let mut both = Vec::new();
         for (pair, f) in figures.iter().enumerate().filter(|(_, f)| f.verified()) {
-            let memory = f.memory.ratio().filter(|ratio| *ratio > 0.0).map(f64::recip);
+            let memory = f.ratio().filter(|ratio| *ratio > 0.0).map(f64::recip);
             if let Some(value) = memory {
                 density.push(Entrant { pair, value, range: (value, value) });
             }
@@ -93,7 +92,7 @@ impl Verdict {
 pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
     let (store, load) = figures.store.zip(figures.load)?;
     let sum = |part: fn(Timing) -> f64| part(store) + part(load);
-    let range = (sum(|t| t.mean_range.0), sum(|t| t.mean_range.1));
+    let range = (sum(|t| t.mean_least), sum(|t| t.mean_most));
     Some((sum(|t| t.mean), range)).filter(|(time, _)| *time > 0.0)
 }
 
@@ -115,21 +114,26 @@ fn pick(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::{Memory, Round};
-    use measure::Summary;
+    use measure::{Memory, Name, PoolUse, Summary, Turn};
 
     /// A pair with so much pool memory for 10 pages and these means of its rounds, store and load
     /// alike.
     fn pair(pool_bytes: usize, means: &[f64], fault: Option<&str>) -> Figures {
-        let rounds: Vec<Round> = means
+        let pool = PoolUse { pages: 10, pool_bytes, ..PoolUse::default() };
+        let memory = Memory { pool: Some(pool), ..Memory::default() };
+        let fault = fault.map(str::to_owned);
+        let turn = || Turn { pages: 10, memory, fault: fault.clone(), ..Turn::default() };
+        let mut turns: Vec<Turn> = means
             .iter()
             .map(|&mean| {
                 let s = Some(Summary { mean, p50: mean, p99: mean, p999: mean, per_second: 1.0 });
-                Round { store: s, load: s, ..Round::default() }
+                Turn { store: s, load: s, ..turn() }
             })
             .collect();
-        let memory = Memory { pages: 10, stored: 10, pool_bytes, ..Memory::default() };
-        Figures::new(("z".into(), "c".into()), memory, &rounds, None, fault.map(str::to_owned))
+        if turns.is_empty() {
+            turns.push(turn());
+        }
+        Figures::over(Name::default(), 1, &turns)
     }
 
     fn next(pick: &Option<Pick>) -> (usize, Next) {

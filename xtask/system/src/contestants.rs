@@ -1,6 +1,7 @@
 //! Who takes part, by name.
 
-use crate::contestant::Contestant;
+use measure::{Contestant, Name};
+
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::kernel;
@@ -41,9 +42,9 @@ impl Entry {
         Entry { kind, zpool, compressor: compressor.to_owned() }
     }
 
-    /// Without backend and codec.
-    pub(crate) fn contestant(&self) -> String {
-        match self.kind {
+    /// Its parts: what keeps the pages, backend and codec.
+    pub(crate) fn parts(&self) -> Name {
+        let contestant = match self.kind {
             Kind::Codec => "codec".into(),
             Kind::Store => "zswap-core".into(),
             Kind::Disk { unit: 1 } => "zram".into(),
@@ -51,12 +52,14 @@ impl Entry {
             Kind::Map(heap) => format!("map-{heap}"),
             Kind::KernelZram { unit } => format!("kernel-zram-{}k", unit * 4),
             Kind::KernelZswap => "kernel-zswap".into(),
-        }
+        };
+        let (zpool, compressor) = (self.zpool.map(str::to_owned), self.compressor.clone());
+        Name { contestant, zpool, compressor }
     }
 
     /// As it is told and asked for: `zswap-core/zsmalloc/lz4`.
     pub(crate) fn name(&self) -> String {
-        name(&self.contestant(), self.zpool, &self.compressor)
+        self.parts().to_string()
     }
 
     /// The bare codec that its times are told in multiples of; none where it is not built in.
@@ -93,21 +96,25 @@ impl Entry {
         }
     }
 
-    /// Sets it up for so many pages. A codec alone has nothing to set up.
-    pub(crate) fn build(&self, pages: usize) -> Result<Option<Box<dyn Contestant>>> {
+    /// Sets it up for so many pages.
+    ///
+    /// # Errors
+    ///
+    /// Also for a codec alone, which keeps nothing.
+    pub(crate) fn build(&self, pages: usize) -> Result<Box<dyn Contestant<Error>>> {
         let codec = self.compressor.as_str();
         let zpool = self.zpool.unwrap_or("zsmalloc");
-        let built: Box<dyn Contestant> = match self.kind {
-            Kind::Codec => return Ok(None),
+        let built: Box<dyn Contestant<Error>> = match self.kind {
+            Kind::Codec => return Err(Error::setup("a codec alone keeps no pages")),
             Kind::Store => Box::new(Store::new(zpool, codec)?),
-            Kind::Disk { unit } => Box::new(Disk::new(zpool, codec, pages, unit)?),
+            Kind::Disk { .. } => Box::new(Disk::new(zpool, codec, pages)?),
             Kind::Map("system") => Box::new(Map::<Libc>::new(codec)?),
             Kind::Map("jemalloc") => Box::new(Map::<Jemalloc>::new(codec)?),
             Kind::Map(_) => Box::new(Map::<Mimalloc>::new(codec)?),
-            Kind::KernelZram { unit } => Box::new(kernel::zram::Zram::new(codec, pages, unit)?),
+            Kind::KernelZram { .. } => Box::new(kernel::zram::Zram::new(codec, pages)?),
             Kind::KernelZswap => Box::new(kernel::zswap::Zswap::new(codec, pages)?),
         };
-        Ok(Some(built))
+        Ok(built)
     }
 
     pub(crate) fn find(name: &str) -> Result<Self> {
@@ -115,14 +122,6 @@ impl Entry {
         let kernel =
             kernel_entries(&strings(&["lz4", "lzo", "lzo-rle"]), &strings(&["lzo", "lz4"]));
         own_and_others().into_iter().chain(kernel).find(|e| e.name() == name).ok_or_else(unknown)
-    }
-}
-
-/// What is told and asked for of a contestant by its parts.
-pub(crate) fn name(contestant: &str, zpool: Option<&str>, compressor: &str) -> String {
-    match zpool {
-        Some(zpool) => format!("{contestant}/{zpool}/{compressor}"),
-        None => format!("{contestant}/{compressor}"),
     }
 }
 

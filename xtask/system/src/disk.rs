@@ -1,77 +1,67 @@
 //! This project's block device, a page or 128 KiB at a time.
 
+use measure::{Contestant, Memory, Page, Worker};
 use zram::Zram;
 
-use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, PAGE, bytes, bytes_mut, offset};
+use crate::source::{PAGE, offset};
 
 #[derive(Debug)]
-pub(crate) struct Disk {
-    disk: Zram,
-    unit: usize,
-}
+pub(crate) struct Disk(Zram);
 
 impl Disk {
-    /// Of so many pages, read and written `unit` of them at a time.
-    pub(crate) fn new(zpool: &str, compressor: &str, pages: usize, unit: usize) -> Result<Self> {
+    /// Of so many pages.
+    pub(crate) fn new(zpool: &str, compressor: &str, pages: usize) -> Result<Self> {
         let disk = Zram::builder()
             .disksize((pages * PAGE) as u64)
             .zpool(zpool)
             .algorithm(compressor)
             .build()
             .map_err(Error::setup)?;
-        Ok(Disk { disk, unit })
+        Ok(Disk(disk))
     }
 }
 
-impl Contestant for Disk {
-    fn unit(&self) -> usize {
-        self.unit
-    }
-
-    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
-        Ok(Box::new(Hand { disk: &self.disk, pages: vec![Aligned([0xa5; PAGE]); self.unit] }))
+impl Contestant<Error> for Disk {
+    fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
+        Ok(Box::new(Hand(&self.0)))
     }
 
     fn free(&self, page: usize) -> Result<()> {
-        self.disk
+        self.0
             .discard(offset(page), PAGE as u64)
             .map_err(|error| Error::keeps("a discard", page, error))
     }
 
     fn tidy(&self) -> Result<()> {
         // A pool without compaction stays as it is.
-        let _ = self.disk.compact();
-        self.disk.trim();
+        let _ = self.0.compact();
+        self.0.trim();
         Ok(())
     }
 
     fn memory(&self) -> Result<Memory> {
         Ok(Memory {
-            compressed_bytes: self.disk.mm_stat().compr_data_size as usize,
-            metadata_bytes: Some(self.disk.metadata_bytes()),
-            outside_bytes: None,
+            compressed_bytes: Some(self.0.mm_stat().compr_data_size as usize),
+            metadata_bytes: Some(self.0.metadata_bytes()),
+            ..Memory::default()
         })
     }
 }
 
-struct Hand<'a> {
-    disk: &'a Zram,
-    pages: Vec<Aligned>,
-}
+struct Hand<'a>(&'a Zram);
 
-impl Worker for Hand<'_> {
-    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
-        self.disk
-            .write(offset(first), bytes(pages))
+impl Worker<Error> for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
+        self.0
+            .write(offset(first), pages.as_flattened())
             .map_err(|error| Error::keeps("a write", first, error))
     }
 
-    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
-        self.disk
-            .read(offset(first), bytes_mut(&mut self.pages))
+    fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
+        self.0
+            .read(offset(first), into.as_flattened_mut())
             .map_err(|error| Error::keeps("a read", first, error))?;
-        Ok(&self.pages)
+        Ok(true)
     }
 }

@@ -27,6 +27,9 @@ pub(crate) enum Error {
     #[error("page {page} came back changed {when}")]
     Changed { page: usize, when: &'static str },
 
+    #[error("{said}")]
+    Fault { said: String },
+
     #[error("cannot be set up: {reason}")]
     Setup { reason: String },
 
@@ -59,9 +62,6 @@ pub(crate) enum Error {
          its two marker lines"
     )]
     Marker { page: String, marker: String, problem: &'static str },
-
-    #[error("a picture cannot be drawn: {reason}")]
-    Draw { reason: String },
 }
 
 impl Error {

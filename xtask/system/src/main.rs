@@ -9,14 +9,13 @@
 
 mod aging;
 mod bare;
-mod contestant;
 mod contestants;
 mod disk;
 mod error;
-mod figures;
 mod kernel;
 mod machine;
 mod map;
+mod record;
 mod report;
 mod resident;
 mod run;

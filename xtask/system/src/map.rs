@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use compressors::{Compressor, CompressorCtx};
 use dashmap::DashMap;
+use measure::{Contestant, Memory, Page, Worker};
 
-use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, PAGE};
+use crate::source::PAGE;
 
 /// Where blocks come from.
 pub(crate) trait Heap: 'static {
@@ -122,13 +122,12 @@ impl<H: Heap> Map<H> {
     }
 }
 
-impl<H: Heap> Contestant for Map<H> {
-    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
+impl<H: Heap> Contestant<Error> for Map<H> {
+    fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
         Ok(Box::new(Hand {
             map: self,
             ctx: self.compressor.new_ctx()?,
             packed: vec![1; self.compressor.max_compressed_len(PAGE)],
-            page: Box::new([Aligned([0xa5; PAGE])]),
         }))
     }
 
@@ -145,7 +144,7 @@ impl<H: Heap> Contestant for Map<H> {
 
     fn memory(&self) -> Result<Memory> {
         let compressed_bytes = self.blocks.iter().map(|block| block.len).sum();
-        Ok(Memory { compressed_bytes, metadata_bytes: None, outside_bytes: None })
+        Ok(Memory { compressed_bytes: Some(compressed_bytes), ..Memory::default() })
     }
 }
 
@@ -153,26 +152,22 @@ struct Hand<'a, H: Heap> {
     map: &'a Map<H>,
     ctx: Box<dyn CompressorCtx>,
     packed: Vec<u8>,
-    page: Box<[Aligned; 1]>,
 }
 
-impl<H: Heap> Worker for Hand<'_, H> {
-    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
-        let len = self.ctx.compress(&pages[0].0, &mut self.packed)?;
+impl<H: Heap> Worker<Error> for Hand<'_, H> {
+    fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
+        let len = self.ctx.compress(&pages[0], &mut self.packed)?;
         self.map.blocks.insert(first as u64, Block::of(&self.packed[..len], first)?);
         Ok(())
     }
 
-    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
-        let missing =
-            || Error::Keeps { what: "a load", page: first, reason: "not in the map".into() };
-        let block = self.map.blocks.get(&(first as u64)).ok_or_else(missing)?;
-        let page = &mut self.page[0].0[..];
+    fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
+        let Some(block) = self.map.blocks.get(&(first as u64)) else { return Ok(false) };
+        let page = &mut into[0][..];
         match self.map.compressor.stateless() {
             Some(codec) => codec.decompress(block.get(), page)?,
             None => self.ctx.decompress(block.get(), page)?,
         }
-        drop(block);
-        Ok(&self.page[..])
+        Ok(true)
     }
 }

@@ -4,8 +4,6 @@
 //! unless everything could be made.
 
 mod aging;
-mod axis;
-mod canvas;
 mod churn;
 mod density;
 mod latency;
@@ -19,10 +17,12 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use measure::Figures;
+
 use self::aging::Mode;
 use self::markers::Part;
 use crate::error::{Error, Result};
-use crate::figures::Figures;
+use crate::record::Record;
 
 /// A page with the parts that are not generated, and empty ones that are.
 const FRESH: &str = include_str!("report/benchmarks.md");
@@ -45,7 +45,7 @@ pub(crate) struct Args {
 type Picture = (&'static str, String);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let figures = read_run(&args.run)?;
+    let records = read_run(&args.run)?;
     let modes = args.aging.as_deref().map(aging::read).transpose()?;
     let old = match fs::read_to_string(&args.page) {
         Err(error) if error.kind() == ErrorKind::NotFound => FRESH.to_owned(),
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let folder = args.page.with_extension("");
     let beside = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (parts, pictures) = made(&figures, modes.as_deref(), &beside)?;
+    let (parts, pictures) = made(&records, modes.as_deref(), &beside)?;
     let page = markers::fill(&args.page.display().to_string(), &old, &parts)?;
     fs::create_dir_all(&folder).map_err(|source| failed("cannot make", &folder, source))?;
     for (name, svg) in &pictures {
@@ -76,12 +76,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 const CHURN: &str = "churn.svg";
 
-fn read_run(path: &Path) -> Result<Vec<Figures>> {
+fn read_run(path: &Path) -> Result<Vec<Record>> {
     let text = fs::read_to_string(path).map_err(|source| failed("cannot read", path, source))?;
     let shown = path.display().to_string();
-    let figures: Vec<Figures> =
+    let records: Vec<Record> =
         serde_json::from_str(&text).map_err(|source| Error::Run { path: shown.clone(), source })?;
-    if figures.is_empty() { Err(Error::EmptyRun { path: shown }) } else { Ok(figures) }
+    if records.is_empty() { Err(Error::EmptyRun { path: shown }) } else { Ok(records) }
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -93,10 +93,10 @@ fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
 }
 
 /// Where and on what it was measured.
-fn method(figures: &[Figures]) -> String {
-    let Some(first) = figures.first() else { return String::new() };
+fn method(records: &[Record]) -> String {
+    let Some(first) = records.first() else { return String::new() };
     let machine = &first.machine;
-    let rounds = figures.iter().map(|f| f.rounds).max().unwrap_or_default();
+    let rounds = records.iter().map(|r| r.figures.rounds).max().unwrap_or_default();
     let huge = match machine.transparent_hugepage.split(['[', ']']).nth(1) {
         Some(held) => format!(", transparent huge pages: {held}"),
         None => String::new(),
@@ -114,11 +114,13 @@ fn method(figures: &[Figures]) -> String {
 
 /// Everything that is generated. Pictures are shown from the folder `beside` the page.
 fn made(
-    figures: &[Figures],
+    records: &[Record],
     modes: Option<&[Mode]>,
     beside: &str,
 ) -> Result<(Vec<Part>, Vec<Picture>)> {
-    let here = method(figures);
+    let here = method(records);
+    let figures: Vec<Figures> = records.iter().map(|record| record.figures.clone()).collect();
+    let figures = figures.as_slice();
     let threads = tables::threads(figures);
     let least = threads.first().copied().unwrap_or(1);
     let few: Vec<&Figures> = figures.iter().filter(|f| f.threads == least).collect();
@@ -131,8 +133,8 @@ fn made(
     );
     let each = format!("{told} {here}");
     let latency = [
-        ("latency-store.svg", latency::draw(&few, "Time of a store", &each, |f| f.store_ns)?),
-        ("latency-load.svg", latency::draw(&few, "Time of a load", &each, |f| f.load_ns)?),
+        ("latency-store.svg", latency::draw(&few, "Time of a store", &each, |f| f.store)?),
+        ("latency-load.svg", latency::draw(&few, "Time of a load", &each, |f| f.load)?),
     ];
     let against = format!(
         "Resident memory right after the first filling, metadata counted; loads by {least} \
@@ -145,8 +147,8 @@ fn made(
     );
     let rates = |title, part| scaling::draw(figures, &threads, title, &together, part);
     let scaling = [
-        ("scaling-store.svg", rates("Stores a second over threads", |f| f.store_ns)?),
-        ("scaling-load.svg", rates("Loads a second over threads", |f| f.load_ns)?),
+        ("scaling-store.svg", rates("Stores a second over threads", |f| f.store)?),
+        ("scaling-load.svg", rates("Loads a second over threads", |f| f.load)?),
     ];
 
     let mut parts: Vec<Part> = vec![
@@ -198,7 +200,7 @@ fn made(
 mod tests {
     use super::*;
     use crate::contestants::Entry;
-    use crate::figures::tests::figures;
+    use crate::record::tests::{figures, record};
 
     const NAMES: [&str; 5] = [
         "codec/lz4",
@@ -208,13 +210,14 @@ mod tests {
         "kernel-zram-4k/lz4",
     ];
 
-    fn a_run() -> Vec<Figures> {
+    fn a_run() -> Vec<Record> {
         let with = |threads: usize| {
             let one = move |(n, name): (usize, &&str)| {
-                let mut f = figures(name, threads, 500.0 - 77.0 * n as f64, 100_000 + 999 * n);
-                f.machine.processor = "Some <Processor> & Co".into();
-                f.machine.kernel = "6.1.0".into();
-                f
+                let f = figures(name, threads, 500.0 - 77.0 * n as f64, 100_000 + 999 * n);
+                let mut record = record(f);
+                record.machine.processor = "Some <Processor> & Co".into();
+                record.machine.kernel = "6.1.0".into();
+                record
             };
             NAMES.iter().enumerate().map(one).collect::<Vec<_>>()
         };
@@ -291,7 +294,7 @@ mod tests {
     #[test]
     fn every_contestant_has_the_colour_of_its_kind() {
         let all: Vec<String> =
-            NAMES.iter().map(|name| Entry::find(name).unwrap().contestant()).collect();
+            NAMES.iter().map(|name| Entry::find(name).unwrap().parts().contestant).collect();
         assert_eq!(theme::key(all.iter().map(String::as_str)).len(), NAMES.len());
     }
 }

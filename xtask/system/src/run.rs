@@ -5,14 +5,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use measure::{Figures, Turn};
+
 use crate::contestants::{self, Entry};
 use crate::error::{Error, Result};
-use crate::figures::Figures;
 use crate::kernel;
 use crate::machine::Machine;
-use crate::source::Source;
+use crate::record::Record;
+use crate::source;
 use crate::table;
-use crate::turn::Told;
 
 /// Pages of a quick run: 16 MiB.
 const QUICK_PAGES: usize = 4096;
@@ -48,7 +49,7 @@ pub(crate) struct Args {
 struct Contest {
     entry: Entry,
     threads: usize,
-    told: Vec<Told>,
+    told: Vec<Turn>,
     fault: Option<Error>,
 }
 
@@ -76,8 +77,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     };
     let most = args.most.or(args.quick.then_some(QUICK_PAGES));
     let origin = {
-        let source = Source::load(&args.files, most)?;
-        format!("{}, {} pages", source.set.origin(), source.pages.len())
+        let set = source::load(&args.files, most)?;
+        format!("{}, {} pages", set.origin(), set.pages().len())
     };
     let mut contests: Vec<Contest> = threads
         .iter()
@@ -115,10 +116,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         }
     }
     let machine = Machine::here();
-    let figures: Vec<Figures> = contests
+    let records: Vec<Record> = contests
         .iter()
         .filter(|contest| contest.fault.is_none())
-        .map(|c| Figures::new(&c.entry, c.threads, &c.told, &origin, &machine))
+        .map(|c| Record::new(&c.entry, c.threads, &c.told, &origin, &machine))
         .collect();
     if let Some(path) = &args.json {
         let failed = |source| Error::System {
@@ -126,10 +127,11 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             path: path.display().to_string(),
             source,
         };
-        let text = serde_json::to_string_pretty(&figures)
+        let text = serde_json::to_string_pretty(&records)
             .map_err(|source| Error::Told { name: "the run".into(), source })?;
         std::fs::write(path, text + "\n").map_err(failed)?;
     }
+    let figures: Vec<Figures> = records.into_iter().map(|record| record.figures).collect();
     print!("{}", table::render(&figures, &origin, rounds, &machine));
     for reason in &absent {
         println!("absent: {reason}");
@@ -149,7 +151,7 @@ fn take_turn(
     round: usize,
     most: Option<usize>,
     files: &[PathBuf],
-) -> Result<Told> {
+) -> Result<Turn> {
     let name = contest.entry.name();
     let spawn = |source| Error::System { what: "cannot start", path: name.clone(), source };
     let own = std::env::current_exe().map_err(spawn)?;

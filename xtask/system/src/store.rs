@@ -1,10 +1,9 @@
 //! This project's page store with one of its backends and codecs.
 
-use zswap_core::{SwapEntry, Zswap};
+use measure::{Contestant, Memory, Page, Worker};
+use zswap_core::{LoadError, SwapEntry, Zswap};
 
-use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, PAGE};
 
 #[derive(Debug)]
 pub(crate) struct Store(Zswap);
@@ -25,9 +24,9 @@ fn entry(page: usize) -> Result<SwapEntry> {
     })
 }
 
-impl Contestant for Store {
-    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
-        Ok(Box::new(Hand { store: &self.0, page: Box::new([Aligned([0xa5; PAGE])]) }))
+impl Contestant<Error> for Store {
+    fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
+        Ok(Box::new(Hand { store: &self.0 }))
     }
 
     fn free(&self, page: usize) -> Result<()> {
@@ -44,29 +43,29 @@ impl Contestant for Store {
     fn memory(&self) -> Result<Memory> {
         let stats = self.0.stats();
         Ok(Memory {
-            compressed_bytes: stats.compressed_bytes,
+            compressed_bytes: Some(stats.compressed_bytes),
             metadata_bytes: Some(stats.metadata_bytes),
-            outside_bytes: None,
+            ..Memory::default()
         })
     }
 }
 
 struct Hand<'a> {
     store: &'a Zswap,
-    page: Box<[Aligned; 1]>,
 }
 
-impl Worker for Hand<'_> {
-    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+impl Worker<Error> for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
         self.store
-            .store(entry(first)?, &pages[0].0)
+            .store(entry(first)?, &pages[0])
             .map_err(|error| Error::keeps("a store", first, error))
     }
 
-    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
-        self.store
-            .load(entry(first)?, &mut self.page[0].0)
-            .map_err(|error| Error::keeps("a load", first, error))?;
-        Ok(&self.page[..])
+    fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
+        match self.store.load(entry(first)?, &mut into[0]) {
+            Ok(()) => Ok(true),
+            Err(LoadError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(Error::keeps("a load", first, error)),
+        }
     }
 }

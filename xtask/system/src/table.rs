@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use measure::{Figures, Timing};
+
 use crate::contestants::Entry;
-use crate::figures::Figures;
 use crate::machine::Machine;
 
 /// What is held against a rival: a name, how it is told, and the figure. Less is better.
@@ -13,12 +14,12 @@ struct Measure {
 }
 
 const MEASURES: &[Measure] = &[
-    Measure { what: "store, mean ns", of: |f| f.store_ns.map(|n| n.mean) },
-    Measure { what: "store, p99.9 ns", of: |f| f.store_ns.map(|n| n.p999) },
-    Measure { what: "load, mean ns", of: |f| f.load_ns.map(|n| n.mean) },
-    Measure { what: "load, p99.9 ns", of: |f| f.load_ns.map(|n| n.p999) },
-    Measure { what: "ns from store to store, all threads", of: |f| each(f.store_ns?.per_second) },
-    Measure { what: "ns from load to load, all threads", of: |f| each(f.load_ns?.per_second) },
+    Measure { what: "store, mean ns", of: |f| f.store.map(|n| n.mean) },
+    Measure { what: "store, p99.9 ns", of: |f| f.store.map(|n| n.p999) },
+    Measure { what: "load, mean ns", of: |f| f.load.map(|n| n.mean) },
+    Measure { what: "load, p99.9 ns", of: |f| f.load.map(|n| n.p999) },
+    Measure { what: "ns from store to store, all threads", of: |f| each(f.store?.per_second) },
+    Measure { what: "ns from load to load, all threads", of: |f| each(f.load?.per_second) },
     Measure { what: "resident per compressed byte", of: |f| f.resident_per_compressed },
     Measure {
         what: "the same after 75 % freed and tidied up",
@@ -45,10 +46,11 @@ pub(crate) struct Loss {
 pub(crate) fn losses(figures: &[Figures]) -> Vec<Loss> {
     let mut all = Vec::new();
     for rival in figures {
-        let Ok(entry) = Entry::find(&rival.name()) else { continue };
+        let Ok(entry) = Entry::find(&rival.name.to_string()) else { continue };
         for ours in entry.beside() {
-            let beside =
-                figures.iter().find(|f| f.name() == ours.name() && f.threads == rival.threads);
+            let beside = figures
+                .iter()
+                .find(|f| f.name.to_string() == ours.name() && f.threads == rival.threads);
             let Some(beside) = beside else { continue };
             for measure in MEASURES {
                 let Some((own, theirs)) = (measure.of)(beside).zip((measure.of)(rival)) else {
@@ -57,7 +59,7 @@ pub(crate) fn losses(figures: &[Figures]) -> Vec<Loss> {
                 if own > theirs {
                     all.push(Loss {
                         ours: ours.name(),
-                        rival: rival.name(),
+                        rival: rival.name.to_string(),
                         threads: rival.threads,
                         what: measure.what,
                         own,
@@ -104,7 +106,7 @@ pub(crate) fn render(
             ),
         );
     }
-    let widest = figures.iter().map(|f| f.name().len()).max().unwrap_or(0);
+    let widest = figures.iter().map(|f| f.name.to_string().len()).max().unwrap_or(0);
     let mut threads: Vec<usize> = figures.iter().map(|f| f.threads).collect();
     threads.sort_unstable();
     threads.dedup();
@@ -133,7 +135,7 @@ pub(crate) fn render(
             ),
         );
         for f in figures.iter().filter(|f| f.threads == threads) {
-            let ns = |n: Option<crate::figures::Nanos>, ratio: Option<f64>| match n {
+            let ns = |n: Option<Timing>, ratio: Option<f64>| match n {
                 Some(n) => format!(
                     "{:>7.0} {:>7.0} {:>7.0} {:>7.0} {} {:>7.0}",
                     n.mean,
@@ -150,9 +152,9 @@ pub(crate) fn render(
                 say,
                 format_args!(
                     "{:widest$} | {} | {} | {} {} {}",
-                    f.name(),
-                    ns(f.store_ns, f.ratio_store_to_codec),
-                    ns(f.load_ns, f.ratio_load_to_codec),
+                    f.name.to_string(),
+                    ns(f.store, f.store_over_codec),
+                    ns(f.load, f.load_over_codec),
                     number(f.resident_per_compressed, 3),
                     number(freed.map(|both| both.0), 3),
                     number(freed.map(|both| both.1), 3),
@@ -177,7 +179,7 @@ fn line(text: &mut String, what: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::tests::figures;
+    use crate::record::tests::figures;
 
     #[test]
     fn what_a_rival_does_better_comes_first_and_the_worst_of_it_before_the_rest() {

@@ -1,6 +1,7 @@
 //! The copies: memory that is there before the target is held, filled while it is.
 
-use zswap_core::{PAGE_SIZE, Page};
+use measure::Pages;
+use zswap_core::PAGE_SIZE;
 
 use super::SampleError;
 use super::choose::{Extent, RUN};
@@ -8,7 +9,7 @@ use super::pagemap::Pagemap;
 use super::{ptrace, status};
 
 pub(crate) struct Copies {
-    pages: Vec<Page>,
+    pages: Pages,
     filled: usize,
 }
 
@@ -18,10 +19,10 @@ impl Copies {
     pub(crate) fn with_room_for(pages: u64) -> Result<Self, SampleError> {
         let no_memory = || SampleError::NoMemory { pages };
         let count = usize::try_from(pages).map_err(|_| no_memory())?;
-        let mut room: Vec<Page> = Vec::new();
-        room.try_reserve_exact(count).map_err(|_| no_memory())?;
+        let mut room = Pages::default();
+        room.try_reserve(count).map_err(|_| no_memory())?;
         // Zeros might be left to the system until they are written to.
-        room.resize(count, [0x5a; PAGE_SIZE]);
+        room.resize(count, 0x5a);
         Ok(Copies { pages: room, filled: 0 })
     }
 
@@ -59,8 +60,8 @@ impl Copies {
     }
 
     /// The pages that were copied.
-    pub(crate) fn into_pages(mut self) -> Vec<Page> {
-        self.pages.truncate(self.filled);
+    pub(crate) fn into_pages(mut self) -> Pages {
+        self.pages.resize(self.filled, 0);
         self.pages
     }
 }

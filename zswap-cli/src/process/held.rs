@@ -195,24 +195,28 @@ mod tests {
 
     #[test]
     fn a_signal_that_arrives_meanwhile_is_not_lost() {
-        let (mut child, pid) = sleeper();
-        if ptrace::seize(pid).is_err() {
-            eprintln!("NOT TESTED: ptrace is not permitted");
-            child.kill().unwrap();
-        } else {
-            // Its delivery is what it stops for.
-            Command::new("kill").arg(pid.to_string()).status().unwrap();
-            let signal = loop {
-                match ptrace::poll(pid).unwrap() {
-                    Wait::Stopped { signal } => break signal,
-                    Wait::Nothing => std::thread::yield_now(),
-                    Wait::Ended => panic!("ended before its signal was delivered"),
-                }
-            };
-            assert_eq!(signal, libc::SIGTERM);
-            ptrace::detach(pid, signal).unwrap();
-            assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        // A real-time one too, which no enum of signals names.
+        for sent in [libc::SIGTERM, libc::SIGRTMIN() + 5] {
+            let (mut child, pid) = sleeper();
+            if ptrace::seize(pid).is_err() {
+                eprintln!("NOT TESTED: ptrace is not permitted");
+                child.kill().unwrap();
+            } else {
+                // Its delivery is what it stops for.
+                let kill = [format!("-{sent}"), pid.to_string()];
+                Command::new("kill").args(kill).status().unwrap();
+                let signal = loop {
+                    match ptrace::poll(pid).unwrap() {
+                        Wait::Stopped { signal } => break signal,
+                        Wait::Nothing => std::thread::yield_now(),
+                        Wait::Ended => panic!("ended before its signal was delivered"),
+                    }
+                };
+                assert_eq!(signal, sent);
+                ptrace::detach(pid, signal).unwrap();
+                assert_eq!(child.wait().unwrap().signal(), Some(sent));
+            }
+            let _ = child.wait();
         }
-        let _ = child.wait();
     }
 }

@@ -33,7 +33,7 @@ mod status;
 
 use std::time::Duration;
 
-use zswap_core::Page;
+use measure::Pages;
 
 pub(crate) use error::SampleError;
 pub(crate) use save::save;
@@ -41,7 +41,7 @@ pub(crate) use save::save;
 /// Pages of a process, and what it took to get them.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    pub(crate) pages: Vec<Page>,
+    pub(crate) pages: Pages,
     pub(crate) facts: Facts,
 }
 

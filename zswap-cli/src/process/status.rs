@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 
+use nix::libc;
+
 use super::SampleError;
 
 /// Refuses what cannot be sampled: no process, this one, one that has ended, a kernel thread, one

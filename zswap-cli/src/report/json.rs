@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::Heading;
-use crate::figures::Figures;
+use crate::contest;
 use crate::process::Facts;
 use crate::verdict::Verdict;
-use measure::Timing;
+use measure::{Figures, Timing};
 
 /// One pair. Sizes are bytes, times nanoseconds; `null` is what could not be measured.
 #[derive(Serialize)]
@@ -64,8 +64,8 @@ fn picked<'a>(pair: usize, figures: &'a [Figures], verdict: &Verdict) -> Vec<Pic
             let next = pick.next.as_ref();
             Picked {
                 question,
-                next_zpool: next.map(|next| figures[next.pair].zpool.as_str()),
-                next_compressor: next.map(|next| figures[next.pair].compressor.as_str()),
+                next_zpool: next.map(|next| contest::zpool(&figures[next.pair])),
+                next_compressor: next.map(|next| figures[next.pair].name.compressor.as_str()),
                 margin_percent: next.map(|next| rounded(next.margin, 10.0)),
                 clear: next.and_then(|next| next.clear),
             }
@@ -115,8 +115,8 @@ impl Times {
             p50: ns(|t| t.p50),
             p99: ns(|t| t.p99),
             per_second: timing.map(|t| rounded(t.per_second, 1.0)),
-            mean_low: ns(|t| t.mean_range.0).filter(|_| rounds > 1),
-            mean_high: ns(|t| t.mean_range.1).filter(|_| rounds > 1),
+            mean_low: ns(|t| t.mean_least).filter(|_| rounds > 1),
+            mean_high: ns(|t| t.mean_most).filter(|_| rounds > 1),
         }
     }
 }
@@ -138,27 +138,27 @@ pub(crate) fn render(heading: &Heading, figures: &[Figures], verdict: &Verdict) 
 }
 
 fn pair<'a>(heading: &'a Heading, figures: &'a Figures, picked_for: Vec<Picked<'a>>) -> Pair<'a> {
-    let memory = &figures.memory;
+    let (memory, pool) = (&figures.memory, figures.pool());
     let quotient = |value: Option<f64>| value.map(|v| rounded(v, 1e4));
     let mean = |timing: Option<Timing>| Times::new(timing, heading.rounds).mean;
     Pair {
-        zpool: &figures.zpool,
-        compressor: &figures.compressor,
+        zpool: contest::zpool(figures),
+        compressor: &figures.name.compressor,
         source: &heading.origin,
         sample: heading.sampled.as_ref().map(Sample::from),
-        pages: memory.pages,
-        same_filled: memory.same_filled,
-        stored: memory.stored,
-        rejected: memory.rejected,
-        incompressible: memory.incompressible,
-        original_bytes: memory.original_bytes(),
-        compressed_bytes: memory.compressed_bytes,
-        pool_bytes: memory.pool_bytes,
-        metadata_bytes: memory.metadata_bytes,
-        context_bytes: memory.context_bytes,
-        ratio: quotient(memory.ratio()),
-        pool_bytes_per_compressed_byte: quotient(memory.pool_per_compressed_byte()),
-        metadata_bytes_per_page: quotient(memory.metadata_per_page()),
+        pages: figures.pages,
+        same_filled: pool.same_filled,
+        stored: pool.stored(),
+        rejected: figures.refused,
+        incompressible: pool.incompressible,
+        original_bytes: figures.original_bytes(),
+        compressed_bytes: memory.compressed_bytes.unwrap_or(0),
+        pool_bytes: pool.pool_bytes,
+        metadata_bytes: memory.metadata_bytes.unwrap_or(0),
+        context_bytes: pool.context_bytes,
+        ratio: quotient(figures.ratio()),
+        pool_bytes_per_compressed_byte: quotient(figures.pool_per_compressed()),
+        metadata_bytes_per_page: quotient(figures.metadata_per_page()),
         threads: heading.threads,
         rounds: heading.rounds,
         clock_ns: rounded(heading.clock_ns, 10.0),

@@ -27,9 +27,8 @@ pub(crate) mod examples {
     use std::time::Duration;
 
     use super::Heading;
-    use crate::figures::{Figures, Memory, Round};
     use crate::process::Facts;
-    use measure::Summary;
+    use measure::{Figures, Memory, Name, PoolUse, Summary, Turn};
 
     pub(crate) fn heading() -> Heading {
         Heading {
@@ -59,38 +58,41 @@ pub(crate) mod examples {
             let (p50, p99, p999, per_second) = (mean - 10.0, mean * 3.0, mean * 4.0, 1e9 / mean);
             Some(Summary { mean, p50, p99, p999, per_second })
         };
-        let round = Round {
+        let pool = PoolUse {
+            pages: 9,
+            same_filled: 2,
+            incompressible: 1,
+            pool_bytes: 12_288,
+            context_bytes: 4096,
+        };
+        let memory = Memory {
+            compressed_bytes: Some(8000),
+            resident_bytes: None,
+            metadata_bytes: Some(270),
+            pool: Some(pool),
+        };
+        let good = Turn {
+            pages: 10,
+            refused: vec![9],
             grow: s(7000.0),
             store: s(6600.0),
             load: s(2310.0),
             compress: s(6000.0),
             decompress: s(2100.0),
-        };
-        let memory = Memory {
-            pages: 10,
-            same_filled: 2,
-            stored: 7,
-            rejected: 1,
-            incompressible: 1,
-            compressed_bytes: 8000,
-            pool_bytes: 12_288,
-            metadata_bytes: 270,
-            context_bytes: 4096,
-        };
-        let good = Figures::new(
-            ("zbud".into(), "lz4".into()),
             memory,
-            &[round],
-            Some("page too large".into()),
-            None,
-        );
-        let bad = Figures::new(
-            ("zbud".into(), "own:k=v".into()),
-            Memory { pages: 10, rejected: 10, ..Memory::default() },
-            &[],
-            None,
-            Some("page 3 came back changed".into()),
-        );
-        [good, bad]
+            refusal: Some("page too large".into()),
+            ..Turn::default()
+        };
+        let bad = Turn {
+            pages: 10,
+            refused: (0..10).collect(),
+            fault: Some("page 3 came back changed".into()),
+            ..Turn::default()
+        };
+        [("lz4", good), ("own:k=v", bad)].map(|(compressor, turn)| {
+            let (zpool, compressor) = (Some("zbud".to_owned()), compressor.to_owned());
+            let name = Name { contestant: "zswap-core".to_owned(), zpool, compressor };
+            Figures::over(name, 1, &[turn])
+        })
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 
 use super::Heading;
+use crate::contest;
 use crate::error::one_line;
-use crate::figures::Figures;
 use crate::look::{Look, Role};
 use crate::process::Facts;
 use crate::verdict::{self, Pick, Verdict};
-use measure::Timing;
+use measure::{Figures, Timing};
 
 /// A column: what stands above it, and what it says of a pair.
 struct Column {
@@ -45,12 +45,12 @@ const fn number(
 }
 
 const COLUMNS: [Column; 18] = [
-    text("zpool", |f| one_line(&f.zpool)),
-    text("compressor", |f| one_line(&f.compressor)),
-    number(KEPT, "", "ratio", |f| decimals(f.memory.ratio(), 2)),
-    number(8, "pool", "/compr", |f| decimals(f.memory.pool_per_compressed_byte(), 3)),
-    number(6, "meta", "/page", |f| decimals(f.memory.metadata_per_page(), 1)),
-    number(5, "", "refused", |f| f.memory.rejected.to_string()),
+    text("zpool", |f| one_line(contest::zpool(f))),
+    text("compressor", |f| one_line(&f.name.compressor)),
+    number(KEPT, "", "ratio", |f| decimals(f.ratio(), 2)),
+    number(8, "pool", "/compr", |f| decimals(f.pool_per_compressed(), 3)),
+    number(6, "meta", "/page", |f| decimals(f.metadata_per_page(), 1)),
+    number(5, "", "refused", |f| f.refused.to_string()),
     number(KEPT, "store ns", "mean", |f| ns(f.store, |t| t.mean)),
     number(3, "store ns", "p99", |f| ns(f.store, |t| t.p99)),
     number(2, "store ns", "growing", |f| ns(f.grow, |t| t.mean)),
@@ -102,7 +102,7 @@ pub(crate) fn render(
         if let Some(why) = &f.refusal {
             out.push_str(&look.paragraph(&format!(
                 "{pair} refused {} pages, the first since: {}",
-                f.memory.rejected,
+                f.refused,
                 one_line(why)
             )));
         }
@@ -118,14 +118,14 @@ pub(crate) fn render(
 }
 
 fn name(figures: &Figures) -> String {
-    one_line(&format!("{}/{}", figures.zpool, figures.compressor))
+    one_line(&format!("{}/{}", contest::zpool(figures), figures.name.compressor))
 }
 
 /// The paragraph that says what to pick.
 fn closing(figures: &[Figures], verdict: &Verdict) -> String {
     let Verdict { density, speed, both } = verdict;
     let figure = |question: &str, pair: &Figures| match question {
-        "density" => format!("{} page bytes per byte of memory", decimals(pair.memory.ratio(), 2)),
+        "density" => format!("{} page bytes per byte of memory", decimals(pair.ratio(), 2)),
         "speed" => {
             let time = verdict::time(pair).map(|(ns, _)| ns / 1000.0);
             format!("{} µs for a store and a load", decimals(time, 2))
@@ -358,8 +358,8 @@ fn spread(figures: &[Figures]) -> Option<f64> {
     let timings = figures.iter().flat_map(|f| [f.store, f.load, f.compress, f.decompress]);
     timings
         .flatten()
-        .filter(|t| t.mean_range.0 > 0.0)
-        .map(|t| (t.mean_range.1 / t.mean_range.0 - 1.0) * 100.0)
+        .filter(|t| t.mean_least > 0.0)
+        .map(|t| (t.mean_most / t.mean_least - 1.0) * 100.0)
         .max_by(f64::total_cmp)
 }
 
@@ -474,11 +474,11 @@ mod tests {
             legend.lines().last().unwrap().to_owned()
         };
         if let Some(load) = &mut figures.load {
-            load.mean_range = (2000.0, 2400.0);
+            (load.mean_least, load.mean_most) = (2000.0, 2400.0);
         }
         assert_eq!(last(&figures), "Mean times of single rounds differ by up to 20 %.");
         if let Some(load) = &mut figures.load {
-            load.mean_range.1 = 4000.0;
+            load.mean_most = 4000.0;
         }
         assert!(last(&figures).ends_with("up to 100 %: something else was running."));
     }
@@ -487,8 +487,8 @@ mod tests {
     fn no_line_is_wider_than_a_terminal_of_120() {
         let mut figures = examples::figures();
         for f in &mut figures {
-            f.zpool = "zsmalloc".into();
-            f.compressor = "deflate".into();
+            f.name.zpool = Some("zsmalloc".into());
+            f.name.compressor = "deflate".into();
             let slow = |t: &mut Option<Timing>| {
                 if let Some(t) = t {
                     (t.mean, t.p50, t.p99) = (123_456.0, 123_456.0, 234_567.0);
@@ -530,10 +530,12 @@ mod tests {
         );
         assert!(closing(&figures[1..], &Verdict::default()).starts_with("There is nothing"));
         let mut slower = figures[0].clone();
-        slower.compressor = "slow".into();
-        slower.memory.pool_bytes *= 2;
+        slower.name.compressor = "slow".into();
+        if let Some(pool) = &mut slower.memory.pool {
+            pool.pool_bytes *= 2;
+        }
         for t in [&mut slower.store, &mut slower.load].into_iter().flatten() {
-            (t.mean, t.mean_range) = (t.mean * 2.0, (t.mean * 1.9, t.mean * 2.1));
+            (t.mean, t.mean_least, t.mean_most) = (t.mean * 2.0, t.mean * 1.9, t.mean * 2.1);
         }
         let two = [figures[0].clone(), slower];
         let text = closing(&two, &Verdict::of(&two, 3, 1));
@@ -544,7 +546,7 @@ mod tests {
         assert!(text.contains("than zbud/slow; one round does not tell"), "{text}");
         let mut close = two.clone();
         if let Some(t) = &mut close[1].store {
-            t.mean_range.0 = 1.0;
+            t.mean_least = 1.0;
         }
         let text = closing(&close, &Verdict::of(&close, 3, 1));
         assert!(text.contains("less time than zbud/slow, which is within"), "{text}");

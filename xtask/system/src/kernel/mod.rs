@@ -108,7 +108,7 @@ mod shared {
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::*;
-    use crate::source::Aligned;
+    use measure::Pages;
 
     pub(super) fn alone() -> MutexGuard<'static, ()> {
         static ALONE: Mutex<()> = Mutex::new(());
@@ -116,11 +116,11 @@ mod shared {
     }
 
     /// Pages that compress, each to something else.
-    pub(super) fn pages(count: usize, seed: u8) -> Vec<Aligned> {
+    pub(super) fn pages(count: usize, seed: u8) -> Pages {
         (0..count)
             .map(|n| {
                 let byte = |i: usize| (i / 64 * (n + 1)) as u8 ^ seed;
-                Aligned(std::array::from_fn(byte))
+                std::array::from_fn(byte)
             })
             .collect()
     }

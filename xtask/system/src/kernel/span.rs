@@ -8,9 +8,10 @@ use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use measure::Page;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::source::{Aligned, PAGE};
+use crate::source::PAGE;
 
 /// What is known of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,11 +27,11 @@ enum State {
 /// One page of a span: nobody else reads or writes there.
 #[derive(Debug)]
 struct Slot {
-    at: NonNull<Aligned>,
+    at: NonNull<Page>,
     state: State,
 }
 
-// SAFETY: a slot owns its page, as a `Box<Aligned>` does, as long as the span has it mapped.
+// SAFETY: a slot owns its page, as a `Box<Page>` does, as long as the span has it mapped.
 unsafe impl Send for Slot {}
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(super) struct Span {
 /// A private anonymous mapping, which never becomes huge pages.
 #[derive(Debug)]
 struct Map {
-    start: NonNull<Aligned>,
+    start: NonNull<Page>,
     len: usize,
 }
 
@@ -130,7 +131,7 @@ impl Span {
     }
 
     /// Keeps a page and sends it out.
-    pub(super) fn put(&self, page: usize, from: &Aligned) -> io::Result<()> {
+    pub(super) fn put(&self, page: usize, from: &Page) -> io::Result<()> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Out {
             // It would be brought in, to be written over.
@@ -143,7 +144,7 @@ impl Span {
     }
 
     /// Brings a page in and copies it. False where none is kept.
-    pub(super) fn get(&self, page: usize, to: &mut Aligned) -> io::Result<bool> {
+    pub(super) fn get(&self, page: usize, to: &mut Page) -> io::Result<bool> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Free {
             return Ok(false);
@@ -193,12 +194,12 @@ mod tests {
     fn pages_are_kept_with_or_without_swap() {
         let pages = shared::pages(8, 5);
         let span = Span::new(8).unwrap();
-        let mut page = Aligned([0xa5; PAGE]);
+        let mut page = [0xa5; PAGE];
         assert!(!span.get(3, &mut page).unwrap());
         for (n, from) in pages.iter().enumerate().chain(pages.iter().rev().enumerate()) {
             span.put(n, from).unwrap();
             assert!(span.get(n, &mut page).unwrap());
-            assert_eq!(page.0, from.0);
+            assert_eq!(page, *from);
         }
         assert_eq!(span.kept().unwrap(), 8);
         span.free(7).unwrap();

@@ -9,12 +9,12 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use measure::{Contestant, Memory, Page, Worker};
 use rustix::ioctl::{Setter, ioctl, opcode};
 
 use super::{MOMENT, PATIENCE, go_on, insist, is_fit, read, tell_left, watch_signals, write};
-use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, PAGE, bytes, bytes_mut, offset};
+use crate::source::{PAGE, offset};
 
 const CONTROL: &str = "/sys/class/zram-control";
 const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
@@ -98,12 +98,11 @@ pub(crate) struct Zram {
     file: File,
     device: Device,
     pages: usize,
-    unit: usize,
 }
 
 impl Zram {
-    /// Of so many pages, read and written `unit` of them at a time.
-    pub(crate) fn new(algorithm: &str, pages: usize, unit: usize) -> Result<Self> {
+    /// Of so many pages.
+    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Self> {
         let device = Device::add()?;
         let listed = device.algorithms()?;
         if !listed.iter().any(|name| name == algorithm) {
@@ -117,17 +116,13 @@ impl Zram {
         options.read(true).write(true).custom_flags(libc::O_DIRECT);
         let failed = |source| Error::System { what: "cannot open", path: device.node(), source };
         let file = insist(MOMENT, || options.open(device.node())).map_err(failed)?;
-        Ok(Zram { file, device, pages, unit })
+        Ok(Zram { file, device, pages })
     }
 }
 
-impl Contestant for Zram {
-    fn unit(&self) -> usize {
-        self.unit
-    }
-
-    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
-        Ok(Box::new(Hand { file: &self.file, pages: vec![Aligned([0xa5; PAGE]); self.unit] }))
+impl Contestant<Error> for Zram {
+    fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
+        Ok(Box::new(Hand(&self.file)))
     }
 
     fn free(&self, page: usize) -> Result<()> {
@@ -151,9 +146,10 @@ impl Contestant for Zram {
             .ok_or_else(|| Error::setup(format!("{path} cannot be told: {text:?}")))?;
         let metadata = self.pages * METADATA;
         Ok(Memory {
-            compressed_bytes: stat.compr_data_size,
+            compressed_bytes: Some(stat.compr_data_size),
+            resident_bytes: Some(stat.mem_used_total + metadata),
             metadata_bytes: Some(metadata),
-            outside_bytes: Some(stat.mem_used_total + metadata),
+            pool: None,
         })
     }
 }
@@ -178,24 +174,21 @@ impl MmStat {
     }
 }
 
-struct Hand<'a> {
-    file: &'a File,
-    pages: Vec<Aligned>,
-}
+struct Hand<'a>(&'a File);
 
-impl Worker for Hand<'_> {
-    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+impl Worker<Error> for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
         go_on()?;
-        self.file
-            .write_all_at(bytes(pages), offset(first))
+        self.0
+            .write_all_at(pages.as_flattened(), offset(first))
             .map_err(|error| Error::keeps("a write", first, error))
     }
 
-    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
+    fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
         go_on()?;
-        let read = self.file.read_exact_at(bytes_mut(&mut self.pages), offset(first));
+        let read = self.0.read_exact_at(into.as_flattened_mut(), offset(first));
         read.map_err(|error| Error::keeps("a read", first, error))?;
-        Ok(&self.pages)
+        Ok(true)
     }
 }
 
@@ -203,6 +196,7 @@ impl Worker for Hand<'_> {
 mod tests {
     use super::*;
     use crate::kernel::shared;
+    use measure::Pages;
 
     #[test]
     fn lines_of_the_kernel_are_understood() {
@@ -228,10 +222,10 @@ mod tests {
                 return println!("skipped: the kernel's zram: {reason}");
             }
         };
-        assert!(Zram::new("no-such-algorithm", 64, 1).is_err());
+        assert!(Zram::new("no-such-algorithm", 64).is_err());
         for algorithm in algorithms {
             for unit in [1, 32] {
-                let zram = Zram::new(&algorithm, 64, unit).unwrap();
+                let zram = Zram::new(&algorithm, 64).unwrap();
                 let node = zram.device.node();
                 for seed in [1, 2] {
                     let pages = shared::pages(64, seed);
@@ -240,16 +234,18 @@ mod tests {
                         worker.store(first, &pages[first..first + unit]).unwrap();
                     }
                     for first in (0..64).step_by(unit) {
-                        let loaded = worker.load(first).unwrap();
-                        assert_eq!(bytes(loaded), bytes(&pages[first..first + unit]));
+                        let mut loaded = Pages::filled(0xa5, unit);
+                        assert!(worker.load(first, &mut loaded).unwrap());
+                        assert_eq!(loaded[..], pages[first..first + unit]);
                     }
                 }
                 let full = zram.memory().unwrap();
-                assert!((64..64 * PAGE / 2).contains(&full.compressed_bytes), "{full:?}");
-                assert!(full.outside_bytes.unwrap() > full.compressed_bytes, "{full:?}");
+                let compressed = full.compressed_bytes.unwrap();
+                assert!((64..64 * PAGE / 2).contains(&compressed), "{full:?}");
+                assert!(full.resident_bytes.unwrap() > compressed, "{full:?}");
                 (0..48).for_each(|page| zram.free(page).unwrap());
-                let freed = zram.memory().unwrap().compressed_bytes;
-                assert!(freed * 2 < full.compressed_bytes, "{freed} of {full:?}");
+                let freed = zram.memory().unwrap().compressed_bytes.unwrap();
+                assert!(freed * 2 < compressed, "{freed} of {full:?}");
                 zram.tidy().unwrap();
                 drop(zram);
                 assert!(!Path::new(&node).exists());

@@ -10,7 +10,7 @@
 //!   could write into.
 //! - A load brings its page back for good: the next one finds it in memory. [`Zswap::settle`] sends
 //!   all of them out again, through zswap, and sees that they have left.
-//! - zswap does not tell how many bytes it compressed pages to; `compressed_bytes` is 0.
+//! - zswap does not tell how many bytes it compressed pages to.
 //! - Its figures are those of the whole system: what was there before is taken off. Other processes
 //!   that swap meanwhile are counted too.
 //! - Metadata is reckoned, for each page that is stored: the size of the kernel's `zswap_entry`, 8
@@ -23,16 +23,15 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use measure::{Pinned, Processors};
+use measure::{Contestant, Memory, Page, Pinned, Processors, Worker};
 use rustix::fs::{FlockOperation, flock};
 
 use super::setting::Settings;
 use super::span::Span;
 use super::swap_file::SwapFile;
 use super::{go_on, is_fit, read, watch_signals, write};
-use crate::contestant::{Contestant, Memory, Worker};
 use crate::error::{Error, Result};
-use crate::source::{Aligned, PAGE};
+use crate::source::PAGE;
 
 const PARAMETERS: &str = "/sys/module/zswap/parameters";
 const ENABLED: &str = "/sys/module/zswap/parameters/enabled";
@@ -117,15 +116,15 @@ impl Zswap {
     /// A few pages out and back, and every page in memory after that.
     fn try_out(&self) -> Result<()> {
         let pages = TRIAL.min(self.span.len());
-        let page = |n: usize| Aligned(std::array::from_fn(|i| (i / 64 * (n + 1)) as u8));
+        let page = |n: usize| -> Page { std::array::from_fn(|i| (i / 64 * (n + 1)) as u8) };
         for n in 0..pages {
             self.span.put(n, &page(n)).map_err(|error| memory_failed(&error))?;
         }
         self.settle()?;
-        let mut back = Aligned([0xa5; PAGE]);
+        let mut back = [0xa5; PAGE];
         for n in 0..pages {
             let kept = self.span.get(n, &mut back).map_err(|error| memory_failed(&error))?;
-            if !kept || back.0 != page(n).0 {
+            if !kept || back != page(n) {
                 return Err(Error::setup(format!("page {n} of a trial came back changed")));
             }
             self.span.free(n).map_err(|error| memory_failed(&error))?;
@@ -247,9 +246,9 @@ fn object_size(slabinfo: &str, cache: &str) -> Option<usize> {
     line.nth(2)?.parse().ok()
 }
 
-impl Contestant for Zswap {
-    fn worker(&self) -> Result<Box<dyn Worker + '_>> {
-        Ok(Box::new(Hand { span: &self.span, page: Box::new([Aligned([0xa5; PAGE])]) }))
+impl Contestant<Error> for Zswap {
+    fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
+        Ok(Box::new(Hand(&self.span)))
     }
 
     fn free(&self, page: usize) -> Result<()> {
@@ -270,34 +269,25 @@ impl Contestant for Zswap {
         let held = Held::now()?.since(self.before);
         let metadata_bytes = self.entry_bytes.map(|bytes| held.pages * (bytes + HANDLE_AND_SLOT));
         Ok(Memory {
-            compressed_bytes: 0,
+            compressed_bytes: None,
+            resident_bytes: Some(held.pool_bytes + metadata_bytes.unwrap_or(0)),
             metadata_bytes,
-            outside_bytes: Some(held.pool_bytes + metadata_bytes.unwrap_or(0)),
+            pool: None,
         })
     }
 }
 
-struct Hand<'a> {
-    span: &'a Span,
-    page: Box<[Aligned; 1]>,
-}
+struct Hand<'a>(&'a Span);
 
-impl Worker for Hand<'_> {
-    fn store(&mut self, first: usize, pages: &[Aligned]) -> Result<()> {
+impl Worker<Error> for Hand<'_> {
+    fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
         go_on()?;
-        self.span.put(first, &pages[0]).map_err(|error| Error::keeps("a store", first, error))
+        self.0.put(first, &pages[0]).map_err(|error| Error::keeps("a store", first, error))
     }
 
-    fn load(&mut self, first: usize) -> Result<&[Aligned]> {
+    fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
         go_on()?;
-        match self.span.get(first, &mut self.page[0]) {
-            Ok(true) => Ok(&self.page[..]),
-            Ok(false) => {
-                let reason = "not stored".to_owned();
-                Err(Error::Keeps { what: "a load", page: first, reason })
-            }
-            Err(error) => Err(Error::keeps("a load", first, error)),
-        }
+        self.0.get(first, &mut into[0]).map_err(|error| Error::keeps("a load", first, error))
     }
 }
 
@@ -305,6 +295,7 @@ impl Worker for Hand<'_> {
 mod tests {
     use super::*;
     use crate::kernel::shared;
+    use measure::Pages;
 
     #[test]
     fn lines_of_the_kernel_are_understood() {
@@ -363,14 +354,16 @@ mod tests {
                 assert!(stored > 128, "a store waits for no settling: {stored}");
                 zswap.settle().unwrap();
                 let full = zswap.memory().unwrap();
-                assert!((PAGE..256 * PAGE).contains(&full.outside_bytes.unwrap()), "{full:?}");
+                assert!((PAGE..256 * PAGE).contains(&full.resident_bytes.unwrap()), "{full:?}");
+                let mut back = Pages::filled(0xa5, 1);
                 for (n, page) in pages.iter().enumerate() {
-                    assert_eq!(worker.load(n).unwrap()[0].0, page.0);
+                    assert!(worker.load(n, &mut back).unwrap());
+                    assert_eq!(back[0], *page);
                 }
                 zswap.settle().unwrap();
                 let before = loads();
                 for n in 0..256 {
-                    worker.load(n).unwrap();
+                    worker.load(n, &mut back).unwrap();
                 }
                 assert!(loads() >= before + 256, "every load is one of zswap's");
                 zswap.settle().unwrap();
@@ -379,7 +372,7 @@ mod tests {
             let full = held();
             (0..192).for_each(|page| zswap.free(page).unwrap());
             assert!(held() + 192 <= full + 8, "{} of {full}", held());
-            assert!(zswap.worker().unwrap().load(5).is_err());
+            assert!(!zswap.worker().unwrap().load(5, &mut Pages::filled(0, 1)).unwrap());
             drop(zswap);
             assert_eq!(settings(), before);
         }

@@ -1,22 +1,22 @@
 //! Fragmentation over churn: what a pool holds for each compressed byte, a line for each way of
 //! compaction.
 
+use measure::chart::{self, Axis, FONT, INK, MARGIN, Scale, Side, WIDTH};
+
 use super::aging::Mode;
-use super::axis::{self, Axis, Scale};
-use super::canvas::{self, FONT, MARGIN, Side, WIDTH};
-use super::theme::{self, INK};
+use super::theme;
 use crate::error::Result;
 
 const PLOT_HEIGHT: i32 = 420;
 
 pub(super) fn draw(modes: &[Mode], title: &str, method: &str) -> Result<String> {
-    let head = canvas::top(method) + FONT;
+    let head = chart::top(method) + FONT;
     let (top, bottom) = (head + 20, head + 20 + PLOT_HEIGHT);
     let told = |mode: &Mode| {
         let last = mode.samples.last().map_or(f64::NAN, |s| s.pool_per_compressed);
         format!("{}: {last:.3}", mode.name)
     };
-    let widest = modes.iter().map(|mode| canvas::width(&told(mode))).max().unwrap_or(0);
+    let widest = modes.iter().map(|mode| chart::width(&told(mode))).max().unwrap_or(0);
     let (left, right) = (MARGIN + 56, WIDTH - MARGIN - widest - 10);
     let all = || modes.iter().flat_map(|mode| &mode.samples);
     let across = Axis::over(Scale::Linear, all().map(|s| s.operations as f64), (left, right));
@@ -33,12 +33,12 @@ pub(super) fn draw(modes: &[Mode], title: &str, method: &str) -> Result<String> 
     for i in 1..ends.len() {
         ends[i].1 = ends[i].1.max(ends[i - 1].1 + FONT + 2);
     }
-    canvas::picture(bottom + 48, title, method, |canvas| {
+    Ok(chart::picture(bottom + 48, title, method, |canvas| {
         let above = "bytes of the pool for each compressed byte: less is denser";
         canvas.text(above, (MARGIN, head), Side::Right, INK)?;
         canvas.text("operations", (right, bottom + 32), Side::Left, INK)?;
-        canvas.grid_across(&across, (top, bottom), axis::count)?;
-        canvas.grid_up(&up, (left, right), axis::brief)?;
+        canvas.grid_across(&across, (top, bottom), chart::count)?;
+        canvas.grid_up(&up, (left, right), chart::brief)?;
         for (n, mode) in modes.iter().enumerate() {
             let place = |s: &super::aging::Sample| {
                 (across.place(s.operations as f64), up.place(s.pool_per_compressed))
@@ -51,5 +51,5 @@ pub(super) fn draw(modes: &[Mode], title: &str, method: &str) -> Result<String> 
             }
         }
         Ok(())
-    })
+    })?)
 }

@@ -1,27 +1,26 @@
 //! How long a store and a load take, as distributions: median, mean, 99th percentile and 99.9th.
 
-use super::axis;
-use super::canvas::Mark;
 use super::rows::{Row, Rows};
 use super::theme;
 use crate::error::Result;
-use crate::figures::{Figures, Nanos};
+use measure::chart::{self, Mark};
+use measure::{Figures, Timing};
 
 /// Of contestants with one thread count; the one with the least mean comes first.
 pub(super) fn draw(
     figures: &[&Figures],
     title: &str,
     method: &str,
-    part: fn(&Figures) -> Option<Nanos>,
+    part: fn(&Figures) -> Option<Timing>,
 ) -> Result<String> {
-    let mut timed: Vec<(&Figures, Nanos)> =
+    let mut timed: Vec<(&Figures, Timing)> =
         figures.iter().filter_map(|f| Some((*f, part(f)?))).collect();
     timed.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
-    let row = |(f, n): &(&Figures, Nanos)| Row {
-        label: f.name(),
-        hue: theme::of_contestant(&f.contestant),
+    let row = |(f, n): &(&Figures, Timing)| Row {
+        label: f.name.to_string(),
+        hue: theme::of_contestant(&f.name.contestant),
         values: vec![Some(n.p50), Some(n.mean), Some(n.p99), Some(n.p999)],
-        note: axis::time(n.mean),
+        note: chart::time(n.mean),
     };
     let marks = [
         (Mark::Dot, "median"),
@@ -33,8 +32,8 @@ pub(super) fn draw(
         title,
         method,
         marks: marks.map(|(mark, text)| (mark, text.to_owned())).to_vec(),
-        hues: theme::key(timed.iter().map(|(f, _)| f.contestant.as_str())),
-        told: axis::time,
+        hues: theme::key(timed.iter().map(|(f, _)| f.name.contestant.as_str())),
+        told: chart::time,
         rows: timed.iter().map(row).collect(),
     }
     .draw()

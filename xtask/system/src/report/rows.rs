@@ -1,8 +1,7 @@
 //! A picture of one row for each contestant: its marks along an axis of equal factors.
 
-use super::axis::{Axis, Scale};
-use super::canvas::{self, FONT, MARGIN, Mark, Side, WIDTH};
-use super::theme::Hue;
+use measure::chart::{self, Axis, FONT, Hue, MARGIN, Mark, Scale, Side, WIDTH};
+
 use crate::error::Result;
 
 const ROW: i32 = 22;
@@ -29,17 +28,17 @@ pub(super) struct Rows<'a> {
 
 impl Rows<'_> {
     pub(super) fn draw(&self) -> Result<String> {
-        let key = canvas::top(self.method) + FONT / 2;
+        let key = chart::top(self.method) + FONT / 2;
         let first = key + 2 * FONT + 22;
         let bottom = first + ROW * i32::try_from(self.rows.len().max(1)).unwrap_or(i32::MAX / 100);
         let widest = |text: fn(&Row) -> &str| {
-            self.rows.iter().map(|row| canvas::width(text(row))).max().unwrap_or(0)
+            self.rows.iter().map(|row| chart::width(text(row))).max().unwrap_or(0)
         };
         let left = MARGIN + widest(|row| &row.label) + 10;
         let right = WIDTH - MARGIN - widest(|row| &row.note) - 10;
         let values = self.rows.iter().flat_map(|row| row.values.iter().flatten().copied());
         let axis = Axis::over(Scale::Log, values, (left, right));
-        canvas::picture(bottom + 8 + FONT + MARGIN, self.title, self.method, |canvas| {
+        Ok(chart::picture(bottom + 8 + FONT + MARGIN, self.title, self.method, |canvas| {
             canvas.key(&self.marks, &[], key)?;
             canvas.key(&[], &self.hues, key + FONT + 6)?;
             canvas.grid_across(&axis, (first, bottom), self.told)?;
@@ -62,6 +61,6 @@ impl Rows<'_> {
                 }
             }
             Ok(())
-        })
+        })?)
     }
 }

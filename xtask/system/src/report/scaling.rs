@@ -1,11 +1,10 @@
 //! Pages a second of all threads together, for each thread count.
 
-use super::axis;
-use super::canvas::Mark;
 use super::rows::{Row, Rows};
 use super::theme;
 use crate::error::Result;
-use crate::figures::{Figures, Nanos};
+use measure::chart::{self, Mark};
+use measure::{Figures, Timing};
 
 const MARKS: [Mark; 5] = [Mark::Dot, Mark::Ring, Mark::Diamond, Mark::Square, Mark::Bar];
 
@@ -15,15 +14,17 @@ pub(super) fn draw(
     threads: &[usize],
     title: &str,
     method: &str,
-    part: fn(&Figures) -> Option<Nanos>,
+    part: fn(&Figures) -> Option<Timing>,
 ) -> Result<String> {
     let mut rows: Vec<Row> = Vec::new();
     for f in figures {
-        if rows.iter().any(|row| row.label == f.name()) {
+        if rows.iter().any(|row| row.label == f.name.to_string()) {
             continue;
         }
         let with = |threads: &usize| {
-            let same = figures.iter().find(|g| g.name() == f.name() && g.threads == *threads)?;
+            let same = figures
+                .iter()
+                .find(|g| g.name.to_string() == f.name.to_string() && g.threads == *threads)?;
             part(same).map(|n| n.per_second).filter(|rate| *rate > 0.0)
         };
         let values: Vec<Option<f64>> = threads.iter().map(with).collect();
@@ -31,9 +32,9 @@ pub(super) fn draw(
             (Some(first), Some(last)) if values.len() > 1 => format!("× {:.2}", last / first),
             _ => String::new(),
         };
-        let hue = theme::of_contestant(&f.contestant);
+        let hue = theme::of_contestant(&f.name.contestant);
         if values.iter().any(Option::is_some) {
-            rows.push(Row { label: f.name(), hue, values, note });
+            rows.push(Row { label: f.name.to_string(), hue, values, note });
         }
     }
     let most = |row: &Row| row.values.last().copied().flatten().unwrap_or(0.0);
@@ -43,8 +44,8 @@ pub(super) fn draw(
         title,
         method,
         marks: MARKS.iter().copied().cycle().zip(threads.iter().map(told)).collect(),
-        hues: theme::key(figures.iter().map(|f| f.contestant.as_str())),
-        told: axis::count,
+        hues: theme::key(figures.iter().map(|f| f.name.contestant.as_str())),
+        told: chart::count,
         rows,
     }
     .draw()

@@ -3,14 +3,13 @@
 use std::fmt::Write;
 
 use super::aging::Mode;
-use crate::figures::{Figures, Nanos};
-use crate::source::Aligned;
 use crate::table::{Loss, losses};
+use measure::{Figures, Timing};
 
 /// Page bytes for each resident byte, all that is kept to know which page is where counted.
 pub(super) fn density(f: &Figures) -> Option<f64> {
-    let resident = f.resident_bytes.filter(|&bytes| bytes > 0)?;
-    Some((f.pages * size_of::<Aligned>()) as f64 / resident as f64)
+    let resident = f.memory.resident_bytes.filter(|&bytes| bytes > 0)?;
+    Some(f.original_bytes() as f64 / resident as f64)
 }
 
 /// Every thread count of the run, the least first.
@@ -85,7 +84,7 @@ pub(super) fn of_figures(figures: &[Figures], method: &str) -> String {
             "75 % freed",
             "and tidied up",
         ];
-        let keepers = with.iter().filter(|f| f.resident_bytes.is_some());
+        let keepers = with.iter().filter(|f| f.memory.resident_bytes.is_some());
         table(&mut text, &head, keepers.map(|f| of_memory(f)));
         line(&mut text, "");
     }
@@ -94,15 +93,13 @@ pub(super) fn of_figures(figures: &[Figures], method: &str) -> String {
 
 type Of<T> = fn(&Figures) -> Option<T>;
 
-const PARTS: &[(&str, Of<Nanos>, Of<f64>)] = &[
-    ("store", |f| f.store_ns, |f| f.ratio_store_to_codec),
-    ("load", |f| f.load_ns, |f| f.ratio_load_to_codec),
-];
+const PARTS: &[(&str, Of<Timing>, Of<f64>)] =
+    &[("store", |f| f.store, |f| f.store_over_codec), ("load", |f| f.load, |f| f.load_over_codec)];
 
-fn of_times(f: &Figures, n: Nanos, ratio: Option<f64>) -> Vec<String> {
+fn of_times(f: &Figures, n: Timing, ratio: Option<f64>) -> Vec<String> {
     let ns = |value: f64| format!("{value:.0}");
     vec![
-        f.name(),
+        f.name.to_string(),
         ns(n.mean),
         ns(n.mean_least),
         ns(n.mean_most),
@@ -118,10 +115,10 @@ fn of_memory(f: &Figures) -> Vec<String> {
     let bytes = |bytes: Option<usize>| bytes.map_or_else(|| "–".to_owned(), |b| b.to_string());
     let freed = f.freed_per_compressed();
     vec![
-        f.name(),
-        bytes(f.compressed_bytes),
-        bytes(f.resident_bytes),
-        bytes(f.metadata_bytes),
+        f.name.to_string(),
+        bytes(f.memory.compressed_bytes),
+        bytes(f.memory.resident_bytes),
+        bytes(f.memory.metadata_bytes),
         number(density(f), 3),
         number(f.resident_per_compressed, 3),
         number(freed.map(|both| both.0), 3),
@@ -182,7 +179,7 @@ fn line(text: &mut String, what: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::tests::figures;
+    use crate::record::tests::figures;
 
     /// The cells of the first row after `after` that begins with `name`.
     fn cells<'a>(text: &'a str, after: &str, name: &str) -> Vec<&'a str> {
@@ -199,8 +196,8 @@ mod tests {
             figures("zswap-core/zsmalloc/lz4", 2, 310.0, 131_072),
             figures("codec/zstd", 1, 900.0, 1),
         ];
-        run[0].metadata_bytes = Some(77);
-        run[2].resident_bytes = None;
+        run[0].memory.metadata_bytes = Some(77);
+        run[2].memory.resident_bytes = None;
         let text = of_figures(&run, "how");
         let name = "zswap-core/zsmalloc/lz4";
         let store = ["165", "110", "220", "165", "330", "495", "1.10", "6061"];

@@ -2,15 +2,18 @@
 
 /// How values are spread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Scale {
+pub enum Scale {
+    /// Equal lengths are equal differences.
     Linear,
+    /// The same, from zero on.
+    FromZero,
     /// Equal lengths are equal factors. Only values above zero have a place.
     Log,
 }
 
 /// Values from `least` to `most` on the pixels from `from` to `to`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
+pub struct Axis {
     scale: Scale,
     least: f64,
     most: f64,
@@ -19,19 +22,16 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Has room for all of `values`; what is not finite is no value.
-    pub(super) fn over(
-        scale: Scale,
-        values: impl Iterator<Item = f64>,
-        (from, to): (i32, i32),
-    ) -> Self {
-        let fits = |v: &f64| v.is_finite() && (scale == Scale::Linear || *v > 0.0);
+    /// Has room for all of `values`; what is not finite is no value. The ends are pixels.
+    pub fn over(scale: Scale, values: impl Iterator<Item = f64>, (from, to): (i32, i32)) -> Self {
+        let fits = |v: &f64| v.is_finite() && (scale != Scale::Log || *v > 0.0);
         let (least, most) = values
             .filter(fits)
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
         let (least, most) = if least > most { (1.0, 2.0) } else { (least, most) };
         let (least, most) = match scale {
             Scale::Log => (least / 1.15, most * 1.15),
+            Scale::FromZero => (0.0, if most > 0.0 { most * 1.15 } else { 1.0 }),
             Scale::Linear => {
                 let room = if most > least { (most - least) * 0.06 } else { 0.5 };
                 // Nothing that is counted is below zero.
@@ -42,9 +42,9 @@ impl Axis {
     }
 
     /// The pixel of a value; the nearest one that the axis has.
-    pub(super) fn place(&self, value: f64) -> i32 {
+    pub fn place(&self, value: f64) -> i32 {
         let share = match self.scale {
-            Scale::Linear => (value - self.least) / (self.most - self.least),
+            Scale::Linear | Scale::FromZero => (value - self.least) / (self.most - self.least),
             Scale::Log => (value / self.least).ln() / (self.most / self.least).ln(),
         };
         let share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
@@ -52,9 +52,9 @@ impl Axis {
     }
 
     /// Round values on it, the least first.
-    pub(super) fn ticks(&self) -> Vec<f64> {
+    pub fn ticks(&self) -> Vec<f64> {
         match self.scale {
-            Scale::Linear => {
+            Scale::Linear | Scale::FromZero => {
                 let step = round_up((self.most - self.least) / 7.0);
                 let first = (self.least / step).ceil() as i64;
                 let last = (self.most / step).floor() as i64;
@@ -83,14 +83,14 @@ fn round_up(value: f64) -> f64 {
 }
 
 /// A value with as few digits after the point as it needs, three at most.
-pub(super) fn brief(value: f64) -> String {
+pub fn brief(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     text.to_owned()
 }
 
 /// Nanoseconds in the unit that suits them, to three digits.
-pub(super) fn time(ns: f64) -> String {
+pub fn time(ns: f64) -> String {
     let brief = |value: f64| match value {
         v if v >= 100.0 => brief(v.round()),
         v if v >= 10.0 => brief((v * 10.0).round() / 10.0),
@@ -104,7 +104,7 @@ pub(super) fn time(ns: f64) -> String {
 }
 
 /// A count, thousands and millions by their letters.
-pub(super) fn count(value: f64) -> String {
+pub fn count(value: f64) -> String {
     match value {
         v if v < 1e3 => brief(v),
         v if v < 1e6 => format!("{}k", brief(v / 1e3)),
@@ -136,9 +136,16 @@ mod tests {
     }
 
     #[test]
+    fn an_axis_from_zero_begins_there() {
+        let axis = Axis::over(Scale::FromZero, [2.0, 4.0].into_iter(), (0, 460));
+        assert_eq!((axis.place(0.0), axis.place(2.0), axis.place(4.0)), (0, 200, 400));
+        assert_eq!(axis.ticks(), [0.0, 1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
     fn nothing_and_what_is_no_number_have_an_axis_too() {
         for values in [vec![], vec![f64::NAN], vec![0.0], vec![3.0, 3.0]] {
-            for scale in [Scale::Linear, Scale::Log] {
+            for scale in [Scale::Linear, Scale::FromZero, Scale::Log] {
                 let axis = Axis::over(scale, values.iter().copied(), (0, 100));
                 assert!(axis.ticks().len() < 40);
                 assert!((0..=100).contains(&axis.place(f64::NAN)));

@@ -2,15 +2,15 @@
 
 /// Pixels, edges included.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Area {
+pub(super) struct Area {
     /// The leftmost column.
-    pub left: i32,
+    pub(super) left: i32,
     /// The rightmost column.
-    pub right: i32,
+    pub(super) right: i32,
     /// The highest row, which has the least number.
-    pub top: i32,
+    pub(super) top: i32,
     /// The lowest row.
-    pub bottom: i32,
+    pub(super) bottom: i32,
 }
 
 impl Area {
@@ -31,17 +31,22 @@ impl Area {
 
 /// Points as they are drawn, and their labels.
 #[derive(Clone, Copy, Debug)]
-pub struct Drawn {
+pub(super) struct Drawn {
     /// Pixels from a point's centre to its edge.
-    pub radius: i32,
+    pub(super) radius: i32,
     /// Pixels of a label's height.
-    pub height: i32,
+    pub(super) height: i32,
 }
 
 /// Where the labels of points go, whose widths in pixels are in the same order: each as near to its
 /// point as it is clear of the points, of the labels before it and of the frame's edges, else where it
 /// covers least.
-pub fn place_labels(points: &[(i32, i32)], widths: &[i32], drawn: Drawn, frame: Area) -> Vec<Area> {
+pub(super) fn place_labels(
+    points: &[(i32, i32)],
+    widths: &[i32],
+    drawn: Drawn,
+    frame: Area,
+) -> Vec<Area> {
     let Drawn { radius, height } = drawn;
     let dot = |&(x, y): &(i32, i32)| Area {
         left: x - radius,

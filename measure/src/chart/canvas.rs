@@ -5,46 +5,64 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
-use super::theme::{self, FAINT, GRID, GROUND, Hue, INK};
+use super::hue::{self, FAINT, GRID, GROUND, Hue, INK};
 use crate::error::{Error, Result};
 
-pub(super) const WIDTH: i32 = 960;
-pub(super) const MARGIN: i32 = 16;
-/// Of words on the picture; of its title and of what is said about how it was measured.
-pub(super) const FONT: i32 = 16;
+/// Pixels of every picture's width.
+pub const WIDTH: i32 = 960;
+/// Pixels that stay empty at the edges.
+pub const MARGIN: i32 = 16;
+/// Pixels of words' height.
+pub const FONT: i32 = 16;
+/// The same of the title, and of what is said about how it was measured.
 const TITLE_FONT: i32 = 22;
 const SMALL_FONT: i32 = 14;
-/// Half of a mark.
-pub(super) const RADIUS: i32 = 4;
+/// Pixels from a mark's middle to its edge.
+pub const RADIUS: i32 = 4;
 
 /// What drawing can fail with.
 type Failure = Box<dyn std::error::Error>;
-pub(super) type Painted = std::result::Result<(), Failure>;
+/// What drawing on a canvas comes to.
+pub type Painted = std::result::Result<(), Failure>;
 
 /// The form of a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mark {
+pub enum Mark {
+    /// A filled circle.
     Dot,
+    /// A circle that shows the ground.
     Ring,
+    /// A square on its corner.
     Diamond,
+    /// A square.
     Square,
+    /// An upright line.
     Bar,
 }
 
 /// Which side of its place a text is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Side {
+pub enum Side {
+    /// It ends there.
     Left,
+    /// It begins there.
     Right,
+    /// It is centred there.
     Middle,
 }
 
-pub(super) struct Canvas<'a> {
+/// What a picture is drawn on, in pixels from the upper left corner.
+pub struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
-/// Draws a picture: its title, `method` below it, then what `paint` adds below [`top`].
-pub(super) fn picture(
+/// Draws a picture `height` pixels high: its title, `method` below it, then what `paint` adds below
+/// [`top`]. Returns the SVG.
+///
+/// # Errors
+///
+/// [`Error::Draw`].
+pub fn picture(
     height: i32,
     title: &str,
     method: &str,
@@ -58,7 +76,7 @@ pub(super) fn picture(
     };
     painted.map_err(|error| Error::Draw { reason: error.to_string() })?;
     let end = svg.find('>').ok_or_else(|| Error::Draw { reason: "no element".to_owned() })?;
-    let head = format!("<title>{}</title><style>{}</style>", escaped(title), theme::style());
+    let head = format!("<title>{}</title><style>{}</style>", escaped(title), hue::style());
     svg.insert_str(end + 1, &head);
     if !svg.ends_with('\n') {
         svg.push('\n');
@@ -67,9 +85,15 @@ pub(super) fn picture(
 }
 
 /// The first row of pixels below title and method.
-pub(super) fn top(method: &str) -> i32 {
+pub fn top(method: &str) -> i32 {
     let lines = i32::try_from(wrapped(method).len()).unwrap_or(i32::MAX / 100);
     MARGIN + TITLE_FONT + 8 + lines * (SMALL_FONT + 4) + 8
+}
+
+impl std::fmt::Debug for Canvas<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Canvas").finish_non_exhaustive()
+    }
 }
 
 impl Canvas<'_> {
@@ -86,7 +110,11 @@ impl Canvas<'_> {
     }
 
     /// A text on the left, on the right or in the middle of a place, at its height.
-    pub(super) fn text(&self, text: &str, at: (i32, i32), side: Side, hue: Hue) -> Painted {
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub fn text(&self, text: &str, at: (i32, i32), side: Side, hue: Hue) -> Painted {
         self.words(text, at, side, FONT, hue)
     }
 
@@ -102,12 +130,22 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    pub(super) fn line(&self, points: Vec<(i32, i32)>, hue: Hue, width: u32) -> Painted {
+    /// A line through these points, `width` pixels wide.
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub fn line(&self, points: Vec<(i32, i32)>, hue: Hue, width: u32) -> Painted {
         self.area.draw(&PathElement::new(points, hue.light.stroke_width(width)))?;
         Ok(())
     }
 
-    pub(super) fn mark(&self, mark: Mark, (x, y): (i32, i32), hue: Hue) -> Painted {
+    /// A mark whose middle is at this place.
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub fn mark(&self, mark: Mark, (x, y): (i32, i32), hue: Hue) -> Painted {
         let filled = hue.light.filled();
         let r = RADIUS;
         match mark {
@@ -130,7 +168,11 @@ impl Canvas<'_> {
     }
 
     /// Lines from `top` to `bottom` at the axis's round values, each with its value below.
-    pub(super) fn grid_across(
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub fn grid_across(
         &self,
         axis: &Axis,
         (top, bottom): (i32, i32),
@@ -145,7 +187,11 @@ impl Canvas<'_> {
     }
 
     /// Lines from `left` to `right` at the axis's round values, each with its value on the left.
-    pub(super) fn grid_up(
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub fn grid_up(
         &self,
         axis: &Axis,
         (left, right): (i32, i32),
@@ -160,7 +206,11 @@ impl Canvas<'_> {
     }
 
     /// What marks mean or colours do, in one line at the height `y`.
-    pub(super) fn key(&self, marks: &[(Mark, String)], hues: &[(String, Hue)], y: i32) -> Painted {
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub fn key(&self, marks: &[(Mark, String)], hues: &[(String, Hue)], y: i32) -> Painted {
         let mut x = MARGIN + RADIUS;
         let entries = marks.iter().map(|(mark, text)| (Some(*mark), text, INK));
         for (mark, text, hue) in entries.chain(hues.iter().map(|(text, hue)| (None, text, *hue))) {
@@ -176,18 +226,17 @@ impl Canvas<'_> {
 }
 
 /// Pixels of a text. No font is at hand to measure with: a generous guess.
-pub(super) fn width(text: &str) -> i32 {
+pub fn width(text: &str) -> i32 {
     i32::try_from(text.chars().count()).unwrap_or(i32::MAX / 100) * FONT * 9 / 20
 }
 
 /// Lines that are no wider than the picture.
 fn wrapped(text: &str) -> Vec<String> {
     let most = ((WIDTH - 2 * MARGIN) * 20 / (SMALL_FONT * 9)) as usize;
-    let mut lines = vec![String::new()];
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         let room = lines.last().map_or(0, |line| most.saturating_sub(line.chars().count()));
         match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
             Some(line) if word.chars().count() < room => {
                 line.push(' ');
                 line.push_str(word);
@@ -242,6 +291,6 @@ mod tests {
         let lines = wrapped(&text);
         assert!(lines.len() > 2 && lines.iter().all(|line| line.len() < 160), "{lines:?}");
         assert_eq!(lines.join(" "), text.trim());
-        assert!(top(&text) > top("word"));
+        assert!(top(&text) > top("word") && top("word") > top(""));
     }
 }

@@ -1,0 +1,101 @@
+//! Points between two axes, each with its label as near as it is clear of the others.
+
+use super::axis::{Axis, Scale};
+use super::canvas::{self, FONT, MARGIN, Mark, Painted, RADIUS, Side, WIDTH};
+use super::hue::{FAINT, Hue, INK};
+use super::labels::{Area, Drawn, place_labels};
+use crate::error::Result;
+
+/// One point.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Written beside it.
+    pub label: String,
+    /// Its colour and the label's.
+    pub hue: Hue,
+    /// Where it is, across and up.
+    pub at: (f64, f64),
+}
+
+/// An axis of a scatter.
+#[derive(Clone, Copy, Debug)]
+pub struct Ruler<'a> {
+    /// How values are spread.
+    pub scale: Scale,
+    /// What is measured, in words.
+    pub caption: &'a str,
+    /// A round value in words.
+    pub told: fn(f64) -> String,
+}
+
+/// A picture of points.
+#[derive(Clone, Debug)]
+pub struct Scatter<'a> {
+    /// Above everything.
+    pub title: &'a str,
+    /// How it was measured, below the title; broken into lines where that is needed.
+    pub method: &'a str,
+    /// What the colours mean.
+    pub hues: Vec<(String, Hue)>,
+    /// The axis below.
+    pub across: Ruler<'a>,
+    /// The axis on the left.
+    pub up: Ruler<'a>,
+    /// Pixels from the lower axis to the upper end of the one on the left.
+    pub height: i32,
+    /// The points.
+    pub points: Vec<Point>,
+}
+
+impl Scatter<'_> {
+    /// The picture as an SVG.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Draw`](crate::Error::Draw).
+    pub fn draw(&self) -> Result<String> {
+        let key = canvas::top(self.method) + FONT / 2;
+        let frame = Area {
+            left: MARGIN + 56,
+            right: WIDTH - MARGIN,
+            top: key + 40,
+            bottom: key + 40 + self.height,
+        };
+        let all = |part: fn(&Point) -> f64| self.points.iter().map(part);
+        let across = Axis::over(self.across.scale, all(|p| p.at.0), (frame.left, frame.right));
+        let up = Axis::over(self.up.scale, all(|p| p.at.1), (frame.bottom, frame.top));
+        canvas::picture(frame.bottom + 48, self.title, self.method, |canvas| {
+            canvas.key(&[], &self.hues, key)?;
+            canvas.text(self.up.caption, (MARGIN, frame.top - 16), Side::Right, INK)?;
+            let below = (WIDTH - MARGIN, frame.bottom + 32);
+            canvas.text(self.across.caption, below, Side::Left, INK)?;
+            canvas.grid_across(&across, (frame.top, frame.bottom), self.across.told)?;
+            canvas.grid_up(&up, (frame.left, frame.right), self.up.told)?;
+            let places: Vec<(i32, i32)> =
+                self.points.iter().map(|p| (across.place(p.at.0), up.place(p.at.1))).collect();
+            self.mark(canvas, &places, frame)
+        })
+    }
+
+    /// Marks and labels of the points, which are at these places.
+    fn mark(&self, canvas: &canvas::Canvas<'_>, places: &[(i32, i32)], frame: Area) -> Painted {
+        let widths: Vec<i32> = self.points.iter().map(|p| canvas::width(&p.label)).collect();
+        let drawn = Drawn { radius: RADIUS, height: FONT };
+        let areas = place_labels(places, &widths, drawn, frame);
+        for ((point, &(x, y)), area) in self.points.iter().zip(places).zip(areas) {
+            let height = (area.top + area.bottom) / 2;
+            // The end that is near the point is where it was put; the other is a guess.
+            let (near, side) = match area.left > x {
+                true => (area.left, Side::Right),
+                false => (area.right, Side::Left),
+            };
+            // To the label that had to go elsewhere.
+            if (height - y).abs() > FONT {
+                canvas.line(vec![(x, y), (near, height)], FAINT, 1)?;
+            }
+            canvas.mark(Mark::Dot, (x, y), point.hue)?;
+            canvas.text(&point.label, (near, height), side, point.hue)?;
+        }
+        Ok(())
+    }
+}
