@@ -215,7 +215,7 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
 fn rehoming_under_load_loses_no_page_and_brings_none_back() {
     let Rig { store, pages, contexts, .. } = rig();
     let stop = AtomicBool::new(false);
-    let (threads, rounds) = if cfg!(miri) { (1, 6) } else { (3, 4000) };
+    let (threads, rounds) = if cfg!(miri) { (1, 3) } else { (3, 4000) };
     let switch = |rng: &mut Rng| {
         store.set_compressor(&format!("trim{}", rng.below(3))).unwrap();
         store.migrate_pools(rng.below(20)).unwrap();

@@ -8,15 +8,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::libtest;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, list, text};
 
 /// A 32-bit and a big-endian target.
 const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
-/// The slowest first, since several run at a time.
+/// Stands for the integration tests of a crate that need no feature.
+const TESTS: &str = "TESTS";
+
+/// The slowest first, since several run at a time. The store is in parts, as it takes longest by far.
 const CRATES: &[(&str, &str)] = &[
-    ("zswap-core", "--no-default-features --features zbud"),
+    ("zswap-core", "--no-default-features --features zbud TESTS"),
     ("zsmalloc", ""),
+    ("zswap-core", "--no-default-features --features zbud --lib"),
+    ("zswap-core", "--no-default-features --features zbud --doc"),
     ("zpool-api", ""),
     ("zpool-conformance", ""),
     ("zpool-base", ""),
@@ -48,7 +53,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
-    let names: Vec<&str> = CRATES.iter().map(|&(name, _)| name).collect();
+    let mut names: Vec<&str> = CRATES.iter().map(|&(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
     let wanted = libtest::choose("miri", &names, &args.packages)?;
     ensure_nightly_source()?;
     // `None` is the host.
@@ -73,7 +80,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         while let Some((target, krate, features)) = runs.get(next.fetch_add(1, Relaxed)) {
             let run = cargo_miri(ws, args, "test", *target)
                 .args(["-p", krate])
-                .args(features.split_whitespace())
+                .args(arguments(ws, krate, features))
                 .args(args.filter.iter().map(String::as_str))
                 .run_and_show_at_end();
             let ran = run.and_then(|output| {
@@ -101,6 +108,20 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         });
         ended.collect::<Result<Vec<()>>>().map(drop)
     })
+}
+
+/// What cargo is given beside the crate.
+fn arguments(ws: &Workspace, krate: &str, line: &str) -> Vec<String> {
+    let package = ws.packages().find(|p| p["name"] == krate);
+    let tests = package.into_iter().flat_map(|p| list(&p["targets"])).filter(|target| {
+        let needs = list(&target["required-features"]).count();
+        list(&target["kind"]).any(|kind| kind == "test") && needs == 0
+    });
+    let tests: Vec<String> =
+        tests.flat_map(|t| ["--test".to_owned(), text(&t["name"]).to_owned()]).collect();
+    line.split_whitespace()
+        .flat_map(|word| if word == TESTS { tests.clone() } else { vec![word.to_owned()] })
+        .collect()
 }
 
 fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> Cmd {

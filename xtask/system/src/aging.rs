@@ -7,6 +7,7 @@
 
 mod churn;
 mod content;
+mod join;
 mod mode;
 mod sample;
 mod verdict;
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             scope.spawn(move || churn::run(mode, plan, contents))
         };
         let running: Vec<_> = modes.iter().map(start).collect();
-        running.into_iter().map(join).collect::<Result<Vec<Churned>>>()
+        running.into_iter().map(join::join).collect::<Result<Vec<Churned>>>()
     })?;
     if let Some(path) = &args.json {
         let samples = churned.iter().flat_map(|churned| &churned.samples);
@@ -90,11 +91,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     print!("{text}");
     // In a first look pages change a hundred times as fast: it is told, and nothing hangs on it.
     Ok(holds || args.quick)
-}
-
-/// What a thread of this program's came to; its panic goes on here.
-fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn write<'a>(path: &Path, samples: impl Iterator<Item = &'a Sample>) -> std::io::Result<()> {

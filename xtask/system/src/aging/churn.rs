@@ -15,7 +15,7 @@ use measure::{Clock, Laps, Page, SplitMix, Summary, shuffled};
 use zswap_core::{LoadError, SwapEntry, Zswap};
 
 use super::content::{Content, Contents};
-use super::join;
+use super::join::join;
 use super::mode::{Compaction, Mode};
 use super::sample::Sample;
 use super::zipf::Zipf;

@@ -141,7 +141,7 @@ mod tests {
         let (mut table, mut model, mut rng) =
             (Readers::new().unwrap(), BTreeMap::<u32, (u32, bool)>::new(), Rng::new(7));
         let numbers = 3 * MOST;
-        for step in 0..if cfg!(miri) { 4000 } else { 100_000 } {
+        for step in 0..if cfg!(miri) { 500 } else { 100_000 } {
             let slot = rng.below(numbers) as u32;
             let known = model.contains_key(&slot);
             match rng.below(if step / 5000 % 2 == 0 { 3 } else { 6 }) {
