@@ -27,16 +27,16 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zpool-pages", ""),
     ("zpool-api", ""),
     ("zpool-conformance", ""),
-    ("buddies", ""),
+    ("zpool-buddies", ""),
     ("zbud", ""),
     ("z3fold", ""),
     ("zsmalloc", ""),
-    ("compressors", ""),
+    ("zswap-compressors", ""),
     ("zpage", ""),
     ("zswap-core", "--features metrics"),
     ("zram", ""),
     ("zram-nbd", ""),
-    ("measure", ""),
+    ("zswap-measure", ""),
     ("zswap-cli", ""),
     ("zswap-torture", ""),
 ];
@@ -141,7 +141,7 @@ mod tests {
     fn all_test_programs_run_but_those_left_out_by_name() {
         let package = serde_json::json!({
             "targets": [
-                {"name": "compressors", "kind": ["lib"]},
+                {"name": "zswap-compressors", "kind": ["lib"]},
                 {"name": "zswap", "kind": ["bin"]},
                 {"name": "no_alloc", "kind": ["test"]},
                 {"name": "hostile", "kind": ["test"]},

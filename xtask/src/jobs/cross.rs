@@ -20,7 +20,7 @@ const CRATES: &[&str] = &[
     "-p zswap-core --no-default-features --features zbud",
     "-p zram --no-default-features --features zbud",
     "-p zram-nbd",
-    "-p compressors --no-default-features",
+    "-p zswap-compressors --no-default-features",
 ];
 
 pub(crate) fn run() -> Result<()> {

@@ -5,7 +5,8 @@ use crate::cmd::Cmd;
 use crate::error::Result;
 use crate::jobs::compare;
 
-const CRATES: &str = "-p compressors -p zpage -p zswap-core -p zram -p zswap-cli --features lzo";
+const CRATES: &str =
+    "-p zswap-compressors -p zpage -p zswap-core -p zram -p zswap-cli --features lzo";
 
 pub(crate) fn run() -> Result<()> {
     apt::ensure("cmake", &["cmake --version"], "cmake")?;

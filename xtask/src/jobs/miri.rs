@@ -30,8 +30,8 @@ const CRATES: &[(&str, &str)] = &[
     ("z3fold", ""),
     ("zbud", ""),
     ("zram", "--no-default-features --features zbud"),
-    ("buddies", ""),
-    ("compressors", "--no-default-features --lib"),
+    ("zpool-buddies", ""),
+    ("zswap-compressors", "--no-default-features --lib"),
 ];
 
 #[derive(Debug, Default, clap::Args)]

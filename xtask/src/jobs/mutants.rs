@@ -22,7 +22,7 @@ const TARGETS: &[Target] = &[
     ("zpool-api", &["handle.rs", "read.rs", "stats.rs"], &[]),
     ("zpool-base", &["stable.rs", "zeroed.rs", "numbers.rs", "bitmap.rs", "lockdep.rs"], &[]),
     (
-        "buddies",
+        "zpool-buddies",
         &[
             "word.rs",
             "records.rs",

@@ -264,7 +264,7 @@ mod tests {
         let steps = steps(&ws, 900);
         let names: std::collections::BTreeSet<_> = steps.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names.len(), steps.len());
-        for part in ["loom zsmalloc", "miri", "tsan zswap-cli", "asan compressors"] {
+        for part in ["loom zsmalloc", "miri", "tsan zswap-cli", "asan zswap-compressors"] {
             assert!(names.contains(part), "{part} of {names:?}");
         }
         for target in fuzz::TARGETS {

@@ -16,7 +16,7 @@ const CONCURRENT: &[Crate] = &[
     ("zbud", ""),
     ("z3fold", ""),
     ("zsmalloc", ""),
-    ("compressors", "--no-default-features"),
+    ("zswap-compressors", "--no-default-features"),
     ("zpage", "--no-default-features --features zbud"),
     ("zswap-core", "--no-default-features --features zbud"),
     ("zram", "--no-default-features --features zbud"),

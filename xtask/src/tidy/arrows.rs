@@ -20,14 +20,22 @@ const BUILTIN: &str = "zswap-core/zpage/src/builtin.rs";
 
 /// What a crate may depend on; nothing for a crate that has no place yet.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
-    const ZPAGE: &[&str] =
-        &["zpool-base", "zpool-api", "zpool-pages", "compressors", "zbud", "z3fold", "zsmalloc"];
-    const CONSUMER: &[&str] = &["zpool-base", "zpool-api", "zpool-pages", "compressors", "zpage"];
+    const ZPAGE: &[&str] = &[
+        "zpool-base",
+        "zpool-api",
+        "zpool-pages",
+        "zswap-compressors",
+        "zbud",
+        "z3fold",
+        "zsmalloc",
+    ];
+    const CONSUMER: &[&str] =
+        &["zpool-base", "zpool-api", "zpool-pages", "zswap-compressors", "zpage"];
     const TOP: &[&str] = &[
         "zpool-base",
         "zpool-api",
         "zpool-pages",
-        "compressors",
+        "zswap-compressors",
         "zbud",
         "z3fold",
         "zsmalloc",
@@ -35,21 +43,21 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zswap-core",
         "zram",
         "zram-nbd",
-        "measure",
+        "zswap-measure",
     ];
     match from {
         "zpool-base" => Some(&[]),
-        "zpool-api" | "compressors" => Some(&["zpool-base"]),
+        "zpool-api" | "zswap-compressors" => Some(&["zpool-base"]),
         "zpool-pages" => Some(&["zpool-base", "zpool-api"]),
-        "buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api", "zpool-pages"]),
+        "zpool-buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api", "zpool-pages"]),
         "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-pages", "zpool-conformance"]),
         "zbud" | "z3fold" => {
-            Some(&["zpool-base", "zpool-api", "zpool-pages", "buddies", "zpool-conformance"])
+            Some(&["zpool-base", "zpool-api", "zpool-pages", "zpool-buddies", "zpool-conformance"])
         }
         "zpage" => Some(ZPAGE),
         "zswap-core" | "zram" => Some(CONSUMER),
-        "zram-nbd" => Some(&["compressors", "zram"]),
-        "measure" => Some(&["zpool-api", "compressors"]),
+        "zram-nbd" => Some(&["zswap-compressors", "zram"]),
+        "zswap-measure" => Some(&["zpool-api", "zswap-compressors"]),
         "zswap-cli" | "zswap-torture" | "fuzz" | "xtask" => Some(TOP),
         _ => None,
     }
@@ -130,7 +138,7 @@ mod tests {
             ("zbud", "zpool-api"),
             ("zpage", "zbud"),
             ("zswap-core", "zpage"),
-            ("zswap-core", "compressors"),
+            ("zswap-core", "zswap-compressors"),
             ("zram", "zpage"),
             ("zswap-cli", "zswap-core"),
         ] {
@@ -138,9 +146,9 @@ mod tests {
         }
         for (from, to) in [
             ("zpool-api", "zbud"),
-            ("zbud", "compressors"),
+            ("zbud", "zswap-compressors"),
             ("zbud", "zsmalloc"),
-            ("compressors", "zpool-api"),
+            ("zswap-compressors", "zpool-api"),
             ("zswap-core", "zram"),
             ("zram", "zswap-core"),
             ("zpage", "zswap-core"),

@@ -103,7 +103,9 @@ fn tainted_features(metadata: &Value) -> BTreeSet<(String, String)> {
         for (package, feature, enables) in features(metadata) {
             let hit = list(enables).map(text).any(|enabled| {
                 let (other, name) = match enabled.split_once('/') {
-                    Some((other, name)) => (other.trim_end_matches('?'), name),
+                    Some((other, name)) => {
+                        (package_of(metadata, package, other.trim_end_matches('?')), name)
+                    }
                     None => (package, enabled),
                 };
                 enabled.trim_start_matches("dep:") == COPYLEFT
@@ -118,6 +120,13 @@ fn tainted_features(metadata: &Value) -> BTreeSet<(String, String)> {
             return tainted;
         }
     }
+}
+
+/// The package that `package` has under the name `dependency`.
+fn package_of<'a>(metadata: &'a Value, package: &str, dependency: &'a str) -> &'a str {
+    let of = list(&metadata["packages"]).filter(|p| p["name"] == package);
+    let renamed = of.flat_map(|p| list(&p["dependencies"])).find(|d| d["rename"] == dependency);
+    renamed.map_or(dependency, |d| text(&d["name"]))
 }
 
 /// Every feature of every member: package, feature and what it enables.
@@ -136,12 +145,13 @@ mod tests {
 
     fn members(default: &Value, optional: bool) -> Value {
         json!({"packages": [
-            {"name": "compressors",
+            {"name": "zswap-compressors",
              "features": {"default": default, "lz4": ["dep:lz4-sys"], "lzo": ["dep:lzo-sys"]},
              "dependencies": [{"name": "lzo-sys", "optional": optional, "kind": null}]},
             {"name": "zswap-core",
              "features": {"default": ["zbud"], "zbud": [], "lzo": ["compressors/lzo"]},
-             "dependencies": [{"name": "compressors", "optional": false, "kind": null}]},
+             "dependencies": [{"name": "zswap-compressors", "rename": "compressors",
+                               "optional": false, "kind": null}]},
         ]})
     }
 
@@ -157,7 +167,12 @@ mod tests {
         let features = features_without_copyleft(&members(&json!(["lz4"]), true));
         assert_eq!(
             features,
-            ["compressors/default", "compressors/lz4", "zswap-core/default", "zswap-core/zbud"]
+            [
+                "zswap-compressors/default",
+                "zswap-compressors/lz4",
+                "zswap-core/default",
+                "zswap-core/zbud"
+            ]
         );
     }
 
