@@ -56,7 +56,7 @@ impl ZramBuilder {
     }
 
     /// Bytes of the disk, a multiple of 4096. A page that was never written takes at most a tenth of a
-    /// byte. To be given.
+    /// byte. Required.
     pub fn disksize(mut self, bytes: u64) -> Self {
         self.disksize = bytes;
         self

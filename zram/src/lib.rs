@@ -31,8 +31,8 @@
 //! * A write that fails leaves the page that it failed at, which the error names, as it was; pages before
 //!   it are written. An error half-way through recompression or writeback leaves its page alone, too.
 //! * A codec, backend or device of your own that fails or panics leaves the disk usable, and every page
-//!   as it was acknowledged last. What it may not do is to use, from within, the page that it is called
-//!   for: a slot's lock is held then in some calls, and that would wait for itself.
+//!   as it was acknowledged last. Callbacks must not touch the page they were called for: its lock may be
+//!   held, and they would wait for themselves.
 //!
 //! # Locks
 //! A lock for each slot, a bit of its word: held for a few instructions by whole-page reads and writes,

@@ -123,7 +123,8 @@ impl Zram {
         found.ok_or_else(|| self.no_such(&asked))
     }
 
-    /// Bytes that the page's object is smaller now, 0 if it would not be; none if it is none to be tried.
+    /// Bytes by which the page's object is smaller now, 0 if it would not be; `None` if the page is not
+    /// eligible.
     fn recompress_page(
         &self,
         index: u64,

@@ -162,9 +162,9 @@ impl ZswapBuilder {
         self
     }
 
-    /// Tells the `metrics` crate's recorder of the store, under this name: how long stores and loads
-    /// take, and what [`Zswap::publish_metrics`] is called for. Install the recorder first. Reads the
-    /// clock twice for each store and load. Default: nothing is told.
+    /// Reports to the `metrics` crate's recorder under this name: how long stores and loads take, and the
+    /// figures that [`Zswap::publish_metrics`] publishes. Install the recorder first. Reads the clock twice
+    /// for each store and load. Default: no reports.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, store: &str) -> Self {
         self.metrics = Some(store.to_owned());

@@ -1,13 +1,13 @@
 //! Compaction of the pools: on demand, and on a thread that does so when it would pay.
 //!
-//! *Waste* is what the pools hold in pages beyond the bytes of their objects. Part of it no run wins:
-//! places rounded up to their class, the last page of each class, objects that are read. So the thread
-//! notes what a run has left, and runs again when the waste has grown beyond that by a quarter of the
-//! threshold. Whether what was left can be won by now is tried, too, but after a run that won little
-//! only after twice as many looks as before. A store at rest is looked at ever more rarely, and one whose
-//! waste grows fast more often; the pause after a run is as much longer than the run as the policy says.
+//! *Waste* is the bytes of the pools' pages beyond those of their objects. No run frees all of it: places are
+//! rounded up to their class, each class has a last page, and objects that are read stay. So the thread notes
+//! what a run left, and runs again when the waste has grown beyond that by a quarter of the threshold. It
+//! retries the remainder periodically; after an unproductive run it doubles the interval. It checks a store at
+//! rest ever more rarely, and one whose waste grows fast more often. After a run it pauses for as much longer
+//! than the run took as the policy says.
 //!
-//! What a look reads are the backends' statistics: no store or load counts anything for it.
+//! A check reads the backends' statistics: no store or load counts anything for it.
 
 use core::time::Duration;
 use std::sync::Arc;

@@ -1,11 +1,10 @@
 //! A thread that writes pages back before the limit is reached, as hard as the pools are full.
 //!
-//! *Pressure* is where the pools' bytes stand between a threshold and the limit, from 0 to 1. Each step
-//! writes back so much of the most that a step may; at the limit all of it; and never more pages than it
-//! takes at the least to be below the threshold. Pages that were loaded from the device since the last
-//! step are taken off that, down to one page while there is any pressure and none off it at the limit:
-//! what comes back soon should not have gone. A step with nothing to do, or one that failed, is followed
-//! by a longer pause.
+//! *Pressure* says where the pools' bytes stand between the threshold and the limit, from 0 to 1. Each step
+//! writes back that share of the policy's most pages, and never more pages than bring the pools below the
+//! threshold. The step subtracts pages that were loaded from the device since the last one, since what comes
+//! back soon should not have gone; but it keeps at least one page under pressure, and at the limit it
+//! subtracts nothing. After a step that failed or had nothing to do the pause is longer.
 
 use core::time::Duration;
 use std::sync::Arc;

@@ -130,8 +130,8 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     /// The run must be from this very provider, and nobody may touch its memory afterwards.
     unsafe fn free_run(&self, run: PageRun);
 
-    /// Gives the memory of some pages of a run in use back to the system, whose content is lost
-    /// and reads as anything afterwards. Clears their resident marks, unless the provider cannot
+    /// Gives the memory of some pages of a run in use back to the system. Their contents are
+    /// unspecified afterwards. Clears their resident marks, unless the provider cannot
     /// give back parts of a run. Pages beyond the run are ignored.
     ///
     /// # Safety
