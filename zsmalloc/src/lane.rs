@@ -18,7 +18,7 @@
 //!
 //! USED: the place is taken: an object is being written, lives, or is parked. Set and cleared under
 //! the class lock. PARKED: freed while read; set under the class lock. QUEUED: parked, without the
-//! reader that left it last, and on the pool's list of places to reclaim (`left.rs`). A *passing*
+//! reader that left it last, and on the pool's queue of places to reclaim (`left.rs`). A *passing*
 //! reader, whose object turns out to be gone, may show up in the count of any lane at any time, so
 //! every change is a read-modify-write that keeps the count.
 //!
@@ -128,7 +128,7 @@ impl Lane {
         // Release pairs with the Acquire of `free`, `reclaim` and `write_trylock`: this reader's
         // last look at the bytes comes before they are written or moved.
         let before = self.word.fetch_sub(1, Ordering::Release);
-        debug_assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
+        assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
         before & (READERS | PARKED | QUEUED) == PARKED | 1
     }
 
@@ -139,7 +139,7 @@ impl Lane {
         // of `read_lock`: a stale reader in this lane sees the class that its zspage has now, and
         // that the object which it looks for has left the zspage.
         let before = self.word.fetch_add(USED + 1, Ordering::Release);
-        debug_assert!(before & !READERS == 0, "claimed while {before:#06x}");
+        assert!(before & !READERS == 0, "claimed while {before:#06x}");
     }
 
     /// Whether the place is taken. Under the class lock.
@@ -160,7 +160,7 @@ impl Lane {
         }
         // AcqRel as above. The count that it replaced decides: a reader in it will see PARKED.
         let before = self.word.fetch_or(PARKED, both);
-        debug_assert!(before & !READERS == USED, "freed while {before:#06x}");
+        assert!(before & !READERS == USED, "freed while {before:#06x}");
         if before & READERS != 0 || !self.reclaim() { Freed::Parked } else { Freed::Now }
     }
 
@@ -193,7 +193,7 @@ impl Lane {
         // AcqRel as above. The count that it replaced decides, as in `free`: a reader in it will see
         // PARKED alone.
         let before = self.word.fetch_and(!QUEUED, both);
-        debug_assert!(
+        assert!(
             before & !READERS == USED | PARKED | QUEUED,
             "taken off the queue while {before:#06x}"
         );
@@ -212,14 +212,14 @@ impl Lane {
         // An RMW, since waiting readers are counted in the word. Release pairs with `read_lock`
         // and `look`.
         let before = self.word.fetch_and(!WRITER, Ordering::Release);
-        debug_assert!(before & WRITER != 0);
+        assert!(before & WRITER != 0, "a write lock ends that nobody holds: {before:#06x}");
     }
 
     /// Frees the place of an object that was moved elsewhere, which ends the write lock.
     pub(crate) fn release_moved(&self) {
         // As `write_unlock`: waiting readers then see that the slot points elsewhere.
         let before = self.word.fetch_and(!(WRITER | USED), Ordering::Release);
-        debug_assert!(before & (WRITER | USED) == WRITER | USED);
+        assert!(before & (WRITER | USED) == WRITER | USED, "moved unlocked: {before:#06x}");
     }
 
     /// Whether it is a live object's that nobody reads, as it was a moment ago.
