@@ -128,6 +128,29 @@ pub(crate) enum Putback {
     Emptied(Detached),
 }
 
+/// A walk over two lists of zspages, under their class's lock.
+pub(crate) struct Walk<'a> {
+    zspages: &'a Zspages,
+    at: u32,
+    /// The head of the second list; NIL once it was begun.
+    then: u32,
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = (u32, &'a Zspage);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at == NIL {
+            self.at = core::mem::replace(&mut self.then, NIL);
+        }
+        let zspage = self.at;
+        let z = self.zspages.linked(zspage)?;
+        self.at = z.next.get();
+        Some((zspage, z))
+    }
+}
+
 /// The class lock, held.
 pub(crate) struct ClassGuard<'a> {
     pub(crate) number: u16,
@@ -468,13 +491,9 @@ impl<'a> ClassGuard<'a> {
     }
 
     /// The zspages of the lists of one fullness group, both families, roomy ones first.
-    pub(crate) fn group(&self, group: usize) -> impl Iterator<Item = (u32, &'a Zspage)> + use<'a> {
-        let zspages = self.zspages;
-        let walk = move |head: u32| {
-            let at = move |zspage: u32| zspages.linked(zspage).map(|z| (zspage, z));
-            core::iter::successors(at(head), move |(_, z)| at(z.next.get()))
-        };
-        walk(self.inner.roomy[group]).chain(walk(self.inner.tight[group]))
+    pub(crate) fn group(&self, group: usize) -> Walk<'a> {
+        let (roomy, tight) = (self.inner.roomy[group], self.inner.tight[group]);
+        Walk { zspages: self.zspages, at: roomy, then: tight }
     }
 
     fn list_of(&self, z: &Zspage, roomy: bool) -> u16 {
@@ -510,6 +529,7 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
+    #[inline(always)]
     fn unlink(&mut self, z: &Zspage) {
         let (prev, next) = (z.prev.get(), z.next.get());
         match self.zspages.linked(prev) {
@@ -534,6 +554,9 @@ impl<'a> ClassGuard<'a> {
     }
 
     fn count_resident(&mut self, change: i32) {
+        if change == 0 {
+            return;
+        }
         self.inner.resident = changed(self.inner.resident, change);
         // Relaxed: as above.
         self.class.resident.store(self.inner.resident, Ordering::Relaxed);

@@ -122,12 +122,14 @@ impl Core {
         self.classes.get(usize::from(number)).expect("a number that stands for a class is one's")
     }
 
+    #[inline]
     pub(crate) fn lock(&self, class: u16) -> ClassGuard<'_> {
         ClassGuard::new(class, self.class(class), &self.zspages, &self.accounts)
     }
 
     /// Locks the class that a zspage is in now; None if it is in none, or leaves it meanwhile. Under the
     /// lock the class is exact, since a zspage leaves it under its lock only.
+    #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);
         (z.class() == Some(locked.number)).then_some(locked)

@@ -68,7 +68,13 @@ impl Zspages {
     /// The zspage that a link leads to; None at the end of a list.
     #[inline]
     pub(crate) fn linked(&self, link: u32) -> Option<&Zspage> {
-        (link != NIL).then(|| self.at(link))
+        match self.table.get(link) {
+            Some(z) => Some(z),
+            None => {
+                assert!(link == NIL, "a link leads to a zspage or ends its list");
+                None
+            }
+        }
     }
 
     /// The lane of an object of a zspage; the last one of the zspage's own for a number beyond them,
