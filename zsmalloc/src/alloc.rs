@@ -56,7 +56,8 @@ struct Unseen<'a> {
 
 impl Drop for Unseen<'_> {
     fn drop(&mut self) {
-        self.core.give_up(self.slot);
+        // SAFETY: reserved by the call that ends here, whose caller never got the bytes.
+        unsafe { self.core.give_up(self.slot) };
     }
 }
 
@@ -99,7 +100,8 @@ impl Core {
         // The handle is not out yet, but a guess might free the object: then the place is this
         // thread's to free.
         let lane = self.zspages.at(place.zspage).lane_number(place.index);
-        self.unlock_reader(LaneRef { zspage: place.zspage, lane });
+        // SAFETY: the writer is counted since `reserve`, and is done.
+        unsafe { self.unlock_reader(LaneRef { zspage: place.zspage, lane }) };
         let bits = SlotRef::new(generation, slot).expect("a slot's generation fits in a handle");
         Handle::new(self.tag, bits.to_bits())
     }
@@ -296,6 +298,7 @@ impl ObjCommit for Core {
         }
         let slot = token as u32;
         self.accounts.uncount_uncommitted(self.unpublished(slot).len);
-        self.give_up(slot);
+        // SAFETY: the guard reserved the slot, and is dropped.
+        unsafe { self.give_up(slot) };
     }
 }

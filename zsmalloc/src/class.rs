@@ -114,8 +114,26 @@ pub(crate) struct Place {
 #[derive(Debug)]
 #[must_use = "the run must go back to the provider"]
 pub(crate) struct Detached {
-    pub(crate) zspage: u32,
-    pub(crate) run: PageRun,
+    zspage: u32,
+    run: PageRun,
+}
+
+impl Detached {
+    /// # Safety
+    /// The descriptor is vacant and the caller's alone, and the run, from the pool's provider, is nobody
+    /// else's.
+    pub(crate) unsafe fn new(zspage: u32, run: PageRun) -> Self {
+        Detached { zspage, run }
+    }
+
+    pub(crate) fn into_parts(self) -> (u32, PageRun) {
+        (self.zspage, self.run)
+    }
+
+    /// Pages that come back with it.
+    pub(crate) fn resident_pages(&self) -> usize {
+        self.run.resident_pages()
+    }
 }
 
 /// What became of a zspage that was put back.
@@ -758,7 +776,7 @@ mod tests {
             assert_eq!(core.accounts.resident(), resident);
             // What it never touched is no hole when it is gone.
             let lane = core.lane(z, over);
-            assert!(!lane.read_unlock() && lane.free() == Freed::Now);
+            assert!(!lane.read_unlock_for_test() && lane.free_for_test() == Freed::Now);
             // SAFETY: the lane was cleared just now, under the class lock.
             assert!(unsafe { locked.obj_free(zspage, z, over) }.is_none());
             assert_eq!(z.holes.get(), z.touched.get() & !first);
@@ -784,5 +802,38 @@ mod tests {
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {
         churn(&Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap(), 500, 8);
+    }
+
+    #[test]
+    fn what_a_zspage_cannot_do_twice_panics() {
+        let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
+        let handle = pool.malloc_from(&[1; 600]).unwrap();
+        let core = &pool.core;
+        let z = core.zspages.at(0);
+        let number = z.class().unwrap();
+        type Break = fn(&mut ClassGuard<'_>, &Zspage);
+        let breaks: [Break; 3] = [
+            |locked, z| {
+                let beyond = locked.objects();
+                locked.obj_malloc(0, z, beyond, 600, 0);
+            },
+            |locked, z| {
+                let _ = locked.putback(0, z, 0);
+            },
+            |locked, z| {
+                // SAFETY: none of it is touched: the zspage has a class.
+                let run = unsafe { locked.run_of(z) };
+                // SAFETY: as above.
+                unsafe { locked.attach(0, run, 0, 600) };
+            },
+        ];
+        for (which, broken) in breaks.into_iter().enumerate() {
+            let call = || broken(&mut core.lock(number), z);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+            assert!(result.is_err(), "{which}");
+        }
+        // Nothing was changed before the panics.
+        assert_eq!(z.used.get(), 1);
+        assert_eq!(pool.obj_read_begin(handle).unwrap()[..], [1; 600]);
     }
 }

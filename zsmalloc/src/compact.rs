@@ -219,7 +219,7 @@ impl Core {
         }
         while let Some(putback) = run.putback_one() {
             if let Putback::Emptied(detached) = putback {
-                let pages = detached.run.resident_pages();
+                let pages = detached.resident_pages();
                 visit.balance += pages as isize;
                 visit.emptied += pages;
                 self.give_back(detached);
@@ -354,8 +354,10 @@ impl Core {
         // SAFETY: the class lock is held, the old lane write-locked, and the new place taken for this
         // object; the zspages are of the class locked.
         unsafe { self.move_object(size, (from, z), (to, target)) };
-        old.release_moved();
-        let parked = self.lane(target, to.index).read_unlock();
+        // SAFETY: locked above, and the object's slot leads to its new place.
+        unsafe { old.release_moved() };
+        // SAFETY: counted by `obj_malloc` above; the object was written.
+        let parked = unsafe { self.lane(target, to.index).read_unlock() };
         assert!(!parked, "{to:?} was freed before its object was there");
         // SAFETY: `release_moved` has cleared the lane just now, of a zspage of the class locked.
         let detached = unsafe { locked.obj_free(from.zspage, z, from.index) };
@@ -452,7 +454,7 @@ mod tests {
         // Now it can, and the passing reader stays in the count of the place.
         assert_eq!((relocate(), z.used.get()), (Moved::Yes, 1));
         assert_eq!(pool.obj_read_begin(stays).unwrap()[..], [1; 1000]);
-        assert!(!core.lane(z, 0).is_idle() && !core.lane(z, 0).read_unlock());
+        assert!(!core.lane(z, 0).is_idle() && !core.lane(z, 0).read_unlock_for_test());
         assert!(core.lane(z, 0).is_idle());
         pool.free(stays).unwrap();
         assert_eq!((pool.total_pages(), pool.stats().objects), (0, 0));

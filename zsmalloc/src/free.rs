@@ -66,7 +66,8 @@ impl Core {
         let own = self.routes.own_class((len + HEADER).min(self.page_size()));
         self.routes.unroute(own, usize::from(locked.number));
         let lane = self.lane(z, index);
-        if lane.free() == Freed::Parked {
+        // SAFETY: under the class lock, and the slot is invalid, by this call.
+        if unsafe { lane.free() } == Freed::Parked {
             self.accounts.count_parked();
             return;
         }
@@ -99,8 +100,11 @@ impl Core {
 
     /// Ends a reservation that was not published. What comes free waits for a call that may call the
     /// provider: this may run under a caller's lock, or because the provider panicked.
+    ///
+    /// # Safety
+    /// The caller reserved the slot, and neither writes the bytes nor publishes them any more.
     #[expect(clippy::expect_used, reason = "the writer is counted in a USED lane")]
-    pub(crate) fn give_up(&self, slot: u32) {
+    pub(crate) unsafe fn give_up(&self, slot: u32) {
         let Unpublished { place, len } = self.unpublished(slot);
         let z = self.zspages.at(place.zspage);
         let locked = self.lock_class_of(z);
@@ -109,9 +113,11 @@ impl Core {
         // No handle was ever given out for this generation: it serves again.
         self.keep_slot(&mut locked, slot);
         let lane = self.lane(z, place.index);
-        let last = lane.read_unlock();
+        // SAFETY: the writer is counted, and is the caller, who is done.
+        let last = unsafe { lane.read_unlock() };
         assert!(!last, "an object is parked by whoever frees it, and this one is freed below");
-        match lane.free() {
+        // SAFETY: under the class lock. No handle leads to the slot, which the caller gives up.
+        match unsafe { lane.free() } {
             Freed::Now => {
                 // SAFETY: `free` has cleared the lane just now, of a zspage of the class locked.
                 let detached = unsafe { locked.obj_free(place.zspage, z, place.index) };

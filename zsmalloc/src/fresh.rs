@@ -31,7 +31,7 @@ impl Fresh<'_> {
     /// The run was requested, by `Core::fresh`, for this class and this many bytes.
     #[expect(clippy::expect_used, reason = "attached once: the value is used up")]
     pub(crate) unsafe fn attach(mut self, locked: &mut ClassGuard<'_>, bytes: usize) -> Place {
-        let Detached { zspage, run } = self.detached.take().expect("a run is attached once");
+        let (zspage, run) = self.detached.take().expect("a run is attached once").into_parts();
         // SAFETY: descriptor and run were requested for this class, and are this value's alone.
         unsafe { locked.attach(zspage, run, self.index, bytes) }
     }
@@ -78,7 +78,9 @@ impl Core {
             }
         }
         let charged = bare.keep();
-        Ok(Fresh { core: self, detached: Some(Detached { zspage, run }), charged, index })
+        // SAFETY: taken above, and kept from `bare`; the run came from the provider just now.
+        let detached = unsafe { Detached::new(zspage, run) };
+        Ok(Fresh { core: self, detached: Some(detached), charged, index })
     }
 }
 
@@ -123,7 +125,8 @@ impl Drop for Bare<'_> {
     fn drop(&mut self) {
         self.core.accounts.uncharge(self.charged);
         if let Some(zspage) = self.zspage {
-            self.core.zspages.recycle(zspage);
+            // SAFETY: taken from the table, and attached to nothing.
+            unsafe { self.core.zspages.recycle(zspage) };
         }
     }
 }

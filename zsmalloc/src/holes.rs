@@ -73,7 +73,7 @@ impl Core {
         while let Some((released, putback)) = batch.putback_one() {
             given += released;
             if let Putback::Emptied(detached) = putback {
-                given += detached.run.resident_pages();
+                given += detached.resident_pages();
                 self.give_back(detached);
             }
         }

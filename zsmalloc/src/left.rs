@@ -105,7 +105,7 @@ impl Left {
 
     /// Leaves a detached zspage, run and all.
     pub(crate) fn leave(&self, zspages: &Zspages, detached: Detached) {
-        let Detached { zspage, run } = detached;
+        let (zspage, run) = detached.into_parts();
         let z = zspages.at(zspage);
         let pages = run.resident_pages();
         z.keep_run(run);
@@ -132,7 +132,8 @@ impl Left {
         self.pages.fetch_sub(run.resident_pages(), Ordering::Relaxed);
         // Relaxed: as above.
         self.zspages.fetch_sub(1, Ordering::Relaxed);
-        Some(Detached { zspage, run })
+        // SAFETY: as above; the run is the one that was left.
+        Some(unsafe { Detached::new(zspage, run) })
     }
 }
 

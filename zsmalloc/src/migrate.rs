@@ -172,7 +172,9 @@ impl Core {
         // SAFETY: the write lock of every USED lane is held, and all pages that objects are in were copied.
         let run = unsafe { locked.rebase(z, fresh, needed) };
         for index in self.used_lanes(z, objects) {
-            self.lane(z, index).write_unlock();
+            // SAFETY: locked by `write_lock_all`: nobody takes or clears a lane of it meanwhile, under the
+            // class lock. The base leads to the copies.
+            unsafe { self.lane(z, index).write_unlock() };
         }
         (run, Step::Moved)
     }
@@ -187,7 +189,8 @@ impl Core {
             self.used_lanes(z, objects).find(|&index| !self.lane(z, index).write_trylock());
         if let Some(refused) = refused {
             for index in self.used_lanes(z, refused) {
-                self.lane(z, index).write_unlock();
+                // SAFETY: locked just now, and nothing was moved.
+                unsafe { self.lane(z, index).write_unlock() };
             }
         }
         refused.is_none()

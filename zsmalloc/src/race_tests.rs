@@ -121,14 +121,15 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
         let core = &inner.core;
         // Another reader passes through, and reclaims the place.
         core.zspages.lane_at(lane).read_lock().unwrap();
-        core.unlock_reader(LaneRef { zspage: 0, lane });
+        // SAFETY: counted by hand.
+        unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
         inner.trim();
         let next = put(&inner, 2, 1000);
         assert_eq!(core.zspages.len(), 1, "the zspage was not recycled");
         let read = inner.obj_read_begin(next).unwrap();
         inner.free(next).unwrap();
         // Its reader has left, and is about to reclaim it.
-        assert!(core.zspages.lane_at(lane).read_unlock());
+        assert!(core.zspages.lane_at(lane).read_unlock_for_test());
         std::mem::forget(read);
     });
     drop(guard);
@@ -215,7 +216,8 @@ fn queued_places_are_all_reclaimed() {
     let (zspage, lane) = parked[2];
     core.zspages.lane_at(lane).read_lock().unwrap();
     assert_eq!(pool.stats().parked_objects, 1);
-    core.unlock_reader(LaneRef { zspage, lane });
+    // SAFETY: counted by hand.
+    unsafe { core.unlock_reader(LaneRef { zspage, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.parked_objects, stats.total_pages, stats.objects), (0, 0, 0));
 }
@@ -267,7 +269,8 @@ fn an_aborted_object_is_parked_while_a_reader_passes() {
     drop(write);
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.object_bytes), (0, 1, 0));
-    core.unlock_reader(LaneRef { zspage: 0, lane });
+    // SAFETY: counted by hand.
+    unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
 }

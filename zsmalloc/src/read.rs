@@ -106,7 +106,8 @@ impl Core {
                         // to be what the lane was chosen by: the proof at the head of the file.
                         return Ok(unsafe { self.guard(z, at, class, location) });
                     }
-                    self.pass(at);
+                    // SAFETY: counted above.
+                    unsafe { self.pass(at) };
                 } else if slot.load() == word && z.class() == number {
                     // A full lane that is another object's by now would say nothing of this one.
                     return Err(PinError::TooManyReaders);
@@ -165,9 +166,13 @@ impl Core {
     }
 
     /// Takes a reader off that has no guard.
+    ///
+    /// # Safety
+    /// The caller is counted in the lane.
     #[cold]
-    fn pass(&self, at: LaneRef) {
-        if self.zspages.lane_at(at.lane).read_unlock() {
+    unsafe fn pass(&self, at: LaneRef) {
+        // SAFETY: by the caller's promise.
+        if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.queue_parked(at);
         }
@@ -175,9 +180,13 @@ impl Core {
 
     /// Takes a reader off, or the writer of a published object, and frees the place if the object was
     /// parked and this was the last.
+    ///
+    /// # Safety
+    /// The caller is counted in the lane, and looks at the object no more.
     #[inline]
-    pub(crate) fn unlock_reader(&self, at: LaneRef) {
-        if self.zspages.lane_at(at.lane).read_unlock() {
+    pub(crate) unsafe fn unlock_reader(&self, at: LaneRef) {
+        // SAFETY: by the caller's promise.
+        if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.reclaim_parked(at);
         }
@@ -194,6 +203,7 @@ impl ObjPin for Core {
         if MODEL {
             self.zspages.lane_at(at.lane).bytes.read();
         }
-        self.unlock_reader(at);
+        // SAFETY: the token is that of a guard, which counted its reader and ends here.
+        unsafe { self.unlock_reader(at) };
     }
 }

@@ -36,7 +36,7 @@ impl Core {
     fn link_of(&self, at: LaneRef) -> NonNull<u64> {
         let z = self.zspages.at(at.zspage);
         let class = z.class().expect("a zspage with a USED lane is in a class");
-        let index = (at.lane - z.first_lane) as usize;
+        let index = self.zspages.index_of(at);
         // SAFETY: the place begins in the zspage's run, whose class and base are exact: the lane is USED
         // and unlocked, and stays so. It has at least 32 bytes, at a multiple of 8.
         unsafe { z.base().add(self.class(class).size.start_of(index)) }.cast()
@@ -70,7 +70,7 @@ impl Core {
 
     fn reclaim(&self, at: LaneRef, clear: impl Fn(&Lane) -> bool) {
         let z = self.zspages.at(at.zspage);
-        let index = (at.lane - z.first_lane) as usize;
+        let index = self.zspages.index_of(at);
         let class = z.class();
         hooks::at(Point::ReclaimClass);
         // While the place is parked its zspage stays what it is. If it is something else under the
@@ -116,8 +116,9 @@ impl Core {
     /// Gives a detached zspage's run back. No lock is held. A provider that panics has the run; the
     /// descriptor serves again before.
     pub(crate) fn give_back(&self, detached: Detached) {
-        let Detached { zspage, run } = detached;
-        self.zspages.recycle(zspage);
+        let (zspage, run) = detached.into_parts();
+        // SAFETY: `detached` had the descriptor alone.
+        unsafe { self.zspages.recycle(zspage) };
         // SAFETY: the run is from this provider, and `detached` was the only one that had it: the zspage
         // has left its class without a USED lane (invariant 2 of the pool).
         unsafe { self.provider.free_run(run) };

@@ -339,4 +339,24 @@ mod tests {
         }
         assert_eq!((chain.pop(&slots), chain.len()), (None, 0));
     }
+
+    #[test]
+    #[should_panic(expected = "a slot that is published was reserved")]
+    fn a_free_slot_is_not_published() {
+        let slots = Slots::new(1);
+        let slot = slots.at(slots.take().unwrap());
+        // SAFETY: nobody reads where the slot leads.
+        unsafe { slot.publish() };
+    }
+
+    #[test]
+    #[should_panic(expected = "a slot that is reserved is free")]
+    fn a_slot_is_reserved_once() {
+        let slots = Slots::new(1);
+        let slot = slots.at(slots.take().unwrap());
+        for zspage in 0..2 {
+            // SAFETY: nobody reads where the slot leads.
+            unsafe { slot.reserve(Location { zspage, last: 9 }) };
+        }
+    }
 }

@@ -91,6 +91,14 @@ impl Zspages {
         self.lanes.get(number).expect("a zspage has its lanes before anyone knows it")
     }
 
+    /// Which of its zspage's lanes a lane is.
+    #[expect(clippy::expect_used, reason = "a LaneRef is made of a zspage and one of its lanes")]
+    pub(crate) fn index_of(&self, at: LaneRef) -> usize {
+        let z = self.at(at.zspage);
+        let index = at.lane.checked_sub(z.first_lane).map(|index| index as usize);
+        index.filter(|index| *index < z.lanes()).expect("a lane is named with its own zspage")
+    }
+
     /// A descriptor with lanes for this many objects, vacant and the caller's alone.
     pub(crate) fn take(&self, objects: usize) -> Result<u32, TableError> {
         let lanes = objects.next_multiple_of(LANE_STEP);
@@ -105,9 +113,13 @@ impl Zspages {
         self.table.push(Zspage::new(first, lanes as u16))
     }
 
-    /// Lets a vacant descriptor, the caller's alone until now, serve again.
-    pub(crate) fn recycle(&self, zspage: u32) {
+    /// Lets a vacant descriptor serve again.
+    ///
+    /// # Safety
+    /// It is the caller's alone until now: whoever takes it next attaches it to a run.
+    pub(crate) unsafe fn recycle(&self, zspage: u32) {
         let z = self.at(zspage);
+        assert!(z.class().is_none(), "zspage {zspage} is recycled while it is in a class");
         let _held = lockdep::acquire(Rank::Leaf);
         let head = &mut self.vacant.lock()[z.lanes() / LANE_STEP];
         z.next.set(core::mem::replace(head, zspage));
@@ -125,5 +137,46 @@ impl Zspages {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vacant_descriptor_serves_again_for_as_many_objects() {
+        let zspages = Zspages::new(40);
+        let [small, large] = [8, 40].map(|objects| zspages.take(objects).unwrap());
+        assert_eq!([small, large].map(|n| zspages.at(n).lanes()), [8, 40]);
+        // SAFETY: this test's alone.
+        unsafe { zspages.recycle(small) };
+        // SAFETY: as above.
+        unsafe { zspages.recycle(large) };
+        assert_eq!((zspages.take(33), zspages.take(1), zspages.take(1)), (Ok(1), Ok(0), Ok(2)));
+        assert_eq!(zspages.memory_bytes(), 3 * 32 + 56 * 2);
+    }
+
+    #[test]
+    fn a_lane_is_named_with_its_own_zspage() {
+        let zspages = Zspages::new(8);
+        zspages.take(8).unwrap();
+        let second = zspages.take(8).unwrap();
+        let z = zspages.at(second);
+        let at = LaneRef { zspage: second, lane: z.lane_number(3) };
+        assert_eq!((LaneRef::from_bits(at.to_bits()), zspages.index_of(at)), (at, 3));
+        for lane in [7, 16] {
+            let broken = LaneRef { zspage: second, lane };
+            assert!(std::panic::catch_unwind(|| zspages.index_of(broken)).is_err(), "{lane}");
+        }
+    }
+
+    #[test]
+    fn a_link_ends_a_list_or_leads_to_a_zspage() {
+        let zspages = Zspages::new(8);
+        assert!(zspages.linked(NIL).is_none());
+        assert!(std::panic::catch_unwind(|| zspages.linked(0).is_some()).is_err());
+        zspages.take(8).unwrap();
+        assert!(zspages.linked(0).is_some());
     }
 }
