@@ -402,8 +402,12 @@ mod tests {
     #[test]
     fn a_lane_that_nobody_has_is_not_let_go() {
         let breaks: [fn(&Lane); 5] = [
-            |lane| drop(lane.read_unlock_for_test()),
-            |lane| drop(lane.free_for_test()),
+            |lane| {
+                let _ = lane.read_unlock_for_test();
+            },
+            |lane| {
+                let _ = lane.free_for_test();
+            },
             Lane::write_unlock_for_test,
             Lane::release_moved_for_test,
             |lane| {
