@@ -9,19 +9,21 @@
 //! by tenths of fullness, and allocation takes from the fullest. A full zspage is on a list, too;
 //! one that is *isolated* is on none, its holder puts it back, and whoever frees in it meanwhile
 //! leaves it alone.
+//!
+//! What the lists and counts say is kept by this file alone, and panics where it does not hold. What
+//! a caller must keep is in the `# Safety` sections: whose run a zspage gets, and whose place is freed.
 
-use core::ptr::NonNull;
-
-use zpool_api::PageError;
+use zpool_api::{PageError, PageRun};
 use zpool_base::lockdep;
 
+use crate::accounts::Accounts;
 use crate::class_table::SizeClass;
-use crate::pool::Core;
 use crate::slot::Chain;
 use crate::sync::atomic::Ordering;
 use crate::sync::counters::{AtomicU32, AtomicUsize};
 use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
+use crate::zspages::Zspages;
 
 /// Fullness groups: 0 to 9 tenths, and full.
 pub(crate) const GROUPS: usize = 11;
@@ -107,34 +109,92 @@ pub(crate) struct Place {
     pub(crate) index: usize,
 }
 
-/// A zspage without objects, off its class: its run is to be given back once the lock is dropped.
+/// A zspage without objects, off its class: its run is to be given back once the lock is dropped. The
+/// descriptor is vacant and the holder's alone, and the run is from the pool's provider.
 #[derive(Debug)]
 #[must_use = "the run must go back to the provider"]
 pub(crate) struct Detached {
-    pub(crate) zspage: u32,
-    pub(crate) base: *mut u8,
-    pub(crate) pages: usize,
-    pub(crate) touched: u16,
+    zspage: u32,
+    run: PageRun,
+}
+
+impl Detached {
+    /// # Safety
+    /// The descriptor is vacant and the caller's alone, and the run, from the pool's provider, is nobody
+    /// else's.
+    pub(crate) unsafe fn new(zspage: u32, run: PageRun) -> Self {
+        Detached { zspage, run }
+    }
+
+    pub(crate) fn into_parts(self) -> (u32, PageRun) {
+        (self.zspage, self.run)
+    }
+
+    /// Pages that come back with it.
+    pub(crate) fn resident_pages(&self) -> usize {
+        self.run.resident_pages()
+    }
+}
+
+/// What became of a zspage that was put back.
+#[derive(Debug)]
+#[must_use = "the run of an emptied one must go back to the provider"]
+pub(crate) enum Putback {
+    /// It has objects, and is on a list again.
+    Listed,
+    /// Frees had emptied it meanwhile.
+    Emptied(Detached),
+}
+
+/// A walk over two lists of zspages, under their class's lock.
+pub(crate) struct Walk<'a> {
+    zspages: &'a Zspages,
+    at: u32,
+    /// The head of the second list; NIL once it was begun.
+    then: u32,
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = (u32, &'a Zspage);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at == NIL {
+            self.at = core::mem::replace(&mut self.then, NIL);
+        }
+        let zspage = self.at;
+        let z = self.zspages.linked(zspage)?;
+        self.at = z.next.get();
+        Some((zspage, z))
+    }
 }
 
 /// The class lock, held.
-pub(crate) struct Locked<'a> {
-    pub(crate) core: &'a Core,
+pub(crate) struct ClassGuard<'a> {
     pub(crate) number: u16,
     pub(crate) size: &'a SizeClass,
     class: &'a Class,
+    zspages: &'a Zspages,
+    accounts: &'a Accounts,
     pub(crate) inner: MutexGuard<'a, Inner>,
-    pub(crate) _held: lockdep::Held,
+    _held: lockdep::Held,
 }
 
-impl<'a> Locked<'a> {
-    pub(crate) fn new(core: &'a Core, number: u16, class: &'a Class) -> Self {
+impl<'a> ClassGuard<'a> {
+    /// Locks the class of this number, whose zspages are among `zspages`.
+    pub(crate) fn new(
+        number: u16,
+        class: &'a Class,
+        zspages: &'a Zspages,
+        accounts: &'a Accounts,
+    ) -> Self {
         let held = lockdep::acquire(lockdep::Rank::Pool);
-        Locked { core, number, size: &class.size, class, inner: class.lock(), _held: held }
+        let inner = class.lock();
+        ClassGuard { number, size: &class.size, class, zspages, accounts, inner, _held: held }
     }
 
     fn page_size(&self) -> usize {
-        self.core.page_size
+        self.accounts.page_size
     }
 
     fn objects(&self) -> usize {
@@ -145,10 +205,10 @@ impl<'a> Locked<'a> {
     pub(crate) fn take_resident(&mut self, bytes: usize) -> Option<Place> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.roomy[group];
-            if let Some(z) = self.core.zspages.get(zspage) {
-                let index = self.resident_room(z, 0)?;
+            if let Some(z) = self.zspages.linked(zspage) {
+                let index = self.room_of_roomy(z);
                 // No page is touched by it, so no room can be before what was the first.
-                return Some(self.occupy(zspage, z, index, bytes, index + 1));
+                return Some(self.obj_malloc(zspage, z, index, bytes, index + 1));
             }
         }
         None
@@ -159,24 +219,32 @@ impl<'a> Locked<'a> {
     pub(crate) fn take_touching(&mut self, bytes: usize) -> Result<Option<Place>, PageError> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.tight[group];
-            if let Some(z) = self.core.zspages.get(zspage) {
-                let Some((index, new)) = self.cheapest(z, bytes) else { break };
-                self.core.charge(new)?;
-                return Ok(Some(self.occupy(zspage, z, index, bytes, 0)));
+            if let Some(z) = self.zspages.linked(zspage) {
+                let (index, new) = self.cheapest(z, bytes);
+                self.accounts.charge(new)?;
+                return Ok(Some(self.obj_malloc(zspage, z, index, bytes, 0)));
             }
         }
         Ok(None)
     }
 
-    /// The free place for `bytes` that takes the fewest new pages, and how many.
-    fn cheapest(&self, z: &Zspage, bytes: usize) -> Option<(usize, usize)> {
+    #[expect(clippy::expect_used, reason = "`list_of` puts no other zspage on a roomy list")]
+    fn room_of_roomy(&self, z: &Zspage) -> usize {
+        self.resident_room(z, 0).expect("a zspage on a roomy list has a place in touched pages")
+    }
+
+    /// The free place for `bytes` that takes the fewest new pages, and how many. Of a zspage on a list
+    /// of those that are not full.
+    #[expect(clippy::expect_used, reason = "`list_of` puts no full zspage on such a list")]
+    fn cheapest(&self, z: &Zspage, bytes: usize) -> (usize, usize) {
         let touched = z.touched.get();
         let new = |index: usize| {
             let start = self.size.start_of(index);
             (pages_of(self.page_size(), start, start + bytes) & !touched).count_ones() as usize
         };
-        let free = (0..self.objects()).filter(|&i| !self.core.lane(z, i).is_used());
-        free.map(|index| (index, new(index))).min_by_key(|(_, new)| *new)
+        let free = (0..self.objects()).filter(|&i| !self.zspages.lane(z, i).is_used());
+        let cheapest = free.map(|index| (index, new(index))).min_by_key(|(_, new)| *new);
+        cheapest.expect("a zspage that is not full has a free place")
     }
 
     /// A place for `bytes`, header included, that needs no new page, wherever it is. Of zspages that
@@ -188,10 +256,10 @@ impl<'a> Locked<'a> {
         }
         let tight = (0..FULL).rev().flat_map(|group| self.group(group));
         let (zspage, z, index) = tight.take(SEARCHED).find_map(|(zspage, z)| {
-            let (index, new) = self.cheapest(z, bytes)?;
+            let (index, new) = self.cheapest(z, bytes);
             (new == 0).then_some((zspage, z, index))
         })?;
-        Some(self.occupy(zspage, z, index, bytes, 0))
+        Some(self.obj_malloc(zspage, z, index, bytes, 0))
     }
 
     /// The lowest free place from `from` on whose pages are all touched.
@@ -201,14 +269,15 @@ impl<'a> Locked<'a> {
         }
         let touched = z.touched.get();
         (from..self.objects()).find(|&index| {
-            !self.core.lane(z, index).is_used()
+            !self.zspages.lane(z, index).is_used()
                 && place_pages(self.size, self.page_size(), index) & !touched == 0
         })
     }
 
-    /// Takes a free place for an object that the caller writes next, and has charged for. Room in
-    /// touched pages is then searched for from `from` on: there must be none before.
-    pub(crate) fn occupy(
+    /// Takes a free place for an object that the caller writes next, and has charged for: the lane is
+    /// USED, with the caller counted in it. Room in touched pages is then searched for from `from` on:
+    /// there must be none before.
+    pub(crate) fn obj_malloc(
         &mut self,
         zspage: u32,
         z: &Zspage,
@@ -216,9 +285,10 @@ impl<'a> Locked<'a> {
         bytes: usize,
         from: usize,
     ) -> Place {
+        assert!(index < self.objects(), "place {index} is beyond its zspage");
         let start = self.size.start_of(index);
         let pages = pages_of(self.page_size(), start, start + bytes);
-        self.core.lane(z, index).claim();
+        self.zspages.lane(z, index).claim();
         self.fill_holes(z, place_pages(self.size, self.page_size(), index));
         self.touch(z, pages);
         z.used.set(z.used.get() + 1);
@@ -229,13 +299,26 @@ impl<'a> Locked<'a> {
         let room = self.resident_room(z, from);
         debug_assert_eq!(room, self.resident_room(z, 0));
         let list = self.list_of(z, room.is_some());
-        self.relink(zspage, z, list);
+        self.fix_fullness_group(zspage, z, list);
         Place { zspage, index }
     }
 
-    /// Ends what an object takes of its zspage, whose lane has been cleared.
-    pub(crate) fn vacate(&mut self, zspage: u32, z: &Zspage, index: usize) -> Option<Detached> {
-        z.used.set(z.used.get() - 1);
+    /// Ends what an object takes of its zspage, whose lane has been cleared. The zspage, if that was its
+    /// last object and nobody has isolated it.
+    ///
+    /// # Safety
+    /// The zspage is of this class, and the caller cleared USED in the place's lane, under this very
+    /// hold of the class lock: invariant 4 of `zspage.rs` takes `used` for the number of USED lanes, and
+    /// a run without one is given back.
+    #[expect(clippy::expect_used, reason = "the caller cleared a USED lane of the zspage")]
+    pub(crate) unsafe fn obj_free(
+        &mut self,
+        zspage: u32,
+        z: &Zspage,
+        index: usize,
+    ) -> Option<Detached> {
+        let used = z.used.get().checked_sub(1);
+        z.used.set(used.expect("a zspage in which an object is freed has one"));
         self.count_used(-1);
         let pages = place_pages(self.size, self.page_size(), index);
         self.dig_holes(z, pages);
@@ -244,7 +327,7 @@ impl<'a> Locked<'a> {
         }
         let roomy = z.is_roomy() || pages & !z.touched.get() == 0;
         let list = self.list_of(z, roomy);
-        self.relink(zspage, z, list);
+        self.fix_fullness_group(zspage, z, list);
         self.detach_if_empty(zspage, z)
     }
 
@@ -256,7 +339,7 @@ impl<'a> Locked<'a> {
             let page = left.trailing_zeros() as usize;
             left &= left - 1;
             let mut overlapping = objects_of_page(self.size, self.page_size(), page);
-            if !overlapping.any(|index| self.core.lane(z, index).is_used()) {
+            if !overlapping.any(|index| self.zspages.lane(z, index).is_used()) {
                 holes |= 1 << page;
             }
         }
@@ -282,30 +365,41 @@ impl<'a> Locked<'a> {
 
     /// Makes a fresh run a zspage of this class, and takes its first place. What the run's last holder
     /// touched are holes. All pages that are counted have been charged.
-    pub(crate) fn attach(
+    ///
+    /// # Safety
+    /// The descriptor is vacant, the caller's alone, and has lanes for the objects of this class; the run
+    /// is from the pool's provider and has this class's length.
+    pub(crate) unsafe fn attach(
         &mut self,
         zspage: u32,
-        base: NonNull<u8>,
-        resident: u16,
+        run: PageRun,
         index: usize,
         bytes: usize,
     ) -> Place {
-        if let Some(z) = self.core.zspages.get(zspage) {
-            z.set_base(base.as_ptr());
-            z.touched.set(resident);
-            z.holes.set(resident);
-            z.used.set(0);
-            self.count_resident(resident.count_ones() as i32);
-            self.count_holes(resident.count_ones() as i32);
-            self.inner.zspages += 1;
-            z.set_class(Some(self.number));
-            // On no list yet, and not found, until it has an object.
-            z.set_isolated(true);
-            self.occupy(zspage, z, index, bytes, 0);
-            z.set_isolated(false);
-            self.link(zspage, z, self.list_of(z, self.resident_room(z, 0).is_some()));
-        }
-        Place { zspage, index }
+        let z = self.zspages.at(zspage);
+        assert!(
+            z.class().is_none() && z.lanes() >= self.objects(),
+            "zspage {zspage} is not vacant, or too short for its class"
+        );
+        let resident = run.resident();
+        // SAFETY: invariant 2 of `zspage.rs`: the run is the caller's, who gives it to the zspage. The
+        // descriptor is vacant, so none of its lanes is USED (invariant 1 there).
+        unsafe { z.set_base(Some(run.base())) };
+        z.touched.set(resident);
+        z.holes.set(resident);
+        z.used.set(0);
+        self.count_resident(resident.count_ones() as i32);
+        self.count_holes(resident.count_ones() as i32);
+        self.inner.zspages += 1;
+        // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held and there was no class before;
+        // no lane is USED, and the run is of the class's length, by the caller's promise.
+        unsafe { z.set_class(Some(self.number)) };
+        // On no list yet, and not found, until it has an object.
+        z.set_isolated(true);
+        let place = self.obj_malloc(zspage, z, index, bytes, 0);
+        z.set_isolated(false);
+        self.link(zspage, z, self.list_of(z, self.resident_room(z, 0).is_some()));
+        place
     }
 
     /// Touches pages of a place that is to be taken, beyond the budget: they are holes until then.
@@ -314,13 +408,13 @@ impl<'a> Locked<'a> {
         if new == 0 {
             return;
         }
-        self.core.charge_beyond(new.count_ones() as usize);
+        self.accounts.charge_beyond(new.count_ones() as usize);
         self.touch(z, new);
         z.holes.set(z.holes.get() | new);
         self.count_holes(new.count_ones() as i32);
         if !z.is_isolated() {
             let list = self.list_of(z, self.resident_room(z, 0).is_some());
-            self.relink(zspage, z, list);
+            self.fix_fullness_group(zspage, z, list);
         }
     }
 
@@ -328,47 +422,81 @@ impl<'a> Locked<'a> {
         if z.used.get() != 0 {
             return None;
         }
-        debug_assert!(!z.is_isolated(), "zspage {zspage} is detached while it is isolated");
+        assert!(!z.is_isolated(), "zspage {zspage} is detached while it is isolated");
         self.unlink(z);
         let touched = z.touched.get();
         self.count_resident(-(touched.count_ones() as i32));
         self.count_holes(-(z.holes.get().count_ones() as i32));
         self.inner.zspages -= 1;
-        let base = z.base();
-        z.set_base(core::ptr::null_mut());
+        // SAFETY: the run is taken away from the zspage below.
+        let run = unsafe { self.run_of(z) };
+        // SAFETY: invariant 4 of `zspage.rs`: `used` is 0, so no lane is USED, and none becomes it while
+        // the class lock is held.
+        unsafe { z.set_base(None) };
         z.touched.set(0);
         z.holes.set(0);
-        z.set_class(None);
-        Some(Detached { zspage, base, pages: usize::from(self.size.pages), touched })
+        // SAFETY: as above; this class's lock is held and there is no new class.
+        unsafe { z.set_class(None) };
+        Some(Detached { zspage, run })
     }
 
-    /// Takes a zspage off its list. Until `put_back` only frees change it, and none detaches it.
+    /// The run of a zspage of this class, as a second value of the same memory.
+    ///
+    /// # Safety
+    /// The caller takes the run away from the zspage, or uses pages of it only that no object overlaps
+    /// and forgets the value.
+    pub(crate) unsafe fn run_of(&self, z: &Zspage) -> PageRun {
+        // SAFETY: invariant 2 of `zspage.rs`: the base begins a run of the class's length, from the
+        // provider; its touched pages are the resident ones (invariant 3 there). That the memory is
+        // nobody else's is the caller's promise.
+        unsafe { PageRun::new(z.base(), usize::from(self.size.pages), z.touched.get()) }
+    }
+
+    /// Takes a zspage off its list. Until `putback` only frees change it, and none detaches it.
     pub(crate) fn isolate(&mut self, z: &Zspage) {
-        debug_assert!(!z.is_isolated());
-        debug_assert!(z.used.get() > 0, "a zspage without an object was on a list");
+        assert!(!z.is_isolated(), "a zspage is isolated by one at a time");
+        assert!(z.used.get() > 0, "a zspage without an object was on a list");
         self.unlink(z);
         z.set_isolated(true);
     }
 
-    /// An isolated zspage is on other pages now: `touched` ones, of which objects have `needed`.
-    pub(crate) fn rebase(&mut self, z: &Zspage, base: *mut u8, touched: u16, needed: u16) {
-        debug_assert!(z.is_isolated() && needed & !touched == 0);
+    /// Puts an isolated zspage on the pages of another run, of which objects have `needed`. Its old run.
+    ///
+    /// # Safety
+    /// The zspage is of this class. The caller holds the write lock of every USED lane of it, and has
+    /// copied their objects to the same offsets of `fresh`, a run of the class's length from the pool's
+    /// provider.
+    pub(crate) unsafe fn rebase(&mut self, z: &Zspage, fresh: PageRun, needed: u16) -> PageRun {
+        let touched = fresh.resident();
+        assert!(
+            z.is_isolated() && needed & !touched == 0,
+            "the objects of an isolated zspage are in touched pages"
+        );
+        // SAFETY: the zspage gets another one below.
+        let old = unsafe { self.run_of(z) };
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
-        // Pages that are touched to win others.
-        self.core.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
+        // Pages that are touched to gain others.
+        self.accounts.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
         self.count_resident(more(touched, z.touched.get()));
         self.count_holes(more(holes, z.holes.get()));
-        z.set_base(base);
+        // SAFETY: invariant 2 of `zspage.rs`: the fresh run is the zspage's from now on, the class lock
+        // is held, and so are the write locks of all objects, which were copied.
+        unsafe { z.set_base(Some(fresh.base())) };
         z.touched.set(touched);
         z.holes.set(holes);
+        old
     }
 
     /// Ends `isolate`. `released` pages were given back to the system meanwhile.
-    pub(crate) fn put_back(&mut self, zspage: u32, z: &Zspage, released: u16) -> Option<Detached> {
-        debug_assert!(z.is_isolated() && released & !z.holes.get() == 0);
+    pub(crate) fn putback(&mut self, zspage: u32, z: &Zspage, released: u16) -> Putback {
+        assert!(
+            z.is_isolated() && released & !z.holes.get() == 0,
+            "zspage {zspage} was not isolated, or an object's page was given back"
+        );
         // The model checker would take each look for a step.
-        let locked = |index| !MODEL && self.core.lane(z, index).is_write_locked();
+        let locked = |index| !MODEL && self.zspages.lane(z, index).is_write_locked();
+        // Looks at every lane: in debug builds only.
         debug_assert!(!(0..self.objects()).any(locked), "zspage {zspage} has locked lanes");
         z.touched.set(z.touched.get() & !released);
         z.holes.set(z.holes.get() & !released);
@@ -377,17 +505,13 @@ impl<'a> Locked<'a> {
         z.set_isolated(false);
         let list = self.list_of(z, self.resident_room(z, 0).is_some());
         self.link(zspage, z, list);
-        self.detach_if_empty(zspage, z)
+        self.detach_if_empty(zspage, z).map_or(Putback::Listed, Putback::Emptied)
     }
 
     /// The zspages of the lists of one fullness group, both families, roomy ones first.
-    pub(crate) fn group(&self, group: usize) -> impl Iterator<Item = (u32, &'a Zspage)> + use<'a> {
-        let table = &self.core.zspages;
-        let walk = move |head: u32| {
-            let at = move |zspage: u32| table.get(zspage).map(|z| (zspage, z));
-            core::iter::successors(at(head), move |(_, z)| at(z.next.get()))
-        };
-        walk(self.inner.roomy[group]).chain(walk(self.inner.tight[group]))
+    pub(crate) fn group(&self, group: usize) -> Walk<'a> {
+        let (roomy, tight) = (self.inner.roomy[group], self.inner.tight[group]);
+        Walk { zspages: self.zspages, at: roomy, then: tight }
     }
 
     fn list_of(&self, z: &Zspage, roomy: bool) -> u16 {
@@ -400,7 +524,7 @@ impl<'a> Locked<'a> {
         if used == self.objects() { FULL } else { used * 10 / self.objects() }
     }
 
-    fn relink(&mut self, zspage: u32, z: &Zspage, list: u16) {
+    fn fix_fullness_group(&mut self, zspage: u32, z: &Zspage, list: u16) {
         if z.list.get() != list {
             self.unlink(z);
             self.link(zspage, z, list);
@@ -418,18 +542,19 @@ impl<'a> Locked<'a> {
         z.list.set(list);
         z.prev.set(NIL);
         z.next.set(next);
-        if let Some(next) = self.core.zspages.get(next) {
+        if let Some(next) = self.zspages.linked(next) {
             next.prev.set(zspage);
         }
     }
 
+    #[inline(always)]
     fn unlink(&mut self, z: &Zspage) {
         let (prev, next) = (z.prev.get(), z.next.get());
-        match self.core.zspages.get(prev) {
+        match self.zspages.linked(prev) {
             Some(prev) => prev.next.set(next),
             None => *self.head(z.list.get()) = next,
         }
-        if let Some(next) = self.core.zspages.get(next) {
+        if let Some(next) = self.zspages.linked(next) {
             next.prev.set(prev);
         }
     }
@@ -441,33 +566,41 @@ impl<'a> Locked<'a> {
     }
 
     fn count_used(&mut self, change: i32) {
-        self.inner.used = self.inner.used.wrapping_add_signed(change);
+        self.inner.used = changed(self.inner.used, change);
         // Relaxed: a copy for guesses, written under the class lock.
         self.class.used.store(self.inner.used, Ordering::Relaxed);
     }
 
     fn count_resident(&mut self, change: i32) {
-        self.inner.resident = self.inner.resident.wrapping_add_signed(change);
+        if change == 0 {
+            return;
+        }
+        self.inner.resident = changed(self.inner.resident, change);
         // Relaxed: as above.
         self.class.resident.store(self.inner.resident, Ordering::Relaxed);
-        self.core.count_resident(change);
+        self.accounts.count_resident(change);
     }
 
     fn count_holes(&mut self, change: i32) {
         if change != 0 {
-            self.inner.holes = self.inner.holes.wrapping_add_signed(change);
-            self.core.count_holes(change);
+            self.inner.holes = changed(self.inner.holes, change);
+            self.accounts.count_holes(change);
         }
     }
 
     /// Resident pages that packing the objects as densely as they go would give back.
-    pub(crate) fn freeable(&self) -> usize {
+    pub(crate) fn can_compact(&self) -> usize {
         let (used, objects) = (self.inner.used as usize, self.objects());
         let rest = (used % objects) * self.size.size as usize;
         let whole = self.size.start_of(objects).div_ceil(self.page_size());
         let needed = used / objects * whole + rest.div_ceil(self.page_size());
         (self.inner.resident as usize).saturating_sub(needed)
     }
+}
+
+#[expect(clippy::expect_used, reason = "each count goes down by what it went up by")]
+fn changed(count: u32, change: i32) -> u32 {
+    count.checked_add_signed(change).expect("no count of a class is below 0")
 }
 
 #[cfg(all(test, not(loom)))]
@@ -484,15 +617,15 @@ mod tests {
     /// Looks at every lane of a class and compares with what was counted on the way. The touched
     /// pages and the holes.
     fn recount(pool: &Zsmalloc, number: u16) -> (usize, usize) {
-        let locked = pool.core.lock(number).unwrap();
-        let (size, page_size) = (*locked.size, pool.core.page_size);
+        let locked = pool.core.lock(number);
+        let (size, page_size) = (*locked.size, pool.core.accounts.page_size);
         let objects = usize::from(size.objects);
         let (mut zspages, mut used, mut resident, mut holes) = (0, 0, 0, 0);
         for group in 0..GROUPS {
             for family in [&locked.inner.roomy, &locked.inner.tight] {
                 let mut prev = NIL;
                 let mut at = family[group];
-                while let Some(z) = pool.core.zspages.get(at) {
+                while let Some(z) = pool.core.zspages.linked(at) {
                     assert_eq!((z.class(), z.prev.get()), (Some(number), prev));
                     let taken = |&index: &usize| pool.core.lane(z, index).is_used();
                     let places = (0..objects).filter(taken);
@@ -535,7 +668,7 @@ mod tests {
             |n| (0..n).fold(0, |all, i| all | place_pages(&size, page_size, i)).count_ones();
         let whole = if used < objects { 0 } else { used / objects * pages(objects) as usize };
         let packed = whole + pages(used % objects) as usize;
-        assert_eq!(locked.freeable(), resident.saturating_sub(packed));
+        assert_eq!(locked.can_compact(), resident.saturating_sub(packed));
         (resident, holes)
     }
 
@@ -546,8 +679,8 @@ mod tests {
         };
         let classes = (0..pool.core.classes.len() as u16).filter(looked_at);
         let all: Vec<_> = classes.map(|number| recount(pool, number)).collect();
-        assert_eq!(pool.core.resident(), all.iter().map(|(resident, _)| resident).sum());
-        assert_eq!(pool.core.holes(), all.iter().map(|(_, holes)| holes).sum());
+        assert_eq!(pool.core.accounts.resident(), all.iter().map(|(resident, _)| resident).sum());
+        assert_eq!(pool.core.accounts.holes(), all.iter().map(|(_, holes)| holes).sum());
         let told = pool.class_stats();
         let used: usize = told.iter().map(|class| class.obj_used).sum();
         let pages: usize = told.iter().map(|class| class.pages_used).sum();
@@ -622,32 +755,35 @@ mod tests {
             let Some(over) = over.filter(|_| (2100..4000).contains(&size.size)) else { continue };
             let handle = pool.malloc_from(&vec![1; size.size as usize - HEADER]).unwrap();
             let ours = |z: &Zspage| z.class() == Some(number);
-            let Some(zspage) = core.zspages.iter().position(ours) else {
+            let Some((zspage, z)) = core.zspages.iter().find(|(_, z)| ours(z)) else {
                 // The class is not active yet.
                 pool.free(handle).unwrap();
                 continue;
             };
-            let zspage = zspage as u32;
-            let z = core.zspages.get(zspage).unwrap();
             let first = place_pages(&size, 4096, 0);
             let short = size.size as usize - end(over) % 4096;
             let start = size.start_of(over);
-            let mut locked = core.lock(number).unwrap();
+            let mut locked = core.lock(number);
             locked.isolate(z);
-            locked.rebase(z, z.base(), first | pages_of(4096, start, start + short), first);
-            assert!(locked.put_back(zspage, z, 0).is_none() && !z.is_roomy());
-            let resident = core.resident();
+            let touched = first | pages_of(4096, start, start + short);
+            // SAFETY: the zspage's own run, with other pages touched: its objects stay where they are.
+            let run = unsafe { PageRun::new(z.base(), usize::from(size.pages), touched) };
+            // SAFETY: as above; nobody reads them.
+            let _ = unsafe { locked.rebase(z, run, first) };
+            assert!(matches!(locked.putback(zspage, z, 0), Putback::Listed) && !z.is_roomy());
+            let resident = core.accounts.resident();
             assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: over })));
-            assert_eq!(core.resident(), resident);
+            assert_eq!(core.accounts.resident(), resident);
             // What it never touched is no hole when it is gone.
             let lane = core.lane(z, over);
-            assert!(!lane.read_unlock() && lane.free() == Freed::Now);
-            assert!(locked.vacate(zspage, z, over).is_none());
+            assert!(!lane.read_unlock_for_test() && lane.free_for_test() == Freed::Now);
+            // SAFETY: the lane was cleared just now, under the class lock.
+            assert!(unsafe { locked.obj_free(zspage, z, over) }.is_none());
             assert_eq!(z.holes.get(), z.touched.get() & !first);
             let again = locked.take_touching(short).unwrap();
             assert_eq!(again.map(|place| place.index), Some(over));
             assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: 1 })));
-            assert_eq!(core.resident(), resident + 1);
+            assert_eq!(core.accounts.resident(), resident + 1);
             tried += 1;
         }
         assert!(tried > 0);
@@ -666,5 +802,38 @@ mod tests {
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {
         churn(&Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap(), 500, 8);
+    }
+
+    #[test]
+    fn what_a_zspage_cannot_do_twice_panics() {
+        let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
+        let handle = pool.malloc_from(&[1; 600]).unwrap();
+        let core = &pool.core;
+        let z = core.zspages.at(0);
+        let number = z.class().unwrap();
+        type Break = fn(&mut ClassGuard<'_>, &Zspage);
+        let breaks: [Break; 3] = [
+            |locked, z| {
+                let beyond = locked.objects();
+                locked.obj_malloc(0, z, beyond, 600, 0);
+            },
+            |locked, z| {
+                let _ = locked.putback(0, z, 0);
+            },
+            |locked, z| {
+                // SAFETY: none of it is touched: the zspage has a class.
+                let run = unsafe { locked.run_of(z) };
+                // SAFETY: as above.
+                unsafe { locked.attach(0, run, 0, 600) };
+            },
+        ];
+        for (which, broken) in breaks.into_iter().enumerate() {
+            let call = || broken(&mut core.lock(number), z);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+            assert!(result.is_err(), "{which}");
+        }
+        // Nothing was changed before the panics.
+        assert_eq!(z.used.get(), 1);
+        assert_eq!(pool.obj_read_begin(handle).unwrap()[..], [1; 600]);
     }
 }

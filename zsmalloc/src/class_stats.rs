@@ -1,7 +1,8 @@
 //! Figures of each size class, as the kernel's `classes` file has them.
 
 use crate::class::GROUPS;
-use crate::pool::{Core, Zsmalloc};
+use crate::pool::Zsmalloc;
+use crate::shared::Core;
 
 /// One size class at a moment. `Copy`, `Send` and `Sync`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -33,14 +34,16 @@ impl Zsmalloc {
             return Vec::new();
         }
         self.core.reclaim_queued();
-        let classes = 0..self.core.classes.len() as u16;
-        classes.filter_map(|class| self.core.class_stats(class)).collect()
+        self.core.class_numbers().filter_map(|class| self.core.class_stats(class)).collect()
     }
 }
 
 impl Core {
     fn class_stats(&self, class: u16) -> Option<ClassStats> {
-        let locked = self.lock(class).filter(|locked| locked.inner.zspages != 0)?;
+        let locked = self.lock(class);
+        if locked.inner.zspages == 0 {
+            return None;
+        }
         let size = locked.size;
         let mut zspages = [0; GROUPS];
         for (group, count) in zspages.iter_mut().enumerate() {
@@ -54,7 +57,7 @@ impl Core {
             obj_used: locked.inner.used as usize,
             pages_used: locked.inner.resident as usize,
             pages_per_zspage: usize::from(size.pages),
-            freeable: locked.freeable(),
+            freeable: locked.can_compact(),
         })
     }
 }

@@ -87,7 +87,10 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
 
 /// The pages that leave the fewest bytes over, and the objects in them.
 fn best_chain(page_size: usize, chain: usize, size: usize) -> (usize, usize) {
-    let pages = (1..=chain).min_by_key(|pages| pages * page_size % size).unwrap_or(1);
+    let waste = |pages: usize| pages * page_size % size;
+    // The least of equals stays.
+    let pages =
+        (2..=chain).fold(1, |best, pages| if waste(pages) < waste(best) { pages } else { best });
     (pages, pages * page_size / size)
 }
 

@@ -17,20 +17,17 @@
 //! others, may make new ones as fast, so that compaction as a whole has a bound, too: it does no more
 //! than the work that there was when it began (`Core::work`).
 //!
-//! Compaction in parts ends a visit early. Then what counts is pages: a round over all classes ends
-//! without one, unless pages are won on balance, and a class in which as many places were visited as
-//! it has, without a page won, is left (`Progress`). Pages of zspages that others have emptied do not
-//! count. A pass over the classes that others keep from its end by making work ends after a number of
-//! visits that the pool's size at its begin bounds, and it ends for all that take part in it.
+//! Compaction in parts ends a visit early, and goes on by turns of the classes (`progress.rs`).
 
 use zpool_api::Compaction;
 use zpool_base::lockdep::{self, Rank, might_sleep};
 
-use crate::class::{Detached, Locked, Place};
+use crate::class::{ClassGuard, Detached, Place, Putback};
 use crate::class_table::{HEADER, SizeClass};
 use crate::holes;
 use crate::hooks::{self, Point};
-use crate::pool::Core;
+use crate::progress::Visit;
+use crate::shared::Core;
 use crate::slot::Location;
 use crate::zspage::{NIL, Zspage, place_pages};
 
@@ -64,76 +61,6 @@ impl Bounds {
 
     fn are_reached(&self) -> bool {
         self.pages == 0 || self.moves == 0 || self.visits == 0
-    }
-}
-
-/// What a visit of a class did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Visit {
-    /// Pages given back, less those touched.
-    balance: isize,
-    /// Those given back of zspages that others have emptied.
-    emptied: usize,
-    /// Places visited, and places that the class had.
-    visited: usize,
-    places: usize,
-    /// Whether there was nothing left to do.
-    done: bool,
-}
-
-/// How far compaction in parts has come.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    /// The class to go on with.
-    class: usize,
-    /// Classes in a row that gave nothing.
-    quiet: usize,
-    /// Places visited in this class since it gave something.
-    visited: usize,
-    /// Pages touched and not won back yet.
-    owed: usize,
-    /// Visits of classes after which the pass ends in any case; 0 between two passes.
-    left: usize,
-    /// Passes that have ended.
-    passes: usize,
-}
-
-impl Progress {
-    /// Joins the pass under way, or begins one of so many visits; the passes that
-    /// have ended.
-    fn join(&mut self, visits: impl FnOnce() -> usize) -> usize {
-        if self.left == 0 {
-            self.left = visits();
-        }
-        self.passes
-    }
-
-    /// Notes a visit of a class out of `classes`: the pages won on balance, and whether the pass ends: a
-    /// whole round has given nothing, or the visits are used up.
-    fn note(&mut self, class: usize, classes: usize, visit: Visit) -> Compaction {
-        let won = usize::try_from(visit.balance).unwrap_or(0);
-        let gain = won.saturating_sub(self.owed);
-        self.owed = self.owed.saturating_sub(won) + visit.balance.min(0).unsigned_abs();
-        let own = gain.saturating_sub(visit.emptied);
-        if own > 0 {
-            self.quiet = 0;
-        }
-        // Otherwise another thread went on from here meanwhile.
-        if self.class == class {
-            self.visited = if own > 0 { 0 } else { self.visited + visit.visited };
-            if visit.done || self.visited > visit.places {
-                self.class = (class + 1) % classes;
-                self.visited = 0;
-                self.quiet += usize::from(own == 0);
-            }
-        }
-        self.left = self.left.saturating_sub(1);
-        let complete = self.quiet >= classes || self.left == 0;
-        if complete {
-            (self.quiet, self.owed, self.left) = (0, 0, 0);
-            self.passes = self.passes.wrapping_add(1);
-        }
-        Compaction::new(gain, complete)
     }
 }
 
@@ -171,25 +98,24 @@ enum Moved {
 
 impl Run<'_> {
     /// Puts one zspage back, the source first; None when none is left.
-    fn put_back_one(&mut self) -> Option<Option<Detached>> {
+    fn putback_one(&mut self) -> Option<Putback> {
         let zspage = match self.source.take() {
             Some((zspage, _)) => zspage,
             None => self.aside,
         };
-        let z = self.core.zspages.get(zspage)?;
+        let z = self.core.zspages.linked(zspage)?;
         if zspage == self.aside {
             self.aside = z.next.get();
         }
-        let mut locked = self.core.lock(self.class)?;
-        Some(locked.put_back(zspage, z, 0))
+        Some(self.core.lock(self.class).putback(zspage, z, 0))
     }
 }
 
 impl Drop for Run<'_> {
     /// The provider panicked: what it would be given is left for later.
     fn drop(&mut self) {
-        while let Some(detached) = self.put_back_one() {
-            if let Some(detached) = detached {
+        while let Some(putback) = self.putback_one() {
+            if let Putback::Emptied(detached) = putback {
                 self.core.leave(detached);
             }
         }
@@ -202,23 +128,21 @@ impl Core {
         might_sleep("zsmalloc: compaction");
         let mut bounds = Bounds::of(self.work());
         self.tidy_up();
-        let won: isize = (0..self.classes.len())
-            .map(|class| self.visit(class as u16, &mut bounds).balance)
-            .sum();
+        let won: isize =
+            self.class_numbers().map(|class| self.visit(class, &mut bounds).balance).sum();
         self.provider.trim();
-        usize::try_from(won).unwrap_or(0)
+        won.max(0).unsigned_abs()
     }
 
     /// Visits that compaction takes at most while nobody else changes the pool: one of each place, and
     /// for pages without an object one call that wins each, and one in vain a class.
     fn work(&self) -> usize {
         let of = |class: u16| {
-            let Some(locked) = self.lock(class) else { return 0 };
+            let locked = self.lock(class);
             let places = locked.inner.zspages as usize * usize::from(locked.size.objects);
             places + holes::AT_ONCE * (locked.inner.resident as usize + 1)
         };
-        let classes = 0..self.classes.len() as u16;
-        classes.filter(|&class| self.classes[usize::from(class)].has_pages()).map(of).sum()
+        self.class_numbers().filter(|&class| self.class(class).has_pages()).map(of).sum()
     }
 
     /// Visits of classes after which a pass of compaction in parts ends in any case. Without others it
@@ -226,7 +150,7 @@ impl Core {
     /// 256 objects, or visits 4096 places.
     fn most_visits(&self) -> usize {
         let objects: usize = self.classes.iter().map(|class| class.counts().0).sum();
-        8 * self.classes.len() + 2 * self.resident() + objects / 16
+        8 * self.classes.len() + 2 * self.accounts.resident() + objects / 16
     }
 
     /// Goes on compacting until `pages` pages are won, and at least until one is, or a bounded number
@@ -264,14 +188,14 @@ impl Core {
     fn visit(&self, class: u16, bounds: &mut Bounds) -> Visit {
         let mut visit = Visit { done: true, ..Visit::default() };
         // A class that is empty at the moment has nothing to win.
-        if !self.classes[usize::from(class)].has_pages() {
+        if !self.class(class).has_pages() {
             return visit;
         }
         let visits = bounds.visits;
         let mut run = Run { core: self, class, source: None, aside: NIL, sources: 0 };
         let mut first = true;
         loop {
-            let Some(mut locked) = self.lock(class) else { break };
+            let mut locked = self.lock(class);
             if core::mem::take(&mut first) {
                 run.sources = locked.inner.zspages as usize;
                 visit.places = run.sources * usize::from(locked.size.objects);
@@ -286,16 +210,16 @@ impl Core {
             let won = before as isize - locked.inner.resident as isize;
             drop(locked);
             visit.balance += won;
-            bounds.pages = bounds.pages.saturating_sub(usize::try_from(won).unwrap_or(0));
+            bounds.pages = bounds.pages.saturating_sub(won.max(0).unsigned_abs());
             match step {
                 Step::More => {}
                 Step::Emptied(detached) => self.give_back(detached),
                 Step::Done => break,
             }
         }
-        while let Some(detached) = run.put_back_one() {
-            if let Some(detached) = detached {
-                let pages = detached.touched.count_ones() as usize;
+        while let Some(putback) = run.putback_one() {
+            if let Putback::Emptied(detached) = putback {
+                let pages = detached.resident_pages();
                 visit.balance += pages as isize;
                 visit.emptied += pages;
                 self.give_back(detached);
@@ -319,16 +243,16 @@ impl Core {
     }
 
     /// Moves some objects out of the emptiest zspage.
-    fn step(&self, locked: &mut Locked<'_>, run: &mut Run<'_>, bounds: &mut Bounds) -> Step {
+    fn step(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>, bounds: &mut Bounds) -> Step {
         // Holes are won without moving anything. Of huge objects each has its page, so that there is
         // nothing else to win.
-        if locked.freeable() <= locked.inner.holes as usize || locked.size.huge {
+        if locked.can_compact() <= locked.inner.holes as usize || locked.size.huge {
             return Step::Done;
         }
         let Some((zspage, mut left)) = run.source.or_else(|| self.next_source(locked, run)) else {
             return Step::Done;
         };
-        let Some(z) = self.zspages.get(zspage) else { return Step::Done };
+        let z = self.zspages.at(zspage);
         let mut moved = 0;
         while left > 0 && z.used.get() > 0 {
             run.source = Some((zspage, left));
@@ -351,7 +275,10 @@ impl Core {
         }
         run.source = None;
         if z.used.get() == 0 {
-            return locked.put_back(zspage, z, 0).map_or(Step::More, Step::Emptied);
+            return match locked.putback(zspage, z, 0) {
+                Putback::Listed => Step::More,
+                Putback::Emptied(detached) => Step::Emptied(detached),
+            };
         }
         z.next.set(run.aside);
         run.aside = zspage;
@@ -359,7 +286,7 @@ impl Core {
     }
 
     /// Isolates the emptiest zspage, if the visit may have another source.
-    fn next_source(&self, locked: &mut Locked<'_>, run: &mut Run<'_>) -> Option<(u32, usize)> {
+    fn next_source(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>) -> Option<(u32, usize)> {
         run.sources = run.sources.checked_sub(1)?;
         let (zspage, z) = (0..GROUPS).find_map(|group| locked.group(group).next())?;
         locked.isolate(z);
@@ -371,7 +298,7 @@ impl Core {
     /// down in its own as it goes.
     fn target<'a>(
         &self,
-        locked: &Locked<'a>,
+        locked: &ClassGuard<'a>,
         from: Place,
         z: &'a Zspage,
     ) -> Option<(Place, &'a Zspage)> {
@@ -401,8 +328,8 @@ impl Core {
     }
 
     /// Moves an object out of an isolated source, if nobody uses it.
-    fn relocate(&self, locked: &mut Locked<'_>, from: Place, z: &Zspage) -> Moved {
-        debug_assert!(z.is_isolated(), "the source {from:?} is on a list");
+    fn relocate(&self, locked: &mut ClassGuard<'_>, from: Place, z: &Zspage) -> Moved {
+        assert!(z.is_isolated(), "the source {from:?} is on a list");
         hooks::at(Point::Relocation);
         let size = locked.size;
         let old = self.lane(z, from.index);
@@ -410,13 +337,12 @@ impl Core {
             return Moved::Busy;
         }
         let Some((to, target)) = self.target(locked, from, z) else { return Moved::Nowhere };
-        debug_assert!(
+        assert!(
             to != from && (to.zspage == from.zspage || !target.is_isolated()),
             "{to:?} is no target for {from:?}"
         );
-        let new = self.lane(target, to.index);
         // The whole place: how long the object is shows only when it is locked.
-        let pages = place_pages(size, self.page_size, to.index);
+        let pages = place_pages(size, self.page_size(), to.index);
         let untouched = pages & !target.touched.get();
         locked.prepare(to.zspage, target, pages);
         self.fault_in(target, untouched);
@@ -424,50 +350,69 @@ impl Core {
             // A reader was faster. Nothing was announced, and no place was taken.
             return Moved::Busy;
         }
-        locked.occupy(to.zspage, target, to.index, size.size as usize, 0);
-        let slot = self.slot_of(size, z, from.index);
-        let found =
-            self.slots.get(slot).and_then(|s| s.load().location_of_object().map(|at| (s, at)));
-        if let Some((word, at)) = found {
-            let len = usize::from(at.last) + 1 - size.start_of(from.index);
-            old.bytes.read();
-            new.bytes.write();
-            // SAFETY: the object's place is inside its zspage's run.
-            let source = unsafe { z.base().add(size.start_of(from.index)) };
-            // SAFETY: and the new place inside of its own.
-            let copy = unsafe { target.base().add(size.start_of(to.index)) };
-            // SAFETY: `len` bytes, header included, are within both places, which are two; readers
-            // and movers of the old one are locked out, and the new one is this mover's alone (the
-            // pool's invariant 1).
-            unsafe { copy.copy_from_nonoverlapping(source, len) };
-            let last = (size.start_of(to.index) + len - 1) as u16;
-            // Whoever gets the old place writes there.
-            old.bytes.write();
-            word.move_to(Location { zspage: to.zspage, last });
-        }
-        old.release_moved();
-        let parked = new.read_unlock();
-        debug_assert!(found.is_some() && !parked, "an object without a slot at {from:?}");
-        let detached = locked.vacate(from.zspage, z, from.index);
-        debug_assert!(detached.is_none(), "the source {from:?} was detached");
+        locked.obj_malloc(to.zspage, target, to.index, size.size as usize, 0);
+        // SAFETY: the class lock is held, the old lane write-locked, and the new place taken for this
+        // object; the zspages are of the class locked.
+        unsafe { self.move_object(size, (from, z), (to, target)) };
+        // SAFETY: locked above, and the object's slot leads to its new place.
+        unsafe { old.release_moved() };
+        // SAFETY: counted by `obj_malloc` above; the object was written.
+        let parked = unsafe { self.lane(target, to.index).read_unlock() };
+        assert!(!parked, "{to:?} was freed before its object was there");
+        // SAFETY: `release_moved` has cleared the lane just now, of a zspage of the class locked.
+        let detached = unsafe { locked.obj_free(from.zspage, z, from.index) };
+        assert!(detached.is_none(), "the source {from:?} was detached");
         Moved::Yes
     }
 
-    /// The slot of the object at a place. Under the class lock, the lane write-locked.
-    fn slot_of(&self, size: &SizeClass, z: &Zspage, index: usize) -> u32 {
-        debug_assert!(!size.huge, "a huge object has no header, and is never moved");
-        // SAFETY: the place begins in the zspage's run.
-        let header = unsafe { z.base().add(size.start_of(index)) };
-        // SAFETY: the place is USED and its object published, so the header was written, and nobody
-        // writes while the lane is locked (the pool's invariant 1).
-        u32::from_ne_bytes(unsafe { header.cast::<[u8; HEADER]>().read() })
+    /// Copies an object to its new place, and points its slot there.
+    ///
+    /// # Safety
+    /// Under the class lock of both zspages. The old lane is write-locked by the caller; the new one was
+    /// claimed by it, for this object. No object of the class is huge.
+    #[expect(clippy::expect_used, reason = "invariants 1 and 3 of the pool")]
+    unsafe fn move_object(
+        &self,
+        size: &SizeClass,
+        (from, z): (Place, &Zspage),
+        (to, target): (Place, &Zspage),
+    ) {
+        let start = size.start_of(from.index);
+        // SAFETY: the place begins in its zspage's run.
+        let source = unsafe { z.base().add(start) };
+        // SAFETY: and the new place in its own.
+        let copy = unsafe { target.base().add(size.start_of(to.index)) };
+        // SAFETY: a USED place, whose object is published since it was idle, so the header was written,
+        // and nobody writes while the lane is locked (invariant 1 of the pool).
+        let number = u32::from_ne_bytes(unsafe { source.cast::<[u8; HEADER]>().read() });
+        let slot = self.slots.at(number);
+        let at = slot.load().location_of_object().expect("the header of an object names its slot");
+        assert!(
+            at.zspage == from.zspage && size.index_of(at.last) == from.index,
+            "the slot of the object at {from:?} leads to {at:?}"
+        );
+        let len = usize::from(at.last) + 1 - start;
+        let (old, new) = (self.lane(z, from.index), self.lane(target, to.index));
+        old.bytes.read();
+        new.bytes.write();
+        // SAFETY: `len` bytes, header included, are within both places, which are two; readers and
+        // movers of the old one are locked out, and the new one is this mover's alone (invariant 1 of
+        // the pool).
+        unsafe { copy.copy_from_nonoverlapping(source, len) };
+        // Whoever gets the old place writes there.
+        old.bytes.write();
+        let last = (size.start_of(to.index) + len - 1) as u16;
+        // SAFETY: invariant 3 of the pool: the new place is USED, the object was copied there, and the
+        // old lane, by which its readers come, is write-locked.
+        unsafe { slot.move_to(Location { zspage: to.zspage, last }) };
     }
 
-    /// Has the system back pages that no object has a byte in, before any reader is locked out.
+    /// Has the system back pages that no object has a byte in, before any reader is locked out. Under the
+    /// class lock.
     fn fault_in(&self, z: &Zspage, untouched: u16) {
         for page in (0..16).filter(|page| untouched >> page & 1 == 1) {
             // SAFETY: a page of the zspage's run.
-            let byte = unsafe { z.base().add(page * self.page_size) };
+            let byte = unsafe { z.base().add(page * self.page_size()) };
             // SAFETY: the page was untouched, so that no object has a byte in it, and what it holds
             // means nothing; the class lock keeps others from taking places there.
             unsafe { byte.write_volatile(0) };
@@ -493,14 +438,14 @@ mod tests {
         pool.free(gone).unwrap();
         let read = pool.obj_read_begin(stays).unwrap();
         let core = &pool.core;
-        let z = core.zspages.get(0).unwrap();
+        let z = core.zspages.at(0);
         let at = Place { zspage: 0, index: 1 };
         assert!(core.lane(z, 0).read_lock().is_ok_and(|found| !found.is_held()));
         let relocate = || {
-            let mut locked = core.lock(z.class().unwrap()).unwrap();
+            let mut locked = core.lock(z.class().unwrap());
             locked.isolate(z);
             let moved = core.relocate(&mut locked, at, z);
-            assert!(locked.put_back(0, z, 0).is_none());
+            assert!(matches!(locked.putback(0, z, 0), Putback::Listed));
             moved
         };
         assert_eq!((relocate(), z.used.get()), (Moved::Busy, 1));
@@ -509,7 +454,7 @@ mod tests {
         // Now it can, and the passing reader stays in the count of the place.
         assert_eq!((relocate(), z.used.get()), (Moved::Yes, 1));
         assert_eq!(pool.obj_read_begin(stays).unwrap()[..], [1; 1000]);
-        assert!(!core.lane(z, 0).is_idle() && !core.lane(z, 0).read_unlock());
+        assert!(!core.lane(z, 0).is_idle() && !core.lane(z, 0).read_unlock_for_test());
         assert!(core.lane(z, 0).is_idle());
         pool.free(stays).unwrap();
         assert_eq!((pool.total_pages(), pool.stats().objects), (0, 0));
@@ -525,17 +470,17 @@ mod tests {
         let object = vec![7; len];
         let first = pool.malloc_from(&object).unwrap();
         let core = &pool.core;
-        let class = core.zspages.get(0).unwrap().class().unwrap();
+        let class = core.zspages.at(0).class().unwrap();
         let objects = usize::from(core.classes[usize::from(class)].size.objects);
         assert!(objects > 2 * STEP + 2);
         let rest = (1..2 * objects).map(|_| pool.malloc_from(&object).unwrap());
         let all: Vec<_> = [first].into_iter().chain(rest).collect();
         // Every other object of both zspages.
         all.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
-        let used = || [0, 1].map(|n| usize::from(core.zspages.get(n).unwrap().used.get()));
+        let used = || [0, 1].map(|n| usize::from(core.zspages.at(n).used.get()));
         let [before, _] = used();
         let mut run = Run { core, class, source: None, aside: NIL, sources: 2 };
-        let mut locked = core.lock(class).unwrap();
+        let mut locked = core.lock(class);
         let step = core.step(&mut locked, &mut run, &mut Bounds::none());
         assert!(matches!(step, Step::More), "there is a zspage to win");
         drop(locked);
@@ -551,26 +496,26 @@ mod tests {
         let pool = Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap();
         let first = pool.malloc_from(&[7; 600]).unwrap();
         let core = &pool.core;
-        let z = core.zspages.get(0).unwrap();
+        let z = core.zspages.at(0);
         let objects = usize::from(core.classes[usize::from(z.class().unwrap())].size.objects);
         for _ in 1..objects {
             pool.malloc_from(&[7; 600]).unwrap();
         }
         // Another zspage, filled until the next object would touch a page.
         let mut others = vec![pool.malloc_from(&[8; 600]).unwrap()];
-        let other = core.zspages.get(1).unwrap();
+        let other = core.zspages.at(1);
         while other.is_roomy() {
             others.push(pool.malloc_from(&[8; 600]).unwrap());
         }
         assert!(others.len() < objects);
         pool.free(first).unwrap();
-        let mut locked = core.lock(z.class().unwrap()).unwrap();
+        let mut locked = core.lock(z.class().unwrap());
         locked.isolate(z);
         let from = Place { zspage: 0, index: objects - 1 };
         let (to, _) = core.target(&locked, from, z).unwrap();
         assert_eq!(to, Place { zspage: 0, index: 0 });
         // And one of the other's goes there, too.
-        assert!(locked.put_back(0, z, 0).is_none());
+        assert!(matches!(locked.putback(0, z, 0), Putback::Listed));
         let (to, _) = core.target(&locked, Place { zspage: 1, index: 0 }, other).unwrap();
         assert_eq!(to, Place { zspage: 0, index: 0 });
     }

@@ -5,13 +5,11 @@
 //! are made without it, and the zspages put back. Isolated, they are found by no allocation; frees
 //! in them go on.
 
-use core::ptr::NonNull;
-
 use zpool_api::PageRun;
 use zpool_base::lockdep::might_sleep;
 
-use crate::class::{Detached, Locked};
-use crate::pool::Core;
+use crate::class::{ClassGuard, Putback};
+use crate::shared::Core;
 use crate::zspage::Zspage;
 
 /// Zspages isolated at a time.
@@ -38,20 +36,20 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// The pages of a zspage that went, and the zspage itself if it is empty by now.
-    fn put_back_one(&mut self) -> Option<(usize, Option<Detached>)> {
+    /// Puts one zspage back: the pages of it that went, and what became of it. None when none is left.
+    fn putback_one(&mut self) -> Option<(usize, Putback)> {
         let Isolated { zspage, z, released, .. } =
             self.zspages.iter_mut().find_map(Option::take)?;
-        let mut locked = self.core.lock(self.class)?;
-        Some((released.count_ones() as usize, locked.put_back(zspage, z, released)))
+        let putback = self.core.lock(self.class).putback(zspage, z, released);
+        Some((released.count_ones() as usize, putback))
     }
 }
 
 impl Drop for Batch<'_> {
     /// The provider panicked: what it would be given is left for later.
     fn drop(&mut self) {
-        while let Some((_, detached)) = self.put_back_one() {
-            if let Some(detached) = detached {
+        while let Some((_, putback)) = self.putback_one() {
+            if let Putback::Emptied(detached) = putback {
                 self.core.leave(detached);
             }
         }
@@ -62,19 +60,20 @@ impl Core {
     /// Gives back the holes of a class that a bounded search finds; the pages that went. No lock is
     /// held.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
-        let Some(mut locked) = self.lock(class) else { return 0 };
+        let mut locked = self.lock(class);
         let pages = usize::from(locked.size.pages);
         let zspages = isolate(&mut locked);
         drop(locked);
         let mut batch = Batch { core: self, class, zspages };
         for isolated in batch.zspages.iter_mut().flatten() {
-            isolated.released = self.discard(isolated.z, pages, isolated.holes);
+            // SAFETY: isolated by this call, which found the holes, and puts it back later.
+            isolated.released = unsafe { self.discard(isolated.z, pages, isolated.holes) };
         }
         let mut given = 0;
-        while let Some((released, detached)) = batch.put_back_one() {
+        while let Some((released, putback)) = batch.putback_one() {
             given += released;
-            if let Some(detached) = detached {
-                given += detached.touched.count_ones() as usize;
+            if let Putback::Emptied(detached) = putback {
+                given += detached.resident_pages();
                 self.give_back(detached);
             }
         }
@@ -82,19 +81,21 @@ impl Core {
     }
 
     /// Gives pages of an isolated zspage back; those that the system took.
-    fn discard(&self, z: &Zspage, pages: usize, holes: u16) -> u16 {
+    ///
+    /// # Safety
+    /// The caller has isolated the zspage, whose run has this many pages, and `holes` were its holes then.
+    unsafe fn discard(&self, z: &Zspage, pages: usize, holes: u16) -> u16 {
         might_sleep("zsmalloc: giving pages back");
-        let Some(base) = NonNull::new(z.base()) else { return 0 };
-        // SAFETY: the zspage's run, from this provider. As a value it is a second one of the same
-        // memory, but it is used for its holes only, and forgotten.
-        let mut run = unsafe { PageRun::new(base, pages, holes) };
+        // SAFETY: the zspage's run, from this provider (invariant 2 of `zspage.rs`). As a value it is a
+        // second one of the same memory, but it is used for its holes only, and forgotten.
+        let mut run = unsafe { PageRun::new(z.base(), pages, holes) };
         let mut left = holes;
         while left != 0 {
             let first = left.trailing_zeros();
             let len = (left >> first).trailing_ones();
             let range = first as usize..(first + len) as usize;
             // SAFETY: no USED place overlaps these pages, and none will while the zspage is
-            // isolated (the pool's invariant 2), so nobody uses their bytes.
+            // isolated (invariant 2 of the pool), so nobody uses their bytes.
             unsafe { self.provider.discard(&mut run, range) };
             left &= !(((1u32 << len) - 1) << first) as u16;
         }
@@ -103,7 +104,7 @@ impl Core {
 }
 
 /// Isolates some zspages that have holes, the emptiest first.
-fn isolate<'a>(locked: &mut Locked<'a>) -> [Option<Isolated<'a>>; AT_ONCE] {
+fn isolate<'a>(locked: &mut ClassGuard<'a>) -> [Option<Isolated<'a>>; AT_ONCE] {
     let mut isolated = [None; AT_ONCE];
     let mut found = 0;
     let mut looks = 0;
@@ -142,7 +143,7 @@ mod tests {
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
         let probe = pool.malloc_from(&[0; 600]).unwrap();
-        let class = pool.core.zspages.get(0).unwrap().class().unwrap();
+        let class = pool.core.zspages.at(0).class().unwrap();
         pool.free(probe).unwrap();
         let size = pool.core.classes[usize::from(class)].size;
         let object = vec![0; size.size as usize - HEADER];
@@ -160,12 +161,12 @@ mod tests {
             let gone = if n < 10 { objects.len() / 2 } else { 8 };
             objects[..gone].iter().for_each(|handle| pool.free(*handle).unwrap());
         }
-        let mut locked = pool.core.lock(class).unwrap();
+        let mut locked = pool.core.lock(class);
         let mut found: Vec<u32> = isolate(&mut locked).iter().flatten().map(|i| i.zspage).collect();
         found.sort_unstable();
         found.dedup();
         assert_eq!(found.len(), AT_ONCE);
-        assert!(found.iter().all(|zspage| pool.core.zspages.get(*zspage).unwrap().is_isolated()));
+        assert!(found.iter().all(|zspage| pool.core.zspages.at(*zspage).is_isolated()));
     }
 
     #[test]
@@ -179,7 +180,7 @@ mod tests {
             }
             // The last one looked at, since it is fuller.
             all[0][..8].iter().for_each(|handle| pool.free(*handle).unwrap());
-            let mut locked = pool.core.lock(class).unwrap();
+            let mut locked = pool.core.lock(class);
             assert_eq!(isolate(&mut locked).iter().flatten().count(), found, "{without}");
         }
     }

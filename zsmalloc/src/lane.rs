@@ -18,7 +18,7 @@
 //!
 //! USED: the place is taken: an object is being written, lives, or is parked. Set and cleared under
 //! the class lock. PARKED: freed while read; set under the class lock. QUEUED: parked, without the
-//! reader that left it last, and on the pool's list of places to reclaim (`left.rs`). A *passing*
+//! reader that left it last, and on the pool's queue of places to reclaim (`left.rs`). A *passing*
 //! reader, whose object turns out to be gone, may show up in the count of any lane at any time, so
 //! every change is a read-modify-write that keeps the count.
 //!
@@ -36,6 +36,11 @@
 //! set QUEUED, after which whoever takes it off the queue tries. If that try fails, somebody else
 //! has cleared or queued it, or another reader came, who will try in turn. Readers of neighbours do
 //! not count, so none can keep it waiting.
+//!
+//! # What a caller promises
+//! Taking a lane is safe, since the word decides who gets it: `read_lock`, `claim`, `write_trylock`,
+//! `enqueue`, `reclaim`, `dequeue`. Letting go of one is not: whoever ends a lock that is another's
+//! gives that one's bytes away. Where the word shows that nobody can have had it, that panics.
 //!
 //! # Why the count never carries
 //! A reader adds itself by a CAS from a word that has fewer than [`READER_LIMIT`] readers, and only
@@ -122,13 +127,17 @@ impl Lane {
 
     /// Takes a reader off; true if that left a parked object to this thread, to `reclaim` or to
     /// `enqueue` it.
+    ///
+    /// # Safety
+    /// The caller is counted here, as a reader or as the writer of the object, and looks at the bytes no
+    /// more.
     #[inline]
     #[must_use]
-    pub(crate) fn read_unlock(&self) -> bool {
+    pub(crate) unsafe fn read_unlock(&self) -> bool {
         // Release pairs with the Acquire of `free`, `reclaim` and `write_trylock`: this reader's
         // last look at the bytes comes before they are written or moved.
         let before = self.word.fetch_sub(1, Ordering::Release);
-        debug_assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
+        assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
         before & (READERS | PARKED | QUEUED) == PARKED | 1
     }
 
@@ -139,7 +148,7 @@ impl Lane {
         // of `read_lock`: a stale reader in this lane sees the class that its zspage has now, and
         // that the object which it looks for has left the zspage.
         let before = self.word.fetch_add(USED + 1, Ordering::Release);
-        debug_assert!(before & !READERS == 0, "claimed while {before:#06x}");
+        assert!(before & !READERS == 0, "claimed while {before:#06x}");
     }
 
     /// Whether the place is taken. Under the class lock.
@@ -149,8 +158,11 @@ impl Lane {
     }
 
     /// Frees the place of an object whose slot was invalidated before, or leaves that to its last
-    /// reader. Under the class lock.
-    pub(crate) fn free(&self) -> Freed {
+    /// reader.
+    ///
+    /// # Safety
+    /// Under the class lock, of an object that nobody finds any more, and that the caller alone frees.
+    pub(crate) unsafe fn free(&self) -> Freed {
         // Release pairs with the Acquire of `read_lock`: a reader that comes later sees that the
         // slot has changed. Acquire pairs with the Release of `read_unlock`. Relaxed on failure:
         // what follows looks again.
@@ -160,7 +172,7 @@ impl Lane {
         }
         // AcqRel as above. The count that it replaced decides: a reader in it will see PARKED.
         let before = self.word.fetch_or(PARKED, both);
-        debug_assert!(before & !READERS == USED, "freed while {before:#06x}");
+        assert!(before & !READERS == USED, "freed while {before:#06x}");
         if before & READERS != 0 || !self.reclaim() { Freed::Parked } else { Freed::Now }
     }
 
@@ -193,7 +205,7 @@ impl Lane {
         // AcqRel as above. The count that it replaced decides, as in `free`: a reader in it will see
         // PARKED alone.
         let before = self.word.fetch_and(!QUEUED, both);
-        debug_assert!(
+        assert!(
             before & !READERS == USED | PARKED | QUEUED,
             "taken off the queue while {before:#06x}"
         );
@@ -208,18 +220,24 @@ impl Lane {
     }
 
     /// Lets readers in again: the object keeps its place.
-    pub(crate) fn write_unlock(&self) {
+    ///
+    /// # Safety
+    /// The caller has won `write_trylock`, and the object's bytes are where its readers look for them.
+    pub(crate) unsafe fn write_unlock(&self) {
         // An RMW, since waiting readers are counted in the word. Release pairs with `read_lock`
         // and `look`.
         let before = self.word.fetch_and(!WRITER, Ordering::Release);
-        debug_assert!(before & WRITER != 0);
+        assert!(before & WRITER != 0, "a write lock ends that nobody holds: {before:#06x}");
     }
 
     /// Frees the place of an object that was moved elsewhere, which ends the write lock.
-    pub(crate) fn release_moved(&self) {
+    ///
+    /// # Safety
+    /// Under the class lock. The caller has won `write_trylock`, and pointed the object's slot elsewhere.
+    pub(crate) unsafe fn release_moved(&self) {
         // As `write_unlock`: waiting readers then see that the slot points elsewhere.
         let before = self.word.fetch_and(!(WRITER | USED), Ordering::Release);
-        debug_assert!(before & (WRITER | USED) == WRITER | USED);
+        assert!(before & (WRITER | USED) == WRITER | USED, "moved unlocked: {before:#06x}");
     }
 
     /// Whether it is a live object's that nobody reads, as it was a moment ago.
@@ -240,6 +258,31 @@ impl Lane {
     }
 }
 
+/// Lanes taken by hand: the test is the reader, the freer or the mover itself.
+#[cfg(test)]
+impl Lane {
+    pub(crate) fn read_unlock_for_test(&self) -> bool {
+        // SAFETY: the test counted itself.
+        unsafe { self.read_unlock() }
+    }
+
+    pub(crate) fn free_for_test(&self) -> Freed {
+        // SAFETY: the test's object, to which no slot leads.
+        unsafe { self.free() }
+    }
+
+    pub(crate) fn write_unlock_for_test(&self) {
+        // SAFETY: the test has the write lock.
+        unsafe { self.write_unlock() }
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn release_moved_for_test(&self) {
+        // SAFETY: the test has the write lock, and no slot leads here.
+        unsafe { self.release_moved() }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -248,8 +291,8 @@ mod tests {
     fn an_unread_object_is_freed_at_once() {
         let lane = Lane::default();
         lane.claim();
-        assert!(lane.is_used() && !lane.read_unlock());
-        assert_eq!(lane.free(), Freed::Now);
+        assert!(lane.is_used() && !lane.read_unlock_for_test());
+        assert_eq!(lane.free_for_test(), Freed::Now);
         assert!(!lane.is_used());
     }
 
@@ -258,10 +301,10 @@ mod tests {
         let lane = Lane::default();
         lane.claim();
         assert!(lane.read_lock().unwrap().is_held());
-        assert_eq!(lane.free(), Freed::Parked);
+        assert_eq!(lane.free_for_test(), Freed::Parked);
         assert!(!lane.reclaim() && lane.is_used());
-        assert!(!lane.read_unlock());
-        assert!(lane.read_unlock(), "the last one");
+        assert!(!lane.read_unlock_for_test());
+        assert!(lane.read_unlock_for_test(), "the last one");
         assert!(lane.reclaim() && !lane.reclaim());
     }
 
@@ -271,16 +314,16 @@ mod tests {
         assert!(!lane.write_trylock(), "no object");
         lane.claim();
         assert!(!lane.write_trylock(), "being written");
-        assert!(!lane.read_unlock());
+        assert!(!lane.read_unlock_for_test());
         assert!(!lane.look().has_writer());
         assert!(lane.write_trylock() && !lane.write_trylock());
         assert!(lane.read_lock().unwrap().has_writer(), "a reader waits, counted");
         assert!(lane.look().has_writer() && lane.is_used() && !lane.look().is_held());
-        lane.write_unlock();
+        lane.write_unlock_for_test();
         assert!(lane.look().is_held() && !lane.write_trylock());
-        assert!(!lane.read_unlock());
+        assert!(!lane.read_unlock_for_test());
         assert!(lane.write_trylock());
-        lane.release_moved();
+        lane.release_moved_for_test();
         assert!(!lane.is_used());
     }
 
@@ -288,17 +331,17 @@ mod tests {
     fn a_mover_leaves_waiting_readers_in_the_count() {
         let lane = Lane::default();
         lane.claim();
-        assert!(!lane.read_unlock());
+        assert!(!lane.read_unlock_for_test());
         assert!(lane.write_trylock());
         assert!(lane.read_lock().unwrap().has_writer());
-        lane.release_moved();
+        lane.release_moved_for_test();
         assert!(!lane.look().has_writer() && !lane.look().is_held() && !lane.is_used());
         // The next object's place, with the passing reader in it.
         lane.claim();
-        assert!(!lane.read_unlock());
+        assert!(!lane.read_unlock_for_test());
         assert!(!lane.write_trylock(), "the reader is still counted");
-        assert_eq!(lane.free(), Freed::Parked);
-        assert!(lane.read_unlock() && lane.reclaim());
+        assert_eq!(lane.free_for_test(), Freed::Parked);
+        assert!(lane.read_unlock_for_test() && lane.reclaim());
     }
 
     #[test]
@@ -307,17 +350,17 @@ mod tests {
             let lane = Lane::default();
             lane.claim();
             assert!(!lane.enqueue(), "not parked");
-            assert_eq!(lane.free(), Freed::Parked);
+            assert_eq!(lane.free_for_test(), Freed::Parked);
             assert!(!lane.enqueue(), "read");
-            assert!(lane.read_unlock());
+            assert!(lane.read_unlock_for_test());
             assert!(lane.enqueue() && !lane.enqueue() && !lane.reclaim());
             // Passing readers leave it to the queue, and the queue to them if they are there.
             assert!(lane.read_lock().unwrap().is_held());
             if passing {
                 assert!(!lane.dequeue() && lane.is_used());
-                assert!(lane.read_unlock() && lane.reclaim());
+                assert!(lane.read_unlock_for_test() && lane.reclaim());
             } else {
-                assert!(!lane.read_unlock());
+                assert!(!lane.read_unlock_for_test());
                 assert!(lane.dequeue());
             }
             assert!(!lane.is_used());
@@ -341,7 +384,7 @@ mod tests {
         assert_eq!(refused, 4 * 2000 - 2);
         assert!(lane.look().is_held());
         for _ in 0..READER_LIMIT {
-            assert!(!lane.read_unlock());
+            assert!(!lane.read_unlock_for_test());
         }
         assert!(lane.write_trylock());
     }
@@ -354,5 +397,27 @@ mod tests {
             lane.read_lock().unwrap();
         }
         assert_eq!(lane.read_lock(), Err(TooManyReaders));
+    }
+
+    #[test]
+    fn a_lane_that_nobody_has_is_not_let_go() {
+        let breaks: [fn(&Lane); 5] = [
+            |lane| {
+                let _ = lane.read_unlock_for_test();
+            },
+            |lane| {
+                let _ = lane.free_for_test();
+            },
+            Lane::write_unlock_for_test,
+            Lane::release_moved_for_test,
+            |lane| {
+                lane.claim();
+                lane.claim();
+            },
+        ];
+        for (number, broken) in breaks.into_iter().enumerate() {
+            let lane = Lane::default();
+            assert!(std::panic::catch_unwind(|| broken(&lane)).is_err(), "{number}");
+        }
     }
 }

@@ -36,15 +36,24 @@
 //! | `slot.rs` | handle slots: an object's place and length in one atomic |
 //! | `lane.rs` | the zspage lock, object by object |
 //! | `zspage.rs` | the descriptor that readers may hold on to |
+//! | `zspages.rs` | all descriptors and their lanes: tables that only grow |
+//! | `accounts.rs` | the pages that a pool has, and their budget |
 //! | `class.rs` | what a class lock guards: lists by fullness, places, touched pages |
-//! | `pool.rs` | what all share, publishing and freeing, the trait |
-//! | `reserve.rs` | a slot and a place for an object; fresh runs; the budget |
-//! | `read.rs` | reading without a lock, and why that is right |
-//! | `left.rs` | what readers leave behind for calls that may do more |
+//! | `left.rs` | what readers leave behind: a queue and a list |
+//! | `progress.rs` | how far compaction in parts has come |
+//! | `shared.rs` | what all operations share, and the invariants they keep |
+//! | `reclaim.rs` | parked places, and runs that go back |
 //! | `holes.rs` | pages without an object, given back |
+//! | `free.rs` | freeing |
+//! | `read.rs` | reading without a lock, and why that is right |
+//! | `fresh.rs` | a fresh run, charged to the budget |
+//! | `alloc.rs` | a slot and a place for an object; publishing it |
 //! | `compact.rs` | compaction |
 //! | `migrate.rs` | a zspage moved to other pages |
+//! | `pool.rs` | the type, its constructors, the trait |
 //! | `class_stats.rs` | the kernel's `classes` figures |
+//!
+//! Files use those above them only.
 //!
 //! # Locks
 //! The *class lock* guards the zspages of one size class for a bounded number of steps. No system
@@ -63,23 +72,30 @@
     )
 )]
 
+mod accounts;
+mod alloc;
 mod class;
 mod class_stats;
 mod class_table;
 mod compact;
 mod config;
+mod free;
+mod fresh;
 mod holes;
 mod hooks;
 mod lane;
 mod left;
 mod migrate;
 mod pool;
+mod progress;
 mod read;
-mod reserve;
+mod reclaim;
 mod route;
+mod shared;
 mod slot;
 mod sync;
 mod zspage;
+mod zspages;
 
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -32,7 +32,7 @@ impl Object {
         object.lane.claim();
         object.lane.bytes.write();
         object.slot.store(1, crate::sync::atomic::Ordering::Release);
-        assert!(!object.lane.read_unlock());
+        assert!(!object.lane.read_unlock_for_test());
         Arc::new(object)
     }
 
@@ -59,7 +59,7 @@ impl Object {
     }
 
     fn leave(&self) -> bool {
-        if !self.lane.read_unlock() {
+        if !self.lane.read_unlock_for_test() {
             return false;
         }
         let _class = self.class.lock();
@@ -75,7 +75,7 @@ impl Object {
         let _class = self.class.lock();
         // As `Slot::invalidate`.
         self.slot.store(0, crate::sync::atomic::Ordering::Relaxed);
-        let mine = self.lane.free() == Freed::Now;
+        let mine = self.lane.free_for_test() == Freed::Now;
         if mine {
             self.lane.bytes.write();
         }
@@ -135,7 +135,7 @@ fn loom_lane_readers_and_a_writer_exclude_each_other() {
             let _class = object.class.lock();
             if object.lane.write_trylock() {
                 object.lane.bytes.write();
-                object.lane.write_unlock();
+                object.lane.write_unlock_for_test();
             }
         }
         reader.join().unwrap();

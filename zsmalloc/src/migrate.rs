@@ -11,13 +11,12 @@
 //! after it has locked its lane.
 
 use core::ops::Range;
-use core::ptr::NonNull;
 
 use zpool_api::{Migration, PageRun, ZpoolError};
 use zpool_base::lockdep::might_sleep;
 
-use crate::class::Locked;
-use crate::pool::Core;
+use crate::class::{ClassGuard, Putback};
+use crate::shared::Core;
 use crate::zspage::Zspage;
 
 /// What became of a zspage.
@@ -30,6 +29,11 @@ enum Step {
     Left,
 }
 
+/// Whether a zspage's run begins in a range of addresses. Exact under its class's lock.
+fn begins_in(z: &Zspage, range: &Range<usize>) -> bool {
+    z.run_base().is_some_and(|base| range.contains(&base.addr().get()))
+}
+
 /// A zspage that is isolated while the provider is called. Dropped, it is put back.
 struct Isolated<'a> {
     core: &'a Core,
@@ -40,10 +44,8 @@ struct Isolated<'a> {
 
 impl Drop for Isolated<'_> {
     fn drop(&mut self) {
-        let Some(mut locked) = self.core.lock(self.class) else { return };
-        let detached = locked.put_back(self.zspage, self.z, 0);
-        drop(locked);
-        if let Some(detached) = detached {
+        let putback = self.core.lock(self.class).putback(self.zspage, self.z, 0);
+        if let Putback::Emptied(detached) = putback {
             self.core.leave(detached);
         }
     }
@@ -55,11 +57,9 @@ impl Core {
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
-        // Zspage numbers fit in 32 bits.
-        for zspage in 0..self.zspages.len() as u32 {
-            let Some(z) = self.zspages.get(zspage) else { break };
-            // A look without the lock; `isolate` looks again.
-            if !range.contains(&z.base().addr()) {
+        for (zspage, z) in self.zspages.iter() {
+            // A look without the lock; `migrate_zspage` looks again.
+            if !begins_in(z, range) {
                 continue;
             }
             match self.migrate_zspage(zspage, z, range)? {
@@ -77,13 +77,11 @@ impl Core {
         z: &Zspage,
         range: &Range<usize>,
     ) -> Result<Step, ZpoolError> {
-        let Some(mut locked) = z.class().and_then(|class| self.lock(class)) else {
-            return Ok(Step::Gone);
-        };
-        let class = locked.number;
-        if z.class() != Some(class) || !range.contains(&z.base().addr()) {
+        let Some(mut locked) = self.lock_class_of(z) else { return Ok(Step::Gone) };
+        if !begins_in(z, range) {
             return Ok(Step::Gone);
         }
+        let class = locked.number;
         if z.is_isolated() {
             return Ok(Step::Left);
         }
@@ -96,17 +94,19 @@ impl Core {
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
         core::mem::forget(isolated);
         // An isolated zspage stays in its class.
-        let Some(mut locked) = self.lock(class) else { return Ok(Step::Gone) };
+        let mut locked = self.lock(class);
         let (unused, step) = match fresh {
             Ok(fresh) => {
-                let (run, moved) = self.change_pages(&mut locked, z, fresh);
-                (Some(run), Ok(if moved { Step::Moved } else { Step::Left }))
+                // SAFETY: isolated above, so it is in this class still. The run is fresh, of the
+                // class's length, and the pages of objects were touched in it.
+                let (run, step) = unsafe { self.change_pages(&mut locked, z, fresh) };
+                (Some(run), Ok(step))
             }
             Err(error) => (None, Err(error.into())),
         };
-        let detached = locked.put_back(zspage, z, 0);
+        let putback = locked.putback(zspage, z, 0);
         drop(locked);
-        if let Some(detached) = detached {
+        if let Putback::Emptied(detached) = putback {
             self.leave(detached);
         }
         if let Some(run) = unused {
@@ -126,7 +126,7 @@ impl Core {
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
             } else if run.mark_resident(page..page + 1) == 1 {
                 // SAFETY: a page of the run.
-                let byte = unsafe { run.base().as_ptr().add(page * self.page_size) };
+                let byte = unsafe { run.base().as_ptr().add(page * self.page_size()) };
                 // SAFETY: the run is this call's alone.
                 unsafe { byte.write_volatile(0) };
             }
@@ -135,15 +135,24 @@ impl Core {
     }
 
     /// Puts the objects of an isolated zspage on `fresh`, unless one of them is in use. The run that
-    /// is not needed afterwards, and whether it is the old one.
-    fn change_pages(&self, locked: &mut Locked<'_>, z: &Zspage, fresh: PageRun) -> (PageRun, bool) {
+    /// is not needed afterwards, the old one or the fresh one.
+    ///
+    /// # Safety
+    /// The caller has isolated the zspage, which is of the class locked; `fresh` is a run of the pool's
+    /// provider, of the class's length, in which the pages are resident that objects of the zspage are in.
+    unsafe fn change_pages(
+        &self,
+        locked: &mut ClassGuard<'_>,
+        z: &Zspage,
+        fresh: PageRun,
+    ) -> (PageRun, Step) {
         // Frees may have dug holes since it was isolated, but nobody has touched a page.
         let needed = z.touched.get() & !z.holes.get();
         let objects = usize::from(locked.size.objects);
         if !self.write_lock_all(z, objects) {
-            return (fresh, false);
+            return (fresh, Step::Left);
         }
-        let Some(old) = NonNull::new(z.base()) else { return (fresh, false) };
+        let old = z.base();
         for index in self.used_lanes(z, objects) {
             // Moved away from here, which whoever gets the pages next writes to.
             self.lane(z, index).bytes.write();
@@ -153,21 +162,21 @@ impl Core {
             let page = left.trailing_zeros() as usize;
             left &= left - 1;
             // SAFETY: a page of the zspage's run.
-            let from = unsafe { old.add(page * self.page_size) };
+            let from = unsafe { old.add(page * self.page_size()) };
             // SAFETY: and of the fresh one, which is as long.
-            let to = unsafe { fresh.base().add(page * self.page_size) };
+            let to = unsafe { fresh.base().add(page * self.page_size()) };
             // SAFETY: two runs. All objects of the old one are write-locked and its free places
-            // nobody's (the pool's invariant 1); the fresh one is this call's alone.
-            unsafe { to.copy_from_nonoverlapping(from, self.page_size) };
+            // nobody's (invariant 1 of the pool); the fresh one is this call's alone.
+            unsafe { to.copy_from_nonoverlapping(from, self.page_size()) };
         }
-        // SAFETY: the run that `attach` or the last migration set: readers are locked out, and those
-        // to come find the other base. Its resident pages are the touched ones.
-        let run = unsafe { PageRun::new(old, fresh.pages(), z.touched.get()) };
-        locked.rebase(z, fresh.base().as_ptr(), fresh.resident(), needed);
+        // SAFETY: the write lock of every USED lane is held, and all pages that objects are in were copied.
+        let run = unsafe { locked.rebase(z, fresh, needed) };
         for index in self.used_lanes(z, objects) {
-            self.lane(z, index).write_unlock();
+            // SAFETY: locked by `write_lock_all`: nobody takes or clears a lane of it meanwhile, under the
+            // class lock. The base leads to the copies.
+            unsafe { self.lane(z, index).write_unlock() };
         }
-        (run, true)
+        (run, Step::Moved)
     }
 
     fn used_lanes<'a>(&'a self, z: &'a Zspage, objects: usize) -> impl Iterator<Item = usize> + 'a {
@@ -180,7 +189,8 @@ impl Core {
             self.used_lanes(z, objects).find(|&index| !self.lane(z, index).write_trylock());
         if let Some(refused) = refused {
             for index in self.used_lanes(z, refused) {
-                self.lane(z, index).write_unlock();
+                // SAFETY: locked just now, and nothing was moved.
+                unsafe { self.lane(z, index).write_unlock() };
             }
         }
         refused.is_none()

@@ -10,6 +10,7 @@ use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages};
 
 use crate::hooks::{Point, limit_relocations, on, relocations};
+use crate::zspages::LaneRef;
 use crate::{Config, Zsmalloc};
 
 /// Zspages of one page.
@@ -111,7 +112,7 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     let pool = small_pool();
     let core = &pool.core;
     let handle = put(&pool, 1, 2000);
-    let z = core.zspages.get(0).unwrap();
+    let z = core.zspages.at(0);
     let lane = z.lane_number(0);
     let guard = pool.obj_read_begin(handle).unwrap();
     pool.free(handle).unwrap();
@@ -119,22 +120,26 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     on(Point::ReclaimClass, move || {
         let core = &inner.core;
         // Another reader passes through, and reclaims the place.
-        core.lane_at(lane).read_lock().unwrap();
-        core.unlock_reader(0, lane);
+        core.zspages.lane_at(lane).read_lock().unwrap();
+        // SAFETY: counted by hand.
+        unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
         inner.trim();
         let next = put(&inner, 2, 1000);
         assert_eq!(core.zspages.len(), 1, "the zspage was not recycled");
         let read = inner.obj_read_begin(next).unwrap();
         inner.free(next).unwrap();
         // Its reader has left, and is about to reclaim it.
-        assert!(core.lane_at(lane).read_unlock());
+        assert!(core.zspages.lane_at(lane).read_unlock_for_test());
         std::mem::forget(read);
     });
     drop(guard);
-    assert!(core.lane_at(lane).is_used(), "reclaimed by a thread that has another class's lock");
+    assert!(
+        core.zspages.lane_at(lane).is_used(),
+        "reclaimed by a thread that has another class's lock"
+    );
     let stats = pool.class_stats();
     assert_eq!((stats.len(), stats[0].obj_used), (1, 1));
-    core.reclaim_parked(0, lane);
+    core.reclaim_parked(LaneRef { zspage: 0, lane });
     assert_eq!((pool.total_pages(), pool.stats().parked_objects), (0, 0));
 }
 
@@ -200,19 +205,19 @@ fn queued_places_are_all_reclaimed() {
     let parked: Vec<_> = core
         .zspages
         .iter()
-        .enumerate()
-        .filter_map(|(number, z)| Some((number as u32, z.class()?, z)))
+        .filter_map(|(number, z)| Some((number, z.class()?, z)))
         .flat_map(|(number, class, z)| {
             let objects = usize::from(core.classes[usize::from(class)].size.objects);
             (0..objects).map(move |index| (number, z.lane_number(index)))
         })
-        .filter(|(_, lane)| core.lane_at(*lane).is_used())
+        .filter(|(_, lane)| core.zspages.lane_at(*lane).is_used())
         .collect();
     assert_eq!(parked.len(), 5);
     let (zspage, lane) = parked[2];
-    core.lane_at(lane).read_lock().unwrap();
+    core.zspages.lane_at(lane).read_lock().unwrap();
     assert_eq!(pool.stats().parked_objects, 1);
-    core.unlock_reader(zspage, lane);
+    // SAFETY: counted by hand.
+    unsafe { core.unlock_reader(LaneRef { zspage, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.parked_objects, stats.total_pages, stats.objects), (0, 0, 0));
 }
@@ -259,12 +264,13 @@ fn an_aborted_object_is_parked_while_a_reader_passes() {
     let pool = small_pool();
     let write = pool.malloc(2000).unwrap();
     let core = &pool.core;
-    let lane = core.zspages.get(0).unwrap().lane_number(0);
-    core.lane_at(lane).read_lock().unwrap();
+    let lane = core.zspages.at(0).lane_number(0);
+    core.zspages.lane_at(lane).read_lock().unwrap();
     drop(write);
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.object_bytes), (0, 1, 0));
-    core.unlock_reader(0, lane);
+    // SAFETY: counted by hand.
+    unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
 }

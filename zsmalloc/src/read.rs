@@ -29,19 +29,20 @@
 //!
 //! A reader takes no lock and calls no provider, except that it waits for a mover by the class lock.
 //! If it passed through a lane and left a parked object without readers, it queues the place
-//! (`left.rs`).
+//! (`reclaim.rs`).
 
 use core::ptr::NonNull;
 
-use zpool_api::{ObjPin, ObjRead, SlotRef};
+use zpool_api::{Handle, ObjPin, ObjRead, SlotRef, ZpoolError};
 
 use crate::class::Class;
 use crate::hooks::{self, Point};
-use crate::lane::{Found, Lane};
-use crate::pool::Core;
+use crate::lane::{Found, Lane, READER_LIMIT};
+use crate::shared::{Core, NAME, object_at};
 use crate::slot::Location;
 use crate::sync::{MODEL, yield_now};
 use crate::zspage::Zspage;
+use crate::zspages::LaneRef;
 
 /// Looks at a lane before its reader sleeps: a mover is done in microseconds. None under the model
 /// checker, where looking in vain teaches nothing.
@@ -49,7 +50,7 @@ const SPINS: u32 = if MODEL { 0 } else { 64 };
 
 /// Why there is no guard.
 #[derive(Debug)]
-pub(crate) enum PinError {
+enum PinError {
     /// No live object.
     NotLive,
     /// The lane is full of readers.
@@ -59,9 +60,21 @@ pub(crate) enum PinError {
 }
 
 impl Core {
+    pub(crate) fn read(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError> {
+        let bits = handle.bits_of(self.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
+        self.pin(SlotRef::from_bits(bits)).map_err(|error| match error {
+            PinError::NotLive => ZpoolError::invalid(handle),
+            PinError::Forked => ZpoolError::Forked { backend: NAME },
+            PinError::TooManyReaders => {
+                let limit = u64::from(READER_LIMIT);
+                ZpoolError::TooManyReaders { handle: handle.as_u64(), limit }
+            }
+        })
+    }
+
     /// Pins the object of this slot and generation.
     #[inline]
-    pub(crate) fn read(&self, at: SlotRef) -> Result<ObjRead<'_>, PinError> {
+    fn pin(&self, at: SlotRef) -> Result<ObjRead<'_>, PinError> {
         if !self.maker.is_here() {
             return Err(PinError::Forked);
         }
@@ -69,14 +82,15 @@ impl Core {
         let mut word = slot.load();
         loop {
             let location = word.object(at.generation()).ok_or(PinError::NotLive)?;
-            let z = self.zspages.get(location.zspage).ok_or(PinError::NotLive)?;
+            let z = self.zspages.at(location.zspage);
             hooks::at(Point::SlotLoaded);
             let number = z.class();
             // Without a class the zspage is vacant, so the slot has changed or is about to be seen so.
-            if let Some(class) = number.and_then(|class| self.classes.get(usize::from(class))) {
+            if let Some(class) = number.map(|class| self.class(class)) {
+                // Any number, if class and location are of two terms; `lane_number` copes.
                 let index = class.size.index_of(location.last);
-                let lane_number = z.lane_number(index);
-                let lane = self.lane_at(lane_number);
+                let at = LaneRef { zspage: location.zspage, lane: z.lane_number(index) };
+                let lane = self.zspages.lane_at(at.lane);
                 hooks::at(Point::ClassLoaded);
                 if let Ok(mut found) = lane.read_lock() {
                     if found.has_writer() {
@@ -88,9 +102,12 @@ impl Core {
                     hooks::at(Point::ClassCompared);
                     if same_class && slot.load() == word {
                         lane.bytes.read();
-                        return Ok(self.guard(z, lane_number, class, index, location));
+                        // SAFETY: this reader is counted in the lane; then class and slot were found
+                        // to be what the lane was chosen by: the proof at the head of the file.
+                        return Ok(unsafe { self.guard(z, at, class, location) });
                     }
-                    self.pass(location.zspage, lane_number);
+                    // SAFETY: counted above.
+                    unsafe { self.pass(at) };
                 } else if slot.load() == word && z.class() == number {
                     // A full lane that is another object's by now would say nothing of this one.
                     return Err(PinError::TooManyReaders);
@@ -104,26 +121,28 @@ impl Core {
         }
     }
 
+    /// The guard of a pinned object.
+    ///
+    /// # Safety
+    /// The caller is counted in the lane, which is the one of the object at `location`, in a zspage of
+    /// this class, and leaves the count to the guard.
     #[inline]
-    fn guard(
+    unsafe fn guard(
         &self,
         z: &Zspage,
-        lane: u32,
+        lane: LaneRef,
         class: &Class,
-        index: usize,
         location: Location,
     ) -> ObjRead<'_> {
+        let (index, len) = object_at(&class.size, location);
         let start = class.size.start_of(index) + class.size.header();
-        let len = usize::from(location.last) + 1 - start;
-        // SAFETY: the object is in its zspage's run, where the slot says (the head of the file).
+        // SAFETY: the object is in its zspage's run, where the slot says (invariant 3 of the pool).
         let bytes = unsafe { z.base().add(start) };
-        // SAFETY: inside an allocation, hence not null.
-        let bytes = unsafe { NonNull::new_unchecked(bytes) };
-        let token = u64::from(location.zspage) << 32 | u64::from(lane);
+        let bytes = NonNull::slice_from_raw_parts(bytes, len);
         // SAFETY: this reader is counted in the object's lane until `unpin`, and the slot led here
-        // after it was: the bytes stay, unchanged (the pool's invariant 1), and the run with them
+        // after it was: the bytes stay, unchanged (invariant 1 of the pool), and the run with them
         // (invariant 2).
-        unsafe { ObjRead::from_pin(NonNull::slice_from_raw_parts(bytes, len), self, token) }
+        unsafe { ObjRead::from_pin(bytes, self, lane.to_bits()) }
     }
 
     /// A writer moves the object: a few kilobytes at most, under the class lock. Spins briefly, lets
@@ -147,35 +166,44 @@ impl Core {
     }
 
     /// Takes a reader off that has no guard.
+    ///
+    /// # Safety
+    /// The caller is counted in the lane.
     #[cold]
-    fn pass(&self, zspage: u32, lane: u32) {
-        if self.lane_at(lane).read_unlock() {
+    unsafe fn pass(&self, at: LaneRef) {
+        // SAFETY: by the caller's promise.
+        if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
-            self.queue_parked(zspage, lane);
+            self.queue_parked(at);
         }
     }
 
     /// Takes a reader off, or the writer of a published object, and frees the place if the object was
     /// parked and this was the last.
+    ///
+    /// # Safety
+    /// The caller is counted in the lane, and looks at the object no more.
     #[inline]
-    pub(crate) fn unlock_reader(&self, zspage: u32, lane: u32) {
-        if self.lane_at(lane).read_unlock() {
+    pub(crate) unsafe fn unlock_reader(&self, at: LaneRef) {
+        // SAFETY: by the caller's promise.
+        if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
-            self.reclaim_parked(zspage, lane);
+            self.reclaim_parked(at);
         }
     }
 }
 
 impl ObjPin for Core {
     /// Takes the class lock if the object was freed meanwhile and this was its last reader, and never
-    /// calls the provider: what came free waits for the next call that may (`left.rs`). In a child of
+    /// calls the provider: what came free waits for the next call that may (`reclaim.rs`). In a child of
     /// the pool's process it changes a count, in memory of the child's own, and nothing else.
     #[inline]
     fn unpin(&self, token: u64) {
-        let (zspage, lane) = ((token >> 32) as u32, token as u32);
+        let at = LaneRef::from_bits(token);
         if MODEL {
-            self.lane_at(lane).bytes.read();
+            self.zspages.lane_at(at.lane).bytes.read();
         }
-        self.unlock_reader(zspage, lane);
+        // SAFETY: the token is that of a guard, which counted its reader and ends here.
+        unsafe { self.unlock_reader(at) };
     }
 }

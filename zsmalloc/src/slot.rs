@@ -104,8 +104,14 @@ impl Slot {
     }
 
     /// Points a free slot, taken off its chain, at a place that is to be written.
-    pub(crate) fn reserve(&self, at: Location) {
-        let generation = self.load().generation();
+    ///
+    /// # Safety
+    /// The caller has the slot alone, and `at` is in a place that it has claimed: the lane USED, the
+    /// zspage in a class (invariant 3 of the pool).
+    pub(crate) unsafe fn reserve(&self, at: Location) {
+        let word = self.load();
+        assert!(word.is(Kind::Free), "a slot that is reserved is free");
+        let generation = word.generation();
         // Relaxed: nobody but the owner looks at a reserved slot.
         self.0.store(Word::located(generation, Kind::Reserved, at).0, Ordering::Relaxed);
     }
@@ -117,9 +123,12 @@ impl Slot {
     }
 
     /// Makes a reserved slot an object's; its generation.
-    pub(crate) fn publish(&self) -> u32 {
+    ///
+    /// # Safety
+    /// The caller reserved it, and nobody writes the object's bytes any more.
+    pub(crate) unsafe fn publish(&self) -> u32 {
         let word = self.load();
-        debug_assert!(word.is(Kind::Reserved));
+        assert!(word.is(Kind::Reserved), "a slot that is published was reserved");
         let generation = word.generation();
         // Release pairs with the Acquire of `load`: the bytes were written before.
         let object = Word::located(generation, Kind::Object, word.location());
@@ -127,8 +136,12 @@ impl Slot {
         generation
     }
 
-    /// Points a live object's slot at where it was moved. Under the class lock, the object locked.
-    pub(crate) fn move_to(&self, at: Location) {
+    /// Points a live object's slot at where it was moved.
+    ///
+    /// # Safety
+    /// Under the class lock, the object's old lane write-locked by the caller, who has claimed the place
+    /// of `at` and copied the object there.
+    pub(crate) unsafe fn move_to(&self, at: Location) {
         let generation = self.load().generation();
         // Release pairs with the Acquire of `load`: the bytes were copied before.
         self.0.store(Word::located(generation, Kind::Object, at).0, Ordering::Release);
@@ -171,16 +184,17 @@ impl Chain {
     }
 
     pub(crate) fn push(&mut self, slots: &Slots, slot: u32) {
-        if let Some(free) = slots.get(slot) {
-            free.chain(self.head);
-            self.head = slot;
-            self.len += 1;
-        }
+        slots.at(slot).chain(self.head);
+        self.head = slot;
+        self.len += 1;
     }
 
     pub(crate) fn pop(&mut self, slots: &Slots) -> Option<u32> {
         let slot = self.head;
-        self.head = slots.get(slot)?.next();
+        if slot == NO_SLOT {
+            return None;
+        }
+        self.head = slots.at(slot).next();
         self.len -= 1;
         Some(slot)
     }
@@ -200,9 +214,17 @@ impl Slots {
         Slots { table: StableTable::new(), first_generation, spare: Mutex::new(Chain::EMPTY) }
     }
 
+    /// The slot that a handle names, if there is one.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&Slot> {
         self.table.get(slot)
+    }
+
+    /// The slot of a number that this table gave out, and that the pool has kept itself.
+    #[inline]
+    #[expect(clippy::expect_used, reason = "numbers of slots come from this table")]
+    pub(crate) fn at(&self, slot: u32) -> &Slot {
+        self.table.get(slot).expect("a number that the pool keeps for a slot is one's")
     }
 
     /// A free slot, an old or a new one.
@@ -246,11 +268,14 @@ mod tests {
             (Location { zspage: 0xff_ffff, last: 0xffff }, Location { zspage: 0, last: 0 });
         for generation in 1..4 {
             assert_eq!(slot.load().object(generation), None);
-            slot.reserve(a);
+            // SAFETY: here and below: nobody reads where the slot leads.
+            unsafe { slot.reserve(a) };
             assert_eq!((slot.reserved(), slot.load().object(generation)), (Some(a), None));
-            assert_eq!(slot.publish(), generation);
+            // SAFETY: as above.
+            assert_eq!(unsafe { slot.publish() }, generation);
             assert_eq!((slot.reserved(), slot.load().object(generation)), (None, Some(a)));
-            slot.move_to(b);
+            // SAFETY: as above.
+            unsafe { slot.move_to(b) };
             assert_eq!(slot.load().object(generation), Some(b));
             assert_eq!(slot.load().object(generation + 1), None);
             assert!(slot.invalidate());
@@ -267,9 +292,11 @@ mod tests {
         let slot = slots.get(number).unwrap();
         let at = Location { zspage: 3, last: 77 };
         assert_eq!(slot.load().location_of_object(), None, "free");
-        slot.reserve(at);
+        // SAFETY: nobody reads where the slot leads.
+        unsafe { slot.reserve(at) };
         assert_eq!(slot.load().location_of_object(), None, "being written");
-        slot.publish();
+        // SAFETY: as above.
+        unsafe { slot.publish() };
         assert_eq!(slot.load().location_of_object(), Some(at));
         slot.invalidate();
         assert_eq!(slot.load().location_of_object(), None);
@@ -292,8 +319,10 @@ mod tests {
     fn the_last_generation_is_the_last() {
         let slots = Slots::new(MAX_GENERATION);
         let slot = slots.get(slots.take().unwrap()).unwrap();
-        slot.reserve(Location { zspage: 1, last: 1 });
-        assert_eq!(slot.publish(), MAX_GENERATION);
+        // SAFETY: nobody reads where the slot leads.
+        unsafe { slot.reserve(Location { zspage: 1, last: 1 }) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { slot.publish() }, MAX_GENERATION);
         assert!(!slot.invalidate());
         assert_eq!(slot.load().object(MAX_GENERATION), None);
     }
@@ -309,5 +338,25 @@ mod tests {
             assert_eq!(chain.pop(&slots), Some(*slot));
         }
         assert_eq!((chain.pop(&slots), chain.len()), (None, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "a slot that is published was reserved")]
+    fn a_free_slot_is_not_published() {
+        let slots = Slots::new(1);
+        let slot = slots.at(slots.take().unwrap());
+        // SAFETY: nobody reads where the slot leads.
+        unsafe { slot.publish() };
+    }
+
+    #[test]
+    #[should_panic(expected = "a slot that is reserved is free")]
+    fn a_slot_is_reserved_once() {
+        let slots = Slots::new(1);
+        let slot = slots.at(slots.take().unwrap());
+        for zspage in 0..2 {
+            // SAFETY: nobody reads where the slot leads.
+            unsafe { slot.reserve(Location { zspage, last: 9 }) };
+        }
     }
 }

@@ -9,15 +9,17 @@
 //! 1. `class` names the class whose lock guards the zspage; NONE while the descriptor is vacant. It
 //!    is set to NONE, under that lock, only when no lane is USED, and before the run is given back.
 //! 2. `base` is the start of a run of the class's length from the pool's provider while `class` is
-//!    not NONE.
+//!    not NONE, and no other zspage's. While `class` is NONE it is null, or the start of a run that
+//!    the descriptor keeps for whoever gives it back (`keep_run`).
 //! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a part of
 //!    `touched`: the pages that no USED place overlaps.
 //! 4. `used` is the number of USED lanes. It is not 0 of a zspage on a list.
 
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
+
+use zpool_api::PageRun;
 
 use crate::class_table::SizeClass;
-use crate::pool::LANE_STEP;
 use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, Ordering};
 
 /// Set in a list's number if its zspages are roomy.
@@ -98,11 +100,6 @@ impl Zspage {
         }
     }
 
-    /// Which list of vacant descriptors those with this many lanes are on.
-    pub(crate) fn tier(lanes: usize) -> usize {
-        lanes / LANE_STEP
-    }
-
     /// Its lanes.
     #[inline]
     pub(crate) fn lanes(&self) -> usize {
@@ -125,8 +122,13 @@ impl Zspage {
         (class != NO_CLASS).then_some(class)
     }
 
-    /// Under the lock of the old class and of the new one, of which one is none.
-    pub(crate) fn set_class(&self, class: Option<u16>) {
+    /// Gives the zspage to a class, not isolated, or takes it away from its class.
+    ///
+    /// # Safety
+    /// Invariant 1: the caller holds the lock of the class, the old one or the new one, of which one is
+    /// none. A reader that finds its lane USED takes the class's sizes for the zspage's: no lane is USED,
+    /// and of a new class the zspage has a run of its length and lanes for its objects.
+    pub(crate) unsafe fn set_class(&self, class: Option<u16>) {
         // Relaxed: as in `class`.
         self.class.store(class.unwrap_or(NO_CLASS), Ordering::Relaxed);
     }
@@ -150,19 +152,59 @@ impl Zspage {
         self.list.get() & ROOMY != 0
     }
 
-    /// The run's first byte. Right while an object of it is pinned, or under the class lock; a guess
-    /// otherwise, since migration changes it.
+    /// The run's first byte, if there is a run. Right while an object of it is pinned, or under the
+    /// class lock; a guess otherwise, since migration changes it.
     #[inline]
-    pub(crate) fn base(&self) -> *mut u8 {
+    pub(crate) fn run_base(&self) -> Option<NonNull<u8>> {
         // Relaxed: stored before the lane was claimed, or, by a migration, before the lane was let
         // go, that the reader has locked since: the Release of `claim` and `write_unlock` and the
         // Acquire of `read_lock` order it.
-        self.base.load(Ordering::Relaxed)
+        NonNull::new(self.base.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn set_base(&self, base: *mut u8) {
+    /// The run's first byte, of a zspage in a class: for whoever holds its lock, or is counted in a
+    /// USED lane of it.
+    #[inline]
+    #[expect(clippy::expect_used, reason = "invariant 2 of this file")]
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.run_base().expect("a zspage in a class has a run")
+    }
+
+    /// Sets where the run is.
+    ///
+    /// # Safety
+    /// Invariant 2: the caller holds the lock of the zspage's class, or has the descriptor alone, and
+    /// `base` begins a run of the class's length that is this zspage's from now on. Readers take their
+    /// objects to be there: no lane is USED, or all that are have their write lock held by the caller
+    /// and their bytes copied.
+    pub(crate) unsafe fn set_base(&self, base: Option<NonNull<u8>>) {
         // Relaxed: published by the lanes, and ordered by the class lock.
-        self.base.store(base, Ordering::Relaxed);
+        self.base.store(base.map_or(null_mut(), NonNull::as_ptr), Ordering::Relaxed);
+    }
+
+    /// Keeps a run for whoever gives it back. The descriptor is vacant, and the caller's alone; until
+    /// `take_run` its `used` is the run's length.
+    pub(crate) fn keep_run(&self, run: PageRun) {
+        assert!(self.class().is_none(), "a zspage in a class has no use for another run");
+        // SAFETY: invariant 2: the descriptor is vacant, so no lane is USED, and it keeps the run.
+        unsafe { self.set_base(Some(run.base())) };
+        self.touched.set(run.resident());
+        // A run has at most 16 pages.
+        self.used.set(run.pages() as u16);
+    }
+
+    /// The run that `keep_run` kept; None if there is none.
+    ///
+    /// # Safety
+    /// The descriptor is vacant and the caller's alone.
+    pub(crate) unsafe fn take_run(&self) -> Option<PageRun> {
+        let (base, touched, pages) = (self.run_base()?, self.touched.get(), self.used.get());
+        // SAFETY: invariant 2: the descriptor is vacant, so no lane is USED.
+        unsafe { self.set_base(None) };
+        self.touched.set(0);
+        self.used.set(0);
+        // SAFETY: the run that `keep_run` was given, and the only value that stands for it.
+        Some(unsafe { PageRun::new(base, usize::from(pages), touched) })
     }
 }
 
@@ -253,7 +295,8 @@ mod tests {
     fn class_and_isolation_do_not_disturb_each_other() {
         let zspage = Zspage::new(0, 8);
         assert_eq!((zspage.class(), zspage.is_isolated()), (None, false));
-        zspage.set_class(Some(191));
+        // SAFETY: a descriptor without readers and without objects.
+        unsafe { zspage.set_class(Some(191)) };
         zspage.set_isolated(true);
         assert_eq!((zspage.class(), zspage.is_isolated()), (Some(191), true));
         zspage.set_isolated(false);

@@ -43,6 +43,7 @@ const TARGETS: &[Target] = &[
             "lane.rs",
             "slot.rs",
             "zspage.rs",
+            "zspages.rs",
             "route.rs",
             "holes.rs",
             "class.rs",

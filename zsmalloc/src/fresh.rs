@@ -1,0 +1,132 @@
+//! A fresh run for an object that no zspage has room for, with a descriptor, charged.
+//!
+//! What a run costs at least is charged before it is requested, so that at the limit none is. Pages
+//! that come warm from the provider and that the object does not need go back to the system if the
+//! budget has no room for them. Whatever was acquired goes back when the holder is dropped: also if the
+//! provider panics.
+
+use zpool_api::{PageError, ZpoolError};
+use zpool_base::lockdep::might_sleep;
+
+use crate::class::{ClassGuard, Detached, Place};
+use crate::class_table::SizeClass;
+use crate::shared::Core;
+use crate::zspage::pages_of;
+
+/// A run that is no class's yet, with a descriptor for it. Dropped, all of it goes back.
+pub(crate) struct Fresh<'a> {
+    core: &'a Core,
+    /// The vacant descriptor and its run; None once they were attached.
+    detached: Option<Detached>,
+    /// Pages: those that came resident, and those that the first object touches.
+    charged: usize,
+    /// Where the first object goes.
+    index: usize,
+}
+
+impl Fresh<'_> {
+    /// Makes the run a zspage of a class, and takes the first place for `bytes`, header included.
+    ///
+    /// # Safety
+    /// The run was requested, by `Core::fresh`, for this class and this many bytes.
+    #[expect(clippy::expect_used, reason = "attached once: the value is used up")]
+    pub(crate) unsafe fn attach(mut self, locked: &mut ClassGuard<'_>, bytes: usize) -> Place {
+        let (zspage, run) = self.detached.take().expect("a run is attached once").into_parts();
+        // SAFETY: descriptor and run were requested for this class, and are this value's alone.
+        unsafe { locked.attach(zspage, run, self.index, bytes) }
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        let Some(detached) = self.detached.take() else { return };
+        self.core.accounts.uncharge(self.charged);
+        if std::thread::panicking() {
+            // The provider may be what panics.
+            self.core.leave(detached);
+        } else {
+            self.core.give_back(detached);
+        }
+    }
+}
+
+impl Core {
+    /// A run for a zspage of a class, and a descriptor, charged for an object of `bytes`, header
+    /// included. No lock is held.
+    pub(crate) fn fresh(&self, size: &SizeClass, bytes: usize) -> Result<Fresh<'_>, ZpoolError> {
+        might_sleep("zsmalloc: a page request");
+        let zspage = self.zspages.take(usize::from(size.objects));
+        let zspage = zspage.map_err(|error| self.refused(error))?;
+        // Goes back if the provider fails or panics.
+        let mut bare = Bare { core: self, zspage: Some(zspage), charged: 0 };
+        // What any run costs at least, so that at the limit none is requested.
+        bare.charge(pages_of(self.page_size(), 0, bytes).count_ones() as usize)?;
+        let mut run = self.provider.alloc_run(usize::from(size.pages))?;
+        let (index, mut needed) = first_place(size, self.page_size(), bytes, run.resident());
+        let warm = needed | run.resident();
+        if bare.charge(warm.count_ones() as usize).is_err() {
+            // Pages that came warm and that the object does not need.
+            for page in (0..run.pages()).filter(|page| warm & !needed >> page & 1 == 1) {
+                // SAFETY: the run is this call's alone, from this provider.
+                unsafe { self.provider.discard(&mut run, page..page + 1) };
+            }
+            needed |= run.resident();
+            if let Err(refused) = bare.charge(needed.count_ones() as usize) {
+                // SAFETY: allocated from this provider and attached to nothing.
+                unsafe { self.provider.free_run(run) };
+                return Err(refused.into());
+            }
+        }
+        let charged = bare.keep();
+        // SAFETY: taken above, and kept from `bare`; the run came from the provider just now.
+        let detached = unsafe { Detached::new(zspage, run) };
+        Ok(Fresh { core: self, detached: Some(detached), charged, index })
+    }
+}
+
+/// The place of a fresh run that touches the fewest pages beside its resident ones, and its pages.
+#[expect(clippy::expect_used, reason = "a class has a place for one object at least")]
+fn first_place(size: &SizeClass, page_size: usize, bytes: usize, resident: u16) -> (usize, u16) {
+    let pages = |index: usize| {
+        let start = size.start_of(index);
+        pages_of(page_size, start, start + bytes)
+    };
+    let all = (0..usize::from(size.objects)).map(|index| (index, pages(index)));
+    all.min_by_key(|(_, pages)| (pages & !resident).count_ones()).expect("a zspage has places")
+}
+
+/// A descriptor without a run, and pages charged for one. Dropped, both go back.
+struct Bare<'a> {
+    core: &'a Core,
+    zspage: Option<u32>,
+    charged: usize,
+}
+
+impl Bare<'_> {
+    /// Has `pages` pages charged, no more and no less.
+    fn charge(&mut self, pages: usize) -> Result<(), PageError> {
+        if let Some(more) = pages.checked_sub(self.charged) {
+            self.core.accounts.charge(more)?;
+        } else {
+            self.core.accounts.uncharge(self.charged - pages);
+        }
+        self.charged = pages;
+        Ok(())
+    }
+
+    /// Keeps both; the pages.
+    fn keep(mut self) -> usize {
+        self.zspage = None;
+        core::mem::take(&mut self.charged)
+    }
+}
+
+impl Drop for Bare<'_> {
+    fn drop(&mut self) {
+        self.core.accounts.uncharge(self.charged);
+        if let Some(zspage) = self.zspage {
+            // SAFETY: taken from the table, and attached to nothing.
+            unsafe { self.core.zspages.recycle(zspage) };
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! All descriptors of a pool, and the lanes of their objects: type-stable tables that only grow, and
+//! the vacant descriptors that serve again.
+//!
+//! Any number that stands in a slot's word, in a list, in a queue or in a guard's token is one that a
+//! table gave out before: looking it up cannot fail, and if it does the pool is broken, which panics.
+//! A descriptor gets its lanes before it is known to anyone, one for each object that it may ever
+//! have, and keeps them for life.
+//!
+//! Locks: the vacant descriptors have a leaf lock. Whoever takes one off its list has it alone until
+//! it is attached to a class or recycled.
+
+use zpool_base::lockdep::{self, Rank};
+use zpool_base::stable::{StableTable, TableError};
+
+use crate::lane::Lane;
+use crate::slot::MAX_ZSPAGES;
+use crate::sync::Mutex;
+use crate::zspage::{NIL, Zspage};
+
+/// Descriptors come with lanes for a multiple of this many objects.
+const LANE_STEP: usize = 8;
+
+/// A lane, and the zspage that it belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LaneRef {
+    pub(crate) zspage: u32,
+    pub(crate) lane: u32,
+}
+
+impl LaneRef {
+    /// As the token of a read guard and as a link of the queue of parked places.
+    #[inline]
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.zspage) << 32 | u64::from(self.lane)
+    }
+
+    #[inline]
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        LaneRef { zspage: (bits >> 32) as u32, lane: bits as u32 }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Zspages {
+    table: StableTable<Zspage>,
+    lanes: StableTable<Lane>,
+    /// Heads of the lists of vacant descriptors, by the number of their lanes. A leaf lock.
+    vacant: Mutex<Vec<u32>>,
+}
+
+impl Zspages {
+    /// For zspages of at most `most` objects.
+    pub(crate) fn new(most: usize) -> Self {
+        Zspages {
+            table: StableTable::with_limit(MAX_ZSPAGES),
+            lanes: StableTable::new(),
+            vacant: Mutex::new(vec![NIL; most.div_ceil(LANE_STEP) + 1]),
+        }
+    }
+
+    /// The zspage of a number that the table gave out.
+    #[inline]
+    #[expect(clippy::expect_used, reason = "numbers of zspages come from this table")]
+    pub(crate) fn at(&self, zspage: u32) -> &Zspage {
+        self.table.get(zspage).expect("a number that stands for a zspage is one of the table's")
+    }
+
+    /// The zspage that a link leads to; None at the end of a list.
+    #[inline]
+    pub(crate) fn linked(&self, link: u32) -> Option<&Zspage> {
+        match self.table.get(link) {
+            Some(z) => Some(z),
+            None => {
+                assert!(link == NIL, "a link leads to a zspage or ends its list");
+                None
+            }
+        }
+    }
+
+    /// The lane of an object of a zspage; the last one of the zspage's own for a number beyond them,
+    /// as a stale reader may have it.
+    #[inline]
+    pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
+        self.lane_at(z.lane_number(index))
+    }
+
+    /// The lane of a number that a zspage has as one of its own.
+    #[inline]
+    #[expect(clippy::expect_used, reason = "a descriptor is pushed after its lanes")]
+    pub(crate) fn lane_at(&self, number: u32) -> &Lane {
+        self.lanes.get(number).expect("a zspage has its lanes before anyone knows it")
+    }
+
+    /// Which of its zspage's lanes a lane is.
+    #[expect(clippy::expect_used, reason = "a LaneRef is made of a zspage and one of its lanes")]
+    pub(crate) fn index_of(&self, at: LaneRef) -> usize {
+        let z = self.at(at.zspage);
+        let index = at.lane.checked_sub(z.first_lane).map(|index| index as usize);
+        index.filter(|index| *index < z.lanes()).expect("a lane is named with its own zspage")
+    }
+
+    /// A descriptor with lanes for this many objects, vacant and the caller's alone.
+    pub(crate) fn take(&self, objects: usize) -> Result<u32, TableError> {
+        let lanes = objects.next_multiple_of(LANE_STEP);
+        {
+            let _held = lockdep::acquire(Rank::Leaf);
+            let head = &mut self.vacant.lock()[lanes / LANE_STEP];
+            if let Some(z) = self.linked(*head) {
+                return Ok(core::mem::replace(head, z.next.get()));
+            }
+        }
+        let first = self.lanes.extend(lanes, Lane::default)?;
+        self.table.push(Zspage::new(first, lanes as u16))
+    }
+
+    /// Lets a vacant descriptor serve again.
+    ///
+    /// # Safety
+    /// It is the caller's alone until now: whoever takes it next attaches it to a run.
+    pub(crate) unsafe fn recycle(&self, zspage: u32) {
+        let z = self.at(zspage);
+        assert!(z.class().is_none(), "zspage {zspage} is recycled while it is in a class");
+        let _held = lockdep::acquire(Rank::Leaf);
+        let head = &mut self.vacant.lock()[z.lanes() / LANE_STEP];
+        z.next.set(core::mem::replace(head, zspage));
+    }
+
+    /// All descriptors with their numbers, vacant ones, too.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Zspage)> {
+        (0..).zip(self.table.iter())
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.table.memory_bytes() + self.lanes.memory_bytes()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vacant_descriptor_serves_again_for_as_many_objects() {
+        let zspages = Zspages::new(40);
+        let [small, large] = [8, 40].map(|objects| zspages.take(objects).unwrap());
+        assert_eq!([small, large].map(|n| zspages.at(n).lanes()), [8, 40]);
+        // SAFETY: this test's alone.
+        unsafe { zspages.recycle(small) };
+        // SAFETY: as above.
+        unsafe { zspages.recycle(large) };
+        assert_eq!((zspages.take(33), zspages.take(1), zspages.take(1)), (Ok(1), Ok(0), Ok(2)));
+        assert_eq!(zspages.memory_bytes(), 3 * 32 + 56 * 2);
+    }
+
+    #[test]
+    fn a_lane_is_named_with_its_own_zspage() {
+        let zspages = Zspages::new(8);
+        zspages.take(8).unwrap();
+        let second = zspages.take(8).unwrap();
+        let z = zspages.at(second);
+        let at = LaneRef { zspage: second, lane: z.lane_number(3) };
+        assert_eq!((LaneRef::from_bits(at.to_bits()), zspages.index_of(at)), (at, 3));
+        for lane in [7, 16] {
+            let broken = LaneRef { zspage: second, lane };
+            assert!(std::panic::catch_unwind(|| zspages.index_of(broken)).is_err(), "{lane}");
+        }
+    }
+
+    #[test]
+    fn a_link_ends_a_list_or_leads_to_a_zspage() {
+        let zspages = Zspages::new(8);
+        assert!(zspages.linked(NIL).is_none());
+        assert!(std::panic::catch_unwind(|| zspages.linked(0).is_some()).is_err());
+        zspages.take(8).unwrap();
+        assert!(zspages.linked(0).is_some());
+    }
+}
