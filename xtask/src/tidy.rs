@@ -5,6 +5,7 @@
 
 mod arrows;
 mod attributes;
+mod circles;
 mod comments;
 mod documents;
 mod heads;
@@ -66,6 +67,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     for source in &sources {
         findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(source)));
     }
+    findings.extend(circles::check(&sources));
     findings.extend(arrows::check_manifests(ws.metadata(), ws.root()));
     findings.extend(licences::check(ws)?);
     findings.sort();
