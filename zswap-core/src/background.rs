@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use zpool_base::fork::Leaked;
+use zpool_base::fork::{Leaked, Maker};
 
 use crate::Zswap;
 
@@ -91,9 +91,18 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
     ) -> std::io::Result<Self> {
         let shared: Arc<Shared<S>> = Arc::default();
         let theirs = shared.clone();
+        let maker = Maker::here();
         let run = move || {
             loop {
-                let (report, next) = step(store.upgrade().as_deref(), &Stop(&theirs.stop));
+                let held = store.upgrade();
+                let (report, next) = step(held.as_deref(), &Stop(&theirs.stop));
+                if !maker.is_here() {
+                    // What the step called has forked, and this is the child, in which nothing is to be
+                    // done or dropped.
+                    core::mem::forget((held, report));
+                    return;
+                }
+                drop(held);
                 let mut state = theirs.lock();
                 report(&mut state.report);
                 let Next::After(pause) = next else { return };

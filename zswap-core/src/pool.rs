@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use compressors::CompressorError;
 use zpool_api::{
-    BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PageProvider, PoolTag, Zpool,
-    ZpoolError, ZpoolStats,
+    BackendBits, Compaction, Handle, ObjRead, PageBudget, PageError, PoolTag, Zpool, ZpoolError,
+    ZpoolStats,
 };
 
 use crate::spares::Spares;
@@ -27,10 +27,7 @@ pub(crate) struct Pool {
     pub(crate) spec: String,
     /// The text that the compressor was asked for by: a spec, defaults spelt out or not.
     asked: String,
-    zpool: Contained<Arc<dyn Zpool>>,
-    /// The backend's provider. Dropped after the backend: a backend that is unwinding because its
-    /// provider panicked must not be the one to run the provider's destructor, which may panic, too.
-    _pages: Contained<Arc<dyn PageProvider>>,
+    zpool: BuiltZpool,
     pub(crate) codec: Codec,
     /// Contexts and buffers of requests.
     pub(crate) spares: Spares,
@@ -119,7 +116,6 @@ pub(crate) struct Ingredients {
 impl Pool {
     pub(crate) fn new(parts: Ingredients) -> Self {
         let Ingredients { zpool_name, zpool, compressor, asked, charged } = parts;
-        let BuiltZpool { zpool, pages } = zpool;
         let BuiltCompressor { compressor, key } = compressor;
         Pool {
             spec: key,
@@ -129,7 +125,6 @@ impl Pool {
             page_size: zpool.stats().page_size,
             compaction: zpool.caps().compaction,
             zpool,
-            _pages: pages,
             codec: Codec::new(compressor),
             spares: Spares::default(),
             charged,
@@ -144,7 +139,7 @@ impl Pool {
         operation: &'static str,
         call: impl FnOnce(&'a dyn Zpool) -> Result<T, ZpoolError>,
     ) -> Result<T, ZpoolError> {
-        contain(|| call(&**self.zpool)).unwrap_or_else(|Panicked| {
+        contain(|| call(&*self.zpool)).unwrap_or_else(|Panicked| {
             Err(ZpoolError::Panicked { backend: "the backend", operation })
         })
     }
@@ -285,10 +280,9 @@ impl Pool {
     #[cold]
     fn charge_for_the_backend(&self, bytes: usize) -> Result<(), ZpoolError> {
         self.look_whether_it_charges();
-        // Room for the object.
-        self.charged.charge(bytes)?;
-        self.charged.uncharge(bytes);
-        Ok(())
+        // Nothing is charged for the object: another thread's look would wipe it out before it was given
+        // back.
+        Ok(self.charged.check(bytes)?)
     }
 
     /// Frees an object.

@@ -289,3 +289,52 @@ fn children_of_a_busy_store_leave_its_file_alone() {
     let path = std::env::temp_dir().join(format!("zswap-fork-{}", std::process::id()));
     children_of_a_busy_store("z3fold", "lz4", Some(path));
 }
+
+/// Forks in its first write, and returns in the child, too.
+#[derive(Debug, Default)]
+struct Forks(std::sync::Mutex<Option<i32>>);
+
+impl SwapDevice for Forks {
+    fn capacity(&self) -> u64 {
+        100
+    }
+    fn write_page(&self, _: u64, _: &zswap_core::Page) -> Result<(), DeviceError> {
+        let mut child = self.0.lock().unwrap();
+        if child.is_none() {
+            // SAFETY: the child goes on in the thread that called the device, which is what is tested.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: a watchdog: the signal ends a child that does not end by itself.
+                unsafe { libc::alarm(10) };
+            }
+            *child = Some(pid);
+        }
+        Ok(())
+    }
+    fn read_page(&self, slot: u64, _: &mut zswap_core::Page) -> Result<(), DeviceError> {
+        Err(DeviceError::Missing { slot })
+    }
+}
+
+#[test]
+fn a_background_thread_that_is_forked_ends_in_the_child() {
+    let device = Arc::new(Forks::default());
+    let store = Zswap::builder().max_pool_bytes(20 * PAGE_SIZE).swap_device(device.clone());
+    let store = Arc::new(store.build().unwrap());
+    for n in 0..18 {
+        store.store(at(n), &page(8 * n + 1)).unwrap();
+    }
+    let policy = ShrinkerPolicy::default().from_percent(10).pause(Duration::from_millis(1));
+    let shrinker = store.shrink_in_background(policy).unwrap();
+    let child = loop {
+        thread::sleep(Duration::from_millis(5));
+        if let Some(pid) = *device.0.lock().unwrap() {
+            break pid;
+        }
+    };
+    let mut status = 0;
+    // SAFETY: the child is this process's, and the place is this frame's.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
+    assert!(shrinker.stop().written > 0);
+}

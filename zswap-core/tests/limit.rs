@@ -20,6 +20,7 @@ use std::time::Duration;
 use common::rig::{check, marked};
 use common::{at, backends, eventually, page};
 use compressors::{AcompEngine, Compressor, CompressorCtx, CompressorError, Scomp};
+use zpool_api::ZpoolConfig;
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{
     DeviceError, FaultySwapDevice, MemorySwapDevice, NullSwapDevice, SwapDevice,
@@ -496,4 +497,28 @@ fn a_device_that_stores_into_its_own_store_is_refused_and_ends() {
         store.load(at(n), &mut back).unwrap();
         assert!(back == *page(n * 8 + 7), "{n}");
     }
+}
+
+/// A look at the pages of such a backend is what its budget holds, and no other thread's look undoes it.
+#[test]
+fn a_backend_that_knows_no_budget_refuses_nothing_while_threads_come_and_go() {
+    let mut registry = builtin::zpools();
+    let unbudgeted = |config: &ZpoolConfig| {
+        builtin::zpools().build("zbud", &ZpoolConfig::new(config.pages.clone()))
+    };
+    registry.register("unbudgeted", unbudgeted).unwrap();
+    let store = Zswap::builder().zpool_registry(registry).zpool("unbudgeted");
+    let store = &store.max_pool_bytes(MIB).build().unwrap();
+    thread::scope(|scope| {
+        for n in 0..3 {
+            scope.spawn(move || {
+                let page = marked(n, 0);
+                for _ in 0..200_000 {
+                    store.store(at(n), &page).unwrap();
+                    assert!(store.invalidate(at(n)));
+                }
+            });
+        }
+    });
+    assert_eq!((store.len(), store.stats().pool_limit_hit), (0, 0));
 }

@@ -84,6 +84,20 @@ impl PageBudget {
         charged.map(drop).map_err(|_| PageError::Limit { bytes, used, limit })
     }
 
+    /// Whether [`PageBudget::charge`] would take `bytes` now. Takes nothing.
+    ///
+    /// # Errors
+    /// Those of [`PageBudget::charge`].
+    pub fn check(&self, bytes: usize) -> Result<(), PageError> {
+        if let Some(parent) = &self.parent {
+            return parent.check(bytes);
+        }
+        let (used, limit) = (self.used(), self.limit());
+        let most = limit.saturating_add(ALLOWANCE.try_with(Cell::get).unwrap_or(0));
+        let fits = used.checked_add(bytes).is_some_and(|together| together <= most);
+        if fits { Ok(()) } else { Err(PageError::Limit { bytes, used, limit }) }
+    }
+
     /// Takes `bytes` whatever the limit: for pages that are needed to win others, as in compaction.
     pub fn charge_beyond(&self, bytes: usize) {
         if let Some(parent) = &self.parent {
@@ -165,6 +179,18 @@ mod tests {
         budget.set_limit(usize::MAX);
         budget.charge(usize::MAX).unwrap();
         assert!(budget.charge(1).is_err());
+    }
+
+    #[test]
+    fn a_check_says_what_a_charge_would_and_takes_nothing() {
+        let whole = Arc::new(PageBudget::new(10));
+        let part = PageBudget::part_of(whole.clone());
+        whole.charge(4).unwrap();
+        let refused = Err(PageError::Limit { bytes: 7, used: 4, limit: 10 });
+        assert_eq!((part.check(7), whole.check(7)), (refused.clone(), refused));
+        assert_eq!((part.check(6), part.check(usize::MAX).is_err()), (Ok(()), true));
+        PageBudget::with_allowance(1, || part.check(7)).unwrap();
+        assert_eq!((whole.used(), part.used()), (4, 0));
     }
 
     #[test]

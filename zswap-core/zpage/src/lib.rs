@@ -20,7 +20,7 @@
 //! assert_eq!(same_filled::pattern(&page), Some(u64::from_ne_bytes([7; 8])));
 //!
 //! let recipe = Recipe::builtin();
-//! let pool = recipe.zpool("zbud", None)?.zpool;
+//! let pool = recipe.zpool("zbud", None)?;
 //! let codec = Codec::new(recipe.compressor("null")?.compressor);
 //! let object = codec.compress(&page, |bytes| pool.malloc_from(bytes)).expect("no context is held")?;
 //! assert_eq!(*pool.obj_read_begin(object)?, page);

@@ -4,6 +4,7 @@
 //! destructors of what it had made by then.
 
 use core::fmt;
+use core::ops::Deref;
 use std::sync::Arc;
 
 use compressors::{Built, Compressor, CompressorError, Registry as CompressorRegistry};
@@ -24,7 +25,7 @@ type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send
 ///
 /// let recipe = Recipe::builtin();
 /// let zpool = recipe.zpool("zbud", None)?;
-/// assert_eq!(zpool.zpool.name(), "zbud");
+/// assert_eq!(zpool.name(), "zbud");
 /// assert!(recipe.zpool("zlab", None).unwrap_err().to_string().contains("zbud"));
 /// # Ok::<(), zpage::RecipeError>(())
 /// ```
@@ -37,14 +38,22 @@ pub struct Recipe {
     pages: Contained<MakePages>,
 }
 
-/// A backend that was built.
+/// A backend that was built, with a share of its provider. Derefs to the backend, whose largest object is a
+/// page or more.
 #[derive(Debug)]
 pub struct BuiltZpool {
-    /// The backend. Its largest object is a page or more.
-    pub zpool: Contained<Arc<dyn Zpool>>,
-    /// Its provider. Keep it for longer than the backend: a backend that unwinds because its
-    /// provider panicked must not be the one to run the provider's destructor, which may panic, too.
-    pub pages: Contained<Arc<dyn PageProvider>>,
+    zpool: Contained<Arc<dyn Zpool>>,
+    /// Declared after the backend, and so dropped after it: a backend that unwinds because its provider
+    /// panicked must not be the one to run the provider's destructor, which may panic, too.
+    _pages: Contained<Arc<dyn PageProvider>>,
+}
+
+impl Deref for BuiltZpool {
+    type Target = dyn Zpool;
+    #[inline]
+    fn deref(&self) -> &(dyn Zpool + 'static) {
+        &**self.zpool
+    }
 }
 
 /// A compressor that was built.
@@ -144,7 +153,7 @@ impl Recipe {
             let zpool = name.to_owned();
             return Err(RecipeError::ObjectsTooSmall { zpool, max, needed: PAGE_SIZE });
         }
-        Ok(BuiltZpool { zpool, pages })
+        Ok(BuiltZpool { zpool, _pages: pages })
     }
 }
 
