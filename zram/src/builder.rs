@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
 use zpage::device_slots::Slots;
-use zpage::recipe::{BuiltZpool, RecipeError};
+use zpage::recipe::RecipeError;
 use zpage::same_filled::Patterns;
 use zpage::{Codec, PAGE_SIZE, Recipe, SwapDevice, builtin};
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
+use zpool_base::contained::{Contained, Panicked, contain};
 
 use crate::Zram;
 use crate::counts::Counts;
@@ -38,7 +39,7 @@ pub struct ZramBuilder {
     recipe: Recipe,
     mem_limit: usize,
     access_times: bool,
-    device: Option<Arc<dyn SwapDevice>>,
+    device: Option<Contained<Arc<dyn SwapDevice>>>,
 }
 
 impl ZramBuilder {
@@ -118,7 +119,7 @@ impl ZramBuilder {
 
     /// Where pages are written back to. Default: nowhere.
     pub fn backing_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
-        self.device = Some(device);
+        self.device = Some(Contained::new(device));
         self
     }
 
@@ -136,18 +137,20 @@ impl ZramBuilder {
         let algorithms: Result<Box<[_]>, RecipeError> =
             specs.map(|spec| Ok(Codec::new(self.recipe.compressor(&spec)?.compressor))).collect();
         let algorithms = algorithms?;
-        let BuiltZpool { zpool, pages } = self.recipe.zpool(&self.zpool, None)?;
+        let zpool = self.recipe.zpool(&self.zpool, None)?;
+        let (tag, pool_page) = contain(|| (zpool.tag(), zpool.stats().page_size))
+            .map_err(|Panicked| BuildError::Panicked { what: "the backend" })?;
         let table = Table::new(bytes / PAGE_SIZE as u64, self.access_times)
             .map_err(|no_memory| BuildError::Table { bytes: no_memory.bytes })?;
+        let backing = self.device.as_deref().cloned().map(Slots::attach).transpose()?;
         Ok(Zram {
             table,
-            tag: zpool.tag(),
-            pool_page: zpool.stats().page_size,
+            tag,
+            pool_page,
             zpool,
-            _pages: pages,
             algorithms,
             patterns: Patterns::new(),
-            backing: self.device.map(Slots::attach).transpose()?,
+            backing,
             counts: Counts::new(self.mem_limit),
         })
     }

@@ -9,13 +9,13 @@
 //! A word that leaves its slot is discarded by the thread that took it out, once, with no slot locked.
 
 use core::fmt;
-use std::sync::Arc;
 
 use zpage::device_slots::Slots;
+use zpage::recipe::BuiltZpool;
 use zpage::same_filled::{Patterns, fill, pattern};
 use zpage::{Codec, CodecFault, PAGE_SIZE, Page};
-use zpool_api::{BackendBits, Handle, PageProvider, PoolTag, Zpool};
-use zpool_base::contained::Contained;
+use zpool_api::{BackendBits, Handle, PoolTag};
+use zpool_base::contained::contain;
 
 use crate::counts::Counts;
 use crate::error::ZramError;
@@ -31,9 +31,7 @@ pub(crate) const HUGE_FROM: usize = PAGE_SIZE - PAGE_SIZE / 16;
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread.
 pub struct Zram {
     pub(crate) table: Table,
-    pub(crate) zpool: Contained<Arc<dyn Zpool>>,
-    /// The backend's provider, dropped after it.
-    pub(crate) _pages: Contained<Arc<dyn PageProvider>>,
+    pub(crate) zpool: BuiltZpool,
     pub(crate) tag: PoolTag,
     pub(crate) pool_page: usize,
     pub(crate) algorithms: Box<[Codec]>,
@@ -76,8 +74,9 @@ impl Zram {
     /// Puts another word into a locked slot, unlocks it, and frees what was there.
     pub(crate) fn exchange(&self, mut slot: SlotGuard<'_>, new: Word) {
         let old = slot.replace(new);
-        drop(slot);
+        // Under the lock: what comes after it here must not be taken off before it was added.
         self.counts.replaced(old, new);
+        drop(slot);
         self.discard_word(old);
     }
 
@@ -133,9 +132,14 @@ impl Zram {
         Ok(content)
     }
 
+    /// Bytes of the pool's pages with objects, as the backend says; 0 if it panics.
+    pub(crate) fn pool_bytes(&self) -> usize {
+        contain(|| self.zpool.total_pages()).unwrap_or(0).saturating_mul(self.pool_page)
+    }
+
     /// Looks at the pool's size with a new object in it, which is freed if that is too much.
     fn within_limit(&self, index: u64, content: Content) -> Result<(), ZramError> {
-        let used = self.zpool.total_pages() * self.pool_page;
+        let used = self.pool_bytes();
         let limit = self.counts.mem_limit();
         if limit > 0 && used > limit {
             self.discard_word(Word::new(content));
@@ -237,7 +241,7 @@ impl Zram {
             Content::Object { bits, .. } => {
                 // The handle was the slot's alone: only a backend that broke its promise fails here,
                 // and there is nothing left to do about that object.
-                let _ = self.zpool.free(Handle::new(self.tag, bits));
+                let _ = contain(|| self.zpool.free(Handle::new(self.tag, bits)));
             }
         }
     }

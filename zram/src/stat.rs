@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use zpage::PAGE_SIZE;
 use zpage::device_slots::Slots;
+use zpage::{Codec, PAGE_SIZE};
 use zpool_api::ZpoolError;
 
 use crate::Zram;
@@ -138,7 +138,7 @@ impl Zram {
         let pool = self.zpool.stats();
         let counts = &self.counts;
         MmStat {
-            orig_data_size: counts.stored.get() * PAGE_SIZE as u64,
+            orig_data_size: counts.stored.get().saturating_mul(PAGE_SIZE as u64),
             compr_data_size: pool.object_bytes as u64,
             mem_used_total: pool.pool_bytes() as u64,
             mem_limit: counts.mem_limit() as u64,
@@ -192,15 +192,16 @@ impl Zram {
     /// Bytes kept beside the pool's pages: table, patterns, the device's bitmap, the backend's
     /// descriptors and slots.
     pub fn metadata_bytes(&self) -> usize {
-        self.table.memory_bytes()
-            + self.patterns.memory_bytes()
-            + self.backing.as_ref().map_or(0, Slots::memory_bytes)
-            + self.zpool.stats().metadata_bytes
+        let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
+        let backend = self.zpool.stats().metadata_bytes;
+        [self.table.memory_bytes(), self.patterns.memory_bytes(), device, backend]
+            .into_iter()
+            .fold(0, usize::saturating_add)
     }
 
     /// Bytes of the compression contexts made so far: a cost for each CPU, not for each page.
     pub fn context_bytes(&self) -> usize {
-        self.algorithms.iter().map(|algorithm| algorithm.memory_bytes()).sum()
+        self.algorithms.iter().map(Codec::memory_bytes).fold(0, usize::saturating_add)
     }
 
     /// Bytes of pool pages with objects beyond which writes fail; 0 for no limit.
@@ -210,8 +211,7 @@ impl Zram {
 
     /// Begins anew to look for the most memory used.
     pub fn reset_mem_used_max(&self) {
-        let used = self.zpool.total_pages() * self.pool_page;
-        self.counts.mem_used_max.set(used as u64);
+        self.counts.mem_used_max.set(self.pool_bytes() as u64);
     }
 
     /// Packs the pool; pages given back. [`ZpoolError::Unsupported`] from backends that cannot.

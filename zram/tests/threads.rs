@@ -222,3 +222,35 @@ fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
         waits.join().unwrap();
     });
 }
+
+#[test]
+fn what_is_counted_page_by_page_is_never_below_nothing() {
+    let rig = rig(1);
+    let rounds = if cfg!(miri) { 20 } else { 150_000 };
+    let (disk, stop) = (&rig.disk, &AtomicBool::new(false));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|t| {
+                let page = marked(t, PAGE_SIZE);
+                scope.spawn(move || {
+                    for _ in 0..rounds {
+                        disk.write(0, &page[..]).unwrap();
+                        disk.write(0, &[7; PAGE_SIZE]).unwrap();
+                        disk.discard(0, PAGE_SIZE as u64).unwrap();
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(move || {
+            while !stop.load(SeqCst) {
+                let stat = disk.mm_stat();
+                let one =
+                    [stat.orig_data_size / PAGE_SIZE as u64, stat.same_pages, stat.huge_pages];
+                assert!(one.iter().all(|pages| *pages <= 1), "{stat}");
+            }
+        });
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        stop.store(true, SeqCst);
+    });
+    settle(rig);
+}
