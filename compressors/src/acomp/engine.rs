@@ -100,7 +100,7 @@ impl AcompEngine {
         for number in 0..workers {
             let shared = engine.shared.clone();
             let builder = thread::Builder::new().name(format!("acomp-{number}"));
-            engine.workers.push(builder.spawn(move || work(&shared))?);
+            engine.workers.push(builder.spawn(move || work(&shared, maker))?);
         }
         Ok(engine)
     }
@@ -111,13 +111,18 @@ impl AcompEngine {
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, maker: Maker) {
     IS_WORKER.set(true);
     let mut queue = shared.lock();
     loop {
         if let Some(job) = shared.next(&mut queue) {
             drop(queue);
             job.run();
+            if !maker.is_here() {
+                // The codec has forked, and this is the child: there is nobody to work for, and who held
+                // the lock at the fork is not here to let it go.
+                return;
+            }
             queue = shared.lock();
             continue;
         }

@@ -1,0 +1,55 @@
+//! A codec that forks on a worker of the engine and returns in the child, too: the worker ends there.
+#![cfg(all(target_os = "linux", not(miri)))]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    reason = "fork; a failure in a test's helper is the test's own message"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+
+use compressors::{
+    Acomp, AcompCompletions, AcompEngine, AcompOp, AcompRequest, CompressorCtx, CompressorError,
+};
+
+#[derive(Debug)]
+struct Forks(Arc<AtomicI32>);
+
+impl CompressorCtx for Forks {
+    fn compress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<usize, CompressorError> {
+        // SAFETY: the child goes on in the thread that called the codec, which is what is tested.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: a watchdog: the signal ends a child that does not end by itself.
+            unsafe { libc::alarm(10) };
+        }
+        self.0.store(pid, SeqCst);
+        Ok(1)
+    }
+    fn decompress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<(), CompressorError> {
+        Ok(())
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_worker_that_is_forked_ends_in_the_child() {
+    let engine = AcompEngine::new(1, 4).unwrap();
+    let (child, done) = (Arc::new(AtomicI32::new(0)), Arc::new(AcompCompletions::new()));
+    let ctx = Box::new(Forks(child.clone()));
+    let (input, output) = (vec![1; 16], vec![0; 16]);
+    engine.submit(AcompRequest { op: AcompOp::Compress, input, output, ctx }, 7, &done).unwrap();
+    // The worker takes it: who waits would work on it, too.
+    while child.load(SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    let (tag, completed) = engine.wait_any(&done).unwrap();
+    assert_eq!((tag, completed.result), (7, Ok(1)));
+    let (child, mut status) = (child.load(SeqCst), 0);
+    // SAFETY: the child is this process's, and the place is this frame's.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
+}
