@@ -1,6 +1,12 @@
 //! Faults of the disk's memory and of recompression.
 
-use zram::{PAGE_SIZE, Recompress, Zram};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use zpage::{DeviceError, SwapDevice};
+use zram::{PAGE_SIZE, Page, Recompress, Writeback, Zram};
 
 use crate::Seen;
 use crate::pages::{page_of, resident_kib};
@@ -84,4 +90,51 @@ pub fn recompression_wins_no_memory() -> Seen {
         fault,
         format!("{} pages recompressed, {before} bytes before, {after} after", done.recompressed),
     )
+}
+
+/// A device whose writes take long.
+#[derive(Debug, Default)]
+struct Slow(AtomicBool);
+
+impl SwapDevice for Slow {
+    fn capacity(&self) -> u64 {
+        10
+    }
+    fn write_page(&self, _: u64, _: &Page) -> Result<(), DeviceError> {
+        self.0.store(true, Ordering::SeqCst);
+        thread::sleep(Duration::from_secs(2));
+        Ok(())
+    }
+    fn read_page(&self, slot: u64, _: &mut Page) -> Result<(), DeviceError> {
+        Err(DeviceError::Missing { slot })
+    }
+}
+
+/// In a child after `fork` a disk waits for a slot that a thread of the parent's had locked.
+pub fn a_child_waits_for_ever() -> Seen {
+    let device = Arc::new(Slow::default());
+    let disk = Zram::builder().disksize(at(4)).backing_device(device.clone()).build();
+    let disk = disk.expect("a disk");
+    disk.write(0, &page_of(1, 1500)).expect("room");
+    let status = thread::scope(|scope| {
+        scope.spawn(|| disk.writeback(&Writeback::new()));
+        while !device.0.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        // SAFETY: the child reads a page and ends, without running anything else of the parent's.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: a watchdog: the signal ends a child that waits for ever.
+            unsafe { libc::alarm(5) };
+            drop(disk.read(0, &mut [0; PAGE_SIZE]));
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // SAFETY: the child is this process's, and the place is this frame's.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        status
+    });
+    let waited = libc::WIFSIGNALED(status);
+    Seen::new(waited, format!("a read in the child waited for ever: {waited}"))
 }

@@ -40,6 +40,7 @@ const TRIALS: &[Trial] = &[
     ("chunks-stay", disk::memory_of_discarded_slots_stays),
     ("empty-disk", disk::an_empty_disk_takes_memory),
     ("total-above-max", disk::the_total_is_above_the_maximum),
+    ("disk-after-fork", disk::a_child_waits_for_ever),
     ("recompress-by-spec", disk::recompression_is_not_found_by_its_spec),
     ("recompress-in-vain", disk::recompression_wins_no_memory),
 ];
