@@ -63,6 +63,8 @@
 //! Compressed pages are for the process that made them. They have no header
 //! and no checksum, and are not the file formats of these libraries.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod acomp;
 #[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate", feature = "lzo"))]
 mod boxed;

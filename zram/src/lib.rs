@@ -51,6 +51,7 @@
 //! | `counts.rs`, `stat.rs` | what is counted; figures, in the kernel's order |
 //! | `builder.rs`, `error.rs` | putting it together; what can go wrong |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
     allow(

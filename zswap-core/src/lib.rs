@@ -96,6 +96,7 @@
 //! Contexts of codecs, patterns, devices with their slots and the built-in backends are in the crate `zpage`,
 //! which `zram` is made of, too.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
     allow(

@@ -27,6 +27,7 @@
 //! # Ok::<(), zpage::RecipeError>(())
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
     allow(
