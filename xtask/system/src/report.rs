@@ -129,7 +129,7 @@ fn made(
 
     let told = format!(
         "{least} thread{plural}, each operation timed by itself, pages in random order, every page \
-         stored over an older one; requests of 128 KiB are told per page."
+         stored over an older one; the figures of requests of 128 KiB are per page."
     );
     let each = format!("{told} {here}");
     let latency = [
