@@ -90,7 +90,7 @@ mod tests {
 
     impl Drop for Bomb {
         fn drop(&mut self) {
-            resume_unwind(Box::new("a payload's own"));
+            resume_unwind(Box::new(()));
         }
     }
 
