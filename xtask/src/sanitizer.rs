@@ -14,7 +14,7 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::jobs::miri;
 use crate::libtest;
-use crate::workspace::{Workspace, list, text};
+use crate::workspace::{Workspace, integration_tests, list, text};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -115,21 +115,17 @@ impl Sanitizer {
 /// The arguments that choose a package's test programs: its unit tests and every integration
 /// test that is not left out and requires no feature but these.
 fn programs(package: &Value, features: &str) -> Vec<String> {
-    let has = |feature| features.split([' ', ',']).any(|given| given == text(feature));
+    let has = |feature: &str| features.split([' ', ',']).any(|given| given == feature);
     let mut args = Vec::new();
     for target in list(&package["targets"]) {
-        match (text(&target["kind"][0]), text(&target["name"])) {
-            ("lib", _) => args.push("--lib".to_owned()),
-            ("bin", _) => args.push("--bins".to_owned()),
-            ("test", name)
-                if !PROGRAMS_LEFT_OUT.contains(&name)
-                    && list(&target["required-features"]).all(has) =>
-            {
-                args.extend(["--test".to_owned(), name.to_owned()]);
-            }
+        match text(&target["kind"][0]) {
+            "lib" => args.push("--lib".to_owned()),
+            "bin" => args.push("--bins".to_owned()),
             _ => {}
         }
     }
+    let tests = integration_tests(package, has).filter(|name| !PROGRAMS_LEFT_OUT.contains(name));
+    args.extend(tests.flat_map(|name| ["--test".to_owned(), name.to_owned()]));
     args
 }
 

@@ -74,6 +74,17 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// The integration tests of a package that need no feature but those for which `has` holds.
+pub(crate) fn integration_tests(
+    package: &Value,
+    has: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = &str> {
+    list(&package["targets"])
+        .filter(|target| list(&target["kind"]).any(|kind| kind == "test"))
+        .filter(move |target| list(&target["required-features"]).map(text).all(&has))
+        .map(|target| text(&target["name"]))
+}
+
 /// Whether a package of `cargo metadata` has a library target for others: one that is published.
 pub(crate) fn is_library(package: &Value) -> bool {
     package["publish"].is_null()

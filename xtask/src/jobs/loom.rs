@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::libtest;
-use crate::workspace::{Workspace, list, text};
+use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -77,10 +77,7 @@ fn depends_on_loom(package: &Value) -> bool {
 
 /// The integration tests of a package that are models.
 fn loom_tests(package: &Value) -> impl Iterator<Item = &str> {
-    list(&package["targets"])
-        .filter(|t| list(&t["kind"]).any(|k| k == "test"))
-        .map(|t| text(&t["name"]))
-        .filter(|name| name.starts_with("loom_"))
+    integration_tests(package, |_| true).filter(|name| name.starts_with("loom_"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::libtest;
-use crate::workspace::{Workspace, list, text};
+use crate::workspace::{Workspace, integration_tests};
 
 /// A 32-bit and a big-endian target.
 const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
@@ -113,12 +113,9 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
 /// What cargo is given beside the crate.
 fn arguments(ws: &Workspace, krate: &str, line: &str) -> Vec<String> {
     let package = ws.packages().find(|p| p["name"] == krate);
-    let tests = package.into_iter().flat_map(|p| list(&p["targets"])).filter(|target| {
-        let needs = list(&target["required-features"]).count();
-        list(&target["kind"]).any(|kind| kind == "test") && needs == 0
-    });
+    let tests = package.into_iter().flat_map(|p| integration_tests(p, |_| false));
     let tests: Vec<String> =
-        tests.flat_map(|t| ["--test".to_owned(), text(&t["name"]).to_owned()]).collect();
+        tests.flat_map(|name| ["--test".to_owned(), name.to_owned()]).collect();
     line.split_whitespace()
         .flat_map(|word| if word == TESTS { tests.clone() } else { vec![word.to_owned()] })
         .collect()

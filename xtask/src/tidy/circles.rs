@@ -87,7 +87,7 @@ fn read<'a>(source: &'a Source, module: &[String]) -> File<'a> {
 /// Whether the path at `at` is that of a `pub use`.
 fn is_passed_on(code: &str, at: usize) -> bool {
     let statement = code[..at].rsplit([';', '}', '{', ']']).next().unwrap_or_default().trim();
-    statement.starts_with("pub") && statement.ends_with("use") || statement == "pub use"
+    statement.starts_with("pub") && statement.ends_with("use")
 }
 
 /// One path of a use tree, and the name that it gives.
