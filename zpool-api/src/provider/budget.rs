@@ -72,15 +72,12 @@ impl PageBudget {
             return Ok(());
         }
         let limit = self.limit();
-        let room =
-            |used: usize, most: usize| used.checked_add(bytes).filter(|together| *together <= most);
         // Relaxed, here and below: a sum that publishes nothing; an RMW sees its latest value.
         let relaxed = Ordering::Relaxed;
-        let charged = self.used.fetch_update(relaxed, relaxed, |used| room(used, limit));
+        let charged = self.used.fetch_update(relaxed, relaxed, |used| within(used, bytes, limit));
         let Err(used) = charged else { return Ok(()) };
-        let allowance = ALLOWANCE.try_with(Cell::get).unwrap_or(0);
-        let most = limit.saturating_add(allowance);
-        let charged = self.used.fetch_update(relaxed, relaxed, |used| room(used, most));
+        let most = with_allowed(limit);
+        let charged = self.used.fetch_update(relaxed, relaxed, |used| within(used, bytes, most));
         charged.map(drop).map_err(|_| PageError::Limit { bytes, used, limit })
     }
 
@@ -93,9 +90,8 @@ impl PageBudget {
             return parent.check(bytes);
         }
         let (used, limit) = (self.used(), self.limit());
-        let most = limit.saturating_add(ALLOWANCE.try_with(Cell::get).unwrap_or(0));
-        let fits = used.checked_add(bytes).is_some_and(|together| together <= most);
-        if fits { Ok(()) } else { Err(PageError::Limit { bytes, used, limit }) }
+        let fits = within(used, bytes, with_allowed(limit));
+        fits.map(drop).ok_or(PageError::Limit { bytes, used, limit })
     }
 
     /// Takes `bytes` whatever the limit: for pages that are needed to win others, as in compaction.
@@ -161,6 +157,16 @@ impl PageBudget {
         let _restore = Restore(before);
         work()
     }
+}
+
+/// `used` and `bytes` together, if they are no more than `most`.
+fn within(used: usize, bytes: usize, most: usize) -> Option<usize> {
+    used.checked_add(bytes).filter(|together| *together <= most)
+}
+
+/// A limit with what this thread may exceed it by.
+fn with_allowed(limit: usize) -> usize {
+    limit.saturating_add(ALLOWANCE.try_with(Cell::get).unwrap_or(0))
 }
 
 #[cfg(all(test, not(loom)))]
