@@ -58,30 +58,6 @@ impl Counts {
         }
     }
 
-    pub(crate) fn device_read(&self) {
-        self.device_reads.add(1);
-    }
-
-    pub(crate) fn written_back(&self) {
-        self.device_writes.add(1);
-    }
-
-    pub(crate) fn failed_read(&self) {
-        self.failed_reads.add(1);
-    }
-
-    pub(crate) fn failed_write(&self) {
-        self.failed_writes.add(1);
-    }
-
-    pub(crate) fn invalid_io(&self) {
-        self.invalid_io.add(1);
-    }
-
-    pub(crate) fn notify_free(&self) {
-        self.notify_free.add(1);
-    }
-
     /// Bytes; 0 for no limit.
     pub(crate) fn mem_limit(&self) -> usize {
         self.mem_limit.get() as usize

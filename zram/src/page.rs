@@ -177,7 +177,7 @@ impl Zram {
                 self.device()
                     .read(slot, page)
                     .map_err(|source| ZramError::Device { index, source })?;
-                self.counts.device_read();
+                self.counts.device_reads.add(1);
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ impl Zram {
             Ok(())
         });
         if done.as_ref().is_err_and(|error| !matches!(error, ZramError::OutOfRange { .. })) {
-            self.counts.failed_read();
+            self.counts.failed_reads.add(1);
         }
         done
     }
@@ -97,7 +97,7 @@ impl Zram {
         self.check(offset, len)?;
         for part in parts(offset, len).filter(Part::is_whole) {
             self.discard_page(part.index);
-            self.counts.notify_free();
+            self.counts.notify_free.add(1);
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Zram {
     ) -> Result<(), ZramError> {
         for part in parts {
             if let Err(error) = each(part) {
-                self.counts.failed_write();
+                self.counts.failed_writes.add(1);
                 return Err(error);
             }
         }
@@ -131,7 +131,7 @@ impl Zram {
         if offset.checked_add(len).is_some_and(|end| end <= disksize) {
             return Ok(());
         }
-        self.counts.invalid_io();
+        self.counts.invalid_io.add(1);
         Err(ZramError::OutOfRange { offset, len, disksize })
     }
 }

@@ -141,7 +141,7 @@ impl Zram {
         to.write(&page).map_err(|source| ZramError::Device { index, source })?;
         let new = Word::new(Content::OnDevice(to.keep()));
         core::mem::forget(budget);
-        self.counts.written_back();
+        self.counts.device_writes.add(1);
         self.exchange(slot, new);
         Ok(true)
     }

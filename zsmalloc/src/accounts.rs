@@ -1,15 +1,13 @@
 //! What a pool has: its pages, the budget that they are charged to, and the objects that its figures
 //! leave out.
 //!
-//! Pages are charged before they are touched and uncharged when they cease to be resident. The
-//! numbers are counters, each right by itself; no protocol hangs on one.
+//! Pages are charged before they are touched and uncharged when they cease to be resident. Each
+//! number is right by itself; no protocol hangs on one.
 
 use std::sync::Arc;
 
 use zpool_api::{PageBudget, PageError};
-
-use crate::sync::atomic::Ordering;
-use crate::sync::counters::AtomicUsize;
+use zpool_base::counter::Counter;
 
 /// Pages without an object that may wait in zspages before some are given back: this many, or one
 /// 64th of the pool if that is more.
@@ -19,12 +17,12 @@ const HOLES: usize = 16;
 pub(crate) struct Accounts {
     pub(crate) page_size: usize,
     budget: Option<Arc<PageBudget>>,
-    resident: AtomicUsize,
-    holes: AtomicUsize,
+    resident: Counter,
+    holes: Counter,
     /// Objects whose writer has not committed yet, and their bytes.
-    uncommitted: AtomicUsize,
-    uncommitted_bytes: AtomicUsize,
-    parked: AtomicUsize,
+    uncommitted: Counter,
+    uncommitted_bytes: Counter,
+    parked: Counter,
 }
 
 impl Accounts {
@@ -32,11 +30,11 @@ impl Accounts {
         Accounts {
             page_size,
             budget,
-            resident: AtomicUsize::new(0),
-            holes: AtomicUsize::new(0),
-            uncommitted: AtomicUsize::new(0),
-            uncommitted_bytes: AtomicUsize::new(0),
-            parked: AtomicUsize::new(0),
+            resident: Counter::default(),
+            holes: Counter::default(),
+            uncommitted: Counter::default(),
+            uncommitted_bytes: Counter::default(),
+            parked: Counter::default(),
         }
     }
 
@@ -64,73 +62,59 @@ impl Accounts {
 
     /// Pages become resident, which were charged, or cease to be.
     pub(crate) fn count_resident(&self, change: i32) {
-        // Relaxed, here and below: counters, each right by itself.
-        self.resident.fetch_add(change as isize as usize, Ordering::Relaxed);
+        self.resident.add(i64::from(change) as u64);
         if change < 0 {
             self.uncharge(change.unsigned_abs() as usize);
         }
     }
 
     pub(crate) fn resident(&self) -> usize {
-        // Relaxed: as above.
-        self.resident.load(Ordering::Relaxed)
+        self.resident.get() as usize
     }
 
     pub(crate) fn count_holes(&self, change: i32) {
-        // Relaxed: as above.
-        self.holes.fetch_add(change as isize as usize, Ordering::Relaxed);
+        self.holes.add(i64::from(change) as u64);
     }
 
     /// Whether more pages without an object wait than should.
     pub(crate) fn too_many_holes(&self) -> bool {
-        // Relaxed: as above.
-        let holes = self.holes.load(Ordering::Relaxed);
+        let holes = self.holes.get() as usize;
         holes > HOLES && holes > self.resident() / 64
     }
 
     #[cfg(all(test, not(loom)))]
     pub(crate) fn holes(&self) -> usize {
-        self.holes.load(Ordering::SeqCst)
+        self.holes.get() as usize
     }
 
     /// A place was left to its last reader. Under the class lock, as it is taken off.
     pub(crate) fn count_parked(&self) {
-        // Relaxed: as above.
-        self.parked.fetch_add(1, Ordering::Relaxed);
+        self.parked.add(1);
     }
 
     /// A parked place was cleared.
     pub(crate) fn uncount_parked(&self) {
-        // Relaxed: as above.
-        self.parked.fetch_sub(1, Ordering::Relaxed);
+        self.parked.sub(1);
     }
 
     pub(crate) fn parked(&self) -> usize {
-        // Relaxed: as above.
-        self.parked.load(Ordering::Relaxed)
+        self.parked.get() as usize
     }
 
     /// An object of `len` bytes has a writer that commits or aborts it.
     pub(crate) fn count_uncommitted(&self, len: usize) {
-        // Relaxed: as above.
-        self.uncommitted.fetch_add(1, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.uncommitted_bytes.fetch_add(len, Ordering::Relaxed);
+        self.uncommitted.add(1);
+        self.uncommitted_bytes.add(len as u64);
     }
 
     /// The writer is done, either way.
     pub(crate) fn uncount_uncommitted(&self, len: usize) {
-        // Relaxed: as above.
-        self.uncommitted.fetch_sub(1, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.uncommitted_bytes.fetch_sub(len, Ordering::Relaxed);
+        self.uncommitted.sub(1);
+        self.uncommitted_bytes.sub(len as u64);
     }
 
     /// Objects that are being written, and their bytes.
     pub(crate) fn uncommitted(&self) -> (usize, usize) {
-        // Relaxed: as above.
-        let objects = self.uncommitted.load(Ordering::Relaxed);
-        // Relaxed: as above.
-        (objects, self.uncommitted_bytes.load(Ordering::Relaxed))
+        (self.uncommitted.get() as usize, self.uncommitted_bytes.get() as usize)
     }
 }

@@ -14,13 +14,14 @@
 //! a caller must keep is in the `# Safety` sections: whose run a zspage gets, and whose place is freed.
 
 use zpool_api::{PageError, PageRun};
+use zpool_base::counter::Counter;
 use zpool_base::lockdep;
 
 use crate::accounts::Accounts;
 use crate::class_table::SizeClass;
 use crate::slot::Chain;
 use crate::sync::atomic::Ordering;
-use crate::sync::counters::{AtomicU32, AtomicUsize};
+use crate::sync::counters::AtomicU32;
 use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
 use crate::zspages::Zspages;
@@ -40,7 +41,7 @@ pub(crate) struct Class {
     resident: AtomicU32,
     used: AtomicU32,
     /// Bytes of live objects and of those being written. Changed under the class lock.
-    bytes: AtomicUsize,
+    bytes: Counter,
 }
 
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Class {
             inner: Mutex::new(inner),
             resident: AtomicU32::new(0),
             used: AtomicU32::new(0),
-            bytes: AtomicUsize::new(0),
+            bytes: Counter::default(),
         }
     }
 
@@ -89,8 +90,8 @@ impl Class {
 
     /// Places taken and bytes of objects, as they were a moment ago.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        // Relaxed, both: counters, each right by itself.
-        (self.used.load(Ordering::Relaxed) as usize, self.bytes.load(Ordering::Relaxed))
+        // Relaxed: a number, right by itself.
+        (self.used.load(Ordering::Relaxed) as usize, self.bytes.get() as usize)
     }
 
     /// Bytes of touched pages that no place takes, as they were a moment ago.
@@ -561,8 +562,7 @@ impl<'a> ClassGuard<'a> {
 
     /// The objects' bytes grow or shrink by this many.
     pub(crate) fn count_bytes(&mut self, change: isize) {
-        // Relaxed: a counter.
-        self.class.bytes.fetch_add(change as usize, Ordering::Relaxed);
+        self.class.bytes.add(change as u64);
     }
 
     fn count_used(&mut self, change: i32) {

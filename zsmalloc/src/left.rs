@@ -12,12 +12,12 @@
 
 use core::ptr::NonNull;
 
+use zpool_base::counter::Counter;
 use zpool_base::lockdep::{self, Rank};
 
 use crate::class::Detached;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::counters::AtomicUsize;
 use crate::zspage::NIL;
 use crate::zspages::{LaneRef, Zspages};
 
@@ -30,9 +30,10 @@ pub(crate) struct Left {
     queue: AtomicU64,
     /// The list's head. A leaf lock.
     list: Mutex<u32>,
-    /// Resident pages of the runs on the list; and the zspages, for a look without the lock.
-    pages: AtomicUsize,
-    zspages: AtomicUsize,
+    /// Resident pages of the runs on the list; and the zspages, for a look without the lock. Changed
+    /// under it.
+    pages: Counter,
+    zspages: Counter,
 }
 
 impl Left {
@@ -40,15 +41,14 @@ impl Left {
         Left {
             queue: AtomicU64::new(END),
             list: Mutex::new(NIL),
-            pages: AtomicUsize::new(0),
-            zspages: AtomicUsize::new(0),
+            pages: Counter::default(),
+            zspages: Counter::default(),
         }
     }
 
     /// Resident pages that wait to be given back.
     pub(crate) fn pages(&self) -> usize {
-        // Relaxed: a counter.
-        self.pages.load(Ordering::Relaxed)
+        self.pages.get() as usize
     }
 
     /// Whether the queue has a place.
@@ -61,8 +61,8 @@ impl Left {
     /// Whether the list has a zspage.
     #[inline]
     pub(crate) fn has_zspages(&self) -> bool {
-        // Relaxed: a hint, as in `has_places`.
-        self.zspages.load(Ordering::Relaxed) != 0
+        // A hint, as in `has_places`.
+        self.zspages.get() != 0
     }
 
     /// Queues a place, whose link is at `link`.
@@ -112,10 +112,8 @@ impl Left {
         let _held = lockdep::acquire(Rank::Leaf);
         let mut list = self.list.lock();
         z.next.set(core::mem::replace(&mut list, zspage));
-        // Relaxed, both: counters, changed under the lock.
-        self.pages.fetch_add(pages, Ordering::Relaxed);
-        // Relaxed: as above.
-        self.zspages.fetch_add(1, Ordering::Relaxed);
+        self.pages.add(pages as u64);
+        self.zspages.add(1);
     }
 
     /// Takes one zspage that was left.
@@ -128,10 +126,8 @@ impl Left {
         *list = z.next.get();
         // SAFETY: a vacant descriptor, and off the list it is this thread's alone.
         let run = unsafe { z.take_run() }.expect("a zspage that was left keeps its run");
-        // Relaxed, both: as in `leave`.
-        self.pages.fetch_sub(run.resident_pages(), Ordering::Relaxed);
-        // Relaxed: as above.
-        self.zspages.fetch_sub(1, Ordering::Relaxed);
+        self.pages.sub(run.resident_pages() as u64);
+        self.zspages.sub(1);
         // SAFETY: as above; the run is the one that was left.
         Some(unsafe { Detached::new(zspage, run) })
     }
