@@ -90,22 +90,23 @@ impl Z3fold {
 buddies::backend!(Z3fold);
 
 #[cfg(all(test, not(loom)))]
+#[macro_use]
+#[path = "../../buddies/tests/unit/mod.rs"]
+mod unit;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use buddies::READER_LIMIT;
-    use std::collections::HashSet;
+    use crate::unit;
     use zpool_api::Zpool;
-    use zpool_api::handle::MAX_GENERATION;
-    use zpool_pages::{FailingPages, HeapPages};
+    use zpool_pages::HeapPages;
+
+    unit_tests!(Trio, 3);
 
     const _: fn() = || {
         fn both<T: Send + Sync>() {}
         both::<Z3fold>();
     };
-
-    fn starting_at(provider: Arc<dyn PageProvider>, generation: u32) -> Z3fold {
-        Z3fold(Pool::starting_at_for_test(provider, None, generation).unwrap())
-    }
 
     #[test]
     fn a_page_costs_as_little_as_the_docs_say() {
@@ -127,38 +128,6 @@ mod tests {
             }
             assert_eq!(pool.total_pages(), 0);
         }
-    }
-
-    #[test]
-    fn a_slot_is_retired_when_its_generations_are_used_up() {
-        let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
-        let pool = starting_at(pages.clone(), MAX_GENERATION - 3);
-        let mut seen = HashSet::new();
-        for round in 0..40u8 {
-            let handle = pool.malloc_from(&[round; 10]).unwrap();
-            assert!(seen.insert(handle), "a handle came twice");
-            assert_eq!(&*pool.obj_read_begin(handle).unwrap(), &[round; 10]);
-            pool.free(handle).unwrap();
-        }
-        for handle in &seen {
-            assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
-        }
-        // 4 generations a slot: a page number serves 4 times and is not used again.
-        assert_eq!(pool.0.page_numbers_for_test(), 10);
-        assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
-    }
-
-    #[test]
-    fn too_many_readers_is_an_error_that_passes() {
-        let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
-        let handle = pool.malloc_from(b"popular").unwrap();
-        pool.0.set_readers_for_test(0, READER_LIMIT);
-        assert!(matches!(
-            pool.obj_read_begin(handle),
-            Err(ZpoolError::TooManyReaders { limit: READER_LIMIT, .. })
-        ));
-        pool.0.set_readers_for_test(0, 0);
-        assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
     }
 
     #[test]
