@@ -8,7 +8,8 @@ use arbitrary::Arbitrary;
 use zpool_pages::{FailingPages, HeapPages};
 use zswap_core::device::{FaultySwapDevice, MemorySwapDevice};
 use zswap_core::{
-    LimitReason, LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapEntry, WritebackError, Zswap,
+    LimitReason, LoadError, MigrateError, PAGE_SIZE, Page, Recompress, StoreError, SwapEntry,
+    WritebackError, Zswap,
 };
 
 /// Slots of the device: fewer than entries.
@@ -127,15 +128,19 @@ fn run_mover(store: &Zswap, mover: &Mover) {
         }
         Mover::MigratePools(budget) => match store.migrate_pools(usize::from(budget)) {
             Ok(done) => assert!(done.moved <= usize::from(budget)),
-            Err(RehomeError::Store(StoreError::Pool { .. } | StoreError::PoolLimit { .. })) => {}
+            Err(MigrateError::Store(StoreError::Pool { .. } | StoreError::PoolLimit { .. })) => {}
             Err(other) => panic!("{other}"),
         },
         Mover::Recompress { codec, budget, cold_only } => {
             let name = CODECS[usize::from(codec) % CODECS.len()];
-            match store.recompress(name, usize::from(budget), cold_only) {
+            let what = Recompress::new(name).max_pages(usize::from(budget));
+            let what = if cold_only { what.idle() } else { what };
+            match store.recompress(&what) {
                 Ok(done) => assert!(done.moved + done.not_smaller <= usize::from(budget)),
-                Err(RehomeError::Store(StoreError::Pool { .. } | StoreError::PoolLimit { .. })) => {}
-                Err(RehomeError::Build(_)) => assert_eq!(name, "lz9"),
+                Err(MigrateError::Store(
+                    StoreError::Pool { .. } | StoreError::PoolLimit { .. },
+                )) => {}
+                Err(MigrateError::Build(_)) => assert_eq!(name, "lz9"),
                 Err(other) => panic!("{other}"),
             }
         }

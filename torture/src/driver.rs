@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::{
-    BatchError, BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Page, ShrinkerPolicy,
-    StoreError, SwapEntry, WritebackError,
+    BatchError, BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Page, Recompress,
+    ShrinkerPolicy, StoreError, SwapEntry, WritebackError,
 };
 
 use crate::action::{Action, as_mover};
@@ -538,7 +538,7 @@ impl<'r> Driver<'r> {
         let (round, budget, start) = (self.round, self.budget(), self.begin());
         let done = self.guarded(|| as_mover(Action::Migrate, || round.store.migrate_pools(budget)));
         if let Some(Err(error)) = &done {
-            self.refused("migrate_pools", round.facts(start).rehome(error), error);
+            self.refused("migrate_pools", round.facts(start).migrate(error), error);
         }
         true
     }
@@ -546,12 +546,11 @@ impl<'r> Driver<'r> {
     fn recompress(&mut self) -> bool {
         let (round, budget, start) = (self.round, self.budget(), self.begin());
         let spec = round.config.codecs[self.rng.below(round.config.codecs.len())];
-        let cold = self.rng.below(2) == 0;
-        let done = self.guarded(|| {
-            as_mover(Action::Recompress, || round.store.recompress(spec, budget, cold))
-        });
+        let what = Recompress::new(spec).max_pages(budget);
+        let what = if self.rng.below(2) == 0 { what.idle() } else { what };
+        let done = self.guarded(|| as_mover(Action::Recompress, || round.store.recompress(&what)));
         if let Some(Err(error)) = &done {
-            self.refused("recompress", round.facts(start).rehome(error), error);
+            self.refused("recompress", round.facts(start).migrate(error), error);
         }
         true
     }
@@ -695,7 +694,7 @@ impl<'r> Driver<'r> {
             }
             Background::Migration(migration) => {
                 if let Some(error) = migration.report().last_error {
-                    self.refused("migrate_pools_in_background", facts.rehome(&error), &error);
+                    self.refused("migrate_pools_in_background", facts.migrate(&error), &error);
                 }
             }
             Background::Compactor(_) => {}

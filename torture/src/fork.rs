@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use zswap_core::{
-    BatchError, BuildError, LoadError, PAGE_SIZE, RehomeError, StoreError, WritebackError, Zswap,
-    ZswapStats,
+    BatchError, BuildError, LoadError, MigrateError, PAGE_SIZE, Recompress, StoreError,
+    WritebackError, Zswap, ZswapStats,
 };
 
 use crate::round::Round;
@@ -43,8 +43,10 @@ const ASKED: [Asked; 17] = [
         round.store.load_batch(&[round.entry(0)], pages) == Err(BatchError::Forked)
     }),
     ("shrink", |round, _| round.store.shrink(1) == Err(WritebackError::Forked)),
-    ("migrate_pools", |round, _| round.store.migrate_pools(1) == Err(RehomeError::Forked)),
-    ("recompress", |round, _| round.store.recompress("zstd", 1, false) == Err(RehomeError::Forked)),
+    ("migrate_pools", |round, _| round.store.migrate_pools(1) == Err(MigrateError::Forked)),
+    ("recompress", |round, _| {
+        round.store.recompress(&Recompress::new("zstd").max_pages(1)) == Err(MigrateError::Forked)
+    }),
     ("set_compressor", |round, _| round.store.set_compressor("zstd") == Err(BuildError::Forked)),
     ("set_zpool", |round, _| round.store.set_zpool("zbud") == Err(BuildError::Forked)),
     ("set_max_pool_bytes", |round, _| {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
 use zswap_core::{
-    BuildError, DeviceError, LimitReason, LoadError, RehomeError, StoreError, WritebackError,
+    BuildError, DeviceError, LimitReason, LoadError, MigrateError, StoreError, WritebackError,
 };
 
 use crate::config::{Config, Device};
@@ -265,11 +265,11 @@ impl Facts<'_> {
     }
 
     /// Why pages may not be moved.
-    pub fn rehome(&self, error: &RehomeError) -> Option<Rule> {
+    pub fn migrate(&self, error: &MigrateError) -> Option<Rule> {
         match error {
-            RehomeError::Build(error) => self.build(error),
-            RehomeError::Store(error) => self.store(None, error),
-            RehomeError::Load(error) => self.load(error),
+            MigrateError::Build(error) => self.build(error),
+            MigrateError::Store(error) => self.store(None, error),
+            MigrateError::Load(error) => self.load(error),
             _ => None,
         }
     }
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(facts.writeback(&WritebackError::Panicked), None);
         assert_eq!(facts.build(&BuildError::TooManyPools { limit: 15 }), None);
         assert_eq!(facts.build(&BuildError::Panicked { what: "a backend" }), None);
-        assert_eq!(facts.rehome(&RehomeError::Panicked), None);
+        assert_eq!(facts.migrate(&MigrateError::Panicked), None);
     }
 
     #[test]

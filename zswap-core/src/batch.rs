@@ -19,12 +19,12 @@ use std::sync::Arc;
 use compressors::{AcompCompletions, AcompDone, AcompOp, AcompRequest, CompressorError};
 use zpool_base::unwind::dropped;
 
+use crate::entry::word::Content;
 use crate::error::{BatchError, LoadError, StoreError};
+use crate::pool::pools::PoolRef;
+use crate::pool::spares::Spare;
 use crate::pool::{Fault, Pool};
-use crate::pools::Hold;
 use crate::refusal::Refusal;
-use crate::spares::Spare;
-use crate::word::Content;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::acomp_ctx::output_len;
 use zpage::codec;
@@ -158,7 +158,7 @@ impl Drop for Batch<'_> {
 
 /// What a load whose request is out goes on with.
 struct Out<'a> {
-    pool: Hold<'a>,
+    pool: PoolRef<'a>,
     /// The page's checksum, if that was noted.
     sum: Option<u32>,
 }
@@ -183,7 +183,7 @@ struct Storing<'a, 'p> {
 
 impl Storing<'_, '_> {
     /// Puts what a request came to into its pool.
-    fn finish(&mut self, pool: &Hold<'_>, (tag, done): (usize, AcompDone)) {
+    fn finish(&mut self, pool: &PoolRef<'_>, (tag, done): (usize, AcompDone)) {
         let AcompDone { result, input, output, ctx } = done;
         let (entry, page) = self.pages[tag];
         let (keep_raw, mut kept) = (self.store.store_incompressible, None);
@@ -274,7 +274,7 @@ impl Zswap {
     fn begin_store(
         &self,
         batch: &mut Batch<'_>,
-        pool: &Hold<'_>,
+        pool: &PoolRef<'_>,
         entry: SwapEntry,
         page: &Page,
         room: usize,

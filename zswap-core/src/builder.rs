@@ -10,7 +10,7 @@ use crate::error::BuildError;
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::StoreMetrics;
-use crate::pool_recipe::PoolRecipe;
+use crate::pool::recipe::PoolRecipe;
 use crate::store::Settings;
 use crate::{Zswap, batch};
 use zpage::device::SwapDevice;

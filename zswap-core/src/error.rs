@@ -226,7 +226,7 @@ pub enum BuildError {
 /// about stays where it was; pages that were moved before stay moved.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum RehomeError {
+pub enum MigrateError {
     /// The other pool could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -244,9 +244,9 @@ pub enum RehomeError {
     Forked,
 }
 
-impl From<LoadError> for RehomeError {
+impl From<LoadError> for MigrateError {
     fn from(error: LoadError) -> Self {
-        RehomeError::Load(error)
+        MigrateError::Load(error)
     }
 }
 

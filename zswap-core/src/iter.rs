@@ -1,6 +1,6 @@
 //! Iteration over the entries of a store that goes on being used.
 
-use crate::index::{Index, LeafKeys};
+use crate::entry::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
 use zpool_base::fork::Leaked;
 

@@ -34,13 +34,15 @@
 //!
 //! ```
 //! # use zswap_core::{SwapEntry, Zswap};
+//! use zswap_core::Recompress;
 //! # if cfg!(not(all(feature = "lz4", feature = "zstd", feature = "zbud"))) { return Ok(()); }
 //! # let store = Zswap::builder().zpool("zbud").compressor("lz4").build()?;
 //! # let page = [7u8; zswap_core::PAGE_SIZE];
 //! # store.store(SwapEntry::new(0, 1)?, &page)?;
 //! store.set_compressor("zstd")?; // new pages; old ones stay readable where they are
 //! store.migrate_pools(1000)?; // and may be brought along
-//! store.recompress("zstd:level=9", 1000, true)?; // or only what nobody has loaded for a while
+//! // Or only what nobody has loaded for a while:
+//! store.recompress(&Recompress::new("zstd:level=9").max_pages(1000).idle())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -75,20 +77,14 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `entry.rs`, `word.rs` | the name of a page; the 8 bytes kept of it |
-//! | `lock.rs`, `index/` | the lock of an entry; the radix index of entry words |
+//! | `entry/` | the name of a page (`mod.rs`), the 8 bytes kept of it (`word.rs`), its lock (`lock.rs`), the radix index of entry words (`index/`) |
 //! | `checksum.rs` | whether a page is what was stored |
-//! | `pool.rs` | page to object and back |
-//! | `pools.rs`, `pool_refs.rs` | the pools that are alive, and what keeps each |
-//! | `switch.rs`, `rehome.rs`, `tried.rs` | another backend or compressor; pages moved from pool to pool, and which were tried in vain |
-//! | `walk.rs`, `relocate.rs` | a clock's hand over the entries; a copy that takes its page's place |
-//! | `writeback.rs`, `shrinker.rs` | what goes to the device, and when |
+//! | `pool/` | page to object and back (`mod.rs`), the pools that are alive (`pools.rs`), what keeps each (`percpu_ref.rs`) |
+//! | `moves/` | a clock's hand over the entries (`walk.rs`), a copy that takes its page's place (`relocate.rs`), and who moves pages: `migrate.rs`, `recompress.rs`, `writeback.rs` |
+//! | `background/` | a thread that works on a store (`mod.rs`): `shrinker.rs`, `compactor.rs`, `migrator.rs` |
 //! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; room at the limit; a device that failed |
 //! | `accounting.rs` | what a store takes |
-//! | `compactor.rs` | pages won back from the pools, by hand or on a thread |
-//! | `background.rs`, `thread_time.rs` | a thread that works on a store, and how long it did |
-//! | `batch.rs` | several pages at a time, compressed in parallel |
-//! | `store.rs`, `iter.rs` | the store |
+//! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; its entries; several pages at a time, compressed in parallel; another backend or compressor |
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `metrics.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
 //! | `builder.rs` | putting it together |
@@ -107,62 +103,50 @@
     )
 )]
 
+mod store;
+
 mod accounting;
 mod background;
 mod batch;
 mod builder;
 mod checksum;
 mod compaction_bound;
-mod compactor;
 mod counters;
-mod cursors;
 mod device_health;
 mod entry;
 mod error;
-mod index;
 mod iter;
 mod limits;
-mod lock;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod moves;
 mod nesting;
 mod pool;
-mod pool_recipe;
-mod pool_refs;
-mod pools;
 #[cfg(feature = "metrics")]
 mod publish;
 mod refusal;
-mod rehome;
-mod relocate;
 mod room;
-mod shrinker;
-mod spares;
 mod stats;
-mod store;
 mod switch;
 mod sync;
-mod thread_time;
-mod tried;
-mod walk;
-mod word;
-mod writeback;
 
 pub use background::Background;
+pub use background::compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
+pub use background::migrator::{BackgroundMigration, MigrationReport};
+pub use background::shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use builder::ZswapBuilder;
-pub use compactor::{BackgroundCompactor, CompactorPolicy, CompactorReport};
-pub use device::{DeviceError, SwapDevice};
 pub use entry::{EntryError, OFFSET_BITS, SwapEntry};
-pub use error::{BatchError, BuildError, LoadError, RehomeError, StoreError, WritebackError};
+pub use error::{BatchError, BuildError, LoadError, MigrateError, StoreError, WritebackError};
 pub use iter::Entries;
+pub use moves::migrate::PoolMigration;
+pub use moves::recompress::{Recompress, Recompressed};
 pub use refusal::LimitReason;
-pub use rehome::{BackgroundMigration, MigrationReport, PoolMigration, Recompressed};
-pub use shrinker::{BackgroundShrinker, ShrinkerPolicy, ShrinkerReport};
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 
+pub use device::{DeviceError, SwapDevice};
 pub use zpage::{PAGE_SIZE, Page, builtin, device};
 
 /// The README's example, kept compiling.

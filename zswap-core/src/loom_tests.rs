@@ -16,7 +16,7 @@ use zpool_api::{
 };
 use zpool_pages::HeapPages;
 
-use crate::{LoadError, PAGE_SIZE, Page, SwapEntry, Zswap, builtin};
+use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, builtin};
 use zpage::device::{DeviceError, SwapDevice};
 
 /// Objects in all toy pools of a store, and toy pools there are.
@@ -493,7 +493,7 @@ fn loom_recompress_against_writeback() {
     loom::model(|| {
         let world = World::with(&[(0, 1)]);
         let other = world.beside(|store| store.shrink(1).unwrap());
-        world.store.recompress("head8", 1, false).unwrap();
+        world.store.recompress(&Recompress::new("head8").max_pages(1)).unwrap();
         other.join().unwrap();
         world.settle(&[(0, Some(1))]);
     });

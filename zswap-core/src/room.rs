@@ -26,13 +26,13 @@ use zpool_api::provider::MAX_RUN_PAGES;
 
 use crate::compaction_bound::most_steps;
 use crate::counters::Counter;
+use crate::entry::word::Content;
 use crate::error::WritebackError;
+use crate::moves::writeback::Unreadable;
+use crate::pool::pools::PoolRef;
 use crate::pool::{Encoded, Fault, Pool, Stored};
-use crate::pools::Hold;
 use crate::refusal::{LimitReason, Refusal};
 use crate::sync::{MODEL, yield_now};
-use crate::word::Content;
-use crate::writeback::Unreadable;
 use crate::{SwapEntry, Zswap};
 
 /// Pages written back in a round.
@@ -86,7 +86,7 @@ impl Zswap {
     pub(crate) fn put_after_reclaim(
         &self,
         entry: SwapEntry,
-        pool: &Hold<'_>,
+        pool: &PoolRef<'_>,
         kept: &Encoded,
         shortage: Fault,
         keep_older: bool,

@@ -23,20 +23,20 @@ use zpool_base::fork::Leaked;
 
 use crate::checksum;
 use crate::counters::{Counter, Counters};
-use crate::cursors::Cursors;
 use crate::device_health::DeviceHealth;
+use crate::entry::index::{Entry, Index};
+use crate::entry::word::{Content, Word};
 use crate::error::{LoadError, StoreError};
-use crate::index::{Entry, Index};
 use crate::limits::Limits;
 #[cfg(feature = "metrics")]
 use crate::metrics::{StoreMetrics, Timed};
+use crate::moves::cursors::Cursors;
+use crate::moves::tried::Tried;
+use crate::pool::pools::{PoolRef, Pools};
+use crate::pool::recipe::PoolRecipe;
 use crate::pool::{Encoded, Fault, Pool, Stored};
-use crate::pool_recipe::PoolRecipe;
-use crate::pools::{Hold, Pools};
 use crate::refusal::Refusal;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::tried::Tried;
-use crate::word::{Content, Word};
 use crate::{PAGE_SIZE, Page, SwapEntry};
 use zpage::device_slots::Slots;
 use zpage::same_filled::{self, Patterns};
@@ -222,7 +222,7 @@ impl Zswap {
     pub(crate) fn encoded(
         &self,
         entry: SwapEntry,
-        pool: Hold<'_>,
+        pool: PoolRef<'_>,
         put: Result<Stored, Fault>,
         kept: &Option<Encoded>,
         keep_older: bool,
@@ -233,7 +233,7 @@ impl Zswap {
             }
             (put, _) => put.map_err(Refusal::Fault)?,
         };
-        Ok(self.stored_in(pool, stored))
+        Ok(self.into_content(pool, stored))
     }
 
     /// Refuses a new entry when what cannot be written back reaches the limit on everything.
@@ -275,7 +275,7 @@ impl Zswap {
 
     /// What an entry can hold of an object in a pool, whose reference goes over to it.
     #[inline]
-    pub(crate) fn stored_in(&self, pool: Hold<'_>, stored: Stored) -> Content {
+    pub(crate) fn into_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
         if stored.raw {
             self.counters.add(Counter::IncompressiblePages, 1);
         }
@@ -422,9 +422,9 @@ impl Zswap {
         &'s self,
         entry: SwapEntry,
         locked: Entry<'_>,
-        pool: Hold<'s>,
+        pool: PoolRef<'s>,
         bits: BackendBits,
-        then: impl FnOnce(&Hold<'s>, Contained<ObjRead<'_>>) -> Result<T, LoadError>,
+        then: impl FnOnce(&PoolRef<'s>, Contained<ObjRead<'_>>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
         let object = pool.pin(bits);
         // Before anything that may block, and before the pool's reference is put.

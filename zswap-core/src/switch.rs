@@ -5,9 +5,9 @@
 //! meanwhile; else all is begun anew, since its other half may be another one now.
 
 use crate::Zswap;
+use crate::entry::word::PoolId;
 use crate::error::BuildError;
-use crate::pools::NotSwitched;
-use crate::word::PoolId;
+use crate::pool::pools::NotSwitched;
 
 impl Zswap {
     /// Puts new pages into a pool of another backend, by name. Old pages stay where they are and can

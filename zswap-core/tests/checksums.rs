@@ -17,7 +17,8 @@ use common::rig::{check, marked, rig_with};
 use common::{at, page};
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{
-    LoadError, PAGE_SIZE, Page, RehomeError, StoreError, SwapDevice, WritebackError, Zswap,
+    LoadError, MigrateError, PAGE_SIZE, Page, Recompress, StoreError, SwapDevice, WritebackError,
+    Zswap,
 };
 
 fn is_corrupt(error: &LoadError, of: u64) -> bool {
@@ -47,9 +48,9 @@ fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
     // Damage is not carried on with a fresh checksum.
     store.set_compressor("trim1").unwrap();
     let moved = store.migrate_pools(99).unwrap_err();
-    assert!(matches!(&moved, RehomeError::Load(LoadError::Corrupt { .. })), "{moved}");
-    let moved = store.recompress("trim2", 99, false).unwrap_err();
-    assert!(matches!(&moved, RehomeError::Load(LoadError::Corrupt { .. })), "{moved}");
+    assert!(matches!(&moved, MigrateError::Load(LoadError::Corrupt { .. })), "{moved}");
+    let moved = store.recompress(&Recompress::new("trim2").max_pages(99)).unwrap_err();
+    assert!(matches!(&moved, MigrateError::Load(LoadError::Corrupt { .. })), "{moved}");
     for _ in 0..3 {
         let error = store.shrink(99).unwrap_err();
         assert!(matches!(&error, WritebackError::Load(LoadError::Corrupt { .. })), "{error}");
@@ -125,7 +126,7 @@ fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
     check(3);
     #[cfg(feature = "zstd")]
     {
-        assert!(store.recompress("zstd", usize::MAX, false).unwrap().moved > 0);
+        assert!(store.recompress(&Recompress::new("zstd")).unwrap().moved > 0);
         check(3);
     }
     assert!(store.shrink(count as usize / 2).unwrap() > 0);

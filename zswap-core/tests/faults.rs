@@ -20,7 +20,9 @@ use zpool_api::{
     ZpoolStats,
 };
 use zpool_pages::{FailingPages, HeapPages};
-use zswap_core::{BuildError, CompactorPolicy, LoadError, PAGE_SIZE, StoreError, Zswap, builtin};
+use zswap_core::{
+    BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Recompress, StoreError, Zswap, builtin,
+};
 
 /// What the codec or backend under test does at its next call.
 #[derive(Debug, Default)]
@@ -480,7 +482,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
     // All it says is that there are pages left, however many were moved.
     assert!(store.migrate_pools(1).unwrap().left > 0);
     assert_eq!(store.compact(), Ok(usize::MAX));
-    store.recompress("null", 9, false).unwrap();
+    store.recompress(&Recompress::new("null").max_pages(9)).unwrap();
     while thread.report().looks < 20 {
         std::thread::yield_now();
     }

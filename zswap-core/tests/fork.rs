@@ -26,8 +26,8 @@ use zpool_base::sync::test_rng::Rng;
 use zswap_core::device::{DeviceError, FileSwapDevice, MemorySwapDevice, SwapDevice};
 use zswap_core::{
     BackgroundCompactor, BackgroundMigration, BackgroundShrinker, BatchError, BuildError,
-    CompactorPolicy, Entries, LoadError, MigrationReport, PAGE_SIZE, RehomeError, ShrinkerPolicy,
-    StoreError, WritebackError, Zswap,
+    CompactorPolicy, Entries, LoadError, MigrateError, MigrationReport, PAGE_SIZE, Recompress,
+    ShrinkerPolicy, StoreError, WritebackError, Zswap,
 };
 
 const PAGES: u64 = 150;
@@ -142,8 +142,13 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
         &mut || matches!(store.load_batch(&[entry], &mut pages), Err(BatchError::Forked)),
         &mut || store.shrink(1) == Err(WritebackError::Forked),
         &mut || matches!(store.compact(), Err(ZpoolError::Forked { .. })),
-        &mut || matches!(store.migrate_pools(1), Err(RehomeError::Forked)),
-        &mut || matches!(store.recompress("zstd", 1, false), Err(RehomeError::Forked)),
+        &mut || matches!(store.migrate_pools(1), Err(MigrateError::Forked)),
+        &mut || {
+            matches!(
+                store.recompress(&Recompress::new("zstd").max_pages(1)),
+                Err(MigrateError::Forked)
+            )
+        },
         &mut || build(store.set_zpool("zbud")),
         &mut || build(store.set_compressor("lz4")) && build(store.set_compressor("unknown")),
         &mut || build(store.set_max_pool_bytes(None)) && build(store.set_max_bytes(None)),

@@ -21,7 +21,7 @@ use std::thread;
 use common::rig::{Inside, Rig, marked, rig_with};
 use common::{at, backends};
 use zswap_core::device::MemorySwapDevice;
-use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, SwapDevice, Zswap, builtin};
+use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, Recompress, SwapDevice, Zswap, builtin};
 
 type Hook = Box<dyn FnOnce(&Zswap) + Send>;
 
@@ -124,7 +124,7 @@ fn a_page_that_is_migrated_or_recompressed_is_not_taken_for_the_one_that_came_af
                 store.store(at(0), &marked(0, 2)).unwrap();
             });
             if recompress {
-                let done = store.recompress("trim1", 10, false).unwrap();
+                let done = store.recompress(&Recompress::new("trim1").max_pages(10)).unwrap();
                 assert_eq!((done.moved, done.not_smaller), (0, 0), "{zpool}");
             } else {
                 store.set_compressor("trim1").unwrap();
@@ -173,7 +173,7 @@ fn movers_switches_and_overwrites_of_the_same_entries_lose_no_page() {
                 match n % 3 {
                     0 => drop(store.shrink(2).unwrap()),
                     1 => drop(store.migrate_pools(3).unwrap()),
-                    _ => drop(store.recompress("trim5", 3, false).unwrap()),
+                    _ => drop(store.recompress(&Recompress::new("trim5").max_pages(3)).unwrap()),
                 }
             }
         });

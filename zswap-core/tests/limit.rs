@@ -26,7 +26,7 @@ use zswap_core::device::{
     DeviceError, FaultySwapDevice, MemorySwapDevice, NullSwapDevice, SwapDevice,
 };
 use zswap_core::{
-    BuildError, LimitReason, PAGE_SIZE, Page, ShrinkerPolicy, StoreError, SwapEntry,
+    BuildError, LimitReason, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, StoreError, SwapEntry,
     WritebackError, Zswap, builtin,
 };
 
@@ -299,7 +299,7 @@ fn a_limit_far_below_what_is_held_refuses_no_page_while_the_device_works() {
         assert!(before > 4000, "{zpool}: {before}");
         store.set_max_pool_bytes(Some(PAGE_SIZE)).unwrap();
         if cfg!(feature = "zstd") {
-            store.recompress("zstd", 3, false).unwrap();
+            store.recompress(&Recompress::new("zstd").max_pages(3)).unwrap();
         }
         store.store(at(8000), &page(8000 * 8 + 7)).unwrap();
         assert!(pool_pages(&store) < before, "{zpool}: nothing was written back");

@@ -25,7 +25,7 @@ use compressors::{AcompEngine, CompressorError};
 use zpool_api::ZpoolError;
 use zswap_core::device::{DeviceError, MemorySwapDevice};
 use zswap_core::{
-    BatchError, CompactorPolicy, LimitReason, LoadError, PAGE_SIZE, Page, RehomeError,
+    BatchError, CompactorPolicy, LimitReason, LoadError, MigrateError, PAGE_SIZE, Page, Recompress,
     ShrinkerPolicy, StoreError, WritebackError, Zswap, ZswapBuilder,
 };
 
@@ -251,10 +251,10 @@ fn is_codec_short(error: &CompressorError) -> bool {
     matches!(error, CompressorError::OutOfMemory { .. })
 }
 
-fn expected_rehome(rig: &Rig, error: &RehomeError) {
+fn expected_migrate(rig: &Rig, error: &MigrateError) {
     match error {
-        RehomeError::Store(error) => rig.expected(error),
-        RehomeError::Load(error) => Rig::expected_load(error),
+        MigrateError::Store(error) => rig.expected(error),
+        MigrateError::Load(error) => Rig::expected_load(error),
         _ => panic!("{error}"),
     }
 }
@@ -332,18 +332,18 @@ const CALLS: &[Call] = &[
         match short(plan, || rig.store.migrate_pools(10)) {
             // At the limit they may all have been written back to make room for the first.
             Ok(done) => assert!(rig.limited || done.moved == 10 && done.left > 0),
-            Err(error) => expected_rehome(rig, &error),
+            Err(error) => expected_migrate(rig, &error),
         }
     }),
     ("recompress", |rig, plan| {
-        rig.store.recompress("zstd:level=19", 4, false).unwrap();
+        rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(4)).unwrap();
         if rig.store.stats().pools.len() == 1 {
             // No page takes less memory in it, so its pool is built anew each time.
             return;
         }
-        match short(plan, || rig.store.recompress("zstd:level=19", 8, false)) {
+        match short(plan, || rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(8))) {
             Ok(_) => {}
-            Err(error) => expected_rehome(rig, &error),
+            Err(error) => expected_migrate(rig, &error),
         }
     }),
     ("settings", |rig, plan| {
@@ -505,7 +505,7 @@ const ENDS_THE_PROCESS: &[Named] = &[
     ("`Zswap::set_zpool`", |rig| drop(rig.store.set_zpool("zbud"))),
     ("`Zswap::set_compressor`", |rig| drop(rig.store.set_compressor("null"))),
     ("`Zswap::recompress`, when no living pool was built from its text", |rig| {
-        drop(rig.store.recompress("null", 1, false));
+        drop(rig.store.recompress(&Recompress::new("null").max_pages(1)));
     }),
     ("`Zswap::shrink_in_background`", |rig| {
         drop(rig.store.shrink_in_background(ShrinkerPolicy::default()));

@@ -24,7 +24,9 @@ use compressors::{
 use zpool_api::{PageError, PageProvider, PageRun, ZpoolConfig};
 use zpool_pages::HeapPages;
 use zswap_core::device::{DeviceError, MemorySwapDevice, SwapDevice};
-use zswap_core::{CompactorPolicy, PAGE_SIZE, Page, ShrinkerPolicy, Zswap, ZswapBuilder, builtin};
+use zswap_core::{
+    CompactorPolicy, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, Zswap, ZswapBuilder, builtin,
+};
 
 /// Whether everything panics.
 #[derive(Clone, Debug, Default)]
@@ -231,7 +233,7 @@ fn everything_panics_and_only_the_calls_fail() {
             let _asked = (store.compact(), store.trim(), store.stats());
             assert!(store.set_zpool("zbud").is_err() || zpool == "zbud");
             assert!(store.set_compressor("zstd").is_err());
-            assert!(store.recompress("lz4", 3, false).is_err());
+            assert!(store.recompress(&Recompress::new("lz4").max_pages(3)).is_err());
             assert_eq!(store.entries().count() as u64, PAGES);
             fuse.set(false);
             check(&store, 0..PAGES);

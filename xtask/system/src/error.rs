@@ -46,7 +46,7 @@ pub(crate) enum Error {
     Turn { name: String, status: std::process::ExitStatus, said: String },
 
     #[error("the turn of {name} did not tell its figures as they should be: {source}")]
-    Told { name: String, source: serde_json::Error },
+    TurnResult { name: String, source: serde_json::Error },
 
     #[error("{path} is not the JSON of a run: {source}")]
     Run { path: String, source: serde_json::Error },

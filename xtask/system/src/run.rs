@@ -128,7 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             source,
         };
         let text = serde_json::to_string_pretty(&records)
-            .map_err(|source| Error::Told { name: "the run".into(), source })?;
+            .map_err(|source| Error::TurnResult { name: "the run".into(), source })?;
         std::fs::write(path, text + "\n").map_err(failed)?;
     }
     let figures: Vec<Figures> = records.into_iter().map(|record| record.figures).collect();
@@ -170,5 +170,5 @@ fn take_turn(
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(Error::Turn { name, status: output.status, said });
     }
-    serde_json::from_slice(&output.stdout).map_err(|source| Error::Told { name, source })
+    serde_json::from_slice(&output.stdout).map_err(|source| Error::TurnResult { name, source })
 }

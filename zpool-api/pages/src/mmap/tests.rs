@@ -1,6 +1,8 @@
 //! Tests of [`MmapPages`] against what the system says is resident.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
+mod locked;
+
 use super::block::BLOCK_BYTES;
 use super::*;
 use std::fs::{self, File};
@@ -370,74 +372,6 @@ fn threads_that_need_a_region_at_once_keep_one() {
     }
 }
 
-/// Locks the first page of a run in memory, so that the system refuses to take it.
-fn lock_in_memory(run: &PageRun, on: bool) {
-    let page = run.base().as_ptr().cast();
-    let done = if on {
-        // SAFETY: a page of a live run; locking changes no byte of it.
-        unsafe { rustix::mm::mlock(page, 1) }
-    } else {
-        // SAFETY: as above.
-        unsafe { rustix::mm::munlock(page, 1) }
-    };
-    done.unwrap();
-}
-
-#[test]
-fn pages_that_the_system_refuses_stay_counted_and_warm() {
-    let pages = MmapPages::new();
-    let page_size = pages.page_size();
-    let mut runs: Vec<PageRun> = (0..3).map(|_| touched(&pages, 2, 5)).collect();
-    let locked = runs[1].base();
-    lock_in_memory(&runs[1], true);
-    discard(&pages, &mut runs[1], 0..1);
-    assert_eq!(runs[1].resident(), 0b11);
-    runs.into_iter().for_each(|run| free(&pages, run));
-
-    // Its neighbours, tried in the same call, go.
-    assert_eq!(pages.trim(), 4);
-    assert_eq!(pages.cached_pages(), 2);
-    // The refused call may have reached the second page of the run: not fewer than the system's.
-    assert!((page_size..=2 * page_size).contains(&resident_bytes(&pages)));
-    let run = pages.alloc_run(2).unwrap();
-    assert_eq!((run.base(), run.resident()), (locked, 0b11));
-    assert!(page(&pages, &run, 0).iter().all(|b| *b == 5));
-    lock_in_memory(&run, false);
-    free(&pages, run);
-    assert_eq!(pages.trim(), 2);
-    assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
-}
-
-#[test]
-fn refused_pages_are_offered_again_a_batch_later() {
-    let pages = with(MmapOptions::new().cache_pages(0));
-    let locked = touched(&pages, 1, 1);
-    let others: Vec<PageRun> = (0..2 * BATCH_RUNS).map(|_| touched(&pages, 1, 1)).collect();
-    lock_in_memory(&locked, true);
-    free(&pages, locked);
-    assert_eq!(pages.cached_pages(), 1);
-    let cached: Vec<usize> = others
-        .into_iter()
-        .map(|run| {
-            free(&pages, run);
-            pages.cached_pages()
-        })
-        .collect();
-    // Up to a batch more is kept untried; then a full batch leaves, first of all the oldest, which
-    // is refused again.
-    let expect = (2..=BATCH_RUNS + 1).chain([3]).chain(4..);
-    assert!(cached.iter().copied().eq(expect.take(2 * BATCH_RUNS)), "{cached:?}");
-    // LIFO gives back the others before the locked one.
-    let runs: Vec<PageRun> =
-        (0..pages.cached_pages()).map(|_| pages.alloc_run(1).unwrap()).collect();
-    runs.iter().for_each(|run| lock_in_memory(run, false));
-    runs.into_iter().for_each(|run| free(&pages, run));
-    pages.trim();
-    assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
-    free(&pages, touched(&pages, 1, 1));
-    assert_eq!(pages.cached_pages(), 0, "the bound is back");
-}
-
 /// The flags of the mapping at an address, if it is mapped.
 fn flags_at(address: usize) -> Option<Vec<String>> {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
@@ -684,34 +618,6 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
         assert_eq!(provider.regions().len(), 1);
         runs.into_iter().for_each(|run| free(&provider, run));
     }
-}
-
-/// A run can be warm when its block is isolated: here the system refuses to take it, in a program
-/// another thread frees it meanwhile. It leaves with the block.
-#[test]
-fn warm_runs_of_a_block_leave_with_it() {
-    if mapping::system_page_size() != 4096 {
-        return;
-    }
-    let provider = four_kib();
-    let mut runs = sparse_third_block(&provider);
-    let (last, warm) = (runs.pop().unwrap(), runs.pop().unwrap());
-    let locked = warm.base();
-    lock_in_memory(&warm, true);
-    free(&provider, warm);
-    let block = provider.isolate_block().unwrap();
-    assert!(block.range().contains(&locked.addr().get()));
-    assert_eq!(provider.cached_pages(), 1);
-    let others: Vec<PageRun> = (0..LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
-    assert!(others.iter().all(|run| run.base() != locked), "handed out while its block is emptied");
-    others.into_iter().for_each(|run| free(&provider, run));
-    free(&provider, last);
-    // SAFETY: a page of the provider's region, mapped; unlocking changes no byte.
-    unsafe { rustix::mm::munlock(locked.as_ptr().cast(), 1) }.unwrap();
-    assert!(provider.put_back_block(block), "a warm run kept the block");
-    runs.into_iter().for_each(|run| free(&provider, run));
-    provider.trim();
-    assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
 }
 
 /// Anybody can make a block. One that was not given out, or was put back before, changes nothing.

@@ -13,7 +13,7 @@ use crate::background::{Background, Next, Stop};
 use crate::counters::Counter;
 use crate::error::WritebackError;
 use crate::limits::percent_of;
-use crate::writeback::{Unreadable, WrittenBack};
+use crate::moves::writeback::{Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
 use zpool_base::contained::{Panicked, contain};
 

@@ -5,7 +5,7 @@
 //! so what a walk costs follows from the pages in the pools. Several walks of one hand share the
 //! entries: whoever takes a leaf moves the hand behind it.
 
-use crate::index::LeafKeys;
+use crate::entry::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{SwapEntry, Zswap};
 

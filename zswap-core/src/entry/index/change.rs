@@ -7,9 +7,9 @@ use super::node::{
     leaf_prefix,
 };
 use super::{Entry, Index, Kind, Locked, NoRoom};
-use crate::lock;
+use crate::entry::lock;
+use crate::entry::word::Word;
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
-use crate::word::Word;
 
 /// An inner node on the way down to a key.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@ use super::as_map::{get, put, remove};
 use super::change::no_node;
 use super::node::{Header, InnerNode, LEAF_BITS, LEAF_WORDS, LeafNode, Ref, Target};
 use super::*;
-use crate::word::{Content, PoolId};
+use crate::entry::word::{Content, PoolId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zpool_api::BackendBits;

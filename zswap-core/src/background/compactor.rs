@@ -15,11 +15,11 @@ use std::sync::Arc;
 use zpool_api::ZpoolError;
 
 use crate::Zswap;
+use crate::background::thread_time::ThreadTime;
 use crate::background::{Background, Next, Stop};
 use crate::compaction_bound::{STEP_PAGES, most_steps};
 use crate::limits::percent_of;
 use crate::pool::Pool;
-use crate::thread_time::ThreadTime;
 
 /// Parts of the policy's pause that the pace is counted in: the shortest pause is one of them.
 const PAUSE: u32 = 16;

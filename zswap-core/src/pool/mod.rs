@@ -3,6 +3,11 @@
 //! This is where a page becomes an object and back. Nothing here knows of entries. Backends and codecs
 //! are called from here, and their panics end here: they become errors.
 
+mod percpu_ref;
+pub(crate) mod pools;
+pub(crate) mod recipe;
+pub(crate) mod spares;
+
 use std::sync::Arc;
 
 use compressors::CompressorError;
@@ -11,7 +16,7 @@ use zpool_api::{
     ZpoolStats,
 };
 
-use crate::spares::Spares;
+use crate::pool::spares::Spares;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{PAGE_SIZE, Page};
 use zpage::recipe::{BuiltCompressor, BuiltZpool};

@@ -4,8 +4,8 @@ use core::ops::Deref;
 
 use super::Index;
 use super::node::{CHILD_SLOTS, Header, LEAF_WORDS, Ref, Target, Words, leaf_prefix};
+use crate::entry::word::Word;
 use crate::sync::atomic::Ordering;
-use crate::word::Word;
 
 /// Up to a leaf's keys, in order, without memory of the heap.
 #[derive(Debug, Clone, Copy)]

@@ -12,8 +12,8 @@
 use zpage::word_lock::{Waiters, WordGuard, lock_word_if};
 use zpool_base::lockdep::{self, Rank};
 
+use crate::entry::word::Word;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::word::Word;
 
 /// A locked entry word. Dropping it writes the word back, unlocked.
 #[derive(Debug)]

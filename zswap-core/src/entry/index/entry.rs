@@ -6,8 +6,8 @@
 //! `prune` orders each one's unlock before its look at the others' words.
 
 use super::Index;
-use crate::lock::EntryGuard;
-use crate::word::Word;
+use crate::entry::lock::EntryGuard;
+use crate::entry::word::Word;
 
 /// A locked entry. Dropping it writes the word back, unlocked, and prunes if that is EMPTY. No lock of a rank below
 /// may be held then.

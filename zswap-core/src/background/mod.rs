@@ -5,6 +5,11 @@
 //! thread goes on, and its report says so. In a child after `fork` there is no such thread: a drop does
 //! nothing.
 
+pub(crate) mod compactor;
+pub(crate) mod migrator;
+pub(crate) mod shrinker;
+mod thread_time;
+
 use core::fmt;
 use core::time::Duration;
 // Always std's: no part of any modelled protocol.

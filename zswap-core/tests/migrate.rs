@@ -18,7 +18,7 @@ use common::rig::{Rig, check, marked, pools, rig};
 use common::{at, page};
 use compressors::CompressorError;
 use zpool_base::sync::test_rng::Rng;
-use zswap_core::{BuildError, PAGE_SIZE, RehomeError, StoreError};
+use zswap_core::{BuildError, MigrateError, PAGE_SIZE, Recompress, StoreError};
 
 #[test]
 fn old_pools_are_emptied_into_the_current_one_within_a_budget() {
@@ -59,7 +59,7 @@ fn a_page_that_cannot_be_moved_stays_where_it_was() {
     store.set_zpool("other").unwrap();
     pages.limit_pages(pages.pages_out());
     let error = store.migrate_pools(99).unwrap_err();
-    assert!(matches!(error, RehomeError::Store(StoreError::Pool { .. })), "{error}");
+    assert!(matches!(error, MigrateError::Store(StoreError::Pool { .. })), "{error}");
     assert_eq!(pools(&store).iter().map(|pool| pool.2).sum::<usize>(), 20);
     (0..20).for_each(|entry| check(&store, entry, 0));
     pages.limit_pages(usize::MAX);
@@ -67,10 +67,10 @@ fn a_page_that_cannot_be_moved_stays_where_it_was() {
     (0..20).for_each(|entry| check(&store, entry, 0));
 
     fails.store(true, SeqCst);
-    let error = store.recompress("trim7", 99, false).unwrap_err();
-    assert!(matches!(error, RehomeError::Store(StoreError::Compress { .. })), "{error}");
-    let error = store.recompress("lz5", 99, false).unwrap_err();
-    assert!(matches!(error, RehomeError::Build(BuildError::Compressor(_))), "{error}");
+    let error = store.recompress(&Recompress::new("trim7").max_pages(99)).unwrap_err();
+    assert!(matches!(error, MigrateError::Store(StoreError::Compress { .. })), "{error}");
+    let error = store.recompress(&Recompress::new("lz5").max_pages(99)).unwrap_err();
+    assert!(matches!(error, MigrateError::Build(BuildError::Compressor(_))), "{error}");
     fails.store(false, SeqCst);
     assert_eq!(pools(&store).len(), 1, "the pool that took no page is gone");
     (0..20).for_each(|entry| check(&store, entry, 0));
@@ -126,11 +126,11 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
         counted.fetch_add(1, SeqCst);
     }));
 
-    let first = store.recompress("trim1", 4, true).unwrap();
+    let first = store.recompress(&Recompress::new("trim1").max_pages(4).idle()).unwrap();
     // The first five were loaded and have a second chance.
     assert_eq!((first.moved, first.not_smaller, calls.load(SeqCst)), (4, 0, 4));
     check(&store, 9, 0);
-    let second = store.recompress("trim1", 99, true).unwrap();
+    let second = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
     // From there on and around: all but the one that was loaded since.
     assert_eq!((second.moved, second.not_smaller, calls.load(SeqCst)), (10, 5, 19));
     // zbud's pages hold two objects: a quarter of a page takes a half.
@@ -140,13 +140,13 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     assert_eq!(stats.stored_incompressible_pages, 6);
 
     // The marked ones are left alone.
-    let third = store.recompress("trim1", 99, true).unwrap();
+    let third = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
     assert_eq!((third.moved, third.not_smaller, calls.load(SeqCst)), (1, 0, 20));
-    let fourth = store.recompress("trim1", 99, false).unwrap();
+    let fourth = store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap();
     assert_eq!((fourth.moved, fourth.not_smaller, calls.load(SeqCst)), (0, 0, 20));
     // A page that is overwritten is tried again.
     store.store(at(15), &marked(15, 1)).unwrap();
-    assert_eq!(store.recompress("trim1", 99, false).unwrap().moved, 1);
+    assert_eq!(store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap().moved, 1);
     (0..15).for_each(|entry| check(&store, entry, 0));
     check(&store, 15, 1);
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -169,7 +169,7 @@ fn a_background_migration_outlives_a_codec_that_panics_and_a_page_that_cannot_be
     }
     let source = CompressorError::Panicked { operation: "compress" };
     let report = thread.report();
-    let panicked = |error: &RehomeError| matches!(error, RehomeError::Store(StoreError::Compress { source: s, .. }) if *s == source);
+    let panicked = |error: &MigrateError| matches!(error, MigrateError::Store(StoreError::Compress { source: s, .. }) if *s == source);
     assert!(report.last_error.as_ref().is_some_and(panicked), "{report:?}");
     assert_eq!((report.moved, report.left, report.ended), (0, 4, false));
     *inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
@@ -195,7 +195,7 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
         store.store(at(0), &[7; PAGE_SIZE]).unwrap();
         store.invalidate(at(1));
     }));
-    let done = store.recompress("trim1", 99, false).unwrap();
+    let done = store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap();
     *inside.lock().unwrap() = None;
     assert_eq!((done.moved, done.not_smaller), (2, 0));
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -222,7 +222,9 @@ fn rehoming_under_load_loses_no_page_and_brings_none_back() {
     };
     let recompress = |rng: &mut Rng| {
         let cold = rng.below(2) == 0;
-        store.recompress(&format!("trim{}", rng.below(3)), rng.below(20), cold).unwrap();
+        let spec = format!("trim{}", rng.below(3));
+        let what = Recompress::new(&spec).max_pages(rng.below(20));
+        store.recompress(&if cold { what.idle() } else { what }).unwrap();
     };
     thread::scope(|scope| {
         let movers: [&(dyn Fn(&mut Rng) + Sync); 2] = [&switch, &recompress];

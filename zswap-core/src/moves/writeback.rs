@@ -4,15 +4,15 @@
 //! since it came by has a second chance, the others are written back. After [`SECOND_CHANCES`] chances in
 //! a row the next page goes all the same, so that a walk over pages in use ends soon, too. A page is
 //! written to a slot with nothing locked, and its entry names the slot only after the write succeeded
-//! ([`crate::relocate`]): a page is in one place at any moment, an overwrite meanwhile is kept, and a
+//! ([`crate::moves::relocate`]): a page is in one place at any moment, an overwrite meanwhile is kept, and a
 //! write that fails leaves the page where it was.
 
 use crate::counters::Counter;
+use crate::entry::word::Content;
 use crate::error::WritebackError;
+use crate::moves::relocate::{NewCopy, Relocated, Wanted};
+use crate::moves::walk::{Step, Visited};
 use crate::nesting::Nested;
-use crate::relocate::{NewCopy, Relocated, Wanted};
-use crate::walk::{Step, Visited};
-use crate::word::Content;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::device::DeviceError;
 use zpage::device_slots::Slots;

@@ -57,10 +57,10 @@ use self::node::{
     leaf_prefix,
 };
 use self::sums::Sums;
-use crate::lock;
+use crate::entry::lock;
+use crate::entry::word::Word;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex, MutexGuard};
-use crate::word::Word;
 use zpage::word_lock::Waiters;
 pub(crate) use zpool_base::numbers::NoRoom;
 use zpool_base::numbers::Numbers;
@@ -403,7 +403,7 @@ impl Found<'_> {
 #[cfg(test)]
 mod as_map {
     use super::Index;
-    use crate::word::{Content, Word};
+    use crate::entry::word::{Content, Word};
 
     pub(super) fn put(index: &Index, key: u64, value: u64) {
         index.lock_or_insert(key).unwrap().replace(Word::new(Content::SameFilled(value)));

@@ -3,7 +3,7 @@
 use super::as_map::{get, put, remove};
 use super::node::{INNER_BITS, LEAF_BITS};
 use super::*;
-use crate::word::{Content, PoolId};
+use crate::entry::word::{Content, PoolId};
 use loom::sync::Arc;
 use loom::thread;
 use zpool_api::BackendBits;

@@ -25,17 +25,17 @@ const SPREAD: i64 = 1 << 48;
 const CLOSED: i64 = i64::MIN / 2;
 
 #[derive(Debug)]
-pub(crate) struct PoolRefs {
+pub(crate) struct PercpuRef {
     shards: Box<[CachePadded<AtomicI64>]>,
     word: AtomicI64,
 }
 
-impl PoolRefs {
+impl PercpuRef {
     /// A dead one. `shards` is a power of two.
     pub(crate) fn new(shards: usize) -> Self {
         assert!(shards.is_power_of_two(), "{shards} shards, which a mask cannot choose from");
         let shard = |_| CachePadded::new(AtomicI64::new(CLOSED));
-        PoolRefs { shards: (0..shards).map(shard).collect(), word: AtomicI64::new(0) }
+        PercpuRef { shards: (0..shards).map(shard).collect(), word: AtomicI64::new(0) }
     }
 
     fn shard(&self, cpu: usize) -> &AtomicI64 {
@@ -43,26 +43,26 @@ impl PoolRefs {
     }
 
     /// Makes the count alive, with the one reference of being current. False if it is not dead.
-    pub(crate) fn revive(&self) -> bool {
+    pub(crate) fn reinit(&self) -> bool {
         // AcqRel: what the last life left behind comes before, what the new one set up is seen by
         // whoever gets a reference. Relaxed on failure: nothing is done.
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-        let revived = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
-        if revived {
+        let reinited = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
+        if reinited {
             self.open();
         }
-        revived
+        reinited
     }
 
     /// Spreads the count of a pool again that is not dead, with a reference of its being current.
-    pub(crate) fn respread(&self) -> bool {
+    pub(crate) fn resurrect(&self) -> bool {
         let alive = |word: i64| (word > 0).then_some(word + SPREAD + 1);
-        // Acquire pairs with the Release of `revive`. Relaxed on failure: nothing is done.
-        let respread = self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok();
-        if respread {
+        // Acquire pairs with the Release of `reinit`. Relaxed on failure: nothing is done.
+        let resurrect = self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok();
+        if resurrect {
             self.open();
         }
-        respread
+        resurrect
     }
 
     fn open(&self) {
@@ -74,7 +74,7 @@ impl PoolRefs {
 
     /// Gathers the count of a pool that ceases to be current, whose reference of being so is still to
     /// be put.
-    pub(crate) fn gather(&self) {
+    pub(crate) fn kill(&self) {
         for shard in &self.shards {
             // AcqRel: passes on what the users of the shard did to whoever puts the last reference.
             let sum = shard.swap(CLOSED, Ordering::AcqRel);
@@ -94,7 +94,7 @@ impl PoolRefs {
             return true;
         }
         let alive = |word: i64| (word > 0).then_some(word + 1);
-        // Acquire pairs with the Release of `revive`. Relaxed on failure: nothing is done.
+        // Acquire pairs with the Release of `reinit`. Relaxed on failure: nothing is done.
         self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok()
     }
 
@@ -102,7 +102,7 @@ impl PoolRefs {
     #[inline]
     #[must_use]
     pub(crate) fn put(&self, cpu: usize) -> bool {
-        // Release pairs with the Acquire of `gather`'s swap, or of the last put: this user's last
+        // Release pairs with the Acquire of `kill`'s swap, or of the last put: this user's last
         // look at the pool comes before its end.
         if self.shard(cpu).fetch_sub(1, Ordering::Release) > CLOSED / 2 {
             return false;
@@ -118,9 +118,9 @@ mod tests {
 
     #[test]
     fn the_last_reference_is_told_once_wherever_it_was_taken() {
-        let refs = PoolRefs::new(4);
+        let refs = PercpuRef::new(4);
         assert!(!refs.try_get(0), "dead");
-        assert!(refs.revive() && !refs.revive());
+        assert!(refs.reinit() && !refs.reinit());
         for cpu in 0..9 {
             assert!(refs.try_get(cpu));
         }
@@ -128,28 +128,28 @@ mod tests {
         for _ in 0..5 {
             assert!(!refs.put(3));
         }
-        refs.gather();
+        refs.kill();
         assert!(!refs.put(0), "of being current");
         for cpu in 0..3 {
             assert!(!refs.put(cpu));
         }
         assert!(refs.try_get(2) && !refs.put(1));
         assert!(refs.put(1), "the last one");
-        assert!(!refs.try_get(0) && !refs.respread());
-        assert!(refs.revive());
+        assert!(!refs.try_get(0) && !refs.resurrect());
+        assert!(refs.reinit());
     }
 
     #[test]
     fn a_pool_that_still_has_pages_becomes_current_again() {
-        let refs = PoolRefs::new(2);
-        assert!(refs.revive() && refs.try_get(0));
+        let refs = PercpuRef::new(2);
+        assert!(refs.reinit() && refs.try_get(0));
         for round in 0..3 {
-            refs.gather();
+            refs.kill();
             assert!(!refs.put(round));
             assert!(refs.try_get(1), "a page more, while it was not current");
-            assert!(refs.respread());
+            assert!(refs.resurrect());
         }
-        refs.gather();
+        refs.kill();
         for _ in 0..4 {
             assert!(!refs.put(0));
         }
@@ -166,7 +166,7 @@ mod loom_tests {
     use zpool_base::sync::Watched;
 
     struct Pool {
-        refs: PoolRefs,
+        refs: PercpuRef,
         /// Stands for the pool itself.
         body: Watched,
         /// Under the pools lock.
@@ -175,9 +175,9 @@ mod loom_tests {
 
     impl Pool {
         fn current() -> Arc<Pool> {
-            let pool = Pool { refs: PoolRefs::new(2), body: Watched::new(), downs: Mutex::new(0) };
+            let pool = Pool { refs: PercpuRef::new(2), body: Watched::new(), downs: Mutex::new(0) };
             pool.body.write();
-            assert!(pool.refs.revive());
+            assert!(pool.refs.reinit());
             Arc::new(pool)
         }
 
@@ -191,10 +191,10 @@ mod loom_tests {
     }
 
     /// Two users against the switch to another pool: the pool goes down once, after its last user.
-    /// Fails if `gather` closes by a store, if it takes SPREAD off before it has all sums, if `put` is
+    /// Fails if `kill` closes by a store, if it takes SPREAD off before it has all sums, if `put` is
     /// Relaxed, and if `try_get` does not look whether the word is 0.
     #[test]
-    fn loom_pool_refs_users_against_gather() {
+    fn loom_percpu_ref_users_against_kill() {
         loom::model(|| {
             let pool = Pool::current();
             let user = {
@@ -206,7 +206,7 @@ mod loom_tests {
                     }
                 })
             };
-            pool.refs.gather();
+            pool.refs.kill();
             pool.put(0);
             user.join().unwrap();
             assert_eq!(*pool.downs.lock(), 1);
@@ -215,19 +215,19 @@ mod loom_tests {
     }
 
     /// A pool of which one page is left becomes current again while that page goes: it is current or
-    /// dead, not both. Fails if `respread` takes a dead pool, or opens before it has counted.
+    /// dead, not both. Fails if `resurrect` takes a dead pool, or opens before it has counted.
     #[test]
-    fn loom_pool_refs_last_put_against_respread() {
+    fn loom_percpu_ref_last_put_against_resurrect() {
         loom::model(|| {
             let pool = Pool::current();
             assert!(pool.refs.try_get(0));
-            pool.refs.gather();
+            pool.refs.kill();
             pool.put(0);
             let user = {
                 let pool = pool.clone();
                 thread::spawn(move || pool.put(1))
             };
-            let current = pool.refs.respread();
+            let current = pool.refs.resurrect();
             if current {
                 assert!(pool.refs.try_get(0));
                 pool.body.read();
@@ -236,7 +236,7 @@ mod loom_tests {
             user.join().unwrap();
             assert_eq!(*pool.downs.lock(), u64::from(!current));
             if current {
-                pool.refs.gather();
+                pool.refs.kill();
                 pool.put(0);
                 assert_eq!(*pool.downs.lock(), 1);
             }
@@ -246,7 +246,7 @@ mod loom_tests {
     /// A store that read the number of a pool which is then switched away from and taken down, and
     /// whose place is taken by another: it gets one that is alive, or none. Fails if `open` is Relaxed.
     #[test]
-    fn loom_pool_refs_late_get_against_revive() {
+    fn loom_percpu_ref_late_get_against_reinit() {
         loom::model(|| {
             let pool = Pool::current();
             let user = {
@@ -258,14 +258,14 @@ mod loom_tests {
                     }
                 })
             };
-            pool.refs.gather();
+            pool.refs.kill();
             pool.put(1);
             let downs = pool.downs.lock();
             let down = *downs == 1;
             if down {
                 pool.body.write();
-                assert!(pool.refs.revive());
-                pool.refs.gather();
+                assert!(pool.refs.reinit());
+                pool.refs.kill();
             }
             drop(downs);
             if down {

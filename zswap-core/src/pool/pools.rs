@@ -1,6 +1,6 @@
 //! The pools of a store: the current one, which takes new pages, and those that still hold older ones.
 //!
-//! A pool has one of 15 places. It stays there while it has a reference ([`crate::pool_refs`]): of
+//! A pool has one of 15 places. It stays there while it has a reference ([`crate::pool::percpu_ref`]): of
 //! being current, of each page in it, of each operation that uses it. Whoever puts the last one takes
 //! it out and drops it, with its contexts and its backend.
 //!
@@ -20,17 +20,17 @@ use std::sync::Arc;
 
 use zpool_base::lockdep::might_sleep;
 
+use crate::entry::word::PoolId;
 use crate::pool::Pool;
-use crate::pool_refs::PoolRefs;
+use crate::pool::percpu_ref::PercpuRef;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::word::PoolId;
 use zpage::cpu;
 
 #[derive(Debug)]
 struct Place {
     pool: AtomicPtr<Pool>,
-    refs: PoolRefs,
+    refs: PercpuRef,
 }
 
 /// What the pools lock guards.
@@ -59,7 +59,7 @@ impl Pools {
     /// A first pool, which is current.
     pub(crate) fn new(first: Pool) -> Self {
         let place =
-            |_| Place { pool: AtomicPtr::new(null_mut()), refs: PoolRefs::new(cpu::places()) };
+            |_| Place { pool: AtomicPtr::new(null_mut()), refs: PercpuRef::new(cpu::places()) };
         let pools = Pools {
             places: core::array::from_fn(place),
             current: AtomicUsize::new(0),
@@ -77,16 +77,16 @@ impl Pools {
     /// Puts a pool into a free place, alive, with the reference of being current.
     fn settle(&self, table: &mut Table, at: usize, pool: Arc<Pool>) {
         let place = &self.places[at];
-        // Relaxed: `revive` publishes it.
+        // Relaxed: `reinit` publishes it.
         place.pool.store(Arc::as_ptr(&pool).cast_mut(), Ordering::Relaxed);
         table.pools[at] = Some(pool);
-        let revived = place.refs.revive();
-        assert!(revived, "a free place of a pool whose count is alive");
+        let reinited = place.refs.reinit();
+        assert!(reinited, "a free place of a pool whose count is alive");
     }
 
     /// The current pool.
     #[inline]
-    pub(crate) fn current(&self) -> Hold<'_> {
+    pub(crate) fn current(&self) -> PoolRef<'_> {
         loop {
             // Relaxed: `try_get` is what counts, and fails if the number is stale and the pool gone.
             let at = self.current.load(Ordering::Relaxed);
@@ -100,26 +100,26 @@ impl Pools {
     /// or by who took it out.
     #[inline]
     #[expect(clippy::expect_used, reason = "each page in an entry keeps a reference of its pool")]
-    pub(crate) fn of_page(&self, id: PoolId) -> Hold<'_> {
+    pub(crate) fn of_page(&self, id: PoolId) -> PoolRef<'_> {
         self.hold(id.index()).expect("a page in an entry without a reference of its pool")
     }
 
     /// The reference of a page that was taken out of its entry.
     ///
     /// # Safety
-    /// The page is in no entry, its reference ([`Hold::into_page`]) was not taken back yet, and this is the
+    /// The page is in no entry, its reference ([`PoolRef::into_page`]) was not taken back yet, and this is the
     /// only call for it: a second one would put a reference that somebody else relies on.
     #[inline]
-    pub(crate) unsafe fn page_reference(&self, id: PoolId) -> Hold<'_> {
-        Hold { pools: self, at: id.index() }
+    pub(crate) unsafe fn page_reference(&self, id: PoolId) -> PoolRef<'_> {
+        PoolRef { pools: self, at: id.index() }
     }
 
-    fn hold(&self, at: usize) -> Option<Hold<'_>> {
+    fn hold(&self, at: usize) -> Option<PoolRef<'_>> {
         // Made only if there is a reference: its drop puts one.
         if !self.places[at].refs.try_get(cpu::current()) {
             return None;
         }
-        Some(Hold { pools: self, at })
+        Some(PoolRef { pools: self, at })
     }
 
     /// All pools that are alive, the current one first. Allocates nothing.
@@ -150,7 +150,8 @@ impl Pools {
             if like(current) {
                 return true;
             }
-            let living = (0..PoolId::LIMIT).find(|&at| like(at) && self.places[at].refs.respread());
+            let living =
+                (0..PoolId::LIMIT).find(|&at| like(at) && self.places[at].refs.resurrect());
             let Some(living) = living else { return false };
             if let Some(pool) = &table.pools[living] {
                 // Relaxed: a note that decides which pages are migrated later.
@@ -187,30 +188,30 @@ impl Pools {
     }
 
     /// The first pool of a kind that is alive. Allocates nothing.
-    pub(crate) fn living(&self, kind: impl Fn(&Pool) -> bool) -> Option<Hold<'_>> {
+    pub(crate) fn living(&self, kind: impl Fn(&Pool) -> bool) -> Option<PoolRef<'_>> {
         let table = self.lock();
         let of_kind = |at: &usize| table.pools[*at].as_deref().is_some_and(&kind);
         (0..PoolId::LIMIT).filter(of_kind).find_map(|at| self.hold(at))
     }
 
     /// Gives a pool that does not become current a place; `None` if all are taken.
-    pub(crate) fn add(&self, fresh: Pool) -> Option<Hold<'_>> {
+    pub(crate) fn add(&self, fresh: Pool) -> Option<PoolRef<'_>> {
         let fresh = Arc::new(fresh);
         let mut table = self.lock();
         let at = table.pools.iter().position(Option::is_none)?;
         self.settle(&mut table, at, fresh);
         // The reference of being current is the caller's.
-        self.places[at].refs.gather();
-        Some(Hold { pools: self, at })
+        self.places[at].refs.kill();
+        Some(PoolRef { pools: self, at })
     }
 
     /// Another pool, alive, is current from here on. The old one's reference of being so is the
     /// caller's to drop, when nothing is locked.
-    fn leave_current(&self, _table: &mut Table, to: usize) -> Hold<'_> {
+    fn leave_current(&self, _table: &mut Table, to: usize) -> PoolRef<'_> {
         // Relaxed: `Pools::current` checks the number by taking a reference.
         let current = self.current.swap(to, Ordering::Relaxed);
-        self.places[current].refs.gather();
-        Hold { pools: self, at: current }
+        self.places[current].refs.kill();
+        PoolRef { pools: self, at: current }
     }
 
     /// A dead pool leaves its place.
@@ -230,12 +231,12 @@ impl Pools {
 /// codec's and the backend's drop: never under a lock, where other references are known of.
 #[derive(Debug)]
 #[must_use = "the pool is there while this lives"]
-pub(crate) struct Hold<'a> {
+pub(crate) struct PoolRef<'a> {
     pools: &'a Pools,
     at: usize,
 }
 
-impl Hold<'_> {
+impl PoolRef<'_> {
     /// The pool's number in entry words.
     pub(crate) fn id(&self) -> PoolId {
         PoolId::from_index(self.at)
@@ -245,7 +246,7 @@ impl Hold<'_> {
     pub(crate) fn again(&self) -> Self {
         let taken = self.pools.places[self.at].refs.try_get(cpu::current());
         assert!(taken, "a pool's count is dead while the pool is held");
-        Hold { pools: self.pools, at: self.at }
+        PoolRef { pools: self.pools, at: self.at }
     }
 
     /// Leaves the reference to a page that was stored in the pool; its id.
@@ -256,7 +257,7 @@ impl Hold<'_> {
     }
 }
 
-impl Deref for Hold<'_> {
+impl Deref for PoolRef<'_> {
     type Target = Pool;
     #[inline]
     fn deref(&self) -> &Pool {
@@ -268,7 +269,7 @@ impl Deref for Hold<'_> {
     }
 }
 
-impl Drop for Hold<'_> {
+impl Drop for PoolRef<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.pools.places[self.at].refs.put(cpu::current()) {

@@ -1,5 +1,9 @@
 //! The name under which a page is kept.
 
+pub(crate) mod index;
+pub(crate) mod lock;
+pub(crate) mod word;
+
 use core::fmt;
 
 /// Bits of a swap entry's offset.

@@ -6,10 +6,11 @@
 //! else meanwhile, and an equal word *is* the object that was read. An overwrite, an invalidate or
 //! another mover changes the word, and the copy is dropped.
 
+use crate::entry::word::{Content, Word};
 use crate::error::LoadError;
-use crate::pools::Hold;
-use crate::tried::Codec;
-use crate::word::{Content, Word};
+use crate::moves::tried::Codec;
+use crate::pool::Stored;
+use crate::pool::pools::PoolRef;
 use crate::{Page, SwapEntry, Zswap};
 
 /// Whether the page of an entry is to be moved.
@@ -51,7 +52,7 @@ impl Zswap {
         &self,
         entry: SwapEntry,
         page: &mut Page,
-        wanted: impl FnOnce(Word, &Hold<'_>) -> Wanted,
+        wanted: impl FnOnce(Word, &PoolRef<'_>) -> Wanted,
         copy: impl FnOnce(&Page, usize) -> Result<NewCopy, E>,
     ) -> Result<Relocated, E> {
         let Some(mut locked) = self.index.lock(entry.key()) else { return Ok(Relocated::PassedBy) };
@@ -98,6 +99,11 @@ impl Zswap {
             Ok(Ok(done.unwrap_or(Relocated::PassedBy)))
         });
         relocated?
+    }
+
+    /// The copy that a mover put into `pool`.
+    pub(crate) fn copy_in(&self, pool: &PoolRef<'_>, stored: Stored) -> NewCopy {
+        NewCopy::Of(self.into_content(pool.again(), stored))
     }
 
     /// Replaces the word of an entry that still holds the object of `old`, which the caller has kept

@@ -37,8 +37,8 @@ use super::change::Step;
 use super::keys::LeafKeys;
 use super::node::{Header, Inner, Ref, Target, Words, leaf_prefix};
 use super::{Index, Locked};
+use crate::entry::word::Word;
 use crate::sync::atomic::{Ordering, fence};
-use crate::word::Word;
 
 /// What a step of a walk came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,9 +7,9 @@
 //! Zeros are a node that nobody can use: a leaf or lone entry with DEAD words, an inner node without children. That
 //! is what memory is that a node never used, and what it becomes when it goes back to the system.
 
+use crate::entry::word::Word;
 use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::word::Word;
 use zpool_base::numbers::group;
 
 pub(super) const LEAF_BITS: u32 = 5;
