@@ -69,7 +69,7 @@ enum Job {
     /// The packages of the library crates, used by a crate outside the workspace.
     Outside,
     /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
-    System,
+    Peers,
     /// Every loom model.
     Loom(jobs::loom::Args),
     /// The allocators and the store under Miri.
@@ -78,12 +78,12 @@ enum Job {
     Tsan(jobs::tsan::Args),
     /// All tests under AddressSanitizer, leaks and C code included.
     Asan(jobs::asan::Args),
-    /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --system, this
+    /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --peers, this
     /// project beside its peers.
     Bench(jobs::bench::Args),
     /// How dense a store stays over 100 million operations, with and without compaction.
     Aging(jobs::aging::Args),
-    /// docs/benchmarks.md and its pictures, from a run of `bench --system` and one of aging.
+    /// docs/benchmarks.md and its pictures, from a run of `bench --peers` and one of aging.
     Report(jobs::report::Args),
     /// The churn tests for minutes: eight threads, every byte looked at.
     Churn(jobs::churn::Args),
@@ -125,7 +125,7 @@ fn run(job: Job) -> Result<()> {
         Job::Cross => jobs::cross::run(),
         Job::Powerset(args) => jobs::powerset::run(&ws, &args),
         Job::Outside => jobs::outside::run(&ws),
-        Job::System => jobs::system::check(&ws),
+        Job::Peers => jobs::peers::check(&ws),
         Job::Loom(args) => jobs::loom::run(&ws, &args),
         Job::Miri(args) => jobs::miri::run(&ws, &args),
         Job::Tsan(args) => jobs::tsan::run(&ws, &args),

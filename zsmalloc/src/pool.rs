@@ -172,7 +172,7 @@ impl Zpool for Zsmalloc {
         let (range, bytes) = (block.range(), block.bytes());
         // The block is put back also if the provider panics meanwhile.
         let result = catch_unwind(AssertUnwindSafe(|| self.core.migrate(&range)));
-        let whole = self.core.provider.put_back_block(block);
+        let whole = self.core.provider.putback_block(block);
         let mut done = result.unwrap_or_else(|panic| resume_unwind(panic))?;
         done.block_bytes = if whole { bytes } else { 0 };
         Ok(done)

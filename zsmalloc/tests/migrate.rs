@@ -100,7 +100,7 @@ fn a_fragmented_block_is_emptied_under_load() {
         stop.store(true, Relaxed);
     });
 
-    assert!(pages.put_back_block(block), "the block did not run empty");
+    assert!(pages.putback_block(block), "the block did not run empty");
     assert_eq!(resident_pages(&range), 0);
     for (n, handle) in stay {
         check(&pool, n, handle);

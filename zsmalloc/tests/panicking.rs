@@ -80,7 +80,7 @@ unsafe impl PageProvider for Panicking {
         assert_eq!(self.isolated.fetch_add(1, SeqCst), 0, "a block stayed isolated");
         Some(PageBlock::new(0, usize::MAX))
     }
-    fn put_back_block(&self, _: PageBlock) -> bool {
+    fn putback_block(&self, _: PageBlock) -> bool {
         self.isolated.fetch_sub(1, SeqCst);
         false
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::jobs::{bench, system};
+use crate::jobs::{bench, peers};
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
@@ -22,12 +22,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
-    let mut cmd = system::cargo(ws, "run --release").args(["--", "aging"]);
+    let mut cmd = peers::cargo(ws, "run --release").args(["--", "aging"]);
     if args.quick {
         cmd = cmd.arg("--quick");
     }
     if let Some(json) = &args.json {
         cmd = cmd.arg("--json").arg(json.display().to_string());
     }
-    cmd.args(system::whole(&bench::pages(ws, &args.pages))).run()
+    cmd.args(peers::whole(&bench::pages(ws, &args.pages))).run()
 }

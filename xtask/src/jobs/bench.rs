@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::jobs::system;
+use crate::jobs::peers;
 use crate::workspace::Workspace;
 
 /// The bench that the others are measured by.
@@ -24,9 +24,9 @@ pub(crate) struct Args {
     /// has them and lets us, the kernel's zram and zswap; where we lose comes first. Instead of the
     /// criterion benches.
     #[arg(long, conflicts_with = "smoke")]
-    system: bool,
-    /// With --system: writes one object for each contestant and thread count.
-    #[arg(long, value_name = "FILE", requires = "system")]
+    peers: bool,
+    /// With --peers: writes one object for each contestant and thread count.
+    #[arg(long, value_name = "FILE", requires = "peers")]
     json: Option<PathBuf>,
     /// A tenth of the time, for a first look.
     #[arg(long)]
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Run each bench once, without a time: whether they work.
     #[arg(long, conflicts_with = "quick")]
     pub(crate) smoke: bool,
-    /// Only benches whose name contains this, and the mutex pair; with --system, only contestants.
+    /// Only benches whose name contains this, and the mutex pair; with --peers, only contestants.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout
@@ -51,15 +51,15 @@ impl Args {
 
     /// The run of the whole system, its figures written to `json`.
     pub(crate) fn whole_system(json: PathBuf) -> Self {
-        Args { system: true, json: Some(json), ..Args::default() }
+        Args { peers: true, json: Some(json), ..Args::default() }
     }
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
-    if args.system {
+    if args.peers {
         let (filter, json) = (args.filter.as_deref(), args.json.as_ref());
-        let run = system::Run { quick: args.quick, filter, json, pages: pages(ws, &args.pages) };
-        return system::measure(ws, &run);
+        let run = peers::Run { quick: args.quick, filter, json, pages: pages(ws, &args.pages) };
+        return peers::measure(ws, &run);
     }
     let home = PathBuf::from(ws.target_dir("xtask-bench"));
     if home.exists() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::jobs::{
     bench, clippy, compare, cross, docs, examples, features, fmt, fuzz, loom, lzo, miri, msrv, nbd,
-    outside, powerset, system, test, torture, tsan,
+    outside, peers, powerset, test, torture, tsan,
 };
 use crate::tidy;
 use crate::workspace::Workspace;
@@ -37,7 +37,7 @@ const STEPS: &[Step] = &[
     ("cross", |_| cross::run()),
     ("powerset", |ws| powerset::run(ws, &powerset::Args::default())),
     ("outside", outside::run),
-    ("system", system::check),
+    ("peers", peers::check),
     ("bench", |ws| bench::run(ws, &bench::Args::smoke())),
     ("loom", |ws| loom::run(ws, &loom::Args::default())),
     ("miri", |ws| miri::run(ws, &miri::Args::default())),

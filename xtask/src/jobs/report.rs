@@ -5,12 +5,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::jobs::{bench, system};
+use crate::jobs::{bench, peers};
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What `bench --system --json FILE` wrote. Without it, that is run first.
+    /// What `bench --peers --json FILE` wrote. Without it, that is run first.
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
     /// What an aging run wrote, one sample a line. Without it the page says that there was none.
@@ -30,5 +30,5 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
             json
         }
     };
-    system::report(ws, &run, args.aging.as_deref())
+    peers::report(ws, &run, args.aging.as_deref())
 }

@@ -146,8 +146,8 @@ unsafe impl PageProvider for FailingPages {
         self.inner.isolate_block()
     }
 
-    fn put_back_block(&self, block: PageBlock) -> bool {
-        self.inner.is_here() && self.inner.put_back_block(block)
+    fn putback_block(&self, block: PageBlock) -> bool {
+        self.inner.is_here() && self.inner.putback_block(block)
     }
 
     fn cached_pages(&self) -> usize {

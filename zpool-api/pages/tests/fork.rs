@@ -53,7 +53,7 @@ fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -
         matches!(pages.alloc_run(99), Err(PageError::Forked)),
         run.resident() == resident,
         pages.isolate_block().is_none(),
-        !pages.put_back_block(PageBlock::new(block.0, block.1)),
+        !pages.putback_block(PageBlock::new(block.0, block.1)),
         pages.cached_pages() == 0,
         pages.trim() == 0,
         pages.metadata_bytes() == 0,
@@ -94,7 +94,7 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                             .collect();
                         runs.into_iter().for_each(|run| free(&**pages, run));
                         if let Some(block) = pages.isolate_block() {
-                            pages.put_back_block(block);
+                            pages.putback_block(block);
                         }
                     }
                 });

@@ -49,7 +49,7 @@ fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usiz
                     if !held.is_empty() {
                         free(pages, held.swap_remove(rng.below(held.len())));
                     }
-                    pages.put_back_block(block);
+                    pages.putback_block(block);
                 }
                 pages.trim();
                 pages.metadata_bytes();

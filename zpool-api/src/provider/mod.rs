@@ -139,7 +139,7 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>);
 
     /// Takes a sparsely used block of address space out of use: none of its runs are handed out
-    /// until [`put_back_block`](Self::put_back_block). Chosen is the block with the fewest pages
+    /// until [`putback_block`](Self::putback_block). Chosen is the block with the fewest pages
     /// in use whose runs would fit where there is room already. Warm pages go back to the system
     /// before.
     ///
@@ -153,7 +153,7 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     /// system in one piece; whether it did. Otherwise nothing is given back. A block that is not the one
     /// that is out of use at the moment, made up, another provider's or put back already, changes
     /// nothing.
-    fn put_back_block(&self, block: PageBlock) -> bool {
+    fn putback_block(&self, block: PageBlock) -> bool {
         let _ = block;
         false
     }

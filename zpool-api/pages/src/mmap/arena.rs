@@ -170,7 +170,7 @@ impl Arena {
     }
 
     /// Takes the isolated block, whose runs have `pages` pages, back into use.
-    pub(super) fn put_back(&mut self, pages: usize) {
+    pub(super) fn putback(&mut self, pages: usize) {
         let Some(number) = self.isolated.take() else { return };
         let block = &self.tracts[number / REGION_BLOCKS].blocks[number % REGION_BLOCKS];
         if block.is_empty() {

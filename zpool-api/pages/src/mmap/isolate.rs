@@ -80,8 +80,8 @@ impl MmapPages {
         Some(PageBlock::with_ticket(range.start, BLOCK_BYTES, ticket))
     }
 
-    pub(super) fn put_back(&self, block: &PageBlock) -> bool {
-        might_sleep("MmapPages::put_back_block");
+    pub(super) fn putback(&self, block: &PageBlock) -> bool {
+        might_sleep("MmapPages::putback_block");
         let mut state = self.lock();
         if state.isolated.as_ref().is_none_or(|isolated| isolated.ticket != block.ticket()) {
             return false;
@@ -105,7 +105,7 @@ impl MmapPages {
         for run in isolated.gathered {
             state.keep_or_put(run);
         }
-        state.arena.put_back(isolated.pages);
+        state.arena.putback(isolated.pages);
         self.publish(&state);
         drop(state);
         self.give_back_surplus();

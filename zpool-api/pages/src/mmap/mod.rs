@@ -399,8 +399,8 @@ unsafe impl PageProvider for MmapPages {
         if self.state.is_here() { self.isolate() } else { None }
     }
 
-    fn put_back_block(&self, block: PageBlock) -> bool {
-        self.state.is_here() && self.put_back(&block)
+    fn putback_block(&self, block: PageBlock) -> bool {
+        self.state.is_here() && self.putback(&block)
     }
 
     fn cached_pages(&self) -> usize {

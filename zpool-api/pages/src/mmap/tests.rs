@@ -488,7 +488,7 @@ fn the_emptiest_block_is_emptied_and_given_back_whole() {
     }
     assert_eq!(provider.cached_pages(), cached + 2);
     assert_eq!(resident_bytes(&provider), before, "one piece, when all are there");
-    assert!(provider.put_back_block(block));
+    assert!(provider.putback_block(block));
     assert_eq!(resident_bytes(&provider), before - 2 * 4096);
     assert_eq!(provider.cached_pages() * 4096 + runs.len() * 4096, resident_bytes(&provider));
 
@@ -515,9 +515,9 @@ fn a_block_that_is_not_empty_goes_back_into_use_as_it_was() {
     let range = block.range();
     free(&provider, runs.pop().unwrap());
     let foreign = four_kib();
-    assert!(!foreign.put_back_block(PageBlock::new(range.start, BLOCK_BYTES)));
-    assert!(!provider.put_back_block(PageBlock::new(range.start + 4096, BLOCK_BYTES)));
-    assert!(!provider.put_back_block(block));
+    assert!(!foreign.putback_block(PageBlock::new(range.start, BLOCK_BYTES)));
+    assert!(!provider.putback_block(PageBlock::new(range.start + 4096, BLOCK_BYTES)));
+    assert!(!provider.putback_block(block));
     assert_eq!(resident_bytes(&provider), before);
     assert_eq!(page(&provider, &runs[runs.len() - 1], 0)[0], (3 * LONG - 2) as u8);
     // Its free runs are warm again, and are handed out.
@@ -565,7 +565,7 @@ fn a_block_gathers_its_own_runs_only() {
     let again: Vec<PageRun> = (0..2).map(|_| provider.alloc_run(16).unwrap()).collect();
     assert!(again.iter().all(|run| places.contains(&run.base()) && run.resident() == 1));
     again.into_iter().for_each(|run| free(&provider, run));
-    assert!(!provider.put_back_block(block), "two runs of it are in use");
+    assert!(!provider.putback_block(block), "two runs of it are in use");
     for (n, run) in inside.iter().enumerate() {
         let fill = (3 * LONG - 2 + n) as u8;
         assert!(
@@ -608,7 +608,7 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
             (0..2 * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
         more.push(provider.alloc_run(3).unwrap());
         assert!(!more.iter().any(inside), "handed out while its block is emptied");
-        assert_eq!(provider.put_back_block(block), all);
+        assert_eq!(provider.putback_block(block), all);
         stay.extend(more.into_iter().chain(third).map(|run| (0, run)));
         stay.into_iter().for_each(|(_, run)| free(&provider, run));
         // Whole again: every slot of the one region is to be had.
@@ -630,7 +630,7 @@ fn made_up_foreign_and_stale_blocks_change_nothing() {
     let mut runs = sparse_third_block(&provider);
     let foreign_runs = sparse_third_block(&other);
     let foreign = other.isolate_block().unwrap();
-    assert!(!provider.put_back_block(PageBlock::new(0, 0)), "nothing is isolated");
+    assert!(!provider.putback_block(PageBlock::new(0, 0)), "nothing is isolated");
     let stale = provider.isolate_block().unwrap();
     let twin = || PageBlock::new(stale.range().start, BLOCK_BYTES);
     let ticket = stale.ticket();
@@ -643,24 +643,24 @@ fn made_up_foreign_and_stale_blocks_change_nothing() {
         PageBlock::new(regions[0].0, regions[0].1),
         PageBlock::new(stale.range().start + 4096, BLOCK_BYTES),
     ] {
-        assert!(!provider.put_back_block(made_up));
+        assert!(!provider.putback_block(made_up));
         assert!(provider.isolate_block().is_none(), "it is isolated still");
     }
-    assert!(!provider.put_back_block(doubled()), "two runs of it are in use");
+    assert!(!provider.putback_block(doubled()), "two runs of it are in use");
     // The same block again: what was put back once stands for another isolation.
     let again = provider.isolate_block().unwrap();
     assert_eq!(again.range(), stale.range());
     for made_up in [twin(), doubled()] {
-        assert!(!provider.put_back_block(made_up));
+        assert!(!provider.putback_block(made_up));
     }
-    assert!(!provider.put_back_block(stale));
+    assert!(!provider.putback_block(stale));
     assert!(provider.isolate_block().is_none(), "put back by a stale block");
     for run in runs.split_off(runs.len() - 2) {
         free(&provider, run);
     }
-    assert!(provider.put_back_block(again));
-    assert!(!other.put_back_block(PageBlock::new(regions[0].0, BLOCK_BYTES)));
-    assert!(!other.put_back_block(foreign), "two runs of it are in use");
+    assert!(provider.putback_block(again));
+    assert!(!other.putback_block(PageBlock::new(regions[0].0, BLOCK_BYTES)));
+    assert!(!other.putback_block(foreign), "two runs of it are in use");
     runs.into_iter().for_each(|run| free(&provider, run));
     foreign_runs.into_iter().for_each(|run| free(&other, run));
     for pages in [provider, other] {

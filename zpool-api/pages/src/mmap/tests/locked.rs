@@ -94,7 +94,7 @@ fn warm_runs_of_a_block_leave_with_it() {
     free(&provider, last);
     // SAFETY: a page of the provider's region, mapped; unlocking changes no byte.
     unsafe { rustix::mm::munlock(locked.as_ptr().cast(), 1) }.unwrap();
-    assert!(provider.put_back_block(block), "a warm run kept the block");
+    assert!(provider.putback_block(block), "a warm run kept the block");
     runs.into_iter().for_each(|run| free(&provider, run));
     provider.trim();
     assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));

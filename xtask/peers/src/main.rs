@@ -4,7 +4,7 @@
 //! Every turn of a contestant runs in a process of its own, so that what one leaves behind in a heap
 //! is not counted with the next; `run` starts them in rotated order and puts together what they
 //! found. `aging` is about this project alone: how dense a store stays while its pages change. `report`
-//! makes a page of both. `cargo xtask bench --system`, `cargo xtask aging` and `cargo xtask report` are the
+//! makes a page of both. `cargo xtask bench --peers`, `cargo xtask aging` and `cargo xtask report` are the
 //! ways in.
 
 mod aging;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("system: {error}");
+            eprintln!("peers: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,5 @@
-//! The crate `xtask/system`: this project beside its peers, measured for `cargo xtask bench --system`,
-//! aged for `cargo xtask aging`, told for `cargo xtask report`, and checked for `cargo xtask system`.
+//! The crate `xtask/peers`: this project beside its peers, measured for `cargo xtask bench --peers`,
+//! aged for `cargo xtask aging`, told for `cargo xtask report`, and checked for `cargo xtask peers`.
 //!
 //! It is no member of the workspace, for what it compares with needs other allocators and codecs.
 
@@ -9,7 +9,7 @@ use crate::cmd::Cmd;
 use crate::error::Result;
 use crate::workspace::Workspace;
 
-const MANIFEST: &str = "xtask/system/Cargo.toml";
+const MANIFEST: &str = "xtask/peers/Cargo.toml";
 /// Enough for every contestant to store and free something.
 const SMOKE_PAGES: &str = "256";
 
@@ -67,5 +67,5 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
 
 pub(crate) fn cargo(ws: &Workspace, command: &str) -> Cmd {
     let line = format!("cargo {command} --manifest-path {MANIFEST}");
-    Cmd::line(&line).env("CARGO_TARGET_DIR", ws.target_dir("system"))
+    Cmd::line(&line).env("CARGO_TARGET_DIR", ws.target_dir("peers"))
 }
