@@ -60,7 +60,8 @@ enum Job {
     Lzo,
     /// The NBD server with the clients of QEMU and libnbd.
     Nbd,
-    /// Type-checks with the oldest compiler that the root manifest promises.
+    /// Type-checks every combination of each crate's features with the oldest compiler that the root
+    /// manifest promises.
     Msrv,
     /// Type-checks the crates without C code for other systems.
     Cross,

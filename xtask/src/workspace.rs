@@ -43,6 +43,14 @@ impl Workspace {
         list(&self.metadata["packages"])
     }
 
+    /// Builds every program and example in the test profile: optimised a little, with the code's own
+    /// assertions, and from what `cargo test --workspace` has built already. Returns the folder of the
+    /// programs.
+    pub(crate) fn build_for_tests(&self) -> Result<PathBuf> {
+        Cmd::line("cargo build --workspace --bins --examples --profile test").run()?;
+        Ok(PathBuf::from(self.target_dir("debug")))
+    }
+
     /// A directory under the target directory for builds with other flags, so that they do not
     /// throw away what the usual builds made.
     pub(crate) fn target_dir(&self, name: &str) -> String {

@@ -11,18 +11,17 @@ const CRATES: &str =
 pub(crate) fn run() -> Result<()> {
     apt::ensure("cmake", &["cmake --version"], "cmake")?;
     cargo(&format!("cargo clippy {CRATES} --all-targets -- -D warnings")).run()?;
-    cargo(&format!("cargo test {CRATES}")).run()?;
+    // The codec's own tests; the others see one codec more by its name only.
+    cargo("cargo test -p zswap-compressors --features lzo").run()?;
     compare::check(
         &cargo(
-            "cargo run --release -p zswap-cli --features lzo -- \
+            "cargo run -p zswap-cli --features lzo -- \
              compare --compressor lzo --rounds 1 --json",
         ),
         Some("lzo"),
     )
 }
 
-/// cmake 4 refuses projects as old as liblzo2's unless it is told to take them; older versions
-/// ignore the variable.
 fn cargo(line: &str) -> Cmd {
     Cmd::line(line).env("CMAKE_POLICY_VERSION_MINIMUM", "3.5")
 }

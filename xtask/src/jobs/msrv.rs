@@ -1,9 +1,11 @@
-//! Type-checks with the oldest compiler that the root manifest promises.
+//! Type-checks every combination of each crate's features with the oldest compiler that the root
+//! manifest promises.
 
 use std::path::Path;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
+use crate::jobs::powerset;
 use crate::workspace::{Workspace, text};
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
@@ -22,10 +24,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
     let toolchain = full_version(stated);
     ensure_toolchain(&toolchain)?;
-    Cmd::new("cargo")
-        .arg(format!("+{toolchain}"))
-        .args(["check", "--workspace", "--all-targets"])
-        .run()
+    powerset::check(ws, &powerset::Args::default(), &[format!("+{toolchain}")])
 }
 
 fn read(path: &Path) -> Result<String> {

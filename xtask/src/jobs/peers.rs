@@ -53,11 +53,16 @@ pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result
     cmd.run()
 }
 
+/// What CI checks: its format and its lints. The sweep has the rest.
+pub(crate) fn lint(ws: &Workspace) -> Result<()> {
+    Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
+    cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()
+}
+
 /// Whether it is in order: its format, its lints, its tests, one turn of everybody, and a
 /// store that ages for a moment.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
-    Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
-    cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()?;
+    lint(ws)?;
     cargo(ws, "test").run()?;
     let smoke = ["--", "run", "--rounds", "1", "--threads", "2", "--most", SMOKE_PAGES];
     cargo(ws, "run").args(smoke).run()?;

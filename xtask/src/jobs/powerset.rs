@@ -23,13 +23,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    check(ws, args, &[])
+}
+
+/// Checks them with the compiler that `toolchain` (`+1.85.0`, say) chooses; the usual one if it is empty.
+pub(crate) fn check(ws: &Workspace, args: &Args, toolchain: &[String]) -> Result<()> {
     let mut checked = 0;
     for package in ws.packages() {
         let name = text(&package["name"]);
         let all = features(package, args.lzo);
         let sets = if passes_on(package) { one_by_one(&all) } else { subsets(&all) };
         for features in sets {
-            let mut check = Cmd::line("cargo check --quiet --no-default-features -p").arg(name);
+            let mut check = Cmd::new("cargo").args(toolchain.iter().cloned()).args([
+                "check",
+                "--quiet",
+                "--no-default-features",
+                "-p",
+                name,
+            ]);
             if !features.is_empty() {
                 check = check.arg("--features").arg(features.join(","));
             }

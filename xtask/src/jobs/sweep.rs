@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::jobs::{asan, fuzz, loom, miri, tsan};
+use crate::jobs::{asan, fuzz, loom, miri, peers, torture, tsan};
 use crate::ledger::Ledger;
 use crate::sanitizer;
 use crate::workspace::Workspace;
@@ -81,7 +81,10 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
             fuzz::run(ws, &fuzz::Args { targets: targets(), seconds: fuzz_seconds, resume: true })
         })
     });
-    loom.chain([miri]).chain(tsan).chain(asan).chain(fuzz).collect()
+    let peers = Step::new("peers".to_owned(), move || peers::check(ws));
+    let torture =
+        Step::new("torture, 900 s".to_owned(), || torture::run(&torture::Args::lasting(900)));
+    loom.chain([miri, peers, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
 }
 
 /// The commit that is checked out, unless the tree differs from it.

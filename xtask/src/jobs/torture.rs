@@ -1,4 +1,4 @@
-//! Every backend, codec, limit, fault and switch of the store at random, against a model: a minute in
+//! Every backend, codec, limit, fault and switch of the store at random, against a model: half a minute in
 //! CI, hours by hand. With `--breaks`, whether it finds what it is for: each patch of `torture/breaks`
 //! takes one mend out of a copy of the last commit.
 
@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
+use crate::workspace::Workspace;
 
 /// What `ci` gives it.
-const CI_SECONDS: u64 = 60;
+const CI_SECONDS: u64 = 30;
 
 /// The patches.
 const BREAKS: &str = "torture/breaks";
@@ -39,6 +40,11 @@ impl Default for Args {
 }
 
 impl Args {
+    /// Runs for `seconds`.
+    pub(crate) fn lasting(seconds: u64) -> Self {
+        Self { seconds, ..Self::default() }
+    }
+
     fn pass_to(&self, program: Cmd) -> Cmd {
         let mut torture = program
             .args(["--seconds", &self.seconds.to_string()])
@@ -48,6 +54,12 @@ impl Args {
         }
         torture.args(self.rest.iter().map(String::as_str))
     }
+}
+
+/// As CI runs it: with the code's own assertions, in the test profile.
+pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
+    let program = ws.build_for_tests()?.join("zswap-torture");
+    Args::default().pass_to(Cmd::new(&shown(&program))).run()
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -113,4 +125,21 @@ fn find_breaks(args: &Args) -> Result<()> {
 
 fn unreadable(path: &Path, source: std::io::Error) -> Error {
     Error::Read { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_break_applies_to_the_tree() {
+        let root = Workspace::open().unwrap().root().to_owned();
+        let patches: Vec<PathBuf> =
+            std::fs::read_dir(root.join(BREAKS)).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(!patches.is_empty());
+        for patch in patches {
+            let args = ["-C", &shown(&root), "apply", "--check", &shown(&patch)];
+            Cmd::new("git").args(args).run().unwrap();
+        }
+    }
 }
