@@ -39,9 +39,6 @@ pub(crate) enum Error {
     #[error("the root Cargo.toml states no `rust-version` under [workspace.package]; add it")]
     NoRustVersion,
 
-    #[error("{krate} states rust-version {found:?}, the root manifest {wanted}; inherit it")]
-    RustVersion { krate: String, found: Option<String>, wanted: String },
-
     #[error("the package of {krate} says no `{field}`; add it to its Cargo.toml")]
     PackageField { krate: String, field: String },
 

@@ -21,7 +21,6 @@ pub(crate) mod mutants;
 pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod peers;
-pub(crate) mod powerset;
 pub(crate) mod report;
 pub(crate) mod sweep;
 pub(crate) mod test;

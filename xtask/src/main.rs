@@ -60,13 +60,10 @@ enum Job {
     Lzo,
     /// The NBD server with the clients of QEMU and libnbd.
     Nbd,
-    /// Type-checks every combination of each crate's features with the oldest compiler that the root
-    /// manifest promises.
-    Msrv,
+    /// Type-checks each crate with the oldest compiler that it promises, with each of its features.
+    Msrv(jobs::msrv::Args),
     /// Type-checks the crates without C code for other systems.
     Cross,
-    /// Type-checks every combination of each crate's features.
-    Powerset(jobs::powerset::Args),
     /// The packages of the library crates, used by a crate outside the workspace.
     Outside,
     /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
@@ -122,9 +119,8 @@ fn run(job: Job) -> Result<()> {
         Job::Features => jobs::features::run(),
         Job::Lzo => jobs::lzo::run(),
         Job::Nbd => jobs::nbd::run(),
-        Job::Msrv => jobs::msrv::run(&ws),
+        Job::Msrv(args) => jobs::msrv::run(&args),
         Job::Cross => jobs::cross::run(),
-        Job::Powerset(args) => jobs::powerset::run(&ws, &args),
         Job::Outside => jobs::outside::run(&ws),
         Job::Peers => jobs::peers::check(&ws),
         Job::Loom(args) => jobs::loom::run(&ws, &args),

@@ -33,7 +33,7 @@ const STEPS: &[Step] = &[
     ("features", |_| features::run()),
     ("lzo", |_| lzo::run()),
     ("nbd", |_| nbd::run()),
-    ("msrv", msrv::run),
+    ("msrv", |_| msrv::run(&msrv::Args::default())),
     ("cross", |_| cross::run()),
     ("outside", outside::run),
     ("peers", peers::lint),
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_failure_stops_the_run_unless_it_is_told_to_go_on() {
         let steps: &[Step] =
-            &[("a", |_| Ok(())), ("b", |_| Err(Error::NoRustVersion)), ("c", |_| Ok(()))];
+            &[("a", |_| Ok(())), ("b", |_| Err(Error::NoLoomCrate)), ("c", |_| Ok(()))];
         let ws = Workspace::open().unwrap();
         let stopped = run_steps(&ws, steps, false);
         assert_eq!((stopped.passed.len(), stopped.failed.as_slice()), (1, ["b"].as_slice()));

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::jobs::{asan, fuzz, loom, miri, peers, torture, tsan};
+use crate::jobs::{asan, fuzz, loom, miri, msrv, peers, torture, tsan};
 use crate::ledger::Ledger;
 use crate::sanitizer;
 use crate::workspace::Workspace;
@@ -81,10 +81,12 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
             fuzz::run(ws, &fuzz::Args { targets: targets(), seconds: fuzz_seconds, resume: true })
         })
     });
+    let pairs = || msrv::run(&msrv::Args { pairs: true });
+    let features = Step::new("pairs of features".to_owned(), pairs);
     let peers = Step::new("peers".to_owned(), move || peers::check(ws));
     let torture =
         Step::new("torture, 900 s".to_owned(), || torture::run(&torture::Args::lasting(900)));
-    loom.chain([miri, peers, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
+    loom.chain([features, miri, peers, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
 }
 
 /// The commit that is checked out, unless the tree differs from it.
