@@ -36,9 +36,6 @@ pub(crate) enum Error {
     #[error("no workspace crate depends on loom, so no model can run")]
     NoLoomCrate,
 
-    #[error("the root Cargo.toml states no `rust-version` under [workspace.package]; add it")]
-    NoRustVersion,
-
     #[error("the package of {krate} says no `{field}`; add it to its Cargo.toml")]
     PackageField { krate: String, field: String },
 
