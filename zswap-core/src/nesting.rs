@@ -1,7 +1,7 @@
 //! How deeply calls that make room are nested on a thread.
 //!
-//! A device may keep its pages in a store of its own, which makes room in turn at its limit. A device that
-//! stores into the very store that writes to it would do so without end. The store cannot distinguish the
+//! A device may keep its pages in another store, which makes room in turn at its limit. A device that
+//! stores into the very store that writes to it would do so without end. A store cannot distinguish the
 //! two, so it limits the depth.
 
 use std::cell::Cell;
