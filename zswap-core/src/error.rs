@@ -76,9 +76,11 @@ pub enum StoreError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// A codec or backend called this while a store was calling it on this thread.
+    /// A codec or backend called this while a store was calling it on this thread, or devices that store
+    /// pages in a store were nested too deep.
     #[error(
-        "store of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
+        "store of {entry:?} from inside a codec, backend or device call, where it cannot run; store the \
+         page after that has returned"
     )]
     Reentrant {
         /// The entry.
@@ -144,7 +146,8 @@ pub enum LoadError {
     },
     /// A codec or backend called this while a store was calling it on this thread.
     #[error(
-        "load of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
+        "load of {entry:?} from inside a codec or backend call, where it cannot run; load the page \
+         after that has returned"
     )]
     Reentrant {
         /// The entry.
@@ -196,7 +199,7 @@ pub enum BuildError {
         limit: usize,
     },
     /// A codec called this while a store was calling it on this thread.
-    #[error("switch from inside a codec call; a compression context is not re-entrant")]
+    #[error("switch from inside a codec call, where it cannot run; switch after that has returned")]
     Reentrant,
     /// Code of a backend, a compressor or a page provider panicked.
     #[error("{what} panicked while it was built")]

@@ -88,10 +88,10 @@
 //! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; its entries; several pages at a time, compressed in parallel; another backend or compressor |
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `metrics.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
-//! | `builder.rs` | putting it together |
+//! | `builder.rs` | settings and construction |
 //!
-//! Contexts of codecs, patterns, devices with their slots and the built-in backends are in the crate `zpage`,
-//! which `zram` is made of, too.
+//! The crate `zpage`, which `zram` shares, has the codecs' contexts, patterns, devices with their slots and
+//! the built-in backends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(

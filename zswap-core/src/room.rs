@@ -1,9 +1,8 @@
 //! Makes room for a page when the pools are at their limit, or the system has no memory.
 //!
 //! A store makes its own room, in rounds: it writes some pages back, or compacts, and then tries the page
-//! again. A page that is written back first frees room inside the backend's pages, which serves objects of
-//! its size at once; every other round compaction turns such room into whole pages. No lock and no context
-//! is held.
+//! again. Writing a page back first frees room inside the backend's pages, which serves objects of its size
+//! at once; every other round compaction turns such room into whole pages. No lock and no context is held.
 //!
 //! # When it ends
 //! * A round that frees nothing returns the reason, with which the page is refused: [`LimitReason`]. Before
@@ -13,7 +12,7 @@
 //!   ([`WAITS`], [`LONGEST_WAIT`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]). Unreadable
 //!   pages are a reason for a refusal only if they hold all of the memory.
 //! * A device that stores into the store that writes to it is refused after a few levels (`nesting.rs`).
-//! * After [`ROUNDS`] rounds whose freed memory other threads took the page may exceed the limit as well.
+//! * After [`ROUNDS`] rounds whose freed memory other threads took, the page may exceed the limit as well.
 //!   So it may if the rounds freed less than a lowered limit requires. So a store whose device accepts
 //!   writes refuses no page, and each thread exceeds the limit, or what is in use beyond a lowered limit,
 //!   by at most a run of pages. Later stores make up for that.

@@ -499,7 +499,7 @@ fn a_device_that_stores_into_its_own_store_is_refused_and_ends() {
     }
 }
 
-/// The budget of such a backend holds the pages last read from it, and no thread's reading undoes
+/// The store sets such a backend's budget to the pages that it reports, and no thread's update undoes
 /// another's.
 #[test]
 fn a_backend_that_knows_no_budget_refuses_nothing_while_threads_come_and_go() {

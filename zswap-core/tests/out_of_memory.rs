@@ -8,7 +8,7 @@
     clippy::panic,
     clippy::print_stderr,
     reason = "an allocator; a failure in a test's helper is the test's own message, and a child that \
-              aborts has said before what it was at"
+              aborts has printed what it was doing"
 )]
 
 mod common;

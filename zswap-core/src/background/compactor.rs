@@ -167,7 +167,7 @@ impl Watch {
         grown || above > 0 && self.looks >= self.patience
     }
 
-    /// Notes that a run freed `won` bytes and left these figures.
+    /// Notes the bytes that a run freed, and the figures that it left.
     fn ran(&mut self, won: usize, after: Figures) {
         self.patience =
             if won < self.gain(after) / 2 { (2 * self.patience).min(MOST_PATIENCE) } else { 1 };
