@@ -1,7 +1,7 @@
 //! The page store: entries on one side, a pool on the other.
 //!
 //! # Order of events
-//! * `store`: recognise a same-filled page, else compress under this CPU's AcompCtx and put the object into
+//! * `store`: recognise a same-filled page, else compress under this CPU's `AcompCtx` and put the object into
 //!   the backend, all without an entry lock; then lock the entry, install the new word, unlock; then free
 //!   the old content. Of concurrent stores the one that locks the entry last stays.
 //! * `load`: lock the entry, pin the object, unlock; decompress from the pinned bytes. Two readers of one

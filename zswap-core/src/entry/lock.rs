@@ -4,7 +4,7 @@
 //! * Held for a few dozen instructions: to read or replace the word and to pin its object.
 //!   Never during compression, decompression, device I/O or user code other than the backend's
 //!   `obj_read_begin`. Nothing blocks under it.
-//! * Order: entry lock, then the backend's locks. No thread waits for an AcompCtx under it.
+//! * Order: entry lock, then the backend's locks. No thread waits for an `AcompCtx` under it.
 //! * A thread holds at most one.
 //!
 //! How a word is locked and waited for: `word_lock.rs` of zpage.

@@ -9,10 +9,10 @@
 //!
 //! | kind | payload |
 //! |---|---|
-//! | Empty | 0 |
-//! | Stored | the backend's 52 bits of the handle; its tag is the pool's |
-//! | SameFilled | the pattern, packed by zpage's `same_filled.rs` |
-//! | OnDevice | the number of a slot of the device |
+//! | `Empty` | 0 |
+//! | `Stored` | the backend's 52 bits of the handle; its tag is the pool's |
+//! | `SameFilled` | the pattern, packed by zpage's `same_filled.rs` |
+//! | `OnDevice` | the number of a slot of the device |
 //!
 //! `raw` marks a stored page that is kept uncompressed, since it does not get smaller. `tried` marks one
 //! that a denser compressor did not make smaller. `live` is set in every word of a node that is part of the
