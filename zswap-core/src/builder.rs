@@ -242,7 +242,7 @@ impl ZswapBuilder {
         match (self.max_pool_bytes, self.max_bytes) {
             (Some(pools), Some(all)) if pools > all => Err(BuildError::Contradiction(format!(
                 "max_pool_bytes of {pools} bytes exceeds max_bytes of {all}, which limits the pools, \
-                                 too; lower the former or raise the latter"
+                 too; lower the former or raise the latter"
             ))),
             _ => Ok(()),
         }

@@ -15,7 +15,7 @@ pub enum StoreError {
     /// The page does not get smaller, and the store was built to refuse such pages.
     #[error(
         "the page of {entry:?} does not compress below {page_size} bytes; keep it elsewhere, or build \
-             the store with store_incompressible(true)"
+         the store with store_incompressible(true)"
     )]
     Incompressible {
         /// The entry.
@@ -56,7 +56,7 @@ pub enum StoreError {
     /// on everything.
     #[error(
         "no room for a new entry {entry:?}: index, patterns, contexts and tables take {unwritable} of \
-             the {limit} bytes that max_bytes allows; invalidate pages, or raise the limit"
+         the {limit} bytes that max_bytes allows; invalidate pages, or raise the limit"
     )]
     MemoryLimit {
         /// The entry.
@@ -134,7 +134,7 @@ pub enum LoadError {
     /// stores built with [`checksums`](crate::ZswapBuilder::checksums).
     #[error(
         "the page of {entry:?} has the checksum {found:08x} but had {noted:08x} when it was stored; its \
-             content is lost: store it again or invalidate it"
+         content is lost: store it again or invalidate it"
     )]
     Corrupt {
         /// The entry.

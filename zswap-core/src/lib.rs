@@ -71,8 +71,10 @@
 //!   read.
 //! * A codec, backend or device of your own that fails or panics leaves the store usable: the call returns
 //!   an error, no lock stays held, no page is lost except the one being handled.
-//! * No call on a built store aborts when memory runs out. In a child after `fork` calls return errors, and
-//!   drops do nothing.
+//! * When memory runs out, calls on a built store return errors; only those abort that build a pool
+//!   ([`Zswap::set_zpool`], [`Zswap::set_compressor`], [`Zswap::recompress`] with a compressor that is new to
+//!   the store) or start a thread.
+//! * In a child after `fork` calls return errors, and drops do nothing.
 //!
 //! # Files
 //!
