@@ -138,9 +138,15 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`StoreError`] says why the page was refused. The older page is gone then, too;
-    /// [`Zswap::try_replace`] keeps it. A store at its limit that cannot write pages back drops the older
-    /// page first, so a concurrent load may find none.
+    /// * [`StoreError::PoolLimit`] or [`StoreError::MemoryLimit`] at a limit, if no memory can be freed for the
+    ///   page; [`StoreError::Pool`] or [`StoreError::Index`] if the system has none, or the backend fails.
+    /// * [`StoreError::Compress`] if the codec fails; [`StoreError::Incompressible`] if the page does not get
+    ///   smaller and the store was built to refuse such pages.
+    /// * [`StoreError::Reentrant`] inside a codec or backend that a store is calling, [`StoreError::Forked`] in
+    ///   a child after `fork`.
+    ///
+    /// After an error the older page is gone, too; [`Zswap::try_replace`] keeps it. A store at its limit that
+    /// cannot write pages back drops the older page first, so a concurrent load may find none.
     ///
     /// # Blocking
     /// Waits for this CPU's compression context; rarely, for memory from the system; at the limit, for the
@@ -166,7 +172,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`StoreError`] says why the page was refused; the entry is unchanged.
+    /// As [`Zswap::store`], but the entry is unchanged.
     ///
     /// # Blocking
     /// As [`Zswap::store`].
@@ -511,8 +517,14 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`LoadError`] says why the page could not be read. The contents of `page` are unspecified then,
-    /// except that [`LoadError::NotFound`] leaves them unchanged.
+    /// * [`LoadError::NotFound`] if no page is kept under `entry`.
+    /// * [`LoadError::Decompress`], [`LoadError::Pool`] or [`LoadError::Device`] if the codec, the backend or
+    ///   the device fails; [`LoadError::Corrupt`] if the page does not match its checksum.
+    /// * [`LoadError::Reentrant`] inside a codec or backend that a store is calling, [`LoadError::Forked`] in a
+    ///   child after `fork`.
+    ///
+    /// The entry is unchanged after an error. The contents of `page` are unspecified then, except that
+    /// [`LoadError::NotFound`] leaves them unchanged.
     ///
     /// # Blocking
     /// Waits for this CPU's context, if the codec needs one to decompress; for the device, if the page is
@@ -543,8 +555,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`LoadError`] says why the page could not be read. The entry is unchanged, and the contents of
-    /// `page` are unspecified.
+    /// As [`Zswap::load`], but `page` is also unspecified after [`LoadError::NotFound`].
     ///
     /// # Blocking
     /// As [`Zswap::load`].
