@@ -93,12 +93,32 @@ impl ZswapBuilder {
     }
 
     /// Looks compressors up by name in this registry, instead of [`builtin::compressors`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::{Zswap, builtin};
+    ///
+    /// let mut registry = builtin::compressors();
+    /// registry.register("mine", |_spec| Ok(Arc::new(compressors::Null)))?;
+    /// let store = Zswap::builder().compressor_registry(registry).compressor("mine").build()?;
+    /// # let _ = store;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
         self.recipe.compressors = registry;
         self
     }
 
     /// Makes the page provider of each pool. Default: `MmapPages` on Linux, else `HeapPages`.
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_pages::HeapPages;
+    /// use zswap_core::Zswap;
+    ///
+    /// let store = Zswap::builder().pages(|| Ok(Arc::new(HeapPages::new()))).build()?;
+    /// # let _ = store;
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
     pub fn pages<F>(mut self, make: F) -> Self
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
@@ -182,6 +202,17 @@ impl ZswapBuilder {
     /// Compresses the pages of [`Zswap::store_batch`] and [`Zswap::load_batch`]. A
     /// [`compressors::AcompEngine`] has worker threads; several stores may share one. Default:
     /// [`compressors::Scomp`], one page after another in the caller.
+    /// ```
+    /// use std::sync::Arc;
+    /// use compressors::AcompEngine;
+    /// use zswap_core::Zswap;
+    ///
+    /// // Two workers; 64 requests may wait for them.
+    /// let engine = Arc::new(AcompEngine::new(2, 64)?);
+    /// let store = Zswap::builder().acomp(engine).build()?;
+    /// # let _ = store;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acomp(mut self, acomp: Arc<dyn Acomp>) -> Self {
         self.acomp = Contained::new(acomp);
         self
