@@ -110,6 +110,7 @@ impl ZswapBuilder {
     }
 
     /// Makes the page provider of each pool. Default: `MmapPages` on Linux, else `HeapPages`.
+    ///
     /// ```
     /// use std::sync::Arc;
     /// use zpool_pages::HeapPages;
@@ -202,6 +203,7 @@ impl ZswapBuilder {
     /// Compresses the pages of [`Zswap::store_batch`] and [`Zswap::load_batch`]. A
     /// [`compressors::AcompEngine`] has worker threads; several stores may share one. Default:
     /// [`compressors::Scomp`], one page after another in the caller.
+    ///
     /// ```
     /// use std::sync::Arc;
     /// use compressors::AcompEngine;
