@@ -1,12 +1,12 @@
-//! A cold tier behind an in-memory map: values that nobody asked for lately take a fraction of their
-//! memory, and come back when somebody does.
+//! A cold tier behind an in-memory map: values that were not used lately take a fraction of their memory,
+//! and come back when they are needed.
 //!
 //! `cargo run --release -p zswap-core --example cold_tier`
 //!
 //! Values are shorter than a page, so cold ones are packed: they are appended to an *open* page, which
 //! goes to the store when it is full. A page of thirty values compresses far better than thirty values.
-//! A value that comes back leaves a gap in its page. A page that is more than half gaps is taken out
-//! of the store and what is left in it is packed anew, so the tier never holds much more than its
+//! A value that becomes hot again leaves a gap in its page. When a page is more than half gaps, it is taken
+//! out of the store and its remaining values are packed again, so the tier never holds much more than its
 //! values.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
@@ -19,38 +19,38 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Where a value is.
 enum Place {
-    /// In memory as it is, last used at this time.
+    /// In memory, uncompressed, last used at this time.
     Hot(Box<[u8]>, u64),
-    /// In this page of the tier, from here, so long.
+    /// In this page of the tier, at this offset and of this length.
     Cold { page: u32, at: u16, len: u16 },
 }
 
-/// What is in a page of the tier.
+/// The contents of a page of the tier.
 #[derive(Default)]
 struct Packed {
-    /// Keys that were packed into it; some may have left since.
+    /// Keys of the values packed into it; some values may have left since.
     keys: Vec<u64>,
-    /// Bytes of those that have not.
+    /// Bytes of the values still in it.
     live: usize,
 }
 
 struct TieredMap {
     values: HashMap<u64, Place>,
-    /// When each hot value was used last, and its key.
+    /// The key of each hot value, by the time of its last use.
     uses: BTreeMap<u64, u64>,
     now: u64,
     hot_bytes: usize,
     most_hot_bytes: usize,
     store: Zswap,
     pages: HashMap<u32, Packed>,
-    /// The page that is being filled, its number, and how far it is.
+    /// The page being filled, its number, and how many bytes are filled.
     open: Box<Page>,
     open_page: u32,
     filled: usize,
 }
 
 impl TieredMap {
-    /// A map that keeps `most_hot_bytes` of its values as they are.
+    /// A map that keeps `most_hot_bytes` of its values uncompressed.
     fn new(most_hot_bytes: usize) -> Result<Self> {
         Ok(TieredMap {
             values: HashMap::new(),
@@ -84,7 +84,7 @@ impl TieredMap {
         }
     }
 
-    /// The value of a key, which is hot from now on; and whether it was before.
+    /// The value of a key, which becomes hot, and whether it was hot before.
     fn get(&mut self, key: u64) -> Result<Option<(&[u8], bool)>> {
         let was_hot = match self.values.get_mut(&key) {
             None => return Ok(None),
@@ -107,7 +107,7 @@ impl TieredMap {
         self.cool()?;
         match self.values.get(&key) {
             Some(Place::Hot(value, _)) => Ok(Some((value, was_hot))),
-            _ => Err("a value that was just used is not hot: most_hot_bytes is too little".into()),
+            _ => Err("a value just used is not hot: raise most_hot_bytes above one value".into()),
         }
     }
 
@@ -118,13 +118,13 @@ impl TieredMap {
         self.values.insert(key, Place::Hot(value, self.now));
     }
 
-    /// Packs the values that were not used for longest, until the others fit.
+    /// Packs the least recently used values until the others fit.
     fn cool(&mut self) -> Result<()> {
         while self.hot_bytes > self.most_hot_bytes {
             let Some((&time, &key)) = self.uses.first_key_value() else { break };
             let Some(Place::Hot(value, _)) = self.values.get(&key) else { break };
             let value = value.clone();
-            // It stays where it is if this fails.
+            // If this fails the value stays in memory.
             self.pack(key, &value)?;
             self.uses.remove(&time);
             self.hot_bytes -= value.len();
@@ -152,7 +152,7 @@ impl TieredMap {
         Ok(())
     }
 
-    /// The open page goes to the store, unless all that was in it has left it.
+    /// Puts the open page into the store, unless all of its values have left it.
     fn close_page(&mut self) -> Result<()> {
         if self.pages.get(&self.open_page).is_some_and(|packed| packed.live > 0) {
             self.open[self.filled..].fill(0);
@@ -173,8 +173,8 @@ impl TieredMap {
         Ok(self.store.load(SwapEntry::new(0, page.into())?, bytes)?)
     }
 
-    /// A value of a page is not in it any more. If the page is more gap than value, the others are
-    /// packed anew, and the page is dropped.
+    /// Notes that a value has left a page. If the page is more than half gaps, packs its other values again
+    /// and drops it.
     fn leave_gap(&mut self, page: u32, len: usize) -> Result<()> {
         let Some(packed) = self.pages.get_mut(&page) else { return Ok(()) };
         packed.live -= len;
@@ -192,13 +192,13 @@ impl TieredMap {
                 _ => {}
             }
         }
-        // Not before: until then it is where the others are.
+        // Only now: until all are packed, this page holds the others.
         self.pages.remove(&page);
         self.store.invalidate(SwapEntry::new(0, page.into())?);
         Ok(())
     }
 
-    /// Everything the tier needs to be there, without the keys and places that any map has.
+    /// The memory of the tier, without the keys and places that any map has.
     fn tier_bytes(&self) -> usize {
         let keys: usize = self.pages.values().map(|packed| packed.keys.capacity() * 8).sum();
         let pages = self.pages.capacity() * (size_of::<(u32, Packed)>() + 1);
@@ -209,7 +209,7 @@ impl TieredMap {
     }
 }
 
-// From here on: values to try it on, and what they should be.
+// From here on: values to try it with, and their expected contents.
 
 const SESSIONS: u64 = 40_000;
 
@@ -242,8 +242,8 @@ fn main() -> Result<()> {
         map.insert(key, value)?;
     }
 
-    // Nine of ten requests are of sessions of the last hour, which moves on slowly; a quarter change
-    // their session.
+    // Nine of ten requests go to the sessions of the last hour, a window that moves slowly; a quarter of
+    // the requests change their session.
     let mut random = 0x5EED_u64;
     let mut next = |below: u64| {
         random ^= random << 13;
@@ -259,7 +259,7 @@ fn main() -> Result<()> {
         let wanted = session(key, *version);
         match map.get(key)? {
             Some((value, was_hot)) if value == &wanted[..] => hot += u64::from(was_hot),
-            _ => return Err(format!("session {key} is not what was put there").into()),
+            _ => return Err(format!("session {key} differs from what was put there").into()),
         }
         if next(4) == 0 {
             *version += 1;
@@ -276,7 +276,7 @@ fn main() -> Result<()> {
     println!("{requests} requests, {:.1} % of hot ones", 100.0 * hot as f64 / requests as f64);
     println!("values alone in a map        {:6.2} MiB", mib(plain_bytes));
     println!("hot values                   {:6.2} MiB", mib(map.hot_bytes));
-    println!("cold ones, all told          {:6.2} MiB", mib(map.tier_bytes()));
+    println!("cold ones, in total          {:6.2} MiB", mib(map.tier_bytes()));
     println!(
         "  of which compressed pages  {:6.2} MiB for {}",
         mib(stats.pool_total_size),
@@ -287,7 +287,7 @@ fn main() -> Result<()> {
     for key in 0..SESSIONS {
         let wanted = session(key, versions[key as usize]);
         if map.get(key)?.map(|(value, _)| value) != Some(&wanted[..]) {
-            return Err(format!("at the end, session {key} is not what was put there").into());
+            return Err(format!("at the end, session {key} differs from what was put there").into());
         }
     }
     for key in 0..SESSIONS {

@@ -1,15 +1,15 @@
-//! A page cache for a file-backed database, with a compressed middle between memory and file.
+//! A page cache for a file-backed database, with a compressed tier between memory and file.
 //!
 //! `cargo run --release -p zswap-core --example database_cache`
 //!
-//! A small set of *frames* holds pages as they are. What leaves it goes to a store, and comes back
-//! from there instead of being read from the file again. A page is in one place at a time: in a frame,
-//! in the store, or in the file alone.
+//! A small set of *frames* holds uncompressed pages. A page that leaves its frame goes to a store, and
+//! comes back from there instead of being read from the file again. A page is in one place at a time: in a
+//! frame, in the store, or only in the file.
 //!
-//! A *clean* page is in the file as well, so it may be dropped wherever it is, whenever it is in the
-//! way. A *dirty* page is in the file as it used to be: wherever it is, it is the only copy, and has to
-//! be written back before it goes. A database that must survive a crash writes its log first; that is
-//! its own business, and is left out.
+//! A *clean* page is in the file as well, so it may be dropped from frame or store at any time. The file
+//! has an older version of a *dirty* page: the frame or the store holds the only copy, which must be
+//! written back before it is dropped. A database that must survive a crash writes its log first; the
+//! example leaves that out.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,13 +22,13 @@ use zswap_core::{PAGE_SIZE, Page, StoreError, SwapEntry, Zswap};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A page as it is, in memory.
+/// An uncompressed page in memory.
 struct Frame {
-    /// Which page of the file; none if there is no page in the frame.
+    /// The page's number in the file; `None` if the frame is free.
     number: Option<u64>,
     page: Box<Page>,
     dirty: bool,
-    /// Used since the clock's hand came by.
+    /// Used since the clock's hand last passed.
     used: bool,
 }
 
@@ -39,7 +39,7 @@ struct Cold {
     since: u64,
 }
 
-/// Where reads and writes found their page.
+/// Where reads and writes found their pages.
 #[derive(Default)]
 struct Hits {
     hot: u64,
@@ -53,24 +53,24 @@ struct PageCache {
     file: File,
     frames: Vec<Frame>,
     most_frames: usize,
-    /// The frame of a page that is in one.
+    /// The frame of each page that is in one.
     place: HashMap<u64, usize>,
     hand: usize,
     store: Zswap,
     cold: HashMap<u64, Cold>,
-    /// The pages in the store, in the order in which they came there.
+    /// The pages in the store, in the order in which they came.
     oldest: BTreeMap<u64, u64>,
     now: u64,
     hits: Hits,
 }
 
 impl PageCache {
-    /// A cache of `most_frames` pages as they are, and `pool_bytes` of compressed ones.
+    /// A cache of `most_frames` uncompressed pages, and `pool_bytes` of compressed ones.
     fn new(file: File, most_frames: usize, pool_bytes: usize) -> Result<Self> {
         let store = Zswap::builder()
             .compressor("lz4")
             .max_pool_bytes(pool_bytes)
-            // What comes back goes into a database: it is to be what was stored, or an error.
+            // A database must get back what was stored, or an error.
             .checksums(true)
             .build()?;
         Ok(PageCache {
@@ -99,7 +99,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Brings a page into a frame, from wherever it is.
+    /// Brings a page into a frame, from the store or the file.
     fn frame_of(&mut self, number: u64) -> Result<usize> {
         if let Some(&frame) = self.place.get(&number) {
             self.hits.hot += 1;
@@ -125,14 +125,14 @@ impl PageCache {
         Ok(frame)
     }
 
-    /// Takes a page out of the store, if it is there, and tells whether it is dirty. Were a copy left
-    /// in the store, the next change would make it stale.
+    /// Takes a page out of the store, if it is there, and returns whether it is dirty. A copy left in the
+    /// store would be stale after the next change.
     fn promote(&mut self, number: u64, frame: usize) -> Result<Option<bool>> {
         let Some(cold) = self.cold.get(&number) else { return Ok(None) };
         let (entry, dirty, since) = (SwapEntry::new(0, number)?, cold.dirty, cold.since);
         let found = match self.store.take(entry, &mut self.frames[frame].page) {
             Ok(()) => Some(dirty),
-            // The only copy: the caller has to know.
+            // The only copy is lost, so the caller must know.
             Err(error) if dirty => return Err(error.into()),
             // The file has it too.
             Err(_) => {
@@ -145,8 +145,8 @@ impl PageCache {
         Ok(found)
     }
 
-    /// A frame that holds no page. The clock's hand goes round: a page that was used since it came by
-    /// last has a second chance, the first other one has to go.
+    /// A free frame. The clock's hand goes round: a page used since the hand last passed gets a second
+    /// chance, the first other page has to go.
     fn free_frame(&mut self) -> Result<usize> {
         if self.frames.len() < self.most_frames {
             let page = Box::new([0; PAGE_SIZE]);
@@ -166,10 +166,10 @@ impl PageCache {
         }
     }
 
-    /// Puts the page of a frame into the store, or, if the store takes none, into the file.
+    /// Moves the page of a frame into the store or, if the store refuses it, into the file.
     fn demote(&mut self, number: u64, at: usize) -> Result<()> {
         let (entry, dirty) = (SwapEntry::new(0, number)?, self.frames[at].dirty);
-        // A page that the store refuses is still here.
+        // A refused page is still in its frame.
         while let Err(error) = self.store.store(entry, &self.frames[at].page) {
             // At its limit the store wants a tenth of it free before it takes more.
             let full = matches!(error, StoreError::PoolLimit { .. } | StoreError::Pool { .. });
@@ -184,7 +184,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Drops the pages that are in the store for longest; dirty ones are written to the file first.
+    /// Drops the oldest pages of the store; writes dirty ones to the file first.
     fn drop_oldest(&mut self, pages: usize) -> Result<()> {
         for _ in 0..pages {
             let Some((&since, &number)) = self.oldest.first_key_value() else { break };
@@ -198,7 +198,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Writes a page to the file, out of its frame or out of the store. It stays where it is.
+    /// Writes a page to the file, from its frame or from the store. It also stays there.
     fn write_to_file(&mut self, number: u64, frame: Option<usize>) -> Result<()> {
         let mut from_store = [0; PAGE_SIZE];
         let page = match frame {
@@ -214,7 +214,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Writes all that is dirty to the file. Everything stays where it is, and is clean.
+    /// Writes all dirty pages to the file. They stay in place, and are clean.
     fn flush(&mut self) -> Result<()> {
         for at in 0..self.frames.len() {
             if let (Some(number), true) = (self.frames[at].number, self.frames[at].dirty) {
@@ -230,7 +230,7 @@ impl PageCache {
         self.file.sync_data().map_err(Into::into)
     }
 
-    /// All memory that the cached pages cost.
+    /// All memory that the cached pages take.
     fn memory(&self) -> usize {
         let stats = self.store.stats();
         let own = self.cold.capacity() * size_of::<(u64, Cold)>() + self.oldest.len() * 24;
@@ -239,13 +239,13 @@ impl PageCache {
     }
 }
 
-// From here on: a database to try it on.
+// From here on: a database to try it with.
 
 const PAGES: u64 = 4096;
 const OPERATIONS: u64 = 60_000;
 const ROW: usize = 64;
 
-/// A page of a table of accounts: rows of text and numbers, the last quarter of the page free.
+/// A page of a table of accounts: rows of text and numbers, and a free last quarter.
 fn table_page(number: u64) -> Page {
     const NAMES: [&str; 8] = ["Ada", "Blaise", "Carl", "Emmy", "Grace", "Kurt", "Rosa", "Sofia"];
     let mut page = [0; PAGE_SIZE];
@@ -261,7 +261,7 @@ fn table_page(number: u64) -> Page {
     page
 }
 
-/// The database as it should be, and a source of accesses, a fifth of the pages having most of them.
+/// The expected contents of the database, and a source of accesses, most of them to a fifth of the pages.
 struct Bank {
     balances: Vec<[u64; 48]>,
     random: u64,
@@ -288,7 +288,7 @@ impl Bank {
             } else {
                 let wanted = self.page(number);
                 if *cache.read(number)? != wanted {
-                    return Err(format!("page {number} is not what was written to it").into());
+                    return Err(format!("page {number} differs from what was written").into());
                 }
             }
         }
@@ -304,7 +304,7 @@ impl Bank {
     }
 }
 
-/// Runs the accesses over a new database, with this much memory for its cache.
+/// Runs the accesses over a new database, with a cache of this size.
 fn trial(path: &Path, frames: usize, pool_bytes: usize) -> Result<(PageCache, f64)> {
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
@@ -346,7 +346,7 @@ fn both_trials(path: &Path) -> Result<()> {
     if with_store >= without {
         return Err("the store saved no read of the file".into());
     }
-    println!("every page read, and the file at the end, held what was written last");
+    println!("every page read, and the file at the end, held what was last written");
     Ok(())
 }
 

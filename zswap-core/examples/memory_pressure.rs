@@ -1,12 +1,12 @@
-//! A store that follows the machine's memory pressure: quick while there is room, dense when it gets
-//! tight, and out to a file when it gets critical, while threads go on storing and loading.
+//! A store that follows the machine's memory pressure: it is fast while memory is free, dense when memory
+//! gets tight, and writes pages to a file when the pressure is critical, while threads store and load.
 //!
-//! `cargo run --release -p zswap-core --example memory_pressure` follows a made-up course of pressure;
-//! `... --example memory_pressure -- watch` the kernel's own, for ten seconds.
+//! `cargo run --release -p zswap-core --example memory_pressure` follows a simulated course of pressure;
+//! `... --example memory_pressure -- watch` follows the kernel's for ten seconds.
 //!
-//! Linux tells in `/proc/pressure/memory` which share of the time some task stood still for want of
-//! memory. One thread reads it and sets the store up for what it says. A level is left at a lower
-//! pressure than it is entered at, or the store would switch to and fro at the threshold.
+//! Linux reports in `/proc/pressure/memory` the share of time in which some task waited for memory. One
+//! thread reads it and configures the store accordingly. The store leaves a level at a lower pressure than
+//! it enters it, or it would switch back and forth at the threshold.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::error::Error;
@@ -24,15 +24,15 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const PRESSURE: &str = "/proc/pressure/memory";
 
-/// The share of the last ten seconds in which some task waited for memory, in percent; nothing if the
-/// text is not what the kernel writes.
+/// The share of the last ten seconds in which some task waited for memory, in percent; `None` if the text
+/// does not have the kernel's format.
 fn some_avg10(text: &str) -> Option<f64> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
     let value = some.split_ascii_whitespace().find_map(|field| field.strip_prefix("avg10="))?;
     value.parse().ok().filter(|percent| (0.0..=100.0).contains(percent))
 }
 
-/// What the store is set up for.
+/// The level that the store is configured for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Level {
     Relaxed,
@@ -53,7 +53,7 @@ impl Level {
         }
     }
 
-    /// Backend and compressor of new pages: least time, or least memory.
+    /// Backend and compressor of new pages: the fastest, or the densest.
     fn pool(self) -> (&'static str, &'static str) {
         match self {
             Level::Relaxed => ("zbud", "lz4"),
@@ -61,11 +61,11 @@ impl Level {
         }
     }
 
-    /// What there is to do at each reading. Old pages stay readable wherever they are, so going back
-    /// to quick pools moves nothing: pages go there as they are stored anew.
+    /// The work to do at each reading. Older pages stay readable in their pools, so a return to fast pools
+    /// moves nothing: pages get there when they are stored again.
     fn work(self, store: &Zswap) -> Result<()> {
         if self >= Level::Tight {
-            // Some at a time, so that the processors are left to those who have work for them.
+            // A few at a time, which leaves the processors to other threads.
             store.migrate_pools(2000)?;
         }
         if self == Level::Critical {
@@ -76,20 +76,20 @@ impl Level {
     }
 }
 
-/// Where readings come from.
+/// The source of the readings.
 enum Source {
     Kernel { readings: usize },
     MadeUp(std::slice::Iter<'static, f64>),
 }
 
 impl Source {
-    /// The file's text, and how long to wait for the next. Nothing at the end.
+    /// The file's text, and how long to wait for the next; `None` at the end.
     fn read(&mut self) -> Result<Option<(String, Duration)>> {
         Ok(match self {
             Source::Kernel { readings: 0 } => None,
             Source::Kernel { readings } => {
                 *readings -= 1;
-                // The kernel reckons its averages anew every two seconds.
+                // The kernel updates its averages every two seconds.
                 Some((fs::read_to_string(PRESSURE)?, Duration::from_secs(2)))
             }
             Source::MadeUp(course) => course.next().map(|percent| {
@@ -103,17 +103,17 @@ impl Source {
     }
 }
 
-/// Follows the pressure until the source ends; the levels that it was at, in order.
+/// Follows the pressure until the source ends; returns the levels in order.
 fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
     let mut levels = vec![Level::Relaxed];
     while let Some((text, pause)) = source.read()? {
-        let percent = some_avg10(&text).ok_or("no `some avg10=` in what the kernel says")?;
+        let percent = some_avg10(&text).ok_or("no `some avg10=` in the kernel's text")?;
         let level = levels[levels.len() - 1];
         let next = level.next(percent);
         if next != level {
             let (zpool, compressor) = next.pool();
-            // One after the other: the few pages that come in between are in a pool of the new backend
-            // and the old compressor, and go from there as all others do.
+            // In two steps: the few pages stored in between go to a pool of the new backend and the old
+            // compressor, and migrate from there like all others.
             store.set_zpool(zpool)?;
             store.set_compressor(compressor)?;
             levels.push(next);
@@ -141,7 +141,7 @@ fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
 const THREADS: u64 = 3;
 const PAGES: u64 = 2000;
 
-/// The page that a thread last stored at an offset: text and numbers, another one for each version.
+/// The page that a thread last stored at an offset: text and numbers, different in each version.
 fn page_of(offset: u64, version: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     let mut mix = (offset << 20 | version).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -156,7 +156,7 @@ fn page_of(offset: u64, version: u64) -> Page {
     page
 }
 
-/// Stores and loads pages of its own until it is told to stop; loads that were compared.
+/// Stores and loads its own pages until it is stopped; returns how many loads it compared.
 fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
     let mut versions = vec![0; PAGES as usize];
     let (mut random, mut compared) = (thread + 1, 0);
@@ -164,7 +164,7 @@ fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
     let mut check = |offset: u64, version: u64| -> Result<()> {
         store.load(SwapEntry::new(0, offset)?, &mut back)?;
         if back != page_of(offset, version) {
-            return Err(format!("page {offset} is not what was stored there").into());
+            return Err(format!("page {offset} differs from what was stored there").into());
         }
         compared += 1;
         Ok(())
@@ -172,7 +172,7 @@ fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
     // Relaxed: it publishes nothing, and pairs with nothing.
     while !stop.load(Ordering::Relaxed) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // Most of the time of a quarter of its pages; the others get cold.
+        // Mostly uses a quarter of its pages; the others get cold.
         let among = if random >> 29 & 15 == 0 { PAGES } else { PAGES / 4 };
         let at = (random >> 33) % among;
         let (offset, version) = (thread * PAGES + at, &mut versions[at as usize]);
@@ -230,7 +230,7 @@ fn main() -> Result<()> {
         [Relaxed, Tight, Critical, Tight, Relaxed]
     });
     if !watch && levels != wanted {
-        return Err(format!("the store was at {levels:?}, and was to be at {wanted:?}").into());
+        return Err(format!("the levels were {levels:?}; expected {wanted:?}").into());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a store takes in memory, and the limits on it.
+//! The memory that a store takes, and the limits on it.
 
 use crate::Zswap;
 use crate::error::BuildError;
@@ -6,11 +6,23 @@ use crate::stats::{PoolStats, ZswapStats};
 use zpage::device_slots::Slots;
 
 impl Zswap {
-    /// Changes the limit on the pools' pages, in bytes; none for no limit. Pages beyond a lower limit
-    /// leave as stores go on, [`Zswap::shrink`] and [`Zswap::compact`] have them leave at once.
+    /// Changes the limit on the pools' pages, in bytes; `None` for no limit. Pages beyond a lowered limit
+    /// leave gradually with later stores; [`Zswap::shrink`] and [`Zswap::compact`] free them at once.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let page = core::array::from_fn(|i| (i % 251) as u8);
+    /// store.set_max_pool_bytes(Some(0))?;
+    /// assert!(store.store(SwapEntry::new(0, 1)?, &page).is_err(), "there is no device");
+    /// store.set_max_pool_bytes(None)?;
+    /// store.store(SwapEntry::new(0, 1)?, &page)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`BuildError::Forked`]. Nothing has changed then.
+    /// [`BuildError::Forked`] in a child after `fork`; nothing has changed.
     pub fn set_max_pool_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
@@ -19,12 +31,12 @@ impl Zswap {
         Ok(())
     }
 
-    /// Changes the limit on everything the store keeps, in bytes; none for no limit. Otherwise as
+    /// Changes the limit on everything the store keeps, in bytes; `None` for no limit. Otherwise as
     /// [`Zswap::set_max_pool_bytes`].
     ///
     /// # Errors
-    /// [`BuildError::LimitTooSmall`] if what cannot be written back, and a page, exceed it already;
-    /// [`BuildError::Forked`]. Nothing has changed then.
+    /// [`BuildError::LimitTooSmall`] if memory that cannot be written back, plus a page, exceeds the limit
+    /// already; [`BuildError::Forked`] in a child after `fork`. Nothing has changed then.
     pub fn set_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
@@ -52,7 +64,7 @@ impl Zswap {
             + self.tried.memory_bytes()
             + self.counters.memory_bytes()
             + size_of::<Self>();
-        // A device of the user's may say anything.
+        // A user's device may report anything.
         own.saturating_add(device)
     }
 
@@ -63,11 +75,11 @@ impl Zswap {
             let cached = figures.cached_pages.saturating_mul(figures.page_size);
             [figures.metadata_bytes, cached, pool.context_bytes()]
         });
-        // A backend or codec of the user's may say anything, here and below.
+        // A user's backend or codec may report anything, here and below.
         pools.flatten().fold(self.table_bytes(), usize::saturating_add)
     }
 
-    /// A snapshot of the counters and of the memory in use. In a child after `fork`, all zero.
+    /// A snapshot of the counters and of the memory in use. All zero in a child after `fork`.
     pub fn stats(&self) -> ZswapStats {
         if !self.is_here() {
             return ZswapStats::default();
@@ -88,7 +100,7 @@ impl Zswap {
             ] {
                 *sum = sum.saturating_add(of_pool);
             }
-            // Without memory for the list, the sums are right nevertheless.
+            // Without memory for the list, the sums are still right.
             if stats.pools.try_reserve(1).is_ok() {
                 stats.pools.push(PoolStats {
                     zpool: owned(pool.backend_name()),

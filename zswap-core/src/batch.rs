@@ -1,17 +1,17 @@
 //! Several pages at a time: a folio of 16, say, compressed or decompressed in parallel by the store's
 //! [`Acomp`].
 //!
-//! Each page's request owns a copy of it, a buffer and a context, which the pool keeps from batch to
-//! batch. Whoever calls works on requests, too, instead of only waiting. A batch returns when every
-//! request has completed.
+//! Each page's request owns a copy of the page, a buffer and a context, which the pool keeps from batch to
+//! batch. The caller works on requests, too, instead of only waiting. A batch returns when every request
+//! has completed.
 //!
-//! An Acomp of the user's may panic, drop requests, or tell of what nobody submitted. Then it is asked for
-//! nothing more and not waited for: pages whose requests are out are stored and loaded one by one, and
-//! whatever it still tells goes where nobody looks.
+//! A user's Acomp may panic, drop requests, or report a completion that nobody submitted. The batch then
+//! submits nothing more to it and stops waiting: it stores or loads the pages of outstanding requests one
+//! by one, and ignores later completions.
 //!
-//! Pages are installed under their entries in the order in which they were given, each as soon as all
-//! before it are: so of one entry given twice the later page stays, and a store at its limit can write
-//! back what the batch itself has stored.
+//! Pages are installed under their entries in the order given, each as soon as all before it are. So if an
+//! entry is given twice the later page stays, and a store at its limit can write back what the batch itself
+//! has stored.
 
 use core::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use zpage::codec;
 use zpage::{cpu, same_filled};
 use zpool_base::contained::contain;
 
-/// Fills a buffer anew; an error instead of an abort when there is no memory for it.
+/// Refills a buffer; an error instead of an abort when there is no memory for it.
 fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), CompressorError> {
     let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a request's buffer" };
     buffer.clear();
@@ -41,35 +41,35 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
     Ok(())
 }
 
-/// Batches under way at once that have requests. The pages of more are stored and loaded one by one, in
-/// their callers: as many threads keep the processors busy as well.
+/// Batches with requests that may run at once. Further batches store and load their pages one by one in
+/// their callers, which are then enough threads to keep the processors busy.
 pub(crate) fn most_batches() -> usize {
     cpu::places() + 2
 }
 
-/// Requests of a batch for whose completions there is room from the start.
+/// Requests of a batch whose completions have room from the start.
 pub(crate) const REQUESTS: usize = 64;
 
 /// The requests of a batch.
 struct Batch<'a> {
     store: &'a Zswap,
     done: Arc<AcompCompletions>,
-    /// Where the output of each request is that is out, by tag.
+    /// By tag: the address of the output buffer of each outstanding request.
     outputs: Vec<Option<NonZeroUsize>>,
-    /// Requests that are out.
+    /// Outstanding requests.
     out: usize,
-    /// The Acomp has kept its word so far.
+    /// The Acomp has kept its contract so far.
     trusted: bool,
 }
 
-/// Where a buffer is. No two that live are at one place, unless they are empty. Wrong bytes in the right
-/// buffer are as a codec's that is wrong: only checksums find them.
+/// A buffer's address. No two live buffers share one, unless they are empty. Wrong bytes in the right
+/// buffer are like a wrong codec's: only checksums find them.
 fn place(buffer: &[u8]) -> Option<NonZeroUsize> {
     NonZeroUsize::new(buffer.as_ptr().addr())
 }
 
 impl<'a> Batch<'a> {
-    /// For so many pages; none if as many batches as there are completions for are under way already.
+    /// A batch of `pages` pages; `None` if no completion queue is free.
     fn new(store: &'a Zswap, pages: usize) -> Result<Option<Self>, BatchError> {
         let mut outputs = list(pages)?;
         outputs.resize(pages, None);
@@ -77,8 +77,8 @@ impl<'a> Batch<'a> {
         Ok(done.map(|done| Batch { store, done, outputs, out: 0, trusted: true }))
     }
 
-    /// Submits one request of `pool`, whose output is `output` bytes. Does nothing for an Acomp that has
-    /// broken its word: the page is done with those whose requests never complete.
+    /// Submits one request of `pool` with an output buffer of `output` bytes. Does nothing if the Acomp has
+    /// broken its contract: the page is then handled like those whose requests never complete.
     fn submit(
         &mut self,
         pool: &Pool,
@@ -92,7 +92,7 @@ impl<'a> Batch<'a> {
         }
         let mut spare = pool.spares.take(&pool.codec)?;
         let filled = refill(&mut spare.input, input, input.len()).and_then(|()| {
-            // What it holds is overwritten: only its length counts.
+            // Its contents are overwritten: only its length counts.
             if spare.output.len() == output {
                 Ok(())
             } else {
@@ -123,14 +123,14 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Whether as many requests are out as keep everybody busy. Few contexts, used again at once, stay
+    /// Whether enough requests are outstanding to keep all workers busy. Few contexts, reused at once, stay
     /// in a processor's cache.
     fn is_full(&self) -> bool {
         let parallelism = contain(|| self.store.acomp.parallelism()).unwrap_or(1);
         self.out >= parallelism.max(1).saturating_mul(2) - 1
     }
 
-    /// The completion of a request that is out; none when no request is, or none will be told of any more.
+    /// The completion of an outstanding request; `None` if there is none to wait for, or the Acomp failed.
     fn next(&mut self) -> Option<(usize, AcompDone)> {
         if self.out == 0 || !self.trusted {
             return None;
@@ -142,7 +142,7 @@ impl<'a> Batch<'a> {
                 self.out -= 1;
                 return Some((tag, done));
             }
-            // Twice, with another's tag or buffer, or of no request of this batch.
+            // Reported twice, with another's tag or buffer, or not of this batch.
             dropped(done);
         }
         self.trusted = false;
@@ -156,10 +156,10 @@ impl Drop for Batch<'_> {
     }
 }
 
-/// What a load whose request is out goes on with.
+/// A load whose request is outstanding.
 struct Out<'a> {
     pool: PoolRef<'a>,
-    /// The page's checksum, if that was noted.
+    /// The page's checksum, if one was noted.
     sum: Option<u32>,
 }
 
@@ -175,14 +175,14 @@ fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
 struct Storing<'a, 'p> {
     store: &'a Zswap,
     pages: &'a [(SwapEntry, &'p Page)],
-    /// What pages became that were begun; none of one whose request is out, or that is installed.
+    /// The encoded pages; `None` for one whose request is outstanding, or that is installed.
     contents: Vec<Option<Result<Content, Refusal>>>,
-    /// What became of the pages that are installed, or were refused: all before the others.
+    /// The results of the pages installed or refused so far: a prefix of `pages`.
     results: Vec<Result<(), StoreError>>,
 }
 
 impl Storing<'_, '_> {
-    /// Puts what a request came to into its pool.
+    /// Puts the output of a request into its pool.
     fn finish(&mut self, pool: &PoolRef<'_>, (tag, done): (usize, AcompDone)) {
         let AcompDone { result, input, output, ctx } = done;
         let (entry, page) = self.pages[tag];
@@ -194,7 +194,7 @@ impl Storing<'_, '_> {
         });
         pool.spares.give(ctx, input, output);
         if kept.is_some() {
-            // Room may have to be made: what is installed can be written back.
+            // Making room may be needed: what is installed can be written back.
             self.install();
         }
         let content = self.store.encoded(entry, pool.again(), put, &kept, false);
@@ -202,7 +202,7 @@ impl Storing<'_, '_> {
         self.install();
     }
 
-    /// Installs the pages that are next.
+    /// Installs the next pages that are encoded.
     fn install(&mut self) {
         while let Some(content) = self.contents.get_mut(self.results.len()) {
             let Some(content) = content.take() else { return };
@@ -211,7 +211,7 @@ impl Storing<'_, '_> {
         }
     }
 
-    /// Stores what is left: pages whose requests did not complete, or that were never made.
+    /// Stores the remaining pages: those whose requests did not complete, or were never submitted.
     fn results(mut self) -> Vec<Result<(), StoreError>> {
         while let Some((entry, page)) = self.pages.get(self.results.len()) {
             let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
@@ -227,20 +227,36 @@ impl Storing<'_, '_> {
 impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
         for content in self.contents.drain(..).flatten().flatten() {
-            // SAFETY: the batch encoded it and did not come to install it.
+            // SAFETY: the batch encoded it and has not installed it.
             unsafe { self.store.discard(content) };
         }
     }
 }
 
 impl Zswap {
-    /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp); for
-    /// each what [`Zswap::store`] would have said. Of one entry given twice the later page stays.
+    /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp); the
+    /// results are those of [`Zswap::store`], in the same order. If an entry is given twice the later page
+    /// stays.
     ///
-    /// Returns when all have completed. Copies each page once.
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let folio = [[b'a'; zswap_core::PAGE_SIZE], [b'b'; zswap_core::PAGE_SIZE]];
+    /// let pages = [(SwapEntry::new(0, 0)?, &folio[0]), (SwapEntry::new(0, 1)?, &folio[1])];
+    /// for stored in store.store_batch(&pages)? {
+    ///     stored?;
+    /// }
+    /// assert_eq!(store.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`BatchError::OutOfMemory`], [`BatchError::Forked`]: no page was stored.
+    /// [`BatchError::OutOfMemory`] if there is no memory for the batch's lists, [`BatchError::Forked`] in a
+    /// child after `fork`; no page was stored. An error of one page is in its result.
+    ///
+    /// # Blocking
+    /// Until all pages are stored, each as in [`Zswap::store`]. Copies each page once.
     pub fn store_batch(
         &self,
         pages: &[(SwapEntry, &Page)],
@@ -254,7 +270,7 @@ impl Zswap {
         let Some(mut batch) = Batch::new(self, pages.len())? else {
             return Ok(storing.results());
         };
-        // Each page by itself says what is wrong.
+        // Storing the pages one by one reports what is wrong.
         let Ok(room) = output_len(pool.codec.compressor()) else { return Ok(storing.results()) };
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
@@ -270,7 +286,7 @@ impl Zswap {
         Ok(storing.results())
     }
 
-    /// What is known at once; none when a request is out.
+    /// The content if it is known at once; `None` when a request was submitted.
     fn begin_store(
         &self,
         batch: &mut Batch<'_>,
@@ -289,14 +305,30 @@ impl Zswap {
         Ok(None)
     }
 
-    /// Loads several pages, decompressed in parallel by the store's [`Acomp`](compressors::Acomp); for
-    /// each what [`Zswap::load`] would have said.
+    /// Loads several pages, decompressed in parallel by the store's [`Acomp`](compressors::Acomp); the
+    /// results are those of [`Zswap::load`], in the same order.
     ///
-    /// Returns when all have completed. Copies each page once.
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let entries = [SwapEntry::new(0, 0)?, SwapEntry::new(0, 1)?];
+    /// store.store(entries[0], &[b'a'; zswap_core::PAGE_SIZE])?;
+    ///
+    /// let mut pages = vec![[0; zswap_core::PAGE_SIZE]; 2];
+    /// let loaded = store.load_batch(&entries, &mut pages)?;
+    /// assert!(loaded[0].is_ok() && loaded[1].is_err());
+    /// assert_eq!(pages[0], [b'a'; zswap_core::PAGE_SIZE]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`BatchError::LengthMismatch`] unless there are as many pages as entries,
-    /// [`BatchError::OutOfMemory`], [`BatchError::Forked`]: no page was loaded.
+    /// [`BatchError::LengthMismatch`] if there are more or fewer pages than entries,
+    /// [`BatchError::OutOfMemory`] if there is no memory for the batch's lists, [`BatchError::Forked`] in a
+    /// child after `fork`; no page was loaded. An error of one page is in its result.
+    ///
+    /// # Blocking
+    /// Until all pages are loaded, each as in [`Zswap::load`]. Copies each page once.
     pub fn load_batch(
         &self,
         entries: &[SwapEntry],
@@ -320,7 +352,7 @@ impl Zswap {
                       pages: &mut [Page],
                       results: &mut [Result<(), LoadError>]| {
             let (tag, AcompDone { result, input, output, ctx }) = next;
-            // One that is still there at the end has not completed.
+            // A request that is still in `out` at the end has not completed.
             let Some(Out { pool, sum }) = out[tag].take() else { return };
             results[tag] = match (result, output.get(..PAGE_SIZE)) {
                 (Ok(_), Some(bytes)) => {
@@ -328,7 +360,7 @@ impl Zswap {
                     self.verify(entries[tag], &pages[tag], sum)
                 }
                 (Err(error), _) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
-                // The buffer was cut.
+                // The Acomp returned too short a buffer.
                 (Ok(_), None) => self.load(entries[tag], &mut pages[tag]),
             };
             pool.spares.give(ctx, input, output);
@@ -386,7 +418,7 @@ impl Zswap {
                 let sum = locked.sum();
                 let pool = self.pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
-                    // What takes no context takes less time than a request would.
+                    // Without a context, decompressing here is faster than a request.
                     if object.len() == PAGE_SIZE || pool.codec.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;
                         return Ok(None);

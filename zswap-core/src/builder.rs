@@ -1,4 +1,4 @@
-//! Putting a store together.
+//! Settings of a store, and building it.
 
 use core::fmt;
 use std::sync::Arc;
@@ -68,25 +68,58 @@ impl ZswapBuilder {
         self
     }
 
-    /// The compressor by spec, as `zstd:level=6`. Default: `lz4`, or `null` without that feature.
+    /// The compressor by spec, such as `zstd:level=6`. Default: `lz4`, or `null` without that feature.
     pub fn compressor(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.compressor);
         self
     }
 
-    /// Where backends are looked up by name, in place of [`builtin::zpools`].
+    /// Looks backends up by name in this registry, instead of [`builtin::zpools`].
+    ///
+    /// ```
+    /// # if cfg!(not(feature = "zbud")) { return Ok(()); }
+    /// use zswap_core::{Zswap, builtin};
+    ///
+    /// let mut zpools = builtin::zpools();
+    /// let built_in = builtin::zpools();
+    /// zpools.register("mine", move |config| built_in.build("zbud", config))?;
+    /// let store = Zswap::builder().zpool_registry(zpools).zpool("mine").build()?;
+    /// # let _ = store;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn zpool_registry(mut self, registry: ZpoolRegistry) -> Self {
         self.recipe.zpools = registry;
         self
     }
 
-    /// Where compressors are looked up by name, in place of [`builtin::compressors`].
+    /// Looks compressors up by name in this registry, instead of [`builtin::compressors`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::{Zswap, builtin};
+    ///
+    /// let mut registry = builtin::compressors();
+    /// registry.register("mine", |_spec| Ok(Arc::new(compressors::Null)))?;
+    /// let store = Zswap::builder().compressor_registry(registry).compressor("mine").build()?;
+    /// # let _ = store;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
         self.recipe.compressors = registry;
         self
     }
 
     /// Makes the page provider of each pool. Default: `MmapPages` on Linux, else `HeapPages`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_pages::HeapPages;
+    /// use zswap_core::Zswap;
+    ///
+    /// let store = Zswap::builder().pages(|| Ok(Arc::new(HeapPages::new()))).build()?;
+    /// # let _ = store;
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
     pub fn pages<F>(mut self, make: F) -> Self
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
@@ -95,53 +128,66 @@ impl ZswapBuilder {
         self
     }
 
-    /// What becomes of a page that does not get smaller: kept as it is (`true`, the default), or
-    /// refused with [`crate::StoreError::Incompressible`].
+    /// Whether a page that does not get smaller is kept uncompressed (`true`, the default) or refused with
+    /// [`crate::StoreError::Incompressible`].
     pub fn store_incompressible(mut self, keep: bool) -> Self {
         self.store_incompressible = keep;
         self
     }
 
-    /// Whether a checksum (CRC-32) of each page is noted when it is stored and compared whenever it was
-    /// read, from a pool or from the device: [`crate::LoadError::Corrupt`] instead of other bytes than
-    /// were stored. Costs 4 bytes an entry, and a pass over the page at each store and load. Default:
-    /// no.
+    /// Whether to note a checksum (CRC-32) of each page when it is stored and compare it whenever the page
+    /// is read, from a pool or from the device. A mismatch is [`crate::LoadError::Corrupt`] instead of
+    /// wrong bytes. Costs 4 bytes an entry, and a pass over the page at each store and load. Default: no.
     pub fn checksums(mut self, keep: bool) -> Self {
         self.checksums = keep;
         self
     }
 
-    /// Most bytes of pool pages with objects. At the limit a store makes room: it writes pages back if
-    /// there is a device, and compacts. It refuses a page only if no memory can be freed for it
-    /// ([`StoreError::PoolLimit`](crate::StoreError::PoolLimit) says why). Room inside the pages is used
-    /// at the limit, too. Threads whose pages are on the way may exceed it by some pages each, for a
-    /// moment. Pages that a pool keeps warm come on top; there are few. With less than a page only patterns
-    /// are kept in memory, and what a device takes. Default: no limit.
+    /// The limit on the pool pages with objects, in bytes. At the limit a store makes room: it compacts,
+    /// and writes pages back if there is a device. It refuses a page only if it can free no memory for it
+    /// ([`StoreError::PoolLimit`](crate::StoreError::PoolLimit) says why). Room inside the pages is used at
+    /// the limit, too. Threads that are storing pages may each exceed it by some pages for a moment. Pages
+    /// that a pool keeps warm, which are few, are not included. With a limit of less than a page only
+    /// patterns are kept in memory; other pages go to the device. Default: no limit.
     /// [`Zswap::set_max_pool_bytes`] changes it later.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
         self
     }
 
-    /// Most bytes of everything that the store keeps in memory: pools with their warm pages, index,
-    /// patterns, contexts and device tables; [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes)
-    /// is what counts. What the pools may hold shrinks as the rest grows. When the rest alone reaches
-    /// the limit, new entries are refused ([`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit)).
-    /// Default: no limit. [`Zswap::set_max_bytes`] changes it later.
+    /// The limit on everything that the store keeps in memory, in bytes: pools with their warm pages,
+    /// index, patterns, contexts and device tables, as
+    /// [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes) counts them. The share of the pools
+    /// shrinks as the rest grows. When the rest alone reaches the limit, new entries are refused
+    /// ([`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit)). Default: no limit.
+    /// [`Zswap::set_max_bytes`] changes it later.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// How far a store *without* a device, once it has refused a page, has to shrink before its pools grow
-    /// again, in percent of the limit: 1 to 100. Room inside the pools serves meanwhile. With a
-    /// device a store never waits for this. Default: 100, it need not shrink.
+    /// How far a store *without* a device has to shrink, once it has refused a page, before its pools may
+    /// grow again: in percent of the limit, 1 to 100. Room inside the pools is used meanwhile. A store with
+    /// a device never waits for this. Default: 100, it need not shrink.
     pub fn accept_threshold_percent(mut self, percent: u8) -> Self {
         self.accept_threshold_percent = percent;
         self
     }
 
-    /// Where pages are written back to. Default: nowhere.
+    /// The device to write pages back to. Default: none.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::device::MemorySwapDevice;
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let device = Arc::new(MemorySwapDevice::new(1000));
+    /// let store = Zswap::builder().swap_device(device).build()?;
+    /// let page = core::array::from_fn(|i| (i % 251) as u8);
+    /// store.store(SwapEntry::new(0, 1)?, &page)?;
+    /// assert_eq!(store.shrink(10)?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn swap_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
         self.device = Some(Contained::new(device));
         self
@@ -154,17 +200,29 @@ impl ZswapBuilder {
         self
     }
 
-    /// What [`Zswap::store_batch`] and [`Zswap::load_batch`] compress with: a
-    /// [`compressors::AcompEngine`] has worker threads. Several stores may share one. Default:
+    /// Compresses the pages of [`Zswap::store_batch`] and [`Zswap::load_batch`]. A
+    /// [`compressors::AcompEngine`] has worker threads; several stores may share one. Default:
     /// [`compressors::Scomp`], one page after another in the caller.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use compressors::AcompEngine;
+    /// use zswap_core::Zswap;
+    ///
+    /// // Two workers; 64 requests may wait for them.
+    /// let engine = Arc::new(AcompEngine::new(2, 64)?);
+    /// let store = Zswap::builder().acomp(engine).build()?;
+    /// # let _ = store;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acomp(mut self, acomp: Arc<dyn Acomp>) -> Self {
         self.acomp = Contained::new(acomp);
         self
     }
 
     /// Reports to the `metrics` crate's recorder under this name: how long stores and loads take, and the
-    /// figures that [`Zswap::publish_metrics`] publishes. Install the recorder first. Reads the clock twice
-    /// for each store and load. Default: no reports.
+    /// figures that [`Zswap::publish_metrics`] publishes. Install the recorder first. Each store and load
+    /// then reads the clock twice. Default: no reports.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, store: &str) -> Self {
         self.metrics = Some(store.to_owned());
@@ -174,9 +232,13 @@ impl ZswapBuilder {
     /// Builds the store.
     ///
     /// # Errors
-    /// [`BuildError`]: a name that is not known, with those that are; a backend, compressor or provider
-    /// that could not be built; a limit that an empty store exceeds; settings that contradict each other;
-    /// a device that another store has.
+    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown, in which case the
+    ///   message lists the known ones, or if the constructor fails; [`BuildError::ObjectsTooSmall`] if the
+    ///   backend cannot hold a whole page; [`BuildError::Pages`] if the page provider cannot be built;
+    ///   [`BuildError::Panicked`] if building one panics.
+    /// * [`BuildError::Contradiction`] if settings contradict each other, [`BuildError::LimitTooSmall`] if
+    ///   an empty store with one page would exceed `max_bytes`.
+    /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
         let percent = self.accept_threshold_percent;
@@ -212,8 +274,8 @@ impl ZswapBuilder {
         }
         match (self.max_pool_bytes, self.max_bytes) {
             (Some(pools), Some(all)) if pools > all => Err(BuildError::Contradiction(format!(
-                "max_pool_bytes of {pools} bytes is more than the {all} of max_bytes, which \
-                     limits the pools, too; lower the one or raise the other"
+                "max_pool_bytes of {pools} bytes exceeds max_bytes of {all}, which limits the pools, \
+                 too; lower the former or raise the latter"
             ))),
             _ => Ok(()),
         }
@@ -222,6 +284,14 @@ impl ZswapBuilder {
 
 impl Zswap {
     /// Starts building a store.
+    ///
+    /// ```
+    /// use zswap_core::Zswap;
+    ///
+    /// let store = Zswap::builder().max_pool_bytes(64 << 20).checksums(true).build()?;
+    /// assert!(store.is_empty());
+    /// # Ok::<(), zswap_core::BuildError>(())
+    /// ```
     pub fn builder() -> ZswapBuilder {
         ZswapBuilder::new()
     }

@@ -1,10 +1,10 @@
-//! The checksum of a page, noted when it is stored and compared when it was read, wherever it was
-//! meanwhile: CRC-32 as zlib and Ethernet have it, by `crc32fast`, of all 4096 bytes.
+//! The checksum of a page, noted when the page is stored and compared when it is read, wherever it was
+//! meanwhile: CRC-32 as in zlib and Ethernet, computed by `crc32fast` over all 4096 bytes.
 //!
-//! It is kept beside the entry's word (`index/`) and belongs to the entry's page, not to a copy of
-//! it: an object that is recompressed, moved to another pool or written back keeps it, so what comes
-//! back is checked from end to end. It finds each damage of up to 32 neighbouring bits, and others but
-//! one in 2^32. Patterns have none: they are in the word itself.
+//! It is kept beside the entry's word (`index/`) and belongs to the entry's page, not to one copy of it: a
+//! page that is recompressed, moved to another pool or written back keeps it, so the check covers the whole
+//! way. It detects any damage within 32 adjacent bits, and misses other damage once in 2^32. Patterns have
+//! no checksum: they are in the word itself.
 
 use crate::error::LoadError;
 use crate::{Page, SwapEntry};
@@ -14,7 +14,7 @@ pub(crate) fn of(page: &Page) -> u32 {
     crc32fast::hash(page)
 }
 
-/// Compares a page that was read with what was noted when it was stored.
+/// Compares a page that was read with the checksum noted when it was stored.
 #[inline]
 pub(crate) fn check(entry: SwapEntry, page: &Page, noted: Option<u32>) -> Result<(), LoadError> {
     let Some(noted) = noted else { return Ok(()) };
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn it_is_the_usual_crc_32_and_finds_any_bit() {
-        // As `python3 -c "import zlib; print(hex(zlib.crc32(bytes(4096))))"` and the like have it.
+        // As `python3 -c "import zlib; print(hex(zlib.crc32(bytes(4096))))"` computes it.
         assert_eq!(of(&[0; PAGE_SIZE]), 0xc71c_0011);
         assert_eq!(of(&[0xff; PAGE_SIZE]), 0xf154_670a);
         let entry = SwapEntry::new(0, 1).unwrap();

@@ -1,13 +1,14 @@
-//! When a compaction that goes on and on is left.
+//! Bounds a compaction that would never end.
 
-/// Pages won in a step of compaction, after which a thread that is to stop does.
+/// Pages that one step of compaction may free. A thread that is asked to stop does so after a step.
 pub(crate) const STEP_PAGES: usize = 64;
-/// Most objects, and pages, that a figure of a pool is taken for: 1 TiB of pages of 4096.
+/// Caps a pool's reported objects and pages: 1 TiB of pages of 4096 bytes.
 const MOST_OBJECTS: usize = 1 << 28;
 
-/// Steps after which a pool that has so many objects and pages when compaction begins is left. Four times
-/// what one takes that moves each object once, or wins each page, a step 256 objects or `STEP_PAGES`; and
-/// a few for what is not moved. Figures beyond what a pool can have count as that.
+/// The number of steps after which compaction leaves a pool that had this many objects and pages at the
+/// start. Four times the steps needed to move each object once, at 256 objects a step, and to free each
+/// page, at `STEP_PAGES` a step; and 64 for objects that cannot move. Figures above the cap count as the
+/// cap.
 pub(crate) fn most_steps(objects: usize, pages: usize) -> usize {
     let (objects, pages) = (objects.min(MOST_OBJECTS), pages.min(MOST_OBJECTS));
     64 + objects / 64 + pages / (STEP_PAGES / 4)

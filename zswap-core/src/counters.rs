@@ -1,7 +1,7 @@
 //! The store's counters, sharded by CPU so that counting costs no contention.
 //!
-//! A shard may go below zero (a page stored on one CPU and taken on another); only sums mean
-//! something. They are read for statistics and decide nothing.
+//! A shard may go below zero (a page stored on one CPU and taken on another), so only sums are meaningful.
+//! They are read for statistics and decide nothing.
 
 // Always std's: no part of any modelled protocol.
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -36,14 +36,14 @@ pub(crate) enum Counter {
     /// Entries and leaves visited by the clock of writeback.
     ClockEntries,
     ClockLeaves,
-    /// Stores, of stores with a limit: when the memory is added up anew.
+    /// Stores, in a store with a limit: says when to sum up the memory again.
     Stores,
 }
 
 const COUNTERS: usize = Counter::Stores as usize + 1;
 
 impl Counter {
-    /// What counts the refusals of this kind.
+    /// The counter of refusals for this reason.
     pub(crate) fn of_limit(reason: LimitReason) -> Self {
         match reason {
             LimitReason::NoDevice => Counter::RejectNoDevice,
@@ -72,22 +72,22 @@ impl Counters {
         self.add_on(cpu::current(), counter, n);
     }
 
-    /// Adds one to a counter; what this CPU had counted before.
+    /// Adds one to a counter; returns what this CPU had counted before.
     #[inline]
     pub(crate) fn tick(&self, counter: Counter) -> u64 {
         self.add_on(cpu::current(), counter, 1) as u64
     }
 
-    /// On a CPU, also one that was not there when the store was made.
+    /// Adds on a CPU, even one that was not there when the store was made.
     #[inline]
     fn add_on(&self, cpu: usize, counter: Counter, n: i64) -> i64 {
         // The number of shards is a power of two.
         let shard = &self.shards[cpu & (self.shards.len() - 1)];
-        // Relaxed: a number for statistics, publishing nothing.
+        // Relaxed: a statistic, which publishes nothing.
         shard[counter as usize].fetch_add(n, Ordering::Relaxed)
     }
 
-    /// All that statistics say of them.
+    /// The figures that statistics show of the counters.
     pub(crate) fn stats(&self) -> ZswapStats {
         ZswapStats {
             same_filled_pages: self.get(Counter::SameFilledPages) as usize,
@@ -117,7 +117,7 @@ impl Counters {
         size_of_val(&*self.shards)
     }
 
-    /// The counter's sum, not below zero.
+    /// The counter's sum, but not below zero.
     pub(crate) fn get(&self, counter: Counter) -> u64 {
         // Relaxed: as above.
         let sum: i64 =

@@ -1,22 +1,23 @@
-//! Whether a device that failed is to be tried again by now.
+//! Decides when to try a failed device again.
 //!
-//! The first few failures in a row cost nothing: another page is tried at once. After them a store at
-//! its limit leaves the device alone for a millisecond, then for twice as long, up to 64 ms, so that
-//! a device that is gone does not make each store wait for it. One write that succeeds ends that.
+//! The first few failures in a row cost nothing: the store tries another page at once. Then a store at its
+//! limit leaves the device alone for a millisecond, and for twice as long after each further failure, up to
+//! 64 ms, so that stores do not each wait for a device that is gone. One successful write ends the pauses.
 
 use core::time::Duration;
 use std::time::Instant;
 
 use crate::sync::Mutex;
 
-/// Failures in a row after which a pause follows.
+/// The number of failures in a row at which pauses start.
 const PATIENCE: u32 = 3;
 /// The first pause; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
-/// Failures in a row, and when the device may be tried again. Its mutex is a leaf, held for a look.
+/// Failures in a row, and when the device may be tried again. Its mutex is a leaf, held for a read or an
+/// update.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceHealth(Mutex<Failures>);
 
@@ -27,7 +28,7 @@ struct Failures {
 }
 
 impl DeviceHealth {
-    /// Whether it may be tried now.
+    /// Whether the device may be tried now.
     pub(crate) fn may_try(&self) -> bool {
         self.may_try_at(Instant::now)
     }

@@ -7,15 +7,15 @@ use crate::SwapEntry;
 use crate::refusal::LimitReason;
 use zpage::device::{AttachError, DeviceError};
 
-/// Errors of [`crate::Zswap::store`]. The page is still the caller's; an older page of the entry is
-/// gone and will not be returned by a load.
+/// Errors of [`crate::Zswap::store`], after which an older page of the entry is gone, and of
+/// [`crate::Zswap::try_replace`], which keeps it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The page does not get smaller, and the store was told to refuse such pages.
+    /// The page does not get smaller, and the store was built to refuse such pages.
     #[error(
-        "the page of {entry:?} does not get smaller than {page_size} bytes; keep it, or build the \
-         store with store_incompressible(true)"
+        "the page of {entry:?} does not compress below {page_size} bytes; keep it elsewhere, or build \
+         the store with store_incompressible(true)"
     )]
     Incompressible {
         /// The entry.
@@ -28,7 +28,7 @@ pub enum StoreError {
     Compress {
         /// The entry.
         entry: SwapEntry,
-        /// What the codec said.
+        /// The codec's error.
         source: CompressorError,
     },
     /// The backend had no room.
@@ -36,7 +36,7 @@ pub enum StoreError {
     Pool {
         /// The entry.
         entry: SwapEntry,
-        /// What the backend said.
+        /// The backend's error.
         source: ZpoolError,
     },
     /// The pools are at their limit, and no memory could be freed for the page.
@@ -47,26 +47,26 @@ pub enum StoreError {
     PoolLimit {
         /// The entry.
         entry: SwapEntry,
-        /// The limit on the pools' pages at that moment, bytes.
+        /// The limit on the pools' pages at that time, in bytes.
         limit: usize,
         /// Why nothing could be freed.
         reason: LimitReason,
     },
-    /// What cannot be written back (index, patterns, contexts, device tables) has reached the limit on
-    /// everything.
+    /// Memory that cannot be written back (index, patterns, contexts, device tables) has reached the limit
+    /// on everything.
     #[error(
-        "no new page of {entry:?}: index, patterns, contexts and tables take {unwritable} bytes of \
-         the {limit} that max_bytes allows; invalidate pages, or raise the limit"
+        "no room for a new entry {entry:?}: index, patterns, contexts and tables take {unwritable} of \
+         the {limit} bytes that max_bytes allows; invalidate pages, or raise the limit"
     )]
     MemoryLimit {
         /// The entry.
         entry: SwapEntry,
         /// Bytes that cannot be written back.
         unwritable: usize,
-        /// The limit on everything, bytes.
+        /// The limit on everything, in bytes.
         limit: usize,
     },
-    /// No memory for the index.
+    /// There is no memory for the index.
     #[error(
         "no memory for the index to hold {entry:?} ({bytes} bytes asked); free memory and retry"
     )]
@@ -76,15 +76,17 @@ pub enum StoreError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// Called from within a codec or backend that a store is calling on this thread.
+    /// A codec or backend called this while a store was calling it on this thread, or devices that store
+    /// pages in a store were nested too deep.
     #[error(
-        "store of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
+        "store of {entry:?} from inside a codec, backend or device call, where it cannot run; store the \
+         page after that has returned"
     )]
     Reentrant {
         /// The entry.
         entry: SwapEntry,
     },
-    /// The store was built by another process: this one is a child of it after `fork`.
+    /// Another process built the store: this one is its child after `fork`.
     #[error(
         "{entry:?}: the store was built before this process was forked; build another one here"
     )]
@@ -94,7 +96,7 @@ pub enum StoreError {
     },
 }
 
-/// Errors of [`crate::Zswap::load`] and [`crate::Zswap::take`]. The entry stays as it is.
+/// Errors of [`crate::Zswap::load`] and [`crate::Zswap::take`]. The entry is unchanged.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -109,48 +111,49 @@ pub enum LoadError {
     Decompress {
         /// The entry.
         entry: SwapEntry,
-        /// What the codec said.
+        /// The codec's error.
         source: CompressorError,
     },
-    /// The backend did not give the object.
+    /// The backend did not return the object.
     #[error("the page of {entry:?} could not be read from the pool: {source}")]
     Pool {
         /// The entry.
         entry: SwapEntry,
-        /// What the backend said.
+        /// The backend's error.
         source: ZpoolError,
     },
-    /// The page is on the device, which did not give it.
+    /// The page is on the device, which did not return it.
     #[error("the page of {entry:?} could not be read from the device: {source}")]
     Device {
         /// The entry.
         entry: SwapEntry,
-        /// What the device said.
+        /// The device's error.
         source: DeviceError,
     },
-    /// What was read is not the page that was stored: memory, device, codec or backend changed it. Only
-    /// in stores built with [`checksums`](crate::ZswapBuilder::checksums).
+    /// The page read is not the page that was stored: memory, device, codec or backend changed it. Only in
+    /// stores built with [`checksums`](crate::ZswapBuilder::checksums).
     #[error(
-        "the page of {entry:?} has the checksum {found:08x} and had {noted:08x} when it was stored; \
-         its content is lost, store it anew or invalidate it"
+        "the page of {entry:?} has the checksum {found:08x} but had {noted:08x} when it was stored; its \
+         content is lost: store it again or invalidate it"
     )]
     Corrupt {
         /// The entry.
         entry: SwapEntry,
         /// CRC-32 of the page that was stored.
         noted: u32,
-        /// CRC-32 of what was read.
+        /// CRC-32 of the page that was read.
         found: u32,
     },
-    /// Called from within a codec or backend that a store is calling on this thread.
+    /// A codec or backend called this while a store was calling it on this thread.
     #[error(
-        "load of {entry:?} from inside a codec or backend call; a compression context is not re-entrant"
+        "load of {entry:?} from inside a codec or backend call, where it cannot run; load the page \
+         after that has returned"
     )]
     Reentrant {
         /// The entry.
         entry: SwapEntry,
     },
-    /// The store was built by another process: this one is a child of it after `fork`.
+    /// Another process built the store: this one is its child after `fork`.
     #[error(
         "{entry:?}: the store was built before this process was forked; build another one here"
     )]
@@ -171,10 +174,10 @@ pub enum BuildError {
     /// The compressor could not be built, or its name is not known.
     #[error("compressor: {0}")]
     Compressor(#[from] CompressorError),
-    /// No page provider.
+    /// The page provider could not be built.
     #[error("pages: {0}")]
     Pages(#[from] PageError),
-    /// The device could not be attached: another store has it, most likely.
+    /// The device could not be attached, most likely because another store has it.
     #[error("swap device: {0}")]
     Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
@@ -184,19 +187,19 @@ pub enum BuildError {
         zpool: String,
         /// Its largest object, bytes.
         max: usize,
-        /// What a store needs, bytes.
+        /// The size that a store needs, in bytes.
         needed: usize,
     },
-    /// As many pools as a store can have still hold pages.
+    /// The store has as many pools with pages as it can have.
     #[error(
         "{limit} pools hold pages already; load, invalidate or overwrite the pages of one of them"
     )]
     TooManyPools {
-        /// Pools that can be alive at once.
+        /// The number of pools that can be alive at once.
         limit: usize,
     },
-    /// Called from within a codec that a store is calling on this thread.
-    #[error("switch from inside a codec call; a compression context is not re-entrant")]
+    /// A codec called this while a store was calling it on this thread.
+    #[error("switch from inside a codec call, where it cannot run; switch after that has returned")]
     Reentrant,
     /// Code of a backend, a compressor or a page provider panicked.
     #[error("{what} panicked while it was built")]
@@ -204,26 +207,29 @@ pub enum BuildError {
         /// What was being built.
         what: &'static str,
     },
-    /// A limit that an empty store exceeds already.
-    #[error("{limit} of {bytes} bytes is less than the {needed} that a store with one page takes")]
+    /// A limit below what the store needs at least.
+    #[error(
+        "{limit} of {bytes} bytes is too low: its tables, contexts and one page need {needed} bytes; \
+         give at least that"
+    )]
     LimitTooSmall {
         /// The setting: `max_bytes`.
         limit: &'static str,
-        /// The limit asked for, bytes.
+        /// The rejected limit, in bytes.
         bytes: usize,
-        /// The least that would do, bytes.
+        /// The least limit that the store accepts, in bytes.
         needed: usize,
     },
-    /// Settings that contradict each other.
+    /// Settings that contradict each other, or are out of range.
     #[error("{0}")]
     Contradiction(String),
-    /// The store was built by another process: this one is a child of it after `fork`.
+    /// Another process built the store: this one is its child after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }
 
-/// Errors of [`crate::Zswap::migrate_pools`] and [`crate::Zswap::recompress`]. The page that it is
-/// about stays where it was; pages that were moved before stay moved.
+/// Errors of [`crate::Zswap::migrate_pools`] and [`crate::Zswap::recompress`]. The page concerned stays in
+/// place; pages that were moved before stay moved.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
@@ -239,7 +245,7 @@ pub enum MigrateError {
     /// A codec or backend panicked on a thread that moved pages in the background.
     #[error("the codec or backend panicked while a page was moved in the background")]
     Panicked,
-    /// The store was built by another process: this one is a child of it after `fork`.
+    /// Another process built the store: this one is its child after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }
@@ -250,8 +256,8 @@ impl From<LoadError> for MigrateError {
     }
 }
 
-/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page that it is
-/// about stays where it was; pages that were written back before stay so.
+/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page concerned stays
+/// in place; pages that were written back before stay on the device.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WritebackError {
@@ -261,7 +267,7 @@ pub enum WritebackError {
     /// Every slot of the device is taken.
     #[error("all {slots} slots of the device are taken; invalidate pages, or use a larger device")]
     DeviceFull {
-        /// Slots taken.
+        /// The number of slots taken.
         slots: u64,
     },
     /// The device failed.
@@ -269,30 +275,30 @@ pub enum WritebackError {
     Device {
         /// The entry.
         entry: SwapEntry,
-        /// What the device said.
+        /// The device's error.
         source: DeviceError,
     },
     /// The page could not be read.
     #[error("writing a page back: {0}")]
     Load(LoadError),
-    /// The device called back into the store that was writing to it, or stores were stacked five deep.
+    /// A device called into the store that was writing to it, or more than four stores were nested.
     #[error(
-        "called from inside a device while pages were written to it; do so after it has returned"
+        "a device called into the store while pages were written to it; call after it has returned"
     )]
     Reentrant,
-    /// A background shrinker has nothing to go by.
-    #[error("no limit to shrink for; build the store with max_pool_bytes")]
+    /// A background shrinker needs a limit to work towards.
+    #[error("the store has no limit to shrink for; set max_pool_bytes or max_bytes")]
     NoLimit,
-    /// The system gave no thread for a background shrinker.
+    /// The system could not start a thread for a background shrinker.
     #[error("no thread for the background shrinker: {message}")]
     Thread {
-        /// What the system said.
+        /// The system's error.
         message: String,
     },
-    /// A background shrinker that would begin above the share of the limit to which a store that was
-    /// full has to shrink before it takes pages again: it would never open it.
+    /// A background shrinker would start above the share of the limit to which a full store has to shrink
+    /// before it takes pages again, so it would never reopen the store.
     #[error(
-        "a shrinker from {from_percent} % of the limit never opens a store that opens at \
+        "a shrinker that starts at {from_percent} % of the limit never reopens a store that reopens at \
          {accept_percent} %; choose a from_percent of {accept_percent} or less"
     )]
     Thresholds {
@@ -304,7 +310,7 @@ pub enum WritebackError {
     /// A codec, a backend or the device panicked.
     #[error("a codec, a backend or the device panicked while pages were written back")]
     Panicked,
-    /// The store was built by another process: this one is a child of it after `fork`.
+    /// Another process built the store: this one is its child after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }
@@ -320,8 +326,8 @@ impl From<LoadError> for WritebackError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
-    /// As many pages are needed as entries.
-    #[error("{entries} entries and {pages} pages; give a page for each entry")]
+    /// The numbers of entries and pages differ.
+    #[error("{entries} entries but {pages} pages; give one page for each entry")]
     LengthMismatch {
         /// Entries given.
         entries: usize,
@@ -331,12 +337,12 @@ pub enum BatchError {
     /// No memory for the batch's own lists.
     #[error("no memory for a batch of {pages} pages ({bytes} bytes asked); give fewer at a time")]
     OutOfMemory {
-        /// Pages of the batch.
+        /// The number of pages in the batch.
         pages: usize,
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// The store was built by another process: this one is a child of it after `fork`.
+    /// Another process built the store: this one is its child after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }

@@ -1,4 +1,4 @@
-//! Iteration over the entries of a store that goes on being used.
+//! Iteration over the entries of a store while it is in use.
 
 use crate::entry::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
@@ -6,16 +6,16 @@ use zpool_base::fork::Leaked;
 
 /// The entries of a store, in order. Made by [`Zswap::entries`].
 ///
-/// Weakly consistent: an entry that is there all the time is seen once; one that comes or goes
-/// meanwhile may be seen or not. Takes the index's structure lock for a moment every 32 offsets,
-/// holds nothing in between. In a child after `fork` it is at its end.
+/// Weakly consistent: an entry that is present throughout is seen once; one that comes or goes meanwhile
+/// may be seen or not. Takes the index's structure lock for a moment at each leaf of 32 offsets, and holds
+/// nothing in between. In a child after `fork` it ends at once.
 #[derive(Debug)]
 pub struct Entries<'a> {
     index: &'a Leaked<Index>,
-    /// Keys of the leaf at hand, and how many of them were given.
+    /// Keys of the current leaf, and how many of them were returned.
     ready: LeafKeys,
     given: usize,
-    /// Where the next leaf is looked for.
+    /// Where the search for the next leaf starts.
     next: Option<u64>,
     /// Where to stop, inclusive.
     last: u64,
@@ -27,7 +27,7 @@ impl<'a> Entries<'a> {
         Entries { index, ready: LeafKeys::new(), given: 0, next: Some(first), last }
     }
 
-    /// No entry at all.
+    /// An iterator that yields nothing.
     pub(crate) fn none(index: &'a Leaked<Index>) -> Self {
         Entries { index, ready: LeafKeys::new(), given: 0, next: None, last: 0 }
     }
@@ -52,7 +52,7 @@ impl Iterator for Entries<'_> {
 }
 
 impl Zswap {
-    /// Those of an area.
+    /// The entries of an area.
     pub(crate) fn area(&self, swap_type: u8) -> Entries<'_> {
         let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
         let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
@@ -60,6 +60,18 @@ impl Zswap {
     }
 
     /// All entries that hold a page, in order of area and offset.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// for offset in [9, 2, 5] {
+    ///     store.store(SwapEntry::new(0, offset)?, &[1; zswap_core::PAGE_SIZE])?;
+    /// }
+    /// let offsets: Vec<u64> = store.entries().map(|entry| entry.offset()).collect();
+    /// assert_eq!(offsets, [2, 5, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn entries(&self) -> Entries<'_> {
         if !self.is_here() {
             return Entries::none(&self.index);

@@ -39,58 +39,61 @@
 //! # let store = Zswap::builder().zpool("zbud").compressor("lz4").build()?;
 //! # let page = [7u8; zswap_core::PAGE_SIZE];
 //! # store.store(SwapEntry::new(0, 1)?, &page)?;
-//! store.set_compressor("zstd")?; // new pages; old ones stay readable where they are
-//! store.migrate_pools(1000)?; // and may be brought along
-//! // Or only what nobody has loaded for a while:
+//! store.set_compressor("zstd")?; // for new pages; older ones stay readable in their pool
+//! store.migrate_pools(1000)?; // moves up to 1000 of those into the new pool
+//! // Recompress only pages that nobody has loaded for a while:
 //! store.recompress(&Recompress::new("zstd:level=9").max_pages(1000).idle())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Programs to begin from are in the folder `examples`: `database_cache` (a page cache for a file-backed
+//! The folder `examples` has programs to start from: `database_cache` (a page cache for a file-backed
 //! database), `cold_tier` (behind an in-memory map) and `memory_pressure` (a switch driven by the
 //! kernel's figures).
 //!
 //! # Limits and writeback
-//! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) or [`max_bytes`](ZswapBuilder::max_bytes) a store
-//! that is full makes room: with a [`swap_device`](ZswapBuilder::swap_device) it writes back pages that
-//! were not loaded for longest, and it compacts. It refuses a page only if no memory can be freed for it,
-//! and says why ([`LimitReason`]). [`Zswap::shrink`] writes back by hand, [`Zswap::shrink_in_background`] on
-//! a thread before the limit is reached. Loads find the pages there.
+//! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) or [`max_bytes`](ZswapBuilder::max_bytes) a full
+//! store makes room: it compacts, and with a [`swap_device`](ZswapBuilder::swap_device) it writes back
+//! pages that were not loaded recently. It refuses a page only if it can free no memory for it, and says
+//! why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand, [`Zswap::shrink_in_background`] on
+//! a thread before the limit is reached. Loads read such pages from the device.
 //!
 //! # Compaction
-//! Pages that are overwritten and dropped leave holes among the objects. [`Zswap::compact`] moves objects
-//! together and gives the pages won back; [`Zswap::compact_in_background`] does so on a thread whenever
-//! that would pay.
+//! Overwritten and dropped pages leave holes among the objects. [`Zswap::compact`] moves objects together
+//! and returns the pages that this frees to the system; [`Zswap::compact_in_background`] does so on a
+//! thread when it pays.
 //!
-//! # What may be relied on
-//! * Any thread may call anything at any time. Two entries never contend in the store itself.
-//! * `load` gives the page that the last finished `store` put there, byte for byte, or an error.
-//! * A failed `store` leaves the caller's page with the caller, says why, and keeps nothing of an
-//!   older page; [`Zswap::try_replace`] keeps the older page.
-//! * A store whose device accepts writes refuses no page.
-//! * A codec, backend or device of your own that fails or panics leaves the store usable: the call is an
-//!   error, no lock stays held, no page is lost but the one at hand.
-//! * No call on a built store aborts for want of memory. In a child after `fork` calls are errors, and
-//!   drops do nothing.
+//! # Guarantees
+//! * Any thread may call anything at any time. Each entry has its own lock.
+//! * `load` returns the page of the last `store` that finished, byte for byte, or an error.
+//! * A failed `store` says why and leaves the entry empty, without the older page; a failed
+//!   [`Zswap::try_replace`] keeps the older page.
+//! * A store refuses no page at the limit on its pools while its device accepts writes and its pages can be
+//!   read.
+//! * A codec, backend or device of your own that fails or panics leaves the store usable: the call returns
+//!   an error, no lock stays held, no page is lost except the one being handled.
+//! * When memory runs out, calls on a built store return errors; only those abort that build a pool
+//!   ([`Zswap::set_zpool`], [`Zswap::set_compressor`], [`Zswap::recompress`] with a compressor that is new to
+//!   the store) or start a thread.
+//! * In a child after `fork` calls return errors, and drops do nothing.
 //!
 //! # Files
 //!
 //! | file | idea |
 //! |---|---|
-//! | `entry/` | the name of a page (`mod.rs`), the 8 bytes kept of it (`word.rs`), its lock (`lock.rs`), the radix index of entry words (`index/`) |
-//! | `checksum.rs` | whether a page is what was stored |
-//! | `pool/` | page to object and back (`mod.rs`), the pools that are alive (`pools.rs`), what keeps each (`percpu_ref.rs`) |
-//! | `moves/` | a clock's hand over the entries (`walk.rs`), a copy that takes its page's place (`relocate.rs`), and who moves pages: `migrate.rs`, `recompress.rs`, `writeback.rs` |
+//! | `entry/` | the name of a page (`mod.rs`), its 8-byte word (`word.rs`), its lock (`lock.rs`), the radix index of entry words (`index/`) |
+//! | `checksum.rs` | checks that a page is the one that was stored |
+//! | `pool/` | page to object and back (`mod.rs`), the living pools (`pools.rs`), their reference counts (`percpu_ref.rs`) |
+//! | `moves/` | a clock hand over the entries (`walk.rs`), replacing a page by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` |
 //! | `background/` | a thread that works on a store (`mod.rs`): `shrinker.rs`, `compactor.rs`, `migrator.rs` |
-//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; room at the limit; a device that failed |
+//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; making room at the limit; pauses after a device failed |
 //! | `accounting.rs` | what a store takes |
 //! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; its entries; several pages at a time, compressed in parallel; another backend or compressor |
 //! | `counters.rs`, `stats.rs` | counting without contention |
 //! | `metrics.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
-//! | `builder.rs` | putting it together |
+//! | `builder.rs` | settings and construction |
 //!
-//! Contexts of codecs, patterns, devices with their slots and the built-in backends are in the crate `zpage`,
-//! which `zram` is made of, too.
+//! The crate `zpage`, which `zram` shares, has the codecs' contexts, patterns, devices with their slots and
+//! the built-in backends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(

@@ -1,18 +1,18 @@
 //! How much memory a store may take.
 //!
-//! Two limits, of which either or both may be set, and changed at any time: `max_pool_bytes` bounds the
-//! pages with objects, `max_bytes` everything the store keeps. They come down to one number, the limit of
-//! the [`PageBudget`] that all pools of the store share: backends charge it when a page becomes
-//! resident, so an object that fits into room that is there already costs nothing, and a store reads
-//! no figure of any pool before it stores a page.
+//! There are two limits. Either or both may be set, and changed at any time: `max_pool_bytes` bounds the
+//! pages with objects, `max_bytes` everything the store keeps. Together they give one number, the limit of
+//! the [`PageBudget`] that all pools of the store share. Backends charge it when a page becomes resident,
+//! so an object that fits into existing room costs nothing, and a store reads no pool's figures before it
+//! stores a page.
 //!
 //! What `max_bytes` leaves to the pools shrinks as the rest grows (index, patterns, contexts, device
-//! tables, pages kept warm): [`Limits::refresh`] does that sum, now and then and whenever the budget
+//! tables, pages kept warm). [`Limits::refresh`] takes the new sum, periodically and whenever the budget
 //! refuses a page.
 //!
-//! A store *without* a device that was full may be asked to stay closed until it has shrunk to a share
-//! of its limit (`accept_threshold_percent`). Closed means that the budget's limit is that share: room
-//! inside the pools still serves.
+//! A full store *without* a device may be configured to stay closed until it has shrunk to a share of its
+//! limit (`accept_threshold_percent`). While it is closed the budget's limit is that share; room inside the
+//! pools is still used.
 
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ pub(crate) struct Limits {
     /// Bytes of everything but the pools' pages, as of the last refresh.
     rest: AtomicUsize,
     accept_percent: u8,
-    /// Stores were refused, and are until the pools hold no more than `accept_percent` of the limit.
+    /// Set when a store was refused. Until the pools hold no more than `accept_percent` of the limit they
+    /// may not grow.
     closed: AtomicBool,
 }
 
@@ -56,8 +57,8 @@ impl Limits {
 
     /// Bytes that the pages with objects may take now: the lesser of the limits.
     pub(crate) fn pool_limit(&self) -> usize {
-        // Relaxed, all here: settings and sums that publish nothing; a value that is a little old costs
-        // a page more or less.
+        // Relaxed, throughout this file: settings and sums that publish nothing; a stale value costs a page
+        // more or less.
         let (max_pool, max_all) =
             (self.max_pool.load(Ordering::Relaxed), self.max_all.load(Ordering::Relaxed));
         // Relaxed: as above.
@@ -65,7 +66,7 @@ impl Limits {
         max_pool.min(max_all.saturating_sub(rest))
     }
 
-    /// Percent of the limit at which a store without a device that was closed opens.
+    /// Percent of the limit at which a closed store opens again.
     pub(crate) fn accept_percent(&self) -> u8 {
         self.accept_percent
     }
@@ -114,7 +115,7 @@ impl Limits {
         self.budget.set_limit(if limit == usize::MAX { limit } else { percent_of(limit, percent) });
     }
 
-    /// Closes a full store that has nowhere to write pages to, if that was asked for.
+    /// Closes a full store without a device, if its accept threshold is below 100 percent.
     pub(crate) fn close(&self) {
         if self.accept_percent < 100 {
             // Relaxed: as above.
@@ -123,7 +124,7 @@ impl Limits {
         }
     }
 
-    /// Opens a closed store if its pools have shrunk enough; whether it did.
+    /// Opens a closed store if its pools have shrunk enough; returns whether it did.
     pub(crate) fn reopen_if_shrunk(&self) -> bool {
         // Relaxed: as above.
         let shrunk = self.closed.load(Ordering::Relaxed)
@@ -142,7 +143,7 @@ impl Limits {
     }
 }
 
-/// `percent` percent of `bytes`, 100 at most, rounded down; no product overflows.
+/// `percent` percent of `bytes`, at most 100, rounded down, without overflow.
 pub(crate) fn percent_of(bytes: usize, percent: u8) -> usize {
     let percent = usize::from(percent.min(100));
     bytes / 100 * percent + bytes % 100 * percent / 100

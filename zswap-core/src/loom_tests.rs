@@ -1,8 +1,8 @@
 //! Models of whole stores: every pair of operations that can meet on one entry.
 //!
-//! Pools and devices are toys that hold their objects under std's mutexes, which the model checker does
-//! not see: each of their calls is one step, before which another thread may have its turn. What it
-//! explores is the store's own doing: entry words, references of pools, slots.
+//! Pools and devices are toys that hold their objects under std's mutexes, which the model checker does not
+//! see: each of their calls is one step, before which another thread may run. The checker explores what the
+//! store itself does: entry words, references of pools, slots.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -19,7 +19,7 @@ use zpool_pages::HeapPages;
 use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, builtin};
 use zpage::device::{DeviceError, SwapDevice};
 
-/// Objects in all toy pools of a store, and toy pools there are.
+/// Counts the toy pools of a store, and the objects in them.
 #[derive(Debug, Default)]
 struct Census {
     objects: AtomicUsize,
@@ -27,13 +27,13 @@ struct Census {
     steps: Steps,
 }
 
-/// A word of the model checker's that every call of a toy changes, so that their order counts.
+/// A word of the model checker's that every call of a toy changes, so that the order of the calls counts.
 #[derive(Debug, Default)]
 struct Steps(loom::sync::atomic::AtomicUsize);
 
 impl Steps {
     fn step(&self) {
-        // Relaxed: passes nothing on.
+        // Relaxed: publishes nothing.
         self.0.fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
     }
 }
@@ -148,7 +148,7 @@ impl CompressorCtx for Head {
     }
 }
 
-/// Slots of a device; a slot that holds a page is not written.
+/// Slots of a device. A slot that holds a page is never written.
 #[derive(Debug, Default)]
 struct ToyDevice(Mutex<BTreeMap<u64, u64>>, Steps);
 
@@ -180,7 +180,7 @@ impl SwapDevice for ToyDevice {
     }
 }
 
-/// The page that stands for a number.
+/// The page for a number.
 fn marked(n: u64) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     page[..8].copy_from_slice(&n.to_le_bytes());
@@ -198,7 +198,7 @@ struct World {
 }
 
 impl World {
-    /// A store over a toy pool whose codec keeps 16 bytes, with a page under each of some entries.
+    /// A store over a toy pool whose codec keeps 16 bytes, with a page under each of these entries.
     fn with(pages: &[(u64, u64)]) -> World {
         let (census, device): (Arc<Census>, Arc<ToyDevice>) = Default::default();
         let (mut zpools, mut codecs) = (ZpoolRegistry::new(), builtin::compressors());
@@ -227,7 +227,7 @@ impl World {
         thread::spawn(move || run(&store))
     }
 
-    /// Each page is in one place, and what is dropped leaves nothing behind.
+    /// Checks that each page is in one place, and that dropped pages leave nothing behind.
     fn settle(self, pages: &[(u64, Option<u64>)]) {
         for &(entry, expected) in pages {
             assert_eq!(self.store.get(entry), expected, "entry {entry}");
@@ -393,7 +393,7 @@ fn loom_shrink_against_shrink() {
     });
 }
 
-/// The page is on the device; while it is read it is dropped, and its slot would be used for another.
+/// A page on the device is dropped while it is read, and its slot would be used for another.
 #[test]
 fn loom_load_from_the_device_against_reuse_of_its_slot() {
     loom::model(|| {
@@ -414,7 +414,7 @@ fn loom_load_from_the_device_against_reuse_of_its_slot() {
 #[test]
 fn loom_take_from_the_device_against_store() {
     let mut model = loom::model::Builder::new();
-    // One more is minutes, and the break that it is for needs one.
+    // One preemption more takes minutes, and the fault that this is for needs only one.
     model.preemption_bound = Some(2);
     model.check(|| {
         let world = World::with(&[(0, 1)]);
@@ -434,7 +434,7 @@ fn loom_take_from_the_device_against_store() {
     });
 }
 
-/// The old pool's page is dropped, and the pool with it, while it is loaded and others are stored.
+/// The old pool's page is dropped, and the pool with it, while the page is loaded and others are stored.
 #[test]
 fn loom_switch_against_load_and_invalidate() {
     loom::model(|| {
@@ -461,7 +461,7 @@ fn loom_switch_against_store() {
     });
 }
 
-/// Each changes one half of the pair.
+/// Each thread changes one half of the pair.
 #[test]
 fn loom_switch_against_switch() {
     loom::model(|| {

@@ -1,6 +1,6 @@
-//! What a store keeps for the recorder of the `metrics` crate: its name and its histograms.
+//! A store's state for the recorder of the `metrics` crate: its name and its histograms.
 //!
-//! What is recorded, and under which names, is in `publish.rs`.
+//! `publish.rs` lists what is recorded, under which names.
 
 use std::time::Instant;
 
@@ -8,11 +8,11 @@ use metrics::{Histogram, histogram};
 
 use crate::sync::Mutex;
 
-/// A store's name, its histograms, and the pools whose gauges the recorder has.
+/// A store's name, its histograms, and the pools whose gauges are published.
 #[derive(Debug)]
 pub(crate) struct StoreMetrics {
     pub(crate) name: String,
-    /// Backend and compressor of each pool that was published last. A mutex held while the gauges are set.
+    /// Backend and compressor of each pool published last. The mutex is held while the gauges are set.
     pub(crate) published: Mutex<Vec<(String, String)>>,
     pub(crate) store: Histogram,
     pub(crate) load: Histogram,
@@ -30,7 +30,7 @@ impl StoreMetrics {
     }
 }
 
-/// Records how long it lived.
+/// Records the time until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Timed<'a>(Option<(&'a Histogram, Instant)>);
 

@@ -1,14 +1,14 @@
-//! How deep a thread is in making room for pages.
+//! How deeply calls that make room are nested on a thread.
 //!
-//! A device may keep its pages in a store of its own, whose limit has it make room in turn. A device that stores
-//! into the very store that writes to it would do so without end. Both look alike from below, so they are told
-//! apart by depth.
+//! A device may keep its pages in another store, which makes room in turn at its limit. A device that
+//! stores into the very store that writes to it would do so without end. A store cannot distinguish the
+//! two, so it limits the depth.
 
 use std::cell::Cell;
 
 use crate::sync::MODEL;
 
-/// Stores one below the other that may make room at once.
+/// Stores, one below the other, that may make room at once.
 const MOST: u8 = 4;
 
 thread_local! {
@@ -20,7 +20,8 @@ thread_local! {
 pub(crate) struct Nested(());
 
 impl Nested {
-    /// One level deeper; `None` if that is one too many. A model's threads share one thread-local, and nest nothing.
+    /// Goes one level deeper; `None` beyond the limit. Under the model checker all threads share the one
+    /// thread-local, so nothing is counted.
     pub(crate) fn enter() -> Option<Nested> {
         let deeper = DEPTH.try_with(|depth| {
             let fits = MODEL || depth.get() < MOST;
@@ -29,7 +30,7 @@ impl Nested {
             }
             fits
         });
-        // A thread whose locals are gone is near its end, and not at the start of a nest.
+        // A thread whose locals are gone is about to end, not deep in a nest.
         deeper.unwrap_or(true).then(|| Nested(()))
     }
 }

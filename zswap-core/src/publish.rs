@@ -1,9 +1,9 @@
-//! A store's figures for the recorder of the `metrics` crate, whichever the program has installed.
+//! Reports a store's figures to the recorder of the `metrics` crate that the program has installed.
 //!
-//! What the store counts is told by [`Zswap::publish_metrics`], as gauges and counters; how long each
-//! store and load takes is recorded as it happens, if the store was built with
+//! [`Zswap::publish_metrics`] publishes the store's counts as gauges and counters. The time that each store
+//! and load takes is recorded as it happens, if the store was built with
 //! [`metrics`](crate::ZswapBuilder::metrics). All names begin with `zswap_`, and all have the label
-//! `store`, with the name that the store was given:
+//! `store`, whose value is the name given there:
 //!
 //! | name | kind |
 //! |---|---|
@@ -18,9 +18,18 @@ use crate::Zswap;
 use crate::metrics::StoreMetrics;
 
 impl Zswap {
-    /// Tells the store's figures to the recorder that is installed: call it as often as they are to be
-    /// seen. As cheap as [`Zswap::stats`]; allocates the labels. The gauges of a pool that is gone are set
-    /// to 0. Does nothing for a store that was built without [`metrics`](crate::ZswapBuilder::metrics).
+    /// Publishes the store's figures to the installed recorder; call it periodically. Costs as much as
+    /// [`Zswap::stats`] and allocates the labels. The gauges of a pool that is gone are set to 0. Does
+    /// nothing for a store built without [`metrics`](crate::ZswapBuilder::metrics).
+    ///
+    /// ```
+    /// use zswap_core::Zswap;
+    ///
+    /// let store = Zswap::builder().metrics("sessions").build()?;
+    /// // Every few seconds:
+    /// store.publish_metrics();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn publish_metrics(&self) {
         let Some(StoreMetrics { name, published, .. }) = &*self.metrics else { return };
         let stats = self.stats();
@@ -30,7 +39,7 @@ impl Zswap {
         for (what, value) in stats.events() {
             counter!(format!("zswap_{what}"), "store" => name.clone()).absolute(value);
         }
-        // A recorder keeps a gauge for ever: those of a pool that is gone are set to 0, once.
+        // A recorder keeps a gauge for ever, so those of a pool that is gone are set to 0, once.
         let mut published = published.lock();
         let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
         let before = core::mem::replace(&mut *published, now.collect());

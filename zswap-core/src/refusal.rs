@@ -1,4 +1,4 @@
-//! Why a page was refused, inside the store: what becomes a [`StoreError`](crate::StoreError) and a count.
+//! Why the store refused a page, internally: becomes a [`StoreError`](crate::StoreError) and a count.
 
 use core::fmt;
 
@@ -12,7 +12,7 @@ pub enum LimitReason {
     NoDevice,
     /// Every slot of the device is taken.
     DeviceFull,
-    /// The device fails. It is tried again within 64 ms.
+    /// The device failed. The store tries it again within 64 ms.
     DeviceFailed,
     /// The pages in the pools cannot be read, so they cannot be written back.
     Unreadable,
@@ -25,7 +25,7 @@ impl fmt::Display for LimitReason {
                 "there is no device to write pages back to, or writeback is switched off"
             }
             LimitReason::DeviceFull => "every slot of the device is taken",
-            LimitReason::DeviceFailed => "the device fails, and is tried again soon",
+            LimitReason::DeviceFailed => "the device failed; the store tries it again soon",
             LimitReason::Unreadable => "the pages in the pools cannot be read",
         })
     }
@@ -36,7 +36,7 @@ pub(crate) enum Refusal {
     Fault(Fault),
     Index(usize),
     Limit(LimitReason),
-    /// What cannot be written back reaches the limit on everything.
+    /// Memory that cannot be written back has reached the limit on everything.
     Memory {
         unwritable: usize,
         limit: usize,

@@ -1,22 +1,21 @@
-//! Room for a page when the pools are at their limit, or the system has no memory.
+//! Makes room for a page when the pools are at their limit, or the system has no memory.
 //!
-//! The store makes its own room, in rounds: some pages are written back, or objects are moved together and
-//! holes given back; then the page is tried again. What a page frees is room inside the backend's pages at
-//! first, which serves objects of its size at once; every other round compaction turns such room into
-//! whole pages. No lock and no context is held.
+//! A store makes its own room, in rounds: it writes some pages back, or compacts, and then tries the page
+//! again. Writing a page back first frees room inside the backend's pages, which serves objects of its size
+//! at once; every other round compaction turns such room into whole pages. No lock and no context is held.
 //!
 //! # When it ends
-//! * A round that frees nothing says why, and that is why the page is refused: [`LimitReason`].
-//!   Before that the older page of the entry is given up, if it is to be replaced anyway.
-//! * If nothing is refused by the device and yet nothing is left to write back, other threads hold all
-//!   of the memory: pages that are under no entry yet, objects that are being read. Their turn comes
-//!   ([`WAITS`], [`LONGEST_WAIT`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]). Pages that cannot be
-//!   read are a reason for a refusal only if there are no others.
+//! * A round that frees nothing returns the reason, with which the page is refused: [`LimitReason`]. Before
+//!   that the older page of the entry is dropped, if it is about to be replaced anyway.
+//! * If the device refuses nothing and yet nothing is left to write back, other threads hold all of the
+//!   memory: pages that are under no entry yet, objects that are being read. The store waits for them
+//!   ([`WAITS`], [`LONGEST_WAIT`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]). Unreadable
+//!   pages are a reason for a refusal only if they hold all of the memory.
 //! * A device that stores into the store that writes to it is refused after a few levels (`nesting.rs`).
-//! * After [`ROUNDS`] rounds that freed memory, which other threads took, it may as well, and so it may if
-//!   they freed less than a limit that was lowered asks for. So a device that accepts writes is followed
-//!   by no refusal, and the limit is exceeded by a page a thread at most, or by as much less than before
-//!   as the rounds have freed. The next stores make up for that.
+//! * After [`ROUNDS`] rounds whose freed memory other threads took, the page may exceed the limit as well.
+//!   So it may if the rounds freed less than a lowered limit requires. So a store whose device accepts
+//!   writes refuses no page, and each thread exceeds the limit, or what is in use beyond a lowered limit,
+//!   by at most a run of pages. Later stores make up for that.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -37,31 +36,31 @@ use crate::{SwapEntry, Zswap};
 
 /// Pages written back in a round.
 const PAGES: usize = 32;
-/// Pages won by compaction in a round.
+/// The number of pages that compaction tries to free in a round.
 const COMPACTED_PAGES: usize = 8;
-/// Rounds that a store makes at most.
+/// The most rounds of one store.
 const ROUNDS: usize = 64;
-/// How often a store lets others run that hold all of the memory, and how long.
+/// How often, and for how long, a store waits for other threads that hold all of the memory.
 const WAITS: usize = 64;
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// Pages by which a store may exceed the limit in the end: a backend's longest run.
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
-/// Stores of a CPU between looks at the sum of the memory.
+/// Stores on a CPU between two updates of the sum of the memory.
 pub(crate) const LOOK_EVERY: u64 = 128;
 
-/// What a round found.
+/// The result of a round.
 enum Round {
     Freed,
-    /// All memory is in other threads' hands.
+    /// Other threads hold all of the memory.
     InFlight,
-    /// Nothing but so many pages that cannot be read, and what is in other threads' hands.
+    /// Only this many unreadable pages are left, and what other threads hold.
     Unreadable(usize),
     Nothing(LimitReason),
-    /// This thread is writing pages back already, too often.
+    /// Calls that write pages back are nested too deep on this thread.
     Reentrant,
 }
 
-/// Lets other threads run, a number of times and a short while at most: a turn of theirs may take long.
+/// Yields to other threads, at most a number of times and for a short while, since their turns may be long.
 #[derive(Default)]
 struct Patience {
     waits: usize,
@@ -81,7 +80,7 @@ impl Patience {
 }
 
 impl Zswap {
-    /// Puts a page into a pool that had no room for it.
+    /// Makes room, and puts a page into a pool that had none for it.
     #[cold]
     pub(crate) fn put_after_reclaim(
         &self,
@@ -100,11 +99,11 @@ impl Zswap {
         for round in 0..ROUNDS {
             match self.reclaim(round) {
                 Round::Freed => {}
-                // Nobody has memory to give back where none is in use.
+                // If no memory is in use, no other thread can free any.
                 Round::InFlight | Round::Unreadable(_)
                     if self.limits.budget().used() > 0 && patience.wait() => {}
                 Round::InFlight => break,
-                // Others hold memory beside them, or have it given back by now.
+                // Other memory is in use besides these pages, or was until now.
                 Round::Unreadable(pages) if self.are_not_all(pages, pool) => break,
                 Round::Unreadable(_) => {
                     return Err(self.no_room(shortage, LimitReason::Unreadable));
@@ -134,7 +133,8 @@ impl Zswap {
         put.map_err(Refusal::Fault)
     }
 
-    /// Puts a page into a pool, by a run of pages beyond the limit, or beyond what is used if that is more.
+    /// Puts a page into a pool, by up to a run of pages beyond the limit, or beyond what is in use if that
+    /// is more.
     fn put_beyond_use(&self, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
         let budget = self.limits.budget();
         let over = budget.used().saturating_sub(budget.limit());
@@ -142,12 +142,12 @@ impl Zswap {
         PageBudget::with_allowance(over.saturating_add(run), || pool.put_again(kept))
     }
 
-    /// Puts something into a pool, which may exceed the limit by a run of pages.
+    /// Calls `put`, which may exceed the limit by a run of pages.
     pub(crate) fn beyond_limits<T>(&self, pool: &Pool, put: impl FnOnce() -> T) -> T {
         PageBudget::with_allowance(OVERDRAFT_PAGES.saturating_mul(pool.page_size()), put)
     }
 
-    /// The refusal of a page for which a round found nothing.
+    /// The refusal of a page when a round found nothing to free.
     fn no_room(&self, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
@@ -158,8 +158,8 @@ impl Zswap {
         Refusal::Limit(reason)
     }
 
-    /// Drops the page of an entry that is about to be overwritten, if it holds pool memory, or a slot that
-    /// another page can have.
+    /// Drops the page of an entry that is about to be overwritten, if that frees pool memory or a slot of
+    /// the device; returns whether it did.
     fn give_up_older(&self, entry: SwapEntry) -> bool {
         let older = self.index.peek(entry.key()).content();
         matches!(older, Content::Stored { .. } | Content::OnDevice(_)) && self.invalidate(entry)
@@ -187,20 +187,20 @@ impl Zswap {
         why
     }
 
-    /// Whether so many objects, of a page at most each, are not what the limit is reached by.
+    /// Whether memory is in use besides that of these `objects` objects, of at most a page each.
     fn are_not_all(&self, objects: usize, pool: &Pool) -> bool {
         let most = objects.saturating_mul(pool.page_size());
         most < self.limits.budget().limit() || objects < self.objects()
     }
 
-    /// Objects in the pools, those that only readers keep included.
+    /// Objects in the pools, including those that only readers keep.
     fn objects(&self) -> usize {
         self.pools.all().map(|pool| pool.stats()).fold(0, |sum: usize, stats| {
             sum.saturating_add(stats.objects).saturating_add(stats.parked_objects)
         })
     }
 
-    /// Writes some pages back: how many, and what the round found beside them.
+    /// Writes some pages back; returns how many, and the round's result if nothing else frees memory.
     fn write_back_for_room(&self) -> (usize, Round) {
         if self.slots().is_none() {
             return (0, Round::Nothing(LimitReason::NoDevice));
@@ -208,7 +208,7 @@ impl Zswap {
         while self.device_health.may_try() {
             let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
             let why = match done.error {
-                // The next page may be luckier: `may_try` has the last word.
+                // The next page may succeed: `may_try` decides.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
                 Some(WritebackError::Device { .. }) => Round::Nothing(LimitReason::DeviceFailed),
                 Some(WritebackError::DeviceFull { .. }) => Round::Nothing(LimitReason::DeviceFull),
@@ -223,19 +223,19 @@ impl Zswap {
         (0, Round::Nothing(LimitReason::DeviceFailed))
     }
 
-    /// Wins some pages in whatever pool has any to win. A short look is enough if memory was freed
-    /// otherwise; else the pools are gone over to their end.
+    /// Frees some pages by compaction, in the first pool where it can. If other memory was freed
+    /// (`briefly`), one call per pool is enough; else it covers each pool to its end.
     fn compact_for_room(&self, briefly: bool) -> bool {
         self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
-            // Each call looks at some of the objects that there were at first; a backend may say that it is never
-            // done.
+            // Each call covers some of the objects present at first; a backend may never report that it is
+            // complete.
             let calls = if briefly { 1 } else { most_steps(pool.stats().objects, 0) };
             for _ in 0..calls {
                 match pool.compact_some(COMPACTED_PAGES) {
                     Ok(won) if won.pages > 0 => return true,
                     Ok(won) if won.complete => return false,
                     Ok(_) => {}
-                    // A backend that cannot: nothing is won there.
+                    // The backend cannot compact.
                     Err(_) => return false,
                 }
             }
@@ -243,15 +243,15 @@ impl Zswap {
         })
     }
 
-    /// Adds up what is no pool's page, for a limit on everything.
+    /// Sums up all memory but the pools' pages, if there is a limit on everything.
     pub(crate) fn refresh_limits(&self) {
         if self.limits.max_all().is_some() {
             self.limits.refresh(self.memory_beside_pools());
         }
     }
 
-    /// Now and then, by a store with a limit: the sum is made anew, and what is over a limit that has
-    /// become smaller begins to leave.
+    /// Periodically, in a store with a limit: sums up the memory again, and starts to free what exceeds a
+    /// lowered limit.
     pub(crate) fn look_at_limits(&self) {
         if self.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
             self.refresh_limits();

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Figures of a store, read without stopping it: each is right at some moment of the call, not all
+/// Figures of a store, read without stopping it: each was right at some moment of the call, but not all
 /// at the same one. Names are the kernel's, where it has them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -11,14 +11,14 @@ pub struct ZswapStats {
     pub stored_pages: usize,
     /// Entries held as a pattern, without pool memory.
     pub same_filled_pages: usize,
-    /// Entries held as they are, since they do not get smaller.
+    /// Entries held uncompressed, since their pages do not get smaller.
     pub stored_incompressible_pages: usize,
     /// Resident bytes of the pools: pages with objects, and pages kept warm.
     pub pool_total_size: usize,
-    /// Bytes of the objects, exactly as long as they are.
+    /// Bytes of the objects, without the backends' rounding.
     pub compressed_bytes: usize,
-    /// Bytes kept for the pages beside the pools: index, entries, patterns, the backends'
-    /// descriptors and slots, the page providers' bookkeeping.
+    /// Bytes of bookkeeping for the pages: index, entries, patterns, the backends' descriptors and slots,
+    /// the page providers' bookkeeping.
     pub metadata_bytes: usize,
     /// Bytes of the compression contexts made so far: a cost for each CPU, not for each page.
     pub context_bytes: usize,
@@ -26,25 +26,25 @@ pub struct ZswapStats {
     pub reject_compress_poor: u64,
     /// Stores that failed in the codec.
     pub reject_compress_fail: u64,
-    /// Stores that failed for want of memory.
+    /// Stores that failed because memory ran out.
     pub reject_alloc_fail: u64,
     /// Loads that failed in the codec.
     pub decompress_fail: u64,
-    /// Loads that read something else than was stored, in stores that keep checksums.
+    /// Loads whose page did not match its checksum, in stores that keep checksums.
     pub corrupt_pages: u64,
     /// Stores that found the pools at their limit.
     pub pool_limit_hit: u64,
-    /// Stores that were refused at the limit on the pools, for one of the four reasons below.
+    /// Stores refused at the limit on the pools, for one of the four reasons below.
     pub reject_reclaim_fail: u64,
-    /// Of them, those of a store without a device, or with writeback switched off.
+    /// Of those, stores refused because there was no device, or writeback was switched off.
     pub reject_no_device: u64,
-    /// Of them, those for which every slot of the device was taken.
+    /// Of those, stores refused because every slot of the device was taken.
     pub reject_device_full: u64,
-    /// Of them, those for which the device failed, a moment before or at that store.
+    /// Of those, stores refused because the device had failed at that store or a moment before.
     pub reject_device_fail: u64,
-    /// Of them, those for which no page in the pools could be read.
+    /// Of those, stores refused because no page in the pools could be read.
     pub reject_unreadable: u64,
-    /// Stores that were refused since what cannot be written back had reached the limit on everything.
+    /// Stores refused because memory that cannot be written back had reached the limit on everything.
     pub reject_memory_limit: u64,
     /// Pages ever written to the device.
     pub written_back_pages: u64,
@@ -82,7 +82,7 @@ impl ZswapStats {
         self.pool_total_size.saturating_add(self.metadata_bytes).saturating_add(self.context_bytes)
     }
 
-    /// What there is now, by name.
+    /// The gauges, by name.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 8] {
         [
             ("stored_pages", self.stored_pages),
@@ -96,7 +96,7 @@ impl ZswapStats {
         ]
     }
 
-    /// What has happened so far, by name.
+    /// The counts of events, by name.
     pub(crate) fn events(&self) -> [(&'static str, u64); 16] {
         [
             ("reject_compress_poor", self.reject_compress_poor),
@@ -120,7 +120,7 @@ impl ZswapStats {
 }
 
 impl fmt::Display for ZswapStats {
-    /// One `name: value` a line, as the kernel's debugfs shows them one a file.
+    /// One `name: value` per line, as the kernel's debugfs shows one per file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in self.sizes() {
             writeln!(f, "{name}: {value}")?;

@@ -1,18 +1,18 @@
 //! The page store: entries on one side, a pool on the other.
 //!
 //! # Order of events
-//! * `store`: same-filled? else compress under this CPU's AcompCtx and put the object into the
-//!   backend, still without any entry lock; then lock the entry, put the new word in place, unlock;
-//!   then free what was there. Whoever locks the entry last wins, and only its object stays.
-//! * `load`: lock the entry, pin the object, unlock; decompress from the pinned bytes. Two readers
-//!   of one entry exclude each other for the pin only; an overwrite or invalidate meanwhile frees
-//!   the object, whose bytes stay until the guard is dropped.
-//! * `take`: as `load`; then the entry is emptied if it still holds the very object that was read,
-//!   else read again. A pattern is taken under the lock at once.
+//! * `store`: recognise a same-filled page, else compress under this CPU's `AcompCtx` and put the object into
+//!   the backend, all without an entry lock; then lock the entry, install the new word, unlock; then free
+//!   the old content. Of concurrent stores the one that locks the entry last stays.
+//! * `load`: lock the entry, pin the object, unlock; decompress from the pinned bytes. Two readers of one
+//!   entry exclude each other only while they pin. An overwrite or invalidate meanwhile frees the object,
+//!   but its bytes stay until the guard is dropped.
+//! * `take`: as `load`; then empty the entry if it still holds the object that was read, else read again.
+//!   A pattern is taken at once, under the lock.
 //!
 //! # Rules
-//! * No codec, no page request and no free runs under an entry lock.
-//! * A word that leaves its entry is discarded by the thread that took it out, once.
+//! * No codec, page request or free runs under an entry lock.
+//! * A word that leaves its entry is discarded exactly once, by the thread that took it out.
 
 use core::fmt;
 use std::sync::Arc;
@@ -44,20 +44,21 @@ use zpool_base::contained::Contained;
 
 /// A store of compressed pages. See the crate's front page.
 ///
-/// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Pages under
-/// different entries never wait for each other beyond the backend's short locks.
+/// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Operations on different
+/// entries wait for each other only at short locks of the backend and, when nodes come or go, of the index;
+/// those on one CPU share its compression context.
 pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
     pub(crate) pools: Leaked<Pools>,
     pub(crate) recipe: Leaked<PoolRecipe>,
     pub(crate) counters: Leaked<Counters>,
-    /// Where each kind of walk over the entries goes on.
+    /// Where the next walk of each kind starts.
     pub(crate) cursors: Cursors,
     pub(crate) tried: Leaked<Tried>,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
-    /// What batches wait on.
+    /// Completion queues that batches wait on.
     pub(crate) completions: Leaked<CompletionsPool>,
     pub(crate) limits: Leaked<Limits>,
     pub(crate) backing: Leaked<Option<Slots>>,
@@ -123,25 +124,55 @@ impl Zswap {
         }
     }
 
-    /// Keeps a copy of `page` under `entry`, in place of any older one.
+    /// Stores a copy of `page` under `entry`, replacing any older one.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store(entry, &[b'a'; zswap_core::PAGE_SIZE])?;
+    /// store.store(entry, &[b'b'; zswap_core::PAGE_SIZE])?;
+    /// assert_eq!(store.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`StoreError`]. Nothing is kept under the entry then, not the older page either:
-    /// [`Zswap::try_replace`] is the call that keeps it. A store at its limit without a device gives the
-    /// older page up first, so that a load meanwhile may find none.
+    /// * [`StoreError::PoolLimit`] or [`StoreError::MemoryLimit`] at a limit, if no memory can be freed for the
+    ///   page; [`StoreError::Pool`] or [`StoreError::Index`] if the system has none, or the backend fails.
+    /// * [`StoreError::Compress`] if the codec fails; [`StoreError::Incompressible`] if the page does not get
+    ///   smaller and the store was built to refuse such pages.
+    /// * [`StoreError::Reentrant`] inside a codec or backend that a store is calling, [`StoreError::Forked`] in
+    ///   a child after `fork`.
+    ///
+    /// After an error the older page is gone, too; [`Zswap::try_replace`] keeps it. A store at its limit that
+    /// cannot write pages back drops the older page first, so a concurrent load may find none.
     ///
     /// # Blocking
-    /// For other users of this CPU's compression context; rarely, in the system for more memory; at the
-    /// limit, in the device.
+    /// Waits for this CPU's compression context; rarely, for memory from the system; at the limit, for the
+    /// device.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         self.store_one(entry, page, false)
     }
 
-    /// As [`Zswap::store`], but a page that is refused leaves the older one as it is. At a limit without
-    /// a device it is refused where [`Zswap::store`] would have made room by giving the older page up.
+    /// As [`Zswap::store`], but a refused page leaves the older one in place. At a limit, a store that
+    /// cannot write pages back refuses the page where [`Zswap::store`] would drop the older one to make
+    /// room.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().compressor("null").store_incompressible(false).build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store(entry, &[0; zswap_core::PAGE_SIZE])?;
+    /// let incompressible = core::array::from_fn(|i| (i % 251) as u8);
+    /// assert!(store.try_replace(entry, &incompressible).is_err());
+    /// assert!(store.contains(entry), "the older page is still there");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`StoreError`]; nothing has changed then.
+    /// As [`Zswap::store`], but the entry is unchanged.
     ///
     /// # Blocking
     /// As [`Zswap::store`].
@@ -176,7 +207,7 @@ impl Zswap {
                 Ok((locked.replace(new), new))
             }
             Err(no_node) => {
-                // SAFETY: it came to no entry, and this thread encoded it.
+                // SAFETY: `content` is in no entry, and this thread encoded it.
                 unsafe { self.discard(content) };
                 Err(Refusal::Index(no_node.bytes))
             }
@@ -217,7 +248,7 @@ impl Zswap {
         self.encoded(entry, pool, put, &kept, keep_older)
     }
 
-    /// What an entry can hold of a page that was put into a pool, once there is room for it.
+    /// The content for a page that `put` has placed in a pool; makes room and retries if the pool had none.
     #[inline]
     pub(crate) fn encoded(
         &self,
@@ -236,7 +267,7 @@ impl Zswap {
         Ok(self.into_content(pool, stored))
     }
 
-    /// Refuses a new entry when what cannot be written back reaches the limit on everything.
+    /// Refuses a new entry when memory that cannot be written back reaches the limit on everything.
     #[inline]
     pub(crate) fn look_at_unwritable(&self, entry: SwapEntry) -> Result<(), Refusal> {
         match self.limits.max_all() {
@@ -256,11 +287,11 @@ impl Zswap {
         Err(Refusal::Memory { unwritable, limit })
     }
 
-    /// While the page is compressed, what is needed to free an older one comes from memory.
+    /// Prefetches what freeing the older page needs, so that it arrives while the new page is compressed.
     #[inline]
     fn prefetch(&self, entry: SwapEntry, current: &Pool) {
         if let Content::Stored { bits, .. } = self.index.peek(entry.key()).content() {
-            // A hint: in another pool the handle means nothing, which does no harm.
+            // Only a hint: harmless if the older page is in another pool, where the handle means nothing.
             current.prefetch(bits);
         }
     }
@@ -273,7 +304,7 @@ impl Zswap {
         Some(Content::SameFilled(packed))
     }
 
-    /// What an entry can hold of an object in a pool, whose reference goes over to it.
+    /// The content for an object in a pool; the reference to the pool passes to it.
     #[inline]
     pub(crate) fn into_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
         if stored.raw {
@@ -312,11 +343,11 @@ impl Zswap {
         error
     }
 
-    /// Frees what a word that left its entry stood for.
+    /// Frees the content of a word that left its entry.
     ///
     /// # Safety
-    /// `content` is in no entry: this thread took it out, or made it and put it nowhere. Each is discarded
-    /// once.
+    /// `content` is in no entry: this thread took it out, or made it and installed it nowhere. Each content
+    /// is discarded once.
     pub(crate) unsafe fn discard(&self, content: Content) {
         match content {
             Content::Empty => {}
@@ -341,7 +372,7 @@ impl Zswap {
     /// Writes the entry's page into `page`.
     #[inline]
     fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
-        // Neither a pattern that is all in the word nor an empty word needs a lock.
+        // An empty word, and a pattern that fits in the word, need no lock.
         let see = |word: Word| match word.content() {
             Content::SameFilled(packed) => Patterns::whole(packed).map(Some),
             Content::Empty => Some(None),
@@ -357,12 +388,11 @@ impl Zswap {
         }
     }
 
-    /// Writes the page of a locked entry into `page`; then has `read` done, with the word that said what
-    /// the page is.
+    /// Writes the page of a locked entry into `page`, then calls `read` with the entry's word.
     ///
-    /// Until `read` has returned, the object or the slot that the page was read from is kept, and its
-    /// pool: so while `read` runs, an equal content of a word is the page that was read. Of a pattern
-    /// that is not so: its place may be used again.
+    /// Until `read` returns, the object or slot that was read stays allocated, and its pool alive: so while
+    /// `read` runs, a word with equal content names the very page that was read. This does not hold for a
+    /// pattern, whose place may be reused.
     #[inline]
     fn read_locked<'s, T>(
         &'s self,
@@ -410,13 +440,13 @@ impl Zswap {
         }
     }
 
-    /// The slots of the device that an entry's page is on.
+    /// The device's slots, for an entry whose page is on the device.
     #[expect(clippy::expect_used, reason = "entries name slots only in a store with a device")]
     fn device_slots(&self) -> &Slots {
         self.backing.as_ref().expect("a page is on the device of a store without one")
     }
 
-    /// Pins the object of a locked entry, unlocks the entry, and does something with pool and object.
+    /// Pins the object of a locked entry, unlocks the entry, and calls `then` with pool and object.
     #[inline]
     pub(crate) fn with_object<'s, T>(
         &'s self,
@@ -427,12 +457,12 @@ impl Zswap {
         then: impl FnOnce(&PoolRef<'s>, Contained<ObjRead<'_>>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
         let object = pool.pin(bits);
-        // Before anything that may block, and before the pool's reference is put.
+        // Unlocked before anything that may block, and before the pool's reference is put.
         drop(locked);
         then(&pool, object.map_err(|source| LoadError::Pool { entry, source })?)
     }
 
-    /// Turns an entry's object into its page again, and looks whether it is that page.
+    /// Turns an entry's object back into its page, and checks that against the checksum, if there is one.
     #[inline]
     pub(crate) fn restore(
         &self,
@@ -446,7 +476,7 @@ impl Zswap {
         self.verify(entry, page, sum)
     }
 
-    /// Looks whether what was read is the page that was stored, if that was noted.
+    /// Checks a page that was read against its checksum, if one was noted.
     #[inline]
     pub(crate) fn verify(
         &self,
@@ -472,12 +502,33 @@ impl Zswap {
 
     /// Writes the page kept under `entry` into `page`. The entry stays.
     ///
+    /// ```
+    /// use zswap_core::{LoadError, SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let (entry, other) = (SwapEntry::new(0, 7)?, SwapEntry::new(0, 8)?);
+    /// store.store(entry, &[b'a'; zswap_core::PAGE_SIZE])?;
+    ///
+    /// let mut page = [0; zswap_core::PAGE_SIZE];
+    /// store.load(entry, &mut page)?;
+    /// assert_eq!(page, [b'a'; zswap_core::PAGE_SIZE]);
+    /// assert_eq!(store.load(other, &mut page), Err(LoadError::NotFound { entry: other }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`LoadError`]. `page` is unspecified then, except that [`LoadError::NotFound`] leaves it alone.
+    /// * [`LoadError::NotFound`] if no page is kept under `entry`.
+    /// * [`LoadError::Decompress`], [`LoadError::Pool`] or [`LoadError::Device`] if the codec, the backend or
+    ///   the device fails; [`LoadError::Corrupt`] if the page does not match its checksum.
+    /// * [`LoadError::Reentrant`] inside a codec or backend that a store is calling, [`LoadError::Forked`] in a
+    ///   child after `fork`.
+    ///
+    /// The entry is unchanged after an error. The contents of `page` are unspecified then, except that
+    /// [`LoadError::NotFound`] leaves them unchanged.
     ///
     /// # Blocking
-    /// For other users of this CPU's context, only if the codec needs one to decompress; in the device,
-    /// if the page is there.
+    /// Waits for this CPU's context, if the codec needs one to decompress; for the device, if the page is
+    /// there.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
@@ -487,10 +538,24 @@ impl Zswap {
         self.read(entry, page)
     }
 
-    /// [`Zswap::load`] and [`Zswap::invalidate`] in one: of several takers one gets the page.
+    /// [`Zswap::load`] and [`Zswap::invalidate`] in one: of several concurrent takers one gets the page.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store(entry, &[b'a'; zswap_core::PAGE_SIZE])?;
+    ///
+    /// let mut page = [0; zswap_core::PAGE_SIZE];
+    /// store.take(entry, &mut page)?;
+    /// assert_eq!(page, [b'a'; zswap_core::PAGE_SIZE]);
+    /// assert!(store.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`LoadError`]; the entry stays as it is.
+    /// As [`Zswap::load`], but `page` is also unspecified after [`LoadError::NotFound`].
     ///
     /// # Blocking
     /// As [`Zswap::load`].
@@ -519,7 +584,8 @@ impl Zswap {
         }
     }
 
-    /// Empties an entry that still holds what `read` says, kept since by who read it; what it held.
+    /// Empties the entry if it still holds the content of `read`, which the caller has kept allocated since
+    /// it read the word. Returns the old word.
     fn empty(&self, entry: SwapEntry, read: Word) -> Option<Word> {
         let mut locked = self.index.lock(entry.key())?;
         let now = locked.word();
@@ -527,7 +593,7 @@ impl Zswap {
         (kept && now.content() == read.content()).then(|| locked.replace(Word::EMPTY))
     }
 
-    /// What is to be done for a word that was replaced by EMPTY.
+    /// Accounts for a word that was replaced by EMPTY, and discards its content.
     ///
     /// # Safety
     /// As [`Zswap::discard`], for the word's content.
@@ -543,7 +609,18 @@ impl Zswap {
         self.is_here() && !self.index.peek(entry.key()).is_empty()
     }
 
-    /// Drops the page kept under `entry`; tells whether there was one.
+    /// Drops the page kept under `entry`; returns whether there was one.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let entry = SwapEntry::new(0, 7)?;
+    /// store.store(entry, &[b'a'; zswap_core::PAGE_SIZE])?;
+    /// assert!(store.invalidate(entry));
+    /// assert!(!store.invalidate(entry), "it is gone");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn invalidate(&self, entry: SwapEntry) -> bool {
         if !self.is_here() {
             return false;
@@ -559,7 +636,19 @@ impl Zswap {
         true
     }
 
-    /// Drops all pages of an area; tells how many. Pages stored there meanwhile may stay.
+    /// Drops all pages of an area; returns how many. Pages stored there meanwhile may stay.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// for (area, offset) in [(0, 1), (0, 2), (1, 1)] {
+    ///     store.store(SwapEntry::new(area, offset)?, &[b'a'; zswap_core::PAGE_SIZE])?;
+    /// }
+    /// assert_eq!(store.invalidate_area(0), 2);
+    /// assert!(store.contains(SwapEntry::new(1, 1)?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn invalidate_area(&self, swap_type: u8) -> usize {
         if !self.is_here() {
             return 0;
@@ -577,10 +666,22 @@ impl Zswap {
         self.len() == 0
     }
 
-    /// Gives the pages that the pools keep warm back to the system; returns how many.
+    /// Returns the pages that the pools keep warm to the system, and counts them.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let (entry, page) = (SwapEntry::new(0, 7)?, core::array::from_fn(|i| (i % 251) as u8));
+    /// store.store(entry, &page)?;
+    /// store.invalidate(entry);
+    /// store.trim();
+    /// assert_eq!(store.stats().pool_total_size, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Blocking
-    /// In the system.
+    /// In the system, which takes the pages back.
     pub fn trim(&self) -> usize {
         if self.is_here() {
             self.pools.all().fold(0, |sum, pool| sum.saturating_add(pool.trim()))

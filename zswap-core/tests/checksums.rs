@@ -1,5 +1,4 @@
-//! Pages with checksums: what was damaged in a pool, by a codec or on the device is an error and never
-//! another page.
+//! Pages with checksums: damage in a pool, by a codec or on the device is an error, never other contents.
 
 #![allow(
     clippy::unwrap_used,
@@ -45,7 +44,7 @@ fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
     }
     // A pattern is not decompressed.
     assert!(results[4].is_ok() && back[4] == [5; PAGE_SIZE]);
-    // Damage is not carried on with a fresh checksum.
+    // Damage is not passed on with a new checksum.
     store.set_compressor("trim1").unwrap();
     let moved = store.migrate_pools(99).unwrap_err();
     assert!(matches!(&moved, MigrateError::Load(LoadError::Corrupt { .. })), "{moved}");
@@ -72,7 +71,7 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
     let store = &rig.store;
     (0..6).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
     assert_eq!(store.shrink(99), Ok(6));
-    // Two pages change places, one has a wrong bit.
+    // Two pages are swapped, one has a wrong bit.
     let (mut one, mut two) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
     device.read_page(0, &mut one).unwrap();
     device.read_page(1, &mut two).unwrap();
@@ -85,13 +84,13 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
     for entry in 0..3 {
         assert!(is_corrupt(&store.load(at(entry), &mut back[0]).unwrap_err(), entry));
         assert!(is_corrupt(&store.take(at(entry), &mut back[0]).unwrap_err(), entry));
-        assert!(store.contains(at(entry)), "its owner says what becomes of it");
+        assert!(store.contains(at(entry)), "the entry stays until its owner drops it");
     }
     let entries: Vec<_> = (0..3).map(at).collect();
     let results = store.load_batch(&entries, &mut back).unwrap();
     assert!((0..3).all(|entry| is_corrupt(results[entry].as_ref().unwrap_err(), entry as u64)));
     (3..6).for_each(|entry| check(store, entry, 0));
-    // Stored anew it is sound, and its slot is free.
+    // Stored again it is sound, and its slot is free.
     store.store(at(0), &marked(0, 1)).unwrap();
     check(store, 0, 1);
     assert!(store.invalidate(at(1)) && store.invalidate(at(2)));
@@ -114,7 +113,7 @@ fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
     let fill = |seed: u64| (0..count).for_each(|n| store.store(at(n), &page(n + seed)).unwrap());
     fill(0);
     check(0);
-    // Patterns come to stand where pages were, and pages where patterns were.
+    // Patterns replace pages, and pages patterns.
     fill(1);
     check(1);
     let pages: Vec<Box<Page>> = (0..count).map(|n| page(n + 3)).collect();
@@ -139,7 +138,7 @@ fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
     assert_eq!((store.len(), device.pages(), store.stats().corrupt_pages), (0, 0, 0));
 }
 
-#[cfg_attr(miri, ignore = "a sum over many entries, of no use to Miri")]
+#[cfg_attr(miri, ignore = "a sum over many entries, which gains nothing from Miri")]
 #[test]
 fn they_cost_four_bytes_an_entry_and_nothing_without() {
     let with = |checksums: bool| {
@@ -147,7 +146,7 @@ fn they_cost_four_bytes_an_entry_and_nothing_without() {
         let before = rig.store.stats().metadata_bytes;
         (0..512).for_each(|n| rig.store.store(at(n), &[n as u8; PAGE_SIZE]).unwrap());
         let bytes = rig.store.stats().metadata_bytes - before;
-        // Without them nothing is compared.
+        // Without checksums nothing is compared.
         if !checksums {
             rig.store.store(at(9), &marked(9, 0)).unwrap();
             rig.spoils.store(true, SeqCst);

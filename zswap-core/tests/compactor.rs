@@ -1,5 +1,5 @@
-//! Compaction on demand and in the background: pages come back, nothing spins where nothing can be won,
-//! and whatever happens to backend or store the thread copes.
+//! Compaction on demand and in the background: pages are freed, nothing spins where none can be, and the
+//! thread copes with failures of the backend and the end of the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,21 +28,21 @@ fn quick() -> CompactorPolicy {
     CompactorPolicy::default().pause(Duration::from_millis(1)).time_percent(100)
 }
 
-/// What a [`Wasteful`] pool is told to be like, and what was asked of it.
+/// The figures that a [`Wasteful`] pool reports, and its calls so far.
 #[derive(Debug, Default)]
 struct Told {
-    /// Pages on top of those that there are.
+    /// Pages reported on top of the real ones.
     waste: AtomicUsize,
-    /// Those of them that compaction does not win.
+    /// Those of them that compaction cannot free.
     stuck: AtomicUsize,
     compactions: AtomicUsize,
-    /// What each step of compaction wins, which is then never complete.
+    /// What each step of compaction frees, without ever being complete.
     endless: Mutex<Option<usize>>,
     fails: AtomicBool,
     panics: AtomicBool,
 }
 
-/// A backend with as many pages of waste as it is told, some of which compaction wins.
+/// A backend that reports waste pages, some of which compaction frees.
 #[derive(Debug)]
 struct Wasteful(Arc<dyn Zpool>, Arc<Told>);
 
@@ -118,7 +118,7 @@ fn every_pool_that_can_is_compacted() {
     let (store, told) = wasteful();
     told.waste.store(7, SeqCst);
     told.stuck.store(2, SeqCst);
-    // One that is current and cannot, and an older one that can.
+    // The current pool cannot be compacted, an older one can.
     store.set_zpool("zbud").unwrap();
     store.store(at(9), &marked(9, 0)).unwrap();
     assert_eq!((store.compact(), store.compact()), (Ok(5), Ok(0)));
@@ -141,7 +141,7 @@ fn a_backend_that_is_never_complete_is_left_after_a_bounded_number_of_steps() {
         let steps = told.compactions.load(SeqCst);
         assert!((64..100).contains(&steps), "{steps} for four objects");
         assert_eq!(pages, Ok(won * steps));
-        // What there is more to do allows for more.
+        // More waste allows for more steps.
         told.waste.store(16 * 1000, SeqCst);
         store.compact().unwrap();
         assert_eq!(told.compactions.load(SeqCst), 2 * steps + 1000);
@@ -163,7 +163,7 @@ fn waste_goes_when_it_is_there_and_nothing_runs_when_it_is_not() {
     eventually("more looks", || compactor.report().looks > quiet);
     assert_eq!((compactor.report().runs, compactor.report().failed), (report.runs, 0));
 
-    // The thread does not keep the store, and ends with it.
+    // The thread does not keep the store alive, and ends with it.
     drop(store);
     eventually("the store's end", || Arc::strong_count(&told) == 1);
     let looks = compactor.report().looks;
@@ -179,11 +179,11 @@ fn what_cannot_be_won_is_not_tried_over_and_over() {
     let compactor = store.compact_in_background(quick()).unwrap();
     eventually("some looks", || compactor.report().looks > 12);
     let report = compactor.report();
-    // After 1, 2, 4, ... 64 looks more each, and after 64 from there on.
+    // Runs come after 1, 2, 4, ... 64 more checks each, and then after every 64.
     let most = u64::from((report.looks + 1).ilog2()) + report.looks / 64;
     assert!((1..=most).contains(&report.runs), "{report:?}");
     assert_eq!((report.pages, report.failed), (0, 0));
-    // What is won on top of it is.
+    // Waste on top of that is freed.
     told.waste.store(140, SeqCst);
     eventually("a run", || compactor.report().pages == 40);
 }
@@ -209,7 +209,7 @@ fn errors_and_panics_of_a_backend_are_told_and_do_not_end_it() {
 #[test]
 fn dropped_it_stops() {
     let (store, told) = wasteful();
-    // An hour until the first look at waste that comes after the start.
+    // The first pause lasts an hour: waste comes after the first check.
     let slow = quick().pause(Duration::from_secs(3600));
     let compactor = store.compact_in_background(slow).unwrap();
     eventually("the first look", || compactor.report().looks == 1);
@@ -239,7 +239,7 @@ fn holes_among_the_objects_of_a_real_pool_go_and_every_page_stays() {
     }
 }
 
-/// A store of which three of four pages are gone.
+/// A store that has lost three of every four pages.
 #[cfg(all(feature = "zsmalloc", feature = "lz4", not(miri)))]
 fn holey(pages: u64) -> Arc<Zswap> {
     let store = Zswap::builder().zpool("zsmalloc").compressor("lz4").build().unwrap();

@@ -1,4 +1,4 @@
-//! Devices and their stores: one store a device, panics, and a limit of the file's size.
+//! Devices and their stores: one store for each device, panics, and the limit on a file's size.
 
 #![cfg(not(miri))]
 #![allow(
@@ -58,7 +58,7 @@ fn a_device_serves_one_store_at_a_time() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// Panics in each call while it is told to.
+/// Panics in each call while its flag is set.
 #[derive(Debug)]
 struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -95,7 +95,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     for n in 0..3 {
         store.store(at(n), &marked(n, 0)).unwrap();
     }
-    // Both in the write and in the discard that gives its slot up.
+    // Both in the write and in the discard that frees the slot.
     for _ in 0..5 {
         let error = store.shrink(1).unwrap_err();
         let WritebackError::Device { source, .. } = &error else { panic!("{error}") };
@@ -110,7 +110,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     let panicked =
         |n| matches!(store.load(at(n), &mut back.clone()), Err(LoadError::Device { .. }));
     assert_eq!((0..3).filter(|n| panicked(*n)).count(), 2);
-    // Overwritten and invalidated: each gives a slot up, and neither loses it.
+    // Overwritten and invalidated: each frees a slot, and no slot is lost.
     (0..2).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
     assert!((0..3).all(|n| store.invalidate(at(n))));
     assert_eq!(store.stats().device_pages, 0);
@@ -123,7 +123,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     store.load(at(0), &mut back).unwrap();
 }
 
-/// Runs a test of this file in a process of its own, where `inside` is true.
+/// Runs a test of this file in its own process, where it calls `inside`.
 #[cfg(target_os = "linux")]
 fn in_a_process_of_its_own(name: &str, inside: impl FnOnce()) {
     const INSIDE: &str = "ZSWAP_TEST_INSIDE";
@@ -154,9 +154,9 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         let page = [7; PAGE_SIZE];
         device.write_page(50, &page).unwrap();
         let was = getrlimit(Resource::Fsize);
-        // Within a page, and not at its end.
+        // In the middle of a page.
         let limit = 10 * PAGE_SIZE as u64 + 100;
-        // Nor is it one to make a device where not a page may be written, or nothing at all.
+        // Creating a device fails cleanly, too, if it may not write a page, or anything at all.
         for (limit, made) in [(100, true), (0, false)] {
             setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was }).unwrap();
             let little = temporary("little");
@@ -173,7 +173,7 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         device.write_page(9, &page).unwrap();
         device.read_page(9, &mut back).unwrap();
         device.read_page(50, &mut back).unwrap();
-        // To a store it is a device's error as any other.
+        // A store treats it like any other error of a device.
         let store = Zswap::builder().swap_device(Arc::new(device)).build().unwrap();
         for n in 0..20 {
             store.store(at(n), &marked(n, 0)).unwrap();
@@ -188,21 +188,21 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
     });
 }
 
-/// What `inside` gives in a child after `fork`; the child ends at once.
+/// Whether `inside` returns true in a child after `fork`; the child ends at once.
 #[cfg(target_os = "linux")]
 fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child runs `inside` and ends without returning from here; what it touches of other
-    // threads' locks is what is tested.
+    // SAFETY: the child runs `inside` and ends without returning from here; the test is about what it does
+    // with other threads' locks.
     match unsafe { libc::fork() } {
         0 => {
             let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(inside));
-            // SAFETY: ends the child, and nothing of the parent's.
+            // SAFETY: ends the child, and runs none of the parent's code.
             unsafe { libc::_exit(i32::from(held.ok() != Some(true))) }
         }
         child => {
             assert!(child > 0);
             let mut status = 0;
-            // SAFETY: a child of this process, and a place for its status.
+            // SAFETY: a child of this process, and `status` is this frame's.
             assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
             libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
         }
@@ -240,8 +240,8 @@ fn in_a_child_the_device_is_the_parents() {
         });
         assert!(calls_are_errors);
         drop((pinned, taken));
-        // Dropped in a child, which may attach its copy to a store of its own: the file stays locked,
-        // and its pages are the parent's.
+        // A child drops them, and may attach its copy to a store that it builds: the file stays locked, and
+        // its pages are the parent's.
         let owned = RefCell::new(Some((slots, device)));
         assert!(in_a_child(|| {
             let (slots, device) = owned.take().unwrap();
@@ -256,9 +256,9 @@ fn in_a_child_the_device_is_the_parents() {
         let mut back = [0; PAGE_SIZE];
         slots.read(kept, &mut back).unwrap();
         assert_eq!((back, slots.taken()), (page, 1));
-        // The parent's drop unlocks, also while a child has the file open.
+        // The parent's drop unlocks, even while a child has the file open.
         let (wait, go) = rustix::pipe::pipe().unwrap();
-        // SAFETY: the child waits for the pipe's end and ends.
+        // SAFETY: the child only waits for the pipe's end, and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             drop(go);
@@ -270,7 +270,7 @@ fn in_a_child_the_device_is_the_parents() {
         std::fs::write(&path, b"").unwrap();
         assert!(FileSwapDevice::create(&path, 1).is_ok());
         drop(go);
-        // SAFETY: a child of this process; its status is not asked for.
+        // SAFETY: a child of this process; its status is not needed.
         assert_eq!(unsafe { libc::waitpid(child, core::ptr::null_mut(), 0) }, child);
         std::fs::remove_file(path).unwrap();
     });

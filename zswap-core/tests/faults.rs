@@ -1,4 +1,4 @@
-//! What a store does when what it is built from fails, panics or calls back in.
+//! What a store does when its parts fail, panic or call back into it.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,9 +36,9 @@ const WORK: u32 = 0;
 const FAIL: u32 = 1;
 const PANIC: u32 = 2;
 const CALL_BACK: u32 = 3;
-/// Figures beyond all memory.
+/// Reports figures beyond all memory.
 const ABSURD: u32 = 4;
-/// Guards that panic as they are dropped.
+/// Returns guards that panic when they are dropped.
 const GUARD: u32 = 5;
 
 struct Bomb(Vec<u8>);
@@ -128,7 +128,7 @@ impl CompressorCtx for Halves {
     }
 }
 
-/// A page that `Halves` can halve, of no repeated word.
+/// A page that `Halves` can halve, without repeated words.
 fn doubled(seed: u64) -> Box<[u8; PAGE_SIZE]> {
     let mut out = page(seed * 8 + 4);
     out.copy_within(..PAGE_SIZE / 2, PAGE_SIZE / 2);
@@ -217,7 +217,7 @@ fn a_codec_that_calls_back_gets_an_error_where_it_would_need_a_context() {
     assert!(!store.contains(at(2)) && !store.contains(at(100)));
 }
 
-/// A codec that says it wrote `len` bytes into a buffer of 16.
+/// A codec that claims to have written `len` bytes into a buffer of 16.
 #[derive(Debug, Clone)]
 struct Boasting(usize);
 
@@ -260,7 +260,7 @@ fn a_codec_that_tells_a_wrong_length_gets_an_error() {
     }
 }
 
-/// A codec whose first decompression stores another page under the entry that is being read.
+/// A codec whose first decompression stores another page under the entry being read.
 #[derive(Debug)]
 struct Meddling(Arc<Script>);
 
@@ -303,14 +303,14 @@ fn an_overwrite_in_the_middle_of_a_read_is_neither_lost_nor_mixed_in() {
     *script.store.lock().unwrap() = Arc::downgrade(&store);
     let mut back = Box::new([0; PAGE_SIZE]);
 
-    // A load gives the page that was there when it began.
+    // A load returns the page that was there when it began.
     store.store(at(1), &doubled(1)).unwrap();
     script.set(CALL_BACK);
     store.load(at(1), &mut back).unwrap();
     assert!(back == doubled(1));
     check(&store, 1, 2);
 
-    // A take gives the page that it takes away.
+    // A take returns the page that it removes.
     store.store(at(1), &doubled(1)).unwrap();
     script.set(CALL_BACK);
     store.take(at(1), &mut back).unwrap();
@@ -319,7 +319,7 @@ fn an_overwrite_in_the_middle_of_a_read_is_neither_lost_nor_mixed_in() {
     assert_eq!((store.len(), store.stats().pools[0].objects), (0, 0));
 }
 
-/// A backend that follows the script on its way into another one.
+/// A backend that follows the script and then calls another one.
 #[derive(Debug)]
 struct Scripted {
     inner: Arc<dyn Zpool>,
@@ -401,7 +401,7 @@ fn with_backend() -> (Arc<Zswap>, Arc<Script>) {
             Ok(Arc::new(Scripted { inner, script: theirs.clone() }))
         })
         .unwrap();
-    // A codec that makes another pool, whatever features are on.
+    // A codec for a second pool, whatever features are on.
     let mut codecs = compressors::Registry::builtin();
     codecs.register("twin", |_| Ok(Arc::new(compressors::Null))).unwrap();
     let store = Zswap::builder().zpool_registry(registry).zpool("scripted");
@@ -430,12 +430,12 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
     script.set(CALL_BACK);
     store.store(at(6), &doubled(6)).unwrap();
     script.set(WORK);
-    // The nested store needs a context; the nested load of a page that is kept as it is does not.
+    // The nested store needs a context; the nested load of an uncompressed page does not.
     let said = std::mem::take(&mut *script.said.lock().unwrap());
     assert_eq!(said, ["Err(Reentrant { entry: SwapEntry(0, 100) })", "Ok(())", "true", "true"]);
     check(&store, 1, 1);
     check(&store, 6, 6);
-    // Refused, and the older page with it; dropped by the nested call.
+    // Two were refused, and their older pages dropped; the nested call dropped the third.
     assert!([2, 3, 4].iter().all(|entry| !store.contains(at(*entry))));
     assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
     assert_eq!(store.stats().reject_alloc_fail, 2);
@@ -479,7 +479,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
     assert_eq!(store.stats().memory_bytes(), usize::MAX);
     let refused = store.set_max_bytes(Some(1 << 30));
     assert!(matches!(refused, Err(BuildError::LimitTooSmall { needed: usize::MAX, .. })));
-    // All it says is that there are pages left, however many were moved.
+    // The figures show only that pages are left, however many were moved.
     assert!(store.migrate_pools(1).unwrap().left > 0);
     assert_eq!(store.compact(), Ok(usize::MAX));
     store.recompress(&Recompress::new("null").max_pages(9)).unwrap();
@@ -496,7 +496,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
 fn out_of_memory_at_every_page_request() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
-    // A backend that asks for each page by itself.
+    // A backend that requests each page separately.
     let store = Zswap::builder().zpool("zbud").compressor("null");
     let store = store.pages(move || Ok(theirs.clone())).build().unwrap();
     for n in 0..if cfg!(miri) { 4 } else { 60 } {
@@ -505,7 +505,7 @@ fn out_of_memory_at_every_page_request() {
         let refused = store.store(at(n + 1000), &doubled(n));
         assert!(matches!(refused, Err(StoreError::Pool { .. })), "{refused:?}");
         assert!(!store.contains(at(n + 1000)));
-        // Kept if so asked; else the older page makes room for the new one.
+        // `try_replace` keeps the older page; `store` drops it to make room for the new one.
         pages.fail_call(1);
         assert!(store.try_replace(at(n), &doubled(n + 1)).is_err());
         check(&store, n, n);

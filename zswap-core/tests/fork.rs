@@ -1,5 +1,5 @@
-//! A child that is forked while the parent's threads are inside every lock: there each call is an error
-//! or answers as an empty store would, and each drop does nothing. Nothing of the parent's changes.
+//! A child is forked while the parent's threads hold every lock: each call there returns an error or
+//! answers as an empty store would, and each drop does nothing. Nothing in the parent changes.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -32,7 +32,7 @@ use zswap_core::{
 
 const PAGES: u64 = 150;
 
-/// A store, and all that a program has beside it.
+/// A store, with everything that a program may have beside it.
 struct World {
     store: Arc<Zswap>,
     engine: Arc<AcompEngine>,
@@ -62,7 +62,7 @@ fn world(zpool: &str, codec: &str, path: Option<&Path>) -> World {
     World { store, engine, memory, file, shrinker, compactor, migration }
 }
 
-/// What a thread does to entries of its own, until it is to stop; what they hold then.
+/// Works on a thread's own entries until it is stopped; returns what they hold then.
 fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     let mut held = BTreeMap::new();
     let mut rng = Rng::new(thread);
@@ -114,19 +114,19 @@ fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     held
 }
 
-/// Drops a value as its last owner would, whatever owners of this process's parent had it, too.
+/// Drops a value as its last owner would, regardless of its owners in the parent.
 fn drop_last<T: ?Sized>(value: &Arc<T>) {
     let value = Arc::as_ptr(value);
-    // SAFETY: the owner is borrowed, so it is alive; it is forgotten by the caller, who exits.
+    // SAFETY: the owner is borrowed, so it is alive; the caller, who exits, forgets it.
     let owned = unsafe { Arc::from_raw(value) };
     for _ in 1..Arc::strong_count(&owned) {
-        // SAFETY: the other owners are threads that this process has not, or leaked.
+        // SAFETY: the other owners are leaked, or threads that this process does not have.
         unsafe { Arc::decrement_strong_count(value) };
     }
     drop(owned);
 }
 
-/// What is different in the child from what it should be.
+/// The number of the first check that fails in the child.
 fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32> {
     let store = &world.store;
     let entry = at(1 << 20);
@@ -180,9 +180,9 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
                 forked && wrote == Err(DeviceError::Forked) && device.memory_bytes() == 0
             })
         },
-        // Handles are dropped as their owner would.
+        // Handles are dropped as their owner would drop them.
         &mut || {
-            // SAFETY: the child's only owner, which does not use it again.
+            // SAFETY: the child is the only owner and does not use it again.
             drop(unsafe { core::ptr::read(&raw const world.shrinker) });
             true
         },
@@ -204,7 +204,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
             true
         },
         &mut || world.file.is_none() || FileSwapDevice::create(path, 9).is_err(),
-        // A store of the child's own works.
+        // A store that the child builds works.
         &mut || {
             let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
             let device = Arc::new(MemorySwapDevice::new(100));
@@ -220,19 +220,19 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
     checks.into_iter().zip(1..).find_map(|(check, n)| (!check()).then_some(n))
 }
 
-/// Forks; how the child ended, which has ten seconds.
+/// Forks; returns how the child ended, which has ten seconds.
 fn fork(child: impl FnOnce() -> Option<u32>) -> Result<(), String> {
-    // SAFETY: what the child does is what is tested.
+    // SAFETY: the test is about what the child may do.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         // SAFETY: a watchdog: the signal ends the child.
         unsafe { libc::alarm(10) };
         let failed = catch_unwind(AssertUnwindSafe(child)).unwrap_or(Some(99));
-        // SAFETY: ends the child without running anything of the parent's.
+        // SAFETY: ends the child without running any of the parent's code.
         unsafe { libc::_exit(failed.unwrap_or(0) as i32) };
     }
     let mut status = 0;
-    // SAFETY: the child is this process's, and the place is the caller's.
+    // SAFETY: the child is this process's, and `status` is this frame's.
     let ended = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(ended, pid);
     match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
@@ -295,7 +295,7 @@ fn children_of_a_busy_store_leave_its_file_alone() {
     children_of_a_busy_store("z3fold", "lz4", Some(path));
 }
 
-/// Forks in its first write, and returns in the child, too.
+/// Forks in its first write; both parent and child return from it.
 #[derive(Debug, Default)]
 struct Forks(std::sync::Mutex<Option<i32>>);
 
@@ -306,10 +306,10 @@ impl SwapDevice for Forks {
     fn write_page(&self, _: u64, _: &zswap_core::Page) -> Result<(), DeviceError> {
         let mut child = self.0.lock().unwrap();
         if child.is_none() {
-            // SAFETY: the child goes on in the thread that called the device, which is what is tested.
+            // SAFETY: the child continues in the thread that called the device; the test is about that.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                // SAFETY: a watchdog: the signal ends a child that does not end by itself.
+                // SAFETY: a watchdog: the signal ends a child that does not end.
                 unsafe { libc::alarm(10) };
             }
             *child = Some(pid);
@@ -338,7 +338,7 @@ fn a_background_thread_that_is_forked_ends_in_the_child() {
         }
     };
     let mut status = 0;
-    // SAFETY: the child is this process's, and the place is this frame's.
+    // SAFETY: the child is this process's, and `status` is this frame's.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
     assert!(shrinker.stop().written > 0);

@@ -1,5 +1,5 @@
-//! What a store says that it takes is what the process has grown by. Each measurement is made in a
-//! process of its own.
+//! The memory that a store reports is what the process has grown by. Each measurement runs in its own
+//! process.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ const MIB: usize = 1 << 20;
 /// Set in the child that measures.
 const CHILD: &str = "ZSWAP_MEMORY_CHILD";
 
-/// Runs a test of this file again in a child, where it measures; whether this is the child.
+/// Runs a test of this file again in a child, where it measures; returns whether this is the child.
 fn is_child(test: &str) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return true;
@@ -30,7 +30,7 @@ fn is_child(test: &str) -> bool {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
         .env(CHILD, "1")
-        // One arena: what malloc keeps for itself is the same whatever thread asks.
+        // One arena: what malloc keeps for itself does not depend on the thread.
         .env("MALLOC_ARENA_MAX", "1")
         .output()
         .unwrap();
@@ -45,7 +45,7 @@ fn rss() -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE_SIZE
 }
 
-/// Fails unless the store's own sum is the process's growth within 2 percent and 1 MiB.
+/// Fails unless the store's sum is the process's growth, within 2 percent and 1 MiB.
 fn agrees(what: &str, store: &Zswap, before: usize) {
     let (said, grown) = (store.stats().memory_bytes(), rss() - before);
     let off = said.abs_diff(grown);
@@ -74,7 +74,7 @@ fn the_sum_is_what_the_process_has_grown_by() {
     }
 }
 
-/// Offsets all over the space: no pool memory at all.
+/// Offsets all over the space, without pool memory.
 #[test]
 fn sparse_entries_are_counted_and_the_memory_of_those_that_went_comes_back() {
     if !is_child("sparse_entries_are_counted_and_the_memory_of_those_that_went_comes_back") {
@@ -104,7 +104,7 @@ fn sparse_entries_are_counted_and_the_memory_of_those_that_went_comes_back() {
     }
 }
 
-/// Patterns that do not fit in their entries, and entries whose checksums nobody writes.
+/// Patterns that do not fit in their entries, and entries whose checksums are never written.
 #[test]
 fn patterns_are_counted_and_their_memory_comes_back() {
     if !is_child("patterns_are_counted_and_their_memory_comes_back") {
@@ -162,7 +162,7 @@ fn a_limit_on_everything_holds_for_everything() {
     let stats = store.stats();
     assert!(stats.memory_bytes() <= limit + MIB, "{} of {limit}", stats.memory_bytes());
     agrees("full of entries", &store, before);
-    // What is there already may be stored anew, and room is found again.
+    // An existing entry may be stored again, and a higher limit makes room.
     let known = store.entries().next().unwrap();
     store.store(known, &[8; PAGE_SIZE]).unwrap();
     store.set_max_bytes(Some(2 * limit)).unwrap();

@@ -1,4 +1,4 @@
-//! What a recorder of the `metrics` crate is told of a store.
+//! The figures that a recorder of the `metrics` crate gets from a store.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,14 +21,14 @@ use metrics::{
 use zswap_core::PAGE_SIZE;
 use zswap_core::device::MemorySwapDevice;
 
-/// Everything told so far, by name and labels; of a histogram, how many times.
-type Told = Arc<Mutex<BTreeMap<String, f64>>>;
+/// Everything recorded so far, by name and labels; for a histogram, how many times.
+type Recorded = Arc<Mutex<BTreeMap<String, f64>>>;
 
 #[derive(Default)]
-struct Notes(Told);
+struct Notes(Recorded);
 
-/// One metric of a recorder that notes what it is told.
-struct Note(Told, String);
+/// One metric of a recorder that notes its values.
+struct Note(Recorded, String);
 
 impl Notes {
     fn note(&self, key: &Key) -> Arc<Note> {
@@ -40,8 +40,8 @@ impl Notes {
 
 impl Note {
     fn change(&self, change: impl Fn(f64) -> f64) {
-        let mut told = self.0.lock().unwrap();
-        let value = told.entry(self.1.clone()).or_insert(0.0);
+        let mut recorded = self.0.lock().unwrap();
+        let value = recorded.entry(self.1.clone()).or_insert(0.0);
         *value = change(*value);
     }
 }
@@ -105,7 +105,7 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         store.store(at(6), &marked(6, 0)).unwrap();
         assert_eq!(store.shrink(2), Ok(2));
         store.publish_metrics();
-        let told = recorder.0.lock().unwrap().clone();
+        let recorded = recorder.0.lock().unwrap().clone();
         let expected = [
             ("zswap_stored_pages store=pages", 7.0),
             ("zswap_same_filled_pages store=pages", 1.0),
@@ -119,21 +119,21 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
             ("zswap_load_seconds store=pages", 2.0),
         ];
         for (name, value) in expected {
-            assert_eq!(told.get(name), Some(&value), "{name} of {told:#?}");
+            assert_eq!(recorded.get(name), Some(&value), "{name} of {recorded:#?}");
         }
         let stats = store.stats();
-        assert_eq!(told["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
+        assert_eq!(recorded["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
         // Sizes, events, three figures of each of two pools, two histograms.
-        assert_eq!(told.len(), 8 + 16 + 2 * 3 + 2, "{told:#?}");
-        // A pool that is gone shows nothing any more.
+        assert_eq!(recorded.len(), 8 + 16 + 2 * 3 + 2, "{recorded:#?}");
+        // The gauges of a pool that is gone are 0.
         assert_eq!(store.migrate_pools(9).unwrap().left, 0);
         store.publish_metrics();
-        let told = recorder.0.lock().unwrap().clone();
+        let recorded = recorder.0.lock().unwrap().clone();
         for figure in ["objects", "bytes", "compressed_bytes"] {
             let of =
                 |codec| format!("zswap_pool_{figure} store=pages zpool=zbud compressor={codec}");
-            assert_eq!(told[&of("trim0")], 0.0, "{figure}");
-            assert!(told[&of("trim1")] > 0.0, "{figure}");
+            assert_eq!(recorded[&of("trim0")], 0.0, "{figure}");
+            assert!(recorded[&of("trim1")] > 0.0, "{figure}");
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Pages moved from pool to pool: after a switch, and to a denser compressor.
+//! Pages that move from pool to pool: after a switch, and to a denser compressor.
 
 #![allow(
     clippy::unwrap_used,
@@ -101,7 +101,7 @@ fn a_background_migration_ends_when_all_is_moved_or_it_is_dropped() {
     }
     drop(thread);
     assert_eq!(pools(&store).len(), 2, "stopped after a page");
-    // A store that goes ends the thread, too.
+    // The thread also ends when the store is gone.
     let thread = store.migrate_pools_in_background(1, Duration::from_millis(1)).unwrap();
     drop(store);
     while !thread.report().ended {
@@ -127,11 +127,11 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     }));
 
     let first = store.recompress(&Recompress::new("trim1").max_pages(4).idle()).unwrap();
-    // The first five were loaded and have a second chance.
+    // The first five were loaded, so they get a second chance.
     assert_eq!((first.moved, first.not_smaller, calls.load(SeqCst)), (4, 0, 4));
     check(&store, 9, 0);
     let second = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
-    // From there on and around: all but the one that was loaded since.
+    // From there on and around: all except the one that was loaded since.
     assert_eq!((second.moved, second.not_smaller, calls.load(SeqCst)), (10, 5, 19));
     // zbud's pages hold two objects: a quarter of a page takes a half.
     assert_eq!(first.bytes_saved + second.bytes_saved, 14 * PAGE_SIZE / 2);
@@ -139,7 +139,7 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     assert_eq!((stats.pools[0].objects, stats.pools[1].objects), (6, 14));
     assert_eq!(stats.stored_incompressible_pages, 6);
 
-    // The marked ones are left alone.
+    // The marked ones are skipped.
     let third = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
     assert_eq!((third.moved, third.not_smaller, calls.load(SeqCst)), (1, 0, 20));
     let fourth = store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap();
@@ -163,7 +163,7 @@ fn a_background_migration_outlives_a_codec_that_panics_and_a_page_that_cannot_be
     store.set_compressor("trim1").unwrap();
     *inside.lock().unwrap() = Some(Box::new(|| panic!("on purpose")));
     let thread = store.migrate_pools_in_background(2, Duration::from_millis(1)).unwrap();
-    // Each page's turn came, and none was the end.
+    // Each page had its turn, and no error ended the walk.
     while thread.report().failed < 5 {
         thread::yield_now();
     }
@@ -180,7 +180,7 @@ fn a_background_migration_outlives_a_codec_that_panics_and_a_page_that_cannot_be
     assert_eq!((report.moved, report.left), (4, 0));
 }
 
-/// The entry goes, or holds another page, while its old one is compressed anew.
+/// The entry is emptied, or gets another page, while its old one is compressed again.
 #[test]
 fn an_entry_that_changes_meanwhile_keeps_the_change() {
     let Rig { store, pages, inside, .. } = rig();
@@ -210,7 +210,7 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// Pages are read and overwritten while one thread switches and migrates and another recompresses.
+/// Threads read and overwrite pages while one thread switches and migrates and another recompresses.
 #[test]
 fn rehoming_under_load_loses_no_page_and_brings_none_back() {
     let Rig { store, pages, contexts, .. } = rig();

@@ -1,5 +1,5 @@
-//! No call on a built store aborts or panics for want of memory: the allocator refuses the thread under
-//! test one allocation, all from one on, or every few, in a process of its own.
+//! No call on a built store aborts or panics when memory runs out. In its own process, the allocator
+//! refuses the thread under test one allocation, all from one on, or every few.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -8,7 +8,7 @@
     clippy::panic,
     clippy::print_stderr,
     reason = "an allocator; a failure in a test's helper is the test's own message, and a child that \
-              aborts has said before what it was at"
+              aborts has printed what it was doing"
 )]
 
 mod common;
@@ -48,7 +48,7 @@ thread_local! {
 
 struct Refusing;
 
-// SAFETY: the system's allocator, or null; `realloc` and `alloc_zeroed` come down to these two.
+// SAFETY: forwards to the system's allocator, or returns null; `realloc` and `alloc_zeroed` use these two.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if PLAN.get() != Plan::None {
@@ -91,7 +91,7 @@ fn short<T>(plan: Plan, call: impl FnOnce() -> T) -> T {
 
 const CHILD: &str = "ZSWAP_OUT_OF_MEMORY_CHILD";
 
-/// Runs a test of this file again in a child, with a word for it; how that ended, and what it said.
+/// Runs a test of this file again in a child, with a word for it; returns its status and its output.
 fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
@@ -103,16 +103,16 @@ fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
     (child.status, said.into_owned())
 }
 
-/// The word, in a child.
+/// The word, if this is a child.
 fn word() -> Option<String> {
     std::env::var(CHILD).ok()
 }
 
-/// A store, and the pages that it has to have.
+/// A store, and the pages that it must have.
 struct Rig {
     store: Arc<Zswap>,
     held: BTreeMap<u64, u64>,
-    /// With a limit and a device.
+    /// The store has a limit and a device.
     limited: bool,
 }
 
@@ -157,14 +157,14 @@ impl Rig {
         self.held.insert(offset, seed);
     }
 
-    /// A refusal of a store has to come from a refused allocation.
+    /// Checks that a refused store comes from a refused allocation.
     fn expected(&self, error: &StoreError) {
         let short = match error {
             StoreError::Index { .. } => true,
             StoreError::Pool { source, .. } => is_short(source),
             StoreError::Compress { source, .. } => is_codec_short(source),
             StoreError::PoolLimit { reason: LimitReason::DeviceFailed, .. } => {
-                // It had no memory now, or a moment ago: it is tried again soon.
+                // The device had no memory now, or a moment ago: the store tries it again soon.
                 assert!(self.limited && EVER_REFUSED.get() > 0, "{error}");
                 return;
             }
@@ -217,7 +217,7 @@ impl Rig {
         }
     }
 
-    /// Every page is there, and everything works again.
+    /// Checks that every page is there, and that everything works again.
     fn check(&mut self) {
         let mut back = Box::new([0; PAGE_SIZE]);
         for (offset, seed) in &self.held {
@@ -228,7 +228,7 @@ impl Rig {
         assert!(there.iter().eq(self.held.keys()), "{there:?}");
         assert_eq!((self.store.len(), self.store.stats().stored_pages), (there.len(), there.len()));
         for (offset, seed) in [(1 << 50, TEXT), (3, NOISE), (4, PATTERN + 24)] {
-            // A device that has failed is tried again soon.
+            // The store tries a failed device again soon.
             eventually("a store after a shortage", || {
                 self.store.try_replace(at(offset), &page(seed)).is_ok()
             });
@@ -330,7 +330,7 @@ const CALLS: &[Call] = &[
         let other = if rig.store.stats().pools[0].compressor == "null" { "lz4" } else { "null" };
         rig.store.set_compressor(other).unwrap();
         match short(plan, || rig.store.migrate_pools(10)) {
-            // At the limit they may all have been written back to make room for the first.
+            // At the limit, making room for the first may have written all of them back.
             Ok(done) => assert!(rig.limited || done.moved == 10 && done.left > 0),
             Err(error) => expected_migrate(rig, &error),
         }
@@ -338,7 +338,7 @@ const CALLS: &[Call] = &[
     ("recompress", |rig, plan| {
         rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(4)).unwrap();
         if rig.store.stats().pools.len() == 1 {
-            // No page takes less memory in it, so its pool is built anew each time.
+            // No page takes less memory in it, so its pool is built again each time.
             return;
         }
         match short(plan, || rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(8))) {
@@ -397,7 +397,7 @@ const CALLS: &[Call] = &[
     }),
 ];
 
-/// Each call, refused each of its allocations in turn.
+/// Makes each call and refuses each of its allocations in turn.
 fn every_call(zpool: &str, codec: &str) {
     let (mut most, mut refused) = (0, 0);
     for limited in [false, true] {
@@ -423,7 +423,7 @@ fn every_call(zpool: &str, codec: &str) {
     assert!(most >= 3 && refused > 100, "{most} allocations in a call, {refused} refused");
 }
 
-/// Calls at random, of which every few allocations are refused.
+/// Makes calls at random, of which every few allocations are refused.
 fn a_long_run(zpool: &str, codec: &str) {
     for limited in [false, true] {
         for every in [1, 2, 3, 7] {
@@ -495,11 +495,11 @@ fn no_call_over_zbud_aborts() {
     codecs_with("no_call_over_zbud_aborts", "zbud");
 }
 
-/// A call, and what it is called.
+/// A call with its name.
 type Named = (&'static str, fn(&Rig));
 
-/// What ends the process when the first allocation after it is refused: all of it builds something. The
-/// same list is in docs/architecture.md.
+/// The calls that end the process if their first allocation is refused: each of them builds something.
+/// `docs/architecture.md` has the same list.
 const ENDS_THE_PROCESS: &[Named] = &[
     ("`ZswapBuilder::build`", |_| drop(Zswap::builder().build())),
     ("`Zswap::set_zpool`", |rig| drop(rig.store.set_zpool("zbud"))),
@@ -534,7 +534,7 @@ fn what_ends_the_process_is_on_a_list_and_builds_something() {
     for (n, (what, _)) in ENDS_THE_PROCESS.iter().enumerate() {
         let name = "what_ends_the_process_is_on_a_list_and_builds_something";
         let (status, said) = in_child(name, &n.to_string());
-        // Else it does not belong on the list.
+        // Otherwise it does not belong on the list.
         assert!(!status.success() && said.contains("memory allocation of"), "{what}: {said}");
     }
 }

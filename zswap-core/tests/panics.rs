@@ -1,5 +1,5 @@
-//! A device, a codec and a page provider that panic in every call and every destructor, with payloads
-//! whose destructors panic in turn: each call is an error, and no page is lost but the one at hand.
+//! A device, a codec and a page provider panic in every call and every destructor, with payloads whose
+//! destructors panic in turn: each call is an error, and no page is lost except the one being handled.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ use zswap_core::{
     CompactorPolicy, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, Zswap, ZswapBuilder, builtin,
 };
 
-/// Whether everything panics.
+/// Whether everything panics, and how often it has.
 #[derive(Clone, Debug, Default)]
 struct Fuse(Arc<(AtomicBool, AtomicUsize)>);
 
@@ -59,7 +59,7 @@ impl Fuse {
     }
 }
 
-/// Panics when it is dropped, and so does what it has in it.
+/// Panics when it is dropped, and so does its contents.
 #[derive(Clone, Debug)]
 struct Brittle<T>(Fuse, T);
 
@@ -134,7 +134,7 @@ impl SwapDevice for Brittle<Arc<dyn SwapDevice>> {
     }
 }
 
-// SAFETY: another provider, or a panic before it is called.
+// SAFETY: forwards to another provider, or panics before it calls that.
 unsafe impl PageProvider for Brittle<HeapPages> {
     fn page_size(&self) -> usize {
         self.0.step();
@@ -146,12 +146,12 @@ unsafe impl PageProvider for Brittle<HeapPages> {
     }
     unsafe fn free_run(&self, run: PageRun) {
         self.0.step();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's contract, passed on.
         unsafe { self.1.free_run(run) }
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.0.step();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's contract, passed on.
         unsafe { self.1.discard(run, pages) }
     }
     fn cached_pages(&self) -> usize {
@@ -168,7 +168,7 @@ unsafe impl PageProvider for Brittle<HeapPages> {
     }
 }
 
-/// Three quarters of it are data.
+/// A page of which three quarters are data.
 fn some(seed: u64) -> Box<Page> {
     let mut page = page(seed * 8 + 5);
     page[PAGE_SIZE * 3 / 4..].fill(0);
@@ -238,14 +238,14 @@ fn everything_panics_and_only_the_calls_fail() {
             fuse.set(false);
             check(&store, 0..PAGES);
         }
-        // What is invalidated meanwhile is gone, though nothing of it can be given back.
+        // Entries invalidated meanwhile are gone, though their memory cannot be freed.
         fuse.set(true);
         assert!((0..PAGES / 2).all(|n| store.invalidate(at(n))));
         fuse.set(false);
         check(&store, PAGES / 2..PAGES);
         store.store(at(0), &some(0)).unwrap();
         check(&store, 0..1);
-        // All destructors, while another panic unwinds.
+        // All destructors run while another panic unwinds.
         fuse.set(true);
         let before = fuse.count();
         let unwound = catch_unwind(AssertUnwindSafe(|| {
@@ -270,7 +270,7 @@ impl Acomp for Brittle<Scomp> {
     }
 }
 
-/// With seven things that panic when they are dropped.
+/// Has seven parts that panic when they are dropped.
 fn brittle_builder(fuse: &Fuse) -> ZswapBuilder {
     let (mut codecs, mut zpools) = (Registry::builtin(), builtin::zpools());
     for name in ["one", "two"] {
@@ -300,7 +300,7 @@ fn what_a_builder_was_given_panics_by_itself_with_or_without_a_store() {
     let uses: [Use; 5] = [
         drop,
         |builder| drop(builder.zpool("zlab").build().unwrap_err()),
-        // The device panics when it is attached.
+        // The device panics while it is attached.
         |builder| drop(builder.pages(|| Ok(Arc::new(HeapPages::new()))).build().unwrap_err()),
         |builder| {
             let other = Arc::new(MemorySwapDevice::new(9));

@@ -1,5 +1,5 @@
-//! The background shrinker: pages go before the limit is reached, and whatever happens to device or
-//! store the thread copes.
+//! The background shrinker: pages are written back before the limit is reached, and the thread copes with
+//! failures of the device and the end of the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use zswap_core::{DeviceError, PAGE_SIZE, Page, ShrinkerPolicy, SwapDevice, Write
 
 const LIMIT: usize = 20 * PAGE_SIZE;
 
-/// A store of at most 20 pool pages, each with one or two pages in it, and its device.
+/// A store of at most 20 pool pages, with one or two pages in each, and its device.
 fn limited(device: Arc<dyn SwapDevice>) -> Rig {
     rig_with(|builder| builder.compressor("null").max_pool_bytes(LIMIT).swap_device(device))
 }
@@ -52,19 +52,19 @@ fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     assert_eq!(shrinker.report().written, 8);
     let shown = format!("{shrinker:?}");
     assert!(shown.contains("written: 8"), "{shown}");
-    // More come; they find room.
+    // More pages come and find room.
     let end = if cfg!(miri) { 22 } else { 60 };
     for entry in 18..end {
         store.store(at(entry), &marked(entry, 0)).unwrap();
         eventually("room", || pool_bytes(&store) <= LIMIT / 2);
     }
-    // A page is counted when it has left its pool.
+    // A page is counted after it has left its pool.
     eventually("all counted", || store.stats().written_back_pages >= end - 10);
     assert_eq!((store.stats().pool_limit_hit, store.stats().written_back_pages), (0, end - 10));
     (0..end).for_each(|entry| check(&store, entry, 0));
     assert!(store.stats().device_loads >= end - 10);
 
-    // The thread does not keep the store, and ends with it.
+    // The thread does not keep the store alive, and ends with it.
     drop(store);
     eventually("the store's end", || pages.pages_out() == 0);
     let steps = shrinker.report().steps;
@@ -90,7 +90,7 @@ fn a_device_that_fails_is_tried_again() {
     assert_eq!(shrinker.report().written, 8);
 }
 
-/// A device that panics when told to.
+/// A device that panics when its flag is set.
 #[derive(Debug)]
 struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -128,7 +128,7 @@ fn a_device_that_panics_does_not_end_it() {
 fn dropped_it_stops_and_without_a_limit_or_a_device_it_does_not_start() {
     let device = Arc::new(MemorySwapDevice::new(1000));
     let Rig { store, .. } = limited(device.clone());
-    // An hour until the first look at pages that come after the start.
+    // The first pause lasts an hour: pages come after the first step.
     let slow = quick().pause(Duration::from_secs(3600));
     let shrinker = store.shrink_in_background(slow).unwrap();
     eventually("the first step", || shrinker.report().steps == 1);

@@ -38,7 +38,7 @@ fn old_pages_stay_where_they_are_and_their_pool_goes_with_the_last() {
     assert_eq!(now.iter().map(|p| (p.1.as_str(), p.2)).collect::<Vec<_>>(), expected);
     (0..30).for_each(|entry| check(&store, entry, 0));
 
-    // By overwriting, taking and dropping: the first pool is empty.
+    // Overwriting, taking and dropping empty the first pool.
     let before = contexts.load(SeqCst);
     for entry in 0..4 {
         store.store(at(entry), &marked(entry, 1)).unwrap();
@@ -73,7 +73,7 @@ fn a_pair_that_still_lives_is_used_again() {
     for round in 0..5 {
         store.set_compressor("trim0").unwrap();
         assert_eq!(pools(&store)[0].1, "trim0");
-        // The other one was empty, and is made anew each time.
+        // The other one was empty, and is built again each time.
         assert_eq!(pools(&store).len(), 1);
         store.store(at(1 + round), &marked(1 + round, 0)).unwrap();
         store.set_compressor("trim1").unwrap();
@@ -116,7 +116,7 @@ fn more_pools_than_there_are_places_are_refused() {
     assert_eq!(refused, BuildError::TooManyPools { limit: 15 });
     assert_eq!((pools(&store).len(), contexts.load(SeqCst)), (15, made));
     (0..15).for_each(|n| check(&store, n, 0));
-    // One that lives can be switched to, and one that goes leaves its place.
+    // The store can switch to a living pool, and a dropped pool leaves its place free.
     store.set_compressor("trim3").unwrap();
     assert!(store.invalidate(at(8)));
     store.set_compressor("trim15").unwrap();
@@ -164,7 +164,7 @@ fn switching_under_load_loses_no_page() {
                 }
             });
         }
-        // Each thread has entries of its own, and so knows what they hold.
+        // Each thread has its own entries, so it knows what they hold.
         let workers: Vec<_> = (0..threads)
             .map(|t| {
                 let store = &store;

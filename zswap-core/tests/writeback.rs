@@ -1,4 +1,4 @@
-//! Pages written back to a device: by hand, at the limit, and while everything else goes on.
+//! Pages written back to a device: on demand, at the limit, and while everything else goes on.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ use zswap_core::{
     Zswap, ZswapBuilder, builtin,
 };
 
-/// A builder over counted pages: `null` keeps each page as it is, so a page is a page of the pool.
+/// A builder over counted pages: `null` keeps each page uncompressed, so a page is a page of the pool.
 fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let given = pages.clone();
@@ -57,7 +57,7 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     (0..5).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.shrink(8), Ok(8));
     assert_eq!((places(&store), memory.pages()), ((12, 8), 8));
-    // Those that were loaded have a second chance: they are still here. The next ones are not.
+    // Loaded pages have a second chance and are still here. The next ones are not.
     device.fail_reads(0, 99);
     (0..5).for_each(|entry| check(&store, entry, 0));
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -70,7 +70,7 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     assert_eq!(store.stats().written_back_pages, 8);
     store.set_writeback_enabled(true);
 
-    // All were loaded: the first round takes their chances, the second the pages. A pattern stays.
+    // All were loaded: the first round takes their chances, the second writes them back. A pattern stays.
     assert_eq!(store.shrink(99), Ok(12));
     assert_eq!((places(&store), store.len()), ((0, 20), 21));
     (0..20).for_each(|entry| check(&store, entry, 0));
@@ -140,7 +140,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     (0..count).for_each(|entry| check(&store, entry, 0));
     assert_eq!((places(&store).0 + memory.pages()) as u64, count);
 
-    // No device: refused at the limit, and until the store has shrunk to the threshold.
+    // Without a device: refused at the limit, and until the store has shrunk to the threshold.
     let (builder, pages) = builder();
     let store = builder.max_pool_bytes(limit).accept_threshold_percent(50).build().unwrap();
     for entry in 0..20 {
@@ -163,7 +163,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     store.invalidate(at(9));
     store.store(at(99), &marked(99, 0)).unwrap();
     (10..20).for_each(|entry| check(&store, entry, 0));
-    // Open: who may give the older page up has room for the newer one.
+    // The store is open: dropping the older page makes room for the newer one.
     let mut more = 200..;
     more.find(|entry| store.store(at(*entry), &marked(*entry, 0)).is_err()).unwrap();
     let stats = store.stats();
@@ -173,7 +173,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// Has fewer slots than it says while it is told to be full.
+/// Has fewer slots than its capacity while its flag is set.
 #[derive(Debug)]
 struct Brimful(MemorySwapDevice, AtomicBool);
 
@@ -198,7 +198,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
     let device = Arc::new(Brimful(MemorySwapDevice::new(1000), AtomicBool::new(true)));
     let store = builder().0.max_pool_bytes(limit).swap_device(device.clone()).build().unwrap();
     (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
-    // More often than a device may fail before it is left alone for a while.
+    // More often than a device may fail before the store leaves it alone for a while.
     for round in 1..=20 {
         let entry = at(9);
         let refused = StoreError::PoolLimit { entry, limit, reason: LimitReason::DeviceFull };
@@ -208,7 +208,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
         assert_eq!((stats.reject_device_full, stats.reject_device_fail), (round, 0));
     }
     assert_eq!(places(&store), (4, 0));
-    // It is tried at the next store, with no pause.
+    // The next store tries it, without a pause.
     device.1.store(false, SeqCst);
     store.store(at(9), &marked(9, 0)).unwrap();
     (0..4).chain([9]).for_each(|entry| check(&store, entry, 0));
@@ -223,7 +223,7 @@ fn an_overwrite_at_the_limit_has_the_room_of_the_older_page() {
         assert!(store.store(at(9), &marked(9, round)).is_err());
         (0..4).for_each(|entry| check(&store, entry, round));
     }
-    // Room as soon as there is any.
+    // Freed memory is used at once.
     assert!(store.invalidate(at(2)));
     store.store(at(9), &marked(9, 0)).unwrap();
     check(&store, 9, 0);
@@ -248,7 +248,7 @@ fn a_store_that_finds_no_memory_makes_room() {
     assert!(matches!(store.store(at(500), &marked(0, 0)), Err(StoreError::Pool { .. })));
 }
 
-/// What a device does in the middle of a call.
+/// What a device does during a call.
 type Hook = Box<dyn Fn(&Zswap) + Send>;
 
 /// A device that calls back into its store, or panics, while it writes or reads.
@@ -320,7 +320,7 @@ fn what_happens_to_an_entry_while_it_is_written_back_wins() {
     assert!(!store.contains(at(0)));
     assert_eq!((places(&store), device.pages().pages()), ((0, 2), 2));
 
-    // Written back by two at once: it is on the device once.
+    // Two threads write it back at once: it is on the device once.
     store.store(at(5), &marked(5, 0)).unwrap();
     set(Box::new(|store| assert_eq!(store.shrink(1), Ok(1))));
     assert_eq!(store.shrink(1), Ok(0));
@@ -333,7 +333,7 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     let (store, device) = hooked(2);
     assert_eq!(store.shrink(2), Ok(2));
     let mut back = Box::new([0; PAGE_SIZE]);
-    // The entry is overwritten and written back again, which would take the same slot.
+    // The entry is overwritten and written back again, for which it would take the same slot.
     let rewrite = |store: &Zswap| {
         store.store(at(0), &marked(0, 1)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));
@@ -373,8 +373,8 @@ fn a_device_that_panics_leaves_the_store_usable() {
     assert_eq!((places(&store), device.pages().pages()), ((0, 0), 0));
 }
 
-/// Pages are stored, read and dropped at the limit, on a device that is slow and fails now and then,
-/// while others shrink and switch.
+/// Threads store, read and drop pages at the limit, on a device that is slow and sometimes fails, while
+/// others shrink and switch.
 #[test]
 fn writeback_under_load_loses_no_page() {
     let memory = Arc::new(MemorySwapDevice::new(2000));
@@ -419,7 +419,7 @@ fn writeback_under_load_loses_no_page() {
                             0..=2 => {
                                 held[slot] = match store.store(at(entry), &marked(entry, round)) {
                                     Ok(()) => Some(round),
-                                    // Three writes in a row fail, and a pause follows.
+                                    // Three writes in a row fail, which starts a pause.
                                     Err(StoreError::PoolLimit {
                                         reason: LimitReason::DeviceFailed,
                                         ..

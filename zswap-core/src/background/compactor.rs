@@ -1,4 +1,4 @@
-//! Compaction of the pools: on demand, and on a thread that does so when it would pay.
+//! Compaction of the pools: on demand, and on a thread when it pays.
 //!
 //! *Waste* is the bytes of the pools' pages beyond those of their objects. No run frees all of it: places are
 //! rounded up to their class, each class has a last page, and objects that are read stay. So the thread notes
@@ -21,27 +21,27 @@ use crate::compaction_bound::{STEP_PAGES, most_steps};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 
-/// Parts of the policy's pause that the pace is counted in: the shortest pause is one of them.
+/// The pace counts in parts of the policy's pause: the shortest pause is one part, the usual one this many.
 const PAUSE: u32 = 16;
 /// The longest pause at rest, in the same parts.
 const LONGEST_PAUSE: u32 = 16 * PAUSE;
-/// Most looks from a run that won little to the next one without more waste.
+/// The most checks between an unproductive run and the next one without more waste.
 const MOST_PATIENCE: u32 = 64;
-/// Bytes below which more waste is no reason for a run, however small the store: 16 pages of 4096.
+/// Waste that grows by less is no reason for a run, however small the store: 16 pages of 4096 bytes.
 const LEAST_GAIN: usize = 64 << 10;
 
-/// When a background compactor runs. `Default` gives what is said at each field.
+/// When a background compactor runs. The defaults are at each field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct CompactorPolicy {
-    /// Percent of the compressed bytes up to which waste is let be, 100 at most. Default 3.
+    /// Percent of the compressed bytes up to which waste is tolerated, at most 100. Default 3.
     pub from_percent: u8,
-    /// The pause between two looks at the pools: up to 16 times as long while nothing changes in them,
-    /// down to a 16th of it while waste grows faster than that. Default 100 ms.
+    /// The pause between two checks of the pools: up to 16 times as long while nothing changes in them,
+    /// down to a 16th while waste grows faster than the checks come. Default 100 ms.
     pub pause: Duration,
-    /// Percent of one processor's time that runs take at most: the pause after a run is longer
-    /// accordingly. 0 counts as 1. Default 10: with 5 a store whose every page was replaced three times a
-    /// second had more waste than runs could win.
+    /// The most that runs take of one processor's time, in percent: the pause after a run is longer
+    /// accordingly. 0 counts as 1. Default 10: with 5, runs could not keep up with a store in which every
+    /// page was replaced three times a second.
     pub time_percent: u8,
 }
 
@@ -52,25 +52,25 @@ impl Default for CompactorPolicy {
 }
 
 impl CompactorPolicy {
-    /// This policy with another [`CompactorPolicy::from_percent`].
+    /// Sets [`CompactorPolicy::from_percent`], at most 100.
     #[must_use]
     pub fn from_percent(self, percent: u8) -> Self {
         CompactorPolicy { from_percent: percent.min(100), ..self }
     }
 
-    /// This policy with another [`CompactorPolicy::pause`].
+    /// Sets [`CompactorPolicy::pause`].
     #[must_use]
     pub fn pause(self, pause: Duration) -> Self {
         CompactorPolicy { pause, ..self }
     }
 
-    /// This policy with another [`CompactorPolicy::time_percent`].
+    /// Sets [`CompactorPolicy::time_percent`], at most 100.
     #[must_use]
     pub fn time_percent(self, percent: u8) -> Self {
         CompactorPolicy { time_percent: percent.min(100), ..self }
     }
 
-    /// The pause at a pace, after a run that took `busy`.
+    /// The pause at this pace, after a run that took `busy`.
     fn pause_after(&self, busy: Duration, pace: u32) -> Duration {
         let percent = u32::from(self.time_percent.clamp(1, 100));
         let rest = busy.saturating_mul(100 - percent) / percent;
@@ -82,15 +82,15 @@ impl CompactorPolicy {
 #[derive(Clone, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct CompactorReport {
-    /// Looks at the pools, also those that led to no run.
+    /// Checks of the pools, including those that led to no run.
     pub looks: u64,
     /// Runs of compaction.
     pub runs: u64,
-    /// Pages given back.
+    /// Pages freed by runs.
     pub pages: u64,
-    /// Processor time that the runs took; where the system does not tell it, time on the wall.
+    /// Processor time that the runs took; wall-clock time where the system does not report that.
     pub busy: Duration,
-    /// Looks and runs that ended with an error, or with a panic of the backend.
+    /// Checks and runs that ended with an error, or with a panic of the backend.
     pub failed: u64,
     /// The last error.
     pub last_error: Option<ZpoolError>,
@@ -112,18 +112,18 @@ impl Figures {
     }
 }
 
-/// What is remembered from look to look.
+/// State kept from check to check.
 #[derive(Debug)]
 struct Watch {
     from_percent: u8,
     seen: Figures,
-    /// Waste that the last run has left, less what went by itself since.
+    /// Waste that the last run left, less what has gone since.
     left: usize,
-    /// Looks since the last run.
+    /// Checks since the last run that found waste above the threshold.
     looks: u32,
-    /// Looks after which one is made in spite of `left`.
+    /// The number of such checks after which a run is due in spite of `left`.
     patience: u32,
-    /// The pause until the next look, in parts of the policy's.
+    /// The pause until the next check, in parts of the policy's.
     pace: u32,
 }
 
@@ -143,18 +143,18 @@ impl Watch {
         percent_of(figures.compressed, self.from_percent)
     }
 
-    /// More waste that is a reason for a run.
+    /// The growth of waste that is a reason for a run.
     fn gain(&self, figures: Figures) -> usize {
         (self.threshold(figures) / 4).max(LEAST_GAIN)
     }
 
-    /// Whether to run, the pools being so.
+    /// Whether a run is due with these figures. Updates the pace.
     fn is_due(&mut self, now: Figures) -> bool {
         self.left = self.left.min(now.waste());
         let (threshold, gain) = (self.threshold(now), self.gain(now));
         let above = now.waste().saturating_sub(threshold);
         let grown = above > 0 && now.waste() - self.left >= gain;
-        // What is above both by as much again came faster than the looks.
+        // Above the threshold by a whole gain, too: waste grew faster than the checks came.
         let late = above.min(now.waste() - self.left) >= gain;
         self.pace = match (now == self.seen, grown && late) {
             (true, _) => (2 * self.pace).min(LONGEST_PAUSE),
@@ -167,7 +167,7 @@ impl Watch {
         grown || above > 0 && self.looks >= self.patience
     }
 
-    /// A run gave so many bytes back and left the pools so.
+    /// Notes the bytes that a run freed, and the figures that it left.
     fn ran(&mut self, won: usize, after: Figures) {
         self.patience =
             if won < self.gain(after) / 2 { (2 * self.patience).min(MOST_PATIENCE) } else { 1 };
@@ -177,28 +177,46 @@ impl Watch {
     }
 }
 
-/// What runs came to.
+/// The result of a run over the pools.
 #[derive(Debug, Default)]
 struct Run {
     pages: usize,
-    /// Those pages' bytes.
+    /// The same in bytes.
     won: usize,
     error: Option<ZpoolError>,
 }
 
 impl Zswap {
-    /// Compacts every living pool whose backend can: objects are moved together, and the pages won go
-    /// back to the system, warm ones with them. Returns how many pages were won, warm ones left out; 0
-    /// where no backend can. Pages stay readable and writable throughout.
+    /// Compacts every living pool whose backend can: moves objects together, and returns the pages that
+    /// this frees to the system, along with the warm ones. Returns how many pages it freed, not counting
+    /// warm ones; 0 if no backend can compact. Pages stay readable and writable throughout.
     ///
-    /// Blocks while it works: microseconds for a store in which nothing can be won, otherwise for as
-    /// long as moving the objects takes. It works in small steps, between which others allocate and
-    /// free; objects that are being read stay where they are. Several calls at a time do no harm. It
-    /// ends whatever others do meanwhile, and whatever a backend answers: each pool is left after a number
-    /// of steps that its objects and pages at the begin bound.
+    /// ```
+    /// # if cfg!(not(all(feature = "zsmalloc", feature = "lz4"))) { return Ok(()); }
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().zpool("zsmalloc").compressor("lz4").build()?;
+    /// let page = core::array::from_fn(|i| (i % 251) as u8);
+    /// for offset in 0..1000 {
+    ///     store.store(SwapEntry::new(0, offset)?, &page)?;
+    /// }
+    /// for offset in (0..1000).filter(|offset| offset % 10 != 0) {
+    ///     store.invalidate(SwapEntry::new(0, offset)?);
+    /// }
+    /// assert!(store.compact()? > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// The first error of a backend, after all other pools were compacted nevertheless.
+    /// The first error of a backend; the other pools are compacted nevertheless. [`ZpoolError::Forked`] in
+    /// a child after `fork`.
+    ///
+    /// # Blocking
+    /// Until it is done: microseconds for a store in which nothing can be freed, otherwise as long as
+    /// moving the objects takes. It works in small steps, between which other threads allocate and free;
+    /// objects that are being read stay in place. Concurrent calls are harmless. It ends whatever other
+    /// threads and backends do: it leaves each pool after a number of steps bounded by the pool's objects
+    /// and pages at the start.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         if !self.is_here() {
             return Err(ZpoolError::Forked { backend: "the store" });
@@ -211,7 +229,7 @@ impl Zswap {
         self.pools.all().filter(|pool| pool.can_compact())
     }
 
-    /// Compacts each pool to its end, in steps between which `stop` is asked; no further than `most_steps`.
+    /// Compacts each pool to its end, in at most `most_steps` steps, between which it checks `stop`.
     fn compact_pools(&self, stop: &dyn Fn() -> bool) -> Run {
         let mut run = Run::default();
         for pool in self.compactable() {
@@ -248,13 +266,23 @@ impl Zswap {
         })
     }
 
-    /// Starts a thread that compacts the pools when they hold more than a few percent beyond the
-    /// compressed bytes and a run would win some of it: see [`CompactorPolicy`]. While the backend cannot
-    /// be compacted it does nothing. Errors and panics of a backend are told by the report, and it is
-    /// tried again later.
+    /// Starts a thread that compacts the pools when they hold more than a few percent beyond the compressed
+    /// bytes and a run would free some of it: see [`CompactorPolicy`]. It does nothing while no backend can
+    /// be compacted. Its report shows errors and panics of a backend; the thread tries again later.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::{CompactorPolicy, Zswap};
+    ///
+    /// let store = Arc::new(Zswap::builder().build()?);
+    /// let compactor = store.compact_in_background(CompactorPolicy::default().time_percent(5))?;
+    /// assert_eq!(compactor.stop().runs, 0, "an empty store has no waste");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// The system gives no thread; [`ZpoolError::Forked`] inside, in a child after `fork`.
+    /// The system's error if it cannot start a thread; in a child after `fork` an error that holds
+    /// [`ZpoolError::Forked`].
     pub fn compact_in_background(
         self: &Arc<Self>,
         policy: CompactorPolicy,
@@ -288,7 +316,7 @@ struct Step {
 }
 
 impl Step {
-    /// A look at the pools, and a run if one is due.
+    /// Checks the pools, and compacts them if a run is due.
     fn take(store: &Zswap, watch: &mut Watch, stop: &Stop<'_>) -> Self {
         let now = match store.figures() {
             Ok(now) => now,
@@ -323,7 +351,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// Pools of 100 MiB of compressed bytes, and so many KiB of waste.
+    /// Pools of 100 MiB of compressed bytes and `kib` KiB of waste.
     fn with_waste(kib: usize) -> Figures {
         Figures { pool: 100 * MIB + (kib << 10), compressed: 100 * MIB }
     }
@@ -333,7 +361,7 @@ mod tests {
         let mut watch = Watch::new(4);
         assert!(!watch.is_due(with_waste(4096)));
         assert!(watch.is_due(with_waste(4097)));
-        // The run wins something, 4000 KiB stay.
+        // The run frees something; 4000 KiB stay.
         watch.ran(2 * MIB, with_waste(4000));
         assert!(!watch.is_due(with_waste(4096)));
         assert!(!Watch { patience: 99, ..watch }.is_due(with_waste(5023)));
@@ -403,7 +431,7 @@ mod tests {
             [(1, 8), (1, 4), (1, 2), (1, 1), (1, 1)]
         );
         assert_eq!([3600, 3700, 5000].map(&mut look), [(false, 2), (false, 4), (true, 4)]);
-        // A run that leaves it as it is.
+        // A run that frees nothing.
         watch.ran(0, with_waste(9000));
         assert!(!watch.is_due(with_waste(9001)));
         assert_eq!(watch.pace, 8);

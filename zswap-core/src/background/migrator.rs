@@ -1,4 +1,4 @@
-//! Migration of a store's pools on a thread of its own.
+//! Migration of a store's pools in the background.
 
 use core::time::Duration;
 use std::sync::{Arc, Weak};
@@ -15,9 +15,9 @@ use zpool_base::contained::contain;
 pub struct MigrationReport {
     /// Pages moved.
     pub moved: u64,
-    /// Pages left in other pools when that was counted last.
+    /// Pages left in other pools at the last count.
     pub left: usize,
-    /// Pages that could not be moved when it was their turn, each as often as that was so.
+    /// Failed attempts to move a page.
     pub failed: u64,
     /// The last error.
     pub last_error: Option<MigrateError>,
@@ -28,7 +28,7 @@ pub struct MigrationReport {
 /// Pauses after failures double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The pause after a step: longer than the last one if it came to nothing but a failure.
+/// The pause after a step: longer than the last one if it failed and moved nothing.
 fn next_pause(usual: Duration, last: Duration, moved: usize, failed: bool) -> Duration {
     if failed && moved == 0 {
         last.max(Duration::from_millis(1)).saturating_mul(2).min(LONGEST_PAUSE).max(usual)
@@ -68,13 +68,30 @@ impl BackgroundMigration {
 }
 
 impl Zswap {
-    /// [`Zswap::migrate_pools`] on a thread of its own, `chunk` pages at a time with `pause` between,
-    /// until all pages are in the current pool, the store is gone, or the result is dropped. The thread keeps
-    /// the store only while it moves a chunk. A page that cannot be moved is passed by and tried again when its
-    /// turn comes, with longer pauses, up to a second, while nothing else moves.
+    /// Runs [`Zswap::migrate_pools`] on a thread, `chunk` pages at a time with `pause` between, until all
+    /// pages are in the current pool, the store is gone, or the result is dropped. The thread keeps the
+    /// store alive only while it moves a chunk. It skips a page that cannot be moved and tries it again
+    /// when its turn comes; while nothing else moves its pauses grow, up to a second.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use std::sync::Arc;
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Arc::new(Zswap::builder().build()?);
+    /// store.store(SwapEntry::new(0, 1)?, &core::array::from_fn(|i| (i % 251) as u8))?;
+    /// store.set_compressor("null")?;
+    /// let migration = store.migrate_pools_in_background(64, Duration::from_millis(1))?;
+    /// while !migration.report().ended {
+    ///     std::thread::sleep(Duration::from_millis(1));
+    /// }
+    /// assert_eq!(store.stats().pools.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// The system gives no thread; [`MigrateError::Forked`] inside, in a child after `fork`.
+    /// The system's error if it cannot start a thread; in a child after `fork` an error that holds
+    /// [`MigrateError::Forked`].
     pub fn migrate_pools_in_background(
         self: &Arc<Self>,
         chunk: usize,

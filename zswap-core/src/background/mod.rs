@@ -1,9 +1,8 @@
-//! A thread that works on a store, step by step, until it is done, told to stop, or the store is gone.
+//! A thread that works on a store, step by step, until it is done, stopped, or the store is gone.
 //!
-//! It keeps the store only while a step runs. A step asks [`Stop`] between pages, so dropping the
-//! [`Background`] waits for a page and not for a step. Whatever a step calls of the user's may panic: the
-//! thread goes on, and its report says so. In a child after `fork` there is no such thread: a drop does
-//! nothing.
+//! It keeps the store alive only during a step. A step checks [`Stop`] between pages, so dropping the
+//! [`Background`] waits for one page and not for a step. If user code that a step calls panics, the thread
+//! goes on and its report shows that. A child after `fork` has no such thread: a drop does nothing there.
 
 pub(crate) mod compactor;
 pub(crate) mod migrator;
@@ -29,16 +28,16 @@ pub(crate) enum Next {
     End,
 }
 
-/// What a thread and its owner share; `S` is what the owner may ask for.
+/// What a thread and its owner share; `S` is the report.
 #[derive(Debug, Default)]
 struct Shared<S> {
     state: Mutex<State<S>>,
     woken: Condvar,
-    /// `State::stop`, readable in the middle of a step.
+    /// A copy of `State::stop` that a step reads without the lock.
     stop: AtomicBool,
 }
 
-/// Whether the thread is to stop.
+/// The request to stop.
 #[derive(Debug)]
 pub(crate) struct Stop<'a>(&'a AtomicBool);
 
@@ -63,8 +62,8 @@ impl<S> Shared<S> {
 
 /// A thread that works on a store: it shrinks, compacts or migrates it. `R` is what it reports.
 ///
-/// Dropping it stops the thread after the page that it is at, or the 256 objects that it moves, and waits for
-/// that. It does not keep the store, and ends when that is gone. `Send` and `Sync`.
+/// Dropping it stops the thread, and waits until that has finished the page or the 256 objects that it is
+/// moving. The thread does not keep the store alive, and ends when that is gone. `Send` and `Sync`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -87,8 +86,8 @@ struct Owner<S> {
 }
 
 impl<S: Clone + Default + Send + 'static> Background<S> {
-    /// Starts it. A step gets the store, none once that is gone, and says what is to be done to the
-    /// report.
+    /// Starts the thread. `step` gets the store, or `None` once that is gone, and returns an update of the
+    /// report and what comes next.
     pub(crate) fn start<R: FnOnce(&mut S)>(
         name: &str,
         store: Weak<Zswap>,
@@ -102,8 +101,8 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
                 let held = store.upgrade();
                 let (report, next) = step(held.as_deref(), &Stop(&theirs.stop));
                 if !maker.is_here() {
-                    // What the step called has forked, and this is the child, in which nothing is to be
-                    // done or dropped.
+                    // The step has forked and this is the child, which must neither go on nor drop
+                    // anything.
                     core::mem::forget((held, report));
                     return;
                 }
@@ -124,12 +123,12 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
         Ok(Background(Leaked::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// What it has done so far; in a child after `fork` nothing.
+    /// What the thread has done so far; in a child after `fork`, nothing.
     pub fn report(&self) -> S {
         if self.0.is_here() { self.0.shared.lock().report.clone() } else { S::default() }
     }
 
-    /// Stops the thread as a drop does; what it has done in all.
+    /// Stops the thread as a drop does, and returns its last report.
     pub fn stop(mut self) -> S {
         if self.0.is_here() {
             self.0.end();
@@ -151,7 +150,7 @@ impl<S> Owner<S> {
         self.shared.lock().stop = true;
         self.shared.woken.notify_all();
         if let Some(thread) = self.thread.take() {
-            // The last share of the store may be the thread's own, and this its drop.
+            // The thread itself may drop the last reference to the store, and this with it.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }

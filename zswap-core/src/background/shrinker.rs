@@ -1,9 +1,9 @@
-//! A thread that writes pages back before the limit is reached, as hard as the pools are full.
+//! A thread that writes pages back before the limit is reached, harder the fuller the pools are.
 //!
-//! *Pressure* says where the pools' bytes stand between the threshold and the limit, from 0 to 1. Each step
-//! writes back that share of the policy's most pages, and never more pages than bring the pools below the
-//! threshold. The step subtracts pages that were loaded from the device since the last one, since what comes
-//! back soon should not have gone; but it keeps at least one page under pressure, and at the limit it
+//! *Pressure* is where the pools' bytes stand between the threshold and the limit, from 0 to 1. Each step
+//! writes back that share of the policy's `most_pages`, but no more than the excess over the threshold in
+//! whole pages. The step subtracts pages that were loaded from the device since the last one, since they
+//! were written back too early; but it keeps at least one page under pressure, and at the limit it
 //! subtracts nothing. After a step that failed or had nothing to do the pause is longer.
 
 use core::time::Duration;
@@ -17,16 +17,16 @@ use crate::moves::writeback::{Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
 use zpool_base::contained::{Panicked, contain};
 
-/// The longest pause, in the pauses between steps under pressure.
+/// The longest pause, as a multiple of the pause between steps under pressure.
 const LONGEST_PAUSE: u32 = 16;
 
-/// How a background shrinker works. `Default` gives what is said at each field.
+/// How a background shrinker works. The defaults are at each field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ShrinkerPolicy {
-    /// Percent of `max_pool_bytes` from which on pages are written back. Default 80.
+    /// Percent of the limit on the pools above which pages are written back. Default 80.
     pub from_percent: u8,
-    /// Pages that a step writes back at most, at the limit. Default 256, 1 MiB.
+    /// The most pages that a step writes back, which it does at the limit. Default 256, 1 MiB.
     pub most_pages: usize,
     /// The pause between two steps under pressure; up to 16 times as long without. Default 10 ms.
     pub pause: Duration,
@@ -39,19 +39,19 @@ impl Default for ShrinkerPolicy {
 }
 
 impl ShrinkerPolicy {
-    /// This policy with another [`ShrinkerPolicy::from_percent`].
+    /// Sets [`ShrinkerPolicy::from_percent`], at most 100.
     #[must_use]
     pub fn from_percent(self, percent: u8) -> Self {
         ShrinkerPolicy { from_percent: percent.min(100), ..self }
     }
 
-    /// This policy with another [`ShrinkerPolicy::most_pages`].
+    /// Sets [`ShrinkerPolicy::most_pages`].
     #[must_use]
     pub fn most_pages(self, pages: usize) -> Self {
         ShrinkerPolicy { most_pages: pages, ..self }
     }
 
-    /// This policy with another [`ShrinkerPolicy::pause`].
+    /// Sets [`ShrinkerPolicy::pause`].
     #[must_use]
     pub fn pause(self, pause: Duration) -> Self {
         ShrinkerPolicy { pause, ..self }
@@ -61,12 +61,12 @@ impl ShrinkerPolicy {
     /// the device since the last step.
     fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
         let from = percent_of(max, self.from_percent);
-        // A page that goes gives no more than its size back, so these go at least.
+        // Writing a page back frees at most its size, so at least this many have to go.
         let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
         if bytes >= max || needed == 0 {
             return needed;
         }
-        // Below the limit, so there is something between it and the threshold.
+        // Below the limit, so `span` is not 0.
         let (above, span) = ((bytes - from) as u128, (max - from) as u128);
         let most = usize::try_from((self.most_pages as u128 * above).div_ceil(span));
         let came_back = usize::try_from(came_back).unwrap_or(usize::MAX);
@@ -74,8 +74,8 @@ impl ShrinkerPolicy {
     }
 }
 
-/// The pause after a step, in pauses between steps under pressure: one after a step that wrote
-/// pages back and did not fail, else twice as long as the last, up to the longest.
+/// The next pause, as a multiple of the pause between steps under pressure: 1 after a step that wrote pages
+/// back and did not fail, else twice the last, up to the longest.
 fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
     if written > 0 && !failed { 1 } else { (2 * last).min(LONGEST_PAUSE) }
 }
@@ -84,12 +84,12 @@ fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
 #[derive(Clone, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct ShrinkerReport {
-    /// Steps, also those that had nothing to do.
+    /// Steps, including those that had nothing to do.
     pub steps: u64,
     /// Pages written back.
     pub written: u64,
-    /// Steps that ended with an error, or with a panic of the device, codec or backend, or that passed a
-    /// page by which could not be read.
+    /// Steps that ended with an error or with a panic of the device, codec or backend, or that skipped a
+    /// page that could not be read.
     pub failed: u64,
     /// The last error.
     pub last_error: Option<WritebackError>,
@@ -99,17 +99,32 @@ pub struct ShrinkerReport {
 pub type BackgroundShrinker = Background<ShrinkerReport>;
 
 impl Zswap {
-    /// Starts a thread that writes pages back before the pools are full, as hard as they are full: see
-    /// [`ShrinkerPolicy`]. What a store does at the limit stays as it is; with a shrinker it has to less
-    /// often.
+    /// Starts a thread that writes pages back before the pools are full, harder the fuller they are: see
+    /// [`ShrinkerPolicy`]. A store at the limit still makes room itself, but has to less often.
     ///
-    /// While writeback is switched off the thread does nothing. Errors of the device, and panics, are in
-    /// the report; it tries again later.
+    /// The thread does nothing while writeback is switched off. Its report shows errors of the device and
+    /// panics; the thread tries again later.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::device::MemorySwapDevice;
+    /// use zswap_core::{ShrinkerPolicy, Zswap};
+    ///
+    /// let store = Zswap::builder()
+    ///     .max_pool_bytes(64 << 20)
+    ///     .swap_device(Arc::new(MemorySwapDevice::new(1 << 16)))
+    ///     .build()?;
+    /// let store = Arc::new(store);
+    /// let shrinker = store.shrink_in_background(ShrinkerPolicy::default().from_percent(90))?;
+    /// assert_eq!(shrinker.stop().written, 0, "the pools are empty");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`WritebackError::NoLimit`] without a limit, [`WritebackError::NoDevice`] without a device,
-    /// [`WritebackError::Thresholds`] for a policy that begins above the accept threshold,
-    /// [`WritebackError::Thread`] if the system gives no thread, [`WritebackError::Forked`].
+    /// [`WritebackError::Thresholds`] if the policy starts above the accept threshold,
+    /// [`WritebackError::Thread`] if the system cannot start a thread, [`WritebackError::Forked`] in a
+    /// child after `fork`.
     pub fn shrink_in_background(
         self: &Arc<Self>,
         policy: ShrinkerPolicy,
@@ -140,7 +155,7 @@ impl Zswap {
                         ..WrittenBack::default()
                     });
                     idle = next_pause(idle, done.pages, done.error.is_some());
-                    // Pages that cannot be read are no reason to write others back more slowly.
+                    // Pages that cannot be read are no reason to pause longer.
                     done.error = done.error.or(done.passed_by.take());
                     Next::After(policy.pause.saturating_mul(idle))
                 }
@@ -169,7 +184,7 @@ impl Zswap {
         let (bytes, max) = (self.limits.budget().used(), self.limits.pool_limit());
         let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
         *loaded = loads;
-        // Off for now is no error.
+        // Switched off for now is no error.
         if effort == 0 || !self.writeback.get() {
             return WrittenBack::default();
         }

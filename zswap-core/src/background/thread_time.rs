@@ -1,7 +1,7 @@
 //! How long this thread has been running.
 //!
-//! On Linux its processor time, so that a thread that waits for a processor on a busy machine is not
-//! taken to have worked meanwhile; elsewhere, and under Miri, the time on the wall.
+//! On Linux this is processor time, which excludes waiting for a processor on a busy machine; elsewhere,
+//! and under Miri, it is wall-clock time.
 
 use core::time::Duration;
 

@@ -1,13 +1,13 @@
 //! The lock of an entry: the lock bit of its word, with its rank and the entry's checksum.
 //!
 //! # Rules
-//! * Held for a few dozen instructions: to look at or replace the word and to pin its object.
+//! * Held for a few dozen instructions: to read or replace the word and to pin its object.
 //!   Never during compression, decompression, device I/O or user code other than the backend's
 //!   `obj_read_begin`. Nothing blocks under it.
-//! * Order: entry lock, then the backend's locks. Nobody waits for an AcompCtx under it.
+//! * Order: entry lock, then the backend's locks. No thread waits for an `AcompCtx` under it.
 //! * A thread holds at most one.
 //!
-//! How a word is locked and waited for is zpage's `word_lock.rs`.
+//! How a word is locked and waited for: `word_lock.rs` of zpage.
 
 use zpage::word_lock::{Waiters, WordGuard, lock_word_if};
 use zpool_base::lockdep::{self, Rank};
@@ -33,18 +33,18 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Option<Entr
 }
 
 impl<'a> EntryGuard<'a> {
-    /// The same entry, with the place of its checksum.
+    /// This guard with the place of the entry's checksum.
     pub(crate) fn with_sum(self, sum: Option<&'a AtomicU32>) -> Self {
         EntryGuard { sum, ..self }
     }
 
-    /// The checksum of the entry's page, if the store keeps them.
+    /// The checksum of the entry's page, if the store keeps checksums.
     pub(crate) fn sum(&self) -> Option<u32> {
         // Relaxed: read and written by the lock's holder only.
         self.sum.map(|sum| sum.load(Ordering::Relaxed))
     }
 
-    /// Notes the checksum of the entry's page, if the store keeps them.
+    /// Notes the checksum of the entry's page, if the store keeps checksums.
     pub(crate) fn set_sum(&mut self, value: Option<u32>) {
         if let (Some(sum), Some(value)) = (self.sum, value) {
             // Relaxed: as in `sum`.
@@ -57,7 +57,7 @@ impl<'a> EntryGuard<'a> {
         Word::from_raw(self.guard.word())
     }
 
-    /// Puts another word in place; gives what was there.
+    /// Replaces the word; returns the old one.
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         Word::from_raw(self.guard.replace(word.raw()))
     }

@@ -6,13 +6,13 @@ pub(crate) mod word;
 
 use core::fmt;
 
-/// Bits of a swap entry's offset.
+/// The number of bits of a swap entry's offset.
 pub const OFFSET_BITS: u32 = 56;
 
 /// A swap entry: an area (`swap_type`, 256 of them) and an offset in pages (below 2^56) in it.
 ///
-/// As in the kernel, the caller chooses both; the store only keeps pages under them. Dense offsets
-/// cost least memory. `Copy`, ordered by area and then by offset.
+/// As in the kernel, the caller chooses both; the store only keeps pages under them. Dense offsets take the
+/// least memory. `Copy`, ordered by area and then by offset.
 ///
 /// ```
 /// use zswap_core::SwapEntry;
@@ -24,16 +24,19 @@ pub const OFFSET_BITS: u32 = 56;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SwapEntry(u64);
 
-/// An offset that no swap entry has.
+/// The offset does not fit in a swap entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("offset {offset} is out of range: swap entries have offsets below 2^56")]
 pub struct EntryError {
-    /// The offset asked for, in pages.
+    /// The rejected offset, in pages.
     pub offset: u64,
 }
 
 impl SwapEntry {
-    /// The entry at `offset` pages of area `swap_type`. [`EntryError`] from 2^56 on.
+    /// The entry at `offset` pages of area `swap_type`.
+    ///
+    /// # Errors
+    /// [`EntryError`] if `offset` is 2^56 or more.
     pub const fn new(swap_type: u8, offset: u64) -> Result<Self, EntryError> {
         if offset >> OFFSET_BITS != 0 {
             return Err(EntryError { offset });
@@ -51,7 +54,7 @@ impl SwapEntry {
         self.0 & ((1 << OFFSET_BITS) - 1)
     }
 
-    /// Area and offset as the index's key.
+    /// Area and offset, as the index's key.
     pub(crate) const fn key(self) -> u64 {
         self.0
     }

@@ -1,4 +1,4 @@
-//! The entry word: all that the store keeps of an entry, in 8 bytes.
+//! The entry word: the 8 bytes that the store keeps for an entry.
 //!
 //! ```text
 //!  63   62      61      60     59         58    57  56 55    52 51            0
@@ -9,14 +9,15 @@
 //!
 //! | kind | payload |
 //! |---|---|
-//! | Empty | 0 |
-//! | Stored | the backend's 52 bits of the handle; its tag is the pool's |
-//! | SameFilled | the pattern, packed by `same_filled.rs` |
-//! | OnDevice | the number of a slot of the device |
+//! | `Empty` | 0 |
+//! | `Stored` | the backend's 52 bits of the handle; its tag is the pool's |
+//! | `SameFilled` | the pattern, packed by zpage's `same_filled.rs` |
+//! | `OnDevice` | the number of a slot of the device |
 //!
-//! `raw` marks a stored page that is kept as it is, since it does not get smaller. `tried` marks one that a denser compressor did not make
-//! smaller. `live` is in every word of a node that is part of the index (`index/`). Without it the word
-//! is DEAD, and 0: that is what memory is that went back to the system. The lock's rules are in `lock.rs`.
+//! `raw` marks a stored page that is kept uncompressed, since it does not get smaller. `tried` marks one
+//! that a denser compressor did not make smaller. `live` is set in every word of a node that is part of the
+//! index (`index/`). Without it the word is DEAD, which is 0: so memory that was returned to the system
+//! reads as DEAD words. `lock.rs` has the rules of the lock.
 
 use zpage::word_lock::{LOCKED, WAITERS};
 use zpool_api::BackendBits;
@@ -28,27 +29,27 @@ const KIND_SHIFT: u32 = 56;
 const RAW: u64 = 1 << 58;
 const REFERENCED: u64 = 1 << 59;
 const TRIED: u64 = 1 << 60;
-/// The bit of a word that may be locked.
+/// Set in a word that may be locked.
 pub(crate) const LIVE: u64 = 1 << 63;
 
-/// A pool's number inside its store: 4 bits, of which 15 values are given out.
+/// A pool's number inside its store: 4 bits, of which 15 values are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PoolId(u8);
 
 impl PoolId {
-    /// Pools that may live at once.
+    /// Pools that may be alive at once.
     pub(crate) const LIMIT: usize = 15;
 
-    /// The pool in a place, of which there are [`Self::LIMIT`].
+    /// The pool in place `place`, below [`Self::LIMIT`].
     pub(crate) const fn from_index(place: usize) -> Self {
         assert!(place < Self::LIMIT, "a pool's place beyond the 15 that there are");
         PoolId(place as u8)
     }
 
-    /// Its place.
+    /// The pool's place.
     ///
     /// # Panics
-    /// For the sixteenth value of 4 bits, which no word of an entry holds.
+    /// For the sixteenth value of 4 bits, which no entry's word holds.
     pub(crate) const fn index(self) -> usize {
         assert!(
             (self.0 as usize) < Self::LIMIT,
@@ -62,7 +63,7 @@ impl PoolId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
     Empty,
-    /// An object of a pool; `raw` if it is the page as it was.
+    /// An object of a pool; `raw` if it is the uncompressed page.
     Stored {
         pool: PoolId,
         bits: BackendBits,
@@ -74,7 +75,7 @@ pub(crate) enum Content {
     OnDevice(u32),
 }
 
-/// A value of the entry word.
+/// A value of an entry word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
@@ -82,7 +83,7 @@ impl Word {
     pub(crate) const EMPTY: Word = Word(LIVE);
     pub(crate) const DEAD: Word = Word(0);
 
-    /// An unlocked, unreferenced word. A payload of more than 52 bits loses the rest.
+    /// An unlocked, unreferenced word. A payload of more than 52 bits is truncated.
     pub(crate) const fn new(content: Content) -> Self {
         match content {
             Content::Empty => Word::EMPTY,
@@ -122,7 +123,7 @@ impl Word {
         matches!(self.content(), Content::Empty)
     }
 
-    /// Whether it stands for an object of a pool.
+    /// Whether the word names an object of a pool.
     pub(crate) const fn is_stored(self) -> bool {
         matches!(self.content(), Content::Stored { .. })
     }
@@ -153,7 +154,7 @@ impl Word {
         Word(self.0 & !(LOCKED | WAITERS))
     }
 
-    /// Loaded since it was stored: the second chance of the LRU.
+    /// Loaded since it was stored: gets a second chance from the clock.
     pub(crate) const fn referenced(self) -> Self {
         Word(self.0 | REFERENCED)
     }
@@ -163,7 +164,7 @@ impl Word {
         Word(self.0 & !REFERENCED)
     }
 
-    /// Not to be tried again by a denser compressor.
+    /// A denser compressor did not make the page smaller.
     pub(crate) const fn tried(self) -> Self {
         Word(self.0 | TRIED)
     }
@@ -172,7 +173,7 @@ impl Word {
         self.0 & TRIED != 0
     }
 
-    /// The same page, kept otherwise: as much referenced, untried.
+    /// The same page at another place: keeps the referenced bit, drops `tried`.
     pub(crate) const fn moved_to(self, content: Content) -> Self {
         Word(Word::new(content).0 | self.0 & REFERENCED)
     }

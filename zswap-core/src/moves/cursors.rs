@@ -1,8 +1,8 @@
-//! Where each kind of walk over the entries goes on.
+//! Where the next walk of each kind starts.
 
 use crate::sync::atomic::AtomicU64;
 
-/// The hands of the clocks, each the key that its next walk begins with.
+/// The clock hands: each is the key at which its next walk starts.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
     pub(crate) migrate: AtomicU64,

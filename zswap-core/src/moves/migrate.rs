@@ -1,10 +1,10 @@
-//! Migration: pages of pools that are not current any more move into the current one.
+//! Migration: pages of pools that are no longer current move into the current one.
 //!
-//! A page is read as a load reads it, compressed anew and put into the other pool with nothing locked;
-//! then [`crate::moves::relocate`] puts the new copy in place of the old one. So the entry can be read
-//! throughout, an overwrite meanwhile is kept, and a failure leaves the page where it was.
+//! A page is read as a load reads it, compressed again and put into the other pool with nothing locked;
+//! then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
+//! throughout, an overwrite meanwhile is kept, and a failure leaves the page in place.
 //!
-//! Pages that were recompressed stay where they are until their pool has been the current one.
+//! Recompressed pages stay in their pool unless that has been current since they came.
 
 use crate::error::MigrateError;
 use crate::moves::relocate::{Relocated, Wanted};
@@ -18,30 +18,45 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct PoolMigration {
-    /// Pages that are in the current pool now.
+    /// Pages moved into the current pool.
     pub moved: usize,
-    /// Pages that are in other pools, recompressed ones not counted.
+    /// Pages still in other pools, not counting recompressed ones.
     pub left: usize,
 }
 
 impl Zswap {
-    /// Moves up to `budget` pages out of pools that are not current any more into the current one,
-    /// which lets the old pools go. Goes on where the last call ended, and goes around once at most.
-    /// Pages that [`Zswap::recompress`] has moved stay where they are.
+    /// Moves up to `budget` pages into the current pool, out of pools that are no longer current. A pool
+    /// whose last page leaves is dropped. Continues where the last call ended, and goes around at most
+    /// once. Pages that [`Zswap::recompress`] has moved stay where they are.
+    ///
+    /// ```
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().build()?;
+    /// let page = core::array::from_fn(|i| (i % 251) as u8);
+    /// store.store(SwapEntry::new(0, 1)?, &page)?;
+    /// store.set_compressor("null")?;
+    /// let migration = store.migrate_pools(1000)?;
+    /// assert_eq!(migration.left, 0);
+    /// assert_eq!(store.stats().pools.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`MigrateError`]; the page that it was about stays where it was.
+    /// [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the current pool refuses
+    /// it, [`MigrateError::Forked`] in a child after `fork`. That page stays in place; pages moved before
+    /// stay moved.
     ///
     /// # Blocking
-    /// As a store does; nothing is locked but the entry at hand, for a moment.
+    /// As a store does. Only the entry of the page being moved is locked, for a moment.
     pub fn migrate_pools(&self, budget: usize) -> Result<PoolMigration, MigrateError> {
         let mut done = PoolMigration::default();
         self.migrate_some(budget, &mut done, &|| false)?;
         Ok(done)
     }
 
-    /// As [`Zswap::migrate_pools`]; stops after the page at hand when `stop` says so. What was done counts,
-    /// also before an error.
+    /// As [`Zswap::migrate_pools`], but stops after the current page when `stop` returns true. `done`
+    /// counts the pages moved before an error, too.
     pub(crate) fn migrate_some(
         &self,
         budget: usize,
@@ -67,8 +82,8 @@ impl Zswap {
         moved
     }
 
-    /// Moves one page into the current pool; whether it was moved. Not inlined: its buffers are pages, and
-    /// the caller's frame has some of its own.
+    /// Moves one page into the current pool; returns whether it moved. Not inlined: its buffers are whole
+    /// pages, and so are the caller's.
     #[inline(never)]
     fn migrate(
         &self,
@@ -80,7 +95,7 @@ impl Zswap {
             entry,
             page,
             |_word, pool| {
-                // Relaxed: a note that decides which pages are migrated.
+                // Relaxed: a flag that only decides which pages are migrated.
                 let stays = pool.id() == target.id() || pool.recompressed.load(Ordering::Relaxed);
                 if stays { Wanted::No } else { Wanted::Yes }
             },

@@ -1,4 +1,4 @@
-//! Who moves pages: from pool to pool, and from a pool to the device.
+//! The movers of pages: from pool to pool, and from a pool to the device.
 
 pub(crate) mod cursors;
 pub(crate) mod migrate;

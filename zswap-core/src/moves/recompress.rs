@@ -1,7 +1,7 @@
 //! Recompression: pages move into a pool with a denser compressor, if they take less memory there.
 //!
-//! A page moves as in migration ([`crate::moves::migrate`]). A compressor that was tried on a page in vain
-//! is noted ([`crate::moves::tried`]) and not tried on it again.
+//! A page moves as in migration ([`crate::moves::migrate`]). A compressor that did not make a page smaller
+//! is noted ([`crate::moves::tried`]) and not tried on that page again.
 
 use crate::entry::word::PoolId;
 use crate::error::{BuildError, MigrateError};
@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 use crate::sync::atomic::Ordering;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// Which pages [`Zswap::recompress`] compresses anew, how many of them, and with what.
+/// Which pages [`Zswap::recompress`] compresses again, how many of them, and with which compressor.
 ///
 /// ```
 /// use zswap_core::Recompress;
@@ -34,14 +34,14 @@ impl<'a> Recompress<'a> {
         Recompress { spec, max_pages: usize::MAX, idle: false }
     }
 
-    /// Ends after this many pages were compressed. Default: when each page had its turn.
+    /// Stops after compressing this many pages. Default: after each page has had its turn.
     #[must_use]
     pub fn max_pages(mut self, pages: usize) -> Self {
         self.max_pages = pages;
         self
     }
 
-    /// Only idle pages: those that nobody loaded since the walk last passed them.
+    /// Only idle pages: those not loaded since a walk of recompression or writeback last passed them.
     #[must_use]
     pub fn idle(mut self) -> Self {
         self.idle = true;
@@ -53,24 +53,42 @@ impl<'a> Recompress<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Recompressed {
-    /// Pages that are in the denser pool now.
+    /// Pages moved into the denser pool.
     pub moved: usize,
-    /// Pages that would not have taken less memory; this compressor is not tried on them again until they
-    /// are overwritten.
+    /// Pages that would not have taken less memory. This compressor skips them until they are overwritten
+    /// or moved.
     pub not_smaller: usize,
-    /// Bytes of memory that the moved pages' objects take less, each rounded as its backend rounds it.
+    /// Bytes of memory that the moved pages' objects take less than before, each rounded as its backend
+    /// rounds it.
     pub bytes_saved: usize,
 }
 
 impl Zswap {
-    /// Compresses pages anew with another, denser compressor into a pool of the current backend.
+    /// Compresses pages again with another, denser compressor, into a pool of the current backend.
     ///
     /// A page moves only if its object then takes less memory, as the backends round it
-    /// ([`zpool_api::Zpool::footprint`]). A page on which this compressor was tried in vain is marked, and
-    /// skipped until it is overwritten. A call continues where the last one ended, and goes around once at most.
+    /// ([`zpool_api::Zpool::footprint`]). A page that this compressor did not make smaller is marked, and
+    /// skipped until it is overwritten or moved. A call continues where the last one ended, and goes around
+    /// at most once.
+    ///
+    /// ```
+    /// # if cfg!(not(feature = "zstd")) { return Ok(()); }
+    /// use zswap_core::{Recompress, SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().compressor("null").build()?;
+    /// let page = core::array::from_fn(|i| (i % 251) as u8);
+    /// store.store(SwapEntry::new(0, 1)?, &page)?;
+    /// let done = store.recompress(&Recompress::new("zstd:level=9"))?;
+    /// assert_eq!((done.moved, done.not_smaller), (1, 0));
+    /// assert!(done.bytes_saved > 2000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Zswap::set_compressor`], and as a store; the page that it was about stays where it was.
+    /// [`MigrateError::Build`] if there is no pool for the compressor yet and none can be built, for the
+    /// reasons of [`Zswap::set_compressor`]; [`MigrateError::Load`] if a page cannot be read,
+    /// [`MigrateError::Store`] if the denser pool refuses it, [`MigrateError::Forked`] in a child after
+    /// `fork`. That page stays in place; pages moved before stay moved.
     ///
     /// # Blocking
     /// As a store does.
@@ -115,9 +133,9 @@ impl Zswap {
         Ok(done)
     }
 
-    /// A copy of a page in the denser pool, if that takes less than `footprint` bytes of memory. The
-    /// limit may be exceeded by a run of pages for it, since more is freed in turn; beyond that room is made
-    /// as for a store. Not inlined, as `migrate`.
+    /// A copy of a page in the denser pool, if that takes less than `footprint` bytes of memory. It may
+    /// exceed the limit by a run of pages, since freeing the old copy gives back more; beyond that, room is
+    /// made as for a store. Not inlined, as `migrate`.
     #[inline(never)]
     fn recompressed(
         &self,
@@ -145,10 +163,10 @@ impl Zswap {
         }
     }
 
-    /// The pool of the current backend and a compressor, which need not be current.
+    /// The pool of the current backend and the compressor `text`, built if there is none.
     fn pool_for(&self, text: &str) -> Result<PoolRef<'_>, BuildError> {
         let current = self.pools.current();
-        // One that is there is found without an allocation.
+        // An existing pool is found without an allocation.
         let found = self.pools.living(|pool| pool.answers_to(&current.zpool_name, text));
         if let Some(hold) = found {
             return Ok(hold);
@@ -159,7 +177,7 @@ impl Zswap {
             return Ok(hold);
         }
         let fresh = self.recipe.pool(&current.zpool_name, text)?;
-        // Relaxed: a note that decides which pages are migrated.
+        // Relaxed: a flag that only decides which pages are migrated.
         fresh.recompressed.store(true, Ordering::Relaxed);
         self.pools.add(fresh).ok_or(BuildError::TooManyPools { limit: PoolId::LIMIT })
     }

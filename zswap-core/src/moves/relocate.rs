@@ -1,10 +1,9 @@
-//! Another copy of a page takes the place of the object that it was made from.
+//! Replaces the object of an entry by another copy of the same page.
 //!
-//! Everything that moves a page goes through here: migration, recompression, writeback. The object is
-//! pinned and its pool is referenced from the moment its entry's word is read until the word was
-//! compared. So neither the object's handle nor the pool's number in the word can come to name anything
-//! else meanwhile, and an equal word *is* the object that was read. An overwrite, an invalidate or
-//! another mover changes the word, and the copy is dropped.
+//! Every mover goes through here: migration, recompression, writeback. The object stays pinned and its pool
+//! referenced from when the entry's word is read until the word is compared again. So neither the object's
+//! handle nor the pool's number in the word can be reused meanwhile, and an equal word *is* the object that
+//! was read. An overwrite, an invalidate or another mover changes the word, and the copy is dropped.
 
 use crate::entry::word::{Content, Word};
 use crate::error::LoadError;
@@ -13,39 +12,39 @@ use crate::pool::Stored;
 use crate::pool::pools::PoolRef;
 use crate::{Page, SwapEntry, Zswap};
 
-/// Whether the page of an entry is to be moved.
+/// Whether a mover wants the page of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wanted {
     Yes,
     No,
-    /// Not yet: it was loaded, and has a second chance.
+    /// Not yet: it was loaded, and gets a second chance.
     SecondChance,
 }
 
-/// What a mover made of a page.
+/// What a mover's `copy` produced.
 #[derive(Debug)]
 pub(crate) enum NewCopy {
-    /// Another copy, which is the mover's until the entry has it.
+    /// Another copy, owned by the mover until it is in the entry.
     Of(Content),
-    /// The page stays; this compressor was tried on it in vain, which is noted.
+    /// The page stays; this compressor did not make it smaller, which is noted.
     NoneBetter(Codec),
 }
 
-/// What became of an entry.
+/// The outcome for an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Relocated {
     Moved,
     NoneBetter,
-    /// It has its second chance.
+    /// It got its second chance.
     Spared,
     /// Removed, overwritten meanwhile, or not eligible.
     PassedBy,
 }
 
 impl Zswap {
-    /// Reads the page of an entry that holds an object and is `wanted`, has `copy` make another copy of
-    /// it from the page and the memory that its object takes, and puts that in the entry if it still
-    /// holds the very object.
+    /// Moves the page of an entry that holds an object and is `wanted`: reads it, has `copy` make another
+    /// copy of it, given the page and its object's footprint in bytes, and installs that in the entry if it
+    /// still holds the same object.
     ///
     /// No lock is held while the page is read and copied.
     pub(crate) fn relocate<E: From<LoadError>>(
@@ -68,7 +67,7 @@ impl Zswap {
                 if spared {
                     locked.replace(word.unreferenced());
                 }
-                // Before the pool's reference, which may be the last one by then.
+                // Unlocked before the pool's reference, which may be the last one by then, is put.
                 drop(locked);
                 return Ok(if spared { Relocated::Spared } else { Relocated::PassedBy });
             }
@@ -79,11 +78,11 @@ impl Zswap {
             let done = match copy(page, pool.footprint(object.len())) {
                 Ok(NewCopy::Of(new)) => {
                     let replaced = self.replace_if_same(entry, word, |word| word.moved_to(new));
-                    // The comparison is made: the object may go.
+                    // The comparison is done: the object may go.
                     drop(object);
                     let left = if replaced { word.content() } else { new };
-                    // SAFETY: this thread took the older copy out of the entry, or put the newer one
-                    // nowhere.
+                    // SAFETY: this thread took the older copy out of the entry, or never installed the
+                    // newer one.
                     unsafe { self.discard(left) };
                     replaced.then_some(Relocated::Moved)
                 }
@@ -101,13 +100,13 @@ impl Zswap {
         relocated?
     }
 
-    /// The copy that a mover put into `pool`.
+    /// The new copy, from an object that a mover has put into `pool`.
     pub(crate) fn copy_in(&self, pool: &PoolRef<'_>, stored: Stored) -> NewCopy {
         NewCopy::Of(self.into_content(pool.again(), stored))
     }
 
-    /// Replaces the word of an entry that still holds the object of `old`, which the caller has kept
-    /// pinned, and its pool referenced, since it read `old`; whether it did.
+    /// Replaces the word of an entry that still holds the object of `old`; returns whether it did. The
+    /// caller has kept that object pinned, and its pool referenced, since it read `old`.
     fn replace_if_same(&self, entry: SwapEntry, old: Word, new: impl FnOnce(Word) -> Word) -> bool {
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };
         let now = locked.word();

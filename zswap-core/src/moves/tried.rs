@@ -1,11 +1,11 @@
-//! Which compressors were tried on a page in vain, so that recompression does not try them again.
+//! Remembers which compressors did not make a page smaller, so that recompression does not try them again.
 //!
-//! An entry's word has a bit for "some compressor was tried in vain since the page was stored"; which
-//! ones, of eight at most, is noted here by key. The bit goes with the word when the page is replaced or
-//! moved, and what is noted for a key counts only while the bit is set: so nothing here can be stale.
-//! A page that could not be noted, for want of memory, is tried again.
+//! An entry's word has a bit for "some compressor was tried in vain since the page was stored"; the notes
+//! here say by key which ones, of at most eight. The bit goes with the word when the page is replaced or
+//! moved, and the notes of a key count only while the bit is set, so they are never stale. A page that
+//! could not be noted, for lack of memory, is tried again.
 //!
-//! Lock: a mutex, a leaf, held for a look-up. Its memory is grown without an entry lock held.
+//! Lock: a mutex, a leaf, held for a look-up. Its memory grows with no entry lock held.
 
 use std::collections::HashMap;
 
@@ -13,9 +13,9 @@ use zpool_base::lockdep::{self, Rank};
 
 use crate::sync::Mutex;
 
-/// Compressors that are told apart; with one more, all notes are dropped.
+/// Compressors that have a bit; one more drops all notes.
 const CODECS: usize = 8;
-/// Pages noted at most; with one more, all notes are dropped.
+/// The most pages noted; one more drops all notes.
 const PAGES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ struct Notes {
     of: HashMap<u64, u8>,
 }
 
-/// A compressor among those that are told apart.
+/// The bit of a compressor; 0 if there was no memory to note it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Codec(u8);
 
@@ -38,7 +38,7 @@ impl Tried {
         change(&mut self.0.lock())
     }
 
-    /// The number of a compressor, by the text that it was built from.
+    /// The bit of a compressor, by the text that it was built from.
     pub(crate) fn codec(&self, text: &str) -> Codec {
         self.with(|notes| {
             if let Some(at) = notes.codecs.iter().position(|codec| codec == text) {
@@ -49,7 +49,7 @@ impl Tried {
             }
             let mut name = String::new();
             if name.try_reserve_exact(text.len()).is_err() || notes.codecs.try_reserve(1).is_err() {
-                // Nothing is noted for it.
+                // Nothing will be noted for it.
                 return Codec(0);
             }
             name.push_str(text);
@@ -58,19 +58,19 @@ impl Tried {
         })
     }
 
-    /// Makes room for another note. With no entry lock held.
+    /// Makes room for another note. Called with no entry lock held.
     pub(crate) fn reserve(&self) {
         self.with(|notes| {
             if notes.of.len() >= PAGES {
                 notes.of = HashMap::new();
             }
-            // Without it the page is tried again.
+            // If that fails the page is tried again.
             let _ = notes.of.try_reserve(1);
         });
     }
 
-    /// Notes that a codec was tried in vain on the page of a key; `first` if none was before. Under the
-    /// entry's lock, which is where the word gets its bit.
+    /// Notes that a codec did not make the page of a key smaller; `first` if no codec was noted for it
+    /// before. Called under the entry's lock, where the word gets its bit.
     pub(crate) fn note(&self, key: u64, codec: Codec, first: bool) {
         self.with(|notes| {
             if let Some(of) = notes.of.get_mut(&key) {
@@ -81,7 +81,7 @@ impl Tried {
         });
     }
 
-    /// Whether a codec was tried in vain on the page of a key whose word has the bit. Under the entry's
+    /// Whether a codec was noted for the page of a key whose word has the bit. Called under the entry's
     /// lock.
     pub(crate) fn was(&self, key: u64, codec: Codec) -> bool {
         self.with(|notes| notes.of.get(&key).is_some_and(|of| of & codec.0 != 0))
@@ -89,7 +89,7 @@ impl Tried {
 
     /// Bytes of the notes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // A power of two of places, of which 7 of 8 are used at most, and a control byte for each.
+        // The table has a power of two of places, at most 7 of 8 in use, and a control byte for each.
         let bytes = |capacity: usize| {
             (capacity * 8).div_ceil(7).next_power_of_two() * (size_of::<(u64, u8)>() + 1)
         };

@@ -1,9 +1,9 @@
-//! A walk over the entries that hold an object of a pool, as a clock's hand goes: it goes on where the
-//! last one ended, and around once at most.
+//! A walk over the entries that hold an object of a pool, like a clock's hand: it continues where the last
+//! one ended, and goes around at most once.
 //!
-//! Entries without pool memory, patterns and pages on the device, are skipped leaf by leaf (`index/pooled.rs`),
-//! so what a walk costs follows from the pages in the pools. Several walks of one hand share the
-//! entries: whoever takes a leaf moves the hand behind it.
+//! Patterns and pages on the device have no pool memory: their entries are skipped leaf by leaf
+//! (`index/pooled.rs`), so the cost of a walk depends on the pages in the pools. Concurrent walks of one
+//! hand share the entries: the walk that takes a leaf moves the hand behind it.
 
 use crate::entry::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +26,8 @@ pub(crate) struct Visited {
 }
 
 impl Zswap {
-    /// Visits each entry with an object once, from where the hand is. After an error the hand is behind
-    /// the entry that it was about.
+    /// Visits each entry with an object once, starting at the hand. After an error the hand is behind the
+    /// entry that failed.
     pub(crate) fn walk<E>(
         &self,
         hand: &AtomicU64,
@@ -57,8 +57,8 @@ impl Zswap {
                 let key = match &back_to {
                     Ok(key) | Err((key, _)) => *key,
                 };
-                // Back into this leaf, unless another walk has moved the hand on. If it is where it was
-                // by chance, some entries are visited once more.
+                // Back into this leaf, unless another walk has moved the hand on. If that has moved it to
+                // the same place, some entries are visited again.
                 // Relaxed: as above.
                 let _ = hand.compare_exchange(next, key, Ordering::Relaxed, Ordering::Relaxed);
                 return back_to.map(drop).map_err(|(_, error)| error);

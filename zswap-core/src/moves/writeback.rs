@@ -1,11 +1,11 @@
-//! Writeback: the pages that were not loaded for longest go to a device.
+//! Writeback: pages that were not loaded recently go to a device.
 //!
-//! The LRU is a clock: a hand goes round over the entries that hold an object; a page that was loaded
-//! since it came by has a second chance, the others are written back. After [`SECOND_CHANCES`] chances in
-//! a row the next page goes all the same, so that a walk over pages in use ends soon, too. A page is
+//! The LRU is a clock: a hand goes round over the entries that hold an object. A page loaded since the hand
+//! last passed it gets a second chance; the others are written back. After [`SECOND_CHANCES`] chances in a
+//! row the next page is written back regardless, so that a walk over pages in use ends soon, too. A page is
 //! written to a slot with nothing locked, and its entry names the slot only after the write succeeded
-//! ([`crate::moves::relocate`]): a page is in one place at any moment, an overwrite meanwhile is kept, and a
-//! write that fails leaves the page where it was.
+//! ([`crate::moves::relocate`]): a page is in one place at any moment, an overwrite meanwhile is kept, and
+//! a failed write leaves the page in place.
 
 use crate::counters::Counter;
 use crate::entry::word::Content;
@@ -17,42 +17,56 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::device::DeviceError;
 use zpage::device_slots::Slots;
 
-/// Second chances given in a row; the entry after them is written back whether it was loaded or not.
+/// Second chances given in a row; the entry after them is written back even if it was loaded.
 pub(crate) const SECOND_CHANCES: usize = 64;
 
-/// What writing pages back came to.
+/// The result of writing pages back.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenBack {
     pub(crate) pages: usize,
-    /// Pages passed by in a round because they could not be read.
+    /// Pages skipped in a round because they could not be read.
     pub(crate) unreadable: usize,
-    /// Why the last of them could not be.
+    /// The error of the last page skipped.
     pub(crate) passed_by: Option<WritebackError>,
-    /// What ended it early.
+    /// The error that ended it early.
     pub(crate) error: Option<WritebackError>,
 }
 
-/// What becomes of a walk that comes upon a page that cannot be read.
+/// What a walk does with a page that cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unreadable {
     /// It ends with the error.
     Ends,
-    /// The page is passed by.
+    /// It skips the page.
     PassedBy,
 }
 
 impl Zswap {
-    /// Writes up to `pages` pages back to the device, those first that were not loaded since the last
-    /// call came by; how many. Goes on where the last call ended, and goes around twice at most, the
-    /// second time over pages that had their second chance. Entries without pool memory are skipped.
+    /// Writes up to `pages` pages back to the device, first those that were not loaded since a walk last
+    /// passed them; returns how many. Continues where the last call ended, and goes around at most twice,
+    /// the second time over pages that had their second chance. Entries without pool memory are skipped.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zswap_core::device::MemorySwapDevice;
+    /// use zswap_core::{SwapEntry, Zswap};
+    ///
+    /// let store = Zswap::builder().swap_device(Arc::new(MemorySwapDevice::new(1000))).build()?;
+    /// let (entry, mut page) = (SwapEntry::new(0, 1)?, core::array::from_fn(|i| (i % 251) as u8));
+    /// store.store(entry, &page)?;
+    /// assert_eq!(store.shrink(10)?, 1);
+    /// store.load(entry, &mut page)?;
+    /// assert_eq!(store.stats().device_loads, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off;
-    /// [`WritebackError::DeviceFull`], [`WritebackError::Device`], [`WritebackError::Load`]: the page that
-    /// it was about stays where it was, pages before it stay written back.
-    ///
-    /// # Blocking
-    /// In the device, for each page.
+    /// * [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off.
+    /// * [`WritebackError::DeviceFull`] if every slot is taken, [`WritebackError::Device`] if a write
+    ///   fails, [`WritebackError::Load`] if a page cannot be read. That page stays in place; pages before
+    ///   it stay on the device.
+    /// * [`WritebackError::Reentrant`] if a device calls this, nested too deep; [`WritebackError::Forked`]
+    ///   in a child after `fork`.
     pub fn shrink(&self, pages: usize) -> Result<usize, WritebackError> {
         if !self.is_here() {
             return Err(WritebackError::Forked);
@@ -64,8 +78,8 @@ impl Zswap {
         }
     }
 
-    /// As [`Zswap::shrink`]: pages written back, and what was the end of it. Stops after the page at hand
-    /// when `stop` says so.
+    /// As [`Zswap::shrink`], but stops after the current page when `stop` returns true. Returns the pages
+    /// written back and the error that ended it, if any.
     pub(crate) fn write_back_some(
         &self,
         pages: usize,
@@ -115,18 +129,18 @@ impl Zswap {
         done
     }
 
-    /// Switches writeback on or off. Pages that are on the device stay there.
+    /// Switches writeback on or off. Pages on the device stay there.
     pub fn set_writeback_enabled(&self, enabled: bool) {
         self.writeback.set(enabled);
     }
 
-    /// The device's slots, if pages may go there.
+    /// The device's slots, if there is a device and writeback is on.
     pub(crate) fn slots(&self) -> Option<&Slots> {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
-    /// A page did not get to the device. One that is full, of which the device itself may have another
-    /// idea than the store, does not fail: it is tried again at once, as soon as there is a page to write.
+    /// Notes that a page did not get to the device. A full device, which may have fewer slots than the
+    /// store assumes, does not count as failed: it is tried again as soon as there is a page to write.
     fn not_written(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
         if let DeviceError::Full { slots } = source {
             return WritebackError::DeviceFull { slots };
@@ -135,7 +149,7 @@ impl Zswap {
         WritebackError::Device { entry, source }
     }
 
-    /// Writes the page of one entry back, also one that was loaded if `in_use_too`.
+    /// Writes the page of one entry back; one in use, too, if `in_use_too`.
     fn write_back(
         &self,
         slots: &Slots,

@@ -1,7 +1,7 @@
 //! A pool of a store: a backend, a compressor, and the contexts that belong to both.
 //!
-//! This is where a page becomes an object and back. Nothing here knows of entries. Backends and codecs
-//! are called from here, and their panics end here: they become errors.
+//! This is where a page becomes an object and back. Nothing here knows of entries. Backends and codecs are
+//! called from here, and their panics become errors here.
 
 mod percpu_ref;
 pub(crate) mod pools;
@@ -30,7 +30,7 @@ pub(crate) struct Pool {
     pub(crate) zpool_name: String,
     /// The registry text that the compressor was built from.
     pub(crate) spec: String,
-    /// The text that the compressor was asked for by: a spec, defaults spelt out or not.
+    /// The spec that was given for the compressor, with or without its defaults spelt out.
     asked: String,
     zpool: BuiltZpool,
     pub(crate) codec: Codec,
@@ -38,13 +38,13 @@ pub(crate) struct Pool {
     pub(crate) spares: Spares,
     /// What the backend's pages are charged to: a part of the store's budget.
     charged: Arc<PageBudget>,
-    /// The backend charges nothing: its pages are counted for it.
+    /// The backend does not charge its pages, so they are charged for it.
     uncharged: AtomicBool,
-    /// Pages were put here by `recompress`, and the pool has never been current since.
+    /// `recompress` put pages here, and the pool has not been current since.
     pub(crate) recompressed: AtomicBool,
     /// Bytes of the backend's pages.
     page_size: usize,
-    /// Asked once: the handles of a pool share it, so entries keep the other 52 bits.
+    /// Read once: all handles of a pool share it, so entries keep only the other 52 bits.
     tag: PoolTag,
     compaction: bool,
 }
@@ -55,11 +55,11 @@ pub(crate) struct Stored {
     pub(crate) handle: Handle,
     /// Bytes of the object.
     pub(crate) len: usize,
-    /// Kept as it is, because it did not get smaller.
+    /// Kept uncompressed, because it did not get smaller.
     pub(crate) raw: bool,
 }
 
-/// What a page was compressed to, kept while room is made for it.
+/// A compressed page, kept while room is made for it.
 pub(crate) struct Encoded {
     /// The whole page if it did not get smaller.
     len: usize,
@@ -75,7 +75,7 @@ impl Encoded {
     }
 }
 
-/// Why a page did not become an object, or not a page again.
+/// Why a page could not become an object, or an object a page.
 #[derive(Debug)]
 pub(crate) enum Fault {
     Reentrant,
@@ -85,7 +85,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// No memory, which may be found when room was made.
+    /// A lack of memory, which making room may end.
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(
             self,
@@ -93,7 +93,7 @@ impl Fault {
         )
     }
 
-    /// The store's own limit, not the system's.
+    /// The store's own limit refused the memory, not the system.
     pub(crate) fn is_limit(&self) -> bool {
         matches!(self, Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { .. } }))
     }
@@ -149,7 +149,7 @@ impl Pool {
         })
     }
 
-    /// The backend's own figures; none of one that panics.
+    /// The backend's own figures; all zero if it panics.
     pub(crate) fn stats(&self) -> ZpoolStats {
         self.try_stats().unwrap_or_default()
     }
@@ -179,13 +179,13 @@ impl Pool {
         self.compaction
     }
 
-    /// Whether it is of the same backend, and its compressor was asked for by this text, or is known
-    /// under it. Allocates nothing, as resolving a text would.
+    /// Whether it has this backend, and a compressor that was requested by this text or has it as its name.
+    /// Allocates nothing, unlike resolving the text.
     pub(crate) fn answers_to(&self, zpool_name: &str, text: &str) -> bool {
         self.zpool_name == zpool_name && (self.spec == text || self.asked == text)
     }
 
-    /// Whether it is of the same backend and compressor.
+    /// Whether it has this backend and this compressor.
     pub(crate) fn is_like(&self, zpool_name: &str, spec: &str) -> bool {
         self.zpool_name == zpool_name && self.spec == spec
     }
@@ -194,9 +194,9 @@ impl Pool {
         Handle::new(self.tag, bits)
     }
 
-    /// Compresses the page and puts it in the backend. A page that does not get smaller is put
-    /// there as it is if `keep_raw`, else refused. If the backend has no room, what the page was
-    /// compressed to is left in `kept`.
+    /// Compresses the page and puts it in the backend. A page that does not get smaller is put there
+    /// uncompressed if `keep_raw`, else refused. If the backend has no room, the compressed page is left in
+    /// `kept`.
     #[inline]
     pub(crate) fn put(
         &self,
@@ -222,12 +222,12 @@ impl Pool {
         })?
     }
 
-    /// Bytes of memory that an object of so many bytes takes, as the backend rounds it.
+    /// Bytes of memory that an object of `len` bytes takes, as the backend rounds it.
     pub(crate) fn footprint(&self, len: usize) -> usize {
         self.backend("footprint", |zpool| Ok(zpool.footprint(len))).unwrap_or(len)
     }
 
-    /// Puts what is kept of a page in the backend: the whole page if it did not get smaller.
+    /// Puts a compressed page in the backend: all of the page if it did not get smaller.
     #[inline]
     pub(crate) fn insert(
         &self,
@@ -246,14 +246,14 @@ impl Pool {
         stored
     }
 
-    /// Puts what was kept in the backend.
+    /// Puts the kept page in the backend.
     pub(crate) fn put_again(&self, kept: &Encoded) -> Result<Stored, Fault> {
         self.malloc(&kept.bytes[..kept.len], kept.len == PAGE_SIZE)
     }
 
     #[inline]
     fn malloc(&self, bytes: &[u8], raw: bool) -> Result<Stored, Fault> {
-        // Relaxed: a note to others that the backend charges nothing, which each finds for himself.
+        // Relaxed: a hint that the backend does not charge, which each thread would find out itself.
         if self.uncharged.load(Ordering::Relaxed) {
             self.charge_for_the_backend(bytes.len()).map_err(Fault::Pool)?;
         }
@@ -266,9 +266,9 @@ impl Pool {
         Ok(Stored { handle, len: bytes.len(), raw })
     }
 
-    /// An object is in the backend, and nothing is charged or the backend does not charge. The object is
-    /// the caller's own and lives, so a backend that charges has charged its page by now, whatever
-    /// other threads free meanwhile.
+    /// Called with an object of the caller's in the backend, when nothing is charged or the backend does
+    /// not charge. That object lives, so a backend that charges has charged its page by now, whatever other
+    /// threads free meanwhile.
     #[cold]
     fn look_whether_it_charges(&self) {
         // Relaxed, here and below: as in `malloc`.
@@ -281,20 +281,20 @@ impl Pool {
         }
     }
 
-    /// For a backend that knows nothing of budgets: it is full when its pages have reached the limit.
+    /// For a backend that ignores budgets: it is full when its pages have reached the limit.
     #[cold]
     fn charge_for_the_backend(&self, bytes: usize) -> Result<(), ZpoolError> {
         self.look_whether_it_charges();
-        // Nothing is charged for the object: another thread's look would wipe it out before it was given
-        // back.
+        // Nothing is charged for the object: another thread's check would overwrite that before it was
+        // uncharged.
         Ok(self.charged.check(bytes)?)
     }
 
     /// Frees an object.
     #[inline]
     pub(crate) fn free(&self, bits: BackendBits) {
-        // The handle was the caller's alone: only a backend that broke its promise fails here, and
-        // there is nothing left to do about that object.
+        // The handle was the caller's alone: only a backend that breaks its contract fails here, and then
+        // nothing can be done about that object.
         let _ = self.backend("free", |zpool| zpool.free(self.handle(bits)));
         // Relaxed: as in `malloc`.
         if self.uncharged.load(Ordering::Relaxed) {
@@ -302,7 +302,7 @@ impl Pool {
         }
     }
 
-    /// Fetches from memory what freeing the object needs.
+    /// Prefetches what freeing the object needs.
     #[inline]
     pub(crate) fn prefetch(&self, bits: BackendBits) {
         let _ = contain(|| self.zpool.prefetch(self.handle(bits)));
@@ -315,24 +315,24 @@ impl Pool {
             .map(Contained::new)
     }
 
-    /// Turns the object's bytes into the page again. What the page holds after an error is
+    /// Turns the object's bytes back into the page. After an error the contents of the page are
     /// unspecified.
     #[inline]
     pub(crate) fn restore(&self, object: &ObjRead<'_>, page: &mut Page) -> Result<(), Fault> {
         if object.len() == PAGE_SIZE {
-            // Only a page kept as it is has the length of a page.
+            // Only an uncompressed page has the length of a page.
             page.copy_from_slice(object);
             return Ok(());
         }
         self.codec.decompress(object, page).map_err(Fault::from)
     }
 
-    /// Moves objects together until so many pages are won, or for a bounded while.
+    /// Moves objects together until `pages` pages are freed, or for a bounded time.
     pub(crate) fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.backend("compact", |zpool| zpool.compact_some(pages))
     }
 
-    /// Gives warm pages back; how many.
+    /// Releases warm pages to the system; returns how many.
     pub(crate) fn trim(&self) -> usize {
         self.backend("trim", |zpool| Ok(zpool.trim())).unwrap_or(0)
     }

@@ -1,27 +1,26 @@
-//! A pool's reference count: one of each page stored in it, of each operation that uses it, and one of
-//! its being the current pool.
+//! A pool's reference count: one reference for each page stored in the pool, one for each operation that
+//! uses it, and one for being the current pool.
 //!
-//! While a pool is current the count is *spread*: each CPU adds to and takes from a shard of its own,
-//! so that counting costs no contention, and no shard means anything by itself. When it ceases to be
-//! current its shards are *closed*, their sums gathered in one word, and counting goes on there until
-//! that word is 0: then the pool is dead, and whoever brought it there takes it down. A pool whose word
-//! is not 0 can become current again.
+//! While a pool is current its count is *spread*: each CPU counts in a shard, which costs no contention,
+//! and no shard means anything by itself. When the pool stops being current its shards are *closed*: their
+//! sum goes into one word, where counting continues until that word is 0. Then the pool is dead, and the
+//! thread that put the last reference takes it down. A pool whose word is not 0 can become current again.
 //!
 //! # Why no reference is lost
-//! A shard is closed by a swap, so each change of it comes before, and is in the sum, or after, and
-//! finds it closed. What finds a shard closed changes the word instead; what it leaves in the shard
-//! means nothing. While the shards are open, or being closed or opened, the word holds [`SPREAD`] on
-//! top, so it cannot be 0.
+//! A shard is closed by a swap, so each change of it either comes before and is in the sum, or comes after
+//! and finds the shard closed. A thread that finds a shard closed changes the word instead; what it leaves
+//! in the shard means nothing. While the shards are open, or being closed or opened, the word holds
+//! [`SPREAD`] in addition, so it cannot be 0.
 //!
-//! Opening and closing are the business of the pools lock's holder.
+//! Only the holder of the pools lock opens and closes shards.
 
 use crossbeam_utils::CachePadded;
 
 use crate::sync::atomic::{AtomicI64, Ordering};
 
-/// On top of the word while the count is spread.
+/// Added to the word while the count is spread.
 const SPREAD: i64 = 1 << 48;
-/// A closed shard is far below anything that an open one can be.
+/// The value of a closed shard, far below any that an open one can have.
 const CLOSED: i64 = i64::MIN / 2;
 
 #[derive(Debug)]
@@ -31,9 +30,9 @@ pub(crate) struct PercpuRef {
 }
 
 impl PercpuRef {
-    /// A dead one. `shards` is a power of two.
+    /// A dead count. `shards` is a power of two.
     pub(crate) fn new(shards: usize) -> Self {
-        assert!(shards.is_power_of_two(), "{shards} shards, which a mask cannot choose from");
+        assert!(shards.is_power_of_two(), "{shards} shards are not a power of two");
         let shard = |_| CachePadded::new(AtomicI64::new(CLOSED));
         PercpuRef { shards: (0..shards).map(shard).collect(), word: AtomicI64::new(0) }
     }
@@ -42,10 +41,10 @@ impl PercpuRef {
         &self.shards[cpu & (self.shards.len() - 1)]
     }
 
-    /// Makes the count alive, with the one reference of being current. False if it is not dead.
+    /// Makes the count alive, with one reference, for being current. False if it was not dead.
     pub(crate) fn reinit(&self) -> bool {
-        // AcqRel: what the last life left behind comes before, what the new one set up is seen by
-        // whoever gets a reference. Relaxed on failure: nothing is done.
+        // AcqRel: comes after everything that the pool's last life did, and publishes what was set up for
+        // the new one to each thread that gets a reference. Relaxed on failure: nothing is done.
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
         let reinited = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
         if reinited {
@@ -54,7 +53,7 @@ impl PercpuRef {
         reinited
     }
 
-    /// Spreads the count of a pool again that is not dead, with a reference of its being current.
+    /// Spreads the count again, with one more reference, for being current. False if it is dead.
     pub(crate) fn resurrect(&self) -> bool {
         let alive = |word: i64| (word > 0).then_some(word + SPREAD + 1);
         // Acquire pairs with the Release of `reinit`. Relaxed on failure: nothing is done.
@@ -72,11 +71,11 @@ impl PercpuRef {
         }
     }
 
-    /// Gathers the count of a pool that ceases to be current, whose reference of being so is still to
-    /// be put.
+    /// Gathers the count of a pool that stops being current. The caller still has to put the reference of
+    /// being current.
     pub(crate) fn kill(&self) {
         for shard in &self.shards {
-            // AcqRel: passes on what the users of the shard did to whoever puts the last reference.
+            // AcqRel: passes on what the users of the shard did to the thread that puts the last reference.
             let sum = shard.swap(CLOSED, Ordering::AcqRel);
             // Relaxed: the subtraction below passes it on.
             self.word.fetch_add(sum, Ordering::Relaxed);
@@ -85,8 +84,8 @@ impl PercpuRef {
         self.word.fetch_sub(SPREAD, Ordering::Release);
     }
 
-    /// Takes a reference, if the pool is not dead. Never fails for who knows of another one that
-    /// lasts.
+    /// Takes a reference, unless the pool is dead. Never fails if the caller knows of another reference
+    /// that lasts.
     #[inline]
     pub(crate) fn try_get(&self, cpu: usize) -> bool {
         // Acquire pairs with the Release of `open`: the pool is seen whole.
@@ -98,12 +97,12 @@ impl PercpuRef {
         self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok()
     }
 
-    /// Puts a reference. True if it was the last one: the pool is dead, and the caller's to take down.
+    /// Puts a reference. True if it was the last one: the pool is dead, and the caller has to take it down.
     #[inline]
     #[must_use]
     pub(crate) fn put(&self, cpu: usize) -> bool {
-        // Release pairs with the Acquire of `kill`'s swap, or of the last put: this user's last
-        // look at the pool comes before its end.
+        // Release pairs with the Acquire of `kill`'s swap, or of the last put: this user's last access to
+        // the pool comes before its end.
         if self.shard(cpu).fetch_sub(1, Ordering::Release) > CLOSED / 2 {
             return false;
         }
@@ -190,9 +189,9 @@ mod loom_tests {
         }
     }
 
-    /// Two users against the switch to another pool: the pool goes down once, after its last user.
-    /// Fails if `kill` closes by a store, if it takes SPREAD off before it has all sums, if `put` is
-    /// Relaxed, and if `try_get` does not look whether the word is 0.
+    /// Two users against the switch to another pool: the pool goes down once, after its last user. Fails if
+    /// `kill` closes by a store, if it subtracts SPREAD before it has all sums, if `put` is Relaxed, and if
+    /// `try_get` does not check that the word is not 0.
     #[test]
     fn loom_percpu_ref_users_against_kill() {
         loom::model(|| {
@@ -214,8 +213,8 @@ mod loom_tests {
         });
     }
 
-    /// A pool of which one page is left becomes current again while that page goes: it is current or
-    /// dead, not both. Fails if `resurrect` takes a dead pool, or opens before it has counted.
+    /// A pool with one page left becomes current again while that page goes: it is current or dead, not
+    /// both. Fails if `resurrect` takes a dead pool, or opens before it has counted.
     #[test]
     fn loom_percpu_ref_last_put_against_resurrect() {
         loom::model(|| {
@@ -243,8 +242,8 @@ mod loom_tests {
         });
     }
 
-    /// A store that read the number of a pool which is then switched away from and taken down, and
-    /// whose place is taken by another: it gets one that is alive, or none. Fails if `open` is Relaxed.
+    /// A thread reads a pool's number; then another pool becomes current, the first is taken down, and a
+    /// third takes its place. The thread gets a living pool or none. Fails if `open` is Relaxed.
     #[test]
     fn loom_percpu_ref_late_get_against_reinit() {
         loom::model(|| {

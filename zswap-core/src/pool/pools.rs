@@ -1,18 +1,18 @@
 //! The pools of a store: the current one, which takes new pages, and those that still hold older ones.
 //!
-//! A pool has one of 15 places. It stays there while it has a reference ([`crate::pool::percpu_ref`]): of
-//! being current, of each page in it, of each operation that uses it. Whoever puts the last one takes
-//! it out and drops it, with its contexts and its backend.
+//! A pool has one of 15 places, and stays there while it has a reference ([`crate::pool::percpu_ref`]): one
+//! for being current, one for each page in it, one for each operation that uses it. The thread that puts
+//! the last one removes the pool and drops it, with its contexts and its backend.
 //!
 //! # Locks
-//! *Pools lock*: places are filled and emptied, and the current one is changed, under it. Held for a
-//! few dozen instructions; nothing is built, dropped or called under it, but for the list of living
-//! pools. No ranked lock is held when it is taken, nor when a last reference is put.
+//! *Pools lock*: held to fill and empty places and to change the current one, for a few dozen instructions.
+//! Nothing is built, dropped or called under it, except to list the living pools. No ranked lock is held
+//! when it is taken, nor when a last reference is put.
 //!
 //! # Invariant of the pointers
-//! `Place::pool` is the address of the `Arc` that the table has for the place, or null. It is stored
-//! before the count is made alive and cleared after the count was found dead, both under the pools
-//! lock. So whoever has a reference may use it.
+//! `Place::pool` is the address of the `Arc` that the table has for the place, or null. It is stored before
+//! the count is made alive and cleared after the count was found dead, both under the pools lock. So each
+//! holder of a reference may use it.
 
 use core::ops::Deref;
 use core::ptr::null_mut;
@@ -51,12 +51,12 @@ pub(crate) struct Pools {
 pub(crate) enum NotSwitched {
     /// All places are taken by pools that still hold pages.
     Full,
-    /// Somebody else has switched meanwhile.
+    /// Another thread has switched meanwhile.
     Changed,
 }
 
 impl Pools {
-    /// A first pool, which is current.
+    /// The pools of a new store: `first`, which is current.
     pub(crate) fn new(first: Pool) -> Self {
         let place =
             |_| Place { pool: AtomicPtr::new(null_mut()), refs: PercpuRef::new(cpu::places()) };
@@ -74,21 +74,21 @@ impl Pools {
         self.table.lock()
     }
 
-    /// Puts a pool into a free place, alive, with the reference of being current.
+    /// Puts a pool into a free place and makes it alive, with the reference of being current.
     fn settle(&self, table: &mut Table, at: usize, pool: Arc<Pool>) {
         let place = &self.places[at];
         // Relaxed: `reinit` publishes it.
         place.pool.store(Arc::as_ptr(&pool).cast_mut(), Ordering::Relaxed);
         table.pools[at] = Some(pool);
         let reinited = place.refs.reinit();
-        assert!(reinited, "a free place of a pool whose count is alive");
+        assert!(reinited, "a free place has a living count");
     }
 
     /// The current pool.
     #[inline]
     pub(crate) fn current(&self) -> PoolRef<'_> {
         loop {
-            // Relaxed: `try_get` is what counts, and fails if the number is stale and the pool gone.
+            // Relaxed: `try_get` decides, and fails if the number is stale and the pool gone.
             let at = self.current.load(Ordering::Relaxed);
             if let Some(hold) = self.hold(at) {
                 return hold;
@@ -96,26 +96,25 @@ impl Pools {
         }
     }
 
-    /// The pool of a page. To be called while the page is there for certain: under its entry's lock,
-    /// or by who took it out.
+    /// The pool of a page that is certainly there: the caller holds its entry's lock, or took it out.
     #[inline]
     #[expect(clippy::expect_used, reason = "each page in an entry keeps a reference of its pool")]
     pub(crate) fn of_page(&self, id: PoolId) -> PoolRef<'_> {
         self.hold(id.index()).expect("a page in an entry without a reference of its pool")
     }
 
-    /// The reference of a page that was taken out of its entry.
+    /// Takes over the reference of a page that was taken out of its entry.
     ///
     /// # Safety
-    /// The page is in no entry, its reference ([`PoolRef::into_page`]) was not taken back yet, and this is the
-    /// only call for it: a second one would put a reference that somebody else relies on.
+    /// The page is in no entry, its reference ([`PoolRef::into_page`]) was not taken back yet, and this is
+    /// the only call for it: a second one would put a reference that another holder relies on.
     #[inline]
     pub(crate) unsafe fn page_reference(&self, id: PoolId) -> PoolRef<'_> {
         PoolRef { pools: self, at: id.index() }
     }
 
     fn hold(&self, at: usize) -> Option<PoolRef<'_>> {
-        // Made only if there is a reference: its drop puts one.
+        // A `PoolRef` is made only with a reference, since its drop puts one.
         if !self.places[at].refs.try_get(cpu::current()) {
             return None;
         }
@@ -137,7 +136,7 @@ impl Pools {
         pools.into_iter().flatten()
     }
 
-    /// Makes the pool of a backend and a compressor current, if it is alive; whether it is.
+    /// Makes the pool of a backend and a compressor current, if it is alive; returns whether it is.
     pub(crate) fn switch_to_living(&self, zpool: &str, compressor: &str) -> bool {
         let old;
         {
@@ -163,8 +162,7 @@ impl Pools {
         true
     }
 
-    /// Makes `fresh` current, if the current pool is `still` what it was when `fresh` was put
-    /// together.
+    /// Makes `fresh` current, if the current pool is `still` the one that `fresh` was built to replace.
     pub(crate) fn switch_to(
         &self,
         fresh: Pool,
@@ -187,26 +185,26 @@ impl Pools {
         Ok(())
     }
 
-    /// The first pool of a kind that is alive. Allocates nothing.
+    /// The first living pool of a kind. Allocates nothing.
     pub(crate) fn living(&self, kind: impl Fn(&Pool) -> bool) -> Option<PoolRef<'_>> {
         let table = self.lock();
         let of_kind = |at: &usize| table.pools[*at].as_deref().is_some_and(&kind);
         (0..PoolId::LIMIT).filter(of_kind).find_map(|at| self.hold(at))
     }
 
-    /// Gives a pool that does not become current a place; `None` if all are taken.
+    /// Gives a place to a pool that does not become current; `None` if all are taken.
     pub(crate) fn add(&self, fresh: Pool) -> Option<PoolRef<'_>> {
         let fresh = Arc::new(fresh);
         let mut table = self.lock();
         let at = table.pools.iter().position(Option::is_none)?;
         self.settle(&mut table, at, fresh);
-        // The reference of being current is the caller's.
+        // The reference of being current becomes the caller's.
         self.places[at].refs.kill();
         Some(PoolRef { pools: self, at })
     }
 
-    /// Another pool, alive, is current from here on. The old one's reference of being so is the
-    /// caller's to drop, when nothing is locked.
+    /// Makes the living pool at `to` current. Returns the old one's reference of being current, to be
+    /// dropped when nothing is locked.
     fn leave_current(&self, _table: &mut Table, to: usize) -> PoolRef<'_> {
         // Relaxed: `Pools::current` checks the number by taking a reference.
         let current = self.current.swap(to, Ordering::Relaxed);
@@ -214,7 +212,7 @@ impl Pools {
         PoolRef { pools: self, at: current }
     }
 
-    /// A dead pool leaves its place.
+    /// Removes a dead pool from its place.
     #[cold]
     fn take_down(&self, at: usize) {
         let pool = {
@@ -227,8 +225,8 @@ impl Pools {
     }
 }
 
-/// A reference to a pool. Dropping the last one of a pool takes it down, which may block and calls the
-/// codec's and the backend's drop: never under a lock, where other references are known of.
+/// A reference to a pool. Dropping the last one takes the pool down, which may block and runs the codec's
+/// and the backend's drop: under a lock, drop one only if other references are known to exist.
 #[derive(Debug)]
 #[must_use = "the pool is there while this lives"]
 pub(crate) struct PoolRef<'a> {
@@ -249,7 +247,7 @@ impl PoolRef<'_> {
         PoolRef { pools: self.pools, at: self.at }
     }
 
-    /// Leaves the reference to a page that was stored in the pool; its id.
+    /// Leaves the reference to a page that was stored in the pool; returns the pool's id.
     pub(crate) fn into_page(self) -> PoolId {
         let id = self.id();
         core::mem::forget(self);
@@ -262,9 +260,10 @@ impl Deref for PoolRef<'_> {
     #[inline]
     fn deref(&self) -> &Pool {
         // Relaxed: stored before the count was made alive, which taking the reference acquired.
+        // Relaxed: stored before the count was made alive, which taking the reference acquired.
         let pool = self.pools.places[self.at].pool.load(Ordering::Relaxed);
-        // SAFETY: while a reference is counted the table keeps the `Arc` that the pointer is of (the
-        // module's invariant), and a hold is a counted reference.
+        // SAFETY: while a reference is counted the table keeps the `Arc` that the pointer comes from (the
+        // module's invariant), and a `PoolRef` is a counted reference.
         unsafe { &*pool }
     }
 }

@@ -1,4 +1,4 @@
-//! What a store's pools are made from.
+//! Builds the pools of a store.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use zpool_base::contained::{Panicked, contain};
 use crate::error::BuildError;
 use crate::pool::{Ingredients, Pool};
 
-/// What pools are made from, and what their pages are charged to.
+/// What pools are built from, and the budget that their pages are charged to.
 #[derive(Debug)]
 pub(crate) struct PoolRecipe {
     pub(crate) recipe: Recipe,
@@ -17,8 +17,7 @@ pub(crate) struct PoolRecipe {
 }
 
 impl PoolRecipe {
-    /// The text under which a compressor is known, defaults spelt out or not; `text` may be any that
-    /// means the same.
+    /// The name of the compressor that `text` means: the same whether or not `text` spells defaults out.
     pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
         Ok(self.recipe.compressor(text)?.key)
     }
@@ -51,7 +50,7 @@ impl From<RecipeError> for BuildError {
 }
 
 impl From<CodecFault> for BuildError {
-    /// Of setting a context up.
+    /// An error of setting a context up.
     fn from(fault: CodecFault) -> Self {
         match fault {
             CodecFault::Reentrant => BuildError::Reentrant,

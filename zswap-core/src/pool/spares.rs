@@ -6,14 +6,14 @@ use zpool_base::unwind::{caught, dropped};
 
 use crate::sync::Mutex;
 
-/// Most contexts that a pool keeps for requests: a folio's.
+/// The most contexts that a pool keeps for requests: enough for a folio.
 const MOST_SPARES: usize = 16;
 
-/// What a request takes beside its page.
+/// What a request needs besides its page.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) ctx: Box<dyn CompressorCtx>,
-    /// What the context said of itself when it was given back.
+    /// The context's own figure when it was returned.
     ctx_bytes: usize,
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
@@ -26,8 +26,8 @@ impl Spare {
     }
 }
 
-/// Contexts and buffers of requests that have completed. Its mutex is held for a push, a pop or a sum, and no
-/// code of the user's runs under it.
+/// Contexts and buffers of completed requests. Its mutex is held for a push, a pop or a sum, and no user
+/// code runs under it.
 #[derive(Debug, Default)]
 pub(crate) struct Spares(Mutex<Vec<Spare>>);
 
@@ -46,7 +46,7 @@ impl Spares {
         input: Vec<u8>,
         output: Vec<u8>,
     ) {
-        // Dropped after the lock: one too many.
+        // A surplus one is dropped after the lock.
         let mut spare = ctx.map(|ctx| {
             let ctx_bytes = caught(|| ctx.memory_bytes()).unwrap_or(0);
             Spare { ctx, ctx_bytes, input, output }
@@ -67,7 +67,7 @@ impl Spares {
 impl Drop for Spares {
     fn drop(&mut self) {
         let spares = core::mem::take(&mut *self.0.lock());
-        // One that panics takes none of the others with it.
+        // A panic in one drop must not leak the others.
         for spare in spares {
             dropped(spare);
         }

@@ -15,7 +15,7 @@ densely and given back on demand. A page of one repeated word is kept as that wo
 not get smaller is kept as it is, or refused, by a setting. Whoever stores last is read; who reads \
 meanwhile gets one page or the other, and never a mixture.";
 
-/// A page whose content follows from `seed`: text-like, record-like, sparse, noise, or one word.
+/// A page whose contents follow from `seed`: text-like, record-like, sparse, noise, or one word.
 pub(crate) fn page(seed: u64) -> Box<Page> {
     let mut rng = Rng::new(seed);
     let mut page = Box::new([0u8; PAGE_SIZE]);
@@ -62,7 +62,7 @@ pub(crate) fn at(offset: u64) -> SwapEntry {
     SwapEntry::new(0, offset).unwrap()
 }
 
-/// Waits for what another thread does, which it does soon or never.
+/// Waits for another thread to do something, which it does soon or never.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let looked = (0..20_000).any(|_| {
         holds() || {

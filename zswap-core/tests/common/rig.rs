@@ -1,4 +1,4 @@
-//! A store whose codecs and pages are watched, and pages that say what they are.
+//! A store whose codecs and pages are counted, and pages that name their contents.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use zswap_core::{PAGE_SIZE, Page, Zswap, ZswapBuilder, builtin};
 
 use super::at;
 
-/// Leaves the zeros at a page's end out. Knows how many contexts of its kind there are.
+/// Omits the zeros at a page's end. Counts its contexts.
 #[derive(Clone)]
 struct Trim {
     name: String,
@@ -83,13 +83,13 @@ impl CompressorCtx for TrimCtx {
 pub(crate) struct Rig {
     pub(crate) store: Arc<Zswap>,
     pub(crate) pages: Arc<FailingPages>,
-    /// Codec contexts there are.
+    /// The number of codec contexts.
     pub(crate) contexts: Arc<AtomicUsize>,
     /// Contexts cannot be set up.
     pub(crate) fails: Arc<AtomicBool>,
-    /// What is decompressed has a wrong bit.
+    /// Decompression flips a bit.
     pub(crate) spoils: Arc<AtomicBool>,
-    /// What a codec does with the store whenever it compresses a page.
+    /// Called whenever a codec compresses a page.
     pub(crate) inside: Inside,
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn rig() -> Rig {
     rig_with(|builder| builder)
 }
 
-/// A rig whose store is set up further.
+/// A rig with more settings of its store.
 pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -131,7 +131,7 @@ pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     Rig { store: Arc::new(store), pages, contexts, fails, spoils, inside }
 }
 
-/// A page that says what it is, of which a quarter is not zero.
+/// A page that names its entry and round. A quarter of it is not zero.
 pub(crate) fn marked(entry: u64, round: u64) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     let seed = (entry * 1000 + round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -1,4 +1,4 @@
-//! Nodes added and taken away, all under the structure lock.
+//! Adds and removes nodes, all under the structure lock.
 
 use zpool_base::stable::TableError;
 
@@ -14,26 +14,26 @@ use crate::sync::atomic::{AtomicU32, Ordering, fence};
 /// An inner node on the way down to a key.
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
-    /// Where the reference to the node is.
+    /// Where the reference to the node is stored.
     slot: &'a AtomicU32,
     number: u32,
     pub(super) inner: Inner<'a>,
-    /// The way on: which child.
+    /// Which child leads on.
     pub(super) digit: usize,
 }
 
-/// The way down to a key as far as there is one, while the structure lock is held.
+/// The way down to a key, as far as it goes, while the structure lock is held.
 pub(super) struct Way<'a> {
     steps: [Option<Step<'a>>; LEVELS],
     depth: usize,
-    /// Where the way ends, and what is there: nothing, a leaf, or an inner node that does not cover the
-    /// key.
+    /// Where the way ends, and what is there: nothing, a leaf or lone entry, or an inner node that does not
+    /// cover the key.
     slot: &'a AtomicU32,
     pub(super) end: Ref,
 }
 
 impl<'a> Way<'a> {
-    /// The inner nodes on the way, from below.
+    /// The inner nodes on the way, from the bottom up.
     pub(super) fn upwards(&self) -> impl Iterator<Item = &Step<'a>> {
         self.steps[..self.depth].iter().rev().flatten()
     }
@@ -58,7 +58,7 @@ impl Index {
         }
     }
 
-    /// Adds a place for the key's word, or finds that somebody else has. To be looked for again.
+    /// Adds a place for the key's word, unless another thread has. The caller looks it up again.
     pub(super) fn insert(&self, key: u64) -> Result<(), NoRoom> {
         let mut locked = self.lock_structure();
         let way = self.way(&locked, key);
@@ -66,7 +66,7 @@ impl Index {
         let (below, pooled) = match way.end.target() {
             Target::None => {
                 let (at, lone) = self.new_lone(&mut locked, key)?;
-                // Release: who comes upon the reference finds the node in its table.
+                // Release: a thread that follows the reference finds the node in its table.
                 way.slot.store(at.0, Ordering::Release);
                 Words::of_lone(lone).open();
                 self.unlock(locked);
@@ -78,7 +78,7 @@ impl Index {
                     return self.grow(locked, &way, key);
                 }
                 let above = way.upwards().next();
-                // What the mark above says of the leaf; at the root no mark speaks of it.
+                // The mark above the leaf; a leaf at the root has none, and counts as marked.
                 (first, above.is_none_or(|step| step.inner.is_marked(step.digit)))
             }
             Target::Inner(number) => {
@@ -87,7 +87,7 @@ impl Index {
                 (header.first_key(), inner.has_marks())
             }
         };
-        // What is here and the key part at this level: a new inner node takes both.
+        // The node here and the key diverge at this level: a new inner node takes both.
         let header = Header::of_both(key, below);
         let (inner, inner_number) = self.new_inner(&mut locked, header)?;
         let (at, lone) = match self.new_lone(&mut locked, key) {
@@ -104,14 +104,14 @@ impl Index {
         if pooled {
             inner.mark(header.digit(below));
         }
-        // Release: look-ups of keys that were here before must find them through the new node.
+        // Release: look-ups of existing keys must find them through the new node.
         way.slot.store(Ref::inner(inner_number).0, Ordering::Release);
         Words::of_lone(lone).open();
         Ok(())
     }
 
-    /// Puts a leaf in the place of the lone entry at the end of the way, if it is another key's of the
-    /// same leaf. Waits for the lone entry without the structure lock if it is in use.
+    /// Replaces the lone entry at the end of the way by a leaf, if it is another key's of the same leaf. If
+    /// the lone entry is in use, waits for it without the structure lock.
     fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoRoom> {
         let Target::Lone(number) = way.end.target() else { return Ok(()) };
         let lone = self.lone(number);
@@ -123,15 +123,15 @@ impl Index {
         let (leaf_number, leaf) = self.new_leaf(&mut locked, key)?;
         // Relaxed: only compared by the CAS.
         let word = Word::from_raw(lone.word.load(Ordering::Relaxed));
-        // Acquire pairs with the Release of the last unlock: its checksum is seen, and the next holder
-        // of the word in its new place comes after the last one. Relaxed on failure: it is in use.
+        // Acquire pairs with the Release of the last unlock: the entry's checksum is seen, and the next
+        // holder of the word in its new place comes after the last one. Relaxed on failure: it is in use.
         let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
         let dead = Word::DEAD.raw();
         if word.is_locked() || lone.word.compare_exchange(word.raw(), dead, won, failed).is_err() {
             self.retire_leaf(&mut locked, leaf_number);
             self.unlock(locked);
             if let Some(entry) = lock::lock(lone.word, &self.waiters) {
-                // As long as it is locked it keeps its key.
+                // While it is locked it keeps its key.
                 // Relaxed: written before the word was unlocked.
                 let theirs = lone.key.load(Ordering::Relaxed);
                 drop(Entry::new(entry, self, theirs));
@@ -139,7 +139,7 @@ impl Index {
             return Ok(());
         }
         self.copy_sum(number, leaf_number, other);
-        // Release: who comes upon the reference finds the leaf, with its prefix.
+        // Release: a thread that follows the reference finds the leaf, with its prefix.
         way.slot.store(Ref::leaf(leaf_number).0, Ordering::Release);
         Words::of_leaf(leaf).open_with(other, word);
         self.retire_lone(&mut locked, number);
@@ -147,7 +147,7 @@ impl Index {
         Ok(())
     }
 
-    /// The checksum of a lone entry becomes that of its key in a leaf; nobody can use either.
+    /// Copies the checksum of a lone entry to its key's in a leaf; no thread can use either.
     fn copy_sum(&self, lone: u32, leaf: u32, key: u64) {
         let Some(sums) = &self.sums else { return };
         if let (Some(from), Some(to)) = (sums.of_lone(lone), sums.of_leaf(leaf, key)) {
@@ -156,8 +156,8 @@ impl Index {
         }
     }
 
-    /// The entries at a reference, if that is what it leads to. Whoever does not hold the structure lock may
-    /// come upon another key's.
+    /// The entries at a reference, if it leads to any. Without the structure lock they may be another
+    /// key's.
     pub(super) fn words(&self, at: Ref) -> Option<Words<'_>> {
         match at.target() {
             Target::Leaf(number) => Some(Words::of_leaf(self.leaf(number))),
@@ -193,8 +193,8 @@ impl Index {
         }
         locked.structure.leaves.take(number);
         let leaf = self.leaf(number);
-        // Release pairs with the Acquire of the look-ups without a lock: who sees the new prefix
-        // sees, too, that the leaf was taken away from the old one.
+        // Release pairs with the Acquire of the look-ups without a lock: a thread that sees the new prefix
+        // also sees that the leaf was removed from the old one's place.
         leaf.prefix.store(leaf_prefix(key), Ordering::Release);
         Ok((number, leaf))
     }
@@ -223,32 +223,32 @@ impl Index {
         self.inners.make(number).map_err(no_node::<InnerNode>)?;
         locked.structure.inners.take(number);
         let inner = self.inner(number);
-        // Relaxed: published with the reference to the node. It has had no children and no marks
-        // since it was taken away, or made.
+        // Relaxed: published with the reference to the node. It has had no children and no marks since it
+        // was removed, or made.
         inner.header.store(header.pack(), Ordering::Relaxed);
         Ok((inner, number))
     }
 
-    /// Takes an unlinked inner node without children back.
+    /// Frees an unlinked inner node without children.
     fn retire_inner(&self, locked: &mut Locked<'_>, inner: Inner<'_>, number: u32) {
         assert!(!inner.has_marks(), "a node without children has no marks");
-        // Its header stays. Who comes here by a stale reference finds no child.
+        // Its header stays. A thread that gets here by a stale reference finds no child.
         locked.structure.inners.free(number);
     }
 
-    /// Takes a leaf that is not linked back, all its words DEAD.
+    /// Frees an unlinked leaf, all its words DEAD.
     fn retire_leaf(&self, locked: &mut Locked<'_>, number: u32) {
         self.removals.count(Ref::leaf(number));
         locked.structure.leaves.free(number);
     }
 
-    /// Takes a lone entry that is not linked back, its word DEAD.
+    /// Frees an unlinked lone entry, its word DEAD.
     fn retire_lone(&self, locked: &mut Locked<'_>, number: u32) {
         self.removals.count(Ref::lone(number));
         locked.structure.lones.free(number);
     }
 
-    /// Unlocks the structure, and gives back the memory of groups that were emptied.
+    /// Unlocks the structure, and returns the memory of emptied groups to the system.
     fn unlock(&self, locked: Locked<'_>) {
         let any = locked.structure.any_leaving();
         drop(locked);
@@ -257,14 +257,14 @@ impl Index {
         }
     }
 
-    /// Gives back the memory of groups that leave, as many as a call of `prune` empties at most. Takes the
-    /// structure lock, and blocks in the system without it.
+    /// Returns the memory of leaving groups to the system, at most as many as one call of `prune` empties.
+    /// Takes the structure lock, and blocks in the system without it.
     fn give_back(&self) {
         for _ in 0..=LEVELS {
             let leaving = self.lock_structure().structure.next_leaving();
             let Some((kind, group)) = leaving else { return };
-            // All nodes of the group are unlinked, their words DEAD, and none of their numbers is given
-            // out. Who still follows a reference to one finds what it would find now, or zeros.
+            // All nodes of the group are unlinked, their words DEAD, and none of their numbers is handed
+            // out. A thread that still follows a reference to one finds what it would find now, or zeros.
             let sums = self.sums.as_ref();
             let gone = match kind {
                 Kind::Leaf => {
@@ -279,14 +279,15 @@ impl Index {
         }
     }
 
-    /// Takes the key's leaf or lone entry away if all its entries are empty, and inner nodes left without a
-    /// child; gives memory back that no node needs. To be called after an entry became empty, with no lock held.
+    /// Removes the key's leaf or lone entry if all its entries are empty, and inner nodes left without a
+    /// child; returns memory that no node needs to the system. Called after an entry became empty, with no
+    /// lock held.
     pub(super) fn prune(&self, key: u64) {
-        // Orders the unlock before the look at the other words: of two that unlock the last words of a leaf
-        // one at least sees the other's.
+        // Orders the unlock before the check of the other words: of two threads that unlock the last words
+        // of a leaf, at least one sees the other's.
         fence(Ordering::SeqCst);
         let Some(found) = self.find(key) else { return };
-        // A guess; the CASes below decide.
+        // Only a guess: the CASes below decide.
         if self.words(found.at).is_none_or(|words| words.any(|word| word != Word::EMPTY)) {
             return;
         }
@@ -296,7 +297,7 @@ impl Index {
         if !words.is_some_and(|words| words.kill()) {
             return;
         }
-        // Relaxed: who reads "none" and then adds a leaf takes the structure lock first.
+        // Relaxed: a thread that reads "none" and then adds a leaf takes the structure lock first.
         way.slot.store(Ref::NONE.0, Ordering::Relaxed);
         match way.end.target() {
             Target::Leaf(number) => self.retire_leaf(&mut locked, number),
@@ -307,7 +308,7 @@ impl Index {
         self.unlock(locked);
     }
 
-    /// Takes away the inner nodes on the way that have no child left, and the marks of what is gone.
+    /// Removes the inner nodes on the way that have no child left, and the marks of removed nodes.
     fn drop_empty_inners(&self, locked: &mut Locked<'_>, way: &Way<'_>) {
         let mut childless = true;
         for step in way.upwards() {

@@ -1,19 +1,20 @@
 //! A locked entry of the index, which leaves no empty place behind.
 //!
-//! A leaf is taken away only when all its words are unlocked and EMPTY (`Index::prune`), so whoever holds one
-//! of them keeps the leaf. That is why the rule is not "who empties an entry prunes" but: *whoever unlocks an EMPTY
-//! word prunes*, also one that only looked. Of several such the last one finds all words unlocked; the fence in
-//! `prune` orders each one's unlock before its look at the others' words.
+//! A leaf is removed only when all its words are unlocked and EMPTY (`Index::prune`), so the holder of one
+//! of them keeps the leaf. That is why the rule is not "the thread that empties an entry prunes" but *the
+//! thread that unlocks an EMPTY word prunes*, even if it has only read the word. Of several such threads
+//! the last one finds all words unlocked; the fence in `prune` orders each one's unlock before its check of
+//! the others' words.
 
 use super::Index;
 use crate::entry::lock::EntryGuard;
 use crate::entry::word::Word;
 
-/// A locked entry. Dropping it writes the word back, unlocked, and prunes if that is EMPTY. No lock of a rank below
-/// may be held then.
+/// A locked entry. Dropping it writes the word back, unlocked, and prunes if the word is EMPTY. No lock of
+/// a lower rank may be held then.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
-    /// None only in the middle of the drop.
+    /// `None` only during the drop.
     guard: Option<EntryGuard<'a>>,
     index: &'a Index,
     key: u64,
@@ -40,19 +41,19 @@ impl<'a> Entry<'a> {
         self.guard().word()
     }
 
-    /// Puts another word in place; gives what was there.
+    /// Replaces the word; returns the old one.
     #[inline]
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         self.guard_mut().replace(word)
     }
 
-    /// The checksum of the entry's page, if the store keeps them.
+    /// The checksum of the entry's page, if the store keeps checksums.
     #[inline]
     pub(crate) fn sum(&self) -> Option<u32> {
         self.guard().sum()
     }
 
-    /// Notes the checksum of the entry's page, if the store keeps them.
+    /// Notes the checksum of the entry's page, if the store keeps checksums.
     #[inline]
     pub(crate) fn set_sum(&mut self, value: Option<u32>) {
         self.guard_mut().set_sum(value);

@@ -7,7 +7,7 @@ use super::node::{CHILD_SLOTS, Header, LEAF_WORDS, Ref, Target, Words, leaf_pref
 use crate::entry::word::Word;
 use crate::sync::atomic::Ordering;
 
-/// Up to a leaf's keys, in order, without memory of the heap.
+/// Up to a leaf's keys, in order, without heap memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeafKeys {
     keys: [u64; LEAF_WORDS],
@@ -26,7 +26,7 @@ impl LeafKeys {
     /// Adds a key.
     ///
     /// # Panics
-    /// If a leaf's keys are there already.
+    /// If it holds as many keys as a leaf has already.
     #[expect(clippy::expect_used, reason = "a bug of the caller")]
     pub(crate) fn push(&mut self, key: u64) {
         *self.keys.get_mut(self.len).expect("no more keys are kept than a leaf has") = key;
@@ -54,7 +54,7 @@ impl Deref for LeafKeys {
 
 impl Index {
     /// The used entries of the first leaf that has keys from `from` on: refills `keys` with theirs, from
-    /// `from` on, and gives the first key after that leaf. No keys and `None` if there is no such leaf.
+    /// `from` on, and returns the first key after that leaf. No keys and `None` if there is no such leaf.
     pub(crate) fn leaf_keys(&self, from: u64, keys: &mut LeafKeys) -> Option<u64> {
         keys.clear();
         let _locked = self.lock_structure();

@@ -9,14 +9,14 @@ use loom::thread;
 use zpool_api::BackendBits;
 use zpool_base::sync::Watched;
 
-// Leaves have two words under loom and inner nodes two children, so these keys are what there
-// is: two words of one leaf, the leaf beside it, and one beside them both a level up.
+// Under loom, leaves have two words and inner nodes two children, so only these keys exist: two words of
+// one leaf, the leaf beside it, and a leaf beside both of them, one level up.
 const A0: u64 = 0;
 const A1: u64 = 1;
 const B0: u64 = 1 << LEAF_BITS;
 const C0: u64 = 1 << (LEAF_BITS + INNER_BITS);
 
-/// Two new leaves at once, the second of which splits the first: both are there.
+/// Two new leaves at once, the second of which splits the first: both are found.
 #[test]
 fn loom_index_insert_against_insert() {
     loom::model(|| {
@@ -35,12 +35,12 @@ fn loom_index_insert_against_insert() {
     });
 }
 
-/// A look-up of a key that is in use, while an inner node comes in between: at the root, and
-/// below an inner node. Fails if the new node's reference is stored Relaxed, or loaded Relaxed
-/// by `find`: the look-up then meets a node that it cannot see yet and says "absent".
+/// A look-up of a key that is in use, while an inner node comes in between: at the root, and below an inner
+/// node. Fails if the new node's reference is stored Relaxed, or loaded Relaxed by `find`: the look-up then
+/// meets a node whose contents it cannot see yet, and returns "absent".
 ///
-/// The gate is Relaxed and orders nothing. It makes loom try the look-up after the insertion,
-/// which it misses otherwise, because the insertion loads the reference before it stores it.
+/// The gate is Relaxed and orders nothing. It makes loom try the look-up after the insertion, which it
+/// misses otherwise, because the insertion loads the reference before it stores it.
 #[test]
 fn loom_index_lookup_against_split() {
     for below_an_inner_node in [false, true] {
@@ -64,8 +64,8 @@ fn loom_index_lookup_against_split() {
     }
 }
 
-/// Users of a stale reference to a lone entry or a leaf that was recycled for other keys. Fails if `open_with` is
-/// Relaxed: the words are then seen open before the new keys are.
+/// Users of a stale reference to a lone entry or a leaf that was recycled for other keys. Fails if
+/// `open_with` is Relaxed: the words are then seen open before the new keys are.
 #[test]
 fn loom_index_stale_leaf_of_another_prefix() {
     for whole_leaf in [false, true] {
@@ -89,7 +89,7 @@ fn loom_index_stale_leaf_of_another_prefix() {
                 })
             };
             if shared.1.load(Ordering::Relaxed) == 1 {
-                // The place is B's; A's word was touched by `open_with` only, or by B's first store.
+                // The place is B's; only `open_with` or B's first store has changed A's word.
                 assert!(shared.0.lock_in(stale, A0).is_none(), "another key's entry");
             }
             other.join().unwrap();
@@ -97,8 +97,8 @@ fn loom_index_stale_leaf_of_another_prefix() {
     }
 }
 
-/// Users of a stale reference to a lone entry or a leaf that is recycled for the same keys. Fails if either is
-/// opened before it is linked: what they store is then not found.
+/// Users of a stale reference to a lone entry or a leaf that is recycled for the same keys. Fails if either
+/// is opened before it is linked: what they store is then not found.
 #[test]
 fn loom_index_stale_leaf_of_the_same_prefix() {
     for whole_leaf in [false, true] {
@@ -120,7 +120,7 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
                     }
                 })
             };
-            // Only looks at the word: waiting for the structure lock would order the two.
+            // Only reads the word: waiting for the structure lock would order the two.
             if !Word::from_raw(stale.word.load(Ordering::Relaxed)).is_dead() {
                 if let Some(mut entry) = index.lock_in(stale, A0) {
                     entry.replace(Word::new(Content::SameFilled(3)));
@@ -133,9 +133,9 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
     }
 }
 
-/// A look-up of a key that is in use, which has read the reference to its lone entry before that becomes a leaf
-/// and is recycled for another key. Fails if `find_lone` does not read the reference again, or if stores or loads
-/// of lone entries' keys are Relaxed.
+/// A look-up of a key that is in use has read the reference to its lone entry; that entry then becomes a
+/// leaf and is recycled for another key. Fails if `find_lone` does not read the reference again, or if
+/// stores or loads of lone entries' keys are Relaxed.
 #[test]
 fn loom_index_lookup_against_growth() {
     loom::model(|| {
@@ -156,7 +156,7 @@ fn loom_index_lookup_against_growth() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It has loom try what follows after the other thread, too.
+        // Relaxed: orders nothing. It makes loom also try what follows after the other thread.
         shared.1.load(Ordering::Relaxed);
         let came_upon = shared.0.find_lone(slot, at, number, A0);
         assert!(!matches!(came_upon, AtLone::Absent), "in use all the time");
@@ -166,8 +166,8 @@ fn loom_index_lookup_against_growth() {
     });
 }
 
-/// A store to a lone entry that becomes a leaf: it is not lost, and its checksum goes with it. Fails if the
-/// word is stored DEAD in place of the CAS, or the CAS is Relaxed.
+/// A store to a lone entry that becomes a leaf: it is not lost, and its checksum moves with it. Fails if a
+/// plain store of DEAD replaces the CAS, or if the CAS is Relaxed.
 #[test]
 fn loom_index_store_against_growth() {
     loom::model(|| {
@@ -190,8 +190,7 @@ fn loom_index_store_against_growth() {
     });
 }
 
-/// A store beside an entry whose removal takes the leaf away. Fails if `kill` stores in
-/// place of its CAS.
+/// A store beside an entry whose removal removes the leaf. Fails if `kill` stores instead of its CAS.
 #[test]
 fn loom_index_store_against_prune_of_its_leaf() {
     for whole_leaf in [false, true] {
@@ -216,9 +215,8 @@ fn loom_index_store_against_prune_of_its_leaf() {
     }
 }
 
-/// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not
-/// look at the prefix again, and if `peek` loads the word Relaxed (the old prefix is then seen
-/// with the new word).
+/// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not check the
+/// prefix again, and if `peek` loads the word Relaxed (it then sees the old prefix with the new word).
 #[test]
 fn loom_index_lookup_against_recycling() {
     loom::model(|| {
@@ -240,8 +238,8 @@ fn loom_index_lookup_against_recycling() {
     });
 }
 
-/// The same, of a look-up that does without the lock if it can. Fails if `see_or_lock` does not look
-/// at the prefix, and if it loads the word Relaxed.
+/// The same, for a look-up that avoids the lock if it can. Fails if `see_or_lock` does not check the
+/// prefix, and if it loads the word Relaxed.
 #[test]
 fn loom_index_seeing_against_recycling() {
     loom::model(|| {
@@ -265,8 +263,8 @@ fn loom_index_seeing_against_recycling() {
     });
 }
 
-/// The last two entries of a leaf go at once: the leaf goes, too. Fails without the fence of `prune`: each then sees
-/// the other's word as it was.
+/// The last two entries of a leaf are removed at once: the leaf is removed, too. Fails without the fence of
+/// `prune`: each thread then sees the other's old word.
 #[test]
 fn loom_index_removal_against_removal() {
     loom::model(|| {
@@ -283,8 +281,8 @@ fn loom_index_removal_against_removal() {
     });
 }
 
-/// Somebody has the entry locked, and only looks at it, while its removal wants to take the place away: one of the
-/// two does. Fails if a look-up that found nothing does not prune.
+/// One thread has the entry locked, and only reads it, while another removes the entry and tries to remove
+/// its place: one of the two does. Fails if a look-up that found nothing does not prune.
 #[test]
 fn loom_index_look_against_removal() {
     loom::model(|| {
@@ -300,14 +298,14 @@ fn loom_index_look_against_removal() {
     });
 }
 
-/// A removal that finds the leaf in use half-way and restores it, against users of a word that
-/// it had killed. Fails if the CAS of `kill` or the store that restores is Relaxed: the
-/// next holder is then not ordered after the last one.
+/// A removal that finds the leaf in use half-way and restores it, against users of a word that it had
+/// killed. Fails if the CAS of `kill` or the store that restores is Relaxed: the next holder is then not
+/// ordered after the last one.
 #[test]
 fn loom_index_users_of_a_restored_word_are_ordered() {
     loom::model(|| {
         let shared = Arc::new((Index::new(), Watched::new()));
-        // A leaf of two words, of which one is used.
+        // A leaf of two words, one of which is in use.
         put(&shared.0, A1, 1);
         put(&shared.0, A0, 1);
         remove(&shared.0, A1);
@@ -333,8 +331,9 @@ fn loom_index_users_of_a_restored_word_are_ordered() {
     });
 }
 
-/// A look-up without a lock of a key whose leaf becomes another key's and then its own again. Fails if `read` does
-/// not compare the removals: it then gives the other key's word under the prefix of the next life.
+/// A look-up without a lock of a key whose leaf becomes another key's and then its own again. Fails if
+/// `read` does not compare the removals: it then returns the other key's word under the prefix of the next
+/// life.
 #[test]
 fn loom_index_peek_against_recycling_twice() {
     loom::model(|| {
@@ -350,8 +349,8 @@ fn loom_index_peek_against_recycling_twice() {
     });
 }
 
-/// The same of what `peek` and `see_or_lock` rest on, for a place that was found before. Fails, too, if `count`
-/// or its load is Relaxed: the word of a life whose end is counted in is then read.
+/// The same for what `peek` and `see_or_lock` rely on, with a place that was found before. Also fails if
+/// `count` or its load is Relaxed: a word of a life whose end is counted is then read.
 #[test]
 fn loom_index_read_against_recycling_twice() {
     loom::model(|| {
@@ -365,7 +364,7 @@ fn loom_index_read_against_recycling_twice() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It has loom try what follows after the other thread, too.
+        // Relaxed: orders nothing. It makes loom also try what follows after the other thread.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(found).map(Word::content);
         let fine = [Content::Empty, Content::SameFilled(1), Content::SameFilled(3)];
@@ -374,16 +373,16 @@ fn loom_index_read_against_recycling_twice() {
     });
 }
 
-/// A look-up by a stale reference to a lone entry that is another key's, and whose memory goes back to the system:
-/// what is read for its key then is zero, which is the key that is looked for. Fails if `read` does not compare
+/// A look-up by a stale reference to a lone entry that is another key's, and whose memory returns to the
+/// system: its key then reads as zero, which is the key being looked up. Fails if `read` does not compare
 /// the removals, or if zeros are stored Relaxed (in the model, which has no system to order them).
 #[test]
 fn loom_index_lookup_against_memory_given_back() {
-    // Not part of the model. Memory stays where it is while somebody has the entry locked.
+    // Not part of the model. The memory stays while a thread has the entry locked.
     static GIVEN_BACK: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     loom::model(|| {
         let shared = Arc::new((Index::new(), AtomicU32::new(0)));
-        // Two entries in the first group, and the one in question in the second.
+        // Two entries in the first group, and the one to remove in the second.
         put(&shared.0, B0, 4);
         put(&shared.0, C0, 5);
         put(&shared.0, A0, 1);
@@ -403,7 +402,7 @@ fn loom_index_lookup_against_memory_given_back() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It has loom try what follows after the other thread, too.
+        // Relaxed: orders nothing. It makes loom also try what follows after the other thread.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(stale).map(Word::content);
         assert!(seen.is_none(), "another key's: {seen:?}");
@@ -431,7 +430,7 @@ fn keep(index: &Index, key: u64, word: Word) {
     index.note_replaced(key, old, word);
 }
 
-/// Whether a round comes upon the key.
+/// Whether a full walk finds the key.
 fn is_walked(index: &Index, key: u64) -> bool {
     let mut keys = LeafKeys::new();
     let mut next = Some(0);
@@ -444,8 +443,8 @@ fn is_walked(index: &Index, key: u64) -> bool {
     false
 }
 
-/// A store against the end of its neighbour's pool memory, which takes the mark of their leaf away. Fails without
-/// the fence of either: the one does not see the word then, the other not that the mark is gone.
+/// A store against a thread that frees its neighbour's pool memory and clears the mark of their leaf. Fails
+/// without the fence of either: one thread then misses the word, and the other that the mark is cleared.
 #[test]
 fn loom_index_marks_store_against_clear() {
     loom::model(|| {
@@ -464,7 +463,7 @@ fn loom_index_marks_store_against_clear() {
     });
 }
 
-/// A store against a new node that comes between its leaf and the mark, and a walk that takes away the mark in
+/// A store against a new node that comes between its leaf and the mark, and a walk that clears the mark in
 /// the new node. Fails if the store does not read the reference again, or without either fence.
 #[test]
 fn loom_index_marks_store_against_split_and_clear() {

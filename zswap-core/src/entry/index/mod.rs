@@ -1,43 +1,47 @@
 //! The radix index: from a swap entry's 64-bit key to its entry word.
 //!
-//! A path-compressed radix tree of inner nodes with 16 children, above leaves of 32 entry words. A key without
-//! neighbours in its leaf is a *lone* entry of key and word, which grows into a leaf when the second of the
-//! leaf's keys comes. Dense keys cost 8.4 bytes each (264 bytes a leaf, 80 an inner node over 16 of them); a
-//! lone one costs 16 and its share of inner nodes, 44 together at a million random keys.
+//! A path-compressed radix tree of inner nodes with 16 children, above leaves of 32 entry words. A key
+//! without neighbours in its leaf is a *lone* entry, of key and word, which grows into a leaf when a second
+//! key of that leaf comes. Dense keys cost 8.4 bytes each (264 bytes a leaf, 80 an inner node above 16
+//! leaves). A lone key costs 16 bytes and its share of inner nodes, together 44 bytes with a million random
+//! keys.
 //!
-//! All nodes live in tables (`ZeroedTable`) where each keeps its place and stays a valid node while the store
-//! lives, even when the memory of its group goes back to the system (`numbers.rs`): it is zeros then, a node that
-//! nobody can use. That is why all of this is safe code, and why a look-up needs no lock: a stale reference leads to
-//! a valid node, which says itself what it is now.
+//! All nodes live in tables (`ZeroedTable`). A node keeps its place and stays valid as long as the store
+//! lives, even when the memory of its group returns to the system (`numbers.rs`): it is all zeros then, a
+//! node that nobody can use. That is why all of this is safe code, and why a look-up needs no lock: a stale
+//! reference leads to a valid node, which says itself what it is now.
 //!
 //! # Rules
-//! * The *structure lock* is held to add or take away nodes, to change marks (`pooled.rs`) and to walk; only
+//! * The *structure lock* is held to add or remove nodes, to change marks (`pooled.rs`) and to walk. Only
 //!   the tables' growth locks are taken under it. Look-ups do not take it. No entry lock is held when it is
 //!   taken, and none is waited for under it.
 //! * A node's header, children, prefix or key are written before the reference to it is stored.
-//! * Words are DEAD until their node is linked: nobody can use an entry that look-ups do not find.
-//! * A leaf or lone entry is taken away only when each of its words has gone from EMPTY to DEAD by a CAS, so a
-//!   locked or used entry keeps its place. Inner nodes are taken away when they have no child left.
-//! * A lone entry grows: its word, unlocked, goes to DEAD by a CAS; the leaf takes its place; the word is stored
-//!   in the leaf. Whoever finds a DEAD word waits for the structure lock and looks again. So the word is in one
-//!   place, and nobody can use it between the two. A leaf never becomes a lone entry again while it has
-//!   a used entry.
-//! * Memory goes back when every node of its group is taken away and while none of them is given out. So it changes a
-//!   node only from "taken away" to zeros, which is another way to say so: a DEAD word stays DEAD, and a late CAS,
-//!   which expects a live word, fails. A prefix or key becomes 0, which may be somebody's, but its words are DEAD.
-//! * Whoever unlocks an EMPTY word prunes (`entry.rs`), so no empty leaf stays behind.
-//! * Who locks an entry checks the node's prefix or key afterwards: a recycled one has another, or
-//!   DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only one of its key.
-//!   Who reads a word without its lock also checks that no node was taken away meanwhile (`Removals`).
+//! * Words are DEAD until their node is linked: an entry that look-ups do not find cannot be used.
+//! * A leaf or lone entry is removed only after each of its words has gone from EMPTY to DEAD by a CAS, so
+//!   a locked or used entry keeps its place. An inner node is removed when it has no child left.
+//! * A lone entry grows: its word, unlocked, goes to DEAD by a CAS; the leaf takes its place; the word is
+//!   stored in the leaf. A thread that finds a DEAD word waits for the structure lock and tries again. So
+//!   the word is in one place, and cannot be used between the two. A leaf never becomes a lone entry again
+//!   while it has a used entry.
+//! * A group's memory returns to the system when each node of the group is removed, and while none of them
+//!   is handed out. So that changes a node only from "removed" to zeros, which means the same: a DEAD word
+//!   stays DEAD, and a late CAS, which expects a live word, fails. A prefix or key becomes 0, which may be
+//!   a valid one, but its words are DEAD.
+//! * A thread that unlocks an EMPTY word prunes (`entry.rs`), so no empty leaf stays behind.
+//! * A thread that locks an entry checks the node's prefix or key afterwards: a recycled node has another,
+//!   or DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only one of its
+//!   key. A thread that reads a word without its lock also checks that no node was removed meanwhile
+//!   (`Removals`).
 //!
-//! # Why "absent" may be believed
-//! A look-up that meets a recycled node, or zeros, may find nothing where there is something now. Say the key
-//! is in use when the look-up begins and all the time until it ends. Then every node above it stays, for none
-//! of them is ever without a child; and its leaf stays, or its lone entry does until a leaf takes that place.
-//! The references on the way can change only to new inner nodes put in between, which lead to the same place, and
-//! from the lone entry to the leaf. So the look-up finds it, unless it followed the reference to the lone entry
-//! and came upon the next life of that: it sees the reference changed then, for that came before, and
-//! follows it again. Otherwise the key was not in use at some moment of the call, and "absent" was true then.
+//! # Why "absent" is true
+//! A look-up that meets a recycled node, or zeros, may find nothing where there is something now. Suppose
+//! the key is in use from the beginning of the look-up to its end. Then every node above it stays, since
+//! none of them is ever without a child; and its leaf stays, or its lone entry does until a leaf takes that
+//! place. The references on the way can change only to new inner nodes put in between, which lead to the
+//! same place, and from the lone entry to the leaf. So the look-up finds the key, unless it followed the
+//! reference to the lone entry and met the next life of that. It then sees that the reference has changed,
+//! since that came before, and follows it again. Otherwise the key was not in use at some moment of the
+//! call, and "absent" was true then.
 
 mod change;
 mod entry;
@@ -65,14 +69,14 @@ use zpage::word_lock::Waiters;
 pub(crate) use zpool_base::numbers::NoRoom;
 use zpool_base::numbers::Numbers;
 
-/// Counters of leaves taken away; fewer under the model checker.
+/// Stripes of the removal counts; fewer under the model checker.
 const REMOVAL_STRIPES: usize = if MODEL { 1 } else { 16 };
 
-/// How many leaves and lone entries were taken away, by number. Never decreases, and 64 bits do not come round.
+/// Counts removed leaves and lone entries, striped by number. Never decreases, and 64 bits do not wrap.
 ///
-/// A word that is read without a lock may be of a leaf's earlier life, for another key, and the prefix that
-/// is read afterwards of a later one, for the same key as before. Equal prefixes prove nothing then; equal
-/// counts do.
+/// A word that is read without a lock may belong to an earlier life of a leaf, with another key, and the
+/// prefix that is read afterwards to a later one, with the same key as before. Equal prefixes prove nothing
+/// then; equal counts do.
 #[derive(Debug)]
 struct Removals {
     stripes: [CachePadded<AtomicU64>; REMOVAL_STRIPES],
@@ -88,9 +92,10 @@ impl Removals {
         &self.stripes[at.spread() % REMOVAL_STRIPES]
     }
 
-    /// Counts a leaf or lone entry whose words are DEAD, before it may have other keys.
+    /// Counts the removal of a leaf or lone entry whose words are DEAD, before it may get other keys.
     fn count(&self, at: Ref) {
-        // Release pairs with the Acquire in `read`: who counts this removal in sees the words DEAD.
+        // Release pairs with the Acquire in `read`: a thread that sees this removal counted sees the words
+        // DEAD.
         self.stripe(at).fetch_add(1, Ordering::Release);
     }
 }
@@ -103,7 +108,7 @@ enum Kind {
     Inner,
 }
 
-/// Guarded by the structure lock: which nodes are in use.
+/// Which nodes are in use. Guarded by the structure lock.
 #[derive(Debug)]
 struct Structure {
     leaves: Numbers,
@@ -124,7 +129,7 @@ impl Structure {
         self.leaves.any_leaving() || self.lones.any_leaving() || self.inners.any_leaving()
     }
 
-    /// A group of nodes whose memory is to be given back.
+    /// A group of nodes whose memory can return to the system.
     fn next_leaving(&mut self) -> Option<(Kind, usize)> {
         [Kind::Leaf, Kind::Lone, Kind::Inner]
             .into_iter()
@@ -155,7 +160,7 @@ impl Index {
         Self::with(None, Ref::MAX_NODES)
     }
 
-    /// An index that keeps a checksum beside each entry: 4 bytes more.
+    /// An index that keeps a checksum for each entry, in 4 more bytes.
     pub(crate) fn with_sums() -> Self {
         Self::with(Some(Sums::default()), Ref::MAX_NODES)
     }
@@ -195,7 +200,7 @@ impl Index {
         }
     }
 
-    /// Bytes of the nodes that have memory, used or not, and of what says which are.
+    /// Bytes of the nodes that have memory, used or not, and of the record of which are used.
     pub(crate) fn memory_bytes(&self) -> usize {
         let locked = self.lock_structure();
         let structure = &locked.structure;
@@ -209,7 +214,7 @@ impl Index {
         Locked { structure: self.structure.lock(), _held: held }
     }
 
-    /// Locks the key's entry if it has a leaf; an entry of that leaf may be empty.
+    /// Locks the key's entry, which may be empty; `None` if the key has no place.
     pub(crate) fn lock(&self, key: u64) -> Option<Entry<'_>> {
         loop {
             let found = self.find(key)?;
@@ -219,7 +224,7 @@ impl Index {
         }
     }
 
-    /// Locks the key's entry, with a new place for it if it has none.
+    /// Locks the key's entry, after adding a place for it if it has none.
     pub(crate) fn lock_or_insert(&self, key: u64) -> Result<Entry<'_>, NoRoom> {
         loop {
             match self.find(key) {
@@ -233,8 +238,8 @@ impl Index {
         }
     }
 
-    /// What `see` makes of the key's word as it is now, without its lock; else the entry locked, if it
-    /// has a leaf.
+    /// What `see` makes of the key's word, read without its lock; if that is `None`, the locked entry.
+    /// `None` if the key has no place.
     #[inline]
     pub(crate) fn see_or_lock<T>(
         &self,
@@ -243,7 +248,7 @@ impl Index {
     ) -> Option<Result<T, Entry<'_>>> {
         loop {
             let found = self.find(key)?;
-            // A dead word shows nothing to see.
+            // `read` returns no dead word.
             if let Some(word) = self.read(found) {
                 if let Some(seen) = see(word) {
                     return Some(Ok(seen));
@@ -255,8 +260,8 @@ impl Index {
         }
     }
 
-    /// The key's word as it is now, unlocked; EMPTY if there is none. For look-ups that act on
-    /// nothing.
+    /// A snapshot of the key's word, unlocked; EMPTY if the key has no place. For callers that need no
+    /// exact answer.
     pub(crate) fn peek(&self, key: u64) -> Word {
         loop {
             let Some(found) = self.find(key) else { return Word::EMPTY };
@@ -267,18 +272,18 @@ impl Index {
         }
     }
 
-    /// The key's word as it is now, without its lock; nothing if it is dead, or if it may have been another
+    /// A snapshot of the key's word, read without its lock; `None` if it is dead, or may have been another
     /// key's.
     #[inline]
     fn read(&self, found: Found<'_>) -> Option<Word> {
         let removals = self.removals.stripe(found.at);
-        // Acquire pairs with the Release of `count`: the words of a node whose removal is counted in
-        // are seen DEAD, or as they were later.
+        // Acquire pairs with the Release of `count`: the words of a node whose removal is counted here are
+        // seen DEAD, or as they became later.
         let before = removals.load(Ordering::Acquire);
         // Acquire, so that the node's keys are read after the word: if the node was recycled before the
         // word was read, its new keys are seen.
         let word = Word::from_raw(found.word.load(Ordering::Acquire));
-        // The count is read last, and needs no order of its own: see `is_the_keys`.
+        // Relaxed: the Acquire of `is_the_keys` orders the count, which is read last.
         let same = found.is_the_keys() && removals.load(Ordering::Relaxed) == before;
         (same && !word.is_dead()).then_some(word)
     }
@@ -288,10 +293,10 @@ impl Index {
     fn lock_in<'a>(&'a self, found: Found<'a>, key: u64) -> Option<Entry<'a>> {
         match lock::lock(found.word, &self.waiters) {
             Some(entry) => {
-                // The lock's Acquire reads from after the words were made EMPTY, which came after the
-                // node's keys were stored.
+                // The lock's Acquire comes after the words were made EMPTY, which came after the node's
+                // keys were stored.
                 if !found.is_the_keys() {
-                    // As long as it is locked the node keeps the keys that it has now.
+                    // While it is locked the node keeps its current keys.
                     let theirs = self.words(found.at).map_or(key, |words| words.first);
                     drop(Entry::new(entry, self, theirs));
                     return None;
@@ -309,7 +314,7 @@ impl Index {
         }
     }
 
-    /// Lets whoever takes a node away or puts another in its place finish.
+    /// Waits for a thread that is removing or replacing a node.
     fn wait_for_structure(&self) {
         drop(self.lock_structure());
     }
@@ -320,8 +325,8 @@ impl Index {
         let mut slot = &self.root;
         let mut above = u32::MAX;
         loop {
-            // Acquire pairs with the Release that links a new node in the place of what was there: who comes
-            // upon it must see the way on to what was there.
+            // Acquire pairs with the Release that links a new node in place of another: a thread that gets
+            // to the new node must see the way on to the other.
             let at = Ref(slot.load(Ordering::Acquire));
             match at.target() {
                 Target::None => return None,
@@ -329,7 +334,7 @@ impl Index {
                     let inner = self.inner(number);
                     // Relaxed: written before the reference to the node was stored, or recycled.
                     let header = Header::unpack(inner.header.load(Ordering::Relaxed));
-                    // Levels fall on every way down; one that does not is a recycled node's.
+                    // Levels decrease on the way down; one that does not is a recycled node's.
                     let digit = header.way_to(key).filter(|_| header.level < above)?;
                     above = header.level;
                     slot = inner.child(digit);
@@ -353,7 +358,7 @@ impl Index {
         }
     }
 
-    /// What is at the lone entry that the reference `at`, read from `slot`, leads to.
+    /// Looks the key up at the lone entry that the reference `at`, read from `slot`, leads to.
     #[inline]
     fn find_lone(&self, slot: &AtomicU32, at: Ref, number: u32, key: u64) -> AtLone<'_> {
         let lone = self.lone(number);
@@ -361,31 +366,32 @@ impl Index {
         if found.is_the_keys() {
             return AtLone::Found(found);
         }
-        // Another key's from the start, if it is still here; or a leaf took its place, and it was
-        // recycled. Relaxed: who sees the recycled key sees the place changed.
+        // If the reference is still there, the entry was another key's from the start; else a leaf took its
+        // place, and it was recycled. Relaxed: a thread that sees the recycled key sees the reference
+        // changed.
         if slot.load(Ordering::Relaxed) == at.0 { AtLone::Absent } else { AtLone::Replaced }
     }
 }
 
-/// What a look-up comes upon at a lone entry.
+/// The result of a look-up at a lone entry.
 #[derive(Debug)]
 enum AtLone<'a> {
     Found(Found<'a>),
     /// The key is not in use.
     Absent,
-    /// Something else has taken the entry's place: look there.
+    /// Another node has taken the entry's place: follow the reference again.
     Replaced,
 }
 
-/// A place for a key's word. It may be another key's by now.
+/// The place of a key's word. It may have become another key's.
 #[derive(Debug, Clone, Copy)]
 struct Found<'a> {
     /// A leaf or a lone entry.
     at: Ref,
     word: &'a AtomicU64,
-    /// Whose it is: the prefix of the leaf, or the lone entry's key.
+    /// Whose place it is: the prefix of the leaf, or the lone entry's key.
     keys: &'a AtomicU64,
-    /// What `keys` is if it is the key's.
+    /// The value of `keys` while the place is the key's.
     wanted: u64,
 }
 
@@ -393,8 +399,8 @@ impl Found<'_> {
     /// Whether the place is the key's now.
     #[inline]
     fn is_the_keys(&self) -> bool {
-        // Acquire pairs with the Release of `new_leaf` and `new_lone`: who sees the keys of a later life
-        // sees the removal in between counted, and what took the node's place.
+        // Acquire pairs with the Release of `new_leaf` and `new_lone`: a thread that sees the keys of a
+        // later life sees the removal in between counted, and what took the node's place.
         self.keys.load(Ordering::Acquire) == self.wanted
     }
 }

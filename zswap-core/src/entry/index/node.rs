@@ -1,11 +1,11 @@
 //! What the index is made of: references, inner nodes, leaves and lone entries.
 //!
 //! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix, a lone
-//! entry by its key. A stale reference leads to a valid node, so whoever follows one without the structure lock
-//! checks that.
+//! entry by its key. A stale reference leads to a valid node, so a thread that follows one without the
+//! structure lock checks that.
 //!
-//! Zeros are a node that nobody can use: a leaf or lone entry with DEAD words, an inner node without children. That
-//! is what memory is that a node never used, and what it becomes when it goes back to the system.
+//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without
+//! children. Memory that no node has used yet, or that was returned to the system, reads like that.
 
 use crate::entry::word::Word;
 use crate::sync::MODEL;
@@ -17,12 +17,12 @@ pub(super) const INNER_BITS: u32 = 4;
 /// Entries of a leaf; fewer under the model checker.
 pub(super) const LEAF_WORDS: usize = if MODEL { 2 } else { 1 << LEAF_BITS };
 pub(super) const CHILDREN: usize = 1 << INNER_BITS;
-/// Children that a node has in memory; fewer under the model checker.
+/// Children that a node stores; fewer under the model checker.
 pub(super) const CHILD_SLOTS: usize = if MODEL { 2 } else { CHILDREN };
-/// Inner nodes on the longest way down: a digit each of the 59 bits above a leaf's.
+/// Inner nodes on the longest way down: one for each digit of the 59 bits above a leaf's.
 pub(super) const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(INNER_BITS) as usize;
 
-/// A reference to a node, or to none.
+/// A reference to a node, or none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Ref(pub(super) u32);
 
@@ -35,7 +35,7 @@ pub(super) enum Target {
 
 impl Ref {
     pub(super) const NONE: Ref = Ref(0);
-    /// Nodes of each kind: the number plus one and two bits for the kind fit in 32 bits.
+    /// The most nodes of each kind: the number plus one and two bits for the kind fit in 32 bits.
     pub(super) const MAX_NODES: usize = (1 << 30) - 1;
 
     pub(super) fn inner(number: u32) -> Self {
@@ -50,7 +50,7 @@ impl Ref {
         Ref((number + 1) << 2 | 2)
     }
 
-    /// A number by which neighbours differ.
+    /// A number that differs between neighbours.
     #[inline]
     pub(super) fn spread(self) -> usize {
         (self.0 >> 2) as usize
@@ -67,7 +67,7 @@ impl Ref {
     }
 }
 
-/// What an inner node stands for: the keys that share `prefix` above its digit.
+/// The keys that an inner node stands for: those that share `prefix` above its digit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     /// 0 for nodes right above leaves, 14 for the highest digit.
@@ -147,8 +147,8 @@ pub(super) fn leaf_offset(key: u64) -> usize {
     key as usize & ((1 << LEAF_BITS) - 1)
 }
 
-/// Nodes of a group, whose memory comes and goes together: its bytes, and those of its checksums, are a multiple
-/// of the system's page.
+/// Nodes of a group, whose memory is allocated and returned together: the bytes of a group, and of its
+/// checksums, are a multiple of the system's page.
 pub(super) const LEAF_GROUP: usize = group(512);
 pub(super) const LONE_GROUP: usize = group(1024);
 pub(super) const INNER_GROUP: usize = group(512);
@@ -179,7 +179,7 @@ impl<'a> Leaf<'a> {
 /// A lone entry in its table.
 pub(super) type LoneNode = (AtomicU64, AtomicU64);
 
-/// The entry of a key that is alone in its leaf: no words are kept for the others.
+/// The entry of a key that is alone in its leaf: no words are kept for the other keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lone<'a> {
     pub(super) key: &'a AtomicU64,
@@ -192,10 +192,10 @@ impl<'a> Lone<'a> {
     }
 }
 
-/// The entries of a leaf or of a lone one, as somebody who holds the structure lock sees them.
+/// The words of a leaf or of a lone entry. Their keys are certain only under the structure lock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Words<'a> {
-    /// The key of the first word; the others follow one after another.
+    /// The key of the first word; the other keys follow it.
     pub(super) first: u64,
     words: &'a [AtomicU64],
 }
@@ -222,19 +222,19 @@ impl<'a> Words<'a> {
         (leaf_prefix(self.first) << LEAF_BITS).checked_add(1 << LEAF_BITS)
     }
 
-    /// The keys and their words as they are now.
+    /// The keys, each with a snapshot of its word.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Word)> {
-        // Relaxed: whoever acts on it says why that is enough.
+        // Relaxed: a caller that acts on it says why that is enough.
         let now = |word: &AtomicU64| Word::from_raw(word.load(Ordering::Relaxed));
         (self.first..=u64::MAX).zip(self.words.iter().map(now))
     }
 
-    /// Whether `test` holds for one of the words as they are now.
+    /// Whether `test` holds for a snapshot of one of the words.
     pub(super) fn any(&self, test: impl Fn(Word) -> bool) -> bool {
         self.iter().any(|(_, word)| test(word))
     }
 
-    /// DEAD to EMPTY for every word: the node is linked and its entries may be used.
+    /// Turns every word from DEAD to EMPTY: the node is linked and its entries may be used.
     pub(super) fn open(&self) {
         self.open_with(self.first, Word::EMPTY);
     }
@@ -243,13 +243,13 @@ impl<'a> Words<'a> {
     pub(super) fn open_with(&self, key: u64, word: Word) {
         for (at, place) in (self.first..=u64::MAX).zip(self.words) {
             let word = if at == key { word } else { Word::EMPTY };
-            // Release pairs with the Acquire of the CAS that locks the word: who uses the entry
+            // Release pairs with the Acquire of the CAS that locks the word: a thread that uses the entry
             // sees the node's key, and that it is linked.
             place.store(word.raw(), Ordering::Release);
         }
     }
 
-    /// EMPTY to DEAD for every word, or none.
+    /// Turns every word from EMPTY to DEAD, or none; returns whether it did.
     pub(super) fn kill(&self) -> bool {
         for (i, word) in self.words.iter().enumerate() {
             // Acquire pairs with the Release of the last unlock of the word, so that the next
@@ -282,8 +282,8 @@ pub(super) struct Inner<'a> {
     pub(super) header: &'a AtomicU64,
     /// [`Ref`]s.
     pub(super) children: &'a [AtomicU32; CHILD_SLOTS],
-    /// A bit for each child: whether an entry below it may have pool memory (`pooled.rs`). Changed under
-    /// the structure lock only.
+    /// A bit for each child: whether an entry below it may have pool memory (`pooled.rs`). Changed only
+    /// under the structure lock.
     pub(super) pooled: &'a AtomicU32,
 }
 

@@ -1,35 +1,35 @@
 //! Which parts of the index hold entries with pool memory.
 //!
-//! A clock that looks for pages to write back must not walk over a million same-filled entries to find ten
-//! thousand others. Each inner node has a *mark* for each child: an entry below it may be
-//! `Content::Stored`. A walk follows marks only.
+//! The clock of writeback must not walk over a million same-filled entries to find ten thousand others. So
+//! each inner node has a *mark* for each child: an entry below it may be `Content::Stored`. A walk follows
+//! only marks.
 //!
 //! # Rules
-//! * Marks change only under the structure lock. They are read without it by `note_replaced` alone.
-//! * Whenever the structure lock is free, a node with a mark has a marked way from the root. So one mark,
-//!   that of the leaf, speaks for all of its way.
-//! * A mark without an entry is *stale*: it costs a walk a visit, which then takes it away.
+//! * Marks change only under the structure lock. Only `note_replaced` reads them without it.
+//! * Whenever the structure lock is free, a node with a mark has a marked way from the root. So the leaf's
+//!   mark stands for its whole way.
+//! * A mark without such an entry is *stale*: it costs a walk one visit, which clears it.
 //! * The root has no mark. A leaf that is the root is always visited.
 //!
 //! # Why no returned store is missed
-//! Say a store put a Stored word into an entry, `note_replaced` has returned, and the word is still Stored.
-//! Until then the leaf and the nodes above it stay; only new inner nodes come in between. The store did
-//! this: word, fence, reference R to the leaf, mark M beside R, R again. If M was not set or R had changed, it
-//! marked the whole way under the lock. Who takes a mark away does this, under the lock: mark, fence,
-//! all words of the leaf, and puts the mark back if one is Stored. A mark higher up goes only when the node
-//! below has no mark.
+//! Suppose a store put a Stored word into an entry, `note_replaced` has returned, and the word is still
+//! Stored. Until then the leaf and the nodes above it stay; only new inner nodes come in between. The store
+//! did this, in order: wrote the word, fenced, read the reference R to the leaf, the mark M beside R, and R
+//! again. If M was not set or R had changed, it marked the whole way under the lock. A thread that clears a
+//! mark does this, under the lock: it clears the mark, fences, reads all words of the leaf, and sets the
+//! mark again if one is Stored. A mark higher up is cleared only when the node below has no mark.
 //!
-//! * The store's fence came first: then who takes the leaf's mark away afterwards sees the word, and puts the
-//!   mark back.
+//! * The store's fence came first: then a thread that clears the leaf's mark afterwards sees the word, and
+//!   sets the mark again.
 //! * The other fence came first, and M's node is still the one above the leaf: then the store saw M
-//!   taken away, or set again later, which again is one of these cases.
-//! * A new inner node came between M's node and the leaf. It begins with a mark for the leaf if M was set.
-//!   So the leaf's mark may be missing in it only if it was taken away from it, or from M before it came.
-//!   In the first case the store had read R before the node was linked (else it would have seen the node), so its
-//!   fence came before that of the taker, who saw the word. In the second the store found M not set, or set
-//!   again for another key after the node was linked (M's Acquire pairs with the Release of that): then R has
-//!   changed. R cannot have become the same again: the node stays above the leaf as long as the
-//!   leaf stays.
+//!   cleared, or set again later, which again is one of these cases.
+//! * A new inner node came between M's node and the leaf. It starts with a mark for the leaf if M was set.
+//!   So the leaf's mark may be missing in it only if it was cleared there, or in M's node before that. In
+//!   the first case the store had read R before the node was linked (else it would have seen the node), so
+//!   its fence came before that of the clearing thread, which saw the word. In the second the store found M
+//!   not set, or set again for another key after the node was linked (M's Acquire pairs with the Release of
+//!   that): then R has changed. R cannot have become the same again: the node stays above the leaf as long
+//!   as the leaf stays.
 //!
 //! A walk takes the lock after the store returned, so it finds the marked way, and the word.
 
@@ -40,16 +40,16 @@ use super::{Index, Locked};
 use crate::entry::word::Word;
 use crate::sync::atomic::{Ordering, fence};
 
-/// What a step of a walk came to.
+/// The result of one step of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Visit {
-    /// The key at which to go on, or `None` at the end.
+    /// The key at which to continue, or `None` at the end.
     pub(crate) next: Option<u64>,
-    /// Leaves whose words were looked through.
+    /// Leaves whose words were read.
     pub(crate) leaves: usize,
 }
 
-/// Inner nodes and leaves after which a call of `pooled_keys` begins no other way down.
+/// After this many inner nodes and leaves a call of `pooled_keys` starts no other way down.
 const NODES_A_CALL: usize = 128;
 
 impl Inner<'_> {
@@ -59,8 +59,8 @@ impl Inner<'_> {
 
     /// Whether an entry below the child may have pool memory.
     pub(super) fn is_marked(self, digit: usize) -> bool {
-        // Acquire pairs with the Release of `mark`: a reference that was changed before the mark was set
-        // is seen changed.
+        // Acquire pairs with the Release of `mark`: a reference that was changed before the mark was set is
+        // seen changed.
         self.pooled.load(Ordering::Acquire) & Self::bit(digit) != 0
     }
 
@@ -78,15 +78,15 @@ impl Inner<'_> {
 
     /// Under the structure lock.
     pub(super) fn unmark(self, digit: usize) {
-        // Relaxed: who has to see it gone is ordered by a fence, or holds the structure lock.
+        // Relaxed: a fence orders it for threads that must see it cleared, or they hold the structure lock.
         self.pooled.fetch_and(!Self::bit(digit), Ordering::Relaxed);
     }
 }
 
 impl Index {
-    /// To be called by whoever replaced the key's word `old` by `new`, after the entry was unlocked and with
-    /// no entry lock held; for each replacement that `old` or `new` is `Content::Stored` in. Takes the
-    /// structure lock if the leaf's first such entry came or its last one went.
+    /// Called by the thread that replaced the key's word `old` by `new`, after it unlocked the entry and
+    /// with no entry lock held, for each replacement in which `old` or `new` is `Content::Stored`. Takes
+    /// the structure lock if the leaf got its first such entry or lost its last one.
     pub(crate) fn note_replaced(&self, key: u64, old: Word, new: Word) {
         if new.is_stored() {
             // Orders the word before the marks: see the head of the file.
@@ -99,7 +99,7 @@ impl Index {
         }
     }
 
-    /// Whether the mark of the key's leaf is set, without a lock. `false` means that it has to be looked for
+    /// Whether the mark of the key's leaf is set, read without a lock. `false` means: check again
     /// under the lock.
     fn is_way_marked(&self, key: u64) -> bool {
         let mut slot = &self.root;
@@ -142,14 +142,14 @@ impl Index {
         }
     }
 
-    /// Takes the mark of the key's leaf away if no entry of it has pool memory any more.
+    /// Clears the mark of the key's leaf if none of its entries has pool memory any more.
     fn unmark_leaf(&self, key: u64, new: Word) {
         let Some(found) = self.find(key) else { return };
-        // Guesses: a mark that is left is stale, one that is gone too early is put back below.
+        // Only guesses: a mark that is left is stale, one that is cleared too early is set again below.
         let words = self.words(found.at);
         let any = |test: fn(Word) -> bool| words.is_some_and(|words| words.any(test));
         if any(Word::is_stored) || new.is_empty() && !any(|word| word != Word::EMPTY) {
-            // In the second case the leaf itself is taken away, by whoever still holds a word of it.
+            // In the second case a thread that still holds a word of the leaf removes the leaf itself.
             return;
         }
         let locked = self.lock_structure();
@@ -159,8 +159,8 @@ impl Index {
         }
     }
 
-    /// Takes the leaf's mark away unless an entry of it has pool memory, and marks above it that speak for
-    /// nothing any more.
+    /// Clears the leaf's mark unless one of its entries has pool memory, and the marks above it that stand
+    /// for nothing any more.
     fn unmark_unless_stored<'a: 's, 's>(
         _locked: &Locked<'_>,
         words: Words<'_>,
@@ -184,9 +184,9 @@ impl Index {
         }
     }
 
-    /// As [`Self::leaf_keys`], of entries with pool memory only: their word is `Content::Stored`. Passes
-    /// over parts without any. Visits at most 143 nodes a call, so `keys` may be empty before the end;
-    /// the next call goes on at `next`.
+    /// As [`Self::leaf_keys`], but only entries with pool memory: their word is `Content::Stored`. Skips
+    /// parts without any. Visits at most 143 nodes a call, so `keys` may be empty before the end; the next
+    /// call continues at `next`.
     pub(crate) fn pooled_keys(&self, from: u64, keys: &mut LeafKeys) -> Visit {
         keys.clear();
         let locked = self.lock_structure();
@@ -209,9 +209,9 @@ impl Index {
         visit
     }
 
-    /// Goes down one way, along marks, towards the first leaf that has keys from `from` on. The leaf, if that
-    /// was it, and where to look on: behind it, or behind what has no marked leaf. Under the structure
-    /// lock; adds the nodes on the way to `nodes`.
+    /// Follows marks down one way, towards the first leaf that has keys from `from` on. Returns that leaf,
+    /// if the way leads there, and where to continue: behind it, or behind the part without a marked leaf.
+    /// Under the structure lock; adds the nodes on the way to `nodes`.
     fn marked_leaf(&self, from: u64, nodes: &mut usize) -> (Option<Words<'_>>, Option<u64>) {
         let mut from = from;
         let mut slot = &self.root;

@@ -1,4 +1,4 @@
-//! Checksums beside the entries, in stores that keep them: each is guarded by its entry's lock.
+//! Checksums of the entries, in stores that keep them. Each is guarded by its entry's lock.
 
 use zpool_base::stable::TableError;
 use zpool_base::zeroed::ZeroedTable;
@@ -6,10 +6,10 @@ use zpool_base::zeroed::ZeroedTable;
 use super::node::{LEAF_GROUP, LEAF_WORDS, LONE_GROUP, Ref, Target, leaf_offset};
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// Those of a leaf's entries.
+/// The checksums of a leaf's entries.
 type OfLeaf = [AtomicU32; LEAF_WORDS];
 
-/// As many of each as there are nodes: a node's have its number.
+/// Parallel to the tables of nodes: a node's checksums have its number.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     leaves: ZeroedTable<OfLeaf, LEAF_GROUP>,
@@ -17,12 +17,13 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Bytes of a leaf's.
+    /// Bytes of a leaf's checksums.
     pub(super) const LEAF_BYTES: usize = size_of::<OfLeaf>();
-    /// Bytes of a lone entry's.
+    /// Bytes of a lone entry's checksum.
     pub(super) const LONE_BYTES: usize = size_of::<AtomicU32>();
 
-    /// Room for those of the leaf of this number, the next one at most. Under the structure lock.
+    /// Makes room for the checksums of the leaf of this number, the next one at most. Under the structure
+    /// lock.
     pub(super) fn make_leaf(&self, number: u32) -> Result<(), TableError> {
         self.leaves.make(number)?;
         touch(self.leaves.get(number).and_then(|of| of.first()));
@@ -36,7 +37,7 @@ impl Sums {
         Ok(())
     }
 
-    /// Gives back the memory of those of a group of leaves, of which none is used.
+    /// Returns the memory of a group of leaves' checksums to the system. None of those leaves is in use.
     pub(super) fn give_back_leaves(&self, group: usize) -> bool {
         self.leaves.give_back(group)
     }
@@ -46,7 +47,7 @@ impl Sums {
         self.lones.give_back(group)
     }
 
-    /// The place of the key's, whose word is in that node.
+    /// The checksum of the key's entry, whose word is in that node.
     pub(super) fn of(&self, at: Ref, key: u64) -> Option<&AtomicU32> {
         match at.target() {
             Target::Leaf(number) => self.of_leaf(number, key),
@@ -64,7 +65,8 @@ impl Sums {
     }
 }
 
-/// Has the system back a sum's memory, which is counted with its node's: a pattern has no sum to be written.
+/// Makes the system back a sum's memory, which is counted with its node's: an entry with a pattern writes
+/// no sum.
 fn touch(sum: Option<&AtomicU32>) {
     if let Some(sum) = sum {
         // Relaxed: nobody can use the node yet.

@@ -1,4 +1,4 @@
-//! What the index does, on one thread and on several.
+//! The index, on one thread and on several.
 
 use super::as_map::{get, put, remove};
 use super::change::no_node;
@@ -22,7 +22,7 @@ fn check_all_free(index: &Index) {
     }
 }
 
-/// Nodes of a kind in use, and those that have memory.
+/// The number of nodes of a kind in use, and of those that have memory.
 fn numbers(index: &Index, kind: Kind) -> (usize, usize) {
     let mut locked = index.lock_structure();
     let numbers = locked.structure.numbers(kind);
@@ -117,7 +117,7 @@ fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
 
 #[test]
 fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
-    // What the numbers of the nodes take, however few there are.
+    // The memory of the node numbers, however few nodes there are.
     const FIXED: u64 = 2048;
     let dense = if cfg!(miri) { 256u64 } else { 100_000 };
     let index = Index::new();
@@ -147,7 +147,7 @@ fn its_bytes_are_those_of_nodes_with_their_checksums_and_of_their_numbers() {
     let inners = numbers(&index, Kind::Inner);
     assert_eq!(inners, (2, 2));
     let nodes = (264 + 4 * 32) + 3 * (16 + 4) + 2 * 80;
-    // Three groups' numbers, and a bit for each node of them.
+    // The numbers of three groups, and a bit for each of their nodes.
     let rest = index.memory_bytes() - nodes;
     assert!(rest > 3 * 8 && rest < 2000, "{rest}");
     for key in [0, 1 << 20] {
@@ -166,7 +166,7 @@ fn memory_of_nodes_that_went_goes_back() {
     for _ in 0..2 {
         sparse.iter().chain(&(0..count).collect::<Vec<_>>()).for_each(|key| put(&index, *key, 3));
         most = most.max(index.memory_bytes());
-        // Those in the middle of the tables first, so that groups leave in no order.
+        // First those in the middle of the tables, so that groups leave in no order.
         for key in (count / 3..count).chain(0..count / 3) {
             remove(&index, key);
         }
@@ -180,13 +180,14 @@ fn memory_of_nodes_that_went_goes_back() {
     }
 }
 
-/// The first leaf's prefix is 0, and so is a lone entry's key: what a node has whose memory went.
+/// The first leaf's prefix is 0, and so is a lone entry's key: a node whose memory was returned to the
+/// system has the same.
 #[test]
 fn a_stale_place_whose_memory_went_is_nobodys() {
     for whole_leaf in [false, true] {
         let index = Index::new();
         let group = if whole_leaf { index.leaves.group() } else { index.lones.group() } as u64;
-        // Others fill the first group, so that the first key's place is in the second.
+        // Other keys fill the first group, so that the first key's place is in the second.
         let others = (1..=group).map(|n| n << LEAF_BITS);
         for key in others.clone() {
             put(&index, key, 1);
@@ -300,7 +301,7 @@ fn threads_on_neighbouring_keys_lose_nothing() {
                 let mut rng = Rng::new(t + 100);
                 let mut mine: BTreeMap<u64, u64> = BTreeMap::new();
                 for round in 0..rounds {
-                    // Leaves are shared by all threads, keys by none.
+                    // All threads share the leaves, but each has its own keys.
                     let key = (rng.below(6) as u64) << rng.below(12) << 5 | t;
                     if rng.below(2) == 0 {
                         put(&index, key, round);
@@ -319,7 +320,7 @@ fn threads_on_neighbouring_keys_lose_nothing() {
     assert_eq!(keys(&index).len(), left);
 }
 
-/// Threads that look up what others remove: whoever holds a word when its leaf ought to go takes it away.
+/// Threads look up what others remove: a thread that holds a word of an empty leaf removes it.
 #[test]
 fn nothing_is_left_behind_by_look_ups_of_what_goes() {
     let index = Arc::new(Index::new());
@@ -342,7 +343,7 @@ fn nothing_is_left_behind_by_look_ups_of_what_goes() {
     check_all_free(&index);
 }
 
-/// A word that stands for an object.
+/// A word that names an object.
 fn pooled(bits: u64) -> Word {
     Word::new(Content::Stored {
         pool: PoolId::from_index(0),
@@ -371,7 +372,7 @@ fn round(index: &Index, from: u64) -> (Vec<u64>, usize) {
     (all, leaves)
 }
 
-/// Checks every mark against the entries: none is missing, and none that may not be is stale.
+/// Checks every mark against the entries: none is missing, and none is stale unless it may be.
 fn check_marks(index: &Index, stale: bool) {
     fn below(index: &Index, at: Ref, stale: bool) -> bool {
         let load = |slot: &AtomicU32| Ref(slot.load(Ordering::SeqCst));
@@ -400,7 +401,7 @@ fn check_marks(index: &Index, stale: bool) {
 fn a_walk_over_pooled_entries_passes_over_the_others() {
     let (few, many) = if cfg!(miri) { (20, 400) } else { (10_000, 1_000_000) };
     let stride = many / few;
-    // Where the pooled ones are, and where the others.
+    // The entries with pool memory, and the others.
     let apart: (Vec<u64>, Vec<u64>) = ((0..few).collect(), (few..many).collect());
     let interleaved: (Vec<u64>, Vec<u64>) = (0..many).partition(|key| key % stride == 7);
     for (pooled_ones, others) in [apart, interleaved] {
@@ -412,7 +413,7 @@ fn a_walk_over_pooled_entries_passes_over_the_others() {
         for key in others {
             keep(&index, key, Word::new(Content::SameFilled(key)));
         }
-        // The first new node marks the leaf that was the root, for no mark has spoken of it yet.
+        // The first new inner node marks the leaf that was the root, since that has had no mark.
         let (found, leaves) = round(&index, 0);
         assert!(found.is_empty() && leaves <= 1, "{leaves} leaves have nothing to visit");
         assert_eq!(round(&index, 0), (vec![], 0));
@@ -425,7 +426,7 @@ fn a_walk_over_pooled_entries_passes_over_the_others() {
         assert!(leaves <= 3 * leaves_alone, "{leaves} leaves, alone {leaves_alone}");
         assert!(leaves <= pooled_ones.len());
         check_marks(&index, false);
-        // Written back, most of them: nothing is left to visit of those.
+        // Most are written back, and no leaf is visited for those.
         for key in pooled_ones.iter().skip(1) {
             keep(&index, *key, Word::new(Content::OnDevice(1)));
         }
@@ -479,7 +480,7 @@ fn a_call_visits_few_nodes_and_takes_stale_marks_away() {
     let leaves = if cfg!(miri) { 160 } else { 5000u64 };
     for leaf in 0..leaves {
         keep(&index, leaf << LEAF_BITS, pooled(1));
-        // Without a note: the mark is stale.
+        // Without `note_replaced`, so the mark is stale.
         put(&index, leaf << LEAF_BITS, 1);
     }
     keep(&index, leaves << LEAF_BITS, pooled(2));
