@@ -63,6 +63,16 @@ pub trait Compressor: Send + Sync + fmt::Debug {
 }
 
 /// Decompression without a context, from any number of threads at once.
+///
+/// ```
+/// use compressors::{Compressor, Null};
+///
+/// let stateless = Null.stateless().expect("null needs no context");
+/// let mut back = [0; 4];
+/// stateless.decompress(b"page", &mut back)?;
+/// assert_eq!(&back, b"page");
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 pub trait StatelessDecompress: Send + Sync {
     /// Decompresses `src` into all of `dst`, whose contents are unspecified (but
     /// initialised) after an error.
@@ -86,9 +96,9 @@ pub trait CompressorCtx: Send + fmt::Debug {
     ///
     /// # Errors
     /// [`CompressorError::OutputTooSmall`] if `dst` cannot hold the result,
-    /// [`CompressorError::InputTooLarge`] beyond
-    /// the codec's limits, [`CompressorError::OutOfMemory`] or
-    /// [`CompressorError::Codec`] if the codec itself failed.
+    /// [`CompressorError::InputTooLarge`] beyond the codec's limits,
+    /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`] if the codec
+    /// itself failed.
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError>;
 
     /// Decompresses `src` into all of `dst`, whose contents are unspecified (but

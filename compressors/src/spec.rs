@@ -74,6 +74,16 @@ impl Spec {
     /// The value of `key` as a number within `allowed`, or `default` if the
     /// spec does not have the key.
     ///
+    /// ```
+    /// use compressors::Spec;
+    ///
+    /// let spec: Spec = "mine:level=7".parse()?;
+    /// assert_eq!(spec.int("level", 3, 1..=9)?, 7);
+    /// assert_eq!(spec.int("window", 12, 10..=15)?, 12);
+    /// assert!(spec.int("level", 3, 1..=6).is_err());
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`CompressorError::BadParameter`] if the value is no number within `allowed`.
     pub fn int(
@@ -96,6 +106,15 @@ impl Spec {
     }
 
     /// Refuses every key that is not in `keys`.
+    ///
+    /// ```
+    /// use compressors::Spec;
+    ///
+    /// let spec: Spec = "mine:level=7".parse()?;
+    /// assert!(spec.allow_keys(&["level"]).is_ok());
+    /// assert!(spec.allow_keys(&[]).is_err());
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
     ///
     /// # Errors
     /// [`CompressorError::BadParameter`] for the first such key.

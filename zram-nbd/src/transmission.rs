@@ -42,7 +42,7 @@ pub(crate) fn run<S: Read + Write>(
         }
         let writes = request.kind == CMD_WRITE;
         if writes && request.len > MOST_BYTES {
-            // The data that follow could not be told apart from requests.
+            // The data that follow could not be distinguished from requests.
             return Err(SessionError::Protocol { what: "a write of length", value: len as u64 });
         }
         if (writes || request.kind == CMD_READ) && request.len <= MOST_BYTES {
@@ -124,7 +124,7 @@ fn answer(
             session.written_bytes += u64::from(len);
             Ok(())
         }
-        // Acknowledged writes are in memory, where they stay.
+        // Acknowledged writes are stored already: there is nothing to flush.
         CMD_FLUSH => Ok(()),
         CMD_TRIM => disk.discard(offset, len.into()).map_err(|error| number(&error, EINVAL)),
         CMD_WRITE_ZEROES => {

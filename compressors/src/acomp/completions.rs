@@ -3,8 +3,8 @@
 //! `expect` reserves room for a completion, so delivering it allocates nothing. Each expected request has a
 //! ticket, and waiters wait for it as long as the ticket lives.
 //!
-//! Locks: the pool's mutex, then that of an [`AcompCompletions`], each held for a few instructions. Nothing
-//! is dropped, allocated or called under either, except that [`AcompCompletions::expect`] and
+//! Locks: the pool's mutex, then that of an [`AcompCompletions`], each held briefly. Nothing is dropped,
+//! allocated or called under either, except that [`AcompCompletions::expect`] and
 //! [`reserve`](AcompCompletions::reserve) allocate.
 
 use std::collections::VecDeque;

@@ -7,7 +7,7 @@
 //! A child after `fork` has no workers: there each request completes in its caller, and dropping the
 //! engine does nothing. What was queued at the fork completes in the parent.
 //!
-//! Lock: one mutex around the queue, held for a few instructions; no codec runs under it.
+//! Lock: one mutex around the queue, held briefly; no codec runs under it.
 
 use core::cell::Cell;
 use core::fmt;

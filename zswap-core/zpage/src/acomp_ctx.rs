@@ -5,9 +5,10 @@
 //!   it up fails, most likely for lack of memory, this use takes another CPU's context instead, waiting
 //!   for it if it must, and the next use tries again. It is an error only if no CPU has a context.
 //! * A codec's panic fails that one call. The context is dropped, and the next use makes a new one.
-//! * It is the outermost lock. Its holder may block in the codec and in the backend (a page
-//!   request), but makes no shrink, reclaim, device I/O or user callback under it. Nobody waits for
-//!   a context while holding an entry lock or a backend's lock (`might_sleep` checks it).
+//! * In zswap-core it is the outermost lock: nobody waits for a context while holding an entry lock or a
+//!   backend's lock (`might_sleep` checks it). In zram a slot's lock, which may be held while sleeping,
+//!   comes before it. Its holder may block in the codec and in the backend (a page request), but makes no
+//!   shrink, reclaim, device I/O or user callback under it.
 //! * It is not re-entrant: a codec or backend that calls back into a store on the thread that
 //!   holds a context gets [`CodecFault::Reentrant`] where it would need a context, instead of a deadlock,
 //!   even if the thread has migrated to another CPU. Calls that need no context go through.

@@ -10,7 +10,7 @@
 //! A panic of the device fails that one call ([`DeviceError::Panicked`]); its slot is neither lost nor
 //! handed out twice.
 //!
-//! Lock: one leaf mutex, held for a few instructions; only the first use of a slot may allocate under it.
+//! Lock: one leaf mutex, held briefly; only the first use of a slot may allocate under it.
 //! The device is called without it. Pinning neither allocates nor blocks, since it is done under an
 //! entry's lock.
 

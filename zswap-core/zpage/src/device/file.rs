@@ -76,7 +76,9 @@ impl FileSwapDevice {
     /// ```
     ///
     /// # Errors
-    /// One [`FileDeviceError`] for each reason to refuse the path. A refused file keeps its content.
+    /// [`FileDeviceError::TooLarge`] if no file is long enough for `capacity` slots;
+    /// [`FileDeviceError::Io`] if the system fails to open, inspect or lock the file; one of the other
+    /// variants if an existing file may not be used. A refused file keeps its content.
     ///
     /// # Blocking
     /// In the file system.

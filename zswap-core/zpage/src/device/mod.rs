@@ -121,10 +121,10 @@ impl fmt::Display for Said {
 /// A device belongs to one store at a time: building the store attaches it, which fails with
 /// [`AttachError::InUse`] if it is attached already, and dropping the store detaches it.
 ///
-/// Calls may block. zswap-core holds no lock during a call; zram holds the lock of the page at hand. Calls
-/// come from any thread, several at a time for different slots. A call may fail, or panic, which the
-/// store sees as [`DeviceError::Panicked`]: the page then stays where it was. A child after `fork` makes
-/// no call.
+/// Calls may block. zswap-core holds no entry lock during a call; zram holds the lock of the page that it
+/// reads or writes. Calls come from any thread, several at a time for different slots. A call may fail, or
+/// panic, which the store sees as [`DeviceError::Panicked`]: the page then stays where it was. A child
+/// after `fork` makes no call.
 ///
 /// No method and no destructor may store to or load from the store that the device is attached to: the
 /// store waits for the call, and may need the device again for the other page. Use another store, or
