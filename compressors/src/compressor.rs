@@ -4,7 +4,7 @@
 //! A [`Compressor`] is the codec with its parameters. It is shared by all
 //! threads and holds nothing that changes. A [`CompressorCtx`] is the working
 //! memory of one thread at a time. It is made once, reused for every page, and
-//! takes no lock of its own: `&mut self` is its lock.
+//! takes no lock: `&mut self` is its lock.
 //!
 //! Invariants every implementation keeps:
 //! - a context allocates when it is made, not per page;

@@ -131,7 +131,7 @@ pub enum BuildError {
     #[error("backing device: {0}")]
     Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page.
-    #[error("zpool {zpool} holds objects of {max} bytes at most; a disk needs 4096")]
+    #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds 4096")]
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,

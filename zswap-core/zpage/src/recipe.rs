@@ -78,7 +78,7 @@ pub enum RecipeError {
     #[error("pages: {0}")]
     Pages(#[from] PageError),
     /// The backend's largest object is smaller than a page, so an incompressible page would not fit.
-    #[error("zpool {zpool} holds objects of {max} bytes at most; {needed} are needed")]
+    #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds {needed}")]
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,

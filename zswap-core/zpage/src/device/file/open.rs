@@ -142,7 +142,7 @@ fn check_length(path: &Path, file: &File) -> Result<(), FileDeviceError> {
     let became = file.metadata().map_err(failed("fstat"))?.len();
     file.set_len(0).map_err(failed("setting a length"))?;
     if became != len {
-        let what = "its length does not become what it is set to";
+        let what = "it does not keep a length that is set";
         return Err(FileDeviceError::NotStorage { path: path.to_owned(), what });
     }
     Ok(())
