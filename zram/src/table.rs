@@ -146,7 +146,7 @@ impl SlotGuard<'_> {
         Word::from_raw(self.guard.replace(word.raw()))
     }
 
-    /// Records an access: the page is no longer idle.
+    /// Records an access: the page is not idle.
     #[inline]
     pub(crate) fn touch(&mut self) {
         let word = self.word();

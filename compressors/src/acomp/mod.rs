@@ -50,7 +50,7 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// was made by a parent process.
     ///
     /// # Blocking
-    /// May complete the request before it returns, and blocks no longer than that takes.
+    /// May complete the request before it returns, and blocks at most for that time.
     fn submit(
         &self,
         request: AcompRequest,

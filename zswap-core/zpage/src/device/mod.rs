@@ -177,7 +177,7 @@ pub trait SwapDevice: Send + Sync + fmt::Debug {
     /// [`DeviceError::Missing`] if none was.
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError>;
 
-    /// A hint that the page of a slot is no longer needed.
+    /// A hint that the page of a slot is not needed any more.
     fn discard(&self, slot: u64) {
         let _ = slot;
     }
