@@ -1,5 +1,5 @@
-//! A box whose allocation may fail: contexts are made while a program runs, and memory that is not to
-//! be had is then an error.
+//! Fallible `Box` allocation: contexts are made while a program runs, when running out of memory must be
+//! an error, not an abort.
 
 use std::alloc::{Layout, alloc};
 
@@ -17,10 +17,10 @@ pub(crate) fn try_box<T>(codec: &'static str, value: T) -> Result<Box<T>, Compre
     if place.is_null() {
         return Err(CompressorError::OutOfMemory { codec, what: "a context" });
     }
-    // SAFETY: allocated just now with the layout of a `T`, and nobody else's.
+    // SAFETY: allocated just now with the layout of a `T`, and only this function has the pointer.
     unsafe { place.write(value) };
-    // SAFETY: a `T` that lies in memory of the global allocator with its own layout, and whose only
-    // owner this is, as `Box` asks for.
+    // SAFETY: the place holds a `T`, was allocated by the global allocator with that layout, and has no
+    // other owner, as `Box::from_raw` requires.
     Ok(unsafe { Box::from_raw(place) })
 }
 

@@ -4,7 +4,7 @@
 //! A [`Compressor`] is the codec with its parameters. It is shared by all
 //! threads and holds nothing that changes. A [`CompressorCtx`] is the working
 //! memory of one thread at a time. It is made once, reused for every page, and
-//! takes no lock of its own: `&mut self` is its lock.
+//! takes no lock: `&mut self` is its lock.
 //!
 //! Invariants every implementation keeps:
 //! - a context allocates when it is made, not per page;
@@ -29,9 +29,9 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     /// two compressors with the same spec read each other's output.
     ///
     /// A compressor with a dictionary puts the dictionary's fingerprint into
-    /// its spec (`dict=…`). Such a spec tells compressors apart, but only the
-    /// codec's builder, given the dictionary's bytes, can build it again. What a
-    /// registry builds again is [`Built::key`](crate::Built::key).
+    /// its spec (`dict=…`). Such a spec distinguishes compressors, but only the
+    /// codec's builder, given the dictionary's bytes, can build it again. The key
+    /// from which a registry builds it again is [`Built::key`](crate::Built::key).
     fn spec(&self) -> String;
 
     /// Worst-case output size in bytes for `src_len` input bytes.
@@ -40,7 +40,16 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     fn max_compressed_len(&self, src_len: usize) -> usize;
 
     /// Makes a context. All memory the codec needs is allocated here, none per
-    /// page. A set-up that fails half-way unwinds and leaks nothing.
+    /// page. A set-up that fails half-way frees what it allocated.
+    ///
+    /// ```
+    /// use compressors::{Compressor, Null};
+    ///
+    /// let mut ctx = Null.new_ctx()?;
+    /// let mut out = [0; 8];
+    /// assert_eq!(ctx.compress(b"page", &mut out)?, 4);
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`].
@@ -54,10 +63,19 @@ pub trait Compressor: Send + Sync + fmt::Debug {
 }
 
 /// Decompression without a context, from any number of threads at once.
+///
+/// ```
+/// use compressors::{Compressor, Null};
+///
+/// let stateless = Null.stateless().expect("null needs no context");
+/// let mut back = [0; 4];
+/// stateless.decompress(b"page", &mut back)?;
+/// assert_eq!(&back, b"page");
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 pub trait StatelessDecompress: Send + Sync {
-    /// Decompresses `src` into all of `dst`.
-    ///
-    /// What `dst` holds after an error is unspecified, but initialised.
+    /// Decompresses `src` into all of `dst`, whose contents are unspecified (but
+    /// initialised) after an error.
     ///
     /// # Errors
     /// [`CompressorError::Corrupt`] if `src` is not output of this codec,
@@ -74,19 +92,17 @@ pub trait CompressorCtx: Send + fmt::Debug {
     /// Compresses `src` into `dst` and returns the compressed length in bytes.
     ///
     /// With `dst.len() >= max_compressed_len(src.len())` it never fails for
-    /// lack of room. Any length of `src` is taken, zero included.
+    /// lack of room. `src` may have any length, including zero.
     ///
     /// # Errors
-    /// [`CompressorError::OutputTooSmall`] if `dst` cannot hold the result
-    /// (never a write out of bounds), [`CompressorError::InputTooLarge`] beyond
-    /// the codec's limits, [`CompressorError::OutOfMemory`] or
-    /// [`CompressorError::Codec`] if the codec itself failed.
+    /// [`CompressorError::OutputTooSmall`] if `dst` cannot hold the result,
+    /// [`CompressorError::InputTooLarge`] beyond the codec's limits,
+    /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`] if the codec
+    /// itself failed.
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError>;
 
-    /// Decompresses `src` into all of `dst`: the output must be exactly
-    /// `dst.len()` bytes, else it is an error, and so is hostile input.
-    ///
-    /// What `dst` holds after an error is unspecified, but initialised.
+    /// Decompresses `src` into all of `dst`, whose contents are unspecified (but
+    /// initialised) after an error.
     ///
     /// # Errors
     /// As [`StatelessDecompress::decompress`].

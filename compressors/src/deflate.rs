@@ -21,6 +21,15 @@ const LEVELS: RangeInclusive<i32> = 1..=12;
 /// optimal, and a context takes several MiB.
 ///
 /// `Send` and `Sync`.
+///
+/// ```
+/// use compressors::{Compressor, Deflate};
+///
+/// let deflate = Deflate::with_level(9)?;
+/// assert_eq!(deflate.spec(), "deflate:level=9");
+/// assert!(Deflate::with_level(13).is_err());
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deflate {
     level: i32,
@@ -30,7 +39,7 @@ impl Deflate {
     /// DEFLATE at the given level.
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] unless it is within 1 to 12.
+    /// [`CompressorError::BadParameter`] unless the level is within 1 to 12.
     pub fn with_level(level: i32) -> Result<Self, CompressorError> {
         if !LEVELS.contains(&level) {
             return Err(bad_int(NAME, LEVEL, level, &LEVELS));

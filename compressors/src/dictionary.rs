@@ -1,9 +1,8 @@
-//! The bytes of a dictionary and the fingerprint by which specs tell
-//! dictionaries apart.
+//! The bytes of a dictionary and the fingerprint that distinguishes dictionaries
+//! in specs.
 //!
 //! A page compressed with one dictionary cannot be read with another, so the
-//! fingerprint is part of a compressor's spec: stores that reuse a pool by its
-//! spec never mix the two.
+//! fingerprint is part of a compressor's spec.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +10,10 @@ use std::sync::Arc;
 use crate::error::CompressorError;
 use crate::spec::DICT_KEY;
 
-/// Shorter dictionaries are ignored by the libraries.
+/// The libraries ignore shorter dictionaries.
 const MIN_LEN: usize = 8;
 
-/// Dictionary bytes as the caller gave them, of which a codec uses the end.
+/// The caller's dictionary bytes, of which a codec uses the end.
 #[derive(Clone)]
 pub(crate) struct Dictionary {
     bytes: Arc<[u8]>,
@@ -22,7 +21,7 @@ pub(crate) struct Dictionary {
 }
 
 impl Dictionary {
-    /// The last `reach` bytes of `bytes`, which is all the codec looks at.
+    /// Uses the last `reach` bytes of `bytes`, which is all that the codec reads.
     pub(crate) fn new(
         codec: &'static str,
         bytes: Arc<[u8]>,
@@ -41,8 +40,7 @@ impl Dictionary {
         &self.bytes[self.start..]
     }
 
-    /// 64 bits that differ for different dictionaries (FNV-1a), as specs have
-    /// them.
+    /// The 64-bit FNV-1a hash of the bytes in use, in hexadecimal.
     pub(crate) fn fingerprint(&self) -> String {
         let hash = self.bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,10 +1,9 @@
-//! What can go wrong with a compressor, told with the value that was wrong and
-//! what to do about it.
+//! Errors of compressors. Each names the offending value and the remedy.
 //!
-//! Errors of the per-page calls carry no heap memory, so a failing page costs
-//! no allocation either.
+//! Errors of the per-page calls own no heap memory, so a failing page does not
+//! allocate.
 
-/// An error of a compressor, of its set-up or of its registry.
+/// An error of a compressor, its set-up or its registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressorError {
@@ -61,14 +60,14 @@ pub enum CompressorError {
     /// The compressed form does not fit the output buffer.
     #[error(
         "{codec}: {src_len} bytes do not compress into {capacity}: \
-         give a buffer of max_compressed_len({src_len}) bytes, or store the page as it is"
+         give a buffer of max_compressed_len({src_len}) bytes, or store the page uncompressed"
     )]
     OutputTooSmall {
         /// The compressor's name.
         codec: &'static str,
         /// Bytes to compress.
         src_len: usize,
-        /// Bytes of room there were.
+        /// Length of the output buffer, in bytes.
         capacity: usize,
     },
 
@@ -77,13 +76,13 @@ pub enum CompressorError {
     Corrupt {
         /// The compressor's name.
         codec: &'static str,
-        /// What the codec says about it.
+        /// The codec's reason.
         reason: &'static str,
     },
 
-    /// The input of a decompression does not give exactly the bytes asked for.
+    /// The input does not decompress to exactly the length of the output buffer.
     #[error(
-        "{codec}: decompression was to give {expected} bytes but gives {}",
+        "{codec}: decompression must give {expected} bytes but gives {}",
         DisplayGot(*got)
     )]
     WrongLength {
@@ -91,13 +90,13 @@ pub enum CompressorError {
         codec: &'static str,
         /// Length of the output buffer, in bytes.
         expected: usize,
-        /// Bytes the input decompresses to; `None` if all that is known is
-        /// that they are more than `expected`.
+        /// Bytes the input decompresses to; `None` for an unknown number above
+        /// `expected`.
         got: Option<usize>,
     },
 
     /// A buffer is longer than the codec can handle.
-    #[error("{codec}: a buffer of {len} bytes is too large, {max} is the most")]
+    #[error("{codec}: a buffer of {len} bytes is too large: use at most {max}")]
     InputTooLarge {
         /// The compressor's name.
         codec: &'static str,
@@ -107,32 +106,32 @@ pub enum CompressorError {
         max: usize,
     },
 
-    /// The codec asks for more room for its output than it is given.
+    /// The codec asks for a larger output buffer than it may have.
     #[error(
-        "the codec asks for {len} bytes of room for a compressed page, and {max} is the most: correct \
+        "the codec asks for {len} bytes of room for a compressed page, more than the limit of {max}: correct \
          its max_compressed_len"
     )]
     OutputTooLarge {
         /// Bytes that it asks for.
         len: usize,
-        /// The most that it is given, in bytes.
+        /// The limit, in bytes.
         max: usize,
     },
 
-    /// The codec panicked. The context in which it did must not be used again.
-    #[error("the codec panicked in {operation}; the context is dropped, and the page is as it was")]
+    /// The codec panicked. Its context must not be used again.
+    #[error("the codec panicked in {operation}; the context is dropped, and the page is unchanged")]
     Panicked {
-        /// The call in which it did: `new_ctx`, `compress` or `decompress`.
+        /// The call that panicked: `new_ctx`, `compress`, `decompress` or `max_compressed_len`.
         operation: &'static str,
     },
 
-    /// This process is a child of the one that made the object, which is the only one that may use it.
+    /// This process is a forked child of the one that made the object; only the maker may use it.
     #[error(
-        "the object belongs to the process that made it, and this is a child of that after fork"
+        "the object belongs to the process that made it, and this is a forked child: make another in the child"
     )]
     Forked,
 
-    /// Memory for a context or a dictionary could not be had.
+    /// No memory for a context, a dictionary or a completion.
     #[error("{codec}: out of memory for {what}")]
     OutOfMemory {
         /// The compressor's name.
@@ -141,7 +140,7 @@ pub enum CompressorError {
         what: &'static str,
     },
 
-    /// The codec failed in a way that the other variants do not tell.
+    /// The codec failed in a way that no other variant describes.
     #[error("{codec}: internal failure {code}: {reason}")]
     Codec {
         /// The compressor's name.
@@ -153,7 +152,7 @@ pub enum CompressorError {
     },
 }
 
-/// Writes the length that came out, or that it was too long.
+/// Displays the decompressed length, or `more` if it is unknown.
 struct DisplayGot(Option<usize>);
 
 impl std::fmt::Display for DisplayGot {

@@ -1,7 +1,18 @@
-//! Calls into code that may panic: a codec's, a device's, and the destructors of either.
+//! Calls into codecs that may panic.
 //!
-//! A panic of such code is an error of the one call that it struck. The context in which a codec
-//! panicked may be in any state, so it is dropped, and a new one made for the next page.
+//! A panic becomes an error of that one call, [`CompressorError::Panicked`]. The context of a codec that
+//! panicked may be in any state: drop it, and make a new one for the next page.
+//!
+//! ```
+//! use compressors::{Null, guard};
+//!
+//! let mut ctx = guard::new_ctx(&Null)?;
+//! let (mut out, mut back) = ([0; 8], [0; 4]);
+//! let len = guard::compress(&mut *ctx, b"page", &mut out)?;
+//! guard::decompress(&mut *ctx, &out[..len], &mut back)?;
+//! assert_eq!(&back, b"page");
+//! # Ok::<(), compressors::CompressorError>(())
+//! ```
 
 use zpool_base::unwind::caught;
 
@@ -14,7 +25,7 @@ fn outcome<T>(
     caught(call).unwrap_or_else(|| Err(CompressorError::Panicked { operation }))
 }
 
-/// [`Compressor::new_ctx`].
+/// Calls [`Compressor::new_ctx`].
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -22,8 +33,8 @@ pub fn new_ctx(compressor: &dyn Compressor) -> Result<Box<dyn CompressorCtx>, Co
     outcome("new_ctx", || compressor.new_ctx())
 }
 
-/// [`CompressorCtx::compress`]. After [`CompressorError::Panicked`] the context is of no use: give it
-/// to [`zpool_base::unwind::dropped`].
+/// Calls [`CompressorCtx::compress`]. After [`CompressorError::Panicked`] do not use the context again:
+/// pass it to [`zpool_base::unwind::dropped`], since its destructor may panic too.
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -36,8 +47,8 @@ pub fn compress(
     outcome("compress", || ctx.compress(src, dst))
 }
 
-/// [`CompressorCtx::decompress`]. After [`CompressorError::Panicked`] the context is of no use: give it
-/// to [`zpool_base::unwind::dropped`].
+/// Calls [`CompressorCtx::decompress`]. After [`CompressorError::Panicked`] do not use the context again:
+/// pass it to [`zpool_base::unwind::dropped`], since its destructor may panic too.
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -50,7 +61,7 @@ pub fn decompress(
     outcome("decompress", || ctx.decompress(src, dst))
 }
 
-/// [`StatelessDecompress::decompress`].
+/// Calls [`StatelessDecompress::decompress`].
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -70,7 +81,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use zpool_base::unwind::dropped;
 
-    /// Panics where it is told to, and counts its destructor's runs.
+    /// Panics in the call named by `at`, and counts its destructor's runs.
     #[derive(Debug)]
     struct Fragile {
         at: &'static str,
@@ -80,7 +91,7 @@ mod tests {
     impl Fragile {
         fn step(&self, name: &str) {
             if self.at == name {
-                // Its payload panics in turn when it is dropped.
+                // The payload panics in turn when it is dropped.
                 resume_unwind(Box::new(Bomb));
             }
         }

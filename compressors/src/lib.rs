@@ -1,11 +1,11 @@
 //! Page compressors behind one trait: lz4, lz4hc, zstd, deflate, lzo and null,
 //! under the names the kernel has for them.
 //!
-//! They are made for small inputs that come one after another, memory pages
-//! above all. A [`Compressor`] is a codec with its parameters, shared by all
-//! threads. It makes [`CompressorCtx`]s: the working memory of one thread,
-//! allocated once and reused for every page. Decompressors that need no memory
-//! of their own are there without a context, as [`StatelessDecompress`].
+//! They are made for a stream of small inputs, memory pages above all. A
+//! [`Compressor`] is a codec with its parameters, shared by all threads. It makes
+//! [`CompressorCtx`]s: each is the working memory of one thread, allocated once and
+//! reused for every page. A codec that decompresses without working memory also
+//! offers [`StatelessDecompress`], which needs no context.
 //!
 #![cfg_attr(feature = "zstd", doc = "```")]
 #![cfg_attr(not(feature = "zstd"), doc = "```ignore")]
@@ -26,26 +26,26 @@
 //! # Ok::<(), compressors::CompressorError>(())
 //! ```
 //!
-//! # What holds for all of them
+//! # Common rules
 //!
-//! - The caller knows how long a page is: output of a decompression is exactly
-//!   as long as the buffer given for it, or the call is an error.
+//! - The caller knows how long a page is: decompression fills its output buffer
+//!   exactly, or it is an error.
 //! - Garbage, truncated and hostile input is an error; no read and no write is
 //!   ever out of bounds.
 //! - Contexts allocate when they are made, not per page. The tables of zstd
-//!   depend on the input's length; they are made for its `page` parameter.
-//!   (`lz4hc` from level 10 on is the exception, in its C library.)
-//! - An error leaves the context fit for the next page. After a panic, a third party's codec's say, drop
-//!   it: [`guard`] makes errors of panics.
-//! - No call blocks or takes a lock.
+//!   depend on the input's length; they are sized for its `page` parameter.
+//!   (The exception is `lz4hc` from level 10 on, in its C library.)
+//! - An error leaves the context ready for the next page. After a panic, such as that of a third party's
+//!   codec, drop it: [`guard`] turns panics into errors.
+//! - No call of these codecs blocks or takes a lock.
 //!
-//! # By request
+//! # Asynchronous requests
 //!
-//! [`Acomp`] takes requests that own all they need and reports their completion: [`Scomp`] in the
-//! caller, [`AcompEngine`] on worker threads. [`CompletionsPool`] lends batches the place where they are
-//! reported.
+//! [`Acomp`] takes requests that own all they need and reports their completion: [`Scomp`] runs them in
+//! the caller, [`AcompEngine`] on worker threads. Completions are reported to an [`AcompCompletions`];
+//! [`CompletionsPool`] lends these to batches.
 //!
-//! # Which are there
+//! # Codecs
 //!
 //! | name | parameters | decompresses without a context | cargo feature |
 //! |---|---|---|---|
@@ -54,14 +54,14 @@
 //! | `zstd` | `level` to 22, negative ones too (3); `page` (4096) | no | `zstd` (default) |
 //! | `deflate` | `level` 1 to 12 (6) | no | `deflate` (default) |
 //! | `lzo` | | yes | `lzo` (off: GPL-2.0, builds with cmake) |
-//! | `null` | | yes | always there |
+//! | `null` | | yes | always on |
 //!
-//! lz4, lz4hc and zstd also take a dictionary, through their builders. A
-//! [`Registry`] takes those and compressors of third parties under names of their own, and says by
-//! [`resolve`](Registry::resolve) what builds a compressor again.
+//! lz4, lz4hc and zstd also take a dictionary, through their builders. Register such compressors, and those
+//! of third parties, in a [`Registry`] under their own names; [`resolve`](Registry::resolve) returns the
+//! key that builds a compressor again.
 //!
 //! Compressed pages are for the process that made them. They have no header
-//! and no checksum, and are not the file formats of these libraries.
+//! and no checksum, and are not in the file formats of these libraries.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,9 +1,7 @@
-//! The C library libdeflate behind safe calls: everything `unsafe` that deflate
-//! needs stands here.
+//! Safe calls of the C library libdeflate: all `unsafe` code of deflate is here.
 //!
-//! The library is given an allocator that counts, since it does not tell how
-//! large its objects are. It allocates when an object is made and at no other
-//! time.
+//! The library gets a counting allocator, since it does not report how large its
+//! objects are. It allocates only when an object is made.
 //!
 //! Invariants: an object is used through `&mut`, so by one thread at a time,
 //! and freed exactly once, by `drop`.
@@ -18,12 +16,12 @@ use libdeflate_sys as sys;
 use crate::error::CompressorError;
 use crate::names::DEFLATE as NAME;
 
-/// Room before each block for its size. Also its alignment, which is what
-/// `malloc` promises.
+/// Bytes before each block for its size; also the alignment of blocks, as
+/// `malloc` promises it.
 const HEADER: usize = 16;
 
 thread_local! {
-    /// Bytes allocated on this thread since last set to zero.
+    /// Bytes that this thread allocated since the last reset to zero.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -93,7 +91,7 @@ pub(crate) struct Deflater {
 unsafe impl Send for Deflater {}
 
 impl Deflater {
-    /// `level` is one of the library's, 0 to 12.
+    /// `level` is a level of the library, 0 to 12.
     pub(crate) fn new(level: c_int) -> Result<Self, CompressorError> {
         // SAFETY: the options are complete and live for the whole program.
         let make = || unsafe { sys::libdeflate_alloc_compressor_ex(level, &OPTIONS) };
@@ -101,7 +99,7 @@ impl Deflater {
         Ok(Deflater { raw, bytes })
     }
 
-    /// Compresses `src` into `dst`; `None` if there is no room.
+    /// Compresses `src` into `dst`; `None` if it does not fit.
     pub(crate) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
         // SAFETY: the object is alive and ours; both slices are valid for
         // their lengths.

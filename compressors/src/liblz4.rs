@@ -1,21 +1,20 @@
-//! The C library lz4 behind safe calls: everything `unsafe` that lz4 and lz4hc
-//! need stands here.
+//! Safe calls of the C library lz4: all `unsafe` code of lz4 and lz4hc is here.
 //!
-//! States and dictionaries live in memory of ours ([`Scratch`]). The library
-//! allocates nothing, but for lz4hc from level 10 on: there each call takes
-//! 64 KiB for its own length.
+//! States and dictionaries live in our own memory ([`Scratch`]). The library
+//! allocates nothing, except lz4hc from level 10 on, where each call allocates
+//! 64 KiB until it returns.
 //!
 //! lz4 starts each page from a cleared table and compresses it as the first
-//! block of a stream. On 4 KiB pages of real processes that is both denser (a
-//! stream's table hashes five bytes, a lone small block's four) and quicker
-//! than the one-shot entry points; and clearing 16 KiB costs less than what an
-//! uncleared table costs in stale candidates, which is why the library's own
-//! fast reset clears from 4 KiB on. lz4hc's tables are sixteen times as large;
-//! it resets without clearing.
+//! block of a stream. On 4 KiB pages of real processes this is both denser (a
+//! stream's table hashes five bytes, a lone small block's four) and faster
+//! than the one-shot entry points. Clearing 16 KiB costs less than the stale
+//! candidates of an uncleared table, which is why the library's own fast reset
+//! clears from 4 KiB on. lz4hc's tables are sixteen times as large, so it resets
+//! without clearing.
 //!
-//! Invariants: every length handed to C was checked against [`MAX_INPUT`] or
+//! Invariants: every length passed to C was checked against [`MAX_INPUT`] or
 //! [`MAX_LEN`] and fits an `int`; a state is used through `&mut`, so by one
-//! thread at a time; a dictionary's stream is only read once it is loaded.
+//! thread at a time; a dictionary's stream is only read after it is loaded.
 
 use std::os::raw::{c_char, c_int, c_void};
 
@@ -27,7 +26,7 @@ use crate::scratch::Scratch;
 /// The longest input the library compresses, in bytes (`LZ4_MAX_INPUT_SIZE`).
 const MAX_INPUT: usize = 0x7E00_0000;
 
-/// The furthest a match reaches back, so what counts of a dictionary.
+/// The furthest a match reaches back, so the most of a dictionary that counts.
 pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
 
 // Exported by the library but not declared by lz4-sys. States are opaque here:
@@ -74,12 +73,12 @@ pub(crate) fn compress_bound(src_len: usize) -> usize {
     if src_len > MAX_INPUT { usize::MAX } else { src_len + src_len / 255 + 16 }
 }
 
-/// A length as C takes it. A longer output buffer is offered in part.
+/// A length as a C `int`. Of a longer output buffer only the start is used.
 fn int(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
 }
 
-/// The error if the library will not use the memory it is given.
+/// The error if the library rejects the memory it is given.
 fn refused_memory(codec: &'static str) -> CompressorError {
     CompressorError::Codec {
         codec,
@@ -88,11 +87,11 @@ fn refused_memory(codec: &'static str) -> CompressorError {
     }
 }
 
-/// The compressed form of no bytes: one token, which says no literals.
+/// Compresses an empty input: one token without literals.
 ///
-/// The library is not asked. At the optimal levels of lz4hc it computes an
+/// The library is not called: at the optimal levels of lz4hc it computes an
 /// address twelve bytes before the end of its input, and an empty slice may
-/// lie so low that this wraps around.
+/// have an address so low that this wraps around.
 fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, CompressorError> {
     let Some(token) = dst.first_mut() else {
         return Err(CompressorError::OutputTooSmall { codec, src_len: 0, capacity: 0 });
@@ -101,7 +100,7 @@ fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, Compre
     Ok(1)
 }
 
-/// What a compression returned: its length, or zero if there was no room.
+/// Turns the result of a compression, a length or 0 for a failure, into ours.
 fn finish_compress(
     codec: &'static str,
     written: c_int,
@@ -110,8 +109,8 @@ fn finish_compress(
 ) -> Result<usize, CompressorError> {
     match usize::try_from(written) {
         Ok(len) if len > 0 => Ok(len),
-        // There was room for certain, so it was the temporary memory that the
-        // optimal levels of lz4hc take.
+        // `dst` has room for the worst case, so the temporary allocation of
+        // lz4hc's optimal levels failed.
         _ if dst.len() >= compress_bound(src.len()) => {
             Err(CompressorError::OutOfMemory { codec, what: "a compression" })
         }
@@ -136,7 +135,7 @@ impl FastState {
         state.clear().map(|_| state)
     }
 
-    /// An empty stream, whatever the state was used for before.
+    /// Resets the state to an empty stream.
     fn clear(&mut self) -> Result<*mut c_void, CompressorError> {
         let len = self.memory.len();
         // SAFETY: the memory is ours, `len` bytes long and aligned to 64.
@@ -184,8 +183,8 @@ impl FastState {
     }
 }
 
-/// The tables of lz4hc. They are cleared when made and after a failure; between
-/// pages they only move on to indices that no old entry can be taken for.
+/// The tables of lz4hc. They are cleared when made and after a failure. Between
+/// pages they are not cleared: the indices advance past all old entries.
 pub(crate) struct HcState {
     memory: Scratch,
 }
@@ -222,7 +221,7 @@ impl HcState {
         }
         let stream: *mut c_void = self.memory.as_mut_ptr().cast();
         // SAFETY: `new` initialised the stream, and each call that failed
-        // since then has left it initialised anew.
+        // since then initialised it again.
         unsafe { LZ4_resetStreamHC_fast(stream, level) };
         if let Some(dictionary) = dictionary {
             // SAFETY: both are initialised streams, and the second with the
@@ -243,7 +242,8 @@ impl HcState {
         };
         let done = finish_compress(Self::CODEC, written, src, dst);
         if done.is_err() {
-            // Stopped half-way, the tables are not what the reset expects.
+            // A compression that stops half-way leaves tables that the fast
+            // reset does not expect.
             self.clear()?;
         }
         done
@@ -259,7 +259,7 @@ impl HcState {
 /// all contexts.
 pub(crate) struct FastDictionary {
     stream: Scratch,
-    /// What the stream refers to.
+    /// The bytes that the stream refers to.
     pub(crate) bytes: Dictionary,
 }
 
@@ -279,7 +279,7 @@ impl FastDictionary {
 /// so shared by all contexts.
 pub(crate) struct HcDictionary {
     stream: Scratch,
-    /// What the stream refers to.
+    /// The bytes that the stream refers to.
     pub(crate) bytes: Dictionary,
 }
 
@@ -298,7 +298,7 @@ impl HcDictionary {
     }
 }
 
-/// Decompresses `src`, of lz4 or lz4hc, into all of `dst`.
+/// Decompresses `src`, output of lz4 or lz4hc, into all of `dst`.
 pub(crate) fn decompress(
     codec: &'static str,
     src: &[u8],

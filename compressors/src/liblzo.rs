@@ -1,8 +1,7 @@
-//! The C library LZO behind safe calls: everything `unsafe` that lzo needs
-//! stands here.
+//! Safe calls of the C library LZO: all `unsafe` code of lzo is here.
 //!
-//! Invariants: compression, which does not check its output's bounds, is only
-//! called with room for the worst case; decompression is the checking variant;
+//! Invariants: compression does not check the bounds of its output, so it is only
+//! called with room for the worst case; decompression uses the checking variant;
 //! working memory is used through `&mut`, so by one thread at a time.
 
 use std::os::raw::c_int;
@@ -18,7 +17,7 @@ pub(crate) fn compress_bound(src_len: usize) -> usize {
     src_len + src_len / 16 + 64 + 3
 }
 
-/// The library's name of an error code.
+/// The meaning of an error code of the library.
 fn reason(code: c_int) -> &'static str {
     match code {
         lzoconf::LZO_E_OUT_OF_MEMORY => "out of memory",
@@ -45,8 +44,8 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: compares type sizes and tests itself; may run any number of
-        // times on any thread.
+        // SAFETY: the call compares type sizes and tests itself; it may run any
+        // number of times on any thread.
         let code = unsafe { lzoconf::lzo_init() };
         if code != lzoconf::LZO_E_OK {
             return Err(failure(code));
@@ -68,8 +67,8 @@ impl Work {
             });
         }
         let mut written = dst.len();
-        // SAFETY: `dst` has room for the worst case, tested above; the working
-        // memory is as large as the library asks for, aligned to 64 and ours.
+        // SAFETY: `dst` has room for the worst case, checked above; the working
+        // memory is as large as the library requires, aligned to 64 and ours.
         let code = unsafe {
             lzo1x::lzo1x_1_compress(
                 src.as_ptr(),

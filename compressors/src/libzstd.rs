@@ -1,15 +1,14 @@
-//! The C library zstd behind safe calls: everything `unsafe` that zstd needs
-//! stands here.
+//! Safe calls of the C library zstd: all `unsafe` code of zstd is here.
 //!
-//! An [`Encoder`] lives either in memory of ours of a fixed size, in which it
-//! can neither allocate nor give memory back, or in the library's own, which
-//! grows and shrinks with the inputs. (The library looks at each input's needs
-//! and frees tables that are three times too large, which in a store would mean
-//! allocations between pages of one length and the odd short one.)
+//! An [`Encoder`] lives either in our own memory of a fixed size, where it can
+//! neither allocate nor free, or in the library's memory, which grows and
+//! shrinks with the inputs. (The library frees tables three times larger than
+//! an input needs, so in a store the odd short input among pages would cause
+//! allocations.)
 //!
 //! Invariants: encoders and decoders are used through `&mut`, so by one thread
-//! at a time; a [`Prepared`] dictionary is only read once made, and whoever
-//! refers to one keeps it alive; objects are freed exactly once, by `drop`.
+//! at a time; a [`Prepared`] dictionary is only read once made, and every context
+//! that refers to one keeps it alive; objects are freed exactly once, by `drop`.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use crate::error::CompressorError;
 use crate::names::ZSTD as NAME;
 use crate::scratch::Scratch;
 
-/// `ZSTD_c_format` and `ZSTD_d_format`, by the names the bindings have.
+/// `ZSTD_c_format` and `ZSTD_d_format`, under the names of the bindings.
 const C_FORMAT: CParameter = CParameter::ZSTD_c_experimentalParam2;
 const D_FORMAT: sys::ZSTD_dParameter = sys::ZSTD_dParameter::ZSTD_d_experimentalParam1;
 const MAGICLESS: i32 = sys::ZSTD_format_e::ZSTD_f_zstd1_magicless as i32;
@@ -36,12 +35,12 @@ impl Failure {
     pub(crate) const OUT_OF_MEMORY: Failure = Failure(64);
     pub(crate) const DST_TOO_SMALL: Failure = Failure(70);
 
-    /// The library's words for it.
+    /// The library's description.
     pub(crate) fn reason(self) -> &'static str {
         zstd_safe::get_error_name(self.0.wrapping_neg())
     }
 
-    /// As an error that has nothing to do with the bytes at hand.
+    /// The error for a failure that does not depend on the input; `what` needed the memory.
     pub(crate) fn into_error(self, what: &'static str) -> CompressorError {
         if self == Self::OUT_OF_MEMORY {
             return CompressorError::OutOfMemory { codec: NAME, what };
@@ -51,9 +50,9 @@ impl Failure {
     }
 }
 
-/// Tells the lengths that calls return from the errors.
+/// Separates lengths from error codes in a call's result.
 fn check(result: usize) -> Result<usize, Failure> {
-    // SAFETY: looks at the number only.
+    // SAFETY: the call only computes from the number.
     if unsafe { sys::ZSTD_isError(result) } == 0 {
         Ok(result)
     } else {
@@ -82,7 +81,7 @@ impl Prepared {
     pub(crate) fn new(bytes: Arc<[u8]>, level: i32) -> Result<Self, CompressorError> {
         let bytes = Dictionary::new(NAME, bytes, usize::MAX)?;
         let content = bytes.bytes();
-        // The library does not tell why it made none.
+        // The library does not report why it failed.
         let failed = || {
             let allowed = "any content, or an undamaged dictionary of zstd's trainer \
                            (and memory to prepare it in)";
@@ -102,7 +101,7 @@ impl Prepared {
         Ok(Prepared { bytes, encode, decode })
     }
 
-    /// Heap bytes of the dictionary and of what was made of it.
+    /// Heap bytes of the dictionary and of its digested forms.
     pub(crate) fn memory_bytes(&self) -> usize {
         // SAFETY: alive.
         let encode = unsafe { sys::ZSTD_sizeof_CDict(self.encode.as_ptr()) };
@@ -114,7 +113,8 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // SAFETY: alive, and nothing refers to it: whoever does holds an `Arc`.
+        // SAFETY: alive, and nothing refers to it: every context that does holds
+        // an `Arc`.
         unsafe { sys::ZSTD_freeCDict(self.encode.as_ptr()) };
         // SAFETY: as above.
         unsafe { sys::ZSTD_freeDDict(self.decode.as_ptr()) };
@@ -126,7 +126,7 @@ pub(crate) struct Encoder {
     raw: NonNull<sys::ZSTD_CCtx>,
     /// Where the context lives, unless the library allocated it.
     fixed: Option<Scratch>,
-    /// What the context refers to.
+    /// The dictionary that the context refers to, kept alive.
     dictionary: Option<Arc<Prepared>>,
 }
 
@@ -146,29 +146,29 @@ impl Encoder {
         Encoder { raw, fixed: None, dictionary }.set_up(level)
     }
 
-    /// An encoder that never allocates, for inputs that need no more memory
-    /// than `page`; others fail with [`Failure::OUT_OF_MEMORY`].
+    /// An encoder that never allocates. Inputs that need more memory than `page`
+    /// fail with [`Failure::OUT_OF_MEMORY`].
     pub(crate) fn fixed_for(
         page: &[u8],
         level: i32,
         dictionary: Option<Arc<Prepared>>,
     ) -> Result<Self, CompressorError> {
-        // What is needed shows once a growing encoder has had such a page.
+        // A growing encoder that has compressed such a page shows what it needs.
         let mut model = Self::growing(level, dictionary.clone())?;
         match model.compress(page, &mut [0; 64]) {
-            // Tables are there before the output runs out of room.
+            // The tables are allocated before the output runs out of room.
             Ok(_) | Err(Failure::DST_TOO_SMALL) => (),
             Err(failure) => return Err(failure.into_error("tables")),
         }
         let size = model.memory_bytes();
         drop(model);
 
-        // The size fits as it is, unless the library was built to leave gaps
-        // between its tables, as for an address sanitizer.
+        // The size fits, unless the library was built to leave gaps between its
+        // tables, as for an address sanitizer.
         for slack in [0, 4 << 10, 32 << 10] {
             let mut memory = Scratch::new(NAME, size + slack)?;
-            // SAFETY: the memory is ours, as long as told and aligned to 64. It
-            // stays where it is, since `self` keeps it.
+            // SAFETY: the memory is ours, `memory.len()` bytes long and aligned to
+            // 64. It does not move, since the encoder keeps it.
             let raw = unsafe { sys::ZSTD_initStaticCCtx(memory.as_mut_ptr().cast(), memory.len()) };
             let Some(raw) = NonNull::new(raw) else { continue };
             let fixed = Some(memory);
@@ -192,8 +192,8 @@ impl Encoder {
             (CParameter::ZSTD_c_checksumFlag, 0),
             (CParameter::ZSTD_c_dictIDFlag, 0),
         ] {
-            // SAFETY: the context is alive; parameter and value are checked by
-            // the library.
+            // SAFETY: the context is alive; the library checks parameter and
+            // value.
             let set = unsafe { sys::ZSTD_CCtx_setParameter(self.raw.as_ptr(), parameter, value) };
             check(set).map_err(|failure| failure.into_error(what))?;
         }
@@ -207,11 +207,11 @@ impl Encoder {
         Ok(self)
     }
 
-    /// Compresses `src` into `dst`, as a frame of its own, and returns the
-    /// length. An error leaves the encoder ready for the next input.
+    /// Compresses `src` into one frame in `dst` and returns its length. An error
+    /// leaves the encoder ready for the next input.
     pub(crate) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Failure> {
         // SAFETY: the context is alive and ours, both slices are valid for
-        // their lengths. The call starts by ending whatever was under way.
+        // their lengths. The call first resets the session, whatever its state.
         check(unsafe {
             sys::ZSTD_compress2(
                 self.raw.as_ptr(),
@@ -243,7 +243,7 @@ impl Drop for Encoder {
 }
 
 /// A decompression context with its parameters set. One-shot decompression
-/// allocates nothing, whatever a frame says about its window.
+/// allocates nothing, whatever window a frame declares.
 pub(crate) struct Decoder {
     raw: NonNull<sys::ZSTD_DCtx>,
     dictionary: Option<Arc<Prepared>>,

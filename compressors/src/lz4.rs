@@ -1,4 +1,4 @@
-//! `lz4`: the fast one. Its decompression needs no context.
+//! `lz4`: fast. Decompression needs no context.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,13 +14,13 @@ use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
 
 const ACCEL: &str = "accel";
 const DEFAULT_ACCEL: i32 = 1;
-/// The library cuts larger values down to the last of these.
+/// The library clamps larger values to the last of these.
 const ACCELS: RangeInclusive<i32> = 1..=65537;
 
 /// LZ4 at a chosen acceleration.
 ///
-/// Parameter `accel`, 1 (the default) to 65537: each step up searches for
-/// matches less often, so compresses faster and less well.
+/// Parameter `accel`, 1 (the default) to 65537: a larger value searches for
+/// matches less often, so compresses faster and less densely.
 ///
 /// `Send` and `Sync`; clones share the dictionary. A context keeps about
 /// 16 KiB, a prepared dictionary as much again besides its bytes.
@@ -39,7 +39,7 @@ pub struct Lz4 {
 }
 
 impl Lz4 {
-    /// LZ4 with the parameters yet to be set.
+    /// Starts building with default parameters.
     pub fn builder() -> Lz4Builder {
         Lz4Builder { acceleration: DEFAULT_ACCEL, dictionary: None }
     }
@@ -81,18 +81,19 @@ impl Lz4Builder {
         self
     }
 
-    /// Bytes that pages are likely to hold, at least 8 of them. Matches reach
-    /// its last 64 KiB. The most likely bytes belong at the end.
+    /// A dictionary: bytes that pages are likely to hold, at least 8. Matches
+    /// reach its last 64 KiB. Put the most likely bytes at the end.
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
         self.dictionary = Some(bytes.into());
         self
     }
 
-    /// The compressor.
+    /// Builds the compressor.
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] for an acceleration out of range or a
-    /// dictionary too short, [`CompressorError::OutOfMemory`].
+    /// [`CompressorError::BadParameter`] if the acceleration is out of range or the
+    /// dictionary too short; [`CompressorError::OutOfMemory`] if there is no memory
+    /// to prepare the dictionary.
     pub fn build(self) -> Result<Lz4, CompressorError> {
         if !ACCELS.contains(&self.acceleration) {
             return Err(bad_int(NAME, ACCEL, self.acceleration, &ACCELS));
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn the_bound_is_the_librarys() {
         for src_len in [0, 1, 254, 255, 256, 4096, 65536, 0x7E00_0000] {
-            // SAFETY: computes from a number.
+            // SAFETY: the call only computes from a number.
             let bound = unsafe { lz4_sys::LZ4_compressBound(src_len) };
             assert_eq!(Lz4::default().max_compressed_len(src_len as usize), bound as usize);
         }
@@ -230,7 +231,7 @@ mod tests {
         assert_ne!(&back, page);
         one.stateless().unwrap().decompress(&out[..len], &mut back).unwrap();
         assert_eq!(&back, page);
-        // Without any, the matches reach before the start.
+        // Without a dictionary, the matches reach before the start.
         let plain = Lz4::default();
         assert!(plain.stateless().unwrap().decompress(&out[..len], &mut back).is_err());
     }

@@ -1,5 +1,5 @@
-//! `lz4hc`: LZ4's format, searched for thoroughly. Slow to compress, as quick
-//! as lz4 to decompress, and needs no context for that.
+//! `lz4hc`: LZ4's format with a thorough search for matches. Slow to compress,
+//! as fast as lz4 to decompress, which needs no context.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -21,9 +21,9 @@ const LEVELS: RangeInclusive<i32> = 3..=12;
 ///
 /// Parameter `level`, 3 to 12, 9 by default; from 10 on the parse is optimal.
 ///
-/// From level 10 on the library allocates 64 KiB for the length of each
+/// From level 10 on the library allocates 64 KiB for the duration of each
 /// compression, the one exception to the rule that contexts allocate nothing
-/// per page. If it cannot, the call gives [`CompressorError::OutOfMemory`].
+/// per page. If it cannot, the call fails with [`CompressorError::OutOfMemory`].
 ///
 /// `Send` and `Sync`; clones share the dictionary. A context keeps about
 /// 256 KiB, a prepared dictionary as much again besides its bytes.
@@ -42,7 +42,7 @@ pub struct Lz4Hc {
 }
 
 impl Lz4Hc {
-    /// LZ4 HC with the parameters yet to be set.
+    /// Starts building with default parameters.
     pub fn builder() -> Lz4HcBuilder {
         Lz4HcBuilder { level: DEFAULT_LEVEL, dictionary: None }
     }
@@ -84,18 +84,19 @@ impl Lz4HcBuilder {
         self
     }
 
-    /// Bytes that pages are likely to hold, at least 8 of them. Matches reach
-    /// its last 64 KiB. The most likely bytes belong at the end.
+    /// A dictionary: bytes that pages are likely to hold, at least 8. Matches
+    /// reach its last 64 KiB. Put the most likely bytes at the end.
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
         self.dictionary = Some(bytes.into());
         self
     }
 
-    /// The compressor.
+    /// Builds the compressor.
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] for a level out of range or a
-    /// dictionary too short, [`CompressorError::OutOfMemory`].
+    /// [`CompressorError::BadParameter`] if the level is out of range or the
+    /// dictionary too short; [`CompressorError::OutOfMemory`] if there is no memory
+    /// to prepare the dictionary.
     pub fn build(self) -> Result<Lz4Hc, CompressorError> {
         if !LEVELS.contains(&self.level) {
             return Err(bad_int(NAME, LEVEL, self.level, &LEVELS));
@@ -210,8 +211,8 @@ mod tests {
 
     #[test]
     fn indices_that_run_out_are_started_over() {
-        // Each page moves the state on by 64 KiB and its length; from 1 GiB on
-        // the library starts over. 16 MiB inputs get there in a few dozen.
+        // Each input advances the state's indices by its length and 64 KiB; from
+        // 1 GiB on the library starts over. Some 64 inputs of 16 MiB get there.
         let codec = Lz4Hc::builder().level(3).build().unwrap();
         let mut ctx = codec.new_ctx().unwrap();
         let large = vec![7u8; 16 << 20];

@@ -1,4 +1,4 @@
-//! `lzo`: LZO1X-1, the kernel's long-time default. Its decompression needs no
+//! `lzo`: LZO1X-1, the kernel's long-time default. Decompression needs no
 //! context.
 //!
 //! The library is GPL-2.0, so a program built with this feature is as well.
@@ -14,11 +14,22 @@ use crate::spec::Spec;
 
 /// LZO1X-1. Takes no parameters.
 ///
-/// Compression does not check bounds inside the library, so it demands an
+/// The library does not check bounds when it compresses. So compression demands an
 /// output of [`max_compressed_len`](Compressor::max_compressed_len) bytes even
-/// where less would do, and gives [`CompressorError::OutputTooSmall`] otherwise.
+/// where less would do, and fails with [`CompressorError::OutputTooSmall`]
+/// otherwise.
 ///
 /// `Send` and `Sync`. A context keeps 128 KiB.
+///
+/// ```
+/// use compressors::{Compressor, Lzo};
+///
+/// let page = [7; 4096];
+/// let mut out = vec![0; Lzo.max_compressed_len(page.len())];
+/// let len = Lzo.new_ctx()?.compress(&page, &mut out)?;
+/// assert!(len < 100);
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lzo;
 

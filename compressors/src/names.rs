@@ -1,4 +1,4 @@
-//! The names under which the registry has the codecs, and by which their errors say who speaks.
+//! The codecs' names, in the registry and in errors.
 
 #[cfg(feature = "lz4")]
 pub(crate) const LZ4: &str = "lz4";

@@ -1,5 +1,5 @@
-//! `null`: copies. For measuring what everything but the codec costs, for
-//! pages that something else compressed already, and for tests.
+//! `null`: copies. For measuring the cost of everything except the codec, for
+//! pages that are compressed already, and for tests.
 
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::error::CompressorError;
@@ -7,7 +7,17 @@ use crate::names::NULL as NAME;
 
 /// The compressor that copies: compressed length is input length.
 ///
-/// `Send` and `Sync`; needs no memory and never fails but for lack of room.
+/// `Send` and `Sync`; needs no memory, and fails only for a buffer of the wrong
+/// length.
+///
+/// ```
+/// use compressors::{Compressor, Null};
+///
+/// let mut out = [0; 4];
+/// assert_eq!(Null.new_ctx()?.compress(b"page", &mut out)?, 4);
+/// assert_eq!(&out, b"page");
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Null;
 

@@ -1,4 +1,4 @@
-//! From a name to a compressor: the built-in ones and those of third parties.
+//! Builds compressors by name: built-in ones and those of third parties.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,28 +18,29 @@ type Constructor =
 #[derive(Clone)]
 struct Entry {
     construct: Constructor,
-    /// It is one of this crate's, whose spec says all that it was built from.
+    /// Whether it is one of this crate's, whose spec holds all its parameters.
     own: bool,
 }
 
-/// A compressor, and the text that builds it again.
+/// A compressor, and the key that builds it again.
 #[derive(Debug, Clone)]
 pub struct Built {
     /// The compressor.
     pub compressor: Arc<dyn Compressor>,
-    /// A spec with which the registry builds an equal compressor. Equal keys of one registry are equal
-    /// compressors: those of this crate leave out parameters at their default; others are their name
-    /// with the parameters as given, sorted by key. So two dictionaries under two names are two keys.
+    /// A spec from which the registry builds an equal compressor. In one registry, equal keys mean equal
+    /// compressors. A key of this crate's compressors leaves out parameters at their default; other keys
+    /// are the name with the parameters as given, sorted by key. So two dictionaries registered under two
+    /// names have two keys.
     pub key: String,
 }
 
-/// Every compressor of this crate and the cargo feature it stands behind.
+/// Every compressor of this crate that has a cargo feature, and that feature.
 const FEATURES: [(&str, &str); 5] =
     [("lz4", "lz4"), ("lz4hc", "lz4"), ("zstd", "zstd"), ("deflate", "deflate"), ("lzo", "lzo")];
 
-/// Names and how to build the compressors that go by them.
+/// Names of compressors, and how to build them.
 ///
-/// `Send` and `Sync`; cloning is cheap and gives an independent registry. It
+/// `Send` and `Sync`; cloning is cheap and returns an independent registry. It
 /// takes no locks: registering needs `&mut`.
 ///
 /// ```
@@ -59,18 +60,30 @@ const FEATURES: [(&str, &str); 5] =
 #[derive(Clone)]
 pub struct Registry {
     constructors: BTreeMap<String, Entry>,
-    /// Whether names of this crate that are not compiled in are told as such.
+    /// Whether a name of this crate that is not compiled in gives `FeatureOff`, not `UnknownName`.
     builtin: bool,
 }
 
 impl Registry {
-    /// A registry without any compressor.
+    /// A registry without compressors.
+    ///
+    /// ```
+    /// use compressors::Registry;
+    ///
+    /// assert!(Registry::empty().build("null").is_err());
+    /// ```
     #[must_use]
     pub fn empty() -> Self {
         Registry { constructors: BTreeMap::new(), builtin: false }
     }
 
-    /// The compressors of this crate that are compiled in.
+    /// A registry of the compressors of this crate that are compiled in.
+    ///
+    /// ```
+    /// use compressors::Registry;
+    ///
+    /// assert!(Registry::builtin().names().contains(&"null"));
+    /// ```
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Registry { constructors: BTreeMap::new(), builtin: true };
@@ -111,9 +124,20 @@ impl Registry {
     /// Adds a compressor. The constructor gets the parsed spec; it should
     /// refuse keys that it does not know ([`Spec::allow_keys`]).
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use compressors::{CompressorError, Null, Registry};
+    ///
+    /// let mut registry = Registry::builtin();
+    /// registry.register("copy", |_spec| Ok(Arc::new(Null)))?;
+    /// let again = registry.register("copy", |_spec| Ok(Arc::new(Null)));
+    /// assert!(matches!(again, Err(CompressorError::NameTaken { .. })));
+    /// # Ok::<(), CompressorError>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`CompressorError::NameTaken`] if the name is in use already,
-    /// [`CompressorError::MalformedSpec`] if it cannot stand in a spec.
+    /// [`CompressorError::NameTaken`] if the name is already in use;
+    /// [`CompressorError::MalformedSpec`] if it cannot be the name in a spec.
     pub fn register(
         &mut self,
         name: &str,
@@ -126,7 +150,7 @@ impl Registry {
         if spec.params().next().is_some() {
             return Err(CompressorError::MalformedSpec {
                 spec: told(name),
-                reason: "a name to register has no parameters",
+                reason: "register a name without parameters",
             });
         }
         if self.constructors.contains_key(name) {
@@ -139,16 +163,25 @@ impl Registry {
     /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`. As [`resolve`](Self::resolve),
     /// without the key.
     ///
+    /// ```
+    /// use compressors::{CompressorError, Registry};
+    ///
+    /// let registry = Registry::builtin();
+    /// assert_eq!(registry.build("null")?.name(), "null");
+    /// assert!(matches!(registry.build("lz5"), Err(CompressorError::UnknownName { .. })));
+    /// # Ok::<(), CompressorError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
     pub fn build(&self, spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
         self.resolve(spec).map(|built| built.compressor)
     }
 
-    /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`, and says what it goes by.
+    /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`, and returns it with its key.
     ///
-    /// A compressor's own [`spec`](Compressor::spec) does not do for that: what a third party's
-    /// constructor knows, a dictionary above all, is not in it.
+    /// A compressor's own [`spec`](Compressor::spec) is no such key: it does not hold what a third party's
+    /// constructor knows, such as a dictionary.
     ///
     /// ```
     /// use compressors::{Null, Registry};
@@ -162,10 +195,10 @@ impl Registry {
     /// ```
     ///
     /// # Errors
-    /// [`CompressorError::MalformedSpec`], [`CompressorError::UnknownName`]
-    /// with the known ones, [`CompressorError::FeatureOff`] with the feature to
-    /// switch on, or what the constructor returns, which for a parameter is
-    /// [`CompressorError::BadParameter`].
+    /// [`CompressorError::MalformedSpec`] if the spec does not parse;
+    /// [`CompressorError::UnknownName`], with the known names;
+    /// [`CompressorError::FeatureOff`], with the feature to switch on; or the
+    /// constructor's error, [`CompressorError::BadParameter`] for a parameter.
     pub fn resolve(&self, spec: &str) -> Result<Built, CompressorError> {
         let spec: Spec = spec.parse()?;
         let name = spec.name();
@@ -193,8 +226,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // What constructors hold is the user's: each destructor may panic, and two at once would end the
-        // process.
+        // What constructors hold is user code, whose destructors may panic. Each runs apart: a second
+        // panic during an unwind would abort the process.
         for (_, entry) in std::mem::take(&mut self.constructors) {
             dropped(entry);
         }
@@ -215,6 +248,11 @@ impl fmt::Debug for Registry {
 }
 
 /// Builds a built-in compressor from its spec, e.g. `lz4` or `zstd:level=19`.
+///
+/// ```
+/// assert_eq!(compressors::build("null")?.max_compressed_len(4096), 4096);
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 ///
 /// # Errors
 /// As [`Registry::build`].
@@ -276,7 +314,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        // A registry that never had them has no features to tell.
+        // An empty registry does not mention features.
         assert_eq!(
             Registry::empty().build("lzo").unwrap_err(),
             CompressorError::UnknownName { name: "lzo".to_owned(), known: vec![] }
@@ -315,7 +353,7 @@ mod tests {
         assert!(matches!(build("null:level=1"), Err(CompressorError::BadParameter { .. })));
     }
 
-    /// Each spec under test builds a compressor, and its key an equal one with the same key.
+    /// Checks that the spec's key builds an equal compressor with the same key, and returns the key.
     #[cfg(not(miri))]
     fn key_of(registry: &Registry, spec: &str) -> String {
         let built = registry.resolve(spec).unwrap();
@@ -378,11 +416,11 @@ mod tests {
         assert_eq!((one.as_str(), key_of(&registry, "two").as_str()), ("one", "two"));
         assert_eq!(key_of(&registry, "two:level=5"), "two:level=5");
         assert_eq!(key_of(&registry, "two:zeta=1,level=5"), "two:level=5,zeta=1");
-        // Its own spec names the dictionary, and cannot build it.
+        // The compressor's own spec names the dictionary but cannot build it.
         let spec = registry.resolve("one").unwrap().compressor.spec();
         assert!(spec.starts_with("zstd:dict=") && registry.resolve(&spec).is_err());
 
-        // A name of this crate's in a registry that has it from somebody else is theirs.
+        // A third party may register a name of this crate in an empty registry.
         let mut registry = Registry::empty();
         registry
             .register("lz4", |_| {

@@ -1,5 +1,5 @@
-//! Zeroed, cache-line aligned working memory for codecs that take theirs from
-//! the caller. Running out of memory is an error, not an abort.
+//! Zeroed, cache-line aligned working memory for codecs that take it from the
+//! caller. Running out of memory is an error, not an abort.
 
 use crate::error::CompressorError;
 

@@ -1,9 +1,8 @@
-//! A compressor told as text: `name` or `name:key=value,key=value`.
+//! A compressor as text: `name` or `name:key=value,key=value`.
 //!
 //! Names and keys are ASCII letters, digits, `_`, `-` and `.`; values are
 //! anything without a comma. Nothing may be empty and no key may come twice.
-//! A spec has at most 64 parameters and 64 KiB.
-//! What the keys mean is the codec's business.
+//! A spec has at most 64 parameters and 64 KiB. The codec defines the keys.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -28,11 +27,11 @@ pub struct Spec {
     params: Vec<(String, String)>,
 }
 
-/// The key under which a spec names a dictionary by its fingerprint.
+/// The key of a dictionary's fingerprint in a spec.
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 pub(crate) const DICT_KEY: &str = "dict";
 
-/// Most parameters of a spec: each is compared with all before it.
+/// Most parameters of a spec: each key is compared with all before it.
 const MOST_PARAMS: usize = 64;
 
 /// Most bytes of a spec.
@@ -41,7 +40,7 @@ const MOST_BYTES: usize = 64 << 10;
 /// Most characters of a text in an error.
 const MOST_TOLD: usize = 200;
 
-/// A text for an error, which ends with a mark if it was cut.
+/// A text for an error, cut to [`MOST_TOLD`] characters with an ellipsis.
 pub(crate) fn told(text: &str) -> String {
     match text.char_indices().nth(MOST_TOLD) {
         Some((end, _)) => format!("{}\u{2026}", &text[..end]),
@@ -75,8 +74,18 @@ impl Spec {
     /// The value of `key` as a number within `allowed`, or `default` if the
     /// spec does not have the key.
     ///
+    /// ```
+    /// use compressors::Spec;
+    ///
+    /// let spec: Spec = "mine:level=7".parse()?;
+    /// assert_eq!(spec.int("level", 3, 1..=9)?, 7);
+    /// assert_eq!(spec.int("window", 12, 10..=15)?, 12);
+    /// assert!(spec.int("level", 3, 1..=6).is_err());
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] if it is no number or not allowed.
+    /// [`CompressorError::BadParameter`] if the value is no number within `allowed`.
     pub fn int(
         &self,
         key: &str,
@@ -97,6 +106,15 @@ impl Spec {
     }
 
     /// Refuses every key that is not in `keys`.
+    ///
+    /// ```
+    /// use compressors::Spec;
+    ///
+    /// let spec: Spec = "mine:level=7".parse()?;
+    /// assert!(spec.allow_keys(&["level"]).is_ok());
+    /// assert!(spec.allow_keys(&[]).is_err());
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
     ///
     /// # Errors
     /// [`CompressorError::BadParameter`] for the first such key.
@@ -119,8 +137,8 @@ impl Spec {
         Ok(())
     }
 
-    /// Refuses a dictionary, for codecs whose builder takes one: a spec can
-    /// name a dictionary but does not hold its bytes.
+    /// Refuses a dictionary, with a hint to the codec's builder: a spec names a
+    /// dictionary but does not hold its bytes.
     #[cfg(any(feature = "lz4", feature = "zstd"))]
     pub(crate) fn refuse_dictionary(&self) -> Result<(), CompressorError> {
         match self.get(DICT_KEY) {

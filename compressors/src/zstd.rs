@@ -1,14 +1,14 @@
-//! `zstd`: the dense one, with frames cut down to what a page store needs.
+//! `zstd`: dense, with frames reduced to what a page store needs.
 //!
 //! A frame has no magic bytes, no checksum, no dictionary id and no content
-//! size: whoever holds the page knows all of them. What is left is two bytes of
-//! frame header and three a block. The length of the output comes from the
-//! caller alone; nothing in a frame is believed without a check against it.
+//! size: the owner of the page knows all of these. Two bytes of frame header and
+//! three per block remain. The length of the output comes from the caller alone,
+//! and all that a frame says is checked against it.
 //!
 //! Compression knows each input's length before it starts, so the library
 //! sizes window and tables for a page, not for a file. Decompression writes
-//! straight into the caller's buffer; there is no window buffer that a frame
-//! could ask to be made large.
+//! straight into the caller's buffer, so no frame can make it allocate a large
+//! window.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -27,7 +27,7 @@ const PAGE: &str = "page";
 const DEFAULT_PAGE: i32 = 4096;
 const PAGES: RangeInclusive<i32> = 1..=ZEROS.len() as i32;
 
-/// What contexts are fitted to. Tables depend on the length alone.
+/// The input to which contexts are fitted. Tables depend only on its length.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Zstandard at a chosen level.
@@ -35,11 +35,11 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 /// Parameter `level`, 3 by default. The range is the library's: 1 to 22, and
 /// negative levels down to about -130000, which are faster and less dense. 0
 /// stands for the default, as in the library. Parameter `page`, 4096 by
-/// default, is the length in bytes that contexts are prepared for, up to 64 KiB;
-/// longer inputs work, but allocate, the first of them for sure.
+/// default, is the length in bytes that contexts are prepared for, up to 64 KiB.
+/// Longer inputs work, but may allocate, the first of them always.
 ///
-/// Output is a zstd frame without magic bytes (`ZSTD_f_zstd1_magicless`), so
-/// other tools read it only if told so.
+/// Output is a zstd frame without magic bytes (`ZSTD_f_zstd1_magicless`), which
+/// other tools read only if set to this format.
 ///
 /// `Send` and `Sync`; clones share the dictionary.
 ///
@@ -71,7 +71,7 @@ fn levels() -> RangeInclusive<i32> {
 }
 
 impl Zstd {
-    /// Zstandard with the parameters yet to be set.
+    /// Starts building with default parameters.
     pub fn builder() -> ZstdBuilder {
         ZstdBuilder { level: DEFAULT_LEVEL, page_len: DEFAULT_PAGE, dictionary: None }
     }
@@ -117,32 +117,33 @@ pub struct ZstdBuilder {
 }
 
 impl ZstdBuilder {
-    /// How hard to try: 3 by default, see [`Zstd`] for the range.
+    /// The level, 3 by default; see [`Zstd`] for the range.
     pub fn level(mut self, level: i32) -> Self {
         self.level = level;
         self
     }
 
-    /// Length in bytes of the pages to come: contexts are prepared for it.
-    /// 1 to 64 KiB, 4096 by default.
+    /// The page length in bytes that contexts are prepared for: 1 to 65536, 4096
+    /// by default.
     pub fn page_len(mut self, bytes: usize) -> Self {
         self.page_len = i32::try_from(bytes).unwrap_or(i32::MAX);
         self
     }
 
-    /// Bytes that pages are likely to hold, at least 8 of them: either any
-    /// content, the most likely at the end, or a dictionary that zstd's
-    /// trainer made.
+    /// A dictionary: bytes that pages are likely to hold, at least 8. Either any
+    /// content, with the most likely bytes at the end, or the output of zstd's
+    /// dictionary trainer.
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
         self.dictionary = Some(bytes.into());
         self
     }
 
-    /// The compressor.
+    /// Builds the compressor.
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] for a level or page length out of
-    /// range, or a dictionary that is too short or damaged.
+    /// [`CompressorError::BadParameter`] if the level or page length is out of
+    /// range, or the dictionary is too short, damaged or cannot be prepared for
+    /// lack of memory.
     pub fn build(self) -> Result<Zstd, CompressorError> {
         if !levels().contains(&self.level) {
             return Err(bad_int(NAME, LEVEL, self.level, &levels()));
@@ -188,9 +189,9 @@ impl Compressor for Zstd {
 }
 
 struct Ctx {
-    /// For inputs up to the page length, which it never allocates for.
+    /// For inputs up to the page length; never allocates.
     pages: Encoder,
-    /// For inputs beyond, made at the first of them.
+    /// For inputs that `pages` cannot compress; made at the first of them.
     others: Option<Encoder>,
     decoder: Decoder,
     codec: Zstd,
@@ -206,7 +207,7 @@ impl fmt::Debug for Ctx {
 }
 
 impl Ctx {
-    /// Compresses what [`pages`](Self::pages) has no memory for.
+    /// Compresses an input that [`pages`](Self::pages) has no memory for.
     fn compress_other(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
         let encoder = match &mut self.others {
             Some(encoder) => encoder,
@@ -232,7 +233,7 @@ impl CompressorCtx for Ctx {
             return self.compress_other(src, dst);
         }
         match self.pages.compress(src, dst) {
-            // With pages beyond 16 KiB, an input of less may need more: its
+            // With pages beyond 16 KiB, a shorter input may need more memory: its
             // parameters come from another row of the library's table.
             Err(Failure::OUT_OF_MEMORY) => self.compress_other(src, dst),
             result => result.map_err(|failure| compress_error(failure, src, dst)),
@@ -243,8 +244,8 @@ impl CompressorCtx for Ctx {
         check_len(NAME, src.len(), MAX_LEN)?;
         check_len(NAME, dst.len(), MAX_LEN)?;
         if src.is_empty() {
-            // Not even a frame of nothing. The library would take it as none.
-            return Err(CompressorError::Corrupt { codec: NAME, reason: "there is no frame" });
+            // The library would accept this as zero frames.
+            return Err(CompressorError::Corrupt { codec: NAME, reason: "the input is empty" });
         }
         let expected = dst.len();
         match self.decoder.decompress(src, dst) {
@@ -335,7 +336,7 @@ mod tests {
         let memory = ctx.memory_bytes();
         assert!(memory < 256 << 10, "{memory}");
         let mut out = vec![0; 8192];
-        // More short inputs in a row than the library bears.
+        // More short inputs in a row than the library tolerates before it shrinks.
         for len in [4096, 1, 100, 2048, 2049].into_iter().flat_map(|len| [len; 300]) {
             ctx.compress(&page()[..len], &mut out).unwrap();
             assert_eq!(ctx.memory_bytes(), memory, "{len}");
@@ -379,7 +380,7 @@ mod tests {
             assert!(len < plain_len / 4, "{len} against {plain_len}");
             ctx.decompress(&out[..len], &mut back).unwrap();
             assert_eq!(back, page());
-            // Without the dictionary it is not to be had.
+            // Without the dictionary the page cannot be read.
             let mut other = Zstd::default().new_ctx().unwrap();
             assert!(other.decompress(&out[..len], &mut back).is_err() || back != page());
         }
@@ -388,7 +389,7 @@ mod tests {
 
     #[test]
     fn damaged_dictionaries_are_refused() {
-        // The magic number of a trained dictionary, and nothing that fits.
+        // The magic number of a trained dictionary, followed by garbage.
         let mut damaged = vec![0xff; 64];
         damaged[..4].copy_from_slice(&0xEC30_A437_u32.to_le_bytes());
         let error = Zstd::builder().dictionary(damaged).build().unwrap_err();

@@ -1,4 +1,4 @@
-//! A codec that forks on a worker of the engine and returns in the child, too: the worker ends there.
+//! A codec forks on a worker of the engine and returns in the child, too: the worker ends there.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -18,10 +18,10 @@ struct Forks(Arc<AtomicI32>);
 
 impl CompressorCtx for Forks {
     fn compress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<usize, CompressorError> {
-        // SAFETY: the child goes on in the thread that called the codec, which is what is tested.
+        // SAFETY: the child continues in the thread that called the codec, as this tests.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            // SAFETY: a watchdog: the signal ends a child that does not end by itself.
+            // SAFETY: only sets a timer, a watchdog: its signal kills a child that does not exit.
             unsafe { libc::alarm(10) };
         }
         self.0.store(pid, SeqCst);
@@ -42,14 +42,14 @@ fn a_worker_that_is_forked_ends_in_the_child() {
     let ctx = Box::new(Forks(child.clone()));
     let (input, output) = (vec![1; 16], vec![0; 16]);
     engine.submit(AcompRequest { op: AcompOp::Compress, input, output, ctx }, 7, &done).unwrap();
-    // The worker takes it: who waits would work on it, too.
+    // Wait until the worker has it: `wait_any` would run it in this thread.
     while child.load(SeqCst) == 0 {
         std::thread::yield_now();
     }
     let (tag, completed) = engine.wait_any(&done).unwrap();
     assert_eq!((tag, completed.result), (7, Ok(1)));
     let (child, mut status) = (child.load(SeqCst), 0);
-    // SAFETY: the child is this process's, and the place is this frame's.
+    // SAFETY: a child of this process, and a valid place for its status.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
 }

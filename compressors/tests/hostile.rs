@@ -1,6 +1,6 @@
-//! Garbage, truncated and altered input, and outputs too small: errors, and no
-//! access out of bounds. All buffers end or start at an inaccessible page, so
-//! that an access one byte too far ends the test.
+//! Garbage, truncated and altered inputs, and outputs too small, give errors and
+//! no access out of bounds. All buffers end or start at an inaccessible page, so
+//! an access one byte too far crashes the test.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
 
@@ -26,8 +26,8 @@ impl Fences {
         Fences { src: both(), dst: both() }
     }
 
-    /// Decompresses by every way there is; all must agree on the result.
-    /// Returns what came out if it was of the right length.
+    /// Decompresses with and without a context, at either fence; all results must
+    /// agree.
     fn decompress(
         &mut self,
         codec: &dyn Compressor,
@@ -61,7 +61,7 @@ fn compressed(codec: &dyn Compressor, ctx: &mut dyn CompressorCtx, page: &[u8]) 
     out
 }
 
-/// One small change, as a stray write, a lost tail or a mixed-up block makes.
+/// Makes one small change, like a stray write, a lost tail or a mixed-up block.
 fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
     let at = rng.below(bytes.len().max(1));
     match rng.below(8) {
@@ -103,7 +103,7 @@ fn altered_pages_are_errors_or_pages() {
             }
             let dst_len = [4096, 4096, 4096, 4095, 4097, 0, 1, 65536][rng.below(8)];
             errors += usize::from(fences.decompress(&*codec, &mut *ctx, &bytes, dst_len).is_err());
-            // The context is none the worse for it.
+            // The context still works.
             if round % 50 == 0 {
                 let back = fences.decompress(&*codec, &mut *ctx, &whole[which], 4096).unwrap();
                 assert!(back == pages[which].1, "{spec}");
@@ -125,11 +125,11 @@ fn garbage_is_an_error_or_a_page() {
             let garbage: Vec<u8> = match rng.below(3) {
                 0 => (0..len).map(|_| rng.next() as u8).collect(),
                 1 => vec![rng.next() as u8; len],
-                // Long runs of the bytes that length fields are made of.
+                // Bytes that length fields are made of.
                 _ => (0..len).map(|_| [0xff, 0, 0xf0, 0x0f][rng.below(4)]).collect(),
             };
             let dst_len = [4096, 0, 1, 17, ROOM][rng.below(5)];
-            // Either way is fine; the fences are what this tests.
+            // Either result is fine: this tests the fences.
             let _ = fences.decompress(&*codec, &mut *ctx, &garbage, dst_len);
         }
     }
@@ -193,7 +193,7 @@ fn output_stays_within_its_buffer_at_every_capacity() {
         for (kind, page) in pages.iter().filter(|(kind, _)| !kind.starts_with("more")) {
             let bound = codec.max_compressed_len(page.len());
             let whole = compressed(&*codec, &mut *ctx, page);
-            // Around the length it takes, and in larger steps all the way.
+            // Around the compressed length, and in larger steps over the whole range.
             let near = whole.len().saturating_sub(20)..whole.len() + 20;
             let step = 1 + bound / 40;
             for capacity in near.chain((0..=bound).step_by(step)).chain([bound, bound + 1]) {

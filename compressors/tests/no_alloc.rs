@@ -1,6 +1,6 @@
 //! A context allocates when it is made and never after: neither through Rust's
-//! allocator nor, where `malloc` can be replaced, inside a C library. A context
-//! that is dropped gives everything back.
+//! allocator nor, where `malloc` can be replaced, inside a C library. Dropping it
+//! frees everything.
 
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 fn count_alloc() {
-    // Not there any more while the thread ends.
+    // `try_with`: the counters are destroyed while the thread ends.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
     let _ = LIVE.try_with(|live| live.set(live.get() + 1));
 }
@@ -50,8 +50,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Replaces the C library's allocator for the whole program, so that what the
-/// codecs do in C is counted too. (Rust's allocations then count twice.)
+/// Replaces the C library's allocator for the whole program, to count the codecs'
+/// allocations in C too. (Rust's allocations then count twice.)
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod c_side {
     use std::os::raw::c_void;
@@ -66,7 +66,7 @@ mod c_side {
         fn __libc_free(pointer: *mut c_void);
     }
 
-    /// What Rust's allocator uses for large alignments.
+    /// Rust's allocator uses it for large alignments.
     // SAFETY: as for `malloc`.
     #[unsafe(no_mangle)]
     unsafe extern "C" fn posix_memalign(
@@ -86,7 +86,7 @@ mod c_side {
         0
     }
 
-    // SAFETY: the C library's own contract, to which the calls are passed on.
+    // SAFETY: the calls are forwarded to the C library, so its contract holds.
     #[unsafe(no_mangle)]
     unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
         count_alloc();
@@ -122,7 +122,7 @@ mod c_side {
     }
 }
 
-/// The levels at which lz4hc's library takes memory for each call.
+/// The levels at which lz4hc's library allocates in each call.
 fn allocates_by_design(spec: &str) -> bool {
     ["lz4hc:level=10", "lz4hc:level=11", "lz4hc:level=12"].contains(&spec)
 }
@@ -139,7 +139,7 @@ fn the_counters_count() {
     assert_eq!(allocations(|| ()), 0);
     #[cfg(all(feature = "zstd", target_os = "linux", target_env = "gnu"))]
     {
-        // A context of zstd is allocated in C alone, but for its box.
+        // Except for its box, a context of zstd is allocated only in C.
         let codec = build("zstd").unwrap();
         assert!(allocations(|| drop(codec.new_ctx().unwrap())) > 4);
     }

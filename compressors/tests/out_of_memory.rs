@@ -1,4 +1,4 @@
-//! Without memory, calls of what is built are errors, and none ends the process.
+//! Without memory, calls of compressors and engines fail, and none aborts the process.
 
 #![cfg(not(miri))]
 #![allow(
@@ -18,7 +18,7 @@ use compressors::{
 };
 
 thread_local! {
-    /// Allocations that this thread is still given, if that is limited.
+    /// Allocations left to this thread, if they are limited.
     static GIVEN: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -72,7 +72,7 @@ fn a_context_that_cannot_be_made_is_an_error_wherever_memory_ends() {
                 Err(other) => panic!("{spec}: {other}"),
             }
         }
-        // Null's is of no size.
+        // Null's context is zero-sized.
         assert!(failures > 0 || spec == "null", "{spec}");
     }
 }
@@ -105,7 +105,7 @@ fn a_request_whose_completion_cannot_be_noted_comes_back() {
 
 #[test]
 fn batches_with_completions_from_a_pool_allocate_nothing() {
-    // Far more requests than the engine's queue has room for at first.
+    // More requests than the engine's queue initially has room for.
     let engine = AcompEngine::new(1, usize::MAX).unwrap();
     let pool = CompletionsPool::new(1, 300).unwrap();
     for _ in 0..5 {

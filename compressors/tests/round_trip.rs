@@ -43,7 +43,7 @@ fn every_spec_round_trips_pages() {
         let mut ctx = codec.new_ctx().unwrap();
         for (kind, page) in pages(4096) {
             let out = round_trip(&*codec, &mut *ctx, &page, &format!("{spec}, {kind}"));
-            // The fastest level of zstd hardly looks at its input.
+            // The fastest level of zstd hardly searches its input.
             let tries = !matches!(spec.as_str(), "null" | "zstd:level=-131072");
             if tries && matches!(kind.as_str(), "zeros" | "one byte") {
                 assert!(out.len() < 128, "{spec}, {kind}: {} bytes", out.len());
@@ -76,7 +76,7 @@ fn every_compressor_round_trips_every_length() {
     }
 }
 
-/// Slices that have no length need not have an address either.
+/// Empty slices may have any address.
 #[test]
 fn nothing_round_trips_wherever_it_is() {
     for spec in specs() {
@@ -220,8 +220,8 @@ fn one_compressor_serves_all_threads() {
     }
 }
 
-/// Pages with the dictionary's content in them, through every codec that takes
-/// one: dictionaries shorter and longer than what a match reaches.
+/// Every codec that takes a dictionary, with dictionaries shorter and longer than
+/// a match reaches.
 #[test]
 #[cfg(all(feature = "lz4", feature = "zstd", not(miri)))]
 fn dictionaries_round_trip() {
@@ -230,7 +230,7 @@ fn dictionaries_round_trip() {
     for dictionary_len in [8, 100, 4096, 65536, 200_000] {
         let mut dictionary = Vec::new();
         for (kind, page) in pages(dictionary_len / 4 + 8) {
-            // What is asserted below should not hang on the machine's code.
+            // The assertions below should not depend on the machine's code.
             if !kind.starts_with("code") {
                 dictionary.extend_from_slice(&page);
             }
@@ -262,7 +262,7 @@ fn dictionaries_round_trip() {
                 }
             }
             if dictionary_len >= 4096 {
-                // A page that is the dictionary's end all but goes away.
+                // A page equal to the dictionary's end nearly vanishes.
                 let page = &dictionary[dictionary_len - 4096..];
                 let what = codec.spec();
                 let with = round_trip(&*codec, &mut *ctx, page, &what).len();
@@ -278,8 +278,8 @@ fn dictionaries_round_trip() {
     }
 }
 
-/// Lengths that do not fit an `int` are refused, not cut short. Zeroed memory
-/// of this size is address space only.
+/// Lengths that do not fit an `int` are refused, not truncated. Zeroed memory of
+/// this size is only address space.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
 fn inputs_too_large_are_refused() {
@@ -301,7 +301,7 @@ fn inputs_too_large_are_refused() {
     }
 }
 
-/// Outputs longer than an `int` are used as far as they are needed.
+/// Output buffers longer than an `int` can be used.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
 fn outputs_larger_than_an_int_serve() {

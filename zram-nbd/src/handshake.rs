@@ -1,4 +1,4 @@
-//! The fixed newstyle handshake: the client asks for options until it has chosen the export, or goes.
+//! The fixed newstyle handshake: the client sends options until it has chosen the export, or leaves.
 
 use std::io::{Read, Write};
 
@@ -11,11 +11,11 @@ use crate::wire::{
 };
 use crate::{Export, SessionError};
 
-/// Bytes of an option; a name has 4096 at most.
+/// The most bytes of an option; a name has 4096 at most.
 const MOST_OPTION: u32 = 8192;
-/// Options of a client that does not come to the point.
+/// The most options before the client must have chosen the export.
 const MOST_OPTIONS: usize = 100;
-/// What follows the answer to `EXPORT_NAME`, for clients that do not do without.
+/// Follows the reply to `EXPORT_NAME`, unless the client negotiated `NO_ZEROES`.
 const PADDING: [u8; 124] = [0; 124];
 
 /// What client and server agreed on.
@@ -30,7 +30,7 @@ fn flags(agreed: Agreed) -> u16 {
     HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES | CAN_MULTI_CONN | df
 }
 
-/// Talks to the client until it has chosen the export; nothing if it goes.
+/// Answers options until the client has chosen the export; `None` if it aborts.
 pub(crate) fn negotiate<S: Read + Write>(
     stream: &mut S,
     export: &Export,
@@ -58,7 +58,7 @@ pub(crate) fn negotiate<S: Read + Write>(
         match option {
             OPT_EXPORT_NAME => {
                 if !export.is_named(&data) {
-                    // The protocol has no other answer.
+                    // The protocol has no error reply to this option.
                     return Err(SessionError::Protocol {
                         what: "another export's name of length",
                         value: len.into(),
@@ -70,7 +70,7 @@ pub(crate) fn negotiate<S: Read + Write>(
                 return Ok(Some(agreed));
             }
             OPT_ABORT => {
-                // A client that does not wait for the answer is no error.
+                // The client need not wait for the reply.
                 let _ = reply(stream, option, REP_ACK, &[]);
                 return Ok(None);
             }
@@ -81,7 +81,12 @@ pub(crate) fn negotiate<S: Read + Write>(
                 reply(stream, option, REP_ACK, &[])?;
             }
             OPT_INFO | OPT_GO => match asked_name(&data) {
-                None => reply(stream, option, REP_ERR_INVALID, b"a name and what to tell of it")?,
+                None => reply(
+                    stream,
+                    option,
+                    REP_ERR_INVALID,
+                    b"malformed name or information requests",
+                )?,
                 Some(name) if !export.is_named(name) => {
                     reply(stream, option, REP_ERR_UNKNOWN, b"no such export")?;
                 }
@@ -106,13 +111,14 @@ pub(crate) fn negotiate<S: Read + Write>(
 }
 
 impl Export {
-    /// Whether a client means this one: by its name, or by none.
+    /// Whether a client's name, possibly empty, means this export.
     fn is_named(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }
 }
 
-/// The name in the data of `INFO` and `GO`: its length, itself, the number of requests, and those.
+/// The name in the data of `INFO` and `GO`, which are the name's length, the name, the number of information
+/// requests and those requests.
 fn asked_name(data: &[u8]) -> Option<&[u8]> {
     let (len, rest) = data.split_first_chunk()?;
     let name = rest.get(..u32::from_be_bytes(*len) as usize)?;
@@ -120,7 +126,7 @@ fn asked_name(data: &[u8]) -> Option<&[u8]> {
     (requests.len() == 2 * usize::from(u16::from_be_bytes(*count))).then_some(name)
 }
 
-/// All that there is to tell of the export, asked for or not.
+/// Sends all information about the export, requested or not.
 fn tell<S: Write>(
     stream: &mut S,
     option: u32,

@@ -1,5 +1,5 @@
-//! Serves a [`Zram`] over NBD, the network block device protocol, so that anything that
-//! speaks it (the kernel, QEMU, libnbd) has a compressed disk.
+//! Serves a [`Zram`] over NBD, the network block device protocol, as a compressed disk for anything
+//! that speaks it (the kernel, QEMU, libnbd).
 //!
 //! ```
 //! use std::sync::Arc;
@@ -8,10 +8,10 @@
 //! let disk = zram::Zram::builder().disksize(1 << 20).algorithm("null").zpool("zbud").build()?;
 //! let export = Export::new(Arc::new(disk), "");
 //!
-//! // A client that says hello and goes: any stream of bytes will do, a socket as well.
+//! // A client that says hello and leaves. Any byte stream works, e.g. a socket.
 //! let mut stream = Client { says: &[0, 0, 0, 1], hears: Vec::new() };
 //! let ended = serve(&mut stream, &export);
-//! assert!(ended.is_err(), "gone in the middle of the handshake");
+//! assert!(ended.is_err(), "it left during the handshake");
 //! assert_eq!(&stream.hears[..16], b"NBDMAGICIHAVEOPT");
 //!
 //! struct Client<'a> {
@@ -34,28 +34,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What is served: the fixed newstyle handshake with one export; read, write, flush, trim,
-//! write-zeroes; simple and structured replies. No TLS, no block status.
+//! Supported: the fixed newstyle handshake with one export; read, write, flush, trim, write-zeroes; simple
+//! and structured replies. Not supported: TLS, block status.
 //!
-//! # What a client may not do
-//! Whatever a client sends, it gets an answer of the protocol or the end of its connection. Most bytes
-//! that a session holds: one request, 32 MiB at most. Nothing that it sends names anything but a range of
-//! the disk, and it hears of nothing but the disk's bytes. A [`Server`] drops whoever is silent in the
-//! handshake or does not take what it asked for.
+//! # Hostile clients
+//! Whatever a client sends, it gets a reply of the protocol or its connection is closed. A session buffers
+//! one request, 32 MiB at most. Requests can name only ranges of the disk, and replies carry only the disk's
+//! bytes. A [`Server`] drops clients that are silent in the handshake or do not read their replies.
 //!
-//! # What a codec may do
-//! A compressor, backend or device of your own that fails is an error to the client that asked, and an
-//! I/O error if it panics. The session goes on, the page that it was at stays as it was acknowledged
-//! last, and nobody else notices.
+//! # Faulty codecs
+//! If a user's compressor, backend or device fails, the client that sent the request gets an error; if it
+//! panics, an I/O error. The session goes on, the page stays as last acknowledged, and other clients are
+//! not affected.
 //!
 //! # Files
 //!
 //! | file | idea |
 //! |---|---|
-//! | `wire.rs` | the protocol's numbers, and numbers on the wire |
+//! | `wire.rs` | the protocol's constants, and integers on the wire |
 //! | `handshake.rs` | options, until the client has chosen the export |
 //! | `transmission.rs` | requests and replies |
-//! | `server.rs` | sockets, and a thread for each client |
+//! | `server.rs` | sockets, and a thread per client |
 
 #![cfg_attr(
     test,
@@ -80,7 +79,7 @@ use zram::Zram;
 pub use server::{Listener, Server, Totals};
 pub use wire::MOST_BYTES;
 
-/// A disk, and the name that clients ask for it by.
+/// A disk, and the name by which clients choose it.
 #[derive(Debug, Clone)]
 pub struct Export {
     pub(crate) disk: Arc<Zram>,
@@ -88,7 +87,17 @@ pub struct Export {
 }
 
 impl Export {
-    /// The disk under a name; clients that give none get it, too.
+    /// Exports the disk under a name. Clients that give no name get it, too.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zram_nbd::Export;
+    ///
+    /// let disk = zram::Zram::builder().disksize(1 << 20).algorithm("null").zpool("zbud").build()?;
+    /// let export = Export::new(Arc::new(disk), "scratch");
+    /// # let _ = export;
+    /// # Ok::<(), zram::BuildError>(())
+    /// ```
     pub fn new(disk: Arc<Zram>, name: &str) -> Self {
         Export { disk, name: name.to_owned() }
     }
@@ -98,7 +107,7 @@ impl Export {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Session {
-    /// Requests answered, failed ones too.
+    /// Requests answered, including failed ones.
     pub requests: u64,
     /// Bytes read from the disk.
     pub read_bytes: u64,
@@ -106,19 +115,19 @@ pub struct Session {
     pub written_bytes: u64,
 }
 
-/// How a session ended that did not end as the protocol has it.
+/// Why a session ended other than by a disconnect.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The connection failed, or ended in the middle of something.
+    /// The connection failed, or ended within the handshake or a request.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    /// The client did not keep to the protocol.
+    /// The client violated the protocol.
     #[error("the client sent {what} {value:#x}; the connection is closed")]
     Protocol {
-        /// What was wrong.
+        /// The field that was wrong.
         what: &'static str,
-        /// Its value.
+        /// The field's value.
         value: u64,
     },
     /// No memory for a request.
@@ -129,8 +138,15 @@ pub enum SessionError {
     },
 }
 
-/// Serves one client until it disconnects. Blocks in the stream, which may have timeouts, and in the
-/// disk.
+/// Serves one client until it disconnects. The crate's front page has an example.
+///
+/// # Errors
+/// [`SessionError::Io`] if the stream fails or ends within the handshake or a request;
+/// [`SessionError::Protocol`] if the client violates the protocol; [`SessionError::NoMemory`] if there is no
+/// memory for a request. Errors of the disk go to the client as replies.
+///
+/// # Blocking
+/// In the stream, which may have timeouts, and in the disk.
 pub fn serve<S: Read + Write>(stream: &mut S, export: &Export) -> Result<Session, SessionError> {
     let mut session = Session::default();
     if let Some(agreed) = handshake::negotiate(stream, export)? {

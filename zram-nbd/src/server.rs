@@ -1,4 +1,4 @@
-//! Sockets: a listener, and a thread for each client.
+//! Sockets: a listener, and a thread per client.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,11 +13,11 @@ use std::thread;
 
 use crate::{Export, Session, SessionError, handshake, transmission};
 
-/// Clients at a time; more are turned away.
+/// The most clients at a time; more are turned away.
 const MOST_CLIENTS: usize = 64;
-/// Both timeouts, unless others are given.
+/// The default of both timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks whether the server is to stop.
+/// The interval at which the server checks `stop`.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Where clients come from.
@@ -32,6 +32,18 @@ pub enum Listener {
 
 impl Listener {
     /// Listens on a TCP address.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use zram_nbd::Listener;
+    ///
+    /// let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    /// assert!(matches!(Listener::tcp(any_port)?, Listener::Tcp(_)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`TcpListener::bind`].
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).map(Listener::Tcp)
     }
@@ -79,7 +91,7 @@ impl Stream {
     }
 
     fn shut_down(&self) {
-        // One that is closed already is what is wanted.
+        // An error means that it is closed already.
         let _ = match self {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
             #[cfg(unix)]
@@ -128,26 +140,48 @@ impl Write for Stream {
     }
 }
 
-/// What all sessions did together.
+/// What a server's sessions did in total.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Clients served.
+    /// Clients that connected.
     pub clients: u64,
     /// Clients whose session ended with an error, theirs or the connection's.
     pub failed: u64,
-    /// Clients turned away, since there were too many.
+    /// Clients turned away: too many at a time, or no thread or file descriptor for them.
     pub turned_away: u64,
-    /// All sessions' sums.
+    /// The sum over all sessions.
     pub sessions: Session,
 }
 
-/// Serves a disk to 64 clients at a time; more are turned away.
+/// Serves a disk to at most 64 clients at a time; more are turned away.
 ///
-/// A client that keeps a thread waiting is dropped, and nobody else notices: after
-/// [`handshake_timeout`](Self::handshake_timeout) if it says nothing, after
-/// [`write_timeout`](Self::write_timeout) if it takes nothing. Once it is through the handshake it may be
-/// silent for as long as it likes.
+/// A client that keeps its thread waiting is dropped, without effect on others: after
+/// [`handshake_timeout`](Self::handshake_timeout) if it sends nothing, after
+/// [`write_timeout`](Self::write_timeout) if it reads nothing. After the handshake a client may be silent
+/// for any time.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::time::Duration;
+/// use zram_nbd::{Export, Listener, Server};
+///
+/// let disk = zram::Zram::builder().disksize(1 << 20).algorithm("null").zpool("zbud").build()?;
+/// let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+/// let server = Server::new(listener, Export::new(Arc::new(disk), "disk"));
+/// let server = server.handshake_timeout(Duration::from_secs(5));
+///
+/// let stop = AtomicBool::new(false);
+/// let totals = std::thread::scope(|scope| {
+///     let running = scope.spawn(|| server.run(&stop));
+///     stop.store(true, Ordering::Relaxed);
+///     running.join().expect("run does not panic")
+/// })?;
+/// assert_eq!(totals.clients, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
@@ -161,34 +195,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// A server that has not begun.
+    /// A server with default timeouts. It starts in [`run`](Self::run).
     pub fn new(listener: Listener, export: Export) -> Self {
         Server { listener, export, handshake_timeout: PATIENCE, write_timeout: PATIENCE }
     }
 
     /// How long a client may be silent in the handshake before its connection is closed. Default: 30
-    /// seconds. Zero is the shortest that the system has.
+    /// seconds. Zero means the system's shortest timeout.
     #[must_use = "returns the server"]
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = not_zero(timeout);
         self
     }
 
-    /// How long a client may take nothing of what is sent to it before its connection is closed, which
-    /// can come as late as after twice that. Default: 30 seconds. Zero is the shortest that the system
-    /// has.
+    /// How long a client may read nothing of what is sent to it before its connection is closed; the close
+    /// may take up to twice as long. Default: 30 seconds. Zero means the system's shortest timeout.
     #[must_use = "returns the server"]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = not_zero(timeout);
         self
     }
 
-    /// Serves until `stop` is true; then the clients' connections are closed, and their threads waited
-    /// for. An error if the listener fails.
+    /// Serves until `stop` is true, then closes the clients' connections and joins their threads.
+    ///
+    /// # Errors
+    /// That of the listener, after closing the connections and joining the threads.
+    ///
+    /// # Blocking
+    /// Until `stop` is true, which is checked every 20 milliseconds.
     pub fn run(&self, stop: &AtomicBool) -> io::Result<Totals> {
         self.listener.set_nonblocking()?;
         let totals = Mutex::new(Totals::default());
-        // A second handle of each client's connection, to close it by.
+        // A second handle of each client's connection, for closing it.
         let clients: Mutex<BTreeMap<u64, Stream>> = Mutex::new(BTreeMap::new());
         let ended = thread::scope(|scope| {
             let ended = loop {
@@ -234,8 +272,8 @@ impl Server {
         }
         let serve = move || {
             let mut session = Session::default();
-            // What a codec of the user's panicked with may panic when it is dropped: that is the end of
-            // this client only.
+            // The payload of a user codec's panic may panic in its own destructor: that ends only this
+            // client's session.
             let ended = catch_unwind(AssertUnwindSafe(|| self.serve(&mut stream, &mut session)));
             lock(clients).remove(&number);
             let mut totals = lock(totals);
@@ -246,7 +284,7 @@ impl Server {
         };
         let builder = thread::Builder::new().name(format!("nbd-{number}"));
         if builder.spawn_scoped(scope, serve).is_err() {
-            // The stream went with the closure.
+            // The failed spawn dropped the closure and the stream in it.
             lock(clients).remove(&number);
             lock(totals).turned_away += 1;
         }
@@ -254,7 +292,7 @@ impl Server {
 }
 
 impl Server {
-    /// As [`crate::serve`]; whoever is silent in the middle of the handshake is given up.
+    /// As [`crate::serve`], with a timeout during the handshake.
     fn serve(&self, stream: &mut Stream, session: &mut Session) -> Result<(), SessionError> {
         stream.set_read_timeout(Some(self.handshake_timeout))?;
         let Some(agreed) = handshake::negotiate(stream, &self.export)? else { return Ok(()) };
@@ -263,12 +301,12 @@ impl Server {
     }
 }
 
-/// A socket takes zero for an error.
+/// A socket refuses a timeout of zero.
 fn not_zero(timeout: Duration) -> Duration {
     timeout.max(Duration::from_nanos(1))
 }
 
-/// Nobody is there now, or somebody has gone before being let in.
+/// Whether an error of `accept` is temporary: no client is waiting, or one left before it was accepted.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted | ConnectionReset)

@@ -1,4 +1,4 @@
-//! Requests and replies, one after another.
+//! Requests and replies, one at a time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use crate::wire::{
 };
 use crate::{Session, SessionError};
 
-/// What a session keeps for its next request; a larger buffer is given back.
+/// The largest buffer, in bytes, that a session keeps for later small requests; a larger one is freed.
 const KEPT: usize = 1 << 20;
 
 struct Request {
@@ -34,7 +34,7 @@ pub(crate) fn run<S: Read + Write>(
 ) -> Result<(), SessionError> {
     let mut buffer = Vec::new();
     loop {
-        // A client that goes without a word between two requests is none to complain of.
+        // A client may disconnect between two requests without saying so.
         let Some(request) = Request::read(stream)? else { return Ok(()) };
         let len = request.len as usize;
         if request.kind == CMD_DISC {
@@ -42,7 +42,7 @@ pub(crate) fn run<S: Read + Write>(
         }
         let writes = request.kind == CMD_WRITE;
         if writes && request.len > MOST_BYTES {
-            // What follows cannot be told from requests.
+            // The data that follow could not be distinguished from requests.
             return Err(SessionError::Protocol { what: "a write of length", value: len as u64 });
         }
         if (writes || request.kind == CMD_READ) && request.len <= MOST_BYTES {
@@ -51,8 +51,7 @@ pub(crate) fn run<S: Read + Write>(
         if writes {
             stream.read_exact(&mut buffer)?;
         }
-        // A codec of the user's may panic: the disk is as after an error then, and of the buffer
-        // nothing is sent.
+        // A user's codec may panic: the disk is then as after an error, and nothing of the buffer is sent.
         let answered = || answer(disk, &request, &mut buffer, session);
         let done = catch_unwind(AssertUnwindSafe(answered)).unwrap_or(Err(EIO));
         session.requests += 1;
@@ -60,7 +59,7 @@ pub(crate) fn run<S: Read + Write>(
     }
 }
 
-/// Makes the buffer as long as a request. What it held before is gone.
+/// Resizes the buffer to a request's length and zeroes it.
 fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
     buffer.clear();
     if len <= KEPT && buffer.capacity() > KEPT {
@@ -72,7 +71,7 @@ fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
 }
 
 impl Request {
-    /// The next one; none if the stream ends before it.
+    /// Reads the next request; `None` if the stream ends before it.
     fn read<S: Read>(stream: &mut S) -> Result<Option<Self>, SessionError> {
         let mut magic = [0; 4];
         let first = loop {
@@ -97,7 +96,7 @@ impl Request {
     }
 }
 
-/// Does what is asked; the error's number otherwise.
+/// Executes a request, or returns the protocol's error number.
 fn answer(
     disk: &Zram,
     request: &Request,
@@ -125,7 +124,7 @@ fn answer(
             session.written_bytes += u64::from(len);
             Ok(())
         }
-        // All that was acknowledged is in memory.
+        // Acknowledged writes are stored already: there is nothing to flush.
         CMD_FLUSH => Ok(()),
         CMD_TRIM => disk.discard(offset, len.into()).map_err(|error| number(&error, EINVAL)),
         CMD_WRITE_ZEROES => {

@@ -1,4 +1,4 @@
-//! The protocol's numbers, as its specification names them, and numbers on the wire: big-endian.
+//! The protocol's constants, named as in its specification, and integers on the wire, which are big-endian.
 
 use std::io::{self, Read};
 
@@ -29,7 +29,7 @@ pub(crate) const REP_ERR_UNSUP: u32 = 1 << 31 | 1;
 pub(crate) const REP_ERR_INVALID: u32 = 1 << 31 | 3;
 pub(crate) const REP_ERR_UNKNOWN: u32 = 1 << 31 | 6;
 
-// What an export can tell of itself.
+// Types of information about an export.
 pub(crate) const INFO_EXPORT: u16 = 0;
 pub(crate) const INFO_BLOCK_SIZE: u16 = 3;
 
@@ -68,7 +68,7 @@ pub(crate) const EINVAL: u32 = 22;
 pub(crate) const ENOSPC: u32 = 28;
 pub(crate) const EOVERFLOW: u32 = 75;
 
-/// Most bytes of a read or write: what the protocol's specification has servers take at least.
+/// The most bytes of a read or write: 32 MiB, the least that the specification has servers accept.
 pub const MOST_BYTES: u32 = 32 << 20;
 
 pub(crate) fn read_array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
@@ -85,7 +85,7 @@ pub(crate) fn read_u64(stream: &mut impl Read) -> io::Result<u64> {
     read_array(stream).map(u64::from_be_bytes)
 }
 
-/// Bytes to be sent, put together.
+/// Assembles bytes to send.
 #[derive(Debug, Default)]
 pub(crate) struct Message(pub(crate) Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! A compressor of the user's own that panics behind the server: an I/O error to the client that asked,
-//! and nothing to anybody else.
+//! A user's compressor that panics behind the server gives the client that sent the request an I/O error and
+//! does not affect others.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,13 +31,13 @@ const WORKS: u8 = 0;
 const PANICS: u8 = 1;
 const PANICS_TWICE: u8 = 2;
 
-/// Leaves the zeros at a page's end out.
+/// Drops the zeros at a page's end.
 #[derive(Debug, Clone)]
 struct Odd {
     mood: Arc<AtomicU8>,
 }
 
-/// What panics again when it is dropped.
+/// A panic payload that panics again when it is dropped.
 struct Twice;
 
 impl Drop for Twice {
@@ -47,7 +47,7 @@ impl Drop for Twice {
 }
 
 impl Odd {
-    /// Panics, without a word of the panic hook, if it is to.
+    /// Panics if the mood says so, without calling the panic hook.
     fn act(&self) {
         match self.mood.load(SeqCst) {
             PANICS => resume_unwind(Box::new("on purpose")),
@@ -81,7 +81,7 @@ impl CompressorCtx for Odd {
         Ok(len)
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        // Half of the page is there when it panics.
+        // It panics when part of the page is written.
         dst.fill(0);
         self.act();
         dst[..src.len()].copy_from_slice(src);
@@ -92,7 +92,7 @@ impl CompressorCtx for Odd {
     }
 }
 
-/// A disk with that compressor, and what tells it what to do.
+/// A disk with that compressor, and the compressor's mood.
 fn disk() -> (Arc<Zram>, Arc<AtomicU8>) {
     let odd = Odd { mood: Arc::new(AtomicU8::new(WORKS)) };
     let mood = odd.mood.clone();
@@ -136,13 +136,13 @@ fn a_panic_is_an_error_and_the_session_goes_on() {
         assert_eq!(client.call(6, 2 * PAGE, 100), Err(EIO));
         assert_eq!(client.call(0, 0, 4096), Err(EIO));
         assert_eq!(client.call(0, PAGE - 1, 2), Err(EIO));
-        // What needs no codec.
+        // Requests that need no codec.
         client.call(3, 0, 0).unwrap();
         client.call(4, 9 * PAGE, 4096).unwrap();
         assert_eq!(client.call(0, 8 * PAGE, 4096).unwrap(), [7; 4096]);
 
         mood.store(WORKS, SeqCst);
-        assert!(client.call(0, 0, 3 * 4096).unwrap() == old, "as they were acknowledged last");
+        assert!(client.call(0, 0, 3 * 4096).unwrap() == old, "as last acknowledged");
         assert_eq!(client.call(0, 20 * PAGE, 8).unwrap(), [0; 8]);
         client.write(PAGE, &page(9)).unwrap();
         assert!(client.call(0, PAGE, 4096).unwrap() == page(9));

@@ -1,5 +1,4 @@
-//! Clients that keep the server waiting: they are dropped, others are served, and the server stops when
-//! told.
+//! Clients that keep the server waiting are dropped, others are served, and the server stops on request.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,8 +29,8 @@ fn disk() -> Arc<Zram> {
     Arc::new(disk.build().unwrap())
 }
 
-/// Asks for more than any socket holds, and takes the head of the first reply: the server is at sending
-/// the rest.
+/// Requests more than any socket buffers, and reads only the head of the first reply: the server blocks while
+/// it sends the rest.
 fn asks_and_does_not_take<S: Read + Write>(client: &mut Client<S>) {
     for cookie in 0..8 {
         client.request(0, 0, cookie, 0, MOST_BYTES);
@@ -48,10 +47,10 @@ fn who_is_silent_in_the_handshake_is_dropped_and_nobody_else() {
         for client in [&mut silent, &mut halfway] {
             assert_eq!(client.take(), *b"NBDMAGICIHAVEOPT\0\x03");
         }
-        // On a slow machine it has been dropped before this.
+        // A slow machine may have dropped it already.
         let _ = halfway.stream.write_all(b"\0\0\0\x03IHAV");
         assert!(silent.is_closed() && halfway.is_closed());
-        // Silent for longer than that, but through the handshake.
+        // After the handshake, a client may be silent for longer than the timeout.
         thread::sleep(SHORT);
         first.write(0, b"still there").unwrap();
         let mut next = running.through();
@@ -69,7 +68,7 @@ fn who_does_not_take_what_it_asked_for_is_dropped_and_nobody_else() {
         let mut lazy = running.through();
         asks_and_does_not_take(&mut lazy);
         other.write(5000, b"meanwhile").unwrap();
-        // To read would be to take: who is dropped hears so by writing, too.
+        // Reading would drain the socket; a write also shows that the client was dropped.
         wait_until("the client is not dropped", || lazy.is_cut_off());
         assert_eq!(other.call(0, 5000, 9).unwrap(), b"meanwhile");
         let mut next = running.through();

@@ -1,4 +1,4 @@
-//! A client written by hand, to the letter of the protocol and against it.
+//! A hand-written client that follows the protocol, and breaks it.
 
 #![allow(
     clippy::unwrap_used,
@@ -47,14 +47,14 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         assert_eq!(client.call(0, 4999, 12).unwrap(), b"\0some bytes\0");
         client.call(3, 0, 0).unwrap();
         client.write(8192, &[3; 8192]).unwrap();
-        // Part of a page stays where it is only trimmed, and is zeros where that is asked for.
+        // Trim keeps a part of a page; write-zeroes zeroes it.
         client.call(4, 8192, 4096 + 100).unwrap();
         assert_eq!(client.call(0, 12_280, 16).unwrap(), [[0; 8], [3; 8]].concat());
         client.call(6, 12_288, 4).unwrap();
         assert_eq!(client.call(0, 12_286, 8).unwrap(), [0, 0, 0, 0, 0, 0, 3, 3]);
         assert_eq!(client.call(0, 77, 0).unwrap(), b"");
 
-        // A request that comes in pieces.
+        // A request that arrives in pieces.
         let magic = 0x2560_9513u32.to_be_bytes();
         let rest =
             [&[0; 4][..], &9u64.to_be_bytes(), &5001u64.to_be_bytes(), &[0, 0, 0, 3]].concat();
@@ -65,7 +65,7 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         client.send(&[&rest[7..]]);
         assert_eq!(client.answer(9, 5001, 3).unwrap(), b"ome");
 
-        // What is not on the disk, what is too much at once, what there is not.
+        // Ranges beyond the disk, too large a read, unknown commands and flags.
         assert_eq!(client.call(0, SIZE - 1, 2), Err(EINVAL));
         assert_eq!(client.call(0, u64::MAX, 2), Err(EINVAL));
         assert_eq!(client.write(SIZE - 1, b"xx"), Err(28));
@@ -106,7 +106,7 @@ fn options_are_answered_one_by_one_until_the_export_is_chosen() {
     }
     client.option(6, b"\0\0\0\x05other\0\0");
     assert_eq!(client.reply(6).0, 1 << 31 | 6);
-    // The default export, with what is to be told of it.
+    // The default export, with information requests.
     client.option(6, b"\0\0\0\0\0\x02\0\x00\0\x03");
     assert_eq!([client.reply(6).0, client.reply(6).0, client.reply(6).0], [3, 3, 1]);
     // The old way to choose, with its zeroes.
@@ -204,7 +204,7 @@ fn a_server_serves_many_and_stops_when_told() {
                         client.request(2, 0, 0, 0, 0);
                         return;
                     }
-                    // One that stays is cut off by the end.
+                    // The server's stop cuts off a client that stays.
                     stays.store(true, SeqCst);
                     assert!(client.is_closed());
                 })
@@ -242,7 +242,7 @@ fn a_client_too_many_is_turned_away_and_nobody_else_notices() {
         for client in &mut clients {
             client.write(0, b"still there").unwrap();
         }
-        // One goes, and there is room for another.
+        // When one leaves, there is room for another.
         let mut gone = clients.pop().unwrap();
         gone.request(2, 0, 0, 0, 0);
         assert!(gone.is_closed());

@@ -1,4 +1,4 @@
-//! Putting a disk together.
+//! Building a disk.
 
 use core::fmt;
 use std::sync::Arc;
@@ -19,15 +19,19 @@ use crate::table::Table;
 /// The largest disk: 2^40 pages, 4 PiB.
 const MOST_BYTES: u64 = (1 << 40) * PAGE_SIZE as u64;
 
-/// Algorithms that a disk can have.
+/// The most algorithms of a disk.
 const MOST: usize = 4;
 
 /// Builds a [`Zram`]. Made by [`Zram::builder`].
 ///
 /// ```
 /// use zram::Zram;
+///
+/// let disk = Zram::builder().disksize(1 << 20).zpool("zbud").algorithm("null").build()?;
+/// assert_eq!(disk.disksize(), 1 << 20);
 /// let odd = Zram::builder().disksize(1000).build().unwrap_err();
 /// assert!(odd.to_string().contains("multiple of 4096"));
+/// # Ok::<(), zram::BuildError>(())
 /// ```
 #[derive(Clone)]
 #[must_use = "a builder builds nothing until build() is called"]
@@ -63,20 +67,21 @@ impl ZramBuilder {
         self
     }
 
-    /// The backend by name. Default: `zsmalloc`, or `zbud` without that feature.
+    /// The backend, by name. Default: `zsmalloc`, or `zbud` without that feature.
     pub fn zpool(mut self, name: &str) -> Self {
         name.clone_into(&mut self.zpool);
         self
     }
 
-    /// The algorithm that compresses what is written, by spec, as `zstd:level=6`. Default: `lz4`, or
-    /// `null` without that feature.
+    /// The algorithm that compresses writes, by spec, e.g. `zstd:level=6`. Default: `lz4`, or `null`
+    /// without that feature.
     pub fn algorithm(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.algorithm);
         self
     }
 
-    /// An algorithm to recompress with, of the next priority: 1 the first time, 3 the last.
+    /// Adds an algorithm for [`Zram::recompress`], by spec. The first gets priority 1, the next 2, the last
+    /// 3.
     pub fn recompression(mut self, spec: &str) -> Self {
         self.recompression.push(spec.to_owned());
         self
@@ -94,7 +99,7 @@ impl ZramBuilder {
         self
     }
 
-    /// Makes the pool's page provider. Default: `MmapPages` on Linux, else `HeapPages`.
+    /// The constructor of the pool's page provider. Default: `MmapPages` on Linux, else `HeapPages`.
     pub fn pages<F>(mut self, make: F) -> Self
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
@@ -103,27 +108,43 @@ impl ZramBuilder {
         self
     }
 
-    /// Bytes of pool pages with objects beyond which writes fail with
-    /// [`ZramError::MemLimit`](crate::ZramError::MemLimit); 0, the default, for no limit.
+    /// The most bytes of pool pages with objects: writes beyond it fail with
+    /// [`ZramError::MemLimit`](crate::ZramError::MemLimit). 0, the default, means no limit.
     pub fn mem_limit(mut self, bytes: usize) -> Self {
         self.mem_limit = bytes;
         self
     }
 
-    /// Whether the second of each page's last access is noted, which
-    /// [`Zram::mark_idle_older_than`] needs: 4 bytes more a page. Default: no.
+    /// Whether to record the second of each page's last access, which [`Zram::mark_idle_older_than`]
+    /// needs, at 4 bytes per page. Default: no.
     pub fn access_times(mut self, note: bool) -> Self {
         self.access_times = note;
         self
     }
 
-    /// Where pages are written back to. Default: nowhere.
+    /// The device for [`Zram::writeback`]. Default: none.
     pub fn backing_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
         self.device = Some(Contained::new(device));
         self
     }
 
-    /// Builds the disk. Errors name what was not found and list what is known.
+    /// Builds the disk.
+    ///
+    /// ```
+    /// use zram::{BuildError, Zram};
+    ///
+    /// let builder = Zram::builder().disksize(1 << 20).algorithm("null");
+    /// assert!(builder.clone().zpool("zbud").build().is_ok());
+    /// assert!(matches!(builder.zpool("zlab").build(), Err(BuildError::Zpool(_))));
+    /// ```
+    ///
+    /// # Errors
+    /// [`BuildError::DiskSize`], [`BuildError::TooManyAlgorithms`] for what the builder was given;
+    /// [`BuildError::Compressor`], [`BuildError::Zpool`] if a name is not known, with the known names, or a
+    /// constructor fails; [`BuildError::Pages`] if the page provider could not be made;
+    /// [`BuildError::ObjectsTooSmall`] if the backend cannot hold a page; [`BuildError::Table`] if there is
+    /// no memory for the table; [`BuildError::Device`] if the device cannot be attached;
+    /// [`BuildError::Panicked`] if a backend, compressor or page provider panics.
     pub fn build(self) -> Result<Zram, BuildError> {
         let bytes = self.disksize;
         if bytes == 0 || bytes % PAGE_SIZE as u64 != 0 || bytes > MOST_BYTES {
@@ -158,6 +179,13 @@ impl ZramBuilder {
 
 impl Zram {
     /// Starts building a disk.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(64 << 20).build()?;
+    /// disk.write(4096, b"hello")?;
+    /// assert_eq!(disk.mm_stat().orig_data_size, 4096);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder() -> ZramBuilder {
         ZramBuilder::new()
     }

@@ -1,4 +1,4 @@
-//! What a disk counts as it goes.
+//! A disk's counters.
 
 use zpool_base::counter::Counter;
 
@@ -7,8 +7,8 @@ use crate::word::{Content, Word};
 /// No limit on writeback.
 const UNLIMITED: u64 = u64::MAX;
 
-/// What a disk counts. All of it decides nothing but the two limits, which are kept to within the
-/// pages of the threads that are at it.
+/// A disk's counters. Only the two limits affect behaviour; each holds to within the pages that threads are
+/// working on at the moment.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) stored: Counter,
@@ -36,7 +36,7 @@ impl Counts {
         }
     }
 
-    /// One word took another's place.
+    /// Counts the replacement of a slot's word.
     #[inline]
     pub(crate) fn replaced(&self, old: Word, new: Word) {
         let kinds = |word: Word| {
@@ -58,12 +58,12 @@ impl Counts {
         }
     }
 
-    /// Bytes; 0 for no limit.
+    /// In bytes; 0 for no limit.
     pub(crate) fn mem_limit(&self) -> usize {
         self.mem_limit.get() as usize
     }
 
-    /// The pool's pages with objects have so many bytes now.
+    /// Raises the maximum to `bytes`, the present size of the pool's pages with objects.
     #[inline]
     pub(crate) fn used(&self, bytes: usize) {
         self.mem_used_max.raise(bytes as u64);
@@ -77,7 +77,7 @@ impl Counts {
         Some(self.writeback_limit.get()).filter(|pages| *pages != UNLIMITED)
     }
 
-    /// Takes a page of the budget, if one is left.
+    /// Takes a page from the writeback budget; false if none is left.
     pub(crate) fn take_writeback(&self) -> bool {
         let less = |pages: u64| if pages == UNLIMITED { Some(pages) } else { pages.checked_sub(1) };
         self.writeback_limit.change(less)
@@ -88,7 +88,8 @@ impl Counts {
         self.writeback_limit.change(more);
     }
 
-    /// Back to what a new disk has; limits, and what is counted page by page, stay.
+    /// Resets the counters to those of a new disk, except the limits and the counts that follow each page
+    /// (`stored`, `same`, `huge`).
     pub(crate) fn reset(&self) {
         let since = [
             &self.huge_since,

@@ -1,16 +1,16 @@
-//! What can go wrong with a disk.
+//! Errors of a disk.
 
 use compressors::CompressorError;
 use zpage::device::AttachError;
 use zpage::{DeviceError, RecipeError};
 use zpool_api::{PageError, ZpoolError};
 
-/// Errors of a disk's calls. The page that it is about is as it was; what was done before stays done.
+/// Errors of a disk's calls. The failing page is unchanged; pages before it are done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZramError {
     /// The range is not on the disk.
-    #[error("{len} bytes at {offset} are not on a disk of {disksize} bytes")]
+    #[error("{len} bytes at {offset} are not on the disk: its size is {disksize} bytes")]
     OutOfRange {
         /// Where the range begins, bytes.
         offset: u64,
@@ -19,7 +19,7 @@ pub enum ZramError {
         /// The disk's size, bytes.
         disksize: u64,
     },
-    /// The pool is at its limit.
+    /// The pool has reached `mem_limit`.
     #[error(
         "page {index} would take the pool beyond its limit of {limit} bytes; discard pages, write some back, or raise mem_limit"
     )]
@@ -37,12 +37,12 @@ pub enum ZramError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// The backend had no room, or did not give an object.
+    /// The backend could not store or read an object.
     #[error("page {index}: {source}")]
     Pool {
         /// The page.
         index: u64,
-        /// What the backend said.
+        /// The backend's error.
         source: ZpoolError,
     },
     /// The codec failed.
@@ -50,7 +50,7 @@ pub enum ZramError {
     Codec {
         /// The page.
         index: u64,
-        /// What the codec said.
+        /// The codec's error.
         source: CompressorError,
     },
     /// The device failed.
@@ -58,11 +58,13 @@ pub enum ZramError {
     Device {
         /// The page.
         index: u64,
-        /// What the device said.
+        /// The device's error.
         source: DeviceError,
     },
-    /// Called from within a codec that a disk or store is calling on this thread.
-    #[error("page {index} from inside a codec call; a compression context is not re-entrant")]
+    /// The call came from inside a codec or backend that a disk or store is calling on this thread.
+    #[error(
+        "page {index} from inside a codec or backend call; a compression context is not re-entrant"
+    )]
     Reentrant {
         /// The page.
         index: u64,
@@ -73,15 +75,15 @@ pub enum ZramError {
     /// Every slot of the device is taken.
     #[error("all {slots} slots of the device are taken; discard pages, or use a larger device")]
     DeviceFull {
-        /// Slots taken.
+        /// Slots of the device.
         slots: u64,
     },
-    /// The disk does not use the algorithm.
+    /// The disk has no such algorithm to recompress with.
     #[error("no algorithm {asked}; this disk recompresses with {known}")]
     NoSuchAlgorithm {
-        /// What was asked for.
+        /// The algorithm asked for.
         asked: String,
-        /// The specs in use, by priority from 1.
+        /// The specs of those it has, by priority from 1.
         known: String,
     },
 }
@@ -90,8 +92,10 @@ pub enum ZramError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The size is no number of pages, or none, or too large.
-    #[error("a disk of {bytes} bytes; its size is a multiple of 4096, from 4096 to {most}")]
+    /// The size is zero, not a multiple of 4096, or too large.
+    #[error(
+        "disksize of {bytes} bytes is not allowed; give a multiple of 4096, from 4096 to {most}"
+    )]
     DiskSize {
         /// The size asked for, bytes.
         bytes: u64,
@@ -99,11 +103,13 @@ pub enum BuildError {
         most: u64,
     },
     /// More algorithms than there are priorities.
-    #[error("{asked} algorithms; a disk has one and at most {most} to recompress with")]
+    #[error(
+        "{asked} algorithms are too many; a disk has one, and at most {most} to recompress with"
+    )]
     TooManyAlgorithms {
-        /// How many were given.
+        /// The number given.
         asked: usize,
-        /// Most to recompress with.
+        /// The most to recompress with.
         most: usize,
     },
     /// No memory for the table of slots.
@@ -112,20 +118,20 @@ pub enum BuildError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// The backend could not be built, its name is not known, or its objects are too small.
+    /// The backend could not be built, or its name is not known.
     #[error("zpool: {0}")]
     Zpool(#[from] ZpoolError),
     /// The compressor could not be built, or its name is not known.
     #[error("compressor: {0}")]
     Compressor(#[from] CompressorError),
-    /// No page provider.
+    /// The page provider could not be made.
     #[error("pages: {0}")]
     Pages(#[from] PageError),
-    /// The device could not be attached: another disk or store has it, most likely.
+    /// The device could not be attached: most likely another disk or store uses it.
     #[error("backing device: {0}")]
     Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page.
-    #[error("zpool {zpool} holds objects of {max} bytes at most; a disk needs 4096")]
+    #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds 4096")]
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,

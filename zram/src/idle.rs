@@ -1,4 +1,4 @@
-//! Which pages nobody uses: marked idle, and unmarked by whoever reads or writes them.
+//! Idle pages: marked here, unmarked by any read or write.
 
 use core::time::Duration;
 
@@ -6,14 +6,43 @@ use crate::Zram;
 use crate::word::Content;
 
 impl Zram {
-    /// Marks every page that takes memory idle. One that is read or written is not any more. How many
-    /// are marked now.
+    /// Marks every page that has an object as idle, and returns how many are idle now. A read or write of a
+    /// page removes the mark.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// for page in 0..3 {
+    ///     disk.write(page * 4096, b"some bytes")?;
+    /// }
+    /// assert_eq!(disk.mark_idle(), 3);
+    /// disk.read(0, &mut [0; 4])?;
+    /// assert_eq!(disk.block_state().filter(|page| page.idle).count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Blocking
+    /// Waits for the lock of a page that is being changed in part, recompressed, written back or read from
+    /// the device.
     pub fn mark_idle(&self) -> u64 {
         self.mark(|_| true)
     }
 
-    /// Marks pages idle that nobody has read or written for so long. Needs a disk built with
-    /// [`access_times`](crate::ZramBuilder::access_times), else marks none. Times are whole seconds.
+    /// Marks pages as idle that nobody has read or written for at least `age`, in whole seconds, and returns
+    /// how many are idle now. Marks none unless the disk was built with
+    /// [`access_times`](crate::ZramBuilder::access_times).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let disk = zram::Zram::builder().disksize(1 << 20).access_times(true).build()?;
+    /// disk.write(0, b"some bytes")?;
+    /// assert_eq!(disk.mark_idle_older_than(Duration::from_secs(3600)), 0);
+    /// assert_eq!(disk.mark_idle_older_than(Duration::ZERO), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Blocking
+    /// As [`mark_idle`](Self::mark_idle).
     pub fn mark_idle_older_than(&self, age: Duration) -> u64 {
         self.mark(|now| now.is_some_and(|seconds| seconds >= age.as_secs()))
     }

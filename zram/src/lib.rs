@@ -1,5 +1,5 @@
-//! A compressed block device as a library: a disk of a declared size whose 4 KiB pages are compressed in
-//! memory, for a VMM, a network block device or a test to put a file system on.
+//! A compressed block device as a library: a disk of a declared size that keeps its 4 KiB pages compressed in
+//! memory. A VMM, a network block device or a test can put a file system on it.
 //!
 //! ```
 //! use zram::{Recompress, Zram};
@@ -23,33 +23,34 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What may be relied on
+//! # Guarantees
 //! * Any thread may call anything at any time. Pages that were never written, or were discarded, read
 //!   as zeros.
-//! * A write of one page, or of a part of one, is seen whole or not at all. A range of several pages is
-//!   written page by page.
-//! * A write that fails leaves the page that it failed at, which the error names, as it was; pages before
-//!   it are written. An error half-way through recompression or writeback leaves its page alone, too.
-//! * A codec, backend or device of your own that fails or panics leaves the disk usable, and every page
-//!   as it was acknowledged last. Callbacks must not touch the page they were called for: its lock may be
+//! * A write of one page, or of a part of one, is atomic. A range of several pages is written page by
+//!   page.
+//! * A failed write leaves the failing page, which the error names, unchanged; pages before it are written.
+//!   Likewise a failed recompression or writeback leaves its page unchanged.
+//! * A user's codec, backend or device that fails or panics leaves the disk usable, and every page
+//!   as last acknowledged. Callbacks must not touch the page they were called for: its lock may be
 //!   held, and they would wait for themselves.
 //!
 //! # Locks
-//! A lock for each slot, a bit of its word: held for a few instructions by whole-page reads and writes,
-//! and while sleeping, through codec, backend and device, by writes of a part of a page,
-//! recompression and writeback. Order: slot lock, then AcompCtx, then the backend's. Nobody waits for a
-//! slot's lock while holding a context or another slot's lock.
+//! Each slot has a lock, a bit of its word. Whole-page reads and writes hold it for a few instructions,
+//! except that a read of a page on the device holds it while the device reads. Writes of a part of a page,
+//! recompression and writeback hold it while they sleep in codec, backend and device. Order: slot lock, then
+//! `AcompCtx`, then the backend's locks. Nobody waits for a slot's lock while holding a context or another
+//! slot's lock.
 //!
 //! # Files
 //!
 //! | file | idea |
 //! |---|---|
 //! | `word.rs`, `table.rs` | the 8 bytes of a slot; all slots, and their lock |
-//! | `page.rs` | a page written, read, discarded |
-//! | `range.rs` | ranges of bytes |
-//! | `recompress.rs`, `writeback.rs`, `idle.rs` | what is done with pages that nobody uses |
-//! | `counts.rs`, `stat.rs` | what is counted; figures, in the kernel's order |
-//! | `builder.rs`, `error.rs` | putting it together; what can go wrong |
+//! | `page.rs` | writing, reading and discarding a page |
+//! | `range.rs` | the same for ranges of bytes |
+//! | `recompress.rs`, `writeback.rs`, `idle.rs` | making unused pages smaller, or moving them to a device |
+//! | `counts.rs`, `stat.rs` | counters; statistics, in the kernel's order |
+//! | `builder.rs`, `error.rs` | building a disk; errors |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(

@@ -1,12 +1,12 @@
-//! One page of a disk: written, read, discarded.
+//! Writes, reads and discards one page of a disk.
 //!
-//! * Write: same-filled? else compressed by the first algorithm and put into the backend, with nothing
-//!   locked, in one step; then the slot is locked and the word put in place; then what was there is
-//!   freed. A write that fails has changed nothing.
-//! * Read: the slot is locked, the object pinned, the slot unlocked; decompressed from the pinned
-//!   bytes. A page on the device is read under the slot's lock.
+//! * Write: unless the page is same-filled, the first algorithm compresses it and the backend stores the
+//!   bytes, with no slot locked. Then the slot is locked, its word replaced and the slot unlocked; then the
+//!   old content is freed. A write that fails has changed nothing.
+//! * Read: the slot is locked, the object pinned and the slot unlocked; then the pinned bytes are
+//!   decompressed. A page on the device is read under the slot's lock.
 //!
-//! A word that leaves its slot is discarded by the thread that took it out, once, with no slot locked.
+//! The thread that takes a word out of its slot frees what the word stood for, once, with no slot locked.
 
 use core::fmt;
 
@@ -22,11 +22,11 @@ use crate::error::ZramError;
 use crate::table::{SlotGuard, Table};
 use crate::word::{Content, Word};
 
-/// Bytes from which on a page is kept as it is: an object that large has a page of its own in every
-/// backend, so compressing it would win nothing.
+/// A page that compresses to at least this many bytes is stored uncompressed: every backend gives an object
+/// that large a whole page, so compressing it saves nothing.
 pub(crate) const HUGE_FROM: usize = PAGE_SIZE - PAGE_SIZE / 16;
 
-/// A compressed block device. See the crate's front page.
+/// A compressed block device. The crate's front page has an example.
 ///
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread.
 pub struct Zram {
@@ -46,9 +46,9 @@ impl Zram {
         self.table.slots() * PAGE_SIZE as u64
     }
 
-    /// Writes a whole page. `index` is in pages, and on the disk.
+    /// Writes a whole page. `index` counts pages and must be on the disk.
     pub(crate) fn write_page(&self, index: u64, page: &Page) -> Result<(), ZramError> {
-        // While the page is compressed, what is needed to free an older one comes from memory.
+        // While the page is compressed, the CPU fetches what freeing the old object needs.
         if let Some(Content::Object { bits, .. }) = self.table.peek(index).map(Word::content) {
             self.zpool.prefetch(Handle::new(self.tag, bits));
         }
@@ -71,10 +71,10 @@ impl Zram {
         locked.map_err(|no_memory| ZramError::Table { index, bytes: no_memory.bytes })
     }
 
-    /// Puts another word into a locked slot, unlocks it, and frees what was there.
+    /// Replaces the word of a locked slot, unlocks the slot, and frees the old content.
     pub(crate) fn exchange(&self, mut slot: SlotGuard<'_>, new: Word) {
         let old = slot.replace(new);
-        // Under the lock: what comes after it here must not be taken off before it was added.
+        // Under the lock: the next replacement must not subtract this word before it is added.
         self.counts.replaced(old, new);
         drop(slot);
         self.discard_word(old);
@@ -90,7 +90,7 @@ impl Zram {
         self.read_slot(index, slot, page)
     }
 
-    /// Changes a part of a page, or what is on it, under its slot's lock throughout.
+    /// Reads a page, changes it and writes it again, under its slot's lock throughout.
     pub(crate) fn change_page(
         &self,
         index: u64,
@@ -106,19 +106,19 @@ impl Zram {
         Ok(())
     }
 
-    /// The page is zeros from here on, and takes no memory.
+    /// Makes the page read as zeros and frees its memory.
     pub(crate) fn discard_page(&self, index: u64) {
         if let Some(slot) = self.table.lock(index) {
             self.exchange(slot, Word::new(Content::Empty));
         }
     }
 
-    /// What a slot can hold of a page.
+    /// Turns a page into the content of a slot: a pattern or a new object.
     pub(crate) fn content_of(&self, index: u64, page: &Page) -> Result<Content, ZramError> {
         if let Some(packed) = pattern(page).and_then(|pattern| self.patterns.pack(pattern)) {
             return Ok(Content::Same(packed));
         }
-        // The builder gives a disk one algorithm at least.
+        // The builder gives a disk at least one algorithm.
         let stored = self.algorithms[0].compress(page, |bytes| {
             let huge = bytes.len() >= HUGE_FROM;
             let bytes = if huge { &page[..] } else { bytes };
@@ -132,12 +132,13 @@ impl Zram {
         Ok(content)
     }
 
-    /// Bytes of the pool's pages with objects, as the backend says; 0 if it panics.
+    /// Bytes of the pool's pages with objects, as the backend reports; 0 if it panics.
     pub(crate) fn pool_bytes(&self) -> usize {
         contain(|| self.zpool.total_pages()).unwrap_or(0).saturating_mul(self.pool_page)
     }
 
-    /// Looks at the pool's size with a new object in it, which is freed if that is too much.
+    /// Checks the pool's size, which includes the new object, against the limit; frees the object if it
+    /// exceeds it.
     fn within_limit(&self, index: u64, content: Content) -> Result<(), ZramError> {
         let used = self.pool_bytes();
         let limit = self.counts.mem_limit();
@@ -149,7 +150,7 @@ impl Zram {
         Ok(())
     }
 
-    /// Reads the page of a locked slot, and unlocks it as soon as it may be.
+    /// Reads the page of a locked slot, and unlocks the slot as soon as the object is pinned.
     fn read_slot(&self, index: u64, slot: SlotGuard<'_>, page: &mut Page) -> Result<(), ZramError> {
         let Content::Object { bits, priority, huge } = slot.word().content() else {
             return self.read_locked(index, &slot, page);
@@ -197,7 +198,7 @@ impl Zram {
         self.restore(index, &object, priority, huge, page)
     }
 
-    /// Turns an object into its page again.
+    /// Decompresses an object into its page.
     pub(crate) fn restore(
         &self,
         index: u64,
@@ -210,7 +211,7 @@ impl Zram {
             page.copy_from_slice(object);
             return Ok(());
         }
-        // A slot's word has a priority of an algorithm that compressed its page.
+        // In bounds: a slot's word holds the priority of the algorithm that compressed its page.
         self.algorithms[priority].decompress(object, page).map_err(|fault| fault_at(index, fault))
     }
 
@@ -224,13 +225,13 @@ impl Zram {
     /// The device, for a page that is on it.
     #[expect(
         clippy::expect_used,
-        reason = "only what was written to a device has a word that says so"
+        reason = "only writeback to the device makes words that name its slots"
     )]
     fn device(&self) -> &Slots {
-        self.backing.as_ref().expect("a page is on a device and the disk has none")
+        self.backing.as_ref().expect("a page is on a device, but the disk has no device")
     }
 
-    /// Frees what a word that left its slot stood for.
+    /// Frees the content of a word that left its slot.
     pub(crate) fn discard_word(&self, word: Word) {
         match word.content() {
             Content::Empty => {}
@@ -239,15 +240,15 @@ impl Zram {
                 self.device().give_up(slot);
             }
             Content::Object { bits, .. } => {
-                // The handle was the slot's alone: only a backend that broke its promise fails here,
-                // and there is nothing left to do about that object.
+                // The slot was the handle's only owner: only a faulty backend fails here, and then the
+                // object cannot be freed in any other way.
                 let _ = contain(|| self.zpool.free(Handle::new(self.tag, bits)));
             }
         }
     }
 }
 
-/// An error of a codec, with its page.
+/// Adds the page to a codec's error.
 pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
     match fault {
         CodecFault::Reentrant => ZramError::Reentrant { index },
@@ -257,7 +258,7 @@ pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
 
 impl Drop for Zram {
     fn drop(&mut self) {
-        // The device outlives the disk, perhaps, and its slots are of no use to anybody.
+        // The device may outlive the disk: reset discards the slots that the disk took.
         self.reset();
     }
 }

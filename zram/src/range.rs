@@ -1,5 +1,5 @@
-//! Ranges of bytes, anywhere on the disk: whole pages as they are, the parts at either end by changing
-//! the page under its slot's lock.
+//! Ranges of bytes, anywhere on the disk. Whole pages are written directly; a part of a page at either end
+//! is changed under its slot's lock.
 
 use core::ops::Range;
 
@@ -10,12 +10,12 @@ use crate::error::ZramError;
 
 const SIZE: u64 = PAGE_SIZE as u64;
 
-/// A range's part on one page.
+/// The part of a range that lies on one page.
 struct Part {
     index: u64,
-    /// On the page.
+    /// Its bytes in the page.
     on_page: Range<usize>,
-    /// In the caller's bytes.
+    /// Its bytes in the caller's buffer.
     of_range: Range<usize>,
 }
 
@@ -25,7 +25,7 @@ impl Part {
     }
 }
 
-/// The pages of a range, each with its part of it.
+/// Splits a range into its parts, page by page.
 fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
     let end = offset + len;
     let pages = offset / SIZE..end.div_ceil(SIZE);
@@ -41,8 +41,25 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
 }
 
 impl Zram {
-    /// Reads the bytes from `offset` on. Never written ones are zeros. After an error the bytes are
-    /// unspecified. May sleep for writers of a part of the same page, in the codec and in the device.
+    /// Reads the bytes from `offset` on. Bytes that were never written are zeros. After an error `bytes` is
+    /// unspecified.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(5000, b"bytes")?;
+    /// let mut back = [0; 7];
+    /// disk.read(4999, &mut back)?;
+    /// assert_eq!(&back, b"\0bytes\0");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ZramError::OutOfRange`]; [`ZramError::Pool`], [`ZramError::Codec`] or [`ZramError::Device`] if the
+    /// backend, the codec or the device fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    ///
+    /// # Blocking
+    /// Sleeps in the codec and the device, and while another thread changes part of the same page,
+    /// recompresses it or writes it back.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ZramError> {
         let done = self.check(offset, bytes.len() as u64).and_then(|()| {
             for part in parts(offset, bytes.len() as u64) {
@@ -64,8 +81,26 @@ impl Zram {
         done
     }
 
-    /// Writes bytes from `offset` on, page by page. An error leaves the page that it is about, which it
-    /// names, and all after it as they were; pages before it are written.
+    /// Writes bytes from `offset` on, page by page. An error leaves the page that it names, and all after
+    /// it, unchanged; pages before it are written.
+    ///
+    /// ```
+    /// use zram::ZramError;
+    ///
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(1 << 19, &[7; 10_000])?;
+    /// let beyond = disk.write((1 << 20) - 2, b"four");
+    /// assert!(matches!(beyond, Err(ZramError::OutOfRange { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ZramError::OutOfRange`]; [`ZramError::MemLimit`]; [`ZramError::Table`] if there is no memory for
+    /// the page's slot; [`ZramError::Pool`], [`ZramError::Codec`] or [`ZramError::Device`] if the backend,
+    /// the codec or the device fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    ///
+    /// # Blocking
+    /// As [`Zram::read`], and in the backend.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ZramError> {
         self.check(offset, bytes.len() as u64)?;
         self.counted(parts(offset, bytes.len() as u64), |part| {
@@ -79,7 +114,23 @@ impl Zram {
         })
     }
 
-    /// Makes a range zeros. Whole pages take no memory afterwards. Errors as [`Zram::write`].
+    /// Fills a range with zeros. Whole pages take no memory afterwards.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(0, b"some bytes")?;
+    /// disk.write_zeroes(4, 1)?;
+    /// let mut back = [0; 10];
+    /// disk.read(0, &mut back)?;
+    /// assert_eq!(&back, b"some\0bytes");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Zram::write`]; whole pages fail only with [`ZramError::OutOfRange`].
+    ///
+    /// # Blocking
+    /// As [`Zram::write`].
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         self.counted(parts(offset, len), |part| {
@@ -91,8 +142,23 @@ impl Zram {
         })
     }
 
-    /// The range is not needed any more: its whole pages are zeros from here on and take no memory;
-    /// parts of pages at either end stay as they are.
+    /// Discards the whole pages of a range: they read as zeros and take no memory. Parts of pages at either
+    /// end are unchanged.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(0, b"some bytes")?;
+    /// disk.write(4096, b"some bytes")?;
+    /// disk.discard(4, 8188)?;
+    /// assert_eq!(disk.block_state().map(|page| page.index).collect::<Vec<_>>(), [0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ZramError::OutOfRange`].
+    ///
+    /// # Blocking
+    /// Waits for the lock of a page that another thread changes; blocks in the device if pages are on it.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         for part in parts(offset, len).filter(Part::is_whole) {
@@ -102,7 +168,18 @@ impl Zram {
         Ok(())
     }
 
-    /// Discards every page, and sets the figures back, as if the disk were new.
+    /// Discards every page and resets the statistics. Limits stay.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(0, b"some bytes")?;
+    /// disk.reset();
+    /// assert_eq!(disk.block_state().count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Blocking
+    /// As [`Zram::discard`].
     pub fn reset(&self) {
         for index in self.table.made() {
             self.discard_page(index);
@@ -110,7 +187,7 @@ impl Zram {
         self.counts.reset();
     }
 
-    /// Does something to each part, and counts an error.
+    /// Calls `each` for each part; stops at the first error and counts it.
     fn counted(
         &self,
         parts: impl Iterator<Item = Part>,

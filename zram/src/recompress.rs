@@ -1,8 +1,8 @@
-//! Pages compressed anew by a denser algorithm.
+//! Recompresses pages with a denser algorithm.
 //!
-//! The slot's lock is held throughout, so nobody sees anything but the old object or the new one. A
-//! result that is not smaller is dropped, and the slot remembers what was tried; when nothing denser
-//! is left to try it is marked incompressible.
+//! The slot's lock is held throughout, so other threads see either the old object or the new one. A
+//! result that is not smaller is dropped, and the slot records the priority that was tried; after the
+//! highest priority the page is marked incompressible.
 
 use zpage::PAGE_SIZE;
 use zpool_api::Handle;
@@ -12,9 +12,17 @@ use crate::error::ZramError;
 use crate::page::{HUGE_FROM, fault_at};
 use crate::word::{Content, Word};
 
-/// Which pages are recompressed, with what, and how many. Without a filter: all that are objects.
+/// Which pages [`Zram::recompress`] compresses again, with which algorithm, and how many. Without a filter:
+/// all that have an object.
+///
+/// ```
+/// use zram::Recompress;
+///
+/// let idle_pages_over_2_kib = Recompress::new().idle().threshold(2048).max_pages(1000);
+/// # let _ = idle_pages_over_2_kib;
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[must_use = "says what Zram::recompress is to do"]
+#[must_use = "has no effect until Zram::recompress takes it"]
 pub struct Recompress {
     idle: bool,
     huge: bool,
@@ -36,31 +44,31 @@ impl Recompress {
         self
     }
 
-    /// Only huge pages: those that are kept as they are.
+    /// Only huge pages: those stored uncompressed.
     pub fn huge(mut self) -> Self {
         self.huge = true;
         self
     }
 
-    /// Only pages whose objects have so many bytes or more.
+    /// Only pages whose objects have at least this many bytes.
     pub fn threshold(mut self, bytes: usize) -> Self {
         self.threshold = bytes;
         self
     }
 
-    /// At most so many pages are compressed anew, whatever comes of it.
+    /// Compresses at most this many pages, whether or not they get smaller.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = Some(pages);
         self
     }
 
-    /// With this algorithm, by spec or name.
+    /// Uses this algorithm, by spec or name. Takes precedence over [`priority`](Self::priority).
     pub fn algorithm(mut self, spec: &str) -> Self {
         self.algorithm = Some(spec.to_owned());
         self
     }
 
-    /// With the algorithm of this priority, from 1.
+    /// Uses the algorithm of this priority, from 1.
     pub fn priority(mut self, priority: usize) -> Self {
         self.priority = Some(priority);
         self
@@ -71,22 +79,40 @@ impl Recompress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Recompressed {
-    /// Pages that are smaller now.
+    /// Pages that got smaller.
     pub recompressed: u64,
-    /// Pages that did not get smaller, and are not tried again with this algorithm until they are
+    /// Pages that did not get smaller. They are not tried again with this algorithm until they are
     /// written.
     pub not_smaller: u64,
-    /// Bytes that the objects are smaller.
+    /// Bytes by which the objects shrank.
     pub bytes_saved: u64,
 }
 
 impl Zram {
-    /// Compresses pages anew. Pages that have been compressed with an algorithm of that priority or a
-    /// higher one, or that were tried with it, are left alone.
+    /// Recompresses pages. Skips pages that were already compressed, or tried, with an algorithm of the same
+    /// or a higher priority.
     ///
-    /// Sleeps in codec and backend, under the lock of the page at hand. An error leaves that page as it
-    /// was; pages before it stay recompressed. [`ZramError::NoSuchAlgorithm`] if the disk has none of
-    /// that name or priority, or none but the first.
+    /// An error leaves its page unchanged; pages before it stay recompressed.
+    ///
+    /// ```
+    /// use zram::{Recompress, Zram};
+    ///
+    /// # if cfg!(not(all(feature = "lz4", feature = "zstd"))) { return Ok(()); }
+    /// let disk = Zram::builder().disksize(1 << 20).algorithm("lz4").recompression("zstd:level=12").build()?;
+    /// let text: String = (0..600).map(|n| format!("line {n}; ")).collect();
+    /// disk.write(0, &text.as_bytes()[..4096])?;
+    /// let done = disk.recompress(&Recompress::new())?;
+    /// assert_eq!((done.recompressed, done.not_smaller), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ZramError::NoSuchAlgorithm`] if the disk has no algorithm of that name or priority, or none to
+    /// recompress with; [`ZramError::Pool`] or [`ZramError::Codec`] if the backend or a codec fails;
+    /// [`ZramError::Reentrant`] from inside a codec or backend.
+    ///
+    /// # Blocking
+    /// Sleeps in codec and backend, under the lock of the page at hand.
     pub fn recompress(&self, what: &Recompress) -> Result<Recompressed, ZramError> {
         let priority = self.priority_of(what)?;
         let mut done = Recompressed::default();
@@ -123,8 +149,8 @@ impl Zram {
         found.ok_or_else(|| self.no_such(&asked))
     }
 
-    /// Bytes by which the page's object is smaller now, 0 if it would not be; `None` if the page is not
-    /// eligible.
+    /// Recompresses one page. Returns the bytes saved, 0 if the result was not smaller, or `None` if the
+    /// page is not eligible.
     fn recompress_page(
         &self,
         index: u64,

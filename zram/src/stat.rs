@@ -1,4 +1,4 @@
-//! Figures, with the kernel's names and in the kernel's order.
+//! Statistics, with the kernel's names and in the kernel's order.
 
 use core::fmt;
 
@@ -17,20 +17,20 @@ pub struct MmStat {
     pub orig_data_size: u64,
     /// Bytes of their objects.
     pub compr_data_size: u64,
-    /// Resident bytes of the pool, pages kept warm included.
+    /// Resident bytes of the pool, including pages kept warm.
     pub mem_used_total: u64,
     /// The limit, bytes; 0 for none.
     pub mem_limit: u64,
-    /// The most bytes that the pool's pages with objects ever were, or since
+    /// The maximum of the bytes of pool pages with objects, since the disk was built or since
     /// [`Zram::reset_mem_used_max`].
     pub mem_used_max: u64,
-    /// Pages of one repeated word, which take no memory.
+    /// Same-filled pages: they repeat one word and take no pool memory.
     pub same_pages: u64,
-    /// Pages that [`Zram::compact`] has given back.
+    /// Pages that [`Zram::compact`] has freed.
     pub pages_compacted: u64,
-    /// Pages that are kept as they are.
+    /// Pages stored uncompressed.
     pub huge_pages: u64,
-    /// Pages that were ever written as huge ones.
+    /// Huge pages ever written.
     pub huge_pages_since: u64,
 }
 
@@ -42,9 +42,9 @@ pub struct IoStat {
     pub failed_reads: u64,
     /// Writes that failed.
     pub failed_writes: u64,
-    /// Ranges that are not on the disk.
+    /// Calls with a range that is not on the disk.
     pub invalid_io: u64,
-    /// Pages that were discarded.
+    /// Pages discarded by [`Zram::discard`].
     pub notify_free: u64,
 }
 
@@ -66,17 +66,17 @@ pub struct BdStat {
 pub struct BlockState {
     /// The page, counted from 0.
     pub index: u64,
-    /// Seconds from the disk's making to the last access, if the disk notes them.
+    /// The last access, in seconds since the disk was built, if the disk records it.
     pub accessed: Option<u32>,
-    /// One repeated word.
+    /// Same-filled.
     pub same: bool,
     /// On the device.
     pub written_back: bool,
-    /// Kept as it is.
+    /// Stored uncompressed.
     pub huge: bool,
     /// Marked idle.
     pub idle: bool,
-    /// Compressed with another algorithm than the first.
+    /// Compressed with an algorithm other than the first.
     pub recompressed: bool,
     /// No algorithm of the disk makes it smaller.
     pub incompressible: bool,
@@ -114,7 +114,7 @@ impl fmt::Display for BdStat {
 }
 
 impl fmt::Display for BlockState {
-    /// As the kernel has it: `index seconds flags`, the flags `s`, `w`, `h`, `i`, `r` and `n`, or dots.
+    /// In the kernel's order: `index seconds flags`, with the flags `s`, `w`, `h`, `i`, `r` and `n`, or dots.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flag = |on: bool, letter: char| if on { letter } else { '.' };
         write!(
@@ -133,7 +133,7 @@ impl fmt::Display for BlockState {
 }
 
 impl Zram {
-    /// Memory: see the fields. Each is right at some moment of the call, not all at the same one.
+    /// Memory statistics. Each field is right at some moment of the call, but not all at the same one.
     pub fn mm_stat(&self) -> MmStat {
         let pool = self.zpool.stats();
         let counts = &self.counts;
@@ -150,7 +150,7 @@ impl Zram {
         }
     }
 
-    /// Requests: see the fields.
+    /// Request statistics.
     pub fn io_stat(&self) -> IoStat {
         IoStat {
             failed_reads: self.counts.failed_reads.get(),
@@ -160,7 +160,7 @@ impl Zram {
         }
     }
 
-    /// The device: see the fields.
+    /// Device statistics.
     pub fn bd_stat(&self) -> BdStat {
         BdStat {
             bd_count: self.backing.as_ref().map_or(0, Slots::taken),
@@ -169,7 +169,19 @@ impl Zram {
         }
     }
 
-    /// What is known of every page that holds something, in order.
+    /// The state of every page that is not empty, in order.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(8192, &[7; 4096])?;
+    /// let state = disk.block_state().next().expect("one page is written");
+    /// assert_eq!((state.index, state.same), (2, true));
+    /// assert_eq!(state.to_string(), "           2            0 s.....");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Blocking
+    /// As [`Zram::mark_idle`].
     pub fn block_state(&self) -> impl Iterator<Item = BlockState> {
         self.table.made().filter_map(|index| {
             let slot = self.table.lock(index)?;
@@ -189,8 +201,8 @@ impl Zram {
         })
     }
 
-    /// Bytes kept beside the pool's pages: table, patterns, the device's bitmap, the backend's
-    /// descriptors and slots.
+    /// Bytes of memory besides the pool's pages: the table, patterns, the bookkeeping of the device's slots,
+    /// and the backend's descriptors and slots.
     pub fn metadata_bytes(&self) -> usize {
         let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
         let backend = self.zpool.stats().metadata_bytes;
@@ -199,29 +211,55 @@ impl Zram {
             .fold(0, usize::saturating_add)
     }
 
-    /// Bytes of the compression contexts made so far: a cost for each CPU, not for each page.
+    /// Bytes of the compression contexts made so far: a cost per CPU, not per page.
     pub fn context_bytes(&self) -> usize {
         self.algorithms.iter().map(Codec::memory_bytes).fold(0, usize::saturating_add)
     }
 
-    /// Bytes of pool pages with objects beyond which writes fail; 0 for no limit.
+    /// Sets the most bytes of pool pages with objects: writes beyond it fail with
+    /// [`ZramError::MemLimit`](crate::ZramError::MemLimit). 0 means no limit.
     pub fn set_mem_limit(&self, bytes: usize) {
         self.counts.mem_limit.set(bytes as u64);
     }
 
-    /// Begins anew to look for the most memory used.
+    /// Restarts [`MmStat::mem_used_max`] from the present use.
     pub fn reset_mem_used_max(&self) {
         self.counts.mem_used_max.set(self.pool_bytes() as u64);
     }
 
-    /// Packs the pool; pages given back. [`ZpoolError::Unsupported`] from backends that cannot.
+    /// Compacts the pool and returns the number of pages freed.
+    ///
+    /// ```
+    /// # if cfg!(not(feature = "zsmalloc")) { return Ok(()); }
+    /// let disk = zram::Zram::builder().disksize(1 << 20).zpool("zsmalloc").build()?;
+    /// assert_eq!(disk.compact()?, 0, "an empty pool");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ZpoolError::Unsupported`] if the backend cannot compact, or the backend's own error.
+    ///
+    /// # Blocking
+    /// In the backend.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         let pages = self.zpool.compact()?;
         self.counts.compacted.add(pages as u64);
         Ok(pages)
     }
 
-    /// Gives the pages that the pool keeps warm back to the system; how many.
+    /// Returns the pages that the pool keeps warm to the system, and returns how many they were.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// disk.write(0, b"some bytes")?;
+    /// disk.discard(0, 1 << 20)?;
+    /// disk.trim();
+    /// assert_eq!(disk.mm_stat().mem_used_total, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Blocking
+    /// In the system.
     pub fn trim(&self) -> usize {
         self.zpool.trim()
     }

@@ -1,4 +1,4 @@
-//! All slots of a disk, a chunk of 512 at a time, each made when one of its pages is first written.
+//! All slots of a disk, in chunks of 512. The first write to one of a chunk's pages allocates it.
 //!
 //! The lock of a slot is a bit of its word (zpage's `word_lock.rs`). It may be held while sleeping.
 
@@ -10,13 +10,13 @@ use zpool_base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::word::Word;
 
-/// Fewer under Miri, which walks over the slots of a chunk slowly.
+/// Slots of a chunk; fewer under Miri, where walking over them is slow.
 pub(crate) const CHUNK: u64 = if cfg!(miri) { 16 } else { 512 };
 
 #[derive(Debug)]
 struct Chunk {
     words: Box<[AtomicU64]>,
-    /// Seconds since the table was made, of each slot's last access; empty if nobody asked for them.
+    /// Each slot's last access, in seconds since the table was made; empty without `access_times`.
     accessed: Box<[AtomicU32]>,
 }
 
@@ -52,7 +52,7 @@ impl Table {
         Ok(Table { chunks, slots, waiters, access_times, made })
     }
 
-    /// Slots there are.
+    /// The number of slots.
     pub(crate) fn slots(&self) -> u64 {
         self.slots
     }
@@ -61,31 +61,34 @@ impl Table {
         self.chunks.get((index / CHUNK) as usize).filter(|_| index < self.slots)
     }
 
-    /// Locks a slot that may hold something; none if nothing near it was ever written.
+    /// Locks a slot; `None` if its chunk was never written.
     #[inline]
     pub(crate) fn lock(&self, index: u64) -> Option<SlotGuard<'_>> {
         self.lock_in(self.chunk(index)?.get()?, index)
     }
 
-    /// What a slot holds just now; a hint, since it is not locked.
+    /// What a slot holds at present; a hint, since the slot is not locked.
     #[inline]
     pub(crate) fn peek(&self, index: u64) -> Option<Word> {
         let word = self.chunk(index)?.get()?.words.get((index % CHUNK) as usize)?;
-        // Relaxed: whoever acts on it locks the slot.
+        // Relaxed: callers that act on it lock the slot.
         Some(Word::from_raw(word.load(Ordering::Relaxed)))
     }
 
-    /// Locks a slot to put something there.
+    /// Locks a slot to fill it, and allocates its chunk if need be.
+    ///
+    /// # Errors
+    /// [`NoMemory`] if the chunk cannot be allocated.
     ///
     /// # Panics
-    /// If `index` is not below [`Table::slots`], which whoever splits a range has looked at.
+    /// If `index` is not below [`Table::slots`], which callers check before they split a range.
     #[inline]
     #[expect(
         clippy::expect_used,
         reason = "ranges are checked against the disk before they are split"
     )]
     pub(crate) fn lock_to_fill(&self, index: u64) -> Result<SlotGuard<'_>, NoMemory> {
-        let cell = self.chunk(index).expect("a page beyond the disk was let through");
+        let cell = self.chunk(index).expect("a page beyond the disk passed the range check");
         let chunk = match cell.get() {
             Some(chunk) => chunk,
             None => {
@@ -110,7 +113,7 @@ impl Table {
         Some(SlotGuard { guard, accessed: chunk.accessed.get(at), made: self.made })
     }
 
-    /// The slots of the chunks that were made, in order.
+    /// The slots of all allocated chunks, in order.
     pub(crate) fn made(&self) -> impl Iterator<Item = u64> {
         let made = self.chunks.iter().enumerate().filter(|(_, chunk)| chunk.get().is_some());
         let slots = self.slots;
@@ -138,12 +141,12 @@ impl SlotGuard<'_> {
         Word::from_raw(self.guard.word())
     }
 
-    /// Puts another word there; gives what was.
+    /// Replaces the word and returns the old one.
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         Word::from_raw(self.guard.replace(word.raw()))
     }
 
-    /// Somebody reads or writes the page: it is not idle.
+    /// Records an access: the page is not idle.
     #[inline]
     pub(crate) fn touch(&mut self) {
         let word = self.word();
@@ -157,14 +160,14 @@ impl SlotGuard<'_> {
         }
     }
 
-    /// Seconds since the last access, if they are noted.
+    /// Seconds since the last access, if it is recorded.
     pub(crate) fn age(&self) -> Option<u64> {
         // Relaxed: as in `touch`.
         let then = u64::from(self.accessed?.load(Ordering::Relaxed));
         Some(self.made.elapsed().as_secs().saturating_sub(then))
     }
 
-    /// Seconds from the disk's making to the last access, if they are noted.
+    /// The last access in seconds since the table was made, if it is recorded.
     pub(crate) fn accessed(&self) -> Option<u32> {
         // Relaxed: as in `touch`.
         self.accessed.map(|accessed| accessed.load(Ordering::Relaxed))

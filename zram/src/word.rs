@@ -1,4 +1,4 @@
-//! The slot's word: all that is kept of a page, in 8 bytes.
+//! The slot's word: all that a disk records of a page, in 8 bytes.
 //!
 //! ```text
 //!  63   62      61     60              59   58   57 56   55  54 53      52 51            0
@@ -12,10 +12,10 @@
 //! | Empty | 0 |
 //! | Object | the backend's 52 bits of the handle; its tag is the pool's |
 //! | Same | the pattern, packed by zpage's `same_filled.rs` |
-//! | OnDevice | the number of a slot of the device |
+//! | `OnDevice` | the number of a slot of the device |
 //!
-//! `priority` is the algorithm that an object is compressed with, unless it is `huge`: kept as it is.
-//! `tried` is the highest priority that did not make it smaller.
+//! `priority` is the algorithm that compressed an object, unless it is `huge`: stored uncompressed.
+//! `tried` is the highest priority that did not make the page smaller.
 
 use zpool_api::BackendBits;
 
@@ -36,7 +36,7 @@ pub(crate) enum Content {
     OnDevice(u32),
 }
 
-/// A value of a slot's word, without the bits of its lock.
+/// The value of a slot's word, without the lock's bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Word(u64);
 
@@ -94,7 +94,7 @@ impl Word {
         Word(self.0 | INCOMPRESSIBLE)
     }
 
-    /// The highest priority that did not make it smaller; 0 for none.
+    /// The highest priority that did not make the page smaller; 0 for none.
     pub(crate) fn tried(self) -> usize {
         (self.0 >> TRIED_SHIFT & 3) as usize
     }

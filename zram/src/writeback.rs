@@ -1,6 +1,6 @@
-//! Pages written to a device, and read from there from then on.
+//! Writes pages back to a device, from which they are read from then on.
 //!
-//! The slot's lock is held throughout, so the page is in one place at any moment.
+//! The slot's lock is held throughout, so at any moment the page is in one place.
 
 use core::ops::Range;
 
@@ -10,9 +10,16 @@ use crate::Zram;
 use crate::error::ZramError;
 use crate::word::{Content, Word};
 
-/// Which pages are written back, and how many. Without a filter: all that are objects.
+/// Which pages [`Zram::writeback`] writes, and how many. Without a filter: all that have an object.
+///
+/// ```
+/// use zram::Writeback;
+///
+/// let idle_pages_of_the_first_gib = Writeback::new().idle().pages(0..1 << 18).max_pages(1000);
+/// # let _ = idle_pages_of_the_first_gib;
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[must_use = "says what Zram::writeback is to do"]
+#[must_use = "has no effect until Zram::writeback takes it"]
 pub struct Writeback {
     idle: bool,
     huge: bool,
@@ -33,25 +40,25 @@ impl Writeback {
         self
     }
 
-    /// Only huge pages: those that are kept as they are.
+    /// Only huge pages: those stored uncompressed.
     pub fn huge(mut self) -> Self {
         self.huge = true;
         self
     }
 
-    /// Only pages that no algorithm of the disk makes smaller.
+    /// Only pages that no algorithm of the disk makes smaller, as [`Zram::recompress`] found.
     pub fn incompressible(mut self) -> Self {
         self.incompressible = true;
         self
     }
 
-    /// Only these pages, counted from 0. May be given several times.
+    /// Only these pages, counted from 0. Several calls add up.
     pub fn pages(mut self, range: Range<u64>) -> Self {
         self.ranges.push(range);
         self
     }
 
-    /// At most so many pages.
+    /// At most this many pages.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = Some(pages);
         self
@@ -62,18 +69,42 @@ impl Writeback {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct WrittenBack {
-    /// Pages that are on the device now.
+    /// Pages that the call moved to the device.
     pub written: u64,
-    /// There may be more: the budget of the call or of the disk was used up.
+    /// Whether the budget of the call or of the disk ran out, so that eligible pages may remain.
     pub budget_used_up: bool,
 }
 
 impl Zram {
-    /// Writes pages to the device, and frees their memory. Sleeps in codec and device, under the lock of
-    /// the page at hand.
+    /// Writes pages to the device, and frees their memory.
     ///
-    /// An error leaves that page as it was; pages before it stay on the device. [`ZramError::NoDevice`]
-    /// without [`backing_device`](crate::ZramBuilder::backing_device).
+    /// An error leaves its page unchanged; pages before it stay on the device.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zram::device::MemorySwapDevice;
+    /// use zram::{Writeback, Zram};
+    ///
+    /// let device = Arc::new(MemorySwapDevice::new(256));
+    /// let disk = Zram::builder().disksize(1 << 20).backing_device(device).build()?;
+    /// disk.write(0, b"some bytes")?;
+    /// disk.mark_idle();
+    /// assert_eq!(disk.writeback(&Writeback::new().idle())?.written, 1);
+    ///
+    /// let mut back = [0; 10];
+    /// disk.read(0, &mut back)?;
+    /// assert_eq!(&back, b"some bytes");
+    /// assert_eq!((disk.bd_stat().bd_count, disk.bd_stat().bd_reads), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ZramError::NoDevice`] without [`backing_device`](crate::ZramBuilder::backing_device);
+    /// [`ZramError::DeviceFull`]; [`ZramError::Device`], [`ZramError::Pool`] or [`ZramError::Codec`] if the
+    /// device, the backend or a codec fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    ///
+    /// # Blocking
+    /// Sleeps in codec and device, under the lock of the page at hand.
     pub fn writeback(&self, what: &Writeback) -> Result<WrittenBack, ZramError> {
         if self.backing.is_none() {
             return Err(ZramError::NoDevice);
@@ -90,12 +121,20 @@ impl Zram {
         Ok(done)
     }
 
-    /// Pages that may still be written back, ever; none for no limit.
+    /// Limits the pages that all further calls of [`Zram::writeback`] may write; `None` for no limit.
+    ///
+    /// ```
+    /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
+    /// assert_eq!(disk.writeback_limit(), None);
+    /// disk.set_writeback_limit(Some(1000));
+    /// assert_eq!(disk.writeback_limit(), Some(1000));
+    /// # Ok::<(), zram::BuildError>(())
+    /// ```
     pub fn set_writeback_limit(&self, pages: Option<u64>) {
         self.counts.set_writeback_limit(pages);
     }
 
-    /// What is left of [`Zram::set_writeback_limit`].
+    /// The rest of the limit set by [`Zram::set_writeback_limit`], pages.
     pub fn writeback_limit(&self) -> Option<u64> {
         self.counts.writeback_limit()
     }
@@ -130,7 +169,7 @@ impl Zram {
         if left_out || !self.counts.take_writeback() {
             return Ok(false);
         }
-        // Given back unless the page went.
+        // Returned unless the page is written back.
         let budget = Budget(self);
         let mut page = [0; PAGE_SIZE];
         self.read_object(index, bits, priority, huge, &mut page)?;
@@ -147,7 +186,7 @@ impl Zram {
     }
 }
 
-/// A page's part of the disk's budget; given back when dropped, also by a panic.
+/// One page of the disk's writeback budget, returned when dropped, also by a panic.
 struct Budget<'a>(&'a Zram);
 
 impl Drop for Budget<'_> {

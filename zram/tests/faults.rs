@@ -1,5 +1,5 @@
-//! Memory, codec and device fail in the middle of everything: nothing leaks, and every page still reads
-//! as it was acknowledged last.
+//! Memory, codec and device fail in the middle of every operation: nothing leaks, and every page still reads
+//! as last acknowledged.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use compressors::CompressorError;
 use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
 
-/// Three pages of each kind: compressed, huge, a pattern, on the device.
+/// Three pages of each kind: compressed, huge, same-filled, on the device.
 fn filled() -> (Rig, Vec<Box<Page>>) {
     let rig = rig(16);
     let mut pages = Vec::new();
@@ -38,7 +38,7 @@ fn all_read(rig: &Rig, pages: &[Box<Page>]) {
     (0..).zip(pages).for_each(|(n, page)| check(&rig.disk, n, page));
 }
 
-/// Everything that writes, to a page of each kind: whole, in part, recompressed, written back.
+/// Every operation that writes, on a page of each kind: whole, in part, recompression, writeback.
 fn everything(rig: &Rig) -> Vec<Result<(), ZramError>> {
     let mut results = Vec::new();
     for n in (0..12).step_by(2) {
@@ -124,7 +124,7 @@ fn memory_that_runs_out_at_any_step_changes_nothing() {
 #[test]
 fn a_device_that_fails_keeps_the_page_where_it_was() {
     let (rig, pages) = filled();
-    // Two go, the third does not, and is no loss; nor is a page of the budget.
+    // Two are written, the third fails: neither the page nor a page of the budget is lost.
     rig.disk.set_writeback_limit(Some(10));
     rig.device.fail_writes(2, 1);
     let error = rig.disk.writeback(&Writeback::new()).unwrap_err();
@@ -140,7 +140,7 @@ fn a_device_that_fails_keeps_the_page_where_it_was() {
     let error = rig.disk.write(at(9) + 3, &[1]).unwrap_err();
     assert!(matches!(error, ZramError::Device { index: 9, .. }), "{error}");
     all_read(&rig, &pages);
-    // A whole page needs nothing of what was there.
+    // A write of a whole page does not read the old one.
     rig.device.fail_reads(0, 1);
     rig.disk.write(at(9), &marked(77, 10)[..]).unwrap();
     rig.device.fail_reads(0, 0);

@@ -1,4 +1,4 @@
-//! Any sequence of operations reads as an array of bytes would.
+//! After any sequence of operations a disk reads like an array of bytes.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +37,7 @@ fn random_operations_agree_with_an_array_of_bytes() {
                 0..=2 => {
                     let mut bytes = vec![0; len];
                     for (n, part) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
-                        // Of every kind: patterns, sparse, full of noise.
+                        // Every kind of page: same-filled, sparse, full of noise.
                         let full = [0, 8, 100, 1500, PAGE_SIZE][rng.below(5)];
                         let page = marked(round * 8 + n as u64, full);
                         part.copy_from_slice(&page[..part.len()]);
@@ -100,7 +100,7 @@ fn ranges_that_are_not_on_the_disk_are_refused_and_touch_nothing() {
     }
     assert_eq!(bytes, [9; 10]);
     assert_eq!(disk.io_stat().to_string(), "0 0 25 0");
-    // Nothing at the very end is a range, too.
+    // An empty range at the very end is valid.
     disk.read(size, &mut []).unwrap();
     disk.write(size, &[]).unwrap();
     common::check(disk, 0, &marked(1, 4000));

@@ -1,4 +1,5 @@
-//! A backend that panics, or says what cannot be: the disk is not built, or loses no object and no slot.
+//! With a backend that panics, or reports impossible figures, a disk is not built, or loses no object and no
+//! slot.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,10 +28,10 @@ const TAG: u8 = 1;
 const STATS: u8 = 2;
 const TOTAL_PAGES: u8 = 3;
 const FREE: u8 = 4;
-/// Figures that cannot be.
+/// The mood in which it reports impossible figures.
 const LIES: u8 = 5;
 
-/// A backend in a mood: which of its calls panics.
+/// A backend with a mood: which of its calls panics.
 #[derive(Debug)]
 struct Odd(Arc<dyn Zpool>, Arc<AtomicU8>);
 
@@ -127,7 +128,7 @@ fn a_disk_whose_backend_panics_when_it_frees_is_dropped_whole() {
     }
     assert_eq!(disk.writeback(&Writeback::new().pages(4..8)).unwrap().written, 4);
     mood.store(FREE, SeqCst);
-    // An overwrite frees the older object.
+    // An overwrite frees the old object.
     disk.write(0, &marked(9, 2000)[..]).unwrap();
     drop(disk);
     assert_eq!((inner.stats().objects, device.pages()), (0, 0));

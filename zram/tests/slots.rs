@@ -1,4 +1,5 @@
-//! What a page becomes: same, huge, idle, recompressed, written back; and the figures that say so.
+//! The states of a page (same-filled, huge, idle, recompressed, written back) and the statistics that show
+//! them.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::{Rig, at, check, marked, rig, rig_with, settle};
 use zram::{BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
-/// The flags of every page that holds something.
+/// The flags of every page that is not empty.
 fn flags(disk: &Zram) -> String {
     let states = disk.block_state().map(|state| {
         let line = state.to_string();
@@ -36,7 +37,7 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     // A pattern of eight different bytes.
     let pattern: Vec<u8> = (0..PAGE_SIZE).map(|n| n as u8 & 7).collect();
     disk.write(at(3), &pattern).unwrap();
-    // Nearly a page: kept as it is.
+    // Nearly a page: stored uncompressed.
     disk.write(at(4), &marked(3, 3300)[..]).unwrap();
     let stat = disk.mm_stat();
     assert_eq!((stat.orig_data_size, stat.compr_data_size), (at(5), 1600 + 2 * 4096));
@@ -47,7 +48,7 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     check(disk, 3, &pattern.clone().try_into().unwrap());
     check(disk, 9, &[0; PAGE_SIZE]);
 
-    // Overwritten, each is what it is now.
+    // An overwrite changes the kind.
     disk.write(at(2), &[0; PAGE_SIZE]).unwrap();
     disk.write(at(1), &marked(4, 100)[..]).unwrap();
     let stat = disk.mm_stat();
@@ -57,7 +58,7 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     assert_eq!(disk.mm_stat().mem_used_max, at(2));
     disk.discard(at(0), at(2)).unwrap();
     assert_eq!(disk.io_stat().to_string(), "0 0 0 2");
-    // Zeros, written as such, are nothing at all.
+    // `write_zeroes` leaves the page empty.
     disk.write_zeroes(at(3), at(1)).unwrap();
     assert_eq!(flags(disk), "2s..... 4..h...");
     disk.reset();
@@ -88,7 +89,7 @@ fn metadata_grow_with_table_patterns_descriptors_and_slots() {
     let mut last = disk.metadata_bytes();
     let mut grown = || {
         let before = core::mem::replace(&mut last, disk.metadata_bytes());
-        last.checked_sub(before).expect("nothing was given up")
+        last.checked_sub(before).expect("metadata do not shrink")
     };
     disk.write(at(0), &[3; PAGE_SIZE]).unwrap();
     let chunk = if cfg!(miri) { 16 * 8 } else { 512 * 8 };
@@ -114,7 +115,7 @@ fn contexts_are_counted_once_they_are_made() {
     let none = disk.context_bytes();
     disk.write(at(0), &marked(1, 1000)[..]).unwrap();
     let first = disk.context_bytes();
-    // Each has a buffer for a page at least.
+    // Each has a buffer of at least a page.
     assert!(first >= none + PAGE_SIZE, "{first} {none}");
     disk.recompress(&Recompress::new()).unwrap();
     assert!(disk.context_bytes() >= first + PAGE_SIZE);
@@ -131,13 +132,13 @@ fn idle_pages_are_those_nobody_used_since() {
     check(disk, 1, &marked(1, 500));
     disk.write(at(2) + 100, &[1; 7]).unwrap();
     assert_eq!(flags(disk), "0...i.. 1...... 2...... 3...i.. 4...i.. 5s.....");
-    // By age: none is an hour old; all are no second old.
+    // By age: no page is an hour old; every page is at least 0 seconds old.
     let rig2 = rig_with(8, |builder| builder.access_times(true));
     rig2.disk.write(at(0), &marked(1, 500)[..]).unwrap();
     assert_eq!(rig2.disk.mark_idle_older_than(Duration::from_secs(3600)), 0);
     assert_eq!(rig2.disk.mark_idle_older_than(Duration::ZERO), 1);
     settle(rig2);
-    // Times that nobody notes mark nothing.
+    // A disk that does not record access times marks nothing.
     let rig3 = common::rig(8);
     rig3.disk.write(at(0), &marked(1, 500)[..]).unwrap();
     assert_eq!(rig3.disk.mark_idle_older_than(Duration::ZERO), 0);
@@ -159,7 +160,7 @@ fn recompression_follows_priorities_filters_and_budgets() {
     let done = disk.recompress(&Recompress::new().priority(1).max_pages(3)).unwrap();
     assert_eq!((done.recompressed, done.not_smaller, done.bytes_saved), (3, 0, 900));
     assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3...... 4..h... 5..h...");
-    // Slots at the priority are no targets, by whichever name it goes.
+    // Slots already at the priority are skipped, whether it is given by name or by number.
     let done = disk.recompress(&Recompress::new().algorithm("trim").threshold(1400)).unwrap();
     assert_eq!((done.recompressed, done.bytes_saved), (2, 300 + 4096 - 3600));
     assert_eq!(done.not_smaller, 1, "noise");
@@ -169,7 +170,7 @@ fn recompression_follows_priorities_filters_and_budgets() {
     assert_eq!(moods.compressions.load(SeqCst), before);
     assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3....r. 4....r. 5..h...");
 
-    // The highest priority in use, of what is idle, then of what is huge.
+    // The highest priority, for idle pages, then for huge pages.
     disk.mark_idle();
     check(disk, 0, &marked(0, 1000));
     let done = disk.recompress(&Recompress::new().idle().threshold(1300)).unwrap();
@@ -184,7 +185,7 @@ fn recompression_follows_priorities_filters_and_budgets() {
     (0..4).for_each(|n| check(disk, n, &marked(n, 1000)));
     check(disk, 4, &marked(4, 3300));
     check(disk, 5, &marked(5, PAGE_SIZE));
-    // A write makes it a new page.
+    // A write makes the page eligible again.
     disk.write(at(5), &marked(7, 50)[..]).unwrap();
     assert_eq!(disk.recompress(&Recompress::new()).unwrap().recompressed, 1);
 
@@ -215,7 +216,7 @@ fn a_budget_of_recompression_counts_what_did_not_get_smaller_too() {
 fn an_object_of_fifteen_sixteenths_of_a_page_wins_nothing() {
     let rig = rig(2);
     let disk = &rig.disk;
-    // With the 300 bytes that `trim` adds: just so large, and a byte less.
+    // With the 300 bytes that `trim` adds: exactly the threshold, and a byte less.
     (0..2).for_each(|n| disk.write(at(n), &marked(n, 3540 - n as usize)[..]).unwrap());
     assert_eq!(flags(disk), "0..h... 1..h...");
     let done = disk.recompress(&Recompress::new().priority(1)).unwrap();
@@ -265,7 +266,7 @@ fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
     }
     check(disk, 5, &marked(5, PAGE_SIZE));
     assert_eq!(disk.bd_stat().to_string(), "4 3 4");
-    // A part of a page that is on the device.
+    // A write of a part of a page that is on the device.
     disk.write(at(1) + 10, &[9; 5]).unwrap();
     let mut page = marked(1, 1000);
     page[10..15].fill(9);
@@ -299,7 +300,7 @@ fn the_memory_limit_refuses_and_keeps_what_was_there() {
         }
     };
     assert_eq!((written, &error), (3, &ZramError::MemLimit { index: 3, limit: 3 * PAGE_SIZE }));
-    // An overwrite needs room for both for a moment.
+    // An overwrite briefly needs room for both pages.
     assert!(disk.write(at(1), &marked(9, PAGE_SIZE)[..]).is_err());
     (0..3).for_each(|n| check(disk, n, &marked(n, PAGE_SIZE)));
     check(disk, 3, &[0; PAGE_SIZE]);
@@ -332,7 +333,7 @@ fn compaction_is_counted() {
     settle(simple);
 }
 
-#[cfg_attr(miri, ignore = "there the system takes no pages back")]
+#[cfg_attr(miri, ignore = "under Miri the pool keeps no pages warm")]
 #[test]
 fn trimming_gives_the_warm_pages_back_and_says_how_many() {
     let disk = Zram::builder().disksize(at(64)).algorithm("null").build().unwrap();

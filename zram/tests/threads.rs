@@ -1,4 +1,4 @@
-//! Many threads on one disk: every page is whole, and the last write acknowledged or a later one.
+//! Many threads on one disk: every page reads whole, as the last acknowledged write or a later one.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
 const PAGES: u64 = 8;
 
-/// A byte of the first half of a page that is `n` all over.
+/// The byte that fills each half of a page; fails if a half is mixed.
 fn halves(page: &[u8]) -> (u8, u8) {
     let (first, second) = page.split_at(PAGE_SIZE / 2);
     assert!(first.iter().all(|byte| *byte == first[0]), "half a write");
@@ -60,7 +60,7 @@ fn own_pages_hold_what_was_written_last_and_shared_ones_are_never_torn() {
                     let mut held = vec![Box::new([0; PAGE_SIZE]); PAGES as usize];
                     let mut back = [0; PAGE_SIZE];
                     for round in 0..rounds {
-                        // Pages of this thread's own, after those that all share.
+                        // The thread's own pages lie after the shared ones.
                         let n = rng.below(PAGES as usize);
                         let own = PAGES * (t + 1) + n as u64;
                         match rng.below(6) {
@@ -85,7 +85,7 @@ fn own_pages_hold_what_was_written_last_and_shared_ones_are_never_torn() {
                                 )
                                 .unwrap(),
                             4 => {
-                                // Half a page at a time: neither half is ever lost to the other.
+                                // A write of half a page: neither half overwrites the other.
                                 let half = (PAGE_SIZE / 2) as u64;
                                 let shared = at(rng.below(PAGES as usize) as u64);
                                 let side = rng.below(2) as u64 * half;
@@ -110,7 +110,7 @@ fn own_pages_hold_what_was_written_last_and_shared_ones_are_never_torn() {
     settle(rig);
 }
 
-/// Two threads change different bytes of one page: no change is lost.
+/// Threads change different bytes of one page: no change is lost.
 #[test]
 fn changes_of_parts_of_one_page_add_up() {
     let rig = rig(1);
@@ -132,7 +132,7 @@ fn changes_of_parts_of_one_page_add_up() {
     settle(rig);
 }
 
-/// Keeps the first half of a page. When told to, sleeps once in the middle of it.
+/// Keeps the first half of a page. If `sleeps` is set, the next compression sleeps.
 #[derive(Clone, Debug)]
 struct Sleepy {
     sleeps: Arc<AtomicBool>,
@@ -183,7 +183,8 @@ impl CompressorCtx for Sleepy {
     }
 }
 
-/// A compression that sleeps holds up no reader but, if it is of a part of a page, that page's.
+/// A compression that sleeps blocks no reader, except that of a page written in part, which blocks readers of
+/// that page.
 #[test]
 fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
     let both = || Arc::new(Barrier::new(2));
@@ -213,9 +214,9 @@ fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
         check(disk, 1, &second);
         let mut changed = marked(3, 300);
         changed[40..46].copy_from_slice(b"a part");
-        // The slot is locked from before the page was read until the change is in it.
+        // The slot is locked from before the page is read until the change is stored.
         let waits = scope.spawn(move || check(disk, 0, &changed));
-        // Time for it to read what it must not see.
+        // Gives it time to read the old page, which it must not.
         (0..if cfg!(miri) { 50 } else { 5000 }).for_each(|_| thread::yield_now());
         codec.wakes.wait();
         part.join().unwrap().unwrap();

@@ -1,10 +1,11 @@
-//! Where completions are told, and a pool of such places for batches.
+//! Completion queues, and a pool of them for batches.
 //!
-//! Room for a completion is made when its request is expected, so telling it allocates nothing. A request
-//! that is expected has a ticket, and is waited for as long as that lives.
+//! `expect` reserves room for a completion, so delivering it allocates nothing. Each expected request has a
+//! ticket, and waiters wait for it as long as the ticket lives.
 //!
-//! Locks: a mutex each, the pool's first, held for a few steps; nothing is dropped, allocated for or called
-//! under either but for the room that [`AcompCompletions::expect`] makes.
+//! Locks: the pool's mutex, then that of an [`AcompCompletions`], each held briefly. Nothing is dropped,
+//! allocated or called under either, except that [`AcompCompletions::expect`] and
+//! [`reserve`](AcompCompletions::reserve) allocate.
 
 use std::collections::VecDeque;
 use std::mem::{forget, take};
@@ -18,16 +19,16 @@ use crate::CompressorError;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Tickets that live.
+    /// Live tickets.
     outstanding: usize,
-    /// Has room for those that are outstanding, too.
+    /// Completions not taken yet; has room for the outstanding ones, too.
     done: VecDeque<(usize, AcompDone)>,
-    /// Threads that have to be woken.
+    /// Threads to wake at the next completion.
     waiting: usize,
 }
 
 impl State {
-    /// Room for what is outstanding and `requests` more.
+    /// Reserves room for the outstanding completions and `requests` more.
     fn reserve(&mut self, requests: usize) -> Result<(), CompressorError> {
         let more = self.outstanding.saturating_add(requests);
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a completion" };
@@ -35,11 +36,27 @@ impl State {
     }
 }
 
-/// The completions of some requests, with their tags, in the order in which they completed.
+/// A queue of the completions of some requests, with their tags, in the order of completion.
 ///
-/// `Send` and `Sync`. Dropping it while requests are outstanding is fine: they complete, and what they
-/// own is dropped with the last share of it. Once all have completed and were taken it can be used
-/// again. In a child after `fork` there are none, and nothing is waited for.
+/// `Send` and `Sync`. It may be dropped while requests are outstanding: they complete, and the last `Arc`
+/// drops what they own. It can be reused once all have completed and were taken. In a child after `fork` it
+/// is empty, and nothing waits.
+///
+/// ```
+/// use std::sync::Arc;
+/// use compressors::{Acomp, AcompCompletions, AcompOp, AcompRequest, Compressor, Null, Scomp};
+///
+/// let done = Arc::new(AcompCompletions::new());
+/// for tag in 0..3 {
+///     let (input, output) = (vec![7; 4], vec![0; 4]);
+///     let request = AcompRequest { op: AcompOp::Compress, input, output, ctx: Null.new_ctx()? };
+///     Scomp.submit(request, tag, &done).expect("there is memory for a completion");
+/// }
+/// let tags: Vec<usize> = done.wait_all().into_iter().map(|(tag, _)| tag).collect();
+/// assert_eq!(tags, [0, 1, 2]);
+/// assert!(done.is_idle() && done.take().is_none());
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 #[derive(Debug)]
 pub struct AcompCompletions {
     state: Mutex<State>,
@@ -54,7 +71,7 @@ impl Default for AcompCompletions {
 }
 
 impl AcompCompletions {
-    /// None yet.
+    /// An empty queue.
     pub fn new() -> Self {
         let maker = Maker::here();
         AcompCompletions { state: Mutex::default(), told: Condvar::new(), maker }
@@ -74,23 +91,37 @@ impl AcompCompletions {
         state
     }
 
-    /// Makes room for the completions of `requests` more, so that expecting them allocates nothing.
+    /// Reserves room for the completions of `requests` more, so that expecting them allocates nothing.
     ///
     /// # Errors
-    /// [`CompressorError::OutOfMemory`], [`CompressorError::Forked`].
+    /// [`CompressorError::OutOfMemory`]; [`CompressorError::Forked`] in a child after `fork`.
     pub fn reserve(&self, requests: usize) -> Result<(), CompressorError> {
         if !self.maker.is_here() {
-            // Another thread of the parent's may hold the lock for ever.
+            // A thread of the parent may have held the lock at the fork.
             return Err(CompressorError::Forked);
         }
         self.lock().reserve(requests)
     }
 
-    /// A request was submitted that will be told of here, once, with the ticket. For those who implement
+    /// Announces a request, whose completion the returned ticket will deliver. For implementations of
     /// [`Acomp`](super::Acomp).
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use compressors::{AcompCompletions, AcompDone, Compressor, Null};
+    ///
+    /// let done = Arc::new(AcompCompletions::new());
+    /// let ticket = done.expect()?;
+    /// assert!(!done.is_idle());
+    /// let (input, output, ctx) = (vec![], vec![], Some(Null.new_ctx()?));
+    /// ticket.tell(7, AcompDone { result: Ok(0), input, output, ctx });
+    /// assert_eq!(done.take().map(|(tag, _)| tag), Some(7));
+    /// # Ok::<(), compressors::CompressorError>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`CompressorError::OutOfMemory`], [`CompressorError::Forked`]: nothing is expected.
+    /// [`CompressorError::OutOfMemory`] if there is no memory for a completion; [`CompressorError::Forked`]
+    /// in a child after `fork`. Then nothing is announced.
     pub fn expect(self: &Arc<Self>) -> Result<AcompTicket, CompressorError> {
         if !self.maker.is_here() {
             return Err(CompressorError::Forked);
@@ -102,14 +133,14 @@ impl AcompCompletions {
         Ok(AcompTicket(Some(self.clone())))
     }
 
-    /// A ticket is gone: with a completion, or with none if the request was dropped.
+    /// Ends a ticket, with its completion or, if the request was dropped, without.
     fn settle(&self, done: Option<(usize, AcompDone)>) {
         if !self.maker.is_here() {
             return forget(done);
         }
         let mut state = self.lock();
         state.outstanding -= 1;
-        // There is room since the ticket was made.
+        // `expect` reserved room for it.
         state.done.extend(done);
         let waiting = state.waiting > 0;
         drop(state);
@@ -118,17 +149,20 @@ impl AcompCompletions {
         }
     }
 
-    /// Whether every request has completed, or was dropped by who had it.
+    /// Whether every request has completed or was dropped.
     pub fn is_idle(&self) -> bool {
         !self.maker.is_here() || self.lock().outstanding == 0
     }
 
-    /// A completion that nobody has taken, if there is one. Does not block.
+    /// Takes the oldest completion, if there is one. Does not block.
     pub fn take(&self) -> Option<(usize, AcompDone)> {
         if self.maker.is_here() { self.lock().done.pop_front() } else { None }
     }
 
-    /// Waits for a completion and takes it; none if all have completed and were taken.
+    /// Waits for a completion and takes it; `None` if all have completed and were taken.
+    ///
+    /// # Blocking
+    /// Sleeps until a request completes or the last is dropped.
     pub fn wait_any(&self) -> Option<(usize, AcompDone)> {
         if !self.maker.is_here() {
             return None;
@@ -137,6 +171,9 @@ impl AcompCompletions {
     }
 
     /// Waits until every request has completed, and takes all completions.
+    ///
+    /// # Blocking
+    /// Sleeps until the last request completes or is dropped.
     pub fn wait_all(&self) -> Vec<(usize, AcompDone)> {
         if !self.maker.is_here() {
             return Vec::new();
@@ -152,15 +189,15 @@ impl Drop for AcompCompletions {
         if !self.maker.is_here() {
             return forget(left);
         }
-        // A worker may be the one that drops this: a context whose destructor panics must not end it.
+        // A worker may drop this: a context's destructor that panics must not end the worker.
         for (_, done) in left {
             dropped(done);
         }
     }
 }
 
-/// Stands for a request whose completion is expected. Dropped without one, by a panic, say, the request counts
-/// as gone, and nobody waits for it any more.
+/// Stands for an expected completion. If it is dropped without one, e.g. by a panic, the request counts as
+/// dropped, and nobody waits for it any more.
 ///
 /// `Send` and `Sync`.
 #[derive(Debug)]
@@ -168,7 +205,7 @@ impl Drop for AcompCompletions {
 pub struct AcompTicket(Option<Arc<AcompCompletions>>);
 
 impl AcompTicket {
-    /// The request has completed.
+    /// Delivers the completion of the request.
     pub fn tell(mut self, tag: usize, done: AcompDone) {
         if let Some(completions) = self.0.take() {
             completions.settle(Some((tag, done)));
@@ -184,20 +221,32 @@ impl Drop for AcompTicket {
     }
 }
 
-/// Completions lent to batches, so that a batch makes none. `Send` and `Sync`.
+/// A pool of completion queues for batches, so that a batch allocates none. `Send` and `Sync`.
+///
+/// ```
+/// use compressors::CompletionsPool;
+///
+/// let pool = CompletionsPool::new(1, 32)?;
+/// let done = pool.take().expect("one is free");
+/// assert!(pool.take().is_none());
+/// pool.give(done);
+/// assert!(pool.take().is_some());
+/// # Ok::<(), compressors::CompressorError>(())
+/// ```
 #[derive(Debug)]
 pub struct CompletionsPool {
-    /// At most `count`, for which it has room.
+    /// At most `count`, for which the vector has room.
     free: Mutex<Vec<Arc<AcompCompletions>>>,
     count: usize,
     maker: Maker,
 }
 
 impl CompletionsPool {
-    /// A pool of `count`, each with room for `requests`. A constructor: it may abort for want of memory.
+    /// A pool of `count` queues, each with room for `requests` completions. May abort if there is no memory
+    /// for the queues themselves.
     ///
     /// # Errors
-    /// [`CompressorError::OutOfMemory`].
+    /// [`CompressorError::OutOfMemory`] if there is no memory for the completions.
     pub fn new(count: usize, requests: usize) -> Result<Self, CompressorError> {
         let mut free = Vec::with_capacity(count);
         for _ in 0..count {
@@ -208,7 +257,7 @@ impl CompletionsPool {
         Ok(CompletionsPool { free: Mutex::new(free), count, maker: Maker::here() })
     }
 
-    /// One that nobody uses; `None` if all are lent or have requests out, or in a child after `fork`.
+    /// Lends a queue; `None` if all are lent or have requests outstanding, and in a child after `fork`.
     /// Does not block.
     pub fn take(&self) -> Option<Arc<AcompCompletions>> {
         let mut free = self.maker.is_here().then(|| self.lock())?;
@@ -219,15 +268,15 @@ impl CompletionsPool {
         Some(done)
     }
 
-    /// Takes one back that [`take`](Self::take) gave, and drops what was not taken. Waits for nothing: one
-    /// with requests out is not lent again before they have completed.
+    /// Returns a queue that [`take`](Self::take) lent, and drops the completions left in it. Does not wait:
+    /// a queue with outstanding requests is not lent again before they have completed.
     pub fn give(&self, done: Arc<AcompCompletions>) {
         if !self.maker.is_here() {
             return forget(done);
         }
         clear(&done);
         let mut free = self.lock();
-        // One that is not the pool's own finds no room, and is dropped without the lock.
+        // A surplus queue, which the pool did not lend, is dropped without the lock.
         let surplus = if free.len() < self.count {
             free.push(done);
             None
@@ -243,9 +292,9 @@ impl CompletionsPool {
     }
 }
 
-/// Drops completions that nobody has taken.
+/// Drops the completions left in a queue.
 fn clear(done: &AcompCompletions) {
-    // Before the next is taken, so that nothing is dropped under the lock.
+    // One at a time, so that nothing is dropped under the lock.
     while let Some(left) = done.take() {
         dropped(left);
     }

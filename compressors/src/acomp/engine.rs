@@ -1,13 +1,13 @@
-//! Worker threads that complete requests, with a bounded queue.
+//! Worker threads that complete requests from a bounded queue.
 //!
 //! A submit completes its request in the caller when the queue is full, when the engine has no worker,
-//! and when the caller is a worker itself, of whatever engine: so nothing waits for a place, and no
+//! and when the caller is a worker itself, of any engine: so nothing waits for room in a queue, and no
 //! worker waits for another. Dropping the engine lets the workers finish what is queued and ends them.
 //!
 //! A child after `fork` has no workers: there each request completes in its caller, and dropping the
 //! engine does nothing. What was queued at the fork completes in the parent.
 //!
-//! Lock: one mutex around the queue, held for a few steps; no codec runs under it.
+//! Lock: one mutex around the queue, held briefly; no codec runs under it.
 
 use core::cell::Cell;
 use core::fmt;
@@ -37,18 +37,18 @@ impl Job {
     }
 }
 
-/// Looks at the queue before a worker sleeps, some twenty microseconds: requests come in batches, and
-/// waking a thread takes as long as compressing a page.
+/// How often an idle worker polls the queue before it sleeps, some twenty microseconds: requests come in
+/// batches, and waking a thread takes as long as compressing a page.
 const SPINS: u32 = 1000;
 
-/// Requests that a new engine's queue has room for.
+/// Requests for which a new engine's queue has room.
 const AT_FIRST: usize = 64;
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
     stop: bool,
-    /// Workers that have to be woken.
+    /// Sleeping workers.
     asleep: usize,
 }
 
@@ -56,7 +56,7 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     bound: usize,
-    /// Requests in the queue, for a look without the lock.
+    /// A copy of the queue's length, polled without the lock.
     queued: AtomicUsize,
 }
 
@@ -67,7 +67,7 @@ impl Shared {
 
     fn next(&self, queue: &mut Queue) -> Option<Job> {
         let job = queue.jobs.pop_front();
-        // Relaxed: a copy for looks, written under the lock.
+        // Relaxed: a copy for polling, written under the lock.
         self.queued.store(queue.jobs.len(), Relaxed);
         job
     }
@@ -75,7 +75,26 @@ impl Shared {
 
 /// Worker threads and a bounded queue.
 ///
-/// `Send` and `Sync`: share it by reference or `Arc`. See [`Acomp::submit`] for what is promised.
+/// `Send` and `Sync`: share it by reference or `Arc`. [`Acomp::submit`] says what it promises.
+///
+/// ```
+/// use std::sync::Arc;
+/// use compressors::{
+///     Acomp, AcompCompletions, AcompEngine, AcompOp, AcompRequest, Compressor, Null,
+/// };
+///
+/// let engine = AcompEngine::new(2, 64)?;
+/// let done = Arc::new(AcompCompletions::new());
+/// for tag in 0..8 {
+///     let (input, output) = (vec![tag as u8; 4096], vec![0; 4096]);
+///     let request = AcompRequest { op: AcompOp::Compress, input, output, ctx: Null.new_ctx()? };
+///     engine.submit(request, tag, &done).expect("there is memory for a completion");
+/// }
+/// for (tag, completed) in engine.wait_all(&done) {
+///     assert_eq!((completed.result, completed.output[0]), (Ok(4096), tag as u8));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct AcompEngine {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -83,19 +102,20 @@ pub struct AcompEngine {
 }
 
 impl AcompEngine {
-    /// An engine of `workers` threads whose queue holds `bound` requests.
+    /// Starts an engine of `workers` threads whose queue holds at most `bound` requests.
     ///
     /// # Errors
-    /// Those of starting a thread; the threads that were started have ended then.
+    /// That of starting a thread, after the threads that did start have ended; `OutOfMemory` if there is no
+    /// memory for the queue.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
         let maker = Maker::here();
         let mut jobs = VecDeque::new();
-        // A queue beyond that grows as it must, or completes requests in the caller.
+        // A longer queue grows on demand; if it cannot, requests complete in the caller.
         jobs.try_reserve(bound.min(AT_FIRST)).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let queue = Mutex::new(Queue { jobs, ..Queue::default() });
         let shared =
             Arc::new(Shared { queue, work: Condvar::new(), bound, queued: AtomicUsize::new(0) });
-        // Dropped on an error, which ends the threads there are.
+        // An error drops the engine, which ends the threads that have started.
         let mut engine = AcompEngine { shared, workers: Vec::new(), maker };
         for number in 0..workers {
             let shared = engine.shared.clone();
@@ -105,7 +125,7 @@ impl AcompEngine {
         Ok(engine)
     }
 
-    /// Worker threads; none in a child after `fork`.
+    /// Worker threads; 0 in a child after `fork`.
     pub fn workers(&self) -> usize {
         if self.maker.is_here() { self.workers.len() } else { 0 }
     }
@@ -119,8 +139,8 @@ fn work(shared: &Shared, maker: Maker) {
             drop(queue);
             job.run();
             if !maker.is_here() {
-                // The codec has forked, and this is the child: there is nobody to work for, and who held
-                // the lock at the fork is not here to let it go.
+                // The codec has forked, and this is the child: nobody submits work here, and a thread that
+                // held the lock at the fork does not exist here to release it.
                 return;
             }
             queue = shared.lock();
@@ -130,7 +150,7 @@ fn work(shared: &Shared, maker: Maker) {
             return;
         }
         drop(queue);
-        // Relaxed: a look, after which the lock is taken whatever it saw.
+        // Relaxed: polling; the lock is taken next, whatever it saw.
         (0..SPINS).take_while(|_| shared.queued.load(Relaxed) == 0).for_each(|_| spin_loop());
         queue = shared.lock();
         if queue.jobs.is_empty() && !queue.stop {
@@ -148,7 +168,7 @@ impl Acomp for AcompEngine {
         tag: usize,
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest> {
-        // A thread that is ending counts as one that must not wait.
+        // A thread that is ending (its flag is destroyed) counts as a worker.
         if self.workers() == 0 || IS_WORKER.try_with(Cell::get).unwrap_or(true) {
             return Scomp.submit(request, tag, done);
         }
@@ -160,7 +180,7 @@ impl Acomp for AcompEngine {
             return Ok(());
         }
         queue.jobs.push_back(Job { request, tag, ticket });
-        // Relaxed: a copy for looks, written under the lock.
+        // Relaxed: a copy for polling, written under the lock.
         self.shared.queued.store(queue.jobs.len(), Relaxed);
         let asleep = queue.asleep > 0;
         drop(queue);
@@ -190,13 +210,13 @@ impl Acomp for AcompEngine {
 impl Drop for AcompEngine {
     fn drop(&mut self) {
         if !self.maker.is_here() {
-            // Neither the lock nor the threads are this process's.
+            // The lock and the threads belong to the parent.
             return core::mem::forget(core::mem::take(&mut self.workers));
         }
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker that drops the last share of its engine cannot wait for itself.
+            // A worker that drops the last `Arc` of its engine cannot join itself.
             if worker.thread().id() != thread::current().id() {
                 let _ = worker.join();
             }
@@ -229,7 +249,7 @@ mod tests {
         both::<dyn Acomp>();
     };
 
-    /// Does what its input's first byte says: 0 copies, 1 fails, 2 panics, 3 waits to be let on.
+    /// Acts on its input's first byte: 0 copies, 1 fails, 2 panics, 3 waits for the gate.
     #[derive(Debug)]
     struct Odd {
         live: Arc<AtomicUsize>,
@@ -326,7 +346,7 @@ mod tests {
         let engine = AcompEngine::new(1, 2).unwrap();
         let done = Arc::new(AcompCompletions::new());
         engine.submit(rig.request(3), 0, &done).unwrap();
-        // The worker is at the first one; two wait; the others complete here.
+        // The worker runs the first request; two are queued; the others complete here.
         while format!("{engine:?}").contains("queued: 1") {
             thread::yield_now();
         }
@@ -336,7 +356,7 @@ mod tests {
         let mut early: Vec<usize> = std::iter::from_fn(|| done.take()).map(|(t, _)| t).collect();
         early.sort_unstable();
         assert_eq!(early, [3, 4, 5]);
-        assert!(engine.help() && engine.help() && !engine.help(), "the two that waited");
+        assert!(engine.help() && engine.help() && !engine.help(), "the two that were queued");
         open.send(()).unwrap();
         assert_eq!(engine.wait_all(&done).len(), 3);
 
@@ -362,7 +382,7 @@ mod tests {
         drop(forgotten);
         open.send(()).unwrap();
         drop(engine);
-        assert!(done.is_idle(), "what was queued was completed");
+        assert!(done.is_idle(), "queued requests completed");
         assert_eq!(done.wait_all().len(), 40);
         assert_eq!(rig.live.load(SeqCst), 0);
     }
@@ -442,7 +462,7 @@ mod tests {
             let done = Arc::new(AcompCompletions::new());
             engine.submit(bomb(AcompOp::Compress, 2), 0, &done).unwrap();
             engine.submit(bomb(AcompOp::Decompress, 0), 1, &done).unwrap();
-            // The worker drops what nobody takes.
+            // The worker drops a completion that nobody takes.
             engine.submit(bomb(AcompOp::Compress, 0), 2, &Arc::default()).unwrap();
             let mut all = done.wait_all();
             all.sort_by_key(|(tag, _)| *tag);
@@ -466,7 +486,7 @@ mod tests {
             for tag in 0..9 {
                 engine.submit(rig.request(0), tag, &one).unwrap();
             }
-            // Given back while requests are out, it is lent again after them.
+            // Returned with outstanding requests, it is lent again once they have completed.
             pool.give(one.clone());
             while !one.is_idle() {
                 thread::yield_now();
@@ -474,11 +494,11 @@ mod tests {
             pool.give(two);
         }
         assert!(pool.take().zip(pool.take()).is_some());
-        assert_eq!(rig.live.load(SeqCst), 0, "what was told late is gone with the next use");
+        assert_eq!(rig.live.load(SeqCst), 0, "the next `take` drops late completions");
         let pool = crate::CompletionsPool::new(2, 4).unwrap();
         pool.give(Arc::default());
         let all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
-        assert_eq!(all.len(), 2, "one that was not the pool's is dropped");
+        assert_eq!(all.len(), 2, "a surplus queue is dropped");
         assert!(all.iter().all(|done| done.is_idle() && done.take().is_none()));
     }
 
@@ -488,21 +508,24 @@ mod tests {
         let done = pool.take().unwrap();
         let (ticket, other) = (done.expect().unwrap(), done.expect().unwrap());
         pool.give(done.clone());
-        assert!(!done.is_idle() && pool.take().is_none(), "waits for nothing, is lent to nobody");
+        assert!(
+            !done.is_idle() && pool.take().is_none(),
+            "`give` does not wait, and it is not lent"
+        );
         drop(other);
         let waits = thread::spawn(move || done.wait_any().is_none());
         drop(ticket);
         assert!(waits.join().unwrap() && pool.take().is_some());
     }
 
-    /// What `inside` gives in a child after `fork`, which ends at once.
+    /// The result of `inside` in a forked child, which then exits.
     #[cfg(all(unix, not(miri)))]
     fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child runs `inside` and ends without returning from here.
         match unsafe { libc::fork() } {
             0 => {
                 let held = zpool_base::unwind::caught(inside);
-                // SAFETY: ends the child, and nothing of the parent's.
+                // SAFETY: ends the child without running destructors of the parent's values.
                 unsafe { libc::_exit(i32::from(held != Some(true))) }
             }
             child => {
@@ -524,7 +547,7 @@ mod tests {
         let pool = crate::CompletionsPool::new(1, 1).unwrap();
         engine.submit(rig.request(3), 0, &done).unwrap();
         engine.submit(rig.request(0), 1, &done).unwrap();
-        // The queue is locked at the fork, as by a thread that the child has not.
+        // The queue is locked at the fork, as if by a thread that the child does not have.
         let locked = engine.shared.lock();
         let child = || {
             let nothing = done.is_idle()

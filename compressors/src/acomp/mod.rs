@@ -1,12 +1,12 @@
-//! Acomp: compression by request. A request is submitted, its completion is told to a queue, and
-//! whoever wants to waits for it there.
+//! Acomp: asynchronous compression. A caller submits a request; its completion goes to a queue, where the
+//! caller may wait for it.
 //!
 //! A request *owns* its input, its output and the codec's context: they move in when it is submitted
-//! and out on completion. So a request whose completions nobody waits for, or that is forgotten,
-//! frees nothing under a worker's feet.
+//! and out on completion. So a caller that stops waiting, or forgets its completions, frees nothing that a
+//! worker uses.
 //!
-//! [`Scomp`] completes each request in its caller. [`AcompEngine`] has worker threads. Whoever submits
-//! never assumes which kind it got. Completions run no code of the user's.
+//! [`Scomp`] completes each request in its caller. [`AcompEngine`] has worker threads. A submitter must
+//! work with either. Completions run no user code.
 
 mod completions;
 mod engine;
@@ -21,21 +21,36 @@ pub use scomp::Scomp;
 use core::fmt;
 use std::sync::Arc;
 
-/// Takes requests and tells of their completion.
+/// Takes requests and reports their completion.
 pub trait Acomp: Send + Sync + fmt::Debug {
-    /// Hands a request over. It will complete, once, whatever becomes of the caller: with a result, or
-    /// with the error that stopped it, a codec's panic among them. `tag` comes back with it, and so do the
-    /// buffers.
+    /// Submits a request. It completes exactly once, whatever becomes of the caller: with a result or with
+    /// the error that stopped it, such as a codec's panic. The completion returns `tag` and the buffers.
     ///
-    /// It is waited for from [`AcompCompletions::expect`] on, for as long as the ticket lives that this
-    /// gives. An Acomp that drops the ticket with the request is not waited for; one that keeps both for
-    /// ever is.
+    /// ```
+    /// use std::sync::Arc;
+    /// use compressors::{
+    ///     Acomp, AcompCompletions, AcompOp, AcompRequest, Compressor, CompressorError, Null, Scomp,
+    /// };
     ///
-    /// May complete it before it returns, and blocks for as long as that takes at most.
+    /// let done = Arc::new(AcompCompletions::new());
+    /// let (input, output) = (b"page".to_vec(), vec![0; 4]);
+    /// let request = AcompRequest { op: AcompOp::Compress, input, output, ctx: Null.new_ctx()? };
+    /// Scomp.submit(request, 7, &done).expect("there is memory for a completion");
+    /// let (tag, completed) = Scomp.wait_any(&done).expect("a request was submitted");
+    /// assert_eq!((tag, completed.result, &completed.output[..]), (7, Ok(4), &b"page"[..]));
+    /// # Ok::<(), CompressorError>(())
+    /// ```
+    ///
+    /// Implementations call [`AcompCompletions::expect`]; waiters then wait for the request as long as the
+    /// ticket lives. Dropping the ticket along with the request ends the wait; keeping both for ever makes
+    /// waiters wait for ever.
     ///
     /// # Errors
-    /// The request itself, if there is no memory to note its completion, or `done` is a parent
-    /// process's: then nothing has happened.
+    /// Returns the request, and has done nothing, if there is no memory to record its completion or `done`
+    /// was made by a parent process.
+    ///
+    /// # Blocking
+    /// May complete the request before it returns, and blocks at most for that time.
     fn submit(
         &self,
         request: AcompRequest,
@@ -43,25 +58,28 @@ pub trait Acomp: Send + Sync + fmt::Debug {
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest>;
 
-    /// Requests that can be at work at once, the caller's own help included; 0 is taken for 1. More than
-    /// a few times as many only wait.
+    /// Requests that can run at once, including one in the caller ([`help`](Self::help)); 0 counts as 1.
+    /// Submitting more than a few times as many only lengthens the queue.
     fn parallelism(&self) -> usize {
         1
     }
 
-    /// Completes a request of anybody's that nobody is at yet, in the caller; false if there is none.
-    /// For those who wait anyway.
+    /// Completes one queued request, of any submitter, in the caller; false if none is queued. For callers
+    /// that would wait otherwise.
     fn help(&self) -> bool {
         false
     }
 
-    /// Waits for a completion of the requests submitted with `done`, helping meanwhile; none if all
+    /// Waits for a completion of the requests submitted with `done`, and helps meanwhile; `None` if all
     /// have completed and were taken.
+    ///
+    /// # Blocking
+    /// Runs queued requests of any submitter, then sleeps until a request completes.
     fn wait_any(&self, done: &AcompCompletions) -> Option<(usize, AcompDone)> {
         loop {
             let told = done.take();
             if told.is_some() || done.is_idle() {
-                // One may have come between the two looks.
+                // A completion may have come between `take` and `is_idle`.
                 return told.or_else(|| done.take());
             }
             if !self.help() {
@@ -70,8 +88,11 @@ pub trait Acomp: Send + Sync + fmt::Debug {
         }
     }
 
-    /// Waits until all requests submitted with `done` have completed, helping meanwhile, and takes
-    /// what there is.
+    /// Waits until all requests submitted with `done` have completed, helps meanwhile, and takes the
+    /// completions.
+    ///
+    /// # Blocking
+    /// As [`wait_any`](Self::wait_any).
     fn wait_all(&self, done: &AcompCompletions) -> Vec<(usize, AcompDone)> {
         while !done.is_idle() && self.help() {}
         done.wait_all()

@@ -1,4 +1,4 @@
-//! A request, and what becomes of it.
+//! A request and its completion.
 
 use core::fmt;
 
@@ -6,22 +6,22 @@ use zpool_base::unwind::dropped;
 
 use crate::{CompressorCtx, CompressorError, guard};
 
-/// What is to be done.
+/// The operation of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcompOp {
-    /// The input is compressed into the output.
+    /// Compresses the input into the output.
     Compress,
-    /// The input is decompressed into all of the output.
+    /// Decompresses the input into all of the output.
     Decompress,
 }
 
-/// Something to be done, with all that it takes.
+/// An operation, with the buffers and the context that it needs.
 pub struct AcompRequest {
-    /// What.
+    /// The operation.
     pub op: AcompOp,
-    /// Bytes in.
+    /// The bytes to compress or decompress.
     pub input: Vec<u8>,
-    /// Bytes out: as long as the codec's worst case, or as the page.
+    /// The output buffer: as long as the codec's worst case to compress, as the page to decompress.
     pub output: Vec<u8>,
     /// The codec's context.
     pub ctx: Box<dyn CompressorCtx>,
@@ -30,19 +30,18 @@ pub struct AcompRequest {
 /// A request that has completed.
 #[derive(Debug)]
 pub struct AcompDone {
-    /// Bytes of the output that mean something, or what went wrong. After an error the output is
-    /// unspecified.
+    /// The length of the result in `output`, or the error, after which the output is unspecified.
     pub result: Result<usize, CompressorError>,
     /// The request's input.
     pub input: Vec<u8>,
     /// The request's output.
     pub output: Vec<u8>,
-    /// The context, unless the codec panicked: then it is of no use any more.
+    /// The context; `None` if the codec panicked.
     pub ctx: Option<Box<dyn CompressorCtx>>,
 }
 
 impl AcompRequest {
-    /// Does it.
+    /// Runs the operation.
     pub(super) fn run(mut self) -> AcompDone {
         let result = match self.op {
             AcompOp::Compress => guard::compress(&mut *self.ctx, &self.input, &mut self.output),

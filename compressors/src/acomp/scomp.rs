@@ -1,12 +1,12 @@
-//! A synchronous codec as an Acomp: it completes in its caller.
+//! A synchronous Acomp.
 
 use std::sync::Arc;
 
 use super::{Acomp, AcompCompletions, AcompRequest};
 
-/// Completes each request before `submit` returns.
+/// Completes each request in the caller, before `submit` returns.
 ///
-/// `Send` and `Sync`; holds nothing.
+/// `Send` and `Sync`; stateless.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scomp;
 

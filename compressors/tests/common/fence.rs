@@ -1,6 +1,6 @@
 //! A buffer that ends, or starts, at an inaccessible page: a read or write one
-//! byte out of bounds ends the test at once. Systems other than Linux, and
-//! Miri, which sees such accesses itself, get a buffer of the exact length.
+//! byte out of bounds crashes the test. Systems other than Linux, and Miri, which
+//! detects such accesses itself, get a buffer of the exact length.
 
 /// Which end of the buffer is fenced to the byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,10 @@ mod imp {
 
     use super::Side;
 
-    /// A multiple of every page size there is.
+    /// A multiple of every page size.
     const FENCE: usize = 64 << 10;
 
-    /// `len` accessible bytes and more on the side that is not fenced.
+    /// At least `len` accessible bytes; the surplus is on the side that is not tested.
     pub(crate) struct Fenced {
         base: NonNull<u8>,
         total: usize,
@@ -52,7 +52,7 @@ mod imp {
             Fenced { base, total, len, side }
         }
 
-        /// The last, or first, `len` bytes of the buffer: those at the fence.
+        /// The last, or first, `len` bytes of the buffer: those next to the fence.
         pub(crate) fn slice(&mut self, len: usize) -> &mut [u8] {
             assert!(len <= self.len);
             let offset = match self.side {
@@ -69,7 +69,7 @@ mod imp {
 
     impl Drop for Fenced {
         fn drop(&mut self) {
-            // SAFETY: ours, and not referred to after this.
+            // SAFETY: the mapping is ours, and nothing refers to it after this.
             unsafe { munmap(self.base.as_ptr().cast(), self.total) }.unwrap();
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-/// The SplitMix64 generator: same numbers every run.
+/// The `SplitMix64` generator: the same numbers in every run.
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
@@ -21,8 +21,8 @@ impl Rng {
     }
 }
 
-/// One spec of every compressor and parameter, those compiled in. Miri runs no
-/// C code, so it gets what there is without.
+/// Specs of every compressor that is compiled in, over the range of its
+/// parameters. Miri runs no C code, so it gets only `null`.
 pub(crate) fn specs() -> Vec<String> {
     let mut specs = vec!["null".to_owned()];
     if cfg!(miri) {
@@ -103,7 +103,7 @@ fn records(rng: &mut Rng, len: usize) -> Vec<u8> {
     page
 }
 
-/// Machine code and constants: this very program.
+/// Machine code and constants: the test's own executable.
 fn code() -> &'static [u8] {
     static CODE: OnceLock<Vec<u8>> = OnceLock::new();
     CODE.get_or_init(|| {

@@ -5,10 +5,10 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 const OPT: u64 = 0x4948_4156_454f_5054;
-/// Bytes of the disk that it expects.
+/// The disk size that the client expects, bytes.
 pub(crate) const SIZE: u64 = 64 << 20;
 
-/// One end of a connection; the other is served by a thread.
+/// One end of a connection; a thread serves the other.
 pub(crate) struct Client<S> {
     pub(crate) stream: S,
     pub(crate) structured: bool,
@@ -57,7 +57,7 @@ impl<S: Read + Write> Client<S> {
         (kind, data)
     }
 
-    /// Through the handshake; the export's flags.
+    /// Performs the handshake and returns the export's flags.
     pub(crate) fn go(&mut self, structured: bool) -> u16 {
         self.hello(3);
         if structured {
@@ -81,7 +81,7 @@ impl<S: Read + Write> Client<S> {
         self.send(&[&magic, &flags, &kind, &cookie, &offset, &len.to_be_bytes()]);
     }
 
-    /// The error of the reply to a request, or its data.
+    /// The data of the reply to a request, or its error.
     pub(crate) fn answer(&mut self, cookie: u64, offset: u64, read: usize) -> Result<Vec<u8>, u32> {
         let mut data = vec![0; read];
         if !self.structured {
@@ -125,30 +125,30 @@ impl<S: Read + Write> Client<S> {
         self.answer(7, offset, 0)
     }
 
-    /// The server has closed the connection.
+    /// Whether the server has closed the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
         let read = self.stream.read(&mut [0]);
         is_there(read).unwrap_or(0) == 0
     }
 
-    /// The same, found out without taking anything that was sent.
+    /// The same, found out without reading.
     pub(crate) fn is_cut_off(&mut self) -> bool {
         let written = self.stream.write(&[0]);
         is_there(written).is_none()
     }
 
-    /// Through the handshake in one go, without unwrapping anything.
+    /// Performs the handshake in one go, and returns errors instead of panicking.
     pub(crate) fn go_at_once(&mut self) -> io::Result<()> {
         let name = [0, 0, 0, 4, b'd', b'i', b's', b'k', 0, 0];
         let (flags, go) = (3u32.to_be_bytes(), 7u32.to_be_bytes());
         let said = [&flags[..], &OPT.to_be_bytes(), &go, &[0, 0, 0, 10], &name].concat();
         self.stream.write_all(&said)?;
-        // The hello, two replies that tell of the export, and the one that says so.
+        // The hello, two replies with information, and the acknowledgement.
         self.stream.read_exact(&mut [0; 18 + 32 + 34 + 20])
     }
 }
 
-/// What was read or written; nothing from a connection that is gone.
+/// The bytes read or written; `None` if the connection is closed.
 fn is_there(done: io::Result<usize>) -> Option<usize> {
     match done {
         Ok(bytes) => Some(bytes),

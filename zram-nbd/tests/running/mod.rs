@@ -1,5 +1,5 @@
-//! A server in a thread of its own, at a port and at a socket in the file system. Whatever it owes is
-//! waited for so long that no machine is too slow, and then missed, so that nothing hangs.
+//! A server in its own thread, on a TCP port and on a Unix socket. Waits have a timeout long enough for slow
+//! machines, so that a failure does not hang.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use zram_nbd::{Export, Listener, Server, Totals};
 
 use crate::client::Client;
 
-/// What is not there after this never comes. Less than a server's timeouts if no others are given.
+/// The timeout of every wait. Shorter than a server's default timeouts.
 const NEVER: Duration = Duration::from_secs(20);
 
 pub(crate) trait Stream: Read + Write + Send {}
@@ -35,7 +35,7 @@ pub(crate) struct Running {
     thread: Option<JoinHandle<io::Result<Totals>>>,
 }
 
-/// Asks again and again until the answer is yes.
+/// Polls until the condition holds.
 pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is() {
@@ -45,7 +45,7 @@ pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 impl Running {
-    /// A server of either kind for the disk, with options.
+    /// A server of each kind for the disk, with options.
     pub(crate) fn both(disk: &Arc<Zram>, options: impl Fn(Server) -> Server) -> [Running; 2] {
         static SOCKETS: AtomicUsize = AtomicUsize::new(0);
         let tcp = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -61,8 +61,8 @@ impl Running {
         places.map(|(place, listener)| {
             let server = options(Server::new(listener, Export::new(disk.clone(), "disk")));
             let stop = Arc::new(AtomicBool::new(false));
-            let told = stop.clone();
-            let thread = Some(thread::spawn(move || server.run(&told)));
+            let flag = stop.clone();
+            let thread = Some(thread::spawn(move || server.run(&flag)));
             Running { place, stop, thread }
         })
     }
@@ -85,7 +85,7 @@ impl Running {
         Client { stream, structured: false }
     }
 
-    /// A client that is through the handshake; another one if a slow machine made it look silent.
+    /// A client that has finished the handshake; retries if a slow machine made it time out.
     pub(crate) fn through(&self) -> Client<Box<dyn Stream>> {
         let mut client = self.connect();
         wait_until("nobody gets through the handshake", || {
@@ -98,7 +98,7 @@ impl Running {
         client
     }
 
-    /// Stops it.
+    /// Stops the server and returns its totals.
     pub(crate) fn end(mut self) -> Totals {
         self.stop.store(true, SeqCst);
         let thread = self.thread.take().unwrap();

@@ -1,4 +1,4 @@
-//! A disk whose codecs, pages and device are watched and fail when told to.
+//! A disk whose codecs, pages and device the tests watch and make fail.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
@@ -11,7 +11,7 @@ use zpool_pages::{FailingPages, HeapPages};
 use zram::device::{FaultySwapDevice, MemorySwapDevice};
 use zram::{PAGE_SIZE, Page, Zram, ZramBuilder};
 
-/// What codecs do instead of their work.
+/// Makes the codecs fail or panic, and counts compressions.
 #[derive(Debug, Default)]
 pub(crate) struct Moods {
     pub(crate) fails: AtomicBool,
@@ -29,7 +29,7 @@ impl Moods {
     }
 }
 
-/// Leaves the zeros at a page's end out, and keeps `extra` bytes more than it needs to.
+/// Drops the zeros at a page's end, except for `extra` of them.
 #[derive(Debug, Clone)]
 struct Trim {
     name: &'static str,
@@ -77,12 +77,12 @@ pub(crate) struct Rig {
     pub(crate) pages: Arc<FailingPages>,
     pub(crate) moods: Arc<Moods>,
     pub(crate) device: Arc<FaultySwapDevice>,
-    /// Where the device keeps its pages.
+    /// The device that `device` wraps.
     pub(crate) memory: Arc<MemorySwapDevice>,
 }
 
-/// A disk of so many pages over zbud. What is written is compressed by `loose`, which keeps 600 bytes too
-/// many; `trim` keeps 300, `tight` none.
+/// A disk of `pages` pages over zbud. `loose` compresses writes and keeps 600 bytes too many; of the algorithms
+/// to recompress with, `trim` keeps 300, `tight` none.
 pub(crate) fn rig(pages: u64) -> Rig {
     rig_with(pages, |builder| builder)
 }
@@ -111,7 +111,7 @@ pub(crate) fn rig_with(count: u64, more: impl FnOnce(ZramBuilder) -> ZramBuilder
     Rig { disk, pages, moods, device, memory }
 }
 
-/// A page that says what it is, of which so many bytes are not zero.
+/// A page that depends on `seed`, whose first `len` bytes are not zero.
 pub(crate) fn marked(seed: u64, len: usize) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -132,7 +132,7 @@ pub(crate) fn check(disk: &Zram, index: u64, page: &Page) {
     assert!(*back == *page, "page {index}");
 }
 
-/// Everything is discarded; then nothing is left anywhere.
+/// Discards everything and checks that nothing is left anywhere.
 pub(crate) fn settle(rig: Rig) {
     rig.disk.discard(0, rig.disk.disksize()).unwrap();
     let stat = rig.disk.mm_stat();

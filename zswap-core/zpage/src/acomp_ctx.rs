@@ -1,25 +1,23 @@
-//! AcompCtx: codec context, mutex and buffer of one CPU and one pool, in one struct.
+//! `AcompCtx`: the codec context, mutex and buffer of one CPU and one pool, in one struct.
 //!
 //! # Rules
-//! * A context is made on its CPU's first use and dropped with its pool. Nothing of it is shared
-//!   with another pool. Setting it up may fail, for want of memory most likely: then this use takes the
-//!   context of another CPU, waiting for it if it must, and the next use tries again. Only if no CPU
-//!   has one is it an error.
-//! * A codec that panics has failed that one call. The context is dropped, and made anew at the next
-//!   use.
-//! * It is the outermost lock. Its holder may block in the codec and in the backend (a page
-//!   request), but makes no shrink, reclaim, device I/O or user callback under it. Nobody waits for
-//!   a context while holding an entry lock or a backend's lock (`might_sleep` checks it).
+//! * A CPU's first use makes its context; the pool's drop drops it. Pools share no contexts. If setting
+//!   it up fails, most likely for lack of memory, this use takes another CPU's context instead, waiting
+//!   for it if it must, and the next use tries again. It is an error only if no CPU has a context.
+//! * A codec's panic fails that one call. The context is dropped, and the next use makes a new one.
+//! * In zswap-core it is the outermost lock: nobody waits for a context while holding an entry lock or a
+//!   backend's lock (`might_sleep` checks it). In zram a slot's lock, which may be held while sleeping,
+//!   comes before it. Its holder may block in the codec and in the backend (a page request), but makes no
+//!   shrink, reclaim, device I/O or user callback under it.
 //! * It is not re-entrant: a codec or backend that calls back into a store on the thread that
-//!   holds a context gets [`CodecFault::Reentrant`] where it would need one, instead of a deadlock,
-//!   whatever CPU it is on by then. Calls that need no context go through.
+//!   holds a context gets [`CodecFault::Reentrant`] where it would need a context, instead of a deadlock,
+//!   even if the thread has migrated to another CPU. Calls that need no context go through.
 //!
-//! The CPU only chooses the context; the mutex makes it exclusive. So a thread that is moved to
-//! another CPU meanwhile is slower, not wrong. It is made by a thread on that CPU, which also touches
-//! its memory first.
+//! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates
+//! meanwhile is slower, not wrong. A thread on the CPU makes the context, and so touches its memory first.
 //!
-//! Who finds the context busy waits for it. Its holder is on another CPU by now or descheduled, and a
-//! neighbour's context looks tempting; it was measured (docs/architecture.md) and is worse: the
+//! A thread that finds its context busy waits for it. The holder has migrated or is descheduled, so
+//! a neighbour's context looks tempting; measured (docs/architecture.md), taking it is worse: the
 //! neighbour waits in turn, and finds its context's memory in the wrong cache.
 
 use core::fmt;
@@ -37,11 +35,15 @@ use crate::cpu;
 use crate::sync::{Mutex, MutexGuard, thread_flag};
 use crate::{PAGE_SIZE, Page};
 
-/// The most room that a codec is given for a compressed page: what a codec says need not be so, and all
-/// of it is touched.
+/// The largest output buffer that a codec gets for a page: a codec may claim any length, and all of the
+/// buffer is zeroed.
 const MOST_OUTPUT: usize = 64 * PAGE_SIZE;
 
-/// The room that a codec wants for a compressed page.
+/// Bytes of output buffer that a codec needs to compress a page.
+///
+/// # Errors
+/// [`CompressorError::OutputTooLarge`] if the codec asks for more than 64 pages;
+/// [`CompressorError::Panicked`] if its `max_compressed_len` panics.
 pub fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError> {
     let panicked = CompressorError::Panicked { operation: "max_compressed_len" };
     let len = caught(|| compressor.max_compressed_len(PAGE_SIZE)).ok_or(panicked)?;
@@ -52,7 +54,7 @@ pub fn output_len(compressor: &dyn Compressor) -> Result<usize, CompressorError>
 }
 
 thread_flag! {
-    /// Whether this thread holds a context, of whatever pool or store.
+    /// Whether this thread holds a context, of any pool or store.
     HOLDS_ONE
 }
 
@@ -66,25 +68,25 @@ struct Tools {
 
 #[derive(Debug, Default)]
 struct AcompCtx {
-    /// None before the first use, and after a codec panicked.
+    /// `None` before the first use, and after the codec panicked.
     tools: Mutex<Option<Tools>>,
-    /// Heap bytes of the tools, a figure that is read without the lock.
+    /// Heap bytes of the tools, read without the lock.
     bytes: AtomicUsize,
 }
 
-/// Why a codec did nothing.
+/// Why a codec call failed.
 #[derive(Debug)]
 pub enum CodecFault {
-    /// This thread holds a context already.
+    /// This thread already holds a context.
     Reentrant,
-    /// The codec failed, or setting a context up did.
+    /// The codec failed, or no context could be set up.
     Failed(CompressorError),
 }
 
-/// A CPU's context, in a place that could be had without aborting for want of memory.
+/// A CPU's context. A slice of one: `Vec` can allocate fallibly, `Box` cannot.
 type Place = Box<[CachePadded<AcompCtx>]>;
 
-/// A pool's contexts, one a CPU.
+/// A pool's contexts, one per CPU.
 pub struct AcompCtxs {
     by_cpu: Box<[OnceCell<Place>]>,
 }
@@ -97,7 +99,7 @@ pub struct HeldCtx<'a> {
     _mark: Mark,
 }
 
-/// This thread holds a context while this lives; on every way out, a panic included.
+/// Marks the thread as holding a context, until dropped: a panic clears the mark too.
 #[derive(Debug)]
 struct Mark;
 
@@ -105,8 +107,8 @@ impl Mark {
     fn set() -> Result<Mark, CodecFault> {
         match HOLDS_ONE.try_with(|holds| holds.replace(true)) {
             Ok(false) => Ok(Mark),
-            // The second arm: the thread is ending and its marks are gone, so nested uses could not
-            // be told from others.
+            // `Err`: the thread is ending and its flag is destroyed, so a nested use could not be
+            // detected.
             Ok(true) | Err(_) => Err(CodecFault::Reentrant),
         }
     }
@@ -125,23 +127,25 @@ impl Default for AcompCtxs {
 }
 
 impl AcompCtxs {
-    /// Room for every CPU; makes no context yet.
+    /// A place for each CPU, without contexts.
     pub fn new() -> Self {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
-    /// This CPU's context. Waits for whoever else uses it; makes it on first use. If that fails,
-    /// another CPU's.
+    /// Locks this CPU's context, which is made on first use; if that fails, another CPU's.
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread holds a context, [`CodecFault::Failed`] if this CPU's could not be
-    /// made and no other CPU has one.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context; [`CodecFault::Failed`] if this
+    /// CPU's context could not be made and no other CPU has one.
+    ///
+    /// # Blocking
+    /// Sleeps while another thread holds the context.
     #[inline]
     pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         self.hold_of(cpu::current(), compressor)
     }
 
-    /// The context of a CPU, also of one that was not there when the pool was made.
+    /// The context of a CPU, even one that was hot-added after the pool was made.
     #[inline]
     fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         might_sleep("waiting for an AcompCtx");
@@ -155,7 +159,7 @@ impl AcompCtxs {
         Ok(HeldCtx { tools, bytes: &ctx.bytes, _mark: mark })
     }
 
-    /// A CPU's own context, made if there is none.
+    /// A CPU's own context, made if it has none.
     #[inline]
     fn own(&self, cpu: usize, compressor: &dyn Compressor) -> Result<Locked<'_>, CompressorError> {
         let ctx = &self.by_cpu[cpu].get_or_try_init(place)?[0];
@@ -163,14 +167,14 @@ impl AcompCtxs {
         if tools.is_none() {
             let made = Tools::set_up(compressor)?;
             let bytes = caught(|| made.codec.memory_bytes()).unwrap_or(0);
-            // Relaxed, here and below: a figure, which publishes nothing.
+            // Relaxed, here and below: a statistic, which publishes nothing.
             ctx.bytes.store(bytes.saturating_add(made.buffer.len()), Ordering::Relaxed);
             *tools = Some(made);
         }
         Ok((ctx, tools))
     }
 
-    /// Any other CPU's context that there is: one that is free, else the first that can be waited for.
+    /// Another CPU's context: the first that is free, else the first there is, after a wait.
     #[cold]
     fn anothers(&self, own: usize) -> Option<Locked<'_>> {
         let places = self.by_cpu.len();
@@ -201,7 +205,7 @@ impl Drop for AcompCtxs {
     fn drop(&mut self) {
         for place in self.by_cpu.iter_mut().filter_map(OnceCell::get_mut) {
             let tools = place[0].tools.lock().take();
-            // One that panics takes none of the others with it.
+            // Each apart, so that one that panics does not stop the drop of the others.
             dropped(tools);
         }
     }
@@ -224,16 +228,18 @@ impl Tools {
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "the codec's buffer" };
         buffer.try_reserve_exact(len).map_err(|_| refused)?;
         buffer.resize(len, 0);
-        // Last: nothing fails while the codec's context has to be dropped.
+        // The codec's context comes last, so no error path has to drop it.
         Ok(Tools { buffer: buffer.into_boxed_slice(), codec: guard::new_ctx(compressor)? })
     }
 }
 
 impl HeldCtx<'_> {
-    /// Compresses a page into [`output`](Self::output); the bytes that the codec says it wrote.
+    /// Compresses a page into [`output`](Self::output) and returns the length that the codec reports,
+    /// which is not checked ([`kept`](crate::codec::kept)).
     ///
     /// # Errors
-    /// Those of the codec. After [`CompressorError::Panicked`] this hold has no context any more.
+    /// Those of the codec. [`CompressorError::Panicked`] drops the context: every further call on this
+    /// value returns it, too.
     #[inline]
     pub fn compress(&mut self, page: &Page) -> Result<usize, CompressorError> {
         let gone = CompressorError::Panicked { operation: "compress" };
@@ -254,13 +260,13 @@ impl HeldCtx<'_> {
         self.judged(done)
     }
 
-    /// What the last page was compressed into, at the beginning; empty after a panic.
+    /// The output buffer, which begins with the last compressed page; empty after a panic.
     #[inline]
     pub fn output(&self) -> &[u8] {
         self.tools.as_ref().map_or(&[], |tools| &tools.buffer)
     }
 
-    /// Drops the context in which a codec has panicked.
+    /// Drops the context if the codec panicked.
     #[inline]
     fn judged<T>(&mut self, done: Result<T, CompressorError>) -> Result<T, CompressorError> {
         if matches!(done, Err(CompressorError::Panicked { .. })) {
@@ -361,7 +367,7 @@ mod tests {
     fn made_on_first_use_and_reused() {
         let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
         let empty = ctxs.memory_bytes();
-        // As many uses as make sure that some CPU is met twice.
+        // Enough uses that some CPU comes twice.
         for _ in 0..=cpu::places() {
             assert_eq!(ctxs.hold(&codec).unwrap().output().len(), PAGE_SIZE + 8);
         }
@@ -378,7 +384,7 @@ mod tests {
         assert_eq!(codec.made.load(Ordering::SeqCst), 1);
         drop(ctxs.hold_of(places - 1, &codec).unwrap());
         assert_eq!(codec.made.load(Ordering::SeqCst), if places == 1 { 1 } else { 2 });
-        // Beyond all that the system announced: it shares one.
+        // A number beyond those that the system announced shares a context.
         for cpu in [places, 3 * places - 1, usize::MAX] {
             drop(ctxs.hold_of(cpu, &codec).unwrap());
         }
@@ -391,10 +397,10 @@ mod tests {
         let held = ctxs.hold_of(0, &codec).unwrap();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| drop(ctxs.hold_of(0, &codec).unwrap()));
-            // Another CPU's is free meanwhile.
+            // Another CPU's context is free meanwhile.
             let other = || ctxs.hold_of(1, &codec).is_ok();
             assert!(cpu::places() == 1 || scope.spawn(other).join().unwrap());
-            assert!(!waits.is_finished(), "its holder is still at it");
+            assert!(!waits.is_finished(), "the context is still held");
             drop(held);
             waits.join().unwrap();
         });
@@ -405,7 +411,7 @@ mod tests {
         let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
         codec.fail.store(2, Ordering::SeqCst);
         assert!(matches!(ctxs.hold_of(0, &codec), Err(CodecFault::Failed(_))));
-        // Its place is left, and nothing in it.
+        // The CPU's place stays, and is empty.
         let empty = ctxs.memory_bytes();
         assert!(matches!(ctxs.hold_of(0, &codec), Err(CodecFault::Failed(_))));
         assert_eq!(ctxs.memory_bytes(), empty);
@@ -426,7 +432,7 @@ mod tests {
             let said = error.to_string();
             assert!(said.contains(&len.to_string()) && said.contains("262144"), "{said}");
         }
-        // Zeroing 256 KiB a CPU takes Miri half a minute.
+        // Zeroing 256 KiB per CPU takes Miri half a minute.
         if cfg!(not(miri)) {
             let codec = Counting { wants: most, ..Counting::default() };
             assert_eq!(AcompCtxs::new().hold(&codec).unwrap().output().len(), max);
@@ -474,7 +480,7 @@ mod tests {
         assert_eq!(held.output()[..PAGE_SIZE], [3; PAGE_SIZE]);
         assert_eq!(codec.made.load(Ordering::SeqCst), 1);
         std::thread::scope(|scope| {
-            // Both its owner and another one wait for it.
+            // Both the CPU that owns it and another one wait for it.
             let owner = scope.spawn(|| drop(ctxs.hold_of(0, &codec).unwrap()));
             let other = scope.spawn(|| drop(ctxs.hold_of(1, &codec).unwrap()));
             std::thread::yield_now();
@@ -483,7 +489,7 @@ mod tests {
             owner.join().unwrap();
             other.join().unwrap();
         });
-        // With memory it has its own again.
+        // With memory, CPU 1 makes its own.
         codec.fail.store(0, Ordering::SeqCst);
         drop(ctxs.hold_of(1, &codec).unwrap());
         assert_eq!(codec.made.load(Ordering::SeqCst), 2);
@@ -502,7 +508,7 @@ mod tests {
             assert_eq!(page, [round; PAGE_SIZE]);
             let (made, filled) = (codec.made.load(Ordering::SeqCst), ctxs.memory_bytes());
             assert_eq!((made, codec.shared.live.load(Ordering::SeqCst)), (round.into(), 1));
-            // Also in its destructor, which runs once.
+            // It panics in its destructor, too, which runs once.
             codec.shared.panics.store(true, Ordering::SeqCst);
             let (failed, name) = match round {
                 1 => (held.compress(&page).map(drop), "compress"),
@@ -511,12 +517,13 @@ mod tests {
             codec.shared.panics.store(false, Ordering::SeqCst);
             assert_eq!(failed, Err(panicked(name)));
             assert_eq!(codec.shared.live.load(Ordering::SeqCst), 0);
-            // What is left of the hold has no context, and makes none.
+            // The held value has no context any more, and makes none.
             assert_eq!(held.compress(&page), Err(panicked("compress")));
             assert_eq!(held.decompress(&bytes, &mut page), Err(panicked("decompress")));
             assert!(held.output().is_empty() && ctxs.memory_bytes() < filled);
         }
-        // One whose size panics is a context all the same; and the drop of all outlives theirs.
+        // A context whose `memory_bytes` panics is still a context, and dropping the pool survives the
+        // panics of its contexts' destructors.
         codec.shared.panics.store(true, Ordering::SeqCst);
         drop(ctxs.hold_of(0, &codec).unwrap());
         drop(ctxs.hold_of(1, &codec).unwrap());

@@ -1,13 +1,18 @@
-//! The backends and compressors that come with this crate: the one place that names them.
+//! The built-in backends and compressors. No other file names concrete ones.
 //!
-//! Each is behind a cargo feature of its own name.
+//! Each is behind a cargo feature of the same name; `lz4hc` is behind `lz4`, and `null` is always there.
 
 use std::sync::Arc;
 
 use compressors::Registry as CompressorRegistry;
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
-/// The built-in backends that are switched on.
+/// The built-in backends whose features are on.
+///
+/// ```
+/// use zpage::builtin::{DEFAULT_ZPOOL, zpools};
+/// assert!(zpools().names().any(|name| name == DEFAULT_ZPOOL));
+/// ```
 pub fn zpools() -> ZpoolRegistry {
     #[allow(unused_mut, reason = "nothing is added when every backend is switched off")]
     let mut registry = ZpoolRegistry::new();
@@ -27,24 +32,34 @@ pub fn zpools() -> ZpoolRegistry {
     registry
 }
 
-/// The built-in compressors that are switched on; `null` always is.
+/// The built-in compressors whose features are on, and `null`.
+///
+/// ```
+/// assert!(zpage::builtin::compressors().names().contains(&"null"));
+/// ```
 pub fn compressors() -> CompressorRegistry {
     CompressorRegistry::builtin()
 }
 
-/// The backend of a store that names none.
+/// The backend used when none is named.
 pub const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
 
-/// The compressor of a store that names none.
+/// The compressor used when none is named.
 pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
 
-/// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+/// The default page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+///
+/// # Errors
+/// None: making either provider cannot fail. The type is that of a page provider's constructor.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::MmapPages::new()))
 }
 
-/// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+/// The default page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+///
+/// # Errors
+/// None: making either provider cannot fail. The type is that of a page provider's constructor.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::HeapPages::new()))

@@ -1,7 +1,7 @@
-//! A compressor with its contexts: a page becomes bytes and bytes become a page again.
+//! A compressor with its contexts: it turns a page into bytes and bytes into the page.
 //!
-//! Compressors are the user's code, and their panics end here: they become
-//! [`CompressorError::Panicked`].
+//! Compressors are user code. This module catches their panics and returns
+//! [`CompressorError::Panicked`] instead.
 
 use std::sync::Arc;
 
@@ -32,29 +32,46 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// Makes no context yet.
+    /// A codec without contexts: each CPU makes its own on first use.
     pub fn new(compressor: Contained<Arc<dyn Compressor>>) -> Self {
         Codec { compressor, ctxs: AcompCtxs::new() }
     }
 
-    /// The compressor itself. Whoever calls it has its panics.
+    /// The compressor itself. Its panics reach a caller that uses it directly.
     pub fn compressor(&self) -> &dyn Compressor {
         &**self.compressor
     }
 
-    /// Makes this CPU's context, as the first page would.
+    /// Makes this CPU's context now rather than at the first page.
     ///
     /// # Errors
+    /// As [`Codec::hold`].
+    ///
+    /// # Blocking
     /// As [`Codec::hold`].
     pub fn prepare(&self) -> Result<(), CodecFault> {
         self.hold().map(drop)
     }
 
-    /// This CPU's context; waits while another thread holds it.
+    /// Locks this CPU's context, which is made on first use.
+    ///
+    /// ```
+    /// use zpage::{Codec, CodecFault, PAGE_SIZE, Recipe};
+    ///
+    /// let codec = Codec::new(Recipe::builtin().compressor("null")?.compressor);
+    /// let mut ctx = codec.hold().expect("no context is held");
+    /// let len = ctx.compress(&[7; PAGE_SIZE]).expect("null does not fail");
+    /// assert_eq!(ctx.output()[..len], [7; PAGE_SIZE]);
+    /// assert!(matches!(codec.hold(), Err(CodecFault::Reentrant)));
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread holds one, of whatever codec;
-    /// [`CodecFault::Failed`] if none could be set up.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context, of this codec or another;
+    /// [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has one.
+    ///
+    /// # Blocking
+    /// Sleeps while another thread holds the context.
     #[inline]
     pub fn hold(&self) -> Result<HeldCtx<'_>, CodecFault> {
         self.ctxs.hold(self.compressor())
@@ -66,12 +83,24 @@ impl Codec {
         contain(|| self.compressor.stateless()).ok().flatten()
     }
 
-    /// Compresses a page and passes on what is to be kept of it: the bytes it was compressed to, or the
-    /// page itself if they are no fewer. They may lie in the context's buffer: it is held until `then`
-    /// returns.
+    /// Compresses a page and passes the bytes to store to `then`: the compressed bytes, or the page
+    /// itself if those are no fewer. The bytes may lie in the context's buffer, so the context stays
+    /// locked until `then` returns.
+    ///
+    /// ```
+    /// use zpage::{Codec, PAGE_SIZE, Recipe};
+    ///
+    /// let codec = Codec::new(Recipe::builtin().compressor("null")?.compressor);
+    /// let kept = codec.compress(&[7; PAGE_SIZE], |bytes| bytes.len()).expect("no context is held");
+    /// assert_eq!(kept, PAGE_SIZE, "null does not shrink a page");
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Codec::hold`]; [`CodecFault::Failed`] with what the compressor said.
+    /// As [`Codec::hold`]; [`CodecFault::Failed`] with the compressor's error.
+    ///
+    /// # Blocking
+    /// As [`Codec::hold`], and in `then`.
     #[inline]
     pub fn compress<T>(&self, page: &Page, then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
         let mut ctx = self.hold()?;
@@ -79,10 +108,26 @@ impl Codec {
         Ok(then(kept(page, ctx.output(), len).map_err(CodecFault::Failed)?))
     }
 
-    /// Decompresses `bytes` into all of `page`, whose content is unspecified after an error.
+    /// Decompresses `bytes` into all of `page`, whose content is unspecified after an error. Takes a
+    /// context only if the compressor needs one to decompress.
+    ///
+    /// ```
+    /// use zpage::{Codec, CodecFault, PAGE_SIZE, Recipe};
+    ///
+    /// let codec = Codec::new(Recipe::builtin().compressor("null")?.compressor);
+    /// let mut page = [0; PAGE_SIZE];
+    /// assert!(codec.decompress(&[7; PAGE_SIZE], &mut page).is_ok());
+    /// assert_eq!(page, [7; PAGE_SIZE]);
+    /// assert!(matches!(codec.decompress(&[7; 100], &mut page), Err(CodecFault::Failed(_))));
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Codec::compress`]; without a context if the compressor needs none.
+    /// [`CodecFault::Failed`] with the compressor's error. A compressor that needs a context to decompress
+    /// also fails as [`Codec::hold`].
+    ///
+    /// # Blocking
+    /// As [`Codec::hold`] if the compressor needs a context to decompress.
     #[inline]
     pub fn decompress(&self, bytes: &[u8], page: &mut Page) -> Result<(), CodecFault> {
         prefetch::read_soon(bytes);
@@ -101,11 +146,19 @@ impl Codec {
     }
 }
 
-/// What is kept of a page that a codec compressed to the first `len` bytes of `buffer`: those, or the page
-/// itself if they are no fewer.
+/// The bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`: those
+/// bytes, or the page itself if they are no fewer.
+///
+/// ```
+/// use zpage::codec::kept;
+///
+/// assert_eq!(kept(b"a page", b"short...", 5), Ok(&b"short"[..]));
+/// assert_eq!(kept(b"a page", b"longer..", 6), Ok(&b"a page"[..]));
+/// ```
 ///
 /// # Errors
-/// [`CompressorError::OutputTooSmall`] of a codec that says it wrote more than it was given room for.
+/// [`CompressorError::OutputTooSmall`] if `len` exceeds `buffer`: the codec claims to have written more
+/// than it had room for.
 #[inline]
 pub fn kept<'a>(page: &'a [u8], buffer: &'a [u8], len: usize) -> Result<&'a [u8], CompressorError> {
     if len >= page.len() {

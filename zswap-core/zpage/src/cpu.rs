@@ -1,14 +1,13 @@
 //! Which CPU this thread is on: a hint that spreads work, never a promise.
 //!
-//! A thread may be moved at any time, so the answer is stale at once. Everything indexed by it is
-//! right for any answer, only slower for an odd one.
+//! A thread may migrate at any time, so the answer is stale at once. Everything indexed by it is
+//! correct for any answer, only slower for a wrong one.
 
 use crate::sync::MODEL;
 
-/// CPUs that this system may ever have, rounded up to a power of two: the number of places that
-/// per-CPU things need.
+/// The number of configured CPUs, rounded up to a power of two: the length of a per-CPU array.
 pub fn places() -> usize {
-    // A model does the same things each time, and has one CPU.
+    // A loom model must be deterministic, so it has one CPU.
     if MODEL {
         return 1;
     }
@@ -23,10 +22,10 @@ mod imp {
         usize::try_from(cpus).unwrap_or(1)
     }
 
-    /// glibc answers from memory that the kernel keeps up to date for each thread (rseq).
+    /// glibc reads the number from memory that the kernel updates for each thread (rseq).
     #[inline]
     pub(super) fn current() -> Option<usize> {
-        // SAFETY: takes nothing and returns a number, -1 where the system does not tell.
+        // SAFETY: takes nothing and returns a number, -1 where the system does not know.
         let cpu = unsafe { libc::sched_getcpu() };
         usize::try_from(cpu).ok()
     }
@@ -45,7 +44,7 @@ mod imp {
 
 use imp::configured;
 
-/// The CPU's number, or one of this thread's own where the system does not tell.
+/// The number of the current CPU, or a number of this thread where the system does not know the CPU.
 #[inline]
 pub fn current() -> usize {
     if MODEL {
@@ -54,7 +53,7 @@ pub fn current() -> usize {
     imp::current().unwrap_or_else(number_of_thread)
 }
 
-/// Threads counted from 0: spreads them as well as CPUs would.
+/// Numbers threads from 0, which spreads them as well as CPU numbers do.
 fn number_of_thread() -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -1,18 +1,18 @@
-//! A device's slots: which are taken, which are being read, and every call of the device.
+//! A device's slots: which are taken and which are being read. All calls of the device go through here.
 //!
-//! A slot that is given up while it is read is free once its last reader has gone, so a reader never
-//! finds another page in it. Only then is it discarded, and after that free.
+//! A slot that is given up while it is being read stays taken until its last reader has gone, so a reader
+//! never finds another page in it. Then it is discarded, and after that it is free.
 //!
-//! Numbers recur: a slot that was given up is taken again. Whoever compares a number that it read
-//! earlier with one that an entry names now keeps the slot pinned until it has compared; a pinned slot
-//! is not given to anybody, so an equal number is the same page.
+//! Slot numbers recur: a freed slot is taken again. So a thread that compares a number it read earlier
+//! with the one that an entry names now keeps the slot pinned until it has compared: a pinned slot is not
+//! handed out, so an equal number means the same page.
 //!
-//! A device that panics has failed that one call ([`DeviceError::Panicked`]); its slot is neither lost
-//! nor given twice.
+//! A panic of the device fails that one call ([`DeviceError::Panicked`]); its slot is neither lost nor
+//! handed out twice.
 //!
-//! Lock: a mutex, a leaf, held for a few steps; only a slot that was never taken before allocates under
-//! it. The device is called without it. Pinning allocates nothing and waits for nobody, as it is done
-//! under an entry's lock.
+//! Lock: one leaf mutex, held briefly; only the first use of a slot may allocate under it.
+//! The device is called without it. Pinning neither allocates nor blocks, since it is done under an
+//! entry's lock.
 
 mod readers;
 
@@ -27,28 +27,47 @@ use crate::device::{AttachError, Attached, DeviceError, SwapDevice};
 use crate::sync::{Condvar, Mutex};
 use zpool_base::bitmap::Bitmap;
 
-/// Slots that an entry's word can name.
+/// The most slots that are used: an entry's word names a slot with 32 bits.
 const MOST: u64 = 1 << 32;
 
 #[derive(Debug)]
 struct State {
     taken: Bitmap,
     read: Readers,
-    /// Threads that wait until another slot can be read.
+    /// Threads in `wait_for_readers`.
     waiting: usize,
 }
 
-/// A device with its slots.
+/// A device with its slots. `Send` and `Sync`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zpage::PAGE_SIZE;
+/// use zpage::device::MemorySwapDevice;
+/// use zpage::device_slots::Slots;
+///
+/// let slots = Slots::attach(Arc::new(MemorySwapDevice::new(8)))?;
+/// let taken = slots.take()?;
+/// taken.write(&[7; PAGE_SIZE])?;
+/// let slot = taken.keep();
+///
+/// let mut page = [0; PAGE_SIZE];
+/// slots.pin(slot).expect("few slots are being read").read(&mut page)?;
+/// assert_eq!(page, [7; PAGE_SIZE]);
+/// slots.give_up(slot);
+/// assert_eq!(slots.taken(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Slots {
     device: Attached,
     capacity: u64,
     state: Mutex<State>,
-    /// A slot has lost its last reader.
+    /// Signalled when a slot loses its last reader.
     unread: Condvar,
 }
 
-/// A call of the device; a panic of it is an error.
+/// Calls the device and turns a panic into an error.
 fn guarded<T>(
     operation: &'static str,
     slot: u32,
@@ -59,10 +78,25 @@ fn guarded<T>(
 }
 
 impl Slots {
-    /// Attaches a device of which no slot is taken, until the result is dropped.
+    /// Attaches a device until the result is dropped. No slot is taken at first.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpage::device::{AttachError, MemorySwapDevice};
+    /// use zpage::device_slots::Slots;
+    ///
+    /// let device = Arc::new(MemorySwapDevice::new(8));
+    /// let slots = Slots::attach(device.clone())?;
+    /// assert_eq!(Slots::attach(device.clone()).unwrap_err(), AttachError::InUse);
+    /// drop(slots);
+    /// assert!(Slots::attach(device).is_ok());
+    /// # Ok::<(), AttachError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`AttachError`]; above all, the device may be attached to another store.
+    /// [`AttachError::InUse`] if the device, or one that it wraps, is attached already;
+    /// [`AttachError::TooMany`] if it wraps too many devices; [`AttachError::Panicked`] if it panics;
+    /// [`AttachError::OutOfMemory`].
     pub fn attach(device: Arc<dyn SwapDevice>) -> Result<Self, AttachError> {
         let device = Attached::attach(device)?;
         let capacity = caught(|| device.device().capacity());
@@ -80,8 +114,8 @@ impl Slots {
     /// Takes the lowest free slot.
     ///
     /// # Errors
-    /// [`DeviceError::Full`] if all are taken, [`DeviceError::OutOfMemory`] if there is no memory to
-    /// note it, [`DeviceError::Forked`].
+    /// [`DeviceError::Full`] if all are taken; [`DeviceError::OutOfMemory`] if there is no memory to
+    /// record it; [`DeviceError::Forked`] in a child after `fork`.
     pub fn take(&self) -> Result<TakenSlot<'_>, DeviceError> {
         if !self.device.is_here() {
             return Err(DeviceError::Forked);
@@ -93,13 +127,12 @@ impl Slots {
         }
     }
 
-    /// Slots taken; 0 in a process that is not the maker's.
+    /// Slots taken; 0 in a child after `fork`.
     pub fn taken(&self) -> u64 {
         if self.device.is_here() { self.with(|state| state.taken.count()) } else { 0 }
     }
 
-    /// Heap bytes of what is noted about slots, the device's own notes included; 0 in a process that is
-    /// not the maker's.
+    /// Heap bytes of the bookkeeping of slots, including the device's own; 0 in a child after `fork`.
     pub fn memory_bytes(&self) -> usize {
         if !self.device.is_here() {
             return 0;
@@ -109,19 +142,22 @@ impl Slots {
             .saturating_add(device)
     }
 
-    /// Keeps a taken slot as it is while it is read. To be called where it is known to be taken: under
-    /// the lock of the entry that names it. Does not block or allocate.
+    /// Pins a taken slot, so that it keeps its page while it is read. Call it under the lock of the entry
+    /// that names the slot, so that the slot is known to be taken. Neither blocks nor allocates.
     ///
-    /// `None` if as many slots are being read as can be, 256: let go of the entry's lock, call
-    /// [`wait_for_readers`](Self::wait_for_readers), and look the entry up again.
+    /// `None` if 256 other slots are being read, the most there can be: release the entry's lock, call
+    /// [`wait_for_readers`](Self::wait_for_readers), and look up the entry again.
     pub fn pin(&self, slot: u32) -> Option<ReadSlot<'_>> {
-        // In a child nothing is counted, and its reads are errors.
+        // In a child after `fork` nothing is counted, and reads fail.
         let pinned = !self.device.is_here() || self.with(|state| state.read.add(slot));
         pinned.then(|| ReadSlot { slots: self, slot })
     }
 
-    /// Waits until another slot can be read. To be called with nothing locked and no slot pinned: those
-    /// that are read now have to come to an end.
+    /// Waits until another slot can be pinned.
+    ///
+    /// # Blocking
+    /// Sleeps until a reader is done. Call it with nothing locked and no slot pinned, so that the present
+    /// readers can finish.
     pub fn wait_for_readers(&self) {
         might_sleep("waiting for readers of a device");
         if !self.device.is_here() {
@@ -135,11 +171,15 @@ impl Slots {
         state.waiting -= 1;
     }
 
-    /// Reads a slot that the caller keeps taken by a lock of its own, as zram's slot lock; others
-    /// [`pin`](Self::pin) it. Blocks in the device.
+    /// Reads a slot that the caller keeps taken under its own lock, such as zram's slot lock; other
+    /// callers [`pin`](Self::pin) it.
     ///
     /// # Errors
-    /// Those of the device, [`DeviceError::Panicked`], [`DeviceError::Forked`].
+    /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child
+    /// after `fork`.
+    ///
+    /// # Blocking
+    /// In the device.
     pub fn read(&self, slot: u32, page: &mut Page) -> Result<(), DeviceError> {
         might_sleep("reading a slot");
         if !self.device.is_here() {
@@ -148,27 +188,30 @@ impl Slots {
         guarded("read", slot, || self.device.device().read_page(u64::from(slot), page))
     }
 
-    /// Gives a slot up, now or when its last reader has gone. Blocks in the device.
+    /// Gives up a slot: it is discarded and free now, or when its last reader has gone.
     ///
     /// # Panics
-    /// If the slot is free.
+    /// If the slot is free already.
+    ///
+    /// # Blocking
+    /// In the device.
     pub fn give_up(&self, slot: u32) {
         if self.device.is_here() && !self.with(|state| state.read.give_up(slot)) {
             self.release(slot);
         }
     }
 
-    /// Nobody reads it, and no entry names it.
+    /// Discards and frees a slot that nobody reads and no entry names.
     fn release(&self, slot: u32) {
         might_sleep("discarding a slot");
-        // A hint: a device that panics in it keeps some space.
+        // A hint: a device that panics here keeps the slot's space.
         let _ = caught(|| self.device.device().discard(u64::from(slot)));
         let was_taken = self.with(|state| state.taken.clear(slot));
         assert!(was_taken, "slot {slot} is free already");
     }
 }
 
-/// A slot that no entry names yet; given up when dropped.
+/// A taken slot that no entry names yet; given up when dropped.
 #[derive(Debug)]
 pub struct TakenSlot<'a> {
     slots: &'a Slots,
@@ -181,10 +224,14 @@ impl TakenSlot<'_> {
         u64::from(self.slot)
     }
 
-    /// Writes its page. Blocks in the device.
+    /// Writes its page.
     ///
     /// # Errors
-    /// Those of the device, [`DeviceError::Panicked`], [`DeviceError::Forked`].
+    /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child
+    /// after `fork`.
+    ///
+    /// # Blocking
+    /// In the device.
     pub fn write(&self, page: &Page) -> Result<(), DeviceError> {
         might_sleep("writing a slot");
         let device = &self.slots.device;
@@ -194,7 +241,7 @@ impl TakenSlot<'_> {
         guarded("write", self.slot, || device.device().write_page(self.number(), page))
     }
 
-    /// An entry names it from here on.
+    /// Hands the slot over to an entry, which names it from here on, and returns its number.
     pub fn keep(self) -> u32 {
         let slot = self.slot;
         core::mem::forget(self);
@@ -208,7 +255,7 @@ impl Drop for TakenSlot<'_> {
     }
 }
 
-/// A slot that is being read.
+/// A pinned slot, which keeps its page until this is dropped.
 #[derive(Debug)]
 pub struct ReadSlot<'a> {
     slots: &'a Slots,
@@ -221,10 +268,13 @@ impl ReadSlot<'_> {
         u64::from(self.slot)
     }
 
-    /// Reads its page. Blocks in the device.
+    /// Reads its page.
     ///
     /// # Errors
     /// As [`Slots::read`].
+    ///
+    /// # Blocking
+    /// In the device.
     pub fn read(&self, page: &mut Page) -> Result<(), DeviceError> {
         self.slots.read(self.slot, page)
     }
@@ -273,7 +323,7 @@ mod tests {
         drop(slots.take());
         slots.give_up(129);
         drop(slots.take().unwrap());
-        assert_eq!(slots.taken(), 129, "one that no entry came to name is free again");
+        assert_eq!(slots.taken(), 129, "a slot dropped before an entry named it is free again");
         let readers = Readers::new().unwrap().memory_bytes();
         let bitmap = slots.memory_bytes().checked_sub(readers).unwrap();
         assert!(bitmap >= 3 * 8 && bitmap % 8 == 0);
@@ -331,7 +381,7 @@ mod tests {
         slots.wait_for_readers();
     }
 
-    /// Panics in every call while it is told to; its payloads panic in turn.
+    /// Panics in every call while its flag is set; its payloads panic in turn.
     #[derive(Debug)]
     struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -388,17 +438,17 @@ mod tests {
         for _ in 0..3 {
             let taken = slots.take().unwrap();
             assert_eq!(taken.write(&page), panicked("write", 0));
-            // Dropped: discarded, which panics as well.
+            // The drop discards the slot, which panics too.
         }
         assert_eq!(slots.taken(), 0);
         let one = slots.take().unwrap().keep();
         let pinned = slots.pin(one).unwrap();
         assert_eq!(pinned.read(&mut page), panicked("read", 0));
         slots.give_up(one);
-        assert_eq!(slots.taken(), 1, "it is read");
+        assert_eq!(slots.taken(), 1, "it is still being read");
         drop(pinned);
         assert_eq!(slots.taken(), 0);
-        // Given up while a panic unwinds: the device's own does not end the process.
+        // Given up while another panic unwinds: the device's panic does not end the process.
         let unwound = caught(|| {
             let _taken = slots.take().unwrap();
             std::panic::resume_unwind(Box::new("another"));
@@ -410,7 +460,7 @@ mod tests {
         assert_eq!((both[0].number(), both[1].number()), (0, 1));
         assert!(both.iter().all(|slot| slot.write(&page).is_ok()) && slots.take().is_err());
         drop(both);
-        // And in its destructor.
+        // It panics in its destructor, too.
         device.1.store(true, SeqCst);
         drop(device);
         drop(slots);

@@ -1,17 +1,17 @@
-//! What a compressed page is made of, whoever keeps it: the parts that a page store and a block device share.
+//! Building blocks of compressed memory: the parts that a page store and a block device share.
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`acomp_ctx`], [`cpu`] | codec context, mutex and buffer of a CPU |
+//! | [`acomp_ctx`], [`cpu`] | per-CPU codec contexts, each with its mutex and output buffer |
 //! | [`codec`] | a compressor with its contexts: page to bytes and back |
-//! | [`recipe`] | names and registries become a backend and a compressor |
-//! | [`same_filled`] | pages of one repeated word |
-//! | [`word_lock`] | the lock bit of the word that stands for a page, and waiting for it |
-//! | [`device`] | where pages are written back to |
-//! | [`device_slots`] | which slots of a device are taken, read and given up |
-//! | [`builtin`] | the backends and compressors that come along: the only names of concrete ones |
+//! | [`recipe`] | builds backends and compressors from names and registries |
+//! | [`same_filled`] | pages that repeat one word |
+//! | [`word_lock`] | the lock bit in the word that stands for a page, and waiting for it |
+//! | [`device`] | swap devices, to which pages are written back |
+//! | [`device_slots`] | which slots of a device are taken, being read and given up |
+//! | [`builtin`] | the built-in backends and compressors: the only place that names concrete ones |
 //!
-//! `zswap-core` and `zram` are made of these, and so is whoever keeps compressed pages in another shape.
+//! `zswap-core` and `zram` are built from these. Use them to keep compressed pages in another shape.
 //!
 //! ```
 //! use zpage::{Codec, PAGE_SIZE, Recipe, same_filled};
@@ -54,7 +54,7 @@ pub use codec::Codec;
 pub use device::{DeviceError, SwapDevice};
 pub use recipe::{Recipe, RecipeError};
 
-/// Bytes of a page as stores and disks take and give it.
+/// Bytes of a page, as stores and disks exchange it.
 pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
 
 /// A page.

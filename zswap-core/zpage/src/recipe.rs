@@ -1,7 +1,7 @@
-//! Where backends, compressors and pages come from: names and registries become what a pool is made of.
+//! Builds backends and compressors from names, registries and a page provider.
 //!
-//! Constructors are the user's code. One that panics is [`RecipeError::Panicked`], and so are the
-//! destructors of what it had made by then.
+//! Constructors are user code. A panic of one becomes [`RecipeError::Panicked`]; a panic in the destructor
+//! of what was built so far is caught ([`Contained`]).
 
 use core::fmt;
 use core::ops::Deref;
@@ -17,7 +17,7 @@ use crate::{PAGE_SIZE, builtin};
 
 type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
-/// Registries of backends and compressors, and what makes the page provider of each pool. `Send`,
+/// Registries of backends and compressors, and the constructor of each pool's page provider. `Send`,
 /// `Sync`, cheap to clone.
 ///
 /// ```
@@ -38,13 +38,13 @@ pub struct Recipe {
     pages: Contained<MakePages>,
 }
 
-/// A backend that was built, with a share of its provider. Derefs to the backend, whose largest object is a
-/// page or more.
+/// A backend, with a share of its page provider. Derefs to the backend, which holds objects of at least
+/// a page.
 #[derive(Debug)]
 pub struct BuiltZpool {
     zpool: Contained<Arc<dyn Zpool>>,
-    /// Declared after the backend, and so dropped after it: a backend that unwinds because its provider
-    /// panicked must not be the one to run the provider's destructor, which may panic, too.
+    /// Declared after the backend, so dropped after it: a backend that unwinds because its provider
+    /// panicked must not run the provider's destructor, which may panic too.
     _pages: Contained<Arc<dyn PageProvider>>,
 }
 
@@ -56,16 +56,16 @@ impl Deref for BuiltZpool {
     }
 }
 
-/// A compressor that was built.
+/// A compressor, and the key that identifies it.
 #[derive(Debug)]
 pub struct BuiltCompressor {
     /// The compressor.
     pub compressor: Contained<Arc<dyn Compressor>>,
-    /// The text it is known by: the same for all specs that mean the same.
+    /// The canonical spec, equal for all specs that mean the same: [`Built::key`].
     pub key: String,
 }
 
-/// Why a recipe built nothing. Exhaustive: whoever builds with a recipe gives each an error of its own.
+/// Why a recipe built nothing. Exhaustive, so that each caller maps every variant to its own error.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RecipeError {
     /// The backend could not be built, or its name is not known.
@@ -74,11 +74,11 @@ pub enum RecipeError {
     /// The compressor could not be built, or its name is not known.
     #[error("compressor: {0}")]
     Compressor(#[from] CompressorError),
-    /// No page provider.
+    /// The page provider could not be made.
     #[error("pages: {0}")]
     Pages(#[from] PageError),
-    /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
-    #[error("zpool {zpool} holds objects of {max} bytes at most; {needed} are needed")]
+    /// The backend's largest object is smaller than a page, so an incompressible page would not fit.
+    #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds {needed}")]
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,
@@ -96,7 +96,11 @@ pub enum RecipeError {
 }
 
 impl Recipe {
-    /// The built-in backends and compressors, over this system's pages ([`builtin`]).
+    /// The built-in backends and compressors, over this system's default page provider ([`builtin`]).
+    ///
+    /// ```
+    /// assert!(zpage::Recipe::builtin().compressor("null").is_ok());
+    /// ```
     pub fn builtin() -> Self {
         Recipe {
             zpools: builtin::zpools(),
@@ -105,7 +109,18 @@ impl Recipe {
         }
     }
 
-    /// Makes the page providers from now on.
+    /// Sets the constructor that makes the page provider of each pool built from now on.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpage::Recipe;
+    /// use zpool_pages::HeapPages;
+    ///
+    /// let mut recipe = Recipe::builtin();
+    /// recipe.set_pages(|| Ok(Arc::new(HeapPages::new())));
+    /// assert_eq!(recipe.zpool("zbud", None)?.name(), "zbud");
+    /// # Ok::<(), zpage::RecipeError>(())
+    /// ```
     pub fn set_pages<F>(&mut self, make: F)
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
@@ -113,10 +128,20 @@ impl Recipe {
         self.pages = Contained::new(Arc::new(make));
     }
 
-    /// The compressor of a spec.
+    /// Builds the compressor of a spec, e.g. `zstd:level=6`.
+    ///
+    /// ```
+    /// use zpage::{Recipe, RecipeError};
+    ///
+    /// let recipe = Recipe::builtin();
+    /// assert_eq!(recipe.compressor("null")?.key, "null");
+    /// assert!(matches!(recipe.compressor("lz5"), Err(RecipeError::Compressor(_))));
+    /// # Ok::<(), RecipeError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`RecipeError::Compressor`], [`RecipeError::Panicked`].
+    /// [`RecipeError::Compressor`] if the spec is malformed, its name is not known or its constructor
+    /// fails; [`RecipeError::Panicked`] if the constructor panics.
     pub fn compressor(&self, spec: &str) -> Result<BuiltCompressor, RecipeError> {
         contain(|| {
             let Built { compressor, key } = self.compressors.resolve(spec)?;
@@ -125,10 +150,22 @@ impl Recipe {
         .unwrap_or(Err(RecipeError::Panicked { what: "the compressor" }))
     }
 
-    /// A backend of this name with a page provider of its own, whose pages are charged to `budget`.
+    /// Builds a backend by name over a new page provider, and charges its pages to `budget`.
+    ///
+    /// ```
+    /// use zpage::{Recipe, RecipeError};
+    ///
+    /// let recipe = Recipe::builtin();
+    /// let pool = recipe.zpool("zbud", None)?;
+    /// let object = pool.malloc_from(b"some bytes").expect("there is memory");
+    /// assert_eq!(*pool.obj_read_begin(object).expect("not freed"), *b"some bytes");
+    /// # Ok::<(), RecipeError>(())
+    /// ```
     ///
     /// # Errors
-    /// Every [`RecipeError`] but [`RecipeError::Compressor`].
+    /// [`RecipeError::Zpool`] if the name is not known or the backend's constructor fails;
+    /// [`RecipeError::Pages`] if the page provider could not be made; [`RecipeError::ObjectsTooSmall`] if
+    /// the backend cannot hold a whole page; [`RecipeError::Panicked`] if any of them panics.
     pub fn zpool(
         &self,
         name: &str,
@@ -143,7 +180,7 @@ impl Recipe {
         name: &str,
         budget: Option<Arc<PageBudget>>,
     ) -> Result<BuiltZpool, RecipeError> {
-        // Whatever panics from here on, the destructors do so apart.
+        // `Contained`: if something panics from here on, each destructor runs apart from the others.
         let pages = Contained::new((self.pages)()?);
         let mut config = ZpoolConfig::new(Arc::clone(&pages));
         config.budget = budget;

@@ -1,16 +1,16 @@
-//! Same-filled pages: one 8-byte pattern repeated, kept without pool memory.
+//! Same-filled pages: pages that repeat one 8-byte pattern, kept without pool memory.
 //!
-//! An entry has 52 bits for the pattern. Packed into them, by the top two:
+//! An entry has 52 bits for the pattern. The top two say how it is packed into the rest:
 //!
 //! | form | low 50 bits |
 //! |---|---|
 //! | 0 | the pattern, if it is below 2^50 |
-//! | 1 | 4 bytes, if the pattern is those twice |
-//! | 2 | a place in the side table, for all others |
+//! | 1 | 4 bytes, if the pattern repeats them |
+//! | 2 | a place in the side table, for all other patterns |
 //!
 //! The side table's lock is a leaf and guards which places are free. A place belongs to the entry
-//! whose word names it: it is read under that entry's lock and given back by whoever took the word
-//! out of the entry.
+//! whose word names it: it is read under that entry's lock, and the thread that takes the word out of
+//! the entry releases it.
 
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
@@ -25,14 +25,23 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
-/// Patterns whose memory comes and goes together: a page of the system's.
+/// Patterns whose memory is allocated and released together: those of one system page.
 const GROUP: usize = group(512);
 
-/// The page's repeated 8 bytes, if it is nothing else.
+/// The 8-byte word that the page repeats, or `None` if it is not same-filled.
+///
+/// ```
+/// use zpage::{PAGE_SIZE, same_filled};
+///
+/// let mut page = [0xab; PAGE_SIZE];
+/// assert_eq!(same_filled::pattern(&page), Some(0xabab_abab_abab_abab));
+/// page[100] = 0;
+/// assert_eq!(same_filled::pattern(&page), None);
+/// ```
 #[inline]
 pub fn pattern(page: &Page) -> Option<u64> {
-    // Most pages differ at the end or at once; a page of equal words is equal to itself shifted by
-    // one word, which a library's compare tells fastest.
+    // Most pages fail the first comparison, or the second after a few words. A page of equal words equals
+    // itself shifted by one word, which `memcmp` checks fastest.
     let (first, last) = (&page[..WORD], &page[PAGE_SIZE - WORD..]);
     if first != last || page[WORD..] != page[..PAGE_SIZE - WORD] {
         return None;
@@ -42,7 +51,15 @@ pub fn pattern(page: &Page) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes))
 }
 
-/// Writes the pattern all over the page.
+/// Fills the page with the pattern.
+///
+/// ```
+/// use zpage::{PAGE_SIZE, same_filled};
+///
+/// let mut page = [0; PAGE_SIZE];
+/// same_filled::fill(&mut page, 0x0123_4567_89ab_cdef);
+/// assert_eq!(same_filled::pattern(&page), Some(0x0123_4567_89ab_cdef));
+/// ```
 #[inline]
 pub fn fill(page: &mut Page, pattern: u64) {
     let bytes = pattern.to_ne_bytes();
@@ -55,11 +72,22 @@ pub fn fill(page: &mut Page, pattern: u64) {
     }
 }
 
-/// Patterns that do not fit in an entry.
+/// Packs patterns into the 52 bits of an entry, with a side table for those that do not fit. `Send` and
+/// `Sync`.
+///
+/// ```
+/// use zpage::same_filled::Patterns;
+///
+/// let patterns = Patterns::new();
+/// let packed = patterns.pack(0x0123_4567_89ab_cdef).expect("there is memory");
+/// assert!(packed < 1 << 52);
+/// assert_eq!(patterns.unpack(packed), 0x0123_4567_89ab_cdef);
+/// patterns.release(packed);
+/// ```
 #[derive(Debug)]
 pub struct Patterns {
     table: ZeroedTable<AtomicU64, GROUP>,
-    /// Places; a leaf lock.
+    /// Which places of `table` are free; a leaf lock.
     places: Mutex<Numbers>,
 }
 
@@ -70,15 +98,15 @@ impl Default for Patterns {
 }
 
 impl Patterns {
-    /// None yet.
+    /// An empty side table.
     pub fn new() -> Self {
         let table = ZeroedTable::new();
         let places = Numbers::new(table.group(), size_of::<u64>(), u32::MAX as usize);
         Patterns { table, places: Mutex::new(places) }
     }
 
-    /// Packs a pattern into 52 bits. Nothing if it needs a place in the side table and there is no
-    /// memory for one.
+    /// Packs a pattern into 52 bits. `None` if it needs a place in the side table and there is no memory
+    /// for one, or no place is free.
     pub fn pack(&self, pattern: u64) -> Option<u64> {
         if pattern <= LOW_MASK {
             return Some(pattern);
@@ -92,7 +120,8 @@ impl Patterns {
         Some(TABLE << FORM_SHIFT | u64::from(place))
     }
 
-    /// The pattern. Under the lock of the entry that holds `packed`.
+    /// The pattern that [`pack`](Self::pack) packed. Call it under the lock of the entry that holds
+    /// `packed`.
     pub fn unpack(&self, packed: u64) -> u64 {
         Self::whole(packed).unwrap_or_else(|| {
             let place = self.table.get((packed & LOW_MASK) as u32);
@@ -101,7 +130,7 @@ impl Patterns {
         })
     }
 
-    /// The pattern, if `packed` says all of it: then no lock is needed.
+    /// The pattern, if `packed` holds all of it and no place in the side table: then no lock is needed.
     pub fn whole(packed: u64) -> Option<u64> {
         let low = packed & LOW_MASK;
         match packed >> FORM_SHIFT {
@@ -116,8 +145,8 @@ impl Patterns {
         change(&mut self.places.lock())
     }
 
-    /// Gives back what `pack` took, once no entry holds it. Memory that no pattern needs goes back to the system:
-    /// may block there.
+    /// Frees the place that `packed` names, if it names one. Call it once, when no entry holds `packed`
+    /// any more. Memory that no pattern needs goes back to the system, which may block.
     pub fn release(&self, packed: u64) {
         if packed >> FORM_SHIFT != TABLE {
             return;

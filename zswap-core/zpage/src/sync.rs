@@ -2,7 +2,7 @@
 
 pub(crate) use zpool_base::sync::{Condvar, MODEL, Mutex, MutexGuard, atomic};
 
-/// A flag of each thread; loom's threads share one of the system's.
+/// A thread-local flag. Loom needs its own, since its threads share one system thread.
 macro_rules! thread_flag {
     ($(#[$doc:meta])* $name:ident) => {
         #[cfg(not(loom))]

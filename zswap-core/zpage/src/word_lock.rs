@@ -1,22 +1,33 @@
 //! The lock of a word that stands for a page: a bit of the word itself, and waiting for it.
 //!
-//! What may be done under the lock is its user's rule: see `lock.rs` of zswap-core and `table.rs` of zram.
-//! A waiter spins briefly, yields, then sleeps: in userspace the holder may be descheduled.
+//! The user of the lock defines what may be done under it: see `lock.rs` of zswap-core and `table.rs` of
+//! zram. A waiter spins briefly, yields, then sleeps: in userspace the holder may be descheduled.
+//!
+//! ```
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use zpage::word_lock::{Waiters, lock_word};
+//!
+//! let (word, waiters) = (AtomicU64::new(5), Waiters::new());
+//! let mut guard = lock_word(&word, &waiters);
+//! assert_eq!(guard.replace(6), 5);
+//! drop(guard);
+//! assert_eq!(word.load(Ordering::Relaxed), 6);
+//! ```
 //!
 //! # Waiting
 //! A sleeper sets WAITERS in the word, under the mutex of the word's stripe, and sleeps on the
-//! stripe's condition variable. Who unlocks swaps the word, sees WAITERS in what it replaced, takes
-//! the stripe's mutex and wakes everybody there. The sleeper either sees the unlocked word before
-//! it sleeps, or sleeps before the mutex is free, so no wake-up is lost.
+//! stripe's condition variable. The unlocking thread swaps the word, sees WAITERS in the old value, takes
+//! the stripe's mutex and wakes all sleepers of the stripe. A sleeper either sees the unlocked word before
+//! it sleeps, or is asleep before the unlocking thread gets the mutex, so no wake-up is lost.
 
 use crossbeam_utils::{Backoff, CachePadded};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, MODEL, Mutex};
 
-/// The bit by which a word is locked.
+/// The bit that locks a word.
 pub const LOCKED: u64 = 1 << 61;
-/// The bit that says that somebody sleeps until the word is unlocked.
+/// The bit that says that threads sleep until the word is unlocked.
 pub const WAITERS: u64 = 1 << 62;
 
 const STRIPES: usize = if MODEL { 1 } else { 16 };
@@ -40,7 +51,7 @@ impl Default for Waiters {
 }
 
 impl Waiters {
-    /// For any number of words.
+    /// Serves any number of words.
     pub fn new() -> Self {
         Waiters { stripes: core::array::from_fn(|_| CachePadded::default()) }
     }
@@ -50,7 +61,7 @@ impl Waiters {
         &self.stripes[(address >> 3) % STRIPES]
     }
 
-    /// Sleeps until the word was seen unlocked.
+    /// Sleeps until it sees the word unlocked.
     fn sleep(&self, word: &AtomicU64) {
         let stripe = self.stripe(word);
         let mut guard = stripe.mutex.lock();
@@ -60,8 +71,8 @@ impl Waiters {
             if now & LOCKED == 0 {
                 return;
             }
-            // Relaxed: the bit is a message to the holder's swap, which reads it in any case if it
-            // comes later in the word's own order.
+            // Relaxed: the bit is a message to the holder's swap, which reads it if it comes later in
+            // the word's modification order.
             let relaxed = Ordering::Relaxed;
             let marked = now & WAITERS != 0
                 || word.compare_exchange(now, now | WAITERS, relaxed, relaxed).is_ok();
@@ -87,18 +98,33 @@ pub struct WordGuard<'a> {
     now: u64,
 }
 
-/// Locks a word by [`LOCKED`]. Sleeps while another thread holds it.
+/// Locks a word by setting [`LOCKED`].
+///
+/// # Blocking
+/// Sleeps while another thread holds the lock.
 #[inline]
 pub fn lock_word<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> WordGuard<'a> {
     loop {
-        // Any word may be locked, so the first round is the last.
+        // Every word may be locked, so the first round returns.
         if let Some(guard) = lock_word_if(word, waiters, |_| true) {
             return guard;
         }
     }
 }
 
-/// As [`lock_word`]; `None` once the word, unlocked, is one that `may` forbids to lock.
+/// As [`lock_word`], but returns `None` when the word is unlocked and `may` refuses its value.
+///
+/// ```
+/// use std::sync::atomic::AtomicU64;
+/// use zpage::word_lock::{Waiters, lock_word_if};
+///
+/// let (word, waiters) = (AtomicU64::new(5), Waiters::new());
+/// assert!(lock_word_if(&word, &waiters, |now| now != 5).is_none());
+/// assert!(lock_word_if(&word, &waiters, |now| now == 5).is_some());
+/// ```
+///
+/// # Blocking
+/// As [`lock_word`].
 #[inline]
 pub fn lock_word_if<'a>(
     word: &'a AtomicU64,
@@ -113,8 +139,8 @@ pub fn lock_word_if<'a>(
             if !may(now) {
                 return None;
             }
-            // Acquire pairs with the Release of the last holder's unlock: what it did under the
-            // lock is seen. Relaxed on failure: try again.
+            // Acquire pairs with the Release of the last holder's unlock and shows what it did under the
+            // lock. Relaxed on failure: try again.
             let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
             if word.compare_exchange_weak(now, now | LOCKED, won, failed).is_ok() {
                 return Some(WordGuard { word, waiters, now });
@@ -130,12 +156,12 @@ pub fn lock_word_if<'a>(
 }
 
 impl WordGuard<'_> {
-    /// The word, as it will be unlocked.
+    /// The word's value after the unlock.
     pub fn word(&self) -> u64 {
         self.now
     }
 
-    /// Puts another word in place; gives what was there. The bits of the lock are its own.
+    /// Replaces the word and returns the old one. The lock's bits in `word` are ignored.
     pub fn replace(&mut self, word: u64) -> u64 {
         core::mem::replace(&mut self.now, word & !(LOCKED | WAITERS))
     }
@@ -144,10 +170,10 @@ impl WordGuard<'_> {
 impl Drop for WordGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must
-        // see a WAITERS bit set meanwhile.
+        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must see a
+        // WAITERS bit that was set meanwhile.
         let before = self.word.swap(self.now, Ordering::Release);
-        assert!(before & LOCKED != 0, "a word was unlocked by somebody who did not hold its lock");
+        assert!(before & LOCKED != 0, "a word was unlocked by a thread that did not hold its lock");
         if before & WAITERS != 0 {
             self.waiters.wake(self.word);
         }
@@ -171,7 +197,7 @@ mod tests {
                         let mut word = lock_word(&shared.0, &shared.1);
                         let count = word.word();
                         if round % 64 == 0 {
-                            // Long enough that others come to sleep.
+                            // Long enough for others to fall asleep.
                             std::thread::yield_now();
                         }
                         word.replace(count + 1);
@@ -238,9 +264,9 @@ mod loom_tests {
     use loom::sync::Arc;
     use zpool_base::sync::Watched;
 
-    /// Fails if the unlocking swap is Relaxed or the locking CAS is Relaxed (the watched cell), if
-    /// the unlock does not look for WAITERS or wakes without the stripe's mutex (a sleeper stays
-    /// asleep: loom reports the deadlock).
+    /// Fails if the unlocking swap or the locking CAS is Relaxed (the watched cell), or if the unlock
+    /// does not check WAITERS or wakes without the stripe's mutex (a sleeper stays asleep: loom reports
+    /// the deadlock).
     #[test]
     fn loom_word_lock_excludes_and_wakes() {
         loom::model(|| {

@@ -1,14 +1,14 @@
-//! One device, one store: which devices are in use in this process.
+//! One device, one store: the list of devices in use in this process.
 //!
-//! A store gives out a device's slots from 0, so two of them on one device would read each other's
-//! pages. A device knows nothing of its stores, so the process keeps a list of the devices that are
-//! attached, by address; whoever attached one keeps it alive, so the address is nobody else's
-//! meanwhile. A wrapper names what it wraps ([`SwapDevice::inner`]), and is attached with all of that.
+//! A store allocates a device's slots from 0, so two stores on one device would overwrite each other's
+//! pages. A device knows nothing of its stores, so the process keeps a list of the attached devices, by
+//! address. [`Attached`] keeps its devices alive, so no other device gets a listed address. A wrapper
+//! names the devices it wraps ([`SwapDevice::inner`]) and is attached together with them.
 //!
-//! A child after `fork` has a list of its own: its parent's stores do nothing there
-//! ([`zpool_base::fork`]), and the parent's list may be locked for ever.
+//! A child after `fork` has its own list: the parent's stores do nothing there ([`zpool_base::fork`]), and
+//! the parent's list may stay locked for ever.
 //!
-//! Lock: the list's mutex, under which nothing is called and nothing else locked.
+//! Lock: the list's mutex. Nothing else is called or locked under it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,42 +22,42 @@ use super::SwapDevice;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// Another store of this process has the device, or a device that this one wraps.
+    /// Another store of this process uses the device, or a device that this one wraps.
     #[error(
-        "the device is attached to another store of this process already: give each store a device \
-         of its own, or drop the other store first"
+        "the device, or one that it wraps, is attached to another store of this process: give each store \
+         its own device, or drop the other store first"
     )]
     InUse,
-    /// The device panicked when it was asked for its capacity or for what it wraps.
+    /// The device panicked in `capacity()` or `inner()`.
     #[error("the device panicked in {operation}")]
     Panicked {
         /// The call.
         operation: &'static str,
     },
-    /// The device wraps devices without end, or more than anybody needs.
+    /// The device wraps too many devices, perhaps without end.
     #[error(
-        "the device wraps {most} devices or more, one in another or side by side: wrap fewer, and name \
-         the same ones at each call of inner()"
+        "the device wraps {most} devices or more, nested or side by side: wrap fewer, and return the \
+         same ones from each call of inner()"
     )]
     TooMany {
-        /// Devices that may be attached together.
+        /// The most devices that may be attached together.
         most: usize,
     },
-    /// No memory to note it.
+    /// No memory to attach it.
     #[error("no memory to attach a device; free memory and retry")]
     OutOfMemory,
 }
 
-/// Devices that may be attached together: a device and all that it wraps. A wrapper may make a new one
-/// whenever it is asked, and that one as well.
+/// The most devices that may be attached together: a device and all that it wraps. The bound ends the
+/// search if `inner()` makes new devices at each call.
 const MOST: usize = 1024;
 
 /// The devices in use in one process.
 struct Register {
     maker: Maker,
-    /// Addresses.
+    /// Addresses of the devices.
     attached: Mutex<Vec<usize>>,
-    /// That of a child.
+    /// The register of a forked child.
     next: OnceBox<Register>,
 }
 
@@ -67,7 +67,8 @@ impl Register {
         Box::new(Register { maker: Maker::here(), attached, next: OnceBox::new() })
     }
 
-    /// This process's. Waits for no other thread, so a child finds its own whatever its parent was at.
+    /// This process's register. Waits for no other thread, so a child finds its own whatever the parent's
+    /// threads did at the fork.
     fn here() -> &'static Register {
         static FIRST: OnceBox<Register> = OnceBox::new();
         let mut register = FIRST.get_or_init(Register::new);
@@ -82,7 +83,7 @@ impl Register {
     }
 }
 
-/// A device and all that it wraps, in use until this is dropped.
+/// A device and all that it wraps, attached until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Attached(Leaked<Vec<Arc<dyn SwapDevice>>>);
 
@@ -101,7 +102,7 @@ impl Attached {
         match Self::note(&mut all) {
             Ok(()) => Ok(Attached(Leaked::new(all))),
             Err(refused) => {
-                // Apart, as when an attached one is dropped.
+                // One by one, as in `Attached::drop`.
                 for device in all {
                     dropped(device);
                 }
@@ -110,14 +111,14 @@ impl Attached {
         }
     }
 
-    /// Notes a device as attached, and those in it, which are added to the list.
+    /// Adds the devices that `all[0]` wraps to `all`, and registers all of them as attached.
     fn note(all: &mut Vec<Arc<dyn SwapDevice>>) -> Result<(), AttachError> {
         let mut next = 0;
         while next < all.len() {
             let outer = all[next].clone();
             let panicked = AttachError::Panicked { operation: "inner" };
             for inner in caught(|| outer.inner()).ok_or(panicked)? {
-                // One that is wrapped twice is attached once.
+                // A device that is wrapped twice is attached once.
                 if all.iter().all(|known| address(known) != address(inner)) {
                     if all.len() == MOST {
                         return Err(AttachError::TooMany { most: MOST });
@@ -160,8 +161,8 @@ impl Drop for Attached {
         Register::here().with(|attached| {
             attached.retain(|known| all.iter().all(|device| address(device) != *known));
         });
-        // After that: until now no other device could have the address. Their destructors are the user's,
-        // and each may panic: together, the second would end the process.
+        // Only now, since a listed address must not be reused. The destructors are user code and may
+        // panic, so each runs apart: a second panic during an unwind would abort the process.
         for device in all {
             dropped(device);
         }
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_device_is_attached_once_at_a_time() {
-        // Of no size: told apart all the same.
+        // Zero-sized, yet each in an `Arc` has its own address.
         #[derive(Debug)]
         struct Nothing;
         impl SwapDevice for Nothing {
@@ -232,7 +233,7 @@ mod tests {
         assert!(attach(&other).is_ok());
     }
 
-    /// Wraps as many others of its kind as it says, made when it is asked for them.
+    /// Wraps the given number of others of its kind, which are made on demand.
     #[derive(Debug)]
     struct Endless(usize, std::sync::OnceLock<Vec<Arc<dyn SwapDevice>>>);
 

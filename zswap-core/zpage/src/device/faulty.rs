@@ -1,16 +1,28 @@
-//! A device that fails where it is told to: fault injection.
+//! Fault injection: a device that fails chosen reads and writes.
 
 use std::io;
 use std::sync::Arc;
-// Always std's: the switches are a test's own and no part of any modelled protocol.
+// Always std's: the switches belong to the test and to no modelled protocol.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DeviceError, SwapDevice};
 use crate::Page;
 
-/// Another device that fails reads or writes as told, as a full disk or a bad sector does.
+/// Wraps a device and fails chosen reads or writes, as a full disk or a bad sector does.
 ///
 /// `Send` and `Sync`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use zpage::PAGE_SIZE;
+/// use zpage::device::{FaultySwapDevice, MemorySwapDevice, SwapDevice};
+///
+/// let device = FaultySwapDevice::new(Arc::new(MemorySwapDevice::new(8)));
+/// device.fail_writes(1, 1);
+/// assert!(device.write_page(0, &[7; PAGE_SIZE]).is_ok());
+/// assert!(device.write_page(1, &[7; PAGE_SIZE]).is_err());
+/// assert!(device.write_page(1, &[7; PAGE_SIZE]).is_ok());
+/// ```
 #[derive(Debug)]
 pub struct FaultySwapDevice {
     inner: Arc<dyn SwapDevice>,
@@ -18,7 +30,7 @@ pub struct FaultySwapDevice {
     reads: Faults,
 }
 
-/// Calls still to succeed, then calls to fail.
+/// Calls that still succeed, then calls that fail.
 #[derive(Debug, Default)]
 struct Faults {
     after: AtomicU64,
@@ -40,17 +52,17 @@ impl Faults {
 }
 
 impl FaultySwapDevice {
-    /// `inner`, which fails nothing yet.
+    /// Wraps `inner` and fails nothing yet.
     pub fn new(inner: Arc<dyn SwapDevice>) -> Self {
         FaultySwapDevice { inner, writes: Faults::default(), reads: Faults::default() }
     }
 
-    /// Lets `after` writes succeed, and fails `count` after that, the disk full.
+    /// Lets `after` writes succeed, then fails `count` with `StorageFull` after writing half of each page.
     pub fn fail_writes(&self, after: u64, count: u64) {
         self.writes.set(after, count);
     }
 
-    /// Lets `after` reads succeed, and fails `count` after that.
+    /// Lets `after` reads succeed, then fails `count` with `UnexpectedEof`.
     pub fn fail_reads(&self, after: u64, count: u64) {
         self.reads.set(after, count);
     }
@@ -63,7 +75,7 @@ impl SwapDevice for FaultySwapDevice {
 
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
         if self.writes.strikes() {
-            // Half of it is there, as after a write that was cut short.
+            // Writes half of the page, as a write that is cut short does.
             let mut half = *page;
             half[page.len() / 2..].fill(0);
             let _ = self.inner.write_page(slot, &half);

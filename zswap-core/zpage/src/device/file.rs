@@ -1,7 +1,7 @@
 //! A device in a file.
 //!
-//! The file belongs to the device alone (`file/open.rs`), and what each slot should hold is known in
-//! memory (`file/sums.rs`), so that a file that somebody changed is an error and never a page.
+//! The file belongs to the device alone (`file/open.rs`). A checksum of each slot's page stays in memory
+//! (`file/sums.rs`), so a changed file gives an error, never a wrong page.
 
 mod open;
 mod sums;
@@ -17,27 +17,28 @@ use self::sums::{Sum, Sums};
 use super::{DeviceError, SwapDevice, check};
 use crate::{PAGE_SIZE, Page};
 
-/// Slots whose places a file's length can tell.
+/// The most slots: a file's length in bytes is an `i64`.
 const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 
-/// Keeps pages in a file of its own, each at its slot's place.
+/// Keeps pages in a file, each at its slot's offset. The file belongs to the device alone.
 ///
-/// The file is made new, for its owner alone (mode 0600), and closed on exec. One that is there already
-/// is used only if it is an empty regular file of this user's that nobody else may read or write; a
-/// symbolic link is not followed, and a file of procfs, sysfs and the like is refused. While the device lives the file is locked (`flock`): a second device
-/// on it, in this process or another one, is an error.
+/// The device creates the file for its owner alone (mode 0600), closed on exec. An existing file is used
+/// only if it is an empty regular file of this user that nobody else may read or write. A symbolic link is
+/// not followed, and a file on procfs, sysfs and the like is refused. While the device lives the file is
+/// locked (`flock`): a second device on it, in this process or another, fails.
 ///
-/// It grows as pages are written; on Linux, what is discarded is punched out again. It is not deleted
-/// when the device is dropped: what is in it is of no use to anybody then, and may be memory worth
-/// protecting, so delete it; its name may go as soon as the device is there.
+/// The file grows as pages are written; on Linux, discarded pages are punched out again. Dropping the
+/// device does not delete the file. Its content is then useless, and may be memory worth protecting, so
+/// delete it; you may unlink it as soon as the device is made.
 ///
-/// A page that is not what was written, because the file was truncated, overwritten or damaged, is
-/// [`DeviceError::Changed`]: 4 bytes of memory a slot that was written say so. A write beyond the file
-/// size limit of the process (`RLIMIT_FSIZE`, `ulimit -f`) is [`DeviceError::FileSizeLimit`] instead of
-/// the signal that ends a process; who lowers the limit while a write is under way may still see that.
+/// A page that differs from what was written, because the file was truncated, overwritten or damaged,
+/// fails with [`DeviceError::Changed`]. The checksums for this take 4 bytes of memory per slot, 1024 slots
+/// at a time. A write beyond the process's file size limit (`RLIMIT_FSIZE`, `ulimit -f`) fails with
+/// [`DeviceError::FileSizeLimit`] instead of the signal that ends the process; lowering the limit during
+/// a write may still raise the signal.
 ///
 /// `Send` and `Sync`. Nothing is synced: the pages do not outlive the process. In a child after `fork`
-/// each call is [`DeviceError::Forked`], and dropping the device does nothing.
+/// each call fails with [`DeviceError::Forked`], and dropping the device does nothing.
 #[derive(Debug)]
 pub struct FileSwapDevice {
     file: Leaked<Locked>,
@@ -57,10 +58,30 @@ impl Drop for Locked {
 }
 
 impl FileSwapDevice {
-    /// A device of `capacity` slots in the file at `path`. Blocks in the system.
+    /// A device of `capacity` slots in the file at `path`, which is created if it does not exist.
+    ///
+    /// ```
+    /// use zpage::PAGE_SIZE;
+    /// use zpage::device::{FileSwapDevice, SwapDevice};
+    ///
+    /// let path = std::env::temp_dir().join(format!("zpage-example-{}", std::process::id()));
+    /// # if cfg!(miri) { return Ok(()); }
+    /// let device = FileSwapDevice::create(&path, 1 << 20)?;
+    /// std::fs::remove_file(&path)?;
+    /// device.write_page(5, &[7; PAGE_SIZE])?;
+    /// let mut page = [0; PAGE_SIZE];
+    /// device.read_page(5, &mut page)?;
+    /// assert_eq!(page, [7; PAGE_SIZE]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`FileDeviceError`]; a file that is refused is left as it is.
+    /// [`FileDeviceError::TooLarge`] if no file is long enough for `capacity` slots;
+    /// [`FileDeviceError::Io`] if the system fails to open, inspect or lock the file; one of the other
+    /// variants if an existing file may not be used. A refused file keeps its content.
+    ///
+    /// # Blocking
+    /// In the file system.
     pub fn create(path: impl AsRef<Path>, capacity: u64) -> Result<Self, FileDeviceError> {
         let path = path.as_ref().to_path_buf();
         if capacity > MOST {
@@ -70,12 +91,12 @@ impl FileSwapDevice {
         Ok(FileSwapDevice { file, path, capacity, sums: Leaked::default() })
     }
 
-    /// Where the file was when the device was made.
+    /// The path that the device was created with.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file, for a call about a slot.
+    /// The file, after checking the process and the slot.
     fn file(&self, slot: u64) -> Result<&File, DeviceError> {
         if !self.file.is_here() {
             return Err(DeviceError::Forked);
@@ -132,8 +153,8 @@ impl SwapDevice for FileSwapDevice {
     }
 }
 
-/// Bytes of a file that this process may write, if there is a limit: to write beyond raises SIGXFSZ.
-/// Asked before each write, since it may change at any time.
+/// The process's file size limit, bytes: a write beyond it raises SIGXFSZ. Read before each write, since
+/// it may change at any time.
 #[cfg(all(unix, not(miri)))]
 fn file_size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
@@ -185,8 +206,8 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<(
     Ok(())
 }
 
-/// Gives a page of the file back to the file system, if that can. If not, the space stays taken until
-/// the slot is written again.
+/// Returns a page of the file to the file system. If that is not supported, the space stays allocated
+/// until the slot is written again.
 #[cfg(all(target_os = "linux", not(miri)))]
 fn punch(file: &File, at: u64) {
     use rustix::fs::{FallocateFlags, fallocate};

@@ -8,21 +8,33 @@ use zpool_base::fork::Leaked;
 use super::{DeviceError, SwapDevice, check};
 use crate::Page;
 
-/// Keeps pages in memory as they are. For tests: it saves nothing.
+/// Keeps pages uncompressed in memory. For tests: it saves no memory.
 ///
-/// `Send` and `Sync`; one mutex. In a child after `fork` each call is [`DeviceError::Forked`], no page is
-/// there, and dropping the device does nothing.
+/// `Send` and `Sync`; one mutex. In a child after `fork` each call fails with [`DeviceError::Forked`],
+/// the device holds no page, and dropping it does nothing.
+///
+/// ```
+/// use zpage::PAGE_SIZE;
+/// use zpage::device::{MemorySwapDevice, SwapDevice};
+///
+/// let device = MemorySwapDevice::new(8);
+/// device.write_page(3, &[7; PAGE_SIZE])?;
+/// let mut page = [0; PAGE_SIZE];
+/// device.read_page(3, &mut page)?;
+/// assert_eq!((page, device.pages()), ([7; PAGE_SIZE], 1));
+/// # Ok::<(), zpage::DeviceError>(())
+/// ```
 #[derive(Debug)]
 pub struct MemorySwapDevice {
     capacity: u64,
-    /// By slot, those that hold one.
+    /// Pages by slot.
     pages: Leaked<Mutex<Pages>>,
 }
 
 type Pages = HashMap<u64, Box<[u8]>>;
 
 impl MemorySwapDevice {
-    /// A device of `capacity` slots, none of which takes memory until it is written.
+    /// A device of `capacity` slots, which take memory only once written.
     pub fn new(capacity: u64) -> Self {
         MemorySwapDevice { capacity, pages: Leaked::default() }
     }
@@ -34,7 +46,7 @@ impl MemorySwapDevice {
 
     fn lock(&self) -> Result<MutexGuard<'_, Pages>, DeviceError> {
         if !self.pages.is_here() {
-            // A thread of the parent's may hold it for ever.
+            // A thread of the parent may have held the lock at the fork.
             return Err(DeviceError::Forked);
         }
         Ok(self.pages.lock().unwrap_or_else(PoisonError::into_inner))

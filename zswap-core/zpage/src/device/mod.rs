@@ -1,4 +1,4 @@
-//! Where pages go when the store runs full: a device of page slots.
+//! Swap devices: where a store or disk writes pages back to.
 
 mod attach;
 mod faulty;
@@ -25,42 +25,42 @@ use crate::Page;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The system refused, or did less than it was asked for.
+    /// The system call failed or was cut short.
     #[error("{operation} of slot {slot} failed: {}", Said(*kind, *code))]
     Io {
         /// "read" or "write".
         operation: &'static str,
         /// The slot.
         slot: u64,
-        /// What kind of failure; disk full is `StorageFull`.
+        /// The kind of failure; a full disk is `StorageFull`.
         kind: io::ErrorKind,
-        /// The system's own number for it, if it comes from there.
+        /// The system's error number, if it gave one.
         code: Option<i32>,
     },
     /// There is no such slot.
-    #[error("slot {slot} is beyond the device's {capacity}")]
+    #[error("slot {slot} is beyond the device's {capacity} slots")]
     OutOfRange {
         /// The slot.
         slot: u64,
-        /// Slots that there are.
+        /// Slots of the device.
         capacity: u64,
     },
-    /// Nothing was written to the slot, or it was not kept.
+    /// Nothing was written to the slot, or the device did not keep it.
     #[error("slot {slot} holds no page")]
     Missing {
         /// The slot.
         slot: u64,
     },
-    /// What is in the slot is not what was written there.
+    /// The slot does not hold the page that was written there.
     #[error(
-        "slot {slot} does not hold the page that was written there: somebody else changed, truncated \
-         or replaced what the device keeps its pages in"
+        "slot {slot} does not hold the page that was written there: something else changed or truncated \
+         the device's storage; let nothing but the device write to it"
     )]
     Changed {
         /// The slot.
         slot: u64,
     },
-    /// The slot lies beyond what this process may write to a file.
+    /// The slot lies beyond this process's file size limit.
     #[error(
         "slot {slot} lies beyond the {limit} bytes that this process may write to a file: raise \
          RLIMIT_FSIZE (ulimit -f), or use a device of fewer slots"
@@ -74,11 +74,11 @@ pub enum DeviceError {
     /// Every slot is taken.
     #[error("all {slots} slots of the device are taken")]
     Full {
-        /// Slots that there are.
+        /// Slots of the device.
         slots: u64,
     },
-    /// No memory to note what is in a slot.
-    #[error("no memory to note what a slot of the device holds; free memory and retry")]
+    /// No memory for the device's bookkeeping of a slot.
+    #[error("no memory to record what a slot of the device holds; free memory and retry")]
     OutOfMemory,
     /// The device panicked.
     #[error("the device panicked in the {operation} of slot {slot}")]
@@ -88,21 +88,22 @@ pub enum DeviceError {
         /// The slot.
         slot: u64,
     },
-    /// This process is a child of the one that made the device, which is the only one that may use it.
+    /// This process is a forked child of the one that made the device; only the maker may use it.
     #[error(
-        "the device belongs to the process that made it, and this is a child of that after fork"
+        "the device belongs to the process that made it, and this is a forked child: make another device \
+         in the child"
     )]
     Forked,
 }
 
 impl DeviceError {
-    /// An error of the system's. Allocates nothing.
+    /// Wraps an error of the system. Allocates nothing.
     pub fn io(operation: &'static str, slot: u64, error: &io::Error) -> Self {
         DeviceError::Io { operation, slot, kind: error.kind(), code: error.raw_os_error() }
     }
 }
 
-/// What the system says of an error, in its own words where it has a number.
+/// Displays an error in the system's words if it has a number, else by its kind.
 struct Said(io::ErrorKind, Option<i32>);
 
 impl fmt::Display for Said {
@@ -114,47 +115,86 @@ impl fmt::Display for Said {
     }
 }
 
-/// A device of numbered slots, each of one page. The store gives the slots out: one that is written is
-/// not written again until it was discarded, and one that is being read is neither.
+/// A device of numbered slots, each of one page. The store allocates the slots: it writes no slot twice
+/// without a discard in between, and neither writes nor discards a slot that is being read.
 ///
-/// A device belongs to one store at a time: it is attached when the store is built, which is an error
-/// ([`AttachError`]) if it is attached already, and free again when the store is dropped.
+/// A device belongs to one store at a time: building the store attaches it, which fails with
+/// [`AttachError::InUse`] if it is attached already, and dropping the store detaches it.
 ///
-/// Calls may block; no lock is held while they are made. They come from any thread, several at a time
-/// for different slots. A call may fail, or panic, which is [`DeviceError::Panicked`] to the store: the
-/// page then stays where it was. In a child after `fork` no call is made.
+/// Calls may block. zswap-core holds no entry lock during a call; zram holds the lock of the page that it
+/// reads or writes. Calls come from any thread, several at a time for different slots. A call may fail, or
+/// panic, which the store sees as [`DeviceError::Panicked`]: the page then stays where it was. A child
+/// after `fork` makes no call.
 ///
-/// No method, and no destructor, may store into the store that the device is attached to, or load from
-/// it: that store waits for the call, and what it would do for another page may need the device again.
-/// Use another store, or none.
+/// No method and no destructor may store to or load from the store that the device is attached to: the
+/// store waits for the call, and may need the device again for the other page. Use another store, or
+/// none.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use zpage::device::{DeviceError, SwapDevice};
+/// use zpage::{PAGE_SIZE, Page};
+///
+/// /// A device of one slot.
+/// #[derive(Debug)]
+/// struct OneSlot(Mutex<Option<Page>>);
+///
+/// impl SwapDevice for OneSlot {
+///     fn capacity(&self) -> u64 {
+///         1
+///     }
+///     fn write_page(&self, _slot: u64, page: &Page) -> Result<(), DeviceError> {
+///         *self.0.lock().unwrap() = Some(*page);
+///         Ok(())
+///     }
+///     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError> {
+///         *page = self.0.lock().unwrap().ok_or(DeviceError::Missing { slot })?;
+///         Ok(())
+///     }
+/// }
+///
+/// let device = OneSlot(Mutex::new(None));
+/// device.write_page(0, &[7; PAGE_SIZE])?;
+/// let mut page = [0; PAGE_SIZE];
+/// device.read_page(0, &mut page)?;
+/// assert_eq!(page, [7; PAGE_SIZE]);
+/// # Ok::<(), DeviceError>(())
+/// ```
 pub trait SwapDevice: Send + Sync + fmt::Debug {
-    /// Slots, numbered from 0; at most 2^32 are used. Constant.
+    /// The number of slots, which are numbered from 0; at most 2^32 are used. Must not change.
     fn capacity(&self) -> u64;
 
-    /// Writes a page. After an error the slot means nothing.
+    /// Writes a page. After an error the slot's contents are unspecified.
+    ///
+    /// # Errors
+    /// Any that the device has: the page stays in memory.
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError>;
 
     /// Reads the page last written to a slot. After an error `page` is unspecified.
+    ///
+    /// # Errors
+    /// Any that the device has, rather than a page that was not written to the slot; usually
+    /// [`DeviceError::Missing`] if none was.
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError>;
 
-    /// The page of a slot is not needed any more. A hint: nothing fails.
+    /// A hint that the page of a slot is not needed any more.
     fn discard(&self, slot: u64) {
         let _ = slot;
     }
 
-    /// The devices that this one keeps its pages on, for a wrapper: they are attached to a store with
-    /// it, so that no other store gets one of them. Constant.
+    /// The devices that a wrapper keeps its pages on: they are attached together with it, so that no
+    /// other store gets one of them. Must not change.
     fn inner(&self) -> &[Arc<dyn SwapDevice>] {
         &[]
     }
 
-    /// Heap bytes of what the device notes about its slots.
+    /// Heap bytes of the device's bookkeeping of its slots.
     fn memory_bytes(&self) -> usize {
         0
     }
 }
 
-/// Refuses slots that there are not.
+/// Refuses a slot beyond the capacity.
 fn check(slot: u64, capacity: u64) -> Result<(), DeviceError> {
     if slot < capacity { Ok(()) } else { Err(DeviceError::OutOfRange { slot, capacity }) }
 }

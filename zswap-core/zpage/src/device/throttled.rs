@@ -1,4 +1,4 @@
-//! A device that takes its time.
+//! A slow device.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -6,10 +6,24 @@ use std::sync::Arc;
 use super::{DeviceError, SwapDevice};
 use crate::Page;
 
-/// Another device, slower: each read and write sleeps first. For tests of a device that is slower
-/// than the stores.
+/// Wraps a device and sleeps before each read and write, to test a device that is slower than the
+/// stores.
 ///
 /// `Send` and `Sync`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::{Duration, Instant};
+/// use zpage::PAGE_SIZE;
+/// use zpage::device::{MemorySwapDevice, SwapDevice, ThrottledSwapDevice};
+///
+/// let delay = Duration::from_millis(1);
+/// let device = ThrottledSwapDevice::new(Arc::new(MemorySwapDevice::new(8)), delay);
+/// let begin = Instant::now();
+/// device.write_page(0, &[7; PAGE_SIZE])?;
+/// assert!(begin.elapsed() >= delay);
+/// # Ok::<(), zpage::DeviceError>(())
+/// ```
 #[derive(Debug)]
 pub struct ThrottledSwapDevice {
     inner: Arc<dyn SwapDevice>,
@@ -17,7 +31,7 @@ pub struct ThrottledSwapDevice {
 }
 
 impl ThrottledSwapDevice {
-    /// `inner`, each read and write of it `delay` later.
+    /// Wraps `inner` and delays each read and write by `delay`.
     pub fn new(inner: Arc<dyn SwapDevice>, delay: Duration) -> Self {
         ThrottledSwapDevice { inner, delay }
     }

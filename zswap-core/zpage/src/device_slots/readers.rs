@@ -1,23 +1,22 @@
-//! Which slots are being read, how often, and which of them were given up meanwhile.
+//! Which slots are being read, by how many readers, and which were given up meanwhile.
 //!
-//! An open-addressed table of a fixed size, allocated when the device is attached: a slot is pinned
-//! under an entry's lock, where nothing may be allocated or waited for. A slot's place is the first
-//! that is free from its hash on; taking a slot out moves back those behind it that it displaced, so a
-//! search ends at the first free place.
+//! An open-addressed hash table of a fixed size, allocated when the device is attached: pinning happens
+//! under an entry's lock, where nothing may allocate or wait. Probing is linear; removing a slot shifts
+//! displaced slots back, so a search ends at the first free place.
 
 use std::collections::TryReserveError;
 
 use crate::sync::MODEL;
 
-/// Slots that can be read at once. More readers than that wait, with nothing locked.
+/// Slots that can be read at once. Readers of further slots wait, with nothing locked.
 pub(super) const MOST: usize = if MODEL { 3 } else { 256 };
-/// Places; some are always free, so every search ends.
+/// Places: more than `MOST`, so some are always free and every search ends.
 const PLACES: usize = (MOST * 2).next_power_of_two();
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     slot: u32,
-    /// 0 marks a free place.
+    /// 0 in a free place.
     readers: u32,
     given_up: bool,
 }
@@ -26,21 +25,21 @@ struct Place {
 pub(super) struct Readers {
     /// [`PLACES`] of them.
     places: Vec<Place>,
-    /// Places that are not free.
+    /// Places in use.
     slots: usize,
 }
 
-/// What a reader that has gone leaves behind.
+/// The outcome of removing a reader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Gone {
-    /// It was the slot's last one.
+    /// It was the slot's last reader.
     pub(super) last: bool,
-    /// It was the last one of a slot that was given up: the slot is the caller's to release.
+    /// It was the last reader of a slot that was given up: the caller must release the slot.
     pub(super) release: bool,
 }
 
 fn home(slot: u32) -> usize {
-    // Fibonacci hashing: neighbouring slots are read together.
+    // Fibonacci hashing spreads neighbouring slots, which are often read together.
     (slot.wrapping_mul(0x9E37_79B9) >> 16) as usize % PLACES
 }
 
@@ -52,7 +51,7 @@ impl Readers {
         Ok(Readers { places, slots: 0 })
     }
 
-    /// The place of a slot, or the free one where it would be put.
+    /// The place of a slot, or the free place where it would go.
     fn find(&self, slot: u32) -> usize {
         let mut at = home(slot);
         while self.places[at].readers > 0 && self.places[at].slot != slot {
@@ -61,7 +60,7 @@ impl Readers {
         at
     }
 
-    /// Counts a reader; false if as many slots are read as can be.
+    /// Adds a reader; false if [`MOST`] other slots are being read.
     pub(super) fn add(&mut self, slot: u32) -> bool {
         let at = self.find(slot);
         if self.places[at].readers == 0 {
@@ -71,12 +70,12 @@ impl Readers {
             self.slots += 1;
             self.places[at] = Place { slot, readers: 0, given_up: false };
         }
-        // Readers that are forgotten instead of dropped could reach the end: such a slot stays read.
+        // Leaked readers could reach the maximum: the slot then counts as read for ever.
         self.places[at].readers = self.places[at].readers.saturating_add(1);
         true
     }
 
-    /// Notes that a slot was given up; false if nobody reads it.
+    /// Marks a slot as given up; false if it has no reader.
     pub(super) fn give_up(&mut self, slot: u32) -> bool {
         let at = self.find(slot);
         let read = self.places[at].readers > 0;
@@ -84,11 +83,11 @@ impl Readers {
         read
     }
 
-    /// A reader of the slot has gone.
+    /// Removes a reader of the slot.
     pub(super) fn remove(&mut self, slot: u32) -> Gone {
         let at = self.find(slot);
         let place = &mut self.places[at];
-        assert!(place.readers > 0, "a reader of slot {slot} goes that was not counted");
+        assert!(place.readers > 0, "slot {slot} lost a reader that was not counted");
         if place.readers != 1 {
             let counted = place.readers < u32::MAX;
             place.readers -= u32::from(counted);
@@ -109,7 +108,7 @@ impl Readers {
             if place.readers == 0 {
                 return;
             }
-            // It moves to the hole unless its search begins behind that.
+            // It moves into the hole unless its home lies behind the hole.
             let from_home = at.wrapping_sub(home(place.slot)) % PLACES;
             if from_home >= at.wrapping_sub(hole) % PLACES {
                 self.places[hole] = place;
@@ -119,7 +118,7 @@ impl Readers {
         }
     }
 
-    /// Whether another slot can be read.
+    /// Whether a further slot can be read.
     pub(super) fn has_room(&self) -> bool {
         self.slots < MOST
     }
@@ -189,6 +188,6 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(table.remove(5), Gone { last: false, release: false });
         }
-        assert!(table.give_up(5), "it is read");
+        assert!(table.give_up(5), "it still counts as read");
     }
 }

@@ -1,12 +1,11 @@
-//! Opening a file for a device's pages: one that is this process's alone, and nobody else's to read.
+//! Opens a file for a device's pages that no other user can read and no other device uses.
 //!
-//! What is written there is memory, with its secrets. So a file is made new with mode 0600; one that is
-//! there is taken only if it is empty, regular, this user's, and closed to others. It is never reached
-//! through a symbolic link, and is locked for as long as it is open.
+//! Pages are memory, with its secrets. So a new file has mode 0600; an existing one is used only if it is
+//! empty, regular, owned by this user and closed to others. It is never reached through a symbolic link,
+//! and is locked for as long as it is open.
 //!
-//! A file of procfs and the like is a view of something else (`/proc/self/mem` is this process's memory),
-//! so the file system must be none of those that are known, and the length of the file must become what
-//! it is set to.
+//! A file on procfs and the like is a view of something else (`/proc/self/mem` is this process's memory).
+//! So known file systems of this kind are refused, and the file must keep a length that is set.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +18,7 @@ use crate::PAGE_SIZE;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileDeviceError {
-    /// The system did not open, look at or lock it.
+    /// The system failed to open, inspect or lock the file.
     #[error("{}: {operation} failed: {source}", path.display())]
     Io {
         /// The file.
@@ -30,37 +29,37 @@ pub enum FileDeviceError {
         source: io::Error,
     },
     /// More slots than a file has room for.
-    #[error("{}: a file has no room for {capacity} slots; {most} is the most", path.display())]
+    #[error("{}: a file has no room for {capacity} slots: use at most {most}", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Slots asked for.
         capacity: u64,
-        /// The most there can be.
+        /// The most slots of a file.
         most: u64,
     },
-    /// It is no regular file; a symbolic link is none.
-    #[error("{}: is {what}, not a regular file: name a file, or a path where there is none", path.display())]
+    /// The path names something other than a regular file. Symbolic links are not followed.
+    #[error("{}: is {what}, not a regular file: name a file, or a path that does not exist", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
         /// What it is.
         what: &'static str,
     },
-    /// It is a view of something else, as those of procfs are, and keeps no pages.
+    /// The file is a view of something else, as those on procfs are, and keeps no pages.
     #[error(
         "{}: {what}, so it keeps no pages: name a file on a disk or on tmpfs", path.display()
     )]
     NotStorage {
         /// The path.
         path: PathBuf,
-        /// What shows it.
+        /// The evidence.
         what: &'static str,
     },
-    /// There is something in it.
+    /// The file is not empty.
     #[error(
-        "{}: holds {bytes} bytes, which would be lost: name an empty file, or a path where there is \
-         none", path.display()
+        "{}: holds {bytes} bytes, which would be lost: name an empty file, or a path that does not \
+         exist", path.display()
     )]
     NotEmpty {
         /// The file.
@@ -68,10 +67,10 @@ pub enum FileDeviceError {
         /// Its length, bytes.
         bytes: u64,
     },
-    /// It is another user's.
+    /// The file belongs to another user.
     #[error(
         "{}: belongs to user {owner}, and this process runs as user {user}: pages hold memory, so \
-         name a file of your own", path.display()
+         name a file that this user owns", path.display()
     )]
     Foreign {
         /// The file.
@@ -92,8 +91,8 @@ pub enum FileDeviceError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Another device, of this process or another one, has it.
-    #[error("{}: is in use by another device: give each store a file of its own", path.display())]
+    /// Another device, in this process or another one, uses the file.
+    #[error("{}: is in use by another device: give each store its own file", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
@@ -105,7 +104,7 @@ impl FileDeviceError {
         FileDeviceError::Io { path: path.to_owned(), operation, source }
     }
 
-    /// What kind of failure, for callers that deal in [`io::Error`].
+    /// The kind of failure, for callers that use [`io::Error`].
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             FileDeviceError::Io { source, .. } => source.kind(),
@@ -129,10 +128,10 @@ impl From<FileDeviceError> for io::Error {
     }
 }
 
-/// Whether an empty file keeps a length that is set; it is empty again after that.
+/// Checks that an empty file keeps a length that is set, then truncates it again.
 fn check_length(path: &Path, file: &File) -> Result<(), FileDeviceError> {
     let page = PAGE_SIZE as u64;
-    // To make a file longer than the limit raises a signal.
+    // Extending a file beyond the limit raises a signal.
     let len = file_size_limit().map_or(page, |limit| limit.min(page));
     if len == 0 {
         let source = io::ErrorKind::FileTooLarge.into();
@@ -143,7 +142,7 @@ fn check_length(path: &Path, file: &File) -> Result<(), FileDeviceError> {
     let became = file.metadata().map_err(failed("fstat"))?.len();
     file.set_len(0).map_err(failed("setting a length"))?;
     if became != len {
-        let what = "its length does not become what it is set to";
+        let what = "it does not keep a length that is set";
         return Err(FileDeviceError::NotStorage { path: path.to_owned(), what });
     }
     Ok(())
@@ -158,7 +157,8 @@ mod unix {
     use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
     use rustix::io::Errno;
 
-    /// What must hold of the file itself, asked of the open file: the path may lead elsewhere by now.
+    /// Checks what `stat` and `file_system` say of the file. The open file is checked last, since the path
+    /// may lead elsewhere by then.
     fn check(
         path: &Path,
         stat: &Stat,
@@ -191,7 +191,7 @@ mod unix {
         Ok(())
     }
 
-    /// What is wrong with the file system of a file, of those that keep no pages.
+    /// Names the file system if it is one of those that keep no pages.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn no_storage(found: &rustix::fs::StatFs) -> Option<&'static str> {
         #[allow(
@@ -242,18 +242,18 @@ mod unix {
         Ok(None)
     }
 
-    /// Opens, checks and locks; nothing is changed of a file that is refused.
+    /// Opens, checks and locks the file. A refused file is not changed.
     pub(in super::super) fn open(path: &Path) -> Result<File, FileDeviceError> {
         let failed =
             |operation| move |errno: Errno| FileDeviceError::io(path, operation, errno.into());
-        // A pipe must not block the call.
+        // NONBLOCK: opening a pipe must not block.
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let private = Mode::RUSR | Mode::WUSR;
         let made = rustix::fs::open(path, flags | OFlags::CREATE | OFlags::EXCL, private);
         let is_new = made.is_ok();
         let file = match made {
             Err(Errno::EXIST) => {
-                // Asked before it is opened, too: opening a device may do something.
+                // Checked before the open, too: opening a device may have side effects.
                 let stat = rustix::fs::lstat(path).map_err(failed("lstat"))?;
                 check(path, &stat, || no_storage_at(path))?;
                 rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))?
@@ -262,7 +262,7 @@ mod unix {
         };
         let refused = |error| {
             if is_new {
-                // A file system that knows no modes, most likely. The file is empty and ours.
+                // Most likely the file system ignores modes. The file is empty and ours.
                 let _ = std::fs::remove_file(path);
             }
             error
@@ -274,7 +274,7 @@ mod unix {
             Err(Errno::WOULDBLOCK) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
             Err(errno) => return Err(failed("flock")(errno)),
         }
-        // Asked last: a file that is in use is not empty either, and whoever had it may have written.
+        // After the lock: a file in use is not empty either, and its last user may have written to it.
         let stat = rustix::fs::fstat(&file).map_err(failed("fstat"))?;
         if stat.st_size != 0 {
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
@@ -285,9 +285,9 @@ mod unix {
         Ok(file)
     }
 
-    /// Lets go of the lock now, also if a child of this process still has the file open.
+    /// Unlocks the file now, even if a child of this process still has it open.
     pub(in super::super) fn unlock(file: &File) {
-        // Closing would do it for all but the children's sake.
+        // Closing alone keeps the lock while a child has the file open.
         let _ = rustix::fs::flock(file, FlockOperation::Unlock);
     }
 }
@@ -298,7 +298,7 @@ pub(super) fn open(path: &Path) -> Result<File, FileDeviceError> {
     /// ERROR_SHARING_VIOLATION.
     const SHARED: i32 = 32;
     let mut options = std::fs::OpenOptions::new();
-    // Shared with nobody for as long as it is open.
+    // No other process can open the file for as long as it is open here.
     let options = options.read(true).write(true).create(true).truncate(false).share_mode(0);
     let file = options.open(path).map_err(|source| match source.raw_os_error() {
         Some(SHARED) => FileDeviceError::InUse { path: path.to_owned() },

@@ -1,11 +1,11 @@
-//! What each slot of a file should hold: a checksum a slot, in memory.
+//! The checksum of each slot's page, in memory.
 //!
-//! A file is everybody's who may open it: truncated and extended again it reads as zeros, and another
-//! program may write to it. So a page that is read is compared with what was written.
+//! Any process that may open the file can change it: another program may write to it, and a file that is
+//! truncated and extended again reads as zeros. So each page that is read is checked against its checksum.
 //!
-//! Lock: a mutex, under which nothing else is locked; a chunk of 1024 slots is allocated under it when
-//! the first of them is written. The chunks are found by their number, so that a slot far behind the
-//! others costs no more than one beside them.
+//! Lock: a mutex, under which nothing else is locked; the first write to a chunk of 1024 slots allocates
+//! the chunk under it. A hash table finds chunks by number, so a slot far beyond the others costs no more
+//! memory than one beside them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::device::DeviceError;
 /// Slots of a chunk.
 const CHUNK: u64 = 1024;
 
-/// The checksum of a page; never 0, which stands for no page.
+/// The checksum (CRC-32) of a page; never 0, which stands for no page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sum(u32);
 
@@ -26,7 +26,7 @@ impl Sum {
     }
 }
 
-/// Sums by slot, those of a chunk together.
+/// Chunks of sums, by chunk number.
 type Chunks = HashMap<u64, Box<[u32]>>;
 
 /// The sums of all slots.
@@ -45,7 +45,7 @@ impl Sums {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for a slot's sum, so that [`set`](Self::set) cannot fail.
+    /// Allocates the slot's chunk, so that [`set`](Self::set) cannot fail.
     pub(super) fn reserve(&self, slot: u64) -> Result<(), DeviceError> {
         let (chunk, _) = split(slot);
         let mut chunks = self.lock();
@@ -59,7 +59,7 @@ impl Sums {
         Ok(())
     }
 
-    /// Notes what a slot holds, or that it holds nothing.
+    /// Records the sum of a slot's page, or that the slot holds none.
     pub(super) fn set(&self, slot: u64, sum: Option<Sum>) {
         let (chunk, at) = split(slot);
         if let Some(sums) = self.lock().get_mut(&chunk) {
@@ -67,7 +67,7 @@ impl Sums {
         }
     }
 
-    /// What a slot holds.
+    /// The sum of a slot's page.
     pub(super) fn get(&self, slot: u64) -> Option<Sum> {
         let (chunk, at) = split(slot);
         let sum = self.lock().get(&chunk)?[at];
@@ -82,8 +82,8 @@ impl Sums {
     }
 }
 
-/// Heap bytes of a table of that capacity: a power of two of places, an eighth of which stays free from
-/// 8 on, each with a byte that says what it is for.
+/// Heap bytes of a hash table of this capacity: a power of two of places, each with a control byte; from
+/// 8 places on, an eighth stays free.
 fn table_bytes(capacity: usize) -> usize {
     let places = match capacity {
         0 => 0,
@@ -110,7 +110,7 @@ mod tests {
         let held = [0, 1, CHUNK - 1, CHUNK, last - 1, last, last + 1];
         let found = held.map(|slot| sums.get(slot));
         assert_eq!(found, [Some(two), None, Some(one), Some(two), None, Some(one), None]);
-        // Chunks 2 to 4 hold none.
+        // Chunks 2 to 4 are not allocated.
         let bytes = sums.memory_bytes();
         assert!((3 * 4 * CHUNK as usize..4 * 4 * CHUNK as usize).contains(&bytes), "{bytes}");
         sums.set(0, None);

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-/// A directory of the test's own, gone at its end.
+/// A directory for one test, deleted when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -35,7 +35,7 @@ fn page(n: u8) -> Page {
 fn pages_come_back_and_discarded_ones_take_no_space() {
     let folder = Folder::new("pages");
     let device = FileSwapDevice::create(folder.at("new"), 100).unwrap();
-    // Zeros are a page as any other.
+    // A page of zeros is a page like any other.
     for (slot, n) in [(0, 1), (99, 0), (7, 3)] {
         device.write_page(slot, &page(n)).unwrap();
     }
@@ -86,9 +86,9 @@ fn a_file_that_somebody_changed_gives_errors_and_no_pages() {
             assert!(read.is_err() || back == page(slot as u8 + 1));
         }
     };
-    check("as it was", 0..10);
+    check("unchanged", 0..10);
     let theirs = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    // Cut within a page, then as long as before: half a page is zeros.
+    // Cut within a page, then extended to the old length: part of that page is zeros.
     theirs.set_len(8 * PAGE_SIZE as u64 + 100).unwrap();
     check("shorter", 0..8);
     theirs.set_len(10 * PAGE_SIZE as u64).unwrap();
@@ -97,13 +97,13 @@ fn a_file_that_somebody_changed_gives_errors_and_no_pages() {
     check("overwritten", 1..8);
     theirs.set_len(0).unwrap();
     check("empty", 0..0);
-    // What is written from here on is there.
+    // A page that is written now can be read.
     device.write_page(4, &page(5)).unwrap();
     check("empty, and one written", 4..5);
-    // Another file in its place is not the device's: it keeps the one that it opened.
+    // The device keeps the file that it opened, not another one under the same name.
     fs::rename(&path, folder.at("moved")).unwrap();
     fs::write(&path, [7; 3 * PAGE_SIZE]).unwrap();
-    check("another one in its place", 4..5);
+    check("another file in its place", 4..5);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_file_is_one_devices() {
     let in_use = |path: &Path| {
         let refused = FileSwapDevice::create(path, 9).unwrap_err();
         assert!(matches!(refused, FileDeviceError::InUse { .. }), "{refused}");
-        assert!(refused.to_string().contains("file of its own"), "{refused}");
+        assert!(refused.to_string().contains("its own file"), "{refused}");
     };
     let first = FileSwapDevice::create(&path, 9).unwrap();
     in_use(&path);
@@ -160,7 +160,7 @@ fn a_file_that_is_a_view_of_something_else_is_refused() {
     }
     let folder = Folder::new("storage");
     let device = FileSwapDevice::create(folder.at("new"), 1).unwrap();
-    assert_eq!(device.file.0.metadata().unwrap().len(), 0, "as empty as it was");
+    assert_eq!(device.file.0.metadata().unwrap().len(), 0, "the file is still empty");
 }
 
 #[cfg(unix)]
@@ -190,7 +190,7 @@ fn a_file_that_others_can_reach_is_refused() {
         other => panic!("{other}"),
     };
     assert_eq!(what(&refused), "a symbolic link");
-    // Nor is a file made where a link leads to nothing.
+    // Nor is a file made at the target of a dangling link.
     std::os::unix::fs::symlink(folder.at("nothing"), folder.at("dangling")).unwrap();
     let refused = FileSwapDevice::create(folder.at("dangling"), 1).unwrap_err();
     assert_eq!(what(&refused), "a symbolic link");
