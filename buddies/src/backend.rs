@@ -1,6 +1,6 @@
-//! A crate's own type over a [`Pool`](crate::Pool): each call is handed on.
+//! A crate's own type over a [`Pool`](crate::Pool), to which it passes on each call.
 
-/// Makes a newtype over a [`Pool`](crate::Pool) the backend: `Zpool` and `Debug`.
+/// Implements `Zpool` and `Debug` for a newtype over a [`Pool`](crate::Pool).
 #[macro_export]
 macro_rules! backend {
     ($name:ident) => {
@@ -18,7 +18,7 @@ macro_rules! backend {
                 free(handle: Handle) -> Result<(), ZpoolError>;
                 prefetch(handle: Handle) -> ();
                 obj_read_begin(handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
-                /// No smaller share of a page than one of as many as it can hold: that saves no memory.
+                /// At least a page's share for the most objects that it holds: a smaller object saves no memory.
                 footprint(len: usize) -> usize;
                 total_pages() -> usize;
                 reclaim(pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError>;

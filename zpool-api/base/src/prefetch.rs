@@ -1,6 +1,6 @@
 //! Prefetch: hints to the processor about memory that will be read soon.
 //!
-//! Nothing depends on these hints; on other processors than x86-64 and AArch64, and under Miri, they do
+//! Nothing depends on these hints: on architectures other than `x86_64` and `aarch64`, and under Miri, they do
 //! nothing. They neither fault nor perform a read that a program could observe.
 
 /// Bytes of a cache line.
