@@ -388,9 +388,9 @@ mod tests {
     fn a_word_in_a_message_tells_its_fields() {
         let word = live(3, 100);
         let pinned = word.pin(3).unwrap();
-        let told = format!("{pinned:?} {:?}", word.peek());
+        let text = format!("{pinned:?} {:?}", word.peek());
         for part in ["state: Live", "generation: 3", "bytes: 100", "readers: 0", "readers: 1"] {
-            assert!(told.contains(part), "{told}");
+            assert!(text.contains(part), "{text}");
         }
     }
 

@@ -94,7 +94,7 @@ pub enum ZpoolError {
         /// The backend's name.
         backend: &'static str,
     },
-    /// A backend or provider that the caller contained panicked.
+    /// A backend or its page provider panicked, and the caller caught the panic.
     #[error("{backend} panicked in {operation}; its memory for this object may be lost")]
     Panicked {
         /// The backend's name.

@@ -14,7 +14,7 @@
 //!     ZpoolStats,
 //! };
 //!
-//! /// A backend that keeps each object in a box of its own: simple, safe, not dense.
+//! /// A backend that keeps each object in its own box: simple, safe, not dense.
 //! #[derive(Debug)]
 //! struct Boxes {
 //!     tag: PoolTag,

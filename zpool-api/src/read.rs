@@ -38,7 +38,7 @@ enum Hold<'p> {
 ///
 /// `Send` and `Sync`. Dropping the guard ends the read, on any thread and under any lock: the drop waits for
 /// nobody and calls no page provider. If it was the last reader of a freed object, the pool's next call that
-/// may block returns the object's space.
+/// may block frees the object's space.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjRead<'p> {
     bytes: NonNull<u8>,

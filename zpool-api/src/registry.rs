@@ -38,27 +38,17 @@ type Constructor = Arc<dyn Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError
 ///
 /// ```
 /// use std::sync::Arc;
-/// use zpool_api::{PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError};
+/// use zpool_api::{PageProvider, Registry, ZpoolConfig, ZpoolError};
 ///
-/// /// A registry with one backend, whose constructor is `make`.
-/// fn registry_of<F>(make: F) -> Result<Registry, ZpoolError>
-/// where
-///     F: Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> + Send + Sync + 'static,
-/// {
-///     let mut registry = Registry::new();
-///     registry.register("mine", make)?;
-///     Ok(registry)
-/// }
-///
-/// fn build(registry: &Registry, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
-///     registry.build("mine", &ZpoolConfig::new(pages))
-/// }
-///
-/// // This constructor refuses whatever it gets.
-/// let mut registry = registry_of(|_| Err(ZpoolError::EmptyObject))?;
+/// let mut registry = Registry::new();
+/// // A real constructor returns `Ok(Arc::new(pool))`.
+/// registry.register("mine", |_config| Err(ZpoolError::EmptyObject))?;
 /// assert_eq!(registry.names().collect::<Vec<_>>(), ["mine"]);
-/// let again = registry.register("mine", |_| Err(ZpoolError::EmptyObject));
-/// assert!(matches!(again, Err(ZpoolError::AlreadyRegistered { .. })));
+///
+/// fn misspelt(registry: &Registry, pages: Arc<dyn PageProvider>) {
+///     let error = registry.build("mien", &ZpoolConfig::new(pages)).unwrap_err();
+///     assert!(matches!(error, ZpoolError::UnknownBackend { .. }));
+/// }
 /// # Ok::<(), ZpoolError>(())
 /// ```
 #[derive(Clone, Default)]

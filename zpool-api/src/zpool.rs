@@ -112,8 +112,8 @@ impl Compaction {
 /// * No lock is held while an [`Evict`] callback runs.
 ///
 /// # Blocking
-/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks and
-/// make system calls through the page provider, the latter with no lock held: do not call them under a lock.
+/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks and, with
+/// none of them held, make system calls through the page provider: do not call them under a lock.
 ///
 /// `obj_read_begin` and dropping an [`ObjRead`] may be called under the consumer's own short locks.
 /// They wait only for a thread that is moving the same object, a copy of a few kilobytes; they take no lock
@@ -212,7 +212,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         len
     }
 
-    /// Moves objects together and returns the emptied pages to the provider; returns their number.
+    /// Moves objects together and gives the emptied pages back to the provider. The result is their number.
     /// Handles stay valid. Works in bounded steps that let other calls in between.
     ///
     /// # Errors
@@ -278,7 +278,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "reclaim" })
     }
 
-    /// Returns the provider's warm pages to the system, and their number to the caller. Default: 0.
+    /// Gives the provider's warm pages back to the system. The result is their number. Default: does nothing.
     fn trim(&self) -> usize {
         0
     }

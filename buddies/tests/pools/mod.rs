@@ -60,8 +60,8 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
     let (mut limited, mut injected) = (0, 0);
     for step in 0..pick(20_000, 400) {
         let size = 1 + rng.below(PAGE);
-        let told = rng.below(16) == 0;
-        pages.fail_call(u64::from(told));
+        let fails = rng.below(16) == 0;
+        pages.fail_call(u64::from(fails));
         match rng.below(10) {
             0..=4 => {
                 let before = (pool.stats(), pages.pages_out());
@@ -78,7 +78,9 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
                         let after = pool.stats();
                         assert!(after.total_pages == LIMIT && after.objects == before.0.objects);
                     }
-                    Err(ZpoolError::OutOfMemory { source: PageError::Injected { .. } }) if told => {
+                    Err(ZpoolError::OutOfMemory { source: PageError::Injected { .. } })
+                        if fails =>
+                    {
                         injected += 1;
                         assert_eq!(pool.stats().objects, before.0.objects);
                     }

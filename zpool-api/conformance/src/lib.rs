@@ -147,6 +147,13 @@ pub struct Check {
 ///
 /// # Panics
 /// At the first broken promise; the message names the subject, the check and the fault.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use zpool_api::{PageProvider, Zpool, ZpoolError};
+/// # fn new_pool(_: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> { unreachable!() }
+/// zpool_conformance::all(&zpool_conformance::subject("mine", new_pool));
+/// ```
 pub fn all(subject: &dyn Subject) {
     for check in CHECKS {
         (check.run)(subject);

@@ -38,18 +38,18 @@ pub(super) fn one_of_many_frees_wins(rig: &Rig<'_>) {
         let (handle, mark) = model.store(&fixture, fixture.max() / 3);
         fill(&fixture, &mut model, 1);
         let guard = (round % 3 == 0).then(|| fixture.read(handle, mark));
-        let (wins, start) = (AtomicUsize::new(0), Barrier::new(threads));
+        let (freed, start) = (AtomicUsize::new(0), Barrier::new(threads));
         let job = || {
             start.wait();
             match fixture.pool.free(handle) {
                 Ok(()) => {
-                    wins.fetch_add(1, SeqCst);
+                    freed.fetch_add(1, SeqCst);
                 }
                 refused => assert_invalid(handle, refused),
             }
         };
         together((0..threads).map(|_| Box::new(job) as Box<dyn FnOnce() + Send>).collect());
-        assert_eq!(wins.load(SeqCst), 1, "successful frees (left) of {threads} of one object");
+        assert_eq!(freed.load(SeqCst), 1, "successful frees (left) of {threads} of one object");
         model.remove_handle(handle);
         if let Some(guard) = guard {
             mark.check(&guard);

@@ -1,6 +1,6 @@
 //! Fault injection: a provider that fails chosen calls and counts the pages it has handed out.
 //!
-//! It wraps another provider. Its counters are atomics; it takes no lock of its own.
+//! It wraps another provider. Its counters are atomics; it takes no lock itself.
 
 use core::ops::Range;
 use std::sync::Arc;

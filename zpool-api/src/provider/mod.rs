@@ -148,9 +148,9 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Ends `isolate_block`. If no run of the block is in use any more, returns its memory to the system in
-    /// one piece, and `true`; otherwise only makes its runs available again. Ignores a block that is not the
-    /// isolated one: made up, another provider's or put back already.
+    /// Ends `isolate_block`. If no run of the block is in use any more, its memory goes back to the system in
+    /// one piece, and the result is true. Otherwise its free runs only become available again. Ignores a block
+    /// that is not the isolated one: made up, another provider's or put back already.
     fn putback_block(&self, block: PageBlock) -> bool {
         let _ = block;
         false
@@ -159,7 +159,7 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     /// Resident pages that the provider keeps warm. Takes no lock.
     fn cached_pages(&self) -> usize;
 
-    /// Returns all warm pages to the system, and their number to the caller.
+    /// Gives all warm pages back to the system. The result is their number.
     fn trim(&self) -> usize;
 
     /// Bytes of the provider's own bookkeeping.

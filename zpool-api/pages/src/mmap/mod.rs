@@ -231,7 +231,8 @@ impl MmapPages {
         self.warm_bound.saturating_sub(BATCH_RUNS).max(self.warm_bound / 2)
     }
 
-    /// Returns a batch that counts as leaving to the system; returns how many pages went.
+    /// Gives the memory of a batch, which counts as leaving, back to the system. The result is the number of
+    /// pages that went.
     fn give_back(&self, mut batch: Batch) -> usize {
         let leaving = batch.pages();
         let locked = self.lock().locked;
