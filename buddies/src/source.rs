@@ -101,7 +101,7 @@ impl PageSource {
     /// and nobody may touch the page any more.
     ///
     /// # Panics
-    /// If the provider panics; the page no longer counts then.
+    /// If the provider panics; the page has stopped counting then.
     pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
         // Uncharges when it is dropped, even by a panic.
         let charge = Charge(self);

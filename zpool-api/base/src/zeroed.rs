@@ -2,8 +2,8 @@
 //! the system.
 //!
 //! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. That table
-//! keeps its elements for ever; here the owner gives back a *group* of elements as soon as it no longer needs
-//! them, even while other threads still access them. A late reader finds zeros, and a late write makes a new
+//! keeps its elements for ever; here the owner gives back a *group* of elements when it is done with them,
+//! even while other threads still access them. A late reader finds zeros, and a late write makes a new
 //! page of zeros that contains it. So an element consists of atomics alone, and its owner ensures that zeros
 //! mean "nothing" and that a late access writes only over the value that it expects (compare-exchange).
 //!
