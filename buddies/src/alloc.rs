@@ -1,9 +1,9 @@
-//! Allocation: room in a page, or a fresh page; the middle object moved if it stands in the way.
+//! Allocation: takes room in a page or in a fresh page, and moves the middle object if it is in the way.
 //!
-//! The page with the tightest room is taken off its list under the pool lock, and with it the lists'
-//! reference. Under its lock an object gets room, the middle one moved if need be, and a reference; the
-//! page goes back to its list. Who was given room claims the word: FREE → OWNED. The bytes are written
-//! outside of the locks; `publish` makes the word LIVE, and the handle exists from there on.
+//! Under the pool lock an allocation takes the page with the tightest room off its list, and the lists'
+//! reference with it. Under the page's lock it moves the middle object if necessary and gives the new object
+//! room and a reference; then the page returns to its list. The new owner claims the word: FREE → OWNED. It
+//! writes the bytes without a lock; `publish` makes the word LIVE, and from then on the handle exists.
 
 use zpool_api::{Handle, ObjCommit, ZpoolError};
 use zpool_base::stable::TableError;
@@ -18,11 +18,11 @@ use crate::page::Page;
 use crate::source::FreshPage;
 use crate::states::Who;
 
-/// Pages that an allocation tries: one whose middle object is read or being written may have no room.
+/// Pages that an allocation tries: one whose middle object is being read or written may have no room.
 const TRIES: u32 = 16;
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
-    /// Takes room for `size` bytes: the word is OWNED afterwards, the caller its owner.
+    /// Takes room for `size` bytes. Afterwards the word is OWNED by the caller.
     pub(crate) fn reserve(&self, size: usize) -> Result<Buddy<'_, L, N>, ZpoolError> {
         if size == 0 {
             return Err(ZpoolError::EmptyObject);
@@ -44,7 +44,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
             drop(lists);
             if let Some(found) = self.reserve_in_a_page(chunks) {
                 found.word().claim(size);
-                // The provider may panic when it gets the page back.
+                // The provider may panic when the page is returned.
                 let abort = AbortOnDrop(self, found.slot.number());
                 drop(fresh);
                 core::mem::forget(abort);
@@ -58,12 +58,11 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok(found)
     }
 
-    /// Room in the page that fits tightest; none if no page has any, or none of the [`TRIES`] that fit
-    /// tightest.
+    /// Room in the page that fits tightest; `None` if none of the [`TRIES`] tightest pages has any.
     fn reserve_in_a_page(&self, chunks: usize) -> Option<Buddy<'_, L, N>> {
         for _ in 0..TRIES {
             let mut lists = self.lists.lock();
-            // With one lock the page may stay where it is: the lock is held until it is put elsewhere.
+            // With one lock the page may stay on its list: the lock is held until it moves to another.
             let page =
                 if L::Locks::ONE { lists.tightest(chunks) } else { lists.take_for_alloc(chunks) }?;
             let desc = self.desc(page);
@@ -85,8 +84,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         None
     }
 
-    /// Puts a page back whose middle object cannot be moved for now: where it is not found for an object
-    /// as large.
+    /// Returns a page whose middle object cannot be moved now to a list where an allocation of this size does
+    /// not find it again.
     #[cold]
     fn pass_by(&self, page: u32, mut held: Held<'_, L, N>) {
         let to = held.page().resting_state(false);
@@ -95,7 +94,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         self.give_back(unreferenced);
     }
 
-    /// Takes room in a page, its middle object moved if need be. Under the page's lock.
+    /// Takes room in a page, and moves its middle object if necessary. Under the page's lock.
     fn make_room(
         &self,
         desc: &PageDesc<L, N>,
@@ -117,29 +116,29 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some(room.nth)
     }
 
-    /// In-page compaction: moves the middle object, unless it is read or being written. Under the
-    /// page's lock, which its freer takes, too.
+    /// In-page compaction: moves the middle object, unless it is being read or written. Under the page's lock,
+    /// which its freer takes, too.
     fn move_middle(&self, middle: Buddy<'_, L, N>, page: &mut Page<L, N>, to: u8) -> bool {
         if !middle.word().try_move() {
             return false;
         }
         middle.watched().write();
         let len = middle.word().peek().bytes();
-        // SAFETY: LIVE, and the freer is locked out.
+        // SAFETY: the word is LIVE and MOVING, and the page's lock keeps the freer out.
         let from = unsafe { middle.bytes(len, self.chunk_size) }.cast::<u8>();
         page.set_middle_at(to);
         middle.desc.middle.set(to);
         // SAFETY: as above.
         let to = unsafe { middle.bytes(len, self.chunk_size) }.cast::<u8>();
-        // SAFETY: `len` bytes of the page at both places, which may overlap; the old one is the
-        // object's, the rest of the new one is free, and readers and the freer are locked out
-        // (invariant 2).
+        // SAFETY: both places are `len` bytes of the page and may overlap. The old one is the object's, the
+        // rest of the new one is free, and MOVING keeps readers out, as the page's lock does the freer
+        // (invariant 2 of `desc.rs`).
         unsafe { from.copy_to(to, len) };
         middle.word().end_move();
         true
     }
 
-    /// Attaches memory to a vacant page, with an object of `chunks` chunks in it.
+    /// Attaches memory to a vacant page number, and takes room for an object of `chunks` chunks in it.
     fn attach<'a>(
         &'a self,
         fresh: FreshPage<'a>,
@@ -159,8 +158,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Buddy { slot: Slot::new(page, Room::FIRST.nth), desc }
     }
 
-    /// A page number without a page, which has a record and a descriptor. One that gets no descriptor is
-    /// kept for the next try, so that a failure uses nothing up.
+    /// A page number with a record and a descriptor, but without a page. A number that gets no descriptor stays
+    /// vacant for the next try, so that a failure uses up nothing.
     fn vacant_number<'a>(
         &'a self,
         mut lists: LockedLists<'a, L, N>,
@@ -178,8 +177,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok((page, lists))
     }
 
-    /// Adds descriptors until this page number has one. Another thread may add it, and this one that of
-    /// another's.
+    /// Adds descriptors until this page number has one. Another thread may add it, while this one adds another
+    /// thread's.
     #[cold]
     fn add_descriptors(&self, page: u32) -> Result<(), ZpoolError> {
         while self.table.len() <= page as usize {
@@ -195,7 +194,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok(())
     }
 
-    /// OWNED → LIVE: the handle exists from here on.
+    /// OWNED → LIVE: from here on the handle exists.
     #[inline]
     pub(crate) fn publish(&self, buddy: Buddy<'_, L, N>) -> Handle {
         self.objects.add(1);
@@ -217,7 +216,7 @@ impl<L: Layout<N>, const N: usize> ObjCommit for Core<L, N> {
     }
 }
 
-/// Gives up an object that is being made, when the provider panics.
+/// Aborts an object that is being made if the provider panics.
 struct AbortOnDrop<'a, L: Layout<N>, const N: usize>(&'a Core<L, N>, u32);
 
 impl<L: Layout<N>, const N: usize> Drop for AbortOnDrop<'_, L, N> {

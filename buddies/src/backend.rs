@@ -1,6 +1,42 @@
-//! A crate's own type over a [`Pool`](crate::Pool): each call is handed on.
+//! A crate's own type over a [`Pool`](crate::Pool), to which it passes on each call.
 
-/// Makes a newtype over a [`Pool`](crate::Pool) the backend: `Zpool` and `Debug`.
+/// Implements `Zpool` and `Debug` for a newtype over a [`Pool`](crate::Pool).
+///
+/// ```
+/// use std::sync::Arc;
+/// use buddies::Pool;
+/// use zpool_api::Zpool;
+/// use zpool_pages::HeapPages;
+///
+/// # use buddies::{CHUNKS, Layout, NoMiddle, OneLock, Room};
+/// # #[derive(Debug)]
+/// # struct Alone(usize);
+/// # // SAFETY: the only object of a page begins where the page does.
+/// # unsafe impl Layout<1> for Alone {
+/// #     const NAME: &'static str = "alone";
+/// #     const EMPTY: Self = Alone(0);
+/// #     type Locks = OneLock;
+/// #     type Middle = NoMiddle;
+/// #     fn is_empty(&self) -> bool { self.0 == 0 }
+/// #     fn is_headless(&self) -> bool { self.0 == CHUNKS }
+/// #     fn largest(&self, _moves: bool) -> usize { if self.is_empty() { CHUNKS } else { 0 } }
+/// #     fn room(&self, _chunks: usize) -> Option<Room> {
+/// #         self.is_empty().then_some(Room { nth: 0, at: 0, move_middle_to: None })
+/// #     }
+/// #     fn occupy(&mut self, _room: Room, chunks: usize) { self.0 = chunks; }
+/// #     fn vacate(&mut self, _nth: usize) { self.0 = 0; }
+/// #     fn start(_nth: usize, _chunks: usize, _middle_at: u8) -> usize { 0 }
+/// # }
+/// /// A backend over the layout `Alone` of the crate's front page.
+/// pub struct OnePerPage(Pool<Alone, 1>);
+///
+/// buddies::backend!(OnePerPage);
+///
+/// let pool: Arc<dyn Zpool> = Arc::new(OnePerPage(Pool::new(Arc::new(HeapPages::new()), None)?));
+/// pool.malloc_from(b"object")?;
+/// assert_eq!((pool.name(), pool.total_pages()), ("alone", 1));
+/// # Ok::<(), zpool_api::ZpoolError>(())
+/// ```
 #[macro_export]
 macro_rules! backend {
     ($name:ident) => {
@@ -18,7 +54,7 @@ macro_rules! backend {
                 free(handle: Handle) -> Result<(), ZpoolError>;
                 prefetch(handle: Handle) -> ();
                 obj_read_begin(handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
-                /// No smaller share of a page than one of as many as it can hold: that saves no memory.
+                /// At least a page's share for the most objects that it holds: a smaller object saves no memory.
                 footprint(len: usize) -> usize;
                 total_pages() -> usize;
                 reclaim(pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError>;

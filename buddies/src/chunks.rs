@@ -1,27 +1,27 @@
 //! Chunks, the unit of room in a page.
 
-/// Chunks a page is divided into; a chunk is a page's 64th part.
+/// Chunks per page.
 pub const CHUNKS: usize = 64;
 
-/// How large a chunk is: a power of two.
+/// The size of a chunk: a power of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ChunkSize {
     shift: u32,
 }
 
 impl ChunkSize {
-    /// In pages of this size, a power of two of at least 64.
+    /// The size of a chunk in pages of `page_size` bytes, a power of two of at least 64.
     pub(crate) fn of_page(page_size: usize) -> Self {
         debug_assert!(page_size.is_power_of_two() && page_size >= CHUNKS);
         ChunkSize { shift: page_size.trailing_zeros() - CHUNKS.trailing_zeros() }
     }
 
-    /// Bytes of so many chunks.
+    /// Bytes of `chunks` chunks.
     pub(crate) fn bytes(self, chunks: usize) -> usize {
         chunks << self.shift
     }
 
-    /// Chunks that this many bytes take.
+    /// Chunks that `bytes` bytes occupy.
     pub(crate) fn chunks(self, bytes: usize) -> usize {
         (bytes + self.bytes(1) - 1) >> self.shift
     }

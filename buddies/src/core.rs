@@ -1,4 +1,4 @@
-//! A pool's parts, and how they are found: descriptors by number, pages by their lock.
+//! A pool's parts, and how to get at them: descriptors by number, pages by their lock.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) type Held<'a, L, const N: usize> =
 pub(crate) type LockedLists<'a, L, const N: usize> =
     Locked<'a, ListsOf<<L as Layout<N>>::Locks, Page<L, N>>>;
 
-/// All of a pool; private to the crate, so that nobody else can end pins or commit objects.
+/// All of a pool's state; private to the crate, so that nobody else can end pins or commit objects.
 pub(crate) struct Core<L: Layout<N>, const N: usize> {
     pub(crate) source: PageSource,
     pub(crate) chunk_size: ChunkSize,
@@ -35,7 +35,7 @@ pub(crate) struct Core<L: Layout<N>, const N: usize> {
     pub(crate) left: Left,
     pub(crate) objects: Counter,
     pub(crate) object_bytes: Counter,
-    /// Below 0 for a moment when a reader takes a parked object off before its freer has counted it.
+    /// Objects that are PARKED. Below 0 for a moment if the last reader subtracts before the freer has added.
     pub(crate) parked: Counter,
 }
 
@@ -74,7 +74,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         self.find(slot).expect("a slot in use has a descriptor")
     }
 
-    /// The descriptor of a page number that has one.
+    /// The descriptor of a page number in use.
     #[expect(clippy::expect_used, reason = "page numbers are given out with a descriptor")]
     #[inline]
     pub(crate) fn desc(&self, page: u32) -> &PageDesc<L, N> {
@@ -105,7 +105,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Handle::new(self.tag, bits.expect("an object's generation fits in a handle").to_bits())
     }
 
-    /// What the handle names in a pool of this tag.
+    /// The handle's slot and generation, if it has this pool's tag.
     #[inline]
     pub(crate) fn slot_of(&self, handle: Handle) -> Result<SlotRef, ZpoolError> {
         let bits = handle.bits_of(self.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
@@ -118,8 +118,8 @@ impl<L: Layout<N>, const N: usize> Drop for Core<L, N> {
         let source = &self.source;
         each_in_destructor(self.table.iter().filter_map(|desc| {
             let base = desc.detach()?;
-            // SAFETY: a page that `attach` attached. Guards borrow the pool, so none is left that would
-            // touch it; forgotten ones cannot.
+            // SAFETY: an attached page. Guards borrow the pool, so none is left that could touch it, and
+            // forgotten ones never do.
             Some(move || unsafe { source.give_back(base) })
         }));
     }

@@ -1,10 +1,11 @@
-//! Frees: an object gives its room and its reference up, and the last reference frees the page.
+//! Frees: an object's room and its reference are released, and the last reference frees the page.
 //!
-//! * free: the word LIVE → OWNED → FREE, or → PARKED and later, by the last reader, → OWNED. That one
-//!   leaves the object on the pool's stack (`left.rs`); the next call that may block takes it off and → FREE.
-//! * OWNED → FREE and the room's end are one step under the page's lock. The page goes where its objects
-//!   say, unless an allocation or reclaim holds it; without objects it leaves the lists. The last reference
-//!   frees the page, with nothing locked.
+//! * The word goes LIVE → OWNED → FREE. If the object is being read, it goes LIVE → PARKED, and → OWNED by the
+//!   last reader, which leaves the object on the pool's stack (`left.rs`); the next call that may block takes
+//!   it off the stack and makes it FREE.
+//! * OWNED → FREE and the release of the room are one step under the page's lock. Then the page moves to the
+//!   list for its objects, unless an allocation or reclaim holds it; without objects it leaves the lists. The
+//!   thread that puts the last reference frees the page, with no lock held.
 
 use core::ptr::NonNull;
 
@@ -19,11 +20,11 @@ use crate::middle::Middle;
 use crate::states::{PageState, Who};
 use crate::word::Freed;
 
-/// A page whose last reference is gone: its memory is to be given back, once nothing is locked.
-#[must_use = "the page's memory must go back to the provider"]
+/// A page whose last reference is gone. Its memory must be returned when no lock is held.
+#[must_use = "the page's memory must return to the provider"]
 pub(crate) struct Unreferenced {
     page: u32,
-    /// Whether its number may serve again.
+    /// Whether its number may be reused.
     usable: bool,
 }
 
@@ -37,13 +38,13 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let buddy = self.find(at.slot())?;
         let word = buddy.word();
         let (freed, unreferenced) = if L::Middle::MOVES {
-            // The mover is locked out.
+            // Locked before the word changes: this keeps the mover out.
             let mut held = self.lock(buddy.slot.page, buddy.desc);
             let freed = word.free(at.generation())?;
             let is_owned = matches!(freed, Freed::Owned(_));
             (freed, if is_owned { self.give_up(buddy, &mut held, true) } else { None })
         } else {
-            // The lock is for the room only.
+            // Nothing moves, so only the room needs the lock.
             let freed = word.free(at.generation())?;
             let is_owned = matches!(freed, Freed::Owned(_));
             (freed, if is_owned { self.lock_and_give_up(buddy, true) } else { None })
@@ -58,7 +59,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some(())
     }
 
-    /// The word's owner gives the room and its reference up: OWNED → FREE. `published` as in
+    /// Releases the room and the reference of an object that the caller owns: OWNED → FREE. `published` as in
     /// `ObjWord::release`. Under the page's lock.
     #[inline]
     fn give_up(
@@ -72,26 +73,29 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let page = held.page();
         page.vacate(usize::from(buddy.slot.nth), usable);
         let last = page.put();
-        assert!(!last, "whoever holds the page, or the lists, have a reference");
+        assert!(
+            !last,
+            "an object's reference was the last, but the lists or a holder must have one"
+        );
         let to = page.resting_state(true);
         self.settle(buddy.slot.page, held, Who::Freer, to)
     }
 
-    // Always, here and below: a call more is 2 % of an allocation and a free.
+    // `inline(always)`, here and below: one more call costs 2 % of an allocation and a free.
     #[inline(always)]
     fn lock_and_give_up(&self, buddy: Buddy<'_, L, N>, published: bool) -> Option<Unreferenced> {
         let mut held = self.lock(buddy.slot.page, buddy.desc);
         self.give_up(buddy, &mut held, published)
     }
 
-    /// The word's owner, who has nothing locked, ends the object. Calls the provider.
+    /// Frees an object that the caller owns. With no lock held; calls the provider.
     pub(crate) fn give_up_now(&self, buddy: Buddy<'_, L, N>, published: bool) {
         let unreferenced = self.lock_and_give_up(buddy, published);
         self.give_back(unreferenced);
     }
 
-    /// Puts a page where it belongs. A page without objects is nobody's any more: the reference of
-    /// whoever held it is put. Under the page's lock.
+    /// Puts a page on the list where it belongs. If it has no objects, it leaves the lists, and the reference of
+    /// its holder is put. Under the page's lock.
     #[inline(always)]
     pub(crate) fn settle(
         &self,
@@ -108,8 +112,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         last.then(|| Unreferenced { page, usable: !guarded.is_retired() })
     }
 
-    /// Gives the memory of a page without references back and lets its number serve again. With nothing
-    /// locked; calls the provider.
+    /// Returns the memory of a page without references, and makes its number available again. With no lock held;
+    /// calls the provider.
     #[inline]
     pub(crate) fn give_back(&self, unreferenced: Option<Unreferenced>) {
         if let Some(Unreferenced { page, usable }) = unreferenced {
@@ -117,26 +121,26 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
             self.lists.lock().detach(page, usable);
             if let Some(base) = base {
                 // SAFETY: attached, and no word of it is OWNED, LIVE or PARKED, so nobody touches it
-                // (invariant 1); it was taken out, so it is given back once.
+                // (invariant 1 of `desc.rs`); `detach` took the pointer out, so it is given back once.
                 unsafe { self.source.give_back(base) };
             }
         }
     }
 
-    /// Gives up what readers left. With nothing locked.
+    /// Frees what readers left. With no lock held.
     #[inline]
     pub(crate) fn finish_left(&self) {
         self.left.finish(self);
     }
 }
 
-// SAFETY: the bytes of an OWNED object, at least a chunk of 64 or more. They do not move: a mover moves
-// LIVE objects only.
+// SAFETY: `link` gives the bytes of an OWNED object, which has at least one chunk of 64 bytes or more. They do not
+// move: a mover moves only LIVE objects.
 unsafe impl<L: Layout<N>, const N: usize> Leaves for Core<L, N> {
     fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
         let buddy = self.known(slot);
         let len = buddy.word().peek().bytes();
-        // SAFETY: OWNED by the pusher, and on the stack by the stack.
+        // SAFETY: OWNED: before the push by the pusher, afterwards by the stack.
         unsafe { buddy.bytes(len, self.chunk_size) }.cast()
     }
 

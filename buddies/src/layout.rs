@@ -1,8 +1,7 @@
-//! How a page's 64 chunks are shared out among its buddies: the one thing in which zbud and z3fold
-//! differ, and what the engine asks for it.
+//! How the buddies of a page share its 64 chunks: the only difference between zbud and z3fold, as a trait.
 //!
 //! Buddies of a page have numbers from 0; number 0 is the first, which begins at chunk 0. A buddy keeps
-//! its number, and so its handle, as long as it lives, also when its bytes are moved. The middle one, which
+//! its number, and so its handle, for its whole life, even if its bytes are moved. The middle one, which
 //! may be moved, is number 1 (`middle.rs`).
 
 use core::fmt::Debug;
@@ -17,63 +16,63 @@ pub struct Room {
     pub nth: usize,
     /// Chunk at which it begins.
     pub at: u8,
-    /// Where the middle object has to be moved first.
+    /// The chunk to which the middle object must be moved first; `None` if it may stay.
     pub move_middle_to: Option<u8>,
 }
 
 impl Room {
-    /// Room in a page without objects.
+    /// The room in a page without objects.
     pub(crate) const FIRST: Room = Room { nth: 0, at: 0, move_middle_to: None };
 }
 
 /// The objects of one page: at most `N`.
 ///
 /// # Safety
-/// No room may overlap the rooms of the objects in the page, once the middle one is where the room asks for
-/// it to be moved, and each is inside of the 64 chunks. [`Layout::start`] must give the chunk of the room
-/// that the object was given, or where it was moved since.
+/// A room must lie inside the 64 chunks, and must not overlap the objects in the page once the middle one is at
+/// `move_middle_to`. [`Layout::start`] must return the chunk of the room that the object got, or to which it was
+/// moved since.
 pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// The backend's registry name.
     const NAME: &'static str;
 
-    /// No object.
+    /// A page without objects.
     const EMPTY: Self;
 
     /// Which locks guard a page: [`OneLock`](crate::OneLock) or [`PageLocks`](crate::PageLocks).
     type Locks: Locking;
 
-    /// What readers are told of the middle object's place: [`NoMiddle`](crate::NoMiddle) or
+    /// How readers learn the middle object's place: [`NoMiddle`](crate::NoMiddle) or
     /// [`MiddleAt`](crate::MiddleAt).
     type Middle: Middle;
 
-    /// Whether there is no object.
+    /// Whether the page has no object.
     fn is_empty(&self) -> bool;
 
     /// Whether one object takes all 64 chunks.
     fn is_headless(&self) -> bool;
 
-    /// Chunks of the largest object that fits, 0 for none: with the middle object moved if it `moves`.
+    /// Chunks of the largest object that fits, 0 for none. `moves` says whether the middle object may be moved.
     fn largest(&self, moves: bool) -> usize;
 
-    /// Room for an object of `chunks` chunks.
+    /// Room for an object of `chunks` chunks, if it fits.
     fn room(&self, chunks: usize) -> Option<Room>;
 
-    /// An object of `chunks` chunks takes the room.
+    /// Gives the room to an object of `chunks` chunks.
     fn occupy(&mut self, room: Room, chunks: usize);
 
-    /// The object was moved. Only a layout whose rooms ask for a move has a middle one.
+    /// Records that the middle object was moved to chunk `at`. Only layouts with moves need it.
     fn set_middle_at(&mut self, at: u8) {
         let _ = at;
     }
 
-    /// An object gives its room up.
+    /// Frees the room of the `nth` object.
     fn vacate(&mut self, nth: usize);
 
-    /// Chunk at which an object of `chunks` chunks begins, when the middle one begins at `middle_at`.
+    /// Chunk at which the `nth` object, of `chunks` chunks, begins; the middle one begins at `middle_at`.
     fn start(nth: usize, chunks: usize, middle_at: u8) -> usize;
 }
 
-/// A buddy of a page, as the slot number of handles.
+/// A buddy of a page: the slot number of its handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot<const N: usize> {
     pub(crate) page: u32,
@@ -87,10 +86,10 @@ impl<const N: usize> Slot<N> {
     /// Page numbers that fit in a slot number.
     pub(crate) const MAX_PAGES: usize = 1 << (32 - Self::NTH_BITS);
 
-    /// Of a buddy that a layout named.
+    /// The slot of the `nth` buddy of a page.
     #[inline]
     pub(crate) fn new(page: u32, nth: usize) -> Self {
-        assert!(nth < N, "a layout's rooms are those of its buddies");
+        assert!(nth < N, "a layout of {N} buddies gave room number {nth}");
         debug_assert!((page as usize) < Self::MAX_PAGES);
         Slot { page, nth: nth as u8 }
     }
@@ -99,7 +98,7 @@ impl<const N: usize> Slot<N> {
         self.page << Self::NTH_BITS | u32::from(self.nth)
     }
 
-    /// None for a number that is no slot's.
+    /// The slot with this number, if it is one.
     #[inline]
     pub(crate) fn from_number(number: u32) -> Option<Self> {
         let nth = (number & ((1 << Self::NTH_BITS) - 1)) as u8;

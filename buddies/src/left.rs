@@ -1,18 +1,17 @@
-//! Objects that their last reader left: a lock-free stack, emptied by whoever may call the provider.
+//! Objects that their last readers left: a lock-free stack, emptied by calls that may use the provider.
 //!
-//! A reader ends wherever its holder drops it, also under a lock of somebody's, so it may neither wait
-//! nor call the page provider. The last one of an object that was freed meanwhile owns the object
-//! (`word.rs`), and pushes it here instead of giving it up. The next call of the pool that may block
-//! takes all of them and gives them up ([`Left::finish`]).
+//! A read guard may be dropped anywhere, even under another component's lock, so its drop may neither wait
+//! nor call the page provider. The last reader of a freed object owns the object (`word.rs`), and pushes it
+//! here instead of freeing it. The next call of the pool that may block takes all of them and frees them
+//! ([`Left::finish`]).
 //!
-//! The link to the next one is in the first bytes of the object itself, which are the pusher's alone: a
-//! buddy has a chunk of 64 bytes at least. So the stack costs a word a pool, and a push needs no memory.
+//! The link to the next object is in the first bytes of the object itself, which are the pusher's alone: a
+//! buddy has at least one chunk of 64 bytes. So the stack costs one word per pool, and a push needs no memory.
 //!
-//! # Why the head may recur
-//! The head is compared in `push` only, and an equal one may have been taken and pushed again meanwhile.
-//! That does no harm: the link says "the rest is what stands at the head when I am put on it", and the
-//! CAS makes that true of whatever the equal head leads to now. Nothing is taken by comparing: takers
-//! swap.
+//! # Why ABA is harmless
+//! Only `push` compares the head, and an equal head may have been taken and pushed again meanwhile. That does
+//! no harm: the link means "the rest of the stack is what is at the head when I am pushed", and the CAS makes
+//! this true of whatever an equal head leads to now. Takers do not compare: they swap.
 
 use core::ptr::NonNull;
 
@@ -23,16 +22,16 @@ use zpool_base::unwind::in_destructor;
 /// No object.
 const NONE: u64 = 0;
 
-/// What a pool knows of objects that were left. Objects are named by their slot numbers.
+/// Access to the objects that were left, by slot number.
 ///
 /// # Safety
 /// `link` must give the object's own memory, at least 8 writable bytes that are nobody else's while the
 /// object is on the stack.
 pub(crate) unsafe trait Leaves {
-    /// The first bytes of an object that is on the stack, or about to be.
+    /// The first bytes of an object that is on the stack, or about to be pushed.
     fn link(&self, slot: u32) -> NonNull<[u8; 8]>;
 
-    /// Gives the object up. May call the page provider, so no lock is held.
+    /// Frees the object. May call the page provider, so no lock is held.
     fn finish(&self, slot: u32);
 }
 
@@ -41,25 +40,25 @@ pub(crate) unsafe trait Leaves {
 pub(crate) struct Left(AtomicU64);
 
 impl Left {
-    /// Nothing left.
+    /// An empty stack.
     pub(crate) fn new() -> Self {
         Left(AtomicU64::new(NONE))
     }
 
-    /// Leaves an object that the caller owns. Takes no lock and calls nothing.
+    /// Pushes an object that the caller owns. Takes no lock and calls no provider.
     ///
     /// # Safety
     /// The object must be the caller's (OWNED), and pushed once; it belongs to the stack afterwards.
     pub(crate) unsafe fn push<P: Leaves>(&self, pool: &P, slot: u32) {
         let link = pool.link(slot);
-        // A guess, which is right nearly always; the CAS says otherwise.
+        // A guess that is nearly always right; the CAS corrects it.
         let mut head = NONE;
         loop {
             // SAFETY: 8 writable bytes (`Leaves::link`) of an object that is the caller's alone.
             unsafe { link.as_ptr().write_unaligned(head.to_ne_bytes()) };
             let new = u64::from(slot) + 1;
-            // Release pairs with the Acquire of `finish`: the link is seen, and all that the last reader
-            // saw of the object comes before. Relaxed on failure: tried again with what was found.
+            // Release pairs with the Acquire of `finish`: the link is visible, and the last reader's accesses
+            // to the object come before the taker's. Relaxed on failure: retried with the value found.
             match self.0.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -67,12 +66,12 @@ impl Left {
         }
     }
 
-    /// Gives up all that is left: as much work as that many frees. Costs one load when nothing is. With
-    /// no lock held. A panic of the provider leaves the rest to the next call.
+    /// Frees all objects on the stack, each at the cost of a free. Costs one load if there are none. With no lock
+    /// held. If the provider panics, the rest stays for the next call.
     #[inline]
     pub(crate) fn finish<P: Leaves>(&self, pool: &P) {
-        // Relaxed: only whether to try. The model checker always tries: after such a load it does not
-        // explore every order of the swap.
+        // Relaxed: only decides whether to try. Under the model checker always tries, since after such a load
+        // it does not explore every order of the swap.
         if MODEL || self.0.load(Ordering::Relaxed) != NONE {
             self.finish_all(pool);
         }
@@ -81,7 +80,7 @@ impl Left {
     #[cold]
     fn finish_all<P: Leaves>(&self, pool: &P) {
         // Acquire pairs with the Release of `push`: the swap ends the chain of RMWs of every push, so all
-        // links are seen, and the readers' last looks come before what is done with the space.
+        // links are visible, and the readers' last accesses come before any reuse of the space.
         let mut rest = Rest { left: self, pool, head: self.0.swap(NONE, Ordering::Acquire) };
         while let Some(slot) = rest.next() {
             pool.finish(slot);
@@ -95,7 +94,7 @@ impl Default for Left {
     }
 }
 
-/// What is still to be given up of a stack that was taken; pushed again if that ends early.
+/// The rest of a taken stack that is not yet freed; its drop pushes it again after a panic.
 struct Rest<'a, P: Leaves> {
     left: &'a Left,
     pool: &'a P,
@@ -106,7 +105,7 @@ impl<P: Leaves> Rest<'_, P> {
     fn next(&mut self) -> Option<u32> {
         let slot = self.head.checked_sub(1)? as u32;
         let link = self.pool.link(slot);
-        // SAFETY: 8 readable bytes (`Leaves::link`), which `push` wrote; the taker's since the swap.
+        // SAFETY: 8 readable bytes (`Leaves::link`), which `push` wrote; they are the taker's since the swap.
         self.head = u64::from_ne_bytes(unsafe { link.as_ptr().read_unaligned() });
         Some(slot)
     }
@@ -116,7 +115,7 @@ impl<P: Leaves> Drop for Rest<'_, P> {
     fn drop(&mut self) {
         in_destructor(|| {
             while let Some(slot) = self.next() {
-                // SAFETY: taken off by the swap, not given up yet: this thread's.
+                // SAFETY: taken off by the swap and not freed yet, so it is this thread's.
                 unsafe { self.left.push(self.pool, slot) };
             }
         });
@@ -135,7 +134,7 @@ mod tests {
         panics_at: Cell<Option<u32>>,
     }
 
-    // SAFETY: a cell each, which nobody else touches.
+    // SAFETY: each slot has its own cell, which nobody else touches.
     unsafe impl Leaves for Toy {
         fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
             NonNull::new(self.bytes[slot as usize].get()).unwrap()
@@ -161,7 +160,7 @@ mod tests {
         left.finish(&toy);
         for round in 1..4 {
             for slot in [0, 7, round] {
-                // SAFETY: on the stack once at a time.
+                // SAFETY: no slot is on the stack twice at a time.
                 unsafe { left.push(&toy, slot) };
             }
             left.finish(&toy);

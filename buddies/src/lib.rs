@@ -1,7 +1,7 @@
-//! What zbud and z3fold are made of: a pool that keeps a few objects, the *buddies*, in each page.
+//! The engine of zbud and z3fold: a pool that keeps a few objects, the *buddies*, in each page.
 //!
-//! A page is divided into 64 chunks. A [`Layout`] says how the buddies of a page share them; a [`Pool`] does
-//! all the rest, and [`backend!`] makes a crate's own type of it. Here is a layout of one object a page:
+//! A page is divided into 64 chunks. A [`Layout`] defines how the buddies of a page share them; a [`Pool`] does
+//! everything else, and [`backend!`] makes a crate's own type from it. Here is a layout with one object per page:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -50,23 +50,23 @@
 //!
 //! # How it works
 //!
-//! | file | idea |
+//! | file | contents |
 //! |---|---|
-//! | `layout.rs`, `middle.rs`, `chunks.rs` | what a layout answers; the middle object's place; the unit of room |
+//! | `layout.rs`, `middle.rs`, `chunks.rs` | the trait of layouts; the middle object's place; the unit of room |
 //! | `word.rs` | the object word: generation, length, state and readers of a buddy in one atomic |
 //! | `page.rs` | a page's objects and its reference count: what the page's lock guards |
 //! | `states.rs` | the states of pages: what the pool lock guards |
 //! | `shelves.rs` | pages by free chunks, and the LRU |
-//! | `lists.rs`, `records.rs` | linked lists of page numbers, and what they link |
+//! | `lists.rs`, `records.rs` | linked lists of page numbers, and the records that they link |
 //! | `locks.rs` | a lock for each page beside the pool lock, or the pool lock alone |
 //! | `desc.rs` | a page's descriptor, and where the bytes are |
-//! | `left.rs` | objects that their last reader left, until a call may block |
+//! | `left.rs` | objects that their last readers left, until a call may block |
 //! | `reclaim.rs` | the LRU walk with the evict callback |
-//! | `core.rs`, `free.rs`, `read.rs`, `alloc.rs` | a pool's parts, and what is done with them, later ones by earlier ones |
+//! | `core.rs`, `free.rs`, `read.rs`, `alloc.rs` | a pool's parts and operations; each file uses only earlier ones |
 //! | `pool.rs`, `backend.rs` | the backend trait over them, and a crate's own type |
 //!
 //! # Locks
-//! See `locks.rs`. No page provider call, no system call and no user code runs under any. Reads take no
+//! See `locks.rs`. No page provider call, no system call and no user code runs under a lock. Reads take no
 //! lock: they pin the object's word, and wait for the page's lock only if they find the object being moved.
 
 #![cfg_attr(

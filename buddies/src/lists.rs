@@ -1,7 +1,7 @@
 //! Doubly linked lists of pages, by page number: the LRU and the unbuddied lists.
 //!
-//! The links live in the pages' records; a list is its two ends. A page is on a list at most once:
-//! whoever links and unlinks knows from the page's shelf whether it is on it (`shelves.rs`).
+//! The links live in the pages' records; a list is its two ends. A page is on a list at most once: the
+//! caller knows from the page's shelf whether it is on the list (`shelves.rs`).
 
 use core::ops::IndexMut;
 
@@ -16,7 +16,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// On no list.
+    /// The link of a page on no list.
     pub(crate) const NONE: Link = Link { prev: NIL, next: NIL };
 }
 
@@ -36,12 +36,12 @@ pub(crate) struct List<K> {
 impl<K> List<K> {
     pub(crate) const EMPTY: Self = List { head: NIL, tail: NIL, kind: core::marker::PhantomData };
 
-    /// The first page, the one added last.
+    /// The first page, which was added last.
     pub(crate) fn first(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
 
-    /// The last page, the one added first.
+    /// The last page, which was added first.
     pub(crate) fn last(&self) -> Option<u32> {
         (self.tail != NIL).then_some(self.tail)
     }
@@ -60,7 +60,7 @@ impl<K> List<K> {
         self.head = page;
     }
 
-    /// Takes a page off that is on this list.
+    /// Removes a page that is on this list.
     pub(crate) fn unlink<R>(&mut self, records: &mut R, page: u32)
     where
         R: IndexMut<u32, Output: Linked<K>>,

@@ -1,14 +1,14 @@
-//! Which locks guard a pool: a page lock for each page beside the pool lock, or the pool lock alone.
+//! The locks of a pool: a page lock for each page beside the pool lock, or the pool lock alone.
 //!
 //! The *pool lock* guards the lists (`states.rs`). A page's objects and its reference count (`page.rs`) are
-//! guarded by
-//! * the page's own lock with [`PageLocks`]. It is taken first; the pool lock is the innermost, taken under
-//!   it or alone, for the lists only. Threads that use different pages meet in the lists for a moment;
-//! * the pool lock, too, with [`OneLock`]: one lock an allocation and one a free, where page locks take
-//!   three and two. For layouts whose pages are changed in a few dozen instructions.
+//! guarded
+//! * with [`PageLocks`] by the page's own lock. It is taken first; the pool lock is the innermost, taken under
+//!   it or alone, and only for the lists. Threads that use different pages contend for the lists only briefly;
+//! * with [`OneLock`] by the pool lock, too. An allocation takes one lock and so does a free, where page locks
+//!   take three and two. For layouts that change a page in a few dozen instructions.
 //!
-//! Under either: no page provider call, no system call and no user code; at most one object, of less than
-//! a page, is moved. A thread holds one page at a time.
+//! Under both: no page provider call, no system call and no user code. At most one object, smaller than a
+//! page, is moved under a lock. A thread locks one page at a time.
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -18,7 +18,7 @@ use zpool_base::lockdep::{self, Rank};
 use crate::states::Lists;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A lock's guard together with its lockdep entry.
+/// A lock's guard and its lockdep entry.
 pub struct Locked<'a, T> {
     guarded: MutexGuard<'a, T>,
     _held: lockdep::Held,
@@ -50,7 +50,7 @@ impl<T> fmt::Debug for Locked<'_, T> {
     }
 }
 
-/// The lists with what policy `K` keeps of a page of type `P` there.
+/// The lists, with the part of each page of type `P` that policy `K` keeps there.
 pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
 
 /// The pool lock of policy `K`, over pages of type `P`.
@@ -58,32 +58,32 @@ pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
 pub struct PoolLock<K: Locking, P: Send>(Mutex<Lists<K::InRecord<P>>>);
 
 impl<K: Locking, P: Send> PoolLock<K, P> {
-    /// Around the lists of a pool without pages.
+    /// A lock with the lists of a pool without pages.
     pub(crate) fn new() -> Self {
         PoolLock(Mutex::new(Lists::new()))
     }
 
-    /// Takes the pool lock, for the lists.
+    /// Takes the pool lock.
     pub(crate) fn lock(&self) -> Locked<'_, ListsOf<K, P>> {
         Locked::lock(&self.0, if K::ONE { Rank::Pool } else { Rank::Leaf })
     }
 }
 
-/// A policy: where a page is kept, and what guards it. Not to be implemented elsewhere.
+/// A policy: where a page is kept, and which lock guards it. Not meant for implementation elsewhere.
 pub trait Locking: Sized + 'static {
     /// Whether the pool lock guards the pages, too.
     const ONE: bool;
 
-    /// What a page's descriptor has of the page.
+    /// The page's part in its descriptor.
     type InDesc<P: Send>: Send + Sync;
 
-    /// What a page's record in the lists has of the page.
+    /// The page's part in its record in the lists.
     type InRecord<P: Send>: Send;
 
     /// A locked page.
     type Held<'a, P: Send + 'a>: HeldPage<Self, P>;
 
-    /// A page's two parts: of its descriptor, and of its record.
+    /// The page's two parts: for its descriptor, and for its record.
     fn parts<P: Send>(page: fn() -> P) -> (Self::InDesc<P>, Self::InRecord<P>);
 
     /// Locks a page.
@@ -93,7 +93,7 @@ pub trait Locking: Sized + 'static {
         in_desc: &'a Self::InDesc<P>,
     ) -> Self::Held<'a, P>;
 
-    /// Locks a page that was found in the lists, which are locked still.
+    /// Locks a page that was found in the lists, which are still locked.
     fn lock_found<'a, P: Send>(
         lists: Locked<'a, ListsOf<Self, P>>,
         pool: &'a PoolLock<Self, P>,
@@ -102,16 +102,16 @@ pub trait Locking: Sized + 'static {
     ) -> Self::Held<'a, P>;
 }
 
-/// A page that is locked.
+/// A locked page.
 pub trait HeldPage<K: Locking, P: Send> {
-    /// What the lock guards.
+    /// The page that the lock guards.
     fn page(&mut self) -> &mut P;
 
     /// Calls `change` with the lists.
     fn lists<T>(&mut self, change: impl FnOnce(&mut ListsOf<K, P>) -> T) -> T;
 }
 
-/// The pool lock guards lists and pages.
+/// The policy by which the pool lock guards both lists and pages.
 #[derive(Debug)]
 pub enum OneLock {}
 
@@ -160,11 +160,11 @@ impl<P: Send> HeldPage<OneLock, P> for HeldByPool<'_, P> {
     }
 }
 
-/// Each page has a lock; the pool lock guards the lists.
+/// The policy by which each page has a lock; the pool lock guards the lists.
 #[derive(Debug)]
 pub enum PageLocks {}
 
-/// A page lock.
+/// A page lock, held.
 #[derive(Debug)]
 pub struct HeldByPage<'a, P: Send> {
     page: Locked<'a, P>,
@@ -197,7 +197,7 @@ impl Locking for PageLocks {
         page: u32,
         in_desc: &'a Mutex<P>,
     ) -> HeldByPage<'a, P> {
-        // A page lock comes before the pool lock.
+        // Lock order: the page lock comes before the pool lock.
         drop(lists);
         Self::lock(pool, page, in_desc)
     }

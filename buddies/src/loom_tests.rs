@@ -1,7 +1,7 @@
 //! Models of the object word for loom.
 //!
-//! Each model says which weakening or omission makes it fail. The bytes of a buddy are stood for
-//! by a watched cell: a read and a write of it that are not ordered fail the model.
+//! Each model names the weakenings or omissions that make it fail. A watched cell represents the bytes of a
+//! buddy: an unordered read and write of it fail the model.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -24,7 +24,7 @@ fn live() -> Arc<Object> {
     Arc::new(object)
 }
 
-/// Reads the object of generation 1 if it is there; tells whether the space fell to this thread.
+/// Reads the object of generation 1 if it is live; returns whether this thread owns the space afterwards.
 fn read(object: &Object) -> bool {
     match object.word.pin(1) {
         Ok(_) => {
@@ -36,7 +36,7 @@ fn read(object: &Object) -> bool {
     }
 }
 
-/// Fails if `unpin` is Relaxed (the reader's look is not ordered before the write), if the CAS of
+/// Fails if `unpin` is Relaxed (the reader's access is not ordered before the write), if the CAS of
 /// `free` or `try_own` is Relaxed, and if `free` takes the space while there are readers.
 #[test]
 fn loom_the_owner_writes_after_the_readers() {
@@ -57,9 +57,9 @@ fn loom_the_owner_writes_after_the_readers() {
     });
 }
 
-/// Fails if `free` parks without looking at the count, if the passing reader of a failed `pin` does
-/// not try to own, and if the CAS of `try_own` is Relaxed: the last reader then writes where the
-/// other one may still be reading.
+/// Fails if `free` parks without checking the count, if the passing reader of a failed `pin` does not try to
+/// own, and if the CAS of `try_own` is Relaxed: then the last reader writes where the other one may still be
+/// reading.
 #[test]
 fn loom_a_parked_object_falls_to_exactly_one() {
     loom::model(|| {
@@ -84,8 +84,8 @@ fn loom_a_parked_object_falls_to_exactly_one() {
     });
 }
 
-/// Fails if `pin` does not check what its RMW returned: the reader would then see the next object.
-/// Fails too if `publish` is not Release or `pin` not Acquire.
+/// Fails if `pin` does not check what its RMW returned (the reader would see the next object), if `publish` is
+/// not Release, and if `pin` is not Acquire.
 #[test]
 fn loom_a_stale_handle_never_reads_the_next_object() {
     loom::model(|| {
@@ -93,7 +93,7 @@ fn loom_a_stale_handle_never_reads_the_next_object() {
         let reader = {
             let object = object.clone();
             thread::spawn(move || match object.word.pin(2) {
-                // The next object: written before it was published.
+                // The next object, written before it was published.
                 Ok(word) => {
                     object.bytes.read();
                     assert_eq!((word.generation(), word.bytes()), (2, 9));
@@ -112,11 +112,11 @@ fn loom_a_stale_handle_never_reads_the_next_object() {
             mine = true;
         }
         let readers = reader.join().unwrap();
-        assert!(mine != readers, "exactly one had the space");
+        assert!(mine != readers, "the space was lost, or had two owners");
     });
 }
 
-/// Of two frees of one handle one wins.
+/// Of two frees of one handle exactly one succeeds.
 #[test]
 fn loom_one_of_two_frees_wins() {
     loom::model(|| {
@@ -130,8 +130,8 @@ fn loom_one_of_two_frees_wins() {
     });
 }
 
-/// A mover and a reader. Fails if `try_move` does not look at the readers or is Relaxed, if `end_move`
-/// is Relaxed or a store, and if the reader does not wait.
+/// A mover and a reader. Fails if `try_move` does not check the readers or is Relaxed, if `end_move` is
+/// Relaxed or a store, and if the reader does not wait.
 #[test]
 fn loom_a_mover_and_a_reader_exclude_each_other() {
     loom::model(|| {
@@ -153,11 +153,11 @@ fn loom_a_mover_and_a_reader_exclude_each_other() {
             object.word.end_move();
         }
         reader.join().unwrap();
-        assert!(object.word.try_move(), "a reader was lost count of");
+        assert!(object.word.try_move(), "the reader is still counted");
     });
 }
 
-/// Two objects whose readers leave them, and a thread that gives up what is left.
+/// Two objects whose readers leave them, and a thread that frees what is left.
 struct Leaving {
     left: Left,
     links: [std::cell::UnsafeCell<[u8; 8]>; 2],
@@ -165,12 +165,12 @@ struct Leaving {
     finished: [loom::sync::atomic::AtomicUsize; 2],
 }
 
-// SAFETY: the links are their objects' owners', which is what the model checks by `bytes`.
+// SAFETY: only an object's owner accesses its link, which the model checks by `bytes`.
 unsafe impl Sync for Leaving {}
 // SAFETY: as above.
 unsafe impl Send for Leaving {}
 
-// SAFETY: 8 bytes for each object.
+// SAFETY: each object has its own 8 bytes.
 unsafe impl Leaves for Leaving {
     fn link(&self, slot: u32) -> core::ptr::NonNull<[u8; 8]> {
         let slot = slot as usize;
@@ -185,8 +185,7 @@ unsafe impl Leaves for Leaving {
     }
 }
 
-/// Fails if `push` is not Release, if `finish` does not take with Acquire, and if it takes without a
-/// swap.
+/// Fails if `push` is not Release, if the take of `finish` is not Acquire, and if it is not a swap.
 #[test]
 fn loom_left_objects_are_given_up_once() {
     loom::model(|| {
@@ -200,7 +199,7 @@ fn loom_left_objects_are_given_up_once() {
             let pool = pool.clone();
             thread::spawn(move || {
                 pool.bytes[slot as usize].write();
-                // SAFETY: this thread's object, pushed once.
+                // SAFETY: the object is this thread's and is pushed once.
                 unsafe { pool.left.push(&*pool, slot) };
             })
         };

@@ -1,22 +1,22 @@
-//! Where a page's middle object begins, for those who hold no lock: beside its object words.
+//! The chunk at which a page's middle object begins, readable without a lock: kept beside the object words.
 //!
 //! It changes when room is taken for a middle object, before the object's word is OWNED, or while that
-//! word is MOVING. So whoever has read the word since knows which value is the object's.
+//! word is MOVING. So a thread that has read the word since then reads the object's own value.
 
 use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// The middle object's number among its page's buddies.
 pub(crate) const MIDDLE: usize = 1;
 
-/// A cell for the chunk at which the middle object begins. Not to be implemented elsewhere.
+/// A cell for the chunk at which the middle object begins. Not meant for implementation elsewhere.
 pub trait Middle: Default + Send + Sync + 'static {
-    /// Whether there is a middle object at all, which may be moved. It is number 1.
+    /// Whether pages have a middle object, which may be moved. It is number 1.
     const MOVES: bool;
 
     /// The middle object's chunk.
     fn get(&self) -> u8;
 
-    /// Changes it. Under the page's lock.
+    /// Sets the middle object's chunk. Under the page's lock.
     fn set(&self, at: u8);
 }
 
@@ -51,14 +51,14 @@ impl Middle for MiddleAt {
 
     #[inline]
     fn get(&self) -> u8 {
-        // Relaxed: stored before the word became OWNED, or by a mover before it ended its move;
-        // whoever asks has read that or a later value of the word with Acquire, or is the owner.
+        // Relaxed: stored before the word became OWNED, or by a mover before it ended its move. The caller
+        // has read that value of the word or a later one with Acquire, or is the owner or the mover.
         self.0.load(Ordering::Relaxed)
     }
 
     #[inline]
     fn set(&self, at: u8) {
-        // Relaxed: published with the word, by `publish` or by `end_move`.
+        // Relaxed: published with the word, by the Release of `publish` or `end_move`.
         self.0.store(at, Ordering::Relaxed);
     }
 }

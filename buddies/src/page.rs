@@ -1,10 +1,10 @@
-//! A page's objects and who keeps its memory: what the page's lock guards.
+//! A page's objects and its reference count: what the page's lock guards.
 //!
-//! # Who keeps a page
-//! Its reference count, `kref`: one reference of each object in it (being written, alive, or read after its
-//! free: a reader's reference is its object's), and one of whoever holds the page: the lists, a running
-//! allocation, or reclaim. The put that brings it to 0 frees the page. No list membership stands in for
-//! that count.
+//! # What keeps a page
+//! Its reference count, `kref`. Each object in the page has one reference, whether it is being written, live,
+//! or still read after its free; readers have none of their own. The holder of the page has one more: the
+//! lists, a running allocation, or reclaim. The put that brings the count to 0 frees the page. Membership in a
+//! list never stands in for the count.
 
 use crate::chunks::CHUNKS;
 use crate::layout::{Layout, Room};
@@ -15,13 +15,12 @@ use crate::states::PageState;
 pub(crate) struct Page<L, const N: usize> {
     objects: L,
     kref: u8,
-    /// A buddy's generations are used up: the page takes no new object, and its number is not
-    /// used again.
+    /// A buddy has used its last generation: the page takes no new object, and its number is not reused.
     retired: bool,
 }
 
 impl<L: Layout<N>, const N: usize> Page<L, N> {
-    /// No objects, no reference.
+    /// A page without objects and references.
     pub(crate) const NEW: Self = Page { objects: L::EMPTY, kref: 0, retired: false };
 
     pub(crate) fn is_retired(&self) -> bool {
@@ -33,10 +32,10 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.kref += 1;
     }
 
-    /// Gives a reference up; true if it was the last one, and the page is the caller's to free.
+    /// Puts a reference; true if it was the last one, and the caller must free the page.
     #[must_use]
     pub(crate) fn put(&mut self) -> bool {
-        debug_assert!(self.kref > 0, "a reference too many was put");
+        debug_assert!(self.kref > 0, "a page's reference was put too often");
         self.kref -= 1;
         debug_assert!(self.kref > 0 || self.objects.is_empty(), "freed with objects in it");
         self.kref == 0
@@ -48,27 +47,26 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         if self.retired { None } else { self.objects.room(chunks) }
     }
 
-    /// The middle object was moved.
+    /// Records that the middle object was moved.
     pub(crate) fn set_middle_at(&mut self, at: u8) {
         self.objects.set_middle_at(at);
     }
 
-    /// An object takes the room, with a reference of its own.
+    /// Gives the room to an object of `chunks` chunks, and takes its reference.
     pub(crate) fn occupy(&mut self, room: Room, chunks: usize) {
         debug_assert!(!self.retired);
         self.objects.occupy(room, chunks);
         self.get();
     }
 
-    /// Ends an object's use of its room, but not its reference. `usable` is false when the buddy's
-    /// generations are used up.
+    /// Frees an object's room, but keeps its reference. `usable` is false if the buddy has used its last
+    /// generation.
     pub(crate) fn vacate(&mut self, nth: usize, usable: bool) {
         self.objects.vacate(nth);
         self.retired |= !usable;
     }
 
-    /// Where the page belongs when nobody holds it. `moves` is false when its middle object cannot be
-    /// moved for now.
+    /// The state of the page when nobody holds it. `moves` is false if its middle object cannot be moved now.
     pub(crate) fn resting_state(&self, moves: bool) -> PageState {
         let largest = if self.retired { 0 } else { self.objects.largest(moves) };
         match largest {
@@ -86,11 +84,11 @@ mod tests {
     use super::*;
     use crate::{NoMiddle, OneLock};
 
-    /// Two objects, the second right behind the first.
+    /// Two objects, the second directly behind the first.
     #[derive(Debug)]
     struct Row([usize; 2]);
 
-    // SAFETY: no page stands behind these.
+    // SAFETY: these tests have no memory behind the layout.
     unsafe impl Layout<2> for Row {
         const NAME: &'static str = "row";
         const EMPTY: Self = Row([0; 2]);
@@ -154,7 +152,7 @@ mod tests {
         assert!(page.is_retired() && page.room(1).is_none() && !page.put());
         assert_eq!(page.resting_state(true), PageState::Buddied);
         page.vacate(0, true);
-        assert!(page.is_retired(), "for good");
+        assert!(page.is_retired(), "it stays retired");
         assert_eq!(page.resting_state(true), PageState::Leaving);
     }
 

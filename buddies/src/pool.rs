@@ -1,4 +1,4 @@
-//! The pool: the engine of zbud and z3fold behind the backend trait, over a [`Layout`].
+//! The pool: implements the backend trait for zbud and z3fold, over a [`Layout`].
 
 use core::fmt;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::states::Who;
 
 const FIRST_GENERATION: u32 = 1;
 
-/// A pool of at most `N` objects a page.
+/// A pool of at most `N` objects per page. The crate's front page has an example.
 ///
-/// `Send` and `Sync`. Dropping it gives all pages back to the provider. In a child of the process that
-/// made it, after `fork`, every call is [`ZpoolError::Forked`], and the pool and its guards are leaked
-/// when they are dropped.
+/// `Send` and `Sync`. Dropping it returns all pages to the provider. After `fork`, in a child of the process
+/// that made it, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would, and the pool and its
+/// guards leak when they are dropped.
 pub struct Pool<L: Layout<N>, const N: usize> {
     core: Leaked<Core<L, N>>,
 }
 
 impl<L: Layout<N>, const N: usize> Pool<L, N> {
-    /// An empty pool over `provider`, with a budget that each page is charged to while it is among the
-    /// pool's [`total_pages`](Zpool::total_pages). Allocates nothing yet.
+    /// An empty pool over `provider`. Charges each page to `budget` while it is among the pool's
+    /// [`total_pages`](Zpool::total_pages). Allocates nothing yet.
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
@@ -43,6 +43,9 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
     }
 
     /// As [`Pool::new`]; the first object of each slot has this generation.
+    ///
+    /// # Errors
+    /// Those of [`Pool::new`].
     #[doc(hidden)]
     pub fn starting_at_for_test(
         provider: Arc<dyn PageProvider>,
@@ -52,25 +55,28 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
         Ok(Pool { core: Leaked::new(Core::new(provider, budget, first_generation)?) })
     }
 
-    /// Bytes that a page number costs: its descriptor and its record in the lists.
+    /// Bytes that a page number costs: of its descriptor, and of its record in the lists.
     #[doc(hidden)]
     pub const PAGE_BYTES: (usize, usize) =
         (size_of::<PageDesc<L, N>>(), ListsOf::<L::Locks, Page<L, N>>::RECORD_BYTES);
 
-    /// Page numbers that were ever used.
+    /// How many page numbers were ever used.
     #[doc(hidden)]
     pub fn page_numbers_for_test(&self) -> usize {
         self.core.table.len()
     }
 
-    /// Sets the count of readers, which no test can reach by reading, of a page's first object.
+    /// Sets the reader count of a page's first object: a test cannot open as many guards.
     #[doc(hidden)]
     pub fn set_readers_for_test(&self, page: u32, readers: u64) {
         let buddy = self.core.known(Slot::<N>::new(page, 0).number());
         buddy.word().set_readers_for_test(readers);
     }
 
-    /// As `Debug`, under the name of the type that it is the whole of.
+    /// As `Debug`, under another name: for a newtype over the pool.
+    ///
+    /// # Errors
+    /// The formatter's.
     pub fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("tag", &self.core.tag)
@@ -107,8 +113,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         buddy.watched().write();
         // SAFETY: OWNED by the guard, until commit or abort.
         let bytes = unsafe { buddy.bytes(size, core.chunk_size) };
-        // SAFETY: the word is OWNED and the guard its owner, so the bytes are its alone until
-        // commit or abort (invariant 2 of `desc.rs`).
+        // SAFETY: the word is OWNED by the guard, so the bytes are the guard's alone until commit or abort
+        // (invariant 2 of `desc.rs`).
         Ok(unsafe { ObjWrite::in_place(bytes, core, u64::from(buddy.slot.number())) })
     }
 
@@ -120,14 +126,14 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         // SAFETY: OWNED by this thread.
         let to = unsafe { buddy.bytes(bytes.len(), core.chunk_size) }.cast::<u8>();
         // SAFETY: `to` is `bytes.len()` bytes of a page that belong to this owner alone (invariant 2 of
-        // `desc.rs`), so they cannot overlap `bytes`, which somebody else lent.
+        // `desc.rs`), so they cannot overlap `bytes`, which the caller borrows from elsewhere.
         unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(core.publish(buddy))
     }
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.source.here()?;
-        // In this order the object is freed also if the provider panics over what readers left.
+        // In this order the object is freed even if the provider panics over what readers left.
         let freed = self.core.free(handle);
         self.core.finish_left();
         freed
@@ -145,7 +151,7 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         self.core.read(handle)
     }
 
-    /// A page holds `N` objects at most, so a smaller share than that saves no memory.
+    /// A page holds at most `N` objects, so an object smaller than a page's `N`-th part saves no memory.
     fn footprint(&self, len: usize) -> usize {
         len.max(self.core.source.page_size() / N)
     }
@@ -192,8 +198,7 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
     }
 }
 
-/// What the reclaim loop needs: it holds a page between `begin` and `end`, as an allocation does, and
-/// with it the lists' reference.
+/// Between `begin` and `end` reclaim holds the page, and the lists' reference with it, as an allocation does.
 impl<L: Layout<N>, const N: usize> Reclaim for Core<L, N> {
     const OBJECTS: usize = N;
 

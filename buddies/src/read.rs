@@ -1,8 +1,7 @@
-//! Reads: an object is pinned by its word, and no lock is taken.
+//! Reads: a reader pins the object's word and takes no lock.
 //!
-//! But one: a reader that finds its object being moved waits, at last for the page's lock. Whoever ends the
-//! last read of a freed object leaves the object on the pool's stack: readers take no lock and call no
-//! provider.
+//! The one exception: a reader that finds its object being moved waits, finally for the page's lock. The last
+//! reader of a freed object leaves it on the pool's stack, since readers must not block or call the provider.
 
 use zpool_api::{Handle, ObjPin, ObjRead, SlotRef, ZpoolError};
 
@@ -13,8 +12,8 @@ use crate::middle::Middle;
 use crate::sync::{MODEL, yield_now};
 use crate::word::{PinError, READER_LIMIT, State, Word};
 
-/// Looks at a word before its reader sleeps: a mover is done in microseconds. None under the model
-/// checker, where looking in vain teaches nothing.
+/// How often a reader loads the word of a moving object before it sleeps: a mover takes microseconds. 0 under the
+/// model checker, for which repeated loads explore nothing new.
 const SPINS: u32 = if MODEL { 0 } else { 64 };
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
@@ -29,7 +28,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         })
     }
 
-    /// Pins the object of this slot and generation.
+    /// Pins the object with this slot and generation.
     #[inline]
     fn read_object(&self, at: SlotRef) -> Result<ObjRead<'_>, PinError> {
         let buddy = self.find(at.slot()).ok_or(PinError::NotLive(None))?;
@@ -41,9 +40,9 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
                 buddy.watched().read();
                 // SAFETY: pinned, hence LIVE or PARKED until `unpin`.
                 let bytes = unsafe { buddy.bytes(word.bytes(), self.chunk_size) };
-                // SAFETY: the word is pinned and not being moved, so it stays LIVE or PARKED until
-                // `unpin`, and its bytes immutable (invariant 2); the object's reference keeps the
-                // page attached (invariant 1).
+                // SAFETY: the word is pinned and not MOVING, so until `unpin` it stays LIVE or PARKED and its
+                // bytes are immutable (invariant 2 of `desc.rs`); the object's reference keeps the page
+                // attached (invariant 1).
                 Ok(unsafe { ObjRead::from_pin(bytes, self, u64::from(buddy.slot.number())) })
             }
             Err(error) => {
@@ -55,7 +54,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         }
     }
 
-    /// Pins the `nth` object of a page if it is live, whatever its generation. For reclaim.
+    /// Pins the `nth` object of a page if it is live, of any generation. For reclaim.
     pub(crate) fn read_current(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)> {
         let buddy = Buddy { slot: Slot::new(page, nth), desc: self.desc(page) };
         let word = buddy.word().peek();
@@ -66,8 +65,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some((handle, self.read(handle).ok()?))
     }
 
-    /// The object is being moved: a few kilobytes at most, under the page's lock. Spins briefly, lets
-    /// others run, then sleeps until the lock is free: the mover may have lost its processor.
+    /// Waits while the object is being moved, which copies less than a page under the page's lock. Spins briefly,
+    /// then yields, then sleeps until the lock is free, since the mover may be preempted.
     #[cold]
     fn wait_for_mover(&self, buddy: Buddy<'_, L, N>) {
         let word = buddy.word();
@@ -82,7 +81,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         }
     }
 
-    /// A parked object fell to this thread, a last reader, which leaves it on the stack.
+    /// Leaves a parked object, which this thread owns as its last reader, on the stack.
     #[cold]
     fn leave_parked(&self, buddy: Buddy<'_, L, N>, owned: Word) {
         debug_assert_eq!(owned.state(), State::Owned);

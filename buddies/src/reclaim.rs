@@ -1,13 +1,13 @@
-//! The reclaim loop: offers the objects of the oldest pages to a callback and frees what it gives up.
+//! The reclaim loop: offers the objects of the oldest pages to a callback and frees those it evicts.
 //!
-//! A page that is being looked at is off all lists and kept by reclaim's own reference, so nobody
-//! else allocates in it, reclaims it or frees it. No lock is held while the callback runs. The
-//! reference is given up on every way out, a panic included.
+//! The page being visited is off all lists, and reclaim's reference keeps it: nobody else allocates in it,
+//! reclaims it or frees it. No lock is held while the callback runs. Reclaim puts its reference on every way
+//! out, even if the callback panics.
 //!
-//! A call visits pages that were put on the LRU before it began. Pages that it puts back, and pages that
-//! the callback fills, count as new: none is visited twice. So a call ends after as many callbacks as
-//! there were objects on the LRU's pages when it began at most, whatever callbacks do and whatever is
-//! read.
+//! A call visits only pages that were put on the LRU before it began. Pages that it puts back, and pages that
+//! the callback fills, count as new, so no page is visited twice. A call therefore makes at most as many
+//! callbacks as there were objects on the LRU's pages when it began, whatever callbacks do and whatever is
+//! being read.
 
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
 use zpool_base::lockdep::might_sleep;
@@ -18,31 +18,30 @@ pub(crate) trait Reclaim {
     /// Whether this process made the pool: a callback may return in a child of it.
     fn is_here(&self) -> bool;
 
-    /// Gives up what readers left.
+    /// Frees what readers left.
     fn finish_left(&self);
 
     /// The LRU's clock.
     fn now(&self) -> u64;
 
-    /// Takes the oldest page put on the LRU before `before` off all lists, with a reference of
-    /// reclaim's own.
+    /// Takes the oldest page put on the LRU before `before` off all lists, and the lists' reference with it.
     fn begin(&self, before: u64) -> Option<u32>;
 
-    /// Pins the `nth` object of a page; none if there is no live one.
+    /// Pins the `nth` object of a page, if it is live.
     fn read(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)>;
 
-    /// Frees an object, if it is there still.
+    /// Frees an object, if it still exists.
     fn free(&self, handle: Handle);
 
-    /// Gives reclaim's reference up: the page goes back to its lists as the newest, or is freed, if
-    /// this was the last reference; tells which.
+    /// Ends the visit: puts the page back on its lists as the newest, with reclaim's reference, or puts the
+    /// reference of a page without objects. Returns whether that freed the page.
     fn end(&self, page: u32) -> bool;
 
-    /// Objects of a page at most.
+    /// Most objects of a page.
     const OBJECTS: usize;
 }
 
-/// Reclaim's reference to one page; given up by `finish`, or by the drop when the callback panics.
+/// Reclaim's reference to one page; `finish` ends it, or the drop if the callback panics.
 struct UnderReclaim<'a, P: Reclaim> {
     pool: &'a P,
     page: u32,
@@ -66,8 +65,8 @@ impl<P: Reclaim> Drop for UnderReclaim<'_, P> {
     }
 }
 
-/// See [`zpool_api::Zpool::reclaim`]; the pages freed. Ends where it is, with the page at hand leaked, if
-/// a callback returns in a child of the pool's process.
+/// See [`zpool_api::Zpool::reclaim`]; returns the pages freed. If a callback returns in a child of the pool's
+/// process, ends at once and leaks the page at hand.
 pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> usize {
     might_sleep("reclaim");
     let before = pool.now();
@@ -82,15 +81,14 @@ pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evi
                 return freed;
             }
             if answer == Evicted::Keep {
-                // The page stays whatever becomes of the other objects.
+                // The page stays, whatever happens to its other objects.
                 break;
             }
-            // The callback may have freed it already; its handle is stale then, and no other
-            // object's.
+            // The callback may have freed it already; then its handle is stale and names no other object.
             pool.free(handle);
         }
-        // What the callback freed while it had the guard is left by that guard, and may be the last of
-        // its page.
+        // If the callback freed the object under its guard, that guard left it, and it may be the last object
+        // of the page.
         pool.finish_left();
         freed += usize::from(under.finish());
     }
@@ -109,10 +107,10 @@ mod tests {
         Handle::new(PoolTag::new(1).unwrap(), BackendBits::new(object).unwrap())
     }
 
-    /// Pages of two places. Place `p` of page `n` is object `10 * n + p`.
+    /// A pool of pages with two places. Place `p` of page `n` has object `10 * n + p`.
     #[derive(Default)]
     struct Toy {
-        /// Pages on the LRU with their stamps, the oldest first.
+        /// Pages on the LRU with their stamps, oldest first.
         lru: RefCell<Vec<(u64, u32)>>,
         clock: Cell<u64>,
         live: RefCell<Vec<u64>>,
@@ -192,7 +190,7 @@ mod tests {
         assert_eq!(reclaim(&toy, 2, &evict_all), 2);
         assert_eq!(*toy.freed.borrow(), [0, 1, 10, 11]);
         assert_eq!(*toy.ended.borrow(), [0, 1]);
-        assert_eq!(reclaim(&toy, 9, &evict_all), 2, "there are no more");
+        assert_eq!(reclaim(&toy, 9, &evict_all), 2, "only two pages were left");
         assert_eq!(*toy.live.borrow(), []);
     }
 
@@ -216,6 +214,6 @@ mod tests {
         let panicked = catch_unwind(AssertUnwindSafe(|| reclaim(&toy, 1, &fails)));
         assert!(panicked.is_err());
         assert_eq!(*toy.ended.borrow(), [0]);
-        assert_eq!(reclaim(&toy, 2, &evict_all), 2, "the page is still to be had");
+        assert_eq!(reclaim(&toy, 2, &evict_all), 2, "the page can still be reclaimed");
     }
 }

@@ -1,4 +1,4 @@
-//! The pages' records by number: a vector in chunks, so that adding one moves none of the others.
+//! The pages' records by number: a chunked vector, so that adding a record moves no other.
 
 use core::ops::{Index, IndexMut};
 
@@ -28,7 +28,7 @@ impl<R> Records<R> {
         self.chunks.len() * CHUNK * size_of::<R>() + self.chunks.capacity() * size_of::<Vec<R>>()
     }
 
-    /// Makes room for one more. On failure gives the bytes that were refused.
+    /// Makes room for one more record. The error is the number of bytes refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         if self.chunks.last().is_some_and(|last| last.len() < CHUNK) {
             return Ok(());
@@ -41,7 +41,7 @@ impl<R> Records<R> {
         Ok(())
     }
 
-    /// Adds a record; `reserve` came before, else it is dropped and `false` returned.
+    /// Adds a record after `reserve`; without room drops it and returns `false`.
     pub(crate) fn push(&mut self, record: R) -> bool {
         match self.chunks.last_mut() {
             Some(last) if last.len() < CHUNK => {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_refused_chunk_says_its_bytes() {
-        // More than an allocation can have, so that the allocator is not asked.
+        // Larger than any allocation can be, so that the allocator is never called.
         const HUGE: usize = isize::MAX as usize / CHUNK + 1;
         let mut records = Records::<[u8; HUGE]>::new();
         assert_eq!(records.reserve(), Err(CHUNK * HUGE));

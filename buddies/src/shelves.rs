@@ -1,8 +1,7 @@
-//! Where pages can be found: lists of those with room, by free chunks, and the LRU of all that hold
-//! objects. A page that an allocation or a reclaim has taken is off all of them.
+//! The lists of pages: those with room, by free chunks, and the LRU of all pages with objects. A page that an
+//! allocation or reclaim has taken is off all lists.
 //!
-//! Whoever owns the shelves has a lock around them. What a page is otherwise is in the record beside
-//! its links, or elsewhere.
+//! The pool lock guards the shelves. A page's record, of type `T`, is beside its links.
 
 use core::ops::{Index, IndexMut};
 
@@ -10,14 +9,14 @@ use crate::chunks::CHUNKS;
 use crate::lists::{Link, Linked, List};
 use crate::records::Records;
 
-/// Which lists a page is on.
+/// The lists that a page is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shelf {
-    /// None.
+    /// No list.
     Off,
-    /// The LRU, and the list of pages with so many free chunks, 1 to 63.
+    /// The LRU, and the list of pages with this many free chunks, 1 to 63.
     Unbuddied(u8),
-    /// The LRU only: nothing fits in.
+    /// The LRU only: no object fits.
     Full,
 }
 
@@ -30,7 +29,7 @@ enum UnbuddiedList {}
 struct Shelved<T> {
     lru: Link,
     unbuddied: Link,
-    /// When the page was last put in front of the LRU.
+    /// The clock when the page was last put in front of the LRU.
     stamp: u64,
     shelf: Shelf,
     record: T,
@@ -52,11 +51,11 @@ impl<T> Linked<UnbuddiedList> for Shelved<T> {
 #[derive(Debug)]
 pub(crate) struct Shelves<T> {
     pages: Records<Shelved<T>>,
-    /// Pages without memory whose numbers may be used again. Such a page is on no unbuddied list, so
-    /// its link serves here.
+    /// Pages without memory whose numbers may be reused. Such a page is on no unbuddied list, so its link is
+    /// free for this one.
     vacant: List<UnbuddiedList>,
     lru: List<LruList>,
-    /// By free chunks.
+    /// Pages with room, by free chunks.
     unbuddied: [List<UnbuddiedList>; CHUNKS],
     /// Bit `n` is set when `unbuddied[n]` has a page.
     occupied: u64,
@@ -65,7 +64,7 @@ pub(crate) struct Shelves<T> {
 }
 
 impl<T> Shelves<T> {
-    /// No page.
+    /// Shelves without pages.
     pub(crate) fn new() -> Self {
         Shelves {
             pages: Records::new(),
@@ -80,12 +79,12 @@ impl<T> Shelves<T> {
     /// Bytes of one page's record.
     pub(crate) const RECORD_BYTES: usize = size_of::<Shelved<T>>();
 
-    /// Makes room for one more page number. On failure gives the bytes refused.
+    /// Makes room for one more page number. The error is the number of bytes refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         self.pages.reserve()
     }
 
-    /// Adds the next page number, off all lists; `reserve` came before.
+    /// Adds the next page number, off all lists; call `reserve` first.
     pub(crate) fn add(&mut self, record: T) {
         let shelved =
             Shelved { lru: Link::NONE, unbuddied: Link::NONE, stamp: 0, shelf: Shelf::Off, record };
@@ -93,7 +92,7 @@ impl<T> Shelves<T> {
         debug_assert!(added, "no room was reserved");
     }
 
-    /// Page numbers there are.
+    /// Number of page numbers.
     pub(crate) fn len(&self) -> usize {
         self.pages.len()
     }
@@ -103,8 +102,8 @@ impl<T> Shelves<T> {
         self.pages.memory_bytes()
     }
 
-    /// Puts a page elsewhere. One that comes from nowhere is the newest of the LRU; another keeps
-    /// its age.
+    /// Moves a page to another shelf. A page that was off all lists becomes the newest of the LRU; any other
+    /// keeps its age.
     pub(crate) fn put(&mut self, page: u32, to: Shelf) {
         let from = core::mem::replace(&mut self.pages[page].shelf, to);
         if let Shelf::Unbuddied(free) = from {
@@ -149,7 +148,7 @@ impl<T> Shelves<T> {
         self.unbuddied[fitting.trailing_zeros() as usize].first()
     }
 
-    /// The LRU's clock: pages put in front of it from here on have at least this stamp.
+    /// The LRU's clock: pages put in front from now on have at least this stamp.
     pub(crate) fn now(&self) -> u64 {
         self.clock
     }
@@ -159,13 +158,13 @@ impl<T> Shelves<T> {
         self.lru.last().filter(|&page| self.pages[page].stamp < before)
     }
 
-    /// Keeps a page number for use again. The page is off all lists.
+    /// Keeps a page number for reuse. The page is off all lists.
     pub(crate) fn push_vacant(&mut self, page: u32) {
         debug_assert_eq!(self.pages[page].shelf, Shelf::Off);
         self.vacant.push_front(&mut self.pages, page);
     }
 
-    /// A page number that may serve again.
+    /// Takes a page number for reuse.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         let page = self.vacant.first()?;
         self.vacant.unlink(&mut self.pages, page);
@@ -227,7 +226,7 @@ mod tests {
             shelves.put(page, Shelf::Unbuddied(8));
         }
         shelves.put(0, Shelf::Full);
-        assert_eq!(shelves.oldest(u64::MAX), Some(0), "another list, the same age");
+        assert_eq!(shelves.oldest(u64::MAX), Some(0), "a page that changes its list keeps its age");
         shelves.touch(0);
         assert_eq!(shelves.oldest(u64::MAX), Some(1));
         let now = shelves.now();

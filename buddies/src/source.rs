@@ -1,12 +1,11 @@
-//! Where a pool's pages come from: the provider, the budget they are charged to, and their number.
+//! The source of a pool's pages: the provider, the budget that they are charged to, and their number.
 //!
-//! A page is charged before it is requested and counts from [`FreshPage::attach`] on; it counts no more
-//! when it is given back, and is uncharged after that. So at rest the charges are
-//! `total_pages * page_size`, and at no moment less. Both ends hold when the provider panics: the page
-//! at hand may be lost, its charge and its count are not.
+//! A page is charged before it is requested, and counts from [`FreshPage::attach`] until it is given back; then
+//! it is uncharged. So at rest the charge is `total_pages * page_size`, and it is never less. This holds even
+//! if the provider panics: the page at hand may be lost, but its charge and count end.
 //!
-//! Locks: none. No lock may be held for [`PageSource::alloc`], [`PageSource::give_back`] and the drop of
-//! a [`FreshPage`], which call the provider.
+//! Locks: none. [`PageSource::alloc`], [`PageSource::give_back`] and the drop of a [`FreshPage`] call the
+//! provider, so no lock may be held for them.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -47,7 +46,7 @@ impl PageSource {
         Ok(PageSource { provider, budget, backend, page_size, total, maker })
     }
 
-    /// Bytes of a page.
+    /// Bytes per page.
     pub(crate) fn page_size(&self) -> usize {
         self.page_size
     }
@@ -63,10 +62,10 @@ impl PageSource {
         self.maker.is_here()
     }
 
-    /// As [`PageSource::is_here`], with the error for where it is not.
+    /// [`PageSource::is_here`] as a result.
     ///
     /// # Errors
-    /// [`ZpoolError::Forked`].
+    /// [`ZpoolError::Forked`] in a child of the process that made the pool.
     #[inline]
     pub(crate) fn here(&self) -> Result<(), ZpoolError> {
         if self.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: self.backend }) }
@@ -80,10 +79,10 @@ impl PageSource {
     /// Charges a page and requests it. Blocks in the provider.
     ///
     /// # Errors
-    /// [`ZpoolError::OutOfMemory`]: the budget has no room, or the provider's error.
+    /// [`ZpoolError::OutOfMemory`] if the page exceeds the budget or the provider refuses it.
     ///
     /// # Panics
-    /// With the provider's panic; nothing is charged then.
+    /// If the provider panics; nothing is charged then.
     pub(crate) fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
         might_sleep("a page request");
         if let Some(budget) = &self.budget {
@@ -95,20 +94,20 @@ impl PageSource {
         Ok(FreshPage { base: run.base(), charge })
     }
 
-    /// Gives an attached page back. Blocks in the provider.
+    /// Returns an attached page to the provider. Blocks in the provider.
     ///
     /// # Safety
     /// `base` must come from [`FreshPage::attach`] of this source, must not have been given back since,
     /// and nobody may touch the page any more.
     ///
     /// # Panics
-    /// With the provider's panic; the page counts no more then.
+    /// If the provider panics; the page has stopped counting then.
     pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
-        // Uncharged last, also by a panic.
+        // Uncharges when it is dropped, even by a panic.
         let charge = Charge(self);
         let before = self.total.sub(1);
         debug_assert!(before > 0, "a page was given back twice");
-        // SAFETY: attached, so it came as a resident run of one page; the caller gives it up.
+        // SAFETY: attached, so it is a resident run of one page; the caller gives it up.
         unsafe { charge.free(base) };
     }
 }
@@ -121,8 +120,7 @@ impl Charge<'_> {
     /// # Safety
     /// `base` must be a page of this source that nobody touches any more, given back once.
     unsafe fn free(&self, base: NonNull<u8>) {
-        // SAFETY: a run of one page, which was marked resident when it was requested; the caller's
-        // alone.
+        // SAFETY: a run of one page that `alloc` marked resident; it is the caller's alone.
         let run = unsafe { PageRun::new(base, 1, 1) };
         // SAFETY: from this provider; the caller gives it up.
         unsafe { self.0.provider.free_run(run) };
@@ -137,16 +135,16 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// A page that no pool has attached yet. Dropped, it goes back.
+/// A page that is not attached yet. Its drop returns it to the provider.
 #[derive(Debug)]
-#[must_use = "the page goes back unless it is attached"]
+#[must_use = "the page returns to the provider unless it is attached"]
 pub(crate) struct FreshPage<'a> {
     base: NonNull<u8>,
     charge: Charge<'a>,
 }
 
 impl FreshPage<'_> {
-    /// The page is the pool's, and counts, until [`PageSource::give_back`].
+    /// Makes the page the pool's: it counts until [`PageSource::give_back`].
     pub(crate) fn attach(self) -> NonNull<u8> {
         self.charge.0.total.add(1);
         let base = self.base;
@@ -158,7 +156,7 @@ impl FreshPage<'_> {
 
 impl Drop for FreshPage<'_> {
     fn drop(&mut self) {
-        // SAFETY: requested by `alloc`, attached to nothing, given back here only.
+        // SAFETY: requested by `alloc` and never attached, so nothing else gives it back.
         in_destructor(|| unsafe { self.charge.free(self.base) });
     }
 }

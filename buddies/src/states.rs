@@ -1,5 +1,4 @@
-//! The states of pages, and the one function that moves a page between them: what the pool lock
-//! guards.
+//! The states of pages, and the one function that changes them: what the pool lock guards.
 //!
 //! ```text
 //!                     ┌───────── an allocation ─────────┐
@@ -17,20 +16,20 @@
 //! |---|---|---|---|---|
 //! | Vacant | no | no | nobody | no page attached |
 //! | Unbuddied(n) | yes | list `n` | the lists | an object of up to `n` chunks may fit |
-//! | Buddied | yes | no | the lists | all buddies, or no chunk free, or a buddy slot is used up |
+//! | Buddied | yes | no | the lists | no object fits for now |
 //! | Headless | yes | no | the lists | one object that fills the page |
-//! | Allocating | no | no | an allocation | taken off its list; a free leaves it to the allocation |
+//! | Allocating | no | no | an allocation | off its list; a free leaves it to the allocation |
 //! | Reclaiming | no | no | reclaim | a free leaves it to reclaim; no allocation finds it |
-//! | Leaving | no | no | nobody | no object any more; its last reference frees it |
+//! | Leaving | no | no | nobody | no objects; its last reference frees it |
 //!
-//! Whoever holds a page has one reference (`Page::kref`), which goes over with it. The state says who
-//! puts the page on its list again, never who frees it: the last reference does.
+//! The holder of a page has one reference (`Page::kref`), which passes to the next holder. The state decides
+//! who puts the page on a list again, never who frees it: that is the thread that puts the last reference.
 //!
-//! With [`OneLock`](crate::OneLock) no page is Allocating: an allocation keeps the lock until the page it
-//! found has its object, and the page goes from Unbuddied to where it belongs then.
+//! With [`OneLock`](crate::OneLock) no page is Allocating: an allocation keeps the lock until the page that it
+//! found has its object, and the page goes from Unbuddied directly to its next state.
 //!
-//! Pool lock: the lists, and with [`OneLock`](crate::OneLock) the pages, too (`locks.rs`). No call under it
-//! but of the allocator, when page numbers are added.
+//! The pool lock guards the lists, and with [`OneLock`](crate::OneLock) the pages, too (`locks.rs`). The only
+//! call under it is to the allocator, when page numbers are added.
 
 use crate::shelves::{Shelf, Shelves};
 
@@ -46,12 +45,12 @@ pub(crate) enum PageState {
     Leaving,
 }
 
-/// Who wants to put a page where it belongs.
+/// Who wants to settle a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Who {
-    /// Ended an object; the page is others'.
+    /// A thread that freed an object and does not hold the page.
     Freer,
-    /// Holds the page: an allocation, or reclaim.
+    /// The holder of the page: an allocation, or reclaim.
     Holder,
 }
 
@@ -90,25 +89,25 @@ impl<R> Lists<R> {
         self.shelves.memory_bytes()
     }
 
-    /// What is kept here of a page.
+    /// The page's part of its record.
     pub(crate) fn page(&mut self, page: u32) -> &mut R {
         &mut self.shelves[page].page
     }
 
-    /// A page number that was never used, with a record. On failure gives the bytes refused.
+    /// A new page number, with a record. The error is the number of bytes refused.
     pub(crate) fn new_number(&mut self, record: R) -> Result<u32, usize> {
         self.shelves.reserve()?;
         self.shelves.add(Record { state: PageState::Vacant, page: record });
         Ok((self.shelves.len() - 1) as u32)
     }
 
-    /// Takes back a vacant page number that did not serve after all.
+    /// Returns a vacant page number that was not used after all.
     pub(crate) fn put_vacant(&mut self, page: u32) {
         debug_assert_eq!(self.shelves[page].state, PageState::Vacant);
         self.shelves.push_vacant(page);
     }
 
-    /// A page number that may serve again.
+    /// Takes a page number for reuse.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         self.shelves.take_vacant()
     }
@@ -118,12 +117,12 @@ impl<R> Lists<R> {
         self.shelves.now()
     }
 
-    /// The page with the tightest room, left where it is.
+    /// The page with the tightest room; it stays on its list.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         self.shelves.tightest(chunks)
     }
 
-    /// Puts a page that `tightest` found where its objects say it belongs, as the newest.
+    /// Moves a page that `tightest` found to the state that its objects determine, as the newest.
     pub(crate) fn move_to_front(&mut self, page: u32, to: PageState) {
         debug_assert_ne!(to, PageState::Leaving, "an allocation gave it an object");
         self.set_state(page, to);
@@ -149,7 +148,7 @@ impl<R> Lists<R> {
         self.set_state(page, to);
     }
 
-    /// Puts a page where its objects say it belongs. False if that is left to who holds it.
+    /// Moves a page to the state that its objects determine. False if that is left to its holder.
     pub(crate) fn settle(&mut self, page: u32, who: Who, to: PageState) -> bool {
         let held =
             matches!(self.shelves[page].state, PageState::Allocating | PageState::Reclaiming);
@@ -160,8 +159,8 @@ impl<R> Lists<R> {
         true
     }
 
-    /// A page without a reference any more is vacant; its number serves again if it is `usable`. To
-    /// be called once its memory is on its way back to the provider.
+    /// Makes a page without references vacant; its number is reused if it is `usable`. Call it after the
+    /// memory was taken out of the descriptor.
     pub(crate) fn detach(&mut self, page: u32, usable: bool) {
         self.set_state(page, PageState::Vacant);
         if usable {
@@ -169,7 +168,7 @@ impl<R> Lists<R> {
         }
     }
 
-    /// The one place where a page changes state: checks the transition and keeps the lists true.
+    /// The only place where a page changes state: checks the transition and updates the lists.
     fn set_state(&mut self, page: u32, to: PageState) {
         use PageState::{Allocating, Buddied, Headless, Leaving, Reclaiming, Unbuddied, Vacant};
         let from = core::mem::replace(&mut self.shelves[page].state, to);
@@ -213,8 +212,8 @@ mod tests {
     fn a_page_that_an_allocation_took_is_left_to_it() {
         let mut lists = with_pages(&[PageState::Unbuddied(9)]);
         assert_eq!(lists.take_for_alloc(9), Some(0));
-        assert_eq!(lists.take_for_alloc(1), None, "taken once");
-        assert_eq!(lists.take_for_reclaim(u64::MAX), None, "reclaim does not find it either");
+        assert_eq!(lists.take_for_alloc(1), None, "taken twice");
+        assert_eq!(lists.take_for_reclaim(u64::MAX), None, "reclaim must not find it either");
         assert!(!lists.settle(0, Who::Freer, PageState::Leaving));
         assert!(lists.settle(0, Who::Holder, PageState::Unbuddied(3)));
         assert_eq!(lists.take_for_alloc(4), None);

@@ -7,37 +7,37 @@
 //! |     |  (2)   |   (16)   |     (20)       |    (24)     |
 //! +-----+--------+----------+----------------+-------------+
 //! ```
-//! M is bit 62: somebody moves the object's bytes. Only middle objects are moved.
+//! M is bit 62, MOVING: a thread is moving the object's bytes. Only middle objects are moved.
 //!
 //! | state | meaning | who may change the upper bits |
 //! |---|---|---|
-//! | FREE | no object | who took its room, under the page's lock |
-//! | OWNED | being written, or being taken apart | its one owner |
-//! | LIVE | an object with a handle | whoever wins the CAS of `free` |
-//! | PARKED | freed while read; waits for the readers | whoever wins the CAS of `try_own` |
+//! | FREE | no object | the allocation that took its room under the page's lock |
+//! | OWNED | being written, or being freed | its one owner |
+//! | LIVE | an object with a handle | the thread whose CAS in `free` or `try_move` succeeds |
+//! | PARKED | freed during reads; waits for the readers | the thread whose CAS in `try_own` succeeds |
 //!
-//! Generation, state and reader count are one word, so there is no moment between "is this the
-//! object?" and "it is pinned": `pin` adds a reader and looks at what it added it to. A pin that
-//! finds another generation or state takes its reader off again. Such a passing reader may show in
-//! any state, so every change of the upper bits is a read-modify-write that keeps the count.
+//! Generation, state and reader count are one word, so no other thread can intervene between "is this the
+//! object?" and "it is pinned": `pin` adds a reader and checks the value that it added it to. If that has
+//! another generation or state, the pin fails and takes its reader off again. Such a passing reader may
+//! appear in any state, so every change of the upper bits is a read-modify-write that keeps the count.
 //!
 //! # Why no parked object is lost
-//! The space goes to whoever turns {PARKED, 0 readers} into OWNED. `free` leaves an object PARKED
-//! only when the value it replaced had readers; each of them, passing ones too, takes itself off
-//! by an RMW on the same word and tries to own the space when it was the last. The count reaches 0
-//! after PARKED was set at least once, and the one who brings it there tries. If that try fails,
-//! somebody else owns it or a passing reader came, who will try in turn.
+//! The thread that turns {PARKED, 0 readers} into OWNED owns the space. `free` leaves an object PARKED only
+//! if the value it replaced had readers. Each reader, even a passing one, takes itself off by an RMW on the
+//! same word, and tries to own the space if it was the last. So the count reaches 0 at least once after
+//! PARKED was set, and the thread that brings it there tries. If its try fails, another thread owns the
+//! space, or a passing reader has come and will try in turn.
 //!
 //! # Moving
-//! A live object without readers may be moved inside its page: `try_move` sets M by a CAS on {LIVE, 0
-//! readers}, `end_move` clears it by an RMW, since readers that came meanwhile are counted. They wait
-//! until it is clear before they ask where the object is. The mover and the freer share a lock of the
+//! A live object without readers may be moved inside its page. `try_move` sets M by a CAS on {LIVE, 0
+//! readers}; `end_move` clears it by an RMW, since the word counts readers that came meanwhile. They wait
+//! until M is clear before they read where the object is. The mover and the freer share a lock of the
 //! page, so nobody frees an object that is being moved.
 //!
-//! # Why no reader sees another's bytes
-//! Bytes are written in state OWNED only. OWNED is reached from LIVE or PARKED by a CAS on a value
-//! with 0 readers, with Acquire, which reads the Release of the last `unpin` through the chain of
-//! RMWs on this word.
+//! # Why no reader sees another object's bytes
+//! Bytes are written only in state OWNED, or while M is set. An object that is LIVE or PARKED gets there only
+//! by a CAS on a value with 0 readers, whose Acquire synchronizes with the Release of every earlier `unpin`
+//! through the chain of RMWs on this word.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use zpool_api::handle::MAX_GENERATION;
@@ -48,27 +48,27 @@ const STATE_SHIFT: u32 = 60;
 const MOVING: u64 = 1 << 62;
 const READERS_MASK: u64 = (1 << GENERATION_SHIFT) - 1;
 
-/// Most readers of one object: half of what the count can hold. `pin` checks the count, then adds to it,
-/// so it may be exceeded by one for each thread between the two, and passing readers add one for each
-/// thread between addition and subtraction. The other half of the count is room for them.
+/// Most readers of one object: half of what the count can hold. `pin` checks the count before it adds to it,
+/// so each thread between the two may exceed the limit by one, and each passing reader adds one between its
+/// addition and its subtraction. The other half of the count is room for them.
 pub const READER_LIMIT: u64 = 1 << 23;
 
-/// Threads that a system can have at once: Linux's greatest `pid_max`, 2^22.
+/// Most threads that a system can have at once: Linux's largest `pid_max`, 2^22.
 const MOST_THREADS: u64 = 1 << 22;
 
 const _: () = assert!(READER_LIMIT + MOST_THREADS <= READERS_MASK, "the reader count could carry");
 
-/// What a buddy is at the moment.
+/// The state of a buddy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum State {
     /// No object.
     Free = 0,
-    /// Being written, or being taken apart.
+    /// Being written, or being freed.
     Owned = 1,
     /// An object with a handle.
     Live = 2,
-    /// Freed while read; waits for its readers.
+    /// Freed during reads; waits for its readers.
     Parked = 3,
 }
 
@@ -77,7 +77,7 @@ pub(crate) enum State {
 pub(crate) struct Word(u64);
 
 impl Word {
-    /// `len` is 1 to 65536 bytes; of a free buddy it means nothing.
+    /// `len` is 1 to 65536 bytes; for a free buddy it has no meaning.
     pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
         debug_assert!(generation <= MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
@@ -85,7 +85,7 @@ impl Word {
         Word(((state as u64) << STATE_SHIFT) | (len << LEN_SHIFT) | generation << GENERATION_SHIFT)
     }
 
-    /// What the buddy is.
+    /// The buddy's state.
     pub(crate) fn state(self) -> State {
         match (self.0 >> STATE_SHIFT) & 3 {
             0 => State::Free,
@@ -105,7 +105,7 @@ impl Word {
         ((self.0 >> LEN_SHIFT) & 0xffff) as usize + 1
     }
 
-    /// Readers, passing ones too.
+    /// The reader count, including passing readers.
     pub(crate) fn readers(self) -> u64 {
         self.0 & READERS_MASK
     }
@@ -142,19 +142,19 @@ impl core::fmt::Debug for Word {
 /// Why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PinError {
-    /// No live object of that generation. `Some` when taking the passing reader off again left a
-    /// parked object to this thread.
+    /// No live object of that generation. `Some` if this thread owns a parked object after it took its
+    /// passing reader off again.
     NotLive(Option<Word>),
-    /// The object has as many readers as it can.
+    /// The object has [`READER_LIMIT`] readers.
     TooManyReaders,
 }
 
-/// What a successful `free` leaves to its caller.
+/// Who owns the space after a successful `free`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Freed {
-    /// Nobody reads it: the caller owns the space now.
+    /// The caller: the object has no readers.
     Owned(Word),
-    /// It is read: the last reader will own the space.
+    /// The last reader, when it ends.
     Parked(Word),
 }
 
@@ -163,15 +163,15 @@ pub(crate) enum Freed {
 pub(crate) struct ObjWord(AtomicU64);
 
 impl ObjWord {
-    /// A free one, whose first object will have this generation.
+    /// The word of a free buddy whose first object will have this generation.
     pub(crate) fn new(generation: u32) -> Self {
         ObjWord(AtomicU64::new(Word::new(State::Free, generation, 1).0))
     }
 
-    /// A snapshot, for the holder of the page's lock and for owners, whose upper bits nobody changes.
+    /// A snapshot. For an owner the upper bits are exact; others must check them again.
     pub(crate) fn peek(&self) -> Word {
-        // Relaxed: a number to look at; whoever acts on it does so under the page's lock or through
-        // a handle that is checked again by an RMW.
+        // Relaxed: a caller acts on the value only as the word's owner, under the page's lock, or through
+        // an RMW that checks it again.
         Word(self.0.load(Ordering::Relaxed))
     }
 
@@ -185,17 +185,17 @@ impl ObjWord {
         if seen.readers() >= READER_LIMIT {
             return Err(PinError::TooManyReaders);
         }
-        // Acquire pairs with the Release of `publish`: the object's bytes are seen whole.
+        // Acquire pairs with the Release of `publish` and `end_move`: the object's bytes are visible.
         let found = Word(self.0.fetch_add(1, Ordering::Acquire));
         if found.is_live(generation) { Ok(found) } else { Err(PinError::NotLive(self.unpin())) }
     }
 
-    /// Takes a reader off. Gives the word when that left a parked object to this thread, which
-    /// owns the space from then on.
+    /// Takes a reader off. Returns the word if this thread now owns a parked object's space, as its last
+    /// reader.
     #[inline]
     pub(crate) fn unpin(&self) -> Option<Word> {
-        // Release pairs with the Acquire of `try_own` and `free`: this reader's last look at the
-        // bytes comes before whatever the next owner writes there.
+        // Release pairs with the Acquire of `try_own`, `free` and `try_move`: this reader's last access to
+        // the bytes comes before the next owner's or mover's writes.
         let before = Word(self.0.fetch_sub(1, Ordering::Release));
         debug_assert!(before.readers() > 0, "unpin without a reader: {before:?}");
         if before.readers() == 1 && before.state() == State::Parked {
@@ -208,14 +208,14 @@ impl ObjWord {
         debug_assert!(parked.state() == State::Parked && parked.readers() == 0);
         let owned = parked.with_state(State::Owned);
         // Acquire pairs with the Release of every `unpin` in the chain of RMWs that this CAS ends.
-        // Relaxed on failure: somebody else owns it or will try.
+        // Relaxed on failure: another thread owns it or will try.
         self.0
             .compare_exchange(parked.0, owned.0, Ordering::Acquire, Ordering::Relaxed)
             .ok()
             .map(|_| owned)
     }
 
-    /// Ends the object of this generation, if it is live.
+    /// Frees the object of this generation, if it is live.
     pub(crate) fn free(&self, generation: u32) -> Option<Freed> {
         let mut seen = self.peek();
         loop {
@@ -236,7 +236,7 @@ impl ObjWord {
         }
     }
 
-    /// Locks readers out of a live object that has none, to move its bytes. Under the lock that the
+    /// Locks readers out of a live object without readers, to move its bytes. Under the lock that the
     /// object's freer takes, too.
     pub(crate) fn try_move(&self) -> bool {
         let seen = self.peek();
@@ -251,8 +251,8 @@ impl ObjWord {
 
     /// Ends `try_move`.
     pub(crate) fn end_move(&self) {
-        // An RMW, since readers that wait are counted in the word. Release pairs with the Acquire of
-        // `pin` and of `now`: they find the bytes, and where they are.
+        // An RMW, since the word counts waiting readers. Release pairs with the Acquire of `pin` and of `now`:
+        // they see the moved bytes and their new place.
         let before = Word(self.0.fetch_and(!MOVING, Ordering::Release));
         debug_assert!(before.is_moving());
     }
@@ -263,15 +263,15 @@ impl ObjWord {
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// FREE to OWNED, for an object of `len` bytes. Only by who took the room, under the page's lock.
+    /// FREE to OWNED, for an object of `len` bytes. Only for the thread that took the room under the page's lock.
     pub(crate) fn claim(&self, len: usize) {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Free);
-        // Relaxed: the page's lock, under which the room was taken, orders this owner after the last one.
+        // Relaxed: the page's lock, under which the room was taken, orders this owner after the previous one.
         self.change(now, Word::new(State::Owned, now.generation(), len), Ordering::Relaxed);
     }
 
-    /// OWNED to LIVE: the bytes are written. Only by the owner. Gives the generation.
+    /// OWNED to LIVE: the bytes are written. Only for the owner. Returns the live word.
     pub(crate) fn publish(&self) -> Word {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
@@ -281,8 +281,8 @@ impl ObjWord {
         live
     }
 
-    /// OWNED to FREE. Only by the owner, under the page's lock. `published` tells whether a handle
-    /// was ever given out, which uses the generation up; false means the slot must be retired.
+    /// OWNED to FREE. Only for the owner, under the page's lock. `published` says whether the object ever had a
+    /// handle, which uses up the generation. Returns false if the slot must be retired.
     #[must_use]
     pub(crate) fn release(&self, published: bool) -> bool {
         let now = self.peek();
@@ -290,21 +290,20 @@ impl ObjWord {
         let next = now.generation() + u32::from(published);
         let usable = next <= MAX_GENERATION;
         let generation = next.min(MAX_GENERATION);
-        // Relaxed: the page's lock orders the next owner after this one. At the last generation the
-        // state alone keeps stale handles out, for good.
+        // Relaxed: the page's lock orders the next owner after this one. After the last generation the
+        // state FREE alone keeps stale handles out, for good.
         self.change(now, Word::new(State::Free, generation, 1), Ordering::Relaxed);
         usable
     }
 
-    /// Changes the upper bits, which are the caller's, and keeps whatever count of passing readers
-    /// there is.
+    /// Changes the upper bits, which belong to the caller, and keeps the count of passing readers.
     fn change(&self, from: Word, to: Word, order: Ordering) {
         let delta = to.upper().wrapping_sub(from.upper());
         let before = Word(self.0.fetch_add(delta, order));
         debug_assert_eq!(before.upper(), from.upper(), "the upper bits had two owners");
     }
 
-    /// Sets the count of readers, which no test can reach by reading.
+    /// Sets the reader count: a test cannot open as many guards.
     #[doc(hidden)]
     pub(crate) fn set_readers_for_test(&self, readers: u64) {
         let now = self.peek();
@@ -369,15 +368,18 @@ mod tests {
     #[test]
     fn a_mover_needs_a_live_object_without_readers() {
         let word = ObjWord::new(1);
-        assert!(!word.try_move(), "free");
+        assert!(!word.try_move(), "moved a free buddy");
         word.claim(9);
-        assert!(!word.try_move(), "being written");
+        assert!(!word.try_move(), "moved an object that is being written");
         word.publish();
         word.pin(1).unwrap();
-        assert!(!word.try_move(), "read");
+        assert!(!word.try_move(), "moved an object that is being read");
         assert_eq!(word.unpin(), None);
         assert!(word.try_move() && word.peek().is_moving());
-        assert!(word.pin(1).is_ok_and(Word::is_moving), "a reader is counted, and waits");
+        assert!(
+            word.pin(1).is_ok_and(Word::is_moving),
+            "a reader must be counted, and learn that it has to wait"
+        );
         word.end_move();
         assert!(!word.now().is_moving() && word.now().readers() == 1);
     }
@@ -386,9 +388,9 @@ mod tests {
     fn a_word_in_a_message_tells_its_fields() {
         let word = live(3, 100);
         let pinned = word.pin(3).unwrap();
-        let told = format!("{pinned:?} {:?}", word.peek());
+        let text = format!("{pinned:?} {:?}", word.peek());
         for part in ["state: Live", "generation: 3", "bytes: 100", "readers: 0", "readers: 1"] {
-            assert!(told.contains(part), "{told}");
+            assert!(text.contains(part), "{text}");
         }
     }
 

@@ -1,9 +1,9 @@
-//! A compressed-memory backend that keeps at most three objects a page: one at its start (the *first*
-//! buddy), one at its end (the *last*), one between them (the *middle*).
+//! A compressed-memory backend that keeps at most three objects per page: one at its start (the *first*
+//! buddy), one at its end (the *last*), and one between them (the *middle*).
 //!
-//! Pages with room wait on lists by free chunks (64 a page); the tightest fit is taken, and the middle
-//! object moved if it stands in the way. Denser than zbud, as simple to reclaim: giving up a page costs
-//! at most three objects.
+//! Pages with room wait on lists by their free chunks (64 per page); a new object goes to the page with the
+//! tightest fit, and moves the middle object if it is in the way. z3fold is denser than zbud and as simple to
+//! reclaim: reclaiming a page costs at most three objects.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -17,7 +17,7 @@
 //! assert_eq!(pool.total_pages(), 1);
 //! assert_eq!(pool.obj_read_begin(handles[2])?[..], [3; 1300]);
 //!
-//! // Give the oldest page back; the callback may keep an object, and so its page.
+//! // Reclaim the oldest page; the callback may keep an object, and so its page.
 //! let freed = pool.reclaim(1, &|_handle, _object: zpool_api::ObjRead<'_>| Evicted::Evicted)?;
 //! assert_eq!(freed, 1);
 //! assert!(pool.obj_read_begin(handles[0]).is_err());
@@ -25,12 +25,12 @@
 //! ```
 //!
 //! # How it works
-//! `page.rs` says where the three buddies of a page are, and where there is room. The pool itself, its object
-//! word, lists, LRU and reclaim loop are zbud's, too, and stand in the crate `buddies`.
+//! `page.rs` places the three buddies in a page. The pool itself, its object word, lists, LRU and reclaim loop
+//! are shared with zbud and live in the crate `buddies`.
 //!
 //! # Locks
-//! The *page lock*, one for each page, guards everything in one page: its objects, their moving, its
-//! references. The *pool lock* guards the lists only and is the innermost
+//! The *page lock*, one for each page, guards everything in the page: its objects, their moves and its
+//! reference count. The *pool lock* guards only the lists and is the innermost
 //! ([`PageLocks`](buddies::PageLocks)). No page provider call, no system call and no user code runs under
 //! either. Reads take no lock: they pin the object's word, and wait for the page lock only if they find the
 //! object being moved.
@@ -57,12 +57,12 @@ use zpool_api::{PageBudget, PageProvider, ZpoolError};
 
 use crate::page::Trio;
 
-/// A pool of at most three objects a page. See the crate's front page.
+/// A pool of at most three objects per page. See the crate's front page.
 ///
-/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
-/// In a child of the process that made it, after `fork`, every call is [`ZpoolError::Forked`], and the
-/// pool and its guards are leaked when they are dropped.
+/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as an
+/// empty pool would, and the pool and its guards leak when they are dropped.
 pub struct Z3fold(Pool<Trio, 3>);
 
 impl Z3fold {
@@ -70,15 +70,44 @@ impl Z3fold {
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use z3fold::Z3fold;
+    /// use zpool_api::Zpool;
+    /// use zpool_pages::HeapPages;
+    ///
+    /// let pool: Arc<dyn Zpool> = Arc::new(Z3fold::new(Arc::new(HeapPages::new()))?);
+    /// let handle = pool.malloc_from(b"compressed")?;
+    /// assert_eq!(*pool.obj_read_begin(handle)?, *b"compressed");
+    /// pool.free(handle)?;
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
         Self::with_budget(provider, None)
     }
 
-    /// As [`Z3fold::new`], with a budget that each page is charged to while it is among the pool's
-    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside others needs none of it.
+    /// As [`Z3fold::new`], and charges each page to `budget` while it is among the pool's
+    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside others charges nothing.
     ///
     /// # Errors
-    /// As [`Z3fold::new`].
+    /// Those of [`Z3fold::new`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use z3fold::Z3fold;
+    /// use zpool_api::{PageBudget, Zpool};
+    /// use zpool_pages::HeapPages;
+    ///
+    /// let budget = Arc::new(PageBudget::new(4096)); // one page
+    /// let pool = Z3fold::with_budget(Arc::new(HeapPages::new()), Some(budget.clone()))?;
+    /// for n in 1..=3 {
+    ///     pool.malloc_from(&[n; 1300])?;
+    /// }
+    /// assert!(pool.malloc_from(&[4; 1300]).is_err());
+    /// assert_eq!(budget.used(), 4096);
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn with_budget(
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,

@@ -1,7 +1,7 @@
-//! Models of small whole pools of z3fold for loom: those that it has as zbud has them, with its page locks, and
-//! those of moving.
+//! Loom models of small whole pools of z3fold: those that it shares with zbud, with its page locks, and those of
+//! in-page compaction.
 //!
-//! Each model says which omission makes it fail; those of the object word are beside it, in buddies.
+//! Each model names the omission that makes it fail. The models of the object word are in buddies.
 
 #[macro_use]
 #[path = "../../buddies/tests/loom_models/mod.rs"]
@@ -22,9 +22,8 @@ fn pool() -> StdArc<dyn Zpool> {
 
 pool_models!(pool);
 
-/// A reader of the middle object against in-page compaction: an allocation that needs it moved. Fails
-/// if the mover does not lock readers out, if the reader does not wait, or asks where the object is
-/// before.
+/// A reader of the middle object against an allocation that must move it. Fails if the mover does not lock
+/// readers out, if the reader does not wait, and if it reads the object's place before it waits.
 #[test]
 fn loom_pool_read_against_in_page_compaction() {
     model(|| {
@@ -46,7 +45,7 @@ fn loom_pool_read_against_in_page_compaction() {
     });
 }
 
-/// The free of the middle object against its moving. Fails if a free does not take the page lock.
+/// The free of the middle object against its move. Fails if the free does not take the page lock.
 #[test]
 fn loom_pool_free_against_in_page_compaction() {
     model(|| {

@@ -1,8 +1,8 @@
-//! Where the three buddies of a page are, and where there is room for another.
+//! The places of the three buddies of a page, and the room for another.
 //!
-//! Chunks run from 0 to 63. The *first* buddy begins at chunk 0, the *last* ends at chunk 63, the
-//! *middle* is anywhere between them, and moved if it stands in the way. An object of all 64 chunks is
-//! alone in its page, which is *headless* then, and counts as a first buddy.
+//! Chunks run from 0 to 63. The *first* buddy begins at chunk 0, the *last* ends at chunk 63, and the
+//! *middle* is anywhere between them; it is moved if it is in the way. An object of all 64 chunks is alone in
+//! its page, which is then *headless*, and counts as a first buddy.
 
 use buddies::{CHUNKS, Layout, MiddleAt, PageLocks, Room};
 
@@ -13,7 +13,7 @@ const LAST: usize = 2;
 /// A page's objects.
 #[derive(Debug)]
 pub(crate) struct Trio {
-    /// Chunks of each buddy in use, 0 for none.
+    /// The chunks of each buddy; 0 for no object.
     chunks: [u8; 3],
     /// Chunk at which the middle buddy begins.
     middle_at: u8,
@@ -35,7 +35,7 @@ impl Trio {
         CHUNKS - self.chunks.iter().copied().map(usize::from).sum::<usize>()
     }
 
-    /// No two objects overlap.
+    /// Whether no two objects overlap and all are inside the page.
     fn is_sound(&self) -> bool {
         let [first, middle, last] = self.chunks.map(usize::from);
         let at = usize::from(self.middle_at);
@@ -43,8 +43,8 @@ impl Trio {
     }
 }
 
-// SAFETY: rooms are inside of the free chunks, and whole (`is_sound`, which the tests ask after every change);
-// the first begins at 0, the last ends at 63, and the middle one is where it was put last.
+// SAFETY: a room is inside the free chunks (`is_sound`, which the tests check after every change). The first buddy
+// begins at 0, the last ends at 63, and the middle one is where it was put last.
 unsafe impl Layout<3> for Trio {
     const NAME: &'static str = "z3fold";
     const EMPTY: Self = Trio { chunks: [0; 3], middle_at: 0 };
@@ -72,7 +72,7 @@ unsafe impl Layout<3> for Trio {
         }
     }
 
-    /// The middle object is moved only if it must be.
+    /// Moves the middle object only if nothing else helps.
     fn room(&self, chunks: usize) -> Option<Room> {
         if chunks == 0 || chunks > self.largest(true) {
             return None;
@@ -94,7 +94,7 @@ unsafe impl Layout<3> for Trio {
             (true, true) if after < before => room(LAST, at_end),
             (true, _) => room(FIRST, 0),
             (false, true) => room(LAST, at_end),
-            // As far to the other side as it goes: all that is free is one gap then.
+            // Moves it as far to the other side as possible: then all free chunks form one gap.
             (false, false) if last == 0 => {
                 Some(Room { nth: LAST, at: at_end, move_middle_to: Some(first) })
             }
@@ -155,7 +155,7 @@ mod tests {
             assert_eq!(room, Room { nth, at, move_middle_to: None });
             page.occupy(room, 10);
         }
-        assert_eq!((page.room(1), page.largest(true)), (None, 0), "three a page, never more");
+        assert_eq!((page.room(1), page.largest(true)), (None, 0), "a fourth object in a page");
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(page.room(30).map(|r| (r.nth, r.move_middle_to)), Some((FIRST, None)));
         assert_eq!(page.room(31).map(|r| (r.nth, r.move_middle_to)), Some((LAST, Some(0))));
         assert_eq!((page.largest(true), page.largest(false)), (54, 30));
-        // The smaller gap of two, the first of two alike.
+        // The smaller of two gaps, or the first of two equal ones.
         for (middle_at, nth) in [(20, FIRST), (27, FIRST), (28, LAST)] {
             let page = with(&[(MIDDLE, 10, middle_at)]);
             assert_eq!(page.room(20).map(|r| (r.nth, r.move_middle_to)), Some((nth, None)));
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn objects_that_overlap_are_told() {
         let page = |chunks: [u8; 3], middle_at| Trio { chunks, middle_at };
-        // Side by side, with nothing free or with a gap; where no middle is means nothing.
+        // Adjacent, without or with a gap; `middle_at` has no meaning without a middle object.
         for (chunks, at) in
             [([20, 14, 30], 20), ([20, 0, 44], 63), ([0, 64, 0], 0), ([5, 9, 7], 48)]
         {

@@ -1,8 +1,8 @@
-//! Pages used, against an oracle: online tightest fit of sizes in chunks, three objects a page, free
+//! Pages used, compared with an oracle: online tightest fit of sizes in chunks, three objects per page, free
 //! chunks always in one piece.
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
-#![allow(clippy::print_stdout, reason = "the figures, for whoever asks for them")]
+#![allow(clippy::print_stdout, reason = "the test prints its figures")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use zpool_api::Zpool;
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::HeapPages;
 
-/// Knows of each page its free chunks and its objects, and nothing of positions.
+/// Knows each page's free chunks and number of objects, but no positions.
 #[derive(Default)]
 struct Oracle {
     pages: BTreeMap<usize, (usize, usize)>,
-    /// Free chunks and number of each page that takes another object.
+    /// Free chunks and number of each page that can take another object.
     open: BTreeSet<(usize, usize)>,
     made: usize,
 }
@@ -47,23 +47,23 @@ impl Oracle {
     }
 }
 
-/// Sizes of the pages of a real program, compressed by two codecs, incompressible ones at a page.
+/// Compressed sizes of a real program's pages with two codecs; 4096 for incompressible ones.
 const LZ4: &str = include_str!("sizes/lz4.txt");
 const ZSTD: &str = include_str!("sizes/zstd.txt");
-/// Files of more sizes, one a line; separated as paths are.
+/// Environment variable with more files of sizes, one size per line; separated like `PATH`.
 const MORE: &str = "Z3FOLD_SIZES";
 
 fn parse(text: &str) -> Vec<usize> {
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// The sizes many times over, each time a little different.
+/// 20,000 sizes: the list repeated, each time with small random changes.
 fn many(sizes: &[usize], rng: &mut Rng) -> Vec<usize> {
     (0..20_000).map(|n| (sizes[n % sizes.len()] + rng.below(64)).clamp(1, 4096)).collect()
 }
 
-/// Stores the sizes in their order, then three times frees half of the objects at random and stores
-/// them again. What the pool needs more than the oracle at first, and at most later, in percent.
+/// Stores the sizes in order, then three times frees half of the objects at random and stores their sizes again.
+/// Returns by how many percent the pool's pages exceed the oracle's: at first, and at most later.
 fn compare(name: &str, sizes: &[usize]) -> (f64, f64) {
     let mut rng = Rng::new(12);
     let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();
@@ -93,7 +93,7 @@ fn compare(name: &str, sizes: &[usize]) -> (f64, f64) {
         worn = worn.max(more(&oracle));
     }
     println!(
-        "{name}: {:.2} objects a page; {fresh:+.2} % pages, worn {worn:+.2} %",
+        "{name}: {:.2} objects per page; {fresh:+.2} % pages, worn {worn:+.2} %",
         sizes.len() as f64 / oracle.pages.len() as f64
     );
     (fresh, worn)

@@ -1,4 +1,4 @@
-//! The mistakes of the original's review (docs/obligations.md, C), one test each.
+//! The mistakes of the kernel's z3fold (docs/obligations.md, C), one test each.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::Cell;
@@ -36,7 +36,7 @@ fn an_empty_lru_ends_reclaim() {
     let handle = store(&pool, 1, 10);
     pool.free(handle).unwrap();
     assert_eq!(pool.reclaim(5, &keep), Ok(0));
-    // Empty from the inside: the only page is under reclaim already.
+    // Empty for a nested reclaim: the only page is already under reclaim.
     let _handle = store(&pool, 1, 10);
     let inner = Cell::new(None);
     let freed = pool.reclaim(5, &|_, _: ObjRead<'_>| {
@@ -46,8 +46,8 @@ fn an_empty_lru_ends_reclaim() {
     assert_eq!((freed, inner.take()), (Ok(1), Some(Ok(0))));
 }
 
-/// Who owns a page is a matter of its reference count: not of whether it is on a list, from which an
-/// allocation takes it for a moment.
+/// The reference count decides who owns a page, not its membership in a list, which an allocation ends for a
+/// moment.
 #[test]
 fn a_page_is_freed_by_its_last_reference_only() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
@@ -91,7 +91,7 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
     pool.trim();
     assert_eq!(pool.total_pages(), 1);
 
-    // Reclaim that is refused puts it back on the LRU; a callback may free it; it may be given up.
+    // A reclaim that keeps it puts it back on the LRU; a callback may free it or evict it.
     let headless = store(&pool, 3, 64);
     assert_eq!(pool.reclaim(9, &keep), Ok(0));
     let seen = Cell::new(0);
@@ -115,8 +115,8 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
     assert_eq!((pool.reclaim(9, &give_up), pool.total_pages()), (Ok(1), 1));
 }
 
-/// What a free finds under the page lock decides, not what was so before: an object freed under
-/// reclaim is left to reclaim, once, and an object parked under it to its reader.
+/// A free decides by what it finds under the page lock, not by what it saw before: it leaves a page under reclaim
+/// to reclaim, and a parked object to its reader.
 #[test]
 fn a_free_under_reclaim_is_finished_by_reclaim_once() {
     let pool = pool();
@@ -136,7 +136,7 @@ fn a_free_under_reclaim_is_finished_by_reclaim_once() {
     assert_eq!((freed, pool.total_pages(), pool.stats().parked_objects), (Ok(0), 1, 1));
     let read = owned.take().unwrap();
     assert!(read.iter().all(|byte| *byte == 3));
-    // Its page is found again meanwhile.
+    // An allocation finds its page again meanwhile.
     let other = store(&pool, 4, 24);
     assert_eq!(pool.total_pages(), 1);
     drop(read);
@@ -162,7 +162,7 @@ fn pages_whose_reclaim_failed_are_not_left_locked_or_lost() {
             check(&pool, *handle, n as u8, 18);
         }
     }
-    // Each page takes an object and gives it up, which needs its lock.
+    // Each page accepts an object and is reclaimed, which needs its lock.
     let more: Vec<Handle> = (0..4).map(|n| store(&pool, n, 10)).collect();
     assert_eq!(pool.total_pages(), 6, "four pages are full, three objects each");
     let evict = |_: Handle, _: ObjRead<'_>| Evicted::Evicted;
@@ -170,8 +170,8 @@ fn pages_whose_reclaim_failed_are_not_left_locked_or_lost() {
     assert!(handles.iter().chain(&more).all(|handle| pool.obj_read_begin(*handle).is_err()));
 }
 
-/// The search goes on after a page in which the middle object cannot be moved, and each page that it
-/// passes is unlocked and back on a list.
+/// The search continues after a page whose middle object cannot be moved. Each page that it skips is unlocked and
+/// on a list again.
 #[test]
 fn pages_that_an_allocation_passes_by_are_let_go() {
     let pool = pool();
@@ -186,11 +186,11 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
         lasts.push(last);
     }
     let large = store(&pool, 9, 30);
-    assert_eq!(pool.total_pages(), 6, "no middle object that is read was moved");
+    assert_eq!(pool.total_pages(), 6, "a middle object was moved during a read");
     for (n, (read, _)) in middles.iter().enumerate() {
         assert!(read.iter().all(|byte| *byte == n as u8));
     }
-    // Each of them still takes what fits beside its middle object, which takes its lock.
+    // Each page still accepts an object that fits beside its middle object, so its lock is free.
     let fit: Vec<Handle> = (0..5).map(|n| store(&pool, 10 + n, 20)).collect();
     assert_eq!(pool.total_pages(), 6);
     for (n, (read, middle)) in middles.into_iter().enumerate() {
@@ -206,8 +206,8 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
     assert_eq!(pool.total_pages(), 0);
 }
 
-/// In-page compaction keeps bytes and handles, whichever way the object goes and however it overlaps
-/// itself.
+/// In-page compaction keeps bytes and handles, in whichever direction the object moves and however its places
+/// overlap.
 #[test]
 fn the_middle_object_is_moved_whole() {
     let mut rng = Rng::new(8);
@@ -232,8 +232,8 @@ fn the_middle_object_is_moved_whole() {
     }
 }
 
-/// An allocation passes no more than 16 pages whose middle object is read, before it requests a page and
-/// after. Those that it passed are found for less afterwards, the others for all that is free.
+/// An allocation skips at most 16 pages whose middle object is being read, before it requests a page and again
+/// after. It files the skipped pages under less room; the others stay under all their free chunks.
 #[test]
 fn an_allocation_passes_a_bounded_number_of_pages() {
     let pool = pool();
@@ -250,7 +250,8 @@ fn an_allocation_passes_a_bounded_number_of_pages() {
     store(&pool, 9, 30);
     assert_eq!(pool.total_pages(), 41);
     drop(reads);
-    // All 34 free chunks of a page, which need its middle object moved; in the 41st there is none.
+    // 34 chunks are all free chunks of a page and need its middle object moved. The 41st page has 34 free chunks,
+    // too, and no middle object.
     let fitted = (0..40).take_while(|_| {
         store(&pool, 8, 34);
         pool.total_pages() == 41

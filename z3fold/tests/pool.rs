@@ -1,4 +1,4 @@
-//! What z3fold keeps as its sibling does: the tests of `buddies/tests/pools`.
+//! The tests that z3fold shares with zbud: `buddies/tests/pools`.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 #[macro_use]

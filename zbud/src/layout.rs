@@ -1,4 +1,4 @@
-//! Where the two buddies of a page are: the *first* begins at chunk 0, the *last* ends at chunk 63. None
+//! The places of the two buddies of a page: the *first* begins at chunk 0, the *last* ends at chunk 63. Neither
 //! ever moves.
 
 use buddies::{CHUNKS, Layout, NoMiddle, OneLock, Room};
@@ -6,7 +6,7 @@ use buddies::{CHUNKS, Layout, NoMiddle, OneLock, Room};
 const FIRST: usize = 0;
 const LAST: usize = 1;
 
-/// Chunks of each buddy in use, 0 for none.
+/// The chunks of each buddy; 0 for no object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Pair([u8; 2]);
 
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!((pair.is_empty(), pair.is_headless(), pair.largest(true)), (false, false, 54));
         assert_eq!((pair.room(54), pair.room(55)), (room(LAST, 10), None));
         pair.occupy(pair.room(20).unwrap(), 20);
-        assert_eq!((pair.largest(true), pair.room(1)), (0, None), "two a page");
+        assert_eq!((pair.largest(true), pair.room(1)), (0, None), "a third object in a page");
     }
 
     #[test]

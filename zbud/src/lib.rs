@@ -1,10 +1,9 @@
-//! A compressed-memory backend that keeps at most two objects a page.
+//! A compressed-memory backend that keeps at most two objects per page.
 //!
-//! An object sits at the start of its page (the *first* buddy) or at the end (the *last*). A page
-//! with one object waits on the unbuddied list of its free chunks (64 a page) until an object
-//! comes that fits; the tightest fit is taken. So density is at most 2, whatever is stored, and
-//! giving up a page costs at most two objects: that is zbud's promise, and why one would choose
-//! it over denser backends.
+//! An object is at the start of its page (the *first* buddy) or at the end (the *last*). A page with one
+//! object waits on a list by its free chunks (64 per page); a new object goes to the page with the tightest
+//! fit. So a page never holds more than two objects, and reclaiming it costs at most two: that is zbud's
+//! promise, and the reason to choose it over denser backends.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -18,7 +17,7 @@
 //! assert_eq!(pool.total_pages(), 1); // buddies
 //! assert_eq!(pool.obj_read_begin(b)?.len(), 2500);
 //!
-//! // Give the oldest page back; the callback may keep an object, and so its page.
+//! // Reclaim the oldest page; the callback may keep an object, and so its page.
 //! let freed = pool.reclaim(1, &|_handle, _object: zpool_api::ObjRead<'_>| Evicted::Evicted)?;
 //! assert_eq!(freed, 1);
 //! assert!(pool.obj_read_begin(a).is_err());
@@ -26,13 +25,13 @@
 //! ```
 //!
 //! # How it works
-//! `layout.rs` says where the two buddies of a page are. The pool itself, its object word, lists, LRU and
-//! reclaim loop are z3fold's, too, and stand in the crate `buddies`.
+//! `layout.rs` places the two buddies in a page. The pool itself, its object word, lists, LRU and reclaim loop
+//! are shared with z3fold and live in the crate `buddies`.
 //!
 //! # Locks
 //! The *pool lock* guards pages and lists, for a few dozen instructions at a time
 //! ([`OneLock`](buddies::OneLock)). No page provider call, no system call and no user code runs under it.
-//! Reads take no lock: they pin the object's word. An object that is freed while it is read is parked in its
+//! Reads take no lock: they pin the object's word. An object that is freed during a read is parked in its
 //! word; its last reader leaves it to the next call that may block.
 
 #![cfg_attr(
@@ -57,12 +56,12 @@ use zpool_api::{PageBudget, PageProvider, ZpoolError};
 
 use crate::layout::Pair;
 
-/// A pool of at most two objects a page. See the crate's front page.
+/// A pool of at most two objects per page. See the crate's front page.
 ///
-/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider.
+/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
-/// In a child of the process that made it, after `fork`, every call is [`ZpoolError::Forked`], and the
-/// pool and its guards are leaked when they are dropped.
+/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as an
+/// empty pool would, and the pool and its guards leak when they are dropped.
 pub struct Zbud(Pool<Pair, 2>);
 
 impl Zbud {
@@ -70,15 +69,43 @@ impl Zbud {
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zbud::Zbud;
+    /// use zpool_api::Zpool;
+    /// use zpool_pages::HeapPages;
+    ///
+    /// let pool: Arc<dyn Zpool> = Arc::new(Zbud::new(Arc::new(HeapPages::new()))?);
+    /// let handle = pool.malloc_from(b"compressed")?;
+    /// assert_eq!(*pool.obj_read_begin(handle)?, *b"compressed");
+    /// pool.free(handle)?;
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
         Self::with_budget(provider, None)
     }
 
-    /// As [`Zbud::new`], with a budget that each page is charged to while it is among the pool's
-    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside another needs none of it.
+    /// As [`Zbud::new`], and charges each page to `budget` while it is among the pool's
+    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside another charges nothing.
     ///
     /// # Errors
-    /// As [`Zbud::new`].
+    /// Those of [`Zbud::new`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zbud::Zbud;
+    /// use zpool_api::{PageBudget, Zpool};
+    /// use zpool_pages::HeapPages;
+    ///
+    /// let budget = Arc::new(PageBudget::new(4096)); // one page
+    /// let pool = Zbud::with_budget(Arc::new(HeapPages::new()), Some(budget.clone()))?;
+    /// pool.malloc_from(&[1; 2000])?;
+    /// pool.malloc_from(&[2; 2000])?; // beside the first
+    /// assert!(pool.malloc_from(&[3; 2000]).is_err());
+    /// assert_eq!(budget.used(), 4096);
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn with_budget(
         provider: Arc<dyn PageProvider>,
         budget: Option<Arc<PageBudget>>,
@@ -143,7 +170,7 @@ mod tests {
         let goes = pool.malloc_from(&[2; 100]).unwrap();
         pool.free(goes).unwrap();
         let elsewhere = pool.malloc_from(&[3; 100]).unwrap();
-        assert_eq!(pool.total_pages(), 2, "the used-up slot must not be given again");
+        assert_eq!(pool.total_pages(), 2, "the used-up slot must not be reused");
         assert_eq!(&*pool.obj_read_begin(stays).unwrap(), &[1; 100]);
         for handle in [stays, elsewhere] {
             pool.free(handle).unwrap();
@@ -172,7 +199,7 @@ mod tests {
 
     #[derive(Debug)]
     struct OddPages;
-    // SAFETY: gives out no run at all.
+    // SAFETY: it never returns a run.
     unsafe impl PageProvider for OddPages {
         fn page_size(&self) -> usize {
             2048

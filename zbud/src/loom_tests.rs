@@ -1,4 +1,4 @@
-//! Models of small whole pools of zbud for loom: those that it has as z3fold has them, with its one lock.
+//! Loom models of small whole pools of zbud: those that it shares with z3fold, with its one lock.
 
 #[macro_use]
 #[path = "../../buddies/tests/loom_models/mod.rs"]

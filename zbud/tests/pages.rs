@@ -1,4 +1,4 @@
-//! Which page an object gets and how long a page stays, seen through the backend's trait alone.
+//! Which page an object gets and how long a page stays, tested through the backend's trait alone.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +18,7 @@ fn store(pool: &Zbud, chunks: usize) -> Handle {
     pool.malloc_from(&vec![chunks as u8; chunks * CHUNK]).unwrap()
 }
 
-/// A slot number is a page's and, in its lowest bit, the buddy's.
+/// A slot number consists of the page's number and, in its lowest bit, the buddy's.
 fn page_of(handle: Handle) -> u32 {
     SlotRef::from_bits(handle.backend_bits()).slot() >> 1
 }
@@ -39,7 +39,7 @@ fn the_tightest_room_is_taken() {
     }
     assert_eq!(pool.total_pages(), 3);
     store(&pool, 1);
-    assert_eq!(pool.total_pages(), 4, "two objects a page, never more");
+    assert_eq!(pool.total_pages(), 4, "a third object in a page");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_page_that_reclaim_ends_is_found_as_before() {
     let pool = pool();
     let first = store(&pool, 8);
     let last = store(&pool, 9);
-    // The first is given up, the last is kept, and with it the page.
+    // The callback evicts the first and keeps the last, and with it the page.
     let evict = |handle, _: ObjRead<'_>| {
         if handle == first { Evicted::Evicted } else { Evicted::Keep }
     };
@@ -98,14 +98,14 @@ fn a_page_under_reclaim_is_kept_by_reclaim_alone() {
     let freed = pool.reclaim(1, &|handle, _: ObjRead<'_>| {
         asked.set(asked.get() + 1);
         let other = store(&pool, 8);
-        assert_ne!(page_of(other), page_of(only), "no allocation finds it");
+        assert_ne!(page_of(other), page_of(only), "an allocation found it");
         let inner = pool.reclaim(9, &|inner, _: ObjRead<'_>| {
-            assert_ne!(inner, only, "no second reclaim either");
+            assert_ne!(inner, only, "a second reclaim found it");
             Evicted::Evicted
         });
         assert_eq!(inner, Ok(1));
         pool.free(handle).unwrap();
-        assert_eq!((pool.total_pages(), pages.pages_out()), (1, 1), "reclaim still uses it");
+        assert_eq!((pool.total_pages(), pages.pages_out()), (1, 1), "reclaim still holds it");
         Evicted::Evicted
     });
     assert_eq!((freed, asked.get()), (Ok(1), 1));

@@ -1,4 +1,4 @@
-//! What zbud keeps as its sibling does: the tests of `buddies/tests/pools`.
+//! The tests that zbud shares with z3fold: `buddies/tests/pools`.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 #[macro_use]

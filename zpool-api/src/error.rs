@@ -1,4 +1,4 @@
-//! What can go wrong in a backend or a page provider: which value, and what to do about it.
+//! Errors of backends and page providers. Each names the offending value and the remedy.
 
 use core::fmt::{self, Write as _};
 
@@ -8,7 +8,7 @@ use crate::handle::Handle;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZpoolError {
-    /// The handle names no live object of this pool: freed, never given out, or another pool's.
+    /// The handle names no live object of this pool: it was freed, never given out, or is another pool's.
     #[error(
         "handle {handle:#018x} names no live object of this pool; it was freed or never given out"
     )]
@@ -29,16 +29,16 @@ pub enum ZpoolError {
         /// The backend's name.
         backend: &'static str,
     },
-    /// The page provider gave no pages. Nothing was allocated; free objects or retry later.
+    /// The page provider or the budget refused a page. Nothing was allocated; free objects or retry later.
     #[error("no page for the object: {source}")]
     OutOfMemory {
-        /// What the provider said.
+        /// The refusal.
         #[from]
         source: PageError,
     },
     /// No memory for the pool's own descriptors.
     #[error(
-        "no memory for the descriptors of {backend} ({bytes} bytes asked); free memory and retry"
+        "no memory for the descriptors of {backend} ({bytes} bytes requested); free memory and retry"
     )]
     OutOfMetadata {
         /// The backend's name.
@@ -63,39 +63,38 @@ pub enum ZpoolError {
         limit: u64,
     },
     /// [`crate::ObjWrite::commit`] before every byte was written. The space was freed.
-    #[error("only {written} of the object's {size} bytes were written before commit; space freed")]
+    #[error(
+        "only {written} of the object's {size} bytes were written before commit; its space was freed"
+    )]
     NotFullyWritten {
         /// Bytes written.
         written: usize,
         /// Bytes allocated.
         size: usize,
     },
-    /// A write past the end of the object. Nothing of it was written.
-    #[error("{len} bytes do not fit in the {room} bytes left of the object")]
+    /// A write past the end of the object. Nothing was written.
+    #[error("{len} bytes do not fit in the {room} bytes left in the object")]
     WriteBeyondEnd {
         /// Bytes offered.
         len: usize,
         /// Bytes left.
         room: usize,
     },
-    /// This backend has no such operation ([`crate::ZpoolCaps`] says which it has).
-    #[error("backend {backend} has no {operation}; ask caps() first")]
+    /// This backend does not implement the operation; [`crate::ZpoolCaps`] lists those it does.
+    #[error("backend {backend} has no {operation}; check caps() first")]
     Unsupported {
         /// The backend's name.
         backend: &'static str,
         /// The operation's name in the trait.
         operation: &'static str,
     },
-    /// The pool was made by another process: this one is a child of it after `fork`. Build a pool of
-    /// your own.
-    #[error(
-        "the pool of {backend} was made before this process was forked; build another one here"
-    )]
+    /// The pool belongs to the parent process, and this is its child after `fork`. Build a new pool here.
+    #[error("the {backend} pool was made before this process was forked; build another one here")]
     Forked {
         /// The backend's name.
         backend: &'static str,
     },
-    /// Code that the pool called, a backend's or a provider's, panicked.
+    /// A backend or its page provider panicked, and the caller caught the panic.
     #[error("{backend} panicked in {operation}; its memory for this object may be lost")]
     Panicked {
         /// The backend's name.
@@ -117,14 +116,14 @@ pub enum ZpoolError {
         /// The name.
         name: String,
     },
-    /// The backend cannot work with pages of this size.
-    #[error("backend {backend} cannot use pages of {page_size} bytes; it takes {allowed}")]
+    /// The backend does not support pages of this size.
+    #[error("backend {backend} cannot use pages of {page_size} bytes; choose {allowed}")]
     UnsupportedPageSize {
         /// The backend's name.
         backend: &'static str,
         /// The provider's page size, bytes.
         page_size: usize,
-        /// What it takes, in words.
+        /// The sizes that it supports, in words.
         allowed: &'static str,
     },
 }
@@ -138,7 +137,7 @@ impl ZpoolError {
 
 /// Errors of a [`crate::PageProvider`].
 ///
-/// Most are told when there is no memory, so a clone does without: texts that do not fit are left out of it.
+/// They usually report a lack of memory, so cloning one cannot fail: the clone omits text it has no memory for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PageError {
@@ -149,13 +148,13 @@ pub enum PageError {
     Refused {
         /// Pages asked for.
         pages: usize,
-        /// Bytes a page.
+        /// Bytes per page.
         page_size: usize,
-        /// The system's word for it.
+        /// The system's reason.
         reason: String,
     },
-    /// A run longer than a provider gives.
-    #[error("a run of {pages} pages was asked; runs have 1 to {max} pages")]
+    /// The run length is 0 or above the provider's maximum.
+    #[error("a run of {pages} pages was requested; runs have 1 to {max} pages")]
     RunLength {
         /// Pages asked for.
         pages: usize,
@@ -167,7 +166,7 @@ pub enum PageError {
     PageSize {
         /// The size asked for, bytes.
         page_size: usize,
-        /// What can be chosen, in words.
+        /// The sizes that can be used, in words.
         allowed: String,
     },
     /// The pages would exceed a [`crate::PageBudget`].
@@ -180,11 +179,11 @@ pub enum PageError {
         /// The limit, bytes.
         limit: usize,
     },
-    /// The provider was made by another process: this one is a child of it after `fork`.
+    /// The provider belongs to the parent process, and this is its child after `fork`.
     #[error("the page provider was made before this process was forked; make another one here")]
     Forked,
-    /// `FailingPages` was told to fail this call, or its page limit is reached.
-    #[error("page request number {call} was told to fail")]
+    /// `FailingPages` was set to fail this call, or its page limit is reached.
+    #[error("page request {call} failed on purpose (FailingPages)")]
     Injected {
         /// Which `alloc_run` call it was, from 1.
         call: u64,
@@ -192,11 +191,17 @@ pub enum PageError {
 }
 
 impl PageError {
-    /// [`PageError::Refused`], for providers: it is made without an allocation that could end the process,
-    /// and a reason that does not fit in the memory there is, is cut.
+    /// [`PageError::Refused`], for providers. Never aborts for lack of memory: truncates `reason` instead.
+    ///
+    /// ```
+    /// use zpool_api::PageError;
+    ///
+    /// let error = PageError::refused(16, 4096, format_args!("mmap: error {}", 12));
+    /// assert!(error.to_string().contains("16 pages of 4096 bytes (mmap: error 12)"));
+    /// ```
     pub fn refused(pages: usize, page_size: usize, reason: fmt::Arguments<'_>) -> Self {
         let mut text = Fallible(String::new());
-        // Cut, then.
+        // On error the text is truncated.
         let _ = text.write_fmt(reason);
         PageError::Refused { pages, page_size, reason: text.0 }
     }
@@ -211,7 +216,7 @@ impl Clone for PageError {
             PageError::RunLength { pages, max } => PageError::RunLength { pages, max },
             PageError::PageSize { page_size, ref allowed } => {
                 let mut text = Fallible(String::new());
-                // Left out, then.
+                // On error the text is omitted.
                 let _ = text.write_str(allowed);
                 PageError::PageSize { page_size, allowed: text.0 }
             }

@@ -5,20 +5,20 @@ use crate::{Handle, ObjRead};
 /// What an [`Evict`] callback decided about an object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Evicted {
-    /// The object is given up. Reclaim frees it, unless the callback has done so already.
+    /// The object can go. Reclaim frees it, unless the callback has done so already.
     Evicted,
     /// The object stays, and with it its page.
     Keep,
 }
 
-/// Decides about objects that a backend would like to be rid of, oldest page first.
+/// Decides which objects a backend may evict, oldest page first.
 ///
-/// Called with no lock held and outside of any critical section: it may block, allocate, free
-/// anything (also `handle` itself and its neighbours in the page), call `reclaim` again, or panic.
-/// The guard keeps the object's bytes in place for the call. When it panics, the panic goes on to
-/// reclaim's caller, the object stays, and the pool remains usable.
+/// Called with no lock held: it may block, allocate, free anything (including `handle` itself and its
+/// neighbours in the page), call `reclaim` again, or panic. The guard keeps the object's bytes in place
+/// for the call. A panic propagates to the caller of `reclaim`; the object stays, and the pool remains
+/// usable.
 pub trait Evict {
-    /// Looks at `object` (the bytes behind `handle`) and decides.
+    /// Decides about `object`, the bytes of `handle`.
     fn evict(&self, handle: Handle, object: ObjRead<'_>) -> Evicted;
 }
 

@@ -1,4 +1,4 @@
-//! The 64-bit handle: 12 bits that tell the pool, 52 that are the backend's.
+//! The 64-bit handle: a 12-bit pool tag and 52 bits that belong to the backend.
 //!
 //! ```text
 //!  63        52 51                                                   0
@@ -11,13 +11,13 @@
 //!               +-----------------+-----------------------------------+
 //! ```
 //!
-//! The tag is a constant of the pool, so whoever knows the pool may keep the 52 bits only. Tags
-//! count from 1 to 4095 and start over: a handle of another pool is told by its tag nearly
-//! always, not always. No tag is 0, so no handle is.
+//! The tag is a constant of the pool, so a holder that knows the pool may keep only the 52 bits. Tags
+//! count from 1 to 4095 and start over, so the tag identifies another pool's handle nearly always, but
+//! not always. No tag is 0, so no handle is 0.
 //!
-//! [`SlotRef`] is the split that backends with slots use for their 52 bits. A slot's generation
-//! is bumped when its object is freed, so that a stale handle never fits again; a slot whose
-//! generation is used up is retired. Each bit's budget stands in docs/handles.md.
+//! [`SlotRef`] is how backends with slots split their 52 bits. Freeing an object bumps the generation of
+//! its slot, so a stale handle never matches again; a slot that has used its last generation is retired.
+//! docs/handles.md gives the budget of each bit.
 
 use core::fmt;
 use core::num::NonZeroU64;
@@ -37,28 +37,35 @@ pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 const BACKEND_MASK: u64 = (1 << BACKEND_BITS) - 1;
 const MAX_TAG: u16 = (1 << TAG_BITS) - 1;
 
-/// The 12 bits that tell a pool's handles from other pools'.
+/// The 12 bits that distinguish a pool's handles from other pools'.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolTag(u16);
 
 impl PoolTag {
-    /// The next tag, 1 to 4095 and around again. Never blocks.
+    /// The next tag; after 4095 comes 1 again. Never blocks.
+    ///
+    /// ```
+    /// use zpool_api::PoolTag;
+    ///
+    /// let (mine, other) = (PoolTag::next(), PoolTag::next());
+    /// assert_ne!(mine, other);
+    /// ```
     pub fn next() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         Self::next_of(&NEXT)
     }
 
-    /// The next tag of a counter of pools, which goes around with the tags: 4095 in a row differ.
+    /// The next tag after `counter`, which counts modulo 4095: 4095 tags in a row differ.
     fn next_of(counter: &AtomicU16) -> Self {
-        // Relaxed: the tags only have to differ, nothing is published through the counter.
+        // Relaxed: the tags only have to differ; the counter publishes nothing.
         let relaxed = Ordering::Relaxed;
         let around = |n: u16| Some(if n + 1 >= MAX_TAG { 0 } else { n + 1 });
-        // `around` refuses nothing, so there is no error.
+        // `around` never returns `None`, so this never is an error.
         let (Ok(n) | Err(n)) = counter.fetch_update(relaxed, relaxed, around);
         PoolTag(n % MAX_TAG + 1)
     }
 
-    /// The tag with this number, if it is one: 1 to 4095.
+    /// The tag with this number; `None` unless it is 1 to 4095.
     pub const fn new(tag: u16) -> Option<Self> {
         if tag >= 1 && tag <= MAX_TAG { Some(PoolTag(tag)) } else { None }
     }
@@ -75,17 +82,17 @@ impl fmt::Debug for PoolTag {
     }
 }
 
-/// The 52 bits of a handle that are the backend's. A holder that knows the pool keeps only these.
+/// The 52 bits of a handle that belong to the backend. A holder that knows the pool may keep only these.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendBits(u64);
 
 impl BackendBits {
-    /// `bits` if they fit in 52, else nothing.
+    /// `bits` if they fit in 52 bits, else `None`.
     pub const fn new(bits: u64) -> Option<Self> {
         if bits <= BACKEND_MASK { Some(BackendBits(bits)) } else { None }
     }
 
-    /// The low 52 bits of `bits`; the others are dropped. For words that keep more beside them.
+    /// The low 52 bits of `bits`; drops the others. For words that hold more than these.
     pub const fn truncate(bits: u64) -> Self {
         BackendBits(bits & BACKEND_MASK)
     }
@@ -105,14 +112,26 @@ impl fmt::Debug for BackendBits {
 /// Names one object of one pool. Opaque, `Copy`, never zero.
 ///
 /// Any value is memory-safe to pass to any pool: one that names no live object there gives
-/// [`crate::ZpoolError::InvalidHandle`]. A guessed handle of a live object *is* that object, so a
-/// handle is a name, not a capability.
+/// [`crate::ZpoolError::InvalidHandle`]. A guessed handle of a live object gives that object: a handle is
+/// a name, not a capability.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Handle(NonZeroU64);
 
 impl Handle {
     /// Joins a pool's tag and the backend's bits.
+    ///
+    /// ```
+    /// use zpool_api::{Handle, PoolTag, SlotRef};
+    ///
+    /// let tag = PoolTag::next();
+    /// let slot = SlotRef::new(1, 42).unwrap();
+    /// let handle = Handle::new(tag, slot.to_bits());
+    ///
+    /// // What a backend does with a handle that it receives:
+    /// let bits = handle.bits_of(tag).unwrap(); // `None` for another pool's
+    /// assert_eq!(SlotRef::from_bits(bits), slot);
+    /// ```
     pub const fn new(tag: PoolTag, bits: BackendBits) -> Self {
         match NonZeroU64::new(((tag.0 as u64) << BACKEND_BITS) | bits.0) {
             Some(word) => Handle(word),
@@ -121,7 +140,15 @@ impl Handle {
         }
     }
 
-    /// A handle from a number kept elsewhere; nothing for 0, which no handle is.
+    /// The handle with this number, as [`Handle::as_u64`] gave it; `None` for 0, which is no handle.
+    ///
+    /// ```
+    /// use zpool_api::{BackendBits, Handle, PoolTag};
+    ///
+    /// let handle = Handle::new(PoolTag::next(), BackendBits::new(7).unwrap());
+    /// let kept: u64 = handle.as_u64();
+    /// assert_eq!(Handle::from_u64(kept), Some(handle));
+    /// ```
     pub const fn from_u64(word: u64) -> Option<Self> {
         match NonZeroU64::new(word) {
             Some(word) => Some(Handle(word)),
@@ -134,7 +161,7 @@ impl Handle {
         self.0.get()
     }
 
-    /// The upper 12 bits. Of a made-up handle they may be 0, which is no pool's tag.
+    /// The upper 12 bits. In a made-up handle they may be 0, which is no pool's tag.
     pub const fn tag_bits(self) -> u16 {
         (self.0.get() >> BACKEND_BITS) as u16
     }
@@ -144,7 +171,7 @@ impl Handle {
         BackendBits(self.0.get() & BACKEND_MASK)
     }
 
-    /// The backend's bits if the tag is this pool's, else nothing.
+    /// The backend's bits if the handle has this tag, else `None`.
     pub const fn bits_of(self, tag: PoolTag) -> Option<BackendBits> {
         if self.tag_bits() == tag.0 { Some(self.backend_bits()) } else { None }
     }
@@ -165,7 +192,7 @@ pub struct SlotRef {
 }
 
 impl SlotRef {
-    /// Joins them, if the generation fits in 20 bits.
+    /// Joins a generation and a slot's number; `None` if the generation needs more than 20 bits.
     pub const fn new(generation: u32, slot: u32) -> Option<Self> {
         if generation <= MAX_GENERATION { Some(SlotRef { generation, slot }) } else { None }
     }
@@ -180,12 +207,12 @@ impl SlotRef {
         self.slot
     }
 
-    /// As the backend's bits of a handle.
+    /// Packs them into the backend's bits of a handle.
     pub const fn to_bits(self) -> BackendBits {
         BackendBits(((self.generation as u64) << SLOT_BITS) | self.slot as u64)
     }
 
-    /// From the backend's bits of a handle; every bit pattern is some slot and generation.
+    /// Unpacks the backend's bits of a handle; every bit pattern is some slot and generation.
     pub const fn from_bits(bits: BackendBits) -> Self {
         SlotRef { generation: (bits.0 >> SLOT_BITS) as u32, slot: bits.0 as u32 }
     }

@@ -1,4 +1,5 @@
-//! The shapes that a compressed-memory store is made of, apart from any store and any allocator.
+//! The interfaces of a compressed-memory store: the backend trait, handles, guards, errors and a registry.
+//! This crate contains no store and no allocator.
 //!
 //! A *backend* (zsmalloc, z3fold, zbud, or one of your own) packs objects of 1 byte up to a page
 //! densely into pages and hands out a [`Handle`] for each. [`Zpool`] is the trait it implements;
@@ -13,7 +14,7 @@
 //!     ZpoolStats,
 //! };
 //!
-//! /// A backend that keeps each object in a box of its own: simple, safe, not dense.
+//! /// A backend that keeps each object in its own box: simple, safe, not dense.
 //! #[derive(Debug)]
 //! struct Boxes {
 //!     tag: PoolTag,
@@ -76,23 +77,23 @@
 //!     Arc::new(Boxes { tag: PoolTag::next(), objects: Mutex::default() });
 //! let handle = pool.malloc_from(b"a page, compressed")?;
 //! let object = pool.obj_read_begin(handle)?;
-//! pool.free(handle)?; // allowed while it is read: the guard keeps its bytes
+//! pool.free(handle)?; // allowed during a read: the guard keeps the bytes
 //! assert_eq!(&*object, b"a page, compressed");
 //! drop(object); // ends the read
 //! assert!(matches!(pool.free(handle), Err(ZpoolError::InvalidHandle { .. })));
 //! # Ok::<(), ZpoolError>(())
 //! ```
 //!
-//! What every backend promises is in [`Zpool`]; the crate `zpool-conformance` proves that yours does.
+//! [`Zpool`] lists what every backend promises; the test suite in the crate `zpool-conformance` checks yours.
 //!
 //! # Modules
 //!
-//! | module | idea |
+//! | module | contents |
 //! |---|---|
-//! | [`handle`] | the 64-bit handle and its split: 12 bits of pool tag, 52 of the backend's |
-//! | [`read`], [`owned_read`], [`write`](mod@write) | the guards through which bytes are seen and written |
-//! | [`provider`] | where pages come from: the trait; the crate `zpool-pages` implements it |
-//! | [`registry`] | backends by name, third parties' too |
+//! | [`handle`] | the 64-bit handle and its split: a 12-bit pool tag and 52 bits that belong to the backend |
+//! | [`read`], [`owned_read`], [`write`](mod@write) | the guards through which objects are read and written |
+//! | [`provider`] | the trait of page providers; the crate `zpool-pages` implements it |
+//! | [`registry`] | backends by name, including third-party ones |
 
 #![cfg_attr(
     test,

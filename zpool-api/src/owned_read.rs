@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use crate::{Handle, ObjRead, Zpool, ZpoolError};
 
-/// An [`ObjRead`] that keeps its pool alive: for completions that arrive elsewhere, later.
+/// An [`ObjRead`] that keeps its pool alive: for reads that complete later, on another thread.
 ///
-/// `Send`, `Sync`, `'static`. A pool whose last `Arc` is dropped meanwhile goes with the last of
-/// these guards.
+/// `Send`, `Sync`, `'static`. If all other `Arc`s of the pool are gone, the last of these guards drops it.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjReadOwned {
-    // Declared first, so dropped first: the pin ends while the pool is still there.
+    // Declared first, so dropped first: the pin ends while the pool still exists.
     object: ObjRead<'static>,
     pool: Arc<dyn Zpool>,
 }
@@ -37,12 +36,27 @@ impl fmt::Debug for ObjReadOwned {
     }
 }
 
-/// [`Zpool::obj_read_begin`] with a guard that owns a share of the pool. Errors as there.
+/// [`Zpool::obj_read_begin`] with a guard that owns a share of the pool.
+///
+/// # Errors
+/// Those of [`Zpool::obj_read_begin`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::thread::{JoinHandle, spawn};
+/// use zpool_api::{Handle, Zpool, ZpoolError, obj_read_owned};
+///
+/// /// Sums an object's bytes on a thread that outlives the caller.
+/// fn sum(pool: Arc<dyn Zpool>, handle: Handle) -> Result<JoinHandle<u64>, ZpoolError> {
+///     let object = obj_read_owned(pool, handle)?;
+///     Ok(spawn(move || object.iter().map(|byte| u64::from(*byte)).sum()))
+/// }
+/// ```
 pub fn obj_read_owned(pool: Arc<dyn Zpool>, handle: Handle) -> Result<ObjReadOwned, ZpoolError> {
     let object = pool.obj_read_begin(handle)?;
-    // SAFETY: the guard moves into a struct beside the `Arc` of its pool and is dropped before it.
-    // What the guard borrows lives in the pool, which an `Arc` never moves and, being shared with
-    // this struct, gives nobody `&mut` to.
+    // SAFETY: the guard moves into a struct beside the `Arc` of its pool and is dropped before that `Arc`.
+    // The guard borrows from the pool. An `Arc` never moves its value, and this struct's share keeps anybody
+    // from getting `&mut` to it.
     let object = unsafe { object.unbound() };
     Ok(ObjReadOwned { object, pool })
 }

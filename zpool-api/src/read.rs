@@ -1,14 +1,13 @@
 //! Read guards: an object's bytes, pinned.
 //!
-//! A guard holds no mutex and nothing of the thread or CPU it was made on. While it lives its
-//! bytes neither move nor change; freeing the object meanwhile succeeds and the space is reused
-//! once the readers that were there have gone. Guards may be kept as long as the caller likes,
-//! sent to another thread and dropped there. A guard that is forgotten pins its own object for the
-//! pool's life and nothing else.
+//! A guard holds no mutex and is bound to no thread or CPU. While it lives its bytes neither move nor
+//! change; freeing the object meanwhile succeeds, and the space is reused once those readers have ended.
+//! A guard may live as long as the caller likes, move to another thread and be dropped there. A guard
+//! that is forgotten pins its object for the pool's life and nothing else.
 //!
-//! Invariant, kept by whoever makes a guard: the bytes are readable and unchanging from its
-//! making until its drop. A guard keeps raw pointers, not references, because the memory may be
-//! written by another thread the moment the pin ends, which is *inside* the drop.
+//! Module invariant, kept by the caller of `from_pin` or `from_owner`: the bytes are readable and unchanging
+//! from the guard's making until its drop. A guard keeps raw pointers, not references, because another thread
+//! may write the memory the moment the pin ends, which is *inside* the drop.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -20,10 +19,10 @@ use std::sync::Arc;
 ///
 /// Implemented by a backend's private type, so that nobody else can end a pin.
 pub trait ObjPin: Sync {
-    /// Ends the pin that `token` stands for. Called once a guard, on any thread, and under whatever
-    /// locks that thread holds, a store's entry lock among them: so it waits for nobody, takes no lock
-    /// that ranks outside of the innermost ones, calls no page provider and must not panic. Pages that
-    /// it empties are kept for the next call of the pool that may block, to give back.
+    /// Ends the pin that `token` stands for. Called once per guard, on any thread and under any locks that
+    /// thread holds, a store's entry lock among them. It must therefore wait for nobody, take only locks of
+    /// the innermost ranks, call no page provider and not panic. Pages that it empties stay with the pool,
+    /// whose next call that may block returns them.
     fn unpin(&self, token: u64);
 }
 
@@ -31,15 +30,15 @@ enum Hold<'p> {
     /// A pin inside the pool's memory. The pointer is a `&'p dyn ObjPin` kept raw: the pin may be
     /// the last thing that keeps its target alive, and a reference must not outlive that.
     Pin { pin: NonNull<dyn ObjPin + 'p>, token: u64 },
-    /// Memory that is kept alive by being owned; nothing to end.
+    /// Memory that the guard keeps alive by owning a share of it; there is no pin to end.
     Owner(#[expect(dead_code, reason = "kept for its drop")] Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
-/// An object's bytes, borrowed from its pool. Derefs to `&[u8]`, as long as the object was written.
+/// An object's bytes, borrowed from its pool. Derefs to `&[u8]` of the object's exact length.
 ///
-/// `Send` and `Sync`. Ending the read is dropping the guard, on any thread and under any lock: nobody is
-/// waited for, and no page provider called. What the last reader of an object that was freed meanwhile
-/// leaves is given back by the pool's next call that may block.
+/// `Send` and `Sync`. Dropping the guard ends the read, on any thread and under any lock: the drop waits for
+/// nobody and calls no page provider. If it was the last reader of a freed object, the pool's next call that
+/// may block frees the object's space.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjRead<'p> {
     bytes: NonNull<u8>,
@@ -70,23 +69,30 @@ impl<'p> ObjRead<'p> {
         }
     }
 
-    /// A guard over bytes that are shared by counting: the safe way for a backend that keeps each
-    /// object in memory of its own. The first `len` bytes of `owner` are shown, or all it has if
-    /// they are fewer.
+    /// A guard over reference-counted bytes: the safe way for a backend that keeps each object in its own
+    /// allocation. Shows the first `len` bytes of `owner`, or all of them if it has fewer.
     ///
-    /// The owner's share is dropped with the guard, so what [`ObjPin::unpin`] must not do its destructor
-    /// must not do either.
+    /// The guard drops its share of the owner, so the owner's destructor is bound by the rules of
+    /// [`ObjPin::unpin`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_api::ObjRead;
+    ///
+    /// let object = ObjRead::from_owner(Arc::new(*b"bytes and padding"), 5);
+    /// assert_eq!(&*object, b"bytes");
+    /// ```
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Self {
         let (bytes, len) = {
-            // One call only: a strange `AsRef` may give other bytes next time. What it gave is
-            // borrowed from the owner, which the guard keeps alive and shared, hence immutable.
+            // Call it once: a strange `AsRef` may return other bytes next time. The slice borrows from
+            // the owner, which the guard keeps alive and shared, hence immutable.
             let slice = (*owner).as_ref();
             (NonNull::from(slice).cast(), len.min(slice.len()))
         };
         ObjRead { bytes, len, hold: Hold::Owner(owner), pool: PhantomData }
     }
 
-    /// The same guard with the pool's lifetime forgotten.
+    /// The same guard without the pool's lifetime.
     ///
     /// # Safety
     /// The pool must outlive the returned guard.

@@ -1,4 +1,4 @@
-//! Backends by name, so that one can be chosen at run time and third parties can add their own.
+//! Backends by name: a program chooses one at run time, and third parties add their own.
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -8,14 +8,13 @@ use zpool_base::unwind::dropped;
 
 use crate::{PageBudget, PageProvider, Zpool, ZpoolError};
 
-/// What a constructor is given to build a pool.
+/// What a constructor needs to build a pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZpoolConfig {
-    /// Where the pool's pages come from. A provider of its own a pool keeps the accounting of
-    /// cached pages apart.
+    /// Where the pool's pages come from. One provider per pool keeps the counts of cached pages separate.
     pub pages: Arc<dyn PageProvider>,
-    /// What the pool's resident pages are charged to; none for no limit. Pools may share one.
+    /// The budget that the pool charges its resident pages to; `None` for no limit. Pools may share one.
     pub budget: Option<Arc<PageBudget>>,
 }
 
@@ -41,11 +40,16 @@ type Constructor = Arc<dyn Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError
 /// use std::sync::Arc;
 /// use zpool_api::{PageProvider, Registry, ZpoolConfig, ZpoolError};
 ///
-/// fn misspelt(pages: Arc<dyn PageProvider>) {
-///     let registry = Registry::new();
-///     let error = registry.build("zlab", &ZpoolConfig::new(pages)).unwrap_err();
+/// let mut registry = Registry::new();
+/// // A real constructor returns `Ok(Arc::new(pool))`.
+/// registry.register("mine", |_config| Err(ZpoolError::EmptyObject))?;
+/// assert_eq!(registry.names().collect::<Vec<_>>(), ["mine"]);
+///
+/// fn misspelt(registry: &Registry, pages: Arc<dyn PageProvider>) {
+///     let error = registry.build("mien", &ZpoolConfig::new(pages)).unwrap_err();
 ///     assert!(matches!(error, ZpoolError::UnknownBackend { .. }));
 /// }
+/// # Ok::<(), ZpoolError>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct Registry {
@@ -58,7 +62,10 @@ impl Registry {
         Registry::default()
     }
 
-    /// Adds a backend. [`ZpoolError::AlreadyRegistered`] if the name is taken.
+    /// Adds a backend.
+    ///
+    /// # Errors
+    /// [`ZpoolError::AlreadyRegistered`] if the name is taken.
     pub fn register<F>(&mut self, name: &str, constructor: F) -> Result<(), ZpoolError>
     where
         F: Fn(&ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> + Send + Sync + 'static,
@@ -70,13 +77,16 @@ impl Registry {
         Ok(())
     }
 
-    /// The names, in order.
+    /// The registered names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.constructors.keys().map(String::as_str)
     }
 
-    /// Builds a pool. [`ZpoolError::UnknownBackend`] lists the known names; other errors are the
-    /// constructor's.
+    /// Builds a pool.
+    ///
+    /// # Errors
+    /// [`ZpoolError::UnknownBackend`], which lists the known names, if no backend has this one; otherwise
+    /// the constructor's errors.
     pub fn build(&self, name: &str, config: &ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> {
         match self.constructors.get(name) {
             Some(constructor) => constructor(config),
@@ -90,8 +100,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // What constructors hold is the user's: each destructor may panic, and two at once would end the
-        // process.
+        // Constructors hold values of the user's. Any destructor may panic, and a second panic while the
+        // first unwinds would abort the process.
         for (_, constructor) in core::mem::take(&mut self.constructors) {
             dropped(constructor);
         }

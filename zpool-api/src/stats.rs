@@ -1,30 +1,30 @@
 //! A snapshot of what a pool holds and what it costs.
 
-/// Figures of one pool, read without stopping it: each is exact at some moment of the call, not
-/// all at the same one.
+/// Figures of one pool, read without stopping it: each is exact at some moment during the call, but not
+/// all at the same moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ZpoolStats {
-    /// Bytes of a page of this pool.
+    /// Bytes per page of this pool.
     pub page_size: usize,
-    /// Pages that hold objects, or room between them: the resident ones only.
+    /// Resident pages in use, as [`total_pages`](crate::Zpool::total_pages) counts them.
     pub total_pages: usize,
     /// Resident pages without an object that the page provider keeps warm.
     pub cached_pages: usize,
     /// Live objects: allocated (committed) and not freed.
     pub objects: usize,
-    /// Bytes of the live objects, exactly as long as they were written.
+    /// Sum of the live objects' exact lengths, in bytes.
     pub object_bytes: usize,
-    /// Objects that were freed while read: their space waits for the readers.
+    /// Objects that were freed during a read: their space waits for the readers.
     pub parked_objects: usize,
-    /// Bytes of descriptors, slots and tables, the page provider's included.
+    /// Bytes of descriptors, slots and tables, including the page provider's.
     pub metadata_bytes: usize,
     /// Pages that `reclaim` has freed since the pool was made.
     pub reclaimed_pages: u64,
 }
 
 impl ZpoolStats {
-    /// Resident bytes: pages with objects and cached ones. Metadata is not in it.
+    /// Resident bytes: pages in use and cached pages, without metadata.
     pub fn pool_bytes(&self) -> usize {
         self.total_pages.saturating_add(self.cached_pages).saturating_mul(self.page_size)
     }

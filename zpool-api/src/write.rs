@@ -1,9 +1,9 @@
-//! The write guard: space of an object that has no handle yet.
+//! The write guard: the space of an object that has no handle yet.
 //!
-//! An object is written once, before its handle exists: no write can race a read, and nobody sees
-//! another object's bytes, because a handle is given only when every byte has been written.
-//! Invariants: the first `written` bytes are the writer's; every byte is initialised from the start,
-//! with whatever was there before, so that safe code can neither see nor store uninitialised memory.
+//! An object is written once, before its handle exists. So no write can race a read, and nobody reads
+//! another object's old bytes, because the handle exists only after every byte has been written.
+//! Invariants: the writer has written the first `written` bytes; every byte is initialised from the start,
+//! if only with older contents, so safe code can neither see nor store uninitialised memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -16,23 +16,29 @@ use crate::{Handle, PageError, ZpoolError};
 ///
 /// Implemented by a backend's private type, so that nobody else can commit or abort.
 pub trait ObjCommit: Sync {
-    /// Every byte is written: publish the object. On error the space has been freed.
+    /// Publishes the object, whose every byte is written.
+    ///
+    /// # Errors
+    /// The backend's own, for instance [`ZpoolError::Forked`]; the space has been freed then.
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError>;
     /// The guard was dropped uncommitted: free the space. Must not panic.
     fn abort(&self, token: u64);
 }
 
-/// The backend's half of a write guard whose bytes are collected first and then handed over: the
-/// safe way for a backend that keeps each object in memory of its own.
+/// The backend's half of a write guard that collects the bytes first and hands them over on commit: the
+/// safe way for a backend that keeps each object in its own allocation.
 pub trait ObjSink: Sync {
-    /// Takes the object's bytes, all of them written.
+    /// Stores an object of these bytes.
+    ///
+    /// # Errors
+    /// The backend's own; nothing has been stored then.
     fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError>;
 }
 
 enum Target<'p> {
     /// Raw for the same reason as in the read guard: `commit` may be the last use of the memory.
     InPlace { start: NonNull<u8>, commit: NonNull<dyn ObjCommit + 'p>, token: u64 },
-    /// All of the object's length.
+    /// `bytes` has the object's length from the start.
     Buffer { bytes: Vec<u8>, sink: &'p (dyn ObjSink + 'p) },
     /// Committed: nothing left to free.
     Done,
@@ -40,8 +46,8 @@ enum Target<'p> {
 
 /// Space for one object, to be written from start to end and then committed.
 ///
-/// Dropped uncommitted, it frees the space. Holds no mutex; `Send` and `Sync`. Forgotten, it keeps
-/// its space until the pool is dropped.
+/// Dropped uncommitted, it frees the space; forgotten, it keeps the space until the pool is dropped. Holds
+/// no mutex. `Send` and `Sync`.
 #[must_use = "an object that is not committed is freed again"]
 pub struct ObjWrite<'p> {
     target: Target<'p>,
@@ -80,12 +86,31 @@ impl<'p> ObjWrite<'p> {
     /// A guard that collects `size` bytes on the heap and hands them to `sink` on commit.
     ///
     /// # Errors
-    /// [`ZpoolError::OutOfMemory`] if the heap has no `size` bytes.
+    /// [`ZpoolError::OutOfMemory`] if the allocator refuses `size` bytes.
+    ///
+    /// ```
+    /// use zpool_api::{Handle, ObjSink, ObjWrite, ZpoolError};
+    ///
+    /// /// Prints objects and numbers them by their length.
+    /// struct Printer;
+    /// impl ObjSink for Printer {
+    ///     fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
+    ///         println!("{bytes:?}");
+    ///         Handle::from_u64(bytes.len() as u64).ok_or(ZpoolError::EmptyObject)
+    ///     }
+    /// }
+    ///
+    /// let mut object = ObjWrite::buffered(5, &Printer)?;
+    /// object.write(b"two ")?;
+    /// object.write(b"!")?;
+    /// assert_eq!(object.commit()?.as_u64(), 5);
+    /// # Ok::<(), ZpoolError>(())
+    /// ```
     pub fn buffered(size: usize, sink: &'p (dyn ObjSink + 'p)) -> Result<Self, ZpoolError> {
         let mut bytes = Vec::new();
         if bytes.try_reserve_exact(size).is_err() {
             let pages = size.div_ceil(PAGE_SIZE);
-            let reason = format_args!("no memory to collect an object in");
+            let reason = format_args!("no memory to buffer an object");
             return Err(PageError::refused(pages, PAGE_SIZE, reason).into());
         }
         bytes.resize(size, 0);
@@ -103,13 +128,16 @@ impl<'p> ObjWrite<'p> {
         self.written
     }
 
-    /// Appends `bytes`. [`ZpoolError::WriteBeyondEnd`] if they do not all fit; then none is written.
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// [`ZpoolError::WriteBeyondEnd`] if they do not all fit; nothing is written then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ZpoolError> {
         let room = self.size - self.written;
         if bytes.len() > room {
             return Err(ZpoolError::WriteBeyondEnd { len: bytes.len(), room });
         }
-        // Shorter only once the guard is committed, when it is gone.
+        // Always `Some`: `spare` is shorter than `room` only after commit, which consumes the guard.
         if let Some(to) = self.spare().get_mut(..bytes.len()) {
             to.copy_from_slice(bytes);
         }
@@ -117,8 +145,8 @@ impl<'p> ObjWrite<'p> {
         Ok(())
     }
 
-    /// The bytes not yet written, for codecs that write in place; count them by [`ObjWrite::advance`].
-    /// What they hold is unspecified: whatever the space held last, unless the provider clears it.
+    /// The bytes not yet written, for codecs that write in place; then call [`ObjWrite::advance`]. Their
+    /// contents are unspecified: usually what the space held last.
     pub fn spare(&mut self) -> &mut [u8] {
         let room = self.size - self.written;
         match &mut self.target {
@@ -134,16 +162,17 @@ impl<'p> ObjWrite<'p> {
         }
     }
 
-    /// Says that the first `n` bytes of [`ObjWrite::spare`] have been written. More than there are
-    /// counts as all of them. Bytes that were not written become part of the object as they are.
+    /// Declares the first `n` bytes of [`ObjWrite::spare`] written, or all of them if `n` is larger. Bytes
+    /// among them that were not written become part of the object with their unspecified contents.
     pub fn advance(&mut self, n: usize) {
         self.written += n.min(self.size - self.written);
     }
 
-    /// Publishes the object and gives its handle.
+    /// Publishes the object and returns its handle.
     ///
-    /// [`ZpoolError::NotFullyWritten`] unless every byte was written. On any error the space has
-    /// been freed.
+    /// # Errors
+    /// [`ZpoolError::NotFullyWritten`] unless every byte was written; the backend's own errors. The space
+    /// has been freed then.
     pub fn commit(mut self) -> Result<Handle, ZpoolError> {
         if self.written != self.size {
             return Err(ZpoolError::NotFullyWritten { written: self.written, size: self.size });
@@ -287,11 +316,11 @@ mod tests {
         let log = Log::default();
         let refused = ObjWrite::buffered(usize::MAX, &log).unwrap_err();
         let said = refused.to_string();
-        assert!(said.contains("no memory to collect an object in"), "{said}");
+        assert!(said.contains("no memory to buffer an object"), "{said}");
         assert_eq!(log.take(), [""; 0]);
     }
 
-    /// Whatever a guard held is initialised for whoever has the memory next: Miri reads it.
+    /// A guard's bytes are initialised for the next user of the memory: Miri reads them.
     #[test]
     fn safe_code_leaves_nothing_uninitialised() {
         let log = Log::default();

@@ -22,6 +22,14 @@ pub struct ZpoolCaps {
 
 impl ZpoolCaps {
     /// A backend without reclaim, compaction or migration that promises no alignment.
+    ///
+    /// ```
+    /// use zpool_api::ZpoolCaps;
+    ///
+    /// let caps = ZpoolCaps::new(4096).with_reclaim().with_alignment(64);
+    /// assert_eq!((caps.max_object_size, caps.alignment), (4096, 64));
+    /// assert!(caps.reclaim && !caps.compaction);
+    /// ```
     pub const fn new(max_object_size: usize) -> Self {
         ZpoolCaps {
             max_object_size,
@@ -50,37 +58,37 @@ impl ZpoolCaps {
         self
     }
 
-    /// With objects aligned to `bytes`, a power of two (another number counts as 1).
+    /// With objects aligned to `bytes`, a power of two (any other number counts as 1).
     pub const fn with_alignment(mut self, bytes: usize) -> Self {
         self.alignment = if bytes.is_power_of_two() { bytes } else { 1 };
         self
     }
 }
 
-/// What a [`Zpool::migrate`] did.
+/// The result of [`Zpool::migrate`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Migration {
-    /// Zspages that are on other pages now.
+    /// Zspages that moved to other pages.
     pub zspages: usize,
-    /// Zspages that stayed: a guard or a writer uses them, or another thread is at work there.
+    /// Zspages that stayed: a guard or a writer uses them, or another thread works on them.
     pub left: usize,
-    /// Bytes of the blocks of address space that ran empty, whose memory went back whole.
+    /// Bytes of the blocks of address space that became empty and were returned to the system whole.
     pub block_bytes: usize,
 }
 
-/// What a [`Zpool::compact_some`] did.
+/// The result of [`Zpool::compact_some`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Compaction {
-    /// Pages won.
+    /// Pages freed.
     pub pages: usize,
-    /// Whether the pool was gone over to its end: there is nothing left to win at the moment.
+    /// Whether the pass covered the whole pool: nothing more can be freed at the moment.
     pub complete: bool,
 }
 
 impl Compaction {
-    /// So many pages won, and whether nothing is left to win.
+    /// A result of `pages` freed pages; `complete` if the pass covered the whole pool.
     pub const fn new(pages: usize, complete: bool) -> Self {
         Compaction { pages, complete }
     }
@@ -93,31 +101,31 @@ impl Compaction {
 ///
 /// # What every implementation promises
 /// (the crate `zpool-conformance` checks it)
-/// * Any [`Handle`], made up or stale, is safe to pass; one that names no live object gives
+/// * Any [`Handle`] is safe to pass, even a made-up or stale one; one that names no live object gives
 ///   [`ZpoolError::InvalidHandle`]. A freed handle never names an object again.
 /// * An object is written once, before its handle exists, and never changes afterwards.
 /// * While a guard lives its bytes neither move nor change, whatever else is called. No call waits
 ///   for a guard to be dropped.
-/// * `free` of an object with readers succeeds at once; its space is reused after the readers that
-///   were there have gone.
+/// * `free` of an object with readers succeeds at once; its space is reused after those readers have
+///   ended.
 /// * A call that fails changes nothing.
 /// * No lock is held while an [`Evict`] callback runs.
 ///
 /// # Blocking
-/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks and
-/// call the page provider (system calls), never under a lock: they are not to be called under one.
+/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks and, with
+/// none of them held, make system calls through the page provider: do not call them under a lock.
 ///
-/// `obj_read_begin` and dropping an [`ObjRead`] may be called under short locks of the consumer's own.
-/// They wait for nobody but a mover of the very object, for a few kilobytes; they take no lock that other
-/// objects' users share, and call neither the page provider nor user code. So a reader that is the last
-/// one of a freed object, also a passing one, which finds that its handle has become stale, only leaves
-/// the object to the pool. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of the pool, gives
-/// back what readers left; until then its pages count in `total_pages`. That costs as much as a free for
-/// each object that was left. `total_pages` takes no lock.
+/// `obj_read_begin` and dropping an [`ObjRead`] may be called under the consumer's own short locks.
+/// They wait only for a thread that is moving the same object, a copy of a few kilobytes; they take no lock
+/// that users of other objects share, and call neither the page provider nor user code. The last reader
+/// of a freed object, or a passing reader that finds its handle stale, therefore leaves the object to the
+/// pool. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of the pool, frees what readers left,
+/// each object at the cost of a free; until then its pages count in `total_pages`. `total_pages` takes no
+/// lock.
 ///
 /// # After `fork`
-/// In a child of the process that made the pool every call is [`ZpoolError::Forked`], or answers as an
-/// empty pool would, and the pool and its guards leak when they are dropped.
+/// In a child of the process that made the pool every call fails with [`ZpoolError::Forked`] or answers as
+/// an empty pool would. The pool and its guards leak when they are dropped there.
 pub trait Zpool: Send + Sync + fmt::Debug {
     /// The backend's name: "zbud", "zsmalloc", ...
     fn name(&self) -> &'static str;
@@ -130,92 +138,147 @@ pub trait Zpool: Send + Sync + fmt::Debug {
 
     /// Space for an object of `size` bytes, to be written and committed.
     ///
-    /// Errors: [`ZpoolError::EmptyObject`], [`ZpoolError::ObjectTooLarge`],
-    /// [`ZpoolError::OutOfMemory`], [`ZpoolError::OutOfMetadata`], [`ZpoolError::TooManyObjects`].
+    /// # Errors
+    /// [`ZpoolError::EmptyObject`] for 0 bytes, [`ZpoolError::ObjectTooLarge`] above
+    /// [`ZpoolCaps::max_object_size`], [`ZpoolError::OutOfMemory`] if the page provider refuses or the
+    /// budget is exhausted, [`ZpoolError::OutOfMetadata`] without memory for a descriptor,
+    /// [`ZpoolError::TooManyObjects`] without a free handle.
+    ///
+    /// ```
+    /// use zpool_api::{Handle, Zpool, ZpoolError};
+    ///
+    /// /// A header and a body as one object, without joining them first.
+    /// fn keep(pool: &dyn Zpool, header: [u8; 4], body: &[u8]) -> Result<Handle, ZpoolError> {
+    ///     let mut object = pool.malloc(header.len() + body.len())?;
+    ///     object.write(&header)?;
+    ///     object.write(body)?;
+    ///     object.commit() // dropped uncommitted, it would free the space
+    /// }
+    /// ```
     fn malloc(&self, size: usize) -> Result<ObjWrite<'_>, ZpoolError>;
 
-    /// Stores a copy of `bytes`. Errors as [`Zpool::malloc`].
+    /// Stores a copy of `bytes`.
+    ///
+    /// # Errors
+    /// Those of [`Zpool::malloc`].
     fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
         let mut object = self.malloc(bytes.len())?;
         object.write(bytes)?;
         object.commit()
     }
 
-    /// Frees an object. [`ZpoolError::InvalidHandle`] if there is none (any more).
+    /// Frees an object.
+    ///
+    /// # Errors
+    /// [`ZpoolError::InvalidHandle`] if `handle` names no live object of this pool.
     ///
     /// # Panics
-    /// With the page provider's panic; the object is freed all the same.
+    /// If the page provider panics; the object is freed all the same.
     fn free(&self, handle: Handle) -> Result<(), ZpoolError>;
 
-    /// A hint that the object will be freed soon, after something that takes a microsecond or more:
-    /// what a free looks at first may be fetched from memory meanwhile. Any handle will do. Takes no
-    /// lock and never blocks. Default: nothing.
+    /// A hint that the object will be freed soon, after work that takes a microsecond or more: the
+    /// backend may fetch into the cache what a free reads first. Accepts any handle. Takes no lock and
+    /// never blocks. Default: does nothing.
     fn prefetch(&self, handle: Handle) {
         let _ = handle;
     }
 
     /// Pins an object for reading; the read ends when the guard is dropped.
     ///
-    /// Errors: [`ZpoolError::InvalidHandle`], [`ZpoolError::TooManyReaders`]. For a guard that owns
-    /// a share of the pool: [`obj_read_owned`](crate::obj_read_owned).
+    /// [`obj_read_owned`](crate::obj_read_owned) makes a guard that owns a share of the pool.
+    ///
+    /// # Errors
+    /// [`ZpoolError::InvalidHandle`] if `handle` names no live object of this pool,
+    /// [`ZpoolError::TooManyReaders`] if the object has as many guards as its counter can hold.
+    ///
+    /// ```
+    /// use zpool_api::{Handle, Zpool, ZpoolError};
+    ///
+    /// fn first_byte(pool: &dyn Zpool, handle: Handle) -> Result<u8, ZpoolError> {
+    ///     let object = pool.obj_read_begin(handle)?;
+    ///     Ok(object[0]) // an object has at least one byte; the read ends here
+    /// }
+    /// ```
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
-    /// Resident pages that hold objects, or room between them, or what readers left. Takes no lock.
+    /// Resident pages in use: those with live objects, with free space between objects, or with objects
+    /// that readers left to the pool. Takes no lock.
     fn total_pages(&self) -> usize;
 
-    /// Bytes of memory that an object of `len` bytes takes, rounded as this backend rounds it: its size
-    /// class, or its share of a page. For a caller that asks whether a smaller object saves memory.
-    /// Takes no lock. Default: `len`.
+    /// Bytes of memory that an object of `len` bytes occupies after this backend's rounding: its size
+    /// class, or its share of a page. Answers whether a smaller object would save memory. Takes no lock.
+    /// Default: `len`.
     fn footprint(&self, len: usize) -> usize {
         len
     }
 
-    /// Moves objects together and gives back the pages won; returns how many. Handles stay valid.
+    /// Moves objects together and gives the emptied pages back to the provider. The result is their number.
+    /// Handles stay valid. Works in bounded steps that let other calls in between.
     ///
-    /// Works in bounded steps that let other calls in between. [`ZpoolError::Unsupported`] unless
-    /// [`ZpoolCaps::compaction`].
+    /// # Errors
+    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
     fn compact(&self) -> Result<usize, ZpoolError> {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "compact" })
     }
 
-    /// As [`Zpool::compact`], but ends when `pages` pages were won or a bounded number of objects was
-    /// moved, whichever comes first, and goes on there when called again. For a caller that needs room
-    /// now. [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
+    /// As [`Zpool::compact`], but stops after freeing `pages` pages or after moving a bounded number of
+    /// objects, whichever comes first; the next call continues there. For a caller that needs room now.
+    /// Default: a whole [`Zpool::compact`].
     ///
-    /// Default: all of [`Zpool::compact`].
+    /// # Errors
+    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         let _ = pages;
         self.compact().map(|pages| Compaction::new(pages, true))
     }
 
-    /// Moves what a sparsely used block of the provider's address space holds to pages elsewhere, so
-    /// that the system gets the block back whole. One block a call, chosen by
-    /// [`PageProvider::isolate_block`](crate::PageProvider::isolate_block); all zero when none is
-    /// worth it. Handles stay valid, and objects that are read stay where they are.
+    /// Moves the zspages of one sparsely used block of the provider's address space elsewhere, so that
+    /// the whole block can return to the system.
+    /// [`PageProvider::isolate_block`](crate::PageProvider::isolate_block) chooses the block; if it finds
+    /// none worth emptying, all figures are zero. Handles stay valid, and objects being read do not move.
+    /// Works in bounded steps that let other calls in between.
     ///
-    /// Works in bounded steps that let other calls in between. [`ZpoolError::Unsupported`] unless
-    /// [`ZpoolCaps::migration`]; errors of the provider, after which all objects are as they were.
+    /// # Errors
+    /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::migration`]; [`ZpoolError::OutOfMemory`] if the
+    /// provider has no page to move to. Every object remains readable.
     fn migrate(&self) -> Result<Migration, ZpoolError> {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "migrate" })
     }
 
-    /// Offers the oldest objects to `evict` until `target_pages` pages were freed or every page
-    /// was visited once; returns how many pages were freed.
+    /// Offers the oldest objects to `evict` until `target_pages` pages are free or every page was visited
+    /// once; returns the number of pages freed.
     ///
-    /// For users of a backend alone. Blocks as long as the callbacks do. Ends with a count when the
-    /// pool is empty, when the callback refuses, and when readers keep pages: after as many callbacks as
-    /// there were objects at its begin at most, whatever callbacks store and whatever is read. An object
-    /// that is given up while it is read is freed, but keeps its page, which then does not count.
+    /// For programs that use a backend without a store. Makes at most as many callbacks as the pool held
+    /// objects at the start, whatever the callbacks store and whatever is being read; so it also ends, with
+    /// a count, if the pool is empty, the callback refuses or readers keep pages. An object that is evicted
+    /// during a read is freed, but its page stays until the read ends and does not count.
+    ///
+    /// # Blocking
+    /// As long as the callbacks block.
+    ///
+    /// # Errors
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::reclaim`].
     ///
     /// # Panics
-    /// With the callback's panic, the pool left valid.
+    /// If the callback panics; the pool remains usable.
+    ///
+    /// ```
+    /// use zpool_api::{Evicted, Handle, ObjRead, Zpool, ZpoolError};
+    ///
+    /// /// Frees pages, oldest first, but keeps objects that begin with a 1.
+    /// fn shrink(pool: &dyn Zpool, pages: usize) -> Result<usize, ZpoolError> {
+    ///     pool.reclaim(pages, &|_: Handle, object: ObjRead<'_>| match object[0] {
+    ///         1 => Evicted::Keep,
+    ///         _ => Evicted::Evicted,
+    ///     })
+    /// }
+    /// ```
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
         let _ = (target_pages, evict);
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "reclaim" })
     }
 
-    /// Gives the provider's warm pages back to the system; returns how many.
+    /// Gives the provider's warm pages back to the system. The result is their number. Default: does nothing.
     fn trim(&self) -> usize {
         0
     }

@@ -1,4 +1,4 @@
-//! Write guards and errors when the heap refuses, at every step: an error, never the process's end.
+//! Write guards and errors when the heap refuses, at every step: an error, never an abort.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -17,7 +17,7 @@ fn a_buffered_write_is_refused() {
     }
     let mut said = None;
     assert!(with_allocations(0, || said = Some(ObjWrite::buffered(100, &Sink).map(drop))) > 0);
-    // Its reason did not fit in memory either.
+    // There was no memory for the reason either.
     let refused = PageError::Refused { pages: 1, page_size: 4096, reason: String::new() };
     assert_eq!(said, Some(Err(ZpoolError::OutOfMemory { source: refused })));
     let mut write = None;

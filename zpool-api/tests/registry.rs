@@ -1,4 +1,4 @@
-//! Backends by name, as a program registers and builds them.
+//! The registry, as a program uses it.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use zpool_api::{PageError, PageProvider, PageRun, Registry, ZpoolConfig, ZpoolError};
 
-/// Never asked for a page: the backends below refuse before.
+/// Never asked for a page: the constructors below fail first.
 #[derive(Debug)]
 struct NoPages;
 
@@ -17,7 +17,7 @@ unsafe impl PageProvider for NoPages {
         4096
     }
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
-        Err(PageError::Refused { pages, page_size: 4096, reason: "there are none".to_owned() })
+        Err(PageError::Refused { pages, page_size: 4096, reason: "no pages here".to_owned() })
     }
     unsafe fn free_run(&self, _run: PageRun) {}
     unsafe fn discard(&self, _run: &mut PageRun, _pages: Range<usize>) {}

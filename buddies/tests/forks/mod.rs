@@ -1,5 +1,5 @@
-//! A pool in a child of its process: calls are refused, drops leak, and nothing waits for a lock that a
-//! thread of the parent held at the fork.
+//! A pool in a child of its process: calls fail, drops leak, and nothing waits for a lock that a thread of the
+//! parent held at the fork.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::mem::ManuallyDrop;
@@ -11,13 +11,13 @@ use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages};
 
 pub(crate) type Build = fn(Arc<dyn PageProvider>) -> Arc<dyn Zpool>;
 
-/// Seconds after which a child that hangs is killed, which fails the test.
+/// Seconds after which an alarm kills a child that hangs, which fails the test.
 const HANGS_AFTER: u32 = 20;
 
-/// Runs `work` in a child; `None` if it died. The child allocates and panics as little as it can: only
-/// the forking thread is there.
+/// Runs `work` in a child; `None` if it died. The child has only the forking thread, so it avoids allocations and
+/// panics.
 pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child runs `work` and `_exit`s: no destructor of the parent's and no test harness.
+    // SAFETY: the child only runs `work` and calls `_exit`: no destructor of the parent's, no test harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         // SAFETY: a system call without pointers.
@@ -34,7 +34,7 @@ pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
     libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
 }
 
-/// Ends the threads beside.
+/// Stops the other threads when it is dropped.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -43,7 +43,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// The number of the first call that does not do what it should in a child, 0 if all do.
+/// The number of the first call that misbehaves in a child, 0 if none does.
 fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     let backend = pool.name();
     let is = |error: ZpoolError| error == ZpoolError::Forked { backend };
@@ -64,7 +64,7 @@ fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     calls.iter().position(|refused| !refused).map_or(0, |call| call as u8 + 1)
 }
 
-/// The child's own copy of what the parent has, to be dropped once: `_exit` leaves the original.
+/// A child's copy of a value of the parent's, to drop once: `_exit` never drops the original.
 fn copy<T>(value: &T) -> T {
     // SAFETY: called in a child, once for each value, whose original is not used or dropped there.
     unsafe { std::ptr::read(value) }
@@ -109,7 +109,7 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                     }
                 });
             }
-            // Also if this fails: the threads are waited for.
+            // Stops the threads even if this closure panics; the scope waits for them.
             let _stop = StopOnDrop(&stop);
             for round in 0..40 {
                 let said = in_child(|| {
@@ -127,8 +127,7 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                         return 100;
                     }
                     while Arc::strong_count(&pool) > 1 {
-                        // SAFETY: the frames of the other shares are not in this process, or are left
-                        // by `_exit`.
+                        // SAFETY: the owners of the other shares never run in this process: `_exit` ends it.
                         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pool)) };
                     }
                     drop(copy(&pool));
@@ -138,7 +137,7 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                 assert_eq!(said, Some(0), "round {round} over {pages:?}");
             }
         });
-        // The parent's are as they were.
+        // The parent's guards are unaffected.
         assert!(read.iter().all(|byte| *byte == 1) && last.iter().all(|byte| *byte == 2));
         drop(ManuallyDrop::into_inner(read));
         drop(ManuallyDrop::into_inner(last));
@@ -162,7 +161,7 @@ pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
     let child = std::cell::Cell::new(false);
     let freed = pool.reclaim(9, &|_, _: ObjRead<'_>| {
         if said.get().is_none() {
-            // SAFETY: the child returns from this callback and `_exit`s below.
+            // SAFETY: the child returns from this callback and calls `_exit` below.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
                 // SAFETY: a system call without pointers.

@@ -1,10 +1,10 @@
-//! Models of small whole pools for loom, which zbud and z3fold have alike by `pool_models!`: each with its own
-//! layout and its own locks.
+//! Loom models of small whole pools, which zbud and z3fold share through `pool_models!`: each with its own
+//! layout and locks.
 //!
-//! Each model says which omission makes it fail; those of the object word are beside it, in buddies.
+//! Each model names the omission that makes it fail. The models of the object word are in buddies.
 #![allow(
     clippy::unwrap_used,
-    reason = "tests; the lints exempt functions marked as tests only, not what they call"
+    reason = "tests; the lints exempt only functions marked as tests, not those they call"
 )]
 
 use loom::thread;
@@ -21,7 +21,7 @@ pub(crate) fn model(body: impl Fn() + Sync + Send + 'static) {
     builder.check(body);
 }
 
-/// Whether the object is there: then it is `len` times `byte`.
+/// Whether the object is live; asserts then that it is `len` times `byte`.
 pub(crate) fn is(pool: &dyn Zpool, handle: Handle, byte: u8, len: usize) -> bool {
     match pool.obj_read_begin(handle) {
         Ok(object) => {
@@ -36,15 +36,15 @@ pub(crate) fn is(pool: &dyn Zpool, handle: Handle, byte: u8, len: usize) -> bool
 }
 
 pub(crate) fn assert_empty(pool: &dyn Zpool) {
-    // What readers left goes with the next call that may block.
+    // Frees what readers left.
     pool.trim();
     let stats = pool.stats();
     assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
 }
 
-/// An allocation in a page against the free of the page's only object: the page is found with room
-/// or it is gone, never both. Fails if a free settles a page that an allocation took, and if an
-/// allocation puts no reference of its object.
+/// An allocation in a page against the free of the page's only object: the allocation finds the page, or the
+/// page is freed, never both. Fails if a free settles a page that an allocation took, and if an allocation
+/// takes no reference for its object.
 pub(crate) fn loom_pool_alloc_against_the_last_free_of_the_page(build: Build) {
     model(move || {
         let pool = build();
@@ -80,8 +80,8 @@ pub(crate) fn loom_pool_read_against_free_and_reuse(build: Build) {
     });
 }
 
-/// Reclaim of a page against the free of its object: each is done once, the page goes once. Fails if
-/// a free settles a page that reclaim took.
+/// Reclaim of a page against the free of its object: object and page are freed once. Fails if a free settles a
+/// page that reclaim took.
 pub(crate) fn loom_pool_reclaim_against_free(build: Build) {
     model(move || {
         let pool = build();
@@ -104,7 +104,7 @@ pub(crate) fn loom_pool_reclaim_against_free(build: Build) {
     });
 }
 
-/// Two reclaims: one page goes once, and each ends.
+/// Two reclaims of one page: it is freed once, and both end.
 pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     model(move || {
         let pool = build();
@@ -122,7 +122,7 @@ pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     });
 }
 
-/// The last reference is a reader's: it ends on another thread after the free, and frees the page.
+/// The last reference is that of an object with a reader, whose read ends on another thread after the free.
 pub(crate) fn loom_pool_the_last_put_is_a_readers(build: Build) {
     model(move || {
         let pool = build();
@@ -162,8 +162,8 @@ pub(crate) fn loom_pool_evict_frees_another_of_the_page(build: Build) {
     });
 }
 
-/// A last reader leaves its object while an allocation gives up what is left and takes the room. Fails
-/// if the stack's push is not Release or its taking not Acquire.
+/// A last reader leaves its object while an allocation frees what is left and takes the room. Fails if the
+/// stack's push is not Release or its take not Acquire.
 pub(crate) fn loom_pool_leave_against_malloc(build: Build) {
     model(move || {
         let pool = build();
@@ -182,7 +182,7 @@ pub(crate) fn loom_pool_leave_against_malloc(build: Build) {
     });
 }
 
-/// All of these as tests of a pool.
+/// Makes each of these models a `#[test]` of a pool.
 macro_rules! pool_models {
     ($build:expr) => {
         pool_models!($build;

@@ -1,4 +1,4 @@
-//! A pool when the heap refuses, at every step: an error, never the process's end, and no page lost.
+//! A pool when the heap refuses, at every step: an error, never an abort, and no page is lost.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::RefCell;
@@ -33,7 +33,7 @@ fn traffic(pool: &dyn Zpool, live: &mut Vec<Handle>, refused: &mut usize) {
                         ZpoolError::OutOfMetadata { .. }
                         | ZpoolError::OutOfMemory { source: PageError::Refused { .. } },
                     ) => *refused += 1,
-                    // Panics need the heap.
+                    // A panic here would need the heap.
                     Err(_) => std::process::abort(),
                 }
             }
@@ -80,7 +80,7 @@ pub(crate) fn a_pool_refuses_and_goes_on(build: Build) {
             assert_eq!((budget.used(), pages.pages_out()), (total * 4096, total));
             let stats = pool.stats();
             assert_eq!(stats.objects, live.len());
-            // With memory it goes on where it was.
+            // With memory the pool goes on.
             for _ in 0..300 {
                 live.push(pool.malloc_from(&CONTENT).unwrap());
             }
@@ -95,11 +95,11 @@ pub(crate) fn a_pool_refuses_and_goes_on(build: Build) {
     assert!(ever_refused > 0);
 }
 
-/// An allocation that fails for want of descriptors uses up no page number, however often it is tried.
+/// An allocation that fails for lack of a descriptor uses up no page number, however often it is retried.
 pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
     warm_lockdep();
     for pages_before in [0, 31, 32, 63, 64, 95, 96, 128] {
-        // A provider that needs no memory of the heap for the next page.
+        // A provider that needs no heap memory for the next page.
         let pages: Arc<dyn PageProvider> = Arc::new(MmapPages::new());
         let pool = build(pages, None);
         let mut live: Vec<Handle> =
@@ -121,7 +121,7 @@ pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
                 }
             }
         });
-        // What could be stored without memory, and no more.
+        // The pool grew by the objects that it could store without memory, and no more.
         let grown = pool.stats();
         assert_eq!(grown.total_pages, before.total_pages + stored.len());
         assert!(stored.len() < 400, "no allocation was refused");
@@ -136,7 +136,7 @@ pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
         assert_eq!(
             pool.stats().metadata_bytes,
             metadata,
-            "descriptors used up, {pages_before} pages"
+            "failed allocations used up descriptors, with {pages_before} pages before"
         );
         live.extend(stored);
         live.push(pool.malloc_from(&CONTENT).unwrap());

@@ -1,9 +1,9 @@
-//! What zbud and z3fold keep alike: charges to a budget, bounded reclaim, readers that take no lock,
-//! providers and callbacks that panic. Each has the tests by `pool_tests!`.
+//! Tests that zbud and z3fold share through `pool_tests!`: charges to a budget, bounded reclaim, readers that
+//! take no lock, providers and callbacks that panic.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "tests; the lints exempt functions marked as tests only, not what they call"
+    reason = "tests; the lints exempt only functions marked as tests, not those they call"
 )]
 
 use core::ops::Range;
@@ -38,13 +38,13 @@ fn charged(budget: &PageBudget, pool: &dyn Zpool) -> usize {
     pages
 }
 
-/// An object with the first byte of its content, which is the same all over.
+/// A handle, and the byte that fills its object.
 type Object = (Handle, u8);
 
 fn check(pool: &dyn Zpool, objects: &[Object]) {
     for (handle, byte) in objects {
         let read = pool.obj_read_begin(*handle).unwrap();
-        assert!(read.iter().all(|b| b == byte), "another's bytes");
+        assert!(read.iter().all(|b| b == byte), "wrong bytes");
     }
 }
 
@@ -60,8 +60,8 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
     let (mut limited, mut injected) = (0, 0);
     for step in 0..pick(20_000, 400) {
         let size = 1 + rng.below(PAGE);
-        let told = rng.below(16) == 0;
-        pages.fail_call(u64::from(told));
+        let fails = rng.below(16) == 0;
+        pages.fail_call(u64::from(fails));
         match rng.below(10) {
             0..=4 => {
                 let before = (pool.stats(), pages.pages_out());
@@ -74,11 +74,13 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
                         assert_eq!((bytes, used, limit), (PAGE, LIMIT * PAGE, LIMIT * PAGE));
                         assert_eq!(pages.calls(), calls, "requested beyond the budget");
                         limited += 1;
-                        // What readers left was given up before it failed; nothing else changed.
+                        // The call freed what readers left before it failed, and changed nothing else.
                         let after = pool.stats();
                         assert!(after.total_pages == LIMIT && after.objects == before.0.objects);
                     }
-                    Err(ZpoolError::OutOfMemory { source: PageError::Injected { .. } }) if told => {
+                    Err(ZpoolError::OutOfMemory { source: PageError::Injected { .. } })
+                        if fails =>
+                    {
                         injected += 1;
                         assert_eq!(pool.stats().objects, before.0.objects);
                     }
@@ -137,7 +139,7 @@ pub(crate) fn what_fits_beside_another_needs_no_budget(build: Build) {
     assert_eq!(pool.malloc_from(&[3; 2000]), refused);
     assert_eq!((charged(&budget, &*pool), pool.stats().objects), (1, 2));
     check(&*pool, &[(first, 1), (beside, 2)]);
-    // A limit that is raised, and two pools of one budget.
+    // After raising the limit, two pools share the budget.
     budget.set_limit(2 * PAGE);
     let other = build(Arc::new(HeapPages::new()), Some(budget.clone()));
     let elsewhere = other.malloc_from(&[4; 100]).unwrap();
@@ -194,7 +196,7 @@ pub(crate) fn threads_at_the_limit_never_exceed_it(build: Build) {
     assert_eq!((charged(&budget, &*pool), pages.pages_out()), (0, 0));
 }
 
-/// The innermost rank is held: a lock of the pool, or a call of the provider, is a panic of lockdep.
+/// With the innermost rank held, lockdep panics if the pool takes a lock or calls the provider.
 pub(crate) fn readers_and_page_counts_take_no_lock(build: Build) {
     let pool = plain(build);
     let handles: Vec<Handle> = (0..6).map(|n| pool.malloc_from(&[n; 1300]).unwrap()).collect();
@@ -213,9 +215,9 @@ pub(crate) fn readers_and_page_counts_take_no_lock(build: Build) {
     }
     let left = pool.stats();
     assert_eq!((left.parked_objects, left.objects), (0, 1));
-    assert_eq!(left.total_pages, pages, "given back by the reader");
+    assert_eq!(left.total_pages, pages, "the reader returned pages");
     pool.trim();
-    assert_eq!(pool.total_pages(), 1, "not given back by the next call");
+    assert_eq!(pool.total_pages(), 1, "the next call did not return the pages");
     pool.free(handles[0]).unwrap();
     assert_eq!(pool.total_pages(), 0);
 }
@@ -226,7 +228,7 @@ fn keep(_: Handle, _: ObjRead<'_>) -> Evicted {
     Evicted::Keep
 }
 
-/// Every call that may block gives up what readers left: each on its own.
+/// Every call that may block frees what readers left; tests each call alone.
 pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
     let calls: [(&Call, usize); 5] = [
         (&|pool, _| drop(pool.malloc(10).unwrap()), 1),
@@ -249,7 +251,7 @@ pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
         drop(pool);
         assert_eq!(pages.pages_out(), 0);
     }
-    // Dropping the pool, too; and its room serves again.
+    // Dropping the pool does so, too, and the room is reused.
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let pool = build(pages.clone(), None);
     for _ in 0..pick(100, 3) {
@@ -263,7 +265,7 @@ pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// A reclaim ends after as many callbacks as there were objects, whatever they do.
+/// A reclaim makes at most as many callbacks as there were objects, whatever they do.
 pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
     const OBJECTS: usize = pick(90, 12);
     for what in 0..6 {
@@ -279,9 +281,9 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
         let offered = Cell::new(0);
         let evict = |handle: Handle, object: ObjRead<'_>| {
             offered.set(offered.get() + 1);
-            assert!(offered.get() <= OBJECTS, "offered more than there were");
+            assert!(offered.get() <= OBJECTS, "offered more objects than there were");
             match what {
-                // Stores two for each that goes, or the same again in its place.
+                // Stores two for each evicted object, or frees it and stores a copy in its place.
                 0 | 1 => {
                     for _ in 0..2 {
                         pool.malloc_from(&object).unwrap();
@@ -293,7 +295,7 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
                     pool.free(handle).unwrap();
                     pool.malloc_from(&bytes).unwrap();
                 }
-                // Keeps it in the end.
+                // Stores another and keeps this one.
                 _ => {
                     let len = object.len();
                     drop(object);
@@ -306,7 +308,7 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
         let freed = pool.reclaim(usize::MAX, &evict).unwrap();
         assert!(offered.get() > 0 && freed <= OBJECTS);
         if what % 2 == 0 {
-            assert_eq!(freed, 0, "every page was read");
+            assert_eq!(freed, 0, "every page has a reader");
         }
         for (n, guard) in guards.iter().enumerate() {
             assert!(guard.iter().all(|byte| *byte == n as u8));
@@ -314,14 +316,14 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
     }
 }
 
-/// Pages that a provider panics over: chosen calls panic, after they have taken or lost a page.
+/// A provider whose chosen calls panic: an allocation before it gets the page, a free after it has lost it.
 #[derive(Debug, Default)]
 struct PanickingPages {
     out: AtomicUsize,
-    /// Panics in the n-th call from now, 0 for none.
+    /// Panics in the n-th call from now; 0 for none.
     at: AtomicUsize,
     always: AtomicBool,
-    /// Runs that were lost on purpose, kept where a leak checker finds them.
+    /// Runs that were lost on purpose, kept reachable for leak checkers.
     lost: Mutex<Vec<PageRun>>,
 }
 
@@ -345,7 +347,7 @@ unsafe impl PageProvider for PanickingPages {
 
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError> {
         if self.step() {
-            // Without a message.
+            // A panic that prints nothing.
             resume_unwind(Box::new("alloc_run"));
         }
         let run = HeapPages::new().alloc_run(pages)?;
@@ -359,7 +361,7 @@ unsafe impl PageProvider for PanickingPages {
             self.lost.lock().unwrap().push(run);
             resume_unwind(Box::new("free_run"));
         }
-        // SAFETY: from such a provider.
+        // SAFETY: from a `HeapPages`.
         unsafe { HeapPages::new().free_run(run) };
     }
 
@@ -381,7 +383,7 @@ unsafe impl PageProvider for PanickingPages {
 impl Drop for PanickingPages {
     fn drop(&mut self) {
         for run in self.lost.get_mut().unwrap().drain(..) {
-            // SAFETY: from such a provider; its pool gave it up.
+            // SAFETY: from a `HeapPages`; its pool gave it up.
             unsafe { HeapPages::new().free_run(run) };
         }
     }
@@ -414,7 +416,7 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
                 5 if !live.is_empty() => {
                     let (handle, _) = live.swap_remove(rng.below(live.len()));
                     let guard = pool.obj_read_begin(handle).unwrap();
-                    // Freed, whether the provider takes the page or panics.
+                    // Frees it, whether the provider takes the page or panics.
                     drop(panics(|| pool.free(handle)));
                     drop(guard);
                 }
@@ -426,7 +428,7 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
                             Evicted::Evicted
                         })
                     }));
-                    // The last one may have been spared by a panic.
+                    // A panic may have kept the last one from being freed.
                     live.retain(|(handle, _)| pool.obj_read_begin(*handle).is_ok());
                 }
                 _ if !live.is_empty() => {
@@ -449,11 +451,11 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
         pool.trim();
         assert_eq!((pool.total_pages(), budget.used(), pages.out.load(SeqCst)), (0, 0, 0));
     }
-    assert!(seen > 0, "it never panicked over a page");
+    assert!(seen > 0, "no panic ever lost a page");
 }
 
-/// The callback panics, and the provider panics when reclaim gives the page back on the way out: the
-/// second panic is dropped, the first goes on, and nothing is left locked.
+/// The callback panics, and the provider panics when reclaim returns the page on the way out: the second panic
+/// is dropped, the first propagates, and nothing stays locked.
 pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));
@@ -475,7 +477,7 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
         assert!(pages.lost() > round, "the provider did not panic");
         assert_eq!((charged(&budget, &*pool), pages.out.load(SeqCst)), (0, 0));
     }
-    // A write guard that is dropped by a panic, over a provider that panics.
+    // A panic drops a write guard, and the provider panics, too.
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _write = pool.malloc(4000).unwrap();
         pages.always.store(true, SeqCst);
@@ -488,7 +490,7 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     check(&*pool, &[(kept, 7)]);
 }
 
-/// Several objects were left, and the provider panics over the first: the others go with the next call.
+/// Readers left several objects, and the provider panics over the first: the next call frees the others.
 pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let pool = build(pages.clone(), None);
@@ -511,7 +513,7 @@ pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     assert_eq!((pool.total_pages(), pages.out.load(SeqCst), pages.lost()), (0, 0, 2));
 }
 
-/// Every page goes back when a pool is dropped, also after one over which the provider panics.
+/// A dropped pool returns every page, even after one over which the provider panics.
 pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));
@@ -533,10 +535,10 @@ pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
         pages.always.store(false, SeqCst);
         assert_eq!((budget.used(), pages.out.load(SeqCst)), (0, 0));
     }
-    assert_eq!(pages.lost(), 10, "offered to the provider, each once");
+    assert_eq!(pages.lost(), 10, "each page goes to the provider once");
 }
 
-/// Makes one `#[test]` of each of these for a pool.
+/// Makes each of these a `#[test]` of a pool.
 macro_rules! pool_tests {
     ($build:expr; $($test:ident)*) => {
         $(#[test]

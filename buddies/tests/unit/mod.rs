@@ -1,4 +1,4 @@
-//! Tests of a pool from within, which zbud and z3fold have alike by `unit_tests!`: each with its own layout.
+//! Unit tests of a pool that zbud and z3fold share through `unit_tests!`: each with its own layout.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ pub(crate) fn a_slot_is_retired_when_its_generations_are_used_up<L: Layout<N>, c
     let mut seen = HashSet::new();
     for round in 0..40u8 {
         let handle = pool.malloc_from(&[round; 10]).unwrap();
-        assert!(seen.insert(handle), "a handle came twice");
+        assert!(seen.insert(handle), "a handle was given out twice");
         assert_eq!(&*pool.obj_read_begin(handle).unwrap(), &[round; 10]);
         pool.free(handle).unwrap();
     }
     for handle in &seen {
         assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
     }
-    // 4 generations a slot: a page number serves 4 times and is not used again.
+    // A slot has 4 generations: a page number is used 4 times and then retired.
     assert_eq!(pool.page_numbers_for_test(), 10);
     assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
 }
@@ -46,7 +46,7 @@ pub(crate) fn too_many_readers_is_an_error_that_passes<L: Layout<N>, const N: us
     assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
 }
 
-/// Makes a `#[test]` of each of these for a layout.
+/// Makes each of these a `#[test]` of a layout.
 macro_rules! unit_tests {
     ($layout:ty, $buddies:literal) => {
         #[test]

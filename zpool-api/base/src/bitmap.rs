@@ -1,16 +1,28 @@
-//! Which numbers are taken: a bitmap under summaries, in which the lowest free number is found in six
-//! steps however many are taken.
+//! A set of taken numbers: a bitmap with summary levels, which finds the lowest free number in six steps
+//! however many are taken.
 //!
 //! Bit `n` of level 0 is number `n`. Bit `n` of a level above is set exactly while word `n` of the level
-//! below is all ones. A word that is not there yet counts as 0, so levels grow as numbers are taken for
-//! the first time: by doubling, since that is what `try_reserve` does.
+//! below is all ones. A missing word counts as 0, so a level grows only when a higher number is taken;
+//! `try_reserve` doubles it.
 
 use std::collections::TryReserveError;
 
-/// Levels: 64^6 is more than 2^32, the most numbers there are.
+/// Levels: 64^6 exceeds 2^32, the number of `u32`s.
 const LEVELS: usize = 6;
 
 /// A set of numbers below 2^32.
+///
+/// ```
+/// use zpool_base::bitmap::Bitmap;
+///
+/// let mut slots = Bitmap::default();
+/// assert_eq!(slots.take(2)?, Some(0));
+/// assert_eq!(slots.take(2)?, Some(1));
+/// assert_eq!(slots.take(2)?, None);
+/// slots.clear(0);
+/// assert_eq!(slots.lowest(), 0);
+/// # Ok::<(), std::collections::TryReserveError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Bitmap {
     levels: [Vec<u64>; LEVELS],
@@ -18,7 +30,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// The lowest free number; beyond every `u32` if all are taken.
+    /// The lowest free number; above `u32::MAX` if all are taken.
     pub fn lowest(&self) -> u64 {
         let mut at = 0;
         for level in self.levels.iter().rev() {
@@ -28,7 +40,10 @@ impl Bitmap {
         at
     }
 
-    /// Takes the lowest free number below `capacity`; `None` if all are taken. An error changes nothing.
+    /// Takes the lowest free number below `capacity`; `None` if all of them are taken.
+    ///
+    /// # Errors
+    /// The allocator's refusal to grow a level. Nothing has changed then.
     pub fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
         if self.count == capacity {
             return Ok(None);
@@ -42,7 +57,10 @@ impl Bitmap {
         Ok(Some(number))
     }
 
-    /// Memory to take that number, and each below.
+    /// Reserves memory for taking `number` and every number below it.
+    ///
+    /// # Errors
+    /// The allocator's refusal to grow a level.
     pub fn reserve(&mut self, number: u32) -> Result<(), TryReserveError> {
         let mut word_of = number as usize;
         for level in &mut self.levels {
@@ -69,7 +87,7 @@ impl Bitmap {
         self.count += 1;
     }
 
-    /// Frees a number; false, and nothing changes, if it is free already.
+    /// Frees a number; returns false and changes nothing if it is free already.
     pub fn clear(&mut self, number: u32) -> bool {
         let mut bit_of = number as usize;
         for (height, level) in self.levels.iter_mut().enumerate() {
@@ -90,12 +108,12 @@ impl Bitmap {
         true
     }
 
-    /// Numbers taken.
+    /// How many numbers are taken.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Heap bytes.
+    /// Heap bytes of the levels.
     pub fn memory_bytes(&self) -> usize {
         self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum()
     }
@@ -108,7 +126,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     impl Bitmap {
-        /// The first `count` numbers taken, as if one after another.
+        /// A set of the first `count` numbers, as if they were taken one after another.
         fn filled(count: u64) -> Bitmap {
             let mut bitmap = Bitmap { count, ..Bitmap::default() };
             let mut bits = count as usize;
@@ -129,7 +147,7 @@ mod tests {
         let (mut bitmap, mut rng) = (Bitmap::default(), Rng::new(1));
         let mut free: BTreeSet<u32> = (0..capacity).collect();
         for step in 0..steps {
-            // Fills up first, then goes to and fro at every fullness.
+            // Fills up first, then takes and frees at every level of fullness.
             if step < steps / 3 || rng.below(1000) < 300 + 700 * (step % 7) / 7 {
                 assert_eq!(bitmap.take(u64::from(capacity)).unwrap(), free.pop_first());
             } else {
@@ -161,8 +179,8 @@ mod tests {
         }
     }
 
-    /// A search that begins at the lowest number freed would go over all words in between each time:
-    /// 2^17 takes over 2^22 words each do not end.
+    /// A search that started at the lowest freed number would scan all words in between every time: 2^17
+    /// takes over 2^22 words each would never finish.
     #[test]
     #[cfg_attr(miri, ignore = "32 MiB of bitmap")]
     fn the_ends_of_a_full_device_are_found_without_a_walk_between_them() {

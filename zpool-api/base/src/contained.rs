@@ -1,4 +1,4 @@
-//! Panics of the user's code: a device, a codec, a backend. They are input, and become errors.
+//! Panics of user code (devices, codecs, backends). They are input, and become errors.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -6,21 +6,43 @@ use core::ops::Deref;
 
 use crate::unwind::caught;
 
-/// Code of the user's panicked.
+/// User code panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Panicked;
 
-/// Calls code of the user's.
+/// Calls user code.
+///
+/// # Errors
+/// [`Panicked`] if it panics.
+///
+/// ```
+/// use zpool_base::contained::{Panicked, contain};
+///
+/// assert_eq!(contain(|| 7), Ok(7));
+/// assert_eq!(contain(|| -> i32 { std::panic::resume_unwind(Box::new(())) }), Err(Panicked));
+/// ```
 #[inline]
 pub fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     caught(call).ok_or(Panicked)
 }
 
-/// A value of the user's, whose destructor may panic without harm.
+/// A user's value; its destructor may panic without harm.
 pub struct Contained<T>(ManuallyDrop<T>);
 
 impl<T> Contained<T> {
-    /// Keeps a value of the user's.
+    /// Wraps a user's value.
+    ///
+    /// ```
+    /// use zpool_base::contained::Contained;
+    ///
+    /// struct Rude;
+    /// impl Drop for Rude {
+    ///     fn drop(&mut self) {
+    ///         std::panic::resume_unwind(Box::new(()));
+    ///     }
+    /// }
+    /// drop(Contained::new(Rude)); // the panic ends here
+    /// ```
     pub fn new(value: T) -> Self {
         Contained(ManuallyDrop::new(value))
     }
@@ -43,7 +65,7 @@ impl<T: Clone> Clone for Contained<T> {
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         let value = &mut self.0;
-        // Nobody is left to be informed.
+        // Ignored: nobody is left to inform.
         // SAFETY: dropped once, in the wrapper's own drop, and not used afterwards.
         let _ = contain(|| unsafe { ManuallyDrop::drop(value) });
     }
@@ -63,7 +85,7 @@ mod tests {
 
     impl Drop for Bomb {
         fn drop(&mut self) {
-            // A payload without memory of its own: that of a payload's own panic is never freed.
+            // A payload without memory: a second panic's payload is leaked.
             std::panic::resume_unwind(Box::new(()));
         }
     }

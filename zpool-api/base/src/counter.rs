@@ -1,9 +1,9 @@
-//! A number that threads change and read, and by which nothing is published.
+//! A number that threads change and read, and that publishes nothing.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A count, a figure or a setting. Relaxed throughout: whoever reads it learns that number and nothing of
-/// what else its writer did. Always std's atomic: no modelled protocol depends on one.
+/// A count, a figure or a setting. Relaxed throughout: a reader learns the number and nothing about the writer's
+/// other writes. Always std's atomic, not loom's: no modelled protocol depends on it.
 ///
 /// ```
 /// let pages = zpool_base::counter::Counter::new(1);
@@ -15,40 +15,40 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One that begins at `n`.
+    /// A counter that starts at `n`.
     pub const fn new(n: u64) -> Self {
         Counter(AtomicU64::new(n))
     }
 
-    /// `n` more. Wraps around.
+    /// Adds `n`. Wraps around.
     #[inline]
     pub fn add(&self, n: u64) {
         // Relaxed, here and in every method: the type's own contract.
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// `n` less; what it was before. Wraps where others add later what is taken off here.
+    /// Subtracts `n`; returns the previous value. Wraps below 0, so another thread may add the same amount later.
     #[inline]
     pub fn sub(&self, n: u64) -> u64 {
         // Relaxed: as in `add`.
         self.0.fetch_sub(n, Ordering::Relaxed)
     }
 
-    /// What it is now.
+    /// The current value.
     #[inline]
     pub fn get(&self) -> u64 {
         // Relaxed: as in `add`.
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Makes it `n`.
+    /// Sets it to `n`.
     #[inline]
     pub fn set(&self, n: u64) {
         // Relaxed: as in `add`.
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// Raises it to `n`, if that is more. Written only when it grows, so that writers do not contend for it.
+    /// Raises it to `n`, if that is more. Writes only to grow it, so that writers rarely contend.
     #[inline]
     pub fn raise(&self, n: u64) {
         if n > self.get() {
@@ -57,7 +57,7 @@ impl Counter {
         }
     }
 
-    /// Makes it what `change` says of it, unless that says nothing; whether it did.
+    /// Replaces the value by what `change` makes of it, unless that is `None`; returns whether it did.
     #[inline]
     pub fn change(&self, change: impl FnMut(u64) -> Option<u64>) -> bool {
         // Relaxed: as in `add`.

@@ -1,14 +1,14 @@
-//! Which process this is: a child after `fork` told apart from its parent.
+//! Which process this is: distinguishes a child after `fork` from its parent.
 //!
-//! A child has a copy of every object of its parent and none of the threads. A lock that another thread
-//! held is held for ever, and a file, a device or shared memory behind an object is still the parent's.
-//! So in a process other than its maker's an object does nothing: a drop leaks, everything else is an
-//! error. [`Maker`] remembers the maker, [`Leaked`] does the leaking.
+//! A child has a copy of every object of its parent but only the thread that forked. A lock that another
+//! thread held stays held for ever, and a file, a device or shared memory behind an object is still the
+//! parent's. So in any process but its maker's an object does nothing: a drop leaks, and every other call is
+//! an error. [`Maker`] remembers the maker, [`Leaked`] does the leaking.
 //!
-//! Processes are told apart by a number in a page that the kernel clears in every child
-//! (`MADV_WIPEONFORK`, Linux 4.14), so a look costs one load. A child that finds 0 there takes the next
-//! number of a counter that it has inherited: along a line of descent no number comes twice. Elsewhere
-//! on Unix each look asks for the process id.
+//! A number in a page that the kernel clears in every child (`MADV_WIPEONFORK`, Linux 4.14) identifies the
+//! process, so a check costs one load. A child that finds 0 there takes the next number of a counter that it
+//! inherited: no number occurs twice in a line of descent. On other Unix systems each check reads the process
+//! id.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -39,14 +39,14 @@ impl Maker {
     }
 }
 
-/// The number of this process. A model has one process, and its threads no memory of their own.
+/// The number of this process; constant under loom, whose models have one process.
 #[inline]
 fn generation() -> u64 {
     if MODEL { 1 } else { imp::generation() }
 }
 
-/// A value whose destructor runs in its maker's process only; elsewhere it is leaked. Derefs to the
-/// value.
+/// A value whose destructor runs only in the process that made it; elsewhere dropping it leaks. Derefs to
+/// the value.
 ///
 /// ```
 /// use zpool_base::fork::Leaked;
@@ -71,7 +71,7 @@ impl<T> Leaked<T> {
         self.maker.is_here()
     }
 
-    /// The value itself, wherever it was made.
+    /// The value itself, in whichever process it was made.
     pub fn into_inner(self) -> T {
         let mut whole = ManuallyDrop::new(self);
         // SAFETY: taken once: `whole` is not used or dropped afterwards.
@@ -118,20 +118,20 @@ impl<T: fmt::Debug> fmt::Debug for Leaked<T> {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     use core::ptr::{self, NonNull, null_mut};
-    // Always std's: no part of any modelled protocol.
+    // Always std's, not loom's: no part of any modelled protocol.
     use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
     const BYTES: usize = 65536;
 
-    /// Numbers given out in this process and its ancestors.
+    /// Numbers taken in this process and its ancestors.
     static FORKS: AtomicU64 = AtomicU64::new(0);
-    /// A word in a page that is zero in each new child, or [`NONE`] where the kernel cannot do that.
+    /// A word in a page that is zero in each new child, or [`NONE`] if the kernel does not support that.
     static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
-    /// The process that asked last, where there is no such page.
+    /// The id of the last process that asked, for kernels without such a page.
     static LAST: AtomicU64 = AtomicU64::new(0);
-    /// Stands for "the kernel cannot".
+    /// Stands for "not supported by this kernel". Always 0.
     static NONE: AtomicU64 = AtomicU64::new(0);
 
     #[inline]
@@ -177,7 +177,7 @@ mod imp {
 
     fn map() -> Option<NonNull<u8>> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping where the system likes: it replaces none.
+        // SAFETY: a new mapping at an address that the system chooses: it replaces none.
         let page = unsafe { mmap_anonymous(null_mut(), BYTES, access, flags) }.ok()?;
         // SAFETY: the mapping is this call's own; the advice changes nothing in this process.
         if unsafe { madvise(page, BYTES, Advice::LinuxWipeOnFork) }.is_err() {

@@ -1,20 +1,20 @@
-//! What every crate of a compressed-memory store stands on, and none of its own ideas.
+//! The foundation that the crates of a compressed-memory store share; nothing here knows of compression.
 //!
-//! | module | what is there |
+//! | module | contents |
 //! |---|---|
-//! | [`sync`] | the one place that knows which threads and atomics are in use (std or loom) |
+//! | [`sync`] | the only place that knows whether std's or loom's threads and atomics are in use |
 //! | [`lockdep`] | debug-build checks of the lock order and of sleeping under a lock |
 //! | [`stable`] | a table whose elements never move, for descriptors that any index may reach |
-//! | [`zeroed`] | a table of atomics whose memory goes back to the system group by group |
-//! | [`numbers`], [`bitmap`] | which elements of such a table are given out; the lowest free number |
-//! | `mapping` | on Linux: anonymous memory of the system's, and the calls that get it and give it back |
-//! | [`counter`] | a number by which nothing is published |
-//! | [`prefetch`] | telling the processor what will be looked at soon |
-//! | [`fork`] | a child after `fork` told apart from its parent |
-//! | [`unwind`] | panics of code that is the user's, or is called from a destructor |
+//! | [`zeroed`] | a table of atomics whose memory returns to the system group by group |
+//! | [`numbers`], [`bitmap`] | which elements of such a table are in use; the lowest free number |
+//! | `mapping` | on Linux: anonymous memory, and the system calls that map and release it |
+//! | [`counter`] | a number that publishes nothing |
+//! | [`prefetch`] | hints to the processor about memory that will be read soon |
+//! | [`fork`] | distinguishes a child after `fork` from its parent |
+//! | [`unwind`] | panics in user code and in destructors |
 //! | [`contained`] | such panics as a `Result`; values whose destructor may panic |
 //!
-//! It serves the crates beside it and promises nothing to others: any of it may change in any version.
+//! This crate exists for its siblings and makes no promise to others: any of it may change in any version.
 //!
 //! ```
 //! use zpool_base::stable::StableTable;

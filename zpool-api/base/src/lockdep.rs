@@ -2,16 +2,16 @@
 //!
 //! Locks have ranks, outermost first (docs/locking.md):
 //! [`Rank::Entry`] → [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Structure`] → [`Rank::Leaf`].
-//! A thread may take a lock only of a rank below (greater than) all it holds. Calls that may block
-//! say [`might_sleep`]; it fires under any of these locks. A per-CPU compression context has no
-//! rank: its holder may sleep, so taking one is itself a call that may block, outside of them all.
+//! A thread may take a lock only of a rank further in (greater) than all ranks it holds. Functions that
+//! may block call [`might_sleep`], which panics under any of these locks. A per-CPU compression context has
+//! no rank: its holder may sleep, so taking one is itself a call that may block, outside of all these locks.
 //!
-//! In release builds, and under loom (whose threads share one thread-local), all of it compiles to
+//! In release builds, and under loom (whose threads share one thread-local), all of this compiles to
 //! nothing.
 
 use crate::sync::LOCKDEP;
 
-/// Where a lock stands in the order; greater is further in.
+/// A lock's place in the order; greater is further in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
 pub enum Rank {
@@ -19,16 +19,16 @@ pub enum Rank {
     Entry = 1,
     /// A backend's lists: zbud's pool lock, zsmalloc's class lock.
     Pool = 2,
-    /// A z3fold page. (A zspage's lock is never waited for.)
+    /// A z3fold page. (No thread waits for a zspage's lock.)
     Zspage = 3,
     /// The structure of a store's index: its nodes, not its entries.
     Structure = 4,
-    /// Locks under which no other is taken: growth of tables, the provider's cache, free places,
+    /// Locks under which no other lock is taken: growth of tables, the provider's cache, free places,
     /// z3fold's lists.
     Leaf = 5,
 }
 
-/// Says that a lock of this rank is held; dropped when it is released.
+/// Records that a lock of this rank is held; drop it with the lock.
 #[must_use = "the rank counts as held only while this lives"]
 #[derive(Debug)]
 pub struct Held(Rank);
@@ -36,8 +36,17 @@ pub struct Held(Rank);
 /// Records that the calling thread is about to take a lock of `rank`.
 ///
 /// # Panics
-/// In debug builds, when the thread holds a lock of the same or an inner rank: a bug in the
-/// caller, never a matter of input.
+/// In debug builds, if the thread holds a lock of the same or an inner rank: a bug in the caller, never
+/// caused by input.
+///
+/// ```
+/// use zpool_base::lockdep::{Rank, acquire, might_sleep};
+///
+/// let outer = acquire(Rank::Pool);
+/// let inner = acquire(Rank::Leaf); // the other way round would panic
+/// drop((inner, outer));
+/// might_sleep("a page request"); // and this would, with either held
+/// ```
 #[inline]
 pub fn acquire(rank: Rank) -> Held {
     if LOCKDEP {
@@ -49,7 +58,7 @@ pub fn acquire(rank: Rank) -> Held {
 /// Declares a call that may block: a system call, waiting for another thread, user code.
 ///
 /// # Panics
-/// In debug builds, when the thread holds a ranked lock: a bug in the caller.
+/// In debug builds, if the thread holds a ranked lock: a bug in the caller.
 #[inline]
 pub fn might_sleep(what: &str) {
     if LOCKDEP {
@@ -71,8 +80,8 @@ mod checks {
     use std::cell::Cell;
 
     thread_local! {
-        /// A bit for each rank that the thread holds: no rank is held twice. A lock is taken where an
-        /// allocation that fails must not end the process, so there is none here.
+        /// A bit for each rank that the thread holds, and it holds none twice. Not a vector: locks are taken
+        /// where a failing allocation must not abort the process.
         static HELD: Cell<u8> = const { Cell::new(0) };
     }
 
@@ -82,14 +91,14 @@ mod checks {
         1 << rank as u8
     }
 
-    /// The rank furthest in.
+    /// The innermost rank held.
     fn innermost(held: u8) -> Option<Rank> {
         RANKS.into_iter().rev().find(|rank| held & bit(*rank) != 0)
     }
 
     pub(super) fn push(rank: Rank) {
-        // After the thread-local is gone (a lock taken by another thread-local's destructor) there
-        // is nothing left to check against.
+        // If another thread-local's destructor takes the lock after this one is gone, there is nothing to
+        // check against.
         let _ = HELD.try_with(|held| {
             let innermost = innermost(held.get());
             debug_assert!(
@@ -109,7 +118,7 @@ mod checks {
             let under = innermost(held.get());
             debug_assert!(
                 under.is_none(),
-                "{what} may sleep, and was called under {under:?} (docs/locking.md)"
+                "{what} may sleep, but was called under {under:?} (docs/locking.md)"
             );
         });
     }

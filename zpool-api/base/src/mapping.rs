@@ -1,12 +1,11 @@
-//! Anonymous memory of the system's, and the system calls that get it and give it back.
+//! Anonymous memory, and the system calls that map and release it.
 //!
-//! Giving back may block, so it is not done under a lock; `might_sleep` checks it.
+//! Releasing memory may block, so it never happens under a lock; `might_sleep` checks it.
 //!
 //! # Locked memory
-//! A process that asked for it (`mlockall(MCL_FUTURE)`) has each new mapping locked, and thereby backed
-//! with memory at once, down to its last page. So memory is mapped without access, which backs nothing;
-//! if it turns out to be locked it is locked anew page by page, on the first touch, before it may be
-//! accessed.
+//! After `mlockall(MCL_FUTURE)` the system locks each new mapping and thereby backs all its pages at once. So
+//! memory is mapped without access, which backs nothing. If it turns out to be locked, it is locked again with
+//! `MLOCK_ONFAULT`, which backs and locks each page on first touch, before it becomes accessible.
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -18,8 +17,16 @@ use rustix::mm::{
 
 use crate::lockdep::might_sleep;
 
-/// A private anonymous mapping of the process, unmapped on drop. Whoever made it sees to it that nobody uses a byte
-/// of it by then. `Send`.
+/// A private anonymous mapping, unmapped on drop. Its owner ensures that nobody uses a byte of it by then. `Send`.
+///
+/// ```
+/// use zpool_base::mapping::Mapping;
+///
+/// # if cfg!(miri) { return Ok(()); }
+/// let mapping = Mapping::closed(1 << 20)?.opened()?; // address space; memory on first touch
+/// assert_eq!(mapping.len(), 1 << 20);
+/// # Ok::<(), rustix::io::Errno>(())
+/// ```
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<c_void>,
@@ -31,28 +38,28 @@ pub struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Reserves address space of `len` bytes, no memory, that nobody may access yet.
+    /// Reserves `len` bytes of address space, without memory and not yet accessible.
     ///
     /// # Errors
-    /// The system's: above all `NOMEM`.
+    /// That of `mmap`: usually `NOMEM`.
     pub fn closed(len: usize) -> Result<Mapping, Errno> {
-        // Not accessible yet, so that nothing is backed where the process has its memory locked.
+        // Without access, so that nothing is backed even if the process locks its memory.
         let access = ProtFlags::empty();
         // Without NORESERVE a system that limits overcommit would charge the untouched pages too.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping where the system likes: it replaces none.
+        // SAFETY: a new mapping at an address that the system chooses: it replaces none.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, flags) }?;
         let start = NonNull::new(start).ok_or(Errno::NOMEM)?;
         Ok(Mapping { start, len, locked: false })
     }
 
-    /// Makes it accessible; all zeros. Pages are backed, and locked if the process wants that, on first
-    /// touch.
+    /// Makes it accessible; all bytes are zero. Pages are backed, and locked if the process locks its memory,
+    /// on first touch.
     ///
     /// # Errors
-    /// The system's: above all `AGAIN` and `NOMEM` where it was to be locked.
+    /// That of `mlock2` or `mprotect`: usually `AGAIN` or `NOMEM` from locking.
     pub fn opened(mut self) -> Result<Mapping, Errno> {
-        // The system drops no page of locked memory. There is none to be dropped.
+        // The system refuses this advice for locked memory. It changes nothing here: no page is backed yet.
         self.locked = self.advise(Advice::LinuxDontNeed) == Err(Errno::INVAL);
         if self.locked {
             // SAFETY: the mapping is this one's; locking changes no byte.
@@ -64,10 +71,10 @@ impl Mapping {
         Ok(self)
     }
 
-    /// Whether huge pages may back it. A kernel built without them does not know the advice.
+    /// Allows or forbids huge pages. A kernel built without them rejects the advice, which is ignored.
     ///
     /// # Errors
-    /// The system's.
+    /// That of `madvise`, except `INVAL`.
     pub fn allow_huge_pages(&self, allow: bool) -> Result<(), Errno> {
         let advice = if allow { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
         match self.advise(advice) {
@@ -76,34 +83,34 @@ impl Mapping {
         }
     }
 
-    /// Children after `fork` do not have it.
+    /// Excludes it from children after `fork`.
     ///
     /// # Errors
-    /// The system's.
+    /// That of `madvise`.
     pub fn keep_from_children(&self) -> Result<(), Errno> {
         self.advise(Advice::LinuxDontFork)
     }
 
-    /// Dumps of the process leave it out.
+    /// Excludes it from core dumps.
     ///
     /// # Errors
-    /// The system's.
+    /// That of `madvise`.
     pub fn keep_out_of_dumps(&self) -> Result<(), Errno> {
         self.advise(Advice::LinuxDontDump)
     }
 
-    /// Advice that changes no content of memory that anybody has.
+    /// Gives the system advice that changes no bytes in use.
     fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: the mapping is this one's and whole; the caller's advice changes nobody's bytes.
+        // SAFETY: the range is this mapping, whole; the callers' advice changes no bytes in use.
         unsafe { madvise(self.start.as_ptr(), self.len, advice) }
     }
 
-    /// Its first byte; the pointer is good for all of it.
+    /// A pointer to its first byte, valid for the whole mapping.
     pub fn base(&self) -> NonNull<u8> {
         self.start.cast()
     }
 
-    /// Its bytes.
+    /// Its length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "none is empty")]
     pub fn len(&self) -> usize {
         self.len
@@ -118,26 +125,26 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         might_sleep("unmapping memory");
-        // SAFETY: who made it drops it when nobody uses a byte of it.
+        // SAFETY: the owner drops it only when nobody uses a byte of it.
         let unmapped = unsafe { munmap(self.start.as_ptr(), self.len) };
         if unmapped.is_err() {
-            // The system has no descriptor left to split a mapping with. The address space stays
-            // lost; the memory need not.
+            // The system has no descriptor left to split a mapping. The address space is lost, but the
+            // memory need not be.
             // SAFETY: as above, nobody uses a byte of it.
             let _ = unsafe { give_back(self.base(), self.len, self.locked) };
         }
     }
 }
 
-/// Gives the memory of `len` bytes at `base` back to the system, also if it is `locked` as the process
-/// wanted all its memory to be. Blocks in the system: not to be called under a lock.
+/// Returns the memory of `len` bytes at `base` to the system, even if the process locks its memory (`locked`).
+/// Blocks in the system: do not call it under a lock.
 ///
 /// # Errors
-/// The system's; some of it may have gone nevertheless.
+/// That of `madvise`; part of the memory may have gone nevertheless.
 ///
 /// # Safety
-/// The range must lie in live mappings, and nobody may depend on its bytes. They are zero
-/// or what they were afterwards.
+/// The range must lie in live mappings, and nobody may depend on its bytes: afterwards each page is zero or
+/// unchanged.
 pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(), Errno> {
     might_sleep("giving pages back");
     let at = base.as_ptr().cast();
@@ -154,11 +161,10 @@ pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(
     unsafe { madvise(at, len, Advice::LinuxDontNeed) }
 }
 
-/// Bytes of the system's page, at least 4096; 65536 also where it is larger. No common build of
-/// Linux has such pages; there nothing could be given back, and would stay warm and counted.
+/// Bytes of the system's page, at least 4096. Returns 65536 even if it is larger: no common build of Linux has
+/// such pages, and on one that did no memory could be released; it would stay warm and counted.
 ///
-/// The system refuses advice at an address that is no multiple of its page, also for no bytes at
-/// all, which is how it is asked here.
+/// Probes with advice about zero bytes: the system refuses an address that is not a multiple of its page size.
 pub fn system_page_size() -> usize {
     let is_page_aligned = |address: &usize| {
         let nowhere = ptr::without_provenance_mut(*address);

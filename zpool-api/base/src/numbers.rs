@@ -1,16 +1,16 @@
-//! Which numbers of a table are given out, and which groups of its elements have memory that nobody needs.
+//! Which numbers of a table are in use, and which groups of its elements have memory that nobody needs.
 //!
-//! The lowest free number is given out first, so elements gather in few groups. A group (`ZeroedTable`) without an
-//! element is kept as the *spare* one, for an element that comes and goes must not cost a system call each
-//! time; of two such groups the higher one *leaves*: it gives out nothing until its memory has gone. That is a
-//! system call, so whoever emptied the group makes it when the lock of these numbers is free.
+//! The lowest free number is taken first, so elements gather in few groups. One empty group (of a `ZeroedTable`)
+//! is kept as the *spare*, so that an element that comes and goes does not cost a system call each time. Of two
+//! empty groups the higher one *leaves*: its numbers stay closed until its memory has gone. Releasing memory is a
+//! system call, so the thread that emptied the group makes it after it has released the lock of these numbers.
 
 use std::collections::TryReserveError;
 
 use crate::bitmap::Bitmap;
 use crate::sync::MODEL;
 
-/// Elements of a group; fewer where every one of them is written when a group is made or cleared.
+/// Elements per group: `elements`, or fewer under Miri and loom, where making or clearing a group writes each of them.
 pub const fn group(elements: usize) -> usize {
     if MODEL {
         2
@@ -24,31 +24,42 @@ pub const fn group(elements: usize) -> usize {
 /// No memory for another element, or no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom {
-    /// Bytes that could not be had.
+    /// Bytes that were refused.
     pub bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Group {
-    /// Numbers given out.
+    /// Numbers in use.
     used: usize,
-    /// Elements from the first on that have memory.
+    /// Elements that have memory: the first `touched` ones of the group.
     touched: usize,
 }
 
-/// The numbers of a table. Guarded by a lock of its user's.
+/// The numbers of a table. The user guards them with a lock.
+///
+/// ```
+/// use zpool_base::numbers::Numbers;
+///
+/// let mut numbers = Numbers::new(512, 8, 1 << 20); // 2^20 elements of 8 bytes, 512 per group
+/// let number = numbers.lowest().unwrap();
+/// numbers.take(number);
+/// assert_eq!((number, numbers.used()), (0, 1));
+/// numbers.free(number);
+/// assert!(!numbers.any_leaving()); // the empty group is the spare
+/// ```
 #[derive(Debug)]
 pub struct Numbers {
-    /// Elements of a group.
+    /// Elements per group.
     group: usize,
-    /// Bytes of an element, with what belongs to it.
+    /// Bytes per element, with what belongs to it.
     each: usize,
-    /// Numbers to be given out.
+    /// How many numbers there are.
     limit: usize,
     groups: Vec<Group>,
-    /// A bit for each number: whether it is given out. A group begins with a word of its own.
+    /// A bit for each number: whether it is in use. Each group begins a new word.
     bits: Vec<u64>,
-    /// Groups that give out nothing: all their numbers are, or they leave.
+    /// Groups with no number to take: they are full, or they leave.
     closed: Bitmap,
     spare: Option<usize>,
     leaving: Vec<usize>,
@@ -72,7 +83,7 @@ impl Numbers {
         }
     }
 
-    /// Bytes of the elements that have memory, and of what is kept here.
+    /// Bytes of the elements that have memory, and of this bookkeeping.
     pub fn memory_bytes(&self) -> usize {
         self.touched * self.each
             + self.groups.capacity() * size_of::<Group>()
@@ -85,7 +96,10 @@ impl Numbers {
         self.group.div_ceil(64)
     }
 
-    /// The lowest free number, for [`take`](Self::take), and memory to note it.
+    /// The lowest free number, for [`take`](Self::take); reserves the memory that `take` needs.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if the allocator refuses that memory, or if all numbers are in use.
     pub fn lowest(&mut self) -> Result<u32, NoRoom> {
         let group = self.closed.lowest() as usize;
         if group >= self.groups.len() {
@@ -103,7 +117,7 @@ impl Numbers {
         number.ok_or(NoRoom { bytes: self.each })
     }
 
-    /// Room for the next group, so that nothing after this needs memory.
+    /// Reserves room for the next group, so that no later step allocates.
     fn reserve_group(&mut self) -> Result<(), TryReserveError> {
         self.groups.try_reserve(1)?;
         self.bits.try_reserve(self.words())?;
@@ -111,7 +125,7 @@ impl Numbers {
         self.closed.reserve(self.groups.len() as u32)
     }
 
-    /// Gives out a number that [`lowest`](Self::lowest) said.
+    /// Takes a number that [`lowest`](Self::lowest) returned.
     pub fn take(&mut self, number: u32) {
         let (group, within) = self.place(number);
         if group == self.groups.len() {
@@ -135,11 +149,17 @@ impl Numbers {
         }
     }
 
-    /// Takes a number back.
+    /// Frees a number.
+    ///
+    /// # Panics
+    /// If the number is not in use.
     pub fn free(&mut self, number: u32) {
         let (group, within) = self.place(number);
         let word = group * self.words() + within / 64;
-        assert!(self.bits[word] >> (within % 64) & 1 == 1, "a number is taken back once");
+        assert!(
+            self.bits[word] >> (within % 64) & 1 == 1,
+            "number {number} is freed but not in use"
+        );
         self.bits[word] &= !(1 << (within % 64));
         let of = &mut self.groups[group];
         if of.used == self.group {
@@ -158,17 +178,17 @@ impl Numbers {
         }
     }
 
-    /// Whether a group leaves.
+    /// Whether a group waits to leave.
     pub fn any_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
-    /// A group that leaves, for whoever gives its memory back.
+    /// A group that leaves; the caller releases its memory and then calls [`has_left`](Self::has_left).
     pub fn next_leaving(&mut self) -> Option<usize> {
         self.leaving.pop()
     }
 
-    /// The group that left gives out numbers again; its memory is `gone`, or still there.
+    /// Opens a group's numbers again after it left; `gone` says whether its memory was released.
     pub fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {
@@ -176,12 +196,12 @@ impl Numbers {
         }
     }
 
-    /// Elements that have memory: those given out, the spare group's and those of groups that leave.
+    /// Elements that have memory: those in use, the spare group's and those of groups that leave.
     pub fn touched(&self) -> usize {
         self.touched
     }
 
-    /// Numbers given out.
+    /// How many numbers are in use.
     pub fn used(&self) -> usize {
         self.groups.iter().map(|group| group.used).sum()
     }
@@ -203,7 +223,7 @@ mod tests {
         number
     }
 
-    /// Every group that leaves, gone.
+    /// Lets every leaving group go; returns them.
     fn leave(numbers: &mut Numbers) -> Vec<usize> {
         let left: Vec<usize> = core::iter::from_fn(|| numbers.next_leaving()).collect();
         left.iter().for_each(|group| numbers.has_left(*group, true));
@@ -253,14 +273,14 @@ mod tests {
         }
         assert_eq!(nodes(&numbers), 120);
         (4..8).for_each(|number| numbers.free(number));
-        assert!(!numbers.any_leaving(), "the first one is the spare one");
-        // It is used again, and empty again: no system call.
+        assert!(!numbers.any_leaving(), "the first empty group is the spare");
+        // It is used again, and empty again, without a system call.
         assert_eq!(take(&mut numbers), 4);
         numbers.free(4);
         (8..11).for_each(|number| numbers.free(number));
         assert!(!numbers.any_leaving());
         numbers.free(11);
-        // Nothing of what leaves is given out.
+        // No number of a leaving group is taken.
         assert_eq!(numbers.next_leaving(), Some(2));
         let taken: Vec<u32> = (0..5).map(|_| take(&mut numbers)).collect();
         assert_eq!(taken, [4, 5, 6, 7, 12]);

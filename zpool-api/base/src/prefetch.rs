@@ -1,28 +1,35 @@
-//! Telling the processor what will be looked at soon, so that it comes from memory meanwhile.
+//! Prefetch: hints to the processor about memory that will be read soon.
 //!
-//! Hints: nothing depends on them, and on processors that are not known here, and under Miri, they do
-//! nothing. They neither fault nor read anything that a program could see.
+//! Nothing depends on these hints: on architectures other than `x86_64` and `aarch64`, and under Miri, they do
+//! nothing. They neither fault nor perform a read that a program could observe.
 
-/// Bytes that come from memory together.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// All of `bytes` will be read, from the start: their lines are asked for at once, which a
-/// processor's own guesses are late for in a few hundred bytes anywhere in memory.
+/// All of `bytes` will be read, from the start: requests all their lines at once. Hardware prefetching
+/// starts too late for a few hundred bytes at a random address.
+///
+/// ```
+/// let object = [7u8; 300];
+/// zpool_base::prefetch::read_soon(&object);
+/// // ... other work, then the read
+/// assert_eq!(object[299], 7);
+/// ```
 #[inline]
 pub fn read_soon(bytes: &[u8]) {
-    // Four instructions a line, where an iterator of slices takes seven.
+    // Four instructions per line; an iterator of slices takes seven.
     let mut at = 0;
     while at < bytes.len() {
         hint(bytes.as_ptr().wrapping_add(at));
         at += LINE;
     }
-    // Unless the bytes begin a line, they end in one more.
+    // Bytes that do not begin at a line's start may end in one more line.
     if let Some(last) = bytes.last() {
         hint(last);
     }
 }
 
-/// `place` will be looked at.
+/// `place` will be read; requests its first line.
 #[inline]
 pub fn look_soon<T>(place: &T) {
     hint(core::ptr::from_ref(place).cast());
@@ -33,14 +40,14 @@ fn hint(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch accesses nothing and does not fault, whatever the address; SSE, which it
-        // is part of, belongs to the architecture.
+        // SAFETY: a prefetch accesses nothing and does not fault, whatever the address; it is part of SSE,
+        // which every x86-64 processor has.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     {
-        // SAFETY: a prefetch accesses nothing and does not fault, whatever the address; no register
-        // but the address is touched.
+        // SAFETY: a prefetch accesses nothing and does not fault, whatever the address; the assembly
+        // changes no register.
         unsafe {
             core::arch::asm!(
                 "prfm pldl1keep, [{line}]",

@@ -1,12 +1,12 @@
 //! A table that only grows and whose elements never move: type-stable memory for descriptors.
 //!
-//! Any index may be looked up at any time, without a lock: one that was never given out gives
-//! nothing. That is what makes any u64 a safe handle, and what lets a reader hold on to a
-//! descriptor that is being recycled under it: the memory always holds a valid `T`.
+//! Any index may be looked up at any time, without a lock: one that was never pushed gives `None`.
+//! This makes any u64 a safe handle, and lets a reader keep a reference to a descriptor that is being
+//! recycled: the memory always holds a valid `T`.
 //!
-//! Elements live in buckets of 32, 64, 128, ... so that an index tells its bucket by its leading
-//! bits and nothing is ever copied. A bucket's memory is asked for whole and touched element by
-//! element, so that the system backs only what is used.
+//! Elements live in buckets of 32, 64, 128, ... so that an index's leading bits give its bucket and no
+//! element is ever copied. A bucket is allocated whole and touched element by element, so that the system
+//! backs only the part in use.
 //!
 //! Locks: `push` takes the table's own mutex, a leaf. Invariant: elements `0..len` are
 //! initialised, and `len` is stored (Release) after the element and its bucket pointer are
@@ -23,8 +23,8 @@ use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{MODEL, Mutex};
 
 const FIRST_BUCKET_BITS: u32 = 5;
-/// Buckets of 2^5, 2^6, ... elements; together enough for every u32 index. Fewer under loom, which
-/// tracks each pointer.
+/// Buckets of 2^5, 2^6, ... elements, which hold 2^32 - 32 together. Fewer under loom, which tracks each
+/// pointer.
 const BUCKETS: usize = if MODEL { 2 } else { 28 };
 
 /// Why [`StableTable::push`] could not add an element.
@@ -40,7 +40,7 @@ pub enum TableError {
     /// The allocator refused a bucket.
     #[error("no memory for {bytes} more bytes of table; free memory and retry")]
     NoMemory {
-        /// Bytes asked for.
+        /// Bytes refused.
         bytes: usize,
     },
 }
@@ -66,7 +66,7 @@ pub struct StableTable<T> {
     owns: PhantomData<T>,
 }
 
-// SAFETY: the table owns its elements, reachable through `&T` only; dropping it drops them.
+// SAFETY: the table owns its elements, reachable only through `&T`; dropping it drops them.
 unsafe impl<T: Send> Send for StableTable<T> {}
 // SAFETY: `&StableTable<T>` gives out `&T` and takes `T` by value in `push`.
 unsafe impl<T: Send + Sync> Sync for StableTable<T> {}
@@ -93,7 +93,7 @@ impl<T> StableTable<T> {
     /// An empty table for at most `limit` elements.
     ///
     /// # Panics
-    /// At compile time, if `T` has no size.
+    /// At compile time, if `T` is zero-sized.
     pub fn with_limit(limit: usize) -> Self {
         const { assert!(size_of::<T>() > 0) };
         let most = (0..BUCKETS as u32)
@@ -110,7 +110,7 @@ impl<T> StableTable<T> {
     /// Elements in the table. Never shrinks.
     #[inline]
     pub fn len(&self) -> usize {
-        // Acquire pairs with the Release in `push`: elements below the number read are seen whole.
+        // Acquire pairs with the Release in `push`: elements below the number read are complete.
         self.len.load(Ordering::Acquire)
     }
 
@@ -132,7 +132,7 @@ impl<T> StableTable<T> {
             return None;
         }
         let (bucket, offset) = place(index);
-        // Relaxed: the pointer was stored before the `len` that `len()` acquired, once for all.
+        // Relaxed: the pointer was stored before the `len` that `len()` acquired, and never changes.
         let base = NonNull::new(self.buckets.get(bucket)?.load(Ordering::Relaxed))?;
         // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
         let element = unsafe { base.add(offset) };
@@ -141,17 +141,30 @@ impl<T> StableTable<T> {
         Some(unsafe { element.as_ref() })
     }
 
-    /// Adds an element and gives its index. May call the allocator, under the table's own mutex.
+    /// Adds an element and returns its index. May call the allocator, under the table's own mutex.
+    ///
+    /// # Errors
+    /// [`TableError::Full`] at the limit, [`TableError::NoMemory`] if the allocator refuses a bucket.
     pub fn push(&self, value: T) -> Result<u32, TableError> {
         let _held = lockdep::acquire(lockdep::Rank::Leaf);
         self.push_locked(&mut self.grow.lock(), value)
     }
 
-    /// Adds `count` elements with indices one after another and gives the first one's. May call the
-    /// allocator, as `push` does, once a bucket.
+    /// Adds `count` elements with consecutive indices and returns the first index. May call the allocator
+    /// once per bucket, under the table's own mutex.
     ///
-    /// Errors as `push`; elements that were added before stay, unused. They are few: what is
-    /// asked for at a time is.
+    /// # Errors
+    /// Those of [`push`](Self::push). Elements added before the error stay, unused; so call it for few at a
+    /// time.
+    ///
+    /// ```
+    /// use zpool_base::stable::StableTable;
+    ///
+    /// let table = StableTable::new();
+    /// let first = table.extend(3, || 0u64)?;
+    /// assert!(table.get(first + 2).is_some());
+    /// # Ok::<(), zpool_base::stable::TableError>(())
+    /// ```
     pub fn extend(&self, count: usize, mut value: impl FnMut() -> T) -> Result<u32, TableError> {
         let _held = lockdep::acquire(lockdep::Rank::Leaf);
         let mut grow = self.grow.lock();
@@ -218,7 +231,7 @@ impl<T> Drop for StableTable<T> {
             let elements = core::ptr::slice_from_raw_parts_mut(base, count);
             // SAFETY: the first `count` elements are initialised (module invariant), dropped once.
             unsafe { core::ptr::drop_in_place(elements) };
-            // SAFETY: allocated in `push` with this very layout.
+            // SAFETY: allocated in `push_locked` with the same layout.
             unsafe { dealloc(base.cast(), layout) };
         }
     }
@@ -357,8 +370,8 @@ mod loom_tests {
     use crate::sync::Watched;
     use loom::sync::Arc;
 
-    /// Fails if the store of `len` in `push` or the load in `len()` is Relaxed: the reader's look
-    /// at the element is not ordered after the element was written then.
+    /// Fails if the store of `len` in `push` or the load in `len()` is Relaxed: then the reader's access
+    /// is not ordered after the write of the element.
     #[test]
     fn loom_get_sees_what_push_published() {
         loom::model(|| {

@@ -1,12 +1,11 @@
-//! The one place that knows whether std's or loom's threads and atomics are in use.
+//! The only place that knows whether std's or loom's threads and atomics are in use.
 //!
 //! Backends take their locks and atomics from here, so that the same code runs in a program and
-//! under the model checker (`--cfg loom`). [`Mutex`] differs from std's in one thing: a panic
-//! while it is held does not poison it. Each critical section here leaves its data valid at every
-//! point where user code could panic, so the next holder may go on.
+//! under the model checker (`--cfg loom`). [`Mutex`] differs from std's in one point: a panic
+//! under it does not poison it. Every critical section in these crates keeps its data valid wherever
+//! user code could panic, so the next holder may continue.
 
-/// Whether this build runs under the model checker, where everything that is tracked costs: sizes
-/// shrink.
+/// Whether this build runs under the model checker. It tracks every atomic at a cost, so sizes shrink.
 pub const MODEL: bool = cfg!(loom);
 
 /// Whether lock order is checked at run time: in debug builds, but not under the model checker,
@@ -17,7 +16,7 @@ pub const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
 mod imp {
     pub use std::sync::atomic;
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
-    /// A cell whose accesses a model checker watches. Here it is empty: nothing watches.
+    /// A cell whose accesses the model checker watches. Empty in this build, which has none.
     #[derive(Debug, Default)]
     pub struct Watched(());
     impl Watched {
@@ -25,10 +24,10 @@ mod imp {
         pub const fn new() -> Self {
             Watched(())
         }
-        /// Says that the memory this cell stands for is read now.
+        /// Records a read of the memory that this cell stands for.
         #[inline(always)]
         pub fn read(&self) {}
-        /// Says that the memory this cell stands for is written now.
+        /// Records a write to the memory that this cell stands for.
         #[inline(always)]
         pub fn write(&self) {}
     }
@@ -42,13 +41,11 @@ mod imp {
 mod imp {
     pub use loom::sync::atomic;
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
-    /// A cell whose accesses the model checker watches: a read and a write that are not ordered
-    /// fail the model.
+    /// A cell whose accesses the model checker watches: an unordered read and write fail the model.
     #[derive(Debug)]
     pub struct Watched(loom::cell::UnsafeCell<u32>);
-    // SAFETY: the cell's content is a plain number that is only touched by the volatile accesses
-    // below; loom reports unordered accesses instead of performing them in parallel (its threads
-    // take turns on one), so sharing the cell cannot race.
+    // SAFETY: only the volatile accesses below touch the cell's plain number; loom runs its threads in
+    // turn and reports unordered accesses, so sharing the cell cannot race.
     unsafe impl Sync for Watched {}
     impl Default for Watched {
         fn default() -> Self {
@@ -60,18 +57,18 @@ mod imp {
         pub fn new() -> Self {
             Watched(loom::cell::UnsafeCell::new(0))
         }
-        /// Says that the memory this cell stands for is read now.
+        /// Records a read of the memory that this cell stands for.
         pub fn read(&self) {
             // SAFETY: the pointer is the cell's own, valid for the closure; loom checks exclusion.
             self.0.with(|p| unsafe { p.read_volatile() });
         }
-        /// Says that the memory this cell stands for is written now.
+        /// Records a write to the memory that this cell stands for.
         pub fn write(&self) {
             // SAFETY: the pointer is the cell's own, valid for the closure; loom checks exclusion.
             self.0.with_mut(|p| unsafe { p.write_volatile(0) });
         }
     }
-    /// Lets another thread run; tells loom that this one waits for it.
+    /// Lets another thread run; loom learns that this thread waits for it.
     pub fn yield_now() {
         loom::thread::yield_now();
     }
@@ -80,6 +77,14 @@ mod imp {
 pub use imp::{Watched, atomic, yield_now};
 
 /// A mutex that a panic does not poison.
+///
+/// ```
+/// use zpool_base::sync::Mutex;
+///
+/// let pages = Mutex::new(3);
+/// *pages.lock() += 1;
+/// assert_eq!(pages.try_lock().map(|n| *n), Some(4));
+/// ```
 #[derive(Debug, Default)]
 pub struct Mutex<T>(imp::Mutex<T>);
 
@@ -93,7 +98,7 @@ impl<T> Mutex<T> {
         Mutex(imp::Mutex::new(value))
     }
 
-    /// Waits for the mutex. Blocks; panics never.
+    /// Waits for the mutex. Never panics because of another thread's panic.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -115,17 +120,17 @@ impl<T> Mutex<T> {
 pub struct Condvar(imp::Condvar);
 
 impl Condvar {
-    /// A new one, with nobody waiting.
+    /// A new one, without waiters.
     pub fn new() -> Self {
         Condvar(imp::Condvar::new())
     }
 
-    /// Drops the mutex, sleeps until woken (or for no reason), takes the mutex again.
+    /// Releases the mutex, sleeps until woken (or wakes spuriously), takes the mutex again.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         MutexGuard(self.0.wait(guard.0).unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Wakes everybody who waits.
+    /// Wakes all waiters.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }
@@ -144,7 +149,7 @@ impl<T> core::ops::DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A small deterministic random source for tests: no test here depends on a seed from outside.
+/// A small deterministic random source for tests; no test takes a seed from outside.
 #[doc(hidden)]
 pub mod test_rng {
     /// xorshift64*; the constants are Vigna's.

@@ -1,12 +1,12 @@
-//! Panics of code that is not ours: a codec's, a device's, a backend's, and the destructors of any, where a second one
-//! would end the process.
+//! Panics of code that is not ours: of codecs, devices and backends, and of their destructors, where a second panic
+//! would abort the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Runs `call`; `None` if it panicked. Also within a destructor that runs because of a panic.
+/// Runs `call`; `None` if it panicked. Works even within a destructor that runs because of a panic.
 ///
-/// The payload of the panic is dropped here. One whose own destructor panics is leaked.
+/// Drops the payload of the panic; if the payload's destructor panics too, leaks that second payload.
 ///
 /// ```
 /// use zpool_base::unwind::caught;
@@ -15,18 +15,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// ```
 #[inline]
 pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
-    // What `call` borrows is the caller's, who knows from `None` that it may be half done.
+    // Unwind-safe: on `None` the caller knows that what `call` borrowed may be half changed.
     catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
-/// Drops `value`; whether its destructor ran to its end. What a destructor that panics had still to
-/// drop is dropped by the unwinding.
+/// Drops `value`; returns whether its destructor finished without a panic. After a panic, unwinding drops the
+/// remaining fields.
+///
+/// ```
+/// assert!(zpool_base::unwind::dropped(vec![1]));
+/// ```
 pub fn dropped<T>(value: T) -> bool {
     caught(|| drop(value)).is_some()
 }
 
-/// Does what a destructor has to do. A panic under it goes on, unless the thread is unwinding already:
-/// then it is dropped, and the first one goes on.
+/// Runs the work of a destructor. A panic in it propagates, unless the thread is unwinding already: then
+/// the new panic is dropped, and the first one continues.
 ///
 /// ```
 /// use std::panic::{catch_unwind, panic_any};
@@ -53,8 +57,8 @@ pub fn in_destructor(work: impl FnOnce()) {
     }
 }
 
-/// As [`in_destructor`], for several things that each have to be done, whatever the others panic with: the first
-/// panic goes on when all are done.
+/// As [`in_destructor`], for several pieces of work, each of which runs even if others panic. After the last one the
+/// first panic propagates.
 pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
     let mut first = None;
     for work in works {
@@ -70,7 +74,7 @@ pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
     }
 }
 
-/// Drops what a panic carried; what its destructor panics with is leaked.
+/// Drops the payload of a panic; if its destructor panics, leaks the second payload.
 #[cold]
 pub fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -82,7 +86,7 @@ pub fn drop_payload(payload: Box<dyn Any + Send>) {
 mod tests {
     use super::*;
 
-    /// Takes no memory, so that leaking it loses none.
+    /// Has no size, so leaking it leaks no memory.
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -105,7 +109,7 @@ mod tests {
         });
         assert_eq!(caught.unwrap_err().downcast_ref(), Some(&1));
         let caught = catch_unwind(|| in_destructor(|| resume_unwind(Box::new(2))));
-        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&2), "not swallowed without need");
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&2), "a first panic is not swallowed");
         drop_payload(Box::new(Bomb));
         let done = core::cell::Cell::new(0);
         let works = (1..4).map(|n| {
@@ -116,7 +120,7 @@ mod tests {
             }
         });
         let caught = catch_unwind(AssertUnwindSafe(|| each_in_destructor(works)));
-        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&1), "the first one goes on");
-        assert_eq!(done.get(), 6, "when all are done");
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&1), "the first panic propagates");
+        assert_eq!(done.get(), 6, "after all work is done");
     }
 }

@@ -1,15 +1,15 @@
-//! A table of atomics that begins as zeros, and of which parts can become zeros again: type-stable memory
-//! that goes back to the system.
+//! A table of atomics that starts as zeros and can return parts to zeros: type-stable memory that goes back to
+//! the system.
 //!
-//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. Where
-//! that table keeps what was pushed for ever, here a *group* of elements is given back as soon as its
-//! owner has no use for it, whoever still looks at it: a late reader finds zeros, and a late write
-//! makes a page of zeros with that write in it. So an element consists of atomics alone, and its owner takes
-//! care that zeros mean "nothing", and that a late access cannot write what it does not find there.
+//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. That table
+//! keeps its elements for ever; here the owner gives back a *group* of elements when it is done with them,
+//! even while other threads still access them. A late reader finds zeros, and a late write makes a new
+//! page of zeros that contains it. So an element consists of atomics alone, and its owner ensures that zeros
+//! mean "nothing" and that a late access writes only over the value that it expects (compare-exchange).
 //!
-//! Elements live in buckets of 1, 2, 4, ... groups, each a mapping of its own, which the system backs page by
-//! page on first touch. Under Miri, under the model checker and on systems other than Linux they live on the
-//! heap: what is given back is cleared there, and keeps its memory.
+//! Elements live in buckets of 1, 2, 4, ... groups. Each bucket is one mapping, which the system backs page by
+//! page on first touch. Under Miri, under the model checker and on systems other than Linux buckets live on the
+//! heap: giving a group back clears it there but keeps its memory.
 //!
 //! Locks: `make` takes the table's own mutex, a leaf. Invariant: a bucket's pointer is stored (Release)
 //! after its memory holds valid elements, and it holds them until the table is dropped.
@@ -30,14 +30,14 @@ use crate::sync::{MODEL, Mutex};
 const HEAP: bool = MODEL || cfg!(miri) || !cfg!(target_os = "linux");
 /// Enough for every u32 index if a group has 16 elements. Fewer under loom, which tracks each pointer.
 const BUCKETS: usize = if MODEL { 3 } else { 28 };
-/// Bytes that a group's are a multiple of, where the system has no larger pages.
+/// A group's size is a multiple of this many bytes, the smallest page of any system.
 const SMALL_PAGE: usize = 4096;
 
-/// What may lie in memory that becomes zeros at any moment.
+/// A type that may live in memory that becomes zeros at any moment.
 ///
 /// # Safety
 /// Zero bytes are a valid value, [`zeroed`](Self::zeroed) makes it, every byte that is not padding lies in an
-/// atomic, and, but under the model checker, there is nothing to drop.
+/// atomic, and, except under the model checker, there is nothing to drop.
 pub unsafe trait Zeroed: Send + Sync {
     /// All zeros.
     fn zeroed() -> Self;
@@ -46,15 +46,15 @@ pub unsafe trait Zeroed: Send + Sync {
     fn zero(&self);
 }
 
-// SAFETY: an atomic number, for which all bytes are valid.
+// SAFETY: an atomic number, for which all byte patterns are valid.
 unsafe impl Zeroed for AtomicU32 {
     fn zeroed() -> Self {
         AtomicU32::new(0)
     }
 
     fn zero(&self) {
-        // Release pairs with the Acquire of who reads the zero, as the system's page tables do where memory
-        // is given back: what was done before that is seen.
+        // Release pairs with the Acquire of a reader of this zero: it sees what was written before. Where memory
+        // is really given back, the system's change of the page tables orders the same.
         self.store(0, Ordering::Release);
     }
 }
@@ -71,7 +71,7 @@ unsafe impl Zeroed for AtomicU64 {
     }
 }
 
-// SAFETY: its elements are such values, and lie side by side.
+// SAFETY: its elements are such values, without bytes in between.
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
     fn zeroed() -> Self {
         core::array::from_fn(|_| T::zeroed())
@@ -82,7 +82,7 @@ unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
     }
 }
 
-// SAFETY: its fields are such values, and what lies between them is padding.
+// SAFETY: its fields are such values, and any bytes between them are padding.
 unsafe impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {
     fn zeroed() -> Self {
         (A::zeroed(), B::zeroed())
@@ -111,7 +111,7 @@ unsafe impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {
 enum Bucket<T> {
     #[cfg(target_os = "linux")]
     Mapped(Mapping),
-    /// Reached through the bucket's pointer alone until it is dropped.
+    /// Accessed only through the bucket's pointer until it is dropped.
     Heap(#[expect(dead_code, reason = "it owns what the pointer leads to")] Vec<T>),
 }
 
@@ -130,7 +130,7 @@ impl<T: Zeroed> Bucket<T> {
             return Self::on_the_heap(count);
         }
         let mapping = Mapping::closed(bytes).and_then(Mapping::opened).ok()?;
-        // Pages of 4096 bytes are counted, and come and go. Huge ones would be neither; they are only denser.
+        // The table counts and releases pages of 4096 bytes, which huge pages would defeat.
         let _ = mapping.allow_huge_pages(false);
         let base = mapping.base().cast().as_ptr();
         Some((Bucket::Mapped(mapping), base))
@@ -142,12 +142,12 @@ impl<T: Zeroed> Bucket<T> {
     }
 }
 
-/// A table of up to 2^32 - 1 elements in groups of `GROUP`, a power of two from 16 on; on a system with
-/// pages larger than 4096 bytes groups are larger by as much. `Send` and `Sync`.
+/// A table of up to 2^32 - 1 elements in groups of `GROUP`, a power of two of at least 16. On a system with pages
+/// larger than 4096 bytes groups are larger by the same factor. `Send` and `Sync`.
 ///
 /// # Panics
-/// At compile time, if a group's bytes are no multiple of 4096 (but under Miri and the model checker), or
-/// if there is something to drop.
+/// At compile time, if a group's size is not a multiple of 4096 bytes (not checked under Miri and the model
+/// checker), or if elements need drop.
 ///
 /// ```
 /// use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -164,19 +164,19 @@ impl<T: Zeroed> Bucket<T> {
 /// ```
 pub struct ZeroedTable<T, const GROUP: usize> {
     buckets: [AtomicPtr<T>; BUCKETS],
-    /// A group has two to the power of this many elements.
+    /// Base-2 logarithm of the elements per group.
     group_bits: u32,
     /// The buckets' memory, in order; a leaf lock.
     grow: Mutex<Vec<Bucket<T>>>,
 }
 
-// SAFETY: the table owns its elements, which are reached through `&T` only, and `Zeroed` is `Send` and `Sync`.
+// SAFETY: the table owns its elements, reachable only through `&T`, and `Zeroed` requires `Send` and `Sync`.
 unsafe impl<T: Zeroed, const GROUP: usize> Send for ZeroedTable<T, GROUP> {}
 // SAFETY: as above.
 unsafe impl<T: Zeroed, const GROUP: usize> Sync for ZeroedTable<T, GROUP> {}
 
 impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
-    /// An empty table. Takes no memory for elements yet.
+    /// An empty table, without memory for elements yet.
     pub fn new() -> Self {
         const {
             assert!(size_of::<T>() > 0 && GROUP.is_power_of_two());
@@ -190,7 +190,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         }
     }
 
-    /// The system's page as a multiple of 4096 bytes.
+    /// The system's page size in units of 4096 bytes.
     #[cfg(target_os = "linux")]
     fn larger_pages() -> usize {
         if HEAP || cfg!(target_arch = "x86_64") {
@@ -205,13 +205,13 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         1
     }
 
-    /// Elements of a group.
+    /// Elements per group.
     #[inline]
     pub fn group(&self) -> usize {
         1 << self.group_bits()
     }
 
-    /// Known when this is compiled where pages have one size: a look-up is short then.
+    /// A compile-time constant on architectures with one page size, which makes look-ups short.
     #[inline]
     fn group_bits(&self) -> u32 {
         if cfg!(target_arch = "x86_64") { const { GROUP.ilog2() } } else { self.group_bits }
@@ -229,31 +229,31 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let (bucket, offset) = self.place(index);
-        // Acquire pairs with the Release of `make`: the bucket's elements are there.
+        // Acquire pairs with the Release of `make`: the bucket's elements are initialised.
         let base = self.buckets.get(bucket)?.load(Ordering::Acquire);
         if base.is_null() {
             return None;
         }
         // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
         let element = unsafe { base.add(offset) };
-        // SAFETY: a bucket with a pointer holds valid elements until the table is dropped (the module's
-        // invariant): they are atomics, shared as `&T` only, and whatever `give_back` makes of their bytes is
-        // a value of them (`Zeroed`).
+        // SAFETY: a bucket with a pointer holds valid elements until the table is dropped (module invariant).
+        // They are atomics, shared only as `&T`, and the zeros that `give_back` leaves are a valid value
+        // (`Zeroed`).
         Some(unsafe { &*element })
     }
 
-    /// Gives the element at `index`, and others beside it, an address, where the system backs it on first
-    /// touch. To be called for the next index at most: buckets are made one after another. May ask the
-    /// system for address space, under the table's own mutex.
+    /// Makes the bucket of the element at `index`, if it does not exist; the system backs the element on first
+    /// touch. Buckets are made in order, so call it for the first index without an element. May map address
+    /// space, under the table's own mutex.
     ///
     /// # Errors
-    /// [`TableError::NoMemory`] if the system refuses it, [`TableError::Full`] for an index that no table
-    /// reaches, or that is buckets away from the last one made.
+    /// [`TableError::NoMemory`] if the system refuses the bucket, [`TableError::Full`] for an index beyond the
+    /// last bucket of any table, or beyond the next bucket to make.
     pub fn make(&self, index: u32) -> Result<(), TableError> {
         let (bucket, _) = self.place(index);
         let full = TableError::Full { limit: index as usize };
         let pointer = self.buckets.get(bucket).ok_or(full)?;
-        // Relaxed: only asked whether it is there.
+        // Relaxed: only tests whether the bucket exists.
         if !pointer.load(Ordering::Relaxed).is_null() {
             return Ok(());
         }
@@ -276,10 +276,10 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         Ok(())
     }
 
-    /// Makes every element of a group zeros and gives its memory back to the system; elements from
-    /// `group * self.group()` on. Whether it did: where the system takes no pages back (they are locked,
-    /// before Linux 5.18), elements are zeros or as they were. False, too, for a group without memory. May
-    /// block in the system: not to be called under a lock.
+    /// Makes every element of a group zeros and returns its memory to the system. Group `g` has the elements from
+    /// `g * self.group()` on. Returns whether it did: if the system refuses (pages are locked, before Linux
+    /// 5.18), elements are zeros or unchanged. Also false for a group without memory. Blocks in the system: do
+    /// not call it under a lock.
     pub fn give_back(&self, group: usize) -> bool {
         let first = group.checked_mul(self.group()).and_then(|first| u32::try_from(first).ok());
         let Some(first) = first.filter(|first| self.get(*first).is_some()) else { return false };
@@ -303,8 +303,8 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         };
         // SAFETY: the group is inside the bucket by `place`.
         let at = unsafe { base.add(offset * size_of::<T>()) };
-        // SAFETY: the bytes are a live bucket's, from the system's page to its page; every one of them is part
-        // of an atomic that zeros are a value of, at any moment (`Zeroed`).
+        // SAFETY: the bytes are whole system pages of a live bucket; each is padding or part of an atomic for
+        // which zeros are a valid value at any moment (`Zeroed`).
         unsafe { mapping::give_back(at, self.group() * size_of::<T>(), locked) }.is_ok()
     }
 
@@ -399,7 +399,7 @@ mod tests {
             let expect = if (2 * group..3 * group).contains(&index) { 0 } else { 7 };
             assert!(holds(table.get(index).unwrap(), expect), "{index}");
         }
-        // It serves again.
+        // The group is usable again.
         fill(table.get(2 * group).unwrap(), 9);
         assert!(holds(table.get(2 * group).unwrap(), 9));
     }
@@ -444,7 +444,7 @@ mod tests {
         reader.join().unwrap();
     }
 
-    /// What the process has of a table's first group.
+    /// Resident pages of a table's first group.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn resident(table: &Table) -> usize {
         use std::os::unix::fs::FileExt;
@@ -477,7 +477,7 @@ mod tests {
         );
         assert!(table.give_back(0));
         assert_eq!(resident(&table), 0);
-        // A look is not a touch that counts: it is of the system's own page of zeros.
+        // A read does not make the page resident: the system maps its shared page of zeros.
         assert!(holds(table.get(5).unwrap(), 0));
     }
 }

@@ -12,12 +12,12 @@ pub(super) fn given_pages_are_used(rig: &Rig<'_>) {
     fill(&fixture, &mut model, pick(50, 10));
     let calls = fixture.pages.calls();
     if rig.uses_pages() {
-        assert!(calls > 0, "objects were stored without a page of the provider: uses_pages()?");
+        assert!(calls > 0, "objects use no page of the provider, but uses_pages() is true");
         let (out, page_size) = (fixture.pages.pages_out(), fixture.pages.page_size());
         let bytes: usize = model.live.iter().map(|(_, mark)| mark.len()).sum();
         assert!(out * page_size >= bytes, "{bytes} bytes of objects in {out} pages of {page_size}");
     } else {
-        assert_eq!(calls, 0, "pages were asked for by a subject whose uses_pages() denies it");
+        assert_eq!(calls, 0, "page requests (left), but uses_pages() is false");
     }
     model.close(fixture);
 }
@@ -58,7 +58,7 @@ pub(super) fn emptied_pool_holds_nothing(rig: &Rig<'_>) {
         fixture.assert_empty();
     }
     model.close(fixture);
-    // A pool that is dropped with objects in it gives its pages back too.
+    // A pool dropped with objects in it returns its pages, too.
     let fixture = rig.fixture();
     let mut model = Model::new(43);
     fill(&fixture, &mut model, pick(200, 10));
@@ -78,10 +78,10 @@ pub(super) fn trim_leaves_objects_alone(rig: &Rig<'_>) {
     let out = fixture.pages.pages_out();
     let trimmed = fixture.pool.trim();
     let after = fixture.pool.stats();
-    assert_eq!(trimmed, before.cached_pages, "pages trimmed (left), of those that were cached");
+    assert_eq!(trimmed, before.cached_pages, "pages trimmed (left) and cached before (right)");
     assert_eq!(after.cached_pages, 0, "cached pages after trim");
     assert_eq!(after.total_pages, before.total_pages, "total_pages after trim (left)");
-    assert!(fixture.pages.pages_out() <= out, "trim took pages");
+    assert!(fixture.pages.pages_out() <= out, "trim allocated pages");
     model.check_all(&fixture);
     model.assert_counts(&fixture);
     while !model.live.is_empty() {
@@ -97,8 +97,8 @@ pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(45);
     let mut rng = Rng::new(45);
-    // Refused, or nothing to win, in an empty pool.
-    assert_eq!(fixture.compact(), 0, "pages won by compacting an empty pool");
+    // In an empty pool compaction is refused or frees nothing.
+    assert_eq!(fixture.compact(), 0, "pages freed by compacting an empty pool");
     for _ in 0..pick(6, 1) {
         fill(&fixture, &mut model, pick(600, 24));
         while model.live.len() > pick(120, 8) {
@@ -110,7 +110,11 @@ pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
         let before = fixture.pool.total_pages();
         let won = fixture.compact();
         let after = fixture.pool.total_pages();
-        assert_eq!(before - after.min(before), won, "from {before} to {after} pages, said (right)");
+        assert_eq!(
+            before - after.min(before),
+            won,
+            "from {before} to {after} pages, returned (right)"
+        );
         for (guard, mark) in guards {
             mark.check(&guard);
         }
@@ -123,7 +127,7 @@ pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
 pub(super) fn migration_keeps_objects(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(46);
-    assert_eq!(fixture.migrate(), Migration::default(), "moved in an empty pool (left)");
+    assert_eq!(fixture.migrate(), Migration::default(), "migration of an empty pool (left)");
     fill(&fixture, &mut model, pick(300, 12));
     for round in 0..pick(6, 2) {
         let read: Vec<_> = model.live.iter().step_by(7).copied().collect();
@@ -139,13 +143,13 @@ pub(super) fn migration_keeps_objects(rig: &Rig<'_>) {
         model.check_all(&fixture);
         model.assert_counts(&fixture);
         if fixture.caps().migration {
-            assert!(done.left > 0, "moved while it was read");
+            assert!(done.left > 0, "zspages moved although their objects were being read");
             let before = at(&fixture);
             let done = fixture.migrate();
-            assert_eq!(done.left, 0, "left (left) though nothing is read");
+            assert_eq!(done.left, 0, "zspages left (left) although nothing is being read");
             assert!(done.zspages > 0 && at(&fixture) != before, "nothing moved");
         }
-        // Nothing is lost when there is no page to move to.
+        // Without a page to move to, nothing is lost.
         fixture.pages.limit_pages(fixture.pages.pages_out());
         if let Err(error) = fixture.pool.migrate() {
             let expected = if fixture.caps().migration {

@@ -1,21 +1,21 @@
-//! Content of the suite's objects: every object tells who it is and how long it must be.
+//! Content of the suite's objects: each object's bytes identify it and its length.
 //!
-//! A [`Mark`] is a number and a length in one word. The content that belongs to it begins with
-//! that word, if there is room, and goes on with noise from a place that the word chooses. So an
-//! object that is shifted, cut, overwritten or taken for another is told by its bytes alone.
+//! A [`Mark`] is a number and a length in one word. Its content begins with that word, if there is room, and
+//! continues with noise from a position that the word chooses. So the bytes alone reveal an object that was
+//! shifted, cut, overwritten or mistaken for another.
 
 use core::fmt;
 use std::sync::OnceLock;
 
 use zpool_base::sync::test_rng::Rng;
 
-/// Room for the length in a mark: objects below 1 MiB.
+/// Bits of the length in a mark: objects are below 1 MiB.
 const LEN_BITS: u32 = 20;
-/// Places in the noise that contents may start at.
+/// Positions in the noise at which contents may start.
 const STARTS: usize = 4096;
 const NOISE: usize = STARTS + 4096;
 
-/// Who an object is: a number, and the length of its content.
+/// Identifies an object: a number and the length of its content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
@@ -40,7 +40,7 @@ impl Mark {
         mixed ^ (mixed >> 29)
     }
 
-    /// The content of the object. Cut from one table, which is quick under Miri too.
+    /// The content of the object. Copied from one table, which is fast even under Miri.
     pub(super) fn content(self) -> Vec<u8> {
         let noise = noise();
         let mut content = Vec::with_capacity(self.len());

@@ -1,6 +1,6 @@
-//! What a check works with: a fresh pool over pages that are counted, and short ways to call it.
+//! The fixture of a check: a fresh pool over counted pages, and helpers that call it.
 //!
-//! The helpers assert what holds for every call, so that a check says only what is special to it.
+//! The helpers assert what holds for every call, so that a check contains only what is specific to it.
 
 use core::sync::atomic::AtomicPtr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use zpool_api::{
 };
 use zpool_pages::FailingPages;
 
-/// Most pages that one object may keep from its provider: a run of the greatest length.
+/// Most pages that one object may keep from its provider: the longest run.
 pub(super) const ONE_OBJECT_PAGES: usize = MAX_RUN_PAGES;
 
 /// Builds fixtures of one subject over one page provider.
@@ -43,7 +43,7 @@ impl<'s> Rig<'s> {
         pages.isolate_all(true);
         let built = self.subject.build(pages.clone());
         if built.is_err() {
-            assert_eq!(pages.pages_out(), 0, "pages kept by a pool that could not be built");
+            assert_eq!(pages.pages_out(), 0, "pages kept by a pool whose build failed");
         }
         Ok(Fixture { pool: built?, pages, uses_pages: self.uses_pages() })
     }
@@ -87,7 +87,7 @@ impl Fixture {
         }
     }
 
-    /// Begins a read and looks at the bytes.
+    /// Begins a read and checks the bytes.
     pub(super) fn read(&self, handle: Handle, mark: Mark) -> ObjRead<'_> {
         match self.pool.obj_read_begin(handle) {
             Ok(object) => {
@@ -121,7 +121,7 @@ impl Fixture {
         assert_invalid(handle, self.pool.free(handle));
     }
 
-    /// Compacts if the pool can, and asserts that it says so otherwise. The pages won.
+    /// Compacts and returns the pages freed; if the pool cannot compact, asserts the refusal.
     pub(super) fn compact(&self) -> usize {
         let result = self.pool.compact();
         if self.caps().compaction {
@@ -132,7 +132,7 @@ impl Fixture {
         }
     }
 
-    /// Moves all that can be moved if the pool can, and asserts that it says so otherwise.
+    /// Migrates everything that can move; if the pool cannot migrate, asserts the refusal.
     pub(super) fn migrate(&self) -> Migration {
         let result = self.pool.migrate();
         if self.caps().migration {
@@ -148,11 +148,11 @@ impl Fixture {
             Err(ZpoolError::Unsupported { backend, operation: said }) => {
                 assert_eq!((backend, said), (self.pool.name(), operation));
             }
-            other => panic!("{operation} is not in caps(), yet gives {other:?}"),
+            other => panic!("{operation} is not in caps(), but returned {other:?}"),
         }
     }
 
-    /// Asserts the counts, and what must hold between the figures. No other thread may be at work.
+    /// Asserts the counts and the relations between the figures. No other thread may use the pool meanwhile.
     pub(super) fn assert_counts(&self, objects: usize, object_bytes: usize) -> ZpoolStats {
         let stats = self.pool.stats();
         assert_eq!(stats.objects, objects, "objects (left) in {stats:?}");
@@ -170,8 +170,7 @@ impl Fixture {
         stats
     }
 
-    /// Asserts that nothing is left in the pool. What guards left, the last call before may not have
-    /// given back yet: `trim` does.
+    /// Asserts that nothing is left in the pool. Calls `trim` first, which frees what the last read guards left.
     pub(super) fn assert_empty(&self) {
         self.pool.trim();
         let stats = self.assert_counts(0, 0);
@@ -186,7 +185,7 @@ impl Fixture {
         assert!(out <= most, "{out} pages out of the provider {when}, expected at most {most}");
     }
 
-    /// Ends a check: the pool is empty, and gives back every page when it is dropped.
+    /// Ends a check: asserts that the pool is empty and returns every page when it is dropped.
     pub(super) fn close(self) {
         self.assert_empty();
         let Fixture { pool, pages, .. } = self;
@@ -199,29 +198,33 @@ impl Fixture {
 pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
     match result {
         Err(ZpoolError::InvalidHandle { handle: said }) => {
-            assert_eq!(said, handle.as_u64(), "InvalidHandle names the handle that was passed");
+            assert_eq!(
+                said,
+                handle.as_u64(),
+                "InvalidHandle (left) must name the handle that was passed"
+            );
         }
         Err(error) => {
             panic!("{handle:?} names no live object; expected InvalidHandle, got {error}")
         }
-        Ok(_) => panic!("{handle:?} names no live object, yet was accepted"),
+        Ok(_) => panic!("{handle:?} names no live object, but was accepted"),
     }
 }
 
-/// Forgets a guard, as `mem::forget` does, but leaves a pointer to it where leak checkers look:
-/// what the guard owns is lost on purpose and should not be reported.
+/// Forgets a guard as `mem::forget` does, but keeps a pointer to it in a static: the leak is intended, and leak
+/// checkers should not report it.
 pub(super) fn forget<T>(guard: T) {
     static FORGOTTEN: Mutex<Vec<AtomicPtr<()>>> = Mutex::new(Vec::new());
     let guard = Box::into_raw(Box::new(guard));
     lock(&FORGOTTEN).push(AtomicPtr::new(guard.cast()));
 }
 
-/// Locks; a panic elsewhere is reported where it happened, not here.
+/// Locks, even after a panic elsewhere, which is reported where it happened.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs jobs on a thread each; a panic in one of them is this call's.
+/// Runs each job on its own thread, and propagates a panic of any of them.
 pub(super) fn together<'a>(jobs: Vec<Box<dyn FnOnce() + Send + 'a>>) {
     std::thread::scope(|scope| {
         let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();

@@ -1,4 +1,4 @@
-//! Handles: any number is safe to pass, and names the object it was given for or none.
+//! Handles: any number is safe to pass, and names the object it was given out for or none.
 
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
         stale.push(handle);
     }
     fixture.assert_pages_at_most(64, "after one object's space was reused many times");
-    // With an object in the space again, none of the old names may fit it.
+    // With an object in the space again, none of the old handles may match it.
     model.store(&fixture, size);
     for handle in stale {
         fixture.assert_gone(handle);
@@ -53,7 +53,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
     model.close(fixture);
 }
 
-/// Numbers that were never given out, or if they were, by the likeliest accident.
+/// Made-up numbers, most of them close to live handles; a few may be live handles by accident.
 fn made_up(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Vec<Handle> {
     let tag = fixture.pool.tag();
     let with_tag = |bits: u64| Handle::new(tag, BackendBits::truncate(bits)).as_u64();

@@ -1,4 +1,4 @@
-//! A test suite that any backend can run: what [`Zpool`] promises, one check for each promise.
+//! A test suite for backends: one check for each promise of [`Zpool`].
 //!
 //! ```no_run
 //! // In a backend's tests/conformance.rs:
@@ -9,18 +9,17 @@
 //! # fn main() {}
 //! ```
 //!
-//! makes one `#[test]` of every check, so that a failure has a name. [`all`] runs them one after
-//! another. Both come from the one list `__conformance_list!`. Each check builds fresh pools over
-//! each of [`Subject::providers`]; the pages of a pool are counted, and made to fail, by a
-//! [`FailingPages`](zpool_pages::FailingPages) around them.
+//! makes each check a `#[test]`, so that a failure has a name. [`all`] runs them one after another. The
+//! list `__conformance_list!` defines both. Each check builds fresh pools over each of
+//! [`Subject::providers`], wrapped in a [`FailingPages`](zpool_pages::FailingPages) that counts pages and
+//! makes requests fail.
 //!
-//! A check that fails panics, and says which promise was broken by which value: it is a test. A
-//! backend that deadlocks, that waits for a guard to be dropped, or whose reclaim has no end, hangs
-//! its check. Checks of a capability that [`Zpool::caps`] does not claim ask only that the call is
-//! refused.
+//! A failing check panics with the broken promise and the offending value. If a backend deadlocks, waits for
+//! a guard to be dropped or never ends a reclaim, its check hangs. For a capability that [`Zpool::caps`] does
+//! not claim, the checks only require that the call is refused.
 //!
-//! Everything random is seeded by constants. Under Miri the same checks run over boundary sizes
-//! and short sequences; a whole run takes seconds natively and less than a minute there.
+//! All random sequences are seeded by constants. Under Miri the same checks run over boundary sizes and short
+//! sequences. A whole run takes seconds natively and less than a minute under Miri.
 
 #![allow(
     clippy::panic,
@@ -52,35 +51,36 @@ use fixture::Rig;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
 use zpool_pages::HeapPages;
 
-/// What the suite needs to know to test a backend. [`subject`] makes one of a closure.
+/// What the suite needs to test a backend. [`subject`] makes one from a closure.
 pub trait Subject {
     /// The name that failures begin with.
     fn name(&self) -> &str;
 
-    /// Builds an empty pool over `pages`. A backend that takes no pages may ignore them, if
-    /// [`Subject::uses_pages`] says so.
+    /// Builds an empty pool over `pages`. A backend may ignore them if its [`Subject::uses_pages`] is false.
+    ///
+    /// # Errors
+    /// The constructor's. The suite expects them only when a page request fails.
     fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError>;
 
-    /// Whether the pool's objects live in the provider's pages. The suite holds it to the answer.
+    /// Whether the pool's objects live in the provider's pages. The suite checks the answer.
     fn uses_pages(&self) -> bool {
         true
     }
 
-    /// The page providers to run each check over, with the names that failures give them. Asked
-    /// for once a check.
+    /// The page providers to run each check over, with the names to use in failures. Called once per check.
     ///
-    /// [`default_providers`] unless overridden, for other page sizes say.
+    /// Default: [`default_providers`]. Override it for other page sizes, for instance.
     fn providers(&self) -> Vec<(String, Arc<dyn PageProvider>)> {
         default_providers()
     }
 }
 
-/// [`HeapPages`] with pages of 4096 bytes and, on Linux outside of Miri, `MmapPages` with the
-/// system's pages.
+/// [`HeapPages`] with pages of 4096 bytes and, on Linux outside of Miri, `MmapPages` with the system's page
+/// size.
 pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     let heap: Arc<dyn PageProvider> = Arc::new(HeapPages::new());
     let providers = vec![("HeapPages".to_owned(), heap)];
-    // Miri knows no mmap of the kind that is needed.
+    // Miri does not support the mmap that it needs.
     #[cfg(all(target_os = "linux", not(miri)))]
     let providers = {
         let mut providers = providers;
@@ -90,13 +90,21 @@ pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     providers
 }
 
-/// A backend given as a name and a constructor; made by [`subject`].
+/// A backend as a name and a constructor; made by [`subject`].
 pub struct Named<F> {
     name: String,
     build: F,
 }
 
-/// A [`Subject`] of a name and a closure that builds a pool over the pages it is given.
+/// A [`Subject`] from a name and a closure that builds a pool over the pages it gets.
+///
+/// ```
+/// use zpool_api::ZpoolError;
+/// use zpool_conformance::{Subject, subject};
+///
+/// let broken = subject("broken", |_pages| Err(ZpoolError::EmptyObject));
+/// assert_eq!(broken.name(), "broken");
+/// ```
 pub fn subject<F>(name: &str, build: F) -> Named<F>
 where
     F: Fn(Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError>,
@@ -127,9 +135,9 @@ impl<F> fmt::Debug for Named<F> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Check {
-    /// The check's name, which is its function's.
+    /// The check's name, that of its function.
     pub name: &'static str,
-    /// What it holds a backend to, in words.
+    /// The promise that it checks, in words.
     pub promise: &'static str,
     /// Runs it; panics if the promise is broken.
     pub run: fn(&dyn Subject),
@@ -138,14 +146,21 @@ pub struct Check {
 /// Runs every check in order.
 ///
 /// # Panics
-/// At the first broken promise, with the subject's and the check's names and what was wrong.
+/// At the first broken promise; the message names the subject, the check and the fault.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use zpool_api::{PageProvider, Zpool, ZpoolError};
+/// # fn new_pool(_: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> { unreachable!() }
+/// zpool_conformance::all(&zpool_conformance::subject("mine", new_pool));
+/// ```
 pub fn all(subject: &dyn Subject) {
     for check in CHECKS {
         (check.run)(subject);
     }
 }
 
-/// Makes a public function and an entry of [`CHECKS`] of every line of the list.
+/// Makes a public function and an entry of [`CHECKS`] from every line of the list.
 macro_rules! define_checks {
     ($( $theme:ident { $( #[doc = $promise:literal] $check:ident, )* } )*) => {
         $( $(
@@ -171,7 +186,7 @@ macro_rules! define_checks {
 
 crate::__conformance_list!(define_checks);
 
-/// Runs one check over every provider, and puts the names before what it says on failure.
+/// Runs one check over every provider, and prefixes its failure with the names.
 fn run(subject: &dyn Subject, check: &str, body: fn(&Rig<'_>)) {
     for (provider, pages) in subject.providers() {
         let rig = Rig::new(subject, pages);
@@ -182,7 +197,7 @@ fn run(subject: &dyn Subject, check: &str, body: fn(&Rig<'_>)) {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")

@@ -1,4 +1,4 @@
-//! All calls in random order on one thread, checked against a map.
+//! All calls in random order on one thread, checked against a model.
 
 use super::fixture::Rig;
 use super::model::{Model, any_size, begin};
@@ -16,7 +16,7 @@ fn one_sequence(rig: &Rig<'_>, seed: u64) {
     let mut rng = Rng::new(50 + seed);
     let mut model = Model::new(50_000);
     let mut kept = Vec::new();
-    // How many objects the pool should hold; moved now and then, so that it grows and empties.
+    // How many objects the pool should hold; changed now and then, so that it grows and shrinks.
     let mut aim = 100;
     for step in 0..pick(4000, 120) {
         if step % 100 == 0 {
@@ -66,7 +66,7 @@ fn one_sequence(rig: &Rig<'_>, seed: u64) {
         }
         model.assert_counts(&fixture);
         let parked = fixture.pool.stats().parked_objects;
-        assert!(parked <= kept.len(), "{parked} objects parked, with {} guards", kept.len());
+        assert!(parked <= kept.len(), "{parked} objects parked, but only {} guards", kept.len());
         if step % 64 == 0 {
             for (guard, mark) in &kept {
                 mark.check(guard);

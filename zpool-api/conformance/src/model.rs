@@ -1,7 +1,7 @@
-//! A map of what a pool should hold, kept beside it.
+//! A model of what a pool should hold.
 //!
-//! The model makes the objects' sizes and contents, and asserts with each call that handles are
-//! never given twice and that the pool's counts are the model's.
+//! The model makes the objects' sizes and contents. It asserts that no handle is given out twice and that the
+//! pool's counts equal its own.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::fixture::{Fixture, assert_invalid};
 use zpool_api::{Handle, ObjWrite, Zpool};
 use zpool_base::sync::test_rng::Rng;
 
-/// Objects that are alive, and every handle that was ever given.
+/// The live objects, and every handle ever given out.
 pub(super) struct Model {
     pub(super) live: Vec<(Handle, Mark)>,
     given: BTreeSet<Handle>,
@@ -38,27 +38,27 @@ impl Model {
         (handle, mark)
     }
 
-    /// Notes an object that was stored.
+    /// Records a stored object.
     pub(super) fn add(&mut self, handle: Handle, mark: Mark) {
-        assert!(self.given.insert(handle), "{handle:?} was given for a second object, {mark:?}");
+        assert!(self.given.insert(handle), "{handle:?} was given out again, for {mark:?}");
         self.live.push((handle, mark));
         self.bytes += mark.len();
     }
 
-    /// Notes that a live object is gone.
+    /// Records that a live object is gone.
     pub(super) fn remove(&mut self, index: usize) -> (Handle, Mark) {
         let (handle, mark) = self.live.swap_remove(index);
         self.bytes -= mark.len();
         (handle, mark)
     }
 
-    /// Notes that the object of a handle is gone, if it was alive.
+    /// Records that the object of a handle is gone, if it was alive.
     pub(super) fn remove_handle(&mut self, handle: Handle) -> Option<Mark> {
         let index = self.live.iter().position(|(live, _)| *live == handle)?;
         Some(self.remove(index).1)
     }
 
-    /// Frees a live object; its handle is invalid afterwards.
+    /// Frees a live object and asserts that its handle is invalid afterwards.
     pub(super) fn free(&mut self, fixture: &Fixture, index: usize) -> (Handle, Mark) {
         let (handle, mark) = self.remove(index);
         fixture.free(handle);
@@ -66,7 +66,7 @@ impl Model {
         (handle, mark)
     }
 
-    /// Asserts that the pool counts what the model counts.
+    /// Asserts that the pool's counts equal the model's.
     pub(super) fn assert_counts(&self, fixture: &Fixture) {
         fixture.assert_counts(self.live.len(), self.bytes);
     }
@@ -86,7 +86,7 @@ impl Model {
     }
 }
 
-/// A size as stores have them: mostly small, some large, some at the limits.
+/// A random size: often small, some large, some at the limits.
 pub(super) fn any_size(rng: &mut Rng, max: usize) -> usize {
     let size = match rng.below(8) {
         0..=2 => 1 + rng.below(max.min(256)),
@@ -97,7 +97,7 @@ pub(super) fn any_size(rng: &mut Rng, max: usize) -> usize {
     size.clamp(1, max)
 }
 
-/// Fills a pool with `count` objects of any size.
+/// Stores `count` objects of random sizes.
 pub(super) fn fill(fixture: &Fixture, model: &mut Model, count: usize) {
     let mut rng = Rng::new(count as u64);
     for _ in 0..count {

@@ -1,5 +1,5 @@
-//! Read guards: their bytes neither move nor change, nobody waits for them, and they cost their
-//! own object only.
+//! Read guards: their bytes neither move nor change, nobody waits for them, and they cost only their own
+//! object.
 
 use std::cell::Cell;
 use std::sync::mpsc;
@@ -13,10 +13,10 @@ use zpool_api::{Evicted, Handle, ObjRead, ZpoolError};
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::sync::test_rng::Rng;
 
-/// Guards that an object can have at the least; a backend may refuse more.
+/// Guards that every object must be able to have; a backend may refuse more.
 const READERS_AT_LEAST: usize = 64;
 
-/// Stores and frees at random until `model` has seen `steps` of it, then compacts.
+/// Stores and frees at random for `steps` steps, then migrates and compacts.
 fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
     for _ in 0..steps {
         if model.live.len() > 20 || (!model.live.is_empty() && rng.below(2) == 0) {
@@ -30,12 +30,12 @@ fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
     fixture.compact();
 }
 
-/// Asserts how many objects were freed and are read still. Where objects have memory of their own,
-/// no space of the pool waits for the readers, and none need be counted.
+/// Asserts the number of freed objects that are still being read. A backend that keeps each object in its own
+/// allocation has no space that waits for readers, and need not count any.
 fn assert_parked(fixture: &Fixture, expected: usize) {
     let parked = fixture.pool.stats().parked_objects;
     if fixture.uses_pages || parked > expected {
-        assert_eq!(parked, expected, "parked_objects (left), by what was freed under its readers");
+        assert_eq!(parked, expected, "parked_objects (left), and objects freed during reads");
     }
 }
 
@@ -45,7 +45,6 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
     let max = fixture.max();
     let mut most = 0;
     for round in 0..pick(120, 5) {
-        // Every size twice in a row, so that a free followed by a store aims at the same space.
         let size = [max, max / 2, 64, 1, max / 3][round % 5].clamp(1, max);
         let (handle, mark) = model.store(&fixture, size);
         let guards = [fixture.read(handle, mark), fixture.read(handle, mark)];
@@ -53,7 +52,7 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
         fixture.free(handle);
         assert_parked(&fixture, 1);
         fixture.assert_gone(handle);
-        // What would use the space, if it were free.
+        // Objects of the same size, which would take the space if it were free.
         let others: Vec<_> = (0..pick(40, 4)).map(|_| model.store(&fixture, size)).collect();
         fill(&fixture, &mut model, pick(20, 2));
         fixture.compact();
@@ -75,7 +74,7 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
         if round < 5 {
             most = most.max(out);
         } else {
-            assert!(out <= most, "{out} pages out, {most} when the same was done before");
+            assert!(out <= most, "{out} pages out, but only {most} after the same calls before");
         }
     }
     model.close(fixture);
@@ -83,7 +82,7 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
 
 pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
     let max = rig.fixture().max();
-    // The neighbour is freed unread, or while it has a reader of its own.
+    // The neighbour is freed without a reader, or during its own read.
     let cases = [(false, max / 2), (true, max / 2), (true, 40), (false, max / 3)];
     for (own_reader, size) in cases.into_iter().take(pick(4, 2)) {
         let fixture = rig.fixture();
@@ -101,7 +100,7 @@ pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
                     (handle, mark, own)
                 })
                 .collect();
-            // The next guard before the last one is dropped: there is always a reader.
+            // Takes the next guard before dropping the last: the object always has a reader.
             let next = fixture.read(read, read_mark);
             for (handle, mark, own) in neighbours {
                 fixture.check(handle, mark);
@@ -114,8 +113,8 @@ pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
             drop(core::mem::replace(&mut guard, next));
             read_mark.check(&guard);
             let parked = fixture.pool.stats().parked_objects;
-            // Those of this cycle wait for a guard that still lives; a few cycles' are allowed.
-            assert!(parked <= 16, "{parked} parked objects, though all readers changed since");
+            // Those of this cycle may wait for a guard that still lives; a few cycles' worth is allowed.
+            assert!(parked <= 16, "{parked} parked objects, although all their readers have ended");
             if cycle < 4 {
                 first = first.max(fixture.pool.total_pages());
                 first_out = first_out.max(fixture.pages.pages_out());
@@ -143,7 +142,7 @@ pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
             match fixture.pool.obj_read_begin(handle) {
                 Ok(guard) => guards.push(guard),
                 Err(ZpoolError::TooManyReaders { .. }) if guards.len() >= READERS_AT_LEAST => {
-                    // At the limit: one less, and one more is possible.
+                    // At the limit: after dropping one guard, one more is possible.
                     guards.pop();
                     guards.push(fixture.read(handle, mark));
                     break;
@@ -151,7 +150,7 @@ pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
                 Err(error) => panic!("reader {} was refused: {error}", guards.len() + 1),
             }
         }
-        // Another object's readers are not counted here.
+        // The limit is per object: another object can be read.
         let (other, other_mark) = model.live[0];
         fixture.check(other, other_mark);
         if freed_meanwhile {
@@ -185,7 +184,7 @@ pub(super) fn guards_end_on_another_thread(rig: &Rig<'_>) {
     for _ in 0..pick(20, 2) {
         fill(&fixture, &mut model, pick(24, 6));
         let guards: Vec<_> = model.live.iter().map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
-        // Half of the objects are freed under their guards, so that some guards are the last.
+        // Half of the objects are freed under their guards, so that some guards end last.
         for _ in 0..model.live.len() / 2 {
             let index = rng.below(model.live.len());
             model.free(&fixture, index);
@@ -229,17 +228,17 @@ pub(super) fn guards_are_held_across_a_wait(rig: &Rig<'_>) {
         let holder = scope.spawn(move || {
             let guards: Vec<_> = held.iter().map(|(h, m)| (fixture_ref.read(*h, *m), m)).collect();
             let _ = ready.send(());
-            // Ends with an error if the other side panicked; either way the guards were held.
+            // An error if the other side panicked; either way the guards were held.
             let _ = may_go.recv();
             for (guard, mark) in guards {
                 mark.check(&guard);
             }
         });
-        // Fails if the holder panicked, which the join below reports.
+        // An error if the holder panicked, which the join below reports.
         if is_ready.recv().is_ok() {
             for handle in &held_handles {
                 model.remove_handle(*handle);
-                // One object stays: its guard is an ordinary one.
+                // One object stays live under its guard.
                 if *handle == held_handles[2] {
                     continue;
                 }
@@ -251,12 +250,16 @@ pub(super) fn guards_are_held_across_a_wait(rig: &Rig<'_>) {
             if fixture.caps().reclaim {
                 let room = Cell::new(fixture.pool.stats().objects);
                 let refuse = |_: Handle, _: ObjRead<'_>| {
-                    assert!(room.get() > 0, "more objects were offered than there are");
+                    assert!(room.get() > 0, "more objects were offered than the pool holds");
                     room.set(room.get() - 1);
                     Evicted::Keep
                 };
                 let count = fixture.pool.reclaim(4, &refuse);
-                assert_eq!(count, Ok(0), "reclaim that is refused, beside waiting readers");
+                assert_eq!(
+                    count,
+                    Ok(0),
+                    "reclaim that keeps every object, with waiting readers (left)"
+                );
             }
             fixture.pool.trim();
         }
@@ -275,15 +278,15 @@ pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
         let objects: Vec<_> =
             (0..pick(24, 4)).map(|_| model.store(&fixture, size.max(1))).collect();
         let guards: Vec<_> = objects.iter().map(|(h, m)| fixture.read(*h, *m)).collect();
-        // All but the first are freed: their guards are the last that keeps them.
+        // All but the first are freed: only their guards keep them.
         for (handle, _) in &objects[1..] {
             model.remove_handle(*handle);
             fixture.free(*handle);
         }
         let before = (fixture.pages.calls(), fixture.pages.pages_out());
         {
-            // Debug builds panic if the pool takes a lock that does not rank further in, or if it or
-            // its provider declares a call that may block.
+            // Debug builds panic if the pool takes a lock that is not further in, or if it or its provider makes
+            // a call that may block.
             let _entry = lockdep::acquire(Rank::Entry);
             let (live, mark) = objects[0];
             fixture.check(live, mark);
@@ -297,9 +300,12 @@ pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
             }
         }
         let after = (fixture.pages.calls(), fixture.pages.pages_out());
-        assert_eq!(after, before, "page requests, and pages out, after reads ended (left)");
+        assert_eq!(
+            after, before,
+            "page requests and pages out after the reads ended (left), and before"
+        );
         assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
-        // What they left goes with the next call that may block.
+        // The next call that may block frees what they left.
         fixture.free(objects[0].0);
         model.remove_handle(objects[0].0);
         fixture.assert_empty();
@@ -316,14 +322,14 @@ pub(super) fn forgotten_guard_costs_its_object_only(rig: &Rig<'_>) {
     forget(fixture.read(handle, mark));
     fill(&fixture, &mut model, pick(60, 4));
     churn(&fixture, &mut model, &mut rng, pick(400, 16));
-    // It was not necessarily the object that churn left alive.
+    // `churn` may have freed it already.
     if model.remove_handle(handle).is_some() {
         fixture.check(handle, mark);
         fixture.free(handle);
     }
     assert_invalid(handle, fixture.pool.obj_read_begin(handle));
     model.check_all(&fixture);
-    // Its neighbours' space is used again and again, and does not run out.
+    // Its neighbours' space can be reused again and again.
     for _ in 0..pick(100, 3) {
         fill(&fixture, &mut model, 8);
         while !model.live.is_empty() {
@@ -337,7 +343,10 @@ pub(super) fn forgotten_guard_costs_its_object_only(rig: &Rig<'_>) {
     let Fixture { pool, pages, .. } = fixture;
     drop(pool);
     let out = pages.pages_out();
-    assert!(out <= ONE_OBJECT_PAGES, "{out} pages kept after the pool, by one forgotten guard");
+    assert!(
+        out <= ONE_OBJECT_PAGES,
+        "{out} pages kept after the pool was dropped with one forgotten guard"
+    );
 }
 
 pub(super) fn owned_guard_outlives_the_pool(rig: &Rig<'_>) {
@@ -361,12 +370,12 @@ pub(super) fn owned_guard_outlives_the_pool(rig: &Rig<'_>) {
         let Fixture { pool, pages, .. } = fixture;
         drop(pool);
         if uses_pages {
-            assert!(pages.pages_out() > 0, "the pool went before its last guard");
+            assert!(pages.pages_out() > 0, "the pool was dropped before its last guard");
         }
         together(vec![Box::new(|| {
             for guard in guards {
                 mark.check(&guard);
-                // The pool is still whole: all that was alive is.
+                // The pool is still intact: every live object can be read.
                 for (live, live_mark) in &model.live {
                     let read = guard.pool().obj_read_begin(*live).expect("a live object");
                     live_mark.check(&read);

@@ -1,4 +1,4 @@
-//! Reclaim: the oldest pages go first, only as told, and the callback may do what it likes.
+//! Reclaim: the oldest pages go first, only evicted objects go, and the callback may call anything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -14,13 +14,13 @@ use super::threads::AtWork;
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
 use zpool_base::sync::test_rng::Rng;
 
-/// Reclaims by a pool that can, and gives the pages freed.
+/// Reclaims in a pool that can; returns the pages freed.
 fn reclaim(fixture: &Fixture, target: usize, evict: &dyn Evict) -> usize {
     let result = fixture.pool.reclaim(target, evict);
     result.unwrap_or_else(|error| panic!("reclaim of {target} pages failed: {error}"))
 }
 
-/// A model that the callbacks of a reclaim look objects up in.
+/// A model that the callbacks of a reclaim check objects against.
 struct Offered {
     model: RefCell<Model>,
     /// Handles offered in this call, in order.
@@ -32,11 +32,11 @@ impl Offered {
         Offered { model: RefCell::new(model), order: RefCell::default() }
     }
 
-    /// To be called first by a callback: the object must be alive, itself, and new in this call.
+    /// A callback calls it first: asserts that the object is live, has its own bytes, and is offered once.
     fn look(&self, handle: Handle, object: &ObjRead<'_>) -> Mark {
         let model = self.model.borrow();
         let found = model.live.iter().find(|(live, _)| *live == handle);
-        let Some((_, mark)) = found else { panic!("{handle:?} was offered, but is not alive") };
+        let Some((_, mark)) = found else { panic!("{handle:?} was offered, but is not live") };
         mark.check(object);
         let mut order = self.order.borrow_mut();
         assert!(!order.contains(&handle), "{mark:?} was offered twice by one reclaim");
@@ -44,7 +44,7 @@ impl Offered {
         *mark
     }
 
-    /// Notes that an object is given up.
+    /// Records that an object is evicted.
     fn evict(&self, handle: Handle) -> Evicted {
         self.model.borrow_mut().remove_handle(handle);
         Evicted::Evicted
@@ -55,7 +55,7 @@ impl Offered {
         self.model.borrow_mut().store(fixture, len).0
     }
 
-    /// After a reclaim: everything is where the callbacks left it, given-up handles are invalid.
+    /// After a reclaim: asserts that kept objects are unchanged and evicted handles are invalid.
     fn settle(&self, fixture: &Fixture) {
         let model = self.model.borrow();
         model.assert_counts(fixture);
@@ -67,10 +67,10 @@ impl Offered {
         }
     }
 
-    /// Reclaims all that is left, which must leave nothing, and ends the fixture.
+    /// Reclaims everything, asserts that nothing is left, and ends the fixture.
     fn close(self, fixture: Fixture) {
         self.settle(&fixture);
-        // What guards left is not reclaim's to count.
+        // Frees what read guards left first, as reclaim does not count it.
         fixture.pool.trim();
         let (before, counted) = (fixture.pool.total_pages(), fixture.pool.stats().reclaimed_pages);
         let freed = reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
@@ -79,15 +79,18 @@ impl Offered {
         });
         self.settle(&fixture);
         let left = self.model.borrow().live.len();
-        assert_eq!(left, 0, "objects never offered (left) by a reclaim that nobody hindered");
-        assert_eq!(freed, before, "pages freed by reclaiming everything (left), of so many");
+        assert_eq!(left, 0, "objects (left) never offered by a reclaim without readers");
+        assert_eq!(
+            freed, before,
+            "pages freed by reclaiming everything (left), and total_pages before"
+        );
         let counted = fixture.pool.stats().reclaimed_pages - counted;
         assert_eq!(counted, freed as u64, "pages added to reclaimed_pages (left)");
         fixture.close();
     }
 }
 
-/// A pool with `count` objects of any size, if it can reclaim.
+/// A pool with `count` objects of random sizes, if it can reclaim.
 fn filled(rig: &Rig<'_>, count: usize) -> Option<(Fixture, Offered)> {
     let fixture = rig.reclaiming_fixture()?;
     let mut model = Model::new(100);
@@ -110,7 +113,11 @@ pub(super) fn reclaim_of_an_empty_pool(rig: &Rig<'_>) {
         return model.close(fixture);
     }
     for target in [0, 1, usize::MAX] {
-        assert_eq!(reclaim(&fixture, target, &nothing), 0, "pages of a pool never used");
+        assert_eq!(
+            reclaim(&fixture, target, &nothing),
+            0,
+            "pages freed by a pool never used (left)"
+        );
     }
     let mut model = Model::new(102);
     fill(&fixture, &mut model, pick(50, 5));
@@ -118,7 +125,7 @@ pub(super) fn reclaim_of_an_empty_pool(rig: &Rig<'_>) {
         model.free(&fixture, 0);
     }
     for target in [0, 1, usize::MAX] {
-        assert_eq!(reclaim(&fixture, target, &nothing), 0, "pages of an emptied pool");
+        assert_eq!(reclaim(&fixture, target, &nothing), 0, "pages freed by an emptied pool (left)");
     }
     fixture.close();
 }
@@ -130,19 +137,27 @@ pub(super) fn reclaim_that_is_refused_changes_nothing(rig: &Rig<'_>) {
         offered.look(handle, &object);
         Evicted::Keep
     };
-    assert_eq!(reclaim(&fixture, 0, &keep), 0, "pages freed of 0 asked for");
+    assert_eq!(reclaim(&fixture, 0, &keep), 0, "pages freed (left) for target 0");
     assert_eq!(offered.order.borrow().len(), 0, "objects offered for 0 pages");
     for target in [1, 5, usize::MAX, usize::MAX] {
-        assert_eq!(reclaim(&fixture, target, &keep), 0, "pages freed though all was refused");
+        assert_eq!(
+            reclaim(&fixture, target, &keep),
+            0,
+            "pages freed (left), but every object was kept"
+        );
         let seen = offered.order.borrow().len();
         assert!(
             seen * ONE_OBJECT_PAGES >= pages,
-            "only {seen} objects were offered of {pages} pages, though every page was refused"
+            "only {seen} objects of {pages} pages were offered, but every object was kept"
         );
         assert_eq!(fixture.pool.total_pages(), pages, "total_pages after a refused reclaim");
         offered.settle(&fixture);
     }
-    assert_eq!(fixture.pool.stats().reclaimed_pages, 0, "reclaimed_pages, all refused");
+    assert_eq!(
+        fixture.pool.stats().reclaimed_pages,
+        0,
+        "reclaimed_pages (left), but every object was kept"
+    );
     offered.close(fixture);
 }
 
@@ -151,13 +166,13 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
     let mut model = Model::new(103);
     let max = fixture.max();
     let mut ages: Vec<_> = (0..12).map(|_| model.store(&fixture, max).0).collect();
-    // Holes are filled by the youngest.
+    // The youngest objects fill the holes.
     for index in [7, 3, 0] {
         model.remove_handle(ages[index]);
         fixture.free(ages.remove(index));
     }
     ages.extend((0..4).map(|_| model.store(&fixture, max).0));
-    // Reading makes nothing younger.
+    // Reading an object does not make it younger.
     model.check_all(&fixture);
     let offered = Offered::new(model);
     // Only objects that cannot share a page have an order that every backend must agree on.
@@ -166,9 +181,9 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
         offered.look(handle, &object);
         offered.evict(handle)
     });
-    assert!(freed >= 3, "{freed} pages freed of 3 asked for");
+    assert!(freed >= 3, "{freed} pages freed for target 3");
     if alone {
-        assert_eq!(*offered.order.borrow(), ages[..3], "offered (left), against the oldest three");
+        assert_eq!(*offered.order.borrow(), ages[..3], "offered (left), and the oldest three");
     }
     offered.settle(&fixture);
     reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
@@ -176,7 +191,7 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
         offered.evict(handle)
     });
     if alone {
-        assert_eq!(*offered.order.borrow(), ages[3..], "offered (left), against age");
+        assert_eq!(*offered.order.borrow(), ages[3..], "offered (left), and the rest by age");
     }
     offered.close(fixture);
 }
@@ -188,7 +203,7 @@ pub(super) fn reclaim_frees_what_is_given_up(rig: &Rig<'_>) {
     for round in 0.. {
         let before = fixture.pool.total_pages();
         let target = 1 + rng.below(5);
-        // Every third round some are kept, so that a page may be left with one of its objects.
+        // Every third round keeps some, so that a page may stay with one of its objects.
         let picky = round % 3 == 2;
         let answers = RefCell::new(Rng::new(round));
         let freed = reclaim(&fixture, target, &|handle: Handle, object: ObjRead<'_>| {
@@ -203,18 +218,21 @@ pub(super) fn reclaim_frees_what_is_given_up(rig: &Rig<'_>) {
         assert_eq!(
             before - after.min(before),
             freed,
-            "from {before} to {after} pages, said (right)"
+            "from {before} to {after} pages, returned (right)"
         );
-        assert!(
-            freed < target + ONE_OBJECT_PAGES,
-            "{freed} pages freed, though {target} were asked for"
-        );
+        assert!(freed < target + ONE_OBJECT_PAGES, "{freed} pages freed for target {target}");
         if !picky {
             let least = target.min(before);
-            assert!(freed >= least, "{freed} pages freed of {target} asked for, {before} held");
+            assert!(
+                freed >= least,
+                "{freed} pages freed for target {target}, but the pool held {before}"
+            );
         }
         let reclaimed = fixture.pool.stats().reclaimed_pages;
-        assert_eq!(reclaimed, sum as u64, "reclaimed_pages (left), by what reclaim returned");
+        assert_eq!(
+            reclaimed, sum as u64,
+            "reclaimed_pages (left), and the sum that reclaim returned"
+        );
         offered.settle(&fixture);
         if offered.model.borrow().live.is_empty() {
             break;
@@ -231,8 +249,8 @@ pub(super) fn evict_may_free_the_object(rig: &Rig<'_>) {
             let mark = offered.look(handle, &object);
             offered.evict(handle);
             fixture.free(handle);
-            // A successor in the same space, if the backend reuses it at once: the answer that
-            // follows is not about it. Not without end, or reclaim could have none.
+            // A successor in the same space, if the backend reuses it at once; the answer below does not
+            // concern it. A bounded number, so that reclaim can end.
             if room.get() > 0 {
                 room.set(room.get() - 1);
                 drop(object);
@@ -251,7 +269,7 @@ pub(super) fn evict_may_free_others(rig: &Rig<'_>) {
     reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
         offered.look(handle, &object);
         let mut rng = rng.borrow_mut();
-        // The one stored just before or after is the likeliest to share its page.
+        // The object stored just before or after is the likeliest to share its page.
         for _ in 0..rng.below(3) {
             let mut model = offered.model.borrow_mut();
             let here = model.live.iter().position(|(live, _)| *live == handle);
@@ -291,7 +309,7 @@ pub(super) fn evict_may_allocate(rig: &Rig<'_>) {
 }
 
 pub(super) fn reclaim_offers_nothing_that_callbacks_store(rig: &Rig<'_>) {
-    // A successor, stored while the object is there or in its place, is given up or kept next time.
+    // The callback stores a successor while the object exists, or in its place, with or without readers.
     for (in_its_place, read) in [(false, false), (true, false), (true, true)] {
         let Some((fixture, offered)) = filled(rig, pick(80, 8)) else { return };
         let live = offered.model.borrow().live.clone();
@@ -329,16 +347,16 @@ pub(super) fn evict_may_reclaim(rig: &Rig<'_>) {
             inner_offers.set(inner_offers.get() + 1);
             let model = offered.model.borrow();
             let found = model.live.iter().find(|(live, _)| *live == inner);
-            let found = found.unwrap_or_else(|| panic!("{inner:?} offered, but is not alive"));
+            let found = found.unwrap_or_else(|| panic!("{inner:?} was offered, but is not live"));
             found.1.check(&object);
             let offers = inner_offers.get();
             assert!(
                 offers <= model.live.len(),
-                "{offers} objects were offered, more than there are"
+                "{offers} objects were offered, more than the pool holds"
             );
             Evicted::Keep
         });
-        assert_eq!(refused, 0, "pages freed by a refused reclaim within a reclaim");
+        assert_eq!(refused, 0, "pages freed (left) by a nested reclaim that keeps every object");
         if rng.borrow_mut().below(3) == 0 {
             let freed = reclaim(&fixture, 1, &|inner: Handle, _: ObjRead<'_>| offered.evict(inner));
             inner_freed.set(inner_freed.get() + freed);
@@ -373,7 +391,7 @@ pub(super) fn evict_may_panic(rig: &Rig<'_>) {
             Err(payload) => resume_unwind(payload),
             Ok(result) => panic!("the callback's panic was swallowed: {result:?}"),
         }
-        // The object that it was about is still there, like all that were not given up before.
+        // The object of the panicking callback is still there, like all that were not evicted before.
         offered.settle(&fixture);
         fill(&fixture, &mut offered.model.borrow_mut(), pick(40, 4));
         offered.settle(&fixture);
@@ -401,7 +419,7 @@ pub(super) fn evict_may_forget_its_guard(rig: &Rig<'_>) {
             });
             offered.settle(&fixture);
             let left = offered.model.borrow().live.len();
-            // A page that is still visited by a reader may be passed over, with its neighbours.
+            // Reclaim may skip the page with the forgotten reader, and so its other objects.
             assert!(left <= 8, "{left} objects left by a reclaim with one forgotten guard");
         }
         let mut model = offered.model.into_inner();
@@ -448,7 +466,7 @@ pub(super) fn reclaim_ends_despite_readers(rig: &Rig<'_>) {
 
 pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
     let Some(fixture) = rig.reclaiming_fixture() else { return };
-    // Every handle that a callback gave up, noted before it was.
+    // Every evicted handle, recorded before the callback returns.
     let given_up: Mutex<HashSet<Handle>> = Mutex::default();
     let workers = AtomicUsize::new(0);
     let mut jobs: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
@@ -474,7 +492,7 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
                     }
                     lock(given_up).insert(handle);
                     if answer == 1 {
-                        // Its owner, or the other reclaim, may be first.
+                        // Its owner or the other reclaim may have freed it first.
                         if let refused @ Err(_) = fixture.pool.free(handle) {
                             assert_invalid(handle, refused);
                         }
@@ -489,7 +507,7 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
     fixture.close();
 }
 
-/// Stores, reads and frees objects that may vanish, if a callback gave them up.
+/// Stores, reads and frees objects, which may vanish only if a callback evicted them.
 fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     let mut rng = Rng::new(110 + worker);
     let mut numbers = Model::new(1_000_000 * (worker + 1));
@@ -497,7 +515,7 @@ fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     let mut kept: Vec<(ObjRead<'_>, Mark)> = Vec::new();
     let lost = |handle: Handle, mark: Mark| {
         let given_up = lock(given_up).contains(&handle);
-        assert!(given_up, "{mark:?} is gone, but no callback gave it up and nobody freed it");
+        assert!(given_up, "{mark:?} is gone, but no callback evicted it and nobody freed it");
     };
     let free = |handle: Handle, mark: Mark| {
         if let refused @ Err(_) = fixture.pool.free(handle) {
@@ -508,7 +526,7 @@ fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     for _ in 0..pick(30_000, 40) {
         match rng.below(8) {
             0..=3 if own.len() < 60 => {
-                // At least a mark long: the callbacks know an object by it.
+                // At least as long as a mark, by which the callbacks recognise the object.
                 let size = any_size(&mut rng, fixture.max()).max(8.min(fixture.max()));
                 let mark = numbers.mark(size);
                 own.push((fixture.store(mark), mark));

@@ -1,4 +1,4 @@
-//! No pages: the call says so and changes nothing, and works when there are pages again.
+//! Without pages a call fails and changes nothing; with pages it works again.
 
 use super::content::Mark;
 use super::fixture::{Fixture, Rig};
@@ -7,13 +7,13 @@ use super::pick;
 use zpool_api::{Handle, PageError, PageProvider as _, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Asserts that an error is the one that the provider was told to give.
+/// Asserts that an error is the injected one of the provider.
 fn assert_out_of_memory(error: &ZpoolError, doing: &str) {
     let expected = matches!(error, ZpoolError::OutOfMemory { source: PageError::Injected { .. } });
     assert!(expected, "{doing} without a page: expected the provider's OutOfMemory, got {error:?}");
 }
 
-/// Stores by `malloc_from`, or by a write guard.
+/// Stores through `malloc_from`, or through a write guard.
 fn try_store(fixture: &Fixture, mark: Mark, guarded: bool) -> Result<Handle, ZpoolError> {
     let content = mark.content();
     if guarded {
@@ -25,7 +25,7 @@ fn try_store(fixture: &Fixture, mark: Mark, guarded: bool) -> Result<Handle, Zpo
     }
 }
 
-/// What a call that fails must leave as it was: counts, pages, pages out of the provider.
+/// The figures that a failing call must not change: counts, pages, pages out of the provider.
 fn figures(fixture: &Fixture) -> [usize; 5] {
     let stats = fixture.pool.stats();
     let (objects, bytes) = (stats.objects, stats.object_bytes);
@@ -33,7 +33,7 @@ fn figures(fixture: &Fixture) -> [usize; 5] {
 }
 
 pub(super) fn out_of_memory_at_every_step(rig: &Rig<'_>) {
-    // Ends with the first sequence that makes fewer requests than the number of the one to fail.
+    // Ends with the first sequence that makes fewer than `n` requests.
     for n in 1.. {
         let fixture = match rig.failing_fixture(n) {
             Ok(fixture) => fixture,
@@ -101,7 +101,7 @@ pub(super) fn full_pool_recovers(rig: &Rig<'_>) {
     fixture.pages.limit_pages(limit);
     let most = limit * fixture.pages.page_size();
     for round in 0..pick(20, 2) {
-        // Full of objects of all sizes, of large ones only, and again.
+        // Fills the pool with objects of all sizes, then with large ones only, and so on.
         let size = |rng: &mut Rng| if round % 2 == 0 { 1 + rng.below(max) } else { max };
         let refused = loop {
             let mark = model.mark(size(&mut rng));
@@ -119,7 +119,7 @@ pub(super) fn full_pool_recovers(rig: &Rig<'_>) {
         };
         model.assert_counts(&fixture);
         model.check_all(&fixture);
-        // Room comes back with the objects that go, at the latest with the last of them.
+        // Freeing objects makes room, at the latest with the last one.
         let handle = loop {
             match try_store(&fixture, refused, false) {
                 Ok(handle) => break handle,

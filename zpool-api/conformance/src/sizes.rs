@@ -1,11 +1,11 @@
-//! Objects of every size: stored, found again at the same length, aligned, refused out of range.
+//! Objects of every size: stored and read with the same length, aligned, refused if out of range.
 
 use super::fixture::{Fixture, Rig};
 use super::model::Model;
 use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
 
-/// Every size up to 4096 and the limits above; under Miri the limits only.
+/// Every size up to 4096 and the boundaries above; under Miri only boundaries.
 fn sizes(max: usize) -> Vec<usize> {
     let around = |size: usize| size.saturating_sub(1)..=size + 1;
     let mut sizes: Vec<usize> = if cfg!(miri) {
@@ -13,7 +13,7 @@ fn sizes(max: usize) -> Vec<usize> {
     } else {
         (1..=max.min(4096)).collect()
     };
-    // The last chunk of a page, where headers and rounding leave no room.
+    // Sizes near the maximum, where headers and rounding leave no room.
     sizes.extend([max / 2, max - max.min(64), max].into_iter().flat_map(around));
     sizes.retain(|size| (1..=max).contains(size));
     sizes.sort_unstable();
@@ -53,7 +53,7 @@ pub(super) fn all_sizes_at_once(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(2);
     let mut rng = Rng::new(2);
-    // Once in order, then among the holes that freeing half of them left.
+    // First in order, then into the holes that remain after half of them are freed.
     for size in sizes(fixture.max()) {
         model.store(&fixture, size);
     }
@@ -78,7 +78,11 @@ pub(super) fn objects_are_aligned(rig: &Rig<'_>) {
         for (handle, mark) in &model.live {
             let object = fixture.read(*handle, *mark);
             let at = object.as_ptr().addr();
-            assert_eq!(at % alignment, 0, "{mark:?} is at {at:#x}, promised was {alignment}");
+            assert_eq!(
+                at % alignment,
+                0,
+                "{mark:?} is at {at:#x}, but caps() promises alignment {alignment}"
+            );
         }
     };
     for size in sizes(fixture.max()).into_iter().step_by(super::pick(7, 1)) {

@@ -1,4 +1,4 @@
-//! Several threads at one pool: right bytes or `InvalidHandle`, never anything else.
+//! Several threads share a pool: a read gives the right bytes or `InvalidHandle`, never anything else.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -11,11 +11,11 @@ use super::pick;
 use zpool_api::{Handle, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Counts its thread out when it ends, also by a panic: others wait for the count.
+/// Counts the threads at work, for others that wait for them; counts a thread out even if it panics.
 pub(super) struct AtWork<'a>(&'a AtomicUsize);
 
 impl<'a> AtWork<'a> {
-    /// To be called before the thread starts.
+    /// Call it before the thread starts.
     pub(super) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, SeqCst);
         AtWork(count)
@@ -33,23 +33,23 @@ pub(super) fn one_of_many_frees_wins(rig: &Rig<'_>) {
     let mut model = Model::new(60);
     let threads = pick(4, 3);
     for round in 0..pick(300, 4) {
-        // A neighbour before and after, and now and then a reader.
+        // A neighbour before and after, and sometimes a reader.
         fill(&fixture, &mut model, 1);
         let (handle, mark) = model.store(&fixture, fixture.max() / 3);
         fill(&fixture, &mut model, 1);
         let guard = (round % 3 == 0).then(|| fixture.read(handle, mark));
-        let (wins, start) = (AtomicUsize::new(0), Barrier::new(threads));
+        let (freed, start) = (AtomicUsize::new(0), Barrier::new(threads));
         let job = || {
             start.wait();
             match fixture.pool.free(handle) {
                 Ok(()) => {
-                    wins.fetch_add(1, SeqCst);
+                    freed.fetch_add(1, SeqCst);
                 }
                 refused => assert_invalid(handle, refused),
             }
         };
         together((0..threads).map(|_| Box::new(job) as Box<dyn FnOnce() + Send>).collect());
-        assert_eq!(wins.load(SeqCst), 1, "frees that succeeded (left), of {threads} of one object");
+        assert_eq!(freed.load(SeqCst), 1, "successful frees (left) of {threads} of one object");
         model.remove_handle(handle);
         if let Some(guard) = guard {
             mark.check(&guard);
@@ -74,7 +74,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
             return;
         }
         let mut model = Model::new(70);
-        // What readers should find: two objects that are replaced all the time.
+        // The objects that readers should find: two, constantly replaced.
         let current = [(); 2].map(|()| Mutex::new(model.store(&fixture, size)));
         let writers = AtomicUsize::new(0);
         let mut jobs: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
@@ -103,7 +103,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
     fixture.close();
 }
 
-/// Reads what is `current` as long as there are writers, and keeps some guards for a while.
+/// Reads the `current` objects while there are writers, and keeps some guards for a while.
 fn read_while_written(
     fixture: &Fixture,
     current: &[Mutex<(Handle, Mark)>; 2],
@@ -122,7 +122,7 @@ fn read_while_written(
             }
             refused => {
                 assert_invalid(handle, refused);
-                // It is replaced first and freed then.
+                // Writers replace an object before they free it.
                 assert_ne!(lock(slot).0, handle, "{mark:?} is gone, but was not freed");
             }
         }
@@ -143,7 +143,7 @@ struct Shared {
     mark: Mark,
     /// Set before the call of `free`.
     freeing: AtomicBool,
-    /// Set after it.
+    /// Set after `free` has returned.
     freed: AtomicBool,
 }
 
@@ -249,6 +249,6 @@ fn mix(
     }
     let mut given = lock(given);
     for handle in handles {
-        assert!(given.insert(handle), "{handle:?} was given for two objects");
+        assert!(given.insert(handle), "{handle:?} was given out for two objects");
     }
 }

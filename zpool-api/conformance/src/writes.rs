@@ -1,4 +1,4 @@
-//! Write guards: an object exists when, and only when, all of its bytes were written.
+//! Write guards: an object exists if and only if all its bytes were written and committed.
 
 use std::io::Write as _;
 
@@ -10,7 +10,7 @@ use zpool_base::sync::test_rng::Rng;
 
 fn write(guard: &mut ObjWrite<'_>, bytes: &[u8]) {
     if let Err(error) = guard.write(bytes) {
-        panic!("{} bytes that fit in {guard:?} were refused: {error}", bytes.len());
+        panic!("{} bytes fit in {guard:?}, but were refused: {error}", bytes.len());
     }
 }
 
@@ -18,7 +18,7 @@ fn commit(guard: ObjWrite<'_>, mark: Mark) -> Handle {
     guard.commit().unwrap_or_else(|error| panic!("{mark:?} could not be committed: {error}"))
 }
 
-/// Begins writes that `end` puts an end to, and asserts that they leave nothing behind.
+/// Begins writes that `end` ends uncommitted, and asserts that they leave nothing behind.
 fn end_unfinished_writes(rig: &Rig<'_>, end: impl Fn(ObjWrite<'_>, usize, Mark)) {
     let fixture = rig.fixture();
     let mut rng = Rng::new(5);
@@ -33,7 +33,7 @@ fn end_unfinished_writes(rig: &Rig<'_>, end: impl Fn(ObjWrite<'_>, usize, Mark))
         end(guard, written, mark);
         fixture.assert_empty();
     }
-    // The space was freed: the same again beside an object leaves the pool as small as it is.
+    // The same with an object in the pool: each write frees its space, so the pool does not grow.
     model.store(&fixture, fixture.max());
     for _ in 0..pick(200, 8) {
         let mark = model.mark(fixture.max());
@@ -54,7 +54,7 @@ pub(super) fn short_commit_frees_the_space(rig: &Rig<'_>) {
 
 pub(super) fn dropped_write_frees_the_space(rig: &Rig<'_>) {
     end_unfinished_writes(rig, |guard, _, _| drop(guard));
-    // A write that is complete, but was never committed, is no object either.
+    // A complete write that is never committed makes no object either.
     let fixture = rig.fixture();
     let mark = Mark::new(1, fixture.max());
     let mut guard = begin(&*fixture.pool, mark);
@@ -73,11 +73,15 @@ pub(super) fn write_beyond_the_end_is_refused(rig: &Rig<'_>) {
         write(&mut guard, &content[..size / 2]);
         let room = size - size / 2;
         let beyond = Err(ZpoolError::WriteBeyondEnd { len: room + 1, room });
-        assert_eq!(guard.write(&vec![0xEE; room + 1]), beyond, "one byte too many (left)");
-        assert_eq!(guard.written(), size / 2, "a refused write counts nothing");
+        assert_eq!(
+            guard.write(&vec![0xEE; room + 1]),
+            beyond,
+            "a write of one byte too many (left)"
+        );
+        assert_eq!(guard.written(), size / 2, "written() (left) after a refused write");
         write(&mut guard, &content[size / 2..]);
         let beyond = Err(ZpoolError::WriteBeyondEnd { len: 1, room: 0 });
-        assert_eq!(guard.write(&[0xEE]), beyond, "a byte more than all (left)");
+        assert_eq!(guard.write(&[0xEE]), beyond, "a write to a full object (left)");
         assert!(guard.spare().is_empty(), "a full object has spare bytes");
         model.add(commit(guard, mark), mark);
         model.check_all(&fixture);
@@ -126,7 +130,7 @@ pub(super) fn write_guards_are_independent(rig: &Rig<'_>) {
             })
             .collect();
         model.assert_counts(&fixture);
-        // The halves of all in turn, then the other halves.
+        // The first halves of all in turn, then the second halves.
         for (guard, mark, content) in &mut open {
             write(guard, &content[..mark.len() / 2]);
         }
@@ -192,7 +196,7 @@ pub(super) fn open_write_guard_keeps_its_space(rig: &Rig<'_>) {
     model.close(fixture);
 }
 
-/// Frees and stores at random, compacts, and reclaims all that can be, on a thread beside.
+/// On another thread: frees and stores at random, compacts, and reclaims everything that can be.
 fn disturb(fixture: &Fixture, model: &mut Model, rng: &mut Rng) {
     together(vec![Box::new(|| {
         for _ in 0..pick(60, 6) {
@@ -205,8 +209,8 @@ fn disturb(fixture: &Fixture, model: &mut Model, rng: &mut Rng) {
         fixture.compact();
         if fixture.caps().reclaim {
             let evict = |_: Handle, _: ObjRead<'_>| Evicted::Evicted;
-            fixture.pool.reclaim(usize::MAX, &evict).expect("reclaim beside an open write guard");
-            // Not all of them need be gone: reclaim may leave a page that is being written to.
+            fixture.pool.reclaim(usize::MAX, &evict).expect("reclaim with an open write guard");
+            // Some objects may remain: reclaim may skip a page that is being written to.
             let gone = |handle| fixture.pool.obj_read_begin(handle).is_err();
             for index in (0..model.live.len()).rev() {
                 if gone(model.live[index].0) {

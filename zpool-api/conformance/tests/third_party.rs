@@ -1,10 +1,10 @@
-//! A backend from outside, written against the public API alone, put through the conformance
-//! suite; and the same backend with one fault at a time, to see the suite find each.
+//! The conformance suite on a third-party backend, written against the public API alone; and on the same
+//! backend with one fault at a time, each of which the suite must find.
 
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test; the lints exempt functions marked as tests only, not what they call"
+    reason = "a test; the lints exempt only functions marked as tests, not those they call"
 )]
 
 #[path = "third_party/broken.rs"]
@@ -18,7 +18,7 @@ use zpool_api::{PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read
 use zpool_conformance::Subject;
 use zpool_pages::HeapPages;
 
-/// The backend under its own name, in a registry of its own.
+/// A registry with the backend under its own name.
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::new();
     registry
@@ -27,7 +27,7 @@ pub(crate) fn registry() -> Registry {
     registry
 }
 
-/// The backend as it is, built by its name.
+/// The sound backend, built by name.
 struct ByName(Registry);
 
 impl Subject for ByName {
@@ -44,7 +44,7 @@ mod onepage_conforms {
     zpool_conformance::conformance_tests!(super::ByName(super::registry()));
 }
 
-/// The same over large pages, which are no part of the default.
+/// The same over large pages, which the default providers do not have.
 struct LargePages;
 
 impl Subject for LargePages {

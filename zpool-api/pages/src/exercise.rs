@@ -1,4 +1,4 @@
-//! What any provider must do; each provider's own tests call it.
+//! A test that any provider must pass; each provider's tests call it.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
 use zpool_api::{PageError, PageProvider, PageRun};
 use zpool_base::sync::test_rng::Rng;
 
-/// Takes runs of every length and gives them back, and looks whether one's bytes change meanwhile.
+/// Allocates and frees runs of every length, and checks that no run's bytes change meanwhile.
 pub(crate) fn exercise(provider: Arc<dyn PageProvider>) {
     let page = provider.page_size();
     assert!(page.is_power_of_two() && page >= PAGE_SIZE);
@@ -14,7 +14,7 @@ pub(crate) fn exercise(provider: Arc<dyn PageProvider>) {
     assert!(matches!(provider.alloc_run(17), Err(PageError::RunLength { pages: 17, .. })));
     let mut rng = Rng::new(3);
     let mut held: Vec<(PageRun, u8)> = Vec::new();
-    // Miri is slow at looking at bytes one by one.
+    // Checking every byte is slow under Miri.
     let (rounds, step) = if cfg!(miri) { (40, 997) } else { (2000, 1) };
     for round in 0..rounds {
         if held.len() < 20 || rng.below(2) == 0 {

@@ -1,17 +1,17 @@
-//! A provider that fails where it is told to, and counts what is out: fault injection.
+//! Fault injection: a provider that fails chosen calls and counts the pages it has handed out.
 //!
-//! It wraps another provider. The counters are plain atomics and take no lock.
+//! It wraps another provider. Its counters are atomics; it takes no lock itself.
 
 use core::ops::Range;
 use std::sync::Arc;
-// Always std's: the counters are a test's own and no part of any modelled protocol.
+// Always std's, not loom's: the counters serve tests and are no part of any modelled protocol.
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use zpool_api::PageError;
 use zpool_api::{PageBlock, PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 
-/// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts runs and pages.
+/// A [`PageProvider`] for tests: fails chosen `alloc_run` calls and counts calls and pages.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct FailingPages {
     calls: AtomicU64,
     /// The call to fail, 0 for none.
     fail_call: AtomicU64,
-    /// Most pages out at once.
+    /// Most pages to hand out at once.
     limit: AtomicI64,
     pages_out: AtomicI64,
     isolate_all: AtomicBool,
@@ -54,35 +54,58 @@ impl FailingPages {
     }
 
     /// Fails the `n`-th `alloc_run` from now (1 is the next), once. 0 fails none.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_pages::{FailingPages, HeapPages, OwnedRun};
+    ///
+    /// let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    /// pages.fail_call(1);
+    /// assert!(OwnedRun::alloc(pages.clone(), 4).is_err());
+    /// assert!(OwnedRun::alloc(pages, 4).is_ok());
+    /// ```
     pub fn fail_call(&self, n: u64) {
         let at = if n == 0 { 0 } else { self.calls.load(Ordering::SeqCst) + n };
         self.fail_call.store(at, Ordering::SeqCst);
     }
 
-    /// Fails every `alloc_run` that would have more than `pages` pages out.
+    /// Fails every `alloc_run` that would raise [`pages_out`](Self::pages_out) above `pages`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_pages::{FailingPages, HeapPages, OwnedRun};
+    ///
+    /// let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
+    /// pages.limit_pages(4);
+    /// let run = OwnedRun::alloc(pages.clone(), 4)?;
+    /// assert!(OwnedRun::alloc(pages.clone(), 1).is_err());
+    /// drop(run);
+    /// assert!(OwnedRun::alloc(pages, 1).is_ok());
+    /// # Ok::<(), zpool_api::PageError>(())
+    /// ```
     pub fn limit_pages(&self, pages: usize) {
         self.limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Has `isolate_block` name all of memory as one block, so that a migration moves everything it
-    /// can, whatever provider is inside. Runs are handed out all the same, and nothing goes back
-    /// whole.
+    /// Makes `isolate_block` return all of memory as one block, so that a migration moves everything it
+    /// can, whichever provider this one wraps. `alloc_run` works meanwhile, and no block returns to the
+    /// system.
     pub fn isolate_all(&self, all: bool) {
         self.isolate_all.store(all, Ordering::SeqCst);
     }
 
-    /// `alloc_run` calls so far, failed ones too.
+    /// `alloc_run` calls so far, including failed ones.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Pages of runs given out and not taken back.
+    /// Pages of the runs handed out and not yet freed.
     pub fn pages_out(&self) -> usize {
         usize::try_from(self.pages_out.load(Ordering::SeqCst)).unwrap_or(0)
     }
 }
 
-/// Pages counted as out, until it is dropped.
+/// Takes its pages off the count when it is dropped.
 struct Counted<'a> {
     pages_out: &'a AtomicI64,
     pages: i64,
@@ -94,7 +117,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-// SAFETY: runs are the inner provider's, passed on as they are.
+// SAFETY: runs are the inner provider's, passed on unchanged.
 unsafe impl PageProvider for FailingPages {
     fn page_size(&self) -> usize {
         self.inner.page_size()
@@ -110,7 +133,7 @@ unsafe impl PageProvider for FailingPages {
         }
         let more = pages as i64;
         let out = self.pages_out.fetch_add(more, Ordering::SeqCst) + more;
-        // Taken off again unless a run goes out, also if the inner provider panics.
+        // Taken off again unless a run is handed out, even if the inner provider panics.
         let mut counted = Counted { pages_out: &self.pages_out, pages: more };
         if out > self.limit.load(Ordering::SeqCst) {
             return Err(PageError::Injected { call });
@@ -125,13 +148,13 @@ unsafe impl PageProvider for FailingPages {
             return;
         }
         self.pages_out.fetch_sub(run.pages() as i64, Ordering::SeqCst);
-        // SAFETY: every run given out here is the inner provider's; the caller gives it up.
+        // SAFETY: every run handed out here is the inner provider's; the caller gives it up.
         unsafe { self.inner.free_run(run) };
     }
 
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         if self.inner.is_here() {
-            // SAFETY: passed on as it came.
+            // SAFETY: the caller's arguments, unchanged: a run that is the inner provider's.
             unsafe { self.inner.discard(run, pages) };
         }
     }

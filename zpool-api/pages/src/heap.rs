@@ -1,9 +1,9 @@
 //! Pages from the global allocator: for Miri and for systems without `MmapPages`.
 //!
-//! Every page of a run is resident from the start, nothing is kept warm and no lock is taken. The
-//! allocator decides what really goes back to the system.
+//! Every page of a run is resident from the start. The provider keeps nothing warm and takes no lock. The
+//! allocator decides which memory really returns to the system.
 //!
-//! In a child of the process that made it, after `fork`, it gives no run and takes none back.
+//! After `fork`, in a child of the process that made it, the provider allocates no run and frees none.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -37,7 +37,10 @@ impl HeapPages {
         HeapPages { page_size: PAGE_SIZE, maker: Maker::here() }
     }
 
-    /// Pages of `page_size` bytes: a power of two from 4096 to 65536, else [`PageError::PageSize`].
+    /// Pages of `page_size` bytes.
+    ///
+    /// # Errors
+    /// [`PageError::PageSize`] unless `page_size` is a power of two from 4096 to 65536.
     pub fn with_page_size(page_size: usize) -> Result<Self, PageError> {
         if page_size.is_power_of_two() && (PAGE_SIZE..=65536).contains(&page_size) {
             Ok(HeapPages { page_size, maker: Maker::here() })
@@ -59,8 +62,8 @@ impl Default for HeapPages {
     }
 }
 
-// SAFETY: a run is one allocation of its length, aligned to the page size, zeroed, given to nobody
-// else until `free_run` deallocates it.
+// SAFETY: a run is one allocation of its length, zeroed and aligned to the page size; nobody else gets it
+// until `free_run` deallocates it.
 unsafe impl PageProvider for HeapPages {
     fn page_size(&self) -> usize {
         self.page_size
@@ -79,7 +82,7 @@ unsafe impl PageProvider for HeapPages {
             let reason = format_args!("out of memory");
             return Err(PageError::refused(pages, self.page_size, reason));
         };
-        // SAFETY: a fresh, zeroed allocation of just these pages.
+        // SAFETY: a fresh, zeroed allocation of exactly these pages.
         Ok(unsafe { PageRun::new(base, pages, u16::MAX) })
     }
 
@@ -95,7 +98,7 @@ unsafe impl PageProvider for HeapPages {
     }
 
     unsafe fn discard(&self, _run: &mut PageRun, _pages: Range<usize>) {
-        // Part of an allocation cannot be given back: the pages stay resident and marked so.
+        // The allocator cannot take back part of an allocation: the pages stay resident and marked.
     }
 
     fn cached_pages(&self) -> usize {

@@ -1,4 +1,4 @@
-//! How many pages a run may have.
+//! The check of a run's length.
 
 use zpool_api::PageError;
 use zpool_api::provider::MAX_RUN_PAGES;

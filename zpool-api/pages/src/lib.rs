@@ -1,13 +1,13 @@
-//! Where pages come from: the implementations of zpool-api's
+//! Page providers: the implementations of zpool-api's
 //! [`PageProvider`](zpool_api::PageProvider).
 //!
-//! | type | pages | for |
+//! | type | source of pages | for |
 //! |---|---|---|
-//! | [`MmapPages`] | of mappings; their memory goes back to the system | programs on Linux |
-//! | [`HeapPages`] | of the global allocator | other systems, Miri |
-//! | [`FailingPages`] | another provider's, until it is told to fail | tests |
+//! | [`MmapPages`] | anonymous mappings, whose memory returns to the system | programs on Linux |
+//! | [`HeapPages`] | the global allocator | other systems, Miri |
+//! | [`FailingPages`] | another provider; fails on request | tests |
 //!
-//! [`OwnedRun`] is a run of any of them as a slice that gives itself back.
+//! [`OwnedRun`] is a run of any provider as a slice that frees itself.
 //!
 //! ```
 //! use std::sync::Arc;

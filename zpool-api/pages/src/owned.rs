@@ -1,4 +1,4 @@
-//! A run that gives itself back: safe access to a provider's pages.
+//! A run that frees itself: safe access to a provider's pages.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -10,11 +10,11 @@ use zpool_api::{PageProvider, PageRun};
 use zpool_base::fork::Leaked;
 use zpool_base::unwind::in_destructor;
 
-/// A run of pages as a byte slice, given back to its provider on drop.
+/// A run of pages as a byte slice, returned to its provider on drop.
 ///
-/// For backends and tools that would rather not write `unsafe`. `Send` and `Sync`. In a child of the
-/// process that made it, after `fork`, it gives nothing back when it is dropped; its bytes are there
-/// unless the provider leaves them out of children.
+/// For backends and tools that avoid `unsafe`. `Send` and `Sync`. After `fork`, in a child of the process
+/// that made it, dropping it frees nothing; its bytes are accessible unless the provider excludes them from
+/// children.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -31,12 +31,14 @@ pub struct OwnedRun {
     pages: Leaked<Arc<dyn PageProvider>>,
 }
 
-// SAFETY: the run's memory is this value's alone and shown as `&[u8]` or `&mut [u8]` like a box.
+// SAFETY: the run's memory is this value's alone and borrowed as `&[u8]` or `&mut [u8]`, like a box's.
 unsafe impl Sync for OwnedRun {}
 
 impl OwnedRun {
-    /// `pages` pages from `provider`, all of them counted as resident. Errors as
-    /// [`PageProvider::alloc_run`].
+    /// `pages` pages from `provider`, all of them counted as resident.
+    ///
+    /// # Errors
+    /// Those of [`PageProvider::alloc_run`].
     pub fn alloc(provider: Arc<dyn PageProvider>, pages: usize) -> Result<Self, PageError> {
         let mut run = provider.alloc_run(pages)?;
         run.mark_resident(0..pages);
@@ -48,8 +50,8 @@ impl OwnedRun {
 impl Deref for OwnedRun {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the run's pages are initialised, this value's alone, and live until its drop
-        // (the provider's promise, and the provider is kept by the `Arc`).
+        // SAFETY: the run's pages are initialised, this value's alone, and live until its drop: the provider
+        // promises it, and the `Arc` keeps the provider.
         unsafe { core::slice::from_raw_parts(self.run.base().as_ptr(), self.len) }
     }
 }
@@ -72,7 +74,7 @@ impl Drop for OwnedRun {
         if !self.pages.is_here() {
             return;
         }
-        // SAFETY: taken here only, in the drop.
+        // SAFETY: taken only here, in the drop.
         let run = unsafe { ManuallyDrop::take(&mut self.run) };
         // SAFETY: from this provider; every borrow of its bytes ended with `self`.
         let give_back = || unsafe { self.pages.free_run(run) };

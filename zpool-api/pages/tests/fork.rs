@@ -1,5 +1,5 @@
-//! Page providers in a child of their process: calls are refused, drops leak, and nothing waits for a
-//! lock that a thread of the parent held at the fork.
+//! Page providers in a child of their process: calls fail, drops leak, and nothing waits for a lock that a
+//! thread of the parent held at the fork.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use zpool_api::{PageBlock, PageError, PageProvider, PageRun};
 use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages, OwnedRun};
 
-/// Runs `work` in a child; `None` if it died, of a hang too.
+/// Runs `work` in a child; `None` if it died, even by the alarm after a hang.
 fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child runs `work` and `_exit`s: no destructor of the parent's and no test harness.
+    // SAFETY: the child only runs `work` and calls `_exit`: no destructor of the parent's, no test harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         // SAFETY: a system call without pointers.
@@ -30,11 +30,11 @@ fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
 }
 
 fn free(pages: &dyn PageProvider, run: PageRun) {
-    // SAFETY: the tests free runs to the provider that gave them and look at no byte afterwards.
+    // SAFETY: the tests free runs to the provider they came from and access no byte afterwards.
     unsafe { pages.free_run(run) };
 }
 
-/// Ends the threads beside.
+/// Stops the other threads when it is dropped.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -43,10 +43,10 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// The number of the first call that does not do what it should in a child, 0 if all do.
+/// The number of the first call that misbehaves in a child, 0 if none does.
 fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -> u8 {
     let resident = run.resident();
-    // SAFETY: a run of this provider's, whose bytes nobody uses in this process.
+    // SAFETY: a run of this provider, whose bytes nobody uses in this process.
     unsafe { pages.discard(run, 0..4) };
     let calls = [
         matches!(pages.alloc_run(1), Err(PageError::Forked)),
@@ -99,7 +99,7 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                     }
                 });
             }
-            // Also if this fails: the threads are waited for.
+            // Stops the threads even if this closure panics; the scope waits for them.
             let _stop = StopOnDrop(&stop);
             for round in 0..60 {
                 let said = in_child(|| {

@@ -1,7 +1,6 @@
-//! What `MmapPages` costs the process, as any user of the crate can see it.
+//! What `MmapPages` costs the process, measured as any user of the crate can.
 //!
-//! One test measures the process it runs in, so the others run in child processes or take no
-//! pages.
+//! One test measures the process it runs in, so the others run in child processes or allocate no pages.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -14,7 +13,7 @@ use zpool_pages::{MmapOptions, MmapPages, OwnedRun};
 
 const MIB: usize = 1 << 20;
 
-/// Resident bytes of the mappings that the regions lie in, swapped ones included.
+/// Resident bytes of the mappings that contain the regions, including swapped ones.
 fn resident_bytes(regions: &[(usize, usize)]) -> usize {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -40,7 +39,7 @@ fn fill(pages: &MmapPages, run: &mut PageRun, count: usize) {
 }
 
 fn free(pages: &MmapPages, run: PageRun) {
-    // SAFETY: a run of these pages, of which no reference is left.
+    // SAFETY: a run of this provider, to which no reference is left.
     unsafe { pages.free_run(run) };
 }
 
@@ -52,7 +51,7 @@ fn the_counts_are_the_process_resident_set() {
         let mut runs = Vec::new();
         let mut touched = 0;
         let mut address_space = 0;
-        // 1 of 1, 1 of 2, 2 of 3 ... pages touched: long runs half empty.
+        // 1 of 1, 1 of 2, 2 of 3 ... pages touched: long runs are half empty.
         while touched * page_size < 32 * MIB {
             let length = runs.len() % 16 + 1;
             let mut run = pages.alloc_run(length).unwrap();
@@ -66,7 +65,7 @@ fn the_counts_are_the_process_resident_set() {
         assert_eq!(resident_bytes(&regions), touched * page_size, "pages of {page_size}");
         assert_eq!(pages.cached_pages(), 0);
 
-        // Every other run goes: what is left is what is in use and what is kept.
+        // Every other run is freed: pages in use and cached pages remain.
         let (left, gone): (Vec<_>, Vec<_>) =
             runs.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
         gone.into_iter().for_each(|(_, run)| free(&pages, run));
@@ -87,7 +86,7 @@ fn the_counts_are_the_process_resident_set() {
 
 #[test]
 fn no_address_space_is_an_error_that_passes() {
-    // A limit on the address space is the process's, so a child has it.
+    // A limit on address space applies to the whole process, so a child gets it.
     let tests = std::env::current_exe().unwrap();
     let child = Command::new("sh")
         .args(["-c", "ulimit -v 300000 && exec \"$0\" --ignored --exact in_little_address_space"])
@@ -115,12 +114,12 @@ fn in_little_address_space() {
     };
     assert_eq!(*page_size, pages.page_size());
     assert!(reason.contains("(os error 12)"), "{reason}");
-    // The first regions had the usual size; then smaller ones used what was left.
+    // The first regions have the usual size; smaller ones use up the rest.
     let mut lengths: Vec<usize> = pages.regions().iter().map(|(_, len)| *len).collect();
     lengths.sort_unstable();
     assert!(lengths[lengths.len() - 1] >= 62 * MIB && lengths[0] <= 32 * MIB, "{lengths:?}");
     assert_eq!(lengths.iter().sum::<usize>(), held.len() * 16 * page_size);
-    // The rest goes on working. A block that empties, here of the last 2 MiB, serves any length.
+    // The provider goes on working. A block that becomes empty, here the last 2 MiB, serves any length.
     held.split_off(held.len() - 32).into_iter().for_each(|run| free(&pages, run));
     let run = OwnedRun::alloc(pages.clone(), 1).unwrap();
     assert_eq!(run.len(), *page_size);
@@ -133,14 +132,14 @@ fn in_little_address_space() {
 
 #[test]
 fn locked_memory_costs_the_pages_that_are_touched() {
-    // A process that has its memory locked is a child.
+    // Locking memory affects the whole process, so a child does it.
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "with_future_memory_locked", "--nocapture"])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
-    // Where memory may not be locked it says so, and only there.
+    // It reports that it skipped if memory may not be locked, and only then.
     let skipped = said.contains(MAY_NOT_LOCK);
     assert_eq!(skipped, !may_lock(), "{said}");
 }
@@ -159,7 +158,7 @@ fn may_lock() -> bool {
     effective >> 14 & 1 == 1 || known && limit.rlim_cur >= 16 << 20
 }
 
-/// The flags that the system shows of the mapping at an address.
+/// The system's flags of the mapping at an address.
 fn flags_at(address: usize) -> Option<String> {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -178,7 +177,7 @@ fn flags_at(address: usize) -> Option<String> {
 #[test]
 #[ignore = "locks the memory of its process, which the test above makes"]
 fn with_future_memory_locked() {
-    // SAFETY: changes how the memory of this process is kept, not what is in it.
+    // SAFETY: changes where this process's memory is kept, not its contents.
     let locked = may_lock() && unsafe { libc::mlockall(libc::MCL_FUTURE) } == 0;
     if !locked {
         println!("{MAY_NOT_LOCK}");
@@ -192,23 +191,23 @@ fn with_future_memory_locked() {
     let flags = flags_at(regions[0].0).unwrap();
     assert!(flags.contains(" lo"), "{flags}");
     fill(&pages, &mut run, 1);
-    assert_eq!(resident_bytes(&regions), page_size, "one page stored");
+    assert_eq!(resident_bytes(&regions), page_size, "more than the touched page");
     fill(&pages, &mut run, 4);
-    // SAFETY: a run of these pages; nobody uses its bytes.
+    // SAFETY: a run of this provider; nobody uses its bytes.
     unsafe { pages.discard(&mut run, 2..4) };
     assert_eq!(resident_bytes(&regions), run.resident_pages() * page_size);
     free(&pages, run);
     assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
     pages.trim();
-    // Whatever the kernel knows: gone, or still counted.
+    // Depending on the kernel the pages are gone or still counted.
     assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
     let mut release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     release.truncate(release.find('-').unwrap_or(release.trim_end().len()));
     let version: Vec<u32> = release.split('.').filter_map(|part| part.parse().ok()).collect();
     if version >= vec![5, 18] {
-        assert_eq!(pages.cached_pages(), 0, "not given back by {release}");
+        assert_eq!(pages.cached_pages(), 0, "Linux {release} took nothing back");
     }
-    // Whatever is freed in a batch, or as a block, goes as well.
+    // Memory that is freed in a batch or as a block goes as well.
     let mut runs: Vec<PageRun> = (0..200).map(|_| pages.alloc_run(1).unwrap()).collect();
     runs.iter_mut().for_each(|run| fill(&pages, run, 1));
     runs.into_iter().for_each(|run| free(&pages, run));

@@ -1,4 +1,4 @@
-//! Providers when the heap refuses, at every step: an error, never the process's end.
+//! Providers when the heap refuses, at every step: an error, never an abort.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -13,11 +13,11 @@ use zpool_base::sync::test_rng::Rng;
 use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages};
 
 fn free(pages: &dyn PageProvider, run: PageRun) {
-    // SAFETY: the tests free runs to the provider that gave them and look at no byte afterwards.
+    // SAFETY: the tests free runs to the provider they came from and access no byte afterwards.
     unsafe { pages.free_run(run) };
 }
 
-/// Calls of all kinds; runs that the provider refuses are counted.
+/// Calls of all kinds; counts the runs that the provider refuses in `refused`.
 fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usize) {
     let mut rng = Rng::new(4);
     for step in 0..3000 {
@@ -28,13 +28,13 @@ fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usiz
                     Ok(mut run) => {
                         if step % 3 > 0 {
                             run.mark_resident(0..1);
-                            // SAFETY: the first page of a run of this test's alone.
+                            // SAFETY: the first page of a run that is this test's alone.
                             unsafe { run.base().as_ptr().write_bytes(1, 64) };
                         }
                         held.push(run);
                     }
                     Err(PageError::Refused { pages, .. }) if pages > 0 => *refused += 1,
-                    // Nothing else: the pages are there, the heap is not. Panics need the heap.
+                    // No other error: pages are available, only the heap refuses. A panic here would need the heap.
                     Err(_) => std::process::abort(),
                 }
             }
@@ -73,15 +73,18 @@ fn providers_refuse_and_go_on() {
             let mut refused = 0;
             with_allocations(granted, || {
                 traffic(&*pages, &mut held, &mut refused);
-                // The list, or none.
+                // The list may be empty for lack of memory.
                 drop(mapped.regions());
             });
             ever_refused += refused;
-            assert!(granted < 1000 || refused == 0, "{refused} refused with memory");
+            assert!(
+                granted < 1000 || refused == 0,
+                "{refused} runs refused although there was memory"
+            );
             for run in held {
                 free(&*pages, run);
             }
-            // With memory all is as it was.
+            // With memory everything works again.
             let again: Vec<_> = (0..100).map(|_| pages.alloc_run(16).unwrap()).collect();
             again.into_iter().for_each(|run| free(&*pages, run));
             pages.trim();

@@ -1,20 +1,20 @@
-//! How many bytes of pages several pools may hold together.
+//! A limit on the bytes of pages that several pools hold together.
 
 use core::cell::Cell;
 use std::sync::Arc;
-// Always std's: a number that orders nothing.
+// Always std's, not loom's: these numbers order nothing.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::PageError;
 
 /// A limit on the resident pages of all pools that share it.
 ///
-/// A backend that is given one ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges it before a page
-/// becomes resident and uncharges it when the page has left its `total_pages`. So an object that fits
-/// into room that is there already needs nothing of the budget, and a pool stops growing exactly at
-/// the limit: the allocation fails with [`PageError::Limit`], and nothing has changed.
+/// A backend with a budget ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges it before a page becomes
+/// resident and uncharges it after the page has left its `total_pages`. So an object that fits into a
+/// resident page charges nothing, and a pool stops growing exactly at the limit: the allocation fails with
+/// [`PageError::Limit`] and changes nothing.
 ///
-/// `Send` and `Sync`; never blocks. Its word is touched when pages come and go, not for each object.
+/// `Send` and `Sync`; never blocks. Written when pages come and go, not for each object.
 ///
 /// ```
 /// use zpool_api::{PageBudget, PageError};
@@ -29,7 +29,7 @@ use crate::PageError;
 pub struct PageBudget {
     limit: AtomicUsize,
     used: AtomicUsize,
-    /// Whatever is charged here is charged there, too, and the limit is its own.
+    /// Every charge here is also made there, and only the parent's limit counts.
     parent: Option<Arc<PageBudget>>,
 }
 
@@ -38,7 +38,7 @@ thread_local! {
     static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Puts the allowance back, also when the work under it panics.
+/// Restores the previous allowance, even if the work under it panics.
 struct Restore(usize);
 
 impl Drop for Restore {
@@ -53,7 +53,18 @@ impl PageBudget {
         PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), parent: None }
     }
 
-    /// A part of another budget, with its limit: what one pool of several uses of it.
+    /// A part of `parent` that shares its limit and counts what one of several pools uses of it.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_api::PageBudget;
+    ///
+    /// let whole = Arc::new(PageBudget::new(8192));
+    /// let (one, two) = (PageBudget::part_of(whole.clone()), PageBudget::part_of(whole.clone()));
+    /// one.charge(8192).unwrap();
+    /// assert!(two.charge(4096).is_err());
+    /// assert_eq!((one.used(), two.used(), whole.used()), (8192, 0, 8192));
+    /// ```
     pub const fn part_of(parent: Arc<PageBudget>) -> Self {
         let (limit, used) = (AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
         PageBudget { limit, used, parent: Some(parent) }
@@ -62,8 +73,8 @@ impl PageBudget {
     /// Takes `bytes` of the budget, or nothing.
     ///
     /// # Errors
-    /// [`PageError::Limit`] if they would exceed the limit, and what [`PageBudget::with_allowance`]
-    /// allows this thread beyond it.
+    /// [`PageError::Limit`] if they would exceed the limit plus this thread's allowance
+    /// ([`PageBudget::with_allowance`]).
     pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
         if let Some(parent) = &self.parent {
             parent.charge(bytes)?;
@@ -72,7 +83,7 @@ impl PageBudget {
             return Ok(());
         }
         let limit = self.limit();
-        // Relaxed, here and below: a sum that publishes nothing; an RMW sees its latest value.
+        // Relaxed, here and below: the sum publishes nothing; an RMW reads its latest value.
         let relaxed = Ordering::Relaxed;
         let charged = self.used.fetch_update(relaxed, relaxed, |used| within(used, bytes, limit));
         let Err(used) = charged else { return Ok(()) };
@@ -94,7 +105,7 @@ impl PageBudget {
         fits.map(drop).ok_or(PageError::Limit { bytes, used, limit })
     }
 
-    /// Takes `bytes` whatever the limit: for pages that are needed to win others, as in compaction.
+    /// Takes `bytes` regardless of the limit: for pages needed to free others, as in compaction.
     pub fn charge_beyond(&self, bytes: usize) {
         if let Some(parent) = &self.parent {
             parent.charge_beyond(bytes);
@@ -103,10 +114,10 @@ impl PageBudget {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives `bytes` back that were charged.
+    /// Returns `bytes` that were charged.
     ///
     /// # Panics
-    /// In debug builds, if they were not.
+    /// In debug builds, if fewer were charged.
     pub fn uncharge(&self, bytes: usize) {
         if let Some(parent) = &self.parent {
             parent.uncharge(bytes);
@@ -115,7 +126,7 @@ impl PageBudget {
         let used = self.used.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(
             used >= bytes,
-            "{bytes} bytes given back to a budget of which {used} are used"
+            "{bytes} bytes returned to a budget of which only {used} are in use"
         );
     }
 
@@ -125,18 +136,18 @@ impl PageBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Makes `bytes` what is charged, whatever the limit: for a pool that charges nothing itself, by
-    /// whoever knows its size.
+    /// Sets the charge to `bytes`, regardless of the limit: for a caller that knows the size of a pool that
+    /// charges nothing itself.
     pub fn set_used(&self, bytes: usize) {
-        // Relaxed: as in `charge`. Of two callers each moves the parent by its own change.
+        // Relaxed: as in `charge`. Each of two concurrent callers changes the parent by its own difference.
         let before = self.used.swap(bytes, Ordering::Relaxed);
         if let Some(parent) = &self.parent {
-            // Relaxed: as in `charge`. A sum that wraps on the way is right at its end.
+            // Relaxed: as in `charge`. A negative difference wraps, and so does the sum, to the right value.
             parent.used.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
         }
     }
 
-    /// The limit in bytes; of a part, the whole's.
+    /// The limit in bytes; a part has its parent's.
     pub fn limit(&self) -> usize {
         if let Some(parent) = &self.parent {
             return parent.limit();
@@ -145,13 +156,21 @@ impl PageBudget {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit; of a part, nothing. What is charged beyond a lower one stays charged.
+    /// Changes the limit; on a part, has no effect. Charges above a lower limit stay.
     pub fn set_limit(&self, limit: usize) {
         // Relaxed: as in `charge`.
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Does some work during which charges of this thread may exceed any budget's limit by `bytes`.
+    /// Runs `work`, during which charges of this thread may exceed any budget's limit by `bytes`.
+    ///
+    /// ```
+    /// use zpool_api::PageBudget;
+    ///
+    /// let budget = PageBudget::new(0);
+    /// assert!(budget.charge(4096).is_err());
+    /// PageBudget::with_allowance(4096, || budget.charge(4096)).unwrap();
+    /// ```
     pub fn with_allowance<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         let before = ALLOWANCE.try_with(|allowance| allowance.replace(bytes)).unwrap_or(0);
         let _restore = Restore(before);
@@ -159,12 +178,12 @@ impl PageBudget {
     }
 }
 
-/// `used` and `bytes` together, if they are no more than `most`.
+/// `used + bytes`, if that is at most `most`.
 fn within(used: usize, bytes: usize, most: usize) -> Option<usize> {
     used.checked_add(bytes).filter(|together| *together <= most)
 }
 
-/// A limit with what this thread may exceed it by.
+/// `limit` plus this thread's allowance.
 fn with_allowed(limit: usize) -> usize {
     limit.saturating_add(ALLOWANCE.try_with(Cell::get).unwrap_or(0))
 }

@@ -1,10 +1,10 @@
 //! Where pages come from: runs of 1 to 16 virtually contiguous pages.
 //!
-//! Virtual space is nearly free and pages are backed on first touch, so a run may be long while
-//! only its touched pages cost memory. A [`PageRun`] therefore says page by page which of them may
-//! be *resident*: the backend marks a page before it first touches it, the provider clears the
-//! mark when the page's memory went back to the system. Resident pages of runs in use are the
-//! backend's `total_pages`; those of runs that the provider keeps warm are its `cached_pages`.
+//! Virtual space is nearly free and the system backs a page on first touch, so of a long run only the
+//! touched pages cost memory. A [`PageRun`] therefore records for each page whether it may be *resident*:
+//! the backend marks a page before it first touches it, and the provider clears the mark when it returns
+//! the page's memory to the system. Resident pages of runs in use are the backend's `total_pages`; those
+//! of runs that the provider keeps warm are its `cached_pages`.
 //!
 //! Every byte of a run is initialised at all times, to whatever it held last or to zero.
 //!
@@ -22,14 +22,14 @@ use core::ptr::NonNull;
 
 use crate::PageError;
 
-/// Longest run in pages: one bit each in [`PageRun::resident`].
+/// Longest run, in pages: [`PageRun::resident`] has a bit for each.
 pub const MAX_RUN_PAGES: usize = 16;
-/// The page size that pages are handed over in, bytes.
+/// The smallest page size, and the unit in which stores exchange pages, in bytes.
 pub const PAGE_SIZE: usize = 4096;
 
-/// A run of contiguous pages that one holder owns until it gives the run back.
+/// A run of contiguous pages that one holder owns until it frees the run.
 ///
-/// `Send`, not `Clone`. Dropping it gives nothing back; see [`PageProvider::free_run`].
+/// `Send`, not `Clone`. Dropping it frees nothing; call [`PageProvider::free_run`].
 #[must_use = "a dropped run is lost until its provider is dropped"]
 pub struct PageRun {
     base: NonNull<u8>,
@@ -37,12 +37,12 @@ pub struct PageRun {
     resident: u16,
 }
 
-// SAFETY: a run is memory that its holder owns alone; nothing of it belongs to a thread.
+// SAFETY: its holder owns the memory alone, and the memory is bound to no thread.
 unsafe impl Send for PageRun {}
 
 impl PageRun {
-    /// A run of `pages` pages at `base`, of which those with a bit in `resident` may hold memory
-    /// already. For providers. More than [`MAX_RUN_PAGES`] pages count as that many.
+    /// A run of `pages` pages at `base`; a bit in `resident` says that the page may be resident already.
+    /// For providers. More than [`MAX_RUN_PAGES`] pages count as that many.
     ///
     /// # Safety
     /// `base` must be the start of that many pages, aligned to a page, readable, writable,
@@ -62,7 +62,7 @@ impl PageRun {
         usize::from(self.pages)
     }
 
-    /// A bit for each page that may hold memory; bit 0 is the first page.
+    /// A bit for each page that may be resident; bit 0 is the first page.
     pub fn resident(&self) -> u16 {
         self.resident
     }
@@ -72,21 +72,21 @@ impl PageRun {
         self.resident.count_ones() as usize
     }
 
-    /// Marks pages as resident: to be called before they are first touched. Pages beyond the run
-    /// are left out. Returns how many were not marked before.
+    /// Marks pages as resident; call it before the first touch. Ignores pages beyond the run. Returns how
+    /// many were not marked before.
     pub fn mark_resident(&mut self, pages: Range<usize>) -> usize {
         let before = self.resident;
         self.resident |= mask(pages.start..pages.end.min(self.pages()));
         (self.resident ^ before).count_ones() as usize
     }
 
-    /// Clears the marks of pages whose memory went back to the system. For providers.
+    /// Clears the marks of pages whose memory has returned to the system. For providers.
     pub fn mark_released(&mut self, pages: Range<usize>) {
         self.resident &= !mask(pages);
     }
 }
 
-/// The bits of pages `start..end`; nothing for an empty range, none beyond bit 15.
+/// The bits of pages `start..end`: 0 for an empty range, no bit above 15.
 fn mask(pages: Range<usize>) -> u16 {
     let below = |n: usize| if n >= MAX_RUN_PAGES { u16::MAX } else { (1u16 << n) - 1 };
     below(pages.end) & !below(pages.start)
@@ -106,53 +106,51 @@ impl fmt::Debug for PageRun {
 /// Calls may block in the system and must not be made under a list, class, zspage or entry lock
 /// (`lockdep::might_sleep` checks it in debug builds).
 ///
-/// In a child of the process that made the provider, after `fork`, the providers of `zpool-pages` refuse
-/// ([`PageError::Forked`]) or do nothing, and their drop leaks.
+/// After `fork`, in a child of the process that made the provider, the providers of `zpool-pages` fail
+/// with [`PageError::Forked`] or do nothing, and leak when dropped.
 ///
 /// # Safety
-/// Whoever implements it promises that `alloc_run` gives runs that satisfy [`PageRun::new`] and
-/// have the length asked for, and that their memory stays valid until they come back through
-/// `free_run`, or until the provider is dropped.
+/// `alloc_run` must return runs that satisfy [`PageRun::new`] and have the requested length. Their memory
+/// must stay valid until `free_run` takes them back or the provider is dropped.
 pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
-    /// Bytes of a page: a power of two, at least 4096, the same for the provider's life.
+    /// Bytes per page: a power of two, at least 4096, constant for the provider's life.
     fn page_size(&self) -> usize;
 
     /// A run of `pages` pages, 1 to [`MAX_RUN_PAGES`]. Its bytes are initialised, not zeroed.
     ///
     /// # Errors
-    /// [`PageError::RunLength`], [`PageError::Refused`], [`PageError::Forked`]. Nothing has changed then,
-    /// and no want of memory ends the process.
+    /// [`PageError::RunLength`] unless `pages` is 1 to [`MAX_RUN_PAGES`], [`PageError::Refused`] if the
+    /// system or the heap refuses, [`PageError::Forked`] in a child after `fork`. Nothing has changed then.
+    /// A lack of memory never aborts the process.
     fn alloc_run(&self, pages: usize) -> Result<PageRun, PageError>;
 
     /// Takes a run back. Its resident pages may be kept warm.
     ///
     /// # Safety
-    /// The run must be from this very provider, and nobody may touch its memory afterwards.
+    /// The run must be from this provider, and nobody may touch its memory afterwards.
     unsafe fn free_run(&self, run: PageRun);
 
-    /// Gives the memory of some pages of a run in use back to the system. Their contents are
-    /// unspecified afterwards. Clears their resident marks, unless the provider cannot
-    /// give back parts of a run. Pages beyond the run are ignored.
+    /// Returns the memory of some pages of a run in use to the system. Their contents are unspecified
+    /// afterwards. Clears their resident marks, unless the provider cannot return parts of a run. Ignores
+    /// pages beyond the run.
     ///
     /// # Safety
-    /// The run must be from this very provider, and nobody may be using the bytes of those pages.
+    /// The run must be from this provider, and nobody may be using the bytes of those pages.
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>);
 
-    /// Takes a sparsely used block of address space out of use: none of its runs are handed out
-    /// until [`putback_block`](Self::putback_block). Chosen is the block with the fewest pages
-    /// in use whose runs would fit where there is room already. Warm pages go back to the system
-    /// before.
+    /// Isolates a sparsely used block of address space: `alloc_run` takes no run from it until
+    /// [`putback_block`](Self::putback_block). Returns all warm pages to the system first, then chooses
+    /// the block with the fewest pages in use whose runs fit into the free space of other blocks.
     ///
-    /// None if no block is worth emptying, if another one is out of use, and from a provider that
-    /// has no blocks.
+    /// `None` if no block is worth emptying, if another block is isolated already, or if the provider has
+    /// no blocks.
     fn isolate_block(&self) -> Option<PageBlock> {
         None
     }
 
-    /// Ends `isolate_block`. If no run of the block is in use any more, its memory goes back to the
-    /// system in one piece; whether it did. Otherwise nothing is given back. A block that is not the one
-    /// that is out of use at the moment, made up, another provider's or put back already, changes
-    /// nothing.
+    /// Ends `isolate_block`. If no run of the block is in use any more, its memory goes back to the system in
+    /// one piece, and the result is true. Otherwise its free runs only become available again. Ignores a block
+    /// that is not the isolated one: made up, another provider's or put back already.
     fn putback_block(&self, block: PageBlock) -> bool {
         let _ = block;
         false
@@ -161,7 +159,7 @@ pub unsafe trait PageProvider: Send + Sync + fmt::Debug {
     /// Resident pages that the provider keeps warm. Takes no lock.
     fn cached_pages(&self) -> usize;
 
-    /// Gives all warm pages back to the system; returns how many.
+    /// Gives all warm pages back to the system. The result is their number.
     fn trim(&self) -> usize;
 
     /// Bytes of the provider's own bookkeeping.

@@ -1,4 +1,4 @@
-//! An allocator that refuses: after so many allocations of a thread each further one fails.
+//! An allocator that refuses: after a thread's granted allocations every further one fails.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -6,7 +6,7 @@ use std::cell::Cell;
 struct Refusing;
 
 thread_local! {
-    /// Allocations that this thread is still granted.
+    /// Allocations still granted to this thread.
     static GRANTED: Cell<usize> = const { Cell::new(usize::MAX) };
     static REFUSED: Cell<usize> = const { Cell::new(0) };
 }
@@ -26,25 +26,25 @@ fn grants() -> bool {
     }
 }
 
-// SAFETY: the system's, or null.
+// SAFETY: every pointer is the system allocator's, or null.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller's arguments, unchanged.
         if grants() { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller's arguments, unchanged.
         if grants() { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller's arguments, unchanged.
         unsafe { System.dealloc(at, layout) };
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller's arguments, unchanged.
         if grants() { unsafe { System.realloc(at, layout, size) } } else { std::ptr::null_mut() }
     }
 }
@@ -52,8 +52,8 @@ unsafe impl GlobalAlloc for Refusing {
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
 
-/// Does some work with that many allocations granted; the allocations that were refused. A call that
-/// cannot do without ends the process, and so fails the test.
+/// Runs `work` with `granted` allocations; returns how many it was refused. Code that cannot handle a refusal
+/// aborts the process, and so fails the test.
 pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(|refused| refused.set(0));
     GRANTED.with(|left| left.set(granted));
@@ -62,7 +62,7 @@ pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(Cell::get)
 }
 
-/// Debug builds note the ranks of held locks in a vector of the thread's, which grows here.
+/// Debug builds record the ranks of held locks in a thread-local vector, which grows here.
 #[allow(dead_code, reason = "not every test that includes this file takes ranked locks")]
 pub(crate) fn warm_lockdep() {
     use zpool_base::lockdep::{Rank, acquire};

@@ -1,8 +1,8 @@
 //! The backend with one fault at a time: the test of the conformance suite itself.
 //!
-//! `Broken` passes every call on to a sound pool, except where its fault says otherwise. For each
-//! fault the table names the checks that must fail, and every check of the suite stands in the
-//! table at least once: a check that finds nothing wrong with anything would be no check.
+//! `Broken` passes every call on to a sound pool, except where its fault says otherwise. For each fault the
+//! table names the checks that must fail. Every check of the suite is in the table at least once, since a
+//! check that no fault makes fail would check nothing.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +23,7 @@ use crate::onepage::OnePage;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
-    /// None: shows that it is the fault that is found, not the wrapper.
+    /// No fault: shows that the checks find the faults, not the wrapper.
     None,
     AlignmentIsALie,
     BytesAreRoundedUp,
@@ -91,7 +91,7 @@ enum Fault {
     WritesShareTheirSize,
 }
 
-/// Each fault, and checks that must find it.
+/// Each fault, and the checks that must find it.
 const FOUND_BY: &[(Fault, &[&str])] = {
     use Fault::*;
     &[
@@ -178,7 +178,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
     ]
 };
 
-/// Pages that outlive their pool, kept where a leak checker finds them.
+/// Pages that outlive their pool, kept reachable for leak checkers.
 static OUTLIVING: Mutex<Vec<OwnedRun>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
@@ -195,7 +195,7 @@ struct Broken {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Live handles as given out, with those of the inner pool.
+    /// From live handles as given out to those of the inner pool.
     names: BTreeMap<Handle, Handle>,
     latest: Option<Handle>,
     stores: usize,
@@ -203,14 +203,15 @@ struct State {
     parked: usize,
     short: bool,
     readers: usize,
-    /// Write guards that were begun and not committed, with what the last `malloc` asked for.
+    /// Write guards that were begun and not committed.
     open: usize,
+    /// The thread and the size of the last `malloc`.
     last_malloc: Option<(ThreadId, usize)>,
     stolen: bool,
     lost: Vec<OwnedRun>,
 }
 
-/// A reader that the pool is told of when it goes.
+/// A reader whose drop informs the pool.
 struct Reader {
     bytes: Vec<u8>,
     fault: Fault,
@@ -237,14 +238,14 @@ impl Drop for Reader {
     }
 }
 
-/// Sixteen page-sized slots that are overwritten by the next object, readers or not.
+/// Sixteen page-sized slots that the next object overwrites, even under readers.
 #[derive(Debug)]
 struct Arena {
     run: Mutex<Option<PageRun>>,
     slots: Mutex<[Option<Handle>; 16]>,
 }
 
-/// A pin that holds nothing.
+/// A pin that pins nothing.
 struct NoPin;
 
 impl ObjPin for NoPin {
@@ -270,7 +271,7 @@ impl Arena {
         if let Some(slot) = slots.iter().position(Option::is_none) {
             slots[slot] = Some(handle);
             let to = self.slot(slot);
-            // SAFETY: a slot has room for an object. Guards may stand on it, which is the fault;
+            // SAFETY: a slot has room for an object. Guards may point to it, which is the fault;
             // the checks that run this are single-threaded and hold no reference meanwhile.
             unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         }
@@ -280,8 +281,8 @@ impl Arena {
         let slots = self.slots.lock().unwrap();
         let slot = slots.iter().position(|live| *live == Some(handle))?;
         let bytes = NonNull::slice_from_raw_parts(self.slot(slot), len);
-        // SAFETY: readable and initialised for the pool's life. That it changes is the fault, seen
-        // by one thread between two borrows of the guard.
+        // SAFETY: readable and initialised for the pool's life. The fault is that it changes, which the
+        // single thread does only between two borrows of the guard.
         Some(unsafe { ObjRead::from_pin(bytes, &NoPin, 0) })
     }
 
@@ -296,7 +297,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(run) = self.run.lock().unwrap().take() {
-            // SAFETY: from such a provider; the guards, which borrow the pool, are gone.
+            // SAFETY: from a `HeapPages`; the guards, which borrow the pool, are gone.
             unsafe { HeapPages::new().free_run(run) };
         }
     }
@@ -330,7 +331,7 @@ impl Broken {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Stands for the deadlock of a call from within a callback, which a test cannot wait for.
+    /// Panics where a call from within a callback would deadlock, which a test cannot wait for.
     fn enter(&self) {
         let me = Some(thread::current().id());
         if self.is(Fault::ReclaimHoldsItsLock) && *self.reclaiming.lock().unwrap() == me {
@@ -338,7 +339,7 @@ impl Broken {
         }
     }
 
-    /// The inner pool's name of an object.
+    /// The inner pool's handle of an object.
     fn name_of(&self, handle: Handle) -> Handle {
         let handle = match self.fault {
             Fault::OtherPoolsHandleIsTaken => Handle::new(self.tag(), handle.backend_bits()),
@@ -419,7 +420,7 @@ fn inner_tag(handle: Handle) -> PoolTag {
     PoolTag::new(handle.tag_bits()).unwrap()
 }
 
-/// An [`Evict`] of a closure that also sees the pool.
+/// An [`Evict`] from a closure that also gets the pool.
 struct Answer<'a, F>(&'a Broken, F);
 
 impl<F: Fn(&Broken, Handle, ObjRead<'_>) -> Evicted> Evict for Answer<'_, F> {
@@ -534,7 +535,7 @@ impl Zpool for Broken {
                 return self.inner.obj_read_begin(latest.unwrap_or(handle));
             }
             Err(_) if self.is(Fault::StaleReadTakesALock) => {
-                // A lock that ranks where the caller's does.
+                // A lock of the same rank as the caller's.
                 drop(lockdep::acquire(Rank::Entry));
                 return Err(ZpoolError::invalid(handle));
             }
@@ -612,7 +613,7 @@ impl Zpool for Broken {
             }
             live.into_iter()
         };
-        // Reclaim over a snapshot of guards, with whatever callback.
+        // Reclaim over any sequence of guards.
         let over = |offers: &mut dyn Iterator<Item = (Handle, ObjRead<'_>)>| {
             let mut freed = 0;
             for (handle, object) in offers {
@@ -765,7 +766,7 @@ fn check(name: &str) -> &'static Check {
     found.unwrap_or_else(|| panic!("no check is called {name}"))
 }
 
-/// What the suite says of a subject, if the check fails.
+/// The suite's message about a subject, if the check fails.
 fn verdict(check: &Check, subject: &dyn Subject) -> Option<String> {
     let payload = catch_unwind(AssertUnwindSafe(|| (check.run)(subject))).err()?;
     Some(payload.downcast_ref::<String>().cloned().unwrap_or_default())
@@ -806,7 +807,7 @@ fn every_check_finds_some_fault() {
     assert!(idle.is_empty(), "checks that find none of the faults: {idle:?}");
 }
 
-/// A subject that takes pages and denies it.
+/// A subject that uses pages, but whose `uses_pages` is false.
 struct Denies;
 
 impl Subject for Denies {
@@ -826,7 +827,7 @@ impl Subject for Denies {
 #[test]
 fn a_subject_is_held_to_what_it_says_of_pages() {
     let said = verdict(check("given_pages_are_used"), &Denies).unwrap();
-    assert!(said.contains("uses_pages() denies it"), "{said}");
+    assert!(said.contains("uses_pages() is false"), "{said}");
 }
 
 #[test]

@@ -1,10 +1,9 @@
-//! A complete backend without `unsafe`: every object has a page of its own.
+//! A complete backend without `unsafe`: every object has its own page.
 //!
-//! Handles are counted up and never given twice, so a freed one stays invalid and the map's order
-//! is the objects' age. A reader shares its object's page by counting; the page goes back to the
-//! provider with whoever is last, the map or a reader, but not from a reader's drop, which may be
-//! under a lock: it leaves its share to the next call that may block. Pages are allocated and given
-//! back outside of the lock.
+//! Handles count up and are never used twice, so a freed one stays invalid, and the map's order is the
+//! objects' age. A reader has a counted share of its object's page. The page returns to the provider with
+//! the last share, the map's or a reader's. A reader's drop may be under a lock, so it leaves its share to
+//! the next call that may block. Pages are allocated and freed outside the lock.
 
 #![forbid(unsafe_code)]
 
@@ -27,10 +26,10 @@ pub(crate) struct OnePage {
     left: Left,
 }
 
-/// Shares in pages that readers left.
+/// Shares of pages that readers left.
 type Left = Arc<Mutex<Vec<Arc<OwnedRun>>>>;
 
-/// A reader's share in a page.
+/// A reader's share of a page.
 struct Reader {
     page: Arc<OwnedRun>,
     left: Left,
@@ -53,7 +52,7 @@ struct State {
     last: u64,
     objects: BTreeMap<Handle, Object>,
     object_bytes: usize,
-    /// Freed while they were read; those whose readers have gone are swept out by `stats`.
+    /// Pages of objects freed during reads; `stats` removes those whose readers have ended.
     parked: Vec<Weak<OwnedRun>>,
     reclaimed: u64,
 }
@@ -73,7 +72,7 @@ impl OnePage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives up what readers left.
+    /// Drops the shares that readers left.
     fn sweep(&self) {
         let left = core::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         drop(left);
@@ -85,7 +84,7 @@ impl OnePage {
         let mut state = self.state();
         let object = state.objects.remove(&handle).ok_or(ZpoolError::invalid(handle))?;
         state.object_bytes -= object.len;
-        // Readers are added under the lock, so the count can only fall now.
+        // Readers are only added under the lock, so from here the count can only fall.
         if Arc::strong_count(&object.page) > 1 {
             state.parked.push(Arc::downgrade(&object.page));
         }
@@ -154,7 +153,7 @@ impl Zpool for OnePage {
     }
 
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
-        // The pages there are now, oldest first: what callbacks store is not for this call.
+        // The present pages, oldest first: this call does not offer what callbacks store.
         let pages: Vec<Handle> = self.state().objects.keys().copied().collect();
         let mut freed = 0;
         for handle in pages {
@@ -166,7 +165,7 @@ impl Zpool for OnePage {
             if !given_up {
                 continue;
             }
-            // The callback may have freed it already, and a reader may still keep the page.
+            // The callback may have freed it already, or a reader may still keep the page.
             if self.take(handle).is_ok_and(|page| Arc::into_inner(page).is_some()) {
                 freed += 1;
                 self.state().reclaimed += 1;

@@ -1,12 +1,12 @@
-//! Where cold runs come from and go to: all regions, cut into blocks.
+//! The source of cold runs: all regions, cut into blocks.
 //!
-//! The lowest free slot is taken of the lowest block that serves the length, else of the lowest
-//! empty block: what is in use gathers in low blocks, and high ones run empty. Blocks count from 0
-//! in the order in which their regions were reserved, by address within a region.
+//! A run takes the lowest free slot of the lowest block that serves its length, or of the lowest empty
+//! block. So runs in use gather in low blocks, and high blocks become empty. Blocks are numbered from 0
+//! in the order in which their regions were reserved, and by address within a region.
 //!
-//! Lock: the provider's mutex guards all of it. Nothing here calls the system.
+//! Lock: the provider's mutex guards all state. Nothing here makes a system call.
 //! Invariants: a block is in `empty` if it serves no length, in `open` of the length it serves if
-//! it has a free slot, and in no other set. The isolated block, if there is one, is in none.
+//! it has a free slot, and in no other set. An isolated block is in no set.
 
 use core::cmp::Reverse;
 use core::ptr::NonNull;
@@ -17,14 +17,14 @@ use super::blockset::BlockSet;
 use super::region::{REGION_BLOCKS, Region};
 use zpool_api::provider::MAX_RUN_PAGES;
 
-/// A region with its blocks, in one piece so that its tables are made before the lock is taken.
+/// A region with its blocks, whose tables are thus allocated before the lock is taken.
 pub(super) struct Tract {
     region: Region,
     blocks: Vec<Block>,
 }
 
 impl Tract {
-    /// All blocks empty.
+    /// A tract of empty blocks.
     pub(super) fn new(region: Region) -> Result<Tract, TryReserveError> {
         let mut blocks = Vec::new();
         blocks.try_reserve_exact(region.blocks())?;
@@ -32,29 +32,29 @@ impl Tract {
         Ok(Tract { region, blocks })
     }
 
-    /// Whether the process has its memory locked.
+    /// Whether the system locks the region's pages as they are touched.
     pub(super) fn is_locked(&self) -> bool {
         self.region.is_locked()
     }
 }
 
-/// All regions of a provider and which slots of them are taken.
+/// All regions of a provider, and which of their slots are taken.
 pub(super) struct Arena {
     page_size: usize,
     /// Block `n` is block `n % REGION_BLOCKS` of tract `n / REGION_BLOCKS`. Tracts are never
     /// removed.
     tracts: Vec<Tract>,
-    /// Start address and tract, by address.
+    /// Start address and number of each tract, by address.
     by_address: Vec<(usize, usize)>,
     empty: BlockSet,
     /// Blocks with a free slot, by the length they serve: `open[0]` for single pages.
     open: [BlockSet; MAX_RUN_PAGES],
-    /// Out of use, to be emptied.
+    /// The block that is being emptied; no slot of it is handed out.
     isolated: Option<usize>,
 }
 
 impl Arena {
-    /// No regions.
+    /// An arena without regions.
     pub(super) fn new(page_size: usize) -> Self {
         Arena {
             page_size,
@@ -66,8 +66,7 @@ impl Arena {
         }
     }
 
-    /// Adds a region. Without memory for its tables it is handed back, to be dropped after
-    /// unlocking.
+    /// Adds a region. Returns it if there is no memory for the tables; drop it after unlocking.
     pub(super) fn add(&mut self, tract: Tract) -> Result<(), Tract> {
         let first_block = self.tracts.len() * REGION_BLOCKS;
         if self.make_room(first_block + REGION_BLOCKS).is_err() {
@@ -90,7 +89,7 @@ impl Arena {
         self.open.iter_mut().try_for_each(|set| set.make_room(blocks))
     }
 
-    /// Takes a slot for a run of `pages` pages; none when a region has to be added first.
+    /// Takes a slot for a run of `pages` pages; `None` if a region has to be added first.
     pub(super) fn take(&mut self, pages: usize) -> Option<NonNull<u8>> {
         let open = &mut self.open[pages - 1];
         let (number, fresh) = match open.first() {
@@ -99,7 +98,7 @@ impl Arena {
         };
         assert!(
             self.isolated != Some(number),
-            "block {number} is isolated, yet in a set that runs are handed out of"
+            "block {number} is isolated, but in a set that runs are taken from"
         );
         let tract = &mut self.tracts[number / REGION_BLOCKS];
         let block = &mut tract.blocks[number % REGION_BLOCKS];
@@ -118,8 +117,11 @@ impl Arena {
     /// Puts back the slot of a run of `pages` pages at `base`, which must hold no memory.
     ///
     /// # Panics
-    /// If the run is not one of this arena that is taken.
-    #[expect(clippy::expect_used, reason = "who frees a run promises that it is this provider's")]
+    /// If the run is not a taken slot of this arena.
+    #[expect(
+        clippy::expect_used,
+        reason = "the caller of `free_run` promises that it is this provider's run"
+    )]
     pub(super) fn put(&mut self, base: NonNull<u8>, pages: usize) {
         let address = base.addr().get();
         let below = self.by_address.partition_point(|(start, _)| *start <= address);
@@ -129,7 +131,7 @@ impl Arena {
         let block = &mut self.tracts[tract].blocks[number % REGION_BLOCKS];
         block.put((address - start) % BLOCK_BYTES);
         if self.isolated == Some(number) {
-            // Back into its set when it is put back.
+            // `putback` returns it to its set.
         } else if block.is_empty() {
             self.open[pages - 1].remove(number);
             self.empty.insert(number);
@@ -138,11 +140,11 @@ impl Arena {
         }
     }
 
-    /// Takes the block with the fewest pages taken out of use, if what is taken there fits into the
-    /// free slots of other blocks of its length. The highest of equals, since high blocks are to
-    /// run empty. Its first byte, and the pages of its runs; none while a block is isolated.
+    /// Isolates the block with the fewest taken pages whose taken slots fit into the free slots of other blocks
+    /// of its length; of equals the highest, since high blocks should become empty. Returns its first byte and
+    /// the pages per run; `None` while another block is isolated.
     ///
-    /// Looks at every block with a free slot once.
+    /// Visits every block with a free slot once.
     pub(super) fn isolate(&mut self) -> Option<(NonNull<u8>, usize)> {
         if self.isolated.is_some() {
             return None;
@@ -163,13 +165,13 @@ impl Arena {
         Some((base, pages))
     }
 
-    /// Slots of the isolated block that are taken.
+    /// How many slots of the isolated block are taken.
     pub(super) fn taken_of_isolated(&self) -> usize {
         self.isolated
             .map_or(0, |n| self.tracts[n / REGION_BLOCKS].blocks[n % REGION_BLOCKS].taken())
     }
 
-    /// Takes the isolated block, whose runs have `pages` pages, back into use.
+    /// Ends the isolation of the block, whose runs have `pages` pages.
     pub(super) fn putback(&mut self, pages: usize) {
         let Some(number) = self.isolated.take() else { return };
         let block = &self.tracts[number / REGION_BLOCKS].blocks[number % REGION_BLOCKS];
@@ -180,7 +182,7 @@ impl Arena {
         }
     }
 
-    /// Start address and bytes of each region, by address.
+    /// Start address and length in bytes of each region, by address.
     pub(super) fn regions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.by_address
             .iter()
@@ -217,7 +219,7 @@ mod tests {
     fn every_slot_is_given_once_over_all_regions() {
         let mut arena = with_regions(3);
         let mut given = Vec::new();
-        // Long and short runs by turns, until nothing fits any more.
+        // Long and short runs in turn, until nothing fits any more.
         loop {
             let before = given.len();
             for pages in [16, 3, 1] {
@@ -244,13 +246,13 @@ mod tests {
         for (base, pages) in given.drain(..) {
             arena.put(base, pages);
         }
-        // Whole again: as many of the longest as there are.
+        // Everything is free again: only runs of 16 pages fit, without waste.
         let runs = std::iter::from_fn(|| arena.take(16)).count();
         assert_eq!(runs, all / (16 * 4096));
     }
 
     #[test]
-    #[should_panic(expected = "block 0 is isolated, yet in a set that runs are handed out of")]
+    #[should_panic(expected = "block 0 is isolated, but in a set that runs are taken from")]
     fn an_isolated_block_that_is_left_open_is_told() {
         let mut arena = with_regions(1);
         assert!(arena.take(1).is_some());
@@ -264,14 +266,14 @@ mod tests {
         let per_block = BLOCK_BYTES / 4096;
         let all: Vec<_> = (0..3 * per_block).map(|_| arena.take(1).unwrap()).collect();
         assert!(all.windows(2).all(|pair| pair[0].addr() < pair[1].addr()));
-        // Half of every block comes back: what is asked next fills the first two and leaves the
-        // third to run empty.
+        // Half of every block is put back: the next runs fill the first two blocks, and the third can become
+        // empty.
         all.iter().skip(1).step_by(2).for_each(|base| arena.put(*base, 1));
         let again: Vec<_> = (0..per_block).map(|_| arena.take(1).unwrap()).collect();
         assert!(again.iter().all(|base| base.addr() < all[2 * per_block].addr()));
         let third = || all[2 * per_block..].iter().step_by(2);
         third().for_each(|base| arena.put(*base, 1));
-        // Another length gets the block that ran empty.
+        // Another length gets the empty block.
         assert_eq!(arena.take(2).unwrap().addr(), all[2 * per_block].addr());
     }
 }

@@ -1,25 +1,25 @@
 //! A block: 2 MiB of a region, cut into slots for runs of one length while any slot is taken.
 //!
-//! It knows offsets only, no memory. A slot is *taken* from the time its run is handed out until
-//! the run holds no memory and nobody has it: while in use, while warm, and while its pages are on
-//! their way to the system.
+//! It handles offsets and never touches memory. A slot is *taken* from when its run is handed out until
+//! nobody has the run and it holds no memory: while in use, while warm, and while its pages are on their
+//! way to the system.
 //!
-//! Invariants: `taken` is the number of bits in `bits`; bits at and beyond `slots` are clear; an
-//! empty block (`taken == 0` once it has been put back) has no run length.
+//! Invariants: `taken` is the number of bits set in `bits`; bits at and beyond `slots` are clear; a block
+//! whose last slot was put back has no run length.
 
 use zpool_api::provider::PAGE_SIZE;
 
 /// Bytes of a block, and their alignment: one huge page of the usual size.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
-/// Slots of a block at most.
+/// Most slots of a block.
 pub(super) const MAX_SLOTS: usize = BLOCK_BYTES / PAGE_SIZE;
 
 /// Which slots of 2 MiB are taken.
 pub(super) struct Block {
     /// A bit for each taken slot.
     bits: [u64; MAX_SLOTS / 64],
-    /// Bytes of a run; 0 while the block serves no length.
+    /// Bytes per run; 0 while the block serves no length.
     run_bytes: u32,
     slots: u16,
     taken: u16,
@@ -31,16 +31,16 @@ impl Block {
         Block { bits: [0; MAX_SLOTS / 64], run_bytes: 0, slots: 0, taken: 0 }
     }
 
-    /// Dedicates an empty block to runs of `run_bytes` bytes. What is left at its end when they do
-    /// not divide the block is address space never touched.
+    /// Dedicates an empty block to runs of `run_bytes` bytes. If they do not divide the block, the rest at its
+    /// end is address space that is never touched.
     pub(super) fn dedicate(&mut self, run_bytes: usize) {
-        assert!(self.is_empty() && self.run_bytes == 0, "dedicated while in use");
+        assert!(self.is_empty() && self.run_bytes == 0, "the block is in use for another length");
         assert!((PAGE_SIZE..=BLOCK_BYTES).contains(&run_bytes));
         self.run_bytes = run_bytes as u32;
         self.slots = (BLOCK_BYTES / run_bytes) as u16;
     }
 
-    /// Takes the lowest free slot; its offset in bytes.
+    /// Takes the lowest free slot; returns its offset in bytes.
     pub(super) fn take(&mut self) -> Option<usize> {
         if self.is_full() {
             return None;
@@ -52,7 +52,7 @@ impl Block {
         Some(slot * self.run_bytes as usize)
     }
 
-    /// Puts back the slot at `offset` bytes. The last one to come back ends the dedication.
+    /// Puts back the slot at `offset` bytes. Putting back the last taken slot ends the dedication.
     pub(super) fn put(&mut self, offset: usize) {
         let run_bytes = self.run_bytes as usize;
         assert!(run_bytes != 0 && offset % run_bytes == 0, "no slot begins at {offset}");
@@ -67,12 +67,12 @@ impl Block {
         }
     }
 
-    /// Slots taken.
+    /// How many slots are taken.
     pub(super) fn taken(&self) -> usize {
         usize::from(self.taken)
     }
 
-    /// Slots free.
+    /// How many slots are free.
     pub(super) fn free(&self) -> usize {
         usize::from(self.slots - self.taken)
     }

@@ -1,10 +1,10 @@
-//! A set of block numbers that gives its lowest first: one bit a block.
+//! A set of block numbers that finds its lowest: one bit per block.
 //!
 //! Invariant: no word before `first_word` has a bit set.
 
 use std::collections::TryReserveError;
 
-/// Block numbers, ordered.
+/// An ordered set of block numbers.
 #[derive(Default)]
 pub(super) struct BlockSet {
     words: Vec<u64>,
@@ -23,13 +23,13 @@ impl BlockSet {
         Ok(())
     }
 
-    /// Adds a block that there is room for.
+    /// Adds a block; `make_room` must have made room for it.
     pub(super) fn insert(&mut self, block: usize) {
         self.words[block / 64] |= 1 << (block % 64);
         self.first_word = self.first_word.min(block / 64);
     }
 
-    /// Takes a block out, if it is in.
+    /// Removes a block, if the set has it.
     pub(super) fn remove(&mut self, block: usize) {
         self.words[block / 64] &= !(1 << (block % 64));
     }
@@ -45,7 +45,7 @@ impl BlockSet {
         None
     }
 
-    /// All of them, lowest first.
+    /// All blocks, lowest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
         self.words
@@ -76,7 +76,7 @@ mod tests {
             set.make_room(room).unwrap();
             for _ in 0..if cfg!(miri) { 50 } else { 2000 } {
                 let block = rng.below(room);
-                // Removes more often than it adds, so that it runs empty now and then.
+                // Removes more often than it adds, so that the set becomes empty now and then.
                 if rng.below(5) < 2 {
                     set.insert(block);
                     model.insert(block);

@@ -1,15 +1,15 @@
-//! Emptying a block: its runs are kept apart as they are freed, and its memory given back whole.
+//! Emptying a block: gathers its runs as they are freed, and returns its memory whole.
 //!
-//! At most one block of a provider is isolated at a time. The arena hands out none of its slots,
-//! and runs of it that are freed meanwhile are gathered here:
-//! they are *leaving*. Once no other run of it is left one system call gives back the block. A block
-//! that did not run empty goes back into use, and the gathered runs are warm.
+//! At most one block of a provider is isolated at a time. The arena hands out none of its slots, and runs
+//! of it that are freed meanwhile are gathered here; they count as *leaving*. When no other run of it is
+//! left, one system call returns the block. Otherwise the block goes back into use, and the gathered runs
+//! become warm.
 //!
-//! A block is put back by the number of its isolation, which is never given twice, and not by its
-//! addresses, which recur and which anybody can make a [`PageBlock`] of.
+//! `putback` identifies the isolation by its ticket, a number that never recurs. Addresses recur, and anybody
+//! can make a [`PageBlock`] of them.
 //!
-//! Lock: the provider's mutex guards the state. The system call is made without it; until it is
-//! over the gathered runs' slots are taken and the block stays isolated.
+//! Lock: the provider's mutex guards the state. The system call is made without it; until the call returns,
+//! the gathered runs' slots stay taken and the arena keeps the block isolated.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -22,16 +22,16 @@ use zpool_base::mapping;
 
 /// The block that is being emptied.
 pub(super) struct Isolated {
-    /// Never 0, and never the same again.
+    /// Never 0, and never used twice.
     ticket: u64,
     base: NonNull<u8>,
-    /// Pages of a run there.
+    /// Pages per run of this block.
     pages: usize,
-    /// Runs of it that nobody uses. Has room for all, so that gathering one allocates nothing.
+    /// Runs of the block that nobody uses. Has capacity for all, so that gathering one does not allocate.
     gathered: Vec<PageRun>,
 }
 
-// SAFETY: `base` is an address of the provider's own region, which belongs to no thread.
+// SAFETY: `base` points into the provider's own region, which is bound to no thread.
 unsafe impl Send for Isolated {}
 
 impl Isolated {
@@ -46,7 +46,7 @@ impl Isolated {
 }
 
 impl State {
-    /// Keeps a freed run apart if it is one of the isolated block; else hands it back.
+    /// Gathers a freed run if it belongs to the isolated block; otherwise returns it.
     pub(super) fn gather(&mut self, run: PageRun) -> Option<PageRun> {
         let Some(isolated) = &mut self.isolated else { return Some(run) };
         let full = isolated.gathered.len() == isolated.gathered.capacity();
@@ -61,7 +61,7 @@ impl State {
 
 impl MmapPages {
     pub(super) fn isolate(&self) -> Option<PageBlock> {
-        // A warm run takes a slot: without them it shows which blocks are sparse, and where room is.
+        // A warm run occupies a slot. Without them the counts show which blocks are sparse and where room is.
         self.trim();
         let mut gathered = Vec::new();
         gathered.try_reserve_exact(MAX_SLOTS).ok()?;
@@ -71,7 +71,7 @@ impl MmapPages {
         let mut isolated = Isolated { ticket: state.isolations, base, pages, gathered };
         let ticket = isolated.ticket;
         let range = isolated.range();
-        // What became warm since is leaving: the count of both stays.
+        // Runs that became warm since then are now leaving: the sum of both counts stays.
         state.leaving += {
             let state = &mut *state;
             state.warm.take_within(pages, &range, &mut isolated.gathered)
@@ -92,9 +92,8 @@ impl MmapPages {
         if whole {
             let locked = state.locked;
             drop(state);
-            // SAFETY: a block of this provider's regions. Every slot of it that is taken is that of
-            // a gathered run, and while it is isolated in the arena none is handed out: nobody uses
-            // a byte of it.
+            // SAFETY: a block of this provider's regions. All its taken slots belong to gathered runs, and
+            // while the arena keeps it isolated it hands out no slot of it: nobody uses a byte of it.
             whole = unsafe { mapping::give_back(isolated.base, BLOCK_BYTES, locked) }.is_ok();
             if whole {
                 isolated.gathered.iter_mut().for_each(|run| run.mark_released(0..run.pages()));

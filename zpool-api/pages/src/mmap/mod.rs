@@ -1,13 +1,13 @@
-//! Pages straight from the system, by `mmap`: runs from large regions, recycled while warm.
+//! Pages directly from the system, by `mmap`: runs from large regions, reused while warm.
 //!
-//! A run's slot is in one of four states. *Cold*: free, without memory, in its block's bitmap
-//! ([`block`], [`arena`]). *In use*: its holder's. *Warm*: freed, with resident pages, in the
-//! cache ([`warm`]). *Leaving*: taken out of the cache in a batch whose memory is being given
-//! back. Only after that is it cold, so nobody can be handed a slot whose memory is about to go.
+//! A run's slot is in one of four states. *Cold*: free and without memory, in its block's bitmap
+//! ([`block`], [`arena`]). *In use*: held by a caller. *Warm*: freed, with resident pages, in the
+//! cache ([`warm`]). *Leaving*: taken out of the cache in a batch that is being returned to the system.
+//! Only afterwards it becomes cold, so no caller gets a slot whose memory is about to go.
 //!
-//! Lock: one mutex guards all of it, a leaf, held for a few instructions. Every system call
-//! (`mapping.rs`) is made without it. Emptying a whole block is in [`isolate`].
-//! Invariant: `cached_pages` counts the resident pages of the warm and of the leaving runs.
+//! Lock: one mutex, a leaf, guards all state and is held for a few instructions. Every system call
+//! (`mapping.rs`) is made without it. [`isolate`] empties whole blocks.
+//! Invariant: `cached_pages` counts the resident pages of the warm and the leaving runs.
 
 mod arena;
 mod block;
@@ -40,23 +40,23 @@ use zpool_base::sync::{Mutex, MutexGuard};
 
 /// A [`PageProvider`] over anonymous mappings. Linux only; `Send` and `Sync`.
 ///
-/// Address space is reserved 64 MiB at a time and kept until the provider is dropped; memory
-/// backs it page by page on first touch. Freed runs keep their resident pages up to a bound
-/// ([`MmapOptions::cache_pages`]); beyond it the oldest are given back to the system, about 64
-/// pages at a time. Whoever frees the run that exceeds the bound makes those system calls.
+/// The provider reserves address space 64 MiB at a time and keeps it until it is dropped; memory backs it
+/// page by page on first touch. Freed runs keep their resident pages up to a bound
+/// ([`MmapOptions::cache_pages`]); beyond it the oldest return to the system, about 64 pages at a time. The
+/// call that frees the run that exceeds the bound makes those system calls.
 ///
-/// In a process that has all its future memory locked (`mlockall(MCL_FUTURE)`) pages are locked one by
-/// one as they are touched, and are unlocked as they go back (Linux 5.18). Where the system takes no
-/// pages back (the process has locked its memory since), they stay warm beyond the bound and counted,
-/// and are offered again after each further 64.
+/// If the process locks all its future memory (`mlockall(MCL_FUTURE)`), pages are locked one by one on first
+/// touch, and unlocked when they return to the system (Linux 5.18). Pages that the system refuses to take
+/// (the process locked its memory later) stay warm and counted, even above the bound, and are offered again
+/// after each further 64.
 ///
-/// A block of 2 MiB at a time can be emptied and given back whole, by whoever can move its runs
+/// A user that can move runs can empty a block of 2 MiB and return it whole
 /// ([`PageProvider::isolate_block`]).
 ///
 /// Huge pages are off unless [`MmapOptions::huge_pages`] allows them.
 ///
-/// In a child of the process that made it, after `fork`, every call is refused
-/// ([`PageError::Forked`]) or does nothing, and dropping it leaks: it takes no lock and unmaps nothing.
+/// After `fork`, in a child of the process that made it, every call fails with [`PageError::Forked`] or does
+/// nothing, and dropping the provider leaks: it takes no lock and unmaps nothing.
 ///
 /// ```
 /// use zpool_api::PageProvider;
@@ -66,7 +66,7 @@ use zpool_base::sync::{Mutex, MutexGuard};
 /// let pages = MmapPages::new();
 /// let mut run = pages.alloc_run(4)?;
 /// run.mark_resident(0..1); // before the first touch
-/// // SAFETY: the first page of a run that is ours alone.
+/// // SAFETY: the first page of a run that nobody else has.
 /// unsafe { run.base().as_ptr().write_bytes(7, pages.page_size()) };
 /// // SAFETY: from this provider, and its bytes are not used again.
 /// unsafe { pages.free_run(run) };
@@ -77,10 +77,10 @@ use zpool_base::sync::{Mutex, MutexGuard};
 pub struct MmapPages {
     options: MmapOptions,
     page_size: usize,
-    /// Most warm pages to keep, unless the system takes none back.
+    /// Most warm pages to keep, unless the system refuses to take them.
     warm_bound: usize,
     state: Leaked<Mutex<State>>,
-    /// `State::cached_pages`, written under the lock at every change of it.
+    /// A copy of `State::cached_pages`, written under the lock whenever that changes.
     cached: AtomicUsize,
 }
 
@@ -89,12 +89,12 @@ struct State {
     warm: WarmCache,
     /// Resident pages in batches on their way to the system.
     leaving: usize,
-    /// Warm pages above which a batch leaves: the bound, or more after the system refused some.
+    /// A batch leaves when the warm pages exceed this: the bound, or more after the system refused some.
     leave_above: usize,
     isolated: Option<Isolated>,
-    /// Isolations so far: the number of the last one.
+    /// Isolations so far; the last one's ticket.
     isolations: u64,
-    /// A region was locked in memory when it was mapped.
+    /// Whether any region was locked in memory when it was mapped.
     locked: bool,
 }
 
@@ -102,29 +102,28 @@ impl State {
     fn take(&mut self, pages: usize) -> Option<PageRun> {
         self.warm.pop(pages).or_else(|| {
             let base = self.arena.take(pages)?;
-            // SAFETY: a slot of that length in a mapping that lives as long as the provider,
-            // readable, writable, zero or as its last holder left it, aligned to the page (blocks
-            // are, and runs are whole pages). The arena gives it to nobody else until it is put
-            // back.
+            // SAFETY: a slot of that length in a mapping that lives as long as the provider: readable,
+            // writable, initialised (zero or its last holder's bytes), and aligned to the page, as blocks are
+            // and runs are whole pages. The arena gives it to nobody else until it is put back.
             Some(unsafe { PageRun::new(base, pages, 0) })
         })
     }
 
-    /// Takes the oldest warm runs freed before `time` on their way to the system, a batch at most,
-    /// until `keep` pages are left. They count as leaving until `MmapPages::give_back`.
+    /// Takes the oldest warm runs freed before `time` out of the cache, one batch at most, until `keep` pages
+    /// are left. They count as leaving until `MmapPages::give_back`.
     fn leave(&mut self, keep: usize, time: u64) -> Batch {
         let batch = self.warm.take_oldest(keep, time);
         self.leaving += batch.pages();
         batch
     }
 
-    /// A run that was leaving: its slot is free if it holds no memory, else it is warm.
+    /// Takes back a run that was leaving: frees its slot if it holds no memory, else makes it warm again.
     fn keep_or_put(&mut self, run: PageRun) {
         if run.resident() == 0 {
             self.arena.put(run.base(), run.pages());
         } else if let Err(run) = self.warm.push(run) {
-            // Neither taken back nor noted for want of memory: it stays leaving, which keeps the
-            // count true and costs its slot.
+            // The system refused it, and the cache has no memory to record it: the run stays leaving for
+            // good, which keeps the count correct and costs its slot.
             self.leaving += run.resident_pages();
         }
     }
@@ -134,7 +133,7 @@ impl State {
     }
 }
 
-/// The state, locked, with its rank.
+/// The locked state and its lock rank.
 struct Locked<'a> {
     state: MutexGuard<'a, State>,
     _rank: lockdep::Held,
@@ -161,7 +160,20 @@ impl MmapPages {
 
     /// A provider with these options. Reserves nothing yet.
     ///
-    /// Errors: [`PageError::PageSize`].
+    /// # Errors
+    /// [`PageError::PageSize`] unless the page size is a power of two from the system's page size to 65536.
+    ///
+    /// ```
+    /// use zpool_api::PageError;
+    /// use zpool_pages::{MmapOptions, MmapPages};
+    ///
+    /// # if cfg!(miri) { return Ok(()); }
+    /// let private = MmapPages::with_options(MmapOptions::new().dont_dump(true).zero_on_free(true))?;
+    /// let odd = MmapPages::with_options(MmapOptions::new().page_size(5000));
+    /// assert!(matches!(odd, Err(PageError::PageSize { page_size: 5000, .. })));
+    /// # drop(private);
+    /// # Ok::<(), PageError>(())
+    /// ```
     pub fn with_options(options: MmapOptions) -> Result<Self, PageError> {
         let page_size = options.checked_page_size()?;
         Ok(Self::unchecked(options, page_size))
@@ -187,9 +199,8 @@ impl MmapPages {
         }
     }
 
-    /// Start address and length in bytes of each part of the address space that runs come from, by
-    /// address. For tools that compare the counts with what the system reports. Empty if the heap has no
-    /// room for the list. Takes the lock.
+    /// Start address and length in bytes of each region that runs come from, sorted by address. For tools
+    /// that compare the counts with the system's. Empty if there is no memory for the list. Takes the lock.
     pub fn regions(&self) -> Vec<(usize, usize)> {
         if !self.state.is_here() {
             return Vec::new();
@@ -207,24 +218,25 @@ impl MmapPages {
         Locked { state: self.state.lock(), _rank: rank }
     }
 
-    /// Makes the count readable without the lock. To be called before unlocking, whenever warm or
-    /// leaving pages changed.
+    /// Copies the count of cached pages for readers without the lock. Call it before unlocking whenever the
+    /// number of warm or leaving pages changed.
     fn publish(&self, state: &State) {
-        // Relaxed: a number by itself, which pairs with nothing and leads to no other data. All
-        // stores are made under the lock, so none overwrites a later one.
+        // Relaxed: a single number that pairs with nothing and leads to no other data. All stores are made
+        // under the lock, so none overwrites a later one.
         self.cached.store(state.cached_pages(), Ordering::Relaxed);
     }
 
-    /// Pages to keep when a batch leaves: a batch below the bound, half the bound if that is more.
+    /// Pages to keep when a batch leaves: one batch below the bound, or half the bound if that is more.
     fn keep(&self) -> usize {
         self.warm_bound.saturating_sub(BATCH_RUNS).max(self.warm_bound / 2)
     }
 
-    /// Gives a batch, counted as leaving, back to the system; returns the pages that went.
+    /// Gives the memory of a batch, which counts as leaving, back to the system. The result is the number of
+    /// pages that went.
     fn give_back(&self, mut batch: Batch) -> usize {
         let leaving = batch.pages();
         let locked = self.lock().locked;
-        // SAFETY: its runs are of this provider's regions, which are mapped as long as it lives.
+        // SAFETY: its runs are in this provider's regions, which are mapped as long as it lives.
         unsafe { batch.give_back(self.page_size, locked) };
         let refused = batch.pages();
         let mut state = self.lock();
@@ -232,14 +244,14 @@ impl MmapPages {
         for run in batch.into_runs() {
             state.keep_or_put(run);
         }
-        // The system would refuse the same pages again: try once a batch, not at every free.
+        // The system would refuse the same pages again: retry once per batch, not at every free.
         state.leave_above =
             if refused == 0 { self.warm_bound } else { state.warm.pages() + BATCH_RUNS };
         self.publish(&state);
         leaving - refused
     }
 
-    /// Gives back warm runs above the bound.
+    /// Returns warm runs above the bound to the system.
     fn give_back_surplus(&self) {
         loop {
             let mut state = self.lock();
@@ -257,17 +269,17 @@ impl MmapPages {
         for page in (0..run.pages()).filter(|page| run.resident() >> page & 1 == 1) {
             // SAFETY: a page of the run, so inside it.
             let at = unsafe { run.base().add(page * self.page_size) };
-            // SAFETY: the run was given up by its holder and is this call's alone.
+            // SAFETY: the run's holder gave it up, so it is this call's alone.
             unsafe { at.write_bytes(0, self.page_size) };
         }
     }
 
     fn refused(&self, pages: usize, errno: Errno) -> PageError {
-        // Not the system's text for it, which takes memory of the heap, as there may be none.
+        // Not the system's text for it, which would need heap memory that may be exhausted.
         let what = match errno {
             Errno::NOMEM => "no memory or address space for another region",
-            Errno::AGAIN => "another region exceeds what may be locked",
-            _ => "no other region",
+            Errno::AGAIN => "another region would exceed the limit of locked memory",
+            _ => "cannot map another region",
         };
         let number = errno.raw_os_error();
         PageError::refused(pages, self.page_size, format_args!("{what} (os error {number})"))
@@ -296,9 +308,9 @@ impl fmt::Debug for MmapPages {
     }
 }
 
-// SAFETY: a run is a slot of its length in a mapping that lives as long as the provider; a slot is
-// given to one holder at a time: it leaves the bitmap or the cache under the lock when it is
-// handed out, and comes back to them in `free_run` only.
+// SAFETY: a run is a slot of its length in a mapping that lives as long as the provider. A slot has one
+// holder at a time: it leaves the bitmap or the cache under the lock when it is handed out, and returns to
+// them only in `free_run`.
 unsafe impl PageProvider for MmapPages {
     fn page_size(&self) -> usize {
         self.page_size
@@ -310,7 +322,8 @@ unsafe impl PageProvider for MmapPages {
             return Err(PageError::Forked);
         }
         check_run_length(pages)?;
-        // Outlives the lock: a region that another thread made superfluous is unmapped after it.
+        // Declared before the lock is taken: a region that another thread made superfluous is unmapped after
+        // unlocking.
         let mut reserved: Option<Tract> = None;
         loop {
             let mut state = self.lock();
@@ -385,10 +398,10 @@ unsafe impl PageProvider for MmapPages {
             }
             // SAFETY: a page of the run, so inside it.
             let at = unsafe { run.base().add(first * self.page_size) };
-            // SAFETY: pages of a run of this provider, whose regions are mapped as long as it
-            // lives; the caller says that nobody uses their bytes.
+            // SAFETY: pages of a run of this provider, whose regions are mapped as long as it lives; the
+            // caller promises that nobody uses their bytes.
             let gone = unsafe { mapping::give_back(at, (page - first) * self.page_size, locked) };
-            // Refused pages are still resident, and still the run's.
+            // Refused pages stay resident and marked.
             if gone.is_ok() {
                 run.mark_released(first..page);
             }
@@ -416,11 +429,11 @@ unsafe impl PageProvider for MmapPages {
         if !self.state.is_here() {
             return 0;
         }
-        // Runs freed from now on stay, as do those that the system refuses: it ends.
+        // Runs freed from now on stay, and so do those that the system refuses: the loop ends.
         let now = self.lock().warm.now();
         let mut given = 0;
         loop {
-            // The count does not change: what was warm is leaving.
+            // The count does not change: warm pages become leaving ones.
             let batch = self.lock().leave(0, now);
             if batch.is_empty() {
                 return given;

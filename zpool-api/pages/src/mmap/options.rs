@@ -1,16 +1,16 @@
-//! What can be chosen about an [`MmapPages`](super::MmapPages).
+//! The options of [`MmapPages`](super::MmapPages).
 
 use zpool_api::PageError;
 use zpool_api::provider::{MAX_RUN_PAGES, PAGE_SIZE};
 use zpool_base::mapping::system_page_size;
 
-/// Largest page that runs can be asked in, bytes: the largest that Linux is built with.
+/// Largest page size of runs, in bytes: the largest that common Linux builds use.
 const MAX_PAGE_SIZE: usize = 65536;
 
-/// Warm bytes that a provider keeps unless it is told otherwise.
+/// Warm bytes that a provider keeps by default.
 ///
-/// Enough that a backend which frees and asks again within a batch or two never reaches the
-/// system, and little beside any store worth having: under 1 % of one of 64 MiB.
+/// Enough that a backend that frees pages and allocates again within a batch or two makes no system call,
+/// and little compared with any useful store: under 1 % of one of 64 MiB.
 const WARM_BYTES: usize = 512 * 1024;
 
 /// Options of [`MmapPages::with_options`](super::MmapPages::with_options). `Send` and `Sync`.
@@ -36,62 +36,61 @@ pub struct MmapOptions {
 }
 
 impl MmapOptions {
-    /// The defaults, said at each setter.
+    /// The defaults, which each setter names.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes of a page: a power of two from 4096 to 65536, not below the system's own page.
-    /// Larger than the system's is allowed; then runs, their alignment and every count are in
-    /// units of this size. Default: 4096, or the system's page where that is larger.
+    /// Bytes per page: a power of two from 4096 to 65536, not below the system's page size. It may be
+    /// larger; then runs, their alignment and all counts are in units of this size. Default: the system's
+    /// page size.
     pub fn page_size(mut self, bytes: usize) -> Self {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Most resident pages to keep warm in freed runs. 0 keeps none: each freed run then costs a
-    /// system call. Pages on their way to the system are counted but not bounded: about 64 more
-    /// for each thread that is giving some back. Default: 512 KiB of pages (128 of 4096 bytes), at
-    /// least 16.
+    /// Most resident pages to keep warm in freed runs. 0 keeps none, so each freed run costs a system call.
+    /// Pages on their way to the system are counted but not bounded: about 64 more for each thread that is
+    /// returning some. Default: 512 KiB of pages (128 of 4096 bytes), at least 16 pages.
     pub fn cache_pages(mut self, pages: usize) -> Self {
         self.cache_pages = Some(pages);
         self
     }
 
-    /// Lets the system back the regions with huge pages. Default: off, and the system is told not
-    /// to.
+    /// Lets the system back the regions with huge pages. Default: off, which also forbids them
+    /// (`MADV_NOHUGEPAGE`).
     ///
-    /// Misses in the address translation get rarer, density gets worse: the first touch of one
-    /// page may make 2 MiB resident, which no count of this crate sees, and a page given back
-    /// first has to be split off. Read the process's resident set to know what it costs.
+    /// Huge pages reduce TLB misses but cost memory: the first touch of one page may make 2 MiB resident,
+    /// which no count of this crate includes, and the system must split a huge page to take back a part of
+    /// it. Measure the cost by the process's resident set.
     pub fn huge_pages(mut self, on: bool) -> Self {
         self.huge_pages = on;
         self
     }
 
-    /// Leaves the regions out of a forked child (`MADV_DONTFORK`). The provider, and pools that refuse
-    /// calls in a child, do not touch them there; a look at the bytes of a guard that was open at the
-    /// `fork` faults. Default: off.
+    /// Excludes the regions from a forked child (`MADV_DONTFORK`). The provider, and pools that refuse calls
+    /// in a child, do not touch them there; reading the bytes of a guard that was open at the `fork` faults.
+    /// Default: off.
     pub fn dont_fork(mut self, on: bool) -> Self {
         self.dont_fork = on;
         self
     }
 
-    /// Leaves the regions out of core dumps (`MADV_DONTDUMP`). Default: off.
+    /// Excludes the regions from core dumps (`MADV_DONTDUMP`). Default: off.
     pub fn dont_dump(mut self, on: bool) -> Self {
         self.dont_dump = on;
         self
     }
 
-    /// Overwrites the resident pages of each freed run with zeros, before the run is kept warm or
-    /// handed out again. Default: off; the old bytes then stay until the run's next holder writes
-    /// over them or its memory goes back to the system.
+    /// Overwrites the resident pages of each freed run with zeros, before the run is kept warm or handed out
+    /// again. Default: off; then old bytes stay until the run's next holder overwrites them or the memory
+    /// returns to the system.
     pub fn zero_on_free(mut self, on: bool) -> Self {
         self.zero_on_free = on;
         self
     }
 
-    /// The page size in effect, bytes; refuses what cannot be used here.
+    /// The page size in effect, in bytes; an error if it cannot be used here.
     pub(super) fn checked_page_size(&self) -> Result<usize, PageError> {
         let smallest = system_page_size().max(PAGE_SIZE);
         let page_size = self.page_size.unwrap_or(smallest);
@@ -103,7 +102,7 @@ impl MmapOptions {
         }
     }
 
-    /// The bound of warm pages in effect.
+    /// The bound on warm pages in effect.
     pub(super) fn warm_bound(&self, page_size: usize) -> usize {
         self.cache_pages.unwrap_or((WARM_BYTES / page_size).max(MAX_RUN_PAGES))
     }

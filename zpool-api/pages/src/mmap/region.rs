@@ -1,6 +1,6 @@
-//! A region: address space reserved from the system, in whole blocks.
+//! A region: reserved address space, in whole blocks.
 //!
-//! Its system calls may block, so none is made under the provider's lock; `might_sleep` checks it.
+//! Its system calls may block, so none is made under the provider's lock; `might_sleep` checks this.
 
 use core::ptr::NonNull;
 use rustix::io::Errno;
@@ -13,10 +13,10 @@ use zpool_base::mapping::Mapping;
 /// Most blocks in a region.
 pub(super) const REGION_BLOCKS: usize = 32;
 
-/// Bytes reserved at once, where the address space has them.
+/// Bytes to reserve at once, if the address space has room.
 const REGION_BYTES: usize = REGION_BLOCKS * BLOCK_BYTES;
 
-/// Only whole, aligned blocks of its mapping are used, which is at most one block less than was mapped.
+/// Uses only whole, aligned blocks of its mapping: at most one block less than was mapped.
 pub(super) struct Region {
     mapping: Mapping,
     /// The first block; its provenance is the whole mapping.
@@ -24,36 +24,36 @@ pub(super) struct Region {
     blocks: usize,
 }
 
-// SAFETY: the blocks are the mapping's, which may go to any thread.
+// SAFETY: the blocks lie in the mapping, which is `Send`.
 unsafe impl Send for Region {}
 
 impl Region {
-    /// Reserves address space; no memory yet. Asks for less, down to a single block, when the
-    /// system refuses the usual 64 MiB.
+    /// Reserves address space, without memory. If the system refuses the usual 64 MiB, tries less, down to a
+    /// single block.
     pub(super) fn reserve(options: &MmapOptions) -> Result<Region, Errno> {
         might_sleep("reserving a region");
         let mut bytes = REGION_BYTES;
         loop {
             match Mapping::closed(bytes) {
                 Ok(mapping) => return Region::of(mapping.opened()?).advised(options),
-                // Two blocks of mapping always hold one aligned block.
+                // Two blocks' bytes always contain one aligned block.
                 Err(refused) if bytes <= 2 * BLOCK_BYTES => return Err(refused),
                 Err(_) => bytes /= 2,
             }
         }
     }
 
-    /// The blocks of a mapping of at least two blocks' bytes.
+    /// The blocks in a mapping of at least two blocks' bytes.
     fn of(mapping: Mapping) -> Region {
         let start = mapping.base().addr().get();
         let head = start.next_multiple_of(BLOCK_BYTES) - start;
-        // SAFETY: less than a block is skipped of a mapping of at least two.
+        // SAFETY: skips less than a block of a mapping of at least two.
         let base = unsafe { mapping.base().add(head) };
         let blocks = (mapping.len() - head) / BLOCK_BYTES;
         Region { mapping, base, blocks }
     }
 
-    /// Whether its pages are locked as they are touched.
+    /// Whether the system locks its pages as they are touched.
     pub(super) fn is_locked(&self) -> bool {
         self.mapping.is_locked()
     }
@@ -111,8 +111,7 @@ mod tests {
 
     #[test]
     fn blocks_are_aligned_wherever_the_mapping_lies() {
-        // An odd page more shifts each mapping against the one before: not all can begin at a
-        // block.
+        // The extra 64 KiB shift each mapping against the one before: not all can begin at a block.
         let regions: Vec<Region> = (0..3)
             .map(|_| Mapping::closed(2 * BLOCK_BYTES + 65536).unwrap().opened().unwrap())
             .map(Region::of)

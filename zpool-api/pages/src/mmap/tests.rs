@@ -1,4 +1,4 @@
-//! Tests of [`MmapPages`] against what the system says is resident.
+//! Tests of [`MmapPages`] against the resident pages that the system reports.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 mod locked;
@@ -22,15 +22,15 @@ fn with(options: MmapOptions) -> MmapPages {
     MmapPages::with_options(options).unwrap()
 }
 
-/// The page sizes to test with, those that this system can do.
+/// The page sizes to test with that this system supports.
 fn page_sizes() -> impl Iterator<Item = usize> {
     [4096, 16384, 65536].into_iter().filter(|size| *size >= mapping::system_page_size())
 }
 
-/// Bytes of the provider's regions that the system holds memory for.
+/// Bytes of the provider's regions for which the system holds memory.
 ///
-/// From the page map and not from the mappings' sums: neighbouring mappings of the same kind, as
-/// tests that run beside this one make them, are one to the system.
+/// Read from the page map, not from `smaps`: the system merges neighbouring mappings of the same kind, such
+/// as those of tests that run in parallel.
 fn resident_bytes(pages: &MmapPages) -> usize {
     let system_page = mapping::system_page_size();
     let page_map = File::open("/proc/self/pagemap").unwrap();
@@ -60,12 +60,12 @@ fn page<'a>(provider: &MmapPages, run: &'a PageRun, page: usize) -> &'a [u8] {
     assert!(page < run.pages());
     // SAFETY: inside the run.
     let at = unsafe { run.base().add(page * provider.page_size()) };
-    // SAFETY: initialised, and the run is the test's alone, which does not write while it looks.
+    // SAFETY: initialised, and the run is the test's alone, which does not write while it reads.
     unsafe { core::slice::from_raw_parts(at.as_ptr(), provider.page_size()) }
 }
 
 fn free(provider: &MmapPages, run: PageRun) {
-    // SAFETY: the tests free runs to the provider that gave them and look at no byte afterwards.
+    // SAFETY: the tests free runs to the provider they came from and access no byte afterwards.
     unsafe { provider.free_run(run) };
 }
 
@@ -74,7 +74,7 @@ fn discard(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>) {
     unsafe { provider.discard(run, pages) };
 }
 
-/// A run of which all pages are touched.
+/// A run whose pages are all touched.
 fn touched(provider: &MmapPages, pages: usize, fill: u8) -> PageRun {
     let mut run = provider.alloc_run(pages).unwrap();
     touch(provider, &mut run, 0..pages, fill);
@@ -118,7 +118,7 @@ fn a_warm_run_comes_back_with_its_resident_marks() {
     free(&pages, second);
     assert_eq!(pages.cached_pages(), 7);
 
-    // Another length does not get them; the same length gets the last freed first.
+    // Another length does not reuse them; the same length reuses the last freed first.
     let other = pages.alloc_run(4).unwrap();
     assert_eq!((other.resident(), pages.cached_pages()), (0, 7));
     let again = pages.alloc_run(5).unwrap();
@@ -161,7 +161,7 @@ fn the_bound_holds_and_the_surplus_leaves_the_process() {
             assert!(cached <= bound);
             fullest = fullest.max(cached);
             if cached < grown {
-                // A batch left, and no more than it had to.
+                // A batch left, and no more than needed.
                 assert!(
                     cached + MAX_RUN_PAGES > keep
                         && cached <= keep.max(grown.saturating_sub(BATCH_RUNS))
@@ -170,8 +170,8 @@ fn the_bound_holds_and_the_surplus_leaves_the_process() {
                 assert_eq!(resident_bytes(&pages), (in_use + cached) * pages.page_size());
             }
         }
-        assert!(leanest <= keep, "nothing ever left");
-        assert!(fullest + 2 >= bound, "the cache is not used to its bound");
+        assert!(leanest <= keep, "no batch ever left");
+        assert!(fullest + 2 >= bound, "the cache never fills to its bound");
         let cached = pages.cached_pages();
         assert_eq!(resident_bytes(&pages), cached * pages.page_size());
         assert_eq!(pages.trim(), cached);
@@ -191,7 +191,7 @@ fn pages_on_their_way_out_are_counted_and_their_slots_taken() {
     drop(state);
     assert_eq!(pages.cached_pages(), 3);
     let other = pages.alloc_run(3).unwrap();
-    assert!(other.base() != base, "handed out before its memory went");
+    assert!(other.base() != base, "handed out before its memory had gone");
     assert_eq!(pages.give_back(batch), 3);
     assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
     assert_eq!(pages.alloc_run(3).unwrap().base(), base);
@@ -209,7 +209,7 @@ fn discard_gives_back_just_those_pages() {
         assert_eq!(resident_bytes(&pages), 9 * page_size);
         assert!([0, 1, 2, 3].iter().all(|n| page(&pages, &run, *n).iter().all(|b| *b == 1)));
         assert!((11..16).all(|n| page(&pages, &run, n).iter().all(|b| *b == 2)));
-        // Beyond the run and backwards: nothing. To the end and beyond: to the end.
+        // Ranges beyond the run or backwards do nothing; a range past the end stops at the end.
         discard(&pages, &mut run, 16..40);
         #[expect(clippy::reversed_empty_ranges, reason = "that it does nothing is the test")]
         discard(&pages, &mut run, 3..1);
@@ -231,7 +231,7 @@ fn zero_on_free_clears_what_is_kept_warm() {
         touch(&pages, &mut run, 3..4, 0xAA);
         let base = run.base();
         free(&pages, run);
-        // Clearing makes no further page resident.
+        // Zeroing makes no further page resident.
         assert_eq!(resident_bytes(&pages), 2 * pages.page_size());
         let run = pages.alloc_run(4).unwrap();
         assert_eq!((run.base(), run.resident()), (base, 0b1001));
@@ -248,7 +248,7 @@ fn emptied_blocks_serve_other_lengths() {
     let mut rng = Rng::new(17);
     for cycle in 0..1000 {
         let length = cycle % MAX_RUN_PAGES + 1;
-        // Several blocks' worth, untouched but for a few.
+        // Several blocks' worth, of which only a few are touched.
         let count = 3 * BLOCK_BYTES / (length * pages.page_size());
         let mut runs: Vec<PageRun> = (0..count).map(|_| pages.alloc_run(length).unwrap()).collect();
         for _ in 0..20 {
@@ -262,7 +262,7 @@ fn emptied_blocks_serve_other_lengths() {
     assert_eq!(pages.regions().len(), 1, "a block was not reused");
 }
 
-/// Page traffic of all kinds; ends with the count and the system's agreeing.
+/// Calls of all kinds; at the end the provider's count equals the system's.
 fn random_traffic(pages: &MmapPages, seed: u64, rounds: usize, check_every: usize) {
     let mut rng = Rng::new(seed);
     let mut held: Vec<PageRun> = Vec::new();
@@ -322,7 +322,7 @@ fn the_counts_are_the_systems_after_concurrent_traffic() {
 
 #[test]
 fn no_thread_sees_anothers_writes_or_loses_its_own() {
-    // Without a cache every free is a system call on a slot that others wait for.
+    // Without a cache every free makes a system call on a slot that other threads wait for.
     for bound in [0, 24] {
         let pages = with(MmapOptions::new().cache_pages(bound));
         thread::scope(|scope| {
@@ -334,7 +334,7 @@ fn no_thread_sees_anothers_writes_or_loses_its_own() {
                     for round in 0..6000 {
                         if held.len() < 6 || rng.below(2) == 0 && held.len() < 12 {
                             let fill = id << 6 | (round % 64) as u8;
-                            // Few lengths: the threads fight for the same slots.
+                            // Few lengths: the threads contend for the same slots.
                             held.push((touched(pages, rng.below(2) + 1, fill), fill));
                         } else {
                             let (run, fill) = held.swap_remove(rng.below(held.len()));
@@ -400,7 +400,7 @@ fn options_reach_the_system_and_drop_unmaps() {
         let seen = all.map(|flag| flags.iter().any(|f| f == flag));
         (seen, start, pages)
     };
-    // Where the kernel knows no huge pages neither of the first two is ever set.
+    // A kernel without huge pages never sets either of the first two.
     let (plain, ..) = seen(MmapOptions::new());
     let thp = fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap();
     assert_eq!(plain, [thp, false, false, false]);
@@ -411,7 +411,7 @@ fn options_reach_the_system_and_drop_unmaps() {
     let (dump, ..) = seen(MmapOptions::new().dont_dump(true));
     assert_eq!(dump, [thp, false, false, true]);
 
-    // No other test makes mappings with both flags, so whatever is there after the drop is not it.
+    // No other test makes mappings with both flags, so a mapping at this address after the drop is another one.
     let (both, start, pages) = seen(MmapOptions::new().dont_fork(true).dont_dump(true));
     assert_eq!(both, [thp, false, true, true]);
     drop(pages);
@@ -436,8 +436,8 @@ fn metadata_is_small_and_counted() {
 /// Slots of a block for runs of 16 pages.
 const LONG: usize = BLOCK_BYTES / (16 * 4096);
 
-/// Three full blocks of long runs with their first page touched, of which every second run of the
-/// first two and all but two of the third were freed and trimmed. The third one's runs are last.
+/// Three full blocks of long runs whose first pages were touched; then every second run of the first two, and
+/// all but two runs of the third, were freed and trimmed. The third block's runs are last.
 fn sparse_third_block(provider: &MmapPages) -> Vec<PageRun> {
     let mut runs: Vec<PageRun> = (0..3 * LONG)
         .map(|n| {
@@ -470,13 +470,13 @@ fn the_emptiest_block_is_emptied_and_given_back_whole() {
     let mut runs = sparse_third_block(&provider);
     let block = provider.isolate_block().unwrap();
     assert_eq!(provider.cached_pages(), 0);
-    assert!(provider.isolate_block().is_none(), "two at a time");
+    assert!(provider.isolate_block().is_none(), "a second block was isolated");
     assert_eq!(block.bytes(), BLOCK_BYTES);
     let inside = |run: &PageRun| block.range().contains(&run.base().addr().get());
     assert_eq!(runs.iter().map(inside).filter(|inside| *inside).count(), 2);
     assert!(inside(&runs[runs.len() - 1]) && inside(&runs[runs.len() - 2]));
 
-    // Whatever is asked for now comes from elsewhere, warm or cold.
+    // Runs allocated now come from other blocks, warm or cold.
     let others: Vec<PageRun> = (0..LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
     assert!(!others.iter().any(inside));
     others.into_iter().for_each(|run| free(&provider, run));
@@ -487,12 +487,12 @@ fn the_emptiest_block_is_emptied_and_given_back_whole() {
         free(&provider, runs.pop().unwrap());
     }
     assert_eq!(provider.cached_pages(), cached + 2);
-    assert_eq!(resident_bytes(&provider), before, "one piece, when all are there");
+    assert_eq!(resident_bytes(&provider), before, "nothing returns before all runs are gathered");
     assert!(provider.putback_block(block));
     assert_eq!(resident_bytes(&provider), before - 2 * 4096);
     assert_eq!(provider.cached_pages() * 4096 + runs.len() * 4096, resident_bytes(&provider));
 
-    // The block serves again, also another length.
+    // The block is usable again, even for another length.
     let single = touched(&provider, 1, 7);
     assert!(page(&provider, &single, 0).iter().all(|byte| *byte == 7));
     free(&provider, single);
@@ -520,7 +520,7 @@ fn a_block_that_is_not_empty_goes_back_into_use_as_it_was() {
     assert!(!provider.putback_block(block));
     assert_eq!(resident_bytes(&provider), before);
     assert_eq!(page(&provider, &runs[runs.len() - 1], 0)[0], (3 * LONG - 2) as u8);
-    // Its free runs are warm again, and are handed out.
+    // Its gathered runs are warm again, and are reused.
     let again: Vec<PageRun> = (0..2 * LONG - 1).map(|_| provider.alloc_run(16).unwrap()).collect();
     let inside = again.iter().filter(|run| range.contains(&run.base().addr().get())).count();
     assert_eq!(inside, LONG - 1);
@@ -561,7 +561,7 @@ fn a_block_gathers_its_own_runs_only() {
     let places: Vec<_> = outside.iter().map(PageRun::base).collect();
     outside.into_iter().for_each(|run| free(&provider, run));
     assert_eq!(provider.cached_pages(), 2);
-    // They are warm, and come back first.
+    // They are warm, and are reused first.
     let again: Vec<PageRun> = (0..2).map(|_| provider.alloc_run(16).unwrap()).collect();
     assert!(again.iter().all(|run| places.contains(&run.base()) && run.resident() == 1));
     again.into_iter().for_each(|run| free(&provider, run));
@@ -570,7 +570,7 @@ fn a_block_gathers_its_own_runs_only() {
         let fill = (3 * LONG - 2 + n) as u8;
         assert!(
             page(&provider, run, 0).iter().all(|byte| *byte == fill),
-            "a live run was given back"
+            "a live run lost its memory"
         );
     }
     runs.into_iter().chain(inside).for_each(|run| free(&provider, run));
@@ -578,8 +578,8 @@ fn a_block_gathers_its_own_runs_only() {
     assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
 }
 
-/// Runs without memory skip the cache: their slots are free at once, but not to be had while their
-/// block is isolated.
+/// Runs without memory skip the cache: their slots are free at once, but not handed out while their block is
+/// isolated.
 #[test]
 fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     if mapping::system_page_size() != 4096 {
@@ -587,7 +587,7 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     }
     for all in [false, true] {
         let provider = four_kib();
-        // Two full blocks, every second slot free, and two slots of a third one taken: none is touched.
+        // Two blocks with every second slot free, and a third with two slots taken. No page is touched.
         let mut runs: Vec<PageRun> =
             (0..2 * LONG + 2).map(|_| provider.alloc_run(16).unwrap()).collect();
         let third = runs.split_off(2 * LONG);
@@ -600,18 +600,18 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
         let mut third = third.into_iter();
         free(&provider, third.next().unwrap());
         if all {
-            // The last one: the block is empty, but serves no other length either.
+            // The last run: the block is empty now, but serves no other length either.
             free(&provider, third.next().unwrap());
         }
-        // More than there is room for in the first two blocks, and a length that needs a block.
+        // More than the first two blocks have room for, and a length that needs a new block.
         let mut more: Vec<PageRun> =
             (0..2 * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
         more.push(provider.alloc_run(3).unwrap());
-        assert!(!more.iter().any(inside), "handed out while its block is emptied");
+        assert!(!more.iter().any(inside), "handed out while its block was isolated");
         assert_eq!(provider.putback_block(block), all);
         stay.extend(more.into_iter().chain(third).map(|run| (0, run)));
         stay.into_iter().for_each(|(_, run)| free(&provider, run));
-        // Whole again: every slot of the one region is to be had.
+        // Every slot of the one region is available again.
         let blocks = provider.regions()[0].1 / BLOCK_BYTES;
         let runs: Vec<PageRun> =
             (0..blocks * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
@@ -620,7 +620,8 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     }
 }
 
-/// Anybody can make a block. One that was not given out, or was put back before, changes nothing.
+/// Anybody can make a `PageBlock`. One that the provider did not return, or that was put back before, changes
+/// nothing.
 #[test]
 fn made_up_foreign_and_stale_blocks_change_nothing() {
     if mapping::system_page_size() != 4096 {
@@ -644,10 +645,10 @@ fn made_up_foreign_and_stale_blocks_change_nothing() {
         PageBlock::new(stale.range().start + 4096, BLOCK_BYTES),
     ] {
         assert!(!provider.putback_block(made_up));
-        assert!(provider.isolate_block().is_none(), "it is isolated still");
+        assert!(provider.isolate_block().is_none(), "the block is still isolated");
     }
     assert!(!provider.putback_block(doubled()), "two runs of it are in use");
-    // The same block again: what was put back once stands for another isolation.
+    // The same block again: the value that was put back stands for the previous isolation.
     let again = provider.isolate_block().unwrap();
     assert_eq!(again.range(), stale.range());
     for made_up in [twin(), doubled()] {

@@ -1,10 +1,10 @@
-//! The warm cache: freed runs that still hold memory, and batches of them on their way out.
+//! The warm cache: freed runs that still hold memory, and batches of them on their way to the system.
 //!
-//! A run is reused by its own length only, the last freed first, since its bytes are likeliest to
-//! be in a processor cache. The ones that go are the oldest of any length.
+//! A run is reused only for its own length, the last freed first, since its bytes are likeliest to be in a
+//! CPU cache. The oldest runs of any length leave first.
 //!
-//! Lock: the provider's mutex guards the cache. A batch is its holder's own.
-//! Invariants: `pages` is the sum of the resident pages of all runs in it, each of which has at
+//! Lock: the provider's mutex guards the cache. A batch belongs to its holder alone.
+//! Invariants: `pages` is the sum of the resident pages of all runs in the cache, each of which has at
 //! least one; each queue is in the order of `since`.
 
 use core::ops::Range;
@@ -14,13 +14,13 @@ use zpool_api::PageRun;
 use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_base::mapping;
 
-/// Most runs in a batch. The cache gives up about as many pages at a time: enough that neighbours
-/// often fall together into one system call, few enough for an array on the stack.
+/// Most runs in a batch, and about how many pages leave at a time: enough that one system call often covers
+/// several neighbours, few enough for an array on the stack.
 pub(super) const BATCH_RUNS: usize = 64;
 
 struct WarmRun {
     run: PageRun,
-    /// When it was freed, by the cache's clock.
+    /// The cache's clock when it was freed.
     since: u64,
 }
 
@@ -30,22 +30,22 @@ pub(super) struct WarmCache {
     /// By length: `queues[0]` has the single pages. The oldest is at the front.
     queues: [VecDeque<WarmRun>; MAX_RUN_PAGES],
     pages: usize,
-    /// Runs ever put in.
+    /// Counts the runs ever pushed.
     clock: u64,
 }
 
 impl WarmCache {
-    /// Resident pages of the runs here.
+    /// Resident pages of all runs in the cache.
     pub(super) fn pages(&self) -> usize {
         self.pages
     }
 
-    /// The time: runs put in from now on are not older.
+    /// The clock: runs pushed from now on are not older.
     pub(super) fn now(&self) -> u64 {
         self.clock
     }
 
-    /// Keeps a run; hands it back when there is no memory to note it.
+    /// Adds a run; returns it if there is no memory to record it.
     pub(super) fn push(&mut self, run: PageRun) -> Result<(), PageRun> {
         let queue = &mut self.queues[run.pages() - 1];
         if queue.try_reserve(1).is_err() {
@@ -57,7 +57,7 @@ impl WarmCache {
         Ok(())
     }
 
-    /// The run of that length that was freed last.
+    /// Removes the last freed run of that length.
     pub(super) fn pop(&mut self, pages: usize) -> Option<PageRun> {
         let run = self.queues[pages - 1].pop_back()?.run;
         self.pages -= run.resident_pages();
@@ -82,8 +82,8 @@ impl WarmCache {
         batch
     }
 
-    /// Takes the runs of `pages` pages that begin in `range` out, into `taken` as long as that has
-    /// room. Their resident pages.
+    /// Moves the runs of `pages` pages that begin in `range` to `taken`, up to its capacity. Returns their
+    /// resident pages.
     pub(super) fn take_within(
         &mut self,
         pages: usize,
@@ -111,9 +111,9 @@ impl WarmCache {
     }
 }
 
-/// Runs taken out of the cache, whose slots are still taken.
+/// Runs removed from the cache, whose slots are still taken.
 pub(super) struct Batch {
-    /// The first `len` are there.
+    /// The first `len` are `Some`.
     runs: [Option<PageRun>; BATCH_RUNS],
     len: usize,
 }
@@ -126,7 +126,7 @@ impl Batch {
         Batch { runs, len: 1 }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no runs.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -136,7 +136,7 @@ impl Batch {
         self.runs[..self.len].iter().flatten().map(PageRun::resident_pages).sum()
     }
 
-    /// The runs by address, those that lie end to end in one group.
+    /// The runs sorted by address; adjacent runs form one group.
     fn groups(&mut self, page_size: usize) -> impl Iterator<Item = &mut [Option<PageRun>]> {
         let start = |run: &Option<PageRun>| run.as_ref().map_or(0, |run| run.base().addr().get());
         let len = move |run: &Option<PageRun>| run.as_ref().map_or(0, |r| r.pages() * page_size);
@@ -145,8 +145,8 @@ impl Batch {
         runs.chunk_by_mut(move |run, next| start(run) + len(run) == start(next))
     }
 
-    /// Gives the memory of all runs back to the system, neighbours in one call, and clears the
-    /// resident marks of those that it took. Blocks.
+    /// Returns the memory of all runs to the system, neighbours in one call, and clears the resident marks of
+    /// those that it took. Blocks.
     ///
     /// # Safety
     /// The runs must be in live regions.
@@ -154,13 +154,13 @@ impl Batch {
         let bytes = |run: &PageRun| run.pages() * page_size;
         for group in self.groups(page_size) {
             let Some(Some(first)) = group.first() else { continue };
-            // Whole runs, not only their resident pages: untouched pages cost the call nothing.
+            // Whole runs, not only their resident pages: untouched pages add no cost to the call.
             let len = group.iter().flatten().map(bytes).sum();
-            // SAFETY: the group is `len` bytes of runs that lie end to end in live regions (the
-            // caller's word), and are this batch's alone: their holders gave them up.
+            // SAFETY: the group is `len` bytes of adjacent runs in live regions (the caller's promise), which
+            // are this batch's alone: their holders gave them up.
             let whole = unsafe { mapping::give_back(first.base(), len, locked) };
             for run in group.iter_mut().flatten() {
-                // One locked page makes the system refuse the whole range: then run by run.
+                // One locked page makes the system refuse the whole range: retry run by run.
                 // SAFETY: as above, for this run alone.
                 let gone = whole.is_ok()
                     || unsafe { mapping::give_back(run.base(), bytes(run), locked) }.is_ok();
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use core::ptr::NonNull;
 
-    /// A run that nobody touches: the cache looks at marks only.
+    /// A run that nobody touches: the cache reads only its marks.
     fn run(id: usize, pages: usize, resident: u16) -> PageRun {
         let base = core::ptr::without_provenance_mut(id * 16 * 4096);
         // SAFETY: never dereferenced nor given to a provider.

@@ -1,6 +1,6 @@
 //! Pages locked in memory, which the system refuses to take back.
 //!
-//! Under a sanitizer `mlock` does nothing, so none of these tests runs there.
+//! These tests do not run under a sanitizer, where `mlock` does nothing.
 
 use super::*;
 
@@ -28,10 +28,10 @@ fn pages_that_the_system_refuses_stay_counted_and_warm() {
     assert_eq!(runs[1].resident(), 0b11);
     runs.into_iter().for_each(|run| free(&pages, run));
 
-    // Its neighbours, tried in the same call, go.
+    // Its neighbours in the same call go.
     assert_eq!(pages.trim(), 4);
     assert_eq!(pages.cached_pages(), 2);
-    // The refused call may have reached the second page of the run: not fewer than the system's.
+    // The refused call may have taken the second page of the run, so the provider's count may exceed the system's.
     assert!((page_size..=2 * page_size).contains(&resident_bytes(&pages)));
     let run = pages.alloc_run(2).unwrap();
     assert_eq!((run.base(), run.resident()), (locked, 0b11));
@@ -57,11 +57,11 @@ fn refused_pages_are_offered_again_a_batch_later() {
             pages.cached_pages()
         })
         .collect();
-    // Up to a batch more is kept untried; then a full batch leaves, first of all the oldest, which
-    // is refused again.
+    // Up to a batch more is kept without a retry; then a full batch leaves, first the oldest run, which is
+    // refused again.
     let expect = (2..=BATCH_RUNS + 1).chain([3]).chain(4..);
     assert!(cached.iter().copied().eq(expect.take(2 * BATCH_RUNS)), "{cached:?}");
-    // LIFO gives back the others before the locked one.
+    // Last in, first out: the others are reused before the locked one.
     let runs: Vec<PageRun> =
         (0..pages.cached_pages()).map(|_| pages.alloc_run(1).unwrap()).collect();
     runs.iter().for_each(|run| lock_in_memory(run, false));
@@ -69,11 +69,11 @@ fn refused_pages_are_offered_again_a_batch_later() {
     pages.trim();
     assert_eq!((pages.cached_pages(), resident_bytes(&pages)), (0, 0));
     free(&pages, touched(&pages, 1, 1));
-    assert_eq!(pages.cached_pages(), 0, "the bound is back");
+    assert_eq!(pages.cached_pages(), 0, "the bound is in effect again");
 }
 
-/// A run can be warm when its block is isolated: here the system refuses to take it, in a program
-/// another thread frees it meanwhile. It leaves with the block.
+/// A run can be warm when its block is isolated: here because the system refuses to take it, in a program
+/// because another thread frees it meanwhile. It leaves with the block.
 #[test]
 fn warm_runs_of_a_block_leave_with_it() {
     if mapping::system_page_size() != 4096 {
@@ -89,7 +89,10 @@ fn warm_runs_of_a_block_leave_with_it() {
     assert!(block.range().contains(&locked.addr().get()));
     assert_eq!(provider.cached_pages(), 1);
     let others: Vec<PageRun> = (0..LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
-    assert!(others.iter().all(|run| run.base() != locked), "handed out while its block is emptied");
+    assert!(
+        others.iter().all(|run| run.base() != locked),
+        "handed out while its block was isolated"
+    );
     others.into_iter().for_each(|run| free(&provider, run));
     free(&provider, last);
     // SAFETY: a page of the provider's region, mapped; unlocking changes no byte.
