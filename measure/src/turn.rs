@@ -475,7 +475,7 @@ mod tests {
         pages: Mutex<HashMap<usize, Page>>,
         /// A page that it refuses.
         refuses: Option<usize>,
-        /// A page that it loses as soon as it is stored.
+        /// A page that it loses right after storing it.
         loses: Option<usize>,
         /// A page whose store ends the turn.
         ends_at: Option<usize>,

@@ -71,8 +71,9 @@ fn size(text: &str) -> std::result::Result<u64, String> {
         Some((at, 't' | 'T')) => (&text[..at], 40),
         _ => (text, 0),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| "give a number of bytes, or a number with K, M, G or T".to_owned())?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give a number of bytes, or a number with K, M, G or T".to_owned())?;
     number.checked_mul(1 << shift).ok_or_else(|| "give less than 2^64 bytes".to_owned())
 }
 

@@ -1,4 +1,4 @@
-//! How a report looks: on a terminal, as wide as it is and in colours if it has them; otherwise
+//! How a report looks: on a terminal, limited to its width and in colours if it has them; otherwise
 //! plain and unlimited.
 
 use std::io::IsTerminal;

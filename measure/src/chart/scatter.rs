@@ -29,23 +29,6 @@ pub struct Ruler<'a> {
 }
 
 /// A scatter plot.
-///
-/// ```
-/// use measure::chart::{BLUE, Point, Ruler, Scale, Scatter, brief, time};
-///
-/// let svg = Scatter {
-///     title: "Density and speed",
-///     method: "Medians of 9 rounds.",
-///     hues: vec![("zsmalloc".to_owned(), BLUE)],
-///     across: Ruler { scale: Scale::Log, caption: "a load", told: time },
-///     up: Ruler { scale: Scale::Linear, caption: "compression ratio", told: brief },
-///     height: 300,
-///     points: vec![Point { label: "lz4".to_owned(), hue: BLUE, at: (900.0, 2.6) }],
-/// }
-/// .draw()?;
-/// assert!(svg.contains("Density and speed"));
-/// # measure::Result::Ok(())
-/// ```
 #[derive(Clone, Debug)]
 pub struct Scatter<'a> {
     /// The heading.

@@ -16,7 +16,9 @@ pub(crate) enum SampleError {
     #[error("process {pid} is zswap itself; give the pid of another process")]
     Itself { pid: i32 },
 
-    #[error("process {pid} has ended and has no memory any more; give the pid of a running process")]
+    #[error(
+        "process {pid} has ended and has no memory any more; give the pid of a running process"
+    )]
     Ended { pid: i32 },
 
     #[error("{pid} is a kernel thread, which has no memory to sample; give the pid of a program")]
