@@ -346,6 +346,9 @@ impl<'a> Round<'a> {
     }
 
     /// The entry of a key. Even and odd keys are in different areas.
+    ///
+    /// # Panics
+    /// If the offset of `key` does not fit in an entry, which no key of the round causes.
     pub fn entry(&self, key: u32) -> SwapEntry {
         let offset = u64::from(key >> 1) * self.config.stride;
         let entry = SwapEntry::new((key & 1) as u8, offset);

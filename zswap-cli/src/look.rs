@@ -9,7 +9,7 @@ use anstyle::{AnsiColor, Style};
 /// The value of `--color`.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Color {
-    /// Colours on a terminal that has them, unless NO_COLOR is set
+    /// Colours on a terminal that has them, unless `NO_COLOR` is set
     #[default]
     Auto,
     /// Always colours

@@ -29,7 +29,7 @@ fn sample() -> Vec<u8> {
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
-/// Page `i` of 80 MiB: the sample repeated, with the number of the copy XORed into one word of each
+/// Page `i` of 80 MiB: the sample repeated, with the number of the copy mixed into one word of each
 /// page, so that no copy equals another.
 fn page(sample: &[u8], i: usize, out: &mut Page) {
     let pages = sample.len() / PAGE_SIZE;
