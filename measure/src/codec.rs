@@ -36,8 +36,7 @@ pub struct Orders<'a> {
     pub load: &'a [usize],
 }
 
-/// Compresses and decompresses every timed page once. Each lane does its share with its own
-/// context.
+/// Compresses and decompresses every timed page once. Each lane does its share with its own context.
 ///
 /// # Errors
 ///

@@ -54,8 +54,7 @@ pub trait Contestant<E>: Sync {
 
 /// One thread's part of a contestant.
 pub trait Worker<E> {
-    /// Prepares for stores, untimed. May store the unit `pages` under numbers from `first` and free
-    /// it again.
+    /// Prepares for stores, untimed. May store the unit `pages` under numbers from `first` and free it again.
     ///
     /// # Errors
     ///
@@ -106,8 +105,7 @@ pub struct PoolUse {
     pub incompressible: usize,
     /// Resident bytes of the pool, including cached pages.
     pub pool_bytes: usize,
-    /// Bytes of compression contexts and their buffers, which depend on the number of processors,
-    /// not of pages.
+    /// Bytes of compression contexts and their buffers, which depend on the number of processors, not of pages.
     pub context_bytes: usize,
 }
 

@@ -65,8 +65,7 @@ pub struct Figures {
     /// The bare codec's decompressions.
     #[cfg_attr(feature = "serde", serde(rename = "codec_decompress_ns"))]
     pub decompress: Option<Timing>,
-    /// Memory after the first filling of the first round, with a fresh heap, before the codec's
-    /// turn.
+    /// Memory after the first filling of the first round, with a fresh heap, before the codec's turn.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub memory: Memory,
     /// Resident bytes per compressed byte.

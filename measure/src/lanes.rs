@@ -1,8 +1,7 @@
 //! The measuring threads: each has its own stopwatch, page buffer and processor.
 //!
 //! A single lane works on the calling thread. Several lanes work on new threads that start
-//! together, each pinned to one processor. The work is split into equal shares; lane `n` gets the
-//! `n`-th.
+//! together, each pinned to one processor. The work is split into equal shares; lane `n` gets the `n`-th.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -12,8 +11,7 @@ use crate::error::{Error, Result};
 use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
-/// Fills buffers before loads, so that a load that writes nothing is noticed: no page is likely to
-/// contain it.
+/// Fills buffers before loads, so that a load that writes nothing is noticed: no page is likely to contain it.
 pub const POISON: u8 = 0xa5;
 
 /// What one thread measures with.

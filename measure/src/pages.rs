@@ -29,8 +29,7 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    /// Reads the pages of all `files`, one file after another, or the built-in sample if `files` is
-    /// empty.
+    /// Reads the pages of all `files`, one file after another, or the built-in sample if `files` is empty.
     ///
     /// `limit` bounds the bytes of all pages together, counted after decompression.
     ///
@@ -43,6 +42,14 @@ impl PageSet {
     /// * [`Error::EmptySet`] if the files hold no page;
     /// * [`Error::TooLarge`] if they hold more than `limit` bytes;
     /// * [`Error::NoMemory`] if the pages do not fit in memory.
+    ///
+    /// ```
+    /// use measure::PageSet;
+    ///
+    /// let set = PageSet::load(&[], 64 << 20)?;
+    /// assert_eq!((set.pages().len(), set.origin()), (520, "the built-in sample"));
+    /// # measure::Result::Ok(())
+    /// ```
     pub fn load(files: &[PathBuf], limit: u64) -> Result<Self> {
         let mut pages = Pages::default();
         if files.is_empty() {
@@ -132,8 +139,7 @@ fn append_file(pages: &mut Pages, path: &Path, limit: u64) -> Result<()> {
         return append_zst(pages, path, file, limit);
     }
     let start = pages.len();
-    // Only a regular file reports its length; others may be endless, so `append` checks the limit,
-    // too.
+    // Only a regular file reports its length; others may be endless, so `append` checks the limit, too.
     let known = file.metadata().map_err(unreadable)?.len();
     if known > limit.saturating_sub(bytes_of(pages)) {
         return Err(Error::TooLarge { path: path.to_owned(), limit });

@@ -10,8 +10,7 @@ use std::path::Path;
 /// # Errors
 ///
 /// `AlreadyExists` if `path` is a device, a pipe or a folder, which is left alone; `IsADirectory`
-/// if it has no file name; otherwise the system's error of writing or renaming. No file is left
-/// behind.
+/// if it has no file name; otherwise the system's error of writing or renaming. No file is left behind.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;

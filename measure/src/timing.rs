@@ -1,5 +1,4 @@
-//! Times of single operations: one clock read each, with the clock's cost subtracted, and medians
-//! over rounds.
+//! Times of single operations: one clock read each, with the clock's cost subtracted, and medians over rounds.
 
 use std::time::{Duration, Instant};
 
@@ -165,6 +164,14 @@ pub struct Timing {
 
 impl Timing {
     /// Takes the medians of some rounds; `None` if there are no rounds.
+    ///
+    /// ```
+    /// use measure::{Summary, Timing};
+    ///
+    /// let round = |mean| Summary { mean, p50: mean, p99: mean, p999: mean, per_second: 1e9 / mean };
+    /// let timing = Timing::over(&[round(120.0), round(100.0), round(110.0)]).expect("three rounds");
+    /// assert_eq!((timing.mean, timing.mean_least, timing.mean_most), (110.0, 100.0, 120.0));
+    /// ```
     pub fn over(rounds: &[Summary]) -> Option<Self> {
         let all = |part: fn(&Summary) -> f64| rounds.iter().map(part).collect::<Vec<_>>();
         let means = all(|s| s.mean);

@@ -1,6 +1,5 @@
 //! One turn: a contestant is filled, filled again in random order, and read in random order, with
-//! the bare codec measured right before or right after it. Then, if the plan says so, most pages
-//! are freed.
+//! the bare codec measured right before or right after it. Then, if the plan says so, most pages are freed.
 //!
 //! After each filling, every page is checked, untimed. A page is correct only if a load returns it
 //! byte for byte into a buffer that held something else; a refused page, only if the contestant
@@ -67,8 +66,7 @@ pub struct Turn {
     pub decompress: Option<Summary>,
     /// What the contestant held right after the first filling.
     pub memory: Memory,
-    /// What it held after most pages were freed, if the plan freed them and it counts resident
-    /// bytes.
+    /// What it held after most pages were freed, if the plan freed them and it counts resident bytes.
     pub freed: Option<Freed>,
     /// Why the first refused page was refused.
     pub refusal: Option<String>,

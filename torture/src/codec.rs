@@ -28,8 +28,7 @@ pub struct Watch {
 impl Watch {
     fn pause(&self) {
         let mut rng = Rng::new(self.clock.last());
-        // While a mover pauses, its page is overwritten more than once, so that its object's place
-        // recurs.
+        // While a mover pauses, its page is overwritten more than once, so that its object's place recurs.
         let often = if action::is_mover() { 20 * self.pauses } else { self.pauses };
         if rng.below(1000) < often {
             match rng.below(4) {

@@ -19,8 +19,7 @@ const CODECS: [&str; 8] = [
     "deflate:level=4",
     "null",
 ];
-/// The most compressors in a round: every pair with a backend is a pool that can live at the same
-/// time.
+/// The most compressors in a round: every pair with a backend is a pool that can live at the same time.
 const MOST_CODECS: usize = 4;
 
 /// Where a store writes pages back to.
@@ -99,8 +98,7 @@ impl Config {
         let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
         let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
         let (limited_in_all, codec_panics, backend_panics) = (one_in(4), one_in(6), one_in(6));
-        // Pools come and go by the thousand under a handful of keys, so that handles and places
-        // recur.
+        // Pools come and go by the thousand under a handful of keys, so that handles and places recur.
         let churn = one_in(3);
         let bits = if churn { rng.below(2) } else { rng.below(13) };
         let keys = ((1usize << bits) + rng.below(1 << bits)).min(most_keys).max(1);

@@ -195,8 +195,7 @@ impl<'r> Driver<'r> {
 
     fn key(&mut self) -> u32 {
         let keys = self.round.config.keys;
-        // A quarter of the actions go to a few keys, so that threads meet there however many keys
-        // there are.
+        // A quarter of the actions go to a few keys, so that threads meet there however many keys there are.
         let of = if self.rng.below(4) == 0 { keys.min(4) } else { keys };
         self.rng.below(of) as u32
     }
@@ -213,8 +212,7 @@ impl<'r> Driver<'r> {
         self.refused(call, self.round.facts(start).store(Some(form), error), error);
     }
 
-    /// The outcome of a store. If it `keeps` the older page when refused, it never removes that
-    /// page.
+    /// The outcome of a store. If it `keeps` the older page when refused, it never removes that page.
     fn stored(
         &self,
         call: &'static str,
@@ -419,8 +417,7 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// The results of a batch. A whole batch may be refused only for lack of memory, or in a forked
-    /// child.
+    /// The results of a batch. A whole batch may be refused only for lack of memory, or in a forked child.
     fn batch_done<T>(
         &self,
         call: &str,
@@ -487,8 +484,7 @@ impl<'r> Driver<'r> {
     fn stats(&mut self) -> bool {
         let stats = self.round.store.stats();
         let (pages, keys) = (stats.stored_pages, self.round.config.keys);
-        // A store counts a page just after publishing it, and by then another thread may have
-        // dropped it.
+        // A store counts a page just after publishing it, and by then another thread may have dropped it.
         if pages > keys + self.round.threads * (MOST_BATCH + 1) {
             let what = format!("{pages} pages are stored under {keys} keys");
             self.round.run.findings.report("wrong figures", what);

@@ -119,8 +119,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
             };
         }
         if began.elapsed() > PATIENCE {
-            // SAFETY: passes numbers only; the child was not waited for, so its number is still its
-            // own.
+            // SAFETY: passes numbers only; the child was not waited for, so its number is still its own.
             unsafe { libc::kill(child, libc::SIGKILL) };
             // SAFETY: as above.
             unsafe { libc::waitpid(child, &raw mut status, 0) };

@@ -1,5 +1,4 @@
-//! Backends in which now and then an object is read for a while on another thread, and a call
-//! panics.
+//! Backends in which now and then an object is read for a while on another thread, and a call panics.
 //!
 //! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor
 //! change: each guard is compared with a copy before it is dropped. Only a few guards are open at
@@ -126,8 +125,7 @@ struct Guarded {
     panics: Arc<Panics>,
 }
 
-/// The built-in backends, with guards and panics. A call that panics has done either everything or
-/// nothing.
+/// The built-in backends, with guards and panics. A call that panics has done either everything or nothing.
 ///
 /// # Errors
 /// Those of a registry, which do not occur for a new one.

@@ -66,8 +66,7 @@ pub struct Stamp {
 }
 
 /// Makes a page. `base` is below every version of the round; where bits are short, a same-filled
-/// page stores its version's distance from it. A form that cannot hold the version is replaced by
-/// another.
+/// page stores its version's distance from it. A form that cannot hold the version is replaced by another.
 pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {
     let key = u64::from(stamp.key);
     let form = if form == Form::TwiceWord && twice(key, stamp.version, base).is_none() {

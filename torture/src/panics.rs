@@ -35,8 +35,7 @@ impl Panics {
         if self.often == 0 || self.off.load(Ordering::SeqCst) {
             return;
         }
-        // A new stamp for each call: otherwise all calls between two stamps would draw the same
-        // number.
+        // A new stamp for each call: otherwise all calls between two stamps would draw the same number.
         let stamp = self.clock.stamp();
         if Rng::new(stamp).below(1000) < self.often {
             self.last.fetch_max(stamp, Ordering::SeqCst);

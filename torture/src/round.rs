@@ -294,8 +294,7 @@ impl<'a> Round<'a> {
         };
         let mut max_bytes = None;
         if let Some(beyond) = config.beyond_empty {
-            // The limit on the pools may not be higher, so first find out how much is needed
-            // without it.
+            // The limit on the pools may not be higher, so first find out how much is needed without it.
             let least = config.limit.unwrap_or(1);
             let needed = match build(&|| builder().max_bytes(least)) {
                 Err(BuildError::LimitTooSmall { limit: "max_bytes", needed, .. }) => needed,

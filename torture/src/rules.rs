@@ -127,8 +127,7 @@ impl Facts<'_> {
     }
 
     /// Whether `reason` can have kept a store from making room. If the device accepts writes there
-    /// is no valid reason, whatever other threads and guards hold: the store may exceed its limit
-    /// then.
+    /// is no valid reason, whatever other threads and guards hold: the store may exceed its limit then.
     fn reason(&self, reason: LimitReason) -> Option<Rule> {
         let stamp = self.start.stamp;
         let (happened, rule) = match reason {
@@ -210,8 +209,7 @@ impl Facts<'_> {
         }
     }
 
-    /// The rule by which a load or a take may fail with this error. `NotFound` is judged by the
-    /// model.
+    /// The rule by which a load or a take may fail with this error. `NotFound` is judged by the model.
     pub fn load(&self, error: &LoadError) -> Option<Rule> {
         match error {
             LoadError::Device {

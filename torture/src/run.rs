@@ -16,8 +16,7 @@ use crate::finding::{Finding, Findings, watch_panics};
 use crate::round::{IDLE, Round, Run};
 use crate::rules::Rule;
 
-/// From this length on, a run must have performed every kind of action and overlapped it with
-/// another.
+/// From this length on, a run must have performed every kind of action and overlapped it with another.
 pub const COVERS_FROM: Duration = Duration::from_secs(30);
 /// How long a thread may stay in one call.
 pub const PATIENCE: Duration = Duration::from_secs(20);

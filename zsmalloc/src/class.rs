@@ -11,9 +11,8 @@
 //! *isolated* zspage is on none: its holder puts it back, and a free in it meanwhile does not list
 //! or detach it.
 //!
-//! Only this file changes the lists and counts, and it panics if they are inconsistent. The `#
-//! Safety` sections state what callers must guarantee: which run a zspage gets, and which place is
-//! freed.
+//! Only this file changes the lists and counts, and it panics if they are inconsistent. The safety
+//! sections state what callers must guarantee: which run a zspage gets, and which place is freed.
 
 use zpool_api::{PageError, PageRun};
 use zpool_base::counter::Counter;
@@ -368,8 +367,7 @@ impl<'a> ClassGuard<'a> {
     }
 
     /// Makes a fresh run a zspage of this class, and takes its first place. Resident pages of the
-    /// run become holes, except those of the first object. All pages counted here have been
-    /// charged.
+    /// run become holes, except those of the first object. All pages counted here have been charged.
     ///
     /// # Safety
     /// The descriptor is vacant, the caller's alone, and has lanes for the objects of this class.
@@ -407,8 +405,7 @@ impl<'a> ClassGuard<'a> {
         place
     }
 
-    /// Touches pages of a place that is about to be taken, beyond the budget. Until then they are
-    /// holes.
+    /// Touches pages of a place that is about to be taken, beyond the budget. Until then they are holes.
     pub(crate) fn prepare(&mut self, zspage: u32, z: &Zspage, pages: u16) {
         let new = pages & !z.touched.get();
         if new == 0 {
@@ -458,8 +455,7 @@ impl<'a> ClassGuard<'a> {
         unsafe { PageRun::new(z.base(), usize::from(self.size.pages), z.touched.get()) }
     }
 
-    /// Takes a zspage off its list. Until `putback`, only frees change it, and none of them
-    /// detaches it.
+    /// Takes a zspage off its list. Until `putback`, only frees change it, and none of them detaches it.
     pub(crate) fn isolate(&mut self, z: &Zspage) {
         assert!(!z.is_isolated(), "a zspage is isolated twice");
         assert!(z.used.get() > 0, "a zspage without an object was on a list");
@@ -747,8 +743,7 @@ mod tests {
         assert_eq!((pool.total_pages(), pool.class_stats()), (0, vec![]));
     }
 
-    /// An object may be shorter than its place, and end before a page that the whole place would
-    /// touch.
+    /// An object may be shorter than its place, and end before a page that the whole place would touch.
     #[test]
     fn the_place_is_taken_that_touches_the_fewest_new_pages() {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
@@ -828,8 +823,7 @@ mod tests {
                 let _ = locked.putback(0, z, 0);
             },
             |locked, z| {
-                // SAFETY: the value is not used: `attach` panics first, since the zspage has a
-                // class.
+                // SAFETY: the value is not used: `attach` panics first, since the zspage has a class.
                 let run = unsafe { locked.run_of(z) };
                 // SAFETY: as above.
                 unsafe { locked.attach(0, run, 0, 600) };

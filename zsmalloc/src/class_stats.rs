@@ -12,8 +12,7 @@ pub struct ClassStats {
     pub class: usize,
     /// Bytes of a place for an object, including its 4-byte header (a huge object has none).
     pub size: usize,
-    /// Zspages by fullness: ten groups of 10 % each, from below 10 % to below 100 %, then full
-    /// ones.
+    /// Zspages by fullness: ten groups of 10 % each, from below 10 % to below 100 %, then full ones.
     pub zspages: [usize; 11],
     /// Places in zspages.
     pub obj_allocated: usize,

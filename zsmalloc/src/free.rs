@@ -1,8 +1,7 @@
 //! Freeing: a live object by its handle, and a reservation that was never published.
 //!
 //! Under the class lock the slot is invalidated, then the lane is cleared, or parked for its last
-//! reader. If the zspage has no object left, it is detached, and its run is returned once the lock
-//! is dropped.
+//! reader. If the zspage has no object left, it is detached, and its run is returned once the lock is dropped.
 //!
 //! # What is compared, and why ABA cannot happen
 //! `free` compares the zspage's class and the slot's word under the class lock. Both change only
@@ -45,8 +44,7 @@ impl Core {
             let location = word.object(at.generation())?;
             let z = self.zspages.at(location.zspage);
             // Both are exact under the lock: a zspage leaves its class and a slot changes only
-            // under it. A slot that still leads here does so in the zspage's present term
-            // (`read.rs`).
+            // under it. A slot that still leads here does so in the zspage's present term (`read.rs`).
             if let Some(mut locked) = self.lock_class_of(z) {
                 if slot.load() == word {
                     let usable = slot.invalidate();
@@ -101,8 +99,7 @@ impl Core {
     }
 
     /// Ends a reservation that was not published. A run that becomes free waits for a later call
-    /// that may call the provider: this one may run under a caller's lock, or because the provider
-    /// panicked.
+    /// that may call the provider: this one may run under a caller's lock, or because the provider panicked.
     ///
     /// # Safety
     /// The caller reserved the slot, and will neither write the bytes nor publish them.

@@ -78,15 +78,13 @@ impl Core {
             }
         }
         let charged = bare.keep();
-        // SAFETY: the descriptor was taken above and released by `bare`; the run is fresh from the
-        // provider.
+        // SAFETY: the descriptor was taken above and released by `bare`; the run is fresh from the provider.
         let detached = unsafe { Detached::new(zspage, run) };
         Ok(Fresh { core: self, detached: Some(detached), charged, index })
     }
 }
 
-/// Returns the place of a fresh run that touches the fewest new pages, and the pages that it
-/// touches.
+/// Returns the place of a fresh run that touches the fewest new pages, and the pages that it touches.
 #[expect(clippy::expect_used, reason = "a class has a place for one object at least")]
 fn first_place(size: &SizeClass, page_size: usize, bytes: usize, resident: u16) -> (usize, u16) {
     let pages = |index: usize| {

@@ -1,5 +1,4 @@
-//! Holes: touched pages of a zspage that hold no object, returned to the system without moving
-//! anything.
+//! Holes: touched pages of a zspage that hold no object, returned to the system without moving anything.
 //!
 //! Holes are kept for a while, since the next objects may fill them. When the pool has too many, a
 //! free returns those of its class: it isolates a few zspages under the class lock, drops the lock
@@ -59,8 +58,8 @@ impl Drop for Batch<'_> {
 }
 
 impl Core {
-    /// Returns the holes of a class that a bounded search finds to the system, and the number of
-    /// pages that it released. The caller holds no lock.
+    /// Releases the holes of a class that a bounded search finds. Returns the number of pages that
+    /// the system took back. The caller holds no lock.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
         let mut locked = self.lock(class);
         let pages = usize::from(locked.size.pages);
@@ -82,7 +81,7 @@ impl Core {
         given
     }
 
-    /// Returns pages of an isolated zspage to the system; the result is the pages that it took.
+    /// Releases pages of an isolated zspage to the system. Returns those that it took back.
     ///
     /// # Safety
     /// The caller has isolated the zspage and read `holes` from it then. Its run has `pages` pages.
@@ -141,8 +140,7 @@ mod tests {
     use zpool_api::{Handle, Zpool};
     use zpool_pages::HeapPages;
 
-    /// A pool with full zspages of one class. Returns the class too, and the objects of each
-    /// zspage.
+    /// A pool with full zspages of one class. Returns the class too, and the objects of each zspage.
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
         let probe = pool.malloc_from(&[0; 600]).unwrap();

@@ -11,8 +11,7 @@
 //! A zspage is locked object by object, so that a guard that is never dropped blocks its own object
 //! and nothing else. The rules are those of the kernel's zspage lock:
 //! * readers wait only for a writer, never for other readers;
-//! * a reader may sleep while it holds the lock; it only ever waits for a writer, which never
-//!   sleeps;
+//! * a reader may sleep while it holds the lock; it only ever waits for a writer, which never sleeps;
 //! * a writer can only try. A caller handles failure, and announces nothing before it holds the
 //!   lock. The lock is taken, held and released under the class lock. While it is held, no call
 //!   that can block is made, no page is faulted in, and a bounded number of bytes is moved.
@@ -113,8 +112,7 @@ impl Lane {
             }
             // Acquire pairs with the Release of `claim`, `free`, `release_moved` and
             // `write_unlock`: a reader that comes after them sees the zspage's class and base, the
-            // slot's new word, and the object's new place. Relaxed on failure: the value is only
-            // another guess.
+            // slot's new word, and the object's new place. Relaxed on failure: the value is only another guess.
             let (acquire, guess) = (Ordering::Acquire, Ordering::Relaxed);
             match self.word.compare_exchange_weak(word, word + 1, acquire, guess) {
                 Ok(found) => return Ok(Found(found)),
@@ -133,15 +131,14 @@ impl Lane {
     /// `reclaim` or `enqueue` it.
     ///
     /// # Safety
-    /// The caller is counted here, as a reader or as the object's writer, and no longer accesses
-    /// the bytes.
+    /// The caller is counted here, as a reader or as the object's writer, and no longer accesses the bytes.
     #[inline]
     #[must_use]
     pub(crate) unsafe fn read_unlock(&self) -> bool {
         // Release pairs with the Acquire of `free`, `reclaim`, `enqueue` and `write_trylock`: this
         // reader's last access to the bytes comes before they are overwritten or moved.
         let before = self.word.fetch_sub(1, Ordering::Release);
-        assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
+        assert!(before & READERS > 0, "read_unlock without a reader: {before:#06x}");
         before & (READERS | PARKED | QUEUED) == PARKED | 1
     }
 
@@ -152,7 +149,7 @@ impl Lane {
         // Acquire of `read_lock`: a stale reader in this lane sees the zspage's present class, and
         // that the object that it looks for has left the zspage.
         let before = self.word.fetch_add(USED + 1, Ordering::Release);
-        assert!(before & !READERS == 0, "claimed while {before:#06x}");
+        assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }
 
     /// Whether the place is taken. Under the class lock.
@@ -176,7 +173,7 @@ impl Lane {
         }
         // AcqRel as above. The count in the replaced word decides: those readers will see PARKED.
         let before = self.word.fetch_or(PARKED, both);
-        assert!(before & !READERS == USED, "freed while {before:#06x}");
+        assert!(before & !READERS == USED, "free without a live object: {before:#06x}");
         if before & READERS != 0 || !self.reclaim() { Freed::Parked } else { Freed::Now }
     }
 
@@ -211,12 +208,13 @@ impl Lane {
         let before = self.word.fetch_and(!QUEUED, both);
         assert!(
             before & !READERS == USED | PARKED | QUEUED,
-            "taken off the queue while {before:#06x}"
+            "dequeue of a lane that is not queued: {before:#06x}"
         );
         before & READERS == 0 && self.reclaim()
     }
 
-    /// Locks out the readers of a live object that has none at the moment. Under the class lock.
+    /// Takes the write lock of a live object without readers; new readers then wait. Returns false on
+    /// failure. Under the class lock.
     pub(crate) fn write_trylock(&self) -> bool {
         // Acquire pairs with the Release of `read_unlock`. On failure nothing is accessed.
         let (acquire, look) = (Ordering::Acquire, Ordering::Relaxed);
@@ -226,8 +224,7 @@ impl Lane {
     /// Lets readers in again: the object keeps its place.
     ///
     /// # Safety
-    /// The caller holds the lock by `write_trylock`, and the object's bytes are where its readers
-    /// expect them.
+    /// The caller holds the lock by `write_trylock`, and the object's bytes are where its readers expect them.
     pub(crate) unsafe fn write_unlock(&self) {
         // An RMW, since waiting readers are counted in the word. Release pairs with the Acquire of
         // `read_lock` and `look`.
@@ -243,7 +240,10 @@ impl Lane {
     pub(crate) unsafe fn release_moved(&self) {
         // Release as in `write_unlock`: waiting readers see that the slot leads elsewhere.
         let before = self.word.fetch_and(!(WRITER | USED), Ordering::Release);
-        assert!(before & (WRITER | USED) == WRITER | USED, "moved unlocked: {before:#06x}");
+        assert!(
+            before & (WRITER | USED) == WRITER | USED,
+            "release_moved without a writer: {before:#06x}"
+        );
     }
 
     /// Whether the place holds a live object without readers. A guess.
@@ -373,7 +373,7 @@ mod tests {
         }
     }
 
-    /// However many threads are between loading the count and adding themselves to it.
+    /// However many threads have loaded the count but not added themselves yet.
     #[cfg(not(miri))]
     #[test]
     fn a_count_at_its_limit_is_never_exceeded() {

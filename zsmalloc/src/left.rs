@@ -88,8 +88,7 @@ impl Left {
 
     /// Takes all places off the queue and returns the first; the others are linked to it.
     pub(crate) fn take_places(&self) -> Option<LaneRef> {
-        // Acquire pairs with the Release of `push`; later pushes are RMWs and continue its release
-        // sequence.
+        // Acquire pairs with the Release of `push`; later pushes are RMWs and continue its release sequence.
         linked(self.queue.swap(END, Ordering::Acquire))
     }
 

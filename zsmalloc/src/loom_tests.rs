@@ -277,8 +277,7 @@ fn loom_pool_passing_readers_against_free() {
     });
 }
 
-/// A pool in which compaction moves one object: two of LEN bytes fill a page, and two pages have
-/// one each.
+/// A pool in which compaction moves one object: two of LEN bytes fill a page, and two pages have one each.
 fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     let pool = pool();
     let made: Vec<_> = (0..4u8).map(|n| pool.malloc_from(&[n; LEN]).unwrap()).collect();
@@ -358,8 +357,7 @@ fn loom_pool_malloc_against_compact() {
     });
 }
 
-/// A guard is dropped in another thread while its object is freed: the last of the two reclaims the
-/// place.
+/// A guard is dropped in another thread while its object is freed: the last of the two reclaims the place.
 #[test]
 fn loom_pool_guard_dropped_elsewhere_against_free() {
     loom::model(|| {

@@ -139,8 +139,7 @@ impl Core {
     ///
     /// # Safety
     /// The caller has isolated the zspage, which is in the locked class. `fresh` is a run of the
-    /// pool's provider, of the class's length, in which all pages that hold objects of the zspage
-    /// are resident.
+    /// pool's provider, of the class's length, in which all pages that hold objects of the zspage are resident.
     unsafe fn change_pages(
         &self,
         locked: &mut ClassGuard<'_>,
@@ -167,12 +166,10 @@ impl Core {
             // SAFETY: a page of the fresh run, which is as long.
             let to = unsafe { fresh.base().add(page * self.page_size()) };
             // SAFETY: two different runs. All objects of the old one are write-locked, and nobody
-            // uses its free places (invariant 1 of the pool); the fresh one belongs to this call
-            // alone.
+            // uses its free places (invariant 1 of the pool); the fresh one belongs to this call alone.
             unsafe { to.copy_from_nonoverlapping(from, self.page_size()) };
         }
-        // SAFETY: the write lock of every USED lane is held, and all pages that hold objects were
-        // copied.
+        // SAFETY: the write lock of every USED lane is held, and all pages that hold objects were copied.
         let run = unsafe { locked.rebase(z, fresh, needed) };
         for index in self.used_lanes(z, objects) {
             // SAFETY: `write_lock_all` locked it, and nobody takes or clears a lane of the zspage

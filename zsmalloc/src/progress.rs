@@ -1,5 +1,4 @@
-//! The progress of compaction in parts: the class to go on with, and when a pass over all classes
-//! ends.
+//! The progress of compaction in parts: the class to go on with, and when a pass over all classes ends.
 //!
 //! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
 //! page on balance. A visit leaves a class after visiting as many places as the class has without

@@ -190,8 +190,7 @@ fn queued_places_are_all_reclaimed() {
         let (other, handle) = (pool.clone(), *handle);
         on(Point::LaneLocked, move || {
             std::thread::scope(|scope| {
-                // In another thread, and through `free_slot`: a public `free` would empty the
-                // queue.
+                // In another thread, and through `free_slot`: a public `free` would empty the queue.
                 scope.spawn(|| {
                     let slot = zpool_api::SlotRef::from_bits(handle.backend_bits());
                     other.core.free_slot(slot).unwrap();

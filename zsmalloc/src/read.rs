@@ -4,8 +4,8 @@
 //! both derives the lane in which it counts itself. Everything that it has loaded by then may be
 //! stale, and each word may have changed and changed back: compaction can move an object away and
 //! back, and its zspage can have served another class in between. So equality with an earlier load
-//! proves nothing by itself. The proof rests on three loads, in this order, after which nothing can
-//! change:
+//! proves nothing by itself. The proof rests on three observations, made in this order, that cannot
+//! become false while the reader is counted:
 //!
 //! 1. The lane is USED and has no writer, with this reader counted in it. From here on the zspage
 //!    stays in its class and on its pages (`lane.rs`), whatever happened before.
@@ -31,8 +31,7 @@
 //! would have seen another word. If it comes after, it finds the reader counted: a mover gives up,
 //! and a free parks.
 //!
-//! The base is loaded last and is T's: a migration that the reader did not wait for finds it
-//! counted.
+//! The base is loaded last and is T's: a migration that the reader did not wait for finds it counted.
 //!
 //! A reader takes no lock and calls no provider; only to wait for a mover does it take the class
 //! lock. If it passes through a lane and is the last to leave a parked object, it queues the place
@@ -92,11 +91,9 @@ impl Core {
             let z = self.zspages.at(location.zspage);
             hooks::at(Point::SlotLoaded);
             let number = z.class();
-            // Without a class the zspage is vacant: the slot has changed, and a later load will
-            // show it.
+            // Without a class the zspage is vacant: the slot has changed, and a later load will show it.
             if let Some(class) = number.map(|class| self.class(class)) {
-                // An arbitrary index if class and location are from two terms; `lane_number` clamps
-                // it.
+                // An arbitrary index if class and location are from two terms; `lane_number` clamps it.
                 let index = class.size.index_of(location.last);
                 let at = LaneRef { zspage: location.zspage, lane: z.lane_number(index) };
                 let lane = self.zspages.lane_at(at.lane);
@@ -156,8 +153,7 @@ impl Core {
     }
 
     /// Waits for a writer that moves the object: a few kilobytes at most, under the class lock.
-    /// Spins briefly, then yields, then sleeps on the class lock: the writer may have been
-    /// preempted.
+    /// Spins briefly, then yields, then sleeps on the class lock: the writer may have been preempted.
     #[cold]
     fn wait_for_writer(&self, lane: &Lane, class: &Class) -> Found {
         for round in 0..SPINS {

@@ -5,8 +5,7 @@
 //! do so under a lock of its caller and must not call the provider, so it reclaims the place but
 //! leaves a zspage that it emptied on a list (`left.rs`). A later call does the rest: every call
 //! that reports or changes counts reclaims the queued places; `malloc`, `free`, `compact`,
-//! `migrate` and `trim` return the runs. A call whose provider panics leaves its runs on the list,
-//! too.
+//! `migrate` and `trim` return the runs. A call whose provider panics leaves its runs on the list, too.
 
 use core::ptr::NonNull;
 
@@ -40,8 +39,7 @@ impl Core {
         let class = z.class().expect("a zspage with a USED lane is in a class");
         let index = self.zspages.index_of(at);
         // SAFETY: the place begins in the zspage's run. Class and base are exact: the lane is USED
-        // and not write-locked, and stays so. A place has at least 32 bytes and starts at a
-        // multiple of 8.
+        // and not write-locked, and stays so. A place has at least 32 bytes and starts at a multiple of 8.
         unsafe { z.base().add(self.class(class).size.start_of(index)) }.cast()
     }
 
@@ -86,8 +84,7 @@ impl Core {
         if clear(lane) {
             lane.bytes.write();
             self.accounts.uncount_parked();
-            // SAFETY: the lane was cleared just now, under the lock of the class that the zspage is
-            // in.
+            // SAFETY: the lane was cleared just now, under the lock of the class that the zspage is in.
             let detached = unsafe { locked.obj_free(at.zspage, z, index) };
             drop(locked);
             if let Some(detached) = detached {

@@ -37,8 +37,7 @@ impl Routes {
         let mut route: Vec<AtomicU16> = Vec::with_capacity(classes.len());
         for (number, class) in classes.iter().enumerate().rev() {
             let above = classes.get(number + 1);
-            // The largest class of each 32 bytes, and the largest that is not huge, are active at
-            // first.
+            // The largest class of each 32 bytes, and the largest that is not huge, are active at first.
             let last = above.is_none_or(|above| {
                 above.huge
                     || (above.size as usize - 1) / coarse != (class.size as usize - 1) / coarse
@@ -58,14 +57,12 @@ impl Routes {
         }
     }
 
-    /// Returns the smallest class for `bytes`, header included, which must fit in the largest
-    /// class.
+    /// Returns the smallest class for `bytes`, header included, which must fit in the largest class.
     pub(crate) fn own_class(&self, bytes: usize) -> usize {
         // Classes are one step apart, except where some were merged.
         let smallest = self.sizes[0] as usize;
         let steps = bytes.saturating_sub(smallest).div_ceil(self.step);
-        // Merging leaves fewer classes than steps, so the index of the right one is at most
-        // `steps`.
+        // Merging leaves fewer classes than steps, so the index of the right one is at most `steps`.
         let high = steps.min(self.sizes.len() - 1);
         self.sizes[..=high].partition_point(|&size| (size as usize) < bytes).min(high)
     }
@@ -78,8 +75,7 @@ impl Routes {
 
     /// Returns where an object whose own class is `own` goes, and counts the waste.
     pub(crate) fn route(&self, own: usize) -> usize {
-        // Relaxed, here and below: any class that is large enough is correct; the counts only steer
-        // density.
+        // Relaxed, here and below: any class that is large enough is correct; the counts only steer density.
         let to = usize::from(self.route[own].load(Ordering::Relaxed));
         if to == own {
             return own;

@@ -18,8 +18,7 @@
 //! * allocate: take a free slot and a free place under the class lock, with the writer counted in
 //!   the lane; write the bytes without the lock; `publish` makes the slot lead to the object; then
 //!   take the writer off the lane.
-//! * read: load slot, class, lane; then check class and slot again, which is what counts
-//!   (`read.rs`).
+//! * read: load slot, class, lane; then check class and slot again, which is what counts (`read.rs`).
 //! * free: under the class lock, invalidate the slot, then clear the lane, or park it. The last
 //!   reader clears a parked lane later, again under the class lock.
 //! * a zspage without objects leaves its class under the class lock; its run returns to the
@@ -32,8 +31,7 @@
 //!
 //! # Fork
 //! In a child of the process that made it, the pool takes no lock, since another thread may have
-//! held it, and does not call the provider, whose memory is a copy. Calls return errors; drops
-//! leak.
+//! held it, and does not call the provider, whose memory is a copy. Calls return errors; drops leak.
 
 use std::sync::Arc;
 
@@ -130,8 +128,7 @@ impl Core {
     }
 
     /// Locks the class that a zspage is in. None if it is in no class, or leaves its class before
-    /// the lock is taken. Under the lock the class is exact, since a zspage leaves it only under
-    /// its lock.
+    /// the lock is taken. Under the lock the class is exact, since a zspage leaves it only under its lock.
     #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);
@@ -170,8 +167,7 @@ impl Core {
     }
 }
 
-/// Returns the index and the length, without header, of the object at a location in a class of this
-/// size.
+/// Returns the index and the length, without header, of the object at a location in a class of this size.
 #[inline]
 pub(crate) fn object_at(size: &SizeClass, location: Location) -> (usize, usize) {
     let index = size.index_of(location.last);
@@ -188,8 +184,7 @@ impl Drop for Core {
                 Some(class) => {
                     let pages = usize::from(classes[usize::from(class)].size.pages);
                     // SAFETY: the zspage's run (invariant 2 of `zspage.rs`). Nobody can reach it
-                    // any more: guards borrow the pool, so none is alive, and forgotten ones read
-                    // nothing.
+                    // any more: guards borrow the pool, so none is alive, and forgotten ones read nothing.
                     unsafe { PageRun::new(z.base(), pages, z.touched.get()) }
                 }
                 // SAFETY: the pool is dropped, so the descriptor is this call's alone.

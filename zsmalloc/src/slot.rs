@@ -13,8 +13,7 @@
 //! `end` is the offset in the zspage of the byte after the object's last one. With the class's size
 //! it gives the object's index and its exact length. A slot is changed under the lock of the class
 //! of its zspage, except that the thread that reserved it publishes it without the lock. Free slots
-//! are chained: each class keeps a few, and the rest are on one list of the pool, whose lock is a
-//! leaf.
+//! are chained: each class keeps a few, and the rest are on one list of the pool, whose lock is a leaf.
 
 use zpool_api::handle::MAX_GENERATION;
 use zpool_base::lockdep::{self, Rank};

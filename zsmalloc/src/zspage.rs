@@ -7,8 +7,7 @@
 //!
 //! Invariants, kept under the class lock:
 //! 1. `class` names the class whose lock guards the zspage, or is NONE while the descriptor is
-//!    vacant. It is set to NONE under that lock, only when no lane is USED, and before the run is
-//!    returned.
+//!    vacant. It is set to NONE under that lock, only when no lane is USED, and before the run is returned.
 //! 2. While `class` is not NONE, `base` is the start of a run of the class's length from the pool's
 //!    provider, which no other zspage uses. While `class` is NONE it is null, or the start of a run
 //!    that the descriptor keeps until it is returned (`keep_run`).

@@ -245,8 +245,7 @@ const POOLED: u64 = 10_000;
 const SPACING: u64 = 100;
 
 /// A store at its limit, with no codec and a device in memory: `POOLED` pages in the pool and, if
-/// `others`, 990,000 entries between them, of which 124,000 are on the device and the rest are
-/// same-filled.
+/// `others`, 990,000 entries between them, of which 124,000 are on the device and the rest are same-filled.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")
@@ -291,8 +290,7 @@ fn limits(c: &mut Criterion) {
                 store.store(key_of(round, n), &page).unwrap();
                 laps.lap();
             }
-            // The pages of the previous round are on the device by now: make room for the next
-            // ones.
+            // The pages of the previous round are on the device by now: make room for the next ones.
             if let Some(before) = u64::checked_sub(round, 1) {
                 (0..POOLED).for_each(|n| assert!(store.invalidate(key_of(before, n))));
             }

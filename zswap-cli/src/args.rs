@@ -99,8 +99,7 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "PID", conflicts_with = "pages")]
     pub(crate) pid: Option<i32>,
 
-    /// The most pages to sample, at least 16: runs of 16 pages, spread evenly (20480 pages are 80
-    /// MiB)
+    /// The most pages to sample, at least 16: runs of 16 pages, spread evenly (20480 pages are 80 MiB)
     #[arg(long, value_name = "N", default_value_t = 20480, requires = "pid",
           value_parser = at_least_a_run)]
     pub(crate) pages_max: usize,
@@ -115,8 +114,7 @@ pub(crate) struct Compare {
     pub(crate) zpool: Vec<String>,
 
     /// Compressors, comma-separated, with optional parameters: lz4,zstd:level=1. A part of the form
-    /// key=value belongs to the compressor before it. Default: all that are built in, except null,
-    /// which copies
+    /// key=value belongs to the compressor before it. Default: all that are built in, except null, which copies
     #[arg(long, value_name = "LIST")]
     pub(crate) compressor: Vec<String>,
 

@@ -1,5 +1,4 @@
-//! One pair of zpool and compressor as a contestant: each round measures a fresh store and the bare
-//! codec.
+//! One pair of zpool and compressor as a contestant: each round measures a fresh store and the bare codec.
 
 use std::sync::Arc;
 

@@ -72,8 +72,7 @@ impl Look {
         format!("{style}{text}{style:#}")
     }
 
-    /// Wraps a paragraph to the width of the terminal, or else to a readable width. Ends with a
-    /// newline.
+    /// Wraps a paragraph to the width of the terminal, or else to a readable width. Ends with a newline.
     pub(crate) fn paragraph(self, text: &str) -> String {
         let mut filled = textwrap::fill(text, self.width.unwrap_or(READABLE));
         filled.push('\n');

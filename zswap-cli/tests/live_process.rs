@@ -159,8 +159,7 @@ impl Target {
         self.child.id().to_string()
     }
 
-    /// Waits until it has made progress: reads more than a pipe holds, so that not all of it is
-    /// old.
+    /// Waits until it has made progress: reads more than a pipe holds, so that not all of it is old.
     fn goes_on(&mut self) {
         let mut seen = 0;
         let mut buffer = [0; 4096];

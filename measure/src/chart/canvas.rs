@@ -180,8 +180,7 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    /// Draws vertical lines from `top` to `bottom` at the axis's round values, each with its value
-    /// below it.
+    /// Draws vertical lines from `top` to `bottom` at the axis's round values, each with its value below it.
     ///
     /// # Errors
     ///

@@ -1,5 +1,4 @@
-//! Placement of the labels of a scatter plot: as near to their points as they fit without
-//! overlapping.
+//! Placement of the labels of a scatter plot: as near to their points as they fit without overlapping.
 
 /// A rectangle in pixels, including its edges.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -1,5 +1,4 @@
-//! Pictures of figures, as SVG: a canvas with title and axes for custom drawings, and a [`Scatter`]
-//! plot.
+//! Pictures of figures, as SVG: a canvas with title and axes for custom drawings, and a [`Scatter`] plot.
 //!
 //! Every picture has its own background, light or dark as its reader prefers, so that it is legible
 //! on any page. Text from outside is escaped.

@@ -36,8 +36,7 @@ impl Copies {
         let mut at = extent.first;
         let end = extent.first + extent.pages;
         while at < end {
-            // A large extent in steps, so that what the page map says still holds when the pages
-            // are copied.
+            // A large extent in steps, so that what the page map says still holds when the pages are copied.
             let step = (end - at).min(RUN * 16);
             for part in pagemap.still(at, step)? {
                 self.copy_part(pid, part)?;

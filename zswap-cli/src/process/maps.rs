@@ -19,8 +19,7 @@ pub(crate) struct Mapping {
 }
 
 /// The longest inaccessible mapping that counts as the guard of the stack above it, in bytes.
-/// Allocators reserve far more than this below or beside their heaps; stacks are guarded by a few
-/// pages.
+/// Allocators reserve far more than this below or beside their heaps; stacks are guarded by a few pages.
 const GUARD: u64 = 1 << 20;
 
 /// Reads and parses the target's mappings.

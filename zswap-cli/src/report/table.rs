@@ -1,5 +1,4 @@
-//! The report as a table for readers: a heading, a line per pair, and an explanation of the
-//! columns.
+//! The report as a table for readers: a heading, a line per pair, and an explanation of the columns.
 
 use std::fmt::Write;
 

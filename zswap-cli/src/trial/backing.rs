@@ -12,8 +12,7 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use super::{Dice, Outcome};
 use crate::error::{Error, Result};
 
-/// Stores all pages in a store whose pool is limited to `max_bytes`, then loads each once, in
-/// random order.
+/// Stores all pages in a store whose pool is limited to `max_bytes`, then loads each once, in random order.
 pub(crate) fn backing(
     set: &PageSet,
     (zpool, compressor): &(String, String),
