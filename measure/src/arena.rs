@@ -27,7 +27,7 @@ pub struct Place {
 /// let mut arena = Arena::default();
 /// let (first, second) = (arena.push(b"one")?, arena.push(b"two")?);
 /// assert_eq!((arena.get(first), arena.get(second)), (&b"one"[..], &b"two"[..]));
-/// # measure::Result::Ok(())
+/// # Ok::<(), measure::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Arena {

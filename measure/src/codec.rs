@@ -54,7 +54,7 @@ pub struct Orders<'a> {
 /// let orders = codec::Orders { store: &store, load: &load };
 /// let times = codec::measure(&*compressors::build("lz4")?, &set, orders, &mut lanes)?;
 /// assert!(times.fault.is_none() && times.decompress.is_some());
-/// # measure::Result::Ok(())
+/// # Ok::<(), measure::Error>(())
 /// ```
 /// No memory, or no context for the codec. A page that the codec fails on is a [`Times::fault`].
 pub fn measure(

@@ -114,7 +114,7 @@ impl Lanes {
     /// )?;
     /// assert_eq!(harvest.results.iter().sum::<u64>(), 99 * 50 * 4096);
     /// println!("{:.0} ns a page", harvest.times.expect("pages were timed").mean);
-    /// # measure::Result::Ok(())
+    /// # Ok::<(), measure::Error>(())
     /// ```
     pub fn measure<W: Sync, R, T: Send, E: Send>(
         &mut self,

@@ -48,7 +48,7 @@ impl PageSet {
     ///
     /// let set = PageSet::load(&[], 64 << 20)?;
     /// assert_eq!((set.pages().len(), set.origin()), (520, "the built-in sample"));
-    /// # measure::Result::Ok(())
+    /// # Ok::<(), measure::Error>(())
     /// ```
     pub fn load(files: &[PathBuf], limit: u64) -> Result<Self> {
         let mut pages = Pages::default();

@@ -72,7 +72,7 @@ pub struct Canvas<'a> {
 ///     canvas.text("a dot", (60, y), Side::Right, INK)
 /// })?;
 /// assert!(svg.starts_with("<svg") && svg.contains("a dot"));
-/// # measure::Result::Ok(())
+/// # Ok::<(), measure::Error>(())
 /// ```
 pub fn picture(
     height: i32,
