@@ -156,7 +156,7 @@ fn in_child(round: &Round<'_>) -> ! {
             background.clear();
         }
         let store = Arc::as_ptr(&round.store).cast_mut();
-        // SAFETY: this thread is the only one of this process and no longer uses the store; no
+        // SAFETY: this thread is the only one of this process and is done with the store; no
         // other owner of the `Arc` ever runs here.
         unsafe { std::ptr::drop_in_place(store) };
         wrong.map_or(0, |at| ANSWERED + at as i32)

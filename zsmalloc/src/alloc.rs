@@ -93,7 +93,7 @@ impl Core {
     /// Makes a written object visible and returns its handle.
     ///
     /// # Safety
-    /// The caller reserved the slot for this place, and no longer writes there.
+    /// The caller reserved the slot for this place, and has finished writing there.
     #[expect(clippy::expect_used, reason = "`Slot::invalidate` ends a slot at the last generation")]
     unsafe fn publish(&self, slot: u32, place: Place) -> Handle {
         // SAFETY: the caller's promise.

@@ -131,7 +131,7 @@ impl Lane {
     /// `reclaim` or `enqueue` it.
     ///
     /// # Safety
-    /// The caller is counted here, as a reader or as the object's writer, and no longer accesses the bytes.
+    /// The caller is counted here, as a reader or as the object's writer, and will not use the bytes again.
     #[inline]
     #[must_use]
     pub(crate) unsafe fn read_unlock(&self) -> bool {

@@ -135,7 +135,7 @@ impl Core {
     }
 
     /// Moves the objects of an isolated zspage to `fresh`, unless one of them is in use. Returns
-    /// the run that is no longer needed: the old one, or `fresh` on failure.
+    /// the run that is left over: the old one, or `fresh` on failure.
     ///
     /// # Safety
     /// The caller has isolated the zspage, which is in the locked class. `fresh` is a run of the

@@ -189,7 +189,7 @@ impl Core {
     /// object was parked and this was its last reader.
     ///
     /// # Safety
-    /// The caller is counted in the lane and no longer accesses the object.
+    /// The caller is counted in the lane and will not access the object again.
     #[inline]
     pub(crate) unsafe fn unlock_reader(&self, at: LaneRef) {
         // SAFETY: the caller's promise.
