@@ -1,4 +1,4 @@
-//! Pages on page boundaries, as a kernel has them and as direct I/O wants them.
+//! Page-aligned pages, as in a kernel and as direct I/O requires.
 //!
 //! The only `unsafe` here is the view of aligned pages as plain ones.
 
@@ -7,15 +7,24 @@ use std::ops::{Deref, DerefMut};
 
 use zpool_api::provider::PAGE_SIZE;
 
-/// A page as all here have it: 4096 bytes.
+/// A page of 4096 bytes, as everywhere here.
 pub type Page = [u8; PAGE_SIZE];
 
-/// A page on a page's boundary: 4096 bytes and nothing else.
+/// A page on a page boundary: 4096 bytes and nothing else.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4096))]
 struct Aligned(Page);
 
-/// Pages one after another, each on a page boundary. Used as a slice of [`Page`].
+/// Pages one after another, each on a page boundary. Dereferences to a slice of [`Page`].
+///
+/// ```
+/// use measure::Pages;
+///
+/// let mut pages = Pages::filled(7, 2);
+/// pages[1][0] = 9;
+/// assert_eq!((pages.len(), pages[0][0], pages[1][0]), (2, 7, 9));
+/// assert_eq!(pages.as_ptr().addr() % 4096, 0);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Pages(Vec<Aligned>);
 
@@ -25,16 +34,16 @@ impl Pages {
         Pages(vec![Aligned([byte; PAGE_SIZE]); count])
     }
 
-    /// Makes room for `more` pages without growing step by step.
+    /// Reserves room for `more` pages at once.
     ///
     /// # Errors
     ///
-    /// No memory.
+    /// If the system has no memory for them.
     pub fn try_reserve(&mut self, more: usize) -> Result<(), TryReserveError> {
         self.0.try_reserve(more)
     }
 
-    /// Makes it `count` pages: cuts the end off, or appends pages of `byte`.
+    /// Changes the length to `count` pages: truncates, or appends pages of `byte`.
     pub fn resize(&mut self, count: usize, byte: u8) {
         self.0.resize(count, Aligned([byte; PAGE_SIZE]));
     }
@@ -45,8 +54,8 @@ impl Deref for Pages {
 
     fn deref(&self) -> &[Page] {
         let pages = self.0.as_slice();
-        // SAFETY: `Aligned` is a `Page` and nothing else, as long and more strictly aligned, so as many
-        // pages lie there, borrowed for as long as the result.
+        // SAFETY: `Aligned` has the size of a `Page` and a stricter alignment, so the same number
+        // of pages lies there. They are borrowed for as long as the result.
         unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len()) }
     }
 }
@@ -54,7 +63,7 @@ impl Deref for Pages {
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [Page] {
         let pages = self.0.as_mut_slice();
-        // SAFETY: as in `deref`; any bytes make a valid `Aligned`.
+        // SAFETY: as in `deref`; any bytes are a valid `Aligned`.
         unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), pages.len()) }
     }
 }

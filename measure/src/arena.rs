@@ -1,14 +1,14 @@
-//! Compressed pages one after another, in memory without huge pages: the densest store there
+//! An arena of compressed pages, back to back, in memory without huge pages: as dense as a store
 //! could be, for the bare codec to read from.
 //!
-//! Huge pages are declined because a store's pool has none either: the codec must not win by
-//! fewer TLB misses. A page never straddles two chunks.
+//! Huge pages are declined because a store's pool has none: the codec must not benefit from fewer
+//! TLB misses. A page never straddles two chunks.
 //!
-//! The only `unsafe` here is the advice given to the system about a chunk.
+//! The only `unsafe` here is the advice to the system about a chunk.
 
 use crate::error::{Error, Result};
 
-/// Bytes of a chunk; only the part that is written to becomes resident.
+/// Bytes in a chunk; only the part that is written becomes resident.
 const CHUNK: usize = 64 << 20;
 
 /// Where a page lies in an arena.
@@ -19,18 +19,28 @@ pub struct Place {
     len: u32,
 }
 
-/// Byte strings back to back, in the order they were pushed.
+/// Byte strings back to back, in the order in which they were pushed.
+///
+/// ```
+/// use measure::arena::Arena;
+///
+/// let mut arena = Arena::default();
+/// let (first, second) = (arena.push(b"one")?, arena.push(b"two")?);
+/// assert_eq!((arena.get(first), arena.get(second)), (&b"one"[..], &b"two"[..]));
+/// # Ok::<(), measure::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Arena {
     chunks: Vec<Vec<u8>>,
 }
 
 impl Arena {
-    /// Appends `bytes`, which are at most a chunk of 64 MiB.
+    /// Appends `bytes`.
     ///
     /// # Errors
     ///
-    /// [`Error::NoMemory`].
+    /// [`Error::NoMemory`] if the system has no memory for another chunk, or if `bytes` are longer
+    /// than a chunk, 64 MiB.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Place> {
         let no_memory = Error::NoMemory { bytes: CHUNK.max(bytes.len()), what: "compressed pages" };
         if bytes.len() > CHUNK {
@@ -47,11 +57,15 @@ impl Arena {
         let chunk = &mut self.chunks[index];
         let start = chunk.len();
         chunk.extend_from_slice(bytes);
-        // All three fit: a chunk is 64 MiB, and 2^32 chunks are beyond any address space.
+        // All three fit: a chunk is 64 MiB, and 2^32 chunks exceed any address space.
         Ok(Place { chunk: index as u32, start: start as u32, len: bytes.len() as u32 })
     }
 
-    /// The bytes that were pushed to `place` of this arena.
+    /// The bytes that were pushed at `place` of this arena.
+    ///
+    /// # Panics
+    ///
+    /// If `place` is from another arena, in which more was pushed.
     #[inline]
     pub fn get(&self, place: Place) -> &[u8] {
         let start = place.start as usize;
@@ -59,18 +73,17 @@ impl Arena {
     }
 }
 
-/// Asks the system for base pages behind `chunk`'s capacity. Where it does not listen the arena
-/// works all the same.
+/// Asks the system for base pages behind `chunk`'s capacity. If it refuses, the arena still works.
 #[cfg(target_os = "linux")]
 fn decline_huge_pages(chunk: &mut Vec<u8>) {
-    // A multiple of every page size; what is cut off at the ends is too small for a huge page.
+    // A multiple of every page size; the remainders at both ends are too small for a huge page.
     const ALIGN: usize = 64 << 10;
     let spare = chunk.spare_capacity_mut();
     let skip = spare.as_ptr().addr().next_multiple_of(ALIGN) - spare.as_ptr().addr();
     let len = spare.len().saturating_sub(skip) / ALIGN * ALIGN;
     let Some(inside) = spare.get_mut(skip..skip + len) else { return };
-    // SAFETY: the range is memory of `chunk`'s own, borrowed for the call, and this advice changes
-    // neither its content nor its access rights.
+    // SAFETY: the range is memory of `chunk`, borrowed for the call, and this advice changes
+    // neither its contents nor its access rights.
     let _ = unsafe {
         rustix::mm::madvise(
             inside.as_mut_ptr().cast(),
@@ -117,7 +130,7 @@ mod tests {
     #[test]
     fn the_system_was_told_to_keep_huge_pages_away() {
         if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
-            return; // a kernel without huge pages has nothing to be told
+            return; // The kernel was built without huge pages.
         }
         let mut arena = Arena::default();
         let place = arena.push(&[5; 100]).unwrap();

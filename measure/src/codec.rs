@@ -1,9 +1,9 @@
 //! The bare codec on the pages of the set, with the calls, bounds and buffers that a store uses.
 //!
-//! Compression goes into one hot buffer of the codec's worst case, in the order in which the store
-//! stored its pages again. Decompression comes out of an arena of base pages where the compressed
-//! pages lie one after another, in the order of the store's loads, and into the very page buffer
-//! that the store loads into. The arena is filled beforehand, off the clock.
+//! It compresses into one hot buffer of the codec's worst case, in the order in which the store
+//! stored its pages again. It decompresses from an arena of base pages that holds the compressed
+//! pages back to back, in the order of the store's loads, into the same page buffer that the store
+//! loads into. The arena is filled beforehand, untimed.
 
 use std::hint::black_box;
 
@@ -16,12 +16,12 @@ use crate::lanes::Lanes;
 use crate::pages::PageSet;
 use crate::timing::Summary;
 
-/// One round's times and, if the codec failed, its word.
+/// The times of one round, and the codec's error if it failed.
 #[derive(Debug, Default)]
 pub struct Times {
-    /// Of compressions; `None` if no page was timed.
+    /// Compressions; `None` if no page was timed.
     pub compress: Option<Summary>,
-    /// Of decompressions; `None` if no page was timed.
+    /// Decompressions; `None` if no page was timed.
     pub decompress: Option<Summary>,
     /// The first error.
     pub fault: Option<CompressorError>,
@@ -30,17 +30,32 @@ pub struct Times {
 /// The orders of one round: indices of timed pages.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders<'a> {
-    /// In which they are compressed.
+    /// The order of compression.
     pub store: &'a [usize],
-    /// In which they are decompressed.
+    /// The order of decompression.
     pub load: &'a [usize],
 }
 
-/// Compresses and decompresses every timed page once, each lane its share with a context of its
-/// own.
+/// Compresses and decompresses every timed page once. Each lane does its share with its own context.
 ///
 /// # Errors
 ///
+/// [`Error::NoMemory`] if the buffers or the arena do not fit in memory, and [`Error::Compressor`]
+/// if the codec cannot make a context. If the codec fails on a page, that is a [`Times::fault`].
+///
+/// If an order contains an index beyond the pages of the set.
+///
+/// ```
+/// use measure::{Lanes, PageSet, codec, shuffled};
+///
+/// let set = PageSet::load(&[], 64 << 20)?;
+/// let mut lanes = Lanes::new(1, set.timed().len())?;
+/// let (store, load) = (shuffled(set.timed(), 1), shuffled(set.timed(), 2));
+/// let orders = codec::Orders { store: &store, load: &load };
+/// let times = codec::measure(&*compressors::build("lz4")?, &set, orders, &mut lanes)?;
+/// assert!(times.fault.is_none() && times.decompress.is_some());
+/// # Ok::<(), measure::Error>(())
+/// ```
 /// No memory, or no context for the codec. A page that the codec fails on is a [`Times::fault`].
 pub fn measure(
     compressor: &dyn Compressor,
@@ -64,7 +79,7 @@ pub fn measure(
         |_: usize, _: &[usize]| Ok::<_, Error>((compressor.new_ctx()?, output(compressor)?));
     let compress = lanes.measure(orders.store, ready, |lane, share, (mut ctx, mut buffer)| {
         for &i in share {
-            // A page that fails here failed above, where it was noted.
+            // A page that fails here also failed above, where the error was kept.
             let _ = black_box(ctx.compress(&set.pages()[i], black_box(&mut buffer)));
             lane.laps.lap();
         }
@@ -102,7 +117,7 @@ pub fn measure(
     Ok(times)
 }
 
-/// A buffer for the codec's worst case, touched.
+/// A touched buffer of the codec's worst case.
 fn output(compressor: &dyn Compressor) -> Result<Vec<u8>> {
     let capacity = compressor.max_compressed_len(PAGE_SIZE);
     let mut buffer = Vec::new();

@@ -1,35 +1,35 @@
-//! What a contestant is: something that keeps pages under their numbers and gives them back.
+//! The interface of a contestant: something that stores pages under numbers and loads them again.
 //!
-//! Whoever measures one brings it along; `E` is what its calls fail with.
+//! The caller that measures one implements it; `E` is the error type of its calls.
 
 use crate::aligned::Page;
 
-/// Keeps pages. Set up before its turn is timed; whatever it set up outside this process it undoes
-/// when it is dropped.
+/// Stores pages. It is set up before its turn is timed. Dropping it undoes whatever it set up
+/// outside of this process. [`turn()`](crate::turn()) has an example.
 pub trait Contestant<E>: Sync {
-    /// What one thread stores and loads with: made on that thread, off the clock.
+    /// Makes what one thread stores and loads with. Called on that thread, untimed.
     ///
     /// # Errors
     ///
     /// Ends the turn.
     fn worker(&self) -> Result<Box<dyn Worker<E> + '_>, E>;
 
-    /// Gives one page up.
+    /// Frees one page.
     ///
     /// # Errors
     ///
     /// Ends the turn.
     fn free(&self, page: usize) -> Result<(), E>;
 
-    /// Returns to the system whatever can be returned, by whatever means it has.
+    /// Returns to the system whatever it can.
     ///
     /// # Errors
     ///
     /// Ends the turn.
     fn tidy(&self) -> Result<(), E>;
 
-    /// Has what it keeps out of the way before loads: nothing, unless a load brings a page back for
-    /// good.
+    /// Called before loads, untimed. A contestant in which a load brings a page back for good moves
+    /// pages out again here; others do nothing.
     ///
     /// # Errors
     ///
@@ -38,15 +38,15 @@ pub trait Contestant<E>: Sync {
         Ok(())
     }
 
-    /// What it holds now.
+    /// Reports the memory that it holds now.
     ///
     /// # Errors
     ///
     /// Ends the turn.
     fn memory(&self) -> Result<Memory, E>;
 
-    /// Whether the turn goes on after a store or a load failed like this: the page counts as refused,
-    /// or as lost. Otherwise the error ends the turn.
+    /// Whether the turn continues after a store or load failed with this error. If so, the page
+    /// counts as refused or lost; if not, the error ends the turn.
     fn goes_on_after(&self, _error: &E) -> bool {
         false
     }
@@ -54,8 +54,7 @@ pub trait Contestant<E>: Sync {
 
 /// One thread's part of a contestant.
 pub trait Worker<E> {
-    /// Gets ready for stores, off the clock. May store the unit `pages` under numbers from `first` and
-    /// give it up again.
+    /// Prepares for stores, untimed. May store the unit `pages` under numbers from `first` and free it again.
     ///
     /// # Errors
     ///
@@ -64,15 +63,15 @@ pub trait Worker<E> {
         Ok(())
     }
 
-    /// Keeps `pages`, a unit of them, under numbers from `first`.
+    /// Stores the unit `pages` under numbers from `first`.
     ///
     /// # Errors
     ///
     /// The pages are not kept.
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E>;
 
-    /// Writes the unit that was stored last from `first` to `into`, which is as long and on a page
-    /// boundary. `false` if nothing is kept there.
+    /// Loads the unit that was last stored from `first` into `into`, which has the same length and
+    /// is page-aligned. Returns `false` if nothing is stored there.
     ///
     /// # Errors
     ///
@@ -80,17 +79,17 @@ pub trait Worker<E> {
     fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool, E>;
 }
 
-/// What a contestant holds.
+/// The memory that a contestant holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Memory {
-    /// Bytes of the compressed pages; none if it does not tell.
+    /// Bytes of the compressed pages; `None` if it does not report them.
     pub compressed_bytes: Option<usize>,
-    /// Everything, in bytes of physical memory; none if nobody counts it.
+    /// All its physical memory in bytes; `None` if nobody counts it.
     pub resident_bytes: Option<usize>,
-    /// Bytes that it keeps to know which page is where; none if it does not tell.
+    /// Bytes of metadata that record where each page is; `None` if it does not report them.
     pub metadata_bytes: Option<usize>,
-    /// What a store with statistics counts; none of other contestants.
+    /// Counts of a store that has statistics; `None` for other contestants.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub pool: Option<PoolUse>,
 }
@@ -98,20 +97,20 @@ pub struct Memory {
 /// A store's own statistics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUse {
-    /// Pages that it holds, same-filled ones too.
+    /// Pages that it holds, including same-filled ones.
     pub pages: usize,
-    /// Those that are kept as one word.
+    /// Pages kept as one word.
     pub same_filled: usize,
-    /// Those that are kept as they are, since they do not shrink.
+    /// Pages kept uncompressed because they do not shrink.
     pub incompressible: usize,
-    /// Resident bytes of the pool, cached pages included.
+    /// Resident bytes of the pool, including cached pages.
     pub pool_bytes: usize,
-    /// Bytes of compression contexts and their buffers: once for each processor, however many pages.
+    /// Bytes of compression contexts and their buffers, which depend on the number of processors, not of pages.
     pub context_bytes: usize,
 }
 
 impl PoolUse {
-    /// Pages that hold pool memory.
+    /// Pages that occupy pool memory.
     pub fn stored(&self) -> usize {
         self.pages.saturating_sub(self.same_filled)
     }

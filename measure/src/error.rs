@@ -1,14 +1,14 @@
-//! What can keep anybody from measuring, each told with the value that was wrong and what to do.
+//! Why a measurement cannot run: each error says which value was wrong and what to do.
 
 use std::io;
 use std::path::PathBuf;
 
 use compressors::CompressorError;
 
-/// What most calls here return.
+/// The result of most calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why there is nothing to measure, or nobody to measure it. Displayed as one line.
+/// Why nothing can be measured. Displayed as one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -19,11 +19,11 @@ pub enum Error {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// A file whose name ends in .zst is none, or is damaged.
+    /// A file whose name ends in .zst is damaged or not zstd-compressed.
     #[error(
         "{path:?} cannot be decompressed ({source}); check it with `zstd -t`, \
          or take .zst off its name if it holds raw pages"
@@ -31,7 +31,7 @@ pub enum Error {
     BadZst {
         /// The file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's error.
         source: io::Error,
     },
 
@@ -43,53 +43,53 @@ pub enum Error {
     PartialPage {
         /// The file.
         path: PathBuf,
-        /// Its bytes, after decompression.
+        /// Its length in bytes, after decompression.
         bytes: u64,
-        /// Those of them beyond whole pages.
+        /// The bytes beyond the last whole page.
         rest: u64,
     },
 
-    /// A file of raw pages begins as `zstd` writes its files.
+    /// A file of raw pages starts like a file that `zstd` wrote.
     #[error("{path:?} is zstd-compressed but not named so; rename it to end in .zst")]
     UnnamedZst {
         /// The file.
         path: PathBuf,
     },
 
-    /// The files hold nothing.
+    /// The files hold no page.
     #[error("there is no page in {files}; give --pages a file with at least one 4096-byte page")]
     EmptySet {
         /// Their names.
         files: String,
     },
 
-    /// The files hold more than the caller has room for.
+    /// The files hold more than the caller's limit.
     #[error(
         "the pages of {path:?} and of those before it are more than {limit} bytes, what this machine's \
          memory has room for beside the stores; give fewer or smaller files"
     )]
     TooLarge {
-        /// The file that went over it.
+        /// The file that exceeded the limit.
         path: PathBuf,
-        /// The caller's limit, bytes.
+        /// The caller's limit in bytes.
         limit: u64,
     },
 
     /// The system has no memory left.
     #[error("no memory for {bytes} bytes of {what}; free memory or give fewer or smaller files")]
     NoMemory {
-        /// What was asked for.
+        /// The bytes requested.
         bytes: usize,
-        /// What for.
+        /// What they were for.
         what: &'static str,
     },
 
-    /// The last store or load would be shorter than the others.
-    #[error("{pages} pages are no multiple of the {unit} of one store; give fewer or more")]
+    /// The set is not a multiple of the unit, so the last store would be shorter than the others.
+    #[error("{pages} pages are not a multiple of the {unit} of one store; give fewer or more")]
     PartialUnit {
-        /// Pages of the set.
+        /// Pages in the set.
         pages: usize,
-        /// Pages of one store or load.
+        /// Pages in one store or load.
         unit: usize,
     },
 
@@ -97,15 +97,15 @@ pub enum Error {
     #[cfg(feature = "chart")]
     #[error("a picture cannot be drawn: {reason}")]
     Draw {
-        /// What the drawing library said.
+        /// The drawing library's error.
         reason: String,
     },
 
-    /// Nobody is to measure.
+    /// No thread measures.
     #[error("--threads 0 measures nothing; give 1 or more")]
     NoThreads,
 
-    /// The bare codec has no context.
+    /// The codec could not make a context.
     #[error(transparent)]
     Compressor(#[from] CompressorError),
 }

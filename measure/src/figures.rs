@@ -1,4 +1,4 @@
-//! What all rounds found out about one contestant with so many threads.
+//! The results of one contestant over all rounds, for one number of threads.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use crate::contestant::{Memory, PoolUse};
 use crate::timing::{Summary, Timing, median};
 use crate::turn::{Freed, Turn};
 
-/// Who a contestant is, by its parts. Displayed as `zswap-core/zsmalloc/lz4`.
+/// A contestant's name, in parts. Displayed as `zswap-core/zsmalloc/lz4`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Name {
-    /// What keeps the pages.
+    /// What stores the pages.
     pub contestant: String,
     /// The backend, if it is one of this project's.
     pub zpool: Option<String>,
@@ -30,27 +30,27 @@ impl fmt::Display for Name {
     }
 }
 
-/// All that a report says about one contestant. Times are of a page, in nanoseconds, medians over the
-/// rounds; `None` where none was timed.
+/// Everything that a report says about one contestant. Times are per page, in nanoseconds, as
+/// medians over the rounds; `None` where nothing was timed.
 ///
-/// With the feature `serde`, one object; what only a store's statistics tell, refusals and faults are
-/// left out of it.
+/// With the feature `serde` this is one object, without refusals, faults and the figures that come
+/// from a store's own statistics.
 #[derive(Clone, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Figures {
-    /// Who it is.
+    /// Its name.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub name: Name,
-    /// Threads that measured.
+    /// Measuring threads.
     pub threads: usize,
-    /// Turns that it had.
+    /// Turns taken.
     pub rounds: usize,
-    /// Pages that were offered.
+    /// Pages offered.
     pub pages: usize,
-    /// Pages that were refused.
+    /// Pages refused.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub refused: usize,
-    /// Stores over older pages.
+    /// Stores that replace older pages.
     #[cfg_attr(feature = "serde", serde(rename = "store_ns"))]
     pub store: Option<Timing>,
     /// Loads.
@@ -65,29 +65,38 @@ pub struct Figures {
     /// The bare codec's decompressions.
     #[cfg_attr(feature = "serde", serde(rename = "codec_decompress_ns"))]
     pub decompress: Option<Timing>,
-    /// After the first filling of the first round: into a fresh heap, before the codec's turn.
+    /// Memory after the first filling of the first round, with a fresh heap, before the codec's turn.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub memory: Memory,
-    /// Resident bytes for each compressed one.
+    /// Resident bytes per compressed byte.
     pub resident_per_compressed: Option<f64>,
-    /// After most pages were freed, in the first round.
+    /// Memory after most pages were freed in the first round.
     pub freed: Option<Freed>,
-    /// Mean store over mean compression, round by round, their median.
+    /// The median over the rounds of mean store time over mean compression time.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_store_to_codec"))]
     pub store_over_codec: Option<f64>,
-    /// Mean load over mean decompression, round by round, their median.
+    /// The median over the rounds of mean load time over mean decompression time.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_load_to_codec"))]
     pub load_over_codec: Option<f64>,
     /// Why the first refused page was refused.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub refusal: Option<String>,
-    /// What went wrong first; `None` if every page came back equal, each time.
+    /// What went wrong first; `None` if every page came back equal every time.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub fault: Option<String>,
 }
 
 impl Figures {
-    /// What some turns of one contestant come to.
+    /// Combines the turns of one contestant.
+    ///
+    /// ```
+    /// use measure::{Figures, Name, Turn};
+    ///
+    /// let name = Name { contestant: "map".into(), zpool: None, compressor: "lz4".into() };
+    /// let figures = Figures::over(name, 1, &[Turn { pages: 520, ..Turn::default() }]);
+    /// assert_eq!((figures.name.to_string().as_str(), figures.rounds), ("map/lz4", 1));
+    /// assert!(figures.verified() && figures.store.is_none());
+    /// ```
     pub fn over(name: Name, threads: usize, turns: &[Turn]) -> Self {
         let times = |part: fn(&Turn) -> Option<Summary>| {
             Timing::over(&turns.iter().filter_map(part).collect::<Vec<_>>())
@@ -120,23 +129,23 @@ impl Figures {
         }
     }
 
-    /// Whether every page came back equal.
+    /// Whether every page came back equal every time.
     pub fn verified(&self) -> bool {
         self.fault.is_none()
     }
 
-    /// The store's statistics; zeros of a contestant that has none.
+    /// The store's statistics; zeros for a contestant without any.
     pub fn pool(&self) -> PoolUse {
         self.memory.pool.unwrap_or_default()
     }
 
-    /// Bytes of all pages that were offered.
+    /// Bytes of all pages offered.
     pub fn original_bytes(&self) -> usize {
         self.pages * PAGE_SIZE
     }
 
-    /// Bytes without the store over bytes with it, by its statistics: pool, metadata, contexts, and the
-    /// refused pages, which stay with the caller as they are.
+    /// Bytes without the store over bytes with it, by the store's statistics. Bytes with it are
+    /// pool, metadata, contexts, and the refused pages, which stay with the caller uncompressed.
     pub fn ratio(&self) -> Option<f64> {
         let pool = self.pool();
         let metadata = self.memory.metadata_bytes.unwrap_or(0);
@@ -145,18 +154,18 @@ impl Figures {
         quotient(Some(self.original_bytes()), Some(with))
     }
 
-    /// Bytes of the pool for each compressed one.
+    /// Pool bytes per compressed byte.
     pub fn pool_per_compressed(&self) -> Option<f64> {
         quotient(self.memory.pool.map(|pool| pool.pool_bytes), self.memory.compressed_bytes)
     }
 
-    /// Metadata bytes for each page that the store holds, same-filled ones too.
+    /// Metadata bytes per page that the store holds, including same-filled ones.
     pub fn metadata_per_page(&self) -> Option<f64> {
         quotient(self.memory.metadata_bytes, self.memory.pool.map(|pool| pool.pages))
     }
 
-    /// Resident bytes for each compressed one that is left after three of four pages were freed, as
-    /// they are and tidied up; none where the contestant does not tell how many are left.
+    /// Resident bytes per remaining compressed byte after three quarters of the pages were freed:
+    /// before and after tidying up. `None` if the contestant does not report the remaining bytes.
     pub fn freed_per_compressed(&self) -> Option<(f64, f64)> {
         let freed = self.freed?;
         let left = Some(freed.compressed_bytes);
@@ -225,7 +234,7 @@ mod tests {
         let s =
             |mean| Some(Summary { mean, p50: mean, p99: mean, p999: mean, per_second: 1e9 / mean });
         let round = |store, compress| Turn { store: s(store), compress: s(compress), ..turn() };
-        // Twice as slow a machine in the second round: the ratio does not see it.
+        // The machine is half as fast in the second round, which does not change the ratio.
         let rounds = [round(110.0, 100.0), round(220.0, 200.0), round(130.0, 100.0)];
         let f = figures(&rounds);
         assert_eq!(f.store_over_codec, Some(1.1));

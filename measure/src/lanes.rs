@@ -1,7 +1,7 @@
-//! The threads that measure: each has a stopwatch, a buffer of pages and a processor of its own.
+//! The measuring threads: each has its own stopwatch, page buffer and processor.
 //!
-//! One lane works on the thread that asks; several work on threads of their own, start together,
-//! and each stays on one processor. Lane `n` gets the `n`-th of as many equal shares.
+//! A single lane works on the calling thread. Several lanes work on new threads that start
+//! together, each pinned to one processor. The work is split into equal shares; lane `n` gets the `n`-th.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
-/// What no page is likely to hold: a load that writes nothing is seen.
+/// Fills buffers before loads, so that a load that writes nothing is noticed: no page is likely to contain it.
 pub const POISON: u8 = 0xa5;
 
 /// What one thread measures with.
@@ -19,13 +19,13 @@ pub const POISON: u8 = 0xa5;
 pub struct Lane {
     /// The stopwatch.
     pub laps: Laps,
-    /// Every load and every decompression goes into this.
+    /// The target of every load and every decompression.
     pages: Pages,
 }
 
 impl Lane {
-    /// The stopwatch and the buffer, which is one page unless more was asked for, to be used side by
-    /// side.
+    /// Borrows the stopwatch and the page buffer at once. The buffer is one page long unless
+    /// [`Lanes::resize_buffers`] changed it.
     pub fn parts(&mut self) -> (&mut Laps, &mut [Page]) {
         (&mut self.laps, &mut self.pages)
     }
@@ -36,25 +36,25 @@ impl Lane {
 pub struct Lanes {
     lanes: Vec<Lane>,
     clock: Clock,
-    /// As the thread that made the lanes had them, before any turn held it on one.
+    /// The processors allowed to the thread that made the lanes, before any turn pinned it.
     processors: Processors,
 }
 
-/// What the lanes bring back from one measurement.
+/// The results of the lanes from one measurement.
 #[derive(Debug)]
 pub struct Harvest<T> {
-    /// Of each lane, in order of their shares.
+    /// One result for each lane, in the order of the shares.
     pub results: Vec<T>,
-    /// The time of single operations, over all lanes; `None` if none was timed.
+    /// Times of single operations over all lanes; `None` if nothing was timed.
     pub times: Option<Summary>,
 }
 
 impl Lanes {
-    /// So many lanes, whose stopwatches take `laps` laps in all without allocating.
+    /// Makes this many lanes, whose stopwatches take `laps` laps in total without allocating.
     ///
     /// # Errors
     ///
-    /// [`Error::NoThreads`] for none.
+    /// [`Error::NoThreads`] if `threads` is 0.
     pub fn new(threads: usize, laps: usize) -> Result<Self> {
         let each = laps.div_ceil(threads.max(1));
         let lane = || Lane { laps: Laps::with_capacity(each), pages: Pages::filled(POISON, 1) };
@@ -72,28 +72,50 @@ impl Lanes {
         }
     }
 
-    /// How many lanes there are, at least one.
+    /// The number of lanes, at least 1.
     pub fn count(&self) -> usize {
         self.lanes.len()
     }
 
-    /// What its own reading costs.
+    /// The cost of reading the clock, measured when the lanes were made.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// The lane of the thread that asks, for what is not measured.
+    /// The first lane, for use by the calling thread outside of a measurement.
     pub fn own(&mut self) -> &mut Lane {
-        // There is at least one.
+        // A run has at least one lane.
         &mut self.lanes[0]
     }
 
-    /// Has every lane get ready with its share of `work` and then measure `body` on what it got
-    /// ready, all at the same time.
+    /// Splits `work` among the lanes. Each lane calls `ready` on its share, untimed; then all lanes
+    /// together start their stopwatches and call `body` with what `ready` returned. `body` ends a
+    /// lap for each operation.
     ///
     /// # Errors
     ///
-    /// The first one of `ready` or `body`, after all lanes have ended.
+    /// The first error of `ready` or `body`, in the order of the lanes, after all lanes have ended.
+    ///
+    /// ```
+    /// use measure::Lanes;
+    ///
+    /// let pages: Vec<[u8; 4096]> = (0..100).map(|n| [n; 4096]).collect();
+    /// let mut lanes = Lanes::new(2, pages.len())?;
+    /// let harvest = lanes.measure(
+    ///     &pages,
+    ///     |_, _| Ok::<_, measure::Error>(0u64),
+    ///     |lane, share, mut sum| {
+    ///         for page in share {
+    ///             sum += page.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+    ///             lane.laps.lap();
+    ///         }
+    ///         Ok(sum)
+    ///     },
+    /// )?;
+    /// assert_eq!(harvest.results.iter().sum::<u64>(), 99 * 50 * 4096);
+    /// println!("{:.0} ns a page", harvest.times.expect("pages were timed").mean);
+    /// # Ok::<(), measure::Error>(())
+    /// ```
     pub fn measure<W: Sync, R, T: Send, E: Send>(
         &mut self,
         work: &[W],
@@ -144,7 +166,7 @@ impl Lanes {
         Ok(Harvest { results, times: self.summary(wall(&spans)) })
     }
 
-    /// The laps of all lanes, which took `wall` from the first one's start to the last one's end.
+    /// Summarises the laps of all lanes, which took `wall` from the first start to the last end.
     fn summary(&mut self, wall: Duration) -> Option<Summary> {
         let mut lanes = self.lanes.iter_mut();
         let first = lanes.next()?;
@@ -155,7 +177,7 @@ impl Lanes {
     }
 }
 
-/// From the first start to the last end.
+/// The time from the first start to the last end.
 fn wall(spans: &[(Instant, Instant)]) -> Duration {
     let begun = spans.iter().map(|span| span.0).min();
     let ended = spans.iter().map(|span| span.1).max();
@@ -215,7 +237,7 @@ mod tests {
             |_, _| Ok::<_, Error>(()),
             |_, _, ()| {
                 arrived.fetch_add(1, Ordering::SeqCst);
-                // Ends only when all have come this far.
+                // Ends only when all lanes have got here.
                 while arrived.load(Ordering::SeqCst) < 3 {
                     std::thread::yield_now();
                 }

@@ -1,16 +1,16 @@
-//! What this project's binaries time with: pages of real memory, stopwatches with the clock's own
-//! cost taken off, threads that stay on a processor each, random orders, the bare codec on the
-//! same pages, which every other time is told in multiples of, and the turn in which a contestant
-//! keeps them.
+//! The measuring harness of this project's binaries: pages of real memory, stopwatches that
+//! subtract the clock's own cost, threads pinned to one processor each, random orders, the bare
+//! codec on the same pages as the unit for all other times, and the turn in which a contestant
+//! stores and loads them.
 //!
-//! Nothing here knows a store: whoever measures one brings it along as a [`Contestant`] and has
-//! [`turn()`] run it. With the feature `chart`, the module `chart` draws what came out.
+//! Nothing here depends on a particular store: a caller implements [`Contestant`] and runs it with
+//! [`turn()`]. With the feature `chart`, the module `chart` draws the results.
 //!
 //! ```
 //! use measure::{Lanes, PageSet, codec, shuffled};
 //!
 //! # fn main() -> measure::Result<()> {
-//! // Pages of five real programs; files of one's own go in here.
+//! // Pages of five real programs; pass files to measure your own.
 //! let set = PageSet::load(&[], 64 << 20)?;
 //! let order = shuffled(set.timed(), 1);
 //! let mut lanes = Lanes::new(2, set.timed().len())?;
@@ -20,7 +20,7 @@
 //! let times = codec::measure(&*lz4, &set, orders, &mut lanes)?;
 //! let compress = times.compress.expect("some pages were timed");
 //! assert!(compress.p50 <= compress.p99);
-//! println!("{:.0} ns a page, the clock's {:.0} taken off", compress.mean, lanes.clock().cost);
+//! println!("{:.0} ns a page, less {:.0} for the clock", compress.mean, lanes.clock().cost);
 //! # Ok(())
 //! # }
 //! ```

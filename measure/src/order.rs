@@ -1,6 +1,14 @@
-//! The random orders in which pages are stored again and loaded.
+//! Random orders for storing pages again and for loading them.
 
-/// A permutation of `indices`, the same one for the same seed.
+/// Returns a permutation of `indices`, which is the same for the same seed.
+///
+/// ```
+/// use measure::shuffled;
+///
+/// let order = shuffled(&[3, 5, 8], 1);
+/// assert_eq!(order, shuffled(&[3, 5, 8], 1));
+/// assert_eq!(order.iter().sum::<usize>(), 16);
+/// ```
 pub fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     let mut order = indices.to_vec();
     let mut random = SplitMix(seed);
@@ -10,13 +18,20 @@ pub fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     order
 }
 
-/// Steele, Lea and Flood's SplitMix64, from a seed.
+/// Steele, Lea and Flood's `SplitMix64` generator, from a seed.
+///
+/// ```
+/// use measure::SplitMix;
+///
+/// let mut random = SplitMix(7);
+/// assert!((0..100).all(|_| random.below(6) < 6));
+/// ```
 #[derive(Clone, Debug)]
 pub struct SplitMix(pub u64);
 
 impl SplitMix {
-    /// The next number.
-    #[allow(clippy::should_implement_trait, reason = "a generator without an end: no Option")]
+    /// Returns the next number.
+    #[allow(clippy::should_implement_trait, reason = "an endless generator, so no Option")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -25,7 +40,7 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`; its bias is below `bound` / 2^64.
+    /// Returns a number below `bound`, with a bias below `bound` / 2^64.
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }

@@ -1,4 +1,4 @@
-//! The set of pages that every pair is given: read once, held once.
+//! The set of pages that every contestant gets: read once, held once.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,16 +10,16 @@ use zpool_api::provider::PAGE_SIZE;
 use crate::aligned::{Page, Pages};
 use crate::error::{Error, Result};
 
-/// Pages of five real programs, for those who bring none of their own.
+/// Pages of five real programs, for callers that pass no files.
 const SAMPLE: &[u8] = include_bytes!("../assets/sample.pages.zst");
 
-/// How every file that `zstd` writes begins.
+/// The first bytes of every file that `zstd` writes.
 const ZST_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Pages that are read at a time.
+/// Pages read at a time.
 const STEP: usize = 256;
 
-/// Pages in memory, with what is known of them before any store sees them.
+/// Pages in memory, with what is known about them before any store sees them.
 #[derive(Debug)]
 pub struct PageSet {
     pages: Pages,
@@ -29,13 +29,27 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    /// The pages of all `files`, one after another, or the sample if there are none.
+    /// Reads the pages of all `files`, one file after another, or the built-in sample if `files` is empty.
     ///
-    /// More than `limit` bytes are not read, whatever they decompress from.
+    /// `limit` bounds the bytes of all pages together, counted after decompression.
     ///
     /// # Errors
     ///
-    /// Every [`Error`] that is about files.
+    /// * [`Error::Unreadable`] if a file cannot be opened or read;
+    /// * [`Error::BadZst`] if a file whose name ends in .zst cannot be decompressed;
+    /// * [`Error::UnnamedZst`] if a raw file starts like a zstd file and ends within a page;
+    /// * [`Error::PartialPage`] if any other file ends within a page;
+    /// * [`Error::EmptySet`] if the files hold no page;
+    /// * [`Error::TooLarge`] if they hold more than `limit` bytes;
+    /// * [`Error::NoMemory`] if the pages do not fit in memory.
+    ///
+    /// ```
+    /// use measure::PageSet;
+    ///
+    /// let set = PageSet::load(&[], 64 << 20)?;
+    /// assert_eq!((set.pages().len(), set.origin()), (520, "the built-in sample"));
+    /// # Ok::<(), measure::Error>(())
+    /// ```
     pub fn load(files: &[PathBuf], limit: u64) -> Result<Self> {
         let mut pages = Pages::default();
         if files.is_empty() {
@@ -53,7 +67,16 @@ impl PageSet {
         Ok(PageSet::new(pages, origin))
     }
 
-    /// Pages that are there already, and where they come from in words.
+    /// Makes a set of existing pages; `origin` says in words where they come from.
+    ///
+    /// ```
+    /// use measure::{PageSet, Pages};
+    ///
+    /// let mut pages = Pages::filled(0, 3);
+    /// pages[1][7] = 1;
+    /// let set = PageSet::new(pages, "an example".to_owned());
+    /// assert_eq!((set.same_filled(), set.timed()), (2, &[1][..]));
+    /// ```
     pub fn new(pages: Pages, origin: String) -> Self {
         let same_filled: Vec<bool> = pages.iter().map(is_same_filled).collect();
         let timed = (0..pages.len()).filter(|&i| !same_filled[i]).collect();
@@ -65,17 +88,20 @@ impl PageSet {
         &self.pages
     }
 
-    /// Whether page `index` is one word over and over.
+    /// Whether page `index` is one 8-byte word repeated.
+    /// # Panics
+    ///
+    /// If `index` is not below the number of pages.
     pub fn is_same_filled(&self, index: usize) -> bool {
         self.same_filled[index]
     }
 
-    /// How many pages are one word over and over.
+    /// The number of pages that are one 8-byte word repeated.
     pub fn same_filled(&self) -> usize {
         self.pages.len() - self.timed.len()
     }
 
-    /// The pages that times are taken of, all but the same-filled ones: their indices, ascending.
+    /// Indices, ascending, of the pages that are timed: all except same-filled ones.
     pub fn timed(&self) -> &[usize] {
         &self.timed
     }
@@ -86,12 +112,12 @@ impl PageSet {
     }
 }
 
-/// Whether one 8-byte word fills the page: then every byte equals the one 8 further on.
+/// Whether one 8-byte word fills the page: then every byte equals the one 8 bytes later.
 fn is_same_filled(page: &Page) -> bool {
     page[8..] == page[..PAGE_SIZE - 8]
 }
 
-/// The files' names without their folders, the first two of them.
+/// The names of the first two files, without their folders.
 fn origin(files: &[PathBuf]) -> String {
     const SHOWN: usize = 2;
     let names: Vec<_> = files
@@ -113,7 +139,7 @@ fn append_file(pages: &mut Pages, path: &Path, limit: u64) -> Result<()> {
         return append_zst(pages, path, file, limit);
     }
     let start = pages.len();
-    // What is no regular file tells no length, and may have no end: the limit holds for it too.
+    // Only a regular file reports its length; others may be endless, so `append` checks the limit, too.
     let known = file.metadata().map_err(unreadable)?.len();
     if known > limit.saturating_sub(bytes_of(pages)) {
         return Err(Error::TooLarge { path: path.to_owned(), limit });
@@ -143,8 +169,8 @@ fn append_zst(pages: &mut Pages, path: &Path, packed: impl Read, limit: u64) -> 
     Ok(())
 }
 
-/// Appends all that `reader` gives and returns its bytes. A page that is only begun is filled up
-/// with zeros.
+/// Appends everything that `reader` yields, up to the limit, and returns the number of bytes. Zeros
+/// fill up a partial last page.
 fn append(
     pages: &mut Pages,
     path: &Path,
@@ -171,7 +197,7 @@ fn append(
     }
 }
 
-/// Reads until `room` is full or the reader's end; returns the bytes read.
+/// Reads until `room` is full or the reader ends. Returns the number of bytes read.
 fn fill(reader: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
     while got < room.len() {
@@ -203,7 +229,7 @@ mod tests {
 
     const LIMIT: u64 = 64 << 20;
 
-    /// A folder of this test's own, removed at its end.
+    /// A folder for one test, removed at its end.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -275,7 +301,7 @@ mod tests {
     fn files_raw_and_packed_make_one_set_in_order() {
         let folder = Folder::new("set");
         let (one, two) = (bytes(STEP + 3), vec![9u8; PAGE_SIZE]);
-        // Two frames one after another, as appending to a .zst makes them.
+        // Two concatenated frames, as appending to a .zst file makes them.
         let frames = [zst(&one[..5000]), zst(&one[5000..])].concat();
         let files = [
             folder.file("one.raw", &one),

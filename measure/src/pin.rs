@@ -1,11 +1,20 @@
-//! Keeps a turn on the processor where it started.
+//! Pins a turn to the processor where it started.
 //!
-//! A thread that moves finds cold caches there and a store that makes its contexts anew, and both
-//! would be taken for the store's cost. The next turn starts wherever the system likes, so that a
-//! processor busy with something else spoils one turn and not all.
+//! A thread that migrates finds cold caches there, and a store that must make new contexts; both
+//! would count as the store's cost. The next turn starts wherever the system likes, so that a
+//! processor that is busy with something else spoils one turn and not all.
 
-/// While it lives, the calling thread stays on one processor. Where the system has no such call,
-/// or refuses it, nothing is held.
+/// Pins the calling thread to one processor until it is dropped. Does nothing if the system has no
+/// such call or refuses it.
+///
+/// ```
+/// use measure::{Pinned, Processors};
+///
+/// let processors = Processors::allowed();
+/// let pinned = Pinned::to_nth(&processors, 0);
+/// // Measure here.
+/// drop(pinned);
+/// ```
 #[derive(Debug)]
 pub struct Pinned {
     #[cfg(target_os = "linux")]
@@ -14,13 +23,13 @@ pub struct Pinned {
 
 /// The processors that this program may run on.
 ///
-/// To be asked for by a thread that is not held: one that is held, and the threads that it starts,
-/// may run on a single one.
+/// Must be read on a thread that is not pinned: a pinned thread, and the threads that it starts,
+/// may run on only one.
 #[derive(Clone, Debug)]
 pub struct Processors(Vec<usize>);
 
 impl Processors {
-    /// Those of the calling thread; none where the system does not tell.
+    /// The processors allowed to the calling thread; empty if the system does not report them.
     pub fn allowed() -> Self {
         #[cfg(target_os = "linux")]
         let processors = {
@@ -35,12 +44,12 @@ impl Processors {
 
 #[cfg(target_os = "linux")]
 impl Pinned {
-    /// Holds the calling thread on the processor it runs on.
+    /// Pins the calling thread to the processor that it runs on.
     pub fn here() -> Self {
         Self::to(rustix::thread::sched_getcpu())
     }
 
-    /// Holds the calling thread on the `n`-th of some processors, counted around.
+    /// Pins the calling thread to the `n`-th of `processors`, modulo their number.
     pub fn to_nth(processors: &Processors, n: usize) -> Self {
         let nth = processors.0.get(n % processors.0.len().max(1));
         nth.map_or(Pinned { before: None }, |&cpu| Self::to(cpu))
@@ -61,12 +70,12 @@ impl Pinned {
 
 #[cfg(not(target_os = "linux"))]
 impl Pinned {
-    /// Holds nothing: this system has no such call.
+    /// Pins nothing: this system has no such call.
     pub fn here() -> Self {
         Pinned {}
     }
 
-    /// Holds nothing: this system has no such call.
+    /// Pins nothing: this system has no such call.
     pub fn to_nth(_processors: &Processors, _n: usize) -> Self {
         Pinned {}
     }
@@ -76,7 +85,7 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // A thread that cannot go back still measures correctly.
+            // If this fails, the thread stays pinned but still measures correctly.
             let _ = rustix::thread::sched_setaffinity(None, before);
         }
     }

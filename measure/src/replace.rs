@@ -1,26 +1,37 @@
-//! A file replaced in one step.
+//! Replacing a file atomically.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Writes beside `path` and renames, so that nobody sees half of it. What a symbolic link
-/// leads to is replaced, not the link.
+/// Writes a file beside `path` and renames it to `path`, so that nobody sees a partial file. If
+/// `path` is a symbolic link, replaces the file that it leads to.
 ///
 /// # Errors
 ///
-/// The system's, with nothing left behind; `AlreadyExists` for a device, a pipe or a folder, which is left
-/// alone.
+/// `AlreadyExists` if `path` is a device, a pipe or a folder, which is left alone; `IsADirectory`
+/// if it has no file name; otherwise the system's error of writing or renaming. No file is left behind.
+///
+/// ```
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("report.json");
+/// measure::replace(&path, b"{}")?;
+/// assert_eq!(std::fs::read(&path)?, b"{}");
+/// # std::io::Result::Ok(())
+/// ```
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no plain file"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "it exists and is not a regular file",
+        ));
     }
     let mut prefix = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
     prefix.push(".");
     let mut beside = tempfile::Builder::new();
     beside.prefix(&prefix).suffix(".part");
-    // As any new file, whose readers the umask chooses; a temporary one would be its owner's alone.
+    // Readable as the umask allows, like any new file; a temporary file is its owner's alone.
     #[cfg(unix)]
     beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut part = beside.tempfile_in(path.parent().unwrap_or(Path::new("")))?;

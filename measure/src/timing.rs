@@ -1,16 +1,16 @@
-//! Times of single operations: one clock read each, its cost subtracted, medians over rounds.
+//! Times of single operations: one clock read each, with the clock's cost subtracted, and medians over rounds.
 
 use std::time::{Duration, Instant};
 
 /// What reading the clock adds to each measured interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// Nanoseconds of one lap with nothing in it.
+    /// The time of an empty lap, in nanoseconds.
     pub cost: f64,
 }
 
 impl Clock {
-    /// Measures the cost on this machine: the median of many empty laps.
+    /// Measures the cost on this machine as the median of many empty laps.
     pub fn measure() -> Self {
         const LAPS: usize = 1 << 14;
         let mut laps = Laps::with_capacity(LAPS);
@@ -23,7 +23,23 @@ impl Clock {
     }
 }
 
-/// A stopwatch: the end of one interval is the start of the next.
+/// A stopwatch on which the end of one interval is the start of the next.
+///
+/// ```
+/// use std::time::Instant;
+/// use measure::{Clock, Laps};
+///
+/// let clock = Clock::measure();
+/// let mut laps = Laps::with_capacity(1000);
+/// let begun = Instant::now();
+/// laps.start();
+/// for n in 0..1000u64 {
+///     std::hint::black_box(n * n);
+///     laps.lap();
+/// }
+/// let summary = laps.summary(clock, begun.elapsed()).expect("1000 laps were timed");
+/// assert!(summary.p50 <= summary.p99);
+/// ```
 #[derive(Debug)]
 pub struct Laps {
     samples: Vec<u64>,
@@ -31,20 +47,20 @@ pub struct Laps {
 }
 
 impl Laps {
-    /// A stopwatch that takes `laps` laps without allocating, and without a page fault.
+    /// Makes a stopwatch that takes `laps` laps without allocating or faulting in a page.
     pub fn with_capacity(laps: usize) -> Self {
         let mut samples = vec![1; laps];
         samples.clear();
         Laps { samples, last: Instant::now() }
     }
 
-    /// Forgets all laps and starts the first one.
+    /// Discards all laps and starts the first one.
     pub fn start(&mut self) {
         self.samples.clear();
         self.last = Instant::now();
     }
 
-    /// Ends a lap, keeps its time and starts the next one.
+    /// Ends a lap, records its time and starts the next one.
     #[inline]
     pub fn lap(&mut self) {
         let now = Instant::now();
@@ -52,19 +68,19 @@ impl Laps {
         self.last = now;
     }
 
-    /// Ends a lap that does not count and starts the next one.
+    /// Ends a lap without recording it and starts the next one.
     #[inline]
     pub fn skip(&mut self) {
         self.last = Instant::now();
     }
 
-    /// Takes the laps of `other`, which has none then.
+    /// Moves the laps of `other` into this stopwatch.
     pub fn absorb(&mut self, other: &mut Self) {
         self.samples.append(&mut other.samples);
     }
 
-    /// The laps less the cost of the clock; `None` if there are none. They were taken, perhaps by
-    /// several stopwatches at once, in `wall`.
+    /// Summarises the laps, less the cost of the clock; `None` if no lap was recorded. `wall` is
+    /// the time that they took together, possibly on several stopwatches at once.
     pub fn summary(&mut self, clock: Clock, wall: Duration) -> Option<Summary> {
         if self.samples.is_empty() {
             return None;
@@ -83,13 +99,13 @@ impl Laps {
     }
 }
 
-/// An interval in nanoseconds; five centuries are the most it tells.
+/// An interval in nanoseconds, at most `u64::MAX`: five centuries.
 fn nanos(interval: Duration) -> u64 {
     u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The smallest of the sorted `samples` that at least `share` in a thousand of them do not exceed
-/// (nearest rank); 0 if there are none.
+/// The smallest of the sorted `samples` that is at least as large as `share` thousandths of them
+/// (nearest rank); 0 if there are no samples.
 fn permille(samples: &[u64], share: usize) -> u64 {
     let rank = (samples.len() * share).div_ceil(1000).max(1);
     samples.get(rank - 1).copied().unwrap_or(0)
@@ -99,20 +115,20 @@ fn permille(samples: &[u64], share: usize) -> u64 {
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Summary {
-    /// The mean.
+    /// The arithmetic mean.
     pub mean: f64,
-    /// Half of the operations took at most this.
+    /// The median: half of the operations took at most this.
     pub p50: f64,
-    /// 99 in a hundred took at most this.
+    /// 99 % of the operations took at most this.
     pub p99: f64,
-    /// 999 in a thousand took at most this.
+    /// 99.9 % of the operations took at most this.
     pub p999: f64,
-    /// Operations in a second of the wall's clock, of all threads together.
+    /// Operations per second of wall-clock time, over all threads.
     pub per_second: f64,
 }
 
 impl Summary {
-    /// The times of one of `unit` pages, where an operation was on as many.
+    /// Converts times of operations on `unit` pages each into times per page.
     #[must_use]
     pub fn per_page(self, unit: usize) -> Self {
         let unit = unit as f64;
@@ -126,28 +142,36 @@ impl Summary {
     }
 }
 
-/// The medians over all rounds, in nanoseconds.
+/// Medians over all rounds, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timing {
-    /// The mean.
+    /// The median of the rounds' means.
     pub mean: f64,
-    /// Half of the operations took at most this.
+    /// The median of the rounds' medians.
     pub p50: f64,
-    /// 99 in a hundred took at most this.
+    /// The median of the rounds' 99th percentiles.
     pub p99: f64,
-    /// 999 in a thousand took at most this.
+    /// The median of the rounds' 99.9th percentiles.
     pub p999: f64,
-    /// The mean of the quickest round.
+    /// The mean of the fastest round.
     pub mean_least: f64,
     /// The mean of the slowest round.
     pub mean_most: f64,
-    /// Operations in a second of the wall's clock, of all threads together.
+    /// Operations per second of wall-clock time, over all threads.
     pub per_second: f64,
 }
 
 impl Timing {
-    /// The medians of some rounds; `None` if none timed anything.
+    /// Takes the medians of some rounds; `None` if there are no rounds.
+    ///
+    /// ```
+    /// use measure::{Summary, Timing};
+    ///
+    /// let round = |mean| Summary { mean, p50: mean, p99: mean, p999: mean, per_second: 1e9 / mean };
+    /// let timing = Timing::over(&[round(120.0), round(100.0), round(110.0)]).expect("three rounds");
+    /// assert_eq!((timing.mean, timing.mean_least, timing.mean_most), (110.0, 100.0, 120.0));
+    /// ```
     pub fn over(rounds: &[Summary]) -> Option<Self> {
         let all = |part: fn(&Summary) -> f64| rounds.iter().map(part).collect::<Vec<_>>();
         let means = all(|s| s.mean);
@@ -163,7 +187,15 @@ impl Timing {
     }
 }
 
-/// The middle value, or the mean of the two middle ones; `None` of nothing.
+/// The middle value, or the mean of the two middle ones; `None` if `values` is empty.
+///
+/// ```
+/// use measure::median;
+///
+/// assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+/// assert_eq!(median(vec![1.0, 2.0]), Some(1.5));
+/// assert_eq!(median(vec![]), None);
+/// ```
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;

@@ -1,10 +1,10 @@
-//! One turn: a contestant is filled, filled again in random order and read in random order, with the
-//! bare codec right before or right after it; then, if asked for, most pages are freed.
+//! One turn: a contestant is filled, filled again in random order, and read in random order, with
+//! the bare codec measured right before or right after it. Then, if the plan says so, most pages are freed.
 //!
-//! Every page is compared after each filling, off the clock, and counts as right only if a load gives
-//! it back byte for byte into a buffer that held something else; a refused page only if the contestant
-//! then says that it does not have it. Threads share the work evenly. One thread stays on the processor
-//! where the turn began; several are held by their lanes.
+//! After each filling, every page is checked, untimed. A page is correct only if a load returns it
+//! byte for byte into a buffer that held something else; a refused page, only if the contestant
+//! says that it does not have it. Threads share the work evenly. A single thread stays on the
+//! processor where the turn began; each of several stays on the processor of its lane.
 
 use std::fmt::Display;
 
@@ -20,43 +20,43 @@ use crate::pages::PageSet;
 use crate::pin::Pinned;
 use crate::timing::Summary;
 
-/// What a turn is to be, the same for every contestant of a round.
+/// What happens in a turn; the same for every contestant of a round.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     /// The pages.
     pub set: &'a PageSet,
-    /// Pages of one store or load, which the set is a multiple of. Units with a same-filled page are
-    /// not timed.
+    /// Pages in one store or load; the set is a multiple of it. Units that contain a same-filled
+    /// page are not timed.
     pub unit: usize,
-    /// Seeds the orders; the codec goes first in odd rounds.
+    /// Seeds the orders. In odd rounds the codec goes first.
     pub round: u64,
-    /// Whether three of four pages are freed at the end; only where a unit is one page.
+    /// Whether three quarters of the pages are freed at the end; only if a unit is one page.
     pub frees: bool,
 }
 
-/// After three of four pages were freed, in random order.
+/// Memory after three quarters of the pages were freed, in random order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Freed {
-    /// Bytes of the compressed pages that are left.
+    /// Bytes of the remaining compressed pages.
     pub compressed_bytes: usize,
-    /// Everything that the contestant holds, in bytes.
+    /// All memory that the contestant holds, in bytes.
     pub resident_bytes: usize,
-    /// The same after it gave back what it can.
+    /// The same after the contestant returned what it could.
     pub tidied_bytes: usize,
 }
 
-/// What a turn found out. Times are of a page; `None` where none was timed.
+/// The results of a turn. Times are per page; `None` where nothing was timed.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Turn {
-    /// Pages that were offered.
+    /// Pages offered.
     pub pages: usize,
-    /// The pages that the contestant refused, ascending.
+    /// Pages that the contestant refused, ascending.
     pub refused: Vec<usize>,
     /// Stores of the first filling, in the order of the set.
     pub grow: Option<Summary>,
-    /// Stores over older pages.
+    /// Stores that replace older pages.
     pub store: Option<Summary>,
     /// Loads.
     pub load: Option<Summary>,
@@ -66,16 +66,16 @@ pub struct Turn {
     pub decompress: Option<Summary>,
     /// What the contestant held right after the first filling.
     pub memory: Memory,
-    /// What it held after most pages were freed, if that was asked for and it counts resident bytes.
+    /// What it held after most pages were freed, if the plan freed them and it counts resident bytes.
     pub freed: Option<Freed>,
     /// Why the first refused page was refused.
     pub refusal: Option<String>,
-    /// What went wrong first; `None` if every page came back equal, each time.
+    /// What went wrong first; `None` if every page came back equal every time.
     pub fault: Option<String>,
 }
 
 impl Turn {
-    /// Notes what went wrong, if it is the first.
+    /// Records a fault unless an earlier one is recorded.
     fn failed(&mut self, what: impl FnOnce() -> String) {
         self.fault.get_or_insert_with(what);
     }
@@ -85,15 +85,66 @@ impl Turn {
     }
 }
 
-/// Has one contestant, built within the turn and dropped at its end, and the bare `codec` take their
-/// turns. `earlier` is the contestant's turn before this one: what it refused is left out of the codec's
-/// loads where the codec goes first.
+/// Measures one contestant, built within the turn and dropped at its end, and the bare `codec`.
+/// `earlier` is the contestant's previous turn: if the codec goes first, its loads leave out the
+/// pages that were refused then.
 ///
 /// # Errors
 ///
-/// Those of building the contestant, of the codec's contexts, of calls that the contestant does not go
-/// on after, and [`Error::PartialUnit`]. What goes wrong with single pages is the turn's
-/// [`Turn::fault`].
+/// [`Error::PartialUnit`] if the set is not a multiple of the unit; errors of building the
+/// contestant; errors of the codec as in [`codec::measure`]; and errors of the contestant after
+/// which it does not go on ([`Contestant::goes_on_after`]). A problem with single pages is the
+/// turn's [`Turn::fault`] instead.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::Mutex;
+///
+/// use measure::{Contestant, Error, Lanes, Memory, Page, PageSet, Plan, Result, Worker, turn};
+///
+/// /// Keeps pages uncompressed.
+/// #[derive(Default)]
+/// struct Shelf(Mutex<HashMap<usize, Page>>);
+///
+/// impl Contestant<Error> for Shelf {
+///     fn worker(&self) -> Result<Box<dyn Worker<Error> + '_>> {
+///         Ok(Box::new(self))
+///     }
+///     fn free(&self, page: usize) -> Result<()> {
+///         self.0.lock().unwrap().remove(&page);
+///         Ok(())
+///     }
+///     fn tidy(&self) -> Result<()> {
+///         Ok(())
+///     }
+///     fn memory(&self) -> Result<Memory> {
+///         Ok(Memory::default())
+///     }
+/// }
+///
+/// impl Worker<Error> for &Shelf {
+///     fn store(&mut self, first: usize, pages: &[Page]) -> Result<()> {
+///         self.0.lock().unwrap().extend((first..).zip(pages.iter().copied()));
+///         Ok(())
+///     }
+///     fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool> {
+///         let shelf = self.0.lock().unwrap();
+///         for (page, to) in (first..).zip(into) {
+///             let Some(kept) = shelf.get(&page) else { return Ok(false) };
+///             *to = *kept;
+///         }
+///         Ok(true)
+///     }
+/// }
+///
+/// let set = PageSet::load(&[], 64 << 20)?;
+/// let mut lanes = Lanes::new(1, set.pages().len())?;
+/// let plan = Plan { set: &set, unit: 1, round: 0, frees: false };
+/// let result = turn(plan, None, None, &mut lanes, || Ok(Box::new(Shelf::default())))?;
+/// assert_eq!((result.fault, result.refused), (None, vec![]));
+/// println!("{:.0} ns a load", result.load.expect("pages were timed").mean);
+/// # Ok::<(), Error>(())
+/// ```
 pub fn turn<E: Display + Send + From<Error>>(
     plan: Plan<'_>,
     earlier: Option<&Turn>,
@@ -114,7 +165,7 @@ pub fn turn<E: Display + Send + From<Error>>(
     if codec_first {
         beside(plan, codec, lanes, &mut turn)?;
     }
-    // Made before anybody looks at memory, so that they are not counted with it.
+    // Made before memory is measured, so that it is not counted.
     let order = Order::new(plan);
     let contestant = build()?;
     Course { plan, contestant: &*contestant, lanes: &mut *lanes, turn: &mut turn }
@@ -126,7 +177,7 @@ pub fn turn<E: Display + Send + From<Error>>(
     Ok(turn)
 }
 
-/// The bare codec's part.
+/// Measures the bare codec.
 fn beside(
     plan: Plan<'_>,
     codec: Option<&dyn Compressor>,
@@ -150,17 +201,17 @@ pub fn codec_orders(plan: Plan<'_>) -> (Vec<usize>, Vec<usize>) {
     (order(0), order(1))
 }
 
-/// The orders of a contestant's part, by the first pages of units.
+/// The orders of a contestant's part, as the first pages of units.
 struct Order {
-    /// All, as the set has them.
+    /// All units, in the order of the set.
     fill: Vec<usize>,
-    /// Those that are timed, in random order.
+    /// The timed units, in random order.
     store: Vec<usize>,
-    /// Those that are not.
+    /// The units that are not timed.
     others: Vec<usize>,
-    /// Those that are timed, in another random order.
+    /// The timed units, in another random order.
     load: Vec<usize>,
-    /// All in random order, if most are to be freed.
+    /// All pages in random order, if most are to be freed.
     free: Vec<usize>,
 }
 
@@ -251,7 +302,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(filled.times)
     }
 
-    /// Holds what the contestant counts against what the filling saw.
+    /// Compares the contestant's counts with what the filling saw.
     fn check_counts(&mut self) {
         let Some(counted) = self.turn.memory.pool else { return };
         let taken = self.turn.pages - self.turn.refused.len();
@@ -267,7 +318,7 @@ impl<E: Display + Send> Course<'_, E> {
         }
     }
 
-    /// Every unit once more: those that are timed in random order, then the others off the clock.
+    /// Stores every unit once more: the timed ones in random order, then the others, untimed.
     fn fill_again(&mut self, timed: &[usize], others: &[usize]) -> Result<Option<Summary>, E> {
         let (plan, contestant, turn) = (self.plan, self.contestant, &*self.turn);
         let again = |worker: &mut dyn Worker<E>, first: usize| match worker
@@ -307,7 +358,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(harvest.times)
     }
 
-    /// Loads the units of `firsts`, all of which are kept.
+    /// Loads the units of `firsts`, none of which was refused.
     fn load(&mut self, firsts: &[usize]) -> Result<Option<Summary>, E> {
         let contestant = self.contestant;
         let harvest: Harvest<Option<String>> = self.lanes.measure(
@@ -366,7 +417,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(())
     }
 
-    /// Frees three of four pages in this order, and has the contestant give back what it can.
+    /// Frees three quarters of the pages in this order, and has the contestant return what it can.
     fn free(&mut self, order: &[usize]) -> Result<(), E> {
         self.contestant.settle()?;
         let (gone, left) = order.split_at(order.len() / 4 * 3);
@@ -391,12 +442,12 @@ fn unit(plan: Plan<'_>, first: usize) -> &[Page] {
     &plan.set.pages()[first..first + plan.unit]
 }
 
-/// An error that is about a single page; one that is not ends the turn.
+/// Returns an error that concerns a single page; any other error ends the turn.
 fn single<E>(contestant: &dyn Contestant<E>, error: E) -> Result<E, E> {
     if contestant.goes_on_after(&error) { Ok(error) } else { Err(error) }
 }
 
-/// Why a page that should be kept was not loaded.
+/// Why a page that should be there was not loaded.
 fn why_lost<E: Display>(
     contestant: &dyn Contestant<E>,
     result: Result<bool, E>,
@@ -416,17 +467,17 @@ mod tests {
     use crate::aligned::Pages;
     use crate::contestant::PoolUse;
 
-    /// Keeps pages as they are.
+    /// Keeps pages uncompressed.
     #[derive(Default)]
     struct Shelf {
         pages: Mutex<HashMap<usize, Page>>,
-        /// A page that is refused.
+        /// A page that it refuses.
         refuses: Option<usize>,
-        /// A page that is lost as soon as it is stored.
+        /// A page that it loses right after storing it.
         loses: Option<usize>,
         /// A page whose store ends the turn.
         ends_at: Option<usize>,
-        /// A page that is given back with another's bytes.
+        /// A page that it returns changed.
         changes: Option<usize>,
     }
 
@@ -497,7 +548,7 @@ mod tests {
         }
     }
 
-    /// 32 pages of which none is same-filled.
+    /// 32 pages, none of them same-filled.
     fn set() -> PageSet {
         let page = |n: u8| -> Page { std::array::from_fn(|i| (i / 9) as u8 ^ n) };
         PageSet::new((0..32).map(page).collect::<Pages>(), "a test".into())
@@ -514,36 +565,41 @@ mod tests {
     #[test]
     fn units_of_any_size_are_timed_by_the_page_and_three_of_four_pages_freed() {
         for (unit, threads, round) in [(1, 1, 0), (1, 3, 1), (4, 2, 1), (32, 1, 0)] {
-            let told = one(Shelf::default(), unit, threads, round).unwrap();
-            assert_eq!((told.fault, told.refusal, &told.refused[..]), (None, None, &[][..]));
-            for times in [told.grow, told.store, told.load, told.compress, told.decompress] {
+            let outcome = one(Shelf::default(), unit, threads, round).unwrap();
+            assert_eq!(
+                (outcome.fault, outcome.refusal, &outcome.refused[..]),
+                (None, None, &[][..])
+            );
+            for times in
+                [outcome.grow, outcome.store, outcome.load, outcome.compress, outcome.decompress]
+            {
                 assert!(times.unwrap().per_second > 0.0);
             }
             let all = 32 * size_of::<Page>();
-            assert_eq!((told.pages, told.memory.compressed_bytes), (32, Some(all)));
+            assert_eq!((outcome.pages, outcome.memory.compressed_bytes), (32, Some(all)));
             let left = all / 4;
             let freed = Freed { compressed_bytes: left, resident_bytes: left, tidied_bytes: left };
-            assert_eq!(told.freed, (unit == 1).then_some(freed));
+            assert_eq!(outcome.freed, (unit == 1).then_some(freed));
         }
-        assert!(one(Shelf::default(), 5, 1, 0).unwrap_err().contains("multiple of the 5"));
+        assert!(one(Shelf::default(), 5, 1, 0).unwrap_err().contains("not a multiple of the 5"));
     }
 
     #[test]
     fn what_goes_wrong_with_a_page_is_told_by_its_number() {
         for unit in [1, 4] {
             let changes = one(Shelf { changes: Some(9), ..Shelf::default() }, unit, 2, 0);
-            let told = changes.unwrap().fault.unwrap();
-            assert_eq!(told, "page 9 came back changed after the first filling");
+            let outcome = changes.unwrap().fault.unwrap();
+            assert_eq!(outcome, "page 9 came back changed after the first filling");
         }
-        let told = one(Shelf { loses: Some(9), ..Shelf::default() }, 1, 1, 0).unwrap();
-        let said = told.fault.unwrap();
+        let outcome = one(Shelf { loses: Some(9), ..Shelf::default() }, 1, 1, 0).unwrap();
+        let said = outcome.fault.unwrap();
         assert_eq!(
             said,
             "the store counts 31 pages, 0 of them same-filled; it took 32, 0 of them same-filled"
         );
-        let told = one(Shelf { refuses: Some(9), ..Shelf::default() }, 1, 2, 1).unwrap();
-        assert_eq!((told.fault, told.refused), (None, vec![9]));
-        assert_eq!(told.refusal.unwrap(), "no room");
+        let outcome = one(Shelf { refuses: Some(9), ..Shelf::default() }, 1, 2, 1).unwrap();
+        assert_eq!((outcome.fault, outcome.refused), (None, vec![9]));
+        assert_eq!(outcome.refusal.unwrap(), "no room");
     }
 
     #[test]

@@ -1,65 +1,65 @@
-//! The kinds of action, how often each ran, and how often it overlapped another on the same key.
+//! The kinds of action; how often each ran, and how often it overlapped another on the same key.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// What a thread can do next.
+/// What a thread can do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Action {
-    /// One page stored.
+    /// Store one page.
     Store,
-    /// One page stored, or the older one kept.
+    /// Store one page, or keep the older one.
     TryReplace,
-    /// One page loaded.
+    /// Load one page.
     Load,
-    /// One page taken.
+    /// Take one page.
     Take,
-    /// One page dropped.
+    /// Drop one page.
     Invalidate,
-    /// One entry asked for.
+    /// Check for one entry.
     Contains,
-    /// Several pages stored at once.
+    /// Store several pages at once.
     StoreBatch,
-    /// Several pages loaded at once.
+    /// Load several pages at once.
     LoadBatch,
-    /// All pages of an area dropped.
+    /// Drop all pages of an area.
     Area,
-    /// All entries listed.
+    /// List all entries.
     Entries,
-    /// The figures read.
+    /// Read the statistics.
     Stats,
-    /// Another compressor, and back again.
+    /// Switch to another compressor and back.
     SwitchCompressor,
-    /// Another backend, and back again.
+    /// Switch to another backend and back.
     SwitchZpool,
-    /// Another compressor or backend, to stay.
+    /// Switch to another compressor or backend.
     Switch,
-    /// Pages moved into the current pool.
+    /// Move pages into the current pool.
     Migrate,
-    /// Pages compressed anew.
+    /// Recompress pages.
     Recompress,
-    /// Pages written back.
+    /// Write pages back.
     Shrink,
-    /// Pools compacted.
+    /// Compact the pools.
     Compact,
-    /// Pools compacted while guards are held.
+    /// Compact the pools while guards are held.
     CompactGuarded,
-    /// Warm pages given back.
+    /// Return cached pages to the system.
     Trim,
-    /// The device begins to fail.
+    /// Make the device fail.
     DeviceFault,
-    /// The device works again.
+    /// Make the device work again.
     DeviceRecovery,
-    /// The next page requests fail.
+    /// Make one of the next page requests fail.
     PageFault,
-    /// Writeback switched off or on.
+    /// Switch writeback off or on.
     Writeback,
-    /// The limit changed.
+    /// Change a limit.
     Limit,
-    /// Background threads started or stopped.
+    /// Start or stop background threads.
     Background,
-    /// The process forked; the child drops its store.
+    /// Fork the process; the child drops its store.
     Fork,
 }
 
@@ -128,22 +128,22 @@ impl Action {
         }
     }
 
-    /// The action of a name.
+    /// The action with a name.
     pub fn named(name: &str) -> Option<Action> {
         Action::ALL.into_iter().find(|action| action.name() == name)
     }
 
-    /// Whether it is about chosen keys, and not about the whole store.
+    /// Whether it acts on chosen keys rather than on the whole store.
     pub fn is_of_keys(self) -> bool {
         self <= Action::LoadBatch
     }
 
-    /// Whether the keys of the pages that it moves are known, page by page.
+    /// Whether it moves pages whose keys are known, page by page.
     pub fn is_mover(self) -> bool {
         matches!(self, Action::Migrate | Action::Recompress | Action::Shrink)
     }
 
-    /// Whether this program can do it where it runs.
+    /// Whether it is available on this system.
     pub fn is_available(self) -> bool {
         match self {
             Action::Fork => cfg!(target_os = "linux"),
@@ -156,7 +156,7 @@ thread_local! {
     static MOVER: Cell<Option<Action>> = const { Cell::new(None) };
 }
 
-/// Runs `body` as a mover: the pages that it compresses or writes to the device are counted.
+/// Runs `body` as a mover: pages that it compresses or writes to the device are counted.
 pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
@@ -169,14 +169,14 @@ pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
     body()
 }
 
-/// Whether this thread moves pages.
+/// Whether this thread is moving pages.
 pub fn is_mover() -> bool {
     MOVER.get().is_some()
 }
 
-/// How often each action ran and overlapped another on the same key; for an action of the whole store,
-/// how often operations on keys overlapped it. For a mover: pages that it moved while an operation on
-/// their key was under way. `Send` and `Sync`.
+/// How often each action ran and overlapped another on the same key. For an action on the whole
+/// store: how often operations on keys overlapped it. For a mover: pages that it moved while an
+/// operation on their key was under way. `Send` and `Sync`.
 #[derive(Debug, Default)]
 pub struct Tally {
     ran: [AtomicU64; Action::ALL.len()],
@@ -194,30 +194,31 @@ impl Tally {
         self.overlapped[action as usize].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Runs and overlaps.
+    /// The number of runs and of overlaps.
     pub fn of(&self, action: Action) -> (u64, u64) {
         let at = action as usize;
         (self.ran[at].load(Ordering::SeqCst), self.overlapped[at].load(Ordering::SeqCst))
     }
 }
 
-/// Which operations on keys are under way. `Send` and `Sync`.
+/// The operations on keys that are under way. `Send` and `Sync`.
 #[derive(Debug)]
 pub struct Marks {
-    /// For each key, eight bits for each action on keys.
+    /// For each key, an eight-bit counter for each action on keys.
     keys: Box<[AtomicU64]>,
     under_way: AtomicU32,
-    /// Operations on keys that have begun.
+    /// Operations on keys begun so far.
     begun: AtomicU64,
 }
 
-/// Most operations of one kind on one key at a time that a mark can count.
+/// The most concurrent operations of one kind on one key that a mark can count.
 pub const MOST_THREADS: usize = 64;
 
-const _: () = assert!(Action::LoadBatch as u8 <= 7, "the marks of a key are eight bits each in 64");
+const _: () =
+    assert!(Action::LoadBatch as u8 <= 7, "the eight-bit counters of a key fit in 64 bits");
 
 impl Marks {
-    /// None under way on any of `keys` keys.
+    /// No operations under way on `keys` keys.
     pub fn new(keys: usize) -> Self {
         Marks {
             keys: (0..keys).map(|_| AtomicU64::new(0)).collect(),
@@ -226,7 +227,7 @@ impl Marks {
         }
     }
 
-    /// An operation on a key, under way until the result is dropped; counts overlaps.
+    /// Begins an operation on a key, which lasts until the result is dropped. Counts overlaps.
     pub fn begin<'a>(&'a self, key: u32, action: Action, tally: &Tally) -> Mark<'a> {
         let mine = 1u64 << (8 * action as u32);
         let before = self.keys[key as usize].fetch_add(mine, Ordering::SeqCst);
@@ -247,12 +248,12 @@ impl Marks {
         self.keys.get(key as usize).is_some_and(|marks| marks.load(Ordering::SeqCst) != 0)
     }
 
-    /// Something that changes whenever an operation on a key is under way or begins.
+    /// A value that changes whenever an operation on a key begins or ends.
     pub fn activity(&self) -> (u32, u64) {
         (self.under_way.load(Ordering::SeqCst), self.begun.load(Ordering::SeqCst))
     }
 
-    /// Counts a page that this thread compresses or writes to the device as a mover.
+    /// Counts a page that this thread, if it is a mover, compresses or writes to the device.
     pub fn moves(&self, page: &[u8], tally: &Tally) {
         let Some(action) = MOVER.get() else { return };
         if crate::page::key_of(page).is_some_and(|key| self.is_busy(key)) {
@@ -261,7 +262,7 @@ impl Marks {
     }
 }
 
-/// An operation that is under way.
+/// An operation under way.
 #[derive(Debug)]
 pub struct Mark<'a> {
     marks: &'a Marks,

@@ -1,11 +1,11 @@
-//! Threads of the store's own that a round has started.
+//! Background threads of the store that a round has started.
 
 use zswap_core::{BackgroundCompactor, BackgroundMigration, BackgroundShrinker};
 
-/// Most threads of the store's own.
+/// The most background threads of a store.
 pub const MOST_BACKGROUND: usize = 4;
 
-/// A thread of the store's own.
+/// A background thread of the store.
 #[derive(Debug)]
 pub enum Background {
     /// Writes pages back.

@@ -1,4 +1,4 @@
-//! Compressors that now and then take their time or panic, and see which page a mover moves.
+//! Compressors that pause or panic now and then, and that notice which page a mover moves.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::panics::Panics;
 /// What the compressors of a round share.
 #[derive(Debug)]
 pub struct Watch {
-    /// The run's stamps, which the pauses are drawn from.
+    /// The run's clock, which also seeds the pauses.
     pub clock: Arc<Clock>,
-    /// Operations under way.
+    /// Operations on keys under way.
     pub marks: Arc<Marks>,
     /// Counts overlaps.
     pub tally: Arc<Tally>,
-    /// How many calls in 1000 pause.
+    /// How many of 1000 calls pause.
     pub pauses: usize,
-    /// Which calls panic.
+    /// Decides which calls panic.
     pub panics: Arc<Panics>,
 }
 
 impl Watch {
     fn pause(&self) {
         let mut rng = Rng::new(self.clock.last());
-        // While a mover pauses its page is overwritten more than once, so that its object's place recurs.
+        // While a mover pauses, its page is overwritten more than once, so that its object's place recurs.
         let often = if action::is_mover() { 20 * self.pauses } else { self.pauses };
         if rng.below(1000) < often {
             match rng.below(4) {
@@ -48,7 +48,7 @@ struct Watched {
 /// The built-in compressors, watched.
 ///
 /// # Errors
-/// Those of a registry, which a new one never has.
+/// Those of a registry, which do not occur for a new one.
 pub fn registry(watch: &Arc<Watch>) -> Result<Registry, CompressorError> {
     let builtin = Registry::builtin();
     let mut registry = Registry::empty();
@@ -93,7 +93,7 @@ impl StatelessDecompress for Watched {
         let missing = CompressorError::Codec {
             codec: "watched",
             code: 0,
-            reason: "it had a decompressor without a context and has none now",
+            reason: "its stateless decompressor is gone",
         };
         self.inner.stateless().ok_or(missing)?.decompress(src, dst)
     }

@@ -1,4 +1,4 @@
-//! What a round is made of, drawn from a seed.
+//! The configuration of a round, drawn from a seed.
 
 use core::fmt;
 use core::time::Duration;
@@ -19,7 +19,7 @@ const CODECS: [&str; 8] = [
     "deflate:level=4",
     "null",
 ];
-/// Compressors of one round at most: with each backend they are pools that can live at once.
+/// The most compressors in a round: every pair with a backend is a pool that can live at the same time.
 const MOST_CODECS: usize = 4;
 
 /// Where a store writes pages back to.
@@ -36,60 +36,60 @@ pub enum Device {
 /// The configuration of a round.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    /// What the threads' random sources are made of.
+    /// Seed of the threads' random sources.
     pub seed: u64,
     /// Keys that all threads share.
     pub keys: usize,
-    /// Offsets between two entries.
+    /// Distance between the offsets of two entries.
     pub stride: u64,
-    /// Backends that are switched between, the first of which the store begins with.
+    /// Backends to switch between; the store starts with the first.
     pub zpools: Vec<&'static str>,
-    /// Compressors that are switched between, the first of which the store begins with.
+    /// Compressors to switch between; the store starts with the first.
     pub codecs: Vec<&'static str>,
     /// Whether the store keeps checksums.
     pub checksums: bool,
-    /// Whether pages that do not get smaller are refused.
+    /// Whether incompressible pages are refused.
     pub refuse_incompressible: bool,
-    /// The limit on the pools in bytes.
+    /// The limit on the pools, in bytes.
     pub limit: Option<usize>,
-    /// The limit on everything, in bytes beyond what an empty store takes.
+    /// The limit on everything, as bytes beyond what an empty store takes.
     pub beyond_empty: Option<usize>,
-    /// Calls of a compressor in 1000 that panic.
+    /// How many of 1000 calls of a compressor panic.
     pub codec_panics: usize,
-    /// Calls of a backend in 1000 that panic.
+    /// How many of 1000 calls of a backend panic.
     pub backend_panics: usize,
-    /// Percent of the limit below which a full store accepts again.
+    /// The percentage of the limit below which a full store accepts pages again.
     pub accept_percent: u8,
     /// Where pages are written back to.
     pub device: Device,
-    /// Slots of the device.
+    /// Slots on the device.
     pub slots: u64,
-    /// Longest pause of the device.
+    /// The longest pause of the device.
     pub pause: Duration,
-    /// Faults of the device that come and go.
+    /// Faults of the device, which are switched on and off.
     pub faults: Vec<Fault>,
     /// Whether page requests fail now and then.
     pub page_faults: bool,
     /// Whether pages come from the heap instead of mapped memory.
     pub heap: bool,
-    /// Whether batches are compressed by worker threads.
+    /// Whether worker threads compress batches.
     pub engine: bool,
-    /// Objects in 1000 that are read for a while.
+    /// How many of 1000 objects are read for a while.
     pub guards: usize,
-    /// Calls of a compressor in 1000 that pause.
+    /// How many of 1000 calls of a compressor pause.
     pub pauses: usize,
     /// Whether shrinker, compactor and migration run in the background.
     pub background: bool,
-    /// Milliseconds.
+    /// Length of the round in milliseconds.
     pub length: u64,
-    /// Of 1000 actions, those of the whole store.
+    /// How many of 1000 actions are on the whole store.
     pub whole: usize,
-    /// How often each action is chosen, in proportion.
+    /// The relative frequency of each action.
     pub weights: [usize; Action::ALL.len()],
 }
 
 impl Config {
-    /// Draws a configuration for at most `most_keys` keys, without the actions in `skip`.
+    /// Draws a configuration with at most `most_keys` keys and without the actions in `skip`.
     pub fn draw(seed: u64, most_keys: usize, skip: &[Action]) -> Self {
         let mut rng = Rng::new(seed);
         let mut one_in = |n: usize| rng.below(n) == 0;
@@ -98,7 +98,7 @@ impl Config {
         let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
         let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
         let (limited_in_all, codec_panics, backend_panics) = (one_in(4), one_in(6), one_in(6));
-        // Pools that come and go by the thousand, under a handful of keys: handles and places recur.
+        // Pools come and go by the thousand under a handful of keys, so that handles and places recur.
         let churn = one_in(3);
         let bits = if churn { rng.below(2) } else { rng.below(13) };
         let keys = ((1usize << bits) + rng.below(1 << bits)).min(most_keys).max(1);
@@ -126,7 +126,7 @@ impl Config {
                 weights[action as usize] += 8;
             }
         }
-        // Without a store and a load nothing happens.
+        // Without stores and loads nothing happens.
         weights[Action::Store as usize] += 4;
         weights[Action::Load as usize] += 4;
         let mut without = |action: Action| weights[action as usize] = 0;
@@ -185,7 +185,7 @@ impl Config {
             refuse_incompressible,
             limit: limited.then(|| 4096 * (16 + rng.below(keys + 48))),
             beyond_empty: limited_in_all.then(|| {
-                // Contexts of other compressors come out of it, too, up to some megabytes.
+                // It must also cover contexts of other compressors, up to some megabytes.
                 4096 * (16 + rng.below(keys + 48)) + (rng.below(3) << 20)
             }),
             codec_panics: if codec_panics { 1 + rng.below(20) } else { 0 },
@@ -211,7 +211,7 @@ impl Config {
         }
     }
 
-    /// Whether each of the names stands in the description.
+    /// Whether the description contains each of the names.
     pub fn has(&self, names: &[String]) -> bool {
         let shown = self.to_string();
         let words: Vec<&str> = shown.split([' ', '=', ',']).collect();
@@ -221,7 +221,7 @@ impl Config {
     }
 }
 
-/// `n` different ones of `all`, in any order.
+/// Draws `n` different elements of `all`, in random order.
 fn some_of<T: Copy>(all: &[T], n: usize, rng: &mut Rng) -> Vec<T> {
     let mut left = all.to_vec();
     (0..n.min(all.len())).map(|_| left.swap_remove(rng.below(left.len()))).collect()

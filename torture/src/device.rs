@@ -1,9 +1,9 @@
 //! A device that can be made to fail, and that checks how it is used.
 //!
-//! It wraps another device. What fails is switched while it is in use; each failure leaves a stamp, so
-//! that an error of the store can be held against what really happened. It keeps the contract of
-//! `SwapDevice` under watch: a slot that holds a page is not written again before it was discarded,
-//! nothing but such a slot is read, and a slot that is read is not discarded.
+//! It wraps another device. Faults are switched while it is in use; each failure leaves a stamp, so
+//! that an error of the store can be compared with what really happened. It checks the contract of
+//! `SwapDevice`: a slot that holds a page is not written again before it is discarded, only such a
+//! slot is read, and a slot is not discarded while it is being read.
 
 use core::time::Duration;
 use std::io;
@@ -19,7 +19,7 @@ use crate::action::{self, Marks, Tally};
 use crate::clock::Clock;
 use crate::finding::Findings;
 
-/// One way in which a device can fail.
+/// A way in which a device can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Fault {
@@ -27,13 +27,13 @@ pub enum Fault {
     Write = 1,
     /// Reads fail.
     Read = 2,
-    /// Writes fail, for want of space.
+    /// Writes fail for lack of space.
     Full = 4,
-    /// Half of a page is written, and the write fails.
+    /// Writes store half of the page and fail.
     Torn = 8,
-    /// Reads, writes and discards panic, every second one.
+    /// Every other read, write and discard panics.
     Panic = 16,
-    /// Writes and reads take some milliseconds.
+    /// Writes and reads take a few milliseconds.
     Slow = 32,
 }
 
@@ -45,12 +45,12 @@ impl Fault {
 
 const WRITTEN: u32 = 1 << 31;
 
-/// Past the hook, which keeps what panics on their own say.
+/// Bypasses the panic hook, which records only panics that were not ordered.
 fn panic_as_ordered() -> ! {
     std::panic::resume_unwind(Box::new("torture ordered this panic of the device"))
 }
 
-/// See the module.
+/// A device that fails on request. See the module's documentation.
 #[derive(Debug)]
 pub struct TortureDevice {
     inner: Arc<dyn SwapDevice>,
@@ -58,29 +58,30 @@ pub struct TortureDevice {
     marks: Arc<Marks>,
     tally: Arc<Tally>,
     findings: Arc<Findings>,
-    /// Faults that are on, as bits.
+    /// The active faults, as bits.
     faults: AtomicU8,
-    /// Longest pause before any call, in microseconds.
+    /// The longest pause before a call, in microseconds.
     pause: u32,
-    /// For each slot, its readers and whether it was written.
+    /// For each slot, the number of its readers and whether it holds a page.
     slots: Box<[AtomicU32]>,
-    /// Slots that were written and not discarded since.
+    /// Slots that hold a page: written and not discarded since.
     written: AtomicUsize,
-    /// Slots written from which on it counts as full, and the last stamp at which it was.
+    /// The device counts as full from this many written slots on.
     full_from: usize,
+    /// The last stamp at which it counted as full.
     full: AtomicU64,
-    /// Discards between being counted and being stamped.
+    /// Discards that are counted but not stamped yet.
     discarding: AtomicUsize,
     failed_write: AtomicU64,
-    /// When a write failed last, in nanoseconds since `made`, plus one.
+    /// When a write last failed, in nanoseconds since `made`, plus one; 0 if none has.
     failed_at: AtomicU64,
     made: Instant,
     failed_read: AtomicU64,
 }
 
 impl TortureDevice {
-    /// `inner`, which fails nothing yet and pauses for up to `pause` before a call. As many as `in_hand`
-    /// slots can be taken that hold no page: they are about to be written, or were discarded just now.
+    /// Wraps `inner`. Nothing fails yet; calls pause for up to `pause`. Up to `in_hand` slots may
+    /// be taken without holding a page: about to be written, or just discarded.
     pub fn new(
         inner: Arc<dyn SwapDevice>,
         pause: Duration,
@@ -111,13 +112,13 @@ impl TortureDevice {
         }
     }
 
-    /// Switches to exactly these faults.
+    /// Activates exactly these faults.
     pub fn set(&self, faults: &[Fault]) {
         let bits = faults.iter().fold(0, |bits, fault| bits | *fault as u8);
         self.faults.store(bits, Ordering::SeqCst);
     }
 
-    /// Whether any fault is on.
+    /// Whether any fault is active.
     pub fn is_failing(&self) -> bool {
         self.faults.load(Ordering::SeqCst) != 0
     }
@@ -132,13 +133,13 @@ impl TortureDevice {
         self.failed_read.load(Ordering::SeqCst) >= stamp
     }
 
-    /// Whether a write failed at or after a moment.
+    /// Whether a write failed at or after an instant.
     pub fn failed_a_write_after(&self, moment: Instant) -> bool {
         let failed_at = self.failed_at.load(Ordering::SeqCst).checked_sub(1);
         failed_at.is_some_and(|nanos| self.made + Duration::from_nanos(nanos) >= moment)
     }
 
-    /// Whether all slots can have been taken at a moment at or after a stamp.
+    /// Whether all slots may have been taken at some moment at or after a stamp.
     pub fn was_full_since(&self, stamp: u64) -> bool {
         // In this order: a discard counts here until it is stamped.
         self.written.load(Ordering::SeqCst) >= self.full_from
@@ -146,7 +147,7 @@ impl TortureDevice {
             || self.full.load(Ordering::SeqCst) >= stamp
     }
 
-    /// Slots that were written and not discarded since.
+    /// Slots that hold a page.
     pub fn written_slots(&self) -> usize {
         self.slots.iter().filter(|slot| slot.load(Ordering::SeqCst) & WRITTEN != 0).count()
     }
@@ -156,7 +157,7 @@ impl TortureDevice {
     }
 
     fn fail(&self, last: &AtomicU64) {
-        // Errors that are compared with it were returned after this.
+        // Stamped before the call returns, so the stamp is below the end of any call that reports it.
         last.fetch_max(self.clock.stamp(), Ordering::SeqCst);
         if core::ptr::eq(last, &self.failed_write) {
             let nanos = u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
@@ -177,12 +178,12 @@ impl TortureDevice {
         self.slots.get(usize::try_from(slot).ok()?)
     }
 
-    /// Pauses, and panics if that is its fault; `last` is what has failed then.
+    /// Pauses, and panics if that fault is active; `last` then records the failure.
     fn take_time(&self, last: &AtomicU64) {
         let most = if self.is_on(Fault::Slow) { 5 * self.pause + 2000 } else { self.pause };
         let mut rng = Rng::new(self.clock.last());
         let pause = rng.below(most as usize + 1);
-        // A mover that is slow here leaves others the most time to overtake it.
+        // A mover that is slow here gives others the most time to overtake it.
         if most > 0 && (action::is_mover() || rng.below(8) == 0) {
             std::thread::sleep(Duration::from_micros(pause as u64));
         }
@@ -232,7 +233,7 @@ impl SwapDevice for TortureDevice {
         if state.is_some_and(|state| state.fetch_add(1, Ordering::SeqCst) & WRITTEN == 0) {
             self.misused("was read while it holds no page", slot);
         }
-        // Taken off also when the device panics.
+        // Also taken off if the device panics.
         struct Done<'a>(Option<&'a AtomicU32>);
         impl Drop for Done<'_> {
             fn drop(&mut self) {

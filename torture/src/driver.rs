@@ -1,7 +1,7 @@
-//! What one thread does: draws an action, does it, and notes what came of it.
+//! What one thread does: draws an action, performs it, and records the outcome.
 //!
-//! A version is the stamp of its store's start, so no two are alike in a run. Nothing is locked across
-//! a call of the store: threads collide there as they like.
+//! A version is the stamp of its store's start, so all versions of a run differ. No lock is held
+//! across a call of the store, so that threads collide there freely.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -22,14 +22,14 @@ use crate::page::{self, Form, Stamp};
 use crate::round::{IDLE, MOST_OPS, Round};
 use crate::rules::{Rule, Start};
 
-/// Most pages of a batch.
+/// The most pages in a batch.
 const MOST_BATCH: usize = 16;
-/// What a thread has done.
+/// The record of what a thread did.
 #[derive(Debug, Default)]
 pub struct Log {
     /// Operations on keys.
     pub ops: Vec<Op>,
-    /// Actions on the whole store: which, the thread, and the stamps of start and end.
+    /// Actions on the whole store: the action, the thread, and the stamps of start and end.
     pub actions: Vec<(Action, usize, u64, u64)>,
 }
 
@@ -45,13 +45,13 @@ pub struct Driver<'r> {
 }
 
 impl<'r> Driver<'r> {
-    /// A thread with a random source of its own.
+    /// A thread with its own random source.
     pub fn new(round: &'r Round<'r>, me: usize, seed: u64) -> Self {
         let (page, batch) = (Box::new([0; PAGE_SIZE]), vec![[0; PAGE_SIZE]; MOST_BATCH]);
         Driver { round, me, rng: Rng::new(seed), log: Log::default(), page, batch }
     }
 
-    /// What was noted.
+    /// Returns the record.
     pub fn into_log(self) -> Log {
         self.log
     }
@@ -107,7 +107,7 @@ impl<'r> Driver<'r> {
         }
     }
 
-    /// An action of the whole store, counted.
+    /// Performs an action on the whole store and counts it.
     fn act_on_all(&mut self, action: Action) {
         let (marks, tally) = (&self.round.marks, &self.round.run.tally);
         let (under_way, begun) = marks.activity();
@@ -151,7 +151,7 @@ impl<'r> Driver<'r> {
         }
     }
 
-    // What is noted.
+    // Recording.
 
     fn doing(&self, action: Option<Action>) {
         if let Some(doing) = self.round.run.doing.get(self.me) {
@@ -174,12 +174,12 @@ impl<'r> Driver<'r> {
         Start { stamp: self.stamp(), at: Instant::now() }
     }
 
-    /// Calls the store; none if it panicked, which is a finding whatever was ordered.
+    /// Calls the store. None if it panicked, which is always a finding.
     fn guarded<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
         catch(self.round, call)
     }
 
-    /// Counts a refusal that a rule allows, and reports any other.
+    /// Counts a refusal that a rule allows; reports any other.
     fn refused(&self, call: &str, rule: Option<Rule>, error: &dyn std::fmt::Display) {
         match rule {
             Some(rule) => self.round.run.count(rule),
@@ -195,7 +195,7 @@ impl<'r> Driver<'r> {
 
     fn key(&mut self) -> u32 {
         let keys = self.round.config.keys;
-        // A quarter goes to a few keys, so that threads meet there however many keys there are.
+        // A quarter of the actions go to a few keys, so that threads meet there however many keys there are.
         let of = if self.rng.below(4) == 0 { keys.min(4) } else { keys };
         self.rng.below(of) as u32
     }
@@ -212,7 +212,7 @@ impl<'r> Driver<'r> {
         self.refused(call, self.round.facts(start).store(Some(form), error), error);
     }
 
-    /// What a store came to; one that `keeps` the older page when it is refused removes it never.
+    /// The outcome of a store. If it `keeps` the older page when refused, it never removes that page.
     fn stored(
         &self,
         call: &'static str,
@@ -253,7 +253,7 @@ impl<'r> Driver<'r> {
         drop(mark);
     }
 
-    /// The version that a page of a key says it is; a page that says anything else is a finding.
+    /// Returns the version in a page of a key. Any other contents are a finding.
     fn version(&self, call: &str, key: u32, page: &Page) -> Option<u64> {
         let wrong = match page::read(page, self.round.base) {
             Ok(stamp) if stamp.key == key => return Some(stamp.version),
@@ -357,7 +357,8 @@ impl<'r> Driver<'r> {
         drop(mark);
     }
 
-    /// Keys, now and then one of them twice, and each of them once.
+    /// Draws keys, in half of the cases possibly with duplicates. Returns them, and the same
+    /// without duplicates.
     fn keys_of_batch(&mut self) -> (Vec<u32>, Vec<u32>) {
         let count = 1 + self.rng.below(MOST_BATCH);
         let mut keys: Vec<u32> = (0..count).map(|_| self.key()).collect();
@@ -416,7 +417,7 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// The answers of a batch. One as a whole is refused only where nobody has memory, or a child.
+    /// The results of a batch. A whole batch may be refused only for lack of memory, or in a forked child.
     fn batch_done<T>(
         &self,
         call: &str,
@@ -442,7 +443,7 @@ impl<'r> Driver<'r> {
         }
     }
 
-    // Actions on the whole store; whether they did anything.
+    // Actions on the whole store; each returns whether it did anything.
 
     fn area(&mut self) -> bool {
         let (round, area) = (self.round, self.rng.below(2) as u32);
@@ -483,7 +484,7 @@ impl<'r> Driver<'r> {
     fn stats(&mut self) -> bool {
         let stats = self.round.store.stats();
         let (pages, keys) = (stats.stored_pages, self.round.config.keys);
-        // A store counts a page just after it is there, and another may drop it before.
+        // A store counts a page just after publishing it, and by then another thread may have dropped it.
         if pages > keys + self.round.threads * (MOST_BATCH + 1) {
             let what = format!("{pages} pages are stored under {keys} keys");
             self.round.run.findings.report("wrong figures", what);
@@ -491,7 +492,7 @@ impl<'r> Driver<'r> {
         true
     }
 
-    /// Lets others work for a moment.
+    /// Lets other threads work for a moment.
     fn pause(&mut self) {
         match self.rng.below(4) {
             0 => thread::sleep(Duration::from_micros(self.rng.below(1500) as u64)),
@@ -594,7 +595,7 @@ impl<'r> Driver<'r> {
         true
     }
 
-    /// Another limit: none, the first one, or anything down to a few pages.
+    /// Sets another limit: none, the first one, or anything down to a few pages.
     fn limit(&mut self) -> bool {
         let (round, start) = (self.round, self.begin());
         let in_all = match round.limits.first {
@@ -677,14 +678,14 @@ impl<'r> Driver<'r> {
         }
     }
 
-    /// Ends all background threads and checks what they report.
+    /// Stops all background threads and checks their reports.
     pub fn stop_background(&self) {
         let all = std::mem::take(&mut *lock(&self.round.background));
         all.into_iter().for_each(|one| self.end_background(one));
     }
 
     fn end_background(&self, one: Background) {
-        // What it met may have happened at any time of the round.
+        // The error may have happened at any time of the round.
         let facts = self.round.facts(self.round.began);
         match &one {
             Background::Shrinker(shrinker) => {
@@ -712,14 +713,14 @@ impl<'r> Driver<'r> {
         }
     }
 
-    /// With all other threads at rest: a page stored under every key.
+    /// With all other threads at rest: stores a page under every key.
     pub fn store_all(&mut self) {
         for key in 0..self.round.config.keys as u32 {
             self.store(key, false);
         }
     }
 
-    /// With all other threads at rest: every key looked at, loaded, and dropped.
+    /// With all other threads at rest: checks, loads and drops every key.
     pub fn visit_all(&mut self) {
         self.entries();
         for key in 0..self.round.config.keys as u32 {
@@ -735,11 +736,11 @@ impl<'r> Driver<'r> {
     }
 }
 
-/// As [`Driver::guarded`], for a call that writes into the thread's own pages.
+/// Like [`Driver::guarded`], for a call that writes into the thread's own pages.
 fn catch<T>(round: &Round<'_>, call: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(call)).ok();
     if result.is_none() {
-        let text = take_panic().unwrap_or_else(|| "one that was ordered".to_owned());
+        let text = take_panic().unwrap_or_else(|| "a panic that torture ordered".to_owned());
         round.run.findings.report("panic", text);
     }
     result

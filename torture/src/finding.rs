@@ -1,19 +1,19 @@
-//! What was found: the first fault of a run, and panics that nobody ordered.
+//! Findings: the first fault of a run, and panics that nobody ordered.
 
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A fault, in words.
+/// A fault, described in words.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// The rule that was broken, in a word or two.
+    /// The rule that was broken, in a few words.
     pub rule: String,
     /// What was seen.
     pub what: String,
 }
 
-/// The first finding of a run, and whether threads are to stop. `Send` and `Sync`.
+/// The first finding of a run. Once there is one, threads stop. `Send` and `Sync`.
 #[derive(Debug, Default)]
 pub struct Findings {
     first: Mutex<Option<Finding>>,
@@ -21,14 +21,14 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Notes a finding; only the first is kept.
+    /// Reports a finding; only the first is kept.
     pub fn report(&self, rule: &str, what: String) {
         let finding = Finding { rule: rule.to_owned(), what };
         lock(&self.first).get_or_insert(finding);
         self.found.store(true, Ordering::SeqCst);
     }
 
-    /// Whether there is one.
+    /// Whether anything was found.
     pub fn any(&self) -> bool {
         self.found.load(Ordering::SeqCst)
     }
@@ -39,14 +39,14 @@ impl Findings {
     }
 }
 
-/// A mutex of this program's, which no panic leaves half changed.
+/// Locks a mutex of this program. No panic leaves its data half changed, so poisoning is ignored.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Keeps what panics say, and prints none. Those that the device is told to have pass it by.
+/// Records the messages of panics instead of printing them. Ordered panics bypass this hook.
 pub fn watch_panics() {
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();

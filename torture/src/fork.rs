@@ -1,8 +1,9 @@
 //! A child process that calls and drops its copy of the store, while the parent's threads go on.
 //!
-//! The child has the forking thread only. Whatever lock another thread held is held for ever there, so
-//! a call or a drop that takes one hangs: the child must be gone within [`PATIENCE`]. Every call must be
-//! the error that says so, or answer as an empty store does; and a store that the child builds works.
+//! Only the forking thread exists in the child. Locks that other threads held stay locked there, so
+//! a call or a drop that takes one hangs: the child must end within [`PATIENCE`]. Every call must
+//! return the error that says so, or answer as an empty store does; and a store that the child
+//! builds must work.
 
 use std::time::Duration;
 
@@ -13,11 +14,10 @@ use zswap_core::{
 
 use crate::round::Round;
 
-/// How long the child may take. Dropping is a matter of microseconds; what is left is for a machine
-/// that is busy with something else.
+/// How long the child may take. Dropping takes microseconds; the rest is for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is asked of a store in the child, and whether it answered as it has to there.
+/// A question to a store in the child, and whether it answered as it must there.
 type Asked = (&'static str, fn(&Round<'_>, &mut [[u8; PAGE_SIZE]; 1]) -> bool);
 
 const ASKED: [Asked; 17] = [
@@ -75,23 +75,23 @@ const ASKED: [Asked; 17] = [
     }),
 ];
 
-/// Forks; the child drops store and background threads, and ends.
+/// Forks. The child questions the store, drops it and its background threads, and exits.
 ///
 /// # Errors
-/// What went wrong in the child, or that there is none.
+/// What went wrong in the child, or that there is no child.
 #[cfg(not(target_os = "linux"))]
 pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
     Err("fork is used on Linux only".to_owned())
 }
 
-/// Forks; the child drops store and background threads, and ends.
+/// Forks. The child questions the store, drops it and its background threads, and exits.
 ///
 /// # Errors
-/// What went wrong in the child, or that there is none.
+/// What went wrong in the child, or that there is no child.
 #[cfg(target_os = "linux")]
 pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     use std::time::Instant;
-    // SAFETY: the child calls nothing but the store, drops and `_exit`. glibc makes its allocator usable
+    // SAFETY: the child calls only the store, drops and `_exit`. glibc keeps its allocator usable
     // in the child of a process with threads.
     let child = unsafe { libc::fork() };
     if child < 0 {
@@ -103,7 +103,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     let began = Instant::now();
     loop {
         let mut status = 0;
-        // SAFETY: a child of this process, and a place for its status.
+        // SAFETY: a child of this process, and a writable status.
         let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
         if ended == child {
             return match status {
@@ -119,7 +119,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
             };
         }
         if began.elapsed() > PATIENCE {
-            // SAFETY: numbers only; the child was not waited for, so the number is still its own.
+            // SAFETY: passes numbers only; the child was not waited for, so its number is still its own.
             unsafe { libc::kill(child, libc::SIGKILL) };
             // SAFETY: as above.
             unsafe { libc::waitpid(child, &raw mut status, 0) };
@@ -131,7 +131,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 const PANICKED: i32 = 3;
-/// The first of the codes that say which of [`ASKED`] was answered otherwise.
+/// The first of the exit codes that say which question of [`ASKED`] got a wrong answer.
 #[cfg(target_os = "linux")]
 const ANSWERED: i32 = 10;
 
@@ -140,8 +140,8 @@ fn said(code: i32) -> String {
     let asked = code.checked_sub(ANSWERED).and_then(|at| ASKED.get(usize::try_from(at).ok()?));
     match (code, asked) {
         (PANICKED, _) => "a call or a drop panicked".to_owned(),
-        (_, Some((asked, _))) => format!("{asked} gave another answer than it has to in a child"),
-        _ => "no code of this program's".to_owned(),
+        (_, Some((asked, _))) => format!("{asked} gave a wrong answer for a forked child"),
+        _ => "an unknown exit code".to_owned(),
     }
 }
 
@@ -156,12 +156,12 @@ fn in_child(round: &Round<'_>) -> ! {
             background.clear();
         }
         let store = Arc::as_ptr(&round.store).cast_mut();
-        // SAFETY: this thread is the only one of this process and uses the store no more; no other
-        // owner of the `Arc` ever runs here again.
+        // SAFETY: this thread is the only one of this process and is done with the store; no
+        // other owner of the `Arc` ever runs here.
         unsafe { std::ptr::drop_in_place(store) };
         wrong.map_or(0, |at| ANSWERED + at as i32)
     }));
     let code = code.unwrap_or(PANICKED);
-    // SAFETY: ends the process without running anything more of it.
+    // SAFETY: ends the process without running anything else in it.
     unsafe { libc::_exit(code) }
 }

@@ -1,9 +1,8 @@
-//! Backends whose objects are now and then read for a while on another thread, and that panic now and
-//! then.
+//! Backends in which now and then an object is read for a while on another thread, and a call panics.
 //!
-//! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor change:
-//! each is compared with a copy before it is dropped. Few guards are open at once, since what is read
-//! is not moved and its room is not used again.
+//! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor
+//! change: each guard is compared with a copy before it is dropped. Only a few guards are open at
+//! once, since an object that is read is not moved and its space is not reused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +17,7 @@ use crate::clock::Clock;
 use crate::finding::{Findings, lock};
 use crate::panics::Panics;
 
-/// Most guards that are open at once.
+/// The most guards that are open at once.
 pub const MOST_GUARDS: usize = 24;
 
 /// The guards of a round. `Send` and `Sync`.
@@ -28,14 +27,14 @@ pub struct Guards {
     findings: Arc<Findings>,
     open: Mutex<Vec<(ObjReadOwned, Vec<u8>)>>,
     count: AtomicUsize,
-    /// Callers who want the guards that are open to stay so.
+    /// Callers that need the open guards to stay open.
     kept: AtomicUsize,
-    /// How many objects in 1000 are read.
+    /// How many of 1000 objects are read.
     often: usize,
 }
 
 impl Guards {
-    /// None open; of 1000 objects that are made `often` are read.
+    /// No open guards; of 1000 new objects, `often` are read.
     pub fn new(often: usize, clock: Arc<Clock>, findings: Arc<Findings>) -> Self {
         Guards {
             clock,
@@ -47,7 +46,7 @@ impl Guards {
         }
     }
 
-    /// Guards that are open.
+    /// The number of open guards.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
@@ -69,12 +68,12 @@ impl Guards {
             }
             Err(error) => {
                 let what = format!("a new object of {} cannot be read: {error}", pool.name());
-                self.findings.report("an object that is there was not read", what);
+                self.findings.report("a live object was not read", what);
             }
         }
     }
 
-    /// Runs `body` with the guards that are open staying so: what waits for one of them hangs.
+    /// Runs `body` while the open guards stay open: anything that waits for one of them hangs.
     pub fn while_kept<T>(&self, body: impl FnOnce() -> T) -> T {
         struct Release<'a>(&'a AtomicUsize);
         impl Drop for Release<'_> {
@@ -87,12 +86,12 @@ impl Guards {
         body()
     }
 
-    /// Whether somebody wants the guards to stay open.
+    /// Whether a caller needs the guards to stay open.
     pub fn are_kept(&self) -> bool {
         self.kept.load(Ordering::SeqCst) > 0
     }
 
-    /// Closes one of the guards, after a look at its bytes; whether there was one.
+    /// Checks the bytes of one guard and closes it. Returns whether there was one.
     pub fn close_one(&self) -> bool {
         let mut rng = Rng::new(self.clock.last());
         let taken = {
@@ -104,8 +103,8 @@ impl Guards {
         if *guard != *bytes {
             let same = guard.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
             let what = format!(
-                "an object of {} bytes of {} has {} bytes under its guard, the first {same} of them \
-                 as they were",
+                "an object of {} bytes of {} has {} bytes under its guard, of which the first {same} \
+                 are unchanged",
                 bytes.len(),
                 guard.pool().name(),
                 guard.len(),
@@ -118,7 +117,7 @@ impl Guards {
     }
 }
 
-/// Another backend, some of whose objects are read.
+/// A backend with guards on some objects, and with panics.
 #[derive(Debug)]
 struct Guarded {
     inner: Arc<dyn Zpool>,
@@ -126,10 +125,10 @@ struct Guarded {
     panics: Arc<Panics>,
 }
 
-/// The built-in backends, with guards and panics. A call that panics has either done nothing or all.
+/// The built-in backends, with guards and panics. A call that panics has done either everything or nothing.
 ///
 /// # Errors
-/// Those of a registry, which a new one never has.
+/// Those of a registry, which do not occur for a new one.
 pub fn registry(guards: &Arc<Guards>, panics: &Arc<Panics>) -> Result<Registry, ZpoolError> {
     let builtin = zswap_core::builtin::zpools();
     let mut registry = Registry::new();
@@ -174,7 +173,7 @@ impl Zpool for Guarded {
             let what = format!("a store freed {handle:?} of {}: {error}", self.inner.name());
             self.guards.findings.report("an object was freed twice", what);
         }
-        // The object is gone: before that, it would be left for ever.
+        // After the free: a panic before it would leak the object.
         self.panics.maybe();
         freed
     }

@@ -1,9 +1,5 @@
-//! The program: runs, prints, and ends with 1 if anything was found.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program whose output is what it is run for"
-)]
+//! The program: runs, prints the report, and exits with 1 if it found anything.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program run for its output")]
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,26 +20,26 @@ struct Cli {
     /// Threads that share all keys.
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// What everything random is made of. Default: the time.
+    /// Seed of all randomness. Default: the time.
     #[arg(long)]
     seed: Option<u64>,
-    /// Begin with this round, to come sooner to one that found something.
+    /// Start with this round, to reach a finding sooner.
     #[arg(long, default_value_t = 0)]
     from_round: u64,
-    /// Most keys of a round, 4096 at most.
+    /// The most keys in a round, at most 4096.
     #[arg(long, default_value_t = 4096)]
     keys: usize,
-    /// Only configurations in which this name stands, as `zbud`, `checksums` or `device=file`; may be
-    /// given several times.
+    /// Only configurations that contain this name, such as `zbud`, `checksums` or `device=file`;
+    /// may be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Leave this action out; may be given several times.
+    /// Leave out this action; may be repeated.
     #[arg(long, value_name = "ACTION", value_parser = action)]
     skip: Vec<Action>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
-    /// Succeed only if something is found: for a store that was broken on purpose.
+    /// Succeed only if something is found: for a store that is broken on purpose.
     #[arg(long)]
     must_find: bool,
 }
@@ -51,7 +47,7 @@ struct Cli {
 fn action(name: &str) -> Result<Action, String> {
     Action::named(name).ok_or_else(|| {
         let names: Vec<&str> = Action::ALL.into_iter().map(Action::name).collect();
-        format!("no action has this name; there are {}", names.join(", "))
+        format!("no action has this name; give one of {}", names.join(", "))
     })
 }
 
@@ -93,10 +89,11 @@ fn exit_code(report: &Report, must_find: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Aborts a run in which a thread does not come back from what it does; ends it if that is wanted.
+/// Watches for a thread that does not return from a call. Aborts the run, or exits with success if
+/// a finding is expected.
 #[expect(
     clippy::exit,
-    reason = "a thread that hangs cannot be joined, so nothing ends but the process"
+    reason = "a thread that hangs cannot be joined, so only the process can end"
 )]
 fn watch(run: &Arc<Run>, must_find: bool) {
     let run = Arc::downgrade(run);

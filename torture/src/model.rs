@@ -1,34 +1,35 @@
 //! The model: which versions each load may have seen, judged after the fact.
 //!
-//! A round leaves a list of operations for each key, with their stamps and outcomes, and nothing else:
-//! threads share nothing while it runs. What is checked are conditions that hold in every order in
-//! which the operations can have taken effect, each between its start and its end. So a finding is a
-//! fault for certain, and no order has to be guessed.
+//! A round leaves a list of operations for each key, with their stamps and outcomes; threads share
+//! nothing else while it runs. The model checks conditions that hold in every order in which the
+//! operations can have taken effect, each between its start and its end. So every finding is a
+//! fault, and no order has to be guessed.
 //!
-//! * **stale**: a version that was there, by any operation's witness, before some other operation
-//!   began that left the key in another state and ended before the load began.
-//! * **lost**: nothing found, although a page was there before, and nothing that can have removed it
-//!   overlaps the time since, nor a store overlaps the look that may have given the older page up first.
-//! * **ghost**: a page found, although the key was empty before, and nothing that can have stored one
-//!   overlaps the time since.
-//! * **taken twice**, **after its take**, **after its batch**, **from nowhere**: a version is taken once,
-//!   not seen after that, nor after a batch that stored a later page under its key, and never seen
-//!   before its store began.
+//! * **stale**: a version that, as some operation witnessed, was there before another operation
+//!   began that left the key in a different state and ended before the load began.
+//! * **lost**: nothing was found, although a page was there before, no operation that can have
+//!   removed it overlaps the time since, and no store that may have given the older page up first
+//!   overlaps the call.
+//! * **ghost**: a page was found, although the key was empty before and no operation that can have
+//!   stored one overlaps the time since.
+//! * **taken twice**, **after its take**, **after its batch**, **from nowhere**: a version can be
+//!   taken only once; it is not seen after that, nor after a batch that stored a later page under
+//!   its key, nor before its store began.
 
 use std::collections::HashMap;
 
-/// What an operation did, as its caller saw it.
+/// The outcome of an operation, as its caller saw it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// A store that succeeded.
     Stored(u64),
-    /// A store that succeeded, and may have removed the older page before, to have room.
+    /// A store that succeeded, and may have removed the older page before that to make room.
     StoredLate(u64),
-    /// A store that succeeded, and a later page of the same batch is under the key when the batch is over.
+    /// A store that succeeded, but the same batch stored a later page under the key.
     Passing(u64),
     /// A store that was refused: the key is empty afterwards.
     Refused,
-    /// A store that may have succeeded, left the older page, or removed it: it is not known.
+    /// A store that may have succeeded, left the older page, or removed it.
     MaybeStored(u64),
     /// A load that found this version.
     Loaded(u64),
@@ -36,19 +37,19 @@ pub enum Outcome {
     Missed,
     /// A take that got this version.
     Took(u64),
-    /// Whatever was there was removed.
+    /// Removed the page that was there.
     Dropped,
-    /// Whatever was there, if anything, was removed.
+    /// Removed the page that was there, if any.
     Cleared,
-    /// Something may have been removed: the call panicked.
+    /// May have removed a page: the call panicked.
     MaybeDropped,
-    /// Something was there.
+    /// Found that a page was there.
     Seen,
-    /// Nothing is known, and nothing was changed: a load that failed, or a refusal that keeps the page.
+    /// Reveals and changes nothing: a load that failed, or a refusal that keeps the page.
     Unknown,
 }
 
-/// What is known of a key at some moment of an operation.
+/// What is known about a key at some moment of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Known {
     Version(u64),
@@ -57,7 +58,7 @@ enum Known {
 }
 
 impl Outcome {
-    /// What the operation found.
+    /// The state that the operation found.
     fn before(self) -> Option<Known> {
         match self {
             Outcome::Loaded(version) | Outcome::Took(version) => Some(Known::Version(version)),
@@ -67,7 +68,7 @@ impl Outcome {
         }
     }
 
-    /// What the operation left.
+    /// The state that the operation left.
     fn after(self) -> Option<Known> {
         match self {
             Outcome::Stored(version) | Outcome::StoredLate(version) | Outcome::Loaded(version) => {
@@ -117,29 +118,29 @@ pub struct Op {
     pub key: u32,
     /// The thread.
     pub thread: u16,
-    /// Which call it was.
+    /// The name of the call.
     pub call: &'static str,
     /// Stamp from before the call.
     pub start: u64,
     /// Stamp from after the call.
     pub end: u64,
-    /// What it did.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// An operation that cannot have seen what it saw.
+/// An operation that cannot have seen what it reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// The rule, in a word or three.
+    /// The rule, in up to three words.
     pub rule: &'static str,
     /// The operation.
     pub op: Op,
-    /// The operation that it contradicts, if there is one.
+    /// The operation that it contradicts, if any.
     pub against: Option<Op>,
 }
 
-/// The latest start of operations that left a key in some state, and the latest of those that left it
-/// in another one.
+/// Of the operations that left a key in a known state, the one that started last; and of those that
+/// left it in any other state, the one that started last.
 #[derive(Default)]
 struct Latest {
     first: Option<(Known, Op)>,
@@ -171,7 +172,7 @@ impl Latest {
     }
 }
 
-/// For operations in order of their starts: the latest end of those up to each.
+/// For operations in the order of their starts: the latest end of each and those before it.
 struct Ends(Vec<(u64, u64)>);
 
 impl Ends {
@@ -184,24 +185,24 @@ impl Ends {
         Ends(ends.collect())
     }
 
-    /// Whether one that began before `before` ended after `after`.
+    /// Whether an operation that started before `before` ended after `after`.
     fn overlap(&self, after: u64, before: u64) -> bool {
         let until = self.0.partition_point(|(start, _)| *start < before);
         until > 0 && self.0[until - 1].1 > after
     }
 }
 
-/// What is known of one version.
+/// What is known about one version.
 #[derive(Clone, Copy, Default)]
 struct Life {
     store: Option<Op>,
-    /// The first stamp by which it is known to have been there.
+    /// The earliest stamp by which it is known to have been there.
     there_by: Option<u64>,
     take: Option<Op>,
 }
 
-/// Judges all operations on one key, in any order: the first one, by its start, that contradicts the
-/// others.
+/// Judges all operations on one key, given in any order. Returns the first, by its start, that
+/// contradicts the others.
 pub fn check(ops: &mut [Op]) -> Option<Violation> {
     ops.sort_unstable_by_key(|op| op.start);
     let mut lives: HashMap<u64, Life> = HashMap::new();
@@ -328,10 +329,10 @@ mod tests {
             judge(&[(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 6, Loaded(1))]),
             Some("stale")
         );
-        // Also when another load is the only witness that the newer one came later.
+        // Also if another load is the only witness that the newer version came later.
         let seen = [(1, 2, Stored(1)), (3, 20, Stored(2)), (5, 6, Loaded(2)), (7, 8, Loaded(1))];
         assert_eq!(judge(&seen), Some("stale"));
-        // Also by way of a third version, of which the load's own is no witness.
+        // Also through a third version, which the load's own version does not witness.
         let third = [
             (1, 2, Stored(1)),
             (3, 4, Stored(2)),
@@ -345,7 +346,7 @@ mod tests {
     #[test]
     fn a_version_is_stale_after_anything_that_left_nothing() {
         for gone in [Refused, Dropped, Cleared, Missed] {
-            // Something that may have removed it, so that `Missed` is allowed.
+            // Something may have removed it, so that `Missed` is allowed.
             let ops = [(1, 2, Stored(1)), (3, 4, MaybeDropped), (5, 6, gone), (7, 8, Loaded(1))];
             assert_eq!(judge(&ops), Some("stale"), "{gone:?}");
         }
@@ -360,7 +361,7 @@ mod tests {
             assert_eq!(judge(&[stores[0], stores[1], (11, 12, Loaded(seen))]), None);
             assert_eq!(judge(&[stores[0], stores[1], (3, 4, Loaded(seen))]), None);
         }
-        // Once one was seen after the other, not back again.
+        // Once one was seen after the other, the order cannot reverse.
         let back = [stores[0], stores[1], (11, 12, Loaded(1)), (13, 14, Loaded(2))];
         assert_eq!(judge(&back), Some("stale"));
         // A load that overlaps the overwrite sees either.
@@ -380,7 +381,7 @@ mod tests {
         // Removed before it was stored.
         let before = [(1, 2, Cleared), (3, 4, Stored(1)), (5, 6, Missed)];
         assert_eq!(judge(&before), Some("lost"));
-        // A removal that overlaps the store, or the look.
+        // A removal that overlaps the store or the load.
         assert_eq!(judge(&[(1, 4, Stored(1)), (2, 3, Dropped), (5, 6, Missed)]), None);
         assert_eq!(judge(&[(1, 2, Stored(1)), (3, 8, Took(1)), (4, 5, Missed)]), None);
         // Seen after the only removal was over.
@@ -409,7 +410,7 @@ mod tests {
     fn a_version_is_taken_once() {
         let twice = [(1, 2, Stored(1)), (3, 9, Took(1)), (4, 8, Took(1))];
         assert_eq!(judge(&twice), Some("taken twice"));
-        // Taken while it was being stored, and not seen after that.
+        // Taken while it was being stored, and not seen afterwards.
         assert_eq!(judge(&[(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Missed)]), None);
         let after = [(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Loaded(1))];
         assert_eq!(judge(&after), Some("after its take"));
@@ -422,7 +423,7 @@ mod tests {
         assert_eq!(judge(&[late[0], late[1], (10, 11, Missed)]), Some("lost"));
         assert_eq!(judge(&[late[0], late[1], (10, 11, Loaded(1))]), Some("stale"));
         assert_eq!(judge(&[late[0], (3, 9, Stored(2)), (4, 5, Missed)]), Some("lost"));
-        // What was missed once does not come back.
+        // A page that was once missing does not come back.
         assert_eq!(judge(&[late[0], late[1], (4, 5, Missed), (6, 7, Loaded(1))]), Some("stale"));
     }
 

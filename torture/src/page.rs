@@ -1,32 +1,32 @@
-//! Pages that say what they are: key, version, writer, and a checksum over all of it.
+//! Self-describing pages: key, version, writer, and a checksum over the whole page.
 //!
-//! A page of bytes begins with a header of four words. A same-filled page has room for one word only,
-//! which encodes key and version in one of the three forms that the store packs differently.
+//! A page of bytes starts with a header of four words. A same-filled page has room for only one
+//! word, which encodes key and version in one of the three forms that the store packs differently.
 
 use zpool_base::sync::test_rng::Rng;
 use zswap_core::{PAGE_SIZE, Page};
 
-/// Bits of a key.
+/// Bits in a key.
 pub const KEY_BITS: u32 = 12;
 const KEY_MASK: u64 = (1 << KEY_BITS) - 1;
 const WORD: usize = size_of::<u64>();
 const MAGIC: u64 = 0x7a70_6167_6531_0000;
-/// Top byte of a repeated word that does not fit in an entry.
+/// The top byte of a repeated word that does not fit in an entry.
 const LARGE: u64 = 0xA5;
-/// Repeated words below this are kept in the entry itself.
+/// Repeated words of at most this many bits are kept in the entry itself.
 const SMALL_BITS: u32 = 50;
 const HALF_VERSION_BITS: u32 = 32 - KEY_BITS;
 
-/// What kind of content a page has.
+/// A kind of page contents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// Repeats a short text: gets very small.
+    /// Repeats a short text: compresses very well.
     Text,
     /// A few words among zeros.
     Sparse,
-    /// Words with some random bits: gets somewhat smaller.
+    /// Words with some random bits: compresses somewhat.
     Mixed,
-    /// Random bytes: does not get smaller.
+    /// Random bytes: incompressible.
     Noise,
     /// One word repeated, which fits in an entry.
     SmallWord,
@@ -48,25 +48,25 @@ impl Form {
         Form::LargeWord,
     ];
 
-    /// Whether a page of this form takes no room in a pool.
+    /// Whether the page is one word repeated, which takes no room in a pool.
     pub fn is_same_filled(self) -> bool {
         matches!(self, Form::SmallWord | Form::TwiceWord | Form::LargeWord)
     }
 }
 
-/// What a page says of itself.
+/// What a page says about itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// The key that it was stored under.
     pub key: u32,
-    /// Its version: unlike that of any other page of the run.
+    /// Its version, which no other page of the run has.
     pub version: u64,
-    /// The thread that wrote it; not known of a same-filled page.
+    /// The thread that wrote it; unknown for a same-filled page.
     pub writer: Option<u32>,
 }
 
-/// Makes a page. `base` is below every version of the round; versions of a same-filled page are kept as
-/// their distance from it where room is short. A form that cannot hold the version gives way to another.
+/// Makes a page. `base` is below every version of the round; where bits are short, a same-filled
+/// page stores its version's distance from it. A form that cannot hold the version is replaced by another.
 pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {
     let key = u64::from(stamp.key);
     let form = if form == Form::TwiceWord && twice(key, stamp.version, base).is_none() {
@@ -105,7 +105,10 @@ pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng)
     }
 }
 
-/// What a page says of itself, or what is wrong with it.
+/// Reads what a page says about itself.
+///
+/// # Errors
+/// What is wrong with the page, in words.
 pub fn read(page: &Page, base: u64) -> Result<Stamp, String> {
     let first = word(page, 0);
     if is_repeated(page) {
@@ -137,14 +140,14 @@ pub fn read(page: &Page, base: u64) -> Result<Stamp, String> {
     }
 }
 
-/// The key in a page's header, whatever else is in the page.
+/// The key in a page's header, whatever else the page contains.
 pub fn key_of(page: &[u8]) -> Option<u32> {
     let bytes = page.first_chunk::<WORD>()?;
     let first = u64::from_le_bytes(*bytes);
     (first & !KEY_MASK == MAGIC).then_some((first & KEY_MASK) as u32)
 }
 
-/// The half of a word that is repeated twice; none if it would be taken for another form.
+/// The half of a word that consists of two equal halves; `None` if it would look like another form.
 fn twice(key: u64, version: u64, base: u64) -> Option<u64> {
     let distance = version.checked_sub(base)?;
     let half = distance << KEY_BITS | key;
@@ -177,7 +180,7 @@ fn set(page: &mut Page, at: usize, word: u64) {
     page[at * WORD..][..WORD].copy_from_slice(&word.to_le_bytes());
 }
 
-/// A sum over every word but its own, each with a weight of its own.
+/// A checksum over every word except its own. It depends on the order of the words.
 fn sum(page: &Page) -> u64 {
     let words = page.chunks_exact(WORD).enumerate().filter(|(at, _)| *at != 3);
     words.fold(0x9E37_79B9_7F4A_7C15, |sum: u64, (_, bytes)| {

@@ -1,6 +1,6 @@
-//! Panics of codecs and backends that a round orders, each of which leaves its stamp.
+//! Panics of codecs and backends that a round orders. Each leaves its stamp.
 //!
-//! They pass the panic hook by, which keeps what panics of the store's own say.
+//! They bypass the panic hook, which records the store's own panics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,22 +20,22 @@ pub struct Panics {
 }
 
 impl Panics {
-    /// Of 1000 calls `often` panic.
+    /// Of 1000 calls, `often` panic.
     pub fn new(often: usize, clock: Arc<Clock>) -> Self {
         Panics { clock, often, off: AtomicBool::new(false), last: AtomicU64::new(0) }
     }
 
-    /// No more of them.
+    /// Stops panicking.
     pub fn end(&self) {
         self.off.store(true, Ordering::SeqCst);
     }
 
-    /// Panics, or not.
+    /// Panics, or returns.
     pub fn maybe(&self) {
         if self.often == 0 || self.off.load(Ordering::SeqCst) {
             return;
         }
-        // A stamp of its own: otherwise all calls between two stamps would draw the same.
+        // A new stamp for each call: otherwise all calls between two stamps would draw the same number.
         let stamp = self.clock.stamp();
         if Rng::new(stamp).below(1000) < self.often {
             self.last.fetch_max(stamp, Ordering::SeqCst);
@@ -43,7 +43,7 @@ impl Panics {
         }
     }
 
-    /// Whether there was one at or after a stamp.
+    /// Whether a panic occurred at or after a stamp.
     pub fn since(&self, stamp: u64) -> bool {
         self.last.load(Ordering::SeqCst) >= stamp
     }

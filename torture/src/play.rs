@@ -1,4 +1,4 @@
-//! A round's course: all threads for a second or so, and what is left of the store checked afterwards.
+//! The course of a round: all threads for about a second; then the remaining store is checked.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::round::Round;
 use crate::rules::BACK_OFF;
 
 impl Round<'_> {
-    /// Runs all threads until the round's time is over, checks what is left, and judges everything.
+    /// Runs all threads until the round's time is over, checks what remains, and judges everything.
     pub fn play(self, until: Instant) {
         let end = until.min(Instant::now() + Duration::from_millis(self.config.length));
         let mut seeds = Rng::new(self.config.seed);
@@ -68,8 +68,8 @@ impl Round<'_> {
         }
     }
 
-    /// With everything else at rest: a store whose device works again takes pages again; every page is
-    /// still there, and nothing is once all are gone.
+    /// With everything else at rest: a store whose device works again accepts pages again; every
+    /// page is still there; and nothing remains once all pages are dropped.
     fn settle(&self) -> Log {
         let mut last = Driver::new(self, self.threads, self.config.seed);
         last.stop_background();
@@ -80,7 +80,7 @@ impl Round<'_> {
         if let Some(device) = &self.device {
             device.set(&[]);
             if !self.config.faults.is_empty() {
-                // From here on no rule allows a refusal for a device that failed.
+                // From here on no rule allows a refusal because of a failed device.
                 thread::sleep(BACK_OFF + Duration::from_millis(5));
             }
             last.store_all();
@@ -103,13 +103,13 @@ impl Round<'_> {
             }
         }
         if !wrong.is_empty() {
-            let what = format!("after every page was dropped the store says{wrong}\n{stats}");
+            let what = format!("after every page was dropped, the store still has{wrong}\n{stats}");
             self.run.findings.report("something is left", what);
         }
         last.into_log()
     }
 
-    /// Holds every operation against the model.
+    /// Judges every operation by the model.
     fn judge(&self, mut ops: Vec<Op>, actions: &[Deed]) {
         ops.sort_unstable_by_key(|op| op.key);
         let mut rest = &mut ops[..];
@@ -125,7 +125,7 @@ impl Round<'_> {
         }
     }
 
-    /// Drops the store, and looks whether its pages came back.
+    /// Drops the store and checks that its pages came back.
     fn end(self) {
         let (providers, findings) = (self.providers.clone(), self.run.findings.clone());
         let failed = findings.any();
@@ -143,15 +143,15 @@ fn describe_panic() -> String {
     take_panic().unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Operations before and after those that contradict each other that are shown.
+/// Operations to show before and after those that contradict each other.
 const AROUND: usize = 8;
-/// Actions on the whole store that are shown.
+/// Actions on the whole store to show.
 const MOST_DEEDS: usize = 40;
 
-/// An action on the whole store: which, the thread, and the stamps of start and end.
+/// An action on the whole store: the action, the thread, and the stamps of start and end.
 type Deed = (Action, usize, u64, u64);
 
-/// A contradiction, and what happened to the key around it.
+/// Describes a contradiction, and what happened to the key around it.
 fn history(ops: &[Op], violation: &Violation, actions: &[Deed]) -> String {
     let Violation { rule, op, against } = violation;
     let mut text = format!("key {}: this operation is {rule}:\n  {}", op.key, line(op));

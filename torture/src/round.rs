@@ -1,4 +1,4 @@
-//! One store with all that its threads share.
+//! One round: a store and everything that its threads share.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,49 +23,49 @@ use crate::guards::{self, Guards};
 use crate::panics::Panics;
 use crate::rules::{Facts, Rule, Start};
 
-/// Operations of a thread after which a round ends early, so that its log stays small.
+/// A round ends early after this many operations of one thread, to bound its log.
 pub const MOST_OPS: usize = 300_000;
 
-/// What a thread does that does nothing, as [`Run::doing`] has it.
+/// The value of [`Run::doing`] for an idle thread.
 pub const IDLE: u64 = u64::MAX;
 
 /// What all rounds of a run share.
 #[derive(Debug)]
 pub struct Run {
-    /// The order of events.
+    /// The clock that orders events.
     pub clock: Arc<Clock>,
-    /// Counts actions.
+    /// Counts of actions.
     pub tally: Arc<Tally>,
-    /// What was found.
+    /// The findings.
     pub findings: Arc<Findings>,
-    /// Refusals by rule.
+    /// Allowed refusals, by rule.
     pub refusals: [AtomicU64; Rule::ALL.len()],
-    /// Workers for batches.
+    /// Worker threads for batches.
     pub engine: Arc<AcompEngine>,
-    /// What each thread does, for the watchdog: an action's number, and the stamp of its start.
+    /// What each thread is doing, for the watchdog: an action's number and the stamp of its start.
     pub doing: Box<[AtomicU64]>,
-    /// Operations on keys that were judged.
+    /// Operations on keys judged so far.
     pub judged: AtomicU64,
 }
 
 impl Run {
-    /// Counts a refusal that is allowed.
+    /// Counts an allowed refusal.
     pub fn count(&self, rule: Rule) {
         self.refusals[rule as usize].fetch_add(1, Ordering::SeqCst);
     }
 }
 
-/// Whether writeback is off, as those know who switch it.
+/// Whether writeback is off. Conservative while it is being switched.
 #[derive(Debug, Default)]
 pub struct Writeback {
     off: AtomicBool,
-    /// The stamp after it was switched on last.
+    /// A stamp from after it was last switched on.
     on: AtomicU64,
     switch: Mutex<()>,
 }
 
 impl Writeback {
-    /// Switches it.
+    /// Switches writeback.
     pub fn set(&self, store: &Zswap, on: bool, clock: &Clock) {
         let _one_at_a_time = lock(&self.switch);
         if !on {
@@ -78,16 +78,16 @@ impl Writeback {
         }
     }
 
-    /// Whether it can have been off at some moment since a stamp.
+    /// Whether it may have been off at some moment since a stamp.
     pub fn was_off_since(&self, stamp: u64) -> bool {
         self.off.load(Ordering::SeqCst) || self.on.load(Ordering::SeqCst) >= stamp
     }
 }
 
-/// The limits of a store while they change.
+/// The limits of a store, which change.
 #[derive(Debug)]
 pub struct Limits {
-    /// What the store began with; none for no such limit.
+    /// The limits on the pools and on everything that the store started with; `None` for no limit.
     pub first: (Option<usize>, Option<usize>),
     highest: (AtomicUsize, AtomicUsize),
 }
@@ -98,12 +98,12 @@ impl Limits {
         Limits { first: (pools, all), highest: (of(pools), of(all)) }
     }
 
-    /// Notes a limit on the pools that is about to be set.
+    /// Announces a limit on the pools, before it is set.
     pub fn will_be(&self, pools: Option<usize>) {
         self.highest.0.fetch_max(pools.unwrap_or(usize::MAX), Ordering::SeqCst);
     }
 
-    /// Notes a limit on everything that is about to be set.
+    /// Announces a limit on everything, before it is set.
     pub fn will_be_in_all(&self, all: Option<usize>) {
         self.highest.1.fetch_max(all.unwrap_or(usize::MAX), Ordering::SeqCst);
     }
@@ -113,7 +113,7 @@ impl Limits {
     }
 }
 
-/// A file that is deleted at the end.
+/// A file that is deleted on drop.
 #[derive(Debug)]
 struct Scratch(PathBuf);
 
@@ -136,7 +136,7 @@ impl Providers {
         pages
     }
 
-    /// Has one of the next page requests fail.
+    /// Makes one of the next page requests fail.
     pub fn fail_soon(&self, rng: &mut Rng) {
         let all = lock(&self.0);
         let newest = all.len().saturating_sub(1);
@@ -146,7 +146,7 @@ impl Providers {
         }
     }
 
-    /// A pool that is gone has given all its pages back.
+    /// Checks that pools that are gone have returned all their pages.
     pub fn check_those_gone(&self, findings: &Findings) {
         lock(&self.0).retain(|pages| {
             if Arc::strong_count(pages) > 1 {
@@ -171,12 +171,12 @@ fn mapped() -> Arc<dyn PageProvider> {
     Arc::new(HeapPages::new())
 }
 
-/// A store with all that is done to it. `Sync`.
+/// A store and everything around it. `Sync`.
 #[derive(Debug)]
 pub struct Round<'a> {
     /// What all rounds share.
     pub run: &'a Run,
-    /// What it is made of.
+    /// Its configuration.
     pub config: Config,
     /// The store.
     pub store: Arc<Zswap>,
@@ -184,15 +184,15 @@ pub struct Round<'a> {
     pub device: Option<Arc<TortureDevice>>,
     /// Operations under way.
     pub marks: Arc<Marks>,
-    /// Guards that are held.
+    /// Guards held on objects.
     pub guards: Arc<Guards>,
-    /// Where its pages come from.
+    /// The page providers of its pools.
     pub providers: Arc<Providers>,
     /// Its background threads.
     pub background: Mutex<Vec<Background>>,
-    /// Below every version.
+    /// A stamp below every version of the round.
     pub base: u64,
-    /// Its beginning.
+    /// When it began.
     pub began: Start,
     /// Panics of its codecs.
     pub codec_panics: Arc<Panics>,
@@ -202,18 +202,18 @@ pub struct Round<'a> {
     pub writeback: Writeback,
     /// Its limits.
     pub limits: Limits,
-    /// Threads are to stop.
+    /// Set to make threads stop.
     pub stop: AtomicBool,
-    /// Threads that there are.
+    /// The number of threads.
     pub threads: usize,
     _file: Option<Scratch>,
 }
 
 impl<'a> Round<'a> {
-    /// Builds a store.
+    /// Builds the store and everything around it.
     ///
     /// # Errors
-    /// What kept it from being built, in words.
+    /// Why it could not be built, in words.
     pub fn new(run: &'a Run, config: Config, threads: usize) -> Result<Self, String> {
         let (clock, tally, findings) = (&run.clock, &run.tally, &run.findings);
         let marks = Arc::new(Marks::new(config.keys));
@@ -283,7 +283,7 @@ impl<'a> Round<'a> {
         let panicked = || codec_panics.since(began.stamp) || backend_panics.since(began.stamp);
         let build = |builder: &dyn Fn() -> ZswapBuilder| loop {
             match builder().build() {
-                // Ordered; the next try may have none.
+                // An ordered panic; the next attempt may succeed.
                 Err(
                     BuildError::Panicked { .. }
                     | BuildError::Zpool(ZpoolError::Panicked { .. })
@@ -294,7 +294,7 @@ impl<'a> Round<'a> {
         };
         let mut max_bytes = None;
         if let Some(beyond) = config.beyond_empty {
-            // The limit on the pools may not be higher, so what is needed without it is asked for first.
+            // The limit on the pools may not be higher, so first find out how much is needed without it.
             let least = config.limit.unwrap_or(1);
             let needed = match build(&|| builder().max_bytes(least)) {
                 Err(BuildError::LimitTooSmall { limit: "max_bytes", needed, .. }) => needed,
@@ -330,7 +330,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// What the rules go by, for a call that is over.
+    /// The facts that the rules depend on, for a call that is over.
     pub fn facts(&self, start: Start) -> Facts<'_> {
         Facts {
             config: &self.config,
@@ -344,7 +344,10 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The entry of a key: every second one in another area.
+    /// The entry of a key. Even and odd keys are in different areas.
+    ///
+    /// # Panics
+    /// If the offset of `key` does not fit in an entry, which no key of the round causes.
     pub fn entry(&self, key: u32) -> SwapEntry {
         let offset = u64::from(key >> 1) * self.config.stride;
         let entry = SwapEntry::new((key & 1) as u8, offset);
@@ -352,7 +355,7 @@ impl<'a> Round<'a> {
         entry.expect("the offset of a key is in range")
     }
 
-    /// The key of an entry, if it is one's.
+    /// The key of an entry, if it is the entry of a key.
     pub fn key_of(&self, entry: SwapEntry) -> Option<u32> {
         let half = u32::try_from(entry.offset() / self.config.stride).ok()?;
         let key = half.checked_mul(2)? + u32::from(entry.swap_type());
@@ -366,8 +369,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Slots that threads can have taken that hold no page: one each, those of the store's own included, of
-/// which each thread can be ending one.
+/// The most slots that may be taken without holding a page: one for each thread and each background
+/// thread, one more for each thread that may be stopping a background thread, and one more.
 fn in_hand(threads: usize) -> usize {
     2 * threads + MOST_BACKGROUND + 1
 }

@@ -1,8 +1,9 @@
-//! When a call may be refused: each rule in one place, with a name.
+//! When a call may be refused: all rules in one place, each with a name.
 //!
-//! An error that no rule allows is a finding. What a rule goes by is what really happened: the device
-//! notes the stamp of each failure, codecs and backends of each panic, so that an error is held against
-//! the call that met it. A panic of theirs is an error; one that comes out of the store is a finding.
+//! An error that no rule allows is a finding. Rules depend on what really happened: the device
+//! records the stamp of each failure, codecs and backends that of each panic, so that an error can
+//! be attributed to the call that met it. A panic of theirs must become an error; one that comes
+//! out of the store is a finding.
 
 use std::time::{Duration, Instant};
 
@@ -17,44 +18,44 @@ use crate::device::TortureDevice;
 use crate::page::Form;
 use crate::panics::Panics;
 
-/// How long a store may refuse pages after its device failed a write.
+/// How long a store may refuse pages after its device has failed a write.
 pub const BACK_OFF: Duration = Duration::from_millis(100);
-/// No store of a round takes as much beside its pools' pages.
+/// In no round does a store take this much besides its pools' pages.
 const MOST_UNWRITABLE: usize = 256 << 20;
 
 /// Why a refusal is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Rule {
-    /// The page does not get smaller, and the store refuses such pages.
+    /// The page is incompressible, and the store refuses such pages.
     DoesNotGetSmaller,
-    /// The limit is reached, and there was nowhere to write pages back to during the call.
+    /// The limit is reached, and pages could not be written back at some moment of the call.
     LimitWithoutDevice,
-    /// The limit is reached, and all slots can have been taken during the call.
+    /// The limit is reached, and all slots may have been taken at some moment of the call.
     LimitWithFullDevice,
-    /// The limit is reached, and a write failed during the call or less than [`BACK_OFF`] before it.
+    /// The limit is reached, and a write failed during the call or within [`BACK_OFF`] before it.
     LimitWithFailedDevice,
     /// The limit is reached, and a codec or backend panicked during the call.
     LimitWithUnreadablePages,
-    /// What cannot be written back reaches the limit on everything.
+    /// Memory that cannot be written back reaches the limit on everything.
     MemoryLimit,
-    /// A limit on everything that is less than what the store takes already.
+    /// The new limit on everything is less than what the store already takes.
     LimitTooSmall,
-    /// A page request was told to fail, and was what the error names.
+    /// A page request was made to fail, and the error names it.
     PageRequestFailed,
-    /// The device failed a write during the call, or panicked in it.
+    /// The device failed a write or panicked during the call.
     DeviceFailedWrite,
-    /// The device failed a read during the call, or panicked in it.
+    /// The device failed a read or panicked during the call.
     DeviceFailedRead,
     /// A codec panicked during the call.
     CodecPanicked,
     /// A backend panicked during the call.
     BackendPanicked,
-    /// All slots can have been taken during the call.
+    /// All slots may have been taken at some moment of the call.
     DeviceFull,
-    /// There was nowhere to write pages back to during the call.
+    /// Pages could not be written back at some moment of the call.
     NoWriteback,
-    /// As many pools live as a store can have.
+    /// The store has as many pools as it can have.
     PoolsUsedUp,
 }
 
@@ -79,37 +80,37 @@ impl Rule {
     ];
 }
 
-/// When a call began.
+/// The start of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
-    /// A stamp from before it.
+    /// A stamp from before the call.
     pub stamp: u64,
-    /// The time.
+    /// The time before the call.
     pub at: Instant,
 }
 
-/// What the rules go by, once a call is over.
+/// What the rules depend on, for a call that is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The round's configuration.
     pub config: &'a Config,
-    /// Its device.
+    /// The round's device.
     pub device: Option<&'a TortureDevice>,
-    /// Panics of its codecs.
+    /// Panics of the round's codecs.
     pub codec: &'a Panics,
-    /// Panics of its backends.
+    /// Panics of the round's backends.
     pub backend: &'a Panics,
     /// The call's start.
     pub start: Start,
-    /// Threads that make pools of their own.
+    /// Number of threads, each of which may be making a pool.
     pub threads: usize,
-    /// Whether writeback can have been off at some moment since the start.
+    /// Whether writeback may have been off at some moment since the start.
     pub writeback_was_off: bool,
-    /// The highest limits of the round so far: on the pools, and on everything.
+    /// The highest limits of the round so far: on the pools and on everything.
     pub highest: (usize, usize),
 }
 
-/// Pools that a store can have at once.
+/// The most pools that a store can have at once.
 const MOST_POOLS: usize = 15;
 
 impl Facts<'_> {
@@ -125,8 +126,8 @@ impl Facts<'_> {
         self.config.device == Device::None || self.writeback_was_off
     }
 
-    /// What can have kept a store from making room. A device that accepts writes is no reason whatever
-    /// other threads, and guards, hold meanwhile: the store may exceed its limit then.
+    /// Whether `reason` can have kept a store from making room. If the device accepts writes there
+    /// is no valid reason, whatever other threads and guards hold: the store may exceed its limit then.
     fn reason(&self, reason: LimitReason) -> Option<Rule> {
         let stamp = self.start.stamp;
         let (happened, rule) = match reason {
@@ -155,8 +156,8 @@ impl Facts<'_> {
         self.reason(reason).filter(|_| plausible)
     }
 
-    /// Whether a store can have removed the older page before it succeeded: it lacked memory, and could
-    /// not make room.
+    /// Whether a store can have removed the older page before it succeeded: it lacked memory and
+    /// could not make room.
     pub fn may_give_up_older(&self) -> bool {
         let reasons = [
             LimitReason::NoDevice,
@@ -185,11 +186,11 @@ impl Facts<'_> {
         (panicked && self.codec.since(self.start.stamp)).then_some(Rule::CodecPanicked)
     }
 
-    /// Why a store may fail.
+    /// The rule by which a store may fail with this error.
     pub fn store(&self, form: Option<Form>, error: &StoreError) -> Option<Rule> {
         match error {
             StoreError::Incompressible { .. } => {
-                // The null compressor makes no page smaller.
+                // The null compressor shrinks no page.
                 let never = self.config.codecs.contains(&"null");
                 let hard =
                     form.is_none_or(|form| form == Form::Noise || never && !form.is_same_filled());
@@ -208,7 +209,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Why a load or a take may fail, beside that nothing is there, which the model judges.
+    /// The rule by which a load or a take may fail with this error. `NotFound` is judged by the model.
     pub fn load(&self, error: &LoadError) -> Option<Rule> {
         match error {
             LoadError::Device {
@@ -225,7 +226,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Why pages may not be written back.
+    /// The rule by which writeback may fail with this error.
     pub fn writeback(&self, error: &WritebackError) -> Option<Rule> {
         match error {
             WritebackError::NoDevice => self.no_writeback().then_some(Rule::NoWriteback),
@@ -241,7 +242,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Why another pool may not be made, or a limit not be set.
+    /// The rule by which making a pool or setting a limit may fail with this error.
     pub fn build(&self, error: &BuildError) -> Option<Rule> {
         match error {
             BuildError::TooManyPools { .. } => {
@@ -264,7 +265,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Why pages may not be moved.
+    /// The rule by which moving pages may fail with this error.
     pub fn migrate(&self, error: &MigrateError) -> Option<Rule> {
         match error {
             MigrateError::Build(error) => self.build(error),
@@ -325,13 +326,13 @@ mod tests {
 
     #[test]
     fn nothing_is_refused_without_a_reason() {
-        // With a limit: none of this may come of it.
+        // The store has a limit, but nothing else that would allow these errors.
         let case = Case::new(|config| (config.limit, config.beyond_empty) = (Some(1), None));
         let (facts, entry) = (case.facts(), SwapEntry::new(0, 1).unwrap());
-        let told = ZpoolError::OutOfMemory { source: PageError::Injected { call: 1 } };
+        let injected = ZpoolError::OutOfMemory { source: PageError::Injected { call: 1 } };
         let poor = StoreError::Incompressible { entry, page_size: 4096 };
         assert_eq!(facts.store(Some(Form::Noise), &poor), None);
-        assert_eq!(facts.store(None, &StoreError::Pool { entry, source: told }), None);
+        assert_eq!(facts.store(None, &StoreError::Pool { entry, source: injected }), None);
         assert_eq!(facts.store(None, &StoreError::Reentrant { entry }), None);
         for reason in [
             LimitReason::NoDevice,
@@ -361,7 +362,7 @@ mod tests {
     #[test]
     fn each_reason_allows_its_own_refusal() {
         let entry = SwapEntry::new(0, 1).unwrap();
-        let told = ZpoolError::OutOfMemory { source: PageError::Injected { call: 1 } };
+        let injected = ZpoolError::OutOfMemory { source: PageError::Injected { call: 1 } };
         let poor = StoreError::Incompressible { entry, page_size: 4096 };
         let case = Case::new(|config| {
             (config.refuse_incompressible, config.page_faults) = (true, true);
@@ -370,7 +371,7 @@ mod tests {
         let facts = case.facts();
         assert_eq!(facts.store(Some(Form::Noise), &poor), Some(Rule::DoesNotGetSmaller));
         assert_eq!(facts.store(Some(Form::Text), &poor), None);
-        let refused = StoreError::Pool { entry, source: told };
+        let refused = StoreError::Pool { entry, source: injected };
         assert_eq!(facts.store(None, &refused), Some(Rule::PageRequestFailed));
         let memory = |unwritable, limit| StoreError::MemoryLimit { entry, unwritable, limit };
         assert_eq!(facts.store(None, &memory(9, 8)), Some(Rule::MemoryLimit));

@@ -1,4 +1,4 @@
-//! A run: round after round until the time is over or something was found, and the sums.
+//! A run: round after round, until time is up or something is found; then the sums.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use crate::finding::{Finding, Findings, watch_panics};
 use crate::round::{IDLE, Round, Run};
 use crate::rules::Rule;
 
-/// Shortest run of which every kind of action is expected to have run and overlapped another.
+/// From this length on, a run must have performed every kind of action and overlapped it with another.
 pub const COVERS_FROM: Duration = Duration::from_secs(30);
-/// How long a thread may be at one call.
+/// How long a thread may stay in one call.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Configurations that are drawn before it is said that none is as wanted.
+/// Configurations to draw before giving up on finding one with the requested names.
 const MOST_DRAWS: usize = 10_000;
 
-/// What is asked for.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long.
+    /// How long to run.
     pub length: Duration,
-    /// Threads.
+    /// The number of threads.
     pub threads: usize,
-    /// What everything random is made of.
+    /// The seed of all randomness.
     pub seed: u64,
-    /// The first round; each has a seed of its own.
+    /// The first round; each round has its own seed.
     pub from_round: u64,
-    /// Most keys.
+    /// The most keys in a round.
     pub keys: usize,
-    /// Names that a configuration must have.
+    /// Names that a configuration must contain.
     pub only: Vec<String>,
     /// Actions to leave out.
     pub skip: Vec<Action>,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// What was found, with the round and its configuration.
+    /// The finding, with its round and configuration.
     pub finding: Option<(Finding, u64, String)>,
     /// Rounds played.
     pub rounds: u64,
@@ -57,14 +57,14 @@ pub struct Report {
     pub actions: Vec<(Action, u64, u64)>,
     /// Refusals by rule.
     pub refusals: Vec<(Rule, u64)>,
-    /// Why the run proves less than it should, if it does.
+    /// What the run did not cover, if that makes it inconclusive.
     pub uncovered: Option<String>,
 }
 
-/// Runs.
+/// Runs rounds until time is up or something is found. `watch` gets the run before it starts.
 ///
 /// # Errors
-/// Why it could not begin, in words.
+/// Why it could not start or make a round, in words.
 pub fn run(options: &Options, watch: impl Fn(&Arc<Run>)) -> Result<Report, String> {
     if !(1..=MOST_THREADS).contains(&options.threads) {
         return Err(format!("{} threads: give 1 to {MOST_THREADS}", options.threads));
@@ -116,10 +116,10 @@ fn draw(options: &Options, round: u64) -> Result<Config, String> {
     let mut rng = Rng::new(options.seed ^ round.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut draws = (0..MOST_DRAWS).map(|_| Config::draw(rng.next(), options.keys, &options.skip));
     let found = draws.find(|config| config.has(&options.only));
-    found.ok_or_else(|| format!("no configuration has {}", options.only.join(" and ")))
+    found.ok_or_else(|| format!("no configuration contains {}", options.only.join(" and ")))
 }
 
-/// Actions that a whole run did not do, or that overlapped nothing.
+/// Actions that a whole run did not perform, or that overlapped nothing.
 fn uncovered(actions: &[(Action, u64, u64)], skip: &[Action]) -> Option<String> {
     let counts = |action: &Action| action.is_available() && !skip.contains(action);
     let missing = actions
@@ -165,7 +165,7 @@ impl Report {
         })
     }
 
-    /// The report in lines.
+    /// The report as text.
     pub fn to_text(&self, seed: u64) -> String {
         let mut text = format!(
             "torture: seed {seed}, {} rounds, {} operations on keys in {:.1} s\n",
@@ -200,7 +200,7 @@ impl Report {
 }
 
 impl Run {
-    /// What each thread does, for a run in which nothing finishes.
+    /// What each thread is doing, for a run that hangs.
     pub fn what_threads_do(&self) -> String {
         let mut text = String::new();
         for (me, doing) in self.doing.iter().enumerate() {

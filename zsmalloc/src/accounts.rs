@@ -1,15 +1,15 @@
-//! What a pool has: its pages, the budget that they are charged to, and the objects that its figures
-//! leave out.
+//! A pool's counts: its resident pages, the budget that they are charged to, and the objects that
+//! its figures leave out.
 //!
-//! Pages are charged before they are touched and uncharged when they cease to be resident. Each
-//! number is right by itself; no protocol hangs on one.
+//! Pages are charged before they are touched and uncharged when they stop being resident. Each
+//! counter is correct by itself; no protocol depends on any of them.
 
 use std::sync::Arc;
 
 use zpool_api::{PageBudget, PageError};
 use zpool_base::counter::Counter;
 
-/// Pages without an object that may wait in zspages before some are given back: this many, or one
+/// Pages without an object that may stay in zspages before a free returns some: this many, or a
 /// 64th of the pool if that is more.
 const HOLES: usize = 16;
 
@@ -19,7 +19,7 @@ pub(crate) struct Accounts {
     budget: Option<Arc<PageBudget>>,
     resident: Counter,
     holes: Counter,
-    /// Objects whose writer has not committed yet, and their bytes.
+    /// Objects that their writer has not committed yet, and their bytes.
     uncommitted: Counter,
     uncommitted_bytes: Counter,
     parked: Counter,
@@ -38,7 +38,7 @@ impl Accounts {
         }
     }
 
-    /// Takes pages of the budget that will be touched next, or nothing.
+    /// Charges pages that are about to be touched. On refusal, charges nothing.
     pub(crate) fn charge(&self, pages: usize) -> Result<(), PageError> {
         match &self.budget {
             Some(budget) if pages != 0 => budget.charge(pages * self.page_size),
@@ -46,21 +46,21 @@ impl Accounts {
         }
     }
 
-    /// Takes pages whatever the limit, to gain others.
+    /// Charges pages whatever the limit, for moves that free other pages.
     pub(crate) fn charge_beyond(&self, pages: usize) {
         if let Some(budget) = &self.budget {
             budget.charge_beyond(pages * self.page_size);
         }
     }
 
-    /// Gives pages of the budget back.
+    /// Returns pages to the budget.
     pub(crate) fn uncharge(&self, pages: usize) {
         if let Some(budget) = &self.budget {
             budget.uncharge(pages * self.page_size);
         }
     }
 
-    /// Pages become resident, which were charged, or cease to be.
+    /// Counts pages that became resident, and were charged already, or that stopped being resident.
     pub(crate) fn count_resident(&self, change: i32) {
         self.resident.add(i64::from(change) as u64);
         if change < 0 {
@@ -76,7 +76,7 @@ impl Accounts {
         self.holes.add(i64::from(change) as u64);
     }
 
-    /// Whether more pages without an object wait than should.
+    /// Whether too many pages without an object have accumulated.
     pub(crate) fn too_many_holes(&self) -> bool {
         let holes = self.holes.get() as usize;
         holes > HOLES && holes > self.resident() / 64
@@ -87,7 +87,7 @@ impl Accounts {
         self.holes.get() as usize
     }
 
-    /// A place was left to its last reader. Under the class lock, as it is taken off.
+    /// A place was left to its last reader. Called under the class lock, as is `uncount_parked`.
     pub(crate) fn count_parked(&self) {
         self.parked.add(1);
     }
@@ -101,19 +101,19 @@ impl Accounts {
         self.parked.get() as usize
     }
 
-    /// An object of `len` bytes has a writer that commits or aborts it.
+    /// An object of `len` bytes has got a writer, which will commit or abort it.
     pub(crate) fn count_uncommitted(&self, len: usize) {
         self.uncommitted.add(1);
         self.uncommitted_bytes.add(len as u64);
     }
 
-    /// The writer is done, either way.
+    /// The writer has committed or aborted.
     pub(crate) fn uncount_uncommitted(&self, len: usize) {
         self.uncommitted.sub(1);
         self.uncommitted_bytes.sub(len as u64);
     }
 
-    /// Objects that are being written, and their bytes.
+    /// Objects being written, and their bytes.
     pub(crate) fn uncommitted(&self) -> (usize, usize) {
         (self.uncommitted.get() as usize, self.uncommitted_bytes.get() as usize)
     }

@@ -1,12 +1,13 @@
-//! Allocating: a slot and a place for an object, which its writer fills next and publishes.
+//! Allocating: taking a slot and a place for an object, which its writer then fills and publishes.
 //!
-//! Under the class lock, from what costs nothing to what costs most: a place in touched pages, such a
-//! place in a class little larger that has much of it, a place that touches the fewest new pages, a
-//! fresh run. A run is requested without the lock; attaching it and taking its first place is one
-//! step under the lock, so that no zspage without an object is ever on a list.
+//! Under the class lock, in order of cost: a place in touched pages; such a place in a slightly
+//! larger class that has many of them; the place that touches the fewest new pages; a fresh run.
+//! The run is requested without the lock. Attaching it and taking its first place is one step under
+//! the lock, so that no zspage without an object is ever on a list.
 //!
-//! Pages are charged to the pool's budget before they are touched. If they exceed it, the object goes
-//! to any room that needs no page, in whatever larger class, before the reservation fails.
+//! Pages are charged to the pool's budget before they are touched. If the budget refuses them, the
+//! object goes to any room that needs no new page, in this class or any larger one; only then does
+//! the reservation fail.
 
 use core::ptr::NonNull;
 
@@ -21,14 +22,14 @@ use crate::shared::{Core, NAME};
 use crate::slot::Location;
 use crate::zspages::LaneRef;
 
-/// A place whose writer is the caller: counted in the lane, with a slot that is reserved.
+/// A place whose writer is the caller: counted in the lane, with a reserved slot.
 struct Reserved {
     slot: u32,
     place: Place,
     bytes: NonNull<[u8]>,
 }
 
-/// A free slot that a reservation has in hand. Dropped, it goes back.
+/// A free slot that a reservation holds. Dropping it returns the slot.
 struct SlotInHand<'a> {
     core: &'a Core,
     slot: u32,
@@ -48,7 +49,7 @@ impl Drop for SlotInHand<'_> {
     }
 }
 
-/// Gives a reservation up that its caller will never see, because the provider panicked.
+/// Gives up a reservation that its caller will never see because the provider panicked.
 struct Unseen<'a> {
     core: &'a Core,
     slot: u32,
@@ -56,15 +57,15 @@ struct Unseen<'a> {
 
 impl Drop for Unseen<'_> {
     fn drop(&mut self) {
-        // SAFETY: reserved by the call that ends here, whose caller never got the bytes.
+        // SAFETY: reserved by the call that ends here, whose caller never received the bytes.
         unsafe { self.core.give_up(self.slot) };
     }
 }
 
-/// What a search of a class's zspages came to.
+/// The result of searching a class's zspages.
 enum Search {
     Found(Place),
-    /// The place that there is takes pages that the budget refuses.
+    /// There is a place, but the budget refuses the pages that it needs.
     Refused(PageError),
     /// No zspage has room.
     Full,
@@ -74,7 +75,7 @@ impl Core {
     pub(crate) fn malloc(&self, len: usize) -> Result<ObjWrite<'_>, ZpoolError> {
         let reserved = self.reserve(len)?;
         self.accounts.count_uncommitted(len);
-        // SAFETY: the place's writer is the guard: nobody else touches the bytes until commit or
+        // SAFETY: the guard is the place's writer: nobody else accesses the bytes until commit or
         // abort (invariant 1 of the pool).
         Ok(unsafe { ObjWrite::in_place(reserved.bytes, self, u64::from(reserved.slot)) })
     }
@@ -82,31 +83,31 @@ impl Core {
     pub(crate) fn malloc_from(&self, bytes: &[u8]) -> Result<Handle, ZpoolError> {
         let Reserved { slot, place, bytes: to } = self.reserve(bytes.len())?;
         let to = to.cast::<u8>().as_ptr();
-        // SAFETY: `bytes.len()` bytes of a place whose writer is this call (invariant 1 of the pool),
-        // so they cannot overlap `bytes`, which somebody else lent.
+        // SAFETY: the destination has `bytes.len()` bytes, and this call is its writer (invariant 1
+        // of the pool), so it cannot overlap `bytes`, which the caller borrows elsewhere.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         // SAFETY: reserved by this call, which has written the bytes.
         Ok(unsafe { self.publish(slot, place) })
     }
 
-    /// Makes a written object visible; its handle.
+    /// Makes a written object visible and returns its handle.
     ///
     /// # Safety
-    /// The caller reserved the slot for this place, and writes there no more.
+    /// The caller reserved the slot for this place, and has finished writing there.
     #[expect(clippy::expect_used, reason = "`Slot::invalidate` ends a slot at the last generation")]
     unsafe fn publish(&self, slot: u32, place: Place) -> Handle {
-        // SAFETY: by the caller's promise.
+        // SAFETY: the caller's promise.
         let generation = unsafe { self.slots.at(slot).publish() };
-        // The handle is not out yet, but a guess might free the object: then the place is this
-        // thread's to free.
+        // The handle is not out yet, but a guessed one might free the object. Then this thread must
+        // free the place.
         let lane = self.zspages.at(place.zspage).lane_number(place.index);
-        // SAFETY: the writer is counted since `reserve`, and is done.
+        // SAFETY: the writer has been counted since `reserve`, and is done.
         unsafe { self.unlock_reader(LaneRef { zspage: place.zspage, lane }) };
         let bits = SlotRef::new(generation, slot).expect("a slot's generation fits in a handle");
         Handle::new(self.tag, bits.to_bits())
     }
 
-    /// Takes a slot and a place for `len` bytes; the caller is the place's writer afterwards.
+    /// Takes a slot and a place for `len` bytes. The caller becomes the place's writer.
     fn reserve(&self, len: usize) -> Result<Reserved, ZpoolError> {
         self.check_maker()?;
         if len == 0 {
@@ -122,7 +123,7 @@ impl Core {
         let mut fresh = None;
         let reserved = self.reserve_in(class, len, &mut fresh)?;
         if fresh.is_some() {
-            // There was room after all. Giving the run back may panic.
+            // Room was found without the run. Returning the run may panic.
             let unseen = Unseen { core: self, slot: reserved.slot };
             drop(fresh);
             core::mem::forget(unseen);
@@ -130,7 +131,7 @@ impl Core {
         Ok(reserved)
     }
 
-    /// A run that was requested and turned out not to be needed is left in `fresh`.
+    /// Leaves in `fresh` a run that was requested and turned out not to be needed.
     fn reserve_in<'a>(
         &'a self,
         class: u16,
@@ -181,7 +182,7 @@ impl Core {
         }
     }
 
-    /// Locks a class, with a free slot: one of the class, else of the pool.
+    /// Locks a class with a free slot in hand, from the class or else from the pool.
     fn lock_with_slot(&self, class: u16) -> Result<(ClassGuard<'_>, SlotInHand<'_>), ZpoolError> {
         let mut locked = self.lock(class);
         if let Some(slot) = locked.inner.slots.pop(&self.slots) {
@@ -193,7 +194,8 @@ impl Core {
         Ok((self.lock(class), slot))
     }
 
-    /// Any room that needs no page, in this class or a larger one; else the budget's refusal.
+    /// Finds any room that needs no new page, in this class or a larger one; else returns the
+    /// budget's refusal.
     #[cold]
     fn squeeze_in(
         &self,
@@ -215,7 +217,7 @@ impl Core {
         Err(refused.into())
     }
 
-    /// A place was taken under the lock: the slot in hand is pointed at it.
+    /// Points the slot in hand at a place that was just taken under the lock.
     fn found(
         &self,
         mut locked: ClassGuard<'_>,
@@ -228,7 +230,7 @@ impl Core {
         let start = size.start_of(place.index) + size.header();
         // A zspage has at most 2^16 bytes.
         let last = (start + len - 1) as u16;
-        // SAFETY: the slot was in hand, and the place was claimed by this call, under the lock that is
+        // SAFETY: the slot was in hand, and this call claimed the place, under the lock that is
         // still held.
         unsafe { self.slots.at(slot).reserve(Location { zspage: place.zspage, last }) };
         locked.count_bytes(len as isize);
@@ -237,10 +239,10 @@ impl Core {
         let base = z.base();
         drop(locked);
         if !size.huge {
-            // SAFETY: the place begins in the zspage's run, which stays where it is while its writer is
+            // SAFETY: the place begins in the zspage's run, which does not move while its writer is
             // counted.
             let header = unsafe { base.add(size.start_of(place.index)) };
-            // SAFETY: the header's bytes are the place's first four, and the caller is its writer
+            // SAFETY: the header is the place's first four bytes, and the caller is its writer
             // (invariant 1 of the pool).
             unsafe { header.cast::<[u8; HEADER]>().write(slot.to_ne_bytes()) };
         }
@@ -249,10 +251,10 @@ impl Core {
         Reserved { slot, place, bytes: NonNull::slice_from_raw_parts(start, len) }
     }
 
-    /// A larger class, little larger than `class`, that has much touched room.
+    /// Returns a class slightly larger than `class` that has much touched room.
     ///
-    /// Room is left in a class when the sizes that went there got classes of their own; it would
-    /// wait there for objects that do not come.
+    /// A class is left with room when sizes that were routed to it get classes of their own;
+    /// otherwise that room would wait for objects that never come.
     fn surplus(&self, class: u16) -> Option<u16> {
         let size = self.class(class).size;
         let more = 32 * (self.page_size() / 4096);
@@ -268,8 +270,8 @@ impl Core {
     }
 }
 
-/// A place for `bytes`, header included, in touched pages; else the one that touches the fewest new
-/// pages, which are charged.
+/// Takes a place for `bytes`, header included: in touched pages, else where the fewest new pages
+/// are touched, which are charged.
 fn search(locked: &mut ClassGuard<'_>, bytes: usize) -> Search {
     if let Some(place) = locked.take_resident(bytes) {
         return Search::Found(place);
@@ -288,7 +290,7 @@ impl ObjCommit for Core {
         let slot = token as u32;
         let Unpublished { place, len } = self.unpublished(slot);
         self.accounts.uncount_uncommitted(len);
-        // SAFETY: the guard reserved the slot and is used up: it has written the bytes.
+        // SAFETY: the guard reserved the slot, has written the bytes, and is consumed.
         Ok(unsafe { self.publish(slot, place) })
     }
 
@@ -298,7 +300,7 @@ impl ObjCommit for Core {
         }
         let slot = token as u32;
         self.accounts.uncount_uncommitted(self.unpublished(slot).len);
-        // SAFETY: the guard reserved the slot, and is dropped.
+        // SAFETY: the guard reserved the slot and is being dropped.
         unsafe { self.give_up(slot) };
     }
 }

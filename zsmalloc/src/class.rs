@@ -1,17 +1,18 @@
-//! What a class lock guards: the zspages of one size class, on lists by fullness, and what can be
-//! done with them while it is held.
+//! What a class lock guards: the zspages of one size class, on lists by fullness, and the
+//! operations on them while the lock is held.
 //!
-//! Class lock: held for a bounded number of steps. No system call, no `PageProvider` call, no
-//! waiting and no user code under it; only leaves are taken under it. A thread holds one at a time.
+//! The class lock is held for a bounded number of steps: no system call, no `PageProvider` call, no
+//! waiting and no user code runs under it, and only leaf locks are taken under it. A thread holds
+//! one at a time.
 //!
-//! A zspage is on one of two families of lists. A *roomy* one has a free place whose pages are
-//! touched already: filling it costs no memory. A *tight* one has none. Within a family lists are
-//! by tenths of fullness, and allocation takes from the fullest. A full zspage is on a list, too;
-//! one that is *isolated* is on none, its holder puts it back, and whoever frees in it meanwhile
-//! leaves it alone.
+//! A zspage is on a list of one of two families. A *roomy* zspage has a free place whose pages are
+//! all touched: filling it costs no memory. A *tight* one has none. Each family has one list for
+//! every tenth of fullness; allocation takes from the fullest. Full zspages are on a list, too. An
+//! *isolated* zspage is on none: its holder puts it back, and a free in it meanwhile does not list
+//! or detach it.
 //!
-//! What the lists and counts say is kept by this file alone, and panics where it does not hold. What
-//! a caller must keep is in the `# Safety` sections: whose run a zspage gets, and whose place is freed.
+//! Only this file changes the lists and counts, and it panics if they are inconsistent. The safety
+//! sections state what callers must guarantee: which run a zspage gets, and which place is freed.
 
 use zpool_api::{PageError, PageRun};
 use zpool_base::counter::Counter;
@@ -29,7 +30,7 @@ use crate::zspages::Zspages;
 /// Fullness groups: 0 to 9 tenths, and full.
 pub(crate) const GROUPS: usize = 11;
 const FULL: usize = GROUPS - 1;
-/// Zspages that are searched for room that their lists do not show.
+/// Zspages to search for room that the lists do not show.
 const SEARCHED: usize = 16;
 
 /// One size class of a pool.
@@ -37,10 +38,10 @@ const SEARCHED: usize = 16;
 pub(crate) struct Class {
     pub(crate) size: SizeClass,
     inner: Mutex<Inner>,
-    /// Touched pages and places taken: copies of what `inner` has, for a look without the lock.
+    /// Touched pages and places taken: copies of the fields of `inner`, readable without the lock.
     resident: AtomicU32,
     used: AtomicU32,
-    /// Bytes of live objects and of those being written. Changed under the class lock.
+    /// Bytes of objects, live or being written. Changed under the class lock.
     bytes: Counter,
 }
 
@@ -52,9 +53,9 @@ pub(crate) struct Inner {
     pub(crate) zspages: u32,
     /// Touched pages.
     pub(crate) resident: u32,
-    /// Those of them without an object.
+    /// Touched pages without an object.
     pub(crate) holes: u32,
-    /// Places taken: by live objects, by objects being written, by parked ones.
+    /// Places taken by objects that live, are being written, or are parked.
     pub(crate) used: u32,
 }
 
@@ -82,21 +83,21 @@ impl Class {
         self.inner.lock()
     }
 
-    /// Whether any page is touched, as it was a moment ago.
+    /// Whether any page is touched. A guess.
     pub(crate) fn has_pages(&self) -> bool {
         // Relaxed: a guess.
         self.resident.load(Ordering::Relaxed) != 0
     }
 
-    /// Places taken and bytes of objects, as they were a moment ago.
+    /// Places taken and bytes of objects, without the lock.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        // Relaxed: a number, right by itself.
+        // Relaxed: each number is correct by itself.
         (self.used.load(Ordering::Relaxed) as usize, self.bytes.get() as usize)
     }
 
-    /// Bytes of touched pages that no place takes, as they were a moment ago.
+    /// Bytes of touched pages that no place takes, and bytes of all touched pages. A guess.
     pub(crate) fn free_bytes(&self, page_size: usize) -> (usize, usize) {
-        // Relaxed, both: a guess, on which only a choice of class hangs.
+        // Relaxed, both: only the choice of a class depends on them.
         let resident = self.resident.load(Ordering::Relaxed) as usize * page_size;
         let used = self.used.load(Ordering::Relaxed) as usize * self.size.size as usize;
         (resident.saturating_sub(used), resident)
@@ -110,8 +111,8 @@ pub(crate) struct Place {
     pub(crate) index: usize,
 }
 
-/// A zspage without objects, off its class: its run is to be given back once the lock is dropped. The
-/// descriptor is vacant and the holder's alone, and the run is from the pool's provider.
+/// A zspage without objects that has left its class. Its run must be returned once the lock is
+/// dropped. The descriptor is vacant and the holder's alone; the run is from the pool's provider.
 #[derive(Debug)]
 #[must_use = "the run must go back to the provider"]
 pub(crate) struct Detached {
@@ -121,8 +122,8 @@ pub(crate) struct Detached {
 
 impl Detached {
     /// # Safety
-    /// The descriptor is vacant and the caller's alone, and the run, from the pool's provider, is nobody
-    /// else's.
+    /// The descriptor is vacant and the caller's alone. The run is from the pool's provider, and
+    /// the caller is its only owner.
     pub(crate) unsafe fn new(zspage: u32, run: PageRun) -> Self {
         Detached { zspage, run }
     }
@@ -131,19 +132,19 @@ impl Detached {
         (self.zspage, self.run)
     }
 
-    /// Pages that come back with it.
+    /// Resident pages that are returned with its run.
     pub(crate) fn resident_pages(&self) -> usize {
         self.run.resident_pages()
     }
 }
 
-/// What became of a zspage that was put back.
+/// The outcome of putting a zspage back.
 #[derive(Debug)]
 #[must_use = "the run of an emptied one must go back to the provider"]
 pub(crate) enum Putback {
     /// It has objects, and is on a list again.
     Listed,
-    /// Frees had emptied it meanwhile.
+    /// Frees emptied it meanwhile.
     Emptied(Detached),
 }
 
@@ -151,7 +152,7 @@ pub(crate) enum Putback {
 pub(crate) struct Walk<'a> {
     zspages: &'a Zspages,
     at: u32,
-    /// The head of the second list; NIL once it was begun.
+    /// The head of the second list; NIL once that list has begun.
     then: u32,
 }
 
@@ -202,21 +203,22 @@ impl<'a> ClassGuard<'a> {
         usize::from(self.size.objects)
     }
 
-    /// A place for `bytes`, header included, in pages that are touched already.
+    /// Takes a place for `bytes`, header included, in touched pages.
     pub(crate) fn take_resident(&mut self, bytes: usize) -> Option<Place> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.roomy[group];
             if let Some(z) = self.zspages.linked(zspage) {
                 let index = self.room_of_roomy(z);
-                // No page is touched by it, so no room can be before what was the first.
+                // No page is newly touched, so the places before this one still have no room.
                 return Some(self.obj_malloc(zspage, z, index, bytes, index + 1));
             }
         }
         None
     }
 
-    /// A place for `bytes`, header included, in a zspage that there is: the one that takes the
-    /// fewest new pages in the fullest, which are charged. The budget's refusal, if it has none.
+    /// Takes a place for `bytes`, header included, in the fullest zspage that has room: the place
+    /// that touches the fewest new pages, which are charged. None if no zspage has room; the
+    /// budget's refusal if it does not allow the pages.
     pub(crate) fn take_touching(&mut self, bytes: usize) -> Result<Option<Place>, PageError> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.tight[group];
@@ -234,8 +236,8 @@ impl<'a> ClassGuard<'a> {
         self.resident_room(z, 0).expect("a zspage on a roomy list has a place in touched pages")
     }
 
-    /// The free place for `bytes` that takes the fewest new pages, and how many. Of a zspage on a list
-    /// of those that are not full.
+    /// Returns the free place for `bytes` that touches the fewest new pages, and how many. The
+    /// zspage must be on a list other than the full ones.
     #[expect(clippy::expect_used, reason = "`list_of` puts no full zspage on such a list")]
     fn cheapest(&self, z: &Zspage, bytes: usize) -> (usize, usize) {
         let touched = z.touched.get();
@@ -248,9 +250,9 @@ impl<'a> ClassGuard<'a> {
         cheapest.expect("a zspage that is not full has a free place")
     }
 
-    /// A place for `bytes`, header included, that needs no new page, wherever it is. Of zspages that
-    /// have no whole place in touched pages only some are searched: an object that is shorter than
-    /// its place may fit there.
+    /// Takes a place for `bytes`, header included, in any zspage, if it needs no new page. Searches
+    /// only some of the tight zspages: their free places are not fully touched, but a short object
+    /// may fit into the touched part.
     pub(crate) fn take_without_pages(&mut self, bytes: usize) -> Option<Place> {
         if let Some(place) = self.take_resident(bytes) {
             return Some(place);
@@ -263,7 +265,7 @@ impl<'a> ClassGuard<'a> {
         Some(self.obj_malloc(zspage, z, index, bytes, 0))
     }
 
-    /// The lowest free place from `from` on whose pages are all touched.
+    /// Returns the lowest free place, at or after `from`, whose pages are all touched.
     pub(crate) fn resident_room(&self, z: &Zspage, from: usize) -> Option<usize> {
         if usize::from(z.used.get()) == self.objects() {
             return None;
@@ -275,9 +277,9 @@ impl<'a> ClassGuard<'a> {
         })
     }
 
-    /// Takes a free place for an object that the caller writes next, and has charged for: the lane is
-    /// USED, with the caller counted in it. Room in touched pages is then searched for from `from` on:
-    /// there must be none before.
+    /// Takes a free place for an object that the caller will write and whose pages it has charged.
+    /// The lane is then USED, with the caller counted in it. The following search for room starts
+    /// at `from`: no place before it may have any.
     pub(crate) fn obj_malloc(
         &mut self,
         zspage: u32,
@@ -304,13 +306,13 @@ impl<'a> ClassGuard<'a> {
         Place { zspage, index }
     }
 
-    /// Ends what an object takes of its zspage, whose lane has been cleared. The zspage, if that was its
-    /// last object and nobody has isolated it.
+    /// Removes an object, whose lane was cleared, from its zspage's counts. Returns the zspage if
+    /// that was its last object and nobody has isolated it.
     ///
     /// # Safety
-    /// The zspage is of this class, and the caller cleared USED in the place's lane, under this very
-    /// hold of the class lock: invariant 4 of `zspage.rs` takes `used` for the number of USED lanes, and
-    /// a run without one is given back.
+    /// The zspage is of this class, and the caller has cleared USED in the place's lane while
+    /// holding this guard: by invariant 4 of `zspage.rs` `used` is the number of USED lanes, and a
+    /// run without one is returned.
     #[expect(clippy::expect_used, reason = "the caller cleared a USED lane of the zspage")]
     pub(crate) unsafe fn obj_free(
         &mut self,
@@ -332,7 +334,7 @@ impl<'a> ClassGuard<'a> {
         self.detach_if_empty(zspage, z)
     }
 
-    /// Pages of the place that no other object overlaps hold nothing now.
+    /// Marks the pages of a freed place that no other object overlaps as holes.
     fn dig_holes(&mut self, z: &Zspage, pages: u16) {
         let mut holes = 0;
         let mut left = pages & z.touched.get() & !z.holes.get();
@@ -364,12 +366,12 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
-    /// Makes a fresh run a zspage of this class, and takes its first place. What the run's last holder
-    /// touched are holes. All pages that are counted have been charged.
+    /// Makes a fresh run a zspage of this class, and takes its first place. Resident pages of the
+    /// run become holes, except those of the first object. All pages counted here have been charged.
     ///
     /// # Safety
-    /// The descriptor is vacant, the caller's alone, and has lanes for the objects of this class; the run
-    /// is from the pool's provider and has this class's length.
+    /// The descriptor is vacant, the caller's alone, and has lanes for the objects of this class.
+    /// The run is from the pool's provider and has this class's length.
     pub(crate) unsafe fn attach(
         &mut self,
         zspage: u32,
@@ -383,8 +385,8 @@ impl<'a> ClassGuard<'a> {
             "zspage {zspage} is not vacant, or too short for its class"
         );
         let resident = run.resident();
-        // SAFETY: invariant 2 of `zspage.rs`: the run is the caller's, who gives it to the zspage. The
-        // descriptor is vacant, so none of its lanes is USED (invariant 1 there).
+        // SAFETY: invariant 2 of `zspage.rs`: the caller owns the run and gives it to the zspage.
+        // The descriptor is vacant, so none of its lanes is USED (invariant 1 there).
         unsafe { z.set_base(Some(run.base())) };
         z.touched.set(resident);
         z.holes.set(resident);
@@ -392,10 +394,10 @@ impl<'a> ClassGuard<'a> {
         self.count_resident(resident.count_ones() as i32);
         self.count_holes(resident.count_ones() as i32);
         self.inner.zspages += 1;
-        // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held and there was no class before;
-        // no lane is USED, and the run is of the class's length, by the caller's promise.
+        // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held, and the descriptor was
+        // vacant. No lane is USED, and the caller promises that the run has the class's length.
         unsafe { z.set_class(Some(self.number)) };
-        // On no list yet, and not found, until it has an object.
+        // On no list, so that nobody finds it, until it has an object.
         z.set_isolated(true);
         let place = self.obj_malloc(zspage, z, index, bytes, 0);
         z.set_isolated(false);
@@ -403,7 +405,7 @@ impl<'a> ClassGuard<'a> {
         place
     }
 
-    /// Touches pages of a place that is to be taken, beyond the budget: they are holes until then.
+    /// Touches pages of a place that is about to be taken, beyond the budget. Until then they are holes.
     pub(crate) fn prepare(&mut self, zspage: u32, z: &Zspage, pages: u16) {
         let new = pages & !z.touched.get();
         if new == 0 {
@@ -431,8 +433,8 @@ impl<'a> ClassGuard<'a> {
         self.inner.zspages -= 1;
         // SAFETY: the run is taken away from the zspage below.
         let run = unsafe { self.run_of(z) };
-        // SAFETY: invariant 4 of `zspage.rs`: `used` is 0, so no lane is USED, and none becomes it while
-        // the class lock is held.
+        // SAFETY: invariant 4 of `zspage.rs`: `used` is 0, so no lane is USED, and none becomes so
+        // while the class lock is held.
         unsafe { z.set_base(None) };
         z.touched.set(0);
         z.holes.set(0);
@@ -441,63 +443,64 @@ impl<'a> ClassGuard<'a> {
         Some(Detached { zspage, run })
     }
 
-    /// The run of a zspage of this class, as a second value of the same memory.
+    /// Returns the run of a zspage of this class, as a second value for the same memory.
     ///
     /// # Safety
-    /// The caller takes the run away from the zspage, or uses pages of it only that no object overlaps
-    /// and forgets the value.
+    /// The caller takes the run away from the zspage; or it uses only pages that no object
+    /// overlaps, and forgets the value.
     pub(crate) unsafe fn run_of(&self, z: &Zspage) -> PageRun {
-        // SAFETY: invariant 2 of `zspage.rs`: the base begins a run of the class's length, from the
-        // provider; its touched pages are the resident ones (invariant 3 there). That the memory is
-        // nobody else's is the caller's promise.
+        // SAFETY: invariant 2 of `zspage.rs`: the base begins a run of the class's length from the
+        // provider, and its touched pages are the resident ones (invariant 3 there). The caller
+        // promises that nobody else uses the memory.
         unsafe { PageRun::new(z.base(), usize::from(self.size.pages), z.touched.get()) }
     }
 
-    /// Takes a zspage off its list. Until `putback` only frees change it, and none detaches it.
+    /// Takes a zspage off its list. Until `putback`, only frees change it, and none of them detaches it.
     pub(crate) fn isolate(&mut self, z: &Zspage) {
-        assert!(!z.is_isolated(), "a zspage is isolated by one at a time");
+        assert!(!z.is_isolated(), "a zspage is isolated twice");
         assert!(z.used.get() > 0, "a zspage without an object was on a list");
         self.unlink(z);
         z.set_isolated(true);
     }
 
-    /// Puts an isolated zspage on the pages of another run, of which objects have `needed`. Its old run.
+    /// Moves an isolated zspage to the pages of another run; objects occupy the pages `needed`.
+    /// Returns the old run.
     ///
     /// # Safety
-    /// The zspage is of this class. The caller holds the write lock of every USED lane of it, and has
-    /// copied their objects to the same offsets of `fresh`, a run of the class's length from the pool's
-    /// provider.
+    /// The zspage is of this class. The caller holds the write lock of every USED lane, and has
+    /// copied the objects to the same offsets of `fresh`, a run of the class's length from the
+    /// pool's provider.
     pub(crate) unsafe fn rebase(&mut self, z: &Zspage, fresh: PageRun, needed: u16) -> PageRun {
         let touched = fresh.resident();
         assert!(
             z.is_isolated() && needed & !touched == 0,
             "the objects of an isolated zspage are in touched pages"
         );
-        // SAFETY: the zspage gets another one below.
+        // SAFETY: the zspage gets the fresh run below.
         let old = unsafe { self.run_of(z) };
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
-        // Pages that are touched to gain others.
+        // Pages that are touched in order to free others.
         self.accounts.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
         self.count_resident(more(touched, z.touched.get()));
         self.count_holes(more(holes, z.holes.get()));
-        // SAFETY: invariant 2 of `zspage.rs`: the fresh run is the zspage's from now on, the class lock
-        // is held, and so are the write locks of all objects, which were copied.
+        // SAFETY: invariant 2 of `zspage.rs`: the fresh run belongs to the zspage from now on. The
+        // class lock and the write locks of all objects are held, and the objects were copied.
         unsafe { z.set_base(Some(fresh.base())) };
         z.touched.set(touched);
         z.holes.set(holes);
         old
     }
 
-    /// Ends `isolate`. `released` pages were given back to the system meanwhile.
+    /// Ends `isolate`. The pages `released` were returned to the system meanwhile.
     pub(crate) fn putback(&mut self, zspage: u32, z: &Zspage, released: u16) -> Putback {
         assert!(
             z.is_isolated() && released & !z.holes.get() == 0,
             "zspage {zspage} was not isolated, or an object's page was given back"
         );
-        // The model checker would take each look for a step.
+        // The model checker would count each load as a step.
         let locked = |index| !MODEL && self.zspages.lane(z, index).is_write_locked();
-        // Looks at every lane: in debug builds only.
+        // Checks every lane, so only in debug builds.
         debug_assert!(!(0..self.objects()).any(locked), "zspage {zspage} has locked lanes");
         z.touched.set(z.touched.get() & !released);
         z.holes.set(z.holes.get() & !released);
@@ -509,7 +512,7 @@ impl<'a> ClassGuard<'a> {
         self.detach_if_empty(zspage, z).map_or(Putback::Listed, Putback::Emptied)
     }
 
-    /// The zspages of the lists of one fullness group, both families, roomy ones first.
+    /// Walks the zspages of one fullness group: roomy ones first, then tight ones.
     pub(crate) fn group(&self, group: usize) -> Walk<'a> {
         let (roomy, tight) = (self.inner.roomy[group], self.inner.tight[group]);
         Walk { zspages: self.zspages, at: roomy, then: tight }
@@ -560,7 +563,7 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
-    /// The objects' bytes grow or shrink by this many.
+    /// Adds `change` to the bytes of the class's objects.
     pub(crate) fn count_bytes(&mut self, change: isize) {
         self.class.bytes.add(change as u64);
     }
@@ -588,7 +591,7 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
-    /// Resident pages that packing the objects as densely as they go would give back.
+    /// Resident pages that packing the objects as densely as possible would give back.
     pub(crate) fn can_compact(&self) -> usize {
         let (used, objects) = (self.inner.used as usize, self.objects());
         let rest = (used % objects) * self.size.size as usize;
@@ -598,9 +601,9 @@ impl<'a> ClassGuard<'a> {
     }
 }
 
-#[expect(clippy::expect_used, reason = "each count goes down by what it went up by")]
+#[expect(clippy::expect_used, reason = "each count is reduced only by what was added to it")]
 fn changed(count: u32, change: i32) -> u32 {
-    count.checked_add_signed(change).expect("no count of a class is below 0")
+    count.checked_add_signed(change).expect("a count of a class stays between 0 and 2^32")
 }
 
 #[cfg(all(test, not(loom)))]
@@ -614,8 +617,7 @@ mod tests {
     use zpool_base::sync::test_rng::Rng;
     use zpool_pages::HeapPages;
 
-    /// Looks at every lane of a class and compares with what was counted on the way. The touched
-    /// pages and the holes.
+    /// Checks every lane of a class against the counts. Returns the touched pages and the holes.
     fn recount(pool: &Zsmalloc, number: u16) -> (usize, usize) {
         let locked = pool.core.lock(number);
         let (size, page_size) = (*locked.size, pool.core.accounts.page_size);
@@ -663,7 +665,7 @@ mod tests {
         assert_eq!((class.counts().0, class.has_pages()), (used, resident != 0));
         let free = (resident * page_size).saturating_sub(used * size.size as usize);
         assert_eq!(class.free_bytes(page_size), (free, resident * page_size));
-        // Packed as densely as they go: so many pages of the last zspage, all of the others.
+        // Packed as densely as possible: all pages of full zspages, and some of the last one.
         let pages =
             |n| (0..n).fold(0, |all, i| all | place_pages(&size, page_size, i)).count_ones();
         let whole = if used < objects { 0 } else { used / objects * pages(objects) as usize };
@@ -673,20 +675,20 @@ mod tests {
     }
 
     fn recount_all(pool: &Zsmalloc) {
-        // Under Miri only the classes that have something: a few of hundreds.
-        let looked_at = |&number: &u16| {
+        // Under Miri only the classes in use: a few of hundreds.
+        let examined = |&number: &u16| {
             !cfg!(miri) || pool.core.classes[usize::from(number)].lock().zspages > 0
         };
-        let classes = (0..pool.core.classes.len() as u16).filter(looked_at);
+        let classes = (0..pool.core.classes.len() as u16).filter(examined);
         let all: Vec<_> = classes.map(|number| recount(pool, number)).collect();
         assert_eq!(pool.core.accounts.resident(), all.iter().map(|(resident, _)| resident).sum());
         assert_eq!(pool.core.accounts.holes(), all.iter().map(|(_, holes)| holes).sum());
-        let told = pool.class_stats();
-        let used: usize = told.iter().map(|class| class.obj_used).sum();
-        let pages: usize = told.iter().map(|class| class.pages_used).sum();
+        let figures = pool.class_stats();
+        let used: usize = figures.iter().map(|class| class.obj_used).sum();
+        let pages: usize = figures.iter().map(|class| class.pages_used).sum();
         let stats = pool.stats();
         assert_eq!((used, pages), (stats.objects + stats.parked_objects, stats.total_pages));
-        for class in told {
+        for class in figures {
             let size = &pool.core.classes[class.class].size;
             assert_eq!(class.size, size.size as usize);
             assert_eq!(class.pages_per_zspage, usize::from(size.pages));
@@ -696,7 +698,7 @@ mod tests {
         }
     }
 
-    /// Stores, frees, compacts and migrates at random, and counts everything again each time.
+    /// Stores, frees, compacts and migrates at random, and recounts after each step.
     fn churn(pool: &Zsmalloc, steps: usize, seed: u64) {
         const SIZES: [usize; 8] = [20, 100, 600, 1300, 2000, 3000, 3300, 4096];
         let mut rng = Rng::new(seed);
@@ -710,7 +712,7 @@ mod tests {
             } else {
                 let (handle, len, byte) = live.swap_remove(rng.below(live.len()));
                 assert!(*pool.obj_read_begin(handle).unwrap() == *vec![byte; len]);
-                // Every other one is freed while it is read.
+                // Every other object is freed while it is being read.
                 let read = (step % 2 == 0).then(|| pool.obj_read_begin(handle).unwrap());
                 pool.free(handle).unwrap();
                 let stats = pool.stats();
@@ -726,7 +728,7 @@ mod tests {
                 let moved = pool.migrate_within(0..usize::MAX).unwrap();
                 assert!(moved.zspages > 0 && moved.left == 0);
             }
-            // Not each time under Miri, where it takes seconds.
+            // Under Miri, where a recount takes seconds, only at times.
             if !cfg!(miri) || step % 8 == 7 {
                 recount_all(pool);
             }
@@ -741,7 +743,7 @@ mod tests {
         assert_eq!((pool.total_pages(), pool.class_stats()), (0, vec![]));
     }
 
-    /// An object may be shorter than its place, and then end before a page that it would touch.
+    /// An object may be shorter than its place, and end before a page that the whole place would touch.
     #[test]
     fn the_place_is_taken_that_touches_the_fewest_new_pages() {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
@@ -766,7 +768,7 @@ mod tests {
             let mut locked = core.lock(number);
             locked.isolate(z);
             let touched = first | pages_of(4096, start, start + short);
-            // SAFETY: the zspage's own run, with other pages touched: its objects stay where they are.
+            // SAFETY: the zspage's own run, with other pages touched: its objects do not move.
             let run = unsafe { PageRun::new(z.base(), usize::from(size.pages), touched) };
             // SAFETY: as above; nobody reads them.
             let _ = unsafe { locked.rebase(z, run, first) };
@@ -774,7 +776,7 @@ mod tests {
             let resident = core.accounts.resident();
             assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: over })));
             assert_eq!(core.accounts.resident(), resident);
-            // What it never touched is no hole when it is gone.
+            // Pages of the place that the object never touched do not become holes when it goes.
             let lane = core.lane(z, over);
             assert!(!lane.read_unlock_for_test() && lane.free_for_test() == Freed::Now);
             // SAFETY: the lane was cleared just now, under the class lock.
@@ -791,13 +793,13 @@ mod tests {
 
     #[test]
     fn counts_are_what_a_recount_finds() {
-        // Short zspages under Miri: their lanes are looked at one by one.
+        // Short zspages under Miri: their lanes are checked one by one.
         let (steps, chain) = if cfg!(miri) { (8, 1) } else { (500, 16) };
         let config = Config::new().chain(chain);
         churn(&Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap(), steps, 7);
     }
 
-    /// Pages that are touched one by one.
+    /// With pages that are touched one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {
@@ -821,7 +823,7 @@ mod tests {
                 let _ = locked.putback(0, z, 0);
             },
             |locked, z| {
-                // SAFETY: none of it is touched: the zspage has a class.
+                // SAFETY: the value is not used: `attach` panics first, since the zspage has a class.
                 let run = unsafe { locked.run_of(z) };
                 // SAFETY: as above.
                 unsafe { locked.attach(0, run, 0, 600) };

@@ -1,34 +1,36 @@
-//! Figures of each size class, as the kernel's `classes` file has them.
+//! Figures of each size class, as in the kernel's `classes` file.
 
 use crate::class::GROUPS;
 use crate::pool::Zsmalloc;
 use crate::shared::Core;
 
-/// One size class at a moment. `Copy`, `Send` and `Sync`.
+/// A snapshot of one size class. `Copy`, `Send` and `Sync`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ClassStats {
-    /// The class's number, ascending with its size.
+    /// The class's number; larger classes have higher numbers.
     pub class: usize,
-    /// Bytes of a place for an object, its 4-byte header included (a huge object has none).
+    /// Bytes of a place for an object, including its 4-byte header (a huge object has none).
     pub size: usize,
-    /// Zspages by fullness: 0 to below 10 %, and so on to 90 to below 100 %, then full ones.
+    /// Zspages by fullness: ten groups of 10 % each, from below 10 % to below 100 %, then full ones.
     pub zspages: [usize; 11],
     /// Places in zspages.
     pub obj_allocated: usize,
-    /// Places taken, by objects that were freed while they were read, too.
+    /// Places taken, including those of objects that were freed while a reader held them.
     pub obj_used: usize,
     /// Resident pages of the class's zspages.
     pub pages_used: usize,
     /// Pages of a zspage, touched or not.
     pub pages_per_zspage: usize,
-    /// Resident pages that compaction would give back if no guard is open.
+    /// Resident pages that compaction would give back if no guard were open.
     pub freeable: usize,
 }
 
 impl Zsmalloc {
-    /// The figures of every class that has a zspage. Takes each class lock for a moment, and walks
-    /// its zspages.
+    /// Returns the figures of every class that has a zspage, or none in a forked child.
+    ///
+    /// # Blocking
+    /// Takes each class lock in turn, while it walks the zspages of the class.
     pub fn class_stats(&self) -> Vec<ClassStats> {
         if !self.core.maker.is_here() {
             return Vec::new();

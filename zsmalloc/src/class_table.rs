@@ -1,21 +1,22 @@
-//! The size classes: which sizes there are, and how many objects fit in how many pages. A pure
-//! function of page size, longest chain and step.
+//! The size classes: which sizes exist, and how many objects fit in how many pages. A pure function
+//! of page size, longest chain and step.
 //!
-//! For each size from 32 bytes in steps up to a page, the number of pages is taken, up to the longest
-//! chain, that leaves the fewest bytes over; of equals the least. Neighbours with the same pages and
-//! objects are one class, of the larger size. Where one object fills one page the class is *huge*:
-//! the last one, of a page's size, whose objects carry no header.
+//! For each size from 32 bytes up to a page, a step apart, the table picks the number of pages, up
+//! to the longest chain, that wastes the fewest bytes; among equals, the smallest number.
+//! Neighbours with the same numbers of pages and objects become one class, of the larger size.
+//! Where one object fills one page the class is *huge*: it is the last class, of a page's size, and
+//! its objects have no header.
 //!
-//! A zspage is then as many such chains as fit in the longest one, one after another, since pages
-//! cost memory only once they are touched: the waste is the same, and descriptors are fewer.
+//! A zspage is then as many such chains, one after another, as fit in the longest chain. Pages cost
+//! memory only once they are touched, so the waste is the same, with fewer descriptors.
 
-/// Bytes before each object that is not huge: its slot's number, for compaction.
+/// Bytes before each object that is not huge: the number of its slot, for compaction.
 pub(crate) const HEADER: usize = 4;
-/// The smallest class, bytes.
+/// The smallest class in bytes.
 const SMALLEST: usize = 32;
-/// Most bytes of a zspage: what 16 bits of a slot can point into.
+/// The largest zspage in bytes: what 16 bits of a slot can address.
 const MOST_BYTES: usize = 1 << 16;
-/// Objects above which a zspage is not made longer than its chain: the saving is small then.
+/// Zspages are lengthened beyond one chain only up to this many objects: the saving is small then.
 const MANY: usize = 64;
 
 /// One size class.
@@ -23,19 +24,19 @@ const MANY: usize = 64;
 pub(crate) struct SizeClass {
     /// Bytes of an object's place, header included.
     pub(crate) size: u32,
-    /// Pages of the chain that wastes least.
+    /// Pages of the chain that wastes the least.
     pub(crate) chain_pages: u8,
     /// Pages of a zspage: a multiple of the chain.
     pub(crate) pages: u8,
     /// Objects of a zspage.
     pub(crate) objects: u16,
-    /// 2^32 over the size, rounded up: divides by multiplying.
+    /// 2^32 / size, rounded up, for division by multiplication.
     reciprocal: u64,
     pub(crate) huge: bool,
 }
 
 impl SizeClass {
-    /// Which object the byte at `offset` of a zspage, below 2^16, belongs to.
+    /// Returns the index of the object that contains the byte at `offset` of a zspage, below 2^16.
     ///
     /// Exact: the reciprocal is less than 1 above 2^32 / size, so the product is less than 2^16
     /// above offset x 2^32 / size, and 2^16 is at most the distance to the next whole number.
@@ -44,29 +45,29 @@ impl SizeClass {
         ((u64::from(offset) * self.reciprocal) >> 32) as usize
     }
 
-    /// Where an object's place begins.
+    /// Offset of an object's place.
     #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
         index * self.size as usize
     }
 
-    /// Bytes before the object in its place.
+    /// Bytes before the object within its place.
     #[inline]
     pub(crate) fn header(&self) -> usize {
         if self.huge { 0 } else { HEADER }
     }
 }
 
-/// The classes by size, ascending; the last one is huge.
+/// Returns the classes in ascending order of size; the last one is huge.
 ///
-/// `chain` is 1 to 16 pages, less where pages are larger; `step` is 8 or 16 bytes for pages of
-/// 4096, and grows with the page.
+/// `chain` is 1 to 16 pages, and is reduced so that a zspage is at most 64 KiB. `step` is 8 or 16
+/// bytes for pages of 4096 bytes, and grows with the page.
 pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<SizeClass> {
     let chain = chain.clamp(1, 16).min(MOST_BYTES / page_size).max(1);
     let step = step.max(1) * (page_size / 4096).max(1);
     let mut classes: Vec<SizeClass> = Vec::new();
     let mut size = page_size;
-    // From the largest down, so that of neighbours that are alike the larger one is kept.
+    // From the largest size down, so that of equivalent neighbours the larger one is kept.
     loop {
         let (pages, objects) = best_chain(page_size, chain, size);
         let alike = classes.last().is_some_and(|last| {
@@ -85,10 +86,10 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
     classes
 }
 
-/// The pages that leave the fewest bytes over, and the objects in them.
+/// Returns the number of pages that wastes the fewest bytes, and the objects in them.
 fn best_chain(page_size: usize, chain: usize, size: usize) -> (usize, usize) {
     let waste = |pages: usize| pages * page_size % size;
-    // The least of equals stays.
+    // Among equals the smallest number stays.
     let pages =
         (2..=chain).fold(1, |best, pages| if waste(pages) < waste(best) { pages } else { best });
     (pages, pages * page_size / size)

@@ -1,23 +1,23 @@
-//! Compaction: objects of the emptiest zspages of a class move into the fullest ones, until no page
-//! can be won.
+//! Compaction: moves objects from the emptiest zspages of a class into the fullest, until no more
+//! page can be freed.
 //!
-//! Works in steps of a bounded number of objects, the class lock let go between them, so that
-//! allocations get in. An object that is read, or being written, or parked, stays where it is: its
-//! lane's write lock is tried, never waited for. Handles do not change: a moved object's slot is
-//! pointed at its new place while its readers are locked out.
+//! It works in steps of a bounded number of objects and drops the class lock between them, so that
+//! allocations can proceed. An object that is being read or written, or is parked, stays in place:
+//! its lane's write lock is tried, never waited for. Handles do not change: a moved object's slot
+//! is pointed at its new place while its readers are locked out.
 //!
 //! # Why it ends
-//! A *visit* of a class takes its zspages one by one as the *source*, isolated until the visit ends or
-//! the source is empty, so that each is the source at most once, and never a target afterwards. Of a
-//! source each place is visited at most once, from the last to the first. So a visit looks at no more
-//! places than the class has when it begins, whatever guards are open and whatever others do
-//! meanwhile.
+//! A *visit* of a class takes its zspages one by one as the *source*. A source is isolated until
+//! the visit ends or the source is empty, so each zspage is the source at most once, and never a
+//! target afterwards. The places of a source are visited at most once each, from last to first. So
+//! a visit examines no more places than the class has at its start, whatever guards are open and
+//! whatever others do meanwhile.
 //!
-//! Pages without an object are given back by calls that each win one at least. What is called then, or
-//! others, may make new ones as fast, so that compaction as a whole has a bound, too: it does no more
-//! than the work that there was when it began (`Core::work`).
+//! Each call that returns holes frees at least one page, or is the last. But the provider, or other
+//! threads, may make new holes as fast as they are returned. So compaction as a whole is bounded,
+//! too: it does no more work than there was at its start (`Core::work`).
 //!
-//! Compaction in parts ends a visit early, and goes on by turns of the classes (`progress.rs`).
+//! Compaction in parts ends a visit early, and takes turns among the classes (`progress.rs`).
 
 use zpool_api::Compaction;
 use zpool_base::lockdep::{self, Rank, might_sleep};
@@ -31,25 +31,25 @@ use crate::shared::Core;
 use crate::slot::Location;
 use crate::zspage::{NIL, Zspage, place_pages};
 
-/// Objects moved under the class lock at a time: 64 KiB of them at most.
+/// Objects moved under the class lock at a time: at most 64 KiB, with 4 KiB pages.
 const STEP: usize = 16;
 /// Fullness groups of zspages that have room.
 const GROUPS: usize = 10;
-/// Most objects that a call of `compact_some` moves, and most places and zspages with holes that it
-/// visits.
+/// The most objects that a call of `compact_some` moves, and the most places and zspages with holes
+/// that it visits.
 const SOME_MOVES: usize = 256;
 const SOME_VISITS: usize = 4096;
 
-/// What compaction may still do.
+/// What compaction may still do before it must stop.
 struct Bounds {
     pages: usize,
     moves: usize,
-    /// Places, and zspages that are searched for pages without an object.
+    /// Places, and zspages that are searched for holes.
     visits: usize,
 }
 
 impl Bounds {
-    /// No bound but that of the visits.
+    /// Bounded by visits only.
     fn of(visits: usize) -> Self {
         Bounds { pages: usize::MAX, moves: usize::MAX, visits }
     }
@@ -64,40 +64,40 @@ impl Bounds {
     }
 }
 
-/// A visit of a class under way: what it has isolated. Dropped, all of it is put back.
+/// A visit of a class under way, with the zspages that it has isolated. Dropping it puts them back.
 struct Run<'a> {
     core: &'a Core,
     class: u16,
-    /// The source, and its places that are still to be visited.
+    /// The source, and how many of its places remain to be visited.
     source: Option<(u32, usize)>,
-    /// Zspages that were the source and kept objects, linked.
+    /// A linked list of former sources that kept objects.
     aside: u32,
     /// Zspages that may still become the source.
     sources: usize,
 }
 
-/// What a step of a visit came to.
+/// The outcome of a step of a visit.
 enum Step {
     /// There is more to do.
     More,
-    /// The source ran empty.
+    /// The source became empty.
     Emptied(Detached),
-    /// There is nothing left to win.
+    /// No more page can be freed.
     Done,
 }
 
-/// What became of an object that was to be moved.
+/// The outcome of moving an object.
 #[derive(Debug, PartialEq, Eq)]
 enum Moved {
     Yes,
-    /// It is read, written or parked.
+    /// It is being read or written, or is parked.
     Busy,
-    /// There is no better place.
+    /// No better place exists.
     Nowhere,
 }
 
 impl Run<'_> {
-    /// Puts one zspage back, the source first; None when none is left.
+    /// Puts one zspage back, the source first. None when no zspage remains.
     fn putback_one(&mut self) -> Option<Putback> {
         let zspage = match self.source.take() {
             Some((zspage, _)) => zspage,
@@ -112,7 +112,7 @@ impl Run<'_> {
 }
 
 impl Drop for Run<'_> {
-    /// The provider panicked: what it would be given is left for later.
+    /// The provider panicked: leaves emptied zspages for a later call.
     fn drop(&mut self) {
         while let Some(putback) = self.putback_one() {
             if let Putback::Emptied(detached) = putback {
@@ -123,7 +123,8 @@ impl Drop for Run<'_> {
 }
 
 impl Core {
-    /// Compacts every class; the pages given back. Also gives the provider's warm ones back.
+    /// Compacts every class and returns the number of pages given back. Also returns the provider's
+    /// cached pages, which do not count.
     pub(crate) fn compact(&self) -> usize {
         might_sleep("zsmalloc: compaction");
         let mut bounds = Bounds::of(self.work());
@@ -134,8 +135,8 @@ impl Core {
         won.max(0).unsigned_abs()
     }
 
-    /// Visits that compaction takes at most while nobody else changes the pool: one of each place, and
-    /// for pages without an object one call that wins each, and one in vain a class.
+    /// The most visits that compaction needs while nobody else changes the pool: one for each
+    /// place, and for holes one call per page, plus one unsuccessful call per class.
     fn work(&self) -> usize {
         let of = |class: u16| {
             let locked = self.lock(class);
@@ -145,16 +146,16 @@ impl Core {
         self.class_numbers().filter(|&class| self.class(class).has_pages()).map(of).sum()
     }
 
-    /// Visits of classes after which a pass of compaction in parts ends in any case. Without others it
-    /// ends earlier: a visit that is not the last one of its class in a round wins a page, or moves
-    /// 256 objects, or visits 4096 places.
+    /// Visits of classes after which a pass of compaction in parts ends in any case. It ends
+    /// earlier unless other threads interfere: a visit that is not the last of its class in a round
+    /// frees a page, moves 256 objects, or visits 4096 places.
     fn most_visits(&self) -> usize {
         let objects: usize = self.classes.iter().map(|class| class.counts().0).sum();
         8 * self.classes.len() + 2 * self.accounts.resident() + objects / 16
     }
 
-    /// Goes on compacting until `pages` pages are won, and at least until one is, or a bounded number
-    /// of objects was moved.
+    /// Continues compaction until `pages` pages are freed, and at least one; or until a bounded
+    /// number of objects was moved.
     pub(crate) fn compact_some(&self, pages: usize) -> Compaction {
         might_sleep("zsmalloc: compaction");
         self.tidy_up();
@@ -174,7 +175,7 @@ impl Core {
             let mut progress = self.progress.lock();
             let noted = progress.note(class, self.classes.len(), visit);
             all.pages += noted.pages;
-            // Also a pass that another thread, or the provider, brought to its end.
+            // Also complete if another thread, or the provider, has completed the pass.
             all.complete = noted.complete || progress.passes != begun;
         }
         all
@@ -187,7 +188,7 @@ impl Core {
 
     fn visit(&self, class: u16, bounds: &mut Bounds) -> Visit {
         let mut visit = Visit { done: true, ..Visit::default() };
-        // A class that is empty at the moment has nothing to win.
+        // A class without touched pages has nothing to free.
         if !self.class(class).has_pages() {
             return visit;
         }
@@ -206,7 +207,7 @@ impl Core {
             }
             let before = locked.inner.resident;
             let step = self.step(&mut locked, &mut run, bounds);
-            // Moving an object may touch a page that was given back, before it wins others.
+            // Moving an object may touch a page that was given back before it frees others.
             let won = before as isize - locked.inner.resident as isize;
             drop(locked);
             visit.balance += won;
@@ -242,10 +243,10 @@ impl Core {
         visit
     }
 
-    /// Moves some objects out of the emptiest zspage.
+    /// Moves some objects out of the source, or makes the emptiest zspage the source.
     fn step(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>, bounds: &mut Bounds) -> Step {
-        // Holes are won without moving anything. Of huge objects each has its page, so that there is
-        // nothing else to win.
+        // Holes are freed without moving anything. A huge object occupies its page alone, so that
+        // moving it frees nothing.
         if locked.can_compact() <= locked.inner.holes as usize || locked.size.huge {
             return Step::Done;
         }
@@ -285,7 +286,7 @@ impl Core {
         Step::More
     }
 
-    /// Isolates the emptiest zspage, if the visit may have another source.
+    /// Isolates the emptiest zspage, unless the visit has used up its sources.
     fn next_source(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>) -> Option<(u32, usize)> {
         run.sources = run.sources.checked_sub(1)?;
         let (zspage, z) = (0..GROUPS).find_map(|group| locked.group(group).next())?;
@@ -293,9 +294,9 @@ impl Core {
         Some((zspage, usize::from(locked.size.objects)))
     }
 
-    /// Where an object goes: into the fullest other zspage with room in touched pages; else to such
-    /// room further down in its own; else into another zspage that has to touch a page; else as far
-    /// down in its own as it goes.
+    /// Chooses where an object goes: into the fullest other zspage with room in touched pages; else
+    /// to such room further down in its own zspage; else into another zspage, touching a page; else
+    /// as far down as possible in its own.
     fn target<'a>(
         &self,
         locked: &ClassGuard<'a>,
@@ -327,7 +328,7 @@ impl Core {
         other(true).or_else(own).or_else(|| other(false)).or_else(further_down)
     }
 
-    /// Moves an object out of an isolated source, if nobody uses it.
+    /// Moves an object out of an isolated source, unless somebody uses it.
     fn relocate(&self, locked: &mut ClassGuard<'_>, from: Place, z: &Zspage) -> Moved {
         assert!(z.is_isolated(), "the source {from:?} is on a list");
         hooks::at(Point::Relocation);
@@ -341,35 +342,35 @@ impl Core {
             to != from && (to.zspage == from.zspage || !target.is_isolated()),
             "{to:?} is no target for {from:?}"
         );
-        // The whole place: how long the object is shows only when it is locked.
+        // The whole place: the object's length is only known once it is locked.
         let pages = place_pages(size, self.page_size(), to.index);
         let untouched = pages & !target.touched.get();
         locked.prepare(to.zspage, target, pages);
         self.fault_in(target, untouched);
         if !old.write_trylock() {
-            // A reader was faster. Nothing was announced, and no place was taken.
+            // A reader was faster. Nothing was announced and no place was taken.
             return Moved::Busy;
         }
         locked.obj_malloc(to.zspage, target, to.index, size.size as usize, 0);
-        // SAFETY: the class lock is held, the old lane write-locked, and the new place taken for this
-        // object; the zspages are of the class locked.
+        // SAFETY: the class lock is held, the old lane is write-locked, and the new place was taken
+        // for this object; both zspages are of the locked class.
         unsafe { self.move_object(size, (from, z), (to, target)) };
         // SAFETY: locked above, and the object's slot leads to its new place.
         unsafe { old.release_moved() };
-        // SAFETY: counted by `obj_malloc` above; the object was written.
+        // SAFETY: `obj_malloc` above counted this writer, and the object has been written.
         let parked = unsafe { self.lane(target, to.index).read_unlock() };
-        assert!(!parked, "{to:?} was freed before its object was there");
-        // SAFETY: `release_moved` has cleared the lane just now, of a zspage of the class locked.
+        assert!(!parked, "{to:?} was freed before its object was moved there");
+        // SAFETY: `release_moved` has just cleared the lane, under the lock of the zspage's class.
         let detached = unsafe { locked.obj_free(from.zspage, z, from.index) };
         assert!(detached.is_none(), "the source {from:?} was detached");
         Moved::Yes
     }
 
-    /// Copies an object to its new place, and points its slot there.
+    /// Copies an object to its new place and points its slot there.
     ///
     /// # Safety
-    /// Under the class lock of both zspages. The old lane is write-locked by the caller; the new one was
-    /// claimed by it, for this object. No object of the class is huge.
+    /// The lock of the class of both zspages is held. The caller has write-locked the old lane, and
+    /// has claimed the new one for this object. The class is not huge.
     #[expect(clippy::expect_used, reason = "invariants 1 and 3 of the pool")]
     unsafe fn move_object(
         &self,
@@ -380,10 +381,10 @@ impl Core {
         let start = size.start_of(from.index);
         // SAFETY: the place begins in its zspage's run.
         let source = unsafe { z.base().add(start) };
-        // SAFETY: and the new place in its own.
+        // SAFETY: the new place begins in its zspage's run.
         let copy = unsafe { target.base().add(size.start_of(to.index)) };
-        // SAFETY: a USED place, whose object is published since it was idle, so the header was written,
-        // and nobody writes while the lane is locked (invariant 1 of the pool).
+        // SAFETY: a USED place. Its object is published, since the lane was idle, so the header was
+        // written; nobody writes while the lane is locked (invariant 1 of the pool).
         let number = u32::from_ne_bytes(unsafe { source.cast::<[u8; HEADER]>().read() });
         let slot = self.slots.at(number);
         let at = slot.load().location_of_object().expect("the header of an object names its slot");
@@ -395,26 +396,26 @@ impl Core {
         let (old, new) = (self.lane(z, from.index), self.lane(target, to.index));
         old.bytes.read();
         new.bytes.write();
-        // SAFETY: `len` bytes, header included, are within both places, which are two; readers and
-        // movers of the old one are locked out, and the new one is this mover's alone (invariant 1 of
-        // the pool).
+        // SAFETY: `len` bytes, header included, lie within each of the two places, which differ.
+        // Readers and other movers of the old one are locked out, and the new one belongs to this
+        // mover alone (invariant 1 of the pool).
         unsafe { copy.copy_from_nonoverlapping(source, len) };
-        // Whoever gets the old place writes there.
+        // For the model: the next owner of the old place writes there.
         old.bytes.write();
         let last = (size.start_of(to.index) + len - 1) as u16;
-        // SAFETY: invariant 3 of the pool: the new place is USED, the object was copied there, and the
-        // old lane, by which its readers come, is write-locked.
+        // SAFETY: invariant 3 of the pool: the new place is USED and the object was copied there.
+        // The old lane, through which its readers come, is write-locked.
         unsafe { slot.move_to(Location { zspage: to.zspage, last }) };
     }
 
-    /// Has the system back pages that no object has a byte in, before any reader is locked out. Under the
-    /// class lock.
+    /// Makes pages that hold no byte of an object resident, before any reader is locked out. Under
+    /// the class lock.
     fn fault_in(&self, z: &Zspage, untouched: u16) {
         for page in (0..16).filter(|page| untouched >> page & 1 == 1) {
             // SAFETY: a page of the zspage's run.
             let byte = unsafe { z.base().add(page * self.page_size()) };
-            // SAFETY: the page was untouched, so that no object has a byte in it, and what it holds
-            // means nothing; the class lock keeps others from taking places there.
+            // SAFETY: the page was untouched, so no object has a byte in it and its contents do not
+            // matter. The class lock keeps others from taking places there.
             unsafe { byte.write_volatile(0) };
         }
     }
@@ -428,8 +429,8 @@ mod tests {
     use zpool_api::Zpool;
     use zpool_pages::HeapPages;
 
-    /// An object that is read cannot be moved: nothing changes, whether there would be a place for it
-    /// or not, and whether a passing reader is in that place.
+    /// An object that is being read cannot be moved. Nothing changes, whether or not there is a
+    /// place for it, and whether or not a passing reader is counted in that place.
     #[test]
     fn an_object_that_is_read_is_not_moved() {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
@@ -451,7 +452,7 @@ mod tests {
         assert_eq!((relocate(), z.used.get()), (Moved::Busy, 1));
         assert_eq!(*read, [1; 1000]);
         drop(read);
-        // Now it can, and the passing reader stays in the count of the place.
+        // Now it can be moved, and the passing reader stays counted in the new place's lane.
         assert_eq!((relocate(), z.used.get()), (Moved::Yes, 1));
         assert_eq!(pool.obj_read_begin(stays).unwrap()[..], [1; 1000]);
         assert!(!core.lane(z, 0).is_idle() && !core.lane(z, 0).read_unlock_for_test());
@@ -460,10 +461,10 @@ mod tests {
         assert_eq!((pool.total_pages(), pool.stats().objects), (0, 0));
     }
 
-    /// The class lock is let go after a number of objects, whatever is left to do.
+    /// The class lock is dropped after a number of objects, however many remain.
     #[test]
     fn a_step_moves_a_bounded_number_of_objects() {
-        // Short zspages under Miri: their lanes are looked at one by one.
+        // Short zspages under Miri: their lanes are checked one by one.
         let (chain, len) = if cfg!(miri) { (1, 90) } else { (16, 600) };
         let config = Config::new().chain(chain);
         let pool = Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap();
@@ -475,21 +476,21 @@ mod tests {
         assert!(objects > 2 * STEP + 2);
         let rest = (1..2 * objects).map(|_| pool.malloc_from(&object).unwrap());
         let all: Vec<_> = [first].into_iter().chain(rest).collect();
-        // Every other object of both zspages.
+        // Free every other object of both zspages.
         all.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
         let used = || [0, 1].map(|n| usize::from(core.zspages.at(n).used.get()));
         let [before, _] = used();
         let mut run = Run { core, class, source: None, aside: NIL, sources: 2 };
         let mut locked = core.lock(class);
         let step = core.step(&mut locked, &mut run, &mut Bounds::none());
-        assert!(matches!(step, Step::More), "there is a zspage to win");
+        assert!(matches!(step, Step::More), "a zspage can still be emptied");
         drop(locked);
         let [one, other] = used();
         assert_eq!(one.abs_diff(before), STEP);
         assert_eq!((one + other, run.aside), (objects, NIL));
     }
 
-    /// Rather than have another zspage touch a page, an object goes further down in its own.
+    /// An object moves further down in its own zspage rather than touch a page of another.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn room_in_touched_pages_of_its_own_zspage_comes_before_a_new_page_elsewhere() {
@@ -501,7 +502,7 @@ mod tests {
         for _ in 1..objects {
             pool.malloc_from(&[7; 600]).unwrap();
         }
-        // Another zspage, filled until the next object would touch a page.
+        // Another zspage, filled until its next object would touch a page.
         let mut others = vec![pool.malloc_from(&[8; 600]).unwrap()];
         let other = core.zspages.at(1);
         while other.is_roomy() {
@@ -514,7 +515,7 @@ mod tests {
         let from = Place { zspage: 0, index: objects - 1 };
         let (to, _) = core.target(&locked, from, z).unwrap();
         assert_eq!(to, Place { zspage: 0, index: 0 });
-        // And one of the other's goes there, too.
+        // An object of the other zspage goes there, too.
         assert!(matches!(locked.putback(0, z, 0), Putback::Listed));
         let (to, _) = core.target(&locked, Place { zspage: 1, index: 0 }, other).unwrap();
         assert_eq!(to, Place { zspage: 0, index: 0 });

@@ -1,11 +1,11 @@
-//! What can be chosen about a pool.
+//! The configuration of a pool.
 
 use crate::class_table::{SizeClass, size_classes};
 use zpool_api::handle::MAX_GENERATION;
 
 /// Chain length and class step of a pool. `Copy`, `Send` and `Sync`.
 ///
-/// The defaults are the densest over pools of 16, 80 and 640 MiB of stored pages of real processes:
+/// The defaults gave the highest density with 16, 80 and 640 MiB of stored pages of real processes:
 /// a chain of 16 pages and a step of 16 bytes, refined as the pool grows.
 ///
 /// ```
@@ -29,13 +29,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults.
+    /// The default configuration.
     pub const fn new() -> Self {
         Config { chain: 16, step: 16, refine: true, first_generation: 1 }
     }
 
-    /// Longest zspage in pages: 1 to 16, others count as the nearest. Default: 16. Of pages larger
-    /// than 4096 bytes at most as many as make 64 KiB.
+    /// The longest zspage in pages, clamped to 1 to 16. Default: 16. With pages larger than 4096
+    /// bytes a zspage is at most 64 KiB.
     pub const fn chain(mut self, pages: usize) -> Self {
         self.chain = if pages < 1 {
             1
@@ -47,21 +47,21 @@ impl Config {
         self
     }
 
-    /// Bytes from one size class to the next: 8, else 16. Default: 16. Pages larger than 4096 bytes
-    /// have a step that is larger in proportion.
+    /// Bytes from one size class to the next: 8 or 16; any other value counts as 16. Default: 16.
+    /// With pages larger than 4096 bytes the step grows in proportion.
     pub const fn step(mut self, bytes: usize) -> Self {
         self.step = if bytes == 8 { 8 } else { 16 };
         self
     }
 
-    /// Whether a small pool uses fewer classes and gets finer as it grows. Default: it does. Without
-    /// it every class of the table is used from the start, as in the kernel.
+    /// Whether a small pool starts with fewer classes and activates more as it grows. Default:
+    /// true. If false, every class of the table is active from the start, as in the kernel.
     pub const fn refine(mut self, on: bool) -> Self {
         self.refine = on;
         self
     }
 
-    /// For tests of slots whose generations are used up.
+    /// For tests of slots that run out of generations.
     #[doc(hidden)]
     pub const fn generations_left(mut self, generations: u32) -> Self {
         let used = MAX_GENERATION.saturating_sub(generations);

@@ -1,9 +1,9 @@
-//! A fresh run for an object that no zspage has room for, with a descriptor, charged.
+//! A fresh run and a descriptor for an object that no zspage has room for, charged to the budget.
 //!
-//! What a run costs at least is charged before it is requested, so that at the limit none is. Pages
-//! that come warm from the provider and that the object does not need go back to the system if the
-//! budget has no room for them. Whatever was acquired goes back when the holder is dropped: also if the
-//! provider panics.
+//! The minimum that any run costs is charged before a run is requested, so that no run is requested
+//! at the limit. If the provider hands out resident pages that the object does not need and that
+//! the budget has no room for, they go back to the system. Dropping the holder returns everything
+//! that was acquired, even if the provider panics.
 
 use zpool_api::{PageError, ZpoolError};
 use zpool_base::lockdep::might_sleep;
@@ -13,26 +13,26 @@ use crate::class_table::SizeClass;
 use crate::shared::Core;
 use crate::zspage::pages_of;
 
-/// A run that is no class's yet, with a descriptor for it. Dropped, all of it goes back.
+/// A run that belongs to no class yet, and a descriptor for it. Dropping it returns both.
 pub(crate) struct Fresh<'a> {
     core: &'a Core,
-    /// The vacant descriptor and its run; None once they were attached.
+    /// The vacant descriptor and its run; None once they are attached.
     detached: Option<Detached>,
-    /// Pages: those that came resident, and those that the first object touches.
+    /// Pages charged: those that came resident, and those that the first object touches.
     charged: usize,
     /// Where the first object goes.
     index: usize,
 }
 
 impl Fresh<'_> {
-    /// Makes the run a zspage of a class, and takes the first place for `bytes`, header included.
+    /// Makes the run a zspage of a class and takes its first place, for `bytes`, header included.
     ///
     /// # Safety
     /// The run was requested, by `Core::fresh`, for this class and this many bytes.
     #[expect(clippy::expect_used, reason = "attached once: the value is used up")]
     pub(crate) unsafe fn attach(mut self, locked: &mut ClassGuard<'_>, bytes: usize) -> Place {
         let (zspage, run) = self.detached.take().expect("a run is attached once").into_parts();
-        // SAFETY: descriptor and run were requested for this class, and are this value's alone.
+        // SAFETY: descriptor and run were requested for this class, and this value owns them alone.
         unsafe { locked.attach(zspage, run, self.index, bytes) }
     }
 }
@@ -42,7 +42,7 @@ impl Drop for Fresh<'_> {
         let Some(detached) = self.detached.take() else { return };
         self.core.accounts.uncharge(self.charged);
         if std::thread::panicking() {
-            // The provider may be what panics.
+            // The panic may come from the provider.
             self.core.leave(detached);
         } else {
             self.core.give_back(detached);
@@ -51,40 +51,40 @@ impl Drop for Fresh<'_> {
 }
 
 impl Core {
-    /// A run for a zspage of a class, and a descriptor, charged for an object of `bytes`, header
-    /// included. No lock is held.
+    /// Returns a run for a zspage of a class and a descriptor, charged for an object of `bytes`,
+    /// header included. The caller holds no lock.
     pub(crate) fn fresh(&self, size: &SizeClass, bytes: usize) -> Result<Fresh<'_>, ZpoolError> {
         might_sleep("zsmalloc: a page request");
         let zspage = self.zspages.take(usize::from(size.objects));
         let zspage = zspage.map_err(|error| self.refused(error))?;
-        // Goes back if the provider fails or panics.
+        // Returns the descriptor and the charge if the provider fails or panics.
         let mut bare = Bare { core: self, zspage: Some(zspage), charged: 0 };
-        // What any run costs at least, so that at the limit none is requested.
+        // The minimum that any run costs, so that no run is requested at the limit.
         bare.charge(pages_of(self.page_size(), 0, bytes).count_ones() as usize)?;
         let mut run = self.provider.alloc_run(usize::from(size.pages))?;
         let (index, mut needed) = first_place(size, self.page_size(), bytes, run.resident());
         let warm = needed | run.resident();
         if bare.charge(warm.count_ones() as usize).is_err() {
-            // Pages that came warm and that the object does not need.
+            // Resident pages that the object does not need.
             for page in (0..run.pages()).filter(|page| warm & !needed >> page & 1 == 1) {
-                // SAFETY: the run is this call's alone, from this provider.
+                // SAFETY: the run is from this provider and belongs to this call alone.
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
             }
             needed |= run.resident();
             if let Err(refused) = bare.charge(needed.count_ones() as usize) {
-                // SAFETY: allocated from this provider and attached to nothing.
+                // SAFETY: the run is from this provider and attached to nothing.
                 unsafe { self.provider.free_run(run) };
                 return Err(refused.into());
             }
         }
         let charged = bare.keep();
-        // SAFETY: taken above, and kept from `bare`; the run came from the provider just now.
+        // SAFETY: the descriptor was taken above and released by `bare`; the run is fresh from the provider.
         let detached = unsafe { Detached::new(zspage, run) };
         Ok(Fresh { core: self, detached: Some(detached), charged, index })
     }
 }
 
-/// The place of a fresh run that touches the fewest pages beside its resident ones, and its pages.
+/// Returns the place of a fresh run that touches the fewest new pages, and the pages that it touches.
 #[expect(clippy::expect_used, reason = "a class has a place for one object at least")]
 fn first_place(size: &SizeClass, page_size: usize, bytes: usize, resident: u16) -> (usize, u16) {
     let pages = |index: usize| {
@@ -95,7 +95,7 @@ fn first_place(size: &SizeClass, page_size: usize, bytes: usize, resident: u16) 
     all.min_by_key(|(_, pages)| (pages & !resident).count_ones()).expect("a zspage has places")
 }
 
-/// A descriptor without a run, and pages charged for one. Dropped, both go back.
+/// A descriptor without a run, and pages charged for one. Dropping it returns both.
 struct Bare<'a> {
     core: &'a Core,
     zspage: Option<u32>,
@@ -103,7 +103,7 @@ struct Bare<'a> {
 }
 
 impl Bare<'_> {
-    /// Has `pages` pages charged, no more and no less.
+    /// Adjusts the charge to exactly `pages` pages.
     fn charge(&mut self, pages: usize) -> Result<(), PageError> {
         if let Some(more) = pages.checked_sub(self.charged) {
             self.core.accounts.charge(more)?;
@@ -114,7 +114,7 @@ impl Bare<'_> {
         Ok(())
     }
 
-    /// Keeps both; the pages.
+    /// Gives up ownership of both; returns the pages charged.
     fn keep(mut self) -> usize {
         self.zspage = None;
         core::mem::take(&mut self.charged)
@@ -125,7 +125,7 @@ impl Drop for Bare<'_> {
     fn drop(&mut self) {
         self.core.accounts.uncharge(self.charged);
         if let Some(zspage) = self.zspage {
-            // SAFETY: taken from the table, and attached to nothing.
+            // SAFETY: taken from the table and attached to nothing.
             unsafe { self.core.zspages.recycle(zspage) };
         }
     }

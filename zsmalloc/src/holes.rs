@@ -1,9 +1,9 @@
-//! Pages of a zspage that hold no object, given back to the system without moving anything.
+//! Holes: touched pages of a zspage that hold no object, returned to the system without moving anything.
 //!
-//! They wait a while, since the next objects may fill them. When too many wait in the pool, a free
-//! gives back those of its class: a few zspages are isolated under the class lock, the system calls
-//! are made without it, and the zspages put back. Isolated, they are found by no allocation; frees
-//! in them go on.
+//! Holes are kept for a while, since the next objects may fill them. When the pool has too many, a
+//! free returns those of its class: it isolates a few zspages under the class lock, drops the lock
+//! for the system calls, and puts the zspages back. No allocation finds an isolated zspage; frees
+//! in it continue.
 
 use zpool_api::PageRun;
 use zpool_base::lockdep::might_sleep;
@@ -14,12 +14,12 @@ use crate::zspage::Zspage;
 
 /// Zspages isolated at a time.
 pub(crate) const AT_ONCE: usize = 8;
-/// Zspages looked at under the class lock at a time.
+/// Zspages examined under the class lock at a time.
 const LOOKS: usize = 64;
 /// Fullness groups that may have holes: a full zspage has none.
 const GROUPS: usize = 10;
 
-/// An isolated zspage: its number, its holes, those of them that went.
+/// An isolated zspage: its number, its holes, and the holes that were released.
 #[derive(Clone, Copy)]
 struct Isolated<'a> {
     zspage: u32,
@@ -28,7 +28,7 @@ struct Isolated<'a> {
     released: u16,
 }
 
-/// What is isolated at a time. Dropped, what is left of it is put back.
+/// The zspages isolated at a time. Dropping it puts the remaining ones back.
 struct Batch<'a> {
     core: &'a Core,
     class: u16,
@@ -36,7 +36,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Puts one zspage back: the pages of it that went, and what became of it. None when none is left.
+    /// Puts one zspage back; returns the number of its released pages and the outcome. None when no
+    /// zspage remains.
     fn putback_one(&mut self) -> Option<(usize, Putback)> {
         let Isolated { zspage, z, released, .. } =
             self.zspages.iter_mut().find_map(Option::take)?;
@@ -46,7 +47,7 @@ impl Batch<'_> {
 }
 
 impl Drop for Batch<'_> {
-    /// The provider panicked: what it would be given is left for later.
+    /// The provider panicked: leaves emptied zspages for a later call.
     fn drop(&mut self) {
         while let Some((_, putback)) = self.putback_one() {
             if let Putback::Emptied(detached) = putback {
@@ -57,8 +58,8 @@ impl Drop for Batch<'_> {
 }
 
 impl Core {
-    /// Gives back the holes of a class that a bounded search finds; the pages that went. No lock is
-    /// held.
+    /// Releases the holes of a class that a bounded search finds. Returns the number of pages that
+    /// the system took back. The caller holds no lock.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
         let mut locked = self.lock(class);
         let pages = usize::from(locked.size.pages);
@@ -66,7 +67,7 @@ impl Core {
         drop(locked);
         let mut batch = Batch { core: self, class, zspages };
         for isolated in batch.zspages.iter_mut().flatten() {
-            // SAFETY: isolated by this call, which found the holes, and puts it back later.
+            // SAFETY: this call isolated the zspage and read its holes, and puts it back later.
             isolated.released = unsafe { self.discard(isolated.z, pages, isolated.holes) };
         }
         let mut given = 0;
@@ -80,14 +81,14 @@ impl Core {
         given
     }
 
-    /// Gives pages of an isolated zspage back; those that the system took.
+    /// Releases pages of an isolated zspage to the system. Returns those that it took back.
     ///
     /// # Safety
-    /// The caller has isolated the zspage, whose run has this many pages, and `holes` were its holes then.
+    /// The caller has isolated the zspage and read `holes` from it then. Its run has `pages` pages.
     unsafe fn discard(&self, z: &Zspage, pages: usize, holes: u16) -> u16 {
         might_sleep("zsmalloc: giving pages back");
-        // SAFETY: the zspage's run, from this provider (invariant 2 of `zspage.rs`). As a value it is a
-        // second one of the same memory, but it is used for its holes only, and forgotten.
+        // SAFETY: the zspage's run, from this provider (invariant 2 of `zspage.rs`). This value
+        // duplicates the run, but only its holes are touched, and it is never freed.
         let mut run = unsafe { PageRun::new(z.base(), pages, holes) };
         let mut left = holes;
         while left != 0 {
@@ -95,7 +96,7 @@ impl Core {
             let len = (left >> first).trailing_ones();
             let range = first as usize..(first + len) as usize;
             // SAFETY: no USED place overlaps these pages, and none will while the zspage is
-            // isolated (invariant 2 of the pool), so nobody uses their bytes.
+            // isolated (invariant 2 of the pool), so nobody accesses their bytes.
             unsafe { self.provider.discard(&mut run, range) };
             left &= !(((1u32 << len) - 1) << first) as u16;
         }
@@ -139,7 +140,7 @@ mod tests {
     use zpool_api::{Handle, Zpool};
     use zpool_pages::HeapPages;
 
-    /// A pool with full zspages of one class; the class, and the objects zspage by zspage.
+    /// A pool with full zspages of one class. Returns the class too, and the objects of each zspage.
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
         let probe = pool.malloc_from(&[0; 600]).unwrap();
@@ -178,7 +179,7 @@ mod tests {
             for objects in &all[1..] {
                 objects.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
             }
-            // The last one looked at, since it is fuller.
+            // The search reaches this one last, since it is fuller.
             all[0][..8].iter().for_each(|handle| pool.free(*handle).unwrap());
             let mut locked = pool.core.lock(class);
             assert_eq!(isolate(&mut locked).iter().flatten().count(), found, "{without}");

@@ -1,24 +1,24 @@
-//! Points at which a test stops one call and runs others: races made deterministic. Nothing in any
-//! other build.
+//! Points at which a test interrupts a call to run others: this makes races deterministic. They
+//! compile to nothing outside of tests.
 
 /// Where a test can step in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Point {
-    /// A reader knows the slot's word.
+    /// A reader has loaded the slot's word.
     SlotLoaded,
-    /// And the class of the zspage that it names.
+    /// The reader has also loaded the class of the zspage that the word names.
     ClassLoaded,
-    /// It is counted in the lane that both lead to.
+    /// The reader is counted in the lane that it chose by the two.
     LaneLocked,
-    /// It has compared the class, and not yet the slot.
+    /// The reader has compared the class, but not the slot yet.
     ClassCompared,
-    /// A reader has taken itself off a parked object, whose place is this thread's to reclaim.
+    /// A reader has left a parked object, and this thread must reclaim the place.
     LeftParked,
-    /// A thread knows the class to reclaim a parked place in, and has not locked it.
+    /// A thread knows the class in which to reclaim a parked place, but has not locked it yet.
     ReclaimClass,
-    /// An allocation has a fresh run, and no lock.
+    /// An allocation holds a fresh run and no lock.
     FreshRun,
-    /// An object is about to be moved. Under the class lock.
+    /// An object is about to be moved, under the class lock.
     Relocation,
 }
 
@@ -26,7 +26,7 @@ pub(crate) enum Point {
 #[inline(always)]
 pub(crate) fn at(_: Point) {}
 
-/// A model has no hooks: it explores every order itself.
+/// Models need no hooks: loom explores every order itself.
 #[cfg(all(test, loom))]
 pub(crate) fn at(_: Point) {}
 
@@ -46,11 +46,14 @@ mod imp {
         static LIMIT: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 
-    /// Runs the thread's next hook, if it is for this point.
+    /// Runs the thread's next hook if it is for this point.
     pub(crate) fn at(point: Point) {
         if point == Point::Relocation {
             RELOCATIONS.set(RELOCATIONS.get() + 1);
-            assert!(RELOCATIONS.get() <= LIMIT.get(), "compaction goes on and on");
+            assert!(
+                RELOCATIONS.get() <= LIMIT.get(),
+                "compaction does not end: it attempted more moves than the test allows"
+            );
         }
         let next = HOOKS.with_borrow_mut(|hooks| {
             let due = hooks.first().is_some_and(|(at, _)| *at == point);
@@ -61,17 +64,17 @@ mod imp {
         }
     }
 
-    /// Adds a hook of this thread; each runs once, in order.
+    /// Adds a hook for this thread. Each hook runs once, in the order they were added.
     pub(crate) fn on(point: Point, run: impl FnOnce() + 'static) {
         HOOKS.with_borrow_mut(|hooks| hooks.push((point, Box::new(run))));
     }
 
-    /// Moves that this thread has tried.
+    /// Moves that this thread has attempted.
     pub(crate) fn relocations() -> usize {
         RELOCATIONS.get()
     }
 
-    /// Fails the test at the move after `more` of them.
+    /// Fails the test at the first move beyond `more` further ones.
     pub(crate) fn limit_relocations(more: usize) {
         LIMIT.set(RELOCATIONS.get().saturating_add(more));
     }

@@ -1,5 +1,5 @@
-//! The zspage lock, an object's part of it: one atomic word that its readers, its freer and a
-//! mover meet on.
+//! A lane is one object's part of the zspage lock: an atomic word on which the object's readers,
+//! the thread that frees it, and a mover synchronise.
 //!
 //! ```text
 //!    15     14     13       12     11         0
@@ -8,43 +8,44 @@
 //! +--------+------+--------+--------+------------+
 //! ```
 //!
-//! A zspage is locked object by object, so that a guard that is never dropped holds up its own
-//! object and nothing else. The rules are those of the kernel's zspage lock:
-//! * readers are held up by a writer only, and never by other readers;
-//! * a reader may sleep while it holds the lock; it may only ever wait for a writer, which does not;
-//! * a writer has a try-lock only. Whoever asks for it handles failure, and announces nothing before
-//!   the lock is won. It is taken, held and let go under the class lock, and while it is held no
-//!   call is made that can block, no page is faulted in, and a bounded number of bytes is moved.
+//! A zspage is locked object by object, so that a guard that is never dropped blocks its own object
+//! and nothing else. The rules are those of the kernel's zspage lock:
+//! * readers wait only for a writer, never for other readers;
+//! * a reader may sleep while it holds the lock; it only ever waits for a writer, which never sleeps;
+//! * a writer can only try. A caller handles failure, and announces nothing before it holds the
+//!   lock. The lock is taken, held and released under the class lock. While it is held, no call
+//!   that can block is made, no page is faulted in, and a bounded number of bytes is moved.
 //!
-//! USED: the place is taken: an object is being written, lives, or is parked. Set and cleared under
-//! the class lock. PARKED: freed while read; set under the class lock. QUEUED: parked, without the
-//! reader that left it last, and on the pool's queue of places to reclaim (`left.rs`). A *passing*
-//! reader, whose object turns out to be gone, may show up in the count of any lane at any time, so
-//! every change is a read-modify-write that keeps the count.
+//! USED: the place is taken: its object is being written, lives, or is parked. Set and cleared
+//! under the class lock. PARKED: freed while being read; set under the class lock. QUEUED: parked,
+//! left by its last reader, and on the pool's queue of places to reclaim (`left.rs`). A *passing*
+//! reader, whose object turns out to be gone, may be counted in any lane at any time, so every
+//! change is a read-modify-write that preserves the count.
 //!
-//! # What a counted reader keeps
-//! A place that is USED, not write-locked, and has a reader stays USED until that reader has gone: a
-//! mover needs a word without readers, `free` parks it, and reclaiming needs no readers. While any
-//! place of it is USED a zspage stays in its class, and while any USED place has a reader it stays on
-//! its pages. So for a reader that finds its lane USED and without a writer, counted itself, class
-//! and base are fixed until it goes, whatever they were when it chose the lane.
+//! # What a counted reader guarantees
+//! A place that is USED, not write-locked, and has a reader stays USED until that reader leaves: a
+//! mover needs a word without readers, `free` parks the place, and reclaiming needs no readers. A
+//! zspage stays in its class while any of its places is USED, and on its pages while any USED place
+//! has a reader. So a reader that is counted, and then finds its lane USED and without a writer,
+//! can rely on class and base until it leaves, whatever they were when it chose the lane.
 //!
 //! # Why no parked object is lost
-//! The place falls to whoever clears {USED, PARKED, 0 readers}, under the class lock. `free` leaves
-//! it parked only when the value that its own RMW replaced had readers. Each of them takes itself
-//! off by an RMW on the same word, sees PARKED then, and if it was the last tries to clear it, or to
-//! set QUEUED, after which whoever takes it off the queue tries. If that try fails, somebody else
-//! has cleared or queued it, or another reader came, who will try in turn. Readers of neighbours do
-//! not count, so none can keep it waiting.
+//! Whoever clears {USED, PARKED, 0 readers} under the class lock gets the place. `free` leaves the
+//! place parked only if the word that its RMW replaced had readers. Each of them takes itself off
+//! by an RMW on the same word and then sees PARKED. The last one tries to clear the word, or to set
+//! QUEUED, in which case the thread that takes the place off the queue tries. If the attempt fails,
+//! somebody else has cleared or queued the place, or another reader has come, which will try in
+//! turn. Readers of neighbours do not count, so they cannot delay it.
 //!
 //! # What a caller promises
-//! Taking a lane is safe, since the word decides who gets it: `read_lock`, `claim`, `write_trylock`,
-//! `enqueue`, `reclaim`, `dequeue`. Letting go of one is not: whoever ends a lock that is another's
-//! gives that one's bytes away. Where the word shows that nobody can have had it, that panics.
+//! Taking a lane is safe, since the word decides who gets it: `read_lock`, `claim`,
+//! `write_trylock`, `enqueue`, `reclaim`, `dequeue`. Releasing one is not: ending somebody else's
+//! lock gives away bytes that they are using. If the word shows that nobody can hold the lock, the
+//! release panics.
 //!
 //! # Why the count never carries
-//! A reader adds itself by a CAS from a word that has fewer than [`READER_LIMIT`] readers, and only
-//! the writer of a place that was nobody's adds itself beyond.
+//! A reader adds itself by a CAS from a word that has fewer than [`READER_LIMIT`] readers. Only the
+//! writer of a place that was free adds itself unconditionally.
 
 use crate::sync::Watched;
 use crate::sync::atomic::{AtomicU16, Ordering};
@@ -55,34 +56,35 @@ const PARKED: u16 = 1 << 13;
 const WRITER: u16 = 1 << 12;
 const READERS: u16 = WRITER - 1;
 
-/// Most readers of one object, passing ones included.
+/// The largest number of readers of one object, including passing ones.
 pub(crate) const READER_LIMIT: u16 = 1 << 11;
 
 /// The count of readers is at its limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooManyReaders;
 
-/// What `free` did.
+/// The result of `free`.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(crate) enum Freed {
-    /// Nobody reads it: the place is free.
+    /// Nobody reads the object: the place is free.
     Now,
     /// Its last reader will free the place.
     Parked,
 }
 
-/// A lane's word as a reader found it that is counted in it.
+/// A lane's word, as seen by a reader that is counted in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found(u16);
 
 impl Found {
-    /// Whether a writer is to be waited for.
+    /// Whether the reader must wait for a writer.
     #[inline]
     pub(crate) fn has_writer(self) -> bool {
         self.0 & WRITER != 0
     }
 
-    /// Whether the place is taken, so that the reader keeps its zspage in its class and on its pages.
+    /// Whether the place is taken and has no writer: then the reader keeps the zspage in its class
+    /// and on its pages.
     #[inline]
     pub(crate) fn is_held(self) -> bool {
         self.0 & (USED | WRITER) == USED
@@ -93,13 +95,13 @@ impl Found {
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     word: AtomicU16,
-    /// Stands for the object's bytes under the model checker.
+    /// Represents the object's bytes under the model checker.
     pub(crate) bytes: Watched,
 }
 
 impl Lane {
-    /// Adds a reader; the word that it added itself to. A reader that waits for a writer stays
-    /// counted, so no other writer overtakes it.
+    /// Adds a reader and returns the word that it was added to. A reader that waits for a writer
+    /// stays counted, so that no other writer can overtake it.
     #[inline]
     pub(crate) fn read_lock(&self) -> Result<Found, TooManyReaders> {
         // Relaxed: a first guess for the CAS.
@@ -108,9 +110,9 @@ impl Lane {
             if word & READERS >= READER_LIMIT {
                 return Err(TooManyReaders);
             }
-            // Acquire pairs with the Release of `claim`, `free`, `release_moved` and `write_unlock`:
-            // whoever comes after them sees the zspage's class and base, what became of the slot, and
-            // where the object is. Relaxed on failure: another guess.
+            // Acquire pairs with the Release of `claim`, `free`, `release_moved` and
+            // `write_unlock`: a reader that comes after them sees the zspage's class and base, the
+            // slot's new word, and the object's new place. Relaxed on failure: the value is only another guess.
             let (acquire, guess) = (Ordering::Acquire, Ordering::Relaxed);
             match self.word.compare_exchange_weak(word, word + 1, acquire, guess) {
                 Ok(found) => return Ok(Found(found)),
@@ -119,36 +121,35 @@ impl Lane {
         }
     }
 
-    /// The word as it is now. For a reader that is counted in it.
+    /// Loads the word. For a reader that is counted in it.
     pub(crate) fn look(&self) -> Found {
-        // Acquire pairs as that of `read_lock`.
+        // Acquire pairs with the same stores as that of `read_lock`.
         Found(self.word.load(Ordering::Acquire))
     }
 
-    /// Takes a reader off; true if that left a parked object to this thread, to `reclaim` or to
-    /// `enqueue` it.
+    /// Takes a reader off. Returns true if that left a parked object to this thread, which must
+    /// `reclaim` or `enqueue` it.
     ///
     /// # Safety
-    /// The caller is counted here, as a reader or as the writer of the object, and looks at the bytes no
-    /// more.
+    /// The caller is counted here, as a reader or as the object's writer, and will not use the bytes again.
     #[inline]
     #[must_use]
     pub(crate) unsafe fn read_unlock(&self) -> bool {
-        // Release pairs with the Acquire of `free`, `reclaim` and `write_trylock`: this reader's
-        // last look at the bytes comes before they are written or moved.
+        // Release pairs with the Acquire of `free`, `reclaim`, `enqueue` and `write_trylock`: this
+        // reader's last access to the bytes comes before they are overwritten or moved.
         let before = self.word.fetch_sub(1, Ordering::Release);
-        assert!(before & READERS > 0, "unlock without a reader: {before:#06x}");
+        assert!(before & READERS > 0, "read_unlock without a reader: {before:#06x}");
         before & (READERS | PARKED | QUEUED) == PARKED | 1
     }
 
-    /// Takes a free place for an object that is to be written, its writer counted as a reader: it
-    /// must neither move nor be reclaimed meanwhile. Under the class lock.
+    /// Takes a free place for an object to be written, with its writer counted as a reader:
+    /// meanwhile the object can neither move nor be reclaimed. Under the class lock.
     pub(crate) fn claim(&self) {
-        // The class lock orders this after the last use of the place. Release pairs with the Acquire
-        // of `read_lock`: a stale reader in this lane sees the class that its zspage has now, and
-        // that the object which it looks for has left the zspage.
+        // The class lock orders this after the last use of the place. Release pairs with the
+        // Acquire of `read_lock`: a stale reader in this lane sees the zspage's present class, and
+        // that the object that it looks for has left the zspage.
         let before = self.word.fetch_add(USED + 1, Ordering::Release);
-        assert!(before & !READERS == 0, "claimed while {before:#06x}");
+        assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }
 
     /// Whether the place is taken. Under the class lock.
@@ -161,60 +162,61 @@ impl Lane {
     /// reader.
     ///
     /// # Safety
-    /// Under the class lock, of an object that nobody finds any more, and that the caller alone frees.
+    /// The class lock is held, no handle or slot leads to the object, and only the caller frees it.
     pub(crate) unsafe fn free(&self) -> Freed {
-        // Release pairs with the Acquire of `read_lock`: a reader that comes later sees that the
-        // slot has changed. Acquire pairs with the Release of `read_unlock`. Relaxed on failure:
-        // what follows looks again.
+        // Release pairs with the Acquire of `read_lock`: a later reader sees that the slot has
+        // changed. Acquire pairs with the Release of `read_unlock`. Relaxed on failure: the next
+        // RMW loads the word again.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
         if self.word.compare_exchange(USED, 0, both, look).is_ok() {
             return Freed::Now;
         }
-        // AcqRel as above. The count that it replaced decides: a reader in it will see PARKED.
+        // AcqRel as above. The count in the replaced word decides: those readers will see PARKED.
         let before = self.word.fetch_or(PARKED, both);
-        assert!(before & !READERS == USED, "freed while {before:#06x}");
+        assert!(before & !READERS == USED, "free without a live object: {before:#06x}");
         if before & READERS != 0 || !self.reclaim() { Freed::Parked } else { Freed::Now }
     }
 
-    /// Clears a parked place without readers; false if somebody else has, or will. Under the class
-    /// lock.
+    /// Clears a parked place without readers. Returns false if somebody else has cleared it, or
+    /// will. Under the class lock.
     pub(crate) fn reclaim(&self) -> bool {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
         self.word.compare_exchange(USED | PARKED, 0, both, look).is_ok()
     }
 
-    /// Makes a parked place without readers the queue's; false if it is somebody else's by now. Its
-    /// bytes are then the caller's, to link it with.
+    /// Marks a parked place without readers as queued. Returns false if somebody else has it by
+    /// now. On success the caller may use its bytes for the link.
     pub(crate) fn enqueue(&self) -> bool {
-        // Acquire pairs with the Release of `read_unlock`: the readers' last looks at the bytes come
-        // before the link is written there. A failure is not acted on.
+        // Acquire pairs with the Release of `read_unlock`: the readers' last accesses to the bytes
+        // come before the link is written there. On failure nothing is accessed.
         let (acquire, look) = (Ordering::Acquire, Ordering::Relaxed);
         let queued = USED | PARKED | QUEUED;
         self.word.compare_exchange(USED | PARKED, queued, acquire, look).is_ok()
     }
 
-    /// Clears a queued place, or takes it off the queue for the passing readers that are in it; true
-    /// if it was cleared. Under the class lock.
+    /// Clears a queued place and returns true; or takes it off the queue and leaves it to the
+    /// passing readers that are counted in it. Under the class lock.
     pub(crate) fn dequeue(&self) -> bool {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
         if self.word.compare_exchange(USED | PARKED | QUEUED, 0, both, look).is_ok() {
             return true;
         }
-        // AcqRel as above. The count that it replaced decides, as in `free`: a reader in it will see
-        // PARKED alone.
+        // AcqRel as above. As in `free`, the count in the replaced word decides: those readers will
+        // see PARKED without QUEUED.
         let before = self.word.fetch_and(!QUEUED, both);
         assert!(
             before & !READERS == USED | PARKED | QUEUED,
-            "taken off the queue while {before:#06x}"
+            "dequeue of a lane that is not queued: {before:#06x}"
         );
         before & READERS == 0 && self.reclaim()
     }
 
-    /// Locks out readers of a live object that has none. Under the class lock.
+    /// Takes the write lock of a live object without readers; new readers then wait. Returns false on
+    /// failure. Under the class lock.
     pub(crate) fn write_trylock(&self) -> bool {
-        // Acquire pairs with the Release of `read_unlock`; a failure is not acted on.
+        // Acquire pairs with the Release of `read_unlock`. On failure nothing is accessed.
         let (acquire, look) = (Ordering::Acquire, Ordering::Relaxed);
         self.word.compare_exchange(USED, USED | WRITER, acquire, look).is_ok()
     }
@@ -222,31 +224,35 @@ impl Lane {
     /// Lets readers in again: the object keeps its place.
     ///
     /// # Safety
-    /// The caller has won `write_trylock`, and the object's bytes are where its readers look for them.
+    /// The caller holds the lock by `write_trylock`, and the object's bytes are where its readers expect them.
     pub(crate) unsafe fn write_unlock(&self) {
-        // An RMW, since waiting readers are counted in the word. Release pairs with `read_lock`
-        // and `look`.
+        // An RMW, since waiting readers are counted in the word. Release pairs with the Acquire of
+        // `read_lock` and `look`.
         let before = self.word.fetch_and(!WRITER, Ordering::Release);
-        assert!(before & WRITER != 0, "a write lock ends that nobody holds: {before:#06x}");
+        assert!(before & WRITER != 0, "write_unlock without a writer: {before:#06x}");
     }
 
     /// Frees the place of an object that was moved elsewhere, which ends the write lock.
     ///
     /// # Safety
-    /// Under the class lock. The caller has won `write_trylock`, and pointed the object's slot elsewhere.
+    /// The class lock is held. The caller holds the lock by `write_trylock`, and the object's slot
+    /// already leads to its new place.
     pub(crate) unsafe fn release_moved(&self) {
-        // As `write_unlock`: waiting readers then see that the slot points elsewhere.
+        // Release as in `write_unlock`: waiting readers see that the slot leads elsewhere.
         let before = self.word.fetch_and(!(WRITER | USED), Ordering::Release);
-        assert!(before & (WRITER | USED) == WRITER | USED, "moved unlocked: {before:#06x}");
+        assert!(
+            before & (WRITER | USED) == WRITER | USED,
+            "release_moved without a writer: {before:#06x}"
+        );
     }
 
-    /// Whether it is a live object's that nobody reads, as it was a moment ago.
+    /// Whether the place holds a live object without readers. A guess.
     pub(crate) fn is_idle(&self) -> bool {
         // Relaxed: a guess.
         self.word.load(Ordering::Relaxed) == USED
     }
 
-    /// Whether a writer holds it. Under the class lock.
+    /// Whether a writer holds the lock. Under the class lock.
     pub(crate) fn is_write_locked(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & WRITER != 0
@@ -258,7 +264,7 @@ impl Lane {
     }
 }
 
-/// Lanes taken by hand: the test is the reader, the freer or the mover itself.
+/// For tests that act as the reader, the freeing thread or the mover themselves.
 #[cfg(test)]
 impl Lane {
     pub(crate) fn read_unlock_for_test(&self) -> bool {
@@ -267,7 +273,7 @@ impl Lane {
     }
 
     pub(crate) fn free_for_test(&self) -> Freed {
-        // SAFETY: the test's object, to which no slot leads.
+        // SAFETY: the test's object, which no slot leads to.
         unsafe { self.free() }
     }
 
@@ -336,7 +342,7 @@ mod tests {
         assert!(lane.read_lock().unwrap().has_writer());
         lane.release_moved_for_test();
         assert!(!lane.look().has_writer() && !lane.look().is_held() && !lane.is_used());
-        // The next object's place, with the passing reader in it.
+        // The next object's place, in which the passing reader is still counted.
         lane.claim();
         assert!(!lane.read_unlock_for_test());
         assert!(!lane.write_trylock(), "the reader is still counted");
@@ -354,7 +360,7 @@ mod tests {
             assert!(!lane.enqueue(), "read");
             assert!(lane.read_unlock_for_test());
             assert!(lane.enqueue() && !lane.enqueue() && !lane.reclaim());
-            // Passing readers leave it to the queue, and the queue to them if they are there.
+            // Passing readers leave the place to the queue; the queue leaves it to those it meets.
             assert!(lane.read_lock().unwrap().is_held());
             if passing {
                 assert!(!lane.dequeue() && lane.is_used());
@@ -367,7 +373,7 @@ mod tests {
         }
     }
 
-    /// However many threads are between a look at the count and their addition to it.
+    /// However many threads have loaded the count but not added themselves yet.
     #[cfg(not(miri))]
     #[test]
     fn a_count_at_its_limit_is_never_exceeded() {

@@ -1,14 +1,14 @@
-//! What readers leave behind, kept until a call may do more: parked places to reclaim, and runs to
-//! give back. `reclaim.rs` says who leaves and who takes.
+//! Work that readers leave behind until a call may do it: parked places to reclaim, and runs to
+//! return. `reclaim.rs` says who leaves it and who takes it.
 //!
 //! # The queue
-//! A stack of places that are {USED, PARKED, QUEUED}, linked through their own first eight bytes,
-//! which nobody else uses: the object is gone, and QUEUED is set by one thread only. Pushed by CAS,
-//! taken whole by a swap. The head may change and come back before a push: it is then the head all
-//! the same, and the link that was written is right.
+//! A stack of places that are {USED, PARKED, QUEUED}, linked through their own first eight bytes.
+//! Nobody else uses those: the object is gone, and only one thread sets QUEUED. Places are pushed
+//! by CAS, and the whole stack is taken by a swap. ABA is harmless: if the head changes and changes
+//! back before a push, it is the head again, and the link that was written is correct.
 //!
 //! # The list
-//! Detached zspages, linked like vacant ones, whose descriptors keep their runs. Its lock is a leaf.
+//! Detached zspages, linked like vacant ones; their descriptors keep the runs. Its lock is a leaf.
 
 use core::ptr::NonNull;
 
@@ -30,8 +30,8 @@ pub(crate) struct Left {
     queue: AtomicU64,
     /// The list's head. A leaf lock.
     list: Mutex<u32>,
-    /// Resident pages of the runs on the list; and the zspages, for a look without the lock. Changed
-    /// under it.
+    /// Resident pages of the runs on the list, and its zspages, readable without the lock. Changed
+    /// under the list's lock.
     pages: Counter,
     zspages: Counter,
 }
@@ -46,19 +46,19 @@ impl Left {
         }
     }
 
-    /// Resident pages that wait to be given back.
+    /// Resident pages that wait to be returned.
     pub(crate) fn pages(&self) -> usize {
         self.pages.get() as usize
     }
 
-    /// Whether the queue has a place.
+    /// Whether the queue holds a place.
     #[inline]
     pub(crate) fn has_places(&self) -> bool {
-        // Relaxed: a hint. What this thread, or one that it has heard of since, has queued is seen.
+        // Relaxed: a hint. Places that this thread queued, or that it knows were queued, are seen.
         self.queue.load(Ordering::Relaxed) != END
     }
 
-    /// Whether the list has a zspage.
+    /// Whether the list holds a zspage.
     #[inline]
     pub(crate) fn has_zspages(&self) -> bool {
         // A hint, as in `has_places`.
@@ -74,9 +74,9 @@ impl Left {
         // Relaxed: a first guess for the CAS.
         let mut head = self.queue.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the bytes of a place that is QUEUED are its enqueuer's until it is pushed.
+            // SAFETY: the first bytes of a QUEUED place belong to its enqueuer until it is pushed.
             unsafe { link.write(head) };
-            // Release pairs with the Acquire of `take_places`: the link is written before.
+            // Release pairs with the Acquire of `take_places`: the link is written before the push.
             let (release, guess) = (Ordering::Release, Ordering::Relaxed);
             let bits = place.to_bits();
             match self.queue.compare_exchange_weak(head, bits, release, guess) {
@@ -86,24 +86,24 @@ impl Left {
         }
     }
 
-    /// Takes all places off the queue: the first one. The others are linked to it.
+    /// Takes all places off the queue and returns the first; the others are linked to it.
     pub(crate) fn take_places(&self) -> Option<LaneRef> {
-        // Acquire pairs with the Release of `push`; all that were pushed are RMWs after it.
+        // Acquire pairs with the Release of `push`; later pushes are RMWs and continue its release sequence.
         linked(self.queue.swap(END, Ordering::Acquire))
     }
 
-    /// The place that was queued before the one whose link this is.
+    /// Returns the place that was queued before the one whose link this is.
     ///
     /// # Safety
-    /// The place was taken off the queue by this thread, which has not cleared its lane yet, and the link
-    /// is the first eight bytes of it.
+    /// This thread took the place off the queue and has not cleared its lane yet. The link is the
+    /// place's first eight bytes.
     pub(crate) unsafe fn next(link: NonNull<u64>) -> Option<LaneRef> {
-        // SAFETY: the place was on the queue, so the link was written, and until its lane is cleared it
-        // is the reader's of this.
+        // SAFETY: the link was written, since the place was on the queue, and it belongs to the
+        // thread that took the place off until it clears the lane.
         linked(unsafe { link.read() })
     }
 
-    /// Leaves a detached zspage, run and all.
+    /// Puts a detached zspage and its run on the list.
     pub(crate) fn leave(&self, zspages: &Zspages, detached: Detached) {
         let (zspage, run) = detached.into_parts();
         let z = zspages.at(zspage);
@@ -116,7 +116,7 @@ impl Left {
         self.zspages.add(1);
     }
 
-    /// Takes one zspage that was left.
+    /// Takes one zspage off the list.
     #[expect(clippy::expect_used, reason = "`leave` keeps the run before it links the zspage")]
     pub(crate) fn take(&self, zspages: &Zspages) -> Option<Detached> {
         let _held = lockdep::acquire(Rank::Leaf);
@@ -124,11 +124,11 @@ impl Left {
         let zspage = *list;
         let z = zspages.linked(zspage)?;
         *list = z.next.get();
-        // SAFETY: a vacant descriptor, and off the list it is this thread's alone.
+        // SAFETY: the descriptor is vacant, and this thread's alone since it is off the list.
         let run = unsafe { z.take_run() }.expect("a zspage that was left keeps its run");
         self.pages.sub(run.resident_pages() as u64);
         self.zspages.sub(1);
-        // SAFETY: as above; the run is the one that was left.
+        // SAFETY: as above; the run is the one that was kept with the descriptor.
         Some(unsafe { Detached::new(zspage, run) })
     }
 }

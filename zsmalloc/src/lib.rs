@@ -2,9 +2,8 @@
 //! 16 pages that are contiguous in virtual memory, so that an object that spans two pages is still
 //! one slice.
 //!
-//! A zspage costs only the pages that its objects touch, pages without an object go back to the
-//! system without anything being moved, and compaction packs what is left. Objects are read without
-//! a lock.
+//! A zspage costs only the pages that its objects touch. Pages without an object go back to the
+//! system without moving anything; compaction packs the rest. Readers take no lock.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -16,13 +15,13 @@
 //! let handles: Vec<_> =
 //!     (0..100u8).map(|n| pool.malloc_from(&[n; 1000])).collect::<Result<_, _>>()?;
 //!
-//! // Every fourth object stays: compaction brings them together, under the same handles.
+//! // Keep every fourth object. Compaction packs them; their handles stay valid.
 //! for (n, handle) in handles.iter().enumerate().filter(|(n, _)| n % 4 != 0) {
 //!     pool.free(*handle)?;
 //! }
 //! let before = pool.total_pages();
-//! let won = pool.compact()?;
-//! assert!(won > 0 && pool.total_pages() == before - won);
+//! let freed = pool.compact()?;
+//! assert!(freed > 0 && pool.total_pages() == before - freed);
 //! assert_eq!(pool.obj_read_begin(handles[96])?[..], [96; 1000]);
 //! # Ok::<(), zpool_api::ZpoolError>(())
 //! ```
@@ -33,34 +32,34 @@
 //! |---|---|
 //! | `class_table.rs` | the size classes, a pure function |
 //! | `route.rs` | which class a size goes to: a table that grows finer with the pool |
-//! | `slot.rs` | handle slots: an object's place and length in one atomic |
+//! | `slot.rs` | handle slots: an object's place and length in one atomic word |
 //! | `lane.rs` | the zspage lock, object by object |
-//! | `zspage.rs` | the descriptor that readers may hold on to |
+//! | `zspage.rs` | the descriptor, which a stale reader may still refer to |
 //! | `zspages.rs` | all descriptors and their lanes: tables that only grow |
-//! | `accounts.rs` | the pages that a pool has, and their budget |
+//! | `accounts.rs` | the pool's page counts and their budget |
 //! | `class.rs` | what a class lock guards: lists by fullness, places, touched pages |
-//! | `left.rs` | what readers leave behind: a queue and a list |
-//! | `progress.rs` | how far compaction in parts has come |
+//! | `left.rs` | work that readers leave to others: a queue and a list |
+//! | `progress.rs` | the progress of compaction in parts |
 //! | `shared.rs` | what all operations share, and the invariants they keep |
-//! | `reclaim.rs` | parked places, and runs that go back |
-//! | `holes.rs` | pages without an object, given back |
+//! | `reclaim.rs` | reclaiming parked places and returning runs |
+//! | `holes.rs` | returning pages without an object |
 //! | `free.rs` | freeing |
-//! | `read.rs` | reading without a lock, and why that is right |
+//! | `read.rs` | reading without a lock, and the proof that it is sound |
 //! | `fresh.rs` | a fresh run, charged to the budget |
-//! | `alloc.rs` | a slot and a place for an object; publishing it |
+//! | `alloc.rs` | taking a slot and a place for an object, and publishing it |
 //! | `compact.rs` | compaction |
-//! | `migrate.rs` | a zspage moved to other pages |
+//! | `migrate.rs` | moving a zspage to other pages |
 //! | `pool.rs` | the type, its constructors, the trait |
-//! | `class_stats.rs` | the kernel's `classes` figures |
+//! | `class_stats.rs` | per-class figures, as in the kernel's `classes` file |
 //!
-//! Files use those above them only.
+//! A file uses only files above it.
 //!
 //! # Locks
-//! The *class lock* guards the zspages of one size class for a bounded number of steps. No system
-//! call, no `PageProvider` call, no waiting and no user code runs under it; a thread holds one at a
-//! time. Reads take no lock: they count themselves in the object's *lane*, which a mover can
-//! write-lock by trying only, under the class lock. The tables' growth, the spare slots and the
-//! vacant descriptors are leaves.
+//! The *class lock* guards the zspages of one size class. It is held for a bounded number of steps:
+//! no system call, no `PageProvider` call, no waiting and no user code runs under it. A thread
+//! holds one class lock at a time. Readers take no lock: they count themselves in the object's
+//! *lane*. A mover write-locks lanes under the class lock, and only by trying. The locks of the
+//! tables, of the spare slots and of the vacant descriptors are leaves.
 
 #![cfg_attr(
     test,

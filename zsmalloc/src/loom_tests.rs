@@ -1,7 +1,7 @@
 //! Models of zsmalloc for loom: the lane and the slot alone, and small whole pools.
 //!
-//! Each model says which weakening or omission makes it fail. The bytes of an object are stood for
-//! by the lane's watched cell: a read and a write of it that are not ordered fail the model.
+//! Each model names the weakenings and omissions that make it fail. The lane's watched cell
+//! represents the object's bytes: an unordered pair of a read and a write of it fails the model.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -14,7 +14,7 @@ use crate::lane::{Freed, Lane};
 use crate::sync::Mutex;
 use crate::{Config, Zsmalloc};
 
-/// A lane with its slot, as a number of which 1 is the object and 0 is none, and the class lock.
+/// A lane, the class lock, and a slot that is reduced to a number: 1 is the object, 0 no object.
 struct Object {
     lane: Lane,
     slot: crate::sync::atomic::AtomicU64,
@@ -37,11 +37,11 @@ impl Object {
     }
 
     fn slot(&self) -> u64 {
-        // As `Slot::load`.
+        // Acquire, as in `Slot::load`.
         self.slot.load(crate::sync::atomic::Ordering::Acquire)
     }
 
-    /// Reads as a pool does; whether the place fell to this thread, which then writes there.
+    /// Reads as a pool does. Returns whether this thread got the place, to which it then writes.
     fn read(&self) -> bool {
         let seen = self.slot();
         if seen == 0 {
@@ -70,10 +70,10 @@ impl Object {
         mine
     }
 
-    /// Frees as a pool does; whether the place fell to this thread, which then writes there.
+    /// Frees as a pool does. Returns whether this thread got the place, to which it then writes.
     fn free(&self) -> bool {
         let _class = self.class.lock();
-        // As `Slot::invalidate`.
+        // Relaxed, as in `Slot::invalidate`.
         self.slot.store(0, crate::sync::atomic::Ordering::Relaxed);
         let mine = self.lane.free_for_test() == Freed::Now;
         if mine {
@@ -83,8 +83,8 @@ impl Object {
     }
 }
 
-/// Fails if `read_unlock`, `free` or `read_lock` is Relaxed, if `free` does not look at the readers,
-/// and if a reader does not look at the slot again.
+/// Fails if `read_unlock`, `free` or `read_lock` is Relaxed, if `free` does not check for readers,
+/// or if a reader does not check the slot again.
 #[test]
 fn loom_lane_read_against_free_and_reuse() {
     loom::model(|| {
@@ -99,8 +99,8 @@ fn loom_lane_read_against_free_and_reuse() {
     });
 }
 
-/// Fails if `free` parks without looking at the count that it replaced, if a passing reader does
-/// not try to reclaim, and if `reclaim` does not check.
+/// Fails if `free` parks without checking the count that it replaced, if a passing reader does not
+/// try to reclaim, or if `reclaim` clears unconditionally.
 #[test]
 fn loom_lane_parked_place_falls_to_exactly_one() {
     loom::model(|| {
@@ -121,7 +121,7 @@ fn loom_lane_parked_place_falls_to_exactly_one() {
 }
 
 /// A mover locks readers out, writes, and lets them in. Fails if `write_trylock` or `read_lock` is
-/// not Acquire, if `read_unlock` or `write_unlock` is Relaxed, if `write_unlock` is a store, and if
+/// not Acquire, if `read_unlock` or `write_unlock` is Relaxed, if `write_unlock` is a store, or if
 /// a reader does not wait.
 #[test]
 fn loom_lane_readers_and_a_writer_exclude_each_other() {
@@ -139,11 +139,11 @@ fn loom_lane_readers_and_a_writer_exclude_each_other() {
             }
         }
         reader.join().unwrap();
-        assert!(object.lane.write_trylock(), "a reader was lost count of");
+        assert!(object.lane.write_trylock(), "the count of readers is wrong");
     });
 }
 
-/// Bytes of the objects: two fill a page.
+/// Length of the objects: two of them fill a page.
 const LEN: usize = 2000;
 
 fn pool() -> StdArc<Zsmalloc> {
@@ -164,8 +164,8 @@ fn all(pool: &Zsmalloc, handle: zpool_api::Handle, byte: u8) -> bool {
     }
 }
 
-/// A read against the free of the object and the reuse of its slot and place. Fails if `read` does
-/// not look at the slot again, or if the slot is invalidated after the lane.
+/// A read against the free of its object and the reuse of slot and place. Fails if `read` does not
+/// check the slot again, or if the slot is invalidated after the lane is cleared.
 #[test]
 fn loom_pool_read_against_free_and_reuse() {
     loom::model(|| {
@@ -185,8 +185,8 @@ fn loom_pool_read_against_free_and_reuse() {
     });
 }
 
-/// A handle that was guessed before its object was written. Fails if `publish` is not Release, and
-/// if an object is found before it is published.
+/// A handle that is guessed before its object is written. Fails if `publish` is not Release, or if
+/// an object is found before it is published.
 #[test]
 fn loom_pool_guessed_handle_against_malloc() {
     loom::model(|| {
@@ -205,8 +205,8 @@ fn loom_pool_guessed_handle_against_malloc() {
     });
 }
 
-/// Of two frees of one handle one wins. Fails if `free` does not look at the slot again under the
-/// lock.
+/// Of two frees of one handle exactly one succeeds. Fails if `free` does not check the slot again
+/// under the lock.
 #[test]
 fn loom_pool_free_against_free() {
     loom::model(|| {
@@ -225,10 +225,10 @@ fn loom_pool_free_against_free() {
     });
 }
 
-/// A read against the free of the last object and the recycling of its descriptor into another class,
-/// where the same offset is another object's. The reader's guess at the class may be the new one, and
-/// the lane that it then chooses was not its object's: it sees that the slot has changed by the claim
-/// of that lane only. Fails if `claim` is not Release or `read_lock` not Acquire.
+/// A read against the free of the last object and the recycling of its descriptor into another
+/// class, in which the same offset belongs to another object. The reader may guess the new class
+/// and choose a lane that is not its object's. Then only the claim of that lane shows it that the
+/// slot has changed. Fails if `claim` is not Release or `read_lock` is not Acquire.
 #[test]
 fn loom_pool_read_against_recycling_into_another_class() {
     model(|| {
@@ -241,18 +241,19 @@ fn loom_pool_read_against_recycling_into_another_class() {
             thread::spawn(move || all(&pool, handle, 1))
         };
         pool.free(handle).unwrap();
-        // The one object of its zspage, in the first object's lane.
+        // The only object of its zspage, in the first object's lane.
         let next = pool.malloc_from(&[2; 4096]).unwrap();
         reader.join().unwrap();
         assert_eq!(pool.obj_read_begin(next).unwrap()[..], [2; 4096]);
-        // Recycled, unless the reader was there in time.
+        // The descriptor was recycled, unless the reader held it in time.
         assert!(pool.core.zspages.len() <= 2);
     });
 }
 
-/// Two readers, each of which may be the last to leave a parked object, with a guard or passing: the
-/// place is reclaimed once. Fails if `enqueue` or the queue's swap is not Acquire, if its push is not
-/// Release, if `dequeue` does not look at the readers, and if a passing reader does not queue.
+/// Two readers, each of which may be the last to leave a parked object, by dropping a guard or in
+/// passing: the place is reclaimed exactly once. Fails if `enqueue` or the queue's swap is not
+/// Acquire, if its push is not Release, if `dequeue` does not check for readers, or if a passing
+/// reader does not queue.
 #[test]
 fn loom_pool_passing_readers_against_free() {
     model(|| {
@@ -265,7 +266,7 @@ fn loom_pool_passing_readers_against_free() {
             })
             .collect();
         pool.free(handle).unwrap();
-        // What is queued by now, by a reader that this thread is not ordered after.
+        // Reclaims what readers have queued by now, though this thread is not ordered after them.
         crate::sync::yield_now();
         pool.core.reclaim_queued();
         readers.into_iter().for_each(|reader| {
@@ -276,8 +277,7 @@ fn loom_pool_passing_readers_against_free() {
     });
 }
 
-/// A pool whose compaction moves one object: two of LEN bytes fill a page, and two pages have one
-/// each.
+/// A pool in which compaction moves one object: two of LEN bytes fill a page, and two pages have one each.
 fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     let pool = pool();
     let made: Vec<_> = (0..4u8).map(|n| pool.malloc_from(&[n; LEN]).unwrap()).collect();
@@ -287,7 +287,7 @@ fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     (pool, made[0], made[3])
 }
 
-/// Explores a model whose threads make more steps than loom expects of one.
+/// Explores a model whose threads take more steps than loom's default limit.
 fn model(body: impl Fn() + Sync + Send + 'static) {
     builder().check(body);
 }
@@ -298,16 +298,16 @@ fn builder() -> loom::model::Builder {
     builder
 }
 
-/// Compacts the one class there is: a walk over all of them is too long for a model.
+/// Compacts the only class in use: visiting all classes is too long for a model.
 fn compact(pool: &Zsmalloc) {
     let class =
         pool.core.classes.iter().position(|class| class.size.size as usize >= LEN + 4).unwrap();
     pool.core.compact_class(class as u16);
 }
 
-/// A read against compaction. Fails if a mover does not take the lane's write lock, if the slot is
-/// not pointed at the new place before the old one is released, and if a reader does not wait for
-/// the mover or look at the slot again.
+/// A read against compaction. Fails if a mover does not take the lane's write lock, if the old
+/// place is released before the slot points at the new one, or if a reader does not wait for the
+/// mover or does not check the slot again.
 #[test]
 fn loom_pool_read_against_compact() {
     model(|| {
@@ -322,8 +322,8 @@ fn loom_pool_read_against_compact() {
     });
 }
 
-/// A free against compaction: the object goes once, wherever it is. Fails if a free does not look
-/// at slot and class again under the lock.
+/// A free against compaction: the object is freed exactly once, wherever it is. Fails if a free
+/// does not check slot and class again under the lock.
 #[test]
 fn loom_pool_free_against_compact() {
     model(|| {
@@ -341,8 +341,8 @@ fn loom_pool_free_against_compact() {
     });
 }
 
-/// An allocation, whose bytes are written outside of the lock, against compaction. Fails if the
-/// writer is not counted in its lane.
+/// An allocation, whose bytes are written without the lock, against compaction. Fails if the writer
+/// is not counted in its lane.
 #[test]
 fn loom_pool_malloc_against_compact() {
     model(|| {
@@ -357,7 +357,7 @@ fn loom_pool_malloc_against_compact() {
     });
 }
 
-/// The last reader of a freed object ends it in another thread while its neighbour is compacted.
+/// A guard is dropped in another thread while its object is freed: the last of the two reclaims the place.
 #[test]
 fn loom_pool_guard_dropped_elsewhere_against_free() {
     loom::model(|| {
@@ -383,9 +383,9 @@ fn migrate(pool: &Zsmalloc) -> zpool_api::Migration {
     pool.migrate_within(0..usize::MAX).unwrap()
 }
 
-/// A read against migration. Fails if a mover does not lock every object's lane, if a lane is let go
-/// before the base is changed, and if a reader does not wait for the mover or takes the base before
-/// it has locked the lane.
+/// A read against migration. Fails if a mover does not lock the lane of every object, if a lane is
+/// released before the base is changed, or if a reader does not wait for the mover or loads the
+/// base before it has locked the lane.
 #[test]
 fn loom_pool_read_against_migrate() {
     model(|| {
@@ -401,8 +401,8 @@ fn loom_pool_read_against_migrate() {
     });
 }
 
-/// Frees of all objects, one of them read meanwhile, against migration. Fails if a free in an
-/// isolated zspage detaches it, or if putting it back does not look whether it is empty.
+/// Frees of all objects, one of them being read, against migration. Fails if a free in an isolated
+/// zspage detaches it, or if `putback` does not check whether it is empty.
 #[test]
 fn loom_pool_free_against_migrate() {
     model(|| {
@@ -425,7 +425,7 @@ fn loom_pool_free_against_migrate() {
     });
 }
 
-/// An allocation, whose bytes are written outside of the lock, against migration. Fails if an
+/// An allocation, whose bytes are written without the lock, against migration. Fails if an
 /// allocation finds an isolated zspage, or if the writer is not counted in its lane.
 #[test]
 fn loom_pool_malloc_against_migrate() {

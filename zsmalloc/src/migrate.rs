@@ -1,13 +1,13 @@
-//! Migration: a whole zspage moves to other pages, so that a block of address space runs empty.
+//! Migration: moving a whole zspage to other pages, so that a block of address space becomes empty.
 //!
-//! Three steps, as the kernel's. *Isolate*: the zspage leaves its lists, so that no allocation finds
-//! it; reads and frees in it go on. *Migrate*: with a run of other pages at hand, touched already,
-//! the lane of every object is write-locked by trying, all or none; the bytes are copied, 64 KiB at
-//! most, the base changed, and the lanes let go. *Put back*: the zspage is on its lists again, with
-//! the old pages or the new ones. A guard, or an object that is being written or parked, makes the
-//! second step fail, which leaves everything as it was.
+//! Three steps, as in the kernel. *Isolate*: take the zspage off its lists, so that no allocation
+//! finds it; reads and frees in it continue. *Migrate*: with another run at hand whose pages are
+//! touched already, try to write-lock the lane of every object, all or none; copy the bytes, 64 KiB
+//! at most; change the base; release the lanes. *Put back*: return the zspage to its lists, with
+//! its old pages or the new ones. The second step fails, without effect, if an object has a guard,
+//! is being written, or is parked.
 //!
-//! Neither handles nor slots change: they name the zspage, not its address. A reader takes the base
+//! Neither handles nor slots change: they name the zspage, not its address. A reader loads the base
 //! after it has locked its lane.
 
 use core::ops::Range;
@@ -19,22 +19,22 @@ use crate::class::{ClassGuard, Putback};
 use crate::shared::Core;
 use crate::zspage::Zspage;
 
-/// What became of a zspage.
+/// The outcome of migrating one zspage.
 enum Step {
-    /// On other pages now.
+    /// It is on other pages now.
     Moved,
-    /// Gone meanwhile, or never there.
+    /// Detached meanwhile, or outside of the range.
     Gone,
-    /// In use by a guard or a writer, or isolated by somebody else.
+    /// A guard or a writer uses it, or somebody else has isolated it.
     Left,
 }
 
-/// Whether a zspage's run begins in a range of addresses. Exact under its class's lock.
+/// Whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
 fn begins_in(z: &Zspage, range: &Range<usize>) -> bool {
     z.run_base().is_some_and(|base| range.contains(&base.addr().get()))
 }
 
-/// A zspage that is isolated while the provider is called. Dropped, it is put back.
+/// A zspage that is isolated while the provider is called. Dropping it puts the zspage back.
 struct Isolated<'a> {
     core: &'a Core,
     class: u16,
@@ -52,13 +52,13 @@ impl Drop for Isolated<'_> {
 }
 
 impl Core {
-    /// Moves the zspages that begin in a range of addresses. Ends at the first run that the provider
-    /// refuses.
+    /// Moves the zspages whose runs begin in a range of addresses. Stops at the first run that the
+    /// provider refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
         for (zspage, z) in self.zspages.iter() {
-            // A look without the lock; `migrate_zspage` looks again.
+            // A check without the lock; `migrate_zspage` repeats it.
             if !begins_in(z, range) {
                 continue;
             }
@@ -89,7 +89,7 @@ impl Core {
         let (pages, needed) = (usize::from(locked.size.pages), z.touched.get() & !z.holes.get());
         drop(locked);
 
-        // Put back also if the provider panics.
+        // Puts the zspage back if the provider panics.
         let isolated = Isolated { core: self, class, zspage, z };
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
         core::mem::forget(isolated);
@@ -97,8 +97,8 @@ impl Core {
         let mut locked = self.lock(class);
         let (unused, step) = match fresh {
             Ok(fresh) => {
-                // SAFETY: isolated above, so it is in this class still. The run is fresh, of the
-                // class's length, and the pages of objects were touched in it.
+                // SAFETY: isolated above, so the zspage is still in this class. The run is fresh,
+                // of the class's length, and those of its pages that objects need were touched.
                 let (run, step) = unsafe { self.change_pages(&mut locked, z, fresh) };
                 (Some(run), Ok(step))
             }
@@ -110,43 +110,43 @@ impl Core {
             self.leave(detached);
         }
         if let Some(run) = unused {
-            // SAFETY: a run of this provider: the fresh one, which nobody has seen, or the old one,
-            // whose base no reader can find any more (`change_pages`).
+            // SAFETY: a run of this provider: the fresh one, which nobody else has seen, or the old
+            // one, whose base no reader can find any more (`change_pages`).
             unsafe { self.provider.free_run(run) };
         }
         self.tidy_up();
         step
     }
 
-    /// Has the system back these pages of a run and no others, before any reader is locked out.
+    /// Makes exactly these pages of a run resident, before any reader is locked out.
     fn touched_run(&self, mut run: PageRun, pages: u16) -> PageRun {
         for page in 0..run.pages() {
             if pages >> page & 1 == 0 {
-                // SAFETY: the run is this call's alone, from this provider.
+                // SAFETY: the run is from this provider and belongs to this call alone.
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
             } else if run.mark_resident(page..page + 1) == 1 {
                 // SAFETY: a page of the run.
                 let byte = unsafe { run.base().as_ptr().add(page * self.page_size()) };
-                // SAFETY: the run is this call's alone.
+                // SAFETY: the run belongs to this call alone.
                 unsafe { byte.write_volatile(0) };
             }
         }
         run
     }
 
-    /// Puts the objects of an isolated zspage on `fresh`, unless one of them is in use. The run that
-    /// is not needed afterwards, the old one or the fresh one.
+    /// Moves the objects of an isolated zspage to `fresh`, unless one of them is in use. Returns
+    /// the run that is left over: the old one, or `fresh` on failure.
     ///
     /// # Safety
-    /// The caller has isolated the zspage, which is of the class locked; `fresh` is a run of the pool's
-    /// provider, of the class's length, in which the pages are resident that objects of the zspage are in.
+    /// The caller has isolated the zspage, which is in the locked class. `fresh` is a run of the
+    /// pool's provider, of the class's length, in which all pages that hold objects of the zspage are resident.
     unsafe fn change_pages(
         &self,
         locked: &mut ClassGuard<'_>,
         z: &Zspage,
         fresh: PageRun,
     ) -> (PageRun, Step) {
-        // Frees may have dug holes since it was isolated, but nobody has touched a page.
+        // Frees may have made holes since the zspage was isolated, but no page was touched.
         let needed = z.touched.get() & !z.holes.get();
         let objects = usize::from(locked.size.objects);
         if !self.write_lock_all(z, objects) {
@@ -154,7 +154,7 @@ impl Core {
         }
         let old = z.base();
         for index in self.used_lanes(z, objects) {
-            // Moved away from here, which whoever gets the pages next writes to.
+            // For the model: the pages' next owner writes to the place that the object leaves.
             self.lane(z, index).bytes.write();
         }
         let mut left = needed;
@@ -163,17 +163,17 @@ impl Core {
             left &= left - 1;
             // SAFETY: a page of the zspage's run.
             let from = unsafe { old.add(page * self.page_size()) };
-            // SAFETY: and of the fresh one, which is as long.
+            // SAFETY: a page of the fresh run, which is as long.
             let to = unsafe { fresh.base().add(page * self.page_size()) };
-            // SAFETY: two runs. All objects of the old one are write-locked and its free places
-            // nobody's (invariant 1 of the pool); the fresh one is this call's alone.
+            // SAFETY: two different runs. All objects of the old one are write-locked, and nobody
+            // uses its free places (invariant 1 of the pool); the fresh one belongs to this call alone.
             unsafe { to.copy_from_nonoverlapping(from, self.page_size()) };
         }
-        // SAFETY: the write lock of every USED lane is held, and all pages that objects are in were copied.
+        // SAFETY: the write lock of every USED lane is held, and all pages that hold objects were copied.
         let run = unsafe { locked.rebase(z, fresh, needed) };
         for index in self.used_lanes(z, objects) {
-            // SAFETY: locked by `write_lock_all`: nobody takes or clears a lane of it meanwhile, under the
-            // class lock. The base leads to the copies.
+            // SAFETY: `write_lock_all` locked it, and nobody takes or clears a lane of the zspage
+            // while the class lock is held. The base leads to the copies.
             unsafe { self.lane(z, index).write_unlock() };
         }
         (run, Step::Moved)
@@ -183,13 +183,13 @@ impl Core {
         (0..objects).filter(move |&index| self.lane(z, index).is_used())
     }
 
-    /// Write-locks the lane of every object there is, or none. Under the class lock.
+    /// Write-locks the lanes of all objects, or none. Under the class lock.
     fn write_lock_all(&self, z: &Zspage, objects: usize) -> bool {
         let refused =
             self.used_lanes(z, objects).find(|&index| !self.lane(z, index).write_trylock());
         if let Some(refused) = refused {
             for index in self.used_lanes(z, refused) {
-                // SAFETY: locked just now, and nothing was moved.
+                // SAFETY: locked just now; nothing was moved.
                 unsafe { self.lane(z, index).write_unlock() };
             }
         }

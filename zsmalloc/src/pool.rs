@@ -1,5 +1,5 @@
-//! The pool as its users have it: the type, its constructors, and the trait. Each operation is in a file
-//! of its own; what they share, and the invariants they keep, is in `shared.rs`.
+//! The pool's public face: the type, its constructors, and the `Zpool` trait. Each operation has
+//! its own file; `shared.rs` has what they share and the invariants they keep.
 
 use core::fmt;
 use core::ops::Range;
@@ -19,22 +19,54 @@ use crate::shared::{Core, NAME};
 
 /// A pool of size classes over multi-page zspages. See the crate's front page.
 ///
-/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it gives all pages back to the provider. In a
-/// child after `fork` every call is [`ZpoolError::Forked`], or what an empty pool answers, and nothing
-/// is given back.
+/// `Send` and `Sync`; usable as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider. In
+/// a forked child every call returns [`ZpoolError::Forked`] or answers as an empty pool would, and
+/// nothing is returned to the provider.
 pub struct Zsmalloc {
     pub(crate) core: Leaked<Core>,
 }
 
 impl Zsmalloc {
-    /// An empty pool over `provider` with the default configuration. Takes no page yet.
+    /// Makes an empty pool over `provider` with the default configuration. Takes no page yet.
     ///
-    /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
+    /// # Errors
+    /// [`ZpoolError::UnsupportedPageSize`] if the provider's pages are smaller than 4 KiB, larger
+    /// than 64 KiB, or not a power of two.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_api::Zpool;
+    /// use zpool_pages::HeapPages;
+    /// use zsmalloc::Zsmalloc;
+    ///
+    /// let pool = Zsmalloc::new(Arc::new(HeapPages::new()))?;
+    /// let handle = pool.malloc_from(b"compressed")?;
+    /// assert_eq!(&*pool.obj_read_begin(handle)?, b"compressed");
+    /// pool.free(handle)?;
+    /// assert_eq!(pool.total_pages(), 0);
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn new(provider: Arc<dyn PageProvider>) -> Result<Self, ZpoolError> {
         Self::with_config(provider, Config::new())
     }
 
-    /// An empty pool with a configuration of its own. Errors as [`Zsmalloc::new`].
+    /// Makes an empty pool with the given configuration.
+    ///
+    /// # Errors
+    /// As [`Zsmalloc::new`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_api::Zpool;
+    /// use zpool_pages::HeapPages;
+    /// use zsmalloc::{Config, Zsmalloc};
+    ///
+    /// // The kernel's classes: zspages of at most 4 pages, all classes active from the start.
+    /// let config = Config::new().chain(4).refine(false);
+    /// let pool = Zsmalloc::with_config(Arc::new(HeapPages::new()), config)?;
+    /// assert_eq!(pool.name(), "zsmalloc");
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn with_config(
         provider: Arc<dyn PageProvider>,
         config: Config,
@@ -42,7 +74,7 @@ impl Zsmalloc {
         Self::with_budget(provider, None, config)
     }
 
-    /// An empty pool for a consumer of backends: with the provider and the budget that it chose.
+    /// Makes an empty pool from the provider and the budget that a consumer of backends has chosen.
     ///
     /// # Errors
     /// As [`Zsmalloc::new`].
@@ -75,10 +107,29 @@ impl Zsmalloc {
     }
 
     /// Moves every zspage whose run begins in a range of addresses to other pages of the provider,
-    /// except those in use by guards or writers. [`Zpool::migrate`] does so for a block that the
-    /// provider chooses; this is for a holder of the provider that knows better.
+    /// except those that guards or writers use. [`Zpool::migrate`] does the same for a block that
+    /// the provider chooses; this method is for callers that choose the range themselves.
     ///
-    /// Errors of the provider, after which all objects are as they were.
+    /// # Errors
+    /// [`ZpoolError::OutOfMemory`] if the provider has no run for a zspage. Zspages that were moved
+    /// by then stay moved; no object is lost. [`ZpoolError::Forked`] in a forked child.
+    ///
+    /// # Blocking
+    /// Calls the provider, which may make system calls. Not to be called under a lock.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use zpool_api::Zpool;
+    /// use zpool_pages::HeapPages;
+    /// use zsmalloc::Zsmalloc;
+    ///
+    /// let pool = Zsmalloc::new(Arc::new(HeapPages::new()))?;
+    /// let handle = pool.malloc_from(&[7; 1000])?;
+    /// let moved = pool.migrate_within(0..usize::MAX)?;
+    /// assert_eq!((moved.zspages, moved.left), (1, 0));
+    /// assert_eq!(pool.obj_read_begin(handle)?[..], [7; 1000]);
+    /// # Ok::<(), zpool_api::ZpoolError>(())
+    /// ```
     pub fn migrate_within(&self, range: Range<usize>) -> Result<Migration, ZpoolError> {
         self.core.check_maker()?;
         self.core.tidy_up();
@@ -142,22 +193,24 @@ impl Zpool for Zsmalloc {
         self.core.accounts.resident()
     }
 
-    /// Each zspage is emptied at most once, and each of its places visited at most once: whatever
-    /// guards are open, whatever other threads do and whatever the provider calls, a call visits at most
-    /// as many places as the pool has when it begins, and gives pages without an object back at most as
-    /// often as there are pages then.
+    /// Empties each zspage at most once, and visits each of its places at most once. Whatever
+    /// guards are open, and whatever other threads or the provider do meanwhile, a call visits at
+    /// most as many places as the pool has at its start, and makes at most as many calls that
+    /// return pages without an object as there are pages at its start.
     fn compact(&self) -> Result<usize, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact())
     }
 
-    /// Moves at most 256 objects a call, and visits at most 4096 places, and zspages with pages without
-    /// an object, which are given back, too, and count as won. Goes on with the class where the last
-    /// call ended. Complete when all classes in turn gave nothing since the last page won. `while
-    /// !complete` ends also if other threads or the provider go on changing the pool: after 8 visits of
-    /// each class, 2 a page and one for 16 objects that there were at the begin, all calls together,
-    /// or when another call was complete meanwhile. Leaves the provider's warm pages alone. `pages` of
-    /// 0 counts as 1.
+    /// A call moves at most 256 objects and visits at most 4096 places and zspages with holes.
+    /// Holes, which are pages without an object, are returned too, and count as freed. Each call
+    /// goes on with the class where the last one stopped. The pass is complete when all classes in
+    /// turn have freed nothing since the last page was freed.
+    ///
+    /// `while !complete` also ends while other threads or the provider keep changing the pool: a
+    /// pass is limited, over all calls together, to 8 visits of each class, 2 for each page and one
+    /// for every 16 objects at its start, and it ends for a call if another call completes it.
+    /// Leaves the provider's cached pages alone. `pages` of 0 counts as 1.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact_some(pages))
@@ -170,7 +223,7 @@ impl Zpool for Zsmalloc {
             return Ok(Migration::default());
         };
         let (range, bytes) = (block.range(), block.bytes());
-        // The block is put back also if the provider panics meanwhile.
+        // The block is put back even if the provider panics meanwhile.
         let result = catch_unwind(AssertUnwindSafe(|| self.core.migrate(&range)));
         let whole = self.core.provider.putback_block(block);
         let mut done = result.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -277,7 +330,7 @@ mod tests {
         assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
     }
 
-    /// Pages that are touched one by one and given back one by one.
+    /// A pool whose pages are touched one by one and returned one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn mapped() -> Zsmalloc {
         Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap()
@@ -291,11 +344,11 @@ mod tests {
             (0..8u8).map(|n| pool.malloc_from(&[n; 3000]).unwrap()).collect();
         // 3024 bytes a place: 8 of them end in the sixth page of sixteen.
         assert_eq!(pool.total_pages(), 6);
-        // The pages of the first five hold nothing else, except the last one's.
+        // The pages of the first five hold nothing else, except that the last one is shared.
         for handle in &handles[..5] {
             pool.free(*handle).unwrap();
         }
-        assert_eq!(pool.total_pages(), 6, "they wait to be filled again");
+        assert_eq!(pool.total_pages(), 6, "holes are kept to be filled again");
         assert_eq!(pool.compact().unwrap(), 3);
         assert_eq!(pool.total_pages(), 3);
         for (n, handle) in handles.iter().enumerate().skip(5) {
@@ -324,9 +377,12 @@ mod tests {
         let at = read.as_ptr();
         let freeable: usize = pool.class_stats().iter().map(|class| class.freeable).sum();
         let before = pool.total_pages();
-        let won = pool.compact().unwrap();
-        assert_eq!(before - pool.total_pages(), won);
-        assert!(won > 0 && won <= freeable && won * 100 >= freeable * 95, "{won} of {freeable}");
+        let freed = pool.compact().unwrap();
+        assert_eq!(before - pool.total_pages(), freed);
+        assert!(
+            freed > 0 && freed <= freeable && freed * 100 >= freeable * 95,
+            "{freed} of {freeable}"
+        );
         assert_eq!((read.as_ptr(), read[0]), (at, 144));
         for (n, handle) in &handles {
             let object = pool.obj_read_begin(*handle).unwrap();

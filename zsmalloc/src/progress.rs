@@ -1,47 +1,47 @@
-//! How far compaction in parts has come: the class to go on with, and when a pass over all of them ends.
+//! The progress of compaction in parts: the class to go on with, and when a pass over all classes ends.
 //!
-//! What counts is pages: a round over all classes ends without one, unless pages are won on balance,
-//! and a class in which as many places were visited as it has, without a page won, is left. Pages of
-//! zspages that others have emptied do not count. A pass over the classes that others keep from its
-//! end by making work ends after a number of visits that the pool's size at its begin bounds, and it
-//! ends for all that take part in it.
+//! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
+//! page on balance. A visit leaves a class after visiting as many places as the class has without
+//! freeing a page. Pages of zspages that other threads emptied do not count as progress. If other
+//! threads keep making work, the pass ends after a number of visits that is bounded by the pool's
+//! size at its start. It ends for all threads that take part in it.
 
 use zpool_api::Compaction;
 
-/// What a visit of a class did.
+/// The result of visiting a class.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Visit {
-    /// Pages given back, less those touched.
+    /// Pages given back minus pages touched.
     pub(crate) balance: isize,
-    /// Those given back of zspages that others have emptied.
+    /// How many of the pages given back belonged to zspages that other threads had emptied.
     pub(crate) emptied: usize,
-    /// Places visited, and places that the class had.
+    /// Places visited, and places that the class had at the start.
     pub(crate) visited: usize,
     pub(crate) places: usize,
     /// Whether there was nothing left to do.
     pub(crate) done: bool,
 }
 
-/// How far compaction in parts has come.
+/// The progress of compaction in parts, shared by all threads.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// The class to go on with.
     pub(crate) class: usize,
-    /// Classes in a row that gave nothing.
+    /// Classes in a row that freed nothing.
     quiet: usize,
-    /// Places visited in this class since it gave something.
+    /// Places visited in this class since it last freed a page.
     visited: usize,
-    /// Pages touched and not won back yet.
+    /// Pages touched for moves and not made up for yet.
     owed: usize,
-    /// Visits of classes after which the pass ends in any case; 0 between two passes.
+    /// Visits of classes left until the pass ends in any case; 0 between two passes.
     left: usize,
     /// Passes that have ended.
     pub(crate) passes: usize,
 }
 
 impl Progress {
-    /// Joins the pass under way, or begins one of so many visits; the passes that
-    /// have ended.
+    /// Joins the pass under way, or starts one that is limited to `visits()` visits. Returns how
+    /// many passes have ended.
     pub(crate) fn join(&mut self, visits: impl FnOnce() -> usize) -> usize {
         if self.left == 0 {
             self.left = visits();
@@ -49,8 +49,8 @@ impl Progress {
         self.passes
     }
 
-    /// Notes a visit of a class out of `classes`: the pages won on balance, and whether the pass ends: a
-    /// whole round has given nothing, or the visits are used up.
+    /// Records a visit of `class`, one of `classes`. Returns the pages freed on balance and whether
+    /// the pass ends: because a whole round freed nothing, or because no visits are left.
     pub(crate) fn note(&mut self, class: usize, classes: usize, visit: Visit) -> Compaction {
         let won = visit.balance.max(0).unsigned_abs();
         let gain = won.saturating_sub(self.owed);
@@ -59,7 +59,7 @@ impl Progress {
         if own > 0 {
             self.quiet = 0;
         }
-        // Otherwise another thread went on from here meanwhile.
+        // If not, another thread has moved on from this class meanwhile.
         if self.class == class {
             self.visited = if own > 0 { 0 } else { self.visited + visit.visited };
             if visit.done || self.visited > visit.places {

@@ -1,4 +1,4 @@
-//! Races made deterministic by hooks: what happens between two steps of a call is run by the test.
+//! Races made deterministic by hooks: the test runs code between two steps of a call.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ fn small_pool() -> Rc<Zsmalloc> {
     Rc::new(Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap())
 }
 
-/// The default, or a table that Miri builds in less time.
+/// The default, or a table that Miri builds faster.
 fn config() -> Config {
     if cfg!(miri) { Config::new().chain(1) } else { Config::new() }
 }
@@ -28,8 +28,8 @@ fn put(pool: &Zsmalloc, byte: u8, len: usize) -> Handle {
     pool.malloc_from(&vec![byte; len]).unwrap()
 }
 
-/// Two zspages, each of two objects; `x`, at place 1 of zspage 0, is the only one left there, and
-/// `stays` the only one of zspage 1.
+/// Two zspages with room for two objects each. `x`, at place 1 of zspage 0, is the only object left
+/// there; `stays` is the only one of zspage 1.
 struct Scene {
     pool: Rc<Zsmalloc>,
     x: Handle,
@@ -45,7 +45,7 @@ impl Scene {
         Scene { pool, x: all[1], stays: all[2] }
     }
 
-    /// Has `x` move to zspage 1, and objects of another class in zspage 0: those objects.
+    /// Moves `x` to zspage 1 and fills zspage 0 with objects of another class, which it returns.
     fn away(pool: &Zsmalloc, others: &[usize]) -> Vec<Handle> {
         pool.compact().unwrap();
         let made = others.iter().map(|len| put(pool, 0xbb, *len)).collect();
@@ -53,7 +53,7 @@ impl Scene {
         made
     }
 
-    /// Has `x` move back to where it was.
+    /// Moves `x` back to its old place.
     fn back(pool: &Zsmalloc, others: Vec<Handle>, stays: Handle) {
         for other in others {
             pool.free(other).unwrap();
@@ -63,11 +63,11 @@ impl Scene {
         pool.free(second).unwrap();
         pool.free(stays).unwrap();
         pool.compact().unwrap();
-        // Stays in place 0.
+        // `first` keeps place 0.
         assert!(pool.obj_read_begin(first).is_ok());
     }
 
-    /// Reads `x` while it moves away after `at.0` and back after `at.1`.
+    /// Reads `x` while it moves away at `at[0]` and back at `at[1]`.
     fn read(self, others: &'static [usize], at: [Point; 2]) {
         let Scene { pool, x, stays } = self;
         let there = Rc::new(Cell::new(Vec::new()));
@@ -78,7 +78,7 @@ impl Scene {
         let guard = pool.obj_read_begin(x).unwrap();
         assert_eq!(guard[..], [1; 2000]);
         pool.free(x).unwrap();
-        // Would be written to where `x` was.
+        // These would overwrite the bytes of `x`.
         let next: Vec<Handle> = (0..3).map(|_| put(&pool, 0x77, 2000)).collect();
         assert_eq!(guard[..], [1; 2000], "the bytes changed under the guard");
         drop(guard);
@@ -98,15 +98,15 @@ fn a_slot_word_that_comes_back_does_not_vouch_for_the_class() {
 
 #[test]
 fn a_class_that_comes_back_does_not_vouch_for_the_lane() {
-    // The lane that the reader is counted in is nobody's when the class is compared.
+    // The lane in which the reader is counted is free when the class is compared.
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::ClassCompared]);
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::LaneLocked]);
-    // It is somebody's: the reader keeps the zspage where it is.
+    // That lane is taken: the reader keeps the zspage in place.
     Scene::new().read(&[1000; 4], [Point::SlotLoaded, Point::ClassCompared]);
 }
 
-/// Between a reader's leaving and its taking of the class lock others reclaim the place, and the
-/// zspage is of another class, with another parked object in that place.
+/// After a reader has left, and before it takes the class lock, others reclaim the place. The
+/// zspage is then in another class, with another parked object in that place.
 #[test]
 fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     let pool = small_pool();
@@ -119,7 +119,7 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     let inner = pool.clone();
     on(Point::ReclaimClass, move || {
         let core = &inner.core;
-        // Another reader passes through, and reclaims the place.
+        // Another reader passes through and reclaims the place.
         core.zspages.lane_at(lane).read_lock().unwrap();
         // SAFETY: counted by hand.
         unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
@@ -128,7 +128,7 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
         assert_eq!(core.zspages.len(), 1, "the zspage was not recycled");
         let read = inner.obj_read_begin(next).unwrap();
         inner.free(next).unwrap();
-        // Its reader has left, and is about to reclaim it.
+        // Its reader has left and is about to reclaim it.
         assert!(core.zspages.lane_at(lane).read_unlock_for_test());
         std::mem::forget(read);
     });
@@ -143,8 +143,8 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     assert_eq!((pool.total_pages(), pool.stats().parked_objects), (0, 0));
 }
 
-/// `obj_read_begin` takes no lock and calls no provider, also if it is the last to leave a parked
-/// object.
+/// `obj_read_begin` takes no lock and does not call the provider, even if it is the last to leave a
+/// parked object.
 #[test]
 fn a_passing_reader_leaves_a_parked_place_to_others() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
@@ -155,12 +155,12 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
         let other = pool.clone();
         on(Point::LaneLocked, move || {
             std::thread::scope(|scope| {
-                // Another thread: this one holds a lock, as far as it knows.
+                // In another thread, since lockdep sees this one hold a lock.
                 scope.spawn(|| other.free(freed).unwrap());
             });
         });
         if gone == 2 {
-            // The other one is gone already: the zspage becomes empty.
+            // The other object is gone already, so the zspage becomes empty.
             pool.free(handles[0]).unwrap();
         }
         let out = pages.pages_out();
@@ -168,7 +168,7 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
         assert!(pool.obj_read_begin(freed).is_err());
         drop(held);
         assert_eq!(pages.pages_out(), out);
-        // Whatever reports counts reclaims it, without the provider.
+        // Every call that reports counts reclaims the place, without the provider.
         let held = lockdep::acquire(Rank::Entry);
         assert_eq!(pool.stats().parked_objects, 0);
         assert_eq!(pool.total_pages() == 0, gone == 2);
@@ -181,7 +181,7 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
     }
 }
 
-/// Several places are queued at once, and another reader is in one of them when the queue is emptied.
+/// Several places are queued, and a reader is counted in one of them when the queue is emptied.
 #[test]
 fn queued_places_are_all_reclaimed() {
     let pool = Arc::new(Zsmalloc::with_config(Arc::new(HeapPages::new()), config()).unwrap());
@@ -190,8 +190,7 @@ fn queued_places_are_all_reclaimed() {
         let (other, handle) = (pool.clone(), *handle);
         on(Point::LaneLocked, move || {
             std::thread::scope(|scope| {
-                // Not by this thread, whose next call would empty the queue; frees do, too, so the
-                // lane is parked by hand.
+                // In another thread, and through `free_slot`: a public `free` would empty the queue.
                 scope.spawn(|| {
                     let slot = zpool_api::SlotRef::from_bits(handle.backend_bits());
                     other.core.free_slot(slot).unwrap();
@@ -201,7 +200,7 @@ fn queued_places_are_all_reclaimed() {
         assert!(pool.obj_read_begin(handle).is_err());
     }
     let core = &pool.core;
-    // Relaxed counts, this thread's own.
+    // All USED lanes, which are the parked ones.
     let parked: Vec<_> = core
         .zspages
         .iter()
@@ -222,7 +221,7 @@ fn queued_places_are_all_reclaimed() {
     assert_eq!((stats.parked_objects, stats.total_pages, stats.objects), (0, 0, 0));
 }
 
-/// A guard may be dropped under a lock of its holder's: no panic, and no call of the provider.
+/// A guard may be dropped under a lock of its holder: that neither panics nor calls the provider.
 #[test]
 fn a_guard_dropped_under_an_outer_lock_leaves_the_run_for_later() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
@@ -246,10 +245,10 @@ fn a_guard_dropped_under_an_outer_lock_leaves_the_run_for_later() {
         assert_eq!(pool.stats().cached_pages, out);
         drop(held);
         later(&pool);
-        // What `malloc` reserved and gave up again waits in turn.
+        // The run that `malloc` reserved and gave up waits, in turn.
         pool.trim();
         assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
-        // And a pool that is dropped has nothing left.
+        // Dropping the pool leaves nothing behind.
         let handle = put(&pool, 1, 3000);
         let guard = pool.obj_read_begin(handle).unwrap();
         pool.free(handle).unwrap();
@@ -287,7 +286,7 @@ fn a_malloc_that_fails_gives_its_slot_back() {
     assert_eq!((pool.core.slots.len(), pages.pages_out()), (1, 0));
 }
 
-/// While a run is requested others make room: the run goes back, unattached.
+/// Others make room while a run is being requested: the run is returned unattached.
 #[test]
 fn a_fresh_run_that_is_not_needed_goes_back() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
@@ -306,7 +305,7 @@ fn a_fresh_run_that_is_not_needed_goes_back() {
     assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
 }
 
-/// A pool of some objects of one length, of which some are read.
+/// A pool of objects of one length, some of which are being read.
 struct Crowd {
     pool: Zsmalloc,
     live: Vec<Handle>,
@@ -363,7 +362,7 @@ fn providers() -> Vec<Arc<dyn PageProvider>> {
     all
 }
 
-/// Five objects of three zspages, four of them read: the fifth went to and fro.
+/// Five objects in three zspages, four of them being read: the fifth must not move back and forth.
 #[test]
 #[cfg_attr(miri, ignore = "long zspages; the seeds of the next test are there for Miri")]
 fn compaction_ends_while_four_guards_are_open() {
@@ -377,12 +376,12 @@ fn compaction_ends_while_four_guards_are_open() {
         let guards = [36, 47, 68, 91].map(|n| pool.obj_read_begin(all[n]).unwrap());
         let before = pool.total_pages();
         limit_relocations(96);
-        let won = pool.compact().unwrap();
-        assert_eq!(before - pool.total_pages(), won);
+        let freed = pool.compact().unwrap();
+        assert_eq!(before - pool.total_pages(), freed);
         drop(guards);
         let _ = pool.compact().unwrap();
         limit_relocations(usize::MAX);
-        // Five objects of 2048 bytes, a zspage of its own each way.
+        // Five objects of 2048 bytes, in at most two zspages.
         assert!(pool.total_pages() <= 32);
         keep.iter().for_each(|n| assert_eq!(pool.obj_read_begin(all[*n]).unwrap()[..], [1; 2044]));
     }
@@ -397,9 +396,9 @@ fn compaction_visits_no_more_places_than_there_are() {
             let at: Vec<_> = guards.iter().map(|guard| guard.as_ptr()).collect();
             let before = crowd.pool.total_pages();
             limit_relocations(crowd.places());
-            let won = crowd.pool.compact().unwrap();
+            let freed = crowd.pool.compact().unwrap();
             limit_relocations(usize::MAX);
-            assert_eq!(before - crowd.pool.total_pages(), won);
+            assert_eq!(before - crowd.pool.total_pages(), freed);
             assert!(guards.iter().map(|guard| guard.as_ptr()).eq(at));
             crowd.check();
         }
@@ -413,28 +412,28 @@ fn compaction_in_parts_ends_and_wins_what_a_whole_one_does() {
             let crowd = Crowd::new(seed, provider);
             let guards = crowd.guards();
             let classes = crowd.pool.core.classes.len();
-            let (before, mut won, mut calls) = (crowd.pool.total_pages(), 0, 0);
+            let (before, mut freed, mut calls) = (crowd.pool.total_pages(), 0, 0);
             loop {
                 let moves = relocations();
                 let some = crowd.pool.compact_some(1 + calls % 3).unwrap();
                 assert!(relocations() - moves <= 4096);
-                won += some.pages;
+                freed += some.pages;
                 calls += 1;
                 if some.complete {
                     break;
                 }
                 assert!(calls < 2 * before + classes, "seed {seed}, provider {kind}");
             }
-            // A page may have been touched to move objects of which some turned out to be read.
+            // A page may have been touched for moves that failed because of readers.
             let less = before.checked_sub(crowd.pool.total_pages());
-            let exact = less == Some(won) || !guards.is_empty();
+            let exact = less == Some(freed) || !guards.is_empty();
             assert!(
-                exact && less.is_some_and(|less| less <= won),
-                "seed {seed}: {less:?} of {won}"
+                exact && less.is_some_and(|less| less <= freed),
+                "seed {seed}: {less:?} of {freed}"
             );
             crowd.check();
             drop(guards);
-            // Without guards there is nothing left that a whole run would win.
+            // Without guards, a whole compaction finds nothing left to free.
             while !crowd.pool.compact_some(1).unwrap().complete {}
             let rest = crowd.pool.compact().unwrap();
             assert_eq!(rest, 0, "seed {seed}, provider {kind}");

@@ -1,34 +1,40 @@
 //! Reading without a lock: from a handle to a pinned object.
 //!
-//! A reader loads the slot's word, takes a guess at the class of the zspage that it names, and from
-//! both the lane, in which it counts itself. Whatever it has loaded until then may be stale, and each
-//! of the words may have changed and come back: compaction can move an object away and back, and its
-//! zspage can have served another class meanwhile. So nothing of it is trusted for being equal to
-//! what it was. What is trusted are things that cannot change any more:
+//! A reader loads the slot's word, guesses the class of the zspage that the word names, and from
+//! both derives the lane in which it counts itself. Everything that it has loaded by then may be
+//! stale, and each word may have changed and changed back: compaction can move an object away and
+//! back, and its zspage can have served another class in between. So equality with an earlier load
+//! proves nothing by itself. The proof rests on three observations, made in this order, that cannot
+//! become false while the reader is counted:
 //!
 //! 1. The lane is USED and has no writer, with this reader counted in it. From here on the zspage
-//!    stays in its class, on its pages (`lane.rs`), whatever happened before.
-//! 2. The class is loaded, and it is the one that the lane was chosen by.
-//! 3. The slot is loaded, and its word is the one that the lane was chosen by.
+//!    stays in its class and on its pages (`lane.rs`), whatever happened before.
+//! 2. The class is loaded again, and is the one by which the lane was chosen.
+//! 3. The slot is loaded again, and its word is the one by which the lane was chosen.
 //!
-//! # Why the guard is right then
-//! Call a zspage's time in one class, from `attach` to its detachment, a *term*, and the one that 1.
-//! pins *T*. T began before the claim of this lane (Release), which the reader's own RMW has acquired,
-//! and ends after the reader has gone: so 2. loads T's class, not a former one that has come back.
-//! 3. loads a word that some `publish` or `move_to` has stored; say the object was then in term *S*.
-//! S cannot be after T, which has not ended. S cannot be before T: an object leaves a zspage, and its
-//! slot changes, before the term ends; the next term begins after that (class lock, then the lock of
-//! the vacant descriptors, then the next class lock), and the claim after that; the reader would have
-//! seen the change. So S is T: class, index and lane are the object's own. And the object is still
-//! there: to leave, it must be freed, or moved, by an RMW on this very lane. One that came before the
-//! reader's RMW has changed the slot before it (a mover: before it let the lane go, and the reader
-//! waited for that), so the reader would have seen another word. One that comes after it finds the
-//! reader counted, and a mover gives up, and a free parks.
+//! # Why the guard is valid
+//! Call the time that a zspage spends in one class, from `attach` to detachment, a *term*, and let
+//! *T* be the term that step 1 pins. T began before the claim of this lane (Release), which the
+//! reader's RMW has acquired, and ends after the reader leaves. So step 2 loads T's class, not that
+//! of an earlier term.
 //!
-//! The base is loaded last, and is T's: a migration that the reader did not wait for found it counted.
+//! Step 3 loads a word that some `publish` or `move_to` stored; let *S* be the term that the object
+//! was in then. S is not after T, since T has not ended. S is not before T either: an object leaves
+//! a zspage, and its slot changes, before the term ends; the next term begins after that (class
+//! lock, then the lock of the vacant descriptors, then the next class lock), and the claim comes
+//! after that, so the reader would have seen the change. Hence S is T: class, index and lane are
+//! the object's own.
 //!
-//! A reader takes no lock and calls no provider, except that it waits for a mover by the class lock.
-//! If it passed through a lane and left a parked object without readers, it queues the place
+//! The object is also still there: it can only leave by a free or a move, each of which is an RMW
+//! on this lane. If that RMW came before the reader's, the slot was changed before it (a mover
+//! changes the slot before it releases the lane, and the reader waited for that), so the reader
+//! would have seen another word. If it comes after, it finds the reader counted: a mover gives up,
+//! and a free parks.
+//!
+//! The base is loaded last and is T's: a migration that the reader did not wait for finds it counted.
+//!
+//! A reader takes no lock and calls no provider; only to wait for a mover does it take the class
+//! lock. If it passes through a lane and is the last to leave a parked object, it queues the place
 //! (`reclaim.rs`).
 
 use core::ptr::NonNull;
@@ -44,14 +50,14 @@ use crate::sync::{MODEL, yield_now};
 use crate::zspage::Zspage;
 use crate::zspages::LaneRef;
 
-/// Looks at a lane before its reader sleeps: a mover is done in microseconds. None under the model
-/// checker, where looking in vain teaches nothing.
+/// Checks of a lane before its reader sleeps: a mover finishes in microseconds. 0 under the model
+/// checker, where spinning explores nothing new.
 const SPINS: u32 = if MODEL { 0 } else { 64 };
 
-/// Why there is no guard.
+/// Why pinning failed.
 #[derive(Debug)]
 enum PinError {
-    /// No live object.
+    /// The handle names no live object.
     NotLive,
     /// The lane is full of readers.
     TooManyReaders,
@@ -85,9 +91,9 @@ impl Core {
             let z = self.zspages.at(location.zspage);
             hooks::at(Point::SlotLoaded);
             let number = z.class();
-            // Without a class the zspage is vacant, so the slot has changed or is about to be seen so.
+            // Without a class the zspage is vacant: the slot has changed, and a later load will show it.
             if let Some(class) = number.map(|class| self.class(class)) {
-                // Any number, if class and location are of two terms; `lane_number` copes.
+                // An arbitrary index if class and location are from two terms; `lane_number` clamps it.
                 let index = class.size.index_of(location.last);
                 let at = LaneRef { zspage: location.zspage, lane: z.lane_number(index) };
                 let lane = self.zspages.lane_at(at.lane);
@@ -97,19 +103,20 @@ impl Core {
                         found = self.wait_for_writer(lane, class);
                     }
                     hooks::at(Point::LaneLocked);
-                    // The order matters: the head of the file.
+                    // The order matters: see the head of the file.
                     let same_class = found.is_held() && z.class() == number;
                     hooks::at(Point::ClassCompared);
                     if same_class && slot.load() == word {
                         lane.bytes.read();
-                        // SAFETY: this reader is counted in the lane; then class and slot were found
-                        // to be what the lane was chosen by: the proof at the head of the file.
+                        // SAFETY: this reader is counted in the lane; afterwards class and slot
+                        // were the ones by which the lane was chosen. The head of the file proves
+                        // that this suffices.
                         return Ok(unsafe { self.guard(z, at, class, location) });
                     }
                     // SAFETY: counted above.
                     unsafe { self.pass(at) };
                 } else if slot.load() == word && z.class() == number {
-                    // A full lane that is another object's by now would say nothing of this one.
+                    // Only if slot and class are unchanged is the full lane still this object's.
                     return Err(PinError::TooManyReaders);
                 }
             }
@@ -121,11 +128,11 @@ impl Core {
         }
     }
 
-    /// The guard of a pinned object.
+    /// Builds the guard of a pinned object.
     ///
     /// # Safety
-    /// The caller is counted in the lane, which is the one of the object at `location`, in a zspage of
-    /// this class, and leaves the count to the guard.
+    /// The caller is counted in the lane of the object at `location`, in a zspage of this class,
+    /// and hands its count over to the guard.
     #[inline]
     unsafe fn guard(
         &self,
@@ -140,13 +147,13 @@ impl Core {
         let bytes = unsafe { z.base().add(start) };
         let bytes = NonNull::slice_from_raw_parts(bytes, len);
         // SAFETY: this reader is counted in the object's lane until `unpin`, and the slot led here
-        // after it was: the bytes stay, unchanged (invariant 1 of the pool), and the run with them
+        // afterwards: the bytes stay unchanged (invariant 1 of the pool), and the run stays
         // (invariant 2).
         unsafe { ObjRead::from_pin(bytes, self, lane.to_bits()) }
     }
 
-    /// A writer moves the object: a few kilobytes at most, under the class lock. Spins briefly, lets
-    /// others run, then sleeps until the lock is free: the writer may have lost its processor.
+    /// Waits for a writer that moves the object: a few kilobytes at most, under the class lock.
+    /// Spins briefly, then yields, then sleeps on the class lock: the writer may have been preempted.
     #[cold]
     fn wait_for_writer(&self, lane: &Lane, class: &Class) -> Found {
         for round in 0..SPINS {
@@ -165,27 +172,27 @@ impl Core {
         }
     }
 
-    /// Takes a reader off that has no guard.
+    /// Takes a reader without a guard off a lane.
     ///
     /// # Safety
     /// The caller is counted in the lane.
     #[cold]
     unsafe fn pass(&self, at: LaneRef) {
-        // SAFETY: by the caller's promise.
+        // SAFETY: the caller's promise.
         if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.queue_parked(at);
         }
     }
 
-    /// Takes a reader off, or the writer of a published object, and frees the place if the object was
-    /// parked and this was the last.
+    /// Takes a reader, or the writer of a published object, off a lane. Frees the place if the
+    /// object was parked and this was its last reader.
     ///
     /// # Safety
-    /// The caller is counted in the lane, and looks at the object no more.
+    /// The caller is counted in the lane and will not access the object again.
     #[inline]
     pub(crate) unsafe fn unlock_reader(&self, at: LaneRef) {
-        // SAFETY: by the caller's promise.
+        // SAFETY: the caller's promise.
         if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.reclaim_parked(at);
@@ -194,16 +201,16 @@ impl Core {
 }
 
 impl ObjPin for Core {
-    /// Takes the class lock if the object was freed meanwhile and this was its last reader, and never
-    /// calls the provider: what came free waits for the next call that may (`reclaim.rs`). In a child of
-    /// the pool's process it changes a count, in memory of the child's own, and nothing else.
+    /// Takes the class lock if the object was freed meanwhile and this was its last reader. Never
+    /// calls the provider: a run that becomes free waits for a later call (`reclaim.rs`). In a
+    /// forked child it only changes a count, in the child's own memory.
     #[inline]
     fn unpin(&self, token: u64) {
         let at = LaneRef::from_bits(token);
         if MODEL {
             self.zspages.lane_at(at.lane).bytes.read();
         }
-        // SAFETY: the token is that of a guard, which counted its reader and ends here.
+        // SAFETY: the token is from a guard, which counted its reader and ends here.
         unsafe { self.unlock_reader(at) };
     }
 }

@@ -1,11 +1,11 @@
-//! Reclaiming: parked places whose last reader has gone, and runs that go back to the provider.
+//! Reclaiming: parked places whose last reader has gone, and runs that return to the provider.
 //!
-//! A reader must not do all that a free does. A *passing* reader runs inside `obj_read_begin`, which
-//! takes no lock; one that drops its guard may do so under a lock of its caller's, and must not call
-//! the provider. So the one queues the place, and the other, having reclaimed it, leaves a zspage that
-//! it emptied on a list (`left.rs`). The next call that may goes on from there: places are taken off
-//! the queue by whatever reports or changes counts, runs are given back by `malloc`, `free`,
-//! `compact`, `migrate` and `trim`. A panicking provider's caller leaves runs here, too.
+//! A reader must not do everything that a free does. A *passing* reader runs inside
+//! `obj_read_begin`, which takes no lock, so it queues the place. A reader that drops its guard may
+//! do so under a lock of its caller and must not call the provider, so it reclaims the place but
+//! leaves a zspage that it emptied on a list (`left.rs`). A later call does the rest: every call
+//! that reports or changes counts reclaims the queued places; `malloc`, `free`, `compact`,
+//! `migrate` and `trim` return the runs. A call whose provider panics leaves its runs on the list, too.
 
 use core::ptr::NonNull;
 
@@ -17,7 +17,7 @@ use crate::shared::Core;
 use crate::zspages::LaneRef;
 
 impl Core {
-    /// Queues a parked place that its last reader, a passing one, has left. Takes no lock.
+    /// Queues a parked place whose last reader was a passing one. Takes no lock.
     #[cold]
     pub(crate) fn queue_parked(&self, at: LaneRef) {
         let lane = self.zspages.lane_at(at.lane);
@@ -26,19 +26,20 @@ impl Core {
         }
         lane.bytes.write();
         let link = self.link_of(at);
-        // SAFETY: this thread has set QUEUED just now, and the place stays what it is until it is taken
-        // off the queue, so the link is its own.
+        // SAFETY: this thread has just set QUEUED, and the place does not change until it is taken
+        // off the queue, so the link belongs to this thread.
         unsafe { self.left.push(at, link) };
     }
 
-    /// Where a queued place has its link. The place is QUEUED, so that its zspage keeps class and base.
+    /// Returns the address of a queued place's link. While the place is QUEUED its zspage keeps
+    /// class and base.
     #[expect(clippy::expect_used, reason = "invariant 3 of the pool: the place's lane is USED")]
     fn link_of(&self, at: LaneRef) -> NonNull<u64> {
         let z = self.zspages.at(at.zspage);
         let class = z.class().expect("a zspage with a USED lane is in a class");
         let index = self.zspages.index_of(at);
-        // SAFETY: the place begins in the zspage's run, whose class and base are exact: the lane is USED
-        // and unlocked, and stays so. It has at least 32 bytes, at a multiple of 8.
+        // SAFETY: the place begins in the zspage's run. Class and base are exact: the lane is USED
+        // and not write-locked, and stays so. A place has at least 32 bytes and starts at a multiple of 8.
         unsafe { z.base().add(self.class(class).size.start_of(index)) }.cast()
     }
 
@@ -53,14 +54,14 @@ impl Core {
     fn reclaim_all_queued(&self) {
         let mut first = self.left.take_places();
         while let Some(at) = first {
-            // SAFETY: this thread has taken the place off the queue, and clears its lane below.
+            // SAFETY: this thread took the place off the queue, and clears its lane only below.
             first = unsafe { Left::next(self.link_of(at)) };
             self.reclaim(at, Lane::dequeue);
         }
     }
 
-    /// A parked object was left to this thread. Takes the class lock; see `lane.rs`. Nothing in a
-    /// child of the pool's process.
+    /// Reclaims a parked object that was left to this thread. Takes the class lock (see `lane.rs`).
+    /// Does nothing in a forked child.
     #[cold]
     pub(crate) fn reclaim_parked(&self, at: LaneRef) {
         if self.maker.is_here() {
@@ -73,8 +74,8 @@ impl Core {
         let index = self.zspages.index_of(at);
         let class = z.class();
         hooks::at(Point::ReclaimClass);
-        // While the place is parked its zspage stays what it is. If it is something else under the
-        // lock, somebody else has reclaimed the place.
+        // A zspage stays in its class while a place of it is parked. If the class has changed,
+        // somebody else has reclaimed the place.
         let Some(mut locked) = class.map(|class| self.lock(class)) else { return };
         if z.class() != class || index >= usize::from(locked.size.objects) {
             return;
@@ -83,7 +84,7 @@ impl Core {
         if clear(lane) {
             lane.bytes.write();
             self.accounts.uncount_parked();
-            // SAFETY: the lane was cleared just now, of a zspage that is in the class locked.
+            // SAFETY: the lane was cleared just now, under the lock of the class that the zspage is in.
             let detached = unsafe { locked.obj_free(at.zspage, z, index) };
             drop(locked);
             if let Some(detached) = detached {
@@ -92,12 +93,12 @@ impl Core {
         }
     }
 
-    /// Leaves a detached zspage, run and all, to whoever may call the provider.
+    /// Leaves a detached zspage and its run to a call that may call the provider.
     pub(crate) fn leave(&self, detached: Detached) {
         self.left.leave(&self.zspages, detached);
     }
 
-    /// Does what readers left undone. May call the provider; no lock is held.
+    /// Finishes what readers left undone. May call the provider; the caller holds no lock.
     #[inline]
     pub(crate) fn tidy_up(&self) {
         self.reclaim_queued();
@@ -113,14 +114,14 @@ impl Core {
         }
     }
 
-    /// Gives a detached zspage's run back. No lock is held. A provider that panics has the run; the
-    /// descriptor serves again before.
+    /// Returns a detached zspage's run to the provider. The caller holds no lock. The descriptor is
+    /// recycled first, so that it is reused even if the provider panics.
     pub(crate) fn give_back(&self, detached: Detached) {
         let (zspage, run) = detached.into_parts();
-        // SAFETY: `detached` had the descriptor alone.
+        // SAFETY: `detached` was the sole owner of the descriptor.
         unsafe { self.zspages.recycle(zspage) };
-        // SAFETY: the run is from this provider, and `detached` was the only one that had it: the zspage
-        // has left its class without a USED lane (invariant 2 of the pool).
+        // SAFETY: the run is from this provider, and `detached` was its sole owner: the zspage left
+        // its class without a USED lane (invariant 2 of the pool).
         unsafe { self.provider.free_run(run) };
     }
 }

@@ -1,36 +1,35 @@
-//! Which class a size goes to: a table that grows finer with what is stored.
+//! Routes: which class a size goes to. The table grows finer as the pool grows.
 //!
-//! A class that few objects use has one page that is half empty, whatever the class. With every
-//! class of the table in use from the start a small pool pays for two hundred such pages. So only
-//! some are *active* at first, one for every 32 bytes of size; an object goes to the next larger
-//! active one, and what is lost by that is counted against its own class. When that is 2560 bytes,
-//! most of a page, the class becomes active. It never ceases to be.
+//! A class that few objects use wastes about half a page, whichever class it is. If every class of
+//! the table were in use from the start, a small pool would pay for two hundred such pages. So only
+//! some classes are *active* at first, one for every 32 bytes of size. An object goes to the next
+//! larger active class, and the bytes that this wastes are counted against its own class. When they
+//! reach 2560 bytes, most of a page, that class becomes active, and stays so.
 //!
-//! Both numbers are the outcome of a simulation over the pages of five real processes, at 4 MiB to
-//! 1.25 GiB of stored pages: fewer classes at first cost density at 80 MiB, later activation at
-//! 640 MiB.
+//! Both numbers come from a simulation over the pages of five real processes, with 4 MiB to 1.25
+//! GiB of stored pages: fewer initial classes cost density at 80 MiB, later activation at 640 MiB.
 
 use crate::class_table::SizeClass;
 use crate::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-/// Bytes between classes that are active from the start, for pages of 4096 bytes.
+/// Bytes between the classes that are active from the start, for pages of 4096 bytes.
 const COARSE: usize = 32;
-/// Bytes lost at which a class becomes active, for pages of 4096 bytes.
+/// Wasted bytes at which a class becomes active, for pages of 4096 bytes.
 const LOST: u32 = 2560;
 
 #[derive(Debug)]
 pub(crate) struct Routes {
-    /// For each class the active one that its sizes go to.
+    /// For each class, the active class that its sizes go to.
     route: Vec<AtomicU16>,
     lost: Vec<AtomicU32>,
-    /// Bytes of the classes.
+    /// Sizes of the classes in bytes.
     sizes: Vec<u32>,
     threshold: u32,
     step: usize,
 }
 
 impl Routes {
-    /// `refine` false has every class active from the start.
+    /// If `refine` is false, every class is active from the start.
     pub(crate) fn new(classes: &[SizeClass], page_size: usize, step: usize, refine: bool) -> Self {
         let scale = (page_size / 4096).max(1);
         let coarse = COARSE * scale;
@@ -38,7 +37,7 @@ impl Routes {
         let mut route: Vec<AtomicU16> = Vec::with_capacity(classes.len());
         for (number, class) in classes.iter().enumerate().rev() {
             let above = classes.get(number + 1);
-            // The largest of its 32 bytes, and the largest that is not huge.
+            // The largest class of each 32 bytes, and the largest that is not huge, are active at first.
             let last = above.is_none_or(|above| {
                 above.huge
                     || (above.size as usize - 1) / coarse != (class.size as usize - 1) / coarse
@@ -58,27 +57,25 @@ impl Routes {
         }
     }
 
-    /// The smallest class for `bytes`, header included, which are at most the largest class's.
+    /// Returns the smallest class for `bytes`, header included, which must fit in the largest class.
     pub(crate) fn own_class(&self, bytes: usize) -> usize {
-        // The classes are a step apart where none was merged: a first guess that is never too high.
+        // Classes are one step apart, except where some were merged.
         let smallest = self.sizes[0] as usize;
         let steps = bytes.saturating_sub(smallest).div_ceil(self.step);
-        // Merging leaves fewer classes than steps, so the right one is at most `steps` from the
-        // start.
+        // Merging leaves fewer classes than steps, so the index of the right one is at most `steps`.
         let high = steps.min(self.sizes.len() - 1);
         self.sizes[..=high].partition_point(|&size| (size as usize) < bytes).min(high)
     }
 
-    /// Where an object whose own class is `own` would go now; nothing is counted.
+    /// Returns where an object whose own class is `own` would go now, without counting anything.
     pub(crate) fn goes_to(&self, own: usize) -> usize {
         // Relaxed: an estimate for the caller.
         usize::from(self.route[own].load(Ordering::Relaxed))
     }
 
-    /// Where an object whose own class is `own` goes now.
+    /// Returns where an object whose own class is `own` goes, and counts the waste.
     pub(crate) fn route(&self, own: usize) -> usize {
-        // Relaxed, here and below: any class that is large enough will do, and the counts steer
-        // density only.
+        // Relaxed, here and below: any class that is large enough is correct; the counts only steer density.
         let to = usize::from(self.route[own].load(Ordering::Relaxed));
         if to == own {
             return own;
@@ -92,14 +89,14 @@ impl Routes {
         own
     }
 
-    /// An object that may have gone to a larger class is gone.
+    /// An object that may have gone to a larger class was freed.
     pub(crate) fn unroute(&self, own: usize, from: usize) {
         // Relaxed: see `route`.
         if usize::from(self.route[own].load(Ordering::Relaxed)) == own || from <= own {
             return;
         }
         let loss = self.sizes[from] - self.sizes[own];
-        // Relaxed: a count that may miss another's change, which is then made up for later.
+        // Relaxed: may overwrite a concurrent change; the count only steers density.
         let lost = self.lost[own].load(Ordering::Relaxed);
         // Relaxed: as above.
         self.lost[own].store(lost.saturating_sub(loss), Ordering::Relaxed);
@@ -171,7 +168,7 @@ mod tests {
         let to = routes.route(own);
         let loss = classes[to].size - classes[own].size;
         let mut lost = loss;
-        // What is freed does not count.
+        // Freed objects do not count.
         for _ in 0..1000 {
             assert_eq!(routes.route(own), to);
             routes.unroute(own, to);
@@ -182,12 +179,12 @@ mod tests {
             assert_eq!(now == own, lost >= LOST, "{lost}");
         }
         assert_eq!(routes.route(own), own);
-        // The one below that was routed past it comes here.
+        // Objects of the class below, which went past this one, now come here.
         let below = routes.route(own - 1);
         assert!(below <= own, "{below}");
     }
 
-    /// Every class goes to the next active one, and to none of the other kind.
+    /// Every class goes to the next active one, and never from huge to not huge or back.
     fn assert_sound(classes: &[SizeClass], routes: &Routes) {
         for own in 0..classes.len() {
             let to = usize::from(routes.route[own].load(Ordering::Relaxed));
@@ -220,7 +217,7 @@ mod tests {
         assert_eq!(routes.route(own), to);
         assert_eq!(lost(&routes), 2 * loss);
         routes.unroute(own, own);
-        assert_eq!(lost(&routes), 2 * loss, "nothing was lost by that one");
+        assert_eq!(lost(&routes), 2 * loss, "an object in its own class wastes nothing");
         routes.unroute(own, to);
         assert_eq!(lost(&routes), loss);
         routes.unroute(own, to);
@@ -233,7 +230,7 @@ mod tests {
         let (small, large) = (size_classes(4096, 4, 16), size_classes(16384, 4, 16));
         let small_routes = Routes::new(&small, 4096, 16, true);
         let large_routes = Routes::new(&large, 16384, 16, true);
-        // Smaller objects than a fourth of the least are there besides.
+        // The larger page also has classes below four times the smallest size.
         let more = large.len() - small.len();
         for (own, class) in small.iter().enumerate() {
             let of_large = own + more;
@@ -242,7 +239,7 @@ mod tests {
                 let to = small_routes.route(own);
                 assert_eq!(large_routes.route(of_large), to + more, "{own}");
             }
-            // The same losses activate.
+            // The same waste, in proportion, activates the class.
             let lost = LOST - 1 - small_routes.lost[own].load(Ordering::Relaxed);
             if !small_routes.is_active(own) {
                 small_routes.lost[own].fetch_add(lost, Ordering::Relaxed);

@@ -1,37 +1,37 @@
-//! What all operations of a pool share: its tables, its classes, its counts, and the rules that every
-//! `unsafe` block of the operations rests on.
+//! What all operations of a pool share: tables, classes and counts, and the rules on which every
+//! `unsafe` block of the operations relies.
 //!
-//! The operations stand above, each in a file of its own (`alloc.rs`, `read.rs`, `free.rs` and so on);
-//! this file knows none of them.
+//! The operations are layered above, each in its own file (`alloc.rs`, `read.rs`, `free.rs` and so
+//! on); this file refers to none of them.
 //!
 //! # Invariants of the bytes
-//! 1. A place whose lane is USED belongs to one object. Until its slot is published the bytes are
-//!    its writer's alone, who is counted in the lane; afterwards they do not change while any reader
-//!    is counted or the object lives, except that a mover that holds the lane's write lock copies
-//!    them elsewhere.
-//! 2. A run is given back only when no lane of its zspage is USED; pages of it are given back only
-//!    while the zspage is isolated and no place that overlaps them is USED.
-//! 3. A slot whose kind is object or reserved names a place whose lane is USED, in a zspage that has a
-//!    class and a run; `last` is the object's last byte there.
+//! 1. A place whose lane is USED belongs to one object. Until the object's slot is published, its
+//!    bytes belong to its writer alone, who is counted in the lane. Afterwards they do not change
+//!    while the object lives or any reader is counted, except that a mover that holds the lane's
+//!    write lock copies them elsewhere.
+//! 2. A run is returned only when no lane of its zspage is USED. Pages of a run are returned only
+//!    while the zspage is isolated and no USED place overlaps them.
+//! 3. A slot of kind object or reserved names a place whose lane is USED, in a zspage that has a
+//!    class and a run; `last` is the offset of the object's last byte.
 //!
 //! # Order of events
-//! * allocate: a free slot and a free place are taken under the class lock, the lane with its writer
-//!   counted; the bytes are written outside of it; `publish` makes the slot lead there, then the
-//!   writer is taken off the lane.
-//! * read: slot, class, lane; then class and slot again, which is what counts (`read.rs`).
-//! * free: under the class lock the slot is invalidated, then the lane cleared, or parked and later
-//!   cleared, under the class lock again, by the last reader.
-//! * a zspage without objects leaves its class under the class lock, and its run goes back to the
+//! * allocate: take a free slot and a free place under the class lock, with the writer counted in
+//!   the lane; write the bytes without the lock; `publish` makes the slot lead to the object; then
+//!   take the writer off the lane.
+//! * read: load slot, class, lane; then check class and slot again, which is what counts (`read.rs`).
+//! * free: under the class lock, invalidate the slot, then clear the lane, or park it. The last
+//!   reader clears a parked lane later, again under the class lock.
+//! * a zspage without objects leaves its class under the class lock; its run returns to the
 //!   provider once the lock is dropped.
 //!
-//! # What is input, and what is not
-//! A handle is input: any u64 may come as one, and gets an error if no object has it. Numbers that the
-//! pool keeps itself, in slots, lists, queues, guards and tokens of guards, are its own: one that leads
-//! nowhere is a broken invariant, and panics.
+//! # Input and internal numbers
+//! A handle is input: any u64 may arrive as one, and one without an object is an error. Numbers
+//! that the pool itself keeps, in slots, lists, queues, guards and their tokens, are internal: one
+//! that leads nowhere is a broken invariant and panics.
 //!
 //! # Fork
-//! In a child of the process that made it the pool takes no lock and calls no provider: another
-//! thread may have held the one, and the other's memory is a copy. Calls are errors, drops leak.
+//! In a child of the process that made it, the pool takes no lock, since another thread may have
+//! held it, and does not call the provider, whose memory is a copy. Calls return errors; drops leak.
 
 use std::sync::Arc;
 
@@ -54,10 +54,10 @@ use crate::zspage::Zspage;
 use crate::zspages::Zspages;
 
 pub(crate) const NAME: &str = "zsmalloc";
-/// Free slots that a class keeps for itself.
+/// Free slots that a class keeps for its own use.
 const CLASS_SLOTS: usize = 32;
 
-/// All of the pool; private, so that nobody else can end pins or commit objects.
+/// The whole pool. Private, so that nobody else can end pins or commit objects.
 pub(crate) struct Core {
     pub(crate) maker: Maker,
     pub(crate) provider: Arc<dyn PageProvider>,
@@ -68,7 +68,7 @@ pub(crate) struct Core {
     pub(crate) slots: Slots,
     pub(crate) zspages: Zspages,
     pub(crate) left: Left,
-    /// How far compaction in parts has come. A leaf lock.
+    /// Progress of compaction in parts. A leaf lock.
     pub(crate) progress: Mutex<Progress>,
 }
 
@@ -99,7 +99,7 @@ impl Core {
         })
     }
 
-    /// An error in a child of the process that made the pool.
+    /// Returns an error in a child of the process that made the pool.
     #[inline]
     pub(crate) fn check_maker(&self) -> Result<(), ZpoolError> {
         if self.maker.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: NAME }) }
@@ -111,15 +111,15 @@ impl Core {
 
     /// The numbers of all classes.
     pub(crate) fn class_numbers(&self) -> core::ops::Range<u16> {
-        // A class for every 8 bytes up to 64 KiB at most.
+        // Fits: at most one class for every 8 bytes up to 64 KiB.
         0..self.classes.len() as u16
     }
 
-    /// The class of a number that a zspage, or the route of a size, has.
+    /// The class with a number that came from a zspage or from the route of a size.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of classes come from this table")]
     pub(crate) fn class(&self, number: u16) -> &Class {
-        self.classes.get(usize::from(number)).expect("a number that stands for a class is one's")
+        self.classes.get(usize::from(number)).expect("the number of a class is in the table")
     }
 
     #[inline]
@@ -127,8 +127,8 @@ impl Core {
         ClassGuard::new(class, self.class(class), &self.zspages, &self.accounts)
     }
 
-    /// Locks the class that a zspage is in now; None if it is in none, or leaves it meanwhile. Under the
-    /// lock the class is exact, since a zspage leaves it under its lock only.
+    /// Locks the class that a zspage is in. None if it is in no class, or leaves its class before
+    /// the lock is taken. Under the lock the class is exact, since a zspage leaves it only under its lock.
     #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);
@@ -141,7 +141,7 @@ impl Core {
         self.zspages.lane(z, index)
     }
 
-    /// Keeps a free slot with the class, or with the pool if the class has enough.
+    /// Keeps a free slot with the class, or returns it to the pool if the class has enough.
     pub(crate) fn keep_slot(&self, locked: &mut ClassGuard<'_>, slot: u32) {
         if locked.inner.slots.len() < CLASS_SLOTS {
             locked.inner.slots.push(&self.slots, slot);
@@ -150,7 +150,7 @@ impl Core {
         }
     }
 
-    /// A table of descriptors that cannot grow.
+    /// The error for a table of descriptors or slots that cannot grow.
     pub(crate) fn refused(&self, error: TableError) -> ZpoolError {
         match error {
             TableError::NoMemory { bytes } => ZpoolError::OutOfMetadata { backend: NAME, bytes },
@@ -167,7 +167,7 @@ impl Core {
     }
 }
 
-/// The number and the length, header left out, of the object that a location names, by its class's size.
+/// Returns the index and the length, without header, of the object at a location in a class of this size.
 #[inline]
 pub(crate) fn object_at(size: &SizeClass, location: Location) -> (usize, usize) {
     let index = size.index_of(location.last);
@@ -183,14 +183,14 @@ impl Drop for Core {
             let run = match z.class() {
                 Some(class) => {
                     let pages = usize::from(classes[usize::from(class)].size.pages);
-                    // SAFETY: the zspage's run (invariant 2 of `zspage.rs`), which nobody finds any
-                    // more: guards borrow the pool, so none is left, and forgotten ones read nothing.
+                    // SAFETY: the zspage's run (invariant 2 of `zspage.rs`). Nobody can reach it
+                    // any more: guards borrow the pool, so none is alive, and forgotten ones read nothing.
                     unsafe { PageRun::new(z.base(), pages, z.touched.get()) }
                 }
                 // SAFETY: the pool is dropped, so the descriptor is this call's alone.
                 None => unsafe { z.take_run() }?,
             };
-            // SAFETY: a run of this provider, once each, with nobody left who would touch it.
+            // SAFETY: a run of this provider, returned once, that nobody can access any more.
             Some(move || unsafe { provider.free_run(run) })
         }));
     }

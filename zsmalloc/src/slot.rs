@@ -1,19 +1,19 @@
-//! Handle slots: where an object is, and how long it is, in one atomic word.
+//! Handle slots: an object's place and length in one atomic word.
 //!
 //! ```text
 //!  63        44 43  40 39       16 15       0
 //! +------------+------+-----------+----------+
-//! | generation | kind |  zspage   | end - 1  |   kind 0: an object, for whoever has the generation
+//! | generation | kind |  zspage   | end - 1  |   kind 0: an object of this generation
 //! |    (20)    | (4)  |   (24)    |   (16)   |   kind 1: reserved, its object is being written
 //! +------------+------+-----------+----------+
 //! |            |   2  |   next free slot     |   kind 2: free
 //! +------------+------+----------------------+
 //! ```
 //!
-//! `end` is the offset, in its zspage, of the byte after the object's last one: with the class's
-//! size it tells the object's number and its exact length. A slot is changed under the lock of the
-//! class that its zspage belongs to, except that whoever reserved it publishes it. Free slots are
-//! chained: each class keeps a few, the others are on one list of the pool, whose lock is a leaf.
+//! `end` is the offset in the zspage of the byte after the object's last one. With the class's size
+//! it gives the object's index and its exact length. A slot is changed under the lock of the class
+//! of its zspage, except that the thread that reserved it publishes it without the lock. Free slots
+//! are chained: each class keeps a few, and the rest are on one list of the pool, whose lock is a leaf.
 
 use zpool_api::handle::MAX_GENERATION;
 use zpool_base::lockdep::{self, Rank};
@@ -25,7 +25,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 const GENERATION_SHIFT: u32 = 44;
 const KIND_SHIFT: u32 = 40;
 const ZSPAGE_SHIFT: u32 = 16;
-/// Zspages that 24 bits can name.
+/// As many zspages as 24 bits can number.
 pub(crate) const MAX_ZSPAGES: usize = 1 << 24;
 const NO_SLOT: u32 = u32::MAX;
 
@@ -37,7 +37,7 @@ pub(crate) struct Location {
     pub(crate) last: u16,
 }
 
-/// What a slot's word says.
+/// A slot's word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Word(u64);
 
@@ -78,82 +78,82 @@ impl Word {
         }
     }
 
-    /// Where the object of this generation is, if it lives.
+    /// The location of the object of this generation, if it lives.
     #[inline]
     pub(crate) fn object(self, generation: u32) -> Option<Location> {
         (self.generation() == generation && self.is(Kind::Object)).then(|| self.location())
     }
 
-    /// Where the object is, whatever its generation. For movers, who hold the class lock.
+    /// The location of the object, whatever its generation. For movers, which hold the class lock.
     pub(crate) fn location_of_object(self) -> Option<Location> {
         self.is(Kind::Object).then(|| self.location())
     }
 }
 
-/// One slot.
+/// One slot, its word in an atomic.
 #[derive(Debug)]
 pub(crate) struct Slot(AtomicU64);
 
 impl Slot {
-    /// The word now. What leads to an object has to be looked at again once it is pinned.
+    /// Loads the word. A location must be checked again once the object is pinned.
     #[inline]
     pub(crate) fn load(&self) -> Word {
-        // Acquire pairs with the Release of `publish` and `move_to`: the object's bytes, its
-        // zspage's class and base are seen as they were when the slot came to point there.
+        // Acquire pairs with the Release of `publish` and `move_to`: the object's bytes and its
+        // zspage's class and base are seen at least as they were when the slot came to point there.
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// Points a free slot, taken off its chain, at a place that is to be written.
+    /// Points a free slot, taken off its chain, at a place that will be written.
     ///
     /// # Safety
-    /// The caller has the slot alone, and `at` is in a place that it has claimed: the lane USED, the
-    /// zspage in a class (invariant 3 of the pool).
+    /// The caller owns the slot alone. `at` is in a place that it has claimed: the lane is USED,
+    /// and the zspage is in a class (invariant 3 of the pool).
     pub(crate) unsafe fn reserve(&self, at: Location) {
         let word = self.load();
-        assert!(word.is(Kind::Free), "a slot that is reserved is free");
+        assert!(word.is(Kind::Free), "reserving a slot that is not free");
         let generation = word.generation();
-        // Relaxed: nobody but the owner looks at a reserved slot.
+        // Relaxed: only its owner uses a reserved slot.
         self.0.store(Word::located(generation, Kind::Reserved, at).0, Ordering::Relaxed);
     }
 
-    /// Where the owner of a reserved slot writes.
+    /// The location that the owner of a reserved slot writes to.
     pub(crate) fn reserved(&self) -> Option<Location> {
         let word = self.load();
         word.is(Kind::Reserved).then(|| word.location())
     }
 
-    /// Makes a reserved slot an object's; its generation.
+    /// Publishes a reserved slot as an object's, and returns its generation.
     ///
     /// # Safety
     /// The caller reserved it, and nobody writes the object's bytes any more.
     pub(crate) unsafe fn publish(&self) -> u32 {
         let word = self.load();
-        assert!(word.is(Kind::Reserved), "a slot that is published was reserved");
+        assert!(word.is(Kind::Reserved), "publishing a slot that is not reserved");
         let generation = word.generation();
-        // Release pairs with the Acquire of `load`: the bytes were written before.
+        // Release pairs with the Acquire of `load`: the bytes are written before.
         let object = Word::located(generation, Kind::Object, word.location());
         self.0.store(object.0, Ordering::Release);
         generation
     }
 
-    /// Points a live object's slot at where it was moved.
+    /// Points a live object's slot at the place that it was moved to.
     ///
     /// # Safety
-    /// Under the class lock, the object's old lane write-locked by the caller, who has claimed the place
+    /// The class lock is held. The caller has write-locked the object's old lane, claimed the place
     /// of `at` and copied the object there.
     pub(crate) unsafe fn move_to(&self, at: Location) {
         let generation = self.load().generation();
-        // Release pairs with the Acquire of `load`: the bytes were copied before.
+        // Release pairs with the Acquire of `load`: the bytes are copied before.
         self.0.store(Word::located(generation, Kind::Object, at).0, Ordering::Release);
     }
 
-    /// Ends the object's life: no handle leads here any more. True if the slot may serve again.
-    /// Under the class lock.
+    /// Ends the object's life: no handle leads here any more. Returns true if the slot may be
+    /// reused. Under the class lock.
     pub(crate) fn invalidate(&self) -> bool {
         let generation = self.load().generation();
         let usable = generation < MAX_GENERATION;
         let next = if usable { generation + 1 } else { generation };
-        // Relaxed: the freer's RMW on the object's lane, which comes after, publishes it.
+        // Relaxed: the freer's RMW on the object's lane, which follows, publishes it.
         self.0.store(Word::new(next, Kind::Free, u64::from(NO_SLOT)).0, Ordering::Relaxed);
         usable
     }
@@ -205,7 +205,7 @@ impl Chain {
 pub(crate) struct Slots {
     table: StableTable<Slot>,
     first_generation: u32,
-    /// Free ones that no class keeps. A leaf lock.
+    /// Free slots that no class keeps. A leaf lock.
     spare: Mutex<Chain>,
 }
 
@@ -220,14 +220,14 @@ impl Slots {
         self.table.get(slot)
     }
 
-    /// The slot of a number that this table gave out, and that the pool has kept itself.
+    /// The slot with a number that this table handed out and that the pool itself kept.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of slots come from this table")]
     pub(crate) fn at(&self, slot: u32) -> &Slot {
-        self.table.get(slot).expect("a number that the pool keeps for a slot is one's")
+        self.table.get(slot).expect("the number of a slot is in the table")
     }
 
-    /// A free slot, an old or a new one.
+    /// Returns a free slot, reused or new.
     pub(crate) fn take(&self) -> Result<u32, TableError> {
         {
             let _held = lockdep::acquire(Rank::Leaf);
@@ -239,7 +239,7 @@ impl Slots {
         self.table.push(Slot(AtomicU64::new(free.0)))
     }
 
-    /// Takes back a free slot that may serve again.
+    /// Takes back a free slot that may be reused.
     pub(crate) fn give(&self, slot: u32) {
         let _held = lockdep::acquire(Rank::Leaf);
         self.spare.lock().push(self, slot);
@@ -268,7 +268,7 @@ mod tests {
             (Location { zspage: 0xff_ffff, last: 0xffff }, Location { zspage: 0, last: 0 });
         for generation in 1..4 {
             assert_eq!(slot.load().object(generation), None);
-            // SAFETY: here and below: nobody reads where the slot leads.
+            // SAFETY: here and below: nobody reads from where the slot leads.
             unsafe { slot.reserve(a) };
             assert_eq!((slot.reserved(), slot.load().object(generation)), (Some(a), None));
             // SAFETY: as above.
@@ -292,7 +292,7 @@ mod tests {
         let slot = slots.get(number).unwrap();
         let at = Location { zspage: 3, last: 77 };
         assert_eq!(slot.load().location_of_object(), None, "free");
-        // SAFETY: nobody reads where the slot leads.
+        // SAFETY: nobody reads from where the slot leads.
         unsafe { slot.reserve(at) };
         assert_eq!(slot.load().location_of_object(), None, "being written");
         // SAFETY: as above.
@@ -319,7 +319,7 @@ mod tests {
     fn the_last_generation_is_the_last() {
         let slots = Slots::new(MAX_GENERATION);
         let slot = slots.get(slots.take().unwrap()).unwrap();
-        // SAFETY: nobody reads where the slot leads.
+        // SAFETY: nobody reads from where the slot leads.
         unsafe { slot.reserve(Location { zspage: 1, last: 1 }) };
         // SAFETY: as above.
         assert_eq!(unsafe { slot.publish() }, MAX_GENERATION);
@@ -341,21 +341,21 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a slot that is published was reserved")]
+    #[should_panic(expected = "publishing a slot that is not reserved")]
     fn a_free_slot_is_not_published() {
         let slots = Slots::new(1);
         let slot = slots.at(slots.take().unwrap());
-        // SAFETY: nobody reads where the slot leads.
+        // SAFETY: nobody reads from where the slot leads.
         unsafe { slot.publish() };
     }
 
     #[test]
-    #[should_panic(expected = "a slot that is reserved is free")]
+    #[should_panic(expected = "reserving a slot that is not free")]
     fn a_slot_is_reserved_once() {
         let slots = Slots::new(1);
         let slot = slots.at(slots.take().unwrap());
         for zspage in 0..2 {
-            // SAFETY: nobody reads where the slot leads.
+            // SAFETY: nobody reads from where the slot leads.
             unsafe { slot.reserve(Location { zspage, last: 9 }) };
         }
     }

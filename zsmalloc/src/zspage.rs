@@ -1,19 +1,19 @@
 //! A zspage's descriptor: type-stable, recycled, never deallocated.
 //!
-//! Any thread may hold on to one at any time, so all of it is atomics. Except for `class` and `base`,
-//! which readers load, they are plain numbers that the class lock guards. The lanes of a
-//! descriptor are its own for life: a stale reader may count itself in one of them, of whatever
-//! object is there now, and takes itself off again.
+//! Any thread may refer to a descriptor at any time, so all its fields are atomics. All except
+//! `class` and `base`, which readers load, are plain numbers that the class lock guards. A
+//! descriptor keeps its lanes for life: a stale reader may count itself in one, whichever object
+//! has it now, and takes itself off again.
 //!
 //! Invariants, kept under the class lock:
-//! 1. `class` names the class whose lock guards the zspage; NONE while the descriptor is vacant. It
-//!    is set to NONE, under that lock, only when no lane is USED, and before the run is given back.
-//! 2. `base` is the start of a run of the class's length from the pool's provider while `class` is
-//!    not NONE, and no other zspage's. While `class` is NONE it is null, or the start of a run that
-//!    the descriptor keeps for whoever gives it back (`keep_run`).
-//! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a part of
+//! 1. `class` names the class whose lock guards the zspage, or is NONE while the descriptor is
+//!    vacant. It is set to NONE under that lock, only when no lane is USED, and before the run is returned.
+//! 2. While `class` is not NONE, `base` is the start of a run of the class's length from the pool's
+//!    provider, which no other zspage uses. While `class` is NONE it is null, or the start of a run
+//!    that the descriptor keeps until it is returned (`keep_run`).
+//! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a subset of
 //!    `touched`: the pages that no USED place overlaps.
-//! 4. `used` is the number of USED lanes. It is not 0 of a zspage on a list.
+//! 4. `used` is the number of USED lanes. It is not 0 while the zspage is on a list.
 
 use core::ptr::{NonNull, null_mut};
 
@@ -22,12 +22,12 @@ use zpool_api::PageRun;
 use crate::class_table::SizeClass;
 use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, Ordering};
 
-/// Set in a list's number if its zspages are roomy.
+/// Set in a list's number if the list is of roomy zspages.
 pub(crate) const ROOMY: u16 = 0x100;
-/// No zspage, as a link.
+/// The end of a list.
 pub(crate) const NIL: u32 = u32::MAX;
 const NO_CLASS: u16 = 0x7fff;
-/// Somebody has taken the zspage off its lists, to put it back when done.
+/// The zspage is off its lists, and its holder will put it back.
 const ISOLATED: u16 = 0x8000;
 
 /// A number that the class lock guards.
@@ -50,7 +50,7 @@ impl Guarded {
     }
 }
 
-/// A link of a list that the class lock, or the lock of the vacant ones, guards.
+/// A link of a list, guarded by the class lock or by the lock of the vacant descriptors.
 #[derive(Debug)]
 pub(crate) struct Link(AtomicU32);
 
@@ -69,22 +69,22 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Zspage {
     base: AtomicPtr<u8>,
-    /// In the table of lanes; fixed for life.
+    /// Number of the first lane in the table of lanes; fixed for life.
     pub(crate) first_lane: u32,
-    /// Lanes there; fixed for life.
+    /// Number of lanes; fixed for life.
     lanes: u16,
     class: AtomicU16,
     pub(crate) touched: Guarded,
     pub(crate) holes: Guarded,
     pub(crate) used: Guarded,
-    /// Which list it is on.
+    /// The list that it is on.
     pub(crate) list: Guarded,
     pub(crate) next: Link,
     pub(crate) prev: Link,
 }
 
 impl Zspage {
-    /// A vacant one.
+    /// A vacant descriptor.
     pub(crate) fn new(first_lane: u32, lanes: u16) -> Self {
         Zspage {
             base: AtomicPtr::new(null_mut()),
@@ -100,34 +100,35 @@ impl Zspage {
         }
     }
 
-    /// Its lanes.
+    /// The number of its lanes.
     #[inline]
     pub(crate) fn lanes(&self) -> usize {
         usize::from(self.lanes)
     }
 
-    /// The number, in the table of lanes, of an object's lane; of one that nobody uses for an object
-    /// beyond its own.
+    /// The number of an object's lane in the table of lanes. An index beyond the zspage's lanes
+    /// gives the last one.
     #[inline]
     pub(crate) fn lane_number(&self, index: usize) -> u32 {
         self.first_lane + index.min(self.lanes() - 1) as u32
     }
 
     /// The class, if the descriptor is in use. Exact under that class's lock, and for a reader that
-    /// is counted in a USED lane of it (`lane.rs`); else a guess, to be checked again there.
+    /// is counted in a USED lane (`lane.rs`); otherwise a guess, to be checked again then.
     #[inline]
     pub(crate) fn class(&self) -> Option<u16> {
-        // Relaxed: whoever must have it exactly is ordered by the lock or the lane.
+        // Relaxed: the lock or the lane orders it for those who need it exact.
         let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
         (class != NO_CLASS).then_some(class)
     }
 
-    /// Gives the zspage to a class, not isolated, or takes it away from its class.
+    /// Puts the zspage into a class, not isolated, or takes it out of its class.
     ///
     /// # Safety
-    /// Invariant 1: the caller holds the lock of the class, the old one or the new one, of which one is
-    /// none. A reader that finds its lane USED takes the class's sizes for the zspage's: no lane is USED,
-    /// and of a new class the zspage has a run of its length and lanes for its objects.
+    /// Invariant 1: the caller holds the lock of the class that the zspage enters or leaves; it
+    /// never goes from one class to another directly. No lane is USED, because a reader that finds
+    /// its lane USED relies on the class's sizes. A zspage that enters a class has a run of the
+    /// class's length and lanes for its objects.
     pub(crate) unsafe fn set_class(&self, class: Option<u16>) {
         // Relaxed: as in `class`.
         self.class.store(class.unwrap_or(NO_CLASS), Ordering::Relaxed);
@@ -140,52 +141,52 @@ impl Zspage {
 
     /// Under the class lock.
     pub(crate) fn set_isolated(&self, isolated: bool) {
-        // Relaxed: readers mask the bit out, and others look under the class lock. An RMW would be
-        // no different: nobody else writes.
+        // Relaxed: readers mask the bit out, and everyone else reads it under the class lock. Load
+        // and store suffice: nobody else writes.
         let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
         // Relaxed: as in `class`.
         self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Whether it has a free place whose pages are touched. Under the class lock.
+    /// Whether it has a free place in touched pages. Under the class lock.
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.get() & ROOMY != 0
     }
 
-    /// The run's first byte, if there is a run. Right while an object of it is pinned, or under the
-    /// class lock; a guess otherwise, since migration changes it.
+    /// The run's first byte, if there is a run. Exact while an object of it is pinned, and under
+    /// the class lock; otherwise a guess, since migration changes it.
     #[inline]
     pub(crate) fn run_base(&self) -> Option<NonNull<u8>> {
-        // Relaxed: stored before the lane was claimed, or, by a migration, before the lane was let
-        // go, that the reader has locked since: the Release of `claim` and `write_unlock` and the
-        // Acquire of `read_lock` order it.
+        // Relaxed: it was stored before the lane was claimed, or by a migration before it released
+        // the lane, which the reader has locked since. The Release of `claim` and `write_unlock`
+        // pairs with the Acquire of `read_lock`.
         NonNull::new(self.base.load(Ordering::Relaxed))
     }
 
-    /// The run's first byte, of a zspage in a class: for whoever holds its lock, or is counted in a
-    /// USED lane of it.
+    /// The run's first byte. For a caller that holds the lock of the zspage's class, or is counted
+    /// in a USED lane of it.
     #[inline]
     #[expect(clippy::expect_used, reason = "invariant 2 of this file")]
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.run_base().expect("a zspage in a class has a run")
     }
 
-    /// Sets where the run is.
+    /// Sets the address of the run.
     ///
     /// # Safety
-    /// Invariant 2: the caller holds the lock of the zspage's class, or has the descriptor alone, and
-    /// `base` begins a run of the class's length that is this zspage's from now on. Readers take their
-    /// objects to be there: no lane is USED, or all that are have their write lock held by the caller
-    /// and their bytes copied.
+    /// Invariant 2: the caller holds the lock of the zspage's class, or owns the descriptor alone.
+    /// `base` begins a run of the class's length, which belongs to this zspage from now on. Readers
+    /// will find their objects there: no lane is USED, or the caller holds the write lock of every
+    /// USED lane and has copied the bytes.
     pub(crate) unsafe fn set_base(&self, base: Option<NonNull<u8>>) {
         // Relaxed: published by the lanes, and ordered by the class lock.
         self.base.store(base.map_or(null_mut(), NonNull::as_ptr), Ordering::Relaxed);
     }
 
-    /// Keeps a run for whoever gives it back. The descriptor is vacant, and the caller's alone; until
-    /// `take_run` its `used` is the run's length.
+    /// Keeps a run until it is returned to the provider. The caller owns the descriptor, which is
+    /// vacant; until `take_run` its `used` is the run's length.
     pub(crate) fn keep_run(&self, run: PageRun) {
-        assert!(self.class().is_none(), "a zspage in a class has no use for another run");
+        assert!(self.class().is_none(), "a run is kept in a descriptor that is in a class");
         // SAFETY: invariant 2: the descriptor is vacant, so no lane is USED, and it keeps the run.
         unsafe { self.set_base(Some(run.base())) };
         self.touched.set(run.resident());
@@ -193,22 +194,22 @@ impl Zspage {
         self.used.set(run.pages() as u16);
     }
 
-    /// The run that `keep_run` kept; None if there is none.
+    /// Takes the run that `keep_run` kept, if any.
     ///
     /// # Safety
-    /// The descriptor is vacant and the caller's alone.
+    /// The descriptor is vacant, and the caller owns it alone.
     pub(crate) unsafe fn take_run(&self) -> Option<PageRun> {
         let (base, touched, pages) = (self.run_base()?, self.touched.get(), self.used.get());
         // SAFETY: invariant 2: the descriptor is vacant, so no lane is USED.
         unsafe { self.set_base(None) };
         self.touched.set(0);
         self.used.set(0);
-        // SAFETY: the run that `keep_run` was given, and the only value that stands for it.
+        // SAFETY: the run that `keep_run` got, and the only value that represents it.
         Some(unsafe { PageRun::new(base, usize::from(pages), touched) })
     }
 }
 
-/// The bits of the pages that bytes `from..to` of a zspage lie in.
+/// The bits of the pages that contain bytes `from..to` of a zspage.
 pub(crate) fn pages_of(page_size: usize, from: usize, to: usize) -> u16 {
     debug_assert!(from < to && to <= 16 * page_size);
     let shift = page_size.trailing_zeros();
@@ -251,7 +252,7 @@ mod tests {
         let zspage = Zspage::new(100, 8);
         assert_eq!(zspage.lanes(), 8);
         assert_eq!([0, 1, 7].map(|index| zspage.lane_number(index)), [100, 101, 107]);
-        // Of a stale slot, whose zspage has fewer objects now.
+        // From a stale slot, whose zspage has fewer objects now.
         assert_eq!([8, 4000].map(|index| zspage.lane_number(index)), [107, 107]);
     }
 

@@ -1,13 +1,13 @@
-//! All descriptors of a pool, and the lanes of their objects: type-stable tables that only grow, and
-//! the vacant descriptors that serve again.
+//! All descriptors of a pool, and the lanes of their objects: type-stable tables that only grow,
+//! plus lists of vacant descriptors for reuse.
 //!
-//! Any number that stands in a slot's word, in a list, in a queue or in a guard's token is one that a
-//! table gave out before: looking it up cannot fail, and if it does the pool is broken, which panics.
-//! A descriptor gets its lanes before it is known to anyone, one for each object that it may ever
-//! have, and keeps them for life.
+//! Every number in a slot's word, a list, a queue or a guard's token came from one of these tables.
+//! Looking it up cannot fail: if it does, the pool is broken, and the lookup panics. A descriptor
+//! gets its lanes before anyone else knows it, one for each object that it may ever hold, and keeps
+//! them for life.
 //!
-//! Locks: the vacant descriptors have a leaf lock. Whoever takes one off its list has it alone until
-//! it is attached to a class or recycled.
+//! Locks: the vacant descriptors have a leaf lock. A thread that takes a descriptor off its list
+//! owns it alone until the descriptor is attached to a class or recycled.
 
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::stable::{StableTable, TableError};
@@ -17,10 +17,10 @@ use crate::slot::MAX_ZSPAGES;
 use crate::sync::Mutex;
 use crate::zspage::{NIL, Zspage};
 
-/// Descriptors come with lanes for a multiple of this many objects.
+/// A descriptor's number of lanes is a multiple of this.
 const LANE_STEP: usize = 8;
 
-/// A lane, and the zspage that it belongs to.
+/// A lane and the zspage that it belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LaneRef {
     pub(crate) zspage: u32,
@@ -28,7 +28,7 @@ pub(crate) struct LaneRef {
 }
 
 impl LaneRef {
-    /// As the token of a read guard and as a link of the queue of parked places.
+    /// Packs both numbers into a read guard's token, or into a link of the queue of parked places.
     #[inline]
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.zspage) << 32 | u64::from(self.lane)
@@ -44,12 +44,12 @@ impl LaneRef {
 pub(crate) struct Zspages {
     table: StableTable<Zspage>,
     lanes: StableTable<Lane>,
-    /// Heads of the lists of vacant descriptors, by the number of their lanes. A leaf lock.
+    /// Heads of the lists of vacant descriptors, by their number of lanes. A leaf lock.
     vacant: Mutex<Vec<u32>>,
 }
 
 impl Zspages {
-    /// For zspages of at most `most` objects.
+    /// Tables for zspages of at most `most` objects.
     pub(crate) fn new(most: usize) -> Self {
         Zspages {
             table: StableTable::with_limit(MAX_ZSPAGES),
@@ -58,14 +58,14 @@ impl Zspages {
         }
     }
 
-    /// The zspage of a number that the table gave out.
+    /// The zspage with a number that the table handed out.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of zspages come from this table")]
     pub(crate) fn at(&self, zspage: u32) -> &Zspage {
-        self.table.get(zspage).expect("a number that stands for a zspage is one of the table's")
+        self.table.get(zspage).expect("the number of a zspage is in the table")
     }
 
-    /// The zspage that a link leads to; None at the end of a list.
+    /// The zspage that a link leads to, or None at the end of a list.
     #[inline]
     pub(crate) fn linked(&self, link: u32) -> Option<&Zspage> {
         match self.table.get(link) {
@@ -77,21 +77,21 @@ impl Zspages {
         }
     }
 
-    /// The lane of an object of a zspage; the last one of the zspage's own for a number beyond them,
-    /// as a stale reader may have it.
+    /// The lane of an object of a zspage. A stale reader's index may exceed the zspage's lanes: it
+    /// gets the last one.
     #[inline]
     pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
         self.lane_at(z.lane_number(index))
     }
 
-    /// The lane of a number that a zspage has as one of its own.
+    /// The lane with a number that a zspage owns.
     #[inline]
     #[expect(clippy::expect_used, reason = "a descriptor is pushed after its lanes")]
     pub(crate) fn lane_at(&self, number: u32) -> &Lane {
         self.lanes.get(number).expect("a zspage has its lanes before anyone knows it")
     }
 
-    /// Which of its zspage's lanes a lane is.
+    /// The index of a lane among its zspage's lanes.
     #[expect(clippy::expect_used, reason = "a LaneRef is made of a zspage and one of its lanes")]
     pub(crate) fn index_of(&self, at: LaneRef) -> usize {
         let z = self.at(at.zspage);
@@ -99,7 +99,7 @@ impl Zspages {
         index.filter(|index| *index < z.lanes()).expect("a lane is named with its own zspage")
     }
 
-    /// A descriptor with lanes for this many objects, vacant and the caller's alone.
+    /// Returns a vacant descriptor, owned by the caller, with lanes for at least this many objects.
     pub(crate) fn take(&self, objects: usize) -> Result<u32, TableError> {
         let lanes = objects.next_multiple_of(LANE_STEP);
         {
@@ -113,10 +113,10 @@ impl Zspages {
         self.table.push(Zspage::new(first, lanes as u16))
     }
 
-    /// Lets a vacant descriptor serve again.
+    /// Makes a vacant descriptor available for reuse.
     ///
     /// # Safety
-    /// It is the caller's alone until now: whoever takes it next attaches it to a run.
+    /// The caller owned the descriptor alone, and gives it up: the next thread to take it attaches it to a run.
     pub(crate) unsafe fn recycle(&self, zspage: u32) {
         let z = self.at(zspage);
         assert!(z.class().is_none(), "zspage {zspage} is recycled while it is in a class");
@@ -125,7 +125,7 @@ impl Zspages {
         z.next.set(core::mem::replace(head, zspage));
     }
 
-    /// All descriptors with their numbers, vacant ones, too.
+    /// All descriptors with their numbers, including vacant ones.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Zspage)> {
         (0..).zip(self.table.iter())
     }
@@ -149,7 +149,7 @@ mod tests {
         let zspages = Zspages::new(40);
         let [small, large] = [8, 40].map(|objects| zspages.take(objects).unwrap());
         assert_eq!([small, large].map(|n| zspages.at(n).lanes()), [8, 40]);
-        // SAFETY: this test's alone.
+        // SAFETY: this test owns the descriptor.
         unsafe { zspages.recycle(small) };
         // SAFETY: as above.
         unsafe { zspages.recycle(large) };

@@ -1,4 +1,4 @@
-//! A pool that is given a budget charges it for just the pages that it counts.
+//! A pool with a budget charges it for exactly the pages that it counts.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Rig {
         assert_eq!(self.budget.used(), self.pool.total_pages() * self.page);
     }
 
-    /// What a failing call must leave alone.
+    /// Figures that a failing call must not change.
     fn figures(&self) -> (usize, usize, usize) {
         let stats = self.pool.stats();
         (stats.objects, stats.object_bytes, stats.total_pages)
@@ -63,7 +63,7 @@ fn any_traffic_is_charged_exactly_and_never_beyond_the_limit() {
                 if rng.below(4) < grow && live.len() < 400 {
                     let object = vec![step as u8; 1 + rng.below(4096)];
                     let before = rig.figures();
-                    // Now and then the provider refuses instead.
+                    // Now and then the provider refuses, instead of the budget.
                     if rng.below(10) == 0 {
                         rig.pages.fail_call(1);
                     }
@@ -110,14 +110,14 @@ fn any_traffic_is_charged_exactly_and_never_beyond_the_limit() {
     }
 }
 
-/// At the limit an object goes where no page is needed, also into a class that is much too large, and
-/// only then it is refused.
+/// At the limit an object goes wherever no page is needed, even into a class that is much too
+/// large. Only if there is no such place is it refused.
 #[test]
 fn at_the_limit_any_room_serves() {
     for provider in providers() {
         let rig = Rig::new(provider, usize::MAX, 1);
         let (pool, budget) = (&rig.pool, &rig.budget);
-        // A page of two large objects, one of which goes.
+        // A page of two large objects, one of which is freed.
         let large = [1, 2].map(|byte| pool.malloc_from(&[byte; 2000]).unwrap());
         budget.set_limit(budget.used());
         assert!(is_limit(&pool.malloc_from(&[4; 2000]).unwrap_err()));
@@ -132,14 +132,14 @@ fn at_the_limit_any_room_serves() {
         assert_eq!(pool.obj_read_begin(large[1]).unwrap()[..], [2; 2000]);
         pool.free(small).unwrap();
         pool.malloc_from(&[5; 2000]).unwrap();
-        // What a caller is allowed beyond the limit is there.
+        // An allowance lets a caller exceed the limit.
         PageBudget::with_allowance(rig.page, || pool.malloc_from(&[4; 4096]).unwrap());
         assert_eq!(pool.total_pages(), 2);
         rig.assert_exact();
     }
 }
 
-/// Pages that a run brings along warm are given back where the budget has no room for them.
+/// Cached pages that come with a run go back to the system if the budget has no room for them.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[test]
 fn warm_pages_of_a_run_do_not_stand_in_the_way() {
@@ -156,7 +156,7 @@ fn warm_pages_of_a_run_do_not_stand_in_the_way() {
     rig.assert_exact();
 }
 
-/// Pools that share a budget stay below it together, whatever their threads do.
+/// Pools that share a budget stay within it together, whatever their threads do.
 #[test]
 fn pools_share_a_budget() {
     let budget = Arc::new(PageBudget::new(64 * 4096));

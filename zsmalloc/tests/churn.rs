@@ -1,6 +1,6 @@
 //! Eight threads store, overwrite, free and read each other's objects, keep guards, compact and
-//! migrate, and look at every byte they see. A few seconds by default, or as many as
-//! `ZSMALLOC_CHURN_SECONDS` says (`cargo xtask churn`).
+//! migrate, and check every byte they see. For a few seconds by default, or for
+//! `ZSMALLOC_CHURN_SECONDS` (`cargo xtask churn`).
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use zsmalloc::{Config, Zsmalloc};
 
 const THREADS: usize = 8;
 
-/// What an object holds: its number at the front, then bytes that follow from it, all `len` of it.
+/// What an object holds: its number first, then `len` bytes in all that are derived from it.
 #[derive(Clone, Copy)]
 struct Content {
     number: u64,
@@ -31,7 +31,7 @@ impl Content {
     fn check(self, bytes: &[u8]) {
         assert!(
             *bytes == *self.bytes(),
-            "object {} of {} bytes is not what was stored",
+            "object {} of {} bytes differs from what was stored",
             self.number,
             self.len
         );
@@ -49,7 +49,7 @@ struct Churn {
 
 impl Churn {
     fn store(&self, rng: &mut Rng) -> (Handle, Content) {
-        // Sizes drift, so that classes grow and run empty.
+        // Sizes drift, so that classes grow and become empty.
         let number = self.numbers.fetch_add(1, Relaxed);
         let drift = (number / 4096 * 37 % 3900) as usize;
         let len = match rng.below(4) {
@@ -75,7 +75,7 @@ impl Churn {
                     self.pool.free(handle).unwrap();
                 }
             }
-            // Without the cell's lock from here on: the object may be freed at any time.
+            // From here on without the cell's lock: the object may be freed at any time.
             8..=17 => {
                 let Some((handle, content)) = *cell.lock().unwrap() else { return };
                 match self.pool.obj_read_begin(handle) {
@@ -147,7 +147,7 @@ fn churn(pages: Arc<dyn PageProvider>, config: Config, cells: usize, time: Durat
     assert_eq!(pages.cached_pages(), 0);
 }
 
-/// How long each test takes.
+/// The duration of each test.
 fn time() -> Duration {
     let seconds = std::env::var("ZSMALLOC_CHURN_SECONDS").ok();
     match seconds.and_then(|seconds| seconds.parse().ok()) {
@@ -165,7 +165,7 @@ fn eight_threads_over_mapped_pages() {
 
 #[test]
 fn eight_threads_in_few_cells() {
-    // Almost every read meets a free, and slots are soon used up.
+    // Almost every read races with a free, and slots are soon used up.
     let config = Config::new().chain(4).generations_left(100);
     churn(Arc::new(HeapPages::new()), config, if cfg!(miri) { 8 } else { 64 }, time());
 }

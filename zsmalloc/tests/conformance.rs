@@ -1,4 +1,4 @@
-//! zsmalloc through the whole conformance suite.
+//! zsmalloc against the whole conformance suite.
 
 use std::sync::Arc;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
@@ -13,7 +13,7 @@ impl Subject for ZsmallocSubject {
     }
 
     fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
-        // A shorter table where every step takes long.
+        // A shorter table under Miri, where every step is slow.
         let config = if cfg!(miri) { Config::new().chain(3) } else { Config::new() };
         Ok(Arc::new(Zsmalloc::with_config(pages, config)?))
     }

@@ -1,5 +1,5 @@
-//! A child after `fork` finds every lock of its parent in whatever state another thread had it in:
-//! the pool does nothing there, and says so.
+//! After `fork` a child may find any lock held by a thread of its parent that does not exist in the
+//! child. The pool takes no lock there, and its calls say so.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -12,7 +12,7 @@ use zpool_api::{Handle, ObjRead, ObjWrite, Zpool, ZpoolError};
 use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
-/// What the child does; the number of the first answer that is wrong, else 0.
+/// What the child does. Returns the number of the first wrong answer, or 0.
 fn child(
     pool: &Zsmalloc,
     handle: Handle,
@@ -48,7 +48,7 @@ fn child(
     wrong.map_or(0, |wrong| wrong as i32 + 1)
 }
 
-/// Waits for a child that must end within a second; its exit code.
+/// Waits for a child that must end within a second. Returns its exit code.
 fn wait(pid: libc::pid_t) -> i32 {
     let end = Instant::now() + Duration::from_secs(10);
     let mut status = 0;
@@ -60,7 +60,7 @@ fn wait(pid: libc::pid_t) -> i32 {
             return libc::WEXITSTATUS(status);
         }
         if Instant::now() > end {
-            // SAFETY: the child is this process's, and was not waited for.
+            // SAFETY: the child is this process's, and has not been waited for.
             unsafe { libc::kill(pid, libc::SIGKILL) };
             // SAFETY: as above.
             unsafe { libc::waitpid(pid, &raw mut status, 0) };
@@ -98,22 +98,22 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
             });
         }
         for _ in 0..60 {
-            // Of a live object, and of one that is freed while it is read.
+            // Guards of a live object, and of one that is freed while it is being read.
             let parked = pool.malloc_from(&[8; 3000]).unwrap();
             let guards =
                 vec![pool.obj_read_begin(handle).unwrap(), pool.obj_read_begin(parked).unwrap()];
             pool.free(parked).unwrap();
             let writes: Vec<_> = (0..2).map(|_| pool.malloc(100).unwrap()).collect();
-            // SAFETY: the child calls nothing but this crate, the allocator, which glibc keeps usable,
-            // and `_exit`.
+            // SAFETY: the child calls only this crate, `_exit`, and the allocator, which glibc
+            // keeps usable after a fork.
             let pid = unsafe { libc::fork() };
             assert!(pid >= 0);
             if pid == 0 {
                 let code = child(&pool, handle, guards, writes);
-                // Leaks.
+                // Dropping a pool in a child leaks it.
                 // SAFETY: a copy of the reference that this thread's `pool` is; never used again.
                 drop(unsafe { Arc::from_raw(Arc::as_ptr(&pool)) });
-                // SAFETY: ends the process without running anything of the parent's.
+                // SAFETY: ends the process without running any of the parent's exit handlers.
                 unsafe { libc::_exit(code) };
             }
             assert_eq!(wait(pid), 0, "the number of a wrong answer, or -1 for a hang");
@@ -127,7 +127,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
 }
 
-/// The last owner's drop in a child gives nothing back and waits for nobody.
+/// The last owner's drop in a child returns nothing and waits for nobody.
 #[test]
 fn a_pool_dropped_in_a_child_leaks() {
     let pool = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
@@ -138,7 +138,7 @@ fn a_pool_dropped_in_a_child_leaks() {
     assert!(pid >= 0);
     if pid == 0 {
         pool.take();
-        // A pool of the child's own works.
+        // A pool that the child makes works.
         let own = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
         let code = own.malloc_from(b"object").and_then(|handle| own.free(handle)).is_err();
         // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! A fragmented block of 2 MiB is emptied under load, and the system gets it back whole.
+//! A fragmented block of 2 MiB is emptied under load, and the system gets the whole block back.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -13,7 +13,7 @@ use zpool_api::{Handle, PageProvider, Zpool};
 use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
-/// Pages of 4 KiB in a range of addresses that the system holds memory for.
+/// Pages of 4 KiB in a range of addresses for which the system holds memory.
 fn resident_pages(range: &Range<usize>) -> usize {
     let page_map = File::open("/proc/self/pagemap").unwrap();
     let mut entries = vec![0; range.len() / 4096 * 8];
@@ -30,14 +30,14 @@ fn check(pool: &Zsmalloc, n: usize, handle: Handle) {
     assert!(*pool.obj_read_begin(handle).unwrap() == *object(n), "object {n}");
 }
 
-/// A pool of some megabytes, of which every third object of every second 64 KiB stays.
+/// A pool of some megabytes that keeps every third object of every second 64 KiB.
 fn fragmented(pages: &Arc<MmapPages>) -> (Zsmalloc, Vec<(usize, Handle)>) {
     let pool = Zsmalloc::new(pages.clone()).unwrap();
     let made: Vec<(usize, Handle)> =
         (0..6000).map(|n| (n, pool.malloc_from(&object(n)).unwrap())).collect();
     let mut stay = Vec::new();
     for (n, handle) in made {
-        // Whole zspages go, too, so that there is room elsewhere.
+        // Some zspages are freed whole, so that there is room elsewhere.
         let address = pool.obj_read_begin(handle).unwrap().as_ptr().addr();
         if address / 65536 % 2 == 0 && n % 3 == 0 {
             stay.push((n, handle));
@@ -56,7 +56,7 @@ fn a_fragmented_block_is_emptied_under_load() {
         return;
     }
     let (pool, stay) = fragmented(&pages);
-    let block = pages.isolate_block().expect("a sparse block, and room elsewhere");
+    let block = pages.isolate_block().expect("there is a sparse block, and room elsewhere");
     let range = block.range();
     let before = resident_pages(&range);
     let inside: Vec<_> = stay
@@ -87,11 +87,11 @@ fn a_fragmented_block_is_emptied_under_load() {
         while rounds.load(Relaxed) < 3 {
             thread::yield_now();
         }
-        // What a reader held on to in one sweep goes in a later one.
+        // Objects that readers held in one sweep are moved in a later one.
         let mut sweeps = 0;
         while pool.migrate_within(range.clone()).unwrap().left > 0 {
             sweeps += 1;
-            assert!(sweeps < 100_000, "the readers take turns and never let go");
+            assert!(sweeps < 100_000, "readers held the last objects through every sweep");
         }
         let last = rounds.load(Relaxed);
         while rounds.load(Relaxed) < last + 3 {
@@ -100,7 +100,7 @@ fn a_fragmented_block_is_emptied_under_load() {
         stop.store(true, Relaxed);
     });
 
-    assert!(pages.putback_block(block), "the block did not run empty");
+    assert!(pages.putback_block(block), "the block is not empty");
     assert_eq!(resident_pages(&range), 0);
     for (n, handle) in stay {
         check(&pool, n, handle);

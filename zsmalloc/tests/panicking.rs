@@ -1,4 +1,4 @@
-//! A provider that panics: the panic reaches the caller, and the pool is whole afterwards.
+//! A provider that panics: the panic reaches the caller, and the pool stays consistent.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -19,16 +19,16 @@ use zsmalloc::{Config, Zsmalloc};
 
 const ON_PURPOSE: &str = "on purpose";
 
-/// Panics at one of the calls to come.
+/// A provider that panics at a chosen call.
 #[derive(Debug)]
 struct Panicking {
     inner: Arc<dyn PageProvider>,
-    /// Calls until the panic; 0 for none.
+    /// Calls left until the panic; 0 for no panic.
     due: AtomicU64,
     isolated: AtomicU64,
-    /// Whether every run given back makes it panic.
+    /// Whether it panics whenever a run is returned.
     refuses: AtomicBool,
-    /// Whether its figures are absurd.
+    /// Whether it reports absurd figures.
     boasts: AtomicBool,
 }
 
@@ -54,7 +54,7 @@ impl Panicking {
     }
 }
 
-// SAFETY: runs are the inner provider's, passed on as they are.
+// SAFETY: all runs are the inner provider's, passed on unchanged.
 unsafe impl PageProvider for Panicking {
     fn page_size(&self) -> usize {
         self.inner.page_size()
@@ -64,7 +64,7 @@ unsafe impl PageProvider for Panicking {
         self.inner.alloc_run(pages)
     }
     unsafe fn free_run(&self, run: PageRun) {
-        // SAFETY: passed on as it came.
+        // SAFETY: passed on unchanged.
         unsafe { self.inner.free_run(run) };
         if self.refuses.load(SeqCst) {
             resume_unwind(Box::new(ON_PURPOSE));
@@ -73,7 +73,7 @@ unsafe impl PageProvider for Panicking {
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.call();
-        // SAFETY: passed on as it came.
+        // SAFETY: passed on unchanged.
         unsafe { self.inner.discard(run, pages) };
     }
     fn isolate_block(&self) -> Option<PageBlock> {
@@ -104,7 +104,7 @@ fn providers() -> Vec<Arc<dyn PageProvider>> {
 
 #[test]
 fn the_pool_is_whole_after_a_panic_of_the_provider() {
-    // Hundreds of panics are on purpose.
+    // Hides the output of hundreds of deliberate panics.
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
@@ -152,7 +152,7 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
             }
         }
         assert!(panics > 100 || cfg!(miri), "{panics} panics");
-        // Nothing is isolated: everything can be moved, and goes.
+        // Nothing is isolated: every zspage can be moved and freed.
         assert_eq!(pool.migrate().unwrap().left, 0);
         for (handle, _) in live {
             pool.free(handle).unwrap();
@@ -163,7 +163,7 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
     }
 }
 
-/// A pool of three zspages at least, and what its provider has out.
+/// A pool of at least three zspages, with its provider and the inner one that counts pages.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
     let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));
@@ -201,10 +201,10 @@ fn absurd_figures_of_a_provider_are_figures() {
     pages.boasts.store(true, SeqCst);
     let object = pool.malloc_from(&[2; 4096]).unwrap();
     let read = pool.obj_read_begin(object).unwrap();
-    // Its page waits for a call that may give it back.
+    // Its page waits for a call that may return it.
     pool.free(object).unwrap();
     drop(read);
     let stats = pool.stats();
     assert_eq!((stats.metadata_bytes, stats.cached_pages), (usize::MAX, usize::MAX));
-    assert_eq!(pool.trim(), 0, "no more than before");
+    assert_eq!(pool.trim(), 0, "cached pages are not fewer than before");
 }

@@ -14,7 +14,8 @@ use zsmalloc::Zsmalloc;
 
 type Hook = Arc<dyn Fn(&Zsmalloc) + Send + Sync>;
 
-/// Calls a hook, if there is one, whenever a run is given back or pages of it are; not within the hook.
+/// Calls a hook, if one is set, whenever a run or pages of a run are returned; the hook is not
+/// called recursively.
 struct Reentering {
     inner: Arc<dyn PageProvider>,
     pool: Mutex<std::sync::Weak<Zsmalloc>>,
@@ -57,7 +58,7 @@ impl Reentering {
     }
 }
 
-// SAFETY: runs are the inner provider's, passed on as they are.
+// SAFETY: all runs are the inner provider's, passed on unchanged.
 unsafe impl PageProvider for Reentering {
     fn page_size(&self) -> usize {
         self.inner.page_size()
@@ -66,13 +67,13 @@ unsafe impl PageProvider for Reentering {
         self.inner.alloc_run(pages)
     }
     unsafe fn free_run(&self, run: PageRun) {
-        // SAFETY: passed on as it came.
+        // SAFETY: passed on unchanged.
         unsafe { self.inner.free_run(run) };
         self.call();
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.call();
-        // SAFETY: passed on as it came.
+        // SAFETY: passed on unchanged.
         unsafe { self.inner.discard(run, pages) };
     }
     fn cached_pages(&self) -> usize {
@@ -86,16 +87,15 @@ unsafe impl PageProvider for Reentering {
     }
 }
 
-/// Calls of the provider after which a test has failed.
+/// A test fails after this many calls of the provider.
 const MOST: usize = 20_000;
 
-/// Stores, and frees others so that pages of them are left without an object, at each call of the
-/// provider.
+/// Returns a hook that, at each call of the provider, stores objects and frees others so that they leave holes.
 fn makes_work() -> impl Fn(&Zsmalloc) + Send + Sync + 'static {
     let calls = AtomicUsize::new(0);
     let live = Mutex::new(Vec::<Handle>::new());
     move |pool| {
-        assert!(calls.fetch_add(1, SeqCst) < MOST, "it does not end");
+        assert!(calls.fetch_add(1, SeqCst) < MOST, "compaction does not end");
         let mut live = live.lock().unwrap();
         for handle in live.drain(..).collect::<Vec<_>>() {
             pool.free(handle).unwrap();
@@ -107,7 +107,7 @@ fn makes_work() -> impl Fn(&Zsmalloc) + Send + Sync + 'static {
     }
 }
 
-/// Fills a pool, and leaves one object of eight.
+/// Fills a pool and frees all but every eighth object.
 fn leave_holes(pool: &Zsmalloc) {
     let all: Vec<Handle> = (0..160).map(|_| pool.malloc_from(&[1; 3000]).unwrap()).collect();
     for (_, handle) in all.iter().enumerate().filter(|(n, _)| n % 8 != 0) {
@@ -143,7 +143,7 @@ fn compaction_in_parts_is_complete_though_the_provider_makes_new_work_all_the_ti
     }
 }
 
-/// Several passes go on at a time then, each of which may end the others.
+/// Several passes are under way at a time, each of which may end the others.
 #[test]
 fn compaction_in_parts_within_the_provider_comes_to_an_end() {
     let (pages, pool) = Reentering::pool(Arc::new(HeapPages::new()));

@@ -1,8 +1,8 @@
 //! What each layer costs on real pages: guards, backends, codecs, and the whole store.
 //!
-//! Everything is timed in one process beside an uncontended mutex pair, so that costs below a
-//! microsecond can be told in multiples of it. Objects and pages are visited in random order.
-//! `cargo xtask bench` says which pages are used; by itself this takes the built-in sample.
+//! Everything is timed in one process, together with an uncontended mutex pair as the unit for
+//! costs below a microsecond. Objects and pages are visited in random order. `cargo xtask bench`
+//! chooses the pages; without it, the built-in sample is used.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -21,13 +21,13 @@ use zpool_api::{Handle, ObjRead, PageProvider, Zpool, ZpoolConfig};
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// Pages of zstd-compressed files, separated as paths are; set by `cargo xtask bench`.
+/// Paths of zstd-compressed files of pages, separated as in PATH; set by `cargo xtask bench`.
 const PAGES: &str = "ZSWAP_BENCH_PAGES";
 const SAMPLE: &[u8] = include_bytes!("../../measure/assets/sample.pages.zst");
-/// Pages in all: a pool that is larger than a processor's own caches.
+/// The largest number of pages: a pool larger than a processor's private caches.
 const MOST: usize = 8192;
 
-/// Pages that are not same-filled, evenly spread over all files.
+/// Pages that are not same-filled, spread evenly over all files.
 fn pages() -> Vec<Page> {
     let files: Vec<Vec<u8>> = match std::env::var_os(PAGES) {
         Some(paths) => std::env::split_paths(&paths)
@@ -44,7 +44,7 @@ fn pages() -> Vec<Page> {
     all.iter().step_by(step).map(|page| (*page).try_into().unwrap()).collect()
 }
 
-/// A permutation of `0..n`, always the same.
+/// A permutation of `0..n`; always the same.
 fn shuffled(n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -57,8 +57,8 @@ fn shuffled(n: usize) -> Vec<usize> {
     order
 }
 
-/// The time of `iterations` calls of `step`, made in rounds of as many as `ready` sets up, whose
-/// own time does not count.
+/// Times `iterations` calls of `step`, made in rounds of as many as `ready` sets up. The time of
+/// `ready` does not count.
 fn in_rounds<T>(
     iterations: u64,
     mut ready: impl FnMut() -> T,
@@ -74,7 +74,7 @@ fn in_rounds<T>(
         done += steps;
         drop(state);
     }
-    // Rounds are whole: what was done beyond what was asked for is taken off in proportion.
+    // Rounds are whole, so the time of surplus calls is subtracted in proportion.
     spent.mul_f64(iterations as f64 / done as f64)
 }
 
@@ -92,7 +92,7 @@ fn guards(c: &mut Criterion) {
     });
 }
 
-/// What lz4 makes of the pages: the objects that a backend is given.
+/// The pages compressed with lz4: the objects that a backend gets.
 fn objects(pages: &[Page]) -> Vec<Vec<u8>> {
     let codec = compressors::build("lz4").unwrap();
     let mut ctx = codec.new_ctx().unwrap();
@@ -122,7 +122,7 @@ fn filled(zpool: &str, objects: &[Vec<u8>]) -> (Arc<dyn Zpool>, Vec<Handle>) {
     (pool, handles)
 }
 
-/// Objects that are freed, off the clock, when a round is over.
+/// Objects that are freed, untimed, at the end of a round.
 struct Made<'p> {
     pool: &'p dyn Zpool,
     handles: Vec<Handle>,
@@ -149,7 +149,7 @@ fn backends(c: &mut Criterion, pages: &[Page]) {
             });
         });
         drop((pool, handles));
-        // Over and over into one pool, so that its pages are those that were just freed.
+        // Repeatedly into one pool, so that it reuses pages that were just freed.
         let (pool, _kept) = filled(zpool, &objects);
         c.bench_function(&format!("zpool/{zpool}/malloc_from"), |b| {
             b.iter_custom(|iterations| {
@@ -241,11 +241,11 @@ fn stores(c: &mut Criterion, pages: &[Page]) {
 
 /// Pages in the pool of a store at its limit.
 const POOLED: u64 = 10_000;
-/// Of so many entries one has its page in the pool, where there are others.
+/// With others, one of this many entries has its page in the pool.
 const SPACING: u64 = 100;
 
-/// A store at its limit, with no codec and a device in memory: `POOLED` pages in the pool, and if so asked
-/// 990,000 entries between them, of which 124,000 are on the device and the others patterns.
+/// A store at its limit, with no codec and a device in memory: `POOLED` pages in the pool and, if
+/// `others`, 990,000 entries between them, of which 124,000 are on the device and the rest are same-filled.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")
@@ -265,15 +265,16 @@ fn at_the_limit(others: bool) -> Zswap {
     store
 }
 
-/// A page of no pattern.
+/// A page that is not same-filled.
 fn numbered(key: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     page[..8].copy_from_slice(&(key + 1).to_le_bytes());
     page
 }
 
-/// The slowest in a thousand stores of new pages, each of which has another written back: what a store at the
-/// limit takes does not follow from entries without pool memory. One iteration stands for one such store.
+/// The p99.9 latency of storing new pages, each of which makes the store write another one back:
+/// the cost at the limit does not depend on entries without pool memory. One iteration represents
+/// one such store.
 fn limits(c: &mut Criterion) {
     let clock = Clock::measure();
     for (name, others) in [("10,000 pooled", false), ("10,000 pooled among 990,000 others", true)] {
@@ -289,14 +290,14 @@ fn limits(c: &mut Criterion) {
                 store.store(key_of(round, n), &page).unwrap();
                 laps.lap();
             }
-            // Those of the round before are on the device by now: room for those of the next.
+            // The pages of the previous round are on the device by now: make room for the next ones.
             if let Some(before) = u64::checked_sub(round, 1) {
                 (0..POOLED).for_each(|n| assert!(store.invalidate(key_of(before, n))));
             }
             round += 1;
             Duration::from_nanos(laps.summary(clock, Duration::from_secs(1)).unwrap().p999 as u64)
         };
-        // Criterion believes that it timed `iterations` stores of that kind.
+        // Criterion believes that it timed `iterations` such stores.
         c.bench_function(&format!("limit/{name}/p99.9 of a store"), |b| {
             b.iter_custom(|iterations| {
                 let rounds = iterations.clamp(1, 20) as u32;

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::error::{Error, Result};
 use crate::look::Color;
 
-/// Compressed memory for userspace: tries stores of compressed pages on real memory.
+/// Compressed memory for userspace: tries out stores of compressed pages on real memory.
 #[derive(Parser, Debug)]
 #[command(name = "zswap", version, styles = Styles::plain())]
 struct Cli {
@@ -27,10 +27,10 @@ pub(crate) enum Verb {
 
 /// Serve a compressed disk over NBD, the network block device protocol, until SIGTERM or SIGINT.
 ///
-/// The disk is empty at first, and its content is gone at the end. Anybody who can connect can read and
-/// write all of it, so only this machine can, unless --any-address is given.
+/// The disk starts empty, and its contents are gone at the end. Anybody who can connect can read
+/// and write all of it, so only this machine can connect, unless --any-address is given.
 ///
-/// Exit status: 0 if it ended by a signal, 2 if it could not serve.
+/// Exit status: 0 if a signal ended it, 2 if it could not serve.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Nbd {
     /// Size of the disk: bytes, or with K, M, G or T; a multiple of 4096
@@ -41,23 +41,23 @@ pub(crate) struct Nbd {
     #[arg(long, value_name = "NAME", default_value = "zsmalloc")]
     pub(crate) zpool: String,
 
-    /// Compressor, with parameters if wanted: zstd:level=3
+    /// Compressor, with optional parameters: zstd:level=3
     #[arg(long, value_name = "SPEC", default_value = "lz4")]
     pub(crate) compressor: String,
 
-    /// Memory beyond which writes fail with "no space left": bytes, or with K, M, G or T
+    /// Memory limit, at which writes fail with "no space left": bytes, or with K, M, G or T
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) mem_limit: Option<u64>,
 
-    /// Address and port to listen on; port 0 takes a free one
+    /// Address and port to listen on; port 0 chooses a free one
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10809")]
     pub(crate) listen: SocketAddr,
 
-    /// Listen on a socket in the file system instead, which only its owner can use; it must not exist
+    /// Listen on a Unix socket at PATH instead, which only its owner can use; PATH must not exist
     #[arg(long, value_name = "PATH", conflicts_with = "listen")]
     pub(crate) unix: Option<PathBuf>,
 
-    /// Let --listen be an address that other machines can reach
+    /// Allow an address for --listen that other machines can reach
     #[arg(long)]
     pub(crate) any_address: bool,
 }
@@ -71,78 +71,78 @@ fn size(text: &str) -> std::result::Result<u64, String> {
         Some((at, 't' | 'T')) => (&text[..at], 40),
         _ => (text, 0),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| "a number, or one with K, M, G or T".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "less than 2^64 bytes".to_owned())
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give a number of bytes, or a number with K, M, G or T".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "give less than 2^64 bytes".to_owned())
 }
 
 /// Store pages in every zpool with every compressor, read them back, and compare.
 ///
-/// For each pair: all pages are stored, stored again in random order, loaded in random order, and
-/// checked byte for byte, in every round. Beside the store's times stand those of the bare codec on
-/// the same pages. Times are medians over the rounds, of threads that each stay on one processor,
-/// with the cost of reading the clock subtracted; same-filled pages are left out of them. Memory is
-/// read after the first filling.
+/// In every round and for each pair, all pages are stored, stored again in random order, loaded in
+/// random order, and checked byte for byte. The bare codec is timed on the same pages, for
+/// comparison. Times are medians over the rounds, with each thread on its own processor and the
+/// cost of reading the clock subtracted; same-filled pages are not timed. Memory is read after the
+/// first filling.
 ///
 /// Exit status: 0 if every page came back equal, 1 if not, 2 if nothing could be measured.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Compare {
-    /// Raw 4096-byte pages, or a .zst of them; several files make one set. Without it: a small
-    /// sample of real memory that is part of this program
+    /// Raw 4096-byte pages, or a .zst of them; several files make one set. Default: a small sample
+    /// of real memory that is built into this program
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) pages: Vec<PathBuf>,
 
-    /// Sample the memory of the running process PID in place of a file: its resident private pages,
-    /// without its stacks and its initial environment. It stands still while they are copied, and
-    /// is only read. Linux only
+    /// Sample the memory of the running process PID instead of a file: its resident private pages,
+    /// without its stacks and its initial environment. The process stands still while they are
+    /// copied, and is only read. Linux only
     #[arg(long, value_name = "PID", conflicts_with = "pages")]
     pub(crate) pid: Option<i32>,
 
-    /// Most pages to sample, at least 16: runs of 16 pages, spread evenly (20480 pages are 80 MiB)
+    /// The most pages to sample, at least 16: runs of 16 pages, spread evenly (20480 pages are 80 MiB)
     #[arg(long, value_name = "N", default_value_t = 20480, requires = "pid",
           value_parser = at_least_a_run)]
     pub(crate) pages_max: usize,
 
-    /// Keep the sample for later runs with --pages. It is memory: whatever secrets the process
-    /// holds may be in it. The file is made anew, and only its owner can read it
+    /// Keep the sample for later runs with --pages. It is memory, so it contains whatever secrets
+    /// the process holds. The file must not exist; only its owner can read it
     #[arg(long, value_name = "FILE.zst", requires = "pid")]
     pub(crate) save: Option<PathBuf>,
 
-    /// Zpools, comma-separated. Without it: all that are built in
+    /// Zpools, comma-separated. Default: all that are built in
     #[arg(long, value_name = "LIST")]
     pub(crate) zpool: Vec<String>,
 
-    /// Compressors, comma-separated, with parameters if wanted: lz4,zstd:level=1. A part of the
-    /// form key=value belongs to the compressor before it. Without it: all that are built in but
-    /// null, which copies
+    /// Compressors, comma-separated, with optional parameters: lz4,zstd:level=1. A part of the form
+    /// key=value belongs to the compressor before it. Default: all that are built in, except null, which copies
     #[arg(long, value_name = "LIST")]
     pub(crate) compressor: Vec<String>,
 
-    /// How often everything is measured
+    /// Number of rounds
     #[arg(long, value_name = "N", default_value_t = 9)]
     pub(crate) rounds: u32,
 
-    /// How many threads work at once, each on a share of the pages in one store, and on a processor
-    /// of its own as long as there are some; at most 1024
+    /// Number of threads, at most 1024; each works on a share of the pages in one store, on its own
+    /// processor as long as there are enough
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
 
-    /// Draw density against load cost as an SVG, in place of what FILE.svg was before
+    /// Draw density against load cost as an SVG; replaces FILE.svg
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
 
-    /// Then change backend and compressor every 10 ms, among all the pairs, while the threads store
-    /// and load, and say what that costs
+    /// Also switch backend and compressor among all the pairs every 10 ms while the threads store
+    /// and load, and report what that costs
     #[arg(long, conflicts_with = "json")]
     pub(crate) switch: bool,
 
-    /// Then fill a store of the first pair that may hold N MiB of pool, and writes what does not fit
-    /// back to FILE. The file is made for that, for its owner alone, and deleted; one that is there
-    /// must be empty
+    /// Also fill a store of the first pair whose pool is limited to N MiB and that writes the rest
+    /// back to FILE. The file is created for its owner alone and deleted afterwards; an existing
+    /// file must be empty, and is emptied again
     #[arg(long, value_name = "FILE", requires = "max_pool_mib", conflicts_with = "json")]
     pub(crate) backing: Option<PathBuf>,
 
-    /// MiB of pool that --backing leaves a store
+    /// MiB of pool for the store of --backing
     #[arg(long, value_name = "N", requires = "backing")]
     pub(crate) max_pool_mib: Option<u32>,
 
@@ -150,12 +150,12 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: Color,
 
-    /// Print one JSON array, one object for each pair, in place of the table
+    /// Print one JSON array, with one object per pair, instead of the table
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Reads the value of `--pages-max`.
+/// Parses the value of `--pages-max`.
 fn at_least_a_run(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(pages) if pages >= 16 => Ok(pages),
@@ -164,16 +164,16 @@ fn at_least_a_run(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-/// Why there is no verb to carry out.
+/// Why there is no verb to run.
 #[derive(Debug)]
 pub(crate) enum Usage {
-    /// Help or the version, to be printed where and as clap says.
+    /// Help or version, which clap prints.
     Help(clap::Error),
     /// What is wrong with the command line, in one line.
     Wrong(String),
 }
 
-/// Reads the command line, `args` with the program's name first.
+/// Parses the command line; `args` starts with the program's name.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Result<Verb, Usage> {
     Cli::try_parse_from(args).map(|cli| cli.verb).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
@@ -183,7 +183,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Re
     })
 }
 
-/// The sense of clap's several lines in one.
+/// Condenses clap's several lines into one.
 fn in_one_line(message: &str) -> String {
     let lines = message
         .lines()
@@ -196,7 +196,7 @@ fn in_one_line(message: &str) -> String {
 }
 
 impl Compare {
-    /// The zpools asked for, each once, in order; empty if the option was not given.
+    /// The zpools given, each once, in order; empty if the option is absent.
     pub(crate) fn zpools(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for list in &self.zpool {
@@ -210,7 +210,7 @@ impl Compare {
         Ok(names)
     }
 
-    /// The compressors asked for, each once, in order; empty if the option was not given.
+    /// The compressors given, each once, in order; empty if the option is absent.
     pub(crate) fn compressors(&self) -> Result<Vec<String>> {
         let mut specs = Vec::new();
         for list in &self.compressor {

@@ -1,8 +1,8 @@
-//! The verb `compare`: every pair over one set of pages, round by round.
+//! The verb `compare`: measures every pair over one set of pages, round by round.
 //!
-//! In each round every pair has a turn, store and bare codec right after one another; the order of
-//! the pairs is rotated from round to round, and so is which of the two goes first. What drifts on
-//! the machine thus meets all of them alike.
+//! In each round every pair has a turn, in which store and bare codec are measured right after one
+//! another. The order of the pairs rotates from round to round, and so does which of the two goes
+//! first, so that drift on the machine affects all of them alike.
 
 use std::io::{self, Write};
 
@@ -20,10 +20,10 @@ use crate::report::{self, Heading};
 use crate::trial::{self, Outcome};
 use crate::verdict::Verdict;
 
-/// Most threads: far more than help anyone, and few enough that every system starts them.
+/// The most threads: more than anyone needs, and few enough for any system to start.
 const MOST_THREADS: usize = 1024;
 
-/// Carries out `zswap compare`; whether every page came back equal.
+/// Runs `zswap compare`. Returns whether every page came back equal.
 pub(crate) fn run(args: &Compare) -> Result<bool> {
     if args.rounds == 0 {
         return Err(Error::NoRounds);
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     Ok(verified)
 }
 
-/// The trials that were asked for beside the comparison.
+/// Runs the requested trials besides the comparison.
 fn trials(args: &Compare, set: &PageSet, pairs: &[(String, String)]) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     if args.switch {
@@ -89,7 +89,7 @@ fn trials(args: &Compare, set: &PageSet, pairs: &[(String, String)]) -> Result<V
     Ok(outcomes)
 }
 
-/// The pages to work on, and what is to be said of a sample.
+/// Returns the pages to measure and, for a sample, its facts.
 fn page_set(args: &Compare) -> Result<(PageSet, Option<Facts>)> {
     let limit = memory::set_limit();
     let Some(pid) = args.pid else {
@@ -98,25 +98,25 @@ fn page_set(args: &Compare) -> Result<(PageSet, Option<Facts>)> {
     let Sample { pages, facts } = process::sample(pid, args.pages_max, limit)?;
     if let Some(path) = &args.save {
         process::save(path, &pages)?;
-        // The report is the same whether or not anybody sees this.
+        // Whether or not this can be written, the report is the same.
         let _ = writeln!(
             io::stderr(),
-            "zswap: {path:?} holds memory of {}, whatever secrets are in it; only you can read it; \
-             delete it when it has served",
+            "zswap: {path:?} contains memory of {}, including any secrets in it; only you can read it; \
+             delete it when you no longer need it",
             facts.process()
         );
     }
     Ok((PageSet::new(pages, facts.process()), Some(facts)))
 }
 
-/// What the report is to be.
+/// The form of the report.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Json,
     Table(Look),
 }
 
-/// Writes the report; whether every page came back equal.
+/// Writes the report. Returns whether every page came back equal.
 fn finish(
     heading: &Heading,
     figures: &[Figures],
@@ -132,7 +132,7 @@ fn finish(
     Ok(figures.iter().all(Figures::verified))
 }
 
-/// All pairs that were asked for, each name checked, before any page is read.
+/// Makes all requested pairs and checks each name, before any page is read.
 fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
     let or_all = |asked: Vec<String>, all: Vec<String>| if asked.is_empty() { all } else { asked };
     let zpools = or_all(args.zpools()?, stock.zpool_names());
@@ -149,7 +149,7 @@ fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-/// Writes the report. A reader that has seen enough and went away is no error.
+/// Writes the report. A reader that goes away early is not an error.
 fn write_report(out: &mut impl Write, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Report(error)),

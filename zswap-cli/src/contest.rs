@@ -1,5 +1,4 @@
-//! One pair of zpool and compressor as a contestant: a fresh store in each round, and the bare codec
-//! beside it.
+//! One pair of zpool and compressor as a contestant: each round measures a fresh store and the bare codec.
 
 use std::sync::Arc;
 
@@ -11,10 +10,10 @@ use zswap_core::{LoadError, SwapEntry, Zswap};
 
 use crate::error::{Error, Result};
 
-/// The compressor that is left out unless it is asked for: it copies.
+/// The compressor that is left out by default: it only copies.
 const NOT_BY_DEFAULT: &str = "null";
 
-/// Where zpools and compressors come from.
+/// The registries of zpools and compressors.
 #[derive(Clone, Debug)]
 pub(crate) struct Stock {
     zpools: zpool_api::Registry,
@@ -22,7 +21,7 @@ pub(crate) struct Stock {
 }
 
 impl Stock {
-    /// Those that are built in.
+    /// Everything that is built in.
     pub(crate) fn builtin() -> Self {
         Stock {
             zpools: zswap_core::builtin::zpools(),
@@ -68,7 +67,7 @@ fn entry(index: usize) -> Result<SwapEntry> {
     SwapEntry::new(0, index as u64).map_err(|_| Error::Entry { page: index })
 }
 
-/// A store that holds nothing yet.
+/// A store as a contestant, empty at first.
 struct Store(Zswap);
 
 impl Contestant<Error> for Store {
@@ -111,9 +110,9 @@ impl Contestant<Error> for Store {
 struct Hand<'a>(&'a Zswap);
 
 impl Worker<Error> for Hand<'_> {
-    /// Has the store make its contexts on this processor, and its first page.
+    /// Makes the store set up its contexts on this processor, and its first page.
     fn warm(&mut self, first: usize, pages: &[Page]) -> Result<()> {
-        // A store that refuses this page does so again when it counts.
+        // A store that refuses this page will refuse it again when it is measured.
         if self.store(first, pages).is_ok() {
             self.0.invalidate(entry(first)?);
         }
@@ -143,7 +142,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// A pair that can be built; nothing is measured yet.
+    /// Makes a pair, checking that it can be built. Measures nothing yet.
     pub(crate) fn new(stock: &Stock, zpool: &str, spec: &str) -> Result<Self> {
         let compressor = stock.compressors.build(spec)?;
         drop(stock.build(zpool, spec)?);
@@ -155,7 +154,7 @@ impl Pair {
         format!("{}/{}", self.zpool, self.spec)
     }
 
-    /// One more turn, of a store and of the codec.
+    /// Measures one more turn of a store and the codec.
     pub(crate) fn turn(
         &mut self,
         stock: &Stock,
@@ -184,7 +183,7 @@ impl Pair {
     }
 }
 
-/// What a report calls a pair's backend.
+/// The name of a pair's backend in reports.
 pub(crate) fn zpool(figures: &Figures) -> &str {
     figures.name.zpool.as_deref().unwrap_or_default()
 }
@@ -197,9 +196,8 @@ mod tests {
     use zpool_api::{Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats};
     use zswap_core::PAGE_SIZE;
 
-    /// Keeps the first half of a page and gives it back twice: right for pages whose halves are
-    /// equal, wrong for all others. After `strength` pages it gives nothing back and calls that a
-    /// success.
+    /// Keeps the first half of a page and restores it twice: correct for pages whose halves are
+    /// equal, wrong for others. After `strength` pages it writes nothing and reports success.
     #[derive(Debug, Clone)]
     struct Halves {
         strength: usize,
@@ -248,7 +246,7 @@ mod tests {
         }
     }
 
-    /// A backend that says it takes whole pages and has room for objects of up to 1000 bytes only.
+    /// A backend that claims to take whole pages but has room only for objects of up to 1000 bytes.
     #[derive(Debug)]
     struct Small(Arc<dyn Zpool>);
 
@@ -296,7 +294,7 @@ mod tests {
         stock
     }
 
-    /// A page that shrinks: its second half repeats the first, which is numbered.
+    /// A compressible page: its second half repeats the first, which contains a number.
     fn twice(number: u16) -> Page {
         let mut page = [0; PAGE_SIZE];
         for half in page.chunks_mut(PAGE_SIZE / 2) {
@@ -306,7 +304,7 @@ mod tests {
         page
     }
 
-    /// A page that no codec shrinks.
+    /// An incompressible page.
     fn noise() -> Page {
         let bytes = shuffled(&(0..PAGE_SIZE).collect::<Vec<_>>(), 9);
         let mut page = [0; PAGE_SIZE];
@@ -388,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_load_that_writes_nothing_is_seen() {
-        // Equal pages: what the first load wrote would do for the others.
+        // With equal pages, the result of the first load would pass for the others.
         let fault = figures("zbud", "tired", vec![twice(1); 3], 1).fault;
         assert_eq!(fault.unwrap(), "page 1 came back changed after the first filling");
     }

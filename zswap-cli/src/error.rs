@@ -1,4 +1,4 @@
-//! What can keep `zswap` from its work, each told with the value that was wrong and what to do.
+//! Why `zswap` cannot do its work: each error says which value was wrong and what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ pub(crate) enum Error {
     #[error("the server failed: {0}")]
     Serve(io::Error),
 
-    #[error("no such disk: {0}")]
+    #[error("the disk cannot be made: {0}")]
     Disk(#[from] zram::BuildError),
 
     #[error(transparent)]
@@ -115,7 +115,7 @@ impl From<CompressorError> for Error {
     }
 }
 
-/// `text` with its control characters escaped, so that it stays one line.
+/// Escapes the control characters of `text`, so that it stays one line.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,5 +1,5 @@
-//! How a report may look: as wide as the terminal, in colours if it has them; plain and of full
-//! width in a pipe or a file.
+//! How a report looks: on a terminal, limited to its width and in colours if it has them; otherwise
+//! plain and unlimited.
 
 use std::io::IsTerminal;
 
@@ -9,27 +9,27 @@ use anstyle::{AnsiColor, Style};
 /// The value of `--color`.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Color {
-    /// On a terminal that has them, unless NO_COLOR is set
+    /// Colours on a terminal that has them, unless `NO_COLOR` is set
     #[default]
     Auto,
-    /// Whatever the output is
+    /// Always colours
     Always,
     /// Plain text
     Never,
 }
 
-/// What the output takes.
+/// What the output can show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Look {
-    /// Columns of the terminal; `None` if there is no end to a line.
+    /// Columns of the terminal; `None` if lines are unlimited.
     pub(crate) width: Option<usize>,
     pub(crate) color: bool,
 }
 
-/// Columns of a paragraph where no terminal sets them.
+/// Columns of a paragraph if no terminal sets them.
 const READABLE: usize = 120;
 
-/// What a piece of a report is.
+/// The role of a piece of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
     Head,
@@ -38,11 +38,11 @@ pub(crate) enum Role {
 }
 
 impl Look {
-    /// No end to a line and no colours.
+    /// Unlimited lines and no colours.
     #[cfg(test)]
     pub(crate) const PLAIN: Look = Look { width: None, color: false };
 
-    /// As the standard output has it.
+    /// The look of standard output.
     pub(crate) fn of_stdout(color: Color) -> Self {
         let out = std::io::stdout();
         let color = match color {
@@ -55,11 +55,11 @@ impl Look {
             .then(|| terminal_size::terminal_size_of(&out))
             .flatten()
             .map(|(width, _)| usize::from(width.0));
-        // A terminal that does not know its width says 0.
+        // A terminal that does not know its width reports 0.
         Look { width: width.filter(|width| *width > 0), color }
     }
 
-    /// `text` as what it is.
+    /// Colours `text` by its role.
     pub(crate) fn paint(self, role: Role, text: &str) -> String {
         if !self.color || text.trim().is_empty() {
             return text.to_owned();
@@ -72,8 +72,7 @@ impl Look {
         format!("{style}{text}{style:#}")
     }
 
-    /// A paragraph whose lines fit the terminal or, where there is none, what a reader likes.
-    /// A newline at its end.
+    /// Wraps a paragraph to the width of the terminal, or else to a readable width. Ends with a newline.
     pub(crate) fn paragraph(self, text: &str) -> String {
         let mut filled = textwrap::fill(text, self.width.unwrap_or(READABLE));
         filled.push('\n');

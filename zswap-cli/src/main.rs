@@ -1,8 +1,9 @@
 //! The binary `zswap`: what compressed memory would do for real pages.
 //!
-//! `zswap nbd` serves a compressed disk instead. Exit status of `zswap compare`: 0 when every page came back equal (or help was asked for), 1 when a pair of zpool
-//! and compressor did not keep its pages, 2 when nothing could be measured; then one line on the
-//! standard error says why and what to do. A reader of the output that goes away is no error.
+//! `zswap nbd` serves a compressed disk. `zswap compare` exits with 0 if every page came back equal
+//! (or help was requested), 1 if a pair of zpool and compressor did not keep its pages, and 2 if
+//! nothing could be measured; then one line on standard error says why and what to do. A reader of
+//! the output that goes away is not an error.
 
 mod args;
 mod compare;
@@ -23,9 +24,9 @@ use std::process::ExitCode;
 
 use crate::args::{Usage, Verb};
 
-/// A pair did not keep its pages.
+/// Exit status if a pair did not keep its pages.
 const UNVERIFIED: u8 = 1;
-/// Bad input, or a report that could not be made.
+/// Exit status for bad input, or a report that could not be made.
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
             Err(error) => complain(&error.to_string()),
         },
         Err(Usage::Help(help)) => {
-            // Nobody is left to be told when help cannot be written.
+            // If help cannot be written, there is nobody to report that to.
             let _ = help.print();
             ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(FAILED))
         }
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One line on the standard error, and the status that goes with it.
+/// Writes one line to standard error and returns the exit status for a failure.
 fn complain(message: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "zswap: {}", error::one_line(message));
     ExitCode::from(FAILED)

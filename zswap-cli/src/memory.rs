@@ -1,15 +1,16 @@
 //! How many bytes of pages this machine has room for.
 //!
-//! Beside the set stand a store's pool, which for pages that hardly shrink is as large as the set,
-//! and the codec's compressed pages: a third of the memory there is. Without such a limit a small
-//! file that decompresses to more than memory would end the process from outside.
+//! Besides the set itself, memory must hold a store's pool, which is as large as the set if the
+//! pages hardly shrink, and the codec's compressed pages. So the limit is a third of the available
+//! memory. Without a limit, a small file that decompresses to more than memory would get the
+//! process killed.
 
 use std::fs;
 
-/// The limit where the system does not tell.
+/// The limit if the system does not report its memory.
 const FALLBACK: u64 = 16 << 30;
 
-/// Most bytes of pages that are read, over all files.
+/// The most bytes of pages to read, over all files.
 pub(crate) fn set_limit() -> u64 {
     let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
     let group = fs::read_to_string("/sys/fs/cgroup/memory.max")
@@ -21,7 +22,7 @@ pub(crate) fn set_limit() -> u64 {
     }
 }
 
-/// The bytes that `/proc/meminfo` calls available.
+/// The available bytes according to `/proc/meminfo`.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -1,4 +1,4 @@
-//! `zswap nbd`: a compressed disk, served until a signal ends it.
+//! `zswap nbd`: serves a compressed disk until a signal ends it.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,7 +14,7 @@ use zram_nbd::{Export, Listener, Server, Totals};
 use crate::args::Nbd;
 use crate::error::{Error, Result};
 
-/// Serves until SIGTERM or SIGINT, and says what was served.
+/// Serves until SIGTERM or SIGINT, then reports what was served.
 pub(crate) fn run(args: &Nbd) -> Result<()> {
     let mut disk =
         Zram::builder().disksize(args.size).zpool(&args.zpool).algorithm(&args.compressor);
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     let disk = Arc::new(disk.build()?);
-    // Before anybody can connect, so that a signal finds somebody to tell.
+    // Before anybody can connect, so that no signal is missed.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, stop.clone()).map_err(Error::Serve)?;
@@ -38,11 +38,11 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
     Ok(())
 }
 
-/// A socket's file, which goes when this is dropped; not another that somebody has put in its place.
+/// A socket's file, which is removed on drop unless somebody has replaced it.
 #[cfg(unix)]
 struct SocketFile {
     path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode number of the file.
     id: (u64, u64),
 }
 
@@ -64,13 +64,13 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if Self::id(&self.path).is_ok_and(|id| id == self.id) {
-            // One that somebody else removes meanwhile is gone, too.
+            // If somebody else removes it first, it is gone as well.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// There is none.
+/// Not on this system: there are no Unix sockets.
 #[cfg(not(unix))]
 enum SocketFile {}
 
@@ -96,15 +96,16 @@ fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
-    // Fails if anything is at the path, be it the socket of a server that is gone.
+    // Fails if the path exists, even if it is the socket of a server that has ended.
     let listener = as_owner(|| UnixListener::bind(path))?;
     let file = SocketFile::at(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok((Listener::Unix(listener), file))
 }
 
-/// Has whatever `make` makes be its owner's from the start, where the system lets us: nobody else gets
-/// in before the mode is set. No other thread makes a file meanwhile; there is none yet.
+/// Calls `make` with a umask that leaves a new file to its owner alone, where the system has one:
+/// nobody else gets in before the mode is set. No other thread creates a file meanwhile; none has
+/// been started yet.
 #[cfg(unix)]
 fn as_owner<T>(make: impl FnOnce() -> T) -> T {
     #[cfg(target_os = "linux")]
@@ -139,7 +140,7 @@ fn summary(disk: &Zram, totals: Totals) -> String {
     )
 }
 
-/// A line on the standard output. A reader that went away is no error.
+/// Writes a line to standard output. A reader that went away is not an error.
 fn say(line: &str) {
     let mut out = io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

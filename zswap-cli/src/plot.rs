@@ -1,6 +1,6 @@
-//! Density against load cost, a point for each pair, as an SVG.
+//! A plot of density against load cost, with one point per pair, as an SVG.
 //!
-//! The file is replaced in one step: whoever looks sees the old picture or the new one.
+//! The file is replaced atomically: a reader sees the old picture or the new one.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use measure::{Figures, replace};
 use crate::contest;
 use crate::error::{Error, Result, one_line};
 
-/// Pixels between the ends of the upright axis.
+/// Height of the vertical axis in pixels.
 const HEIGHT: i32 = 480;
-/// A hue for each zpool.
+/// One hue per zpool, repeated if there are more.
 const HUES: [chart::Hue; 4] = [BLUE, ORANGE, GREEN, PURPLE];
 
-/// Writes the picture to `path`, over what is there. Returns the pairs left out of it, which have
-/// no load that was timed or did not keep their pages.
+/// Writes the picture to `path`, replacing the file. Returns how many pairs were left out because
+/// no load was timed or they did not keep their pages.
 pub(crate) fn write(path: &Path, title: &str, figures: &[Figures]) -> Result<usize> {
     let points = points(figures);
     let left_out = figures.len() - points.len();
@@ -26,7 +26,7 @@ pub(crate) fn write(path: &Path, title: &str, figures: &[Figures]) -> Result<usi
     Ok(left_out)
 }
 
-/// One pair's place each: microseconds of a load, and page bytes for each byte of memory.
+/// One point per pair: microseconds per load, and page bytes per byte of memory.
 fn points(figures: &[Figures]) -> Vec<Point> {
     let mut zpools: Vec<&str> = Vec::new();
     let mut points = Vec::new();

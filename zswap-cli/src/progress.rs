@@ -1,4 +1,4 @@
-//! A bar on the standard error that says how far the run is; nothing where nobody sees it.
+//! A progress bar on standard error, shown only on a terminal.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// For so many turns. Hidden unless the standard error is a terminal.
+    /// A bar for `turns` turns. Hidden unless standard error is a terminal.
     pub(crate) fn new(turns: usize) -> Self {
         let bar = ProgressBar::with_draw_target(Some(turns as u64), ProgressDrawTarget::stderr());
         if let Ok(style) =
@@ -20,12 +20,12 @@ impl Progress {
         Progress(bar)
     }
 
-    /// Another turn begins.
+    /// A turn begins.
     pub(crate) fn begin(&self, what: String) {
         self.0.set_message(what);
     }
 
-    /// It has ended.
+    /// The turn has ended.
     pub(crate) fn end(&self) {
         self.0.inc(1);
     }

@@ -1,35 +1,36 @@
-//! Which pair to pick, and by how much it is better than the next.
+//! Which pair to pick, and by how much it beats the next one.
 //!
-//! Three questions, each a figure of which less is better:
-//! * density: the memory that a page takes, everything counted;
-//! * speed: the time of a store and a load, their means together;
+//! Three questions, each with a figure of which less is better:
+//! * density: the memory per page, everything counted;
+//! * speed: the mean times of a store and a load, added;
 //! * both: the product of the two. A pair that needs half the memory may take twice the time.
 //!
-//! Pairs that did not keep their pages, or have no times, are not asked. A difference counts as
-//! clear if no round of the winner was slower than one of the next, and, for memory, which is
-//! measured once, if it is at least half a percent, or two percent for several threads.
+//! Pairs that did not keep their pages, or have no times, do not take part. A difference in time is
+//! clear if every round of the winner was faster than every round of the next. Memory is measured
+//! only once: there a difference is clear if it is at least half a percent, or two percent with
+//! several threads.
 
 use measure::{Figures, Timing};
 
 /// The winner of one question.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Pick {
-    /// Which of the pairs.
+    /// Its index among the pairs.
     pub(crate) winner: usize,
     pub(crate) next: Option<Next>,
 }
 
-/// The one behind the winner.
+/// The second-best pair.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Next {
     pub(crate) pair: usize,
-    /// By how many percent of its figure the winner's is less.
+    /// By how many percent the winner's figure is less than this one's.
     pub(crate) margin: f64,
-    /// Whether the rounds tell the two apart; `None` if one round says nothing about that.
+    /// Whether the rounds separate the two; `None` if there was only one round.
     pub(crate) clear: Option<bool>,
 }
 
-/// The answers; none if no pair has a figure.
+/// The answers; `None` where no pair has a figure.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) density: Option<Pick>,
@@ -37,13 +38,13 @@ pub(crate) struct Verdict {
     pub(crate) both: Option<Pick>,
 }
 
-/// A difference in memory below this is none, percent.
+/// A smaller difference in memory does not count, in percent.
 const HALF_A_PERCENT: f64 = 0.5;
-/// The same for several threads, whose objects lie together by chance: how far fillings of one
-/// small set were seen to differ.
+/// The same for several threads, for which it is chance where objects lie: repeated fillings of a
+/// small set differed by up to this much.
 const TWO_PERCENT: f64 = 2.0;
 
-/// A pair's figure with the least and the most that its rounds allow.
+/// A pair's figure with the least and the greatest value over its rounds.
 #[derive(Clone, Copy)]
 struct Entrant {
     pair: usize,
@@ -78,7 +79,7 @@ impl Verdict {
         }
     }
 
-    /// Each question's name with its answer.
+    /// Each question with its answer.
     pub(crate) fn answers(&self) -> [(&'static str, Option<&Pick>); 3] {
         [
             ("density", self.density.as_ref()),
@@ -88,7 +89,7 @@ impl Verdict {
     }
 }
 
-/// Nanoseconds of a store and a load, and what the quickest and slowest rounds allow.
+/// Nanoseconds of a store and a load, and their range from the fastest to the slowest round.
 pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
     let (store, load) = figures.store.zip(figures.load)?;
     let sum = |part: fn(Timing) -> f64| part(store) + part(load);
@@ -96,7 +97,7 @@ pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
     Some((sum(|t| t.mean), range)).filter(|(time, _)| *time > 0.0)
 }
 
-/// The least, and the one after it. Of equals the first.
+/// Picks the least, and the one after it. Among equals the first.
 fn pick(
     mut entrants: Vec<Entrant>,
     clear: impl Fn(Entrant, Entrant, f64) -> Option<bool>,
@@ -116,8 +117,8 @@ mod tests {
     use super::*;
     use measure::{Memory, Name, PoolUse, Summary, Turn};
 
-    /// A pair with so much pool memory for 10 pages and these means of its rounds, store and load
-    /// alike.
+    /// A pair with this many bytes of pool for 10 pages, and these means of its rounds for both
+    /// stores and loads.
     fn pair(pool_bytes: usize, means: &[f64], fault: Option<&str>) -> Figures {
         let pool = PoolUse { pages: 10, pool_bytes, ..PoolUse::default() };
         let memory = Memory { pool: Some(pool), ..Memory::default() };

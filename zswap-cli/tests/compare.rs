@@ -1,4 +1,4 @@
-//! The program as a user runs it: what it prints, where, and with which exit status.
+//! The program as a user runs it: what it prints, where, and its exit status.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -27,7 +27,7 @@ fn status(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
-/// The report of a run that succeeded without a word on the standard error.
+/// The report of a run that succeeded and wrote nothing to standard error.
 fn report(output: &Output) -> Vec<Value> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!((status(output), &*stderr), (0, ""));
@@ -140,7 +140,7 @@ fn each_page_is_counted_as_what_it_is() {
     }
 }
 
-/// How many zpools there are by default.
+/// The number of zpools by default.
 fn zpools() -> usize {
     let folder = Folder::new("zpools");
     let file = folder.file("pages", &text());
@@ -188,7 +188,7 @@ fn the_table_has_a_line_for_each_pair() {
     }
 }
 
-/// Runs a command line that must fail as bad input does, and returns its one line.
+/// Runs a command line that must be refused as bad input. Returns its one line.
 fn complaint(args: &[&str]) -> String {
     let output = compare(args);
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
@@ -354,7 +354,7 @@ fn the_plot_has_a_point_and_a_label_for_each_pair() {
             format!("{}/{}", pair["zpool"].as_str().unwrap(), pair["compressor"].as_str().unwrap());
         assert!(svg.contains(&label), "{label}");
     }
-    // Well-formed: every element that is opened is closed, one in another.
+    // Well-formed: every element is closed, and elements are nested.
     let mut open = Vec::new();
     for tag in svg.split('<').skip(1) {
         let (tag, _) = tag.split_once('>').unwrap();
@@ -378,7 +378,7 @@ fn a_pipe_gets_plain_text_unless_colours_are_asked_for() {
     assert!(colored.stdout.contains(&0x1b) && colored.stderr.is_empty());
 }
 
-/// What a terminal of so many columns is given.
+/// What the program prints on a terminal with this many columns.
 #[cfg(target_os = "linux")]
 fn on_a_terminal(columns: u16, args: &[&str], variables: &[(&str, &str)]) -> String {
     use std::fs::File;
@@ -387,12 +387,12 @@ fn on_a_terminal(columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Str
     let (mut ours, mut theirs) = (0, 0);
     let size = libc::winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let null = std::ptr::null_mut();
-    // SAFETY: both ints and the size live through the call; no name and no settings are asked for.
+    // SAFETY: both ints and the size live through the call; name and settings may be null.
     let made = unsafe {
         libc::openpty(&mut ours, &mut theirs, null, std::ptr::null_mut(), &raw const size as *mut _)
     };
     assert_eq!(made, 0);
-    // SAFETY: just opened, and nobody else's.
+    // SAFETY: just opened, and owned by nobody else.
     let mut ours = unsafe { File::from_raw_fd(ours) };
     // SAFETY: as above.
     let theirs = unsafe { File::from_raw_fd(theirs) };
@@ -408,7 +408,7 @@ fn on_a_terminal(columns: u16, args: &[&str], variables: &[(&str, &str)]) -> Str
         .unwrap();
     let reader = std::thread::spawn(move || {
         let mut seen = Vec::new();
-        // Ends with an error when the program has closed its end.
+        // Reading fails once the program has closed its end.
         let _ = ours.read_to_end(&mut seen);
         String::from_utf8_lossy(&seen).into_owned()
     });
@@ -423,13 +423,13 @@ fn a_terminal_sets_the_width_and_gets_colours_and_a_bar() {
     for columns in [60, 80, 200] {
         let seen = on_a_terminal(columns, &args, &[]);
         assert!(seen.contains("\u{1b}[1m") && seen.contains("round 1 of 2"), "{seen}");
-        // The bar draws over its own line; the report begins after the last of it.
+        // The bar redraws its own line; the report begins after the last redraw.
         let report = &seen[seen.rfind("520 pages").unwrap()..];
         let plain = without_colors(report);
         for line in plain.lines() {
             assert!(line.trim_end().chars().count() <= usize::from(columns), "{columns}: {line}");
         }
-        // Columns are as wide as their numbers, so the heads are looked at word by word.
+        // Column widths depend on the numbers, so the heads are compared word by word.
         let heads = plain.lines().find(|line| line.starts_with("zpool ")).unwrap();
         let growing = heads.split_whitespace().any(|head| head == "growing");
         assert_eq!(growing, columns == 200, "{plain}");
@@ -439,7 +439,7 @@ fn a_terminal_sets_the_width_and_gets_colours_and_a_bar() {
     assert!(!plain[plain.rfind("520 pages").unwrap()..].contains('\u{1b}'), "{plain}");
 }
 
-/// Without the escape sequences that set colours.
+/// Removes the escape sequences that set colours.
 #[cfg(target_os = "linux")]
 fn without_colors(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");

@@ -1,5 +1,5 @@
-//! `zswap compare --pid` on a process of this test's own: what is in the sample, what is not, and
-//! that the process goes on whatever happens to `zswap`.
+//! `zswap compare --pid` on a process that this test starts: what the sample contains, what it does
+//! not, and that the process continues whatever happens to `zswap`.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -20,17 +20,17 @@ use std::{fs, thread};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
-/// Says that this is the target, and how many MiB of heap it has.
+/// Marks a process as the target, and sets its heap in MiB.
 const ROLE: &str = "ZSWAP_TEST_TARGET_MIB";
-/// Carries the mark that must not be in a sample.
+/// Contains the mark that must not be in a sample.
 const SECRET: &str = "ZSWAP_TEST_SECRET";
 
-/// 16 bytes that nothing else holds. Made when needed, so that no copy lies in the program.
+/// 16 bytes that nothing else contains. Computed when needed, so that the program contains no copy.
 fn mark(kind: u8) -> [u8; 16] {
     let seed = black_box(0x9e37_79b9_7f4a_7c15_u64).wrapping_mul(u64::from(kind) + 3);
     let mut mark = [0; 16];
     for (i, byte) in mark.iter_mut().enumerate() {
-        // Letters only, so that it can stand in the environment too.
+        // Letters only, so that it can be in the environment, too.
         *byte = b'a' + ((seed >> (i * 4 % 60)) as u8 ^ kind.wrapping_mul(i as u8)) % 26;
     }
     mark
@@ -40,7 +40,7 @@ const HEAP: u8 = 1;
 const STACK: u8 = 2;
 const ENVIRONMENT: u8 = 3;
 
-/// Runs `body` with marks all over this part of the stack.
+/// Runs `body` with marks all over a part of the stack.
 fn with_marked_stack(body: impl FnOnce()) {
     with_marks::<{ 6 * PAGE }>(body);
 }
@@ -64,9 +64,9 @@ fn wait_for_ever() {
 
 static IN_HANDLER: AtomicBool = AtomicBool::new(false);
 
-/// Stays on the alternate signal stack, a mapping of its own without a guard.
+/// Stays on the alternate signal stack, which has its own mapping, without a guard.
 extern "C" fn handler(_: libc::c_int) {
-    // There is little room on it.
+    // The alternate stack is small.
     with_marks::<512>(|| {
         IN_HANDLER.store(true, Ordering::SeqCst);
         loop {
@@ -79,32 +79,32 @@ extern "C" fn handler(_: libc::c_int) {
 fn sit_in_a_handler() {
     const BYTES: usize = 16 * PAGE;
     let (access, kind) = (
-        // Executable, so that it does not become one mapping with its neighbours.
+        // Executable, so that it is not merged with its neighbours.
         libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
-    // SAFETY: a new mapping at a place of the system's choice.
+    // SAFETY: a new mapping, at an address that the system chooses.
     let ss_sp = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0) };
     assert_ne!(ss_sp, libc::MAP_FAILED);
     let stack = libc::stack_t { ss_sp, ss_flags: 0, ss_size: BYTES };
-    // SAFETY: the memory is never given back, and nothing else uses it.
+    // SAFETY: the memory is never unmapped, and nothing else uses it.
     assert_eq!(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) }, 0);
     // SAFETY: all zeros is a valid sigaction.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;
     action.sa_flags = libc::SA_ONSTACK;
-    // SAFETY: the handler waits, and touches its own stack and an atomic.
+    // SAFETY: the handler only waits, and touches its own stack and an atomic.
     assert_eq!(unsafe { libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()) }, 0);
-    // SAFETY: raises the signal handled above in this thread.
+    // SAFETY: raises, in this thread, the signal that is handled above.
     unsafe { libc::raise(libc::SIGUSR1) };
 }
 
-/// The target: no test, but what the tests below look at, started by them from this very program.
+/// Not a test, but the target of the tests below, which start it from this very program.
 #[test]
-#[ignore = "runs as a process of its own, started by the other tests"]
+#[ignore = "a process that the other tests start"]
 fn the_target() {
     let Ok(mib) = std::env::var(ROLE) else { return };
-    // SAFETY: lets any process of the same user attach, where that takes permission.
+    // SAFETY: lets any process of the same user attach, where that needs permission.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
     let mut heap = vec![0u8; mib.parse::<usize>().unwrap() << 20];
     let mark = mark(HEAP);
@@ -118,14 +118,14 @@ fn the_target() {
     while !IN_HANDLER.load(Ordering::SeqCst) {
         thread::yield_now();
     }
-    // Its stack is kept for the next thread.
+    // The C library keeps its stack for the next thread.
     thread::spawn(|| with_marked_stack(|| {})).join().unwrap();
     with_marked_stack(|| {
         let mut out = std::io::stdout();
-        // A little work on its memory between any two words.
+        // Uses its memory between any two writes.
         for page in heap.chunks(PAGE).cycle() {
             black_box(page.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
-            // Ends with the test, whose end of the pipe goes.
+            // Ends with the test, which closes the pipe.
             if out.write_all(&[b'.'; 1024]).and_then(|()| out.flush()).is_err() {
                 return;
             }
@@ -133,7 +133,7 @@ fn the_target() {
     });
 }
 
-/// The target as seen from outside; killed on drop.
+/// The target process; killed on drop.
 struct Target {
     child: Child,
     ticks: ChildStdout,
@@ -159,11 +159,11 @@ impl Target {
         self.child.id().to_string()
     }
 
-    /// Waits until it has done something new: more than a pipe holds, so none of it is old.
+    /// Waits until it has made progress: reads more than a pipe holds, so that not all of it is old.
     fn goes_on(&mut self) {
         let mut seen = 0;
         let mut buffer = [0; 4096];
-        // libtest's own words come first.
+        // libtest's own output comes first.
         while seen < 70_000 {
             let got = self.ticks.read(&mut buffer).unwrap();
             assert!(got > 0, "the target has ended");
@@ -178,7 +178,7 @@ impl Target {
     }
 
     fn signal(&self, signal: libc::c_int) {
-        // SAFETY: sends a signal to the child, which has not been waited for.
+        // SAFETY: signals the child, which has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 }
@@ -196,7 +196,7 @@ fn zswap() -> Command {
 
 const QUICK: [&str; 6] = ["--zpool", "zbud", "--compressor", "lz4", "--rounds", "1"];
 
-/// Whether this machine lets a process be attached to. If not, the test says so where it is seen.
+/// Whether this machine allows attaching to a process. If not, says that the test was skipped.
 fn allowed(output: &Output) -> bool {
     let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(2) && stderr.contains("not allowed") {
@@ -259,7 +259,7 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     assert!(stopped > 0.0 && stopped < 10_000.0, "{sample}");
     assert_eq!(report[0]["verified"], true);
     let pages = report[0]["pages"].as_u64().unwrap();
-    // All of a small process, less what was found to be a stack once it stood still.
+    // All pages of a small process, except those that turned out to be stacks once it was stopped.
     let eligible = sample["eligible_pages"].as_u64().unwrap();
     assert!(pages <= eligible && eligible - pages <= 16, "{pages} of {eligible}");
     assert!((2048..10_000).contains(&pages), "{pages}");
@@ -270,7 +270,7 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     assert!(!contains(&saved, &mark(STACK)), "a stack is in the sample");
     assert!(!contains(&saved, &mark(ENVIRONMENT)), "the environment is in the sample");
     let mut found = vec![false; 8 << 20 >> 12];
-    // A large block starts behind the allocator's own words, in the middle of a page.
+    // A large block starts after the allocator's header, in the middle of a page.
     let at = memmem(&saved, &mark(HEAP)).unwrap();
     for page in saved[at % PAGE..].chunks_exact(PAGE).filter(|page| page[..16] == mark(HEAP)) {
         let n = usize::from_le_bytes(page[16..24].try_into().unwrap());
@@ -280,7 +280,7 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     let missing = found.iter().filter(|found| !**found).count();
     assert!(missing <= 2, "{missing} of the heap's pages are not in the sample");
 
-    // The file serves a later run, and is not overwritten by one.
+    // A later run can use the file, but not overwrite it.
     let again = zswap().args(["compare", "--json", "--pages"]).arg(&file).args(QUICK).output();
     let again: Value = serde_json::from_slice(&again.unwrap().stdout).unwrap();
     for key in ["pages", "same_filled", "stored", "compressed_bytes", "pool_bytes"] {
@@ -314,7 +314,7 @@ fn a_large_process_is_sampled_in_runs_spread_over_all_of_it() {
         .filter(|page| page[..16] == mark(HEAP))
         .map(|page| usize::from_le_bytes(page[16..24].try_into().unwrap()))
         .collect();
-    // 16384 pages of heap are nearly all there is: nearly 100 runs, about 164 pages apart.
+    // The 16384 pages of heap are almost everything: about 100 runs, about 164 pages apart.
     assert!(numbers.len() > 1300, "{}", numbers.len());
     let jumps: Vec<usize> =
         numbers.windows(2).map(|w| w[1] - w[0]).filter(|jump| *jump > 2).collect();
@@ -333,7 +333,7 @@ fn a_target_goes_on_when_zswap_is_killed() {
             .spawn()
             .unwrap();
         let begun = Instant::now();
-        // Kill it as soon as the target stands still, or when the time is over.
+        // Kill it as soon as the target is stopped, or when the time is over.
         while begun.elapsed() < Duration::from_millis(2000) {
             let still = target.state() == 't';
             if still || begun.elapsed() > Duration::from_millis(1500 + wait) {
@@ -351,7 +351,7 @@ fn a_target_goes_on_when_zswap_is_killed() {
     }
     if killed == 0 {
         let output = zswap().args(["compare", "--pid", &target.pid()]).args(QUICK).output();
-        assert!(!allowed(&output.unwrap()), "zswap was never caught at it");
+        assert!(!allowed(&output.unwrap()), "zswap was never killed while the target was stopped");
     }
 }
 
@@ -404,7 +404,7 @@ fn what_cannot_be_sampled_is_one_line() {
 
 #[test]
 fn another_users_process_is_not_allowed() {
-    // SAFETY: asks for a number.
+    // SAFETY: only returns a number.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
         let line = complaint(&["--pid", "1"]);
@@ -443,17 +443,17 @@ fn another_users_process_is_not_allowed() {
 #[test]
 fn a_target_that_is_traced_already_names_its_tracer() {
     let target = Target::start(1);
-    // This test is the tracer; attachments end with the thread that made them.
+    // This test is the tracer; its attachment ends with this thread.
     let tid = target.child.id() as i32;
     let null = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: attaches to the child without stopping it; no memory is passed.
+    // SAFETY: attaches to the child without stopping it; passes no memory.
     let attached = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, null, null) };
     if attached != 0 {
         let _ = writeln!(std::io::stderr(), "NOT TESTED: ptrace is not permitted here");
         return;
     }
     let line = complaint(&["--pid", &target.pid()]);
-    // SAFETY: asks for a number.
+    // SAFETY: only returns a number.
     let tracer = unsafe { libc::gettid() };
     assert!(line.contains(&format!("traced by process {tracer}")), "{line}");
 }

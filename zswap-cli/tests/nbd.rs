@@ -1,7 +1,7 @@
-//! `zswap nbd` with clients that others wrote: QEMU's and libnbd's, and a file system on the disk.
+//! `zswap nbd` with independent clients: QEMU's and libnbd's, and with a file system on the disk.
 //!
-//! A client that is not installed is said so and left out; `cargo xtask nbd` installs them all and sets
-//! `ZSWAP_NBD_CLIENTS=all`, with which a missing one fails.
+//! A test whose client is not installed says so and is skipped; `cargo xtask nbd` installs them all
+//! and sets `ZSWAP_NBD_CLIENTS=all`, which makes a missing one a failure.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -20,7 +20,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-/// A directory of a test's own.
+/// A directory for one test.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -42,11 +42,11 @@ impl Drop for Dir {
     }
 }
 
-/// A server, killed when dropped.
+/// A server; killed on drop.
 struct Served {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
-    /// Where it is.
+    /// The URI that it serves.
     uri: String,
 }
 
@@ -66,7 +66,7 @@ impl Served {
         Served { child, output, uri }
     }
 
-    /// Ends it by a signal; its last line.
+    /// Ends it by a signal. Returns its last line.
     fn end(mut self, signal: &str) -> String {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
@@ -84,12 +84,12 @@ impl Drop for Served {
     }
 }
 
-/// Whether a client is there; with `ZSWAP_NBD_CLIENTS=all` it must be.
+/// Whether these clients are installed; with `ZSWAP_NBD_CLIENTS=all` they must be.
 fn installed(clients: &[&str]) -> bool {
     let missing = |client: &&&str| Command::new(client).arg("--version").output().is_err();
     let Some(client) = clients.iter().find(missing) else { return true };
     assert!(std::env::var_os("ZSWAP_NBD_CLIENTS").is_none(), "{client} is not installed");
-    eprintln!("{client} is not installed: this test is left out; `cargo xtask nbd` installs it");
+    eprintln!("{client} is not installed: this test is skipped; `cargo xtask nbd` installs it");
     false
 }
 
@@ -99,7 +99,7 @@ fn run(program: &str, args: &[&str]) -> Output {
     output
 }
 
-/// An image of real-looking content: text, zeros, noise.
+/// A realistic disk image: text, zeros, noise.
 fn image(path: &str, pages: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(pages * 4096);
     let mut word = 0x9E37_79B9_7F4A_7C15u64;
@@ -134,7 +134,7 @@ fn an_image_goes_in_and_comes_out_by_qemus_client() {
         run("qemu-img", &["convert", "-f", "raw", "-O", "raw", &served.uri, &to]);
         assert!(fs::read(&to).unwrap() == bytes);
         run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &from, &served.uri]);
-        // Odd offsets, trim, zeroes, and what is beyond the end.
+        // Odd offsets, trim, write zeroes, and accesses beyond the end.
         let commands = "write -P 7 5000 3000;read -P 7 5000 3000;discard 0 8192;read -P 0 0 5000;\
                         write -z 12288 777;read -P 0 12288 777;flush";
         let mut args = vec!["-f", "raw", &served.uri];
@@ -160,7 +160,7 @@ fn an_image_goes_in_and_comes_out_by_libnbds_client() {
     let info = run("nbdinfo", &["--size", &served.uri]);
     assert_eq!(String::from_utf8_lossy(&info.stdout).trim(), (16 << 20).to_string());
     run("nbdinfo", &[&served.uri]);
-    // Several connections, and many requests at a time in each.
+    // Several connections, with many requests in flight on each.
     run("nbdcopy", &["--connections=4", &from, &served.uri]);
     run("nbdcopy", &["--connections=4", &served.uri, &to]);
     assert!(fs::read(&to).unwrap() == bytes);
@@ -190,20 +190,20 @@ fn a_file_system_survives_the_way_in_and_out() {
     served.end("-TERM");
 }
 
-/// `mke2fs` and `e2fsck` tell their version by `-V`.
+/// `mke2fs` and `e2fsck` print their version with `-V`.
 fn has_ext4() -> bool {
     let there = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
     let both = there("mke2fs") && there("e2fsck");
     assert!(both || std::env::var_os("ZSWAP_NBD_CLIENTS").is_none(), "e2fsprogs is not installed");
     if !both {
         eprintln!(
-            "e2fsprogs is not installed: this test is left out; `cargo xtask nbd` installs it"
+            "e2fsprogs is not installed: this test is skipped; `cargo xtask nbd` installs it"
         );
     }
     both
 }
 
-/// Whoever connects hears the hello.
+/// Every client gets the greeting.
 fn says_hello(mut stream: impl Read) {
     let mut hello = [0; 16];
     stream.read_exact(&mut hello).unwrap();
@@ -222,7 +222,7 @@ fn a_socket_is_its_owners_alone_and_goes_with_its_server() {
         assert_eq!(file.permissions().mode() & 0o777, 0o600);
         let stays = UnixStream::connect(&path).unwrap();
         says_hello(&stays);
-        // A second server does not take the place of the first.
+        // A second server does not replace the first.
         refused(&["--size", "1M", "--unix", &path], "choose another place");
         says_hello(UnixStream::connect(&path).unwrap());
         let last = served.end(signal);
@@ -234,7 +234,7 @@ fn a_socket_is_its_owners_alone_and_goes_with_its_server() {
 #[test]
 fn what_is_at_a_sockets_path_and_is_not_its_own_stays() {
     let dir = Dir::new("others");
-    // The socket of a server that was killed.
+    // A socket left by a server that was killed.
     let (stale, path) = (dir.path("stale"), dir.path("socket"));
     drop(UnixListener::bind(&stale).unwrap());
     refused(&["--size", "1M", "--unix", &stale], "choose another place");
@@ -261,7 +261,7 @@ fn other_machines_are_served_if_that_is_asked_for() {
     served.end("-TERM");
 }
 
-/// That there is no server, and one line that says why.
+/// Checks that no server starts, and that one line says why.
 fn refused(args: &[&str], says: &str) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_zswap"))
         .arg("nbd")

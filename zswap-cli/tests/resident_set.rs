@@ -1,7 +1,7 @@
-//! What a store costs the process: its resident set while pages are stored, when they are gone, and
-//! when the store is gone. 80 MiB of pages of real processes, stored with lz4.
+//! What a store costs the process: its resident set while pages are stored, after they are gone,
+//! and after the store is gone. 80 MiB of pages of real processes, stored with lz4.
 //!
-//! One test, alone in its process, so that nobody else's memory is measured.
+//! The only test in its process, so that no other test's memory is measured.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,14 +23,14 @@ fn resident() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// The sample that the binary ships: pages of five real processes.
+/// The sample built into the binary: pages of five real processes.
 fn sample() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../measure/assets/sample.pages.zst");
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
-/// Page `i` of 80 MiB: the sample over and over, with the copy's number XORed into one word of
-/// each page so that no copy equals another.
+/// Page `i` of 80 MiB: the sample repeated, with the number of the copy mixed into one word of each
+/// page, so that no copy equals another.
 fn page(sample: &[u8], i: usize, out: &mut Page) {
     let pages = sample.len() / PAGE_SIZE;
     out.copy_from_slice(&sample[i % pages * PAGE_SIZE..][..PAGE_SIZE]);
@@ -68,7 +68,7 @@ fn empty(store: &Zswap) {
 #[test]
 fn the_resident_set_follows_what_is_stored() {
     let sample = sample();
-    // Contexts, thread-locals and the reader of /proc are warm before the first reading.
+    // Contexts, thread-locals and the reader of /proc are set up before the first reading.
     let before_any = {
         let store = Zswap::builder().compressor("lz4").build().unwrap();
         let mut buffer = [0; PAGE_SIZE];

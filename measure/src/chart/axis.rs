@@ -1,17 +1,17 @@
-//! Where a value is along an axis, and which values are written beside it.
+//! Where values lie along an axis, and which ones label it.
 
 /// How values are spread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
     /// Equal lengths are equal differences.
     Linear,
-    /// The same, from zero on.
+    /// The same, starting at zero.
     FromZero,
-    /// Equal lengths are equal factors. Only values above zero have a place.
+    /// Equal lengths are equal factors. Only positive values have a place.
     Log,
 }
 
-/// Values from `least` to `most` on the pixels from `from` to `to`.
+/// Maps values from `least` to `most` to the pixels from `from` to `to`.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
     scale: Scale,
@@ -22,7 +22,16 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Has room for all of `values`; what is not finite is no value. The ends are pixels.
+    /// Makes an axis with room for all of `values`, between two pixels. Ignores values that are not
+    /// finite and, on a logarithmic axis, those that are not positive.
+    ///
+    /// ```
+    /// use measure::chart::{Axis, Scale};
+    ///
+    /// let axis = Axis::over(Scale::FromZero, [2.0, 4.0].into_iter(), (0, 460));
+    /// assert_eq!((axis.place(0.0), axis.place(2.0)), (0, 200));
+    /// assert_eq!(axis.ticks(), [0.0, 1.0, 2.0, 3.0, 4.0]);
+    /// ```
     pub fn over(scale: Scale, values: impl Iterator<Item = f64>, (from, to): (i32, i32)) -> Self {
         let fits = |v: &f64| v.is_finite() && (scale != Scale::Log || *v > 0.0);
         let (least, most) = values
@@ -34,14 +43,14 @@ impl Axis {
             Scale::FromZero => (0.0, if most > 0.0 { most * 1.15 } else { 1.0 }),
             Scale::Linear => {
                 let room = if most > least { (most - least) * 0.06 } else { 0.5 };
-                // Nothing that is counted is below zero.
+                // Counts are not negative, so the margin does not reach below zero.
                 ((least - room).max(least.min(0.0)), most + room)
             }
         };
         Axis { scale, least, most, from, to }
     }
 
-    /// The pixel of a value; the nearest one that the axis has.
+    /// The pixel of a value, or the nearest end of the axis.
     pub fn place(&self, value: f64) -> i32 {
         let share = match self.scale {
             Scale::Linear | Scale::FromZero => (value - self.least) / (self.most - self.least),
@@ -51,7 +60,7 @@ impl Axis {
         self.from + (share * f64::from(self.to - self.from)).round() as i32
     }
 
-    /// Round values on it, the least first.
+    /// Round values on the axis, in ascending order.
     pub fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear | Scale::FromZero => {
@@ -73,23 +82,23 @@ impl Axis {
     }
 }
 
-/// The next 1, 2 or 5 times a power of ten.
+/// The next larger 1, 2 or 5 times a power of ten.
 fn round_up(value: f64) -> f64 {
     let power = 10f64.powf(value.log10().floor());
     let part = value / power;
     let parts = [1.0, 2.0, 5.0, 10.0];
-    // Off by less than what division loses.
+    // The tolerance covers the rounding of the division.
     power * parts.into_iter().find(|p| part <= p + 1e-9).unwrap_or(10.0)
 }
 
-/// A value with as few digits after the point as it needs, three at most.
+/// A value with as few decimals as it needs, at most three.
 pub fn brief(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     text.to_owned()
 }
 
-/// Nanoseconds in the unit that suits them, to three digits.
+/// Nanoseconds in a suitable unit, to three digits.
 pub fn time(ns: f64) -> String {
     let brief = |value: f64| match value {
         v if v >= 100.0 => brief(v.round()),
@@ -103,7 +112,7 @@ pub fn time(ns: f64) -> String {
     }
 }
 
-/// A count, thousands and millions by their letters.
+/// A count, with k for thousands and M for millions.
 pub fn count(value: f64) -> String {
     match value {
         v if v < 1e3 => brief(v),
@@ -131,8 +140,8 @@ mod tests {
     fn a_linear_axis_may_run_upwards_on_the_screen() {
         let axis = Axis::over(Scale::Linear, [1.0, 1.4].into_iter(), (500, 100));
         assert!(axis.place(1.0) > axis.place(1.4));
-        let told: Vec<String> = axis.ticks().into_iter().map(brief).collect();
-        assert_eq!(told, ["1", "1.1", "1.2", "1.3", "1.4"]);
+        let texts: Vec<String> = axis.ticks().into_iter().map(brief).collect();
+        assert_eq!(texts, ["1", "1.1", "1.2", "1.3", "1.4"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What every picture is drawn on: words, lines and marks, on a ground of its own, with a title.
+//! What every picture is drawn on: words, lines and marks on its own background, with a title.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -8,60 +8,72 @@ use super::axis::Axis;
 use super::hue::{self, FAINT, GRID, GROUND, Hue, INK};
 use crate::error::{Error, Result};
 
-/// Pixels of every picture's width.
+/// Width of every picture in pixels.
 pub const WIDTH: i32 = 960;
-/// Pixels that stay empty at the edges.
+/// Empty pixels at the edges.
 pub const MARGIN: i32 = 16;
-/// Pixels of words' height.
+/// Height of text in pixels.
 pub const FONT: i32 = 16;
-/// The same of the title, and of what is said about how it was measured.
+/// Heights of the title, and of the text about the method.
 const TITLE_FONT: i32 = 22;
 const SMALL_FONT: i32 = 14;
-/// Pixels from a mark's middle to its edge.
+/// Pixels from the centre of a mark to its edge.
 pub const RADIUS: i32 = 4;
 
-/// What drawing can fail with.
+/// The drawing library's errors.
 type Failure = Box<dyn std::error::Error>;
-/// What drawing on a canvas comes to.
+/// The result of drawing on a canvas.
 pub type Painted = std::result::Result<(), Failure>;
 
-/// The form of a mark.
+/// The shape of a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mark {
     /// A filled circle.
     Dot,
-    /// A circle that shows the ground.
+    /// A circle filled with the background.
     Ring,
-    /// A square on its corner.
+    /// A square standing on its corner.
     Diamond,
     /// A square.
     Square,
-    /// An upright line.
+    /// A vertical line.
     Bar,
 }
 
-/// Which side of its place a text is on.
+/// On which side of its position a text is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// It ends there.
+    /// It ends at the position.
     Left,
-    /// It begins there.
+    /// It starts at the position.
     Right,
-    /// It is centred there.
+    /// It is centred on the position.
     Middle,
 }
 
-/// What a picture is drawn on, in pixels from the upper left corner.
+/// The surface of a picture. Coordinates are pixels from the upper left corner.
 pub struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
-/// Draws a picture `height` pixels high: its title, `method` below it, then what `paint` adds below
-/// [`top`]. Returns the SVG.
+/// Draws a picture `height` pixels high: its title, `method` below it, then whatever `paint` adds
+/// below [`top`]. Returns the SVG.
 ///
 /// # Errors
 ///
-/// [`Error::Draw`].
+/// [`Error::Draw`] if `paint` or the drawing library fails.
+///
+/// ```
+/// use measure::chart::{INK, Mark, Side, picture, top};
+///
+/// let svg = picture(200, "A picture", "Drawn in a test.", |canvas| {
+///     let y = top("Drawn in a test.") + 20;
+///     canvas.mark(Mark::Dot, (50, y), INK)?;
+///     canvas.text("a dot", (60, y), Side::Right, INK)
+/// })?;
+/// assert!(svg.starts_with("<svg") && svg.contains("a dot"));
+/// # Ok::<(), measure::Error>(())
+/// ```
 pub fn picture(
     height: i32,
     title: &str,
@@ -75,7 +87,8 @@ pub fn picture(
         canvas.whole(title, method, paint)
     };
     painted.map_err(|error| Error::Draw { reason: error.to_string() })?;
-    let end = svg.find('>').ok_or_else(|| Error::Draw { reason: "no element".to_owned() })?;
+    let end =
+        svg.find('>').ok_or_else(|| Error::Draw { reason: "the SVG has no element".to_owned() })?;
     let head = format!("<title>{}</title><style>{}</style>", escaped(title), hue::style());
     svg.insert_str(end + 1, &head);
     if !svg.ends_with('\n') {
@@ -109,11 +122,11 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    /// A text on the left, on the right or in the middle of a place, at its height.
+    /// Draws a text to the left or right of a position, or centred on it.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// The drawing library's error.
     pub fn text(&self, text: &str, at: (i32, i32), side: Side, hue: Hue) -> Painted {
         self.words(text, at, side, FONT, hue)
     }
@@ -130,21 +143,21 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    /// A line through these points, `width` pixels wide.
+    /// Draws a line through these points, `width` pixels wide.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// The drawing library's error.
     pub fn line(&self, points: Vec<(i32, i32)>, hue: Hue, width: u32) -> Painted {
         self.area.draw(&PathElement::new(points, hue.light.stroke_width(width)))?;
         Ok(())
     }
 
-    /// A mark whose middle is at this place.
+    /// Draws a mark centred on a position.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// The drawing library's error.
     pub fn mark(&self, mark: Mark, (x, y): (i32, i32), hue: Hue) -> Painted {
         let filled = hue.light.filled();
         let r = RADIUS;
@@ -167,11 +180,11 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    /// Lines from `top` to `bottom` at the axis's round values, each with its value below.
+    /// Draws vertical lines from `top` to `bottom` at the axis's round values, each with its value below it.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// The drawing library's error.
     pub fn grid_across(
         &self,
         axis: &Axis,
@@ -186,11 +199,12 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    /// Lines from `left` to `right` at the axis's round values, each with its value on the left.
+    /// Draws horizontal lines from `left` to `right` at the axis's round values, each with its
+    /// value on the left.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// The drawing library's error.
     pub fn grid_up(
         &self,
         axis: &Axis,
@@ -205,11 +219,11 @@ impl Canvas<'_> {
         Ok(())
     }
 
-    /// What marks mean or colours do, in one line at the height `y`.
+    /// Draws a legend for marks and colours, in one line at the height `y`.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// The drawing library's error.
     pub fn key(&self, marks: &[(Mark, String)], hues: &[(String, Hue)], y: i32) -> Painted {
         let mut x = MARGIN + RADIUS;
         let entries = marks.iter().map(|(mark, text)| (Some(*mark), text, INK));
@@ -225,12 +239,12 @@ impl Canvas<'_> {
     }
 }
 
-/// Pixels of a text. No font is at hand to measure with: a generous guess.
+/// Width of a text in pixels. There is no font to measure with, so this is a generous estimate.
 pub fn width(text: &str) -> i32 {
     i32::try_from(text.chars().count()).unwrap_or(i32::MAX / 100) * FONT * 9 / 20
 }
 
-/// Lines that are no wider than the picture.
+/// Breaks a text into lines no wider than the picture.
 fn wrapped(text: &str) -> Vec<String> {
     let most = ((WIDTH - 2 * MARGIN) * 20 / (SMALL_FONT * 9)) as usize;
     let mut lines: Vec<String> = Vec::new();
@@ -274,7 +288,7 @@ mod tests {
         assert_eq!(texts("title"), ["<a & b>"]);
         assert_eq!(texts("text"), ["<a & b>", "\"c\" < d", "</svg>"]);
         assert!(texts("style")[0].contains("prefers-color-scheme: dark"));
-        // What is drawn has no colour that the dark theme does not know.
+        // Everything is drawn in colours that the dark theme replaces.
         let style = &texts("style")[0];
         for node in document.descendants() {
             for attribute in ["fill", "stroke"] {

@@ -1,13 +1,13 @@
-//! The colours of the pictures, each for light pages and for dark ones.
+//! The colours of the pictures, each with a variant for light and for dark pages.
 //!
-//! A picture is drawn in the light ones, on a ground of its own, and holds a style that puts each
-//! dark one in the place of its light one for whoever prefers that. It is legible either way.
+//! A picture is drawn in the light colours on its own background. It contains a style that replaces
+//! each with its dark variant for readers who prefer a dark theme. It is legible either way.
 
 use std::fmt::Write;
 
 use plotters::style::RGBColor;
 
-/// A colour, and what takes its place on a dark ground.
+/// A colour and its replacement on a dark background.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hue {
     pub(super) light: RGBColor,
@@ -20,13 +20,13 @@ const fn hue(light: (u8, u8, u8), dark: (u8, u8, u8)) -> Hue {
 
 pub(super) const GROUND: Hue = hue((255, 255, 255), (21, 25, 31));
 pub(super) const GRID: Hue = hue((221, 221, 221), (58, 63, 70));
-/// Of words.
+/// For text.
 pub const INK: Hue = hue((34, 34, 34), (230, 230, 230));
-/// Of what matters less.
+/// For what matters less.
 pub const FAINT: Hue = hue((90, 90, 90), (168, 173, 181));
 
-// Four that are told apart in print and by the colour-blind: Okabe and Ito's, darkened until words can
-// be read in them.
+// Four colours that are distinguishable in print and to the colour-blind: Okabe and Ito's, darkened
+// until text in them is legible.
 
 /// Okabe and Ito's blue.
 pub const BLUE: Hue = hue((0, 97, 158), (93, 184, 240));
@@ -37,15 +37,15 @@ pub const ORANGE: Hue = hue((176, 76, 0), (255, 145, 71));
 /// Their reddish purple.
 pub const PURPLE: Hue = hue((152, 56, 118), (233, 163, 203));
 
-/// Those that words and marks have.
+/// The colours of text and marks.
 const ON_GROUND: [Hue; 6] = [INK, FAINT, BLUE, GREEN, ORANGE, PURPLE];
 
-/// The style that a picture holds.
+/// The style element of a picture.
 pub(super) fn style() -> String {
     let mut css = String::from("@media (prefers-color-scheme: dark) {");
     for hue in ON_GROUND.into_iter().chain([GROUND, GRID]) {
         let (light, dark) = (code(hue.light), code(hue.dark));
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(
             css,
             " [fill=\"{light}\"] {{ fill: {dark}; }} [stroke=\"{light}\"] {{ stroke: {dark}; }}"
@@ -55,7 +55,7 @@ pub(super) fn style() -> String {
     css
 }
 
-/// As the drawing library writes it.
+/// In the notation of the drawing library.
 fn code(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
 }
@@ -64,7 +64,7 @@ fn code(RGBColor(red, green, blue): RGBColor) -> String {
 mod tests {
     use super::*;
 
-    /// The contrast of two colours as the Web Content Accessibility Guidelines reckon it.
+    /// The contrast of two colours by the Web Content Accessibility Guidelines.
     fn contrast(a: RGBColor, b: RGBColor) -> f64 {
         let luminance = |RGBColor(red, green, blue): RGBColor| {
             let part = |value: u8| {

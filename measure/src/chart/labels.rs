@@ -1,13 +1,13 @@
-//! Where the labels of a scatter's points go: as near to their points as they are clear of each other.
+//! Placement of the labels of a scatter plot: as near to their points as they fit without overlapping.
 
-/// Pixels, edges included.
+/// A rectangle in pixels, including its edges.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Area {
     /// The leftmost column.
     pub(super) left: i32,
     /// The rightmost column.
     pub(super) right: i32,
-    /// The highest row, which has the least number.
+    /// The highest row, which has the smallest number.
     pub(super) top: i32,
     /// The lowest row.
     pub(super) bottom: i32,
@@ -21,7 +21,7 @@ impl Area {
             && self.bottom <= frame.bottom
     }
 
-    /// Pixels that two areas share.
+    /// The number of pixels that two areas share.
     fn shared(self, other: Area) -> i64 {
         let length = |a: i32, b: i32| i64::from((b - a + 1).max(0));
         length(self.left.max(other.left), self.right.min(other.right))
@@ -29,18 +29,18 @@ impl Area {
     }
 }
 
-/// Points as they are drawn, and their labels.
+/// Sizes of points and labels as drawn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drawn {
-    /// Pixels from a point's centre to its edge.
+    /// Pixels from the centre of a point to its edge.
     pub(super) radius: i32,
-    /// Pixels of a label's height.
+    /// Height of a label in pixels.
     pub(super) height: i32,
 }
 
-/// Where the labels of points go, whose widths in pixels are in the same order: each as near to its
-/// point as it is clear of the points, of the labels before it and of the frame's edges, else where it
-/// covers least.
+/// Places the labels of points; `widths` are theirs in pixels, in the same order. Each label goes
+/// as near to its point as it fits inside the frame without covering points or earlier labels, or
+/// else where it covers the least.
 pub(super) fn place_labels(
     points: &[(i32, i32)],
     widths: &[i32],
@@ -58,7 +58,7 @@ pub(super) fn place_labels(
     let mut areas = Vec::with_capacity(points.len());
     for (&(x, y), &width) in points.iter().zip(widths) {
         let beside = |step: i32| {
-            // The further up or down, the further aside, so that a line to it can be seen.
+            // The further up or down, the further aside, so that the line to the label is visible.
             let gap = radius + 4 + step.abs() * 3;
             let top = y - height / 2 + step * (height + 2);
             [(x + gap, top), (x - gap - width, top)]

@@ -1,8 +1,7 @@
-//! Pictures of figures, as SVG: a canvas with a title and axes for whatever is drawn by hand, and a
-//! [`Scatter`].
+//! Pictures of figures, as SVG: a canvas with title and axes for custom drawings, and a [`Scatter`] plot.
 //!
-//! Every picture has a ground of its own, light or dark as its reader prefers, so that it is as legible
-//! on a page of either kind. Text from outside is escaped.
+//! Every picture has its own background, light or dark as its reader prefers, so that it is legible
+//! on any page. Text from outside is escaped.
 
 mod axis;
 mod canvas;

@@ -1,4 +1,4 @@
-//! Points between two axes, each with its label as near as it is clear of the others.
+//! A scatter plot: points between two axes, with labels that do not overlap.
 
 use super::axis::{Axis, Scale};
 use super::canvas::{self, FONT, MARGIN, Mark, Painted, RADIUS, Side, WIDTH};
@@ -9,50 +9,50 @@ use crate::error::Result;
 /// One point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
-    /// Written beside it.
+    /// The text beside it.
     pub label: String,
-    /// Its colour and the label's.
+    /// The colour of the point and its label.
     pub hue: Hue,
-    /// Where it is, across and up.
+    /// Its values, across and up.
     pub at: (f64, f64),
 }
 
 /// An axis of a scatter.
 #[derive(Clone, Copy, Debug)]
 pub struct Ruler<'a> {
-    /// How values are spread.
+    /// How values are spread along it.
     pub scale: Scale,
-    /// What is measured, in words.
+    /// What it measures, in words.
     pub caption: &'a str,
-    /// A round value in words.
+    /// Formats a round value as text.
     pub told: fn(f64) -> String,
 }
 
-/// A picture of points.
+/// A scatter plot.
 #[derive(Clone, Debug)]
 pub struct Scatter<'a> {
-    /// Above everything.
+    /// The heading.
     pub title: &'a str,
-    /// How it was measured, below the title; broken into lines where that is needed.
+    /// How it was measured, below the title; wrapped if necessary.
     pub method: &'a str,
     /// What the colours mean.
     pub hues: Vec<(String, Hue)>,
-    /// The axis below.
+    /// The horizontal axis, at the bottom.
     pub across: Ruler<'a>,
-    /// The axis on the left.
+    /// The vertical axis, on the left.
     pub up: Ruler<'a>,
-    /// Pixels from the lower axis to the upper end of the one on the left.
+    /// Height of the vertical axis in pixels.
     pub height: i32,
     /// The points.
     pub points: Vec<Point>,
 }
 
 impl Scatter<'_> {
-    /// The picture as an SVG.
+    /// Draws the picture as an SVG.
     ///
     /// # Errors
     ///
-    /// [`Error::Draw`](crate::Error::Draw).
+    /// [`Error::Draw`](crate::Error::Draw) if the drawing library fails.
     pub fn draw(&self) -> Result<String> {
         let key = canvas::top(self.method) + FONT / 2;
         let frame = Area {
@@ -77,19 +77,19 @@ impl Scatter<'_> {
         })
     }
 
-    /// Marks and labels of the points, which are at these places.
+    /// Draws marks and labels of the points, which are at `places`.
     fn mark(&self, canvas: &canvas::Canvas<'_>, places: &[(i32, i32)], frame: Area) -> Painted {
         let widths: Vec<i32> = self.points.iter().map(|p| canvas::width(&p.label)).collect();
         let drawn = Drawn { radius: RADIUS, height: FONT };
         let areas = place_labels(places, &widths, drawn, frame);
         for ((point, &(x, y)), area) in self.points.iter().zip(places).zip(areas) {
             let height = (area.top + area.bottom) / 2;
-            // The end that is near the point is where it was put; the other is a guess.
+            // The end nearer to the point is exact; the other depends on the estimated width.
             let (near, side) = match area.left > x {
                 true => (area.left, Side::Right),
                 false => (area.right, Side::Left),
             };
-            // To the label that had to go elsewhere.
+            // A line to a label that had to be moved away.
             if (height - y).abs() > FONT {
                 canvas.line(vec![(x, y), (near, height)], FAINT, 1)?;
             }

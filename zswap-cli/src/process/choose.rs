@@ -1,23 +1,23 @@
-//! Which pages a sample is taken of: runs of 16, spread evenly over all that are eligible.
+//! Which pages to sample: runs of 16, spread evenly over all eligible ones.
 
-/// Pages that lie together: the first one's number (its address over the page size) and how many.
+/// Contiguous pages: the number of the first (its address over the page size) and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Extent {
     pub(crate) first: u64,
     pub(crate) pages: u64,
 }
 
-/// Pages in a run: neighbours often hold alike data, and a program's own pages come in groups.
+/// Pages in a run: neighbours often hold similar data, and a program's own pages come in groups.
 pub(crate) const RUN: u64 = 16;
 
-/// All pages of all extents.
+/// The number of pages in all extents.
 pub(crate) fn count(extents: &[Extent]) -> u64 {
     extents.iter().map(|extent| extent.pages).sum()
 }
 
-/// At most `most` pages of `extents`, which are in order of address: all of them, or as many runs
-/// of 16 as fit in `most`, the distances between them alike to a run's length. A run is 16 pages
-/// one after another among the eligible ones, whether or not their addresses are.
+/// Chooses at most `most` pages of `extents`, which are in order of address: all of them, or as
+/// many runs of 16 as fit in `most`, with distances between them that differ by at most a run's
+/// length. A run is 16 consecutive eligible pages, whether or not their addresses are contiguous.
 pub(crate) fn spread(extents: &[Extent], most: usize) -> Vec<Extent> {
     let total = count(extents);
     let most = most as u64;
@@ -29,7 +29,7 @@ pub(crate) fn spread(extents: &[Extent], most: usize) -> Vec<Extent> {
     let mut chosen = Vec::new();
     let mut rest = extents.iter().copied();
     let mut extent = rest.next();
-    // Pages before `extent`.
+    // Number of pages before `extent`.
     let mut before = 0;
     for n in 0..runs {
         let run = (u128::from(n) * u128::from(all_runs) / u128::from(runs)) as u64;

@@ -1,4 +1,4 @@
-//! The copies: memory that is there before the target is held, filled while it is.
+//! The copies: memory that is allocated before the target is stopped and filled while it is.
 
 use measure::Pages;
 use zswap_core::PAGE_SIZE;
@@ -14,19 +14,19 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// Room for so many pages, touched, so that no page fault falls into the time that the target
-    /// stands still.
+    /// Allocates and touches room for this many pages, so that no page fault prolongs the time that
+    /// the target is stopped.
     pub(crate) fn with_room_for(pages: u64) -> Result<Self, SampleError> {
         let no_memory = || SampleError::NoMemory { pages };
         let count = usize::try_from(pages).map_err(|_| no_memory())?;
         let mut room = Pages::default();
         room.try_reserve(count).map_err(|_| no_memory())?;
-        // Zeros might be left to the system until they are written to.
+        // The system might allocate zeros only when they are written to.
         room.resize(count, 0x5a);
         Ok(Copies { pages: room, filled: 0 })
     }
 
-    /// Copies those pages of `extent` that are still resident and the target's own.
+    /// Copies the pages of `extent` that are still resident and private to the target.
     pub(crate) fn copy(
         &mut self,
         pid: i32,
@@ -36,8 +36,7 @@ impl Copies {
         let mut at = extent.first;
         let end = extent.first + extent.pages;
         while at < end {
-            // A large extent of a small process: step by step, so that what is looked at is still
-            // so when it is copied.
+            // A large extent in steps, so that what the page map says still holds when the pages are copied.
             let step = (end - at).min(RUN * 16);
             for part in pagemap.still(at, step)? {
                 self.copy_part(pid, part)?;
@@ -54,7 +53,7 @@ impl Copies {
         let address = part.first * PAGE_SIZE as u64;
         let got = ptrace::read_memory(pid, address, bytes)
             .map_err(|source| status::refused(pid, "cannot read the memory", source))?;
-        // A page that is only begun does not count; the next one overwrites it.
+        // A partial page does not count; the next one overwrites it.
         self.filled += got / PAGE_SIZE;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Why there is no sample of a process.
+//! Why a process cannot be sampled.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,10 +16,12 @@ pub(crate) enum SampleError {
     #[error("process {pid} is zswap itself; give the pid of another process")]
     Itself { pid: i32 },
 
-    #[error("process {pid} has ended and waits for its parent: it has no memory any more")]
+    #[error(
+        "process {pid} has ended and has no memory any more; give the pid of a running process"
+    )]
     Ended { pid: i32 },
 
-    #[error("{pid} is a kernel thread, which has no memory of its own; give the pid of a program")]
+    #[error("{pid} is a kernel thread, which has no memory to sample; give the pid of a program")]
     KernelThread { pid: i32 },
 
     #[error(
@@ -39,11 +41,11 @@ pub(crate) enum SampleError {
     NoPages { pid: i32 },
 
     #[error(
-        "thread {tid} of process {pid} did not stop within {seconds} s; it may be waiting for a disk"
+        "thread {tid} of process {pid} did not stop within {seconds} s; it may be waiting for a disk; try again"
     )]
     NoStop { pid: i32, tid: i32, seconds: u64 },
 
-    #[error("pages here have {page_size} bytes; a sample can be taken where they have 4096")]
+    #[error("pages on this machine have {page_size} bytes; a sample needs pages of 4096")]
     PageSize { page_size: usize },
 
     #[error("no memory for the copies of {pages} pages; give a smaller --pages-max")]

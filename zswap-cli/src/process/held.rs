@@ -1,9 +1,9 @@
-//! The target, held still: every thread stopped, and let go on drop.
+//! The target, held: every thread is stopped, and released on drop.
 //!
-//! All threads are attached to first, which stops none, and only then stopped, so that the time
-//! they stand still is short. New threads are looked for until there are none: a thread that is
-//! stopped makes no other. The kernel ties each attachment to the thread that made it, so all of
-//! this happens on one thread, which the type enforces by not being `Send`.
+//! All threads are attached to first, which stops none, and only then stopped, so that they stand
+//! still only briefly. This repeats until no new threads are found: a stopped thread creates no
+//! other. The kernel ties each attachment to the thread that made it, so everything happens on one
+//! thread; the type enforces this by not being `Send`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,12 +14,12 @@ use super::SampleError;
 use super::ptrace::{self, Wait};
 use super::status;
 
-/// Longest time that a thread is given to stop.
+/// The longest time that a thread has to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// When a thread that has not stopped is looked at in other ways.
+/// After this time, also checks whether a thread that has not stopped has ended.
 const LATE: Duration = Duration::from_millis(2);
 
-/// A stopped thread, and the signal that it is to be let go with.
+/// A stopped thread, and the signal to deliver when it is released.
 struct Thread {
     tid: i32,
     signal: i32,
@@ -34,7 +34,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Stops every thread of the target. On failure those that were stopped go on.
+    /// Stops every thread of the target. On failure those that were stopped continue.
     pub(crate) fn attach(pid: i32) -> Result<Self, SampleError> {
         if !ptrace::SUPPORTED {
             return Err(SampleError::Unsupported { pid });
@@ -53,13 +53,13 @@ impl Held {
         Ok(held)
     }
 
-    /// Asks these threads to stop and waits until each has, or has ended.
+    /// Asks these threads to stop and waits until each has stopped or ended.
     fn stop(&mut self, mut waiting: Vec<i32>) -> Result<(), SampleError> {
-        // They are attached to, so the only reason for a refusal is that they ended.
+        // They are attached to, so a refusal only means that they have ended.
         waiting.retain(|&tid| ptrace::interrupt(tid).is_ok());
         let begun = Instant::now();
         loop {
-            // The first thread of a process that ended before the others never reports it.
+            // The first thread of a process never reports its end while other threads live.
             let late = begun.elapsed() > LATE;
             let mut failed = None;
             waiting.retain(|&tid| match ptrace::poll(tid) {
@@ -87,13 +87,13 @@ impl Held {
         }
     }
 
-    /// Where each thread's stack is in use.
+    /// The stack pointer of each thread.
     pub(crate) fn stack_pointers(&self) -> Result<Vec<u64>, SampleError> {
         let mut pointers = Vec::with_capacity(self.stopped.len());
         for thread in &self.stopped {
             match ptrace::stack_pointer(thread.tid) {
                 Ok(pointer) => pointers.push(pointer),
-                // Killed while it stood still: its stack is no use to it, but it is still a stack.
+                // The thread was killed meanwhile: its stack is unused, but still a stack.
                 Err(source) => {
                     let what = "cannot find a thread's stack";
                     return Err(status::refused(self.pid, what, source));
@@ -103,12 +103,12 @@ impl Held {
         Ok(pointers)
     }
 
-    /// Threads that are held.
+    /// The number of threads held.
     pub(crate) fn threads(&self) -> usize {
         self.stopped.len()
     }
 
-    /// Lets all threads go on; for how long the first of them stood still.
+    /// Releases all threads. Returns how long the first of them was stopped.
     pub(crate) fn release(mut self) -> Duration {
         self.let_go();
         self.since.elapsed()
@@ -116,7 +116,7 @@ impl Held {
 
     fn let_go(&mut self) {
         for thread in self.stopped.drain(..) {
-            // A thread that was killed meanwhile cannot be let go and need not.
+            // A thread that was killed meanwhile cannot be released and need not be.
             let _ = ptrace::detach(thread.tid, thread.signal);
         }
     }
@@ -128,7 +128,7 @@ impl Drop for Held {
     }
 }
 
-/// Attaches to every thread that is not in `seized` yet, and adds it there; the new ones.
+/// Attaches to every thread that is not in `seized`, and adds it there. Returns the new ones.
 fn seize_new(pid: i32, seized: &mut BTreeSet<i32>) -> Result<Vec<i32>, SampleError> {
     let mut new = Vec::new();
     loop {
@@ -195,14 +195,14 @@ mod tests {
 
     #[test]
     fn a_signal_that_arrives_meanwhile_is_not_lost() {
-        // A real-time one too, which no enum of signals names.
+        // Including a real-time signal, which no enum of signals names.
         for sent in [libc::SIGTERM, libc::SIGRTMIN() + 5] {
             let (mut child, pid) = sleeper();
             if ptrace::seize(pid).is_err() {
                 eprintln!("NOT TESTED: ptrace is not permitted");
                 child.kill().unwrap();
             } else {
-                // Its delivery is what it stops for.
+                // It stops for the signal's delivery.
                 let kill = [format!("-{sent}"), pid.to_string()];
                 Command::new("kill").args(kill).status().unwrap();
                 let signal = loop {

@@ -10,7 +10,7 @@ use super::status;
 /// One line of `/proc/PID/maps`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Mapping {
-    /// Addresses.
+    /// Its addresses.
     pub(crate) range: Range<u64>,
     readable: bool,
     accessible: bool,
@@ -18,8 +18,8 @@ pub(crate) struct Mapping {
     name: String,
 }
 
-/// Longest inaccessible mapping that counts as the guard of the stack above it, bytes. Allocators
-/// reserve far more than this below or beside their heaps; stacks are guarded by a few pages.
+/// The longest inaccessible mapping that counts as the guard of the stack above it, in bytes.
+/// Allocators reserve far more than this below or beside their heaps; stacks are guarded by a few pages.
 const GUARD: u64 = 1 << 20;
 
 /// Reads and parses the target's mappings.
@@ -30,7 +30,7 @@ pub(crate) fn read(pid: i32) -> Result<Vec<Mapping>, SampleError> {
 }
 
 fn parse(line: &str) -> Option<Mapping> {
-    // address, permissions, offset, device, inode, and the name, which may have spaces.
+    // Address, permissions, offset, device, inode, and the name, which may contain spaces.
     let mut words = line.splitn(6, ' ');
     let (from, to) = words.next()?.split_once('-')?;
     let permissions = words.next()?.as_bytes();
@@ -46,15 +46,15 @@ fn parse(line: &str) -> Option<Mapping> {
 }
 
 impl Mapping {
-    /// What the kernel provides: the main stack, the vdso and its data, but not the heap nor
-    /// mappings that the program gave a name.
+    /// Whether the kernel provides it: the main stack, the vdso and its data. Excludes the heap and
+    /// mappings that the program has named.
     fn is_kernels(&self) -> bool {
         self.name.starts_with('[') && self.name != "[heap]" && !self.name.starts_with("[anon:")
     }
 }
 
-/// The address ranges that may be sampled: readable private mappings that are no stack, so far as
-/// that can be told, less the pages of `initial`.
+/// The address ranges that may be sampled: readable private mappings that are not recognisable as
+/// stacks, without the pages of `initial`.
 pub(crate) fn eligible(
     mappings: &[Mapping],
     stack_pointers: &[u64],
@@ -70,7 +70,7 @@ pub(crate) fn eligible(
         });
         let is_stack =
             mapping.is_kernels() || stack_pointers.iter().any(|sp| mapping.range.contains(sp));
-        // A file's mapping is no stack, however it is guarded.
+        // A mapping of a file is no stack, even if it is guarded.
         let is_stack = is_stack || guarded && !mapping.name.starts_with('/');
         if mapping.readable && mapping.private && !is_stack {
             cut_out(mapping.range.clone(), initial, &mut areas);
@@ -79,7 +79,7 @@ pub(crate) fn eligible(
     areas
 }
 
-/// `area` without the pages that `holes` touch.
+/// Appends `area`, without the pages that `holes` touch, to `areas`.
 fn cut_out(area: Range<u64>, holes: &[Range<u64>], areas: &mut Vec<Range<u64>>) {
     let page = zswap_core::PAGE_SIZE as u64;
     let mut holes: Vec<Range<u64>> = holes
@@ -157,7 +157,7 @@ mod tests {
         };
         let all = [0x400000, 0x500000, 0x1000000, 0x24000000, 0x50001000, 0x60000000];
         assert_eq!(starts(&[]), all);
-        // A thread that runs on a piece of ordinary memory.
+        // A thread whose stack pointer is in ordinary memory.
         assert_eq!(starts(&[0x60000010]), all[..5]);
     }
 

@@ -1,18 +1,18 @@
-//! A sample of a running process's memory: its resident private anonymous pages, copied while it
-//! is held still.
+//! A sample of a running process's memory: its resident private anonymous pages, copied while the
+//! process is stopped.
 //!
-//! What is *not* in a sample: shared memory, file contents that were never written to, the main
-//! stack, every mapping that a thread's stack pointer is in, every mapping that begins right above
-//! an inaccessible one of up to 1 MiB or holds a guard page (stacks of threads that ended and are
-//! kept for the next ones look so), and the initial arguments and environment. A stack that shares
-//! a mapping with other memory takes that memory out of the sample with it.
+//! A sample does *not* contain: shared memory; file contents that were never written to; the main
+//! stack; every mapping that a thread's stack pointer is in; every mapping that begins right above
+//! an inaccessible one of up to 1 MiB or contains a guard page (as do stacks of ended threads, kept
+//! for reuse); and the initial arguments and environment. If a stack shares a mapping with other
+//! memory, that memory is left out, too.
 //!
-//! What cannot be told from data, and may be in it: stacks that a program keeps inside its heap
+//! It may contain what cannot be distinguished from data: stacks that a program keeps in its heap
 //! (fibres, goroutines, a signal stack from malloc), and copies of the environment (`setenv` makes
 //! them on the heap).
 //!
 //! The target is only read. It is attached to in a way that ends with this process, however that
-//! ends, and it goes on from where it was.
+//! ends, and then continues where it was.
 
 #[cfg(target_os = "linux")]
 mod choose;
@@ -38,24 +38,24 @@ use measure::Pages;
 pub(crate) use error::SampleError;
 pub(crate) use save::save;
 
-/// Pages of a process, and what it took to get them.
+/// Pages of a process, and facts about how they were sampled.
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) pages: Pages,
     pub(crate) facts: Facts,
 }
 
-/// What a report says of a sample.
+/// What a report says about a sample.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Facts {
     pub(crate) pid: i32,
-    /// The process's own name for itself.
+    /// The process's name for itself.
     pub(crate) comm: String,
-    /// Resident private anonymous pages that a sample may be taken of.
+    /// Resident private anonymous pages that are eligible for a sample.
     pub(crate) eligible_pages: u64,
-    /// Threads that were held.
+    /// Threads that were stopped.
     pub(crate) threads: usize,
-    /// From the first thread's stop to the last one's going on.
+    /// Time from the first thread's stop until the last one was released.
     pub(crate) stopped: Duration,
 }
 
@@ -66,9 +66,9 @@ impl Facts {
     }
 }
 
-/// Copies up to `pages_max` pages of process `pid`, in runs of 16 spread evenly over all that are
-/// eligible; all of them if they are no more than that. Fewer than 16 are asked for in vain: a run
-/// is the least.
+/// Copies up to `pages_max` pages of process `pid`, in runs of 16 spread evenly over all eligible
+/// pages, or all of them if they are no more than that. If `pages_max` is less than 16, a run, and
+/// the process has more, fails with [`SampleError::NoPages`].
 #[cfg(target_os = "linux")]
 pub(crate) fn sample(pid: i32, pages_max: usize, limit: u64) -> Result<Sample, SampleError> {
     status::check(pid)?;
@@ -78,8 +78,8 @@ pub(crate) fn sample(pid: i32, pages_max: usize, limit: u64) -> Result<Sample, S
     }
     let pages_max = pages_max.min(usize::try_from(limit).unwrap_or(usize::MAX) / page_size);
 
-    // Everything that takes long happens before the target is held: finding the pages, and having
-    // the memory for their copies at hand.
+    // Everything slow happens before the target is stopped: finding the pages, and allocating the
+    // memory for their copies.
     let pagemap = pagemap::Pagemap::open(pid)?;
     let eligible = eligible(pid, &pagemap, &[])?;
     let eligible_pages = choose::count(&eligible);
@@ -91,7 +91,7 @@ pub(crate) fn sample(pid: i32, pages_max: usize, limit: u64) -> Result<Sample, S
 
     let held = held::Held::attach(pid)?;
     let result = (|| {
-        // What was planned may have gone or become a stack in the meantime.
+        // Planned pages may have disappeared or become a stack in the meantime.
         let now =
             maps::eligible(&maps::read(pid)?, &held.stack_pointers()?, &status::initial(pid)?);
         for run in &runs {
@@ -126,7 +126,7 @@ fn eligible(
     Ok(extents)
 }
 
-/// No other system lets a process be read like this.
+/// Other systems do not let a process be read like this.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn sample(pid: i32, _pages_max: usize, _limit: u64) -> Result<Sample, SampleError> {
     Err(SampleError::Unsupported { pid })

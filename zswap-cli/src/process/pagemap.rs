@@ -1,4 +1,4 @@
-//! Which pages of the target are resident and its own: `/proc/PID/pagemap`.
+//! Which pages of the target are resident and private: `/proc/PID/pagemap`.
 
 use std::fs::File;
 use std::io;
@@ -11,9 +11,9 @@ use super::status;
 
 /// The page is in memory.
 const PRESENT: u64 = 1 << 63;
-/// It belongs to a file or to shared memory.
+/// It belongs to a file or is shared memory.
 const FILE_OR_SHARED: u64 = 1 << 61;
-/// A guard that the program put there without a mapping of its own (Linux 6.15 tells).
+/// A guard page that the program installed inside a mapping (reported since Linux 6.15).
 const GUARD: u64 = 1 << 58;
 
 /// Pages read at a time.
@@ -31,8 +31,8 @@ impl Pagemap {
         Ok(Pagemap { pid, file })
     }
 
-    /// Appends the resident anonymous pages of `area` to `extents`; none of them if the area has a
-    /// guard page, as a stack has.
+    /// Appends the resident anonymous pages of `area` to `extents`, or none if the area has a guard
+    /// page, as stacks do.
     pub(crate) fn resident(
         &self,
         area: Range<u64>,
@@ -54,7 +54,7 @@ impl Pagemap {
         Ok(())
     }
 
-    /// Which of up to 16 pages from number `first` are resident and anonymous now.
+    /// Returns which of `pages` pages from number `first` are resident and anonymous now.
     pub(crate) fn still(&self, first: u64, pages: u64) -> Result<Vec<Extent>, SampleError> {
         let mut extents = Vec::new();
         collect(&self.entries(first, pages as usize)?, first, 0, &mut extents);
@@ -66,7 +66,7 @@ impl Pagemap {
         let mut got = 0;
         while got < bytes.len() {
             match self.file.read_at(&mut bytes[got..], first * 8 + got as u64) {
-                // Beyond what the kernel maps nothing is resident.
+                // Nothing is resident beyond what the kernel maps.
                 Ok(0) => break,
                 Ok(read) => got += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -86,8 +86,8 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-/// Appends the resident anonymous pages among `entries`, joining neighbours that come after the
-/// first `keep` extents.
+/// Appends the resident anonymous pages among `entries`. Joins neighbours, but leaves the first
+/// `keep` extents alone.
 fn collect(entries: &[u64], first: u64, keep: usize, extents: &mut Vec<Extent>) {
     for (page, entry) in (first..).zip(entries) {
         if entry & PRESENT == 0 || entry & FILE_OR_SHARED != 0 {

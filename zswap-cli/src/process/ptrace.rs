@@ -1,12 +1,12 @@
-//! The system calls that hold a thread still and read the target's memory.
+//! The system calls that stop a thread and read the target's memory.
 //!
 //! Every request concerns a thread of another process and changes nothing in this one, except the
 //! buffer that a read fills.
 //!
-//! Two calls go round `nix`, whose signals are an enum without the real-time ones: `waitpid`, which
-//! would take such a signal for an error after it had taken the stop, and the detach that passes the
-//! signal on, which is the only `unsafe` here. glibc sends real-time signals to the threads of every
-//! program that changes its user, and waits for ever if one is lost.
+//! Two calls bypass `nix`, whose enum of signals lacks the real-time ones: `waitpid`, which would
+//! report such a signal as an error after consuming the stop; and the detach that delivers the
+//! signal, which is the only `unsafe` here. glibc sends real-time signals to all threads of a
+//! program that changes its user, and waits forever if one is lost.
 
 use std::io::{self, IoSliceMut};
 
@@ -16,19 +16,19 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use rustix::process::{WaitOptions, waitpid};
 
-/// A status that `waitpid` gave.
+/// What `waitpid` reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
     /// Nothing has happened yet.
     Nothing,
-    /// Stopped. It is to be let go with this signal: the one that it was about to receive, or 0.
+    /// It has stopped. Release it with this signal: the one it was about to receive, or 0.
     Stopped { signal: i32 },
     /// It has ended.
     Ended,
 }
 
 /// Attaches to a thread without stopping it. When this process ends, however it ends, the kernel
-/// lets the thread go: no option is set that would do otherwise.
+/// releases the thread: no option that would kill it is set.
 pub(crate) fn seize(tid: i32) -> io::Result<()> {
     Ok(ptrace::seize(Pid::from_raw(tid), Options::empty())?)
 }
@@ -38,20 +38,20 @@ pub(crate) fn interrupt(tid: i32) -> io::Result<()> {
     Ok(ptrace::interrupt(Pid::from_raw(tid))?)
 }
 
-/// Lets a stopped thread go, with the signal that it was about to receive, if any.
+/// Releases a stopped thread, delivering the signal that it was about to receive, if any.
 pub(crate) fn detach(tid: i32, signal: i32) -> io::Result<()> {
     let nowhere = core::ptr::null_mut::<libc::c_void>();
     let signal = core::ptr::without_provenance_mut::<libc::c_void>(signal as usize);
-    // SAFETY: DETACH takes the signal as a number and touches no memory here.
+    // SAFETY: PTRACE_DETACH takes the signal as a number and accesses no memory of this process.
     match unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, nowhere, signal) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// What has become of a thread that was asked to stop. Does not block.
+/// Reports what has become of a thread that was asked to stop. Does not block.
 pub(crate) fn poll(tid: i32) -> io::Result<Wait> {
-    // rustix has no name for it: without it, threads of a target that are no processes are not found.
+    // rustix does not name this option; without it, threads that are not processes are not found.
     let any_thread = WaitOptions::from_bits_retain(libc::__WALL as u32);
     let pid = rustix::process::Pid::from_raw(tid).ok_or(io::ErrorKind::InvalidInput)?;
     let status = match waitpid(Some(pid), any_thread | WaitOptions::NOHANG) {
@@ -61,13 +61,13 @@ pub(crate) fn poll(tid: i32) -> io::Result<Wait> {
         Err(error) => return Err(error.into()),
     };
     let Some(signal) = status.stopping_signal() else { return Ok(Wait::Ended) };
-    // An event stop is no signal's delivery: the one that we asked for, or the group's stop, which
-    // goes on when we let go with 0.
+    // An event stop is not a signal's delivery: it is the stop that we requested, or a group stop,
+    // which continues if we release it with 0.
     let event = status.as_raw() >> 16;
     Ok(Wait::Stopped { signal: if event == 0 { signal } else { 0 } })
 }
 
-/// Whether the stack pointer can be found on this machine.
+/// Whether the stack pointer can be read on this architecture.
 pub(crate) const SUPPORTED: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// The stack pointer of a stopped thread.
@@ -80,7 +80,8 @@ pub(crate) fn stack_pointer(tid: i32) -> io::Result<u64> {
     return Err(io::Error::new(io::ErrorKind::Unsupported, format!("of thread {tid}")));
 }
 
-/// Copies the target's memory at `address` into `buffer`; the bytes copied, which may be fewer.
+/// Copies the target's memory at `address` into `buffer`. Returns the number of bytes, which may be
+/// less than requested.
 pub(crate) fn read_memory(pid: i32, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let there = RemoteIoVec { base: address as usize, len: buffer.len() };
     Ok(process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(buffer)], &[there])?)

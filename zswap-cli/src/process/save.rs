@@ -1,4 +1,4 @@
-//! A sample on disk, for later runs: one `.zst` of its pages, for its owner's eyes only.
+//! Saves a sample for later runs: one `.zst` of its pages that only its owner can read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,8 +8,8 @@ use zswap_core::Page;
 
 use super::SampleError;
 
-/// Writes the pages to a new file that only its owner may read. A file that is there already is
-/// left alone; one that cannot be finished is removed.
+/// Writes the pages to a new file that only its owner can read. Leaves an existing file alone, and
+/// removes one that cannot be finished.
 pub(crate) fn save(path: &Path, pages: &[Page]) -> Result<(), SampleError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("zst")) {
         return Err(SampleError::SaveName { path: path.to_owned() });
@@ -17,7 +17,7 @@ pub(crate) fn save(path: &Path, pages: &[Page]) -> Result<(), SampleError> {
     let failed = |source| SampleError::Save { path: path.to_owned(), source };
     let file = create(path).map_err(failed)?;
     write(file, pages.as_flattened()).map_err(|source| {
-        // A part of a sample is of no use to anyone.
+        // A partial sample is useless.
         let _ = fs::remove_file(path);
         failed(source)
     })
@@ -71,7 +71,7 @@ mod tests {
             );
             assert_eq!(mode & 0o777, 0o600);
         }
-        // Not a second time over the first.
+        // Refuses to overwrite it.
         let before = fs::read(&path).unwrap();
         assert!(matches!(save(&path, &pages[..1]), Err(SampleError::Save { .. })));
         assert_eq!(fs::read(&path).unwrap(), before);

@@ -1,4 +1,4 @@
-//! What `/proc` says of the target before anything is done to it.
+//! What `/proc` says about the target before anything is done to it.
 
 use std::fs;
 use std::io;
@@ -8,8 +8,8 @@ use nix::libc;
 
 use super::SampleError;
 
-/// Refuses what cannot be sampled: no process, this one, one that has ended, a kernel thread, one
-/// that somebody else traces.
+/// Refuses what cannot be sampled: no process, this one, one that has ended, a kernel thread, or
+/// one that another process traces.
 pub(crate) fn check(pid: i32) -> Result<(), SampleError> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(SampleError::Itself { pid });
@@ -17,7 +17,7 @@ pub(crate) fn check(pid: i32) -> Result<(), SampleError> {
     let text =
         fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| SampleError::Gone { pid })?;
     let field = |name| field(&text, name);
-    // A thread's number leads to its process in /proc, but is not that process.
+    // /proc also resolves the number of a thread, which is not a process.
     if field("Tgid").and_then(|tgid| tgid.parse().ok()) != Some(pid) {
         return Err(SampleError::Gone { pid });
     }
@@ -33,21 +33,21 @@ pub(crate) fn check(pid: i32) -> Result<(), SampleError> {
     }
 }
 
-/// What follows `name:` in the text of a status file.
+/// The value of the field `name` in a status file.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// The process's name for itself, or nothing if it has ended.
+/// The process's name for itself; empty if it has ended.
 pub(crate) fn comm(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
-/// Where the initial arguments and environment are.
+/// The addresses of the initial arguments and environment.
 pub(crate) fn initial(pid: i32) -> Result<[Range<u64>; 2], SampleError> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|source| refused(pid, "cannot read the status", source))?;
-    let missing = || io::Error::new(io::ErrorKind::InvalidData, "the fields are not there");
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, "fields 48 to 51 are missing");
     initial_of(&text).ok_or_else(|| SampleError::Failed {
         pid,
         what: "cannot find the environment",
@@ -55,22 +55,22 @@ pub(crate) fn initial(pid: i32) -> Result<[Range<u64>; 2], SampleError> {
     })
 }
 
-/// Fields 48 to 51 of a stat file: arg_start, arg_end, env_start, env_end. The second field is a
-/// name in parentheses that may hold anything.
+/// Fields 48 to 51 of a stat file: `arg_start`, `arg_end`, `env_start`, `env_end`. The second field
+/// is a name in parentheses that may contain anything.
 fn initial_of(stat: &str) -> Option<[Range<u64>; 2]> {
     let (_, rest) = stat.rsplit_once(')')?;
     let field = |number: usize| rest.split_whitespace().nth(number - 3)?.parse::<u64>().ok();
     Some([field(48)?..field(49)?, field(50)?..field(51)?])
 }
 
-/// Whether a thread is beyond being stopped: ended, or gone altogether.
+/// Whether a thread has ended or is gone, so that it cannot be stopped.
 pub(crate) fn thread_has_ended(pid: i32, tid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")) else { return true };
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
     matches!(state, None | Some("Z" | "X" | "x"))
 }
 
-/// The threads there are now.
+/// The present threads.
 pub(crate) fn threads(pid: i32) -> Result<Vec<i32>, SampleError> {
     let failed = |source| refused(pid, "cannot list the threads", source);
     let mut threads = Vec::new();
@@ -81,7 +81,7 @@ pub(crate) fn threads(pid: i32) -> Result<Vec<i32>, SampleError> {
     Ok(threads)
 }
 
-/// The right error for a system call about the target that failed.
+/// Classifies the failure of a system call on the target.
 pub(crate) fn refused(pid: i32, what: &'static str, source: io::Error) -> SampleError {
     match source.raw_os_error() {
         Some(libc::ESRCH | libc::ENOENT) => SampleError::Gone { pid },

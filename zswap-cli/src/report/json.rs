@@ -1,4 +1,4 @@
-//! The report as JSON: one array, one object for each pair.
+//! The report as JSON: one array with one object per pair.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::process::Facts;
 use crate::verdict::Verdict;
 use measure::{Figures, Timing};
 
-/// One pair. Sizes are bytes, times nanoseconds; `null` is what could not be measured.
+/// One pair. Sizes are in bytes, times in nanoseconds; `null` means not measured.
 #[derive(Serialize)]
 struct Pair<'a> {
     zpool: &'a str,
@@ -41,18 +41,18 @@ struct Pair<'a> {
     load_over_codec: Option<f64>,
     first_refusal: Option<&'a str>,
     fault: Option<&'a str>,
-    /// What this pair is the one to pick for.
+    /// The questions for which this pair is the one to pick.
     picked_for: Vec<Picked<'a>>,
 }
 
-/// A question that a pair won.
+/// A question to which this pair is the answer.
 #[derive(Serialize)]
 struct Picked<'a> {
     question: &'a str,
     next_zpool: Option<&'a str>,
     next_compressor: Option<&'a str>,
     margin_percent: Option<f64>,
-    /// Whether the rounds tell winner and next apart; null after one round.
+    /// Whether the rounds separate this pair from the next; null after one round.
     clear: Option<bool>,
 }
 
@@ -73,7 +73,7 @@ fn picked<'a>(pair: usize, figures: &'a [Figures], verdict: &Verdict) -> Vec<Pic
         .collect()
 }
 
-/// How the pages were taken from a running process.
+/// How the pages were sampled from a running process.
 #[derive(Serialize)]
 struct Sample<'a> {
     pid: i32,
@@ -100,9 +100,9 @@ struct Times {
     mean: Option<f64>,
     p50: Option<f64>,
     p99: Option<f64>,
-    /// Operations in a second, of all threads together.
+    /// Operations per second, over all threads.
     per_second: Option<f64>,
-    /// The means of the quickest and of the slowest round; null after one round.
+    /// The means of the fastest and the slowest round; null after one round.
     mean_low: Option<f64>,
     mean_high: Option<f64>,
 }
@@ -121,17 +121,17 @@ impl Times {
     }
 }
 
-/// `value` to one part in `parts`: more digits than the measurement has only look exact.
+/// Rounds `value` to one part in `parts`: more digits than were measured would only look exact.
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
 
-/// The whole report, a newline at its end.
+/// Renders the whole report, which ends with a newline.
 pub(crate) fn render(heading: &Heading, figures: &[Figures], verdict: &Verdict) -> String {
     let picked = |n| picked(n, figures, verdict);
     let pairs: Vec<Pair<'_>> =
         figures.iter().enumerate().map(|(n, f)| pair(heading, f, picked(n))).collect();
-    // Only a map with keys that are no strings, or a failing writer, is an error here.
+    // Only maps with keys that are not strings, or failing writers, cause errors here.
     let mut text = serde_json::to_string_pretty(&pairs).unwrap_or_default();
     text.push('\n');
     text

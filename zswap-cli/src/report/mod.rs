@@ -1,28 +1,28 @@
-//! The two forms of a report: a table to read and JSON to work with.
+//! The two forms of a report: a table for readers and JSON for programs.
 
 pub(crate) mod json;
 pub(crate) mod table;
 
 use crate::process::Facts;
 
-/// What holds for all pairs of a report.
+/// What is common to all pairs of a report.
 #[derive(Clone, Debug)]
 pub(crate) struct Heading {
     pub(crate) pages: usize,
     pub(crate) same_filled: usize,
     /// Where the pages come from, in words.
     pub(crate) origin: String,
-    /// How the pages were sampled, if they are a process's.
+    /// How the pages were sampled, if they come from a process.
     pub(crate) sampled: Option<Facts>,
     pub(crate) threads: usize,
     pub(crate) rounds: u32,
-    /// What was subtracted from each operation, nanoseconds.
+    /// Nanoseconds that were subtracted from each operation.
     pub(crate) clock_ns: f64,
 }
 
 #[cfg(test)]
 pub(crate) mod examples {
-    //! A heading and two pairs that the tests of both forms show.
+    //! A heading and two pairs for the tests of both forms.
 
     use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(crate) mod examples {
         }
     }
 
-    /// One pair that is well, and one without a time that failed.
+    /// One good pair, and one that failed and has no times.
     pub(crate) fn figures() -> [Figures; 2] {
         let s = |mean: f64| {
             let (p50, p99, p999, per_second) = (mean - 10.0, mean * 3.0, mean * 4.0, 1e9 / mean);

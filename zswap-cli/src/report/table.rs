@@ -1,4 +1,4 @@
-//! The report as a table for a reader: a heading, a line for each pair, and what the columns mean.
+//! The report as a table for readers: a heading, a line per pair, and an explanation of the columns.
 
 use std::fmt::Write;
 
@@ -10,11 +10,11 @@ use crate::process::Facts;
 use crate::verdict::{self, Pick, Verdict};
 use measure::{Figures, Timing};
 
-/// A column: what stands above it, and what it says of a pair.
+/// A column: its head, and its text for a pair.
 struct Column {
-    /// Columns of a lower rank go first when the terminal is too narrow for all.
+    /// When the terminal is too narrow, columns of lower rank are dropped first.
     rank: u8,
-    /// The first line of the head, shared by neighbours that have the same.
+    /// The first line of the head, shared with neighbours of the same group.
     group: &'static str,
     name: &'static str,
     left: bool,
@@ -22,13 +22,13 @@ struct Column {
 }
 
 impl Column {
-    /// Whether it shares the head of its left neighbour, which belongs to `group`.
+    /// Whether it shares its head with its left neighbour, which belongs to `group`.
     fn joins(&self, group: &str) -> bool {
         !group.is_empty() && self.group == group
     }
 }
 
-/// Of what no table goes without.
+/// The rank of columns that are always shown.
 const KEPT: u8 = u8::MAX;
 
 const fn text(name: &'static str, cell: fn(&Figures) -> String) -> Column {
@@ -65,7 +65,7 @@ const COLUMNS: [Column; 18] = [
     number(KEPT, "", "equal", |f| if f.verified() { "yes".into() } else { "NO".into() }),
 ];
 
-/// The head of what is shown only if several threads made it another thing than a mean.
+/// The head of columns that are shown only for several threads: for one they would repeat the mean.
 const THROUGHPUT: &str = "1000 pages/s";
 
 fn thousands(timing: Option<Timing>) -> String {
@@ -80,7 +80,7 @@ fn ns(timing: Option<Timing>, part: fn(&Timing) -> f64) -> String {
     timing.map_or_else(|| "-".to_owned(), |t| format!("{:.0}", part(&t)))
 }
 
-/// The whole report, a newline at its end.
+/// Renders the whole report, which ends with a newline.
 pub(crate) fn render(
     heading: &Heading,
     figures: &[Figures],
@@ -121,7 +121,7 @@ fn name(figures: &Figures) -> String {
     one_line(&format!("{}/{}", contest::zpool(figures), figures.name.compressor))
 }
 
-/// The paragraph that says what to pick.
+/// The paragraph that recommends pairs.
 fn closing(figures: &[Figures], verdict: &Verdict) -> String {
     let Verdict { density, speed, both } = verdict;
     let figure = |question: &str, pair: &Figures| match question {
@@ -188,7 +188,7 @@ fn sample_line(heading: &Heading, facts: &Facts) -> String {
     )
 }
 
-/// The columns that are shown: all that say something, or as many as the terminal is wide.
+/// Chooses the columns to show: all that are meaningful, or as many as fit the terminal.
 fn columns(heading: &Heading, rows: &[Vec<String>], width: Option<usize>) -> Vec<usize> {
     let shown = |i: &usize| heading.threads > 1 || COLUMNS[*i].group != THROUGHPUT;
     let mut columns: Vec<usize> = (0..COLUMNS.len()).filter(shown).collect();
@@ -209,7 +209,7 @@ fn widths(rows: &[Vec<String>], columns: &[usize]) -> Vec<usize> {
         cells.max().unwrap_or(0).max(COLUMNS[i].name.len())
     };
     let mut widths: Vec<usize> = columns.iter().map(width).collect();
-    // A head that is wider than what stands below it.
+    // Widens columns whose head is wider than the text below it.
     for span in spans(columns) {
         let inside: usize = (span.start + 1..span.end).map(|at| gap(columns, at).len()).sum();
         let have = widths[span.clone()].iter().sum::<usize>() + inside;
@@ -225,7 +225,7 @@ fn line_width(columns: &[usize], widths: &[usize]) -> usize {
         + (0..columns.len()).map(|at| gap(columns, at).len()).sum::<usize>()
 }
 
-/// The neighbours that share a head, each column once.
+/// Ranges of neighbouring columns that share a head; together they cover each column once.
 fn spans(columns: &[usize]) -> Vec<std::ops::Range<usize>> {
     let mut spans = Vec::new();
     let mut at = 0;
@@ -282,7 +282,7 @@ fn push_rows(
     }
 }
 
-/// One line of cells, each of its column's width.
+/// Formats one line of cells, each padded to its column's width.
 fn line(
     row: &[String],
     columns: &[usize],
@@ -302,7 +302,7 @@ fn line(
     line
 }
 
-/// What stands before the column at place `at`: more where a group of several begins or ends.
+/// The gap before the column at position `at`: wider where a group of several begins or ends.
 fn gap(columns: &[usize], at: usize) -> &'static str {
     let joined = |a: usize, b: usize| match (columns.get(a), columns.get(b)) {
         (Some(&a), Some(&b)) => COLUMNS[b].joins(COLUMNS[a].group),
@@ -324,15 +324,15 @@ fn push_line(out: &mut String, line: &str) {
     out.push('\n');
 }
 
-/// Rounds on a quiet machine differ by less, percent.
+/// On a quiet machine rounds differ by less than this many percent.
 const BUSY: f64 = 50.0;
 
 fn legend(heading: &Heading, figures: &[Figures]) -> String {
     let clock = heading.clock_ns;
     let mut legend = format!(
         "\
-ratio: page bytes over pool, metadata, contexts (their size is fixed: it tells on small sets) and refused pages.
-pool/compr: resident pool bytes for each compressed byte. meta/page: metadata bytes for each page held.
+ratio: page bytes over pool, metadata, contexts (of fixed size, so they matter for small sets) and refused pages.
+pool/compr: resident pool bytes per compressed byte. meta/page: metadata bytes per page held.
 store: every page again, in random order, over the full pool; growing: the first filling, page faults included; load: in random order. Without same-filled pages; {clock:.0} ns for reading the clock subtracted from each operation.
 bare codec: the same calls on the same pages in the same orders; x codec: the store's mean in multiples of it.
 "
@@ -353,7 +353,7 @@ bare codec: the same calls on the same pages in the same orders; x codec: the st
     legend
 }
 
-/// By how many percent the slowest round's mean exceeds the quickest one's, at most.
+/// By how many percent the slowest round's mean exceeds the fastest one's, at most.
 fn spread(figures: &[Figures]) -> Option<f64> {
     let timings = figures.iter().flat_map(|f| [f.store, f.load, f.compress, f.decompress]);
     timings

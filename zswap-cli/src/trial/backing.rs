@@ -1,4 +1,4 @@
-//! `--backing`: a store that may hold less than its pages, and writes the rest back to a file.
+//! `--backing`: a store with less room than its pages need, which writes the rest back to a file.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -12,7 +12,7 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use super::{Dice, Outcome};
 use crate::error::{Error, Result};
 
-/// Stores all pages in a store whose pools hold `max_bytes`, and loads them, each once, at random.
+/// Stores all pages in a store whose pool is limited to `max_bytes`, then loads each once, in random order.
 pub(crate) fn backing(
     set: &PageSet,
     (zpool, compressor): &(String, String),
@@ -28,7 +28,7 @@ pub(crate) fn backing(
     let outcome = store
         .map_err(|source| super::not_built(zpool, compressor, source))
         .map(|store| exercise(&store, set, max_bytes));
-    // What is in the file is memory, and of no use to anybody now.
+    // The file holds memory, which nobody needs any more.
     if was_there {
         let _ = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0));
     } else {

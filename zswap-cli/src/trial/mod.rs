@@ -1,5 +1,5 @@
-//! Trials beside the comparison: a store that is changed while it is used, and one that is smaller than
-//! its pages. Each looks at every page it gets back.
+//! Trials besides the comparison: a store that is reconfigured while it is used, and one that is
+//! smaller than its pages. Each checks every page it gets back.
 
 mod backing;
 mod switch;
@@ -11,7 +11,7 @@ use zswap_core::BuildError;
 
 use crate::error::Error;
 
-/// What a trial has to say, and whether every page came back equal.
+/// The result of a trial in words, and whether every page came back equal.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) text: String,
@@ -23,7 +23,7 @@ fn not_built(zpool: &str, compressor: &str, source: BuildError) -> Error {
     Error::Build { zpool, compressor, source: Box::new(source) }
 }
 
-/// A number that looks random and is the same every time.
+/// A pseudo-random generator with a fixed seed.
 #[derive(Debug)]
 struct Dice(u64);
 

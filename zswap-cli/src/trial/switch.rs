@@ -1,4 +1,4 @@
-//! `--switch`: backend and compressor are changed every few milliseconds while threads store and load.
+//! `--switch`: backend and compressor change every few milliseconds while threads store and load.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -11,11 +11,11 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use super::{Dice, Outcome};
 use crate::error::Result;
 
-/// Between two switches.
+/// Time between two switches.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long each half of the trial takes, with switching and without.
+/// Duration of each half of the trial: with switching and without.
 const HALF: Duration = Duration::from_millis(1500);
-/// Most latencies kept by a thread and phase.
+/// The most latencies that a thread keeps in each phase.
 const LAPS: usize = 1 << 20;
 
 /// Nanoseconds of stores and of loads.
@@ -23,7 +23,7 @@ const LAPS: usize = 1 << 20;
 struct Laps {
     stores: Vec<u32>,
     loads: Vec<u32>,
-    /// The first page that came back otherwise, or the first error.
+    /// The first page that came back changed, or the first error.
     fault: Option<String>,
 }
 
@@ -40,12 +40,12 @@ impl Laps {
     }
 }
 
-/// Stores and loads pages of the set on `threads` threads while pairs are switched, and, for
-/// comparison, in a store of each pair that stays as it is.
+/// Stores and loads pages of the set on `threads` threads while pairs are switched and, for
+/// comparison, in a store of each pair without switching.
 pub(crate) fn switch(set: &PageSet, pairs: &[(String, String)], threads: usize) -> Result<Outcome> {
     let (mut still, mut moving) = (Laps::default(), Laps::default());
     let (mut switches, mut pools, mut moved) = (0, 0, 0);
-    // By turns, so that what drifts on the machine meets both alike.
+    // Alternating, so that drift on the machine affects both alike.
     for _round in 0..2 {
         for (zpool, compressor) in pairs {
             let store = build(zpool, compressor)?;
@@ -95,8 +95,8 @@ fn build(zpool: &str, compressor: &str) -> Result<Zswap> {
     store.map_err(|source| super::not_built(zpool, compressor, source))
 }
 
-/// Threads store and load for a while, each page of the set by one of them; `switch` is called in
-/// between, and how often it succeeded is counted.
+/// Runs threads that store and load for `time`, each with its own pages of the set. Calls `switch`
+/// in between and counts its successes.
 fn work(
     store: &Zswap,
     set: &PageSet,
