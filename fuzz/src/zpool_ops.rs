@@ -12,7 +12,7 @@ use arbitrary::Arbitrary;
 use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
-/// What an evict callback does, by turns.
+/// The actions of the evict callback, in rotation.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Verdict {
     Keep,

@@ -67,7 +67,7 @@ pub struct Input {
     keep_incompressible: bool,
     limit_pages: Option<u8>,
     checksums: bool,
-    /// What a second thread repeats meanwhile.
+    /// Operations that a second thread repeats meanwhile.
     beside: Vec<Mover>,
     ops: Vec<Op>,
 }

@@ -8,7 +8,7 @@ use super::words::words;
 const PHRASES: &[&str] =
     &["as requested", "this session", "previously", "no longer", "fixme", "xxx", "todo"];
 
-const FIX: &str = "say why the code is as it is now, not how it came to be or what is left to do";
+const FIX: &str = "explain the code, not its history or what is left to do";
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     (0..source.line_count())

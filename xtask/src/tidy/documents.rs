@@ -14,7 +14,7 @@ const MODELS: &str = "docs/locking.md";
 /// Documents whose words with two underscores are functions. Others also name figures.
 const OF_TESTS: &[&str] = &[MODELS, "docs/obligations.md"];
 
-/// What a document may name.
+/// The functions and files that a document may name.
 struct Known<'a> {
     functions: BTreeSet<&'a str>,
     files: Vec<&'a str>,

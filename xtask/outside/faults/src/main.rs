@@ -15,7 +15,7 @@ mod writeback;
 
 use std::process::ExitCode;
 
-/// What a trial saw.
+/// The result of a trial.
 pub struct Seen {
     /// Whether the fault showed.
     fault: bool,

@@ -312,7 +312,7 @@ impl<'a> Hand<'a> {
         self.places[rank] = to as u32;
     }
 
-    /// Reads a page, or finds none, and compares it with what it should be.
+    /// Reads a page and compares it with the expected content, or expects none.
     fn look_at(&mut self, rank: usize, timed: bool) -> Result<()> {
         if timed {
             self.load_laps.skip();

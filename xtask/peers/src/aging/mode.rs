@@ -30,14 +30,14 @@ impl Mode {
     }
 }
 
-/// What compacts a store, in one of the modes.
+/// The compaction of a store, in one of the modes.
 pub(crate) struct Compaction {
     mode: Mode,
     compactor: Option<BackgroundCompactor>,
     on_demand: Runs,
 }
 
-/// What compaction has done.
+/// The work of compaction so far.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Runs {
     pub(crate) runs: u64,

@@ -23,7 +23,7 @@ struct Course {
     most: f64,
     /// Of the last half.
     mean: f64,
-    /// What the least-squares line through the last half rises over that half.
+    /// The rise of the least-squares line through the last half, over that half.
     rise: f64,
     /// The standard error of that.
     error: f64,
