@@ -1,11 +1,11 @@
-//! Writes the seeds of the target `decompress` anew: for each codec a small page as the codec
-//! compresses it, cut short, lengthened, and with a bit flipped.
+//! Rewrites the seeds of the target `decompress`: for each codec a small compressed page, whole, cut
+//! short, lengthened, and with a bit flipped.
 //!
 //! `cargo run --manifest-path fuzz/Cargo.toml --example decompress_seeds`, from the workspace root.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a tool for whoever changes the target: what it cannot do ends it"
+    reason = "a tool for changing the target: a failure ends it"
 )]
 
 use std::fs;
@@ -24,7 +24,7 @@ fn main() {
     for (pick, spec) in (0u8..).zip(SPECS) {
         let codec = compressors::build(spec).expect("a built-in codec");
         let mut ctx = codec.new_ctx().expect("memory for a context");
-        // What does not shrink would make large seeds.
+        // A page that does not shrink would make large seeds.
         let page = if spec == "null" { &page[..64] } else { &page[..] };
         let mut packed = vec![0; codec.max_compressed_len(page.len())];
         let len = ctx.compress(page, &mut packed).expect("room for the worst case");

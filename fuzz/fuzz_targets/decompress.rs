@@ -13,8 +13,8 @@ const GUARD: u8 = 0x5A;
 type Codec = (Arc<dyn Compressor>, Box<dyn CompressorCtx>);
 
 thread_local! {
-    /// Contexts are kept from one input to the next, as a store keeps them: an input must not be
-    /// able to spoil the next one's.
+    /// Contexts are kept from one input to the next, as a store keeps them: an input must not
+    /// corrupt the next one's.
     static CODECS: RefCell<Vec<Codec>> = RefCell::new(
         SPECS
             .iter()

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: an interpreter of operations on a backend, checked against a model.
+//! The code of the fuzz targets: interpreters of operations, each checked against a model.
 
 pub mod nbd_stream;
 pub mod zpool_ops;

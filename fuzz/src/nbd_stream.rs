@@ -1,4 +1,4 @@
-//! Any bytes as a client of the NBD server: it answers or closes, and the disk stays sound.
+//! Arbitrary bytes as a client of the NBD server: it answers or closes, and the disk stays sound.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use zram_nbd::{Export, serve};
 
 const SIZE: u64 = 1 << 18;
 
-/// A part of what a client says.
+/// A part of what a client sends.
 #[derive(Arbitrary, Debug)]
 pub enum Part {
     Any(Vec<u8>),
@@ -60,7 +60,7 @@ fn request(says: &mut Vec<u8>, flags: u16, kind: u16, offset: u64, len: u32) {
     says.extend(len.to_be_bytes());
 }
 
-/// Says all of it to a server.
+/// Sends all of it to a server.
 pub fn run(parts: &[Part]) {
     let disk = Zram::builder().disksize(SIZE).zpool("zbud").algorithm("lz4");
     let disk = Arc::new(disk.build().expect("built-in names"));
@@ -89,7 +89,7 @@ pub fn run(parts: &[Part]) {
     }
     let mut client = Client { says: io::Cursor::new(says), heard: 0 };
     let ended = serve(&mut client, &Export::new(disk.clone(), "disk"));
-    assert!(client.heard >= 18, "everybody hears a greeting");
+    assert!(client.heard >= 18, "every client gets a greeting");
     if let Ok(session) = ended {
         assert!(client.heard as u64 >= session.read_bytes);
     }

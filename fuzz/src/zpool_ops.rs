@@ -1,7 +1,7 @@
-//! Operations on a backend, run on every backend at once, each against a model of its own.
+//! Operations on a backend, run on every backend at once, each against its own model.
 //!
-//! The model knows the bytes of every live object and of every guard that is open. Handles of
-//! objects that are gone are kept and tried again: none may ever name an object again.
+//! The model knows the bytes of every live object and of every open guard. Handles of
+//! freed objects are kept and tried again: none may ever name an object again.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use arbitrary::Arbitrary;
 use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
-/// What an evict callback does, by turns.
+/// The actions of the evict callback, in rotation.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Verdict {
     Keep,
@@ -24,7 +24,7 @@ pub enum Verdict {
     Panic,
 }
 
-/// One operation. Objects and guards are picked by number, modulo how many there are.
+/// One operation. Objects and guards are picked by number, modulo their count.
 #[derive(Arbitrary, Debug)]
 pub enum Op {
     Malloc(u16),
@@ -76,13 +76,13 @@ pub fn run(ops: &[Op]) {
     }
 }
 
-/// Bytes that follow from the number of the object.
+/// Bytes derived from the number of the object.
 fn content(number: u64, size: usize) -> Vec<u8> {
     let seed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();
     (0..size).map(|i| seed[i % 8] ^ (i / 8) as u8).collect()
 }
 
-/// What the callbacks of reclaim change, too.
+/// The part of the model that reclaim's callbacks also change.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<Handle, Vec<u8>>,
@@ -201,7 +201,7 @@ impl<'p> Machine<'p> {
                 match pool.migrate() {
                     Ok(done) => {
                         assert!(pool.caps().migration && pool.total_pages() <= before);
-                        assert!(done.left <= self.guards.len(), "left without a guard");
+                        assert!(done.left <= self.guards.len(), "zspages stayed without a guard");
                     }
                     Err(ZpoolError::OutOfMemory { .. }) => assert!(pool.caps().migration),
                     Err(error) => {

@@ -20,7 +20,7 @@ pub struct Place {
     whole: bool,
 }
 
-/// What bytes are made of.
+/// The content of bytes.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Content {
     Word(u64),
@@ -88,7 +88,7 @@ fn bytes(content: Content, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Runs the operations and checks what the disk says.
+/// Runs the operations and checks the disk's results.
 pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
@@ -212,7 +212,7 @@ fn run_op(op: &Op, disk: &Zram, model: &mut [u8], pages: &FailingPages, device: 
     }
 }
 
-/// What a write that ended so has done to the model: all, or all before the page that failed.
+/// Applies a write with this result to the model: all of it, or all before the page that failed.
 fn wrote(
     done: Result<(), ZramError>,
     offset: usize,

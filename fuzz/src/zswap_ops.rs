@@ -15,7 +15,7 @@ use zswap_core::{
 /// Slots of the device: fewer than entries.
 const SLOTS: u64 = 40;
 
-/// What a page is made of.
+/// The content of a page.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Content {
     SmallWord(u32),
@@ -50,7 +50,7 @@ pub enum Op {
     Writeback(bool),
 }
 
-/// What changes no page, only where it is.
+/// Operations that change no page, only its place.
 #[derive(Arbitrary, Debug)]
 pub enum Mover {
     SetZpool(u8),
@@ -60,14 +60,14 @@ pub enum Mover {
     Shrink(u8),
 }
 
-/// A store's settings and what is done to it.
+/// A store's settings and operations.
 #[derive(Arbitrary, Debug)]
 pub struct Input {
     codec: u8,
     keep_incompressible: bool,
     limit_pages: Option<u8>,
     checksums: bool,
-    /// What a second thread does meanwhile, over and over.
+    /// Operations that a second thread repeats meanwhile.
     beside: Vec<Mover>,
     ops: Vec<Op>,
 }
@@ -181,12 +181,12 @@ pub fn run(input: &Input) {
                 }
             })
         });
-        // The other thread ends whatever becomes of this one.
+        // The other thread ends even if this one panics.
         let stopped = Stop(&stop);
         run_ops(input, &store, &pages, &device, &memory);
         drop(stopped);
-        // The scope waits for the closure alone. Thread-locals that are not freed yet would be
-        // taken for a leak.
+        // The scope waits for the closure only. Thread-locals that are not freed yet would count
+        // as a leak.
         if let Some(Err(panic)) = beside.map(|thread| thread.join()) {
             std::panic::resume_unwind(panic);
         }
@@ -203,7 +203,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Faults that were asked for: what may make a store refuse a page.
+/// Injected faults: the reasons why a store may refuse a page.
 #[derive(Default)]
 struct Faults {
     page_requests: bool,
@@ -212,7 +212,7 @@ struct Faults {
 }
 
 impl Faults {
-    /// Whether this refusal had to be expected.
+    /// Whether this refusal is expected.
     fn explain(&self, error: &StoreError, input: &Input, store: &Zswap) -> bool {
         let limited = input.limit_pages.is_some();
         match error {
@@ -222,7 +222,7 @@ impl Faults {
                 limited
                     && match reason {
                         LimitReason::NoDevice => self.no_writeback,
-                        // The older page's own slot may have been given up.
+                        // The older page's slot may have been freed.
                         LimitReason::DeviceFull => store.stats().device_pages as u64 + 1 >= SLOTS,
                         LimitReason::DeviceFailed => self.writes,
                         _ => false,

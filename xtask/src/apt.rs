@@ -1,10 +1,10 @@
-//! System packages that a job needs: installed as root on a system with apt-get. Anyone else is told the
-//! command.
+//! System packages that a job needs: installed if the user is root and the system has apt-get; otherwise an
+//! error names the command.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 
-/// Makes sure that each of `probes`, a command that succeeds where its program is installed, does.
+/// Makes sure that each of `probes` succeeds: a command that fails unless its program is installed.
 pub(crate) fn ensure(what: &str, probes: &[&str], packages: &str) -> Result<()> {
     let present = || probes.iter().all(|probe| Cmd::line(probe).succeeds());
     if present() {

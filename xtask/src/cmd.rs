@@ -1,6 +1,6 @@
-//! One command line: printed as a shell would take it, then run.
+//! One command line: printed in shell syntax, then run.
 //!
-//! Standard input is closed for every child, so that nothing here can wait for an answer.
+//! Standard input is closed for every child, so that no command can wait for an answer.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ impl Cmd {
         Self { program: program.to_owned(), args: Vec::new(), env: Vec::new() }
     }
 
-    /// A command from one line whose words hold no blanks: `Cmd::line("cargo fmt --all")`.
+    /// A command from one line whose words contain no blanks: `Cmd::line("cargo fmt --all")`.
     pub(crate) fn line(line: &str) -> Self {
         let mut words = line.split_whitespace();
         Self::new(words.next().unwrap_or_default()).args(words)
@@ -42,14 +42,14 @@ impl Cmd {
         self
     }
 
-    /// Prints and runs it; its output goes where ours goes.
+    /// Prints and runs it; its output goes to ours.
     pub(crate) fn run(&self) -> Result<()> {
         self.announce();
         let status = self.command().status().map_err(|source| self.spawn_error(source))?;
         if status.success() { Ok(()) } else { Err(self.failed(status)) }
     }
 
-    /// Prints and runs it, shows its standard output as it comes and returns it too.
+    /// Prints and runs it, shows its standard output as it arrives and returns it.
     pub(crate) fn run_and_read(&self) -> Result<String> {
         self.announce();
         let mut child = self
@@ -59,7 +59,7 @@ impl Cmd {
             .map_err(|source| self.spawn_error(source))?;
         let mut all = Vec::new();
         if let Some(mut stdout) = child.stdout.take() {
-            // Not by lines: the name of a test that hangs stands on an unfinished one.
+            // Not by lines: the name of a test that hangs is on an unfinished one.
             let mut chunk = [0; 4096];
             loop {
                 let read = stdout.read(&mut chunk).map_err(|source| self.output_error(source))?;
@@ -83,7 +83,7 @@ impl Cmd {
         }
     }
 
-    /// Runs it, and prints it with its standard output when it has ended: for several at a time.
+    /// Runs it, then prints it with its standard output: for several commands at a time.
     pub(crate) fn run_and_show_at_end(&self) -> Result<String> {
         let output = self
             .command()
@@ -101,8 +101,8 @@ impl Cmd {
         self.quiet()
     }
 
-    /// Runs it without a word and returns its standard output: for questions that a job asks on
-    /// its way, such as which components are installed.
+    /// Runs it silently and returns its standard output: for queries of a job, such as which
+    /// components are installed.
     pub(crate) fn quiet(&self) -> Result<String> {
         let output = self
             .command()
@@ -164,7 +164,7 @@ impl fmt::Display for Cmd {
     }
 }
 
-/// `word` as a POSIX shell takes it.
+/// `word` quoted for a POSIX shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

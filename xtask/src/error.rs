@@ -1,4 +1,4 @@
-//! What can go wrong in a job, each with what to do about it.
+//! The errors of jobs, each with what to do about it.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ pub(crate) enum Error {
     #[error("cannot start `{program}`: {source}; install it or put it on PATH")]
     Spawn { program: String, source: std::io::Error },
 
-    #[error("`{command}` failed ({status}); run it by itself to see more")]
+    #[error("`{command}` failed ({status}); run it alone to see more")]
     Failed { command: String, status: std::process::ExitStatus },
 
     #[error("reading the output of `{command}`: {source}")]
@@ -18,10 +18,10 @@ pub(crate) enum Error {
     #[error("{path}: {source}", path = path.display())]
     Read { path: PathBuf, source: std::io::Error },
 
-    #[error("the output of `{command}` is not the JSON it should be: {source}")]
+    #[error("the output of `{command}` is not the expected JSON: {source}")]
     Json { command: String, source: serde_json::Error },
 
-    #[error("`{command}` printed JSON without `{key}`; its format is not one that xtask knows")]
+    #[error("`{command}` printed JSON without `{key}`; xtask does not know this format")]
     Shape { command: String, key: &'static str },
 
     #[error("{what} is missing and could not be installed; run: {fix}")]
@@ -30,22 +30,22 @@ pub(crate) enum Error {
     #[error("{krate} ran no {what}; a job that runs nothing proves nothing")]
     NothingRan { krate: String, what: &'static str },
 
-    #[error("{job} does not know {krate:?}; it knows {known}", known = known.join(", "))]
+    #[error("{job} does not know {krate:?}; give one of {known}", known = known.join(", "))]
     UnknownCrate { job: &'static str, krate: String, known: Vec<String> },
 
     #[error("no workspace crate depends on loom, so no model can run")]
     NoLoomCrate,
 
-    #[error("the package of {krate} says no `{field}`; add it to its Cargo.toml")]
+    #[error("the package of {krate} has no `{field}`; add it to its Cargo.toml")]
     PackageField { krate: String, field: String },
 
-    #[error("the package of {krate} has no {file}; see what `cargo package --list` takes")]
+    #[error("the package of {krate} has no {file}; see the list of `cargo package --list`")]
     PackageFile { krate: String, file: String },
 
     #[error("--pages: {reason}; give files whose paths have none")]
     PagesPath { reason: String },
 
-    #[error("{job}: {count} findings, listed above; mend each of them", count = findings)]
+    #[error("{job}: {count} findings, listed above; fix each of them", count = findings)]
     Findings { job: &'static str, findings: usize },
 
     #[error("{failed} of {total} steps failed")]

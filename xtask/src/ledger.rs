@@ -1,12 +1,13 @@
-//! What long jobs have done so far, so that one that was stopped goes on where it was.
+//! The progress of long jobs, so that a stopped job resumes where it was.
 //!
-//! A ledger is a small JSON file under the target directory: for each entry, how many seconds it
-//! has had, and of what. Seconds count only for the very state that had them: an entry whose state
-//! is another one (a commit, a built binary) has had nothing. A file that cannot be understood is
-//! an empty ledger, since work done twice does no harm.
+//! A ledger is a small JSON file under the target directory. It records for each entry how many
+//! seconds it ran, and in which state (a commit, a built binary). Seconds count only for that
+//! state: in another one the entry has none. A file that cannot be parsed is an empty ledger,
+//! since work done twice does no harm.
 //!
-//! Written whole beside the file and renamed over it after every change, so that a stop loses no
-//! earlier entry. Two jobs that write the same ledger at a time lose each other's entries.
+//! After every change the whole ledger is written to a new file and renamed over the old one, so
+//! that a stop loses no earlier entry. Two jobs that write one ledger at a time lose each other's
+//! entries.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger in the file at `path`; empty if there is none.
+    /// The ledger in the file at `path`; empty if the file does not exist.
     pub(crate) fn open(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let entries = std::fs::read(&path)
@@ -32,19 +33,19 @@ impl Ledger {
         Self { path, entries }
     }
 
-    /// Seconds that `entry` has had in this `state`, if it has an account of it.
+    /// Seconds that `entry` ran in this `state`; `None` if it has no account for it.
     pub(crate) fn seconds(&self, entry: &str, state: &str) -> Option<u64> {
         let account = self.entries.get(entry)?;
         if account["state"] == state { account["seconds"].as_u64() } else { None }
     }
 
-    /// Sets the account of `entry`, whatever state it was of before, and writes the file.
+    /// Sets the account of `entry`, replacing one for another state, and writes the file.
     pub(crate) fn set(&mut self, entry: &str, state: &str, seconds: u64) -> Result<()> {
         self.entries.insert(entry.to_owned(), json!({ "state": state, "seconds": seconds }));
         self.write()
     }
 
-    /// Closes the account of `entry` and writes the file.
+    /// Removes the account of `entry` and writes the file.
     pub(crate) fn forget(&mut self, entry: &str) -> Result<()> {
         self.entries.remove(entry);
         self.write()

@@ -1,4 +1,4 @@
-//! What `cargo test` prints, and which crates a job was asked to test.
+//! Parses the output of `cargo test`, and selects the crates that a job tests.
 
 use crate::error::{Error, Result};
 
@@ -11,7 +11,7 @@ pub(crate) fn passed(output: &str) -> usize {
         .sum()
 }
 
-/// The crates of `known` that were `asked` for; all of them if none was.
+/// The crates of `known` that are in `asked`; all of them if `asked` is empty.
 pub(crate) fn choose<'a>(
     job: &'static str,
     known: &[&'a str],

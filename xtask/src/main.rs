@@ -1,9 +1,9 @@
 //! `cargo xtask <job>`: every check that CI makes, runnable on a laptop.
 //!
-//! One file a job under `jobs/`; the house rules that a machine can see are one file each under
+//! Each job is a file under `jobs/`; each house rule that a machine can check is a file under
 //! `tidy/`. A job prints every command that it runs, so that it can be copied into a shell, and
-//! fails with one line that says what to do. Jobs run from the workspace root whatever the
-//! caller's directory is, with standard input closed.
+//! fails with one line that says what to do. Jobs run from the workspace root, in whatever
+//! directory the caller is, with standard input closed.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -38,11 +38,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Every job below in turn, with a time for each and one line at the end.
+    /// Runs every job below in turn, with a time for each and a summary line at the end.
     Ci(jobs::ci::Args),
-    /// Formatting, checked and not changed.
+    /// Checks the formatting without changing it.
     Fmt,
-    /// The house rules that a machine can see.
+    /// Checks the house rules that a machine can check.
     Tidy,
     /// Clippy over everything, and over each library without its default features.
     Clippy,
@@ -54,7 +54,7 @@ enum Job {
     Compare,
     /// Every example of every crate, which checks its own results.
     Examples,
-    /// Tests of what is behind features that are off by default and need nothing installed.
+    /// Tests the features that are off by default and need nothing installed.
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,
@@ -64,9 +64,9 @@ enum Job {
     Msrv(jobs::msrv::Args),
     /// Type-checks the crates without C code for other systems.
     Cross,
-    /// The packages of the library crates, used by a crate outside the workspace.
+    /// Packages the library crates and uses them from a crate outside the workspace.
     Outside,
-    /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
+    /// Checks the crate that measures this project against its peers: lints, tests, a small run.
     Peers,
     /// Every loom model.
     Loom(jobs::loom::Args),
@@ -76,22 +76,22 @@ enum Job {
     Tsan(jobs::tsan::Args),
     /// All tests under AddressSanitizer, leaks and C code included.
     Asan(jobs::asan::Args),
-    /// The criterion benches on real pages, told in multiples of a mutex pair; or, with --peers, this
-    /// project beside its peers.
+    /// The criterion benches on real pages, in multiples of a mutex pair; or, with --peers, this
+    /// project compared with its peers.
     Bench(jobs::bench::Args),
     /// How dense a store stays over 100 million operations, with and without compaction.
     Aging(jobs::aging::Args),
-    /// docs/benchmarks.md and its pictures, from a run of `bench --peers` and one of aging.
+    /// Writes docs/benchmarks.md and its pictures from a run of `bench --peers` and one of aging.
     Report(jobs::report::Args),
-    /// The churn tests for minutes: eight threads, every byte looked at.
+    /// The churn tests for minutes: eight threads, every byte compared.
     Churn(jobs::churn::Args),
-    /// Every backend, codec, limit, fault and switch of the store at random, against a model.
+    /// Random backends, codecs, limits, faults and switches of the store, checked against a model.
     Torture(jobs::torture::Args),
     /// Every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
-    /// Everything that looks for unsoundness, for hours; goes on where it was stopped.
+    /// Every search for unsoundness, for hours; resumes where it was stopped.
     Sweep(jobs::sweep::Args),
-    /// Mutants of locks, slots, reference counts and accounting: which do the tests not notice?
+    /// Lists mutants of locks, slots, reference counts and accounting that the tests do not notice.
     Mutants(jobs::mutants::Args),
 }
 

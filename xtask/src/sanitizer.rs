@@ -1,12 +1,12 @@
 //! The tests of crates under one of the compiler's sanitizers.
 //!
-//! The standard library is built with the sanitizer too, and so is the C code of the codecs, with
-//! zstd's assembler routines switched off for their C equivalents. GCC and Clang both make objects
+//! The standard library is also built with the sanitizer, and so is the C code of the codecs, with
+//! zstd's assembler routines replaced by their C equivalents. GCC and Clang both make objects
 //! that the runtime of the Rust compiler understands. rustix makes its system calls through libc,
-//! where the sanitizer sees them: told of no `munmap`, it takes a reused address for a race.
+//! where the sanitizer sees them: if it missed a `munmap`, it would take a reused address for a race.
 //!
-//! Tests that cannot run under a sanitizer are left out by name, one by one. The examples in
-//! documentation are not run.
+//! Tests that cannot run under a sanitizer are excluded by name, one by one. Doc examples are not
+//! run.
 
 use serde_json::Value;
 
@@ -45,18 +45,18 @@ pub(crate) const WHOLE: &[Crate] = &[
 const PROGRAMS_LEFT_OUT: &[&str] = &[
     // Replaces `malloc`, as the sanitizer does.
     "no_alloc",
-    // Holds the process's whole resident set to the store's figures: the sanitizer's own memory
-    // comes on top.
+    // Compares the process's whole resident set with the store's figures: the sanitizer's own
+    // memory comes on top.
     "resident_set",
 ];
 
 /// Tests that no sanitizer can run, by a part of their path.
 const TESTS_LEFT_OUT: &[&str] = &[
-    // Pages that the system will not take back: the sanitizer's `mlock` does nothing.
+    // Needs pages that the system cannot take back: the sanitizer's `mlock` does nothing.
     "mmap::tests::locked::",
-    // Little address space: shadow memory needs terabytes of it.
+    // Limits the address space: shadow memory needs terabytes of it.
     "no_address_space_is_an_error",
-    // The process to be sampled is a test program too. Its shadow memory is mapped whole, and the
+    // The sampled process is a test program, too. All its shadow memory is mapped, and the
     // page map of terabytes takes minutes to hours to read.
     "a_large_process_is_sampled",
     "a_stopped_target_stays_stopped",
@@ -69,12 +69,12 @@ pub(crate) struct Sanitizer {
     pub(crate) job: &'static str,
     /// As in `-Zsanitizer=`.
     pub(crate) name: &'static str,
-    /// What the sanitizer's runtime is told: a variable and its value.
+    /// Options for the sanitizer's runtime: a variable and its value.
     pub(crate) options: Option<(&'static str, &'static str)>,
 }
 
 impl Sanitizer {
-    /// Tests those of `crates` that were `asked` for; all of them if none was.
+    /// Tests the `crates` that are in `asked`; all of them if `asked` is empty.
     pub(crate) fn run(&self, ws: &Workspace, crates: &[Crate], asked: &[String]) -> Result<()> {
         let names: Vec<&str> = crates.iter().map(|&(name, _)| name).collect();
         let wanted = libtest::choose(self.job, &names, asked)?;
@@ -112,7 +112,7 @@ impl Sanitizer {
 }
 
 /// The arguments that choose a package's test programs: its unit tests and every integration
-/// test that is not left out and requires no feature but these.
+/// test that is not excluded and requires none but these features.
 fn programs(package: &Value, features: &str) -> Vec<String> {
     let has = |feature: &str| features.split([' ', ',']).any(|given| given == feature);
     let mut args = Vec::new();

@@ -1,9 +1,9 @@
-//! Cargo's subcommands that a job needs, installed if they are missing.
+//! Installs the cargo subcommands that a job needs if they are missing.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 
-/// Has `cargo NAME` be there.
+/// Makes sure that `cargo NAME` is installed.
 pub(crate) fn ensure(name: &str) -> Result<()> {
     if Cmd::line(&format!("cargo {name} --version")).succeeds() {
         return Ok(());

@@ -1,7 +1,7 @@
-//! The house rules that a machine can see, one file a rule.
+//! The house rules that a machine can check, one file per rule.
 //!
-//! A rule is a plain function from a file, or from what `cargo metadata` says, to findings. The
-//! files are git's: tracked ones and new ones alike, ignored ones not.
+//! A rule is a plain function from a file, or from the output of `cargo metadata`, to findings. It
+//! sees tracked and new files, and none that git ignores.
 
 mod arrows;
 mod attributes;
@@ -83,8 +83,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
 }
 
-/// Path and text of every file that git tracks or would track; files that are not UTF-8 hold no
-/// rules, and a tracked file that was deleted is not there to check.
+/// Path and text of every file that git tracks or would track. Files that are not UTF-8 and tracked
+/// files that were deleted are skipped.
 fn project_files() -> Result<Vec<(String, String)>> {
     let listed = Cmd::line("git ls-files -co --exclude-standard -z").capture()?;
     let mut files = Vec::new();
@@ -99,8 +99,8 @@ fn project_files() -> Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-/// The Rust files, with those marked as test code that a `#[cfg(test)] mod name;` elsewhere
-/// brings in.
+/// The Rust files. Those that a `#[cfg(test)] mod name;` elsewhere declares are marked as test
+/// code.
 fn rust_sources(files: Vec<(String, String)>) -> Vec<Source> {
     let mut sources: Vec<Source> = files
         .into_iter()
@@ -117,12 +117,12 @@ fn rust_sources(files: Vec<(String, String)>) -> Vec<Source> {
     sources
 }
 
-/// Whether `path` is the module at `stem` (`a/b` for `a/b.rs` or `a/b/mod.rs`) or lies below it.
+/// Whether `path` is the module at `stem` (`a/b` for `a/b.rs` or `a/b/mod.rs`) or below it.
 fn belongs_to(path: &str, stem: &str) -> bool {
     path.strip_prefix(stem).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
-/// No lines, for the rules' own tests.
+/// No lines, for the rules' tests.
 #[cfg(test)]
 const NONE: [usize; 0] = [];
 

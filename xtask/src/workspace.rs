@@ -1,4 +1,4 @@
-//! Where the workspace is and what `cargo metadata` says of it.
+//! The workspace's root and its `cargo metadata`.
 
 use std::path::{Path, PathBuf};
 
@@ -43,16 +43,15 @@ impl Workspace {
         list(&self.metadata["packages"])
     }
 
-    /// Builds every program and example in the test profile: optimised a little, with the code's own
-    /// assertions, and from what `cargo test --workspace` has built already. Returns the folder of the
-    /// programs.
+    /// Builds every program and example in the test profile: lightly optimised, with debug assertions,
+    /// reusing the artifacts of `cargo test --workspace`. Returns the folder of the programs.
     pub(crate) fn build_for_tests(&self) -> Result<PathBuf> {
         Cmd::line("cargo build --workspace --bins --examples --profile test").run()?;
         Ok(PathBuf::from(self.target_dir("debug")))
     }
 
     /// A directory under the target directory for builds with other flags, so that they do not
-    /// throw away what the usual builds made.
+    /// replace the artifacts of the usual builds.
     pub(crate) fn target_dir(&self, name: &str) -> String {
         let target = self.metadata["target_directory"].as_str().unwrap_or("target");
         Path::new(target).join(name).display().to_string()
@@ -72,17 +71,17 @@ pub(crate) fn metadata(args: &[&str]) -> Result<Value> {
     }
 }
 
-/// The elements of a JSON array; none of anything else.
+/// The elements of a JSON array; empty for any other value.
 pub(crate) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// A JSON string, or the empty one.
+/// A JSON string; empty for any other value.
 pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The integration tests of a package that need no feature but those for which `has` holds.
+/// The integration tests of a package whose required features all satisfy `has`.
 pub(crate) fn integration_tests(
     package: &Value,
     has: impl Fn(&str) -> bool,
@@ -93,7 +92,7 @@ pub(crate) fn integration_tests(
         .map(|target| text(&target["name"]))
 }
 
-/// Whether a package of `cargo metadata` has a library target for others: one that is published.
+/// Whether a package of `cargo metadata` is published and has a library target.
 pub(crate) fn is_library(package: &Value) -> bool {
     package["publish"].is_null()
         && list(&package["targets"]).any(|t| list(&t["kind"]).any(|k| k == "lib"))

@@ -1,6 +1,6 @@
-//! What somebody who knows the packages only would write: stores of every kind that the features
-//! allow, with pages stored, loaded and compared. Ends with a line on the standard output, or with
-//! an error and exit status 1.
+//! A program written against the packages alone: stores of every kind that the features
+//! allow, with pages stored, loaded and compared. Prints a line at the end, or fails with an error
+//! and exit status 1.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use zpool_pages::HeapPages;
 use zram::Zram;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// Runs of equal bytes as a count and the byte: a codec that no package has.
+/// A codec that no package has: encodes runs of equal bytes as a count and the byte.
 #[derive(Debug, Clone)]
 struct RunLength;
 
@@ -36,7 +36,11 @@ impl CompressorCtx for RunLength {
         let mut len = 0;
         for run in src.chunk_by(|a, b| a == b).flat_map(|run| run.chunks(255)) {
             let to = dst.get_mut(len..len + 2);
-            let to = to.ok_or(CompressorError::OutputTooSmall { codec: "run-length", src_len, capacity })?;
+            let to = to.ok_or(CompressorError::OutputTooSmall {
+                codec: "run-length",
+                src_len,
+                capacity,
+            })?;
             to.copy_from_slice(&[run.len() as u8, run[0]]);
             len += 2;
         }
@@ -45,7 +49,7 @@ impl CompressorCtx for RunLength {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         let mut at = 0;
         for run in src.chunks_exact(2) {
-            // What this very codec wrote; bytes beyond the page are left out.
+            // Input that this codec wrote; bytes beyond the page are ignored.
             let end = (at + usize::from(run[0])).min(dst.len());
             dst[at..end].fill(run[1]);
             at = end;
@@ -65,7 +69,7 @@ fn page(number: usize) -> Page {
     page
 }
 
-/// Stores, loads and takes away; how many pages were compared.
+/// Stores, loads and removes pages; returns how many were compared.
 fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     const PAGES: usize = 300;
     for number in 0..PAGES {
@@ -85,7 +89,7 @@ fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     Ok(PAGES)
 }
 
-/// Writes, reads and discards; how many pages were compared.
+/// Writes, reads and discards pages; returns how many were compared.
 fn exercise_disk(disk: &Zram) -> Result<usize, Box<dyn Error>> {
     const PAGES: usize = 200;
     for number in 0..PAGES {
@@ -105,7 +109,7 @@ fn exercise_disk(disk: &Zram) -> Result<usize, Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut compared = 0;
 
-    // Without any feature: a backend over the heap and a compressor, both brought along.
+    // Without any feature: a backend over the heap and this program's compressor.
     let mut zpools = zpool_api::Registry::new();
     zpools.register("mine", |_| {
         let pool: Arc<dyn Zpool> = Arc::new(zbud::Zbud::new(Arc::new(HeapPages::new()))?);
@@ -134,7 +138,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     compared += exercise(&store)?;
 
-    // With the defaults: all that is built in, and the store that asks for nothing.
+    // With the defaults: every built-in backend and compressor, and a store without any setting.
     #[cfg(feature = "defaults")]
     {
         let sample = measure::PageSet::load(&[], 16 << 20)?;
@@ -147,8 +151,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         compared += exercise(&Zswap::builder().build()?)?;
         compared += exercise_disk(&Zram::builder().disksize(1 << 30).build()?)?;
-        let (zpools, codecs) =
-            (zswap_core::builtin::zpools(), zswap_core::builtin::compressors());
+        let (zpools, codecs) = (zswap_core::builtin::zpools(), zswap_core::builtin::compressors());
         for zpool in zpools.names() {
             for codec in codecs.names() {
                 let store = Zswap::builder().zpool(zpool).compressor(codec).build()?;

@@ -1,9 +1,9 @@
-//! How dense a store stays: pages are read, overwritten, dropped and stored anew, their kinds and
-//! sizes drift, and what the pool holds for each compressed byte is noted all along, without
+//! How dense a store stays: pages are read, overwritten, dropped and stored again, their kinds and
+//! sizes drift, and the pool bytes for each compressed byte are recorded throughout, without
 //! compaction, with compaction on demand, and with the background compactor.
 //!
-//! Density is no time, so the modes run at once, each in a thread and a store of its own. Every page
-//! that is read is compared whole.
+//! Density does not depend on time, so the modes run at once, each with its own threads and store. Every
+//! page that is read is compared whole.
 
 mod churn;
 mod content;
@@ -48,15 +48,15 @@ pub(crate) struct Args {
     zpool: String,
     #[arg(long, default_value = "lz4")]
     compressor: String,
-    /// Writes one object a line for each sample.
+    /// Writes one JSON object per line for each sample.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Raw pages, or .zst files of them; the built-in sample without any.
     files: Vec<PathBuf>,
 }
 
-/// Whether the background compactor kept the pool as dense as is asked, if it was among the modes and
-/// the run was no quick one.
+/// Whether the background compactor kept the pool as dense as required; true if it was not among the
+/// modes or the run was a quick one.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let contents = {
         let set = PageSet::load(&args.files, LIMIT)?;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     let (text, holds) = verdict::render(&churned);
     print!("{text}");
-    // In a first look pages change a hundred times as fast: it is told, and nothing hangs on it.
+    // In a quick run pages change a hundred times as fast: its verdict is printed but does not count.
     Ok(holds || args.quick)
 }
 

@@ -1,4 +1,4 @@
-//! Other people's codecs of the LZ4 format, as this project's codecs are called.
+//! Third-party codecs of the LZ4 format behind this project's codec trait.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use measure::Page;
 
 use crate::error::Result;
 
-/// The codec of this name, of this project or one of the others.
+/// The codec of this name, this project's or a third party's.
 pub(crate) fn build(name: &str) -> Result<Arc<dyn Compressor>> {
     Ok(match name {
         "lz4_flex" => Arc::new(Lz4Flex),
@@ -81,8 +81,8 @@ impl CompressorCtx for Lz4FlexCtx {
     }
 }
 
-/// The LZ4 of trueno-zram-core by its quickest calls. What compresses returns a vector of its own,
-/// whose copy into the output is counted: nobody can have the bytes elsewhere without it.
+/// The LZ4 of trueno-zram-core by its fastest calls. Compression returns a new vector; the copy
+/// into the output counts, since no caller can avoid it.
 #[derive(Debug)]
 struct Trueno;
 

@@ -1,4 +1,4 @@
-//! Who takes part, by name.
+//! The contestants, by name.
 
 use measure::{Contestant, Name};
 
@@ -12,10 +12,10 @@ use crate::store::Store;
 const ZPOOLS: &[&str] = &["zsmalloc", "z3fold", "zbud"];
 const CODECS: &[&str] = &["lz4", "lz4hc", "zstd", "deflate"];
 
-/// What kind of thing keeps the pages.
+/// What keeps the pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// Nothing does: the codec alone, from buffer to buffer.
+    /// Nothing: the codec alone, from buffer to buffer.
     Codec,
     Store,
     Disk {
@@ -28,11 +28,11 @@ pub(crate) enum Kind {
     KernelZswap,
 }
 
-/// One that takes part.
+/// One contestant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
-    /// The backend, of this project's.
+    /// The backend, for contestants of this project.
     pub(crate) zpool: Option<&'static str>,
     pub(crate) compressor: String,
 }
@@ -57,12 +57,12 @@ impl Entry {
         Name { contestant, zpool, compressor }
     }
 
-    /// As it is told and asked for: `zswap-core/zsmalloc/lz4`.
+    /// Its name in output and arguments: `zswap-core/zsmalloc/lz4`.
     pub(crate) fn name(&self) -> String {
         self.parts().to_string()
     }
 
-    /// The bare codec that its times are told in multiples of; none where it is not built in.
+    /// The bare codec against which its times are taken; `None` if that is not built in.
     pub(crate) fn codec(&self) -> Option<&str> {
         match self.compressor.as_str() {
             "lz4_flex" | "trueno-zram-core" => Some("lz4"),
@@ -73,13 +73,13 @@ impl Entry {
         }
     }
 
-    /// The contestants of this project that stand beside it.
+    /// The contestants of this project that it is compared with.
     pub(crate) fn beside(&self) -> Vec<Entry> {
         let store = Entry::new(Kind::Store, Some("zsmalloc"), "lz4");
         let disk = |unit| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4");
         match self.kind {
             Kind::Codec if self.codec() == Some(&self.compressor) => Vec::new(),
-            // A codec is no store: what it stands beside is the codec that the store has.
+            // A codec is not a store: it is compared with the store's codec.
             Kind::Codec => vec![Entry::new(Kind::Codec, None, "lz4")],
             Kind::Store | Kind::Disk { .. } => Vec::new(),
             Kind::Map(_) | Kind::KernelZswap => vec![store],
@@ -96,11 +96,11 @@ impl Entry {
         }
     }
 
-    /// Sets it up for so many pages.
+    /// Sets it up for this many pages.
     ///
     /// # Errors
     ///
-    /// Also for a codec alone, which keeps nothing.
+    /// If the set-up fails; always for a codec alone, which keeps nothing.
     pub(crate) fn build(&self, pages: usize) -> Result<Box<dyn Contestant<Error>>> {
         let codec = self.compressor.as_str();
         let zpool = self.zpool.unwrap_or("zsmalloc");
@@ -164,7 +164,7 @@ fn kernel_entries(zram: &[String], zswap: &[String]) -> Vec<Entry> {
     all
 }
 
-/// Everybody who can take part here, and why others cannot.
+/// All contestants that can run here, and why others cannot.
 pub(crate) fn all() -> (Vec<Entry>, Vec<String>) {
     let mut absent = Vec::new();
     let mut offered = |who: &str, algorithms: Result<Vec<String>, String>| {

@@ -1,4 +1,4 @@
-//! What can keep a contestant from its turn, with the value that was wrong and what to do.
+//! The errors of a run, with the value that was wrong and what to do.
 
 use std::io;
 
@@ -12,10 +12,10 @@ pub(crate) enum Error {
     #[error(transparent)]
     Compressor(#[from] compressors::CompressorError),
 
-    #[error("no contestant is named {name:?}; `run --list` names them all")]
+    #[error("no contestant is named {name:?}; `run --list` lists all names")]
     UnknownContestant { name: String },
 
-    #[error("nothing to run: no contestant's name contains {only:?}; `run --list` names them all")]
+    #[error("nothing to run: no contestant's name contains {only:?}; `run --list` lists all names")]
     NoContestant { only: String },
 
     #[error("{pages} pages are too few; give files with at least {least} that are not same-filled")]
@@ -45,32 +45,32 @@ pub(crate) enum Error {
     #[error("the turn of {name} ended with {status}: {said}")]
     Turn { name: String, status: std::process::ExitStatus, said: String },
 
-    #[error("the turn of {name} did not tell its figures as they should be: {source}")]
+    #[error("the turn of {name} printed malformed figures: {source}")]
     TurnResult { name: String, source: serde_json::Error },
 
     #[error("{path} is not the JSON of a run: {source}")]
     Run { path: String, source: serde_json::Error },
 
-    #[error("{path} holds no contestant; give what a run wrote by --json")]
+    #[error("{path} holds no contestant; give the file that a run wrote with --json")]
     EmptyRun { path: String },
 
     #[error("line {line} of {path} is not a sample of an aging run: {source}")]
     Sample { path: String, line: usize, source: serde_json::Error },
 
     #[error(
-        "{page}: the marker line `{marker}` {problem}; every generated part stands once, between \
-         its two marker lines"
+        "{page}: the marker line `{marker}` {problem}; each generated part must be there once, \
+         between its two marker lines"
     )]
     Marker { page: String, marker: String, problem: &'static str },
 }
 
 impl Error {
-    /// Something could not be had, for this reason.
+    /// A contestant could not be set up, for this reason.
     pub(crate) fn setup(reason: impl ToString) -> Self {
         Error::Setup { reason: reason.to_string() }
     }
 
-    /// A store, a load or the like did not do what it is for.
+    /// A store, a load or another operation of a contestant failed.
     pub(crate) fn keeps(what: &'static str, page: usize, reason: impl ToString) -> Self {
         Error::Keeps { what, page, reason: reason.to_string() }
     }

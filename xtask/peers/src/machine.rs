@@ -1,4 +1,4 @@
-//! Where it was measured: processor, memory, kernel.
+//! The machine of a run: processor, memory, kernel.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,12 @@ pub(crate) struct Machine {
     pub(crate) processors: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
-    /// What the system says of huge pages; the one in brackets holds.
+    /// The system's setting of huge pages; the one in brackets is active.
     pub(crate) transparent_hugepage: String,
 }
 
 impl Machine {
-    /// This one. What it does not tell is empty.
+    /// This machine. Fields that the system does not report are empty.
     pub(crate) fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let line = |text: &str, key: &str| {
@@ -23,7 +23,7 @@ impl Machine {
         let memory = line(&read("/proc/meminfo"), "MemTotal");
         let kib: u64 = memory.trim_end_matches("kB").trim().parse().unwrap_or(0);
         let release = read("/proc/sys/kernel/osrelease");
-        // The version; what follows names whoever built it.
+        // The version; the rest names its builder.
         let version = |c: char| c.is_ascii_digit() || c == '.';
         Machine {
             processor: line(&read("/proc/cpuinfo"), "model name"),

@@ -1,11 +1,11 @@
-//! This project beside whatever else would keep the same pages: the bare codec, a concurrent map of
+//! Compares this project with alternatives that keep the same pages: the bare codec, a concurrent map of
 //! boxed blocks over three allocators, other codecs, and the zram and zswap of the running kernel.
 //!
-//! Every turn of a contestant runs in a process of its own, so that what one leaves behind in a heap
-//! is not counted with the next; `run` starts them in rotated order and puts together what they
-//! found. `aging` is about this project alone: how dense a store stays while its pages change. `report`
-//! makes a page of both. `cargo xtask bench --peers`, `cargo xtask aging` and `cargo xtask report` are the
-//! ways in.
+//! Every turn of a contestant runs in a separate process, so that memory one leaves in a heap
+//! is not counted for the next; `run` starts them in rotated order and combines their figures.
+//! `aging` measures this project alone: how dense a store stays while its pages change. `report`
+//! writes a page from both. Start them with `cargo xtask bench --peers`, `cargo xtask aging` and
+//! `cargo xtask report`.
 
 mod aging;
 mod bare;
@@ -40,7 +40,7 @@ struct Cli {
 enum Verb {
     /// All contestants, round by round, and a table at the end.
     Run(run::Args),
-    /// One turn of one contestant, told on the standard output for `run`.
+    /// One turn of one contestant; prints its figures on the standard output for `run`.
     Turn(turn::Args),
     /// How dense a store stays while its pages change.
     Aging(aging::Args),

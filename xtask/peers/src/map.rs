@@ -1,8 +1,8 @@
 //! The naive store: a sharded concurrent map from page number to a boxed LZ4 block, over one of three
 //! allocators.
 //!
-//! The blocks come from the allocator that is asked for; the map's own tables come from the
-//! system's. Compression is that of every other contestant: the same liblz4, with the same calls.
+//! The blocks come from the chosen allocator; the map's own tables come from the system's. It
+//! compresses as every other contestant: the same liblz4, with the same calls.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::marker::PhantomData;
@@ -20,7 +20,7 @@ use crate::source::PAGE;
 pub(crate) trait Heap: 'static {
     const ALLOC: &'static (dyn GlobalAlloc + Sync);
 
-    /// Gives back to the system what it can.
+    /// Returns to the system what it can.
     fn purge();
 }
 
@@ -66,7 +66,7 @@ impl Heap for Mimalloc {
     }
 }
 
-/// Has every allocator give back what it can.
+/// Has every allocator return what it can.
 pub(crate) fn purge_all() {
     Libc::purge();
     Jemalloc::purge();
@@ -82,7 +82,7 @@ struct Block<H: Heap> {
 
 // SAFETY: a block owns its bytes, as a `Box<[u8]>` does.
 unsafe impl<H: Heap> Send for Block<H> {}
-// SAFETY: and gives them out by shared reference only.
+// SAFETY: a shared block gives out its bytes by shared reference only.
 unsafe impl<H: Heap> Sync for Block<H> {}
 
 impl<H: Heap> Block<H> {
@@ -91,13 +91,13 @@ impl<H: Heap> Block<H> {
         let layout = Layout::array::<u8>(bytes.len().max(1)).map_err(|_| no_memory())?;
         // SAFETY: the layout is of one byte or more.
         let to = NonNull::new(unsafe { H::ALLOC.alloc(layout) }).ok_or_else(no_memory)?;
-        // SAFETY: the heap has just given at least so many bytes, which nobody else has.
+        // SAFETY: the heap has just allocated at least that many bytes, which nobody else has.
         unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(Block { bytes: to, len: bytes.len(), heap: PhantomData })
     }
 
     fn get(&self) -> &[u8] {
-        // SAFETY: `of` wrote so many bytes there, and they are the block's until it is dropped.
+        // SAFETY: `of` wrote `len` bytes there, and they are the block's until it is dropped.
         unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
     }
 }
@@ -105,7 +105,7 @@ impl<H: Heap> Block<H> {
 impl<H: Heap> Drop for Block<H> {
     fn drop(&mut self) {
         if let Ok(layout) = Layout::array::<u8>(self.len.max(1)) {
-            // SAFETY: this heap gave these bytes for this very layout, and nobody has them any more.
+            // SAFETY: this heap allocated these bytes with the same layout, and no reference to them is left.
             unsafe { H::ALLOC.dealloc(self.bytes.as_ptr(), layout) };
         }
     }

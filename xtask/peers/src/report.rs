@@ -1,7 +1,7 @@
 //! A run and an aging run as a page: where a rival does better, tables, pictures.
 //!
-//! What is generated stands between marker lines; the rest of the page is kept. Nothing is written
-//! unless everything could be made.
+//! Generated text is between marker lines; the rest of the page is kept. Nothing is written
+//! unless all parts could be generated.
 
 mod aging;
 mod churn;
@@ -24,24 +24,24 @@ use self::markers::Part;
 use crate::error::{Error, Result};
 use crate::record::Record;
 
-/// A page with the parts that are not generated, and empty ones that are.
+/// A page with the handwritten parts, and empty generated ones.
 const FRESH: &str = include_str!("report/benchmarks.md");
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What `run` wrote by --json.
+    /// The file that `run` wrote with --json.
     #[arg(long, value_name = "FILE")]
     run: PathBuf,
-    /// What the aging run wrote by --json, on the same machine. Without it the page says that there
-    /// was none.
+    /// The file that the aging run wrote with --json, on the same machine. Without it the page says
+    /// that aging was not run.
     #[arg(long, value_name = "FILE")]
     aging: Option<PathBuf>,
-    /// The page; made if it is not there. Pictures go into a folder of its name beside it.
+    /// The page; created if it does not exist. Pictures go into a folder of its name beside it.
     #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
     page: PathBuf,
 }
 
-/// A picture's file name and what is in the file.
+/// A picture's file name and its content.
 type Picture = (&'static str, String);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         write(&folder.join(name), svg)?;
     }
     if modes.is_none() {
-        // The page does not show it any more.
+        // The page does not show it.
         let old = folder.join(CHURN);
         match fs::remove_file(&old) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -92,7 +92,7 @@ fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
     Error::System { what, path: path.display().to_string(), source }
 }
 
-/// Where and on what it was measured.
+/// The machine and the pages of the run.
 fn method(records: &[Record]) -> String {
     let Some(first) = records.first() else { return String::new() };
     let machine = &first.machine;
@@ -112,7 +112,7 @@ fn method(records: &[Record]) -> String {
     )
 }
 
-/// Everything that is generated. Pictures are shown from the folder `beside` the page.
+/// All generated parts. Pictures are linked from the folder `beside` the page.
 fn made(
     records: &[Record],
     modes: Option<&[Mode]>,
@@ -142,7 +142,7 @@ fn made(
     );
     let scatter = density::draw(&few, "Density against load cost", &against)?;
     let together = format!(
-        "Pages a second of all threads together, each thread on a processor of its own with an \
+        "Pages a second of all threads together, each thread on its own processor with an \
          equal share of the pages; on the right, the most threads against the fewest. {here}"
     );
     let rates = |title, part| scaling::draw(figures, &threads, title, &together, part);
@@ -181,7 +181,7 @@ fn made(
         Some(modes) => {
             let machine = here.split(". ").next().unwrap_or_default();
             let churned = format!(
-                "One store, whose pages are read, overwritten, freed and stored anew while their \
+                "One store, whose pages are read, overwritten, freed and stored again while their \
                  sizes drift; pool bytes and compressed bytes are the store's own statistics, \
                  metadata left out. {machine}."
             );

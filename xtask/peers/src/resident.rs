@@ -1,4 +1,4 @@
-//! What this process has resident beside files.
+//! The resident memory of this process, files excluded.
 
 use crate::error::{Error, Result};
 

@@ -1,5 +1,5 @@
-//! All contestants, round by round, each turn in a process of its own; the order is rotated from
-//! round to round, so that what drifts on the machine meets all of them alike.
+//! All contestants, round by round, each turn in a separate process; the order rotates from
+//! round to round, so that drift of the machine affects all of them alike.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,13 +29,13 @@ pub(crate) struct Args {
     /// Thread counts, with commas between them; 1,2,4 unless this or --quick is given.
     #[arg(long, value_delimiter = ',')]
     threads: Vec<usize>,
-    /// At most so many pages, evenly spread over the files.
+    /// At most this many pages, evenly spread over the files.
     #[arg(long, value_name = "PAGES")]
     most: Option<usize>,
     /// Only contestants whose name contains one of these, with commas between them.
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     only: Vec<String>,
-    /// Names them all and ends.
+    /// List all contestants and exit.
     #[arg(long)]
     list: bool,
     /// Writes one object for each contestant and thread count.
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     files: Vec<PathBuf>,
 }
 
-/// One contestant with so many threads.
+/// One contestant with one thread count.
 struct Contest {
     entry: Entry,
     threads: usize,
@@ -53,7 +53,7 @@ struct Contest {
     fault: Option<Error>,
 }
 
-/// Whether every page of this project's came back equal.
+/// Whether every page of this project's contestants came back equal.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let (all, absent) = contestants::all();
     let wanted = |entry: &Entry| {
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .collect();
     let count = contests.len();
     for round in 0..rounds {
-        // Coprime or not, each contest comes at another place in every round.
+        // Each contest has another place in every round.
         let first = round * count / rounds;
         for turn in 0..count {
             let contest = &mut contests[(first + turn) % count];
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
                 continue;
             }
             let name = contest.entry.name();
-            // The report is the same whether or not anybody sees how far it is.
+            // Progress only: the report does not depend on it.
             let _ = writeln!(
                 std::io::stderr(),
                 "round {} of {rounds}, {} of {count}: {name}, threads: {}",

@@ -1,5 +1,5 @@
-//! The pages that are kept: those of the files that are not same-filled, a whole number of the largest
-//! unit that any contestant takes at a time.
+//! The pages of a run: those of the files that are not same-filled, a multiple of the largest
+//! request of any contestant.
 
 use std::path::PathBuf;
 

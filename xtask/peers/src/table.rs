@@ -7,7 +7,7 @@ use measure::{Figures, Timing};
 use crate::contestants::Entry;
 use crate::machine::Machine;
 
-/// What is held against a rival: a name, how it is told, and the figure. Less is better.
+/// A figure that is compared with a rival's, and its name. Less is better.
 struct Measure {
     what: &'static str,
     of: fn(&Figures) -> Option<f64>,
@@ -42,7 +42,7 @@ pub(crate) struct Loss {
     pub(crate) theirs: f64,
 }
 
-/// Every case in which a rival does better than what stands beside it, the worst first.
+/// Every case in which a rival does better than its counterpart, the worst first.
 pub(crate) fn losses(figures: &[Figures]) -> Vec<Loss> {
     let mut all = Vec::new();
     for rival in figures {

@@ -1,5 +1,5 @@
-//! One turn in this process: memory is what the process grew by, all of it, or what the kernel says of
-//! its own.
+//! One turn in this process. Its memory is the whole growth of the process, or what the kernel reports for
+//! its own contestants.
 
 use std::path::PathBuf;
 
@@ -58,7 +58,7 @@ fn turn(entry: &Entry, set: &PageSet, threads: usize, round: u64) -> Result<Turn
     Ok(told)
 }
 
-/// A codec in the place of a contestant: nothing keeps its pages.
+/// A codec in place of a contestant: nothing keeps its pages.
 fn alone(
     codec: &dyn Compressor,
     beside: Option<&dyn Compressor>,
@@ -100,8 +100,8 @@ fn packed_bytes(codec: &dyn Compressor, set: &PageSet) -> Result<usize> {
     Ok(sum)
 }
 
-/// A contestant whose resident bytes are what this process grew by since before it was built, unless
-/// it says more of them itself.
+/// A contestant whose resident bytes are the growth of this process since before it was built, unless
+/// it reports its own.
 struct Grown {
     contestant: Box<dyn Contestant<Error>>,
     before: usize,
@@ -109,7 +109,7 @@ struct Grown {
 
 impl Grown {
     fn build(entry: &Entry, pages: usize) -> Result<Box<dyn Contestant<Error>>> {
-        // What was freed before would be handed out again and not be seen to be needed.
+        // Memory freed before would be reused, and not count as growth.
         crate::map::purge_all();
         let before = resident::anonymous()?;
         let contestant = entry.build(pages)?;

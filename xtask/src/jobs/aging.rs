@@ -1,5 +1,5 @@
-//! Whether a store stays dense: 100 million operations whose pages' kinds and sizes drift, without
-//! compaction, with it on demand, and in the background.
+//! Tests whether a store stays dense over 100 million operations while the kinds and sizes of its pages
+//! drift: without compaction, with compaction on demand, and in the background.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A million operations in each mode, for a first look.
+    /// A million operations in each mode, for a first impression.
     #[arg(long)]
     quick: bool,
-    /// Writes one object a line for each of some 2000 moments in each mode.
+    /// Writes one JSON object per line for each of some 2000 samples in each mode.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout

@@ -1,4 +1,4 @@
-//! The whole test suite under AddressSanitizer and its leak checker, the C codecs with it.
+//! The whole test suite under AddressSanitizer and its leak checker, including the C codecs.
 
 use crate::error::Result;
 use crate::sanitizer::{self, Sanitizer};
@@ -7,8 +7,8 @@ use crate::workspace::Workspace;
 const ADDRESS: Sanitizer = Sanitizer {
     job: "asan",
     name: "address",
-    // libdeflate includes a template for each instruction set. GCC makes one of the equal tables
-    // that come with it, and registers it once for each.
+    // libdeflate includes a template for each instruction set. GCC merges the equal tables of its
+    // instances, and registers the merged one once for each.
     options: Some(("ASAN_OPTIONS", "detect_odr_violation=0")),
 };
 

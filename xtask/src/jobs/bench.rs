@@ -1,7 +1,7 @@
 //! The criterion benches on real pages, and a closing table in multiples of a mutex pair.
 //!
-//! Times differ between machines and from one minute to the next; what was timed in the same run as
-//! an uncontended mutex lock and unlock can be compared by its multiples of that.
+//! Times differ between machines and from one minute to the next. Multiples of an uncontended mutex
+//! lock and unlock from the same run can be compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,25 +13,25 @@ use crate::error::{Error, Result};
 use crate::jobs::peers;
 use crate::workspace::Workspace;
 
-/// The bench that the others are measured by.
+/// The bench that is the unit of the others.
 const UNIT: &str = "mutex pair";
-/// Where real pages are looked for, from the workspace's root.
+/// Where to search for real pages, from the workspace's root.
 const CORPUS: &str = "../shared/corpus";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// This project beside the bare codec, maps of boxed blocks, other codecs and, where the system
-    /// has them and lets us, the kernel's zram and zswap; where we lose comes first. Instead of the
-    /// criterion benches.
+    /// Instead of the criterion benches, compare this project with the bare codec, maps of boxed
+    /// blocks, other codecs and, where the system has them and lets us, the kernel's zram and
+    /// zswap; where we lose comes first.
     #[arg(long, conflicts_with = "smoke")]
     peers: bool,
     /// With --peers: writes one object for each contestant and thread count.
     #[arg(long, value_name = "FILE", requires = "peers")]
     json: Option<PathBuf>,
-    /// A tenth of the time, for a first look.
+    /// A tenth of the time, for a first impression.
     #[arg(long)]
     quick: bool,
-    /// Run each bench once, without a time: whether they work.
+    /// Run each bench once, untimed, to see whether it works.
     #[arg(long, conflicts_with = "quick")]
     pub(crate) smoke: bool,
     /// Only benches whose name contains this, and the mutex pair; with --peers, only contestants.
@@ -44,12 +44,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// As CI runs it.
+    /// The arguments that CI uses.
     pub(crate) fn smoke() -> Self {
         Args { smoke: true, ..Args::default() }
     }
 
-    /// The run of the whole system, its figures written to `json`.
+    /// Runs the contestants of `xtask/peers` and writes their figures to `json`.
     pub(crate) fn whole_system(json: PathBuf) -> Self {
         Args { peers: true, json: Some(json), ..Args::default() }
     }
@@ -108,16 +108,16 @@ pub(crate) fn pages(ws: &Workspace, given: &[PathBuf]) -> Vec<PathBuf> {
     files
 }
 
-/// `text` as a regular expression that matches nothing else.
+/// A regular expression that matches `text` literally.
 fn escaped(text: &str) -> String {
     let special = |c: char| !c.is_alphanumeric() && !c.is_whitespace() && c != '/' && c != '_';
     text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
-/// A bench's name and the mean of its time, nanoseconds.
+/// A bench's name and its mean time in nanoseconds.
 type Time = (String, f64);
 
-/// Reads what criterion wrote of this run: a folder `new` for each bench.
+/// Reads criterion's output of this run: a folder `new` for each bench.
 fn collect(folder: &Path, times: &mut Vec<Time>) -> Result<()> {
     let failed = |source| Error::Read { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(failed)? {

@@ -1,4 +1,4 @@
-//! Every other job in turn, the quick ones first, with a time for each and one line at the end.
+//! Every other job in turn, the quick ones first, with a time for each and a summary line at the end.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Go on after a step that fails, and fail at the end.
+    /// Continue after a step that fails, and fail at the end.
     #[arg(long)]
     keep_going: bool,
-    /// Leave this step out; may be given several times.
+    /// Skip this step; may be given several times.
     #[arg(long, value_name = "STEP", value_parser = step_names())]
     skip: Vec<String>,
 }

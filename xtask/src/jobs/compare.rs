@@ -1,5 +1,5 @@
-//! The main job on a small real input: `zswap compare` over the built-in sample, with its JSON
-//! read back and held against what the format promises; then its trials of switching and writeback.
+//! The main job on a small real input: `zswap compare` over the built-in sample, whose JSON is
+//! read back and checked against the format; then its trials of switching and writeback.
 
 use serde_json::Value;
 
@@ -34,8 +34,8 @@ pub(crate) fn run() -> Result<()> {
     .run()
 }
 
-/// Runs `cmd`, a `zswap compare --json`, and checks every object of what it prints; with
-/// `compressor`, that every object is about that one.
+/// Runs `cmd`, a `zswap compare --json`, and checks every object that it prints; with
+/// `compressor`, also that every object is about that one.
 pub(crate) fn check(cmd: &Cmd, compressor: Option<&str>) -> Result<()> {
     let output = cmd.capture()?;
     let value: Value = serde_json::from_str(&output)
@@ -52,7 +52,7 @@ pub(crate) fn check(cmd: &Cmd, compressor: Option<&str>) -> Result<()> {
     }
 }
 
-/// What is wrong with a report, one line each.
+/// The problems of a report, one line each.
 fn problems(report: &Value, compressor: Option<&str>) -> Vec<String> {
     let Some(pairs) = report.as_array() else {
         return vec!["the report is not a JSON array; print one object a pair".to_owned()];
@@ -94,7 +94,7 @@ fn pair_problems(pair: &Value, compressor: Option<&str>) -> Vec<String> {
     }
     need(pair["verified"] == true, "`verified` must be true: a page came back changed".to_owned());
     if let Some(name) = compressor {
-        need(pair["compressor"] == name, format!("`compressor` must be {name}, as was asked"));
+        need(pair["compressor"] == name, format!("`compressor` must be {name}, as requested"));
     }
     let count = |key: &str| pair[key].as_u64().unwrap_or_default();
     need(count("pages") > 0, "`pages` must not be zero: nothing was measured".to_owned());

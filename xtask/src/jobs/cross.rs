@@ -1,6 +1,6 @@
 //! Type-checks the crates that build no C code for other systems.
 //!
-//! A check needs the target's standard library only, no linker and no C compiler for it.
+//! A check needs only the target's standard library, no linker and no C compiler for it.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};

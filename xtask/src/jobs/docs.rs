@@ -1,4 +1,4 @@
-//! The documentation builds without a warning, the public test suite's too.
+//! The documentation of all crates builds without a warning.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

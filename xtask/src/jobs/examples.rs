@@ -1,6 +1,6 @@
-//! Every example of every crate: its tests, then the program itself as its head says to run it.
+//! Every example of every crate: its tests, then the program itself.
 //!
-//! They are found by listing the crates' `examples` folders, so that a new one cannot be forgotten. A
+//! The job lists the crates' `examples` folders, so that a new example cannot be forgotten. Each
 //! program checks its own results and fails if they are wrong.
 
 use std::fs;
@@ -25,12 +25,12 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     if ran == 0 {
         return Err(Error::NothingRan { krate: "examples".to_owned(), what: "example" });
     }
-    println!("examples: {ran} ran and found their results right");
+    println!("examples: {ran} ran with correct results");
     Ok(())
 }
 
-/// The examples in a folder, in order: files, and folders with a `main.rs`, as cargo finds them. None
-/// if there is no such folder.
+/// The examples in a folder, in order: files, and folders with a `main.rs`, as cargo finds them. Empty
+/// if the folder does not exist.
 fn examples_in(home: &Path) -> Result<Vec<String>> {
     let failed = |source| Error::Read { path: home.to_owned(), source };
     let entries = match fs::read_dir(home) {

@@ -1,4 +1,4 @@
-//! Tests of what is behind features that are off by default and need nothing installed.
+//! Tests of the features that are off by default and need nothing installed.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Formatting, checked and not changed.
+//! Checks the formatting without changing it.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

@@ -1,12 +1,12 @@
-//! Every fuzz target for a while, from the committed seeds and whatever was found before.
+//! Every fuzz target for a while, from the committed seeds and the inputs found before.
 //!
 //! The corpus that grows from run to run is `fuzz/corpus`, which is not committed. A finding fails
-//! the job and is told with the command that runs it again; its input, in `fuzz/artifacts`, is the
-//! first that every later run tries.
+//! the job, which prints the command to reproduce it; later runs try its input, in
+//! `fuzz/artifacts`, first.
 //!
-//! With `--resume` a target runs in slices, and a ledger keeps how many seconds it has had. They
-//! are the built binary's: one built from other sources starts at none. A stop loses at most a
-//! slice, and a finding all that the binary had.
+//! With `--resume` a target runs in slices, and a ledger counts its seconds. They belong to the
+//! built binary: one built from other sources starts at zero. A stop loses at most a slice. A
+//! finding clears all seconds of the binary.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::workspace::{self, Workspace, text};
 
 pub(crate) const TARGETS: &[&str] =
     &["zpool_ops", "decompress", "zswap_ops", "zram_ops", "nbd_stream"];
-/// What `ci` gives each target.
+/// Seconds for each target in `ci`.
 const CI_SECONDS: u64 = 12;
 /// Seconds between two entries in the ledger.
 const SLICE_SECONDS: u64 = 60;
@@ -34,8 +34,8 @@ pub(crate) struct Args {
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
-    /// Count the seconds that the same binary had in earlier runs with this option, and run only
-    /// what is left of them; stopped, it loses at most its last 60 s.
+    /// Count the seconds that the same binary ran earlier with this option, and run only the
+    /// remainder; a stop loses at most the last 60 s.
     #[arg(long)]
     pub(crate) resume: bool,
 }
@@ -72,7 +72,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs slices of `target` until the state that `build` makes has had `wanted` seconds.
+/// Runs slices of `target` until the state that `build` returns has run `wanted` seconds.
 fn resume(
     ledger: &mut Ledger,
     target: &str,
@@ -88,19 +88,19 @@ fn resume(
         }
         let seconds = SLICE_SECONDS.min(wanted - had);
         if let Err(finding) = slice(seconds) {
-            // What found nothing before proves nothing any more.
+            // Earlier runs that found nothing prove nothing now.
             ledger.forget(target)?;
             return Err(finding);
         }
-        // A slice builds what it runs: with sources that were changed meanwhile it was not, or
-        // not surely, this state that ran.
+        // A slice builds what it runs: if the sources changed meanwhile, it may have run another
+        // state.
         if build(target)? == state {
             ledger.set(target, &state, had + seconds)?;
         }
     }
 }
 
-/// Builds a target and says what tells its binary from every other.
+/// Builds a target and returns a string that identifies its binary.
 fn build(target: &str) -> Result<String> {
     let rustc = Cmd::line("rustc +nightly -vV").quiet()?;
     let host = rustc.lines().find_map(|l| l.strip_prefix("host: ")).unwrap_or_default();
@@ -116,7 +116,7 @@ fn build(target: &str) -> Result<String> {
 
 /// Runs a target and returns how many inputs it executed.
 fn fuzz(target: &str, seconds: u64) -> Result<u64> {
-    // libFuzzer writes to standard error. What it finds it also tells how to run again.
+    // libFuzzer writes to standard error, including how to reproduce a finding.
     let line = format!(
         "exec cargo +nightly fuzz run {target} fuzz/corpus/{target} fuzz/seeds/{target} \
          fuzz/artifacts/{target} -- -print_final_stats=1 -rss_limit_mb=4096 \
@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// A ledger of its own for a test, in a directory that is removed at the end.
+    /// A ledger for one test, in a directory that is removed at the end.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -185,7 +185,7 @@ mod tests {
             ran.take()
         };
         assert_eq!(run(150), [60, 60, 30]);
-        assert!(run(150).is_empty(), "it has had them");
+        assert!(run(150).is_empty(), "all seconds have run");
         assert_eq!(run(170), [20]);
     }
 

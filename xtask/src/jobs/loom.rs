@@ -1,8 +1,8 @@
-//! Every loom model: each crate that depends on loom, its unit models and its `loom_*` tests.
+//! Every loom model: the unit models and the `loom_*` tests of each crate that depends on loom.
 //!
-//! Models live in modules or tests whose path contains `loom`; the filter picks them by that
-//! name, since other tests cannot run outside a model once loom's types are switched in. A
-//! crate that runs none fails, so that a renamed module does not pass by running nothing.
+//! Models live in modules or tests whose path contains `loom`. The filter selects them by that
+//! name, since other tests cannot run outside a model once loom's types are in use. A
+//! crate that runs no model fails, so that a renamed module does not pass by running nothing.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often a model may switch away from a thread that could go on (LOOM_MAX_PREEMPTIONS).
+    /// How often a model may preempt a runnable thread (LOOM_MAX_PREEMPTIONS).
     #[arg(long, default_value_t = 3)]
     pub(crate) preemptions: usize,
     /// Only this crate; may be given several times.
@@ -59,11 +59,11 @@ fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
     let cmd = Cmd::line("cargo test --release -p")
         .arg(package)
         .env("RUSTFLAGS", "--cfg loom")
-        // Optimised, but with the code's own assertions: a model that breaks one fails.
+        // Optimised, but with debug assertions: a model that breaks one fails.
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("LOOM_MAX_PREEMPTIONS", args.preemptions.to_string())
         .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
-    // The models need no codec, and so no C library built a second time.
+    // The models need no codec, so no C library is built a second time.
     if ["zswap-core", "zpage"].contains(&package) {
         cmd.args(["--no-default-features", "--features", "zbud"])
     } else {

@@ -1,7 +1,7 @@
 //! The allocators and the store under Miri, with strict provenance.
 //!
-//! Crates run without their C code, which Miri cannot execute. On request also for a 32-bit and
-//! for a big-endian target, where the packed words and the size arithmetic are put to the test.
+//! Crates run without their C code, which Miri cannot execute. On request they also run for a
+//! 32-bit and a big-endian target, which test the packed words and the size arithmetic.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -13,7 +13,7 @@ use crate::workspace::{Workspace, integration_tests};
 /// A 32-bit and a big-endian target.
 const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
-/// Stands for the integration tests of a crate that need no feature.
+/// Placeholder for the integration tests of a crate that need no feature.
 const TESTS: &str = "TESTS";
 
 /// The slowest first, since several run at a time. The store is in parts, as it takes longest by far.
@@ -34,7 +34,7 @@ const CRATES: &[(&str, &str)] = &[
     ("zswap-compressors", "--no-default-features --lib"),
 ];
 
-/// What CI runs: the allocators, and of the others what is quick. The sweep runs all of [`CRATES`].
+/// What CI runs: the allocators, and the quick parts of the others. The sweep runs all of [`CRATES`].
 const SMOKE: &[(&str, &str)] = &[
     ("zsmalloc", "--lib"),
     ("z3fold", "--lib"),
@@ -91,7 +91,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     run_all(ws, args, &runs)
 }
 
-/// As CI runs it.
+/// Runs what CI runs.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     ensure_nightly_source()?;
     let args = Args::default();
@@ -100,7 +100,7 @@ pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     run_all(ws, &args, &runs)
 }
 
-/// A target, a crate, and what cargo is given beside it.
+/// A target, a crate, and the other arguments for cargo.
 type Run<'a> = (Option<&'a str>, &'a str, &'a str);
 
 fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
@@ -122,7 +122,7 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
                 Ok(())
             });
             if ran.is_err() {
-                // The others end after what they are at.
+                // The others end after their current crate.
                 next.store(runs.len(), Relaxed);
                 return ran;
             }
@@ -140,7 +140,7 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
     })
 }
 
-/// What cargo is given beside the crate.
+/// The arguments for cargo besides the crate.
 fn arguments(ws: &Workspace, krate: &str, line: &str) -> Vec<String> {
     let package = ws.packages().find(|p| p["name"] == krate);
     let tests = package.into_iter().flat_map(|p| integration_tests(p, |_| false));
@@ -166,7 +166,7 @@ fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> 
     }
 }
 
-/// Miri, and the standard library's source that it and the sanitizers build from.
+/// Installs Miri, and the standard library's source, from which Miri and the sanitizers build.
 pub(crate) fn ensure_nightly_source() -> Result<()> {
     let installed = Cmd::line("rustup component list --toolchain nightly --installed")
         .quiet()

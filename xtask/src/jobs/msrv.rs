@@ -1,8 +1,7 @@
 //! Type-checks each crate with the oldest compiler that it promises, without its features, with each of
-//! them alone, and with all. A feature that compiles only beside another one is found here, before a user
-//! does.
+//! them alone, and with all. This finds a feature that compiles only together with another one.
 //!
-//! `lzo` is left out: it needs cmake, and has a job of its own.
+//! `lzo` is left out: it needs cmake, and has its own job.
 
 use crate::cmd::Cmd;
 use crate::error::Result;
@@ -12,7 +11,7 @@ const CHECK: &str = "cargo hack check --workspace --rust-version --exclude-featu
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Every pair of features too.
+    /// Also check every pair of features.
     #[arg(long)]
     pub(crate) pairs: bool,
 }

@@ -1,10 +1,10 @@
-//! Mutants of what must not be wrong by one: locks, slots, reference counts, entries, accounting.
+//! Mutants of code that must not be off by one: locks, slots, reference counts, entries, accounting.
 //!
 //! cargo-mutants changes one operator or result at a time and runs the crate's tests. A mutant that
-//! they do not notice survives, and fails the job. Those that no such test can notice are left out by
-//! `.cargo/mutants.toml`, which says of each why.
+//! they do not notice survives, and fails the job. `.cargo/mutants.toml` excludes those that no such
+//! test can notice, each with its reason.
 //!
-//! What was caught is kept under the target directory, so a run that was interrupted goes on where
+//! The caught mutants are recorded under the target directory, so an interrupted run resumes where
 //! it ended. Remove that folder to begin again.
 
 use std::path::{Path, PathBuf};
@@ -56,22 +56,22 @@ const TARGETS: &[Target] = &[
     (
         "zswap-core",
         &[
-            "lock.rs",
-            "word.rs",
-            "entry.rs",
+            "entry/lock.rs",
+            "entry/word.rs",
+            "entry/mod.rs",
             "counters.rs",
-            "pool_refs.rs",
+            "pool/percpu_ref.rs",
             "limits.rs",
             "stats.rs",
             "checksum.rs",
-            "index/change.rs",
-            "index/mod.rs",
-            "index/node.rs",
-            "index/pooled.rs",
-            "relocate.rs",
+            "entry/index/change.rs",
+            "entry/index/mod.rs",
+            "entry/index/node.rs",
+            "entry/index/pooled.rs",
+            "moves/relocate.rs",
             "room.rs",
-            "walk.rs",
-            "shrinker.rs",
+            "moves/walk.rs",
+            "background/shrinker.rs",
         ],
         &[],
     ),
@@ -90,7 +90,7 @@ const TARGETS: &[Target] = &[
     ),
 ];
 
-/// Of cargo-mutants: mutants were missed; mutants timed out, which the tests noticed by hanging.
+/// Exit codes of cargo-mutants: mutants were missed; mutants timed out, which the tests noticed by hanging.
 const MISSED: i32 = 2;
 const TIMED_OUT: i32 = 3;
 
@@ -127,13 +127,13 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Tests the mutants of a crate that were not caught before; those that survived.
+/// Tests the mutants of a crate that were not caught before, and returns those that survived.
 fn test(ws: &Workspace, target: &Target, cmd: Cmd) -> Result<Vec<String>> {
     let output = output_dir(ws, target.0);
     std::fs::create_dir_all(&output)
         .map_err(|source| Error::Read { path: output.clone(), source })?;
     let run = cmd
-        // A hang is noticed, too; the tests of a crate take seconds.
+        // A hang counts as noticed; the tests of a crate take seconds.
         .args(["--iterate", "--jobs", "1", "--timeout", "60", "--output"])
         .arg(output.display().to_string())
         // Doc examples take longest to build and prove least.
@@ -158,7 +158,7 @@ fn cargo_mutants(ws: &Workspace, (name, files, features): &Target) -> Result<Cmd
     let manifest = manifest.strip_prefix(ws.root()).unwrap_or(manifest);
     for file in *files {
         let path = manifest.with_file_name("src").join(file);
-        // cargo-mutants passes over a file that is not there.
+        // cargo-mutants ignores a file that does not exist.
         std::fs::metadata(ws.root().join(&path))
             .map_err(|source| Error::Read { path: path.clone(), source })?;
         cmd = cmd.arg("--file").arg(path.display().to_string());

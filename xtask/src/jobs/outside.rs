@@ -1,9 +1,9 @@
-//! The library crates as somebody outside the workspace gets them: packaged, unpacked, and used by
-//! a crate that knows nothing else.
+//! The library crates as a user outside the workspace gets them: packaged, unpacked, and used by
+//! a crate that depends on nothing else.
 //!
-//! `cargo package` takes only what a package would hold, so a file that is missing there is missed
-//! here. The crate that uses them is kept in `xtask/outside` and copied out of the workspace. Beside it,
-//! `xtask/outside/faults` has the faults that are known and not mended yet; that they compile is checked.
+//! `cargo package` takes only the files that a package would contain, so the job notices a missing one.
+//! The crate that uses the packages is in `xtask/outside` and is copied out of the workspace. Beside it,
+//! `xtask/outside/faults` has the known faults; the job checks that they compile.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::workspace::{Workspace, is_library, text};
 
-/// What every package has to bring along.
+/// Files that every package must contain.
 const FILES: &[&str] = &["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "src/lib.rs"];
-/// What its manifest has to say.
+/// Fields that its manifest must have.
 const FIELDS: &[&str] = &["description", "license", "rust_version", "readme"];
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
@@ -26,14 +26,14 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
     let target = ws.target_dir("outside");
     let names = libraries.iter().flat_map(|p| ["-p", text(&p["name"])]);
-    // Built below, out of reach of the workspace; here it would be built from within.
+    // Built below, outside the workspace; `cargo package` would build it inside.
     Cmd::line("cargo package --no-verify --allow-dirty --target-dir")
         .arg(&target)
         .args(names)
         .run()?;
 
     let user = Path::new(&target).join("user");
-    // With what was built of older packages: their files all bear the same date.
+    // Including the artifacts of older packages: all files of a package have the same date.
     renew(&user)?;
     let packages = user.join("packages");
     renew(&packages)?;
@@ -41,7 +41,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         unpack(Path::new(&target), package, &packages)?;
     }
     copy(&ws.root().join("xtask/outside"), &user)?;
-    // Outside, nothing is inherited: neither lints nor profiles nor the lock file.
+    // Outside, nothing is inherited: no lints, no profiles, no lock file.
     for features in [&[][..], &["--features", "defaults"]] {
         let manifest = user.join("Cargo.toml");
         let ran = Cmd::line("cargo run --quiet --manifest-path")
@@ -53,7 +53,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
             return Err(Error::NothingRan { krate: "outside".to_owned(), what: "store" });
         }
     }
-    // Compiled, so that they follow the code; whoever mends one of them runs it.
+    // Only compiled, so that they follow the code; run one by hand after fixing it.
     Cmd::line("cargo check --quiet --manifest-path xtask/outside/faults/Cargo.toml")
         .env("CARGO_TARGET_DIR", Path::new(&target).join("faults").display().to_string())
         .run()
@@ -95,7 +95,7 @@ fn renew(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(failed)
 }
 
-/// Copies the files of a crate, not what was built of it.
+/// Copies the files of a crate without its build artifacts.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let files: [PathBuf; 2] = ["Cargo.toml".into(), ["src", "main.rs"].iter().collect()];
     for file in files {

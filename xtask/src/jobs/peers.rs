@@ -1,7 +1,7 @@
-//! The crate `xtask/peers`: this project beside its peers, measured for `cargo xtask bench --peers`,
-//! aged for `cargo xtask aging`, told for `cargo xtask report`, and checked for `cargo xtask peers`.
+//! The crate `xtask/peers`: it compares this project with its peers (`cargo xtask bench --peers`), ages a
+//! store (`cargo xtask aging`) and writes the report (`cargo xtask report`). `cargo xtask peers` checks it.
 //!
-//! It is no member of the workspace, for what it compares with needs other allocators and codecs.
+//! It is not a member of the workspace, since the peers need other allocators and codecs.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::workspace::Workspace;
 
 const MANIFEST: &str = "xtask/peers/Cargo.toml";
-/// Enough for every contestant to store and free something.
+/// Enough pages for every contestant to store and free some.
 const SMOKE_PAGES: &str = "256";
 
-/// How a run is to be.
+/// The options of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Run<'a> {
     pub(crate) quick: bool,
@@ -37,13 +37,13 @@ pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     cmd.args(whole(&run.pages)).run()
 }
 
-/// The files, without the one that has small parts of all others.
+/// The files without the one that combines small parts of all others.
 pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
     let names = files.iter().map(|path| path.display().to_string());
     names.filter(|name| !name.ends_with("sample.pages.zst")).collect()
 }
 
-/// The benchmark page, from what a run and an aging run wrote.
+/// Writes the benchmark page from the output of a run and of an aging run.
 pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result<()> {
     let mut cmd = cargo(ws, "run --release").args(["--", "report", "--run"]);
     cmd = cmd.arg(run.display().to_string());
@@ -53,14 +53,13 @@ pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result
     cmd.run()
 }
 
-/// What CI checks: its format and its lints. The sweep has the rest.
+/// Checks what CI checks: format and lints. The sweep runs the rest.
 pub(crate) fn lint(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
     cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()
 }
 
-/// Whether it is in order: its format, its lints, its tests, one turn of everybody, and a
-/// store that ages for a moment.
+/// Checks the crate: format, lints, tests, one turn of every contestant, and a short aging run.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
     lint(ws)?;
     cargo(ws, "test").run()?;

@@ -1,5 +1,4 @@
-//! The benchmark page: the run of the whole system, and an aging run, as tables and pictures in
-//! `docs/benchmarks.md`.
+//! Writes a run of `bench --peers` and an aging run as tables and pictures into `docs/benchmarks.md`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,10 +9,10 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What `bench --peers --json FILE` wrote. Without it, that is run first.
+    /// The output of `bench --peers --json FILE`. Without this option, that is run first.
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
-    /// What an aging run wrote, one sample a line. Without it the page says that there was none.
+    /// The output of an aging run, one sample per line. Without it the page says that aging was not run.
     #[arg(long, value_name = "FILE")]
     aging: Option<PathBuf>,
 }

@@ -1,8 +1,8 @@
-//! Everything that looks for unsoundness, at full length: hours, so that it can be stopped.
+//! Every search for unsoundness at full length. It takes hours, so it can be stopped and resumed.
 //!
-//! A ledger keeps which steps passed for the commit that is checked out, and the next sweep leaves
-//! them out; another commit starts anew. A tree with changes is no commit: its steps all run, and
-//! none is remembered. A step that fails does not stop the others.
+//! A ledger records which steps passed for the commit that is checked out, and the next sweep skips
+//! them; another commit starts from the beginning. In a tree with uncommitted changes all steps run,
+//! and none is recorded. A step that fails does not stop the others.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Only steps whose name contains this; may be given several times.
     #[arg(long = "step", value_name = "TEXT")]
     steps: Vec<String>,
-    /// Run the steps that passed for this commit again, too.
+    /// Also run the steps that already passed for this commit.
     #[arg(long)]
     again: bool,
 }
@@ -37,7 +37,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// What became of a step, and the seconds that it took when it ran.
+/// The outcome of a step, and the seconds that it took when it ran.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     PassedBefore(u64),
@@ -60,7 +60,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Small steps, since a stop loses the one that it is at. Miri runs several crates at a time.
+/// Small steps, since a stop loses the current one. Miri runs several crates at a time.
 fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     let loom = loom::crates(ws).map(move |krate| {
         let args = || loom::Args { packages: vec![krate.to_owned()], ..loom::Args::default() };
@@ -97,7 +97,7 @@ fn commit() -> Result<Option<String>> {
     Ok(Some(Cmd::line("git rev-parse HEAD").quiet()?.trim().to_owned()))
 }
 
-/// Runs the steps that did not pass yet for the `commit`; all of them `again` on request.
+/// Runs the steps that have not passed yet for the `commit`; with `again`, all of them.
 fn sweep(
     ledger: &mut Ledger,
     steps: &[Step<'_>],
@@ -117,7 +117,7 @@ fn sweep(
         let start = Instant::now();
         let result = run();
         let seconds = start.elapsed().as_secs();
-        // A tree that was changed meanwhile is not what ran, or not surely.
+        // If the tree changed meanwhile, the step may not have run on this commit.
         let after = commit()?;
         let outcome = match (result, before) {
             (Ok(()), Some(commit)) if after.as_ref() == Some(&commit) => {
@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Two steps, what ran of them, and a ledger in a directory of its own.
+    /// Steps, the names of those that ran, and a ledger in its own directory.
     struct Scene {
         folder: std::path::PathBuf,
         ran: RefCell<Vec<&'static str>>,
@@ -166,7 +166,7 @@ mod tests {
             Self { folder, ran: RefCell::default(), second_passes: Cell::new(true) }
         }
 
-        /// Sweeps with a ledger as a new process has it, and says what ran.
+        /// Sweeps with the ledger reopened, as a new process would, and returns the steps that ran.
         fn sweep(
             &self,
             again: bool,
@@ -188,7 +188,7 @@ mod tests {
 
     impl Drop for Scene {
         fn drop(&mut self) {
-            // A scene that remembered nothing has made no directory.
+            // A scene that recorded nothing has made no directory.
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }

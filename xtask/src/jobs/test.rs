@@ -1,4 +1,4 @@
-//! The tests of the whole workspace, by the README's own command.
+//! The tests of the whole workspace, by the README's command.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

@@ -1,6 +1,6 @@
-//! Every backend, codec, limit, fault and switch of the store at random, against a model: half a minute in
-//! CI, hours by hand. With `--breaks`, whether it finds what it is for: each patch of `torture/breaks`
-//! takes one mend out of a copy of the last commit.
+//! Random backends, codecs, limits, faults and switches of the store, checked against a model: half a minute
+//! in CI, hours by hand. `--breaks` tests the torture itself: each patch of `torture/breaks` removes one fix
+//! from a copy of the last commit, and the torture must find the fault.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::workspace::Workspace;
 
-/// What `ci` gives it.
+/// Its seconds in `ci`.
 const CI_SECONDS: u64 = 30;
 
 /// The patches.
@@ -22,10 +22,10 @@ pub(crate) struct Args {
     /// Threads that share all keys.
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// What everything random is made of. Default: the time.
+    /// Seeds every random choice. Default: the time.
     #[arg(long)]
     seed: Option<u64>,
-    /// Break the last commit in each of the ways in torture/breaks, and fail unless each is found.
+    /// Apply each patch of torture/breaks to a copy of the last commit, and fail unless each is found.
     #[arg(long)]
     breaks: bool,
     /// More options of `zswap-torture`, after `--`: see its `--help`.
@@ -56,7 +56,7 @@ impl Args {
     }
 }
 
-/// As CI runs it: with the code's own assertions, in the test profile.
+/// Runs it as CI does: in the test profile, with debug assertions.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     let program = ws.build_for_tests()?.join("zswap-torture");
     Args::default().pass_to(Cmd::new(&shown(&program))).run()
@@ -112,7 +112,7 @@ fn find_breaks(args: &Args) -> Result<()> {
         copy.git().arg("apply").arg(shown(patch)).run()?;
         let manifest = shown(&copy.0.join("Cargo.toml"));
         let run = Cmd::line("cargo run --release -p zswap-torture --manifest-path").arg(manifest);
-        // Many builds of short use.
+        // Many builds, each used briefly.
         let run = run
             .env("CARGO_TARGET_DIR", shown(&target))
             .env("CARGO_PROFILE_RELEASE_LTO", "off")

@@ -6,7 +6,7 @@ use crate::workspace::Workspace;
 
 const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None };
 
-/// What `ci` runs: what has threads, without the C code, which has none of its own and takes most
+/// The crates that `ci` runs: those with threads, without the C code, which starts none and takes most
 /// of the time.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
@@ -25,7 +25,7 @@ const CONCURRENT: &[Crate] = &[
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Every crate with its default features: the codecs, their C code with the sanitizer too, the
+    /// Every crate with its default features: the codecs, whose C code has the sanitizer too, the
     /// stores with every backend, and the binary.
     #[arg(long)]
     pub(crate) all: bool,

@@ -1,5 +1,5 @@
-//! Rule `arrow`: dependencies between the workspace's crates point down only, in every kind of
-//! dependency, and consumers of backends name a concrete one in zpage's `src/builtin.rs` only.
+//! Rule `arrow`: dependencies of every kind between the workspace's crates point down only, and
+//! consumers of backends name a concrete one in zpage's `src/builtin.rs` only.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use crate::workspace::{list, text};
 
 const BACKENDS: &[&str] = &["zbud", "z3fold", "zsmalloc"];
 
-/// Crates that know backends and compressors by their traits.
+/// Crates that use backends and compressors through their traits only.
 const CONSUMERS: &[&str] = &["zswap-core/zpage", "zswap-core", "zram"];
 
 /// The one file where the built-in backends are registered.
 const BUILTIN: &str = "zswap-core/zpage/src/builtin.rs";
 
-/// What a crate may depend on; nothing for a crate that has no place yet.
+/// The crates that a crate may depend on; `None` for a crate that the table does not list.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
     const ZPAGE: &[&str] = &[
         "zpool-base",

@@ -1,5 +1,5 @@
-//! Attributes in blanked code: where they are, whether they ask for `test`, and the item that
-//! stands after one.
+//! Attributes in blanked code: where they are, whether they require `test`, and the item that
+//! follows one.
 
 use std::ops::Range;
 
@@ -15,13 +15,13 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
-    /// What stands between the brackets.
+    /// The text between the brackets.
     pub(super) fn body<'a>(&self, code: &'a str) -> &'a str {
         let text = &code[self.span.clone()];
         text.split_once('[').map_or("", |(_, body)| body.trim_end_matches(']')).trim()
     }
 
-    /// `#[test]`, or a `cfg` that no build but a test build satisfies.
+    /// `#[test]`, or a `cfg` that only a test build satisfies.
     pub(super) fn is_test_only(&self, code: &str) -> bool {
         let body = self.body(code);
         body == "test"
@@ -49,7 +49,7 @@ pub(super) fn find(code: &str) -> Vec<Attribute> {
     found
 }
 
-/// Past the bracket that closes the one at `open`; the end of the code if none does.
+/// The offset past the bracket that closes the one at `open`; the end of the code if none does.
 pub(super) fn matching(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, c) in code[open..].char_indices() {
@@ -87,7 +87,7 @@ const ITEM_WORDS: &[&str] = &[
     "let",
 ];
 
-/// The item, field or statement that an attribute ending at `from` is about.
+/// The item, field or statement that an attribute ending at `from` belongs to.
 pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
     let mut start = from + blanks(&code[from..]);
     while code[start..].starts_with('#') {
@@ -100,7 +100,7 @@ pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
     while let Some(c) = code[at..].chars().next() {
         match c {
             // A `use` list or an initialiser ends with the semicolon after its braces; the
-            // item's text is then complete but for that.
+            // item's text then lacks only that.
             '{' => return start..matching(code, at),
             '(' | '[' => at = matching(code, at),
             ';' => return start..at + 1,
@@ -116,13 +116,13 @@ fn blanks(text: &str) -> usize {
     text.len() - text.trim_start().len()
 }
 
-/// The inside of `name(...)` if the whole of `text` is that.
+/// The arguments of `name(...)` if that is the whole `text`.
 pub(super) fn arguments<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let rest = text.trim().strip_prefix(name)?.trim_start();
     rest.strip_prefix('(')?.strip_suffix(')')
 }
 
-/// Whether a `cfg` predicate can only hold where `flag` is set.
+/// Whether a `cfg` predicate can hold only where `flag` is set.
 pub(super) fn requires(predicate: &str, flag: &str) -> bool {
     let predicate = predicate.trim();
     if predicate == flag {

@@ -1,8 +1,8 @@
 //! Rule `circle`: the files of a crate use each other in one direction only.
 //!
 //! A file uses another if its code names it by a path that begins with `crate`, `super` or `self`. A name that a
-//! module only passes on (`pub use`) leads to where it is from, and passing it on is no use of it. Code for
-//! tests may use anything.
+//! module re-exports (`pub use`) counts as a use of the module it comes from, and the re-export itself is not a
+//! use. Code for tests may use anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,12 +13,12 @@ use super::words::is_ident;
 /// A module as its path in the crate: `["index", "node"]`, or nothing for the root.
 type Module = Vec<String>;
 
-/// What the paths of one file's code say.
+/// The paths in one file's code.
 struct File<'a> {
     source: &'a Source,
     /// Paths that the code names, with the line they begin on.
     used: Vec<(Vec<String>, usize)>,
-    /// Names that it passes on, and the path of each.
+    /// Names that it re-exports, and the path of each.
     passed_on: BTreeMap<String, Vec<String>>,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     crates.values().flat_map(circles_in).collect()
 }
 
-/// The module that a file under `src` is; none for other files and for further binaries.
+/// The module of a file under `src`; `None` for other files and for further binaries.
 fn module_of(source: &Source) -> Option<Module> {
     let file = source.path().strip_prefix(source.crate_dir())?.strip_prefix("/src/")?;
     let mut parts: Module = file.strip_suffix(".rs")?.split('/').map(str::to_owned).collect();
@@ -84,13 +84,13 @@ fn read<'a>(source: &'a Source, module: &[String]) -> File<'a> {
     file
 }
 
-/// Whether the path at `at` is that of a `pub use`.
+/// Whether the path at `at` belongs to a `pub use`.
 fn is_passed_on(code: &str, at: usize) -> bool {
     let statement = code[..at].rsplit([';', '}', '{', ']']).next().unwrap_or_default().trim();
     statement.starts_with("pub") && statement.ends_with("use")
 }
 
-/// One path of a use tree, and the name that it gives.
+/// One path of a use tree, and the name that it brings in.
 struct Leaf {
     path: Vec<String>,
     name: String,
@@ -103,7 +103,7 @@ fn tree(code: &str) -> Vec<Leaf> {
     leaves
 }
 
-/// Reads a tree; what is left after it.
+/// Reads a tree; returns the text after it.
 fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &'a str {
     let mut path = before.to_vec();
     loop {
@@ -117,7 +117,7 @@ fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &
             return code.trim_start().strip_prefix('}').unwrap_or(code);
         }
         let len = code.find(|c| !is_ident(c)).unwrap_or(code.len());
-        // `*`, or what no path has: an end in any case.
+        // `*`, or a character that no path has: the path ends here.
         let (word, rest) = if len == 0 && !code.is_empty() {
             code.split_at(code.chars().next().map_or(0, char::len_utf8))
         } else {
@@ -145,7 +145,7 @@ fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &
     code
 }
 
-/// A path from the crate's root; none of one that leaves the crate.
+/// A path from the crate's root; `None` if it leaves the crate.
 fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     let mut at = module.to_vec();
     let mut rest = path;
@@ -162,10 +162,10 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     Some(at)
 }
 
-/// The file that a path leads to; none for one that leads out of the crate.
+/// The file that a path leads to; `None` for one that leads out of the crate.
 fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
-    // A name is passed on a few times at most.
+    // A name is re-exported a few times at most.
     for _ in 0..8 {
         let depth = (0..=path.len()).rev().find(|depth| files.contains_key(&path[..*depth]))?;
         let Some(name) = path.get(depth) else { return Some(path) };
@@ -176,7 +176,7 @@ fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module>
                 return Some(path);
             }
         }
-        // What another crate has is no file of this one.
+        // A name from another crate is in no file of this one.
         let begins = path.first()?;
         if depth == 0 && !files.keys().any(|module| module.first() == Some(begins)) {
             return None;
@@ -202,9 +202,8 @@ fn circles_in(files: &BTreeMap<Module, File<'_>>) -> Vec<Finding> {
         for (to, line) in &uses[module] {
             if reaches[to].contains(module) {
                 let other = files[to].source.path();
-                let fix = format!(
-                    "it uses {other}, which leads back here; let one of them not know the other"
-                );
+                let fix =
+                    format!("it uses {other}, which leads back here; remove one of the two uses");
                 found.push(Finding::new(file.source.path(), *line, "circle", fix));
             }
         }
@@ -212,7 +211,7 @@ fn circles_in(files: &BTreeMap<Module, File<'_>>) -> Vec<Finding> {
     found
 }
 
-/// All that is used from a module on.
+/// All modules that a module uses, directly or through others.
 fn reached(uses: &BTreeMap<&Module, BTreeMap<Module, usize>>, from: &Module) -> BTreeSet<Module> {
     let mut reached = BTreeSet::new();
     let mut todo = vec![from.clone()];
@@ -269,7 +268,7 @@ mod tests {
             ("a/src/word.rs", "use crate::switch;"),
         ];
         assert_eq!(found(&files).len(), 3, "store, word, switch");
-        assert!(found(&files[..3]).is_empty(), "the root only passes on");
+        assert!(found(&files[..3]).is_empty(), "the root only re-exports");
     }
 
     #[test]

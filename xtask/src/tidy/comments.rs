@@ -1,14 +1,14 @@
-//! Rule `comment`: comments say why the code is as it is, and nothing of the work on it.
+//! Rule `comment`: comments explain the code, not its history or the work on it.
 
 use super::Finding;
 use super::source::Source;
 use super::words::words;
 
-/// Looked for as whole words, whatever their case.
+/// Matched as whole words, in any case.
 const PHRASES: &[&str] =
     &["as requested", "this session", "previously", "no longer", "fixme", "xxx", "todo"];
 
-const FIX: &str = "say why the code is as it is now, not how it came to be or what is left to do";
+const FIX: &str = "explain the code, not its history or what is left to do";
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     (0..source.line_count())

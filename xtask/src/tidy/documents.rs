@@ -1,20 +1,20 @@
-//! Rule `document`: Rust files that the documents name are there, tests and models that docs/locking.md
-//! and docs/obligations.md name, too, and each loom model is in docs/locking.md.
+//! Rule `document`: every Rust file that a document names exists, and so does every test and model that
+//! docs/locking.md and docs/obligations.md name; docs/locking.md names each loom model.
 //!
-//! A name is what stands in backquotes. A test's is a word of small letters with two underscores or
-//! more. `..._end` stands for a name that ends so, and one with a `*` for several.
+//! A name is a word in backquotes. A test's name is in lower case with two underscores or more.
+//! `..._end` stands for a name with that ending. A name with a `*` stands for several and is not checked.
 
 use std::collections::BTreeSet;
 
 use super::Finding;
 use super::source::Source;
 
-/// Where the models stand, each with what it fails without.
+/// The document that lists the models, each with what it fails without.
 const MODELS: &str = "docs/locking.md";
-/// Documents whose words with two underscores are functions. Others have names of figures, too.
+/// Documents whose words with two underscores are functions. Others also name figures.
 const OF_TESTS: &[&str] = &[MODELS, "docs/obligations.md"];
 
-/// What a document may name.
+/// The functions and files that a document may name.
 struct Known<'a> {
     functions: BTreeSet<&'a str>,
     files: Vec<&'a str>,
@@ -33,7 +33,7 @@ impl Known<'_> {
     }
 }
 
-/// Whether what stands before a file's name ends a folder's.
+/// Whether the text before a file's name is empty or ends a folder's name.
 fn is_whole(before: &str) -> bool {
     before.is_empty() || before.ends_with('/')
 }
@@ -50,7 +50,7 @@ pub(super) fn check(documents: &[(String, String)], sources: &[Source]) -> Vec<F
             let of_tests = OF_TESTS.contains(&path.as_str());
             let names = names(text).filter(|name| of_tests || name.ends_with(".rs"));
             for name in names.filter(|name| !known.has(name)) {
-                let fix = format!("there is no `{name}`: name what is there");
+                let fix = format!("`{name}` does not exist: name an existing one");
                 found.push(Finding::new(path, line + 1, "document", fix));
             }
         }
@@ -83,7 +83,7 @@ fn functions(source: &Source) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What a line has in backquotes that is the name of a test, a function or a file.
+/// The words of a line in backquotes that name a test, a function or a file.
 fn names(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2).filter(|name| {
         let word = name.strip_prefix("...").unwrap_or(name);

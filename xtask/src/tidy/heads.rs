@@ -1,4 +1,4 @@
-//! Rule `head`: a file begins with a `//!` comment that says its idea, after attributes at most.
+//! Rule `head`: a file begins with a `//!` comment that states its idea; only attributes may precede it.
 
 use super::Finding;
 use super::source::Source;
@@ -18,7 +18,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     } else {
         let line = first.unwrap_or(0) + 1;
         let fix =
-            "begin the file with a `//!` head that says its idea, its lock rules and invariants";
+            "begin the file with a `//!` head that states its idea, lock rules and invariants";
         vec![Finding::new(source.path(), line, "head", fix)]
     }
 }

@@ -1,9 +1,9 @@
 //! Rule `licence`: without the `lzo` feature no copyleft code is built or linked.
 //!
-//! Every package that a normal or build dependency reaches, on any system, with the default
-//! features and with all of them but `lzo`, has a licence from the list in `spdx.rs`. lzo-sys
-//! itself is optional wherever it is named, and no default feature switches it on. Packages for
-//! tests only are not distributed and not asked.
+//! Every package that normal or build dependencies reach, on any system, with the default
+//! features and with all features except `lzo`, has a licence from the list in `spdx.rs`. lzo-sys
+//! itself is optional wherever it is named, and no default feature switches it on. Packages that
+//! only tests use are not distributed and not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ pub(super) fn check(ws: &Workspace) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-/// What the members' manifests say of lzo-sys.
+/// Checks what the members' manifests declare of lzo-sys.
 fn declared(metadata: &Value) -> Vec<Finding> {
     let tainted = tainted_features(metadata);
     let mut found = Vec::new();
@@ -47,7 +47,7 @@ fn declared(metadata: &Value) -> Vec<Finding> {
     found
 }
 
-/// The licences of what one resolution reaches.
+/// Checks the licences of the packages that one resolution reaches.
 fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     let packages: BTreeMap<&str, &Value> =
         list(&metadata["packages"]).map(|p| (text(&p["id"]), p)).collect();
@@ -84,7 +84,7 @@ fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     found
 }
 
-/// Features of members, as `member/feature`, that do not bring lzo-sys in.
+/// Features of members, as `member/feature`, that do not switch lzo-sys on.
 fn features_without_copyleft(metadata: &Value) -> Vec<String> {
     let tainted = tainted_features(metadata);
     features(metadata)

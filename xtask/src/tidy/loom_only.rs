@@ -1,4 +1,4 @@
-//! Rule `loom`: code names loom in a crate's `sync.rs` and in its loom models only.
+//! Rule `loom`: only a crate's `sync.rs` and its loom models name loom.
 //!
 //! A model is a file whose path contains `loom`, or code that is compiled for tests only.
 
@@ -7,7 +7,7 @@ use super::source::Source;
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     let path = source.path();
-    // The job that runs the models is not itself under one.
+    // The job that runs the models is not a model.
     if source.top_dir() == "xtask" || path.ends_with("/src/sync.rs") || path.contains("loom") {
         return Vec::new();
     }

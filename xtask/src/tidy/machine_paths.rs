@@ -1,8 +1,8 @@
-//! Rule `path`: no file names a directory of the machine that it was written on.
+//! Rule `path`: no file names a directory of its author's machine.
 
 use super::Finding;
 
-/// Directories at the root that are a user's or a machine's own.
+/// Directories at the root that belong to a user or a machine.
 const DIRECTORIES: &[&str] = &["root", "home", "work"];
 
 pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {

@@ -1,9 +1,9 @@
 //! Rule `ordering`: an atomic ordering weaker than SeqCst has a comment on what it pairs with.
 //!
-//! The comment is a plain one, not documentation, in the same function: on the line itself, within
+//! The comment is plain, not documentation, and in the same function: on the line itself, within
 //! the statement, or within the four lines above it. Consecutive lines with weak orderings count
-//! as one place, so that a list of counters needs one comment. Where one reason holds for the
-//! rest of a function, say because a lock is held, a comment that says "here and below" covers it.
+//! as one place, so that a list of counters needs one comment. If one reason holds for the
+//! rest of a function, say because a lock is held, a comment with "here and below" covers it.
 
 use std::ops::Range;
 
@@ -68,7 +68,7 @@ fn is_explained(source: &Source, weak: &[bool], line: usize) -> bool {
     let mut near = true;
     for (distance, above) in (0..first).rev().enumerate() {
         let code = source.code_line(above);
-        // A comment behind other code is about that code.
+        // A comment after other code belongs to that code.
         if plain(above) && code.trim().is_empty() {
             let covers = near && distance < REACH;
             if covers || source.comment_line(above).to_lowercase().contains(COVERS_REST) {
@@ -83,7 +83,7 @@ fn is_explained(source: &Source, weak: &[bool], line: usize) -> bool {
     false
 }
 
-/// Whether the statement goes on after this line.
+/// Whether the statement continues after this line.
 fn continues(source: &Source, line: usize) -> bool {
     let code = source.code_line(line).trim();
     let ends = code.is_empty() || code.ends_with([';', '{', '}']);

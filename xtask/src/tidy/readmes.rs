@@ -20,14 +20,14 @@ fn finding(documents: &[(String, String)], source: &Source) -> Option<Finding> {
             &path,
             1,
             "readme",
-            "write one: what the crate is for, an example, the way on",
+            "write one: the crate's purpose, an example, and links",
         ));
     };
     let wanted = example_of(source);
     let (at, shown) = shown_in(text);
     (shown != wanted).then(|| {
         let fix = format!(
-            "show the first example of {} as it is there, without its hidden lines",
+            "show the first example of {} word for word, without its hidden lines",
             source.path()
         );
         Finding::new(&path, at, "readme", fix)
@@ -37,7 +37,7 @@ fn finding(documents: &[(String, String)], source: &Source) -> Option<Finding> {
 /// The first example of the front page, without its hidden lines.
 fn example_of(source: &Source) -> Vec<String> {
     let lines = (0..source.line_count()).map(|line| source.raw_line(line));
-    // A fence may depend on a feature: then it is an attribute, and another one follows.
+    // A fence that depends on a feature is an attribute, and a second one follows.
     let after =
         lines.skip_while(|line| !line.contains(FENCE)).skip_while(|line| line.contains(FENCE));
     let inside = after.take_while(|line| line.starts_with("//!") && !line.contains(FENCE));
@@ -78,7 +78,7 @@ mod tests {
         let lib = "//! A.\n//! ```\n//! # hidden\n//! let a = 1;\n//!\n//! # Ok(())\n//! ```\n";
         assert_eq!(found(&[("a/README.md", "# a\n```rust\nlet a = 1;\n```\n")], lib), 0);
         assert_eq!(found(&[("a/README.md", "# a\n```rust\nlet a = 2;\n```\n")], lib), 1);
-        assert_eq!(found(&[("b/README.md", "# a\n")], lib), 1, "there is none");
+        assert_eq!(found(&[("b/README.md", "# a\n")], lib), 1, "no README");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A Rust file taken apart just far enough for the rules: what is code, what is comment, which
-//! lines are compiled for tests only.
+//! A Rust file split just far enough for the rules: code, comments, and the lines that are
+//! compiled for tests only.
 //!
 //! A light lexer, not a parser. `code` and `comments` are as long as the text and break at the
-//! same lines; what belongs to the other class is blank, and so is the inside of every string
+//! same lines; each has blanks in place of the other, and of the inside of every string
 //! and character literal. So an offset or a line number means the same place in all three.
 
 use std::ops::Range;
@@ -52,7 +52,7 @@ impl Source {
                 continue;
             }
             if attribute.inner {
-                // Only at the head of the file does it speak for the whole of it.
+                // It applies to the whole file only at the head of the file.
                 self.all_test |= !self.code[..attribute.span.start].contains('{');
                 continue;
             }
@@ -68,7 +68,7 @@ impl Source {
         &self.path
     }
 
-    /// The first part of the path: a crate, with those that lie in its folder.
+    /// The first part of the path: a crate, with the crates in its folder.
     pub(super) fn top_dir(&self) -> &str {
         self.path.split('/').next().unwrap_or_default()
     }
@@ -80,22 +80,22 @@ impl Source {
         self.path.get(..ends.min().unwrap_or(0)).unwrap_or_default()
     }
 
-    /// The file with everything but code blanked.
+    /// The file with everything blanked except code.
     pub(super) fn code(&self) -> &str {
         &self.code
     }
 
-    /// Where modules lie that this file declares for tests only: a path without `.rs`.
+    /// The modules that this file declares for tests only: paths without `.rs`.
     pub(super) fn test_module_stems(&self) -> &[String] {
         &self.test_module_stems
     }
 
-    /// Takes the whole file for test code.
+    /// Marks the whole file as test code.
     pub(super) fn mark_as_test(&mut self) {
         self.all_test = true;
     }
 
-    /// How many lines there are; the rules count them from 0 until they report.
+    /// The number of lines. The rules count lines from 0, and from 1 in reports.
     pub(super) fn line_count(&self) -> usize {
         self.line_starts.len()
     }
@@ -119,7 +119,7 @@ impl Source {
         self.line_of(&self.code, line)
     }
 
-    /// The comment on a line, without the blanks before it; empty where there is none.
+    /// The comment on a line, without the blanks before it; empty if the line has none.
     pub(super) fn comment_line(&self, line: usize) -> &str {
         self.line_of(&self.comments, line).trim_start()
     }
@@ -169,14 +169,14 @@ fn in_test_directory(path: &str) -> bool {
     path.split('/').rev().skip(1).any(|dir| matches!(dir, "tests" | "benches"))
 }
 
-/// The name in `mod name;`, whatever visibility stands before it.
+/// The name in `mod name;`, with any visibility.
 fn out_of_line_module(item: &str) -> Option<&str> {
     let at = words(item, "mod").next()?;
     let name = item[at + 3..].trim().strip_suffix(';')?.trim();
     name.chars().all(is_ident).then_some(name)
 }
 
-/// Where `mod name;` in the file at `path` looks for its module, without `.rs`.
+/// The path of the module that `mod name;` in the file at `path` declares, without `.rs`.
 fn module_stem(path: &str, name: &str) -> String {
     let (dir, file) = path.rsplit_once('/').unwrap_or(("", path));
     match file {
@@ -193,7 +193,7 @@ enum Class {
     Literal,
 }
 
-/// The text with all but code blanked, and with all but comments blanked.
+/// The text with all blanked except code, and with all blanked except comments.
 fn split(text: &str) -> (String, String) {
     let classes = classify(text);
     let keep = |class| {
@@ -234,7 +234,7 @@ fn classify(text: &str) -> Vec<Class> {
             continue;
         };
         classes[range.clone()].fill(class);
-        // A literal's closing mark is code, and must not be taken for an opening one.
+        // A literal's closing quote is code, and must not be read as an opening one.
         at = range.end + usize::from(class == Class::Literal);
     }
     classes
@@ -294,7 +294,7 @@ fn quoted_len(body: &[u8], quote: u8) -> usize {
     at.min(body.len())
 }
 
-/// The length of the inside of a character literal; nothing for a lifetime.
+/// The length of the inside of a character literal; `None` for a lifetime.
 fn char_literal_len(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     let first = inside.chars().next()?;

@@ -1,7 +1,7 @@
-//! Licence expressions, evaluated against the licences that the project takes.
+//! Licence expressions, evaluated against the licences that the project accepts.
 //!
-//! `OR`, the old `/` and brackets work as SPDX has them, `AND` binds tighter than `OR`, and a
-//! licence with an exception is taken only if it is listed with it.
+//! `OR`, the old `/` and brackets work as in SPDX, `AND` binds tighter than `OR`, and a licence
+//! with an exception is accepted only if it is listed with that exception.
 
 const ALLOWED: &[&str] = &[
     "MIT",
@@ -19,7 +19,7 @@ const ALLOWED: &[&str] = &[
     "MIT-0",
 ];
 
-/// Whether `expression` can be met with allowed licences alone; not for one that is malformed.
+/// Whether allowed licences alone satisfy `expression`; false if it is malformed.
 pub(super) fn is_allowed(expression: &str) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let tokens: Vec<&str> = spaced.split_whitespace().collect();

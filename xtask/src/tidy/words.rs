@@ -1,4 +1,4 @@
-//! Whole identifiers in a text of code.
+//! Finds whole identifiers in code.
 
 /// Offsets at which `word` stands in `code` as a whole identifier.
 pub(super) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {

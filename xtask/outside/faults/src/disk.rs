@@ -15,7 +15,7 @@ fn at(page: u64) -> u64 {
     page * PAGE_SIZE as u64
 }
 
-/// At `mem_limit` a page is refused although it is no larger than the one it would replace.
+/// At `mem_limit` a page is refused although it is no larger than the page it would replace.
 pub fn an_overwrite_at_the_limit_is_refused() -> Seen {
     let disk = Zram::builder().disksize(at(4000)).mem_limit(2 << 20).build().expect("a disk");
     let written = (0..4000).take_while(|n| disk.write(at(*n), &page_of(*n, 1500)).is_ok()).count();
@@ -39,7 +39,7 @@ pub fn memory_of_discarded_slots_stays() -> Seen {
     Seen::new(left > most / 10, format!("{} KiB of {} KiB of slots stay", left >> 10, most >> 10))
 }
 
-/// An empty disk of 16 TiB touches memory for its table.
+/// The table of an empty disk of 16 TiB takes memory.
 pub fn an_empty_disk_takes_memory() -> Seen {
     let before = resident_kib();
     let disk = Zram::builder().disksize(16 << 40).build().expect("a disk");
@@ -48,7 +48,7 @@ pub fn an_empty_disk_takes_memory() -> Seen {
     Seen::new(grown > 1024, format!("16 TiB without a page: {grown} KiB resident"))
 }
 
-/// `mm_stat` has a total above its maximum: one of them counts pages kept warm.
+/// `mm_stat` has a total above its maximum: only one of the two counts warm pages.
 pub fn the_total_is_above_the_maximum() -> Seen {
     let disk = Zram::builder().disksize(at(2000)).build().expect("a disk");
     for n in 0..2000 {
@@ -62,17 +62,20 @@ pub fn the_total_is_above_the_maximum() -> Seen {
     Seen::new(stat.mem_used_total > stat.mem_used_max, what)
 }
 
-/// An algorithm is not found by the very text that the disk was built with.
+/// An algorithm is not found by the same text that the disk was built with.
 pub fn recompression_is_not_found_by_its_spec() -> Seen {
     let lost = ["zstd:level=3", "deflate:level=6", "lz4hc:level=9"].iter().filter(|spec| {
         let disk = Zram::builder().disksize(at(64)).recompression(spec).build();
         disk.expect("a disk").recompress(&Recompress::new().algorithm(spec)).is_err()
     });
     let lost: Vec<_> = lost.collect();
-    Seen::new(!lost.is_empty(), format!("not found by the text they were given as: {lost:?}"))
+    Seen::new(
+        !lost.is_empty(),
+        format!("not found by the text that the disk was built with: {lost:?}"),
+    )
 }
 
-/// Pages are recompressed for a few bytes that no size class tells apart, so memory grows.
+/// Pages are recompressed to save a few bytes within one size class, so memory grows.
 pub fn recompression_wins_no_memory() -> Seen {
     let pages = 4000;
     let disk = Zram::builder().disksize(at(pages)).zpool("zbud").algorithm("lz4");
@@ -110,7 +113,7 @@ impl SwapDevice for Slow {
     }
 }
 
-/// In a child after `fork` a disk waits for a slot that a thread of the parent's had locked.
+/// In a child after `fork` a disk waits for a slot that a thread of the parent had locked.
 pub fn a_child_waits_for_ever() -> Seen {
     let device = Arc::new(Slow::default());
     let disk = Zram::builder().disksize(at(4)).backing_device(device.clone()).build();
@@ -121,10 +124,10 @@ pub fn a_child_waits_for_ever() -> Seen {
         while !device.0.load(Ordering::SeqCst) {
             thread::yield_now();
         }
-        // SAFETY: the child reads a page and ends, without running anything else of the parent's.
+        // SAFETY: the child reads a page and ends, and runs no other code of the parent.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: a watchdog: the signal ends a child that waits for ever.
+            // SAFETY: the call only sets a watchdog: its signal ends a child that waits for ever.
             unsafe { libc::alarm(5) };
             drop(disk.read(0, &mut [0; PAGE_SIZE]));
             // SAFETY: ends the child at once.

@@ -1,9 +1,9 @@
-//! Faults that are known and not mended yet: `cargo run --release -- NAME`, or `all`.
+//! The known faults, each as a trial: `cargo run --release -- NAME`, or `all`.
 //!
-//! Each says in one line what it saw, and whether that is the fault. A fault that is mended becomes a test
-//! of its crate and leaves this list.
+//! Each trial prints one line: whether the fault is still there, and what it saw. A fixed fault becomes a
+//! test of its crate and leaves this list.
 //!
-//! Not here, since they are seen with the binary alone: `zswap compare --pid` of threads, processes and
+//! Not listed are those that the binary alone shows: `zswap compare --pid` of threads, processes and
 //! files whose names are not UTF-8, of a process with terabytes mapped, and inside a nested memory cgroup;
 //! `compare --pages F --plot F`, an unwritable plot, options that are ignored beside `--pages`; the server's
 //! summary, its URI, SIGHUP, and how often it wakes.
@@ -15,9 +15,9 @@ mod writeback;
 
 use std::process::ExitCode;
 
-/// What a trial saw.
+/// The result of a trial.
 pub struct Seen {
-    /// Whether it is the fault.
+    /// Whether the fault showed.
     fault: bool,
     what: String,
 }
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let chosen: Vec<&Trial> =
         TRIALS.iter().filter(|(name, _)| asked == "all" || *name == asked).collect();
     if chosen.is_empty() {
-        eprintln!("faults: there is no `{asked}`; without an argument all names are listed");
+        eprintln!("faults: there is no `{asked}`; run without an argument to list all names");
         return ExitCode::from(2);
     }
     for (name, run) in chosen {

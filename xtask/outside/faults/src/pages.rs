@@ -20,7 +20,7 @@ pub fn page_of(seed: u64, random: usize) -> Page {
     page
 }
 
-/// KiB of the process's resident set; 0 where the system has no `/proc`.
+/// KiB of the process's resident set; 0 if the system has no `/proc`.
 pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS"));

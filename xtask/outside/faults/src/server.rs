@@ -16,7 +16,7 @@ use crate::pages::resident_kib;
 
 const CLIENTS: usize = 64;
 
-/// A server on a socket of its own, while `trial` runs; whether the server had ended by itself.
+/// Runs `trial` with a server on its own socket; returns whether the server had ended by itself.
 fn serve<T>(trial: impl FnOnce(&Path) -> T) -> (T, bool) {
     let disk = Arc::new(zram::Zram::builder().disksize(64 << 20).build().expect("a disk"));
     let name = format!("zswap-fault-{}.sock", std::process::id());
@@ -30,7 +30,7 @@ fn serve<T>(trial: impl FnOnce(&Path) -> T) -> (T, bool) {
         let seen = trial(&path);
         let ended = running.is_finished();
         stop.store(true, Ordering::SeqCst);
-        // An error is why it ended by itself, if it did.
+        // An error means that it ended by itself.
         drop(running.join());
         (seen, ended)
     });
@@ -44,24 +44,24 @@ fn connect(path: &Path) -> UnixStream {
     client
 }
 
-/// Whether a client who connects now is greeted.
+/// Whether a client that connects now is greeted.
 fn is_greeted(path: &Path) -> bool {
     connect(path).read_exact(&mut [0; 18]).is_ok()
 }
 
-/// The server ends, and the disk with it, when there is no descriptor for another client.
+/// The server ends, and the disk with it, when it has no descriptor for another client.
 pub fn ends_without_descriptors() -> Seen {
     let (served, ended) = serve(|path| {
         let mut client = connect(path);
         client.read_exact(&mut [0; 18]).expect("a greeting");
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the limit is this frame's, to be written.
+        // SAFETY: the limit is a local, which the call writes.
         unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
         let few = libc::rlimit { rlim_cur: 48, ..limit };
-        // SAFETY: a limit of this process, read only.
+        // SAFETY: the call reads the limit, a local, and sets it for this process.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const few) };
         let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        // One is for this end of the next connection.
+        // One descriptor is for this end of the next connection.
         files.pop();
         let another = UnixStream::connect(path);
         sleep(Duration::from_millis(300));
@@ -75,7 +75,7 @@ pub fn ends_without_descriptors() -> Seen {
     Seen::new(ended, format!("after EMFILE the server ended: {ended}, takes clients: {served}"))
 }
 
-/// Clients that trickle their handshake keep all others out: the time-out is a read's, not the handshake's.
+/// Clients that send their handshake slowly keep all others out: the time-out is per read, not per handshake.
 pub fn trickled_handshakes_keep_others_out() -> Seen {
     let (kept_out, _) = serve(|path| {
         let mut slow: Vec<UnixStream> = (0..CLIENTS).map(|_| connect(path)).collect();
@@ -107,7 +107,7 @@ pub fn announced_writes_hold_memory() -> Seen {
         let mut clients: Vec<UnixStream> = (0..16).map(|_| connect(path)).collect();
         for client in &mut clients {
             client.read_exact(&mut [0; 18]).expect("a greeting");
-            // Flags without zeroes; export by name; 32 MiB to be written, of which one byte comes.
+            // Flags without zeroes; export by name; a write of 32 MiB, of which one byte comes.
             let mut says = vec![0, 0, 0, 3];
             says.extend(b"IHAVEOPT");
             says.extend(1u32.to_be_bytes());
@@ -124,5 +124,8 @@ pub fn announced_writes_hold_memory() -> Seen {
         sleep(Duration::from_secs(3));
         resident_kib().saturating_sub(before)
     });
-    Seen::new(grown > 64 << 10, format!("16 clients that send a byte of 32 MiB each: {grown} KiB"))
+    Seen::new(
+        grown > 64 << 10,
+        format!("16 clients that each send one byte of 32 MiB: {grown} KiB"),
+    )
 }

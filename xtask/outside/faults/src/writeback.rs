@@ -10,7 +10,7 @@ use zswap_core::{SwapEntry, Zswap};
 use crate::Seen;
 use crate::pages::page_of;
 
-/// Gives a page back with one bit changed.
+/// Returns a page with one bit changed.
 #[derive(Debug)]
 struct Flips(MemorySwapDevice);
 
@@ -36,7 +36,7 @@ fn disk(device: Arc<dyn SwapDevice>) -> Zram {
     disk
 }
 
-/// The disk believes a device that returns other bytes than were written.
+/// The disk accepts other bytes from the device than it wrote.
 pub fn a_device_is_believed() -> Seen {
     let disk = disk(Arc::new(Flips(MemorySwapDevice::new(10))));
     let mut back = [0; PAGE_SIZE];
@@ -45,7 +45,7 @@ pub fn a_device_is_believed() -> Seen {
     Seen::new(fault, format!("one bit changed on the device: {read:?}"))
 }
 
-/// A page that is read again and again from the device is never taken back into memory.
+/// A page that is read repeatedly from the device never moves back into memory.
 pub fn a_hot_page_stays_on_the_device() -> Seen {
     let mut back = [0; PAGE_SIZE];
     let disk = disk(Arc::new(MemorySwapDevice::new(10)));

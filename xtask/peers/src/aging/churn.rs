@@ -1,8 +1,8 @@
-//! One mode's store and what goes on in it.
+//! One mode's store and its operations.
 //!
-//! Of ten operations seven are reads, drawn by Zipf's law, two overwrites, half of them drawn by the
-//! same law and half evenly, and one drops a page or stores one under an entry that was dropped, so
-//! that the pages held follow a slow wave between 84 and 112 MiB. Each thread has entries of its own.
+//! Of ten operations seven are reads, drawn by Zipf's law; two are overwrites, half of them drawn by the
+//! same law and half evenly; and one drops a page or stores one under a dropped entry, so
+//! that the pages held follow a slow wave between 84 and 112 MiB. Each thread has its own entries.
 
 use std::f64::consts::TAU;
 use std::io::Write;
@@ -24,20 +24,20 @@ use crate::error::{Error, Result};
 /// Pages held at the least, 84 MiB, and at the most, 112 MiB.
 const LEAST: usize = 21_504;
 const MOST: usize = 28_672;
-/// How uneven reads are.
+/// The skew of reads.
 const THETA: f64 = 0.99;
-/// Times that sizes drift around in a run, and the waves of the pages held.
+/// Cycles of the sizes in a run, and waves of the number of pages held.
 const CYCLES: f64 = 8.0;
 const WAVES: f64 = 19.0;
-/// Samples of a run, and compactions where they are made on demand.
+/// Samples of a run, and compactions in the mode on demand.
 const SAMPLES: u64 = 2000;
 const DEMANDS: u64 = 20;
-/// One operation of so many is timed.
+/// One in this many operations is timed.
 const TIMED: u64 = 16;
-/// Operations that a thread takes on at a time.
+/// Operations that a thread claims at a time.
 const STRIDE: u64 = 256;
 
-/// What every mode does.
+/// The parameters of every mode.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) operations: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Plan {
     pub(crate) compressor: String,
 }
 
-/// What became of one mode.
+/// The results of one mode.
 #[derive(Debug)]
 pub(crate) struct Churned {
     pub(crate) mode: Mode,
@@ -71,7 +71,7 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
     let mut samples = vec![sample(0, &compaction)];
     let shared = Shared::default();
     let hands = thread::scope(|scope| {
-        // The first hand is this thread's, which takes the samples, too.
+        // This thread does the first share, and takes the samples.
         let others: Vec<_> = hands
             .drain(1..)
             .map(|mut hand| {
@@ -88,7 +88,7 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
                     tell(mode, &samples);
                 }
             }
-            // After the sample: what is told of a moment is not what has just been compacted.
+            // After the sample, so that a sample does not show a pool that was just compacted.
             if done * DEMANDS / plan.operations > demanded {
                 demanded = done * DEMANDS / plan.operations;
                 compaction.demand(&store)?;
@@ -109,10 +109,10 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
     Ok(Churned { mode, samples, store, load })
 }
 
-/// Says how far it is.
+/// Prints the progress.
 fn tell(mode: Mode, samples: &[Sample]) {
     if let Some(Sample { operations, seconds, pool_per_compressed, .. }) = samples.last() {
-        // The report is the same whether or not anybody sees this.
+        // Progress only: the report does not depend on it.
         let _ = writeln!(
             std::io::stderr(),
             "compaction {}: {operations} operations in {seconds:.0} s, {pool_per_compressed:.3}",
@@ -131,12 +131,12 @@ fn times(hands: Vec<Hand<'_>>, wall: Duration) -> (Option<Summary>, Option<Summa
     (store.summary(clock, wall), load.summary(clock, wall))
 }
 
-/// What the threads of a mode tell each other.
+/// State shared by the threads of a mode.
 ///
 /// Relaxed, all: counts and flags that publish nothing.
 #[derive(Debug, Default)]
 struct Shared {
-    /// Operations that the threads have taken on.
+    /// Operations that the threads have claimed.
     begun: AtomicU64,
     /// One has failed.
     stop: AtomicBool,
@@ -152,7 +152,7 @@ impl Shared {
     }
 }
 
-/// One thread's entries, and what it knows to be in them.
+/// One thread's entries, and the content expected in each.
 #[derive(Debug)]
 struct Hand<'a> {
     store: &'a Zswap,
@@ -215,14 +215,14 @@ impl<'a> Hand<'a> {
         Ok(hand)
     }
 
-    /// Pages to hold, the run being so far, from 0 to 1.
+    /// Pages to hold at this point of the run, from 0 to 1.
     fn target(&self, progress: f64) -> usize {
         let wave = 0.5 - 0.5 * (TAU * WAVES * progress).cos();
         self.least + ((self.held.len() - self.least) as f64 * wave) as usize
     }
 
-    /// Takes part until all threads together have done what is to be done; `now_and_then` is told how
-    /// much that is by now.
+    /// Works until all threads together have done all operations; calls `now_and_then` with the number
+    /// done so far.
     fn churn(
         &mut self,
         shared: &Shared,
@@ -304,7 +304,7 @@ impl<'a> Hand<'a> {
         Ok(())
     }
 
-    /// Puts a rank to a place of the order, and what was there to where the rank was.
+    /// Swaps a rank with the one at a place of the order.
     fn swap(&mut self, rank: usize, to: usize) {
         let from = self.places[rank] as usize;
         self.order.swap(from, to);
@@ -312,7 +312,7 @@ impl<'a> Hand<'a> {
         self.places[rank] = to as u32;
     }
 
-    /// Reads a page, or finds none, and compares it with what it should be.
+    /// Reads a page and compares it with the expected content, or expects none.
     fn look_at(&mut self, rank: usize, timed: bool) -> Result<()> {
         if timed {
             self.load_laps.skip();
@@ -334,7 +334,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Every page once more, at the end.
+    /// Reads every page once more, at the end.
     fn look_at_all(&self) -> Result<()> {
         let mut page = Box::new([0; size_of::<Page>()]);
         for (rank, entry) in self.entries.iter().enumerate() {

@@ -1,12 +1,12 @@
-//! What pages hold, and how that drifts.
+//! The contents of pages, and how they drift.
 //!
-//! A page is one of the given ones, of which a run of 256-byte blocks may be another's: noise, zeros,
-//! or another given page's. Eight bytes say which, so that any page can be made again, and compared
-//! whole, without a copy of it being kept.
+//! A page is a copy of a given one, in which a run of 256-byte blocks may come from elsewhere: noise,
+//! zeros, or another given page. Eight bytes describe it, so that any page can be regenerated and compared
+//! whole without keeping a copy.
 //!
 //! Over a *cycle* of operations new pages come from one fifth of the given ones after the other, and
-//! at the end from the first again. With files of different programs given, sizes follow. A wave
-//! that is shorter moves what pages are partly overwritten with from zeros to noise and back.
+//! at the end from the first again. If the files are of different programs, sizes drift with them. A
+//! shorter wave moves the blocks that partly overwrite pages from zeros to noise and back.
 
 use std::f64::consts::TAU;
 
@@ -21,10 +21,10 @@ const BLOCK: usize = 256;
 const BLOCKS: usize = size_of::<Page>() / BLOCK;
 /// Pages of noise.
 const NOISE: usize = 512;
-/// Waves of overwriting in a cycle: no whole number, so that it does not meet the same pages in each.
+/// Waves of overwriting in a cycle: not a whole number, so that each cycle meets other pages.
 const WAVES: f64 = 2.7;
 
-/// What one page holds.
+/// The description of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Content {
     base: u32,
@@ -34,7 +34,7 @@ pub(crate) struct Content {
     blocks: u8,
 }
 
-/// All that pages are made of.
+/// The sources of all pages.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// The given ones, a zero page, noise.
@@ -59,18 +59,18 @@ impl Contents {
         Ok(Contents { pages, given })
     }
 
-    /// A new page, after so many cycles.
+    /// A new page, after this many cycles.
     pub(crate) fn fresh(&self, cycles: f64, random: &mut SplitMix) -> Content {
         let at = cycles.fract() * PARTS as f64;
         let part = (at as usize + usize::from(fraction(random) < at.fract())) % PARTS;
         let (first, end) = (part * self.given / PARTS, (part + 1) * self.given / PARTS);
         let base = (first + random.below(end - first)) as u32;
         let whole = Content { base, donor: 0, first: 0, blocks: 0 };
-        // Every other one is as it was given.
+        // Half of the pages are unmodified copies.
         if random.below(2) == 0 { whole } else { self.overwritten(whole, cycles, random) }
     }
 
-    /// A page partly overwritten, after so many cycles.
+    /// A page partly overwritten, after this many cycles.
     pub(crate) fn overwritten(
         &self,
         content: Content,
@@ -96,7 +96,7 @@ impl Contents {
         (&self.pages[content.base as usize], &self.pages[content.donor as usize], from..to)
     }
 
-    /// Makes the page.
+    /// Writes the page's bytes.
     #[inline]
     pub(crate) fn make(&self, content: Content, page: &mut Page) {
         let (base, donor, range) = self.parts(content);
@@ -104,7 +104,7 @@ impl Contents {
         page[range.clone()].copy_from_slice(&donor[range]);
     }
 
-    /// Whether the page holds this, to the last byte.
+    /// Whether the page's bytes match this description exactly.
     #[inline]
     pub(crate) fn is(&self, content: Content, page: &Page) -> bool {
         let (base, donor, range) = self.parts(content);

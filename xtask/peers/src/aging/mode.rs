@@ -14,7 +14,7 @@ pub(crate) enum Mode {
     Off,
     /// The program, now and then.
     OnDemand,
-    /// A thread of the store's, with its default policy.
+    /// A background thread of the store, with its default policy.
     Background,
 }
 
@@ -30,14 +30,14 @@ impl Mode {
     }
 }
 
-/// What compacts a store, in one of the modes.
+/// The compaction of a store, in one of the modes.
 pub(crate) struct Compaction {
     mode: Mode,
     compactor: Option<BackgroundCompactor>,
     on_demand: Runs,
 }
 
-/// What compaction has done.
+/// The work of compaction so far.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Runs {
     pub(crate) runs: u64,
@@ -57,7 +57,7 @@ impl Compaction {
         Ok(Compaction { mode, compactor, on_demand: Runs::default() })
     }
 
-    /// It is time to compact, in the mode that does so on demand.
+    /// Compacts the store if the mode is on demand.
     pub(crate) fn demand(&mut self, store: &Zswap) -> Result<()> {
         if self.mode == Mode::OnDemand {
             let start = std::time::Instant::now();

@@ -1,11 +1,11 @@
-//! What a store holds at a moment of its churn.
+//! A store's memory at one moment of its churn.
 
 use serde::Serialize;
 use zswap_core::Zswap;
 
 use super::mode::{Mode, Runs};
 
-/// A moment. Byte counts are the store's own statistics.
+/// A sample. Byte counts are the store's own statistics.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) mode: Mode,
@@ -20,7 +20,7 @@ pub(crate) struct Sample {
     pub(crate) pool_bytes: usize,
     pub(crate) metadata_bytes: usize,
     pub(crate) pool_per_compressed: f64,
-    /// Runs of compaction so far, the pages they gave back, and the seconds they took.
+    /// Runs of compaction so far, the pages they freed, and the seconds they took.
     pub(crate) compactions: u64,
     pub(crate) compacted_pages: u64,
     pub(crate) compaction_seconds: f64,

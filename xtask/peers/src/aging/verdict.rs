@@ -1,4 +1,4 @@
-//! The closing table, and whether the background compactor kept the pool as dense as is asked.
+//! The closing table, and whether the background compactor kept the pool as dense as required.
 
 use std::fmt::Write;
 
@@ -10,11 +10,11 @@ use super::sample::Sample;
 
 /// Pool bytes for each compressed byte that are allowed at the end.
 const MOST: f64 = 1.05;
-/// What the line through the last half may rise from its one end to the other, in the same unit, twice
-/// its standard error taken off: a compactor that runs now and then leaves a sawtooth.
+/// The allowed rise of the line through the last half, from one end to the other, in the same unit, after
+/// subtracting twice its standard error: a compactor that runs now and then leaves a sawtooth.
 const RISE: f64 = 0.001;
 
-/// What the samples of a mode come to.
+/// The summary of a mode's samples.
 #[derive(Debug)]
 struct Course {
     start: f64,
@@ -23,7 +23,7 @@ struct Course {
     most: f64,
     /// Of the last half.
     mean: f64,
-    /// What the least-squares line through the last half rises over that half.
+    /// The rise of the least-squares line through the last half, over that half.
     rise: f64,
     /// The standard error of that.
     error: f64,
@@ -70,7 +70,7 @@ fn slope(points: &[(f64, f64)]) -> (f64, f64) {
     (slope, (off / (points.len() - 2) as f64 / along).sqrt())
 }
 
-/// The table, and whether the bar is held where it was tried.
+/// The table, and whether the background mode, if it ran, met the bounds.
 pub(crate) fn render(churned: &[Churned]) -> (String, bool) {
     let mut text = String::from("\npool bytes per compressed byte\n");
     let mut line = |line: std::fmt::Arguments<'_>| {
@@ -91,7 +91,7 @@ pub(crate) fn render(churned: &[Churned]) -> (String, bool) {
         "compressed MiB",
         "meta B/pg",
         "runs",
-        "won MiB",
+        "MiB freed",
         "busy %"
     ));
     let mut holds = true;
@@ -121,7 +121,7 @@ pub(crate) fn render(churned: &[Churned]) -> (String, bool) {
         }
     }
     line(format_args!(
-        "mean: of the last half; rise: of the line through it, from its one end to the other; +-: its standard error; pages: \
+        "mean: of the last half; rise: of the line through it, from end to end; +-: its standard error; pages: \
          the least stored at any sample, same-filled ones left out; the other columns: at the end"
     ));
     line(format_args!(

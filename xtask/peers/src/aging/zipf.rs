@@ -1,11 +1,11 @@
-//! Ranks drawn by Zipf's law: rank k, from 1 on, as often as 1 / k^theta. Walker's alias method: each
-//! draw looks at one place of a table and takes the rank that the place is named for, or its alias.
+//! Ranks drawn by Zipf's law: rank k, from 1 on, with a weight of 1 / k^theta. Walker's alias method: each
+//! draw picks one place of a table and returns the place's own rank or its alias.
 
 use measure::SplitMix;
 
 #[derive(Debug)]
 pub(crate) struct Zipf {
-    /// How much of the place, in 2^-32, is its own rank's; and the rank that has the rest.
+    /// The share of the place's own rank, in 2^-32, and the rank that has the rest.
     places: Vec<(u32, u32)>,
 }
 
@@ -15,7 +15,7 @@ impl Zipf {
         let ranks = ranks.max(1);
         let weight = |rank: usize| ((rank + 1) as f64).powf(-theta);
         let sum: f64 = (0..ranks).map(weight).sum();
-        // What each rank has, in places.
+        // The share of each rank, in places.
         let mut share: Vec<f64> =
             (0..ranks).map(|rank| weight(rank) / sum * ranks as f64).collect();
         let (mut poor, mut rich): (Vec<usize>, Vec<usize>) =

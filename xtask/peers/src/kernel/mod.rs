@@ -1,11 +1,11 @@
-//! The compressed memory of the running kernel, each as a contestant: a zram disk and a zswap with a
+//! The compressed memory of the running kernel as contestants: a zram disk, and zswap with a
 //! swap file, both set up for one turn and undone after it.
 //!
-//! What is set up is undone as it is dropped, also when setting it up fails half-way. A signal that
-//! would end the process would leave it behind: so SIGINT and SIGTERM are watched from the first
-//! thing that is set up, and every store and load fails once one has come. A kill that cannot be
-//! caught leaves the disk (`hot_remove` in `/sys/class/zram-control` takes it) or the swap file
-//! (`swapoff`, then delete it) and the parameters of zswap as they were set.
+//! Dropping a set-up undoes it, also when it fails half-way. A signal that ended the process would
+//! leave it behind: so SIGINT and SIGTERM are caught from the first step of a set-up on, and every
+//! store and load fails once one has come. SIGKILL leaves the disk behind (write its number to
+//! `hot_remove` in `/sys/class/zram-control`), or the swap file (`swapoff`, then delete it) and the
+//! changed parameters of zswap.
 
 mod setting;
 mod span;
@@ -23,29 +23,29 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// How long something busy is tried again that must not be left behind, how long something that
-/// should be there at once, and how often.
+/// How long to retry an undo that finds something busy, how long to wait for something that should
+/// be there at once, and the pause between attempts.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 static STOPPED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From now on SIGINT and SIGTERM end no process but make [`stopped`] true. May be called again.
+/// Makes SIGINT and SIGTERM set [`stopped`] instead of ending the process. May be called again.
 ///
-/// Whatever sets something up calls it by itself.
+/// Every set-up calls it.
 pub(crate) fn watch_signals() {
     STOPPED.get_or_init(|| {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [libc::SIGINT, libc::SIGTERM] {
-            // Neither is among the signals that cannot be had; unwatched, it would end the process.
+            // Both signals can be caught; if that fails, they end the process as usual.
             let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
         }
         flag
     });
 }
 
-/// Whether SIGINT or SIGTERM has come since they are watched.
+/// Whether SIGINT or SIGTERM has come since `watch_signals`.
 pub(crate) fn stopped() -> bool {
     STOPPED.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
@@ -54,16 +54,16 @@ fn go_on() -> Result<()> {
     if stopped() { Err(Error::Stopped) } else { Ok(()) }
 }
 
-/// That this process is root's, and that the system's pages are as large as those that are kept.
+/// Checks that this process runs as root, and that the system's pages have the size of the run's.
 fn is_fit() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Error::setup("it takes root; run as root to have it measured"));
+        return Err(Error::setup("it needs root; run as root to measure it"));
     }
     // SAFETY: the call reads a constant of the system.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     if usize::try_from(size) != Ok(PAGE) {
         return Err(Error::setup(format!(
-            "the system's pages are of {size} bytes, and these of {PAGE}"
+            "the system's pages have {size} bytes, those of this run {PAGE}"
         )));
     }
     Ok(())
@@ -84,7 +84,7 @@ fn write(path: &str, value: &str) -> Result<()> {
     written.map_err(|source| Error::System { what, path: path.to_owned(), source })
 }
 
-/// Tries until it works or has failed for so long.
+/// Tries until it succeeds or has failed for `patience`.
 fn insist<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
@@ -95,14 +95,14 @@ fn insist<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -
     }
 }
 
-/// Says what could not be undone: whoever drops it has nobody to give an error to.
+/// Reports what could not be undone: a drop cannot return an error.
 fn tell_left<E: std::fmt::Display>(what: &str, undone: std::result::Result<(), E>) {
     if let Err(error) = undone {
         eprintln!("system: {what} is left behind: {error}");
     }
 }
 
-/// What the tests share: one at a time sets something up, and only where that can be.
+/// Helpers of the tests: only one at a time sets something up, and only where the system allows it.
 #[cfg(test)]
 mod shared {
     use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -115,7 +115,7 @@ mod shared {
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pages that compress, each to something else.
+    /// Compressible pages, each different.
     pub(super) fn pages(count: usize, seed: u8) -> Pages {
         (0..count)
             .map(|n| {

@@ -1,4 +1,4 @@
-//! Settings of the kernel that are put back as they were when they are dropped, the last one first.
+//! Settings of the kernel that are restored on drop, the last one first.
 
 use super::{read, tell_left, write};
 use crate::error::Result;
@@ -13,7 +13,7 @@ struct Setting {
 }
 
 impl Settings {
-    /// Sets one more.
+    /// Changes one more setting.
     pub(super) fn set(&mut self, path: &'static str, value: &str) -> Result<()> {
         let before = read(path)?.trim().to_owned();
         if before != value {

@@ -1,7 +1,7 @@
-//! Anonymous memory that is sent out to swap a page at a time, and comes back by being touched.
+//! Anonymous memory that is swapped out a page at a time, and comes back when it is touched.
 //!
-//! Each page is behind a lock of its own, so that no thread reads what another writes. Nothing keeps
-//! the memory in: the kernel may take a page out at any time, and nobody sees it but by the clock.
+//! Each page has its own lock, so that no thread reads what another writes. The memory is not locked:
+//! the kernel may swap a page out at any time, which only costs time.
 
 use std::ffi::c_void;
 use std::io;
@@ -13,18 +13,18 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::source::PAGE;
 
-/// What is known of a page.
+/// The state of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// Nothing is kept in it.
+    /// It holds nothing.
     Free,
-    /// Kept, and last seen in memory.
+    /// It holds a page, last seen in memory.
     In,
-    /// Kept, and sent out since.
+    /// It holds a page, swapped out since.
     Out,
 }
 
-/// One page of a span: nobody else reads or writes there.
+/// One page of a span: only its owner reads or writes it.
 #[derive(Debug)]
 struct Slot {
     at: NonNull<Page>,
@@ -48,8 +48,8 @@ struct Map {
     len: usize,
 }
 
-// SAFETY: through a shared reference there is advice only, which the kernel takes from any thread;
-// that none of it changes what a slot holds is kept by `Map::advise`.
+// SAFETY: a shared reference allows advice only, which the kernel accepts from any thread;
+// `Map::advise` keeps to advice that does not change the pages' contents.
 unsafe impl Sync for Map {}
 
 impl Map {
@@ -63,15 +63,15 @@ impl Map {
         Ok(map)
     }
 
-    /// Gives advice that leaves what is in the pages as it is.
+    /// Gives advice that does not change the pages' contents.
     fn advise(&self, advice: Advice) -> io::Result<()> {
         debug_assert!(advice != Advice::LinuxDontNeed && advice != Advice::LinuxFree);
-        // SAFETY: the range is this mapping, and its bytes stay as they are.
+        // SAFETY: the range is this mapping, and its bytes do not change.
         unsafe { madvise(self.start.as_ptr().cast(), self.len, advice) }?;
         Ok(())
     }
 
-    /// The pages that are in memory, be it only in the swap cache.
+    /// The number of pages in memory, the swap cache included.
     fn resident(&self) -> io::Result<usize> {
         let mut pages = vec![0u8; self.len / PAGE];
         let start = self.start.as_ptr().cast::<c_void>();
@@ -85,7 +85,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: this was mapped by `new`, and whoever points into it is dropped before.
+        // SAFETY: `new` mapped this, and the slots, which point into it, are dropped before.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         super::tell_left("memory", unmapped);
     }
@@ -105,11 +105,11 @@ impl Slot {
 }
 
 impl Span {
-    /// Of so many pages, all of them free. None is in memory.
+    /// A span of this many pages, all free and none in memory.
     pub(super) fn new(pages: usize) -> io::Result<Self> {
         let map = Map::new(pages)?;
         let slot = |n| {
-            // SAFETY: the mapping is of so many pages.
+            // SAFETY: `n` is below the number of pages of the mapping.
             let at = unsafe { map.start.add(n) };
             Mutex::new(Slot { at, state: State::Free })
         };
@@ -125,16 +125,16 @@ impl Span {
         Ok(slot.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has every page in memory, so that whoever writes there next waits for nothing.
+    /// Brings every page into memory, so that the next writes do not fault.
     pub(super) fn populate(&self) -> io::Result<()> {
         self.map.advise(Advice::LinuxPopulateWrite)
     }
 
-    /// Keeps a page and sends it out.
+    /// Stores a page and swaps it out.
     pub(super) fn put(&self, page: usize, from: &Page) -> io::Result<()> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Out {
-            // It would be brought in, to be written over.
+            // Else it would be swapped in only to be overwritten.
             slot.give_up()?;
         }
         // SAFETY: the slot owns what it points to, so the two do not overlap.
@@ -143,7 +143,7 @@ impl Span {
         slot.advise(Advice::LinuxPageOut)
     }
 
-    /// Brings a page in and copies it. False where none is kept.
+    /// Swaps a page in and copies it. False if the place is free.
     pub(super) fn get(&self, page: usize, to: &mut Page) -> io::Result<bool> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Free {
@@ -155,12 +155,12 @@ impl Span {
         Ok(true)
     }
 
-    /// Gives a page up, in memory and in swap.
+    /// Frees a page, in memory and in swap.
     pub(super) fn free(&self, page: usize) -> io::Result<()> {
         self.slot(page)?.give_up()
     }
 
-    /// Sends out every page; how many stayed in memory all the same.
+    /// Swaps out every page; returns how many stayed in memory.
     pub(super) fn send_out(&self) -> io::Result<usize> {
         self.map.advise(Advice::LinuxPageOut)?;
         let resident = self.map.resident()?;
@@ -175,7 +175,7 @@ impl Span {
         Ok(resident)
     }
 
-    /// The pages that are kept, wherever they are.
+    /// The number of pages held, in memory or in swap.
     pub(super) fn kept(&self) -> io::Result<usize> {
         let mut kept = 0;
         for page in 0..self.slots.len() {

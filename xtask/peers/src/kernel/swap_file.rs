@@ -1,4 +1,4 @@
-//! A swap file in use by the kernel: made, taken into use, taken out of it and deleted again.
+//! A swap file: created and switched on, switched off and deleted on drop.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ use super::{PATIENCE, insist, tell_left};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// Before every other area: the largest priority there is, and the flag that says there is one.
+/// The largest priority, so that the kernel uses it before every other area, and the flag that sets one.
 const FIRST_OF_ALL: libc::c_int = 0x8000 | 0x7fff;
 
 /// A file that is deleted when this is dropped.
@@ -29,12 +29,12 @@ impl Drop for Temporary {
 #[derive(Debug)]
 pub(super) struct SwapFile {
     path: CString,
-    // Deleted once the kernel has let go of it.
+    // Deleted after the kernel has stopped using it.
     _file: Temporary,
 }
 
 impl SwapFile {
-    /// With room for so many pages, wherever the filesystem can have one.
+    /// With room for this many pages, in the first folder whose file system supports one.
     pub(super) fn new(pages: usize) -> Result<Self> {
         let mut reasons = Vec::new();
         for directory in [std::env::temp_dir(), "/var/tmp".into()] {
@@ -45,7 +45,7 @@ impl SwapFile {
         }
         let reasons = reasons.join("; ");
         Err(Error::setup(format!(
-            "no swap file can be had ({reasons}); set TMPDIR to where one can"
+            "no swap file can be made ({reasons}); set TMPDIR to a folder that can hold one"
         )))
     }
 
@@ -67,7 +67,7 @@ impl SwapFile {
     }
 }
 
-/// Version 1 of the header: what comes after the page that holds it is all good, up to `last`.
+/// Version 1 of the header: all pages after the header's are usable, up to `last`.
 fn write_header(file: &File, last: u32) -> io::Result<()> {
     const MAGIC: &[u8] = b"SWAPSPACE2";
     const VERSION: u32 = 1;

@@ -1,9 +1,9 @@
-//! The running kernel's zram: a disk of its own, hot-added, written and read with direct I/O a page or
+//! The running kernel's zram: a separate, hot-added disk, written and read with direct I/O a page or
 //! 128 KiB at a time.
 //!
-//! Memory is what `mm_stat` says, and what the kernel keeps beside it, reckoned: 16 bytes a page of
-//! the disk in the table of slots, 8 for the handle of each object, and about 8 for the descriptors
-//! of the zspages.
+//! Its memory is that of `mm_stat`, plus an estimate of the kernel's metadata: for each page of the
+//! disk 16 bytes in the table of slots, 8 for the handle of its object, and about 8 for the
+//! descriptors of the zspages.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,13 +20,13 @@ const CONTROL: &str = "/sys/class/zram-control";
 const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
 const HOT_REMOVE: &str = "/sys/class/zram-control/hot_remove";
 
-/// The algorithms that are measured where the kernel has them.
+/// The algorithms to measure, where the kernel has them.
 const WANTED: &[&str] = &["lz4", "lzo", "lzo-rle"];
 
-/// What the kernel keeps a page of the disk beside `mem_used_total`.
+/// Metadata bytes of the kernel for each page of the disk, beside `mem_used_total`.
 const METADATA: usize = 16 + 8 + 8;
 
-/// A device that nobody else has; gone again when this is dropped.
+/// A device for this process alone; removed on drop.
 #[derive(Debug)]
 struct Device {
     id: u32,
@@ -37,7 +37,7 @@ impl Device {
         is_fit()?;
         if !Path::new(CONTROL).exists() {
             return Err(Error::setup(format!(
-                "this kernel has no {CONTROL}; load its module zram"
+                "this kernel has no {CONTROL}; load the module zram"
             )));
         }
         watch_signals();
@@ -65,7 +65,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // Whatever listens for new devices may have it open for a moment.
+        // A listener for new devices may have it open for a moment.
         let gone = insist(PATIENCE, || write(&self.attribute("reset"), "1"))
             .and_then(|()| insist(PATIENCE, || write(HOT_REMOVE, &self.id.to_string())));
         tell_left(&self.node(), gone);
@@ -77,9 +77,9 @@ fn algorithms(line: &str) -> Vec<String> {
     line.split_whitespace().map(|name| name.trim_matches(['[', ']']).to_owned()).collect()
 }
 
-/// Those that can be measured here, or why none can.
+/// The algorithms that can be measured here, or why none can.
 ///
-/// A device is added and removed for it: a few milliseconds.
+/// Adds and removes a device, which takes a few milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let listed = Device::add().and_then(|device| device.algorithms());
     let listed = listed.map_err(|error| error.to_string())?;
@@ -94,14 +94,14 @@ pub(crate) fn offered() -> Result<Vec<String>, String> {
 /// The disk.
 #[derive(Debug)]
 pub(crate) struct Zram {
-    // Closed before the device goes, which an open file would hold.
+    // Closed before the device is removed: an open file would keep it busy.
     file: File,
     device: Device,
     pages: usize,
 }
 
 impl Zram {
-    /// Of so many pages.
+    /// A disk of this many pages.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Self> {
         let device = Device::add()?;
         let listed = device.algorithms()?;
@@ -127,7 +127,7 @@ impl Contestant<Error> for Zram {
 
     fn free(&self, page: usize) -> Result<()> {
         const BLKDISCARD: rustix::ioctl::Opcode = opcode::none(0x12, 119);
-        // SAFETY: this is the request's number, and what it takes are two 64-bit numbers: an offset
+        // SAFETY: this is the request's number, and its argument is two 64-bit numbers: an offset
         // and a length.
         let range = unsafe { Setter::<BLKDISCARD, [u64; 2]>::new([offset(page), PAGE as u64]) };
         // SAFETY: the request writes nothing to memory of this process.
@@ -143,7 +143,7 @@ impl Contestant<Error> for Zram {
         let path = self.device.attribute("mm_stat");
         let text = read(&path)?;
         let stat = MmStat::parse(&text)
-            .ok_or_else(|| Error::setup(format!("{path} cannot be told: {text:?}")))?;
+            .ok_or_else(|| Error::setup(format!("{path} cannot be parsed: {text:?}")))?;
         let metadata = self.pages * METADATA;
         Ok(Memory {
             compressed_bytes: Some(stat.compr_data_size),

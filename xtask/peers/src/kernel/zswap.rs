@@ -1,23 +1,22 @@
-//! The running kernel's zswap: pages of memory that are sent out to a swap file of their own, which
-//! zswap stands before, and are touched to have them back.
+//! The running kernel's zswap: memory that is swapped out through zswap to a separate swap file, and
+//! touched to bring it back.
 //!
 //! - A store copies the page into its place and has the kernel reclaim that page alone
-//!   (`MADV_PAGEOUT`). The copy cannot be had off the clock: 0.1 to 1 µs of about 13.
-//!   Where a page is stored whose place is swapped out, what is there is dropped first and the place
-//!   is a fresh page of zeros, which costs some µs more: to time stores, load all pages before.
+//!   (`MADV_PAGEOUT`). The time includes the copy: 0.1 to 1 µs of about 13.
+//!   If the place is swapped out, its old page is dropped first and the place becomes a
+//!   fresh page of zeros, which costs some µs more: to time stores, load all pages before.
 //! - A load touches the page and copies it into the worker's buffer, out of the processor's cache:
-//!   about 0.1 µs. Handing out the page in its place would be a load that another thread's store
-//!   could write into.
-//! - A load brings its page back for good: the next one finds it in memory. [`Zswap::settle`] sends
-//!   all of them out again, through zswap, and sees that they have left.
-//! - zswap does not tell how many bytes it compressed pages to.
-//! - Its figures are those of the whole system: what was there before is taken off. Other processes
-//!   that swap meanwhile are counted too.
-//! - Metadata is reckoned, for each page that is stored: the size of the kernel's `zswap_entry`, 8
+//!   about 0.1 µs. Without the copy, another thread's store could write into a loaded page.
+//! - After a load the page stays in memory, where the next load finds it. [`Zswap::settle`] swaps
+//!   all pages out again, through zswap, and checks that they have left.
+//! - zswap does not report how many bytes it compressed pages to.
+//! - Its figures are those of the whole system, less their values before the turn. Other processes
+//!   that swap meanwhile are counted, too.
+//! - Metadata is estimated for each stored page: the size of the kernel's `zswap_entry`, 8
 //!   bytes for the handle of the object, and 8 for the slot in the tree of entries.
 //!
-//! Of the system's settings it changes those of zswap, and `vm.page-cluster`, so that a fault brings
-//! in one page. All are put back, and a second one is refused meanwhile.
+//! It changes the system's settings of zswap, and `vm.page-cluster`, so that a fault brings
+//! in one page. All are restored, and a second instance is refused meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -44,21 +43,21 @@ const MEMINFO: &str = "/proc/meminfo";
 const SLAB_SIZE: &str = "/sys/kernel/slab/zswap_entry/slab_size";
 const SLABINFO: &str = "/proc/slabinfo";
 
-/// The compressors that are measured where the kernel has them.
+/// The compressors to measure, where the kernel has them.
 const WANTED: &[&str] = &["lzo", "lz4"];
 
-/// Pages that are sent out and brought back to see that everything works.
+/// Pages that a trial swaps out and in to check that everything works.
 const TRIAL: usize = 16;
 
-/// Times that pages are sent out before those that stay are given up on.
+/// Attempts to swap out all pages before the rest is an error.
 const ROUNDS: usize = 8;
 
-/// Bytes a stored page beside its entry: the handle, and the slot of the tree.
+/// Metadata bytes of a stored page besides its entry: the handle, and the slot of the tree.
 const HANDLE_AND_SLOT: usize = 8 + 8;
 
 /// The compressors that can be measured here, or why none can.
 ///
-/// Each is set up, tried with a few pages and undone: some tens of milliseconds.
+/// Sets up each, tries it with a few pages and undoes it, which takes some tens of milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let (mut offered, mut reasons) = (Vec::new(), Vec::new());
     for &compressor in WANTED {
@@ -73,7 +72,7 @@ pub(crate) fn offered() -> Result<Vec<String>, String> {
 /// The pages, the swap file and the settings.
 #[derive(Debug)]
 pub(crate) struct Zswap {
-    // Given up in this order: memory first, so that nothing is read back when the swap file goes.
+    // Dropped in this order: memory first, so that removing the swap file reads nothing back.
     span: Span,
     _swap: SwapFile,
     _settings: Settings,
@@ -83,7 +82,7 @@ pub(crate) struct Zswap {
 }
 
 impl Zswap {
-    /// Of so many pages.
+    /// A zswap of this many pages.
     pub(crate) fn new(compressor: &str, pages: usize) -> Result<Self> {
         is_fit()?;
         if !Path::new(PARAMETERS).exists() {
@@ -92,7 +91,7 @@ impl Zswap {
         let lock = lock()?;
         watch_signals();
         let mut settings = Settings::default();
-        // Before the compressor: only a zswap that has started refuses one that it does not have.
+        // Before the compressor: only an enabled zswap refuses an unknown one.
         settings.set(ENABLED, "Y")?;
         settings.set(COMPRESSOR, compressor).map_err(|error| {
             Error::setup(format!("the kernel's zswap does not take {compressor:?} ({error})"))
@@ -102,7 +101,7 @@ impl Zswap {
             settings.set(SHRINKER_ENABLED, "N")?;
         }
         settings.set(PAGE_CLUSTER, "0")?;
-        // Twice as large: fuller than half, the kernel looks for slots in another way.
+        // Twice as large: above half, the kernel searches for slots in another way.
         let swap = SwapFile::new(2 * pages + (64 << 20) / PAGE)?;
         let before = Held::now()?;
         let span = Span::new(pages).map_err(|error| memory_failed(&error))?;
@@ -113,7 +112,7 @@ impl Zswap {
         Ok(zswap)
     }
 
-    /// A few pages out and back, and every page in memory after that.
+    /// Swaps a few pages out and in, then brings every page into memory.
     fn try_out(&self) -> Result<()> {
         let pages = TRIAL.min(self.span.len());
         let page = |n: usize| -> Page { std::array::from_fn(|i| (i / 64 * (n + 1)) as u8) };
@@ -132,12 +131,12 @@ impl Zswap {
         self.span.populate().map_err(|error| memory_failed(&error))
     }
 
-    /// Sends out every page that is in memory, and sees that all are out and in zswap.
+    /// Swaps out every page that is in memory, and checks that all are out and in zswap.
     ///
     /// # Errors
     ///
-    /// `Setup` where pages stay in memory, or where more than one of fifty is not in zswap but in
-    /// the swap file, which is what becomes of pages that do not compress.
+    /// `Setup` if pages stay in memory, or if more than one in fifty went past zswap to the
+    /// swap file, as pages that do not compress do.
     pub(crate) fn settle(&self) -> Result<()> {
         let mut resident = 0;
         for _ in 0..ROUNDS {
@@ -152,8 +151,8 @@ impl Zswap {
         )))
     }
 
-    /// From here and, if that is not enough, from every processor: pages wait in a queue of the one
-    /// that touched them last, and only there the call finds them.
+    /// From this processor and, if that is not enough, from every other one: a page may wait in a queue of
+    /// the processor that touched it last, where only a call on that processor finds it.
     fn send_out(&self) -> Result<usize> {
         let sent = self.span.send_out().map_err(|error| memory_failed(&error))?;
         if sent == 0 {
@@ -192,7 +191,7 @@ fn memory_failed(error: &io::Error) -> Error {
     Error::setup(format!("memory cannot be swapped out: {error}"))
 }
 
-/// Held until the settings are as before: two that set them would put back each other's.
+/// Held until the settings are restored: two instances would restore each other's settings.
 fn lock() -> Result<File> {
     let failed = |source| Error::System { what: "cannot lock", path: ENABLED.to_owned(), source };
     let file = File::open(ENABLED).map_err(failed)?;
@@ -205,7 +204,7 @@ fn lock() -> Result<File> {
     }
 }
 
-/// What zswap holds, of the whole system.
+/// The memory and pages of zswap in the whole system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Held {
     pool_bytes: usize,
@@ -233,7 +232,7 @@ fn kib(text: &str, key: &str) -> Option<usize> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Bytes of the kernel's `zswap_entry`, if it tells them.
+/// Bytes of the kernel's `zswap_entry`, if it reports them.
 fn entry_bytes() -> Option<usize> {
     let of_slab = || read(SLAB_SIZE).ok()?.trim().parse().ok();
     of_slab().or_else(|| object_size(&read(SLABINFO).ok()?, "zswap_entry"))
@@ -255,8 +254,8 @@ impl Contestant<Error> for Zswap {
         self.span.free(page).map_err(|error| Error::keeps("a free", page, error))
     }
 
-    /// Has the kernel shrink its caches, which is what compacts the pool of zswap: all caches of
-    /// the system, since there is no other way in.
+    /// Has the kernel shrink its caches, which compacts the pool of zswap: all caches of
+    /// the system, since no other interface does it.
     fn tidy(&self) -> Result<()> {
         write(DROP_CACHES, "2")
     }
@@ -315,7 +314,7 @@ mod tests {
         paths.iter().map(|path| read(path).unwrap_or_default()).collect()
     }
 
-    /// Pages that zswap has given back since the system started.
+    /// Pages that zswap has returned since the system started.
     fn loads() -> usize {
         let text = read("/proc/vmstat").unwrap();
         let mut lines = text.lines();
@@ -365,7 +364,7 @@ mod tests {
                 for n in 0..256 {
                     worker.load(n, &mut back).unwrap();
                 }
-                assert!(loads() >= before + 256, "every load is one of zswap's");
+                assert!(loads() >= before + 256, "every load must go through zswap");
                 zswap.settle().unwrap();
             }
             let held = || Held::now().unwrap().since(zswap.before).pages;

@@ -1,4 +1,4 @@
-//! The samples of an aging run, and what they come to.
+//! The samples of an aging run, and their summary.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// What a store held at a moment of its churn. Lines may hold more than this.
+/// A store's memory at one moment of its churn. Lines may have more fields.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Sample {
     pub(super) mode: String,
@@ -26,15 +26,15 @@ pub(super) struct Mode {
 }
 
 impl Mode {
-    /// Those of the second half of all operations.
+    /// The samples of the second half of all operations.
     pub(super) fn last_half(&self) -> &[Sample] {
         let half = self.samples.last().map_or(0, |s| s.operations / 2);
         let first = self.samples.partition_point(|s| s.operations < half);
         self.samples.get(first..).unwrap_or_default()
     }
 
-    /// What the density of the last quarter is above that of the quarter before it; none from fewer
-    /// than four samples.
+    /// How much the mean of the last quarter is above that of the quarter before; `None` if the last half
+    /// has fewer than four samples.
     pub(super) fn drift(&self) -> Option<f64> {
         let half = self.last_half();
         let (third, fourth) = half.split_at(half.len() / 2);
@@ -45,7 +45,7 @@ impl Mode {
     }
 }
 
-/// One JSON object a line.
+/// Reads one JSON object per line.
 pub(super) fn read(path: &Path) -> Result<Vec<Mode>> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|source| Error::System {

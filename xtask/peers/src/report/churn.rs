@@ -1,4 +1,4 @@
-//! Fragmentation over churn: what a pool holds for each compressed byte, a line for each way of
+//! Fragmentation over churn: pool bytes for each compressed byte, a line for each way of
 //! compaction.
 
 use measure::chart::{self, Axis, FONT, INK, MARGIN, Scale, Side, WIDTH};
@@ -20,10 +20,10 @@ pub(super) fn draw(modes: &[Mode], title: &str, method: &str) -> Result<String> 
     let (left, right) = (MARGIN + 56, WIDTH - MARGIN - widest - 10);
     let all = || modes.iter().flat_map(|mode| &mode.samples);
     let across = Axis::over(Scale::Linear, all().map(|s| s.operations as f64), (left, right));
-    // From what a pool without any waste would hold.
+    // The axis begins at a pool without waste.
     let densities = all().map(|s| s.pool_per_compressed).chain([1.0]);
     let up = Axis::over(Scale::Linear, densities, (bottom, top));
-    // One below the other where lines end close together.
+    // Labels are stacked where lines end close together.
     let mut ends: Vec<(usize, i32)> = modes
         .iter()
         .map(|mode| mode.samples.last().map_or(bottom, |s| up.place(s.pool_per_compressed)))

@@ -1,5 +1,5 @@
-//! The generated parts of a page, each between two marker lines of its name; whatever stands
-//! elsewhere is somebody's own and is kept.
+//! The generated parts of a page, each between two marker lines with its name; the rest of the
+//! page is kept.
 
 use crate::error::{Error, Result};
 
@@ -14,8 +14,7 @@ fn end(name: &str) -> String {
     format!("<!-- end: {name} -->")
 }
 
-/// `text` with what is between the markers of each part replaced by the part. `page` is named in
-/// errors.
+/// `text` with each part put between its markers. `page` is named in errors.
 ///
 /// # Errors
 ///

@@ -11,9 +11,9 @@ const ROW: i32 = 22;
 pub(super) struct Row {
     pub(super) label: String,
     pub(super) hue: Hue,
-    /// As many as there are marks; none where it was not measured.
+    /// One for each mark; `None` if it was not measured.
     pub(super) values: Vec<Option<f64>>,
-    /// Said at the right end.
+    /// Text at the right end.
     pub(super) note: String,
 }
 

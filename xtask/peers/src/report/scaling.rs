@@ -8,7 +8,7 @@ use measure::{Figures, Timing};
 
 const MARKS: [Mark; 5] = [Mark::Dot, Mark::Ring, Mark::Diamond, Mark::Square, Mark::Bar];
 
-/// The one that does most with the most threads comes first.
+/// The fastest with the most threads comes first.
 pub(super) fn draw(
     figures: &[Figures],
     threads: &[usize],

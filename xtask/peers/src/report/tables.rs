@@ -6,7 +6,7 @@ use super::aging::Mode;
 use crate::table::{Loss, losses};
 use measure::{Figures, Timing};
 
-/// Page bytes for each resident byte, all that is kept to know which page is where counted.
+/// Page bytes for each resident byte, metadata included.
 pub(super) fn density(f: &Figures) -> Option<f64> {
     let resident = f.memory.resident_bytes.filter(|&bytes| bytes > 0)?;
     Some(f.original_bytes() as f64 / resident as f64)
@@ -126,7 +126,7 @@ fn of_memory(f: &Figures) -> Vec<String> {
     ]
 }
 
-/// What each way of compaction came to.
+/// The results of each way of compaction.
 pub(super) fn of_aging(modes: &[Mode]) -> String {
     let mut text = String::new();
     let head = [
@@ -206,7 +206,11 @@ mod tests {
         let memory = ["1000", "131072", "77", "2.000", "131.072", "524.288", "1.200"];
         assert_eq!(cells(&text, "| memory |", name), [&[name][..], &memory].concat());
         assert_eq!(cells(&text, "### 2 threads", name)[1], "465");
-        assert_eq!(text.matches("| codec/zstd |").count(), 2, "it keeps nothing: no memory");
+        assert_eq!(
+            text.matches("| codec/zstd |").count(),
+            2,
+            "it keeps nothing, so it has no memory row"
+        );
         assert_eq!(text.matches("\nhow\n").count(), 2);
     }
 

@@ -1,8 +1,8 @@
-//! What a contestant is, by its colour.
+//! The colours of the kinds of contestants.
 
 use measure::chart::{BLUE, FAINT, GREEN, Hue, INK, ORANGE, PURPLE};
 
-/// What a contestant is, by colour: its name's beginning, how it is told, its colour.
+/// The kinds of contestants: the prefix of their names, their description, their colour.
 const FAMILIES: [(&str, &str, Hue); 5] = [
     ("codec", "codec alone", FAINT),
     ("zswap-core", "this project's store", BLUE),
@@ -17,7 +17,7 @@ pub(super) fn of_contestant(contestant: &str) -> Hue {
     family.map_or(INK, |&(.., hue)| hue)
 }
 
-/// What the colours of these contestants mean.
+/// The legend for the colours of these contestants.
 pub(super) fn key<'a>(contestants: impl Iterator<Item = &'a str> + Clone) -> Vec<(String, Hue)> {
     FAMILIES
         .iter()
