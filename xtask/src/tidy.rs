@@ -8,6 +8,7 @@ mod attributes;
 mod circles;
 mod comments;
 mod documents;
+mod english;
 mod heads;
 mod licences;
 mod loom_only;
@@ -47,8 +48,14 @@ impl std::fmt::Display for Finding {
     }
 }
 
-const SOURCE_RULES: &[fn(&Source) -> Vec<Finding>] =
-    &[heads::check, arrows::check_source, orderings::check, loom_only::check, comments::check];
+const SOURCE_RULES: &[fn(&Source) -> Vec<Finding>] = &[
+    heads::check,
+    arrows::check_source,
+    orderings::check,
+    loom_only::check,
+    comments::check,
+    english::check,
+];
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let files = project_files()?;
@@ -64,6 +71,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let sources = rust_sources(files);
     findings.extend(documents::check(&documents, &sources));
     findings.extend(readmes::check(&documents, &sources));
+    findings.extend(documents.iter().flat_map(|(path, text)| english::check_document(path, text)));
     for source in &sources {
         findings.extend(SOURCE_RULES.iter().flat_map(|rule| rule(source)));
     }

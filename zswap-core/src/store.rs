@@ -264,7 +264,7 @@ impl Zswap {
             }
             (put, _) => put.map_err(Refusal::Fault)?,
         };
-        Ok(self.into_content(pool, stored))
+        Ok(self.stored_content(pool, stored))
     }
 
     /// Refuses a new entry when memory that cannot be written back reaches the limit on everything.
@@ -306,7 +306,7 @@ impl Zswap {
 
     /// The content for an object in a pool; the reference to the pool passes to it.
     #[inline]
-    pub(crate) fn into_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
+    pub(crate) fn stored_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
         if stored.raw {
             self.counters.add(Counter::IncompressiblePages, 1);
         }

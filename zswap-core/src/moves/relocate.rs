@@ -102,7 +102,7 @@ impl Zswap {
 
     /// The new copy, from an object that a mover has put into `pool`.
     pub(crate) fn copy_in(&self, pool: &PoolRef<'_>, stored: Stored) -> NewCopy {
-        NewCopy::Of(self.into_content(pool.again(), stored))
+        NewCopy::Of(self.stored_content(pool.again(), stored))
     }
 
     /// Replaces the word of an entry that still holds the object of `old`; returns whether it did. The
