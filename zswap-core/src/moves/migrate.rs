@@ -1,4 +1,4 @@
-//! Migration: pages of pools that are no longer current move into the current one.
+//! Migration: pages of pools that are not current any more move into the current one.
 //!
 //! A page is read as a load reads it, compressed again and put into the other pool with nothing locked;
 //! then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
@@ -25,7 +25,7 @@ pub struct PoolMigration {
 }
 
 impl Zswap {
-    /// Moves up to `budget` pages into the current pool, out of pools that are no longer current. A pool
+    /// Moves up to `budget` pages into the current pool, out of pools that are not current any more. A pool whose
     /// whose last page leaves is dropped. Continues where the last call ended, and goes around at most
     /// once. Pages that [`Zswap::recompress`] has moved stay where they are.
     ///
