@@ -25,8 +25,8 @@ pub struct PoolMigration {
 }
 
 impl Zswap {
-    /// Moves up to `budget` pages into the current pool, out of pools that are not current any more. A pool whose
-    /// whose last page leaves is dropped. Continues where the last call ended, and goes around at most
+    /// Moves up to `budget` pages into the current pool, out of pools that are not current any more. A
+    /// pool whose last page leaves is dropped. Continues where the last call ended, and goes around at most
     /// once. Pages that [`Zswap::recompress`] has moved stay where they are.
     ///
     /// ```
