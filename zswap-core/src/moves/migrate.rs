@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-//! Migration: pages move out of pools that are not current into the current one.
-=======
 //! Migration: pages of pools that are not current any more move into the current one.
->>>>>>> en-core
 //!
 //! A page is read as a load reads it, compressed again and put into the other pool with nothing locked;
 //! then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
@@ -29,13 +25,8 @@ pub struct PoolMigration {
 }
 
 impl Zswap {
-<<<<<<< HEAD
-    /// Moves up to `budget` pages into the current pool, out of pools that are not current. A pool
-    /// whose last page leaves is dropped. Continues where the last call ended, and goes around at most
-=======
     /// Moves up to `budget` pages into the current pool, out of pools that are not current any more. A
     /// pool whose last page leaves is dropped. Continues where the last call ended, and goes around at most
->>>>>>> en-core
     /// once. Pages that [`Zswap::recompress`] has moved stay where they are.
     ///
     /// ```
