@@ -13,7 +13,7 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often a model may preempt a runnable thread (LOOM_MAX_PREEMPTIONS).
+    /// How often a model may preempt a runnable thread (`LOOM_MAX_PREEMPTIONS`).
     #[arg(long, default_value_t = 3)]
     pub(crate) preemptions: usize,
     /// Only this crate; may be given several times.
