@@ -72,9 +72,9 @@ enum Job {
     Loom(jobs::loom::Args),
     /// The allocators and the store under Miri.
     Miri(jobs::miri::Args),
-    /// The concurrent tests under ThreadSanitizer; all tests on request.
+    /// The concurrent tests under the thread sanitizer; all tests on request.
     Tsan(jobs::tsan::Args),
-    /// All tests under AddressSanitizer, leaks and C code included.
+    /// All tests under the address sanitizer, leaks and C code included.
     Asan(jobs::asan::Args),
     /// The criterion benches on real pages, in multiples of a mutex pair; or, with --peers, this
     /// project compared with its peers.

@@ -1,4 +1,4 @@
-//! The whole test suite under AddressSanitizer and its leak checker, including the C codecs.
+//! The whole test suite under the address sanitizer and its leak checker, including the C codecs.
 
 use crate::error::Result;
 use crate::sanitizer::{self, Sanitizer};

@@ -1,4 +1,4 @@
-//! The concurrent tests under ThreadSanitizer; on request every test of every crate.
+//! The concurrent tests under the thread sanitizer; on request every test of every crate.
 
 use crate::error::Result;
 use crate::sanitizer::{self, Crate, Sanitizer};

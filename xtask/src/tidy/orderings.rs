@@ -1,4 +1,4 @@
-//! Rule `ordering`: an atomic ordering weaker than SeqCst has a comment on what it pairs with.
+//! Rule `ordering`: an atomic ordering weaker than `SeqCst` has a comment on what it pairs with.
 //!
 //! The comment is plain, not documentation, and in the same function: on the line itself, within
 //! the statement, or within the four lines above it. Consecutive lines with weak orderings count
