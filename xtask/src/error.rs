@@ -48,6 +48,14 @@ pub(crate) enum Error {
     #[error("the package of {krate} has no {file}; see what `cargo package --list` takes")]
     PackageFile { krate: String, file: String },
 
+    #[error(
+        "the public API is not what {texts} says, as shown above; mend it, or accept it: {accept}"
+    )]
+    ApiDiffers { texts: &'static str, accept: &'static str },
+
+    #[error("not run: {why}")]
+    NotRun { why: String },
+
     #[error("--pages: {reason}; give files whose paths have none")]
     PagesPath { reason: String },
 

@@ -1,6 +1,7 @@
 //! The jobs, one file each.
 
 pub(crate) mod aging;
+pub(crate) mod api;
 pub(crate) mod asan;
 pub(crate) mod bench;
 pub(crate) mod churn;

@@ -13,9 +13,11 @@
 mod apt;
 mod cmd;
 mod error;
+mod folder;
 mod jobs;
 mod ledger;
 mod libtest;
+mod no_c;
 mod sanitizer;
 mod subcommand;
 mod tidy;
@@ -48,6 +50,8 @@ enum Job {
     Clippy,
     /// The documentation builds without a warning.
     Docs,
+    /// The public API of the library crates is what docs/api says.
+    Api(jobs::api::Args),
     /// The tests of the whole workspace.
     Test,
     /// `zswap compare` over the built-in sample, its JSON read back and checked.
@@ -115,6 +119,7 @@ fn run(job: Job) -> Result<()> {
         Job::Tidy => tidy::run(&ws),
         Job::Clippy => jobs::clippy::run(&ws),
         Job::Docs => jobs::docs::run(),
+        Job::Api(args) => jobs::api::run(&ws, &args),
         Job::Test => jobs::test::run(),
         Job::Compare => jobs::compare::run(),
         Job::Examples => jobs::examples::run(&ws),

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
+use crate::folder;
 use crate::workspace::{Workspace, is_library, text};
 
 /// What every package has to bring along.
@@ -34,9 +35,9 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
 
     let user = Path::new(&target).join("user");
     // With what was built of older packages: their files all bear the same date.
-    renew(&user)?;
+    folder::renew(&user)?;
     let packages = user.join("packages");
-    renew(&packages)?;
+    folder::renew(&packages)?;
     for package in &libraries {
         unpack(Path::new(&target), package, &packages)?;
     }
@@ -84,15 +85,6 @@ fn unpack(target: &Path, package: &Value, packages: &Path) -> Result<()> {
             file: (*file).to_owned(),
         }),
     }
-}
-
-/// An empty directory at `path`.
-fn renew(path: &Path) -> Result<()> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    if path.exists() {
-        fs::remove_dir_all(path).map_err(failed)?;
-    }
-    fs::create_dir_all(path).map_err(failed)
 }
 
 /// Copies the files of a crate, not what was built of it.
