@@ -42,8 +42,8 @@ pub(crate) enum Error {
     #[error("{krate} states rust-version {found:?}, the root manifest {wanted}; inherit it")]
     RustVersion { krate: String, found: Option<String>, wanted: String },
 
-    #[error("the package of {krate} says no `{field}`; add it to its Cargo.toml")]
-    PackageField { krate: String, field: String },
+    #[error("{krate} could not be published without an error or a warning; cargo said:\n{said}")]
+    NotPublished { krate: String, said: String },
 
     #[error("the package of {krate} has no {file}; see what `cargo package --list` takes")]
     PackageFile { krate: String, file: String },

@@ -1,4 +1,4 @@
-//! Folders that a job fills.
+//! Folders and files that a job fills, with errors that name the path.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,10 @@ pub(crate) fn renew(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(failed)
 }
 
-/// Writes a file.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|source| Error::Read { path: path.to_owned(), source })
 }

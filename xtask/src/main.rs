@@ -14,6 +14,7 @@ mod apt;
 mod cmd;
 mod error;
 mod folder;
+mod index;
 mod jobs;
 mod ledger;
 mod libtest;
@@ -70,7 +71,9 @@ enum Job {
     Cross,
     /// Type-checks every combination of each crate's features.
     Powerset(jobs::powerset::Args),
-    /// The packages of the library crates, used by a crate outside the workspace.
+    /// Each package published by itself to an index on disk, and compiled against that.
+    Publish,
+    /// The published packages, used by a crate outside the workspace.
     Outside,
     /// The crate that measures this project beside its peers is in order: lints, tests, a small run.
     Peers,
@@ -129,6 +132,7 @@ fn run(job: Job) -> Result<()> {
         Job::Msrv => jobs::msrv::run(&ws),
         Job::Cross => jobs::cross::run(),
         Job::Powerset(args) => jobs::powerset::run(&ws, &args),
+        Job::Publish => jobs::publish::run(&ws),
         Job::Outside => jobs::outside::run(&ws),
         Job::Peers => jobs::peers::check(&ws),
         Job::Loom(args) => jobs::loom::run(&ws, &args),

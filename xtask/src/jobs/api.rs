@@ -96,8 +96,7 @@ fn library_name(package: &Value) -> &str {
 
 /// Whether the JSON is of the format that the reader knows.
 fn check_format(json: &Path, reads: &str) -> Result<()> {
-    let failed = |source| Error::Read { path: json.to_owned(), source };
-    let content = std::fs::read_to_string(json).map_err(failed)?;
+    let content = folder::read(json)?;
     let failed = |source| Error::Json { command: "rustdoc +nightly".to_owned(), source };
     let value: Value = serde_json::from_str(&content).map_err(failed)?;
     let writes = value["format_version"].to_string();
