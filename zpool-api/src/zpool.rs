@@ -80,9 +80,14 @@ pub struct Compaction {
 }
 
 impl Compaction {
-    /// So many pages won, and whether nothing is left to win.
-    pub const fn new(pages: usize, complete: bool) -> Self {
-        Compaction { pages, complete }
+    /// A run to the pool's end that won `pages`.
+    pub const fn complete(pages: usize) -> Self {
+        Compaction { pages, complete: true }
+    }
+
+    /// A run that won `pages` and stopped before the pool's end.
+    pub const fn partial(pages: usize) -> Self {
+        Compaction { pages, complete: false }
     }
 }
 
@@ -185,7 +190,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// Default: all of [`Zpool::compact`].
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         let _ = pages;
-        self.compact().map(|pages| Compaction::new(pages, true))
+        self.compact().map(Compaction::complete)
     }
 
     /// Moves what a sparsely used block of the provider's address space holds to pages elsewhere, so
