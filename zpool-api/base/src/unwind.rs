@@ -72,7 +72,7 @@ pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
 
 /// Drops what a panic carried; what its destructor panics with is leaked.
 #[cold]
-pub fn drop_payload(payload: Box<dyn Any + Send>) {
+fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         core::mem::forget(another);
     }

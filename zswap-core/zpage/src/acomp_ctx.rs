@@ -85,7 +85,7 @@ pub enum CodecFault {
 type Place = Box<[CachePadded<AcompCtx>]>;
 
 /// A pool's contexts, one a CPU.
-pub struct AcompCtxs {
+pub(crate) struct AcompCtxs {
     by_cpu: Box<[OnceCell<Place>]>,
 }
 
@@ -126,7 +126,7 @@ impl Default for AcompCtxs {
 
 impl AcompCtxs {
     /// Room for every CPU; makes no context yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
@@ -137,7 +137,7 @@ impl AcompCtxs {
     /// [`CodecFault::Reentrant`] if this thread holds a context, [`CodecFault::Failed`] if this CPU's could not be
     /// made and no other CPU has one.
     #[inline]
-    pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
+    pub(crate) fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         self.hold_of(cpu::current(), compressor)
     }
 
@@ -188,7 +188,7 @@ impl AcompCtxs {
     }
 
     /// Heap bytes of the contexts made so far.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         let made = self.by_cpu.iter().filter_map(OnceCell::get);
         // Relaxed: as in `own`.
         let bytes =

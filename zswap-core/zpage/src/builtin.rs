@@ -40,12 +40,12 @@ pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "
 
 /// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
 #[cfg(all(target_os = "linux", not(miri)))]
-pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::MmapPages::new()))
 }
 
 /// The page provider of this system: `MmapPages` on Linux, else `HeapPages`.
 #[cfg(not(all(target_os = "linux", not(miri))))]
-pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::HeapPages::new()))
 }
