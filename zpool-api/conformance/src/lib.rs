@@ -49,7 +49,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use fixture::Rig;
-use zpool_api::{PageProvider, Zpool, ZpoolError};
+pub use zpool_api::ZpoolError;
+use zpool_api::{PageProvider, Zpool};
 use zpool_pages::HeapPages;
 
 /// What the suite needs to know to test a backend. [`subject`] makes one of a closure.
