@@ -114,7 +114,7 @@ pub struct Summary {
 impl Summary {
     /// The times of one of `unit` pages, where an operation was on as many.
     #[must_use]
-    pub fn per_page(self, unit: usize) -> Self {
+    pub(crate) fn per_page(self, unit: usize) -> Self {
         let unit = unit as f64;
         Summary {
             mean: self.mean / unit,

@@ -30,7 +30,7 @@ pub enum ZpoolError {
         backend: &'static str,
     },
     /// The page provider gave no pages. Nothing was allocated; free objects or retry later.
-    #[error("no page for the object: {source}")]
+    #[error(transparent)]
     OutOfMemory {
         /// What the provider said.
         #[from]

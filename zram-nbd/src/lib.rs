@@ -111,7 +111,7 @@ pub struct Session {
 #[non_exhaustive]
 pub enum SessionError {
     /// The connection failed, or ended in the middle of something.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed")]
     Io(#[from] io::Error),
     /// The client did not keep to the protocol.
     #[error("the client sent {what} {value:#x}; the connection is closed")]

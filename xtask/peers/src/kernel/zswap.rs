@@ -194,7 +194,7 @@ fn memory_failed(error: &io::Error) -> Error {
 
 /// Held until the settings are as before: two that set them would put back each other's.
 fn lock() -> Result<File> {
-    let failed = |source| Error::System { what: "cannot lock", path: ENABLED.to_owned(), source };
+    let failed = |reason| Error::System { what: "cannot lock", path: ENABLED.to_owned(), reason };
     let file = File::open(ENABLED).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -20,7 +20,7 @@ use crate::PAGE_SIZE;
 #[non_exhaustive]
 pub enum FileDeviceError {
     /// The system did not open, look at or lock it.
-    #[error("{}: {operation} failed: {source}", path.display())]
+    #[error("{}: {operation} failed", path.display())]
     Io {
         /// The file.
         path: PathBuf,
