@@ -111,3 +111,4 @@ pub use middle::{MiddleAt, NoMiddle};
 pub use pool::Pool;
 #[doc(hidden)]
 pub use word::READER_LIMIT;
+pub use zpool_api::ZpoolError;

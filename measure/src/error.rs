@@ -8,14 +8,18 @@ use compressors::CompressorError;
 /// The result of most calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error and its sources, in one line: `no room in the pool: the system refused 1 page`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Why nothing can be measured. Displayed as one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file of pages cannot be opened or read.
-    #[error(
-        "cannot read {path:?}: {source}; give --pages a file of raw 4096-byte pages, or a .zst of one"
-    )]
+    #[error("cannot read {path:?}; give --pages a file of raw 4096-byte pages, or a .zst of one")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -25,8 +29,7 @@ pub enum Error {
 
     /// A file whose name ends in .zst is damaged or not zstd-compressed.
     #[error(
-        "{path:?} cannot be decompressed ({source}); check it with `zstd -t`, \
-         or take .zst off its name if it holds raw pages"
+        "{path:?} cannot be decompressed; check it with `zstd -t`, or take .zst off its name if it holds raw pages"
     )]
     BadZst {
         /// The file.
@@ -108,4 +111,20 @@ pub enum Error {
     /// The codec could not make a context.
     #[error(transparent)]
     Compressor(#[from] CompressorError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_has_each_cause_once() {
+        let error = Error::Unreadable { path: "there".into(), source: io::Error::other("no disk") };
+        let told = chain(&error);
+        assert!(told.starts_with("cannot read \"there\"") && told.ends_with(": no disk"), "{told}");
+        assert_eq!(told.matches("no disk").count(), 1);
+
+        let codec = CompressorError::Panicked { operation: "compress" };
+        assert_eq!(chain(&Error::from(codec.clone())), codec.to_string());
+    }
 }

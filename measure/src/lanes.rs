@@ -12,7 +12,7 @@ use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
 /// Fills buffers before loads, so that a load that writes nothing is noticed: no page is likely to contain it.
-pub const POISON: u8 = 0xa5;
+pub(crate) const POISON: u8 = 0xa5;
 
 /// What one thread measures with.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Lanes {
     }
 
     /// Makes every lane's buffer `pages` pages long.
-    pub fn resize_buffers(&mut self, pages: usize) {
+    pub(crate) fn resize_buffers(&mut self, pages: usize) {
         for lane in &mut self.lanes {
             lane.pages.resize(pages, POISON);
         }

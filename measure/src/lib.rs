@@ -45,12 +45,14 @@ mod turn;
 
 pub use aligned::{Page, Pages};
 pub use contestant::{Contestant, Memory, PoolUse, Worker};
-pub use error::{Error, Result};
+pub use error::{Error, Result, chain};
 pub use figures::{Figures, Name};
-pub use lanes::{Harvest, Lane, Lanes, POISON};
+pub use lanes::{Harvest, Lane, Lanes};
 pub use order::{SplitMix, shuffled};
 pub use pages::PageSet;
 pub use pin::{Pinned, Processors};
 pub use replace::replace;
 pub use timing::{Clock, Laps, Summary, Timing, median};
 pub use turn::{Freed, Plan, Turn, codec_orders, turn};
+
+pub use compressors::CompressorError;

@@ -130,7 +130,7 @@ pub struct Summary {
 impl Summary {
     /// Converts times of operations on `unit` pages each into times per page.
     #[must_use]
-    pub fn per_page(self, unit: usize) -> Self {
+    pub(crate) fn per_page(self, unit: usize) -> Self {
         let unit = unit as f64;
         Summary {
             mean: self.mean / unit,

@@ -180,12 +180,12 @@ impl<'r> Driver<'r> {
     }
 
     /// Counts a refusal that a rule allows; reports any other.
-    fn refused(&self, call: &str, rule: Option<Rule>, error: &dyn std::fmt::Display) {
+    fn refused(&self, call: &str, rule: Option<Rule>, error: &dyn std::fmt::Debug) {
         match rule {
             Some(rule) => self.round.run.count(rule),
             None => {
                 let what =
-                    format!("thread {}: {call}: no rule allows this error: {error}", self.me);
+                    format!("thread {}: {call}: no rule allows this error: {error:?}", self.me);
                 self.round.run.findings.report("refused without a reason", what);
             }
         }

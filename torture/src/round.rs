@@ -235,7 +235,7 @@ impl<'a> Round<'a> {
                 let name = format!("zswap-torture-{}-{:x}", std::process::id(), config.seed);
                 let path = std::env::temp_dir().join(name);
                 let made = FileSwapDevice::create(&path, config.slots);
-                let made = made.map_err(|error| format!("{}: {error}", path.display()))?;
+                let made = made.map_err(|error| format!("{}: {error:?}", path.display()))?;
                 file = Some(Scratch(path));
                 Some(Arc::new(made))
             }

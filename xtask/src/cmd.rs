@@ -116,6 +116,13 @@ impl Cmd {
         }
     }
 
+    /// Prints and runs it; whether it succeeded, and what it wrote to its standard error.
+    pub(crate) fn verdict(&self) -> Result<(bool, String)> {
+        self.announce();
+        let output = self.command().output().map_err(|source| self.spawn_error(source))?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
     /// Whether it starts and succeeds; all its output is dropped.
     pub(crate) fn succeeds(&self) -> bool {
         self.command()
@@ -199,6 +206,14 @@ mod tests {
         let cmd = Cmd::new("printf").arg("a\\nb");
         assert_eq!(cmd.run_and_read().unwrap(), "a\nb");
         assert_eq!(cmd.capture().unwrap(), "a\nb");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_verdict_has_what_a_failing_command_said() {
+        let (succeeded, said) =
+            Cmd::new("sh").args(["-c", "echo no >&2; false"]).verdict().unwrap();
+        assert_eq!((succeeded, said.as_str()), (false, "no\n"));
     }
 
     #[test]

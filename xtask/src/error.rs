@@ -36,11 +36,19 @@ pub(crate) enum Error {
     #[error("no workspace crate depends on loom, so no model can run")]
     NoLoomCrate,
 
-    #[error("the package of {krate} has no `{field}`; add it to its Cargo.toml")]
-    PackageField { krate: String, field: String },
+    #[error("{krate} could not be published without an error or a warning; cargo said:\n{said}")]
+    NotPublished { krate: String, said: String },
 
     #[error("the package of {krate} has no {file}; see the list of `cargo package --list`")]
     PackageFile { krate: String, file: String },
+
+    #[error(
+        "the public API is not what {texts} says, as shown above; mend it, or accept it: {accept}"
+    )]
+    ApiDiffers { texts: &'static str, accept: &'static str },
+
+    #[error("not run: {why}")]
+    NotRun { why: String },
 
     #[error("--pages: {reason}; give files whose paths have none")]
     PagesPath { reason: String },

@@ -1,6 +1,7 @@
 //! The jobs, one file each.
 
 pub(crate) mod aging;
+pub(crate) mod api;
 pub(crate) mod asan;
 pub(crate) mod bench;
 pub(crate) mod churn;
@@ -21,6 +22,7 @@ pub(crate) mod mutants;
 pub(crate) mod nbd;
 pub(crate) mod outside;
 pub(crate) mod peers;
+pub(crate) mod publish;
 pub(crate) mod report;
 pub(crate) mod sweep;
 pub(crate) mod test;

@@ -13,9 +13,12 @@
 mod apt;
 mod cmd;
 mod error;
+mod folder;
+mod index;
 mod jobs;
 mod ledger;
 mod libtest;
+mod no_c;
 mod sanitizer;
 mod subcommand;
 mod tidy;
@@ -48,6 +51,8 @@ enum Job {
     Clippy,
     /// The documentation builds without a warning.
     Docs,
+    /// The public API of the library crates is what docs/api says.
+    Api(jobs::api::Args),
     /// The tests of the whole workspace.
     Test,
     /// `zswap compare` over the built-in sample, its JSON read back and checked.
@@ -64,7 +69,9 @@ enum Job {
     Msrv(jobs::msrv::Args),
     /// Type-checks the crates without C code for other systems.
     Cross,
-    /// Packages the library crates and uses them from a crate outside the workspace.
+    /// Publishes each package by itself to an index on disk, and compiles it against that.
+    Publish,
+    /// Uses the published packages from a crate outside the workspace.
     Outside,
     /// Checks the crate that measures this project against its peers: lints, tests, a small run.
     Peers,
@@ -113,6 +120,7 @@ fn run(job: Job) -> Result<()> {
         Job::Tidy => tidy::run(&ws),
         Job::Clippy => jobs::clippy::run(&ws),
         Job::Docs => jobs::docs::run(),
+        Job::Api(args) => jobs::api::run(&ws, &args),
         Job::Test => jobs::test::run(),
         Job::Compare => jobs::compare::run(),
         Job::Examples => jobs::examples::run(&ws),
@@ -121,6 +129,7 @@ fn run(job: Job) -> Result<()> {
         Job::Nbd => jobs::nbd::run(),
         Job::Msrv(args) => jobs::msrv::run(&args),
         Job::Cross => jobs::cross::run(),
+        Job::Publish => jobs::publish::run(&ws),
         Job::Outside => jobs::outside::run(&ws),
         Job::Peers => jobs::peers::check(&ws),
         Job::Loom(args) => jobs::loom::run(&ws, &args),

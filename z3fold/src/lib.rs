@@ -53,7 +53,8 @@ mod loom_tests;
 use std::sync::Arc;
 
 use buddies::Pool;
-use zpool_api::{PageBudget, PageProvider, ZpoolError};
+pub use zpool_api::ZpoolError;
+use zpool_api::{PageBudget, PageProvider};
 
 use crate::page::Trio;
 

@@ -30,7 +30,7 @@ pub enum ZpoolError {
         backend: &'static str,
     },
     /// The page provider or the budget refused a page. Nothing was allocated; free objects or retry later.
-    #[error("no page for the object: {source}")]
+    #[error(transparent)]
     OutOfMemory {
         /// The refusal.
         #[from]

@@ -88,9 +88,14 @@ pub struct Compaction {
 }
 
 impl Compaction {
-    /// A result of `pages` freed pages; `complete` if the pass covered the whole pool.
-    pub const fn new(pages: usize, complete: bool) -> Self {
-        Compaction { pages, complete }
+    /// A pass that covered the whole pool and freed `pages`.
+    pub const fn complete(pages: usize) -> Self {
+        Compaction { pages, complete: true }
+    }
+
+    /// A pass that freed `pages` and stopped before the end of the pool.
+    pub const fn partial(pages: usize) -> Self {
+        Compaction { pages, complete: false }
     }
 }
 
@@ -229,7 +234,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         let _ = pages;
-        self.compact().map(|pages| Compaction::new(pages, true))
+        self.compact().map(Compaction::complete)
     }
 
     /// Moves the zspages of one sparsely used block of the provider's address space elsewhere, so that

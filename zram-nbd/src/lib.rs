@@ -120,7 +120,7 @@ pub struct Session {
 #[non_exhaustive]
 pub enum SessionError {
     /// The connection failed, or ended within the handshake or a request.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed")]
     Io(#[from] io::Error),
     /// The client violated the protocol.
     #[error("the client sent {what} {value:#x}; the connection is closed")]

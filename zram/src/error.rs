@@ -38,7 +38,7 @@ pub enum ZramError {
         bytes: usize,
     },
     /// The backend could not store or read an object.
-    #[error("page {index}: {source}")]
+    #[error("the pool failed page {index}")]
     Pool {
         /// The page.
         index: u64,
@@ -46,7 +46,7 @@ pub enum ZramError {
         source: ZpoolError,
     },
     /// The codec failed.
-    #[error("page {index}: {source}")]
+    #[error("the codec failed page {index}")]
     Codec {
         /// The page.
         index: u64,
@@ -54,7 +54,7 @@ pub enum ZramError {
         source: CompressorError,
     },
     /// The device failed.
-    #[error("page {index}: {source}")]
+    #[error("the device failed page {index}")]
     Device {
         /// The page.
         index: u64,
@@ -119,16 +119,16 @@ pub enum BuildError {
         bytes: usize,
     },
     /// The backend could not be built, or its name is not known.
-    #[error("zpool: {0}")]
+    #[error(transparent)]
     Zpool(#[from] ZpoolError),
     /// The compressor could not be built, or its name is not known.
-    #[error("compressor: {0}")]
+    #[error(transparent)]
     Compressor(#[from] CompressorError),
     /// The page provider could not be made.
-    #[error("pages: {0}")]
+    #[error(transparent)]
     Pages(#[from] PageError),
     /// The device could not be attached: most likely another disk or store uses it.
-    #[error("backing device: {0}")]
+    #[error(transparent)]
     Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page.
     #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds 4096")]
@@ -157,5 +157,24 @@ impl From<RecipeError> for BuildError {
             }
             RecipeError::Panicked { what } => BuildError::Panicked { what },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn no_message_repeats_that_of_its_source() {
+        let pages = PageError::Injected { call: 3 };
+        let error = ZramError::Pool { index: 7, source: pages.clone().into() };
+        assert_eq!(error.source().unwrap().to_string(), pages.to_string());
+        assert!(!error.to_string().contains(&pages.to_string()), "{error}");
+
+        let error = BuildError::from(pages.clone());
+        assert_eq!(error.to_string(), pages.to_string());
+        assert!(error.source().is_none());
     }
 }

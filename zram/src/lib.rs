@@ -76,9 +76,11 @@ mod word;
 mod writeback;
 
 pub use builder::ZramBuilder;
+pub use compressors::CompressorError;
 pub use error::{BuildError, ZramError};
 pub use page::Zram;
 pub use recompress::{Recompress, Recompressed};
 pub use stat::{BdStat, BlockState, IoStat, MmStat};
 pub use writeback::{Writeback, WrittenBack};
 pub use zpage::{PAGE_SIZE, Page, device};
+pub use zpool_api::{PageError, ZpoolError};

@@ -104,3 +104,4 @@ mod race_tests;
 pub use class_stats::ClassStats;
 pub use config::Config;
 pub use pool::Zsmalloc;
+pub use zpool_api::ZpoolError;

@@ -70,10 +70,11 @@ impl Progress {
         }
         self.left = self.left.saturating_sub(1);
         let complete = self.quiet >= classes || self.left == 0;
-        if complete {
-            (self.quiet, self.owed, self.left) = (0, 0, 0);
-            self.passes = self.passes.wrapping_add(1);
+        if !complete {
+            return Compaction::partial(gain);
         }
-        Compaction::new(gain, complete)
+        (self.quiet, self.owed, self.left) = (0, 0, 0);
+        self.passes = self.passes.wrapping_add(1);
+        Compaction::complete(gain)
     }
 }

@@ -54,10 +54,10 @@ impl Stock {
             .zpool_registry(self.zpools.clone())
             .compressor_registry(self.compressors.clone())
             .build()
-            .map_err(|source| Error::Build {
+            .map_err(|reason| Error::Build {
                 zpool: zpool.to_owned(),
                 compressor: compressor.to_owned(),
-                source: Box::new(source),
+                reason: Box::new(reason),
             })
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use compressors::CompressorError;
+use measure::chain;
 use zswap_core::device::FileDeviceError;
 use zswap_core::{BuildError, LoadError, StoreError};
 
@@ -12,10 +13,10 @@ use crate::process::SampleError;
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Why there is no report. Displayed as one line.
+/// Why there is no report. Displayed as one line that has the causes, so no variant has a source.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Measure(measure::Error),
 
     #[error("no zpool is named {name:?}; give --zpool some of: {known}")]
@@ -29,14 +30,14 @@ pub(crate) enum Error {
     )]
     NotLoopback { address: SocketAddr },
 
-    #[error("cannot listen on {place}: {source}; choose another place with --listen or --unix")]
-    Listen { place: String, source: io::Error },
+    #[error("cannot listen on {place}: {reason}; choose another place with --listen or --unix")]
+    Listen { place: String, reason: io::Error },
 
     #[error("the server failed: {0}")]
     Serve(io::Error),
 
-    #[error("the disk cannot be made: {0}")]
-    Disk(#[from] zram::BuildError),
+    #[error("no such disk: {}", chain(.0))]
+    Disk(zram::BuildError),
 
     #[error(transparent)]
     Sample(#[from] SampleError),
@@ -60,9 +61,9 @@ pub(crate) enum Error {
     LoneParameter { list: String, parameter: String },
 
     #[error(
-        "cannot write the plot to {path:?}: {source}; give --plot a file in a folder you can write to"
+        "cannot write the plot to {path:?}: {reason}; give --plot a file in a folder you can write to"
     )]
-    Plot { path: PathBuf, source: io::Error },
+    Plot { path: PathBuf, reason: io::Error },
 
     #[error("cannot draw the plot: {reason}; run without --plot")]
     Draw { reason: String },
@@ -73,16 +74,16 @@ pub(crate) enum Error {
     #[error("--rounds 0 measures nothing; give 1 or more")]
     NoRounds,
 
-    #[error("a store of {zpool} and {compressor} cannot be built: {source}")]
-    Build { zpool: String, compressor: String, source: Box<BuildError> },
+    #[error("a store of {zpool} and {compressor} cannot be built: {}", chain(reason))]
+    Build { zpool: String, compressor: String, reason: Box<BuildError> },
 
-    #[error("cannot write pages back: {source}; give --backing a new or an empty file")]
-    Backing { source: FileDeviceError },
+    #[error("cannot write pages back: {}; give --backing a new or an empty file", chain(reason))]
+    Backing { reason: FileDeviceError },
 
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Store(StoreError),
 
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Load(LoadError),
 
     #[error("page number {page} cannot be a swap entry; give fewer pages")]

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
     if let Some(limit) = args.mem_limit {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
-    let disk = Arc::new(disk.build()?);
+    let disk = Arc::new(disk.build().map_err(Error::Disk)?);
     // Before anybody can connect, so that no signal is missed.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -77,14 +77,14 @@ enum SocketFile {}
 fn listen(args: &Nbd) -> Result<(Listener, String, Option<SocketFile>)> {
     if let Some(path) = &args.unix {
         let place = format!("nbd+unix:///?socket={}", path.display());
-        let failed = |source| Error::Listen { place: path.display().to_string(), source };
+        let failed = |reason| Error::Listen { place: path.display().to_string(), reason };
         let (listener, file) = listen_at(path).map_err(failed)?;
         return Ok((listener, place, Some(file)));
     }
     if !args.listen.ip().is_loopback() && !args.any_address {
         return Err(Error::NotLoopback { address: args.listen });
     }
-    let failed = |source| Error::Listen { place: args.listen.to_string(), source };
+    let failed = |reason| Error::Listen { place: args.listen.to_string(), reason };
     let listener = std::net::TcpListener::bind(args.listen).map_err(failed)?;
     let place = format!("nbd://{}", listener.local_addr().map_err(failed)?);
     Ok((Listener::Tcp(listener), place, None))

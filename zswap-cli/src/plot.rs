@@ -22,7 +22,7 @@ pub(crate) fn write(path: &Path, title: &str, figures: &[Figures]) -> Result<usi
     let left_out = figures.len() - points.len();
     let svg = draw(title, points)?;
     replace(path, svg.as_bytes())
-        .map_err(|source| Error::Plot { path: path.to_owned(), source })?;
+        .map_err(|reason| Error::Plot { path: path.to_owned(), reason })?;
     Ok(left_out)
 }
 

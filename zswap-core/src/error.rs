@@ -1,4 +1,6 @@
 //! Why a page could not be stored or loaded, or a store not be built.
+//!
+//! A message does not repeat that of its source: who prints an error goes along `source()`.
 
 use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
@@ -24,7 +26,7 @@ pub enum StoreError {
         page_size: usize,
     },
     /// The codec failed.
-    #[error("the page of {entry:?} could not be compressed: {source}")]
+    #[error("the page of {entry:?} could not be compressed")]
     Compress {
         /// The entry.
         entry: SwapEntry,
@@ -32,7 +34,7 @@ pub enum StoreError {
         source: CompressorError,
     },
     /// The backend had no room.
-    #[error("no room in the pool for the page of {entry:?}: {source}")]
+    #[error("no room in the pool for the page of {entry:?}")]
     Pool {
         /// The entry.
         entry: SwapEntry,
@@ -107,7 +109,7 @@ pub enum LoadError {
         entry: SwapEntry,
     },
     /// The stored bytes do not decompress to a page.
-    #[error("the page of {entry:?} could not be decompressed: {source}")]
+    #[error("the page of {entry:?} could not be decompressed")]
     Decompress {
         /// The entry.
         entry: SwapEntry,
@@ -115,7 +117,7 @@ pub enum LoadError {
         source: CompressorError,
     },
     /// The backend did not return the object.
-    #[error("the page of {entry:?} could not be read from the pool: {source}")]
+    #[error("the page of {entry:?} could not be read from the pool")]
     Pool {
         /// The entry.
         entry: SwapEntry,
@@ -123,7 +125,7 @@ pub enum LoadError {
         source: ZpoolError,
     },
     /// The page is on the device, which did not return it.
-    #[error("the page of {entry:?} could not be read from the device: {source}")]
+    #[error("the page of {entry:?} could not be read from the device")]
     Device {
         /// The entry.
         entry: SwapEntry,
@@ -169,16 +171,16 @@ pub enum LoadError {
 #[non_exhaustive]
 pub enum BuildError {
     /// The backend could not be built, or its name is not known.
-    #[error("zpool: {0}")]
+    #[error(transparent)]
     Zpool(#[from] ZpoolError),
     /// The compressor could not be built, or its name is not known.
-    #[error("compressor: {0}")]
+    #[error(transparent)]
     Compressor(#[from] CompressorError),
     /// The page provider could not be built.
-    #[error("pages: {0}")]
+    #[error(transparent)]
     Pages(#[from] PageError),
     /// The device could not be attached, most likely because another store has it.
-    #[error("swap device: {0}")]
+    #[error(transparent)]
     Device(#[from] AttachError),
     /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
     #[error("zpool {zpool} holds objects of {max} bytes at most; a store needs {needed}")]
@@ -237,23 +239,17 @@ pub enum MigrateError {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// The page could not be put into the other pool.
-    #[error("moving a page: {0}")]
-    Store(StoreError),
+    #[error("a page could not be put into the other pool")]
+    Store(#[source] StoreError),
     /// The page could not be read.
-    #[error("moving a page: {0}")]
-    Load(LoadError),
+    #[error("a page could not be read to be moved")]
+    Load(#[from] LoadError),
     /// A codec or backend panicked on a thread that moved pages in the background.
     #[error("the codec or backend panicked while a page was moved in the background")]
     Panicked,
     /// Another process built the store: this one is its child after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
-}
-
-impl From<LoadError> for MigrateError {
-    fn from(error: LoadError) -> Self {
-        MigrateError::Load(error)
-    }
 }
 
 /// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page concerned stays
@@ -271,7 +267,7 @@ pub enum WritebackError {
         slots: u64,
     },
     /// The device failed.
-    #[error("the page of {entry:?} could not be written back: {source}")]
+    #[error("the page of {entry:?} could not be written back")]
     Device {
         /// The entry.
         entry: SwapEntry,
@@ -279,8 +275,8 @@ pub enum WritebackError {
         source: DeviceError,
     },
     /// The page could not be read.
-    #[error("writing a page back: {0}")]
-    Load(LoadError),
+    #[error("a page could not be read to be written back")]
+    Load(#[from] LoadError),
     /// A device called into the store that was writing to it, or more than four stores were nested.
     #[error(
         "a device called into the store while pages were written to it; call after it has returned"
@@ -315,12 +311,6 @@ pub enum WritebackError {
     Forked,
 }
 
-impl From<LoadError> for WritebackError {
-    fn from(error: LoadError) -> Self {
-        WritebackError::Load(error)
-    }
-}
-
 /// Errors of [`crate::Zswap::store_batch`] and [`crate::Zswap::load_batch`] as a whole: no page was
 /// stored or loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -345,4 +335,43 @@ pub enum BatchError {
     /// Another process built the store: this one is its child after `fork`.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::iter::successors;
+
+    use super::*;
+
+    #[test]
+    fn no_message_repeats_that_of_its_source() {
+        let entry = SwapEntry::new(1, 2).unwrap();
+        let pages = PageError::Injected { call: 3 };
+        let codec = CompressorError::Panicked { operation: "decompress" };
+        let load = LoadError::Decompress { entry, source: codec.clone() };
+        let errors: [Box<dyn Error>; 11] = [
+            Box::new(StoreError::Compress { entry, source: codec.clone() }),
+            Box::new(StoreError::Pool { entry, source: pages.clone().into() }),
+            Box::new(LoadError::Pool { entry, source: pages.clone().into() }),
+            Box::new(LoadError::Device { entry, source: DeviceError::Missing { slot: 4 } }),
+            Box::new(WritebackError::Device { entry, source: DeviceError::Missing { slot: 4 } }),
+            Box::new(WritebackError::from(load.clone())),
+            Box::new(MigrateError::Store(StoreError::Compress { entry, source: codec.clone() })),
+            Box::new(MigrateError::from(load.clone())),
+            Box::new(load),
+            Box::new(MigrateError::from(BuildError::from(codec.clone()))),
+            Box::new(BuildError::from(ZpoolError::from(pages.clone()))),
+        ];
+        let causes =
+            [codec.to_string(), DeviceError::Missing { slot: 4 }.to_string(), pages.to_string()];
+        for error in &errors {
+            let chain =
+                successors(Some(&**error), |error| (*error).source()).map(ToString::to_string);
+            let told = chain.collect::<Vec<_>>().join(": ");
+            let times: usize =
+                causes.iter().map(|cause| told.matches(cause.as_str()).count()).sum();
+            assert_eq!(times, 1, "{told}");
+        }
+    }
 }

@@ -149,8 +149,10 @@ pub use refusal::LimitReason;
 pub use stats::{PoolStats, ZswapStats};
 pub use store::Zswap;
 
+pub use compressors::CompressorError;
 pub use device::{DeviceError, SwapDevice};
 pub use zpage::{PAGE_SIZE, Page, builtin, device};
+pub use zpool_api::{PageError, ZpoolError};
 
 /// The README's example, kept compiling.
 #[cfg(all(doctest, feature = "zstd"))]

@@ -79,11 +79,11 @@ impl Zpool for Wasteful {
     }
     fn compact_some(&self, _pages: usize) -> Result<Compaction, ZpoolError> {
         let Some(won) = *self.1.endless.lock().unwrap() else {
-            return self.compact().map(|pages| Compaction::new(pages, true));
+            return self.compact().map(Compaction::complete);
         };
         let before = self.1.compactions.fetch_add(1, SeqCst);
         assert!(before < 10_000, "it does not end");
-        Ok(Compaction::new(won, false))
+        Ok(Compaction::partial(won))
     }
     fn stats(&self) -> ZpoolStats {
         let mut stats = self.0.stats();

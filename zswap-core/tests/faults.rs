@@ -378,7 +378,7 @@ impl Zpool for Scripted {
         if self.is_absurd() { usize::MAX } else { self.inner.footprint(len) }
     }
     fn compact_some(&self, _pages: usize) -> Result<Compaction, ZpoolError> {
-        Ok(Compaction::new(if self.is_absurd() { usize::MAX } else { 0 }, true))
+        Ok(Compaction::complete(if self.is_absurd() { usize::MAX } else { 0 }))
     }
     fn trim(&self) -> usize {
         if self.is_absurd() { usize::MAX } else { 0 }

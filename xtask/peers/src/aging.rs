@@ -81,10 +81,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     })?;
     if let Some(path) = &args.json {
         let samples = churned.iter().flat_map(|churned| &churned.samples);
-        write(path, samples).map_err(|source| Error::System {
+        write(path, samples).map_err(|reason| Error::System {
             what: "cannot write",
             path: path.display().to_string(),
-            source,
+            reason,
         })?;
     }
     let (text, holds) = verdict::render(&churned);

@@ -4,10 +4,11 @@ use std::io;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Displayed with its causes, so no variant has a source.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(transparent)]
-    Measure(#[from] measure::Error),
+    #[error("{}", measure::chain(.0))]
+    Measure(measure::Error),
 
     #[error(transparent)]
     Compressor(#[from] compressors::CompressorError),
@@ -33,8 +34,8 @@ pub(crate) enum Error {
     #[error("cannot be set up: {reason}")]
     Setup { reason: String },
 
-    #[error("{what} {path}: {source}")]
-    System { what: &'static str, path: String, source: io::Error },
+    #[error("{what} {path}: {reason}")]
+    System { what: &'static str, path: String, reason: io::Error },
 
     #[error("{path} has no line {key:?}")]
     NoLine { path: &'static str, key: &'static str },
@@ -45,23 +46,29 @@ pub(crate) enum Error {
     #[error("the turn of {name} ended with {status}: {said}")]
     Turn { name: String, status: std::process::ExitStatus, said: String },
 
-    #[error("the turn of {name} printed malformed figures: {source}")]
-    TurnResult { name: String, source: serde_json::Error },
+    #[error("the turn of {name} did not tell its figures as they should be: {reason}")]
+    TurnResult { name: String, reason: serde_json::Error },
 
-    #[error("{path} is not the JSON of a run: {source}")]
-    Run { path: String, source: serde_json::Error },
+    #[error("{path} is not the JSON of a run: {reason}")]
+    Run { path: String, reason: serde_json::Error },
 
     #[error("{path} holds no contestant; give the file that a run wrote with --json")]
     EmptyRun { path: String },
 
-    #[error("line {line} of {path} is not a sample of an aging run: {source}")]
-    Sample { path: String, line: usize, source: serde_json::Error },
+    #[error("line {line} of {path} is not a sample of an aging run: {reason}")]
+    Sample { path: String, line: usize, reason: serde_json::Error },
 
     #[error(
         "{page}: the marker line `{marker}` {problem}; each generated part must be there once, \
          between its two marker lines"
     )]
     Marker { page: String, marker: String, problem: &'static str },
+}
+
+impl From<measure::Error> for Error {
+    fn from(error: measure::Error) -> Self {
+        Error::Measure(error)
+    }
 }
 
 impl Error {
@@ -71,7 +78,7 @@ impl Error {
     }
 
     /// A store, a load or another operation of a contestant failed.
-    pub(crate) fn keeps(what: &'static str, page: usize, reason: impl ToString) -> Self {
-        Error::Keeps { what, page, reason: reason.to_string() }
+    pub(crate) fn keeps(what: &'static str, page: usize, reason: impl std::error::Error) -> Self {
+        Error::Keeps { what, page, reason: measure::chain(&reason) }
     }
 }

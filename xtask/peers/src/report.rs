@@ -80,7 +80,7 @@ fn read_run(path: &Path) -> Result<Vec<Record>> {
     let text = fs::read_to_string(path).map_err(|source| failed("cannot read", path, source))?;
     let shown = path.display().to_string();
     let records: Vec<Record> =
-        serde_json::from_str(&text).map_err(|source| Error::Run { path: shown.clone(), source })?;
+        serde_json::from_str(&text).map_err(|reason| Error::Run { path: shown.clone(), reason })?;
     if records.is_empty() { Err(Error::EmptyRun { path: shown }) } else { Ok(records) }
 }
 
@@ -88,8 +88,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
     measure::replace(path, text.as_bytes()).map_err(|source| failed("cannot write", path, source))
 }
 
-fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::System { what, path: path.display().to_string(), source }
+fn failed(what: &'static str, path: &Path, reason: io::Error) -> Error {
+    Error::System { what, path: path.display().to_string(), reason }
 }
 
 /// The machine and the pages of the run.

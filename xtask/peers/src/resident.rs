@@ -6,7 +6,7 @@ const STATUS: &str = "/proc/self/status";
 
 /// Anonymous resident bytes.
 pub(crate) fn anonymous() -> Result<usize> {
-    let failed = |source| Error::System { what: "cannot read", path: STATUS.into(), source };
+    let failed = |reason| Error::System { what: "cannot read", path: STATUS.into(), reason };
     let text = std::fs::read_to_string(STATUS).map_err(failed)?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok());

@@ -122,13 +122,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .map(|c| Record::new(&c.entry, c.threads, &c.told, &origin, &machine))
         .collect();
     if let Some(path) = &args.json {
-        let failed = |source| Error::System {
+        let failed = |reason| Error::System {
             what: "cannot write",
             path: path.display().to_string(),
-            source,
+            reason,
         };
         let text = serde_json::to_string_pretty(&records)
-            .map_err(|source| Error::TurnResult { name: "the run".into(), source })?;
+            .map_err(|reason| Error::TurnResult { name: "the run".into(), reason })?;
         std::fs::write(path, text + "\n").map_err(failed)?;
     }
     let figures: Vec<Figures> = records.into_iter().map(|record| record.figures).collect();
@@ -153,7 +153,7 @@ fn take_turn(
     files: &[PathBuf],
 ) -> Result<Turn> {
     let name = contest.entry.name();
-    let spawn = |source| Error::System { what: "cannot start", path: name.clone(), source };
+    let spawn = |reason| Error::System { what: "cannot start", path: name.clone(), reason };
     let own = std::env::current_exe().map_err(spawn)?;
     let mut command = Command::new(own);
     command
@@ -170,5 +170,5 @@ fn take_turn(
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(Error::Turn { name, status: output.status, said });
     }
-    serde_json::from_slice(&output.stdout).map_err(|source| Error::TurnResult { name, source })
+    serde_json::from_slice(&output.stdout).map_err(|reason| Error::TurnResult { name, reason })
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     crate::kernel::watch_signals();
     let told = turn(&entry, &set, args.threads, args.round)?;
     let text = serde_json::to_string(&told)
-        .map_err(|source| Error::TurnResult { name: args.contestant.clone(), source })?;
+        .map_err(|reason| Error::TurnResult { name: args.contestant.clone(), reason })?;
     println!("{text}");
     Ok(())
 }

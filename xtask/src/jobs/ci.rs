@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::jobs::{
-    bench, clippy, compare, cross, docs, examples, features, fmt, fuzz, loom, lzo, miri, msrv, nbd,
-    outside, peers, test, torture, tsan,
+    api, bench, clippy, compare, cross, docs, examples, features, fmt, fuzz, loom, lzo, miri, msrv,
+    nbd, outside, peers, test, torture, tsan,
 };
 use crate::tidy;
 use crate::workspace::Workspace;
@@ -27,6 +27,7 @@ const STEPS: &[Step] = &[
     ("tidy", tidy::run),
     ("clippy", clippy::run),
     ("docs", |_| docs::run()),
+    ("api", |ws| api::run(ws, &api::Args::default())),
     ("test", |_| test::run()),
     ("compare", |_| compare::run()),
     ("examples", examples::run),
@@ -74,6 +75,10 @@ fn run_steps(ws: &Workspace, steps: &[Step], keep_going: bool) -> Tally {
                 println!("== {name}: passed in {seconds:.1} s");
                 tally.passed.push((name, step.elapsed()));
             }
+            Err(error @ Error::NotRun { .. }) => {
+                println!("== {name}: {error}");
+                tally.not_run.push(name);
+            }
             Err(error) => {
                 println!("== {name}: FAILED in {seconds:.1} s: {error}");
                 tally.failed.push(name);
@@ -92,6 +97,8 @@ struct Tally {
     total: usize,
     passed: Vec<(&'static str, Duration)>,
     failed: Vec<&'static str>,
+    /// What a step needs was not of the right version here.
+    not_run: Vec<&'static str>,
     elapsed: Duration,
 }
 
@@ -112,9 +119,12 @@ impl Tally {
         if !self.failed.is_empty() {
             line.push_str(&format!("; failed: {}", self.failed.join(", ")));
         }
-        let left = self.total - self.passed.len() - self.failed.len();
+        if !self.not_run.is_empty() {
+            line.push_str(&format!("; not run: {}", self.not_run.join(", ")));
+        }
+        let left = self.total - self.passed.len() - self.failed.len() - self.not_run.len();
         if left > 0 {
-            line.push_str(&format!("; not run: {left}"));
+            line.push_str(&format!("; not reached: {left}"));
         }
         line
     }
@@ -127,15 +137,26 @@ mod tests {
     #[test]
     fn the_summary_says_what_passed_failed_and_was_left() {
         let tally = Tally {
-            total: 4,
+            total: 5,
             passed: vec![("fmt", Duration::from_secs(2)), ("tidy", Duration::from_secs(1))],
             failed: vec!["clippy"],
+            not_run: vec!["api"],
             elapsed: Duration::from_secs(9),
         };
         assert_eq!(
             tally.summary().trim_start(),
-            "ci: 2 of 4 steps passed in 9 s (fmt 2 s, tidy 1 s); failed: clippy; not run: 1"
+            "ci: 2 of 5 steps passed in 9 s (fmt 2 s, tidy 1 s); failed: clippy; not run: api; \
+             not reached: 1"
         );
+    }
+
+    #[test]
+    fn a_step_that_cannot_run_here_is_neither_passed_nor_failed() {
+        let steps: &[Step] =
+            &[("a", |_| Err(Error::NotRun { why: "other nightly".to_owned() })), ("b", |_| Ok(()))];
+        let tally = run_steps(&Workspace::open().unwrap(), steps, false);
+        assert_eq!((tally.passed.len(), tally.failed.len()), (1, 0));
+        assert_eq!(tally.not_run, ["a"]);
     }
 
     #[test]

@@ -8,46 +8,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
-use crate::workspace::{Workspace, is_library, text};
-
-/// Files that every package must contain.
-const FILES: &[&str] = &["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "src/lib.rs"];
-/// Fields that its manifest must have.
-const FIELDS: &[&str] = &["description", "license", "rust_version", "readme"];
+use crate::jobs::publish;
+use crate::workspace::Workspace;
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
-    let libraries: Vec<&Value> = ws.packages().filter(|p| is_library(p)).collect();
-    for package in &libraries {
-        check_metadata(package)?;
-    }
-    let target = ws.target_dir("outside");
-    let names = libraries.iter().flat_map(|p| ["-p", text(&p["name"])]);
-    // Built below, outside the workspace; `cargo package` would build it inside.
-    Cmd::line("cargo package --no-verify --allow-dirty --target-dir")
-        .arg(&target)
-        .args(names)
-        .run()?;
-
-    let user = Path::new(&target).join("user");
-    // Including the artifacts of older packages: all files of a package have the same date.
-    renew(&user)?;
-    let packages = user.join("packages");
-    renew(&packages)?;
-    for package in &libraries {
-        unpack(Path::new(&target), package, &packages)?;
-    }
+    let index = publish::publish_all(ws)?;
+    let folder = PathBuf::from(ws.target_dir("publish"));
+    let user = folder.join("user");
     copy(&ws.root().join("xtask/outside"), &user)?;
     // Outside, nothing is inherited: no lints, no profiles, no lock file.
     for features in [&[][..], &["--features", "defaults"]] {
-        let manifest = user.join("Cargo.toml");
-        let ran = Cmd::line("cargo run --quiet --manifest-path")
-            .arg(manifest.display().to_string())
+        let ran = index
+            .cargo("run")
+            .args(["--quiet", "--manifest-path"])
+            .arg(user.join("Cargo.toml").display().to_string())
             .args(features.iter().copied())
-            .env("CARGO_TARGET_DIR", user.join("target").display().to_string())
+            .env("CARGO_TARGET_DIR", folder.join("target").display().to_string())
             .run_and_read()?;
         if !ran.contains("pages came back equal") {
             return Err(Error::NothingRan { krate: "outside".to_owned(), what: "store" });
@@ -55,44 +33,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
     // Only compiled, so that they follow the code; run one by hand after fixing it.
     Cmd::line("cargo check --quiet --manifest-path xtask/outside/faults/Cargo.toml")
-        .env("CARGO_TARGET_DIR", Path::new(&target).join("faults").display().to_string())
+        .env("CARGO_TARGET_DIR", ws.target_dir("faults"))
         .run()
-}
-
-fn check_metadata(package: &Value) -> Result<()> {
-    match FIELDS.iter().find(|field| text(&package[**field]).is_empty()) {
-        None => Ok(()),
-        Some(field) => Err(Error::PackageField {
-            krate: text(&package["name"]).to_owned(),
-            field: field.replace('_', "-"),
-        }),
-    }
-}
-
-fn unpack(target: &Path, package: &Value, packages: &Path) -> Result<()> {
-    let name = format!("{}-{}", text(&package["name"]), text(&package["version"]));
-    let archive = target.join("package").join(format!("{name}.crate"));
-    Cmd::line("tar -xzf")
-        .arg(archive.display().to_string())
-        .arg("-C")
-        .arg(packages.display().to_string())
-        .run()?;
-    match FILES.iter().find(|file| !packages.join(&name).join(file).is_file()) {
-        None => Ok(()),
-        Some(file) => Err(Error::PackageFile {
-            krate: text(&package["name"]).to_owned(),
-            file: (*file).to_owned(),
-        }),
-    }
-}
-
-/// An empty directory at `path`.
-fn renew(path: &Path) -> Result<()> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    if path.exists() {
-        fs::remove_dir_all(path).map_err(failed)?;
-    }
-    fs::create_dir_all(path).map_err(failed)
 }
 
 /// Copies the files of a crate without its build artifacts.
@@ -106,32 +48,4 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
             .map_err(|error| Error::Read { path: source.clone(), source: error })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_package_that_does_not_say_what_it_is_is_told() {
-        let mut package = serde_json::json!({
-            "name": "z", "description": "d", "license": "MIT", "rust_version": "1.85",
-            "readme": "README.md",
-        });
-        assert!(check_metadata(&package).is_ok());
-        package["rust_version"] = Value::Null;
-        let error = check_metadata(&package).unwrap_err().to_string();
-        assert!(error.contains("z ") && error.contains("rust-version"), "{error}");
-    }
-
-    #[test]
-    fn every_library_has_its_line_in_the_crate_outside() {
-        let ws = Workspace::open().unwrap();
-        let manifest = fs::read_to_string(ws.root().join("xtask/outside/Cargo.toml")).unwrap();
-        for package in ws.packages().filter(|p| is_library(p)) {
-            let (name, version) = (text(&package["name"]), text(&package["version"]));
-            let patch = format!("{name} = {{ path = \"packages/{name}-{version}\" }}");
-            assert!(manifest.contains(&patch), "no line `{patch}`");
-        }
-    }
 }

@@ -9,7 +9,7 @@
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
-use rustix::io::Errno;
+pub use rustix::io::Errno;
 use rustix::mm::{
     Advice, MapFlags, MlockFlags, MprotectFlags, ProtFlags, madvise, mlock_with, mmap_anonymous,
     mprotect, munmap,

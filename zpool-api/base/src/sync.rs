@@ -10,7 +10,7 @@ pub const MODEL: bool = cfg!(loom);
 
 /// Whether lock order is checked at run time: in debug builds, but not under the model checker,
 /// whose threads share one thread-local.
-pub const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
+pub(crate) const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
 
 #[cfg(not(loom))]
 mod imp {

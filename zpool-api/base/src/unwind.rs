@@ -76,7 +76,7 @@ pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
 
 /// Drops the payload of a panic; if its destructor panics, leaks the second payload.
 #[cold]
-pub fn drop_payload(payload: Box<dyn Any + Send>) {
+fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         core::mem::forget(another);
     }

@@ -48,7 +48,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use fixture::Rig;
-use zpool_api::{PageProvider, Zpool, ZpoolError};
+pub use zpool_api::ZpoolError;
+use zpool_api::{PageProvider, Zpool};
 use zpool_pages::HeapPages;
 
 /// What the suite needs to test a backend. [`subject`] makes one from a closure.

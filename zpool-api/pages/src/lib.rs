@@ -45,6 +45,7 @@ pub use heap::HeapPages;
 #[cfg(target_os = "linux")]
 pub use mmap::{MmapOptions, MmapPages};
 pub use owned::OwnedRun;
+pub use zpool_api::PageError;
 
 const _: fn() = || {
     fn both<T: Send + Sync>() {}

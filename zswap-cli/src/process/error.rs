@@ -30,10 +30,10 @@ pub(crate) enum SampleError {
     Traced { pid: i32, tracer: i32 },
 
     #[error(
-        "not allowed to read process {pid} ({source}); run as the user it belongs to, or as root, and see \
+        "not allowed to read process {pid} ({reason}); run as the user it belongs to, or as root, and see \
          /proc/sys/kernel/yama/ptrace_scope"
     )]
-    NotAllowed { pid: i32, source: io::Error },
+    NotAllowed { pid: i32, reason: io::Error },
 
     #[error(
         "process {pid} has no resident private page outside of its stacks; there is nothing to sample"
@@ -51,17 +51,17 @@ pub(crate) enum SampleError {
     #[error("no memory for the copies of {pages} pages; give a smaller --pages-max")]
     NoMemory { pages: u64 },
 
-    #[error("{what} of process {pid}: {source}; it may have ended meanwhile, try again")]
-    Failed { pid: i32, what: &'static str, source: io::Error },
+    #[error("{what} of process {pid}: {reason}; it may have ended meanwhile, try again")]
+    Failed { pid: i32, what: &'static str, reason: io::Error },
 
     #[cfg_attr(target_os = "linux", allow(dead_code, reason = "for the systems without it"))]
     #[error("process {pid} cannot be sampled: --pid works on Linux (x86-64 and AArch64) only")]
     Unsupported { pid: i32 },
 
     #[error(
-        "cannot save the sample as {path:?}: {source}; give --save a name that is not taken, in a folder you can write to"
+        "cannot save the sample as {path:?}: {reason}; give --save a name that is not taken, in a folder you can write to"
     )]
-    Save { path: PathBuf, source: io::Error },
+    Save { path: PathBuf, reason: io::Error },
 
     #[error(
         "cannot save the sample as {path:?}: its name has to end in .zst, as the file is compressed"

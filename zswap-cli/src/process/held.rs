@@ -76,7 +76,7 @@ impl Held {
             });
             if let Some(source) = failed {
                 let what = "cannot wait for the threads to stop";
-                return Err(SampleError::Failed { pid: self.pid, what, source });
+                return Err(SampleError::Failed { pid: self.pid, what, reason: source });
             }
             let Some(&tid) = waiting.first() else { return Ok(()) };
             if begun.elapsed() > PATIENCE {

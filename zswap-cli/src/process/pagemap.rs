@@ -72,7 +72,7 @@ impl Pagemap {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     let what = "cannot read the page map";
-                    return Err(SampleError::Failed { pid: self.pid, what, source });
+                    return Err(SampleError::Failed { pid: self.pid, what, reason: source });
                 }
             }
         }

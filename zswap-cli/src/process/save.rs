@@ -14,7 +14,7 @@ pub(crate) fn save(path: &Path, pages: &[Page]) -> Result<(), SampleError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("zst")) {
         return Err(SampleError::SaveName { path: path.to_owned() });
     }
-    let failed = |source| SampleError::Save { path: path.to_owned(), source };
+    let failed = |reason| SampleError::Save { path: path.to_owned(), reason };
     let file = create(path).map_err(failed)?;
     write(file, pages.as_flattened()).map_err(|source| {
         // A partial sample is useless.

@@ -51,7 +51,7 @@ pub(crate) fn initial(pid: i32) -> Result<[Range<u64>; 2], SampleError> {
     initial_of(&text).ok_or_else(|| SampleError::Failed {
         pid,
         what: "cannot find the environment",
-        source: missing(),
+        reason: missing(),
     })
 }
 
@@ -85,8 +85,8 @@ pub(crate) fn threads(pid: i32) -> Result<Vec<i32>, SampleError> {
 pub(crate) fn refused(pid: i32, what: &'static str, source: io::Error) -> SampleError {
     match source.raw_os_error() {
         Some(libc::ESRCH | libc::ENOENT) => SampleError::Gone { pid },
-        Some(libc::EPERM | libc::EACCES) => SampleError::NotAllowed { pid, source },
-        _ => SampleError::Failed { pid, what, source },
+        Some(libc::EPERM | libc::EACCES) => SampleError::NotAllowed { pid, reason: source },
+        _ => SampleError::Failed { pid, what, reason: source },
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use measure::PageSet;
+use measure::{PageSet, chain};
 use zswap_core::device::FileSwapDevice;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
@@ -22,7 +22,7 @@ pub(crate) fn backing(
     let was_there = path.exists();
     let count = set.pages().len();
     let device = FileSwapDevice::create(path, count as u64);
-    let device = device.map_err(|source| Error::Backing { source })?;
+    let device = device.map_err(|reason| Error::Backing { reason })?;
     let store = Zswap::builder().zpool(zpool).compressor(compressor);
     let store = store.max_pool_bytes(max_bytes).swap_device(Arc::new(device)).build();
     let outcome = store
@@ -45,7 +45,7 @@ fn exercise(store: &Zswap, set: &PageSet, max_bytes: usize) -> Outcome {
     for (n, page) in set.pages().iter().enumerate() {
         let stored = entry(n).map_err(|error| error.to_string());
         let stored =
-            stored.and_then(|entry| store.store(entry, page).map_err(|error| error.to_string()));
+            stored.and_then(|entry| store.store(entry, page).map_err(|error| chain(&error)));
         fault = fault.or(stored.err());
     }
     let storing = begun.elapsed();
@@ -59,8 +59,8 @@ fn exercise(store: &Zswap, set: &PageSet, max_bytes: usize) -> Outcome {
     let begun = Instant::now();
     for n in order {
         let loaded = entry(n).map_err(|error| error.to_string());
-        let loaded = loaded
-            .and_then(|entry| store.load(entry, &mut back).map_err(|error| error.to_string()));
+        let loaded =
+            loaded.and_then(|entry| store.load(entry, &mut back).map_err(|error| chain(&error)));
         let changed = || format!("page {n} came back changed");
         let done =
             loaded.and_then(|()| if back == set.pages()[n] { Ok(()) } else { Err(changed()) });

@@ -18,9 +18,9 @@ pub(crate) struct Outcome {
     pub(crate) verified: bool,
 }
 
-fn not_built(zpool: &str, compressor: &str, source: BuildError) -> Error {
+fn not_built(zpool: &str, compressor: &str, reason: BuildError) -> Error {
     let (zpool, compressor) = (zpool.to_owned(), compressor.to_owned());
-    Error::Build { zpool, compressor, source: Box::new(source) }
+    Error::Build { zpool, compressor, reason: Box::new(reason) }
 }
 
 /// A pseudo-random generator with a fixed seed.

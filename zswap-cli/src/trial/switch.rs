@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use measure::PageSet;
+use measure::{PageSet, chain};
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
 use super::{Dice, Outcome};
@@ -64,7 +64,7 @@ pub(crate) fn switch(set: &PageSet, pairs: &[(String, String)], threads: usize) 
         pools = store.stats().pools.len();
         match store.migrate_pools(usize::MAX) {
             Ok(done) => moved = done.moved,
-            Err(error) => moving.fault = moving.fault.or(Some(error.to_string())),
+            Err(error) => moving.fault = moving.fault.or(Some(chain(&error))),
         }
     }
     let operations = moving.stores.len() + moving.loads.len();
@@ -140,9 +140,9 @@ fn lane(store: &Zswap, set: &PageSet, thread: usize, threads: usize, stop: &Atom
         stored[at] = true;
         let begun = Instant::now();
         let done = if loads {
-            store.load(entry, &mut back).map_err(|error| error.to_string())
+            store.load(entry, &mut back).map_err(|error| chain(&error))
         } else {
-            store.store(entry, page).map_err(|error| error.to_string())
+            store.store(entry, page).map_err(|error| chain(&error))
         };
         let took = begun.elapsed().as_nanos().min(u128::from(u32::MAX)) as u32;
         let list = if loads { &mut laps.loads } else { &mut laps.stores };

@@ -87,7 +87,7 @@ pub enum CodecFault {
 type Place = Box<[CachePadded<AcompCtx>]>;
 
 /// A pool's contexts, one per CPU.
-pub struct AcompCtxs {
+pub(crate) struct AcompCtxs {
     by_cpu: Box<[OnceCell<Place>]>,
 }
 
@@ -128,7 +128,7 @@ impl Default for AcompCtxs {
 
 impl AcompCtxs {
     /// A place for each CPU, without contexts.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
@@ -141,7 +141,7 @@ impl AcompCtxs {
     /// # Blocking
     /// Sleeps while another thread holds the context.
     #[inline]
-    pub fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
+    pub(crate) fn hold(&self, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         self.hold_of(cpu::current(), compressor)
     }
 
@@ -192,7 +192,7 @@ impl AcompCtxs {
     }
 
     /// Heap bytes of the contexts made so far.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         let made = self.by_cpu.iter().filter_map(OnceCell::get);
         // Relaxed: as in `own`.
         let bytes =

@@ -52,7 +52,7 @@ pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "
 /// # Errors
 /// None: making either provider cannot fail. The type is that of a page provider's constructor.
 #[cfg(all(target_os = "linux", not(miri)))]
-pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::MmapPages::new()))
 }
 
@@ -61,6 +61,6 @@ pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
 /// # Errors
 /// None: making either provider cannot fail. The type is that of a page provider's constructor.
 #[cfg(not(all(target_os = "linux", not(miri))))]
-pub fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
+pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::HeapPages::new()))
 }

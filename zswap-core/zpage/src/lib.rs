@@ -51,8 +51,10 @@ pub mod word_lock;
 
 pub use acomp_ctx::CodecFault;
 pub use codec::Codec;
+pub use compressors::CompressorError;
 pub use device::{DeviceError, SwapDevice};
 pub use recipe::{Recipe, RecipeError};
+pub use zpool_api::{PageError, ZpoolError};
 
 /// Bytes of a page, as stores and disks exchange it.
 pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;

@@ -69,13 +69,13 @@ pub struct BuiltCompressor {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RecipeError {
     /// The backend could not be built, or its name is not known.
-    #[error("zpool: {0}")]
+    #[error(transparent)]
     Zpool(#[from] ZpoolError),
     /// The compressor could not be built, or its name is not known.
-    #[error("compressor: {0}")]
+    #[error(transparent)]
     Compressor(#[from] CompressorError),
     /// The page provider could not be made.
-    #[error("pages: {0}")]
+    #[error(transparent)]
     Pages(#[from] PageError),
     /// The backend's largest object is smaller than a page, so an incompressible page would not fit.
     #[error("zpool {zpool} holds objects of {max} bytes at most; use one that holds {needed}")]

@@ -70,7 +70,7 @@ fn is_fit() -> Result<()> {
 }
 
 fn read(path: &str) -> Result<String> {
-    let failed = |source| Error::System { what: "cannot read", path: path.to_owned(), source };
+    let failed = |reason| Error::System { what: "cannot read", path: path.to_owned(), reason };
     std::fs::read_to_string(path).map_err(failed)
 }
 
@@ -81,7 +81,7 @@ fn write(path: &str, value: &str) -> Result<()> {
         if whole { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     });
     let what = "cannot write to";
-    written.map_err(|source| Error::System { what, path: path.to_owned(), source })
+    written.map_err(|reason| Error::System { what, path: path.to_owned(), reason })
 }
 
 /// Tries until it succeeds or has failed for `patience`.

@@ -114,7 +114,7 @@ impl Zram {
         write(&device.attribute("disksize"), &(pages * PAGE).to_string())?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_DIRECT);
-        let failed = |source| Error::System { what: "cannot open", path: device.node(), source };
+        let failed = |reason| Error::System { what: "cannot open", path: device.node(), reason };
         let file = insist(MOMENT, || options.open(device.node())).map_err(failed)?;
         Ok(Zram { file, device, pages })
     }

@@ -193,7 +193,7 @@ fn memory_failed(error: &io::Error) -> Error {
 
 /// Held until the settings are restored: two instances would restore each other's settings.
 fn lock() -> Result<File> {
-    let failed = |source| Error::System { what: "cannot lock", path: ENABLED.to_owned(), source };
+    let failed = |reason| Error::System { what: "cannot lock", path: ENABLED.to_owned(), reason };
     let file = File::open(ENABLED).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -48,17 +48,17 @@ impl Mode {
 /// Reads one JSON object per line.
 pub(super) fn read(path: &Path) -> Result<Vec<Mode>> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| Error::System {
+    let text = std::fs::read_to_string(path).map_err(|reason| Error::System {
         what: "cannot read",
         path: shown.clone(),
-        source,
+        reason,
     })?;
     let mut modes: Vec<Mode> = Vec::new();
     for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let sample: Sample = serde_json::from_str(line).map_err(|source| Error::Sample {
+        let sample: Sample = serde_json::from_str(line).map_err(|reason| Error::Sample {
             path: shown.clone(),
             line: n + 1,
-            source,
+            reason,
         })?;
         match modes.iter_mut().find(|mode| mode.name == sample.mode) {
             Some(mode) => mode.samples.push(sample),

@@ -19,7 +19,7 @@ use crate::PAGE_SIZE;
 #[non_exhaustive]
 pub enum FileDeviceError {
     /// The system failed to open, inspect or lock the file.
-    #[error("{}: {operation} failed: {source}", path.display())]
+    #[error("{}: {operation} failed", path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -1,0 +1,21 @@
+//! `api FILE` prints the public API that a file of rustdoc's JSON describes, an item a line; `api --format`
+//! prints the number of the JSON's format that it reads.
+//!
+//! Blanket impls, those of auto traits and derived ones are left out: they follow from the rest.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let argument = std::env::args().nth(1).ok_or("usage: api FILE | api --format")?;
+    if argument == "--format" {
+        println!("{}", public_api::rustdoc_types::FORMAT_VERSION);
+        return Ok(());
+    }
+    let api = public_api::Builder::from_rustdoc_json(argument)
+        .omit_blanket_impls(true)
+        .omit_auto_trait_impls(true)
+        .omit_auto_derived_impls(true)
+        .build()?;
+    print!("{api}");
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! Folders and files that a job fills, with errors that name the path.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// An empty folder at `path`.
+pub(crate) fn renew(path: &Path) -> Result<()> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    if path.exists() {
+        fs::remove_dir_all(path).map_err(failed)?;
+    }
+    fs::create_dir_all(path).map_err(failed)
+}
+
+pub(crate) fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
