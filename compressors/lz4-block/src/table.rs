@@ -27,6 +27,17 @@ impl Table {
         Table { slots: [0; 1 << BITS] }
     }
 
+    /// A table in memory that the caller has for other uses, too; `None` if it is not aligned to 64 bytes or
+    /// shorter than a table. What it holds does not matter, and is lost.
+    #[must_use]
+    pub fn in_memory(memory: &mut [u8]) -> Option<&mut Self> {
+        // SAFETY: a table is an array of integers without padding: any bytes are one.
+        match unsafe { memory.align_to_mut() } {
+            ([], [table, ..], _) => Some(table),
+            _ => None,
+        }
+    }
+
     /// Forgets all positions.
     pub(crate) fn clear(&mut self) {
         self.slots.fill(0);
@@ -51,5 +62,42 @@ impl Default for Table {
 impl core::fmt::Debug for Table {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Table;
+
+    #[repr(align(64))]
+    struct Memory([u8; size_of::<Table>() + 64]);
+
+    #[test]
+    fn a_table_wants_aligned_memory_of_its_size() {
+        let mut memory = Memory([0xA5; size_of::<Table>() + 64]);
+        assert!(Table::in_memory(&mut memory.0).is_some());
+        assert!(Table::in_memory(&mut memory.0[1..]).is_none());
+        assert!(Table::in_memory(&mut memory.0[..size_of::<Table>() - 1]).is_none());
+        assert!(Table::in_memory(&mut memory.0[64..]).is_some());
+        assert!(Table::in_memory(&mut []).is_none());
+    }
+
+    #[test]
+    fn five_bytes_count_and_no_more() {
+        let mut table = Table::new();
+        assert_eq!(table.swap(0x11_2233_4455, 7), 0);
+        assert_eq!(table.swap(0x9988_7711_2233_4455, 8), 7);
+        table.clear();
+        assert_eq!(table.swap(0x11_2233_4455, 9), 0);
+    }
+
+    #[test]
+    fn words_of_pages_spread_over_the_slots() {
+        // Pointers into one region, 16 bytes apart, as many as a quarter of the slots.
+        let mut table = Table::new();
+        let clashes = (1..1024u16)
+            .filter(|&n| table.swap(0x7f12_3456_0000 + 16 * u64::from(n), n) != 0)
+            .count();
+        assert!(clashes < 256, "{clashes}");
     }
 }
