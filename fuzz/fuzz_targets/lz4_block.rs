@@ -31,7 +31,8 @@ libfuzzer_sys::fuzz_target!(|input: (u16, u16, &[u8])| {
     }
     src.truncate(MAX_INPUT);
     TABLE.with_borrow_mut(|table| {
-        let block = guarded(&src, max_compressed_len(src.len()), table).expect("the worst case fits");
+        let block =
+            guarded(&src, max_compressed_len(src.len()), table).expect("the worst case fits");
         let mut back = vec![GUARD; src.len()];
         assert_eq!(decompress(&block, &mut back), Ok(src.len()));
         assert!(back == src);
