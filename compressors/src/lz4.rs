@@ -211,7 +211,7 @@ mod tests {
     fn blocks_of_either_encoder_come_back() {
         // 64 KiB is the last length of the one, a byte more the first of the other.
         for len in [1, 4096, 65535, 65536, 65537, 70000] {
-            let bytes: Vec<u8> = (0..len as u32).map(|i| (i * i / 977) as u8).collect();
+            let bytes: Vec<u8> = (0..len as u32).map(|i| (i.wrapping_mul(i) / 977) as u8).collect();
             let codec = Lz4::default();
             let mut ctx = codec.new_ctx().unwrap();
             let mut out = vec![0; codec.max_compressed_len(len)];
