@@ -7,6 +7,9 @@
 //! has read. Times are the thread's own CPU time; what exceeds one and a half times the block's median was
 //! disturbed, and is cut down to that.
 
+mod row;
+mod table;
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,23 +18,18 @@ use compressors::{Compressor, CompressorCtx};
 use measure::arena::{Arena, Place};
 use measure::{Page, PageSet, Pages, Pinned, SplitMix, shuffled};
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 
 use crate::bare;
 use crate::error::{Error, Result};
 use crate::liblz4::LIBLZ4;
 use crate::source::{LIMIT, PAGE};
-
-mod table;
+use row::{Row, Spread, spread};
 
 /// Pages of a block: what is timed at a time.
 const BLOCK: usize = 50;
 
 /// What a time is cut down to, in medians of its block.
 const MOST: f64 = 1.5;
-
-/// Pages that are decompressed into, in turn.
-const TARGETS: usize = 64;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -49,30 +47,6 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
     /// Raw pages, or .zst files of them; the built-in sample without any.
     files: Vec<PathBuf>,
-}
-
-/// A median of the rounds, with the quartiles.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Spread {
-    median: f64,
-    lower: f64,
-    upper: f64,
-}
-
-/// One codec on one file, or on all of them, each with the same weight.
-#[derive(Clone, Debug, Serialize)]
-struct Row {
-    file: String,
-    codec: String,
-    pages: usize,
-    /// Bytes a page; a page that does not become smaller counts as it is.
-    bytes: f64,
-    bytes_over_liblz4: f64,
-    compress_ns: f64,
-    /// liblz4's time over its own.
-    compress_faster: Spread,
-    decompress_ns: f64,
-    decompress_faster: Spread,
 }
 
 /// The name under which the figures of all files stand.
@@ -233,12 +207,6 @@ impl Times {
     }
 }
 
-fn spread(mut values: Vec<f64>) -> Spread {
-    values.sort_by(f64::total_cmp);
-    let at = |quarter: usize| values.get(values.len() * quarter / 4).copied().unwrap_or(f64::NAN);
-    Spread { median: at(2), lower: at(1), upper: at(3) }
-}
-
 /// The blocks of all files, in an order that mixes them.
 fn blocks(files: &[File], most: usize) -> Vec<Block> {
     let mut all = Vec::new();
@@ -268,7 +236,7 @@ fn measure(files: &[File], codecs: &[String], rounds: usize, most: usize) -> Res
     let count = all.len();
     let mut compress: Vec<Times> = all.iter().map(|_| Times::new(blocks.len())).collect();
     let mut decompress: Vec<Times> = all.iter().map(|_| Times::new(blocks.len())).collect();
-    let mut targets = Pages::filled(0, TARGETS.max(BLOCK));
+    let mut targets = Pages::filled(0, BLOCK);
     // How far apart the contestants are.
     let stride = (blocks.len() / count).max(1);
     for round in 0..rounds {

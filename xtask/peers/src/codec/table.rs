@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Row, Spread};
+use super::row::{Row, Spread};
 
 pub(super) fn render(rows: &[Row], rounds: usize) -> String {
     let mut text = format!(
