@@ -23,7 +23,7 @@ use crate::bare;
 use crate::error::{Error, Result};
 use crate::liblz4::LIBLZ4;
 use crate::source::{LIMIT, PAGE};
-use row::{Row, Spread, spread};
+use row::{Row, spread};
 
 /// Pages of a block: what is timed at a time.
 const BLOCK: usize = 50;
@@ -287,6 +287,7 @@ fn measure(files: &[File], codecs: &[String], rounds: usize, most: usize) -> Res
 
 #[cfg(test)]
 mod tests {
+    use super::row::Spread;
     use super::*;
 
     fn file(name: &str, seed: u64, pages: usize) -> File {
