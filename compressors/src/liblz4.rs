@@ -120,6 +120,9 @@ fn finish_compress(
     }
 }
 
+/// The longest input that [`FastState::compress_block`] takes, in bytes.
+pub(crate) const MAX_BLOCK: usize = lz4_block::MAX_INPUT;
+
 /// The tables of lz4, cleared for every page.
 pub(crate) struct FastState {
     memory: Scratch,
@@ -141,6 +144,28 @@ impl FastState {
         // SAFETY: the memory is ours, `len` bytes long and aligned to 64.
         let stream = unsafe { LZ4_initStream(self.memory.as_mut_ptr().cast(), len) };
         if stream.is_null() { Err(refused_memory(Self::CODEC)) } else { Ok(stream) }
+    }
+
+    /// Compresses at most [`MAX_BLOCK`] bytes by the encoder of ours, whose table lies where the library's
+    /// state does: that one is initialised before every use.
+    pub(crate) fn compress_block(
+        &mut self,
+        src: &[u8],
+        dst: &mut [u8],
+    ) -> Result<usize, CompressorError> {
+        let Some(table) = lz4_block::Table::in_memory(self.memory.bytes_mut()) else {
+            return Err(refused_memory(Self::CODEC));
+        };
+        lz4_block::compress(src, dst, table).map_err(|error| match error {
+            lz4_block::CompressError::InputTooLong { len } => {
+                CompressorError::InputTooLarge { codec: Self::CODEC, len, max: MAX_BLOCK }
+            }
+            _ => CompressorError::OutputTooSmall {
+                codec: Self::CODEC,
+                src_len: src.len(),
+                capacity: dst.len(),
+            },
+        })
     }
 
     /// Compresses `src` into `dst` and returns the length.
@@ -308,36 +333,31 @@ pub(crate) fn decompress(
     check_len(codec, src.len(), MAX_LEN)?;
     check_len(codec, dst.len(), MAX_LEN)?;
     let got = match dictionary {
-        // SAFETY: whatever the bytes, the call reads within `src` and writes
-        // within `dst`; both lengths fit an `int`.
-        None => unsafe {
-            lz4_sys::LZ4_decompress_safe(
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                int(src.len()),
-                int(dst.len()),
-            )
-        },
-        // SAFETY: as above, and matches reach into the dictionary at most.
-        Some(dictionary) => unsafe {
-            LZ4_decompress_safe_usingDict(
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                int(src.len()),
-                int(dst.len()),
-                dictionary.bytes().as_ptr().cast(),
-                int(dictionary.bytes().len()),
-            )
-        },
+        None => lz4_block::decompress(src, dst).ok(),
+        Some(dictionary) => {
+            // SAFETY: whatever the bytes, the call reads within `src`, writes within `dst`, and matches reach
+            // into the dictionary at most; the lengths fit an `int`.
+            let got = unsafe {
+                LZ4_decompress_safe_usingDict(
+                    src.as_ptr().cast(),
+                    dst.as_mut_ptr().cast(),
+                    int(src.len()),
+                    int(dst.len()),
+                    dictionary.bytes().as_ptr().cast(),
+                    int(dictionary.bytes().len()),
+                )
+            };
+            usize::try_from(got).ok()
+        }
     };
-    match usize::try_from(got) {
-        Err(_) => Err(CompressorError::Corrupt {
+    match got {
+        None => Err(CompressorError::Corrupt {
             codec,
             reason: "not an LZ4 block, or one of more bytes than asked for",
         }),
-        Ok(got) if got != dst.len() => {
+        Some(got) if got != dst.len() => {
             Err(CompressorError::WrongLength { codec, expected: dst.len(), got: Some(got) })
         }
-        Ok(_) => Ok(()),
+        Some(_) => Ok(()),
     }
 }

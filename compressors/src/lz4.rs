@@ -8,7 +8,7 @@ use crate::boxed::try_box;
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::dictionary::Dictionary;
 use crate::error::CompressorError;
-use crate::liblz4::{self, DICTIONARY_REACH, FastDictionary, FastState};
+use crate::liblz4::{self, DICTIONARY_REACH, FastDictionary, FastState, MAX_BLOCK};
 use crate::names::LZ4 as NAME;
 use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
 
@@ -154,6 +154,9 @@ impl fmt::Debug for Ctx {
 impl CompressorCtx for Ctx {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
         let Lz4 { acceleration, dictionary } = &self.codec;
+        if *acceleration == DEFAULT_ACCEL && dictionary.is_none() && src.len() <= MAX_BLOCK {
+            return self.state.compress_block(src, dst);
+        }
         self.state.compress(src, dst, *acceleration, dictionary.as_deref())
     }
 
@@ -201,6 +204,40 @@ mod tests {
             codec.new_ctx().unwrap().compress(&page, &mut out).unwrap()
         };
         assert!(len("lz4") < len("lz4:accel=60"));
+    }
+
+    #[test]
+    fn blocks_of_either_encoder_come_back() {
+        // 64 KiB is the last length of the one, a byte more the first of the other.
+        for len in [1, 4096, 65535, 65536, 65537, 70000] {
+            let bytes: Vec<u8> = (0..len as u32).map(|i| (i.wrapping_mul(i) / 977) as u8).collect();
+            let codec = Lz4::default();
+            let mut ctx = codec.new_ctx().unwrap();
+            let mut out = vec![0; codec.max_compressed_len(len)];
+            for _ in 0..2 {
+                let written = ctx.compress(&bytes, &mut out).unwrap();
+                let mut back = vec![0; len];
+                ctx.decompress(&out[..written], &mut back).unwrap();
+                assert!(back == bytes, "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_context_of_both_encoders_mixes_nothing_up() {
+        let page: Vec<u8> = (0..4096u32).map(|i| (i * i / 977) as u8).collect();
+        let long = page.repeat(20);
+        let codec = Lz4::default();
+        let mut out = vec![0; codec.max_compressed_len(long.len())];
+        let mut ctx = codec.new_ctx().unwrap();
+        let fresh = ctx.compress(&page, &mut out).unwrap();
+        for _ in 0..3 {
+            let written = ctx.compress(&long, &mut out).unwrap();
+            let mut back = vec![0; long.len()];
+            ctx.decompress(&out[..written], &mut back).unwrap();
+            assert!(back == long);
+            assert_eq!(ctx.compress(&page, &mut out), Ok(fresh));
+        }
     }
 
     #[test]

@@ -32,6 +32,14 @@ impl Scratch {
         self.lines.as_mut_ptr().cast()
     }
 
+    /// The memory.
+    #[cfg(feature = "lz4")]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.len();
+        // SAFETY: the lines are `len` initialised bytes, borrowed with `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), len) }
+    }
+
     /// Start of the memory, for reading only.
     #[cfg(feature = "lz4")]
     pub(crate) fn as_ptr(&self) -> *const u8 {

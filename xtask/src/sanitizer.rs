@@ -31,6 +31,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zbud", ""),
     ("z3fold", ""),
     ("zsmalloc", ""),
+    ("zswap-lz4-block", ""),
     ("zswap-compressors", ""),
     ("zpage", ""),
     ("zswap-core", "--features metrics"),

@@ -9,10 +9,12 @@ use lz4_flex::block::{
 use measure::Page;
 
 use crate::error::Result;
+use crate::liblz4::{LIBLZ4, Liblz4};
 
 /// The codec of this name, this project's or a third party's.
 pub(crate) fn build(name: &str) -> Result<Arc<dyn Compressor>> {
     Ok(match name {
+        LIBLZ4 => Arc::new(Liblz4),
         "lz4_flex" => Arc::new(Lz4Flex),
         "trueno-zram-core" => Arc::new(Trueno),
         other => compressors::build(other)?,
@@ -140,15 +142,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_others_give_back_what_liblz4_would() {
+    fn the_others_read_each_other() {
         let page: Page = std::array::from_fn(|i| ((i / 7) % 90) as u8);
-        for name in ["lz4_flex", "trueno-zram-core", "lz4"] {
+        for name in ["lz4_flex", "trueno-zram-core", "lz4", "liblz4"] {
             let codec = build(name).unwrap();
             let mut packed = vec![0; codec.max_compressed_len(page.len())];
             let len = codec.new_ctx().unwrap().compress(&page, &mut packed).unwrap();
             assert!(len < 2048, "{name}: {len}");
             // One format: each reads what the others wrote.
-            for reader in ["lz4_flex", "trueno-zram-core", "lz4"] {
+            for reader in ["lz4_flex", "trueno-zram-core", "lz4", "liblz4"] {
                 let mut back = [0; size_of::<Page>()];
                 let mut ctx = build(reader).unwrap().new_ctx().unwrap();
                 ctx.decompress(&packed[..len], &mut back).unwrap();

@@ -5,12 +5,15 @@ use measure::{Contestant, Name};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::kernel;
+use crate::liblz4::LIBLZ4;
 use crate::map::{Jemalloc, Libc, Map, Mimalloc};
 use crate::source::LARGEST_UNIT;
 use crate::store::Store;
 
 const ZPOOLS: &[&str] = &["zsmalloc", "z3fold", "zbud"];
 const CODECS: &[&str] = &["lz4", "lz4hc", "zstd", "deflate"];
+/// Codecs that this project does not have, all of the LZ4 format.
+const OTHER_CODECS: &[&str] = &[LIBLZ4, "lz4_flex", "trueno-zram-core"];
 
 /// What keeps the pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +68,8 @@ impl Entry {
     /// The bare codec against which its times are taken; `None` if that is not built in.
     pub(crate) fn codec(&self) -> Option<&str> {
         match self.compressor.as_str() {
-            "lz4_flex" | "trueno-zram-core" => Some("lz4"),
+            // Every encoder of the LZ4 format is compared with liblz4.
+            "lz4" | "lz4_flex" | "trueno-zram-core" => Some(LIBLZ4),
             "lzo" if cfg!(feature = "lzo") => Some("lzo"),
             // The kernel's lzo-rle has no other implementation.
             "lzo" | "lzo-rle" => None,
@@ -78,10 +82,11 @@ impl Entry {
         let store = Entry::new(Kind::Store, Some("zsmalloc"), "lz4");
         let disk = |unit| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4");
         match self.kind {
-            Kind::Codec if self.codec() == Some(&self.compressor) => Vec::new(),
             // A codec is not a store: it is compared with the store's codec.
-            Kind::Codec => vec![Entry::new(Kind::Codec, None, "lz4")],
-            Kind::Store | Kind::Disk { .. } => Vec::new(),
+            Kind::Codec if OTHER_CODECS.contains(&self.compressor.as_str()) => {
+                vec![Entry::new(Kind::Codec, None, "lz4")]
+            }
+            Kind::Codec | Kind::Store | Kind::Disk { .. } => Vec::new(),
             Kind::Map(_) | Kind::KernelZswap => vec![store],
             Kind::KernelZram { unit: 1 } => vec![store, disk(1)],
             Kind::KernelZram { unit } => vec![disk(unit)],
@@ -133,7 +138,7 @@ fn strings(names: &[&str]) -> Vec<String> {
 fn own_and_others() -> Vec<Entry> {
     let mut all: Vec<Entry> = CODECS
         .iter()
-        .chain(&["lz4_flex", "trueno-zram-core"])
+        .chain(OTHER_CODECS)
         .map(|codec| Entry::new(Kind::Codec, None, codec))
         .collect();
     for zpool in ZPOOLS {
@@ -147,7 +152,7 @@ fn own_and_others() -> Vec<Entry> {
         all.push(Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4"));
     }
     for heap in ["system", "mimalloc", "jemalloc"] {
-        all.push(Entry::new(Kind::Map(heap), None, "lz4"));
+        all.push(Entry::new(Kind::Map(heap), None, LIBLZ4));
     }
     all
 }

@@ -9,10 +9,12 @@
 
 mod aging;
 mod bare;
+mod codec;
 mod contestants;
 mod disk;
 mod error;
 mod kernel;
+mod liblz4;
 mod machine;
 mod map;
 mod record;
@@ -42,6 +44,8 @@ enum Verb {
     Run(run::Args),
     /// One turn of one contestant; prints its figures on the standard output for `run`.
     Turn(turn::Args),
+    /// Codecs beside liblz4, in one process.
+    Codec(codec::Args),
     /// How dense a store stays while its pages change.
     Aging(aging::Args),
     /// A run's JSON as a page of tables and pictures.
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     let done: Result<bool> = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::Turn(args) => turn::run(&args).map(|()| true),
+        Verb::Codec(args) => codec::run(&args).map(|()| true),
         Verb::Aging(args) => aging::run(&args),
         Verb::Report(args) => report::run(&args).map(|()| true),
     };

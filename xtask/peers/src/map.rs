@@ -13,6 +13,7 @@ use compressors::{Compressor, CompressorCtx};
 use dashmap::DashMap;
 use measure::{Contestant, Memory, Page, Worker};
 
+use crate::bare;
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
@@ -118,7 +119,7 @@ pub(crate) struct Map<H: Heap> {
 
 impl<H: Heap> Map<H> {
     pub(crate) fn new(compressor: &str) -> Result<Self> {
-        Ok(Map { blocks: DashMap::new(), compressor: compressors::build(compressor)? })
+        Ok(Map { blocks: DashMap::new(), compressor: bare::build(compressor)? })
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_json_has_the_names_that_were_promised_and_reads_back() {
-        let record = record(figures("map-system/lz4", 4, 120.0, 1100));
+        let record = record(figures("map-system/liblz4", 4, 120.0, 1100));
         let json = serde_json::to_value(&record).unwrap();
         let mut keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();

@@ -206,7 +206,7 @@ mod tests {
         "codec/lz4",
         "zswap-core/zsmalloc/lz4",
         "zram/zsmalloc/lz4",
-        "map-jemalloc/lz4",
+        "map-jemalloc/liblz4",
         "kernel-zram-4k/lz4",
     ];
 

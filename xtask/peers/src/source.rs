@@ -14,7 +14,7 @@ pub(crate) const LARGEST_UNIT: usize = 32;
 pub(crate) const PAGE: usize = size_of::<Page>();
 
 /// Most bytes of pages that are read.
-const LIMIT: u64 = 4 << 30;
+pub(crate) const LIMIT: u64 = 4 << 30;
 
 /// The pages of all files, at most `most` of them, evenly spread.
 pub(crate) fn load(files: &[PathBuf], most: Option<usize>) -> Result<PageSet> {

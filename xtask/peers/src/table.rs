@@ -185,32 +185,32 @@ mod tests {
     fn what_a_rival_does_better_comes_first_and_the_worst_of_it_before_the_rest() {
         let run = [
             figures("zswap-core/zsmalloc/lz4", 1, 110.0, 1030),
-            figures("map-system/lz4", 1, 100.0, 1200),
-            figures("map-jemalloc/lz4", 1, 55.0, 1010),
-            figures("map-mimalloc/lz4", 2, 10.0, 10),
+            figures("map-system/liblz4", 1, 100.0, 1200),
+            figures("map-jemalloc/liblz4", 1, 55.0, 1010),
+            figures("map-mimalloc/liblz4", 2, 10.0, 10),
         ];
         let losses = losses(&run);
         assert!(losses.windows(2).all(|w| w[0].own / w[0].theirs >= w[1].own / w[1].theirs));
-        assert_eq!(losses[0].rival, "map-jemalloc/lz4");
+        assert_eq!(losses[0].rival, "map-jemalloc/liblz4");
         assert!((losses[0].own / losses[0].theirs - 2.0).abs() < 1e-9);
         let memory: Vec<&str> = losses
             .iter()
             .filter(|l| l.what == "resident per compressed byte")
             .map(|l| l.rival.as_str())
             .collect();
-        assert_eq!(memory, ["map-jemalloc/lz4"], "another thread count is another contest");
+        assert_eq!(memory, ["map-jemalloc/liblz4"], "another thread count is another contest");
 
         let text = render(&run, "some.pages", 3, &Machine::default());
         let better = text.find("Where a rival does better").unwrap();
         assert!(better < text.find("threads: 1 ").unwrap(), "{text}");
-        assert!(text.contains("map-mimalloc/lz4"), "{text}");
+        assert!(text.contains("map-mimalloc/liblz4"), "{text}");
     }
 
     #[test]
     fn without_a_loss_it_says_so() {
         let run = [
             figures("zswap-core/zsmalloc/lz4", 1, 110.0, 1030),
-            figures("map-system/lz4", 1, 200.0, 1200),
+            figures("map-system/liblz4", 1, 200.0, 1200),
         ];
         let text = render(&run, "some.pages", 3, &Machine::default());
         assert!(text.contains("No rival does better"), "{text}");

@@ -152,13 +152,14 @@ mod tests {
         let set = source::load(&[], Some(128)).unwrap();
         for name in [
             "codec/lz4",
+            "codec/liblz4",
             "codec/lz4_flex",
             "zswap-core/zsmalloc/lz4",
             "zram/zsmalloc/lz4",
             "zram-128k/zsmalloc/lz4",
-            "map-system/lz4",
-            "map-mimalloc/lz4",
-            "map-jemalloc/lz4",
+            "map-system/liblz4",
+            "map-mimalloc/liblz4",
+            "map-jemalloc/liblz4",
         ] {
             let entry = Entry::find(name).unwrap();
             let told = turn(&entry, &set, 2, 0).unwrap();

@@ -18,7 +18,7 @@ const BLESS: &str = "cargo xtask api --bless";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Write the files anew instead.
+    /// Write the files instead of comparing them.
     #[arg(long)]
     bless: bool,
 }

@@ -23,10 +23,16 @@ pub(crate) struct Args {
     /// Instead of the criterion benches, compare this project with the bare codec, maps of boxed
     /// blocks, other codecs and, where the system has them and lets us, the kernel's zram and
     /// zswap; where we lose comes first.
-    #[arg(long, conflicts_with = "smoke")]
+    #[arg(long, conflicts_with = "smoke", group = "instead")]
     peers: bool,
-    /// With --peers: writes one object for each contestant and thread count.
-    #[arg(long, value_name = "FILE", requires = "peers")]
+    /// Instead of the criterion benches, compare codecs with liblz4, in turns in one process: their
+    /// sizes, and how much faster they compress and decompress, for each file of pages and for all.
+    /// NAMES are separated by commas.
+    #[arg(long, value_name = "NAMES", num_args = 0..=1, default_missing_value = "lz4,lz4hc,zstd")]
+    #[arg(conflicts_with_all = ["smoke", "filter"], group = "instead")]
+    codec: Option<String>,
+    /// With --peers or --codec: writes one object for each contestant and thread count, or codec and file.
+    #[arg(long, value_name = "FILE", requires = "instead")]
     json: Option<PathBuf>,
     /// A tenth of the time, for a first impression.
     #[arg(long)]
@@ -56,6 +62,10 @@ impl Args {
 }
 
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    if let Some(codecs) = &args.codec {
+        let files = pages(ws, &args.pages);
+        return peers::codecs(ws, codecs, args.quick, args.json.as_deref(), &files);
+    }
     if args.peers {
         let (filter, json) = (args.filter.as_deref(), args.json.as_ref());
         let run = peers::Run { quick: args.quick, filter, json, pages: pages(ws, &args.pages) };

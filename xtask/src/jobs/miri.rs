@@ -32,6 +32,7 @@ const CRATES: &[(&str, &str)] = &[
     ("zram", "--no-default-features --features zbud"),
     ("zpool-buddies", ""),
     ("zswap-compressors", "--no-default-features --lib"),
+    ("zswap-lz4-block", "--lib --tests"),
 ];
 
 /// What CI runs: the allocators, and the quick parts of the others. The sweep runs all of [`CRATES`].

@@ -37,6 +37,24 @@ pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     cmd.args(whole(&run.pages)).run()
 }
 
+/// The codecs of these names beside liblz4, on files of pages.
+pub(crate) fn codecs(
+    ws: &Workspace,
+    names: &str,
+    quick: bool,
+    json: Option<&Path>,
+    pages: &[PathBuf],
+) -> Result<()> {
+    let mut cmd = cargo(ws, "run --release").args(["--", "codec", "--codecs", names]);
+    if quick {
+        cmd = cmd.args(["--rounds", "5", "--most", "500"]);
+    }
+    if let Some(json) = json {
+        cmd = cmd.arg("--json").arg(json.display().to_string());
+    }
+    cmd.args(whole(pages)).run()
+}
+
 /// The files without the one that combines small parts of all others.
 pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
     let names = files.iter().map(|path| path.display().to_string());
@@ -64,6 +82,8 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
     lint(ws)?;
     cargo(ws, "test").run()?;
     let smoke = ["--", "run", "--rounds", "1", "--threads", "2", "--most", SMOKE_PAGES];
+    cargo(ws, "run").args(smoke).run()?;
+    let smoke = ["--", "codec", "--rounds", "1", "--most", "100"];
     cargo(ws, "run").args(smoke).run()?;
     let smoke = ["--", "aging", "--operations", "20000", "--modes", "off,on-demand"];
     cargo(ws, "run").args(smoke).run()

@@ -35,6 +35,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zpool-base",
         "zpool-api",
         "zpool-pages",
+        "zswap-lz4-block",
         "zswap-compressors",
         "zbud",
         "z3fold",
@@ -46,8 +47,9 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
         "zswap-measure",
     ];
     match from {
-        "zpool-base" => Some(&[]),
-        "zpool-api" | "zswap-compressors" => Some(&["zpool-base"]),
+        "zpool-base" | "zswap-lz4-block" => Some(&[]),
+        "zpool-api" => Some(&["zpool-base"]),
+        "zswap-compressors" => Some(&["zpool-base", "zswap-lz4-block"]),
         "zpool-pages" => Some(&["zpool-base", "zpool-api"]),
         "zpool-buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api", "zpool-pages"]),
         "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-pages", "zpool-conformance"]),
@@ -137,6 +139,7 @@ mod tests {
         for (from, to) in [
             ("zbud", "zpool-api"),
             ("zpage", "zbud"),
+            ("zswap-compressors", "zswap-lz4-block"),
             ("zswap-core", "zpage"),
             ("zswap-core", "zswap-compressors"),
             ("zram", "zpage"),
@@ -147,6 +150,7 @@ mod tests {
         for (from, to) in [
             ("zpool-api", "zbud"),
             ("zbud", "zswap-compressors"),
+            ("zswap-core", "zswap-lz4-block"),
             ("zbud", "zsmalloc"),
             ("zswap-compressors", "zpool-api"),
             ("zswap-core", "zram"),

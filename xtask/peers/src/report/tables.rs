@@ -217,9 +217,9 @@ mod tests {
     #[test]
     fn losses_are_told_with_both_sides_or_not_at_all() {
         let ours = figures("zswap-core/zsmalloc/lz4", 1, 110.0, 1030);
-        let text = of_losses(&[ours.clone(), figures("map-jemalloc/lz4", 1, 55.0, 2000)]);
+        let text = of_losses(&[ours.clone(), figures("map-jemalloc/liblz4", 1, 55.0, 2000)]);
         let row = text.lines().nth(2).unwrap();
-        for cell in ["zswap-core/zsmalloc/lz4", "map-jemalloc/lz4", "| 2.00 |"] {
+        for cell in ["zswap-core/zsmalloc/lz4", "map-jemalloc/liblz4", "| 2.00 |"] {
             assert!(row.contains(cell), "{row}");
         }
         assert!(!text.contains("resident per compressed byte"), "it is worse there:\n{text}");

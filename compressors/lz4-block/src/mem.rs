@@ -1,0 +1,64 @@
+//! Unaligned loads and stores of a fixed length: every access to memory without a bounds check.
+//!
+//! Invariant of all: the bytes lie inside the slice. The caller keeps it; debug builds assert it.
+
+/// Bytes of [`copy_block`].
+pub(crate) const BLOCK: usize = 32;
+
+/// The `N` bytes of `bytes` from `at` on.
+///
+/// # Safety
+/// `at + N <= bytes.len()`.
+#[inline(always)]
+unsafe fn load<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    debug_assert!(at + N <= bytes.len());
+    // SAFETY: inside the slice by the caller's promise.
+    let from = unsafe { bytes.as_ptr().add(at) };
+    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes has no alignment.
+    unsafe { *from.cast() }
+}
+
+/// Writes `N` bytes to `bytes`, from `at` on.
+///
+/// # Safety
+/// `at + N <= bytes.len()`.
+#[inline(always)]
+pub(crate) unsafe fn store<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
+    debug_assert!(at + N <= bytes.len());
+    // SAFETY: inside the slice by the caller's promise.
+    let to = unsafe { bytes.as_mut_ptr().add(at) };
+    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes has no alignment.
+    unsafe { *to.cast() = value };
+}
+
+/// Eight bytes of `bytes` from `at` on; the first is the lowest.
+///
+/// # Safety
+/// `at + 8 <= bytes.len()`.
+#[inline(always)]
+pub(crate) unsafe fn load64(bytes: &[u8], at: usize) -> u64 {
+    // SAFETY: the caller's promise.
+    u64::from_le_bytes(unsafe { load(bytes, at) })
+}
+
+/// Four bytes of `bytes` from `at` on; the first is the lowest.
+///
+/// # Safety
+/// `at + 4 <= bytes.len()`.
+#[inline(always)]
+pub(crate) unsafe fn load32(bytes: &[u8], at: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    u32::from_le_bytes(unsafe { load(bytes, at) })
+}
+
+/// Copies [`BLOCK`] bytes of `from`, from `at` on, to `to`, from `put` on.
+///
+/// # Safety
+/// `at + BLOCK <= from.len()` and `put + BLOCK <= to.len()`.
+#[inline(always)]
+pub(crate) unsafe fn copy_block(from: &[u8], at: usize, to: &mut [u8], put: usize) {
+    // SAFETY: the caller's promise.
+    let block: [u8; BLOCK] = unsafe { load(from, at) };
+    // SAFETY: the caller's promise.
+    unsafe { store(to, put, block) };
+}
