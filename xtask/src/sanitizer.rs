@@ -107,7 +107,7 @@ impl Sanitizer {
     }
 
     fn c_flags(&self) -> String {
-        // zstd is built to merge constants, local ones too, and GCC has those go out of scope.
+        // zstd's build merges all constants, local ones too. With GCC, merged ones go out of scope.
         format!("-fsanitize={} -fno-merge-all-constants -DZSTD_DISABLE_ASM", self.name)
     }
 }
