@@ -11,7 +11,8 @@ pub(crate) fn passed(output: &str) -> usize {
         .sum()
 }
 
-/// Returns the crates of `known` that are in `asked`; all of them if `asked` is empty.
+/// Returns the crates of `known` that are in `asked`; all of them if `asked` is empty. Fails if a crate in
+/// `asked` is not known.
 pub(crate) fn choose<'a>(
     job: &'static str,
     known: &[&'a str],

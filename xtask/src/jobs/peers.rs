@@ -37,7 +37,7 @@ pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     cmd.args(whole(&run.pages)).run()
 }
 
-/// Returns the files, without the sample that combines small parts of all others.
+/// The files without the one that combines small parts of all others.
 pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
     let names = files.iter().map(|path| path.display().to_string());
     names.filter(|name| !name.ends_with("sample.pages.zst")).collect()
