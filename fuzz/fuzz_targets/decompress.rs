@@ -1,4 +1,4 @@
-//! Arbitrary bytes to every codec: decompressed into guarded buffers, and compressed and back.
+//! Arbitrary bytes for every codec: decompressed into guarded buffers, and compressed and restored.
 #![no_main]
 
 use std::cell::RefCell;
@@ -13,8 +13,8 @@ const GUARD: u8 = 0x5A;
 type Codec = (Arc<dyn Compressor>, Box<dyn CompressorCtx>);
 
 thread_local! {
-    /// Contexts are kept from one input to the next, as a store keeps them: an input must not
-    /// corrupt the next one's.
+    /// The contexts are kept from one input to the next, as in a store. So an input that corrupts a
+    /// context is noticed, too.
     static CODECS: RefCell<Vec<Codec>> = RefCell::new(
         SPECS
             .iter()

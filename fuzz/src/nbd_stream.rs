@@ -60,7 +60,7 @@ fn request(says: &mut Vec<u8>, flags: u16, kind: u16, offset: u64, len: u32) {
     says.extend(len.to_be_bytes());
 }
 
-/// Sends all of it to a server.
+/// Sends all parts to a server and checks the disk afterwards.
 pub fn run(parts: &[Part]) {
     let disk = Zram::builder().disksize(SIZE).zpool("zbud").algorithm("lz4");
     let disk = Arc::new(disk.build().expect("built-in names"));

@@ -43,7 +43,8 @@ pub enum Op {
     LimitPages(Option<u8>),
 }
 
-/// Backends under test, over pages of the given size. A new one is a line here.
+/// Makes the backends under test, which take their pages from `pages`. Another backend needs only
+/// another line here.
 fn backends(pages: &Arc<FailingPages>) -> Vec<Arc<dyn Zpool>> {
     let pages: Arc<dyn PageProvider> = pages.clone();
     let small_chains = zsmalloc::Config::new().chain(3).step(8).generations_left(40);
@@ -129,7 +130,7 @@ struct Machine<'p> {
     guards: Vec<(ObjRead<'p>, Vec<u8>)>,
 }
 
-/// The payload of panics on purpose.
+/// The payload of the panics that the evict callback raises on purpose.
 struct OnPurpose;
 
 impl<'p> Machine<'p> {

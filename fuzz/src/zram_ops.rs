@@ -55,7 +55,7 @@ pub struct Input {
 }
 
 impl Place {
-    /// Offset and length; beyond the disk's end now and then.
+    /// Returns an offset and a length. The range ends beyond the disk's end now and then.
     fn range(self) -> (usize, usize) {
         let page = usize::from(self.page) % (PAGES + 1);
         let from = if self.whole { 0 } else { usize::from(self.from) % PAGE_SIZE };

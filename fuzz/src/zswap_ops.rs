@@ -185,8 +185,8 @@ pub fn run(input: &Input) {
         let stopped = Stop(&stop);
         run_ops(input, &store, &pages, &device, &memory);
         drop(stopped);
-        // The scope waits for the closure only. Thread-locals that are not freed yet would count
-        // as a leak.
+        // The scope would wait for the closure only. Joining also waits until the thread-locals are
+        // freed, which would otherwise count as a leak.
         if let Some(Err(panic)) = beside.map(|thread| thread.join()) {
             std::panic::resume_unwind(panic);
         }
@@ -212,7 +212,7 @@ struct Faults {
 }
 
 impl Faults {
-    /// Whether this refusal is expected.
+    /// Whether a fault, a limit or a setting explains that the store refused a page.
     fn explain(&self, error: &StoreError, input: &Input, store: &Zswap) -> bool {
         let limited = input.limit_pages.is_some();
         match error {

@@ -1,10 +1,11 @@
-//! System packages that a job needs: installed if the user is root and the system has apt-get; otherwise an
-//! error names the command.
+//! Installs system packages that a job needs, if the user is root and the system has apt-get.
+//! Otherwise an error names the command that installs them.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 
-/// Makes sure that each of `probes` succeeds: a command that fails unless its program is installed.
+/// Makes sure that each of `probes` succeeds, commands that fail unless their program is installed.
+/// If one fails, installs `packages`.
 pub(crate) fn ensure(what: &str, probes: &[&str], packages: &str) -> Result<()> {
     let present = || probes.iter().all(|probe| Cmd::line(probe).succeeds());
     if present() {

@@ -21,7 +21,7 @@ impl Cmd {
         Self { program: program.to_owned(), args: Vec::new(), env: Vec::new() }
     }
 
-    /// A command from one line whose words contain no blanks: `Cmd::line("cargo fmt --all")`.
+    /// Makes a command from one line whose words contain no blanks: `Cmd::line("cargo fmt --all")`.
     pub(crate) fn line(line: &str) -> Self {
         let mut words = line.split_whitespace();
         Self::new(words.next().unwrap_or_default()).args(words)
@@ -42,14 +42,14 @@ impl Cmd {
         self
     }
 
-    /// Prints and runs it; its output goes to ours.
+    /// Prints the command and runs it. Its output goes to ours.
     pub(crate) fn run(&self) -> Result<()> {
         self.announce();
         let status = self.command().status().map_err(|source| self.spawn_error(source))?;
         if status.success() { Ok(()) } else { Err(self.failed(status)) }
     }
 
-    /// Prints and runs it, shows its standard output as it arrives and returns it.
+    /// Prints the command and runs it. Shows its standard output as it arrives, and returns it.
     pub(crate) fn run_and_read(&self) -> Result<String> {
         self.announce();
         let mut child = self
@@ -59,7 +59,7 @@ impl Cmd {
             .map_err(|source| self.spawn_error(source))?;
         let mut all = Vec::new();
         if let Some(mut stdout) = child.stdout.take() {
-            // Not by lines: the name of a test that hangs is on an unfinished one.
+            // Not by lines: if a test hangs, its name is on an unfinished line.
             let mut chunk = [0; 4096];
             loop {
                 let read = stdout.read(&mut chunk).map_err(|source| self.output_error(source))?;
@@ -83,7 +83,8 @@ impl Cmd {
         }
     }
 
-    /// Runs it, then prints it with its standard output: for several commands at a time.
+    /// Runs the command, then prints it and its standard output, which it returns. For commands of
+    /// which several run at a time.
     pub(crate) fn run_and_show_at_end(&self) -> Result<String> {
         let output = self
             .command()
@@ -95,14 +96,14 @@ impl Cmd {
         if output.status.success() { Ok(text) } else { Err(self.failed(output.status)) }
     }
 
-    /// Prints and runs it and returns its standard output instead of showing it.
+    /// Prints the command and runs it. Returns its standard output instead of showing it.
     pub(crate) fn capture(&self) -> Result<String> {
         self.announce();
         self.quiet()
     }
 
-    /// Runs it silently and returns its standard output: for queries of a job, such as which
-    /// components are installed.
+    /// Runs the command silently and returns its standard output. For a job's own questions, such as
+    /// which components are installed.
     pub(crate) fn quiet(&self) -> Result<String> {
         let output = self
             .command()
@@ -116,14 +117,14 @@ impl Cmd {
         }
     }
 
-    /// Prints and runs it; whether it succeeded, and what it wrote to its standard error.
+    /// Prints the command and runs it. Returns whether it succeeded, and its standard error.
     pub(crate) fn verdict(&self) -> Result<(bool, String)> {
         self.announce();
         let output = self.command().output().map_err(|source| self.spawn_error(source))?;
         Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
-    /// Whether it starts and succeeds; all its output is dropped.
+    /// Whether the command starts and succeeds. Drops all its output.
     pub(crate) fn succeeds(&self) -> bool {
         self.command()
             .stdout(Stdio::null())
@@ -171,7 +172,7 @@ impl fmt::Display for Cmd {
     }
 }
 
-/// `word` quoted for a POSIX shell.
+/// Returns `word`, quoted for a POSIX shell if it needs quotes.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

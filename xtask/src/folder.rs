@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// An empty folder at `path`.
+/// Makes an empty folder at `path`. Removes what was there before.
 pub(crate) fn renew(path: &Path) -> Result<()> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     if path.exists() {

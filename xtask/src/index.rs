@@ -1,8 +1,8 @@
 //! A registry on disk that stands in for crates.io: a folder with the third-party packages of the lock
 //! file, and with ours as they are published.
 //!
-//! It is what cargo calls a directory source: a package found there is the one that a registry would give,
-//! and what is not there does not exist.
+//! The folder is what cargo calls a directory source: cargo takes a package from it as from a registry,
+//! and a package that is not in it does not exist.
 
 use std::path::{Path, PathBuf};
 
@@ -16,22 +16,23 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// An index without a package.
+    /// Makes an index without packages.
     pub(crate) fn empty(folder: &Path) -> Result<Self> {
         folder::renew(folder)?;
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// The third-party packages that the workspace's lock file names.
+    /// Makes an index of the third-party packages that the workspace's lock file names.
     pub(crate) fn of_third_parties(folder: &Path) -> Result<Self> {
         let index = Self::empty(folder)?;
         let vendor = Cmd::line("cargo vendor --quiet --locked --versioned-dirs");
-        // It prints the configuration that `cargo` below gives.
+        // The output is dropped: it is the configuration that `cargo` below gives.
         vendor.arg(folder.display().to_string()).capture()?;
         Ok(index)
     }
 
-    /// A command of cargo with this index in place of crates.io, and with no other.
+    /// Makes a cargo command that takes packages from this index in place of crates.io, and from
+    /// nowhere else.
     pub(crate) fn cargo(&self, command: &str) -> Cmd {
         Cmd::new("cargo")
             .args([command, "--offline", "--config", r#"source.crates-io.replace-with="index""#])
@@ -39,7 +40,7 @@ impl Index {
             .arg(format!("source.index.directory={:?}", self.folder.display().to_string()))
     }
 
-    /// Unpacks what `cargo package` made. Returns its folder.
+    /// Unpacks an archive that `cargo package` made into the index. Returns the package's folder.
     pub(crate) fn publish(&self, archive: &Path) -> Result<PathBuf> {
         Cmd::line("tar -xzf")
             .arg(archive.display().to_string())
@@ -56,7 +57,8 @@ impl Index {
 mod tests {
     use super::*;
 
-    /// A package with nothing but a manifest and an empty library; returns its archive, or what cargo said.
+    /// Packs a package that has only a manifest and an empty library. Returns its archive, or what
+    /// cargo said.
     fn pack(
         index: &Index,
         folder: &Path,

@@ -1,9 +1,8 @@
 //! The progress of long jobs, so that a stopped job resumes where it was.
 //!
 //! A ledger is a small JSON file under the target directory. It records for each entry how many
-//! seconds it ran, and in which state (a commit, a built binary). Seconds count only for that
-//! state: in another one the entry has none. A file that cannot be parsed is an empty ledger,
-//! since work done twice does no harm.
+//! seconds it ran, and in which state (a commit, a built binary). The seconds count only for that
+//! state. A file that cannot be parsed counts as an empty ledger, since work done twice does no harm.
 //!
 //! After every change the whole ledger is written to a new file and renamed over the old one, so
 //! that a stop loses no earlier entry. Two jobs that write one ledger at a time lose each other's
@@ -23,7 +22,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger in the file at `path`; empty if the file does not exist.
+    /// Opens the ledger in the file at `path`. It is empty if there is no such file.
     pub(crate) fn open(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let entries = std::fs::read(&path)
@@ -33,13 +32,14 @@ impl Ledger {
         Self { path, entries }
     }
 
-    /// Seconds that `entry` ran in this `state`; `None` if it has no account for it.
+    /// Returns how many seconds `entry` ran in this `state`; `None` if that is not recorded.
     pub(crate) fn seconds(&self, entry: &str, state: &str) -> Option<u64> {
         let account = self.entries.get(entry)?;
         if account["state"] == state { account["seconds"].as_u64() } else { None }
     }
 
-    /// Sets the account of `entry`, replacing one for another state, and writes the file.
+    /// Records the seconds that `entry` ran in this `state`, and writes the file. Replaces the entry's
+    /// earlier record, whatever its state.
     pub(crate) fn set(&mut self, entry: &str, state: &str, seconds: u64) -> Result<()> {
         self.entries.insert(entry.to_owned(), json!({ "state": state, "seconds": seconds }));
         self.write()
@@ -69,7 +69,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    /// A file in a directory that does not exist yet and that nobody else uses.
+    /// Returns the path of a file in a directory that does not exist yet and that nobody else uses.
     fn file(test: &str) -> PathBuf {
         let name = format!("xtask-ledger-{}-{test}", std::process::id());
         std::env::temp_dir().join(name).join("ledger.json")

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// How many tests passed, summed over the closing lines of every test binary in `output`.
+/// Returns how many tests passed, summed over the closing lines of all test binaries in `output`.
 pub(crate) fn passed(output: &str) -> usize {
     output
         .lines()
@@ -11,7 +11,8 @@ pub(crate) fn passed(output: &str) -> usize {
         .sum()
 }
 
-/// The crates of `known` that are in `asked`; all of them if `asked` is empty.
+/// Returns the crates of `known` that are in `asked`; all of them if `asked` is empty. Fails if a crate in
+/// `asked` is not known.
 pub(crate) fn choose<'a>(
     job: &'static str,
     known: &[&'a str],

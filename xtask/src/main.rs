@@ -1,9 +1,9 @@
 //! `cargo xtask <job>`: every check that CI makes, runnable on a laptop.
 //!
 //! Each job is a file under `jobs/`; each house rule that a machine can check is a file under
-//! `tidy/`. A job prints every command that it runs, so that it can be copied into a shell, and
-//! fails with one line that says what to do. Jobs run from the workspace root, in whatever
-//! directory the caller is, with standard input closed.
+//! `tidy/`. A job prints every command that it runs, so that it can be copied into a shell. If the
+//! job fails, one line says what to do. Jobs run in the workspace root, whatever directory the
+//! caller is in, with standard input closed.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -47,56 +47,56 @@ enum Job {
     Fmt,
     /// Checks the house rules that a machine can check.
     Tidy,
-    /// Clippy over everything, and over each library without its default features.
+    /// Runs clippy over everything, and over each library without its default features.
     Clippy,
-    /// The documentation builds without a warning.
+    /// Checks that the documentation builds without a warning.
     Docs,
-    /// The public API of the library crates is what docs/api says.
+    /// Checks that docs/api shows the public API of the library crates.
     Api(jobs::api::Args),
-    /// The tests of the whole workspace.
+    /// Runs the tests of the whole workspace.
     Test,
-    /// `zswap compare` over the built-in sample, its JSON read back and checked.
+    /// Checks the JSON of `zswap compare`, and runs its trials of switching and writeback.
     Compare,
-    /// Every example of every crate, which checks its own results.
+    /// Runs every example of every crate; each checks its own results.
     Examples,
     /// Tests the features that are off by default and need nothing installed.
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,
-    /// The NBD server with the clients of QEMU and libnbd.
+    /// Tests the NBD server with the clients of QEMU and libnbd.
     Nbd,
     /// Type-checks each crate with the oldest compiler that it promises, with each of its features.
     Msrv(jobs::msrv::Args),
-    /// Type-checks the crates without C code for other systems.
+    /// Type-checks, for other systems, the crates without C code.
     Cross,
-    /// Publishes each package by itself to an index on disk, and compiles it against that.
+    /// Publishes each package to an index on disk, and compiles it against that index.
     Publish,
     /// Uses the published packages from a crate outside the workspace.
     Outside,
     /// Checks the crate that measures this project against its peers: lints, tests, a small run.
     Peers,
-    /// Every loom model.
+    /// Runs every loom model.
     Loom(jobs::loom::Args),
-    /// The allocators and the store under Miri.
+    /// Tests the allocators and the store under Miri.
     Miri(jobs::miri::Args),
-    /// The concurrent tests under the thread sanitizer; all tests on request.
+    /// Runs the concurrent tests under the thread sanitizer; all tests on request.
     Tsan(jobs::tsan::Args),
-    /// All tests under the address sanitizer, leaks and C code included.
+    /// Runs all tests under the address sanitizer, leaks and C code included.
     Asan(jobs::asan::Args),
-    /// The criterion benches on real pages, in multiples of a mutex pair; or, with --peers, this
-    /// project compared with its peers.
+    /// Runs the criterion benches on real pages, in multiples of a mutex pair; or, with --peers,
+    /// compares this project with its peers.
     Bench(jobs::bench::Args),
-    /// How dense a store stays over 100 million operations, with and without compaction.
+    /// Measures how dense a store stays over 100 million operations, with and without compaction.
     Aging(jobs::aging::Args),
     /// Writes docs/benchmarks.md and its pictures from a run of `bench --peers` and one of aging.
     Report(jobs::report::Args),
-    /// The churn tests for minutes: eight threads, every byte compared.
+    /// Runs the churn tests for minutes: eight threads, every byte compared.
     Churn(jobs::churn::Args),
-    /// Random backends, codecs, limits, faults and switches of the store, checked against a model.
+    /// Tries random backends, codecs, limits, faults and switches of the store against a model.
     Torture(jobs::torture::Args),
-    /// Every fuzz target for a while.
+    /// Runs every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
-    /// Every search for unsoundness, for hours; resumes where it was stopped.
+    /// Runs every search for unsoundness, for hours; resumes where it was stopped.
     Sweep(jobs::sweep::Args),
     /// Lists mutants of locks, slots, reference counts and accounting that the tests do not notice.
     Mutants(jobs::mutants::Args),

@@ -1,9 +1,10 @@
 //! The tests of crates under one of the compiler's sanitizers.
 //!
 //! The standard library is also built with the sanitizer, and so is the C code of the codecs, with
-//! zstd's assembler routines replaced by their C equivalents. GCC and Clang both make objects
-//! that the runtime of the Rust compiler understands. rustix makes its system calls through libc,
-//! where the sanitizer sees them: if it missed a `munmap`, it would take a reused address for a race.
+//! zstd's assembler routines replaced by their C equivalents. Either GCC or Clang may compile the C
+//! code: the object files of both work with the sanitizer's runtime that comes with rustc. rustix
+//! makes its system calls through libc, where the sanitizer sees them: if it missed a `munmap`, it
+//! would take a reused address for a race.
 //!
 //! Tests that cannot run under a sanitizer are excluded by name, one by one. Doc examples are not
 //! run.
@@ -68,7 +69,7 @@ const TESTS_LEFT_OUT: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct Sanitizer {
     pub(crate) job: &'static str,
-    /// As in `-Zsanitizer=`.
+    /// The sanitizer's name, as in `-Zsanitizer=`.
     pub(crate) name: &'static str,
     /// Options for the sanitizer's runtime: a variable and its value.
     pub(crate) options: Option<(&'static str, &'static str)>,
@@ -107,13 +108,13 @@ impl Sanitizer {
     }
 
     fn c_flags(&self) -> String {
-        // zstd is built to merge constants, local ones too, and GCC has those go out of scope.
+        // zstd's build merges all constants, local ones too. With GCC, merged ones go out of scope.
         format!("-fsanitize={} -fno-merge-all-constants -DZSTD_DISABLE_ASM", self.name)
     }
 }
 
-/// The arguments that choose a package's test programs: its unit tests and every integration
-/// test that is not excluded and requires none but these features.
+/// Returns the arguments that choose a package's test programs: its unit tests, and every
+/// integration test that is not excluded and requires no other features than these.
 fn programs(package: &Value, features: &str) -> Vec<String> {
     let has = |feature: &str| features.split([' ', ',']).any(|given| given == feature);
     let mut args = Vec::new();

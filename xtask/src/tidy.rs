@@ -91,8 +91,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
 }
 
-/// Path and text of every file that git tracks or would track. Files that are not UTF-8 and tracked
-/// files that were deleted are skipped.
+/// Returns path and text of every file that git tracks or would track. Skips files that are not
+/// UTF-8, and tracked files that were deleted.
 fn project_files() -> Result<Vec<(String, String)>> {
     let listed = Cmd::line("git ls-files -co --exclude-standard -z").capture()?;
     let mut files = Vec::new();
@@ -107,8 +107,8 @@ fn project_files() -> Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-/// The Rust files. Those that a `#[cfg(test)] mod name;` elsewhere declares are marked as test
-/// code.
+/// Returns the Rust files of `files`. A module that another file declares as `#[cfg(test)] mod
+/// name;` is marked as test code, with all modules below it.
 fn rust_sources(files: Vec<(String, String)>) -> Vec<Source> {
     let mut sources: Vec<Source> = files
         .into_iter()
@@ -130,7 +130,7 @@ fn belongs_to(path: &str, stem: &str) -> bool {
     path.strip_prefix(stem).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
-/// No lines, for the rules' tests.
+/// An empty list of lines, with which the rules' tests compare.
 #[cfg(test)]
 const NONE: [usize; 0] = [];
 

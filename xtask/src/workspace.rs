@@ -33,7 +33,8 @@ impl Workspace {
         &self.root
     }
 
-    /// `cargo metadata --no-deps`: the members with their dependencies and features as declared.
+    /// The output of `cargo metadata --no-deps`: the members with their dependencies and features as
+    /// declared.
     pub(crate) fn metadata(&self) -> &Value {
         &self.metadata
     }
@@ -50,8 +51,8 @@ impl Workspace {
         Ok(PathBuf::from(self.target_dir("debug")))
     }
 
-    /// A directory under the target directory for builds with other flags, so that they do not
-    /// replace the artifacts of the usual builds.
+    /// Returns a directory under the target directory, for builds with other flags. There they do
+    /// not replace the artifacts of the usual builds.
     pub(crate) fn target_dir(&self, name: &str) -> String {
         let target = self.metadata["target_directory"].as_str().unwrap_or("target");
         Path::new(target).join(name).display().to_string()
@@ -81,7 +82,7 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The integration tests of a package whose required features all satisfy `has`.
+/// Returns the names of a package's integration tests whose required features all satisfy `has`.
 pub(crate) fn integration_tests(
     package: &Value,
     has: impl Fn(&str) -> bool,

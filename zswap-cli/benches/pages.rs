@@ -21,10 +21,11 @@ use zpool_api::{Handle, ObjRead, PageProvider, Zpool, ZpoolConfig};
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// Paths of zstd-compressed files of pages, separated as in PATH; set by `cargo xtask bench`.
+/// The variable with the paths of zstd-compressed files of pages, separated as in PATH. Set by `cargo
+/// xtask bench`.
 const PAGES: &str = "ZSWAP_BENCH_PAGES";
 const SAMPLE: &[u8] = include_bytes!("../../measure/assets/sample.pages.zst");
-/// The largest number of pages: a pool larger than a processor's private caches.
+/// The most pages: enough for a pool that is larger than a processor's private caches.
 const MOST: usize = 8192;
 
 /// Pages that are not same-filled, spread evenly over all files.
@@ -57,8 +58,8 @@ fn shuffled(n: usize) -> Vec<usize> {
     order
 }
 
-/// Times `iterations` calls of `step`, made in rounds of as many as `ready` sets up. The time of
-/// `ready` does not count.
+/// Times `iterations` operations, in rounds. `ready` sets up a round; `step` does its operations and
+/// returns their number. Only the time of `step` counts.
 fn in_rounds<T>(
     iterations: u64,
     mut ready: impl FnMut() -> T,
@@ -74,7 +75,7 @@ fn in_rounds<T>(
         done += steps;
         drop(state);
     }
-    // Rounds are whole, so the time of surplus calls is subtracted in proportion.
+    // The last round is whole, so the time of its surplus operations is subtracted in proportion.
     spent.mul_f64(iterations as f64 / done as f64)
 }
 
@@ -241,11 +242,11 @@ fn stores(c: &mut Criterion, pages: &[Page]) {
 
 /// Pages in the pool of a store at its limit.
 const POOLED: u64 = 10_000;
-/// With others, one of this many entries has its page in the pool.
+/// If there are other entries, one of this many entries has its page in the pool.
 const SPACING: u64 = 100;
 
-/// A store at its limit, with no codec and a device in memory: `POOLED` pages in the pool and, if
-/// `others`, 990,000 entries between them, of which 124,000 are on the device and the rest are same-filled.
+/// Makes a store at its limit, with no codec and a device in memory. `POOLED` pages are in the pool.
+/// With `others` there are 990,000 entries between them: 125,000 on the device, and same-filled ones.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")
@@ -272,9 +273,9 @@ fn numbered(key: u64) -> Page {
     page
 }
 
-/// The p99.9 latency of storing new pages, each of which makes the store write another one back:
-/// the cost at the limit does not depend on entries without pool memory. One iteration represents
-/// one such store.
+/// Measures the p99.9 latency of storing a new page at the limit, where each makes the store write
+/// another one back. Entries without pool memory must not change it. One iteration stands for one
+/// such store.
 fn limits(c: &mut Criterion) {
     let clock = Clock::measure();
     for (name, others) in [("10,000 pooled", false), ("10,000 pooled among 990,000 others", true)] {
@@ -297,7 +298,7 @@ fn limits(c: &mut Criterion) {
             round += 1;
             Duration::from_nanos(laps.summary(clock, Duration::from_secs(1)).unwrap().p999 as u64)
         };
-        // Criterion believes that it timed `iterations` such stores.
+        // Criterion is to believe that it timed `iterations` such stores.
         c.bench_function(&format!("limit/{name}/p99.9 of a store"), |b| {
             b.iter_custom(|iterations| {
                 let rounds = iterations.clamp(1, 20) as u32;

@@ -62,7 +62,7 @@ pub(crate) struct Nbd {
     pub(crate) any_address: bool,
 }
 
-/// A number of bytes: `4096`, `64K`, `1G`.
+/// Parses a number of bytes: `4096`, `64K`, `1G`. The letters stand for powers of 1024.
 fn size(text: &str) -> std::result::Result<u64, String> {
     let (digits, shift) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 10),
@@ -183,7 +183,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Re
     })
 }
 
-/// Condenses clap's several lines into one.
+/// Joins the lines of clap's message to one, without the usage, and adds how to get help.
 fn in_one_line(message: &str) -> String {
     let lines = message
         .lines()
@@ -196,7 +196,8 @@ fn in_one_line(message: &str) -> String {
 }
 
 impl Compare {
-    /// The zpools given, each once, in order; empty if the option is absent.
+    /// Returns the zpools given, in order and without duplicates; none if the option is absent.
+    /// Fails on an empty name.
     pub(crate) fn zpools(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for list in &self.zpool {
@@ -210,7 +211,8 @@ impl Compare {
         Ok(names)
     }
 
-    /// The compressors given, each once, in order; empty if the option is absent.
+    /// Returns the compressors given, in order and without duplicates; none if the option is
+    /// absent. Fails on an empty name and on a parameter without a compressor.
     pub(crate) fn compressors(&self) -> Result<Vec<String>> {
         let mut specs = Vec::new();
         for list in &self.compressor {
@@ -247,7 +249,7 @@ fn split_specs(list: &str) -> Result<Vec<String>> {
     Ok(specs)
 }
 
-/// Whether `part` is `key=value` and not `name` or `name:key=value`.
+/// Whether `part` is `key=value`, rather than `name` or `name:key=value`.
 fn is_parameter(part: &str) -> bool {
     part.split_once('=').is_some_and(|(key, _)| !key.contains(':'))
 }

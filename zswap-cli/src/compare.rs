@@ -1,8 +1,8 @@
 //! The verb `compare`: measures every pair over one set of pages, round by round.
 //!
-//! In each round every pair has a turn, in which store and bare codec are measured right after one
-//! another. The order of the pairs rotates from round to round, and so does which of the two goes
-//! first, so that drift on the machine affects all of them alike.
+//! In each round every pair has a turn. A turn measures the store and the bare codec, one right
+//! after the other. From round to round the order of the pairs rotates, and store and codec change
+//! places. So drift on the machine affects all of them alike.
 
 use std::io::{self, Write};
 
@@ -20,7 +20,7 @@ use crate::report::{self, Heading};
 use crate::trial::{self, Outcome};
 use crate::verdict::Verdict;
 
-/// The most threads: more than anyone needs, and few enough for any system to start.
+/// The most threads that a run may have: more than anyone needs, and few enough for any system.
 const MOST_THREADS: usize = 1024;
 
 /// Runs `zswap compare`. Returns whether every page came back equal.
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Compare) -> Result<bool> {
     Ok(verified)
 }
 
-/// Runs the requested trials besides the comparison.
+/// Runs the trials that were requested in addition to the comparison.
 fn trials(args: &Compare, set: &PageSet, pairs: &[(String, String)]) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     if args.switch {
@@ -98,7 +98,7 @@ fn page_set(args: &Compare) -> Result<(PageSet, Option<Facts>)> {
     let Sample { pages, facts } = process::sample(pid, args.pages_max, limit)?;
     if let Some(path) = &args.save {
         process::save(path, &pages)?;
-        // Whether or not this can be written, the report is the same.
+        // A failure to write this warning is ignored: the report does not depend on it.
         let _ = writeln!(
             io::stderr(),
             "zswap: {path:?} contains memory of {}, including any secrets in it; only you can read it; \
@@ -149,7 +149,7 @@ fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-/// Writes the report. A reader that goes away early is not an error.
+/// Writes the report. It is no error if its reader goes away early.
 fn write_report(out: &mut impl Write, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Report(error)),

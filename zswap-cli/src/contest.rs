@@ -110,7 +110,8 @@ impl Contestant<Error> for Store {
 struct Hand<'a>(&'a Zswap);
 
 impl Worker<Error> for Hand<'_> {
-    /// Makes the store set up its contexts on this processor, and its first page.
+    /// Stores a page and removes it, so that the store has a context on this processor, and its
+    /// first pool page.
     fn warm(&mut self, first: usize, pages: &[Page]) -> Result<()> {
         // A store that refuses this page will refuse it again when it is measured.
         if self.store(first, pages).is_ok() {
@@ -142,7 +143,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Makes a pair, checking that it can be built. Measures nothing yet.
+    /// Makes a pair. Fails if it cannot be built. Measures nothing yet.
     pub(crate) fn new(stock: &Stock, zpool: &str, spec: &str) -> Result<Self> {
         let compressor = stock.compressors.build(spec)?;
         drop(stock.build(zpool, spec)?);
@@ -154,7 +155,7 @@ impl Pair {
         format!("{}/{}", self.zpool, self.spec)
     }
 
-    /// Measures one more turn of a store and the codec.
+    /// Measures a fresh store and the codec for one more turn.
     pub(crate) fn turn(
         &mut self,
         stock: &Stock,
@@ -196,8 +197,9 @@ mod tests {
     use zpool_api::{Handle, ObjRead, ObjWrite, PoolTag, Zpool, ZpoolCaps, ZpoolError, ZpoolStats};
     use zswap_core::PAGE_SIZE;
 
-    /// Keeps the first half of a page and restores it twice: correct for pages whose halves are
-    /// equal, wrong for others. After `strength` pages it writes nothing and reports success.
+    /// A compressor that keeps only the first half of a page, and on decompression writes it twice.
+    /// This is right for pages whose halves are equal, and wrong for others. After `strength` pages,
+    /// decompression writes nothing but reports success.
     #[derive(Debug, Clone)]
     struct Halves {
         strength: usize,
@@ -386,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_load_that_writes_nothing_is_seen() {
-        // With equal pages, the result of the first load would pass for the others.
+        // All pages are equal: what the first load left in a buffer would pass for the others.
         let fault = figures("zbud", "tired", vec![twice(1); 3], 1).fault;
         assert_eq!(fault.unwrap(), "page 1 came back changed after the first filling");
     }

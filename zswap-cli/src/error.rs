@@ -13,7 +13,7 @@ use crate::process::SampleError;
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Why there is no report. Displayed as one line that has the causes, so no variant has a source.
+/// Why a verb failed. The message is one line that includes all causes, so no variant has a source.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{}", chain(.0))]

@@ -1,5 +1,5 @@
-//! How a report looks: on a terminal, limited to its width and in colours if it has them; otherwise
-//! plain and unlimited.
+//! How a report looks. On a terminal, it fits the width, and has colours if the terminal has them.
+//! Elsewhere it is plain, with tables of any width and paragraphs of 120 columns.
 
 use std::io::IsTerminal;
 
@@ -21,7 +21,7 @@ pub(crate) enum Color {
 /// What the output can show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Look {
-    /// Columns of the terminal; `None` if lines are unlimited.
+    /// Columns of the terminal; `None` without a terminal, and if it does not know its width.
     pub(crate) width: Option<usize>,
     pub(crate) color: bool,
 }
@@ -42,7 +42,7 @@ impl Look {
     #[cfg(test)]
     pub(crate) const PLAIN: Look = Look { width: None, color: false };
 
-    /// The look of standard output.
+    /// Returns the look of standard output, given the value of `--color`.
     pub(crate) fn of_stdout(color: Color) -> Self {
         let out = std::io::stdout();
         let color = match color {

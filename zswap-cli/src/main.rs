@@ -1,9 +1,9 @@
-//! The binary `zswap`: what compressed memory would do for real pages.
+//! The binary `zswap`: shows what compressed memory would do for real pages.
 //!
 //! `zswap nbd` serves a compressed disk. `zswap compare` exits with 0 if every page came back equal
-//! (or help was requested), 1 if a pair of zpool and compressor did not keep its pages, and 2 if
-//! nothing could be measured; then one line on standard error says why and what to do. A reader of
-//! the output that goes away is not an error.
+//! or help was requested, with 1 if a pair of zpool and compressor did not keep its pages, and with
+//! 2 if nothing could be measured. If it exits with 2, one line on standard error says why and what
+//! to do. It is no error if the reader of the output goes away.
 
 mod args;
 mod compare;

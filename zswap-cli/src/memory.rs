@@ -1,16 +1,17 @@
-//! How many bytes of pages this machine has room for.
+//! Limits the bytes of pages, so that a run fits in this machine's memory.
 //!
-//! Besides the set itself, memory must hold a store's pool, which is as large as the set if the
-//! pages hardly shrink, and the codec's compressed pages. So the limit is a third of the available
-//! memory. Without a limit, a small file that decompresses to more than memory would get the
-//! process killed.
+//! Memory must hold the pages, a store's pool and the codec's compressed pages. Pool and compressed
+//! pages are each as large as the pages if these hardly shrink, so the limit is a third of the
+//! available memory. Without a limit, a small file that decompresses to more than memory would get
+//! the process killed.
 
 use std::fs;
 
 /// The limit if the system does not report its memory.
 const FALLBACK: u64 = 16 << 30;
 
-/// The most bytes of pages to read, over all files.
+/// Returns the most bytes of pages to read, over all files: a third of the available memory or of
+/// the control group's limit, whichever is less.
 pub(crate) fn set_limit() -> u64 {
     let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
     let group = fs::read_to_string("/sys/fs/cgroup/memory.max")

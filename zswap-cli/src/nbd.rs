@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     let disk = Arc::new(disk.build().map_err(Error::Disk)?);
-    // Before anybody can connect, so that no signal is missed.
+    // Registered before anybody can connect, so that no signal is missed.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, stop.clone()).map_err(Error::Serve)?;
@@ -64,13 +64,13 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if Self::id(&self.path).is_ok_and(|id| id == self.id) {
-            // If somebody else removes it first, it is gone as well.
+            // An error is ignored: if somebody else has removed the file, it is gone as well.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Not on this system: there are no Unix sockets.
+/// Never constructed: this system has no Unix sockets.
 #[cfg(not(unix))]
 enum SocketFile {}
 
@@ -90,7 +90,7 @@ fn listen(args: &Nbd) -> Result<(Listener, String, Option<SocketFile>)> {
     Ok((Listener::Tcp(listener), place, None))
 }
 
-/// Listens on a socket that only its owner can connect to.
+/// Listens on a new Unix socket at `path` that only its owner can connect to.
 #[cfg(unix)]
 fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     use std::os::unix::fs::PermissionsExt;
@@ -103,9 +103,9 @@ fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     Ok((Listener::Unix(listener), file))
 }
 
-/// Calls `make` with a umask that leaves a new file to its owner alone, where the system has one:
-/// nobody else gets in before the mode is set. No other thread creates a file meanwhile; none has
-/// been started yet.
+/// Calls `make`. On Linux, the umask gives a new file to its owner alone meanwhile, so that nobody
+/// else can connect before the file's mode is set. The umask is that of the whole process, but no
+/// other thread has been started that could create a file.
 #[cfg(unix)]
 fn as_owner<T>(make: impl FnOnce() -> T) -> T {
     #[cfg(target_os = "linux")]
@@ -140,7 +140,7 @@ fn summary(disk: &Zram, totals: Totals) -> String {
     )
 }
 
-/// Writes a line to standard output. A reader that went away is not an error.
+/// Writes a line to standard output. Ignores errors, as the reader may have gone away.
 fn say(line: &str) {
     let mut out = io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -12,7 +12,7 @@ use crate::error::{Error, Result, one_line};
 
 /// Height of the vertical axis in pixels.
 const HEIGHT: i32 = 480;
-/// One hue per zpool, repeated if there are more.
+/// The hues of the zpools, one each. They repeat if there are more zpools.
 const HUES: [chart::Hue; 4] = [BLUE, ORANGE, GREEN, PURPLE];
 
 /// Writes the picture to `path`, replacing the file. Returns how many pairs were left out because
@@ -26,7 +26,8 @@ pub(crate) fn write(path: &Path, title: &str, figures: &[Figures]) -> Result<usi
     Ok(left_out)
 }
 
-/// One point per pair: microseconds per load, and page bytes per byte of memory.
+/// Returns a point for each pair that kept its pages and has figures: microseconds per load, and
+/// page bytes per byte of memory.
 fn points(figures: &[Figures]) -> Vec<Point> {
     let mut zpools: Vec<&str> = Vec::new();
     let mut points = Vec::new();

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// A bar for `turns` turns. Hidden unless standard error is a terminal.
+    /// Makes a bar for `turns` turns. It is hidden unless standard error is a terminal.
     pub(crate) fn new(turns: usize) -> Self {
         let bar = ProgressBar::with_draw_target(Some(turns as u64), ProgressDrawTarget::stderr());
         if let Ok(style) =
@@ -20,12 +20,12 @@ impl Progress {
         Progress(bar)
     }
 
-    /// A turn begins.
+    /// Shows that the turn `what` begins.
     pub(crate) fn begin(&self, what: String) {
         self.0.set_message(what);
     }
 
-    /// The turn has ended.
+    /// Counts a turn that has ended.
     pub(crate) fn end(&self) {
         self.0.inc(1);
     }

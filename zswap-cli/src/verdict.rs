@@ -1,14 +1,14 @@
 //! Which pair to pick, and by how much it beats the next one.
 //!
-//! Three questions, each with a figure of which less is better:
+//! There are three questions. Each has a figure, of which less is better:
 //! * density: the memory per page, everything counted;
 //! * speed: the mean times of a store and a load, added;
 //! * both: the product of the two. A pair that needs half the memory may take twice the time.
 //!
-//! Pairs that did not keep their pages, or have no times, do not take part. A difference in time is
-//! clear if every round of the winner was faster than every round of the next. Memory is measured
-//! only once: there a difference is clear if it is at least half a percent, or two percent with
-//! several threads.
+//! Pairs that did not keep their pages do not take part, and pairs without times only in density. A
+//! difference in speed or both is clear if the winner's slowest rounds were faster than the fastest
+//! rounds of the next pair. Memory is measured only once, so a difference in density is clear if it
+//! is at least half a percent, or two percent with several threads.
 
 use measure::{Figures, Timing};
 
@@ -26,7 +26,8 @@ pub(crate) struct Next {
     pub(crate) pair: usize,
     /// By how many percent the winner's figure is less than this one's.
     pub(crate) margin: f64,
-    /// Whether the rounds separate the two; `None` if there was only one round.
+    /// Whether the difference is clear (see the module); `None` for speed and both after a single
+    /// round.
     pub(crate) clear: Option<bool>,
 }
 
@@ -38,10 +39,10 @@ pub(crate) struct Verdict {
     pub(crate) both: Option<Pick>,
 }
 
-/// A smaller difference in memory does not count, in percent.
+/// The least difference in memory that is clear, in percent.
 const HALF_A_PERCENT: f64 = 0.5;
-/// The same for several threads, for which it is chance where objects lie: repeated fillings of a
-/// small set differed by up to this much.
+/// The same for several threads. Then it is chance where objects lie: repeated fillings of a small
+/// set differed by up to this much.
 const TWO_PERCENT: f64 = 2.0;
 
 /// A pair's figure with the least and the greatest value over its rounds.
@@ -89,7 +90,8 @@ impl Verdict {
     }
 }
 
-/// Nanoseconds of a store and a load, and their range from the fastest to the slowest round.
+/// Returns the mean nanoseconds of a store and a load together, and their least and greatest value
+/// over the rounds. `None` if stores or loads were not timed.
 pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
     let (store, load) = figures.store.zip(figures.load)?;
     let sum = |part: fn(Timing) -> f64| part(store) + part(load);
@@ -97,7 +99,8 @@ pub(crate) fn time(figures: &Figures) -> Option<(f64, (f64, f64))> {
     Some((sum(|t| t.mean), range)).filter(|(time, _)| *time > 0.0)
 }
 
-/// Picks the least, and the one after it. Among equals the first.
+/// Picks the entrant with the least value, and the next one. Of equals, the earlier one is picked.
+/// `None` if there is no entrant with a finite value.
 fn pick(
     mut entrants: Vec<Entrant>,
     clear: impl Fn(Entrant, Entrant, f64) -> Option<bool>,
@@ -117,8 +120,8 @@ mod tests {
     use super::*;
     use measure::{Memory, Name, PoolUse, Summary, Turn};
 
-    /// A pair with this many bytes of pool for 10 pages, and these means of its rounds for both
-    /// stores and loads.
+    /// Makes a pair with this many bytes of pool for 10 pages. `means` has one time per round, which
+    /// is the mean of its stores and also of its loads.
     fn pair(pool_bytes: usize, means: &[f64], fault: Option<&str>) -> Figures {
         let pool = PoolUse { pages: 10, pool_bytes, ..PoolUse::default() };
         let memory = Memory { pool: Some(pool), ..Memory::default() };

@@ -27,7 +27,7 @@ fn status(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
-/// The report of a run that succeeded and wrote nothing to standard error.
+/// Parses the report of a run, which must have succeeded and written nothing to standard error.
 fn report(output: &Output) -> Vec<Value> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!((status(output), &*stderr), (0, ""));
@@ -140,7 +140,7 @@ fn each_page_is_counted_as_what_it_is() {
     }
 }
 
-/// The number of zpools by default.
+/// Returns how many zpools are compared by default.
 fn zpools() -> usize {
     let folder = Folder::new("zpools");
     let file = folder.file("pages", &text());
@@ -188,7 +188,7 @@ fn the_table_has_a_line_for_each_pair() {
     }
 }
 
-/// Runs a command line that must be refused as bad input. Returns its one line.
+/// Runs a command line that must be refused as bad input. Returns the one line that it prints.
 fn complaint(args: &[&str]) -> String {
     let output = compare(args);
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
@@ -378,7 +378,7 @@ fn a_pipe_gets_plain_text_unless_colours_are_asked_for() {
     assert!(colored.stdout.contains(&0x1b) && colored.stderr.is_empty());
 }
 
-/// What the program prints on a terminal with this many columns.
+/// Runs the program on a terminal with this many columns. Returns what it prints.
 #[cfg(target_os = "linux")]
 fn on_a_terminal(columns: u16, args: &[&str], variables: &[(&str, &str)]) -> String {
     use std::fs::File;

@@ -20,12 +20,13 @@ use std::{fs, thread};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
-/// Marks a process as the target, and sets its heap in MiB.
+/// The variable that makes a process the target. Its value is the size of the heap in MiB.
 const ROLE: &str = "ZSWAP_TEST_TARGET_MIB";
-/// Contains the mark that must not be in a sample.
+/// The variable in the target's environment with the mark that must not be in a sample.
 const SECRET: &str = "ZSWAP_TEST_SECRET";
 
-/// 16 bytes that nothing else contains. Computed when needed, so that the program contains no copy.
+/// Returns 16 bytes that nothing else contains. They are computed, so that the program's file does
+/// not contain them either.
 fn mark(kind: u8) -> [u8; 16] {
     let seed = black_box(0x9e37_79b9_7f4a_7c15_u64).wrapping_mul(u64::from(kind) + 3);
     let mut mark = [0; 16];
@@ -40,7 +41,7 @@ const HEAP: u8 = 1;
 const STACK: u8 = 2;
 const ENVIRONMENT: u8 = 3;
 
-/// Runs `body` with marks all over a part of the stack.
+/// Runs `body` while a part of the stack is full of marks.
 fn with_marked_stack(body: impl FnOnce()) {
     with_marks::<{ 6 * PAGE }>(body);
 }
@@ -64,7 +65,8 @@ fn wait_for_ever() {
 
 static IN_HANDLER: AtomicBool = AtomicBool::new(false);
 
-/// Stays on the alternate signal stack, which has its own mapping, without a guard.
+/// Never returns, so that its thread stays on the alternate signal stack. That stack has its own
+/// mapping, without a guard.
 extern "C" fn handler(_: libc::c_int) {
     // The alternate stack is small.
     with_marks::<512>(|| {
@@ -99,7 +101,7 @@ fn sit_in_a_handler() {
     unsafe { libc::raise(libc::SIGUSR1) };
 }
 
-/// Not a test, but the target of the tests below, which start it from this very program.
+/// Not a test but the target of the tests below, which start this program again to run it.
 #[test]
 #[ignore = "a process that the other tests start"]
 fn the_target() {
@@ -118,14 +120,14 @@ fn the_target() {
     while !IN_HANDLER.load(Ordering::SeqCst) {
         thread::yield_now();
     }
-    // The C library keeps its stack for the next thread.
+    // The thread ends, and the C library keeps its stack for the next thread.
     thread::spawn(|| with_marked_stack(|| {})).join().unwrap();
     with_marked_stack(|| {
         let mut out = std::io::stdout();
-        // Uses its memory between any two writes.
+        // Reads a page of the heap between any two writes.
         for page in heap.chunks(PAGE).cycle() {
             black_box(page.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
-            // Ends with the test, which closes the pipe.
+            // Ends when the test closes the pipe.
             if out.write_all(&[b'.'; 1024]).and_then(|()| out.flush()).is_err() {
                 return;
             }
@@ -159,7 +161,8 @@ impl Target {
         self.child.id().to_string()
     }
 
-    /// Waits until it has made progress: reads more than a pipe holds, so that not all of it is old.
+    /// Waits until the target has made progress: reads more than a pipe holds, so that some of it
+    /// was written after the call.
     fn goes_on(&mut self) {
         let mut seen = 0;
         let mut buffer = [0; 4096];
@@ -253,13 +256,13 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let sample = &report[0]["sample"];
     assert_eq!(sample["pid"].to_string(), target.pid());
-    // The main thread, the target's own, and the two that wait.
+    // The main thread, the thread that runs the target, and the two that wait.
     assert_eq!(sample["threads"], 4, "{sample}");
     let stopped = sample["stopped_ms"].as_f64().unwrap();
     assert!(stopped > 0.0 && stopped < 10_000.0, "{sample}");
     assert_eq!(report[0]["verified"], true);
     let pages = report[0]["pages"].as_u64().unwrap();
-    // All pages of a small process, except those that turned out to be stacks once it was stopped.
+    // All pages of a small process, except those that turned out to be stacks when it was stopped.
     let eligible = sample["eligible_pages"].as_u64().unwrap();
     assert!(pages <= eligible && eligible - pages <= 16, "{pages} of {eligible}");
     assert!((2048..10_000).contains(&pages), "{pages}");
@@ -333,7 +336,7 @@ fn a_target_goes_on_when_zswap_is_killed() {
             .spawn()
             .unwrap();
         let begun = Instant::now();
-        // Kill it as soon as the target is stopped, or when the time is over.
+        // Kills zswap as soon as the target is stopped, or when the time is over.
         while begun.elapsed() < Duration::from_millis(2000) {
             let still = target.state() == 't';
             if still || begun.elapsed() > Duration::from_millis(1500 + wait) {
@@ -372,7 +375,7 @@ fn a_stopped_target_stays_stopped_and_goes_on_when_told() {
     target.goes_on();
 }
 
-/// The one line of a run that must fail as bad input does.
+/// Runs a command line that must be refused as bad input. Returns the one line that it prints.
 fn complaint(args: &[&str]) -> String {
     one_line(zswap().arg("compare").args(args).output().unwrap())
 }
@@ -443,7 +446,7 @@ fn another_users_process_is_not_allowed() {
 #[test]
 fn a_target_that_is_traced_already_names_its_tracer() {
     let target = Target::start(1);
-    // This test is the tracer; its attachment ends with this thread.
+    // This test's thread is the tracer. Its attachment ends with this thread.
     let tid = target.child.id() as i32;
     let null = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: attaches to the child without stopping it; passes no memory.

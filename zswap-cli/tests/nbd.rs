@@ -46,7 +46,7 @@ impl Drop for Dir {
 struct Served {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
-    /// The URI that it serves.
+    /// The URI at which it serves.
     uri: String,
 }
 
@@ -66,7 +66,7 @@ impl Served {
         Served { child, output, uri }
     }
 
-    /// Ends it by a signal. Returns its last line.
+    /// Ends the server by a signal. Returns the last line that it printed.
     fn end(mut self, signal: &str) -> String {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
@@ -99,7 +99,7 @@ fn run(program: &str, args: &[&str]) -> Output {
     output
 }
 
-/// A realistic disk image: text, zeros, noise.
+/// Writes a disk image with pages of words, zeros and noise to `path`. Returns its bytes.
 fn image(path: &str, pages: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(pages * 4096);
     let mut word = 0x9E37_79B9_7F4A_7C15u64;
@@ -190,7 +190,8 @@ fn a_file_system_survives_the_way_in_and_out() {
     served.end("-TERM");
 }
 
-/// `mke2fs` and `e2fsck` print their version with `-V`.
+/// Whether `mke2fs` and `e2fsck` are installed. They print their version with `-V`. With
+/// `ZSWAP_NBD_CLIENTS` they must be.
 fn has_ext4() -> bool {
     let there = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
     let both = there("mke2fs") && there("e2fsck");
@@ -234,7 +235,7 @@ fn a_socket_is_its_owners_alone_and_goes_with_its_server() {
 #[test]
 fn what_is_at_a_sockets_path_and_is_not_its_own_stays() {
     let dir = Dir::new("others");
-    // A socket left by a server that was killed.
+    // A killed server leaves its socket behind.
     let (stale, path) = (dir.path("stale"), dir.path("socket"));
     drop(UnixListener::bind(&stale).unwrap());
     refused(&["--size", "1M", "--unix", &stale], "choose another place");

@@ -1,7 +1,7 @@
-//! `api FILE` prints the public API that a file of rustdoc's JSON describes, an item a line; `api --format`
-//! prints the number of the JSON's format that it reads.
+//! `api FILE` prints the public API that a file of rustdoc's JSON describes, one item per line. `api
+//! --format` prints the number of the JSON format that it reads.
 //!
-//! Blanket impls, those of auto traits and derived ones are left out: they follow from the rest.
+//! Blanket impls, impls of auto traits and derived impls are left out: they follow from the rest.
 
 use std::error::Error;
 

@@ -1,5 +1,5 @@
-//! A program written against the packages alone: stores of every kind that the features
-//! allow, with pages stored, loaded and compared. Prints a line at the end, or fails with an error
+//! A program that depends on the packages alone. It makes stores of every kind that the features
+//! allow, and stores, loads and compares pages. It prints a line at the end, or fails with an error
 //! and exit status 1.
 
 use std::error::Error;
@@ -11,7 +11,7 @@ use zpool_pages::HeapPages;
 use zram::Zram;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// A codec that no package has: encodes runs of equal bytes as a count and the byte.
+/// A codec that no package has. It encodes runs of equal bytes as a count and the byte.
 #[derive(Debug, Clone)]
 struct RunLength;
 
@@ -49,7 +49,7 @@ impl CompressorCtx for RunLength {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         let mut at = 0;
         for run in src.chunks_exact(2) {
-            // Input that this codec wrote; bytes beyond the page are ignored.
+            // The input comes from this codec, so bytes beyond the page are just ignored.
             let end = (at + usize::from(run[0])).min(dst.len());
             dst[at..end].fill(run[1]);
             at = end;
@@ -69,7 +69,7 @@ fn page(number: usize) -> Page {
     page
 }
 
-/// Stores, loads and removes pages; returns how many were compared.
+/// Stores, loads and removes pages. Returns how many were compared.
 fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     const PAGES: usize = 300;
     for number in 0..PAGES {
@@ -89,7 +89,7 @@ fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     Ok(PAGES)
 }
 
-/// Writes, reads and discards pages; returns how many were compared.
+/// Writes, reads and discards pages. Returns how many were compared.
 fn exercise_disk(disk: &Zram) -> Result<usize, Box<dyn Error>> {
     const PAGES: usize = 200;
     for number in 0..PAGES {

@@ -1,9 +1,9 @@
-//! How dense a store stays: pages are read, overwritten, dropped and stored again, their kinds and
-//! sizes drift, and the pool bytes for each compressed byte are recorded throughout, without
-//! compaction, with compaction on demand, and with the background compactor.
+//! Tests how dense a store stays. Pages are read, overwritten, dropped and stored again, while their
+//! kinds and sizes drift. The pool bytes per compressed byte are recorded throughout, in three modes:
+//! without compaction, with compaction on demand, and with the background compactor.
 //!
-//! Density does not depend on time, so the modes run at once, each with its own threads and store. Every
-//! page that is read is compared whole.
+//! Density does not depend on time, so the modes run at the same time, each with its own threads and
+//! store. Every page that is read is compared whole.
 
 mod churn;
 mod content;
@@ -25,7 +25,7 @@ use self::mode::Mode;
 use self::sample::Sample;
 use crate::error::{Error, Result};
 
-/// Most bytes of pages that are read.
+/// The most bytes of pages to read.
 const LIMIT: u64 = 4 << 30;
 const OPERATIONS: u64 = 100_000_000;
 const QUICK_OPERATIONS: u64 = 1_000_000;
@@ -55,8 +55,8 @@ pub(crate) struct Args {
     files: Vec<PathBuf>,
 }
 
-/// Whether the background compactor kept the pool as dense as required; true if it was not among the
-/// modes or the run was a quick one.
+/// Runs the modes and prints the verdict. Returns false if the background compactor did not keep the
+/// pool as dense as required, unless the run was a quick one.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let contents = {
         let set = PageSet::load(&args.files, LIMIT)?;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     let (text, holds) = verdict::render(&churned);
     print!("{text}");
-    // In a quick run pages change a hundred times as fast: its verdict is printed but does not count.
+    // In a quick run pages change a hundred times as fast, so its verdict is only printed.
     Ok(holds || args.quick)
 }
 

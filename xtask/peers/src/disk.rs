@@ -10,7 +10,7 @@ use crate::source::{PAGE, offset};
 pub(crate) struct Disk(Zram);
 
 impl Disk {
-    /// A disk of this many pages.
+    /// Makes a disk of this many pages.
     pub(crate) fn new(zpool: &str, compressor: &str, pages: usize) -> Result<Self> {
         let disk = Zram::builder()
             .disksize((pages * PAGE) as u64)
@@ -34,7 +34,7 @@ impl Contestant<Error> for Disk {
     }
 
     fn tidy(&self) -> Result<()> {
-        // A pool without compaction is left unchanged.
+        // An error is ignored: a pool without compaction is left unchanged.
         let _ = self.0.compact();
         self.0.trim();
         Ok(())

@@ -4,7 +4,7 @@ use std::io;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Displayed with its causes, so no variant has a source.
+/// Why a run failed. The message includes the causes, so no variant has a source.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{}", measure::chain(.0))]
@@ -72,12 +72,12 @@ impl From<measure::Error> for Error {
 }
 
 impl Error {
-    /// A contestant could not be set up, for this reason.
+    /// The error for a contestant that could not be set up, for this reason.
     pub(crate) fn setup(reason: impl ToString) -> Self {
         Error::Setup { reason: reason.to_string() }
     }
 
-    /// A store, a load or another operation of a contestant failed.
+    /// The error for a store, a load or another operation of a contestant that failed.
     pub(crate) fn keeps(what: &'static str, page: usize, reason: impl std::error::Error) -> Self {
         Error::Keeps { what, page, reason: measure::chain(&reason) }
     }

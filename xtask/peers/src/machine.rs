@@ -13,7 +13,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This machine. Fields that the system does not report are empty.
+    /// Describes this machine. Fields that the system does not report are empty.
     pub(crate) fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let line = |text: &str, key: &str| {
@@ -23,7 +23,7 @@ impl Machine {
         let memory = line(&read("/proc/meminfo"), "MemTotal");
         let kib: u64 = memory.trim_end_matches("kB").trim().parse().unwrap_or(0);
         let release = read("/proc/sys/kernel/osrelease");
-        // The version; the rest names its builder.
+        // Only the version: the rest of the file names who built the kernel.
         let version = |c: char| c.is_ascii_digit() || c == '.';
         Machine {
             processor: line(&read("/proc/cpuinfo"), "model name"),

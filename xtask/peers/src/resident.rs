@@ -1,10 +1,10 @@
-//! The resident memory of this process, files excluded.
+//! The resident memory of this process, without files.
 
 use crate::error::{Error, Result};
 
 const STATUS: &str = "/proc/self/status";
 
-/// Anonymous resident bytes.
+/// Returns the resident bytes of anonymous memory.
 pub(crate) fn anonymous() -> Result<usize> {
     let failed = |reason| Error::System { what: "cannot read", path: STATUS.into(), reason };
     let text = std::fs::read_to_string(STATUS).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! All contestants, round by round, each turn in a separate process; the order rotates from
+//! Runs all contestants, round by round, with each turn in a separate process. The order rotates from
 //! round to round, so that drift of the machine affects all of them alike.
 
 use std::io::Write;
@@ -53,7 +53,7 @@ struct Contest {
     fault: Option<Error>,
 }
 
-/// Whether every page of this project's contestants came back equal.
+/// Runs the contestants. Returns whether every page of this project's contestants came back equal.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let (all, absent) = contestants::all();
     let wanted = |entry: &Entry| {
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .collect();
     let count = contests.len();
     for round in 0..rounds {
-        // Each contest has another place in every round.
+        // The order rotates, so that each contest has another place in every round.
         let first = round * count / rounds;
         for turn in 0..count {
             let contest = &mut contests[(first + turn) % count];
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
                 continue;
             }
             let name = contest.entry.name();
-            // Progress only: the report does not depend on it.
+            // An error is ignored: this is only progress, and the report does not depend on it.
             let _ = writeln!(
                 std::io::stderr(),
                 "round {} of {rounds}, {} of {count}: {name}, threads: {}",

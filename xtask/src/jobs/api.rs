@@ -1,7 +1,7 @@
 //! The public API of the library crates, compared with the text of it that is committed in `docs/api`.
 //!
-//! Nightly rustdoc describes each crate as JSON, and `xtask/api` makes text of that. What a crate
-//! hides from its documentation is not in it.
+//! Nightly rustdoc describes each crate as JSON, and `xtask/api` turns that into text. Items that a
+//! crate hides from its documentation are left out.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::workspace::{Workspace, is_library, list, text};
 use crate::{folder, no_c};
 
-/// The texts, a package each.
+/// The folder of the texts, one file for each package.
 const TEXTS: &str = "docs/api";
 const BLESS: &str = "cargo xtask api --bless";
 
@@ -66,7 +66,7 @@ fn ensure_nightly() -> Result<()> {
     Cmd::line(fix).run().map_err(failed)
 }
 
-/// Has rustdoc describe the packages as JSON, in `doc` of the target folder.
+/// Makes rustdoc describe the packages as JSON, in the folder `doc` of `target`.
 fn describe(libraries: &[&Value], target: &Path) -> Result<()> {
     Cmd::line("cargo +nightly")
         .args(no_c::config("+nightly")?)
@@ -77,7 +77,7 @@ fn describe(libraries: &[&Value], target: &Path) -> Result<()> {
         .run()
 }
 
-/// The program that makes text of JSON.
+/// Builds the program that turns the JSON into text. Returns its path.
 fn build_reader(target: &Path) -> Result<String> {
     let target = target.join("reader");
     Cmd::line("cargo build --quiet --locked --manifest-path xtask/api/Cargo.toml --target-dir")
@@ -94,7 +94,7 @@ fn library_name(package: &Value) -> &str {
         .unwrap_or_default()
 }
 
-/// Whether the JSON is of the format that the reader knows.
+/// Checks that the JSON is of the format that the reader knows.
 fn check_format(json: &Path, reads: &str) -> Result<()> {
     let content = folder::read(json)?;
     let failed = |source| Error::Json { command: "rustdoc +nightly".to_owned(), source };
@@ -112,7 +112,7 @@ fn check_format(json: &Path, reads: &str) -> Result<()> {
     })
 }
 
-/// The first lines of a package's text.
+/// Returns the first lines of a package's text.
 fn head(package: &Value) -> String {
     let name = text(&package["name"]);
     let default: Vec<&str> = list(&package["features"]["default"]).map(text).collect();

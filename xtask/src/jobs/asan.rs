@@ -8,7 +8,7 @@ const ADDRESS: Sanitizer = Sanitizer {
     job: "asan",
     name: "address",
     // libdeflate includes a template for each instruction set. GCC merges the equal tables of its
-    // instances, and registers the merged one once for each.
+    // instances, but registers the merged table once for each instance.
     options: Some(("ASAN_OPTIONS", "detect_odr_violation=0")),
 };
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::jobs::peers;
 use crate::workspace::Workspace;
 
-/// The bench that is the unit of the others.
+/// The bench whose time is the unit for the others.
 const UNIT: &str = "mutex pair";
 /// Where to search for real pages, from the workspace's root.
 const CORPUS: &str = "../shared/corpus";
@@ -55,7 +55,7 @@ impl Args {
         Args { smoke: true, ..Args::default() }
     }
 
-    /// Runs the contestants of `xtask/peers` and writes their figures to `json`.
+    /// The arguments for running the contestants of `xtask/peers` and writing their figures to `json`.
     pub(crate) fn whole_system(json: PathBuf) -> Self {
         Args { peers: true, json: Some(json), ..Args::default() }
     }
@@ -104,7 +104,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The files given, or those of the corpus.
+/// Returns the files given, or else those of the corpus.
 pub(crate) fn pages(ws: &Workspace, given: &[PathBuf]) -> Vec<PathBuf> {
     if !given.is_empty() {
         return given.to_vec();

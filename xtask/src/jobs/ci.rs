@@ -97,7 +97,7 @@ struct Tally {
     total: usize,
     passed: Vec<(&'static str, Duration)>,
     failed: Vec<&'static str>,
-    /// What a step needs was not of the right version here.
+    /// Steps that could not run, because something that they need has another version here.
     not_run: Vec<&'static str>,
     elapsed: Duration,
 }

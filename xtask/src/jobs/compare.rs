@@ -1,5 +1,5 @@
-//! The main job on a small real input: `zswap compare` over the built-in sample, whose JSON is
-//! read back and checked against the format; then its trials of switching and writeback.
+//! Runs `zswap compare` over the built-in sample, reads its JSON back and checks it against the
+//! format. Then runs its trials of switching and writeback.
 
 use serde_json::Value;
 
@@ -34,8 +34,8 @@ pub(crate) fn run() -> Result<()> {
     .run()
 }
 
-/// Runs `cmd`, a `zswap compare --json`, and checks every object that it prints; with
-/// `compressor`, also that every object is about that one.
+/// Runs `cmd`, a `zswap compare --json`, and checks every object that it prints. If `compressor` is
+/// given, every object must be about that one.
 pub(crate) fn check(cmd: &Cmd, compressor: Option<&str>) -> Result<()> {
     let output = cmd.capture()?;
     let value: Value = serde_json::from_str(&output)
@@ -52,7 +52,7 @@ pub(crate) fn check(cmd: &Cmd, compressor: Option<&str>) -> Result<()> {
     }
 }
 
-/// The problems of a report, one line each.
+/// Returns the problems of a report, one line each.
 fn problems(report: &Value, compressor: Option<&str>) -> Vec<String> {
     let Some(pairs) = report.as_array() else {
         return vec!["the report is not a JSON array; print one object a pair".to_owned()];
@@ -129,7 +129,7 @@ mod tests {
         })
     }
 
-    /// The problems of a report of one pair with `key` set to `value`.
+    /// Returns the problems of a report with one pair, in which `key` is set to `value`.
     fn with(key: &str, value: Value) -> Vec<String> {
         let mut pair = pair();
         pair[key] = value;

@@ -1,4 +1,4 @@
-//! Type-checks the crates that build no C code for other systems.
+//! Type-checks, for other systems, the crates that build no C code.
 //!
 //! A check needs only the target's standard library, no linker and no C compiler for it.
 

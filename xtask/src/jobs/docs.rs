@@ -1,4 +1,4 @@
-//! The documentation of all crates builds without a warning.
+//! Checks that the documentation of all crates builds without a warning.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

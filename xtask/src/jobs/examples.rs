@@ -1,4 +1,4 @@
-//! Every example of every crate: its tests, then the program itself.
+//! Runs every example of every crate: first its tests, then the program itself.
 //!
 //! The job lists the crates' `examples` folders, so that a new example cannot be forgotten. Each
 //! program checks its own results and fails if they are wrong.
@@ -29,8 +29,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The examples in a folder, in order: files, and folders with a `main.rs`, as cargo finds them. Empty
-/// if the folder does not exist.
+/// Lists the examples in a folder, in order: files, and folders with a `main.rs`, as cargo finds them.
+/// There are none if the folder does not exist.
 fn examples_in(home: &Path) -> Result<Vec<String>> {
     let failed = |source| Error::Read { path: home.to_owned(), source };
     let entries = match fs::read_dir(home) {

@@ -1,12 +1,12 @@
 //! Every fuzz target for a while, from the committed seeds and the inputs found before.
 //!
-//! The corpus that grows from run to run is `fuzz/corpus`, which is not committed. A finding fails
-//! the job, which prints the command to reproduce it; later runs try its input, in
-//! `fuzz/artifacts`, first.
+//! New inputs are kept from run to run in `fuzz/corpus`, which is not committed. A finding fails the
+//! job, and the output says how to reproduce it. Its input is kept in `fuzz/artifacts`, and later runs
+//! try it first.
 //!
-//! With `--resume` a target runs in slices, and a ledger counts its seconds. They belong to the
-//! built binary: one built from other sources starts at zero. A stop loses at most a slice. A
-//! finding clears all seconds of the binary.
+//! With `--resume` a target runs in slices, and a ledger counts its seconds. The seconds belong to the
+//! built binary: a binary of other sources starts at zero. A stop loses at most one slice. A finding
+//! clears the target's seconds.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
@@ -72,7 +72,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs slices of `target` until the state that `build` returns has run `wanted` seconds.
+/// Runs slices of `target` until the state that `build` returns has run `wanted` seconds. On a finding,
+/// clears the target's seconds and returns the error.
 fn resume(
     ledger: &mut Ledger,
     target: &str,
@@ -88,12 +89,12 @@ fn resume(
         }
         let seconds = SLICE_SECONDS.min(wanted - had);
         if let Err(finding) = slice(seconds) {
-            // Earlier runs that found nothing prove nothing now.
+            // The seconds of earlier runs, which found nothing, count for nothing now.
             ledger.forget(target)?;
             return Err(finding);
         }
-        // A slice builds what it runs: if the sources changed meanwhile, it may have run another
-        // state.
+        // Running a slice builds the target again. If the sources changed meanwhile, another state
+        // may have run.
         if build(target)? == state {
             ledger.set(target, &state, had + seconds)?;
         }
@@ -129,7 +130,7 @@ fn fuzz(target: &str, seconds: u64) -> Result<u64> {
     }
 }
 
-/// libFuzzer's own count.
+/// Returns libFuzzer's own count of the inputs that it executed; `None` if `output` does not have it.
 fn executions(output: &str) -> Option<u64> {
     let line = output.lines().find(|l| l.starts_with("stat::number_of_executed_units:"))?;
     line.rsplit(' ').next()?.parse().ok()
@@ -193,7 +194,7 @@ mod tests {
     fn a_stop_loses_one_slice() {
         let scratch = Scratch::new("stop");
         let slices = Cell::new(0);
-        // A stop ends the process in the middle of a slice, which a panic stands for here.
+        // The panic stands for a stop, which ends the process in the middle of a slice.
         let run = || {
             resume(
                 &mut scratch.ledger(),
@@ -235,7 +236,7 @@ mod tests {
     fn a_binary_from_other_sources_starts_at_none() {
         let scratch = Scratch::new("rebuilt");
         let (slices, state) = (Cell::new(0), Cell::new("one"));
-        // The sources change during the second slice, which counts for neither binary.
+        // The sources change during the second slice, so that slice counts for neither binary.
         resume(
             &mut scratch.ledger(),
             "zram_ops",

@@ -1,8 +1,8 @@
 //! Every loom model: the unit models and the `loom_*` tests of each crate that depends on loom.
 //!
-//! Models live in modules or tests whose path contains `loom`. The filter selects them by that
-//! name, since other tests cannot run outside a model once loom's types are in use. A
-//! crate that runs no model fails, so that a renamed module does not pass by running nothing.
+//! Models live in modules or tests whose path contains `loom`. The filter selects them by that name,
+//! because other tests cannot run: outside a model, loom's types do not work. A crate that runs no
+//! model fails, so that a renamed module does not pass by running nothing.
 
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ fn depends_on_loom(package: &Value) -> bool {
     list(&package["dependencies"]).any(|d| d["name"] == "loom")
 }
 
-/// The integration tests of a package that are models.
+/// Returns the names of a package's integration tests that are models.
 fn loom_tests(package: &Value) -> impl Iterator<Item = &str> {
     integration_tests(package, |_| true).filter(|name| name.starts_with("loom_"))
 }

@@ -11,7 +11,7 @@ const CRATES: &str =
 pub(crate) fn run() -> Result<()> {
     apt::ensure("cmake", &["cmake --version"], "cmake")?;
     cargo(&format!("cargo clippy {CRATES} --all-targets -- -D warnings")).run()?;
-    // The codec's own tests; to the other crates it is one more name.
+    // Only the codec's own tests: for the other crates it is just one more name.
     cargo("cargo test -p zswap-compressors --features lzo").run()?;
     compare::check(
         &cargo(
@@ -22,8 +22,8 @@ pub(crate) fn run() -> Result<()> {
     )
 }
 
-/// cmake 4 refuses projects as old as liblzo2's unless this variable allows them; older versions
-/// ignore it.
+/// Makes a cargo command with a variable for cmake. cmake 4 refuses projects as old as liblzo2's unless
+/// this variable allows them; older versions ignore it.
 fn cargo(line: &str) -> Cmd {
     Cmd::line(line).env("CMAKE_POLICY_VERSION_MINIMUM", "3.5")
 }

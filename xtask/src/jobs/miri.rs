@@ -13,10 +13,11 @@ use crate::workspace::{Workspace, integration_tests};
 /// A 32-bit and a big-endian target.
 const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
-/// Placeholder for the integration tests of a crate that need no feature.
+/// The placeholder for a crate's integration tests that need no feature.
 const TESTS: &str = "TESTS";
 
-/// The slowest first, since several run at a time. The store is in parts, as it takes longest by far.
+/// The crates and their arguments for cargo. The slowest come first, since several run at a time. The
+/// store is split into parts, as it takes longest by far.
 const CRATES: &[(&str, &str)] = &[
     ("zswap-core", "--no-default-features --features zbud TESTS"),
     ("zsmalloc", ""),
@@ -101,11 +102,11 @@ pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     run_all(ws, &args, &runs)
 }
 
-/// A target, a crate, and the other arguments for cargo.
+/// A target (`None` is the host), a crate, and the other arguments for cargo.
 type Run<'a> = (Option<&'a str>, &'a str, &'a str);
 
 fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
-    // Miri has one thread: as many crates at a time as there are processors.
+    // Miri uses one thread, so as many crates run at a time as there are processors.
     let next = AtomicUsize::new(0);
     let worker = || -> Result<()> {
         while let Some((target, krate, features)) = runs.get(next.fetch_add(1, Relaxed)) {
@@ -115,7 +116,7 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
                 .args(args.filter.iter().map(String::as_str))
                 .run_and_show_at_end();
             let ran = run.and_then(|output| {
-                // Several schedules print over each other, and a filter may leave a crate out.
+                // Several schedules print over each other, and a filter may leave a crate no test.
                 let countable = args.seeds.is_none() && args.filter.is_none();
                 if countable && libtest::passed(&output) == 0 {
                     return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
@@ -141,7 +142,7 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
     })
 }
 
-/// The arguments for cargo besides the crate.
+/// Returns the arguments for cargo besides the crate: the words of `line`, where [`TESTS`] is replaced.
 fn arguments(ws: &Workspace, krate: &str, line: &str) -> Vec<String> {
     let package = ws.packages().find(|p| p["name"] == krate);
     let tests = package.into_iter().flat_map(|p| integration_tests(p, |_| false));
@@ -167,7 +168,7 @@ fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> 
     }
 }
 
-/// Installs Miri, and the standard library's source, from which Miri and the sanitizers build.
+/// Installs Miri and the source of the standard library, which Miri and the sanitizers build.
 pub(crate) fn ensure_nightly_source() -> Result<()> {
     let installed = Cmd::line("rustup component list --toolchain nightly --installed")
         .quiet()
@@ -177,7 +178,7 @@ pub(crate) fn ensure_nightly_source() -> Result<()> {
         return Ok(());
     }
     let add = Cmd::line("rustup component add miri rust-src --toolchain nightly");
-    // Also right where there is no nightly toolchain to add them to.
+    // This command also helps if there is no nightly toolchain yet.
     let fix = "rustup toolchain install nightly --component miri --component rust-src";
     add.run().map_err(|_| Error::Missing { what: "Miri".to_owned(), fix: fix.to_owned() })
 }

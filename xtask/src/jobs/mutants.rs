@@ -1,8 +1,8 @@
 //! Mutants of code that must not be off by one: locks, slots, reference counts, entries, accounting.
 //!
-//! cargo-mutants changes one operator or result at a time and runs the crate's tests. A mutant that
-//! they do not notice survives, and fails the job. `.cargo/mutants.toml` excludes those that no such
-//! test can notice, each with its reason.
+//! cargo-mutants changes one operator or result at a time and runs the crate's tests. A mutant that the
+//! tests do not notice survives, and fails the job. `.cargo/mutants.toml` excludes the mutants that no
+//! such test can notice, and says why.
 //!
 //! The caught mutants are recorded under the target directory, so an interrupted run resumes where
 //! it ended. Remove that folder to begin again.
@@ -15,7 +15,7 @@ use crate::libtest;
 use crate::subcommand;
 use crate::workspace::{Workspace, text};
 
-/// A crate, its files under `src`, and the features its tests want.
+/// A crate, its files under `src`, and the features that its tests need.
 type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const TARGETS: &[Target] = &[
@@ -90,8 +90,9 @@ const TARGETS: &[Target] = &[
     ),
 ];
 
-/// Exit codes of cargo-mutants: mutants were missed; mutants timed out, which the tests noticed by hanging.
+/// The exit code of cargo-mutants if mutants were missed.
 const MISSED: i32 = 2;
+/// Its exit code if mutants timed out: the tests noticed them by hanging.
 const TIMED_OUT: i32 = 3;
 
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! The NBD server with the clients of QEMU and libnbd, and a file system on its disk.
+//! Tests the NBD server with the clients of QEMU and libnbd, and with a file system on its disk.
 
 use crate::apt;
 use crate::cmd::Cmd;

@@ -18,7 +18,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let folder = PathBuf::from(ws.target_dir("publish"));
     let user = folder.join("user");
     copy(&ws.root().join("xtask/outside"), &user)?;
-    // Outside, nothing is inherited: no lints, no profiles, no lock file.
+    // Outside the workspace nothing is inherited: no lints, no profiles, no lock file.
     for features in [&[][..], &["--features", "defaults"]] {
         let ran = index
             .cargo("run")
@@ -31,7 +31,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
             return Err(Error::NothingRan { krate: "outside".to_owned(), what: "store" });
         }
     }
-    // Only compiled, so that they follow the code; run one by hand after fixing it.
+    // The faults are only compiled, so that they follow the code. Run a fault by hand after fixing it.
     Cmd::line("cargo check --quiet --manifest-path xtask/outside/faults/Cargo.toml")
         .env("CARGO_TARGET_DIR", ws.target_dir("faults"))
         .run()

@@ -22,7 +22,7 @@ pub(crate) struct Run<'a> {
     pub(crate) pages: Vec<PathBuf>,
 }
 
-/// The whole run, on files of pages.
+/// Runs the comparison on files of pages.
 pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     let mut cmd = cargo(ws, "run --release").args(["--", "run"]);
     if run.quick {

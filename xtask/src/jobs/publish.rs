@@ -1,8 +1,10 @@
-//! Each of our packages published by itself, those that it depends on first: to an index on disk, and nowhere else.
+//! Publishes each of our packages by itself, after those that it depends on: to an index on disk, and
+//! nowhere else.
 //!
-//! Cargo finds ours by path inside the workspace, whatever their manifests say. Here each is packed and then
-//! compiled against what was published before it: a dependency whose name belongs to others, a version that
-//! is missing, or a dependency on what is not published yet shows as it would on crates.io.
+//! Inside the workspace cargo finds our packages by path, whatever their manifests say. Here each package
+//! is packed, and then compiled against those that were published before it. So these faults show as they
+//! would on crates.io: a dependency whose name belongs to others, a version that is missing, and a
+//! dependency on a package that is not published yet.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +16,16 @@ use crate::index::Index;
 use crate::workspace::{Workspace, list, text};
 use crate::{folder, no_c};
 
-/// What every package has to bring along.
+/// The files that every package must have.
 const FILES: &[&str] = &["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
-/// What its manifest has to say.
+/// The fields that its manifest must have.
 const FIELDS: &[&str] = &["description", "license", "rust_version", "readme", "documentation"];
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     publish_all(ws).map(drop)
 }
 
-/// The index with all of ours in it.
+/// Publishes all our packages. Returns the index that has them.
 pub(crate) fn publish_all(ws: &Workspace) -> Result<Index> {
     let packages: Vec<&Value> = ws.packages().collect();
     let findings: Vec<String> = packages.iter().flat_map(|p| findings(p, &packages)).collect();
@@ -34,7 +36,7 @@ pub(crate) fn publish_all(ws: &Workspace) -> Result<Index> {
         return Err(Error::Findings { job: "publish", findings: findings.len() });
     }
     let folder = PathBuf::from(ws.target_dir("publish"));
-    // With what was built of older packages: cargo takes a package of the same version for the same.
+    // Also removes what was built of older packages: cargo would use it for the same version.
     folder::renew(&folder)?;
     let index = Index::of_third_parties(&folder.join("index"))?;
     let without_c = no_c::config("")?;
@@ -58,7 +60,7 @@ fn is_published(package: &Value) -> bool {
     package["publish"].is_null()
 }
 
-/// The published packages, each after those that it depends on.
+/// Returns the published packages, each after those that it depends on.
 fn in_order<'a>(packages: &[&'a Value]) -> Vec<&'a Value> {
     let mut left: Vec<&Value> = packages.iter().copied().filter(|p| is_published(p)).collect();
     let mut ordered = Vec::new();
@@ -68,7 +70,7 @@ fn in_order<'a>(packages: &[&'a Value]) -> Vec<&'a Value> {
             |p: &&Value| !ours(p).any(|d| !is_dev(d) && waiting.contains(text(&d["name"])));
         let (next, later): (Vec<&Value>, Vec<&Value>) = left.iter().partition(|p| is_next(p));
         if next.is_empty() {
-            // A circle: cargo says of the first of them what it misses.
+            // The rest form a circle. Cargo will say what the first of them misses.
             ordered.extend(later);
             break;
         }
@@ -87,7 +89,8 @@ fn is_dev(dependency: &Value) -> bool {
     dependency["kind"] == "dev"
 }
 
-/// What the manifest of a package says that keeps it from being published, or its users from building it.
+/// Returns what is wrong with a package's manifest: what keeps the package from being published, or its
+/// users from building it.
 fn findings(package: &Value, packages: &[&Value]) -> Vec<String> {
     if !is_published(package) {
         return Vec::new();
@@ -139,7 +142,8 @@ fn check_files(package: &Value, unpacked: &Path) -> Result<()> {
     }
 }
 
-/// Makes an unpacked package a workspace of its own, lest cargo take it for a member of the one around it.
+/// Makes an unpacked package its own workspace, so that cargo does not take it for a member of the
+/// workspace around it.
 fn stand_alone(unpacked: &Path) -> Result<()> {
     let path = unpacked.join("Cargo.toml");
     let manifest = folder::read(&path)?;

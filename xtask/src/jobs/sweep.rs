@@ -60,7 +60,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Small steps, since a stop loses the current one. Miri runs several crates at a time.
+/// Returns the steps. They are small, since a stop loses the current one. Only Miri is a single step,
+/// because it runs several crates at a time.
 fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     let loom = loom::crates(ws).map(move |krate| {
         let args = || loom::Args { packages: vec![krate.to_owned()], ..loom::Args::default() };
@@ -89,7 +90,7 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     loom.chain([features, miri, peers, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
 }
 
-/// The commit that is checked out, unless the tree differs from it.
+/// Returns the commit that is checked out; `None` if the tree differs from it.
 fn commit() -> Result<Option<String>> {
     if !Cmd::line("git status --porcelain").quiet()?.is_empty() {
         return Ok(None);
@@ -152,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// Steps, the names of those that ran, and a ledger in its own directory.
+    /// Steps, the names of the steps that ran, and a ledger in its own directory.
     struct Scene {
         folder: std::path::PathBuf,
         ran: RefCell<Vec<&'static str>>,
@@ -188,7 +189,7 @@ mod tests {
 
     impl Drop for Scene {
         fn drop(&mut self) {
-            // A scene that recorded nothing has made no directory.
+            // There is no directory if the scene recorded nothing.
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
@@ -240,13 +241,13 @@ mod tests {
     #[test]
     fn a_tree_that_changes_during_a_step_is_not_remembered_for_it() {
         let scene = Scene::new("during");
-        // The second step ends with a tree that differs from the commit that it began with.
+        // While two steps have run, the tree differs: when the second ends and the third begins.
         let commit = || {
             let changed = scene.ran.borrow().len() == 2;
             if changed { Ok(None) } else { at("one") }
         };
         scene.sweep(false, commit);
-        // The third began with that tree.
+        // The third step began with the changed tree.
         assert_eq!(scene.sweep(false, || at("one")).0, ["second", "third"]);
     }
 

@@ -8,10 +8,10 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::workspace::Workspace;
 
-/// Its seconds in `ci`.
+/// The seconds that the torture runs in `ci`.
 const CI_SECONDS: u64 = 30;
 
-/// The patches.
+/// The folder of the patches.
 const BREAKS: &str = "torture/breaks";
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +56,7 @@ impl Args {
     }
 }
 
-/// Runs it as CI does: in the test profile, with debug assertions.
+/// Runs the torture as CI does: in the test profile, with debug assertions.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     let program = ws.build_for_tests()?.join("zswap-torture");
     Args::default().pass_to(Cmd::new(&shown(&program))).run()
@@ -112,7 +112,7 @@ fn find_breaks(args: &Args) -> Result<()> {
         copy.git().arg("apply").arg(shown(patch)).run()?;
         let manifest = shown(&copy.0.join("Cargo.toml"));
         let run = Cmd::line("cargo run --release -p zswap-torture --manifest-path").arg(manifest);
-        // Many builds, each used briefly.
+        // Builds quickly: there are many programs, and each runs only briefly.
         let run = run
             .env("CARGO_TARGET_DIR", shown(&target))
             .env("CARGO_PROFILE_RELEASE_LTO", "off")

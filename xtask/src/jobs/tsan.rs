@@ -6,8 +6,8 @@ use crate::workspace::Workspace;
 
 const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None };
 
-/// The crates that `ci` runs: those with threads, without the C code, which starts none and takes most
-/// of the time.
+/// The crates that `ci` runs: those with threads. They run without the C code, which starts no threads
+/// and would take most of the time.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
     ("zpool-pages", ""),

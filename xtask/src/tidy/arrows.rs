@@ -18,7 +18,7 @@ const CONSUMERS: &[&str] = &["zswap-core/zpage", "zswap-core", "zram"];
 /// The one file where the built-in backends are registered.
 const BUILTIN: &str = "zswap-core/zpage/src/builtin.rs";
 
-/// The crates that a crate may depend on; `None` for a crate that the table does not list.
+/// Returns the crates that a crate may depend on; `None` for a crate that the table does not list.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
     const ZPAGE: &[&str] = &[
         "zpool-base",
@@ -91,7 +91,8 @@ pub(super) fn check_manifests(metadata: &Value, root: &Path) -> Vec<Finding> {
     found
 }
 
-/// The first line of a manifest that begins with a dependency's name.
+/// Returns the number, from 1, of the manifest's first line that begins with the dependency's name; 1 if
+/// there is no such line.
 fn line_of(manifest: &str, dependency: &str) -> usize {
     manifest.lines().position(|l| words(l, dependency).next() == Some(0)).map_or(1, |line| line + 1)
 }

@@ -21,7 +21,7 @@ impl Attribute {
         text.split_once('[').map_or("", |(_, body)| body.trim_end_matches(']')).trim()
     }
 
-    /// `#[test]`, or a `cfg` that only a test build satisfies.
+    /// Whether this is `#[test]`, or a `cfg` that only a test build satisfies.
     pub(super) fn is_test_only(&self, code: &str) -> bool {
         let body = self.body(code);
         body == "test"
@@ -29,7 +29,7 @@ impl Attribute {
     }
 }
 
-/// Every attribute of the code, in order.
+/// Finds every attribute of the code, in order.
 pub(super) fn find(code: &str) -> Vec<Attribute> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -49,7 +49,7 @@ pub(super) fn find(code: &str) -> Vec<Attribute> {
     found
 }
 
-/// The offset past the bracket that closes the one at `open`; the end of the code if none does.
+/// Returns the offset past the bracket that closes the one at `open`; the end of the code if none does.
 pub(super) fn matching(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, c) in code[open..].char_indices() {
@@ -87,7 +87,7 @@ const ITEM_WORDS: &[&str] = &[
     "let",
 ];
 
-/// The item, field or statement that an attribute ending at `from` belongs to.
+/// Returns the range of the item, field or statement that an attribute ending at `from` belongs to.
 pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
     let mut start = from + blanks(&code[from..]);
     while code[start..].starts_with('#') {
@@ -99,8 +99,8 @@ pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
     let mut at = start;
     while let Some(c) = code[at..].chars().next() {
         match c {
-            // A `use` list or an initialiser ends with the semicolon after its braces; the
-            // item's text then lacks only that.
+            // The braces end the range. In a `use` list or an initialiser a semicolon follows
+            // them; the range lacks only that.
             '{' => return start..matching(code, at),
             '(' | '[' => at = matching(code, at),
             ';' => return start..at + 1,
@@ -116,7 +116,7 @@ fn blanks(text: &str) -> usize {
     text.len() - text.trim_start().len()
 }
 
-/// The arguments of `name(...)` if that is the whole `text`.
+/// Returns the arguments of `name(...)` if that is the whole `text`, else `None`.
 pub(super) fn arguments<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let rest = text.trim().strip_prefix(name)?.trim_start();
     rest.strip_prefix('(')?.strip_suffix(')')
@@ -138,7 +138,7 @@ pub(super) fn requires(predicate: &str, flag: &str) -> bool {
     }
 }
 
-/// A list split at its own commas, not at those within brackets.
+/// Splits a list at its own commas, not at those within brackets.
 fn parts(list: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     list.split(move |c| {

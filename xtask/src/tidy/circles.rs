@@ -1,8 +1,8 @@
 //! Rule `circle`: the files of a crate use each other in one direction only.
 //!
-//! A file uses another if its code names it by a path that begins with `crate`, `super` or `self`. A name that a
-//! module re-exports (`pub use`) counts as a use of the module it comes from, and the re-export itself is not a
-//! use. Code for tests may use anything.
+//! A file uses another if its code names it by a path that begins with `crate`, `super` or `self`. If a path
+//! names something that a module re-exports (`pub use`), the file uses the module it comes from. The re-export
+//! itself is not a use. Code for tests may use anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ struct File<'a> {
     source: &'a Source,
     /// Paths that the code names, with the line they begin on.
     used: Vec<(Vec<String>, usize)>,
-    /// Names that it re-exports, and the path of each.
+    /// Names that the file re-exports, and the path of each.
     passed_on: BTreeMap<String, Vec<String>>,
 }
 
@@ -51,7 +51,7 @@ fn read<'a>(source: &'a Source, module: &[String]) -> File<'a> {
     let code = source.code();
     for start in ["crate", "super", "self"] {
         for at in source.words(start) {
-            // In `super::super::a` the first one begins the path.
+            // In `super::super::a` the path begins with the first `super`.
             let within = code[..at].trim_end().ends_with("::");
             if within
                 || source.is_test_at(at)
@@ -70,7 +70,7 @@ fn read<'a>(source: &'a Source, module: &[String]) -> File<'a> {
             }
         }
     }
-    // `pub use node::Node;` begins with a module of this one.
+    // The path of `pub use node::Node;` begins with a module below this one.
     for at in source.words("use").filter(|at| !source.is_test_at(*at)) {
         let path = source.code_from(at + "use".len());
         let begins = path.split(|c: char| !is_ident(c)).next().unwrap_or_default();
@@ -96,14 +96,14 @@ struct Leaf {
     name: String,
 }
 
-/// The paths of the use tree that `code` begins with.
+/// Returns the paths of the use tree that `code` begins with.
 fn tree(code: &str) -> Vec<Leaf> {
     let mut leaves = Vec::new();
     branch(code, &[], &mut leaves);
     leaves
 }
 
-/// Reads a tree; returns the text after it.
+/// Reads a use tree and appends its paths to `leaves`. Returns the text after the tree.
 fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &'a str {
     let mut path = before.to_vec();
     loop {
@@ -145,7 +145,7 @@ fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &
     code
 }
 
-/// A path from the crate's root; `None` if it leaves the crate.
+/// Turns a path that `module` names into one from the crate's root; `None` if it leaves the crate.
 fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     let mut at = module.to_vec();
     let mut rest = path;
@@ -162,10 +162,10 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     Some(at)
 }
 
-/// The file that a path leads to; `None` for one that leads out of the crate.
+/// Returns the file that a path leads to; `None` for one that leads out of the crate.
 fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
-    // A name is re-exported a few times at most.
+    // Each turn follows one re-export. A name is re-exported a few times at most.
     for _ in 0..8 {
         let depth = (0..=path.len()).rev().find(|depth| files.contains_key(&path[..*depth]))?;
         let Some(name) = path.get(depth) else { return Some(path) };
@@ -211,7 +211,7 @@ fn circles_in(files: &BTreeMap<Module, File<'_>>) -> Vec<Finding> {
     found
 }
 
-/// All modules that a module uses, directly or through others.
+/// Returns all modules that a module uses, directly or through others.
 fn reached(uses: &BTreeMap<&Module, BTreeMap<Module, usize>>, from: &Module) -> BTreeSet<Module> {
     let mut reached = BTreeSet::new();
     let mut todo = vec![from.clone()];

@@ -11,7 +11,7 @@ use super::source::Source;
 
 /// The document that lists the models, each with what it fails without.
 const MODELS: &str = "docs/locking.md";
-/// Documents whose words with two underscores are functions. Others also name figures.
+/// Documents in which a word with two underscores is a function. In others it may also be a figure.
 const OF_TESTS: &[&str] = &[MODELS, "docs/obligations.md"];
 
 /// The functions and files that a document may name.
@@ -38,7 +38,7 @@ fn is_whole(before: &str) -> bool {
     before.is_empty() || before.ends_with('/')
 }
 
-/// `documents` are paths and texts.
+/// Checks documents, given as paths and texts, against the project's sources.
 pub(super) fn check(documents: &[(String, String)], sources: &[Source]) -> Vec<Finding> {
     let known = Known {
         functions: sources.iter().flat_map(functions).collect(),
@@ -74,7 +74,7 @@ pub(super) fn check(documents: &[(String, String)], sources: &[Source]) -> Vec<F
     found
 }
 
-/// The functions that a file declares.
+/// Returns the names of the functions that a file declares.
 fn functions(source: &Source) -> impl Iterator<Item = &str> {
     source.words("fn").filter_map(|at| {
         let rest = source.code()[at + 2..].trim_start();
@@ -83,7 +83,7 @@ fn functions(source: &Source) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The words of a line in backquotes that name a test, a function or a file.
+/// Returns the words of a line in backquotes that name a test, a function or a file.
 fn names(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2).filter(|name| {
         let word = name.strip_prefix("...").unwrap_or(name);

@@ -5,7 +5,7 @@ use super::Finding;
 use super::source::Source;
 use super::words::words;
 
-/// Looked for as whole words, whatever their case, each with what to say instead.
+/// The phrases that the rule refuses, as whole words and in any case, each with what to say instead.
 const TICS: &[(&str, &str)] = &[
     ("told", "\"reported\", \"shown\", or name who does it"),
     ("tells of", "\"describes\" or \"reports\""),
@@ -25,7 +25,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     findings(source.path(), lines)
 }
 
-/// The same for a document.
+/// Checks the text of a document.
 pub(super) fn check_document(path: &str, text: &str) -> Vec<Finding> {
     findings(path, text.lines())
 }

@@ -24,7 +24,7 @@ pub(super) fn check(ws: &Workspace) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-/// Checks what the members' manifests declare of lzo-sys.
+/// Checks how the members' manifests declare lzo-sys.
 fn declared(metadata: &Value) -> Vec<Finding> {
     let tainted = tainted_features(metadata);
     let mut found = Vec::new();
@@ -47,7 +47,7 @@ fn declared(metadata: &Value) -> Vec<Finding> {
     found
 }
 
-/// Checks the licences of the packages that one resolution reaches.
+/// Checks the licences of the packages that the members reach with these features.
 fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     let packages: BTreeMap<&str, &Value> =
         list(&metadata["packages"]).map(|p| (text(&p["id"]), p)).collect();
@@ -84,7 +84,7 @@ fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     found
 }
 
-/// Features of members, as `member/feature`, that do not switch lzo-sys on.
+/// Returns the features of members, as `member/feature`, that do not switch lzo-sys on.
 fn features_without_copyleft(metadata: &Value) -> Vec<String> {
     let tainted = tainted_features(metadata);
     features(metadata)
@@ -95,7 +95,7 @@ fn features_without_copyleft(metadata: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Features of members that switch lzo-sys on, by themselves or through others.
+/// Returns the features of members that switch lzo-sys on, by themselves or through others.
 fn tainted_features(metadata: &Value) -> BTreeSet<(String, String)> {
     let mut tainted = BTreeSet::new();
     loop {
@@ -122,14 +122,14 @@ fn tainted_features(metadata: &Value) -> BTreeSet<(String, String)> {
     }
 }
 
-/// The package that `package` has under the name `dependency`.
+/// Returns the name of the package that `package` depends on under the name `dependency`.
 fn package_of<'a>(metadata: &'a Value, package: &str, dependency: &'a str) -> &'a str {
     let of = list(&metadata["packages"]).filter(|p| p["name"] == package);
     let renamed = of.flat_map(|p| list(&p["dependencies"])).find(|d| d["rename"] == dependency);
     renamed.map_or(dependency, |d| text(&d["name"]))
 }
 
-/// Every feature of every member: package, feature and what it enables.
+/// Returns every feature of every member: package, feature and what it enables.
 fn features(metadata: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
     list(&metadata["packages"]).flat_map(|package| {
         let name = text(&package["name"]);

@@ -35,12 +35,12 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     unexplained.map(|line| Finding::new(source.path(), line + 1, "ordering", fix)).collect()
 }
 
-/// Every `use` statement.
+/// Returns the range of every `use` statement.
 fn imports(code: &str) -> impl Iterator<Item = Range<usize>> {
     words(code, "use").map(|at| at..code[at..].find(';').map_or(code.len(), |end| at + end))
 }
 
-/// The weak orderings that `use` statements bring in by their bare names.
+/// Returns the weak orderings that `use` statements bring in by their bare names.
 fn imported(code: &str, imports: &[Range<usize>]) -> Vec<&'static str> {
     let mut names = Vec::new();
     for import in imports {
@@ -57,7 +57,7 @@ fn is_explained(source: &Source, weak: &[bool], line: usize) -> bool {
         let code = source.code_line(l);
         code.len() - code.trim_start().len()
     };
-    // The first line of the statement, or of the run of such lines.
+    // The first line of the statement, or of the consecutive lines with weak orderings.
     let mut first = line;
     while !plain(first) && first > 0 && (weak[first - 1] || continues(source, first - 1)) {
         first -= 1;

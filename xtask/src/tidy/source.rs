@@ -1,9 +1,10 @@
 //! A Rust file split just far enough for the rules: code, comments, and the lines that are
 //! compiled for tests only.
 //!
-//! A light lexer, not a parser. `code` and `comments` are as long as the text and break at the
-//! same lines; each has blanks in place of the other, and of the inside of every string
-//! and character literal. So an offset or a line number means the same place in all three.
+//! This is a light lexer, not a parser. `code` and `comments` are as long as the text and break at the
+//! same lines. `code` has blanks in place of comments, `comments` has blanks in place of code, and both
+//! have blanks inside string and character literals. So an offset or a line number means the same
+//! place in all three.
 
 use std::ops::Range;
 
@@ -25,7 +26,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// `path` is relative to the workspace root, with `/` between its parts.
+    /// Splits a file. `path` is relative to the workspace root, with `/` between its parts.
     pub(super) fn new(path: &str, text: String) -> Self {
         let (code, comments) = split(&text);
         let line_starts =
@@ -52,7 +53,7 @@ impl Source {
                 continue;
             }
             if attribute.inner {
-                // It applies to the whole file only at the head of the file.
+                // An inner attribute applies to the whole file only at the head of the file.
                 self.all_test |= !self.code[..attribute.span.start].contains('{');
                 continue;
             }
@@ -68,7 +69,7 @@ impl Source {
         &self.path
     }
 
-    /// The first part of the path: a crate, with the crates in its folder.
+    /// Returns the first part of the path: the folder of a crate, which may hold further crates.
     pub(super) fn top_dir(&self) -> &str {
         self.path.split('/').next().unwrap_or_default()
     }
@@ -85,7 +86,7 @@ impl Source {
         &self.code
     }
 
-    /// The modules that this file declares for tests only: paths without `.rs`.
+    /// The modules that this file declares for tests only, as paths without `.rs`.
     pub(super) fn test_module_stems(&self) -> &[String] {
         &self.test_module_stems
     }
@@ -100,7 +101,7 @@ impl Source {
         self.line_starts.len()
     }
 
-    /// The line of a byte offset.
+    /// Returns the line of a byte offset.
     pub(super) fn line_at(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= offset) - 1
     }
@@ -119,7 +120,7 @@ impl Source {
         self.line_of(&self.code, line)
     }
 
-    /// The comment on a line, without the blanks before it; empty if the line has none.
+    /// Returns the comment on a line, without the blanks before it; empty if the line has none.
     pub(super) fn comment_line(&self, line: usize) -> &str {
         self.line_of(&self.comments, line).trim_start()
     }
@@ -154,7 +155,7 @@ impl Source {
         self.is_test_at(self.line_starts[line])
     }
 
-    /// Offsets at which `word` stands in the code as a whole identifier.
+    /// Returns the offsets at which `word` stands in the code as a whole identifier.
     pub(super) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         words(&self.code, word)
     }
@@ -169,14 +170,14 @@ fn in_test_directory(path: &str) -> bool {
     path.split('/').rev().skip(1).any(|dir| matches!(dir, "tests" | "benches"))
 }
 
-/// The name in `mod name;`, with any visibility.
+/// Returns the name if the item is `mod name;`, with any visibility.
 fn out_of_line_module(item: &str) -> Option<&str> {
     let at = words(item, "mod").next()?;
     let name = item[at + 3..].trim().strip_suffix(';')?.trim();
     name.chars().all(is_ident).then_some(name)
 }
 
-/// The path of the module that `mod name;` in the file at `path` declares, without `.rs`.
+/// Returns the path, without `.rs`, of the module that `mod name;` in the file at `path` declares.
 fn module_stem(path: &str, name: &str) -> String {
     let (dir, file) = path.rsplit_once('/').unwrap_or(("", path));
     match file {
@@ -193,7 +194,7 @@ enum Class {
     Literal,
 }
 
-/// The text with all blanked except code, and with all blanked except comments.
+/// Returns the text twice: with all blanked except code, and with all blanked except comments.
 fn split(text: &str) -> (String, String) {
     let classes = classify(text);
     let keep = |class| {
@@ -210,7 +211,7 @@ fn split(text: &str) -> (String, String) {
     (keep(Class::Code), keep(Class::Comment))
 }
 
-/// The class of every byte; a character's bytes share one.
+/// Returns the class of every byte. The bytes of a character share one class.
 fn classify(text: &str) -> Vec<Class> {
     let bytes = text.as_bytes();
     let mut classes = vec![Class::Code; bytes.len()];
@@ -260,12 +261,12 @@ fn block_comment_len(rest: &[u8]) -> usize {
     at.min(rest.len())
 }
 
-/// The length of `r`, `br` or `cr` at the front.
+/// Returns the length of `r`, `br` or `cr`, with which `rest` begins.
 fn raw_prefix_len(rest: &[u8]) -> usize {
     if rest[0] == b'r' { 1 } else { 2 }
 }
 
-/// The number of hashes if a raw string begins at `at`.
+/// Returns the number of hashes if a raw string begins at `at`, else `None`.
 fn raw_string_hashes(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = &bytes[at..];
     let starts = rest[0] == b'r' || rest.starts_with(b"br") || rest.starts_with(b"cr");
@@ -278,14 +279,14 @@ fn raw_string_hashes(bytes: &[u8], at: usize) -> Option<usize> {
     (after.get(hashes) == Some(&b'"')).then_some(hashes)
 }
 
-/// The length up to the quote that ends a raw string.
+/// Returns the length of `body` up to the quote that ends a raw string.
 fn raw_body_len(body: &[u8], hashes: usize) -> usize {
     let mut close = vec![b'"'];
     close.resize(hashes + 1, b'#');
     body.windows(close.len()).position(|w| w == close).unwrap_or(body.len())
 }
 
-/// The length up to an unescaped `quote`.
+/// Returns the length of `body` up to an unescaped `quote`.
 fn quoted_len(body: &[u8], quote: u8) -> usize {
     let mut at = 0;
     while at < body.len() && body[at] != quote {
@@ -294,7 +295,7 @@ fn quoted_len(body: &[u8], quote: u8) -> usize {
     at.min(body.len())
 }
 
-/// The length of the inside of a character literal; `None` for a lifetime.
+/// Returns the length of the inside of a character literal; `None` for a lifetime.
 fn char_literal_len(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     let first = inside.chars().next()?;
@@ -385,7 +386,7 @@ mod tests {
         assert!(s.is_test_at(l_end(&s, 2)) && !s.is_test_at(l_end(&s, 3)));
     }
 
-    /// An offset within the first word of a line.
+    /// Returns an offset within the first word of a line.
     fn l_end(s: &Source, line: usize) -> usize {
         let code = s.code_line(line);
         s.line_starts[line] + code.len() - code.trim_start().len()

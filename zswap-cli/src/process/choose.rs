@@ -1,13 +1,14 @@
 //! Which pages to sample: runs of 16, spread evenly over all eligible ones.
 
-/// Contiguous pages: the number of the first (its address over the page size) and how many.
+/// Contiguous pages: the number of the first (its address divided by the page size) and the count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Extent {
     pub(crate) first: u64,
     pub(crate) pages: u64,
 }
 
-/// Pages in a run: neighbours often hold similar data, and a program's own pages come in groups.
+/// Pages in a run. Neighbours are sampled together because they often hold similar data, and because
+/// a program's own pages come in groups.
 pub(crate) const RUN: u64 = 16;
 
 /// The number of pages in all extents.
@@ -15,9 +16,10 @@ pub(crate) fn count(extents: &[Extent]) -> u64 {
     extents.iter().map(|extent| extent.pages).sum()
 }
 
-/// Chooses at most `most` pages of `extents`, which are in order of address: all of them, or as
-/// many runs of 16 as fit in `most`, with distances between them that differ by at most a run's
-/// length. A run is 16 consecutive eligible pages, whether or not their addresses are contiguous.
+/// Chooses at most `most` pages of `extents`, which must be in order of address. Returns all pages
+/// if they fit; otherwise as many runs of 16 pages as fit, and none if `most` is less than 16. The
+/// distances between the runs differ by at most 16 pages. A run is 16 consecutive eligible pages,
+/// whether or not their addresses are contiguous; the last run may be shorter.
 pub(crate) fn spread(extents: &[Extent], most: usize) -> Vec<Extent> {
     let total = count(extents);
     let most = most as u64;

@@ -1,4 +1,4 @@
-//! The copies: memory that is allocated before the target is stopped and filled while it is.
+//! The memory for the copies, allocated before the target is stopped and filled while it is.
 
 use measure::Pages;
 use zswap_core::PAGE_SIZE;
@@ -14,14 +14,14 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// Allocates and touches room for this many pages, so that no page fault prolongs the time that
-    /// the target is stopped.
+    /// Allocates room for this many pages and writes to it, so that no page fault prolongs the time
+    /// that the target is stopped.
     pub(crate) fn with_room_for(pages: u64) -> Result<Self, SampleError> {
         let no_memory = || SampleError::NoMemory { pages };
         let count = usize::try_from(pages).map_err(|_| no_memory())?;
         let mut room = Pages::default();
         room.try_reserve(count).map_err(|_| no_memory())?;
-        // The system might allocate zeros only when they are written to.
+        // Not zeros: the system might allocate a page of zeros only when it is written to.
         room.resize(count, 0x5a);
         Ok(Copies { pages: room, filled: 0 })
     }
@@ -36,7 +36,7 @@ impl Copies {
         let mut at = extent.first;
         let end = extent.first + extent.pages;
         while at < end {
-            // A large extent in steps, so that what the page map says still holds when the pages are copied.
+            // In steps, so that little time passes between reading the page map and copying.
             let step = (end - at).min(RUN * 16);
             for part in pagemap.still(at, step)? {
                 self.copy_part(pid, part)?;

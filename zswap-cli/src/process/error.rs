@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Displayed as one line.
+/// The reason why a process cannot be sampled. The message is one line.
 #[derive(Debug, thiserror::Error)]
 #[cfg_attr(
     not(target_os = "linux"),

@@ -1,9 +1,9 @@
-//! The target, held: every thread is stopped, and released on drop.
+//! The target while it is held: all its threads are stopped, and are released on drop.
 //!
-//! All threads are attached to first, which stops none, and only then stopped, so that they stand
-//! still only briefly. This repeats until no new threads are found: a stopped thread creates no
-//! other. The kernel ties each attachment to the thread that made it, so everything happens on one
-//! thread; the type enforces this by not being `Send`.
+//! First all threads are attached to, which stops none of them. Only then they are stopped, so that
+//! they stand still only briefly. Both steps repeat until no new threads are found; a stopped thread
+//! creates no other. The kernel ties each attachment to the thread that made it, so everything
+//! happens on one thread. [`Held`] enforces this by not being `Send`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,9 +14,9 @@ use super::SampleError;
 use super::ptrace::{self, Wait};
 use super::status;
 
-/// The longest time that a thread has to stop.
+/// The longest time to wait for threads to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After this time, also checks whether a thread that has not stopped has ended.
+/// After this time, `stop` also checks whether the threads that have not stopped have ended.
 const LATE: Duration = Duration::from_millis(2);
 
 /// A stopped thread, and the signal to deliver when it is released.
@@ -34,7 +34,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Stops every thread of the target. On failure those that were stopped continue.
+    /// Stops every thread of the target. On failure, releases those that it has stopped.
     pub(crate) fn attach(pid: i32) -> Result<Self, SampleError> {
         if !ptrace::SUPPORTED {
             return Err(SampleError::Unsupported { pid });
@@ -55,11 +55,11 @@ impl Held {
 
     /// Asks these threads to stop and waits until each has stopped or ended.
     fn stop(&mut self, mut waiting: Vec<i32>) -> Result<(), SampleError> {
-        // They are attached to, so a refusal only means that they have ended.
+        // All these threads are attached to, so a failure means that the thread has ended.
         waiting.retain(|&tid| ptrace::interrupt(tid).is_ok());
         let begun = Instant::now();
         loop {
-            // The first thread of a process never reports its end while other threads live.
+            // The first thread of a process does not report its end while other threads live.
             let late = begun.elapsed() > LATE;
             let mut failed = None;
             waiting.retain(|&tid| match ptrace::poll(tid) {
@@ -87,13 +87,13 @@ impl Held {
         }
     }
 
-    /// The stack pointer of each thread.
+    /// Returns the stack pointer of each thread. Fails if a thread was killed meanwhile.
     pub(crate) fn stack_pointers(&self) -> Result<Vec<u64>, SampleError> {
         let mut pointers = Vec::with_capacity(self.stopped.len());
         for thread in &self.stopped {
             match ptrace::stack_pointer(thread.tid) {
                 Ok(pointer) => pointers.push(pointer),
-                // The thread was killed meanwhile: its stack is unused, but still a stack.
+                // The thread was killed meanwhile. Its stack could not be left out of the sample.
                 Err(source) => {
                     let what = "cannot find a thread's stack";
                     return Err(status::refused(self.pid, what, source));

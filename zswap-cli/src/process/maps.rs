@@ -46,15 +46,16 @@ fn parse(line: &str) -> Option<Mapping> {
 }
 
 impl Mapping {
-    /// Whether the kernel provides it: the main stack, the vdso and its data. Excludes the heap and
-    /// mappings that the program has named.
+    /// Whether the kernel provides this mapping: the main stack, the vdso and its data. The heap and
+    /// mappings that the program has named do not count.
     fn is_kernels(&self) -> bool {
         self.name.starts_with('[') && self.name != "[heap]" && !self.name.starts_with("[anon:")
     }
 }
 
-/// The address ranges that may be sampled: readable private mappings that are not recognisable as
-/// stacks, without the pages of `initial`.
+/// Returns the address ranges that may be sampled: readable private mappings, without the pages
+/// that `initial` touches. Left out is every mapping that may be a stack: those that the kernel
+/// provides, those that a stack pointer is in, and those that begin right above a guard.
 pub(crate) fn eligible(
     mappings: &[Mapping],
     stack_pointers: &[u64],
@@ -101,7 +102,7 @@ fn cut_out(area: Range<u64>, holes: &[Range<u64>], areas: &mut Vec<Range<u64>>) 
     }
 }
 
-/// The parts of `run` that lie in `areas`, which are in order of address.
+/// Returns the parts of `run` that lie in `areas`. These must be in order of address.
 pub(crate) fn within(areas: &[Range<u64>], run: Extent) -> impl Iterator<Item = Extent> {
     let page = zswap_core::PAGE_SIZE as u64;
     let (from, to) = (run.first * page, (run.first + run.pages) * page);

@@ -1,18 +1,23 @@
 //! A sample of a running process's memory: its resident private anonymous pages, copied while the
 //! process is stopped.
 //!
-//! A sample does *not* contain: shared memory; file contents that were never written to; the main
-//! stack; every mapping that a thread's stack pointer is in; every mapping that begins right above
-//! an inaccessible one of up to 1 MiB or contains a guard page (as do stacks of ended threads, kept
-//! for reuse); and the initial arguments and environment. If a stack shares a mapping with other
-//! memory, that memory is left out, too.
+//! A sample does *not* contain:
+//! * shared memory;
+//! * file contents that were never written to;
+//! * the main stack;
+//! * a mapping that a thread's stack pointer is in;
+//! * a mapping that begins right above an inaccessible one of up to 1 MiB, or that contains a guard
+//!   page, as the stacks of ended threads do that are kept for reuse;
+//! * the initial arguments and environment.
 //!
-//! It may contain what cannot be distinguished from data: stacks that a program keeps in its heap
-//! (fibres, goroutines, a signal stack from malloc), and copies of the environment (`setenv` makes
-//! them on the heap).
+//! If a stack shares a mapping with other memory, that memory is left out, too.
 //!
-//! The target is only read. It is attached to in a way that ends with this process, however that
-//! ends, and then continues where it was.
+//! A sample may contain what cannot be distinguished from data: stacks that a program keeps in its
+//! heap (fibres, goroutines, a signal stack from malloc), and copies of the environment (`setenv`
+//! makes them on the heap).
+//!
+//! The target's memory is only read. When this process ends, however it ends, the kernel releases
+//! the target, which continues where it was.
 
 #[cfg(target_os = "linux")]
 mod choose;
@@ -49,7 +54,7 @@ pub(crate) struct Sample {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Facts {
     pub(crate) pid: i32,
-    /// The process's name for itself.
+    /// The process's name, as `/proc/PID/comm` has it.
     pub(crate) comm: String,
     /// Resident private anonymous pages that are eligible for a sample.
     pub(crate) eligible_pages: u64,
@@ -66,9 +71,10 @@ impl Facts {
     }
 }
 
-/// Copies up to `pages_max` pages of process `pid`, in runs of 16 spread evenly over all eligible
-/// pages, or all of them if they are no more than that. If `pages_max` is less than 16, a run, and
-/// the process has more, fails with [`SampleError::NoPages`].
+/// Copies pages of process `pid`: at most `pages_max` pages and at most `limit` bytes. Copies all
+/// eligible pages if they fit; otherwise as many runs of 16 pages as fit, spread evenly over the
+/// eligible ones. Fails with [`SampleError::NoPages`] if it copies no page, for instance because not
+/// even one run fits.
 #[cfg(target_os = "linux")]
 pub(crate) fn sample(pid: i32, pages_max: usize, limit: u64) -> Result<Sample, SampleError> {
     status::check(pid)?;
@@ -112,7 +118,7 @@ pub(crate) fn sample(pid: i32, pages_max: usize, limit: u64) -> Result<Sample, S
     Ok(Sample { pages, facts: Facts { pid, comm, eligible_pages, threads, stopped } })
 }
 
-/// The resident private anonymous pages, in order of address.
+/// Returns the resident private anonymous pages that may be sampled, in order of address.
 #[cfg(target_os = "linux")]
 fn eligible(
     pid: i32,
@@ -126,7 +132,7 @@ fn eligible(
     Ok(extents)
 }
 
-/// Other systems do not let a process be read like this.
+/// Fails: other systems do not let a process be read like this.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn sample(pid: i32, _pages_max: usize, _limit: u64) -> Result<Sample, SampleError> {
     Err(SampleError::Unsupported { pid })

@@ -11,12 +11,12 @@ use super::status;
 
 /// The page is in memory.
 const PRESENT: u64 = 1 << 63;
-/// It belongs to a file or is shared memory.
+/// The page belongs to a file or is shared memory.
 const FILE_OR_SHARED: u64 = 1 << 61;
 /// A guard page that the program installed inside a mapping (reported since Linux 6.15).
 const GUARD: u64 = 1 << 58;
 
-/// Pages read at a time.
+/// The most entries of the page map that are read at a time.
 const STEP: usize = 4096;
 
 pub(crate) struct Pagemap {
@@ -31,8 +31,8 @@ impl Pagemap {
         Ok(Pagemap { pid, file })
     }
 
-    /// Appends the resident anonymous pages of `area` to `extents`, or none if the area has a guard
-    /// page, as stacks do.
+    /// Appends the resident anonymous pages of `area` to `extents`. Appends nothing if the area has
+    /// a guard page, since it may be a stack.
     pub(crate) fn resident(
         &self,
         area: Range<u64>,
@@ -66,7 +66,7 @@ impl Pagemap {
         let mut got = 0;
         while got < bytes.len() {
             match self.file.read_at(&mut bytes[got..], first * 8 + got as u64) {
-                // Nothing is resident beyond what the kernel maps.
+                // The page map ends here. The rest of the entries stay 0: not resident.
                 Ok(0) => break,
                 Ok(read) => got += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -86,8 +86,8 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-/// Appends the resident anonymous pages among `entries`. Joins neighbours, but leaves the first
-/// `keep` extents alone.
+/// Appends the resident anonymous pages among `entries`, the first of which is of page `first`.
+/// Contiguous pages become one extent, but the first `keep` extents do not change.
 fn collect(entries: &[u64], first: u64, keep: usize, extents: &mut Vec<Extent>) {
     for (page, entry) in (first..).zip(entries) {
         if entry & PRESENT == 0 || entry & FILE_OR_SHARED != 0 {

@@ -3,10 +3,10 @@
 //! Every request concerns a thread of another process and changes nothing in this one, except the
 //! buffer that a read fills.
 //!
-//! Two calls bypass `nix`, whose enum of signals lacks the real-time ones: `waitpid`, which would
-//! report such a signal as an error after consuming the stop; and the detach that delivers the
-//! signal, which is the only `unsafe` here. glibc sends real-time signals to all threads of a
-//! program that changes its user, and waits forever if one is lost.
+//! Two calls bypass `nix`, because its enum of signals lacks the real-time signals. Its `waitpid`
+//! would report such a signal as an error after it has consumed the stop, and its detach could not
+//! deliver the signal. The detach here is the only `unsafe` code. Real-time signals matter: glibc
+//! sends them to all threads of a program that changes its user, and waits forever if one is lost.
 
 use std::io::{self, IoSliceMut};
 
@@ -21,9 +21,9 @@ use rustix::process::{WaitOptions, waitpid};
 pub(crate) enum Wait {
     /// Nothing has happened yet.
     Nothing,
-    /// It has stopped. Release it with this signal: the one it was about to receive, or 0.
+    /// The thread has stopped. Release it with `signal`: the one that it was about to receive, or 0.
     Stopped { signal: i32 },
-    /// It has ended.
+    /// The thread has ended.
     Ended,
 }
 
@@ -61,8 +61,8 @@ pub(crate) fn poll(tid: i32) -> io::Result<Wait> {
         Err(error) => return Err(error.into()),
     };
     let Some(signal) = status.stopping_signal() else { return Ok(Wait::Ended) };
-    // An event stop is not a signal's delivery: it is the stop that we requested, or a group stop,
-    // which continues if we release it with 0.
+    // A stop with an event is not for a signal's delivery, so no signal goes with the release. It is
+    // the stop that we requested, or a group stop, which stays in effect after the release.
     let event = status.as_raw() >> 16;
     Ok(Wait::Stopped { signal: if event == 0 { signal } else { 0 } })
 }
@@ -70,7 +70,7 @@ pub(crate) fn poll(tid: i32) -> io::Result<Wait> {
 /// Whether the stack pointer can be read on this architecture.
 pub(crate) const SUPPORTED: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
-/// The stack pointer of a stopped thread.
+/// Returns the stack pointer of a stopped thread. Fails on an architecture that is not supported.
 pub(crate) fn stack_pointer(tid: i32) -> io::Result<u64> {
     #[cfg(target_arch = "x86_64")]
     return Ok(ptrace::getregs(Pid::from_raw(tid))?.rsp);

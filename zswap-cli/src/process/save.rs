@@ -8,8 +8,8 @@ use zswap_core::Page;
 
 use super::SampleError;
 
-/// Writes the pages to a new file that only its owner can read. Leaves an existing file alone, and
-/// removes one that cannot be finished.
+/// Writes the pages to a new file that only its owner can read. Fails if the file exists, or if its
+/// name does not end in `.zst`. Removes the file if it cannot be finished.
 pub(crate) fn save(path: &Path, pages: &[Page]) -> Result<(), SampleError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("zst")) {
         return Err(SampleError::SaveName { path: path.to_owned() });

@@ -8,8 +8,8 @@ use nix::libc;
 
 use super::SampleError;
 
-/// Refuses what cannot be sampled: no process, this one, one that has ended, a kernel thread, or
-/// one that another process traces.
+/// Checks that a process can be sampled. Fails if it does not exist, is this process, has ended, is
+/// a kernel thread, or is traced by another process.
 pub(crate) fn check(pid: i32) -> Result<(), SampleError> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(SampleError::Itself { pid });
@@ -33,17 +33,17 @@ pub(crate) fn check(pid: i32) -> Result<(), SampleError> {
     }
 }
 
-/// The value of the field `name` in a status file.
+/// Returns the value of the field `name` in the text of a status file.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// The process's name for itself; empty if it has ended.
+/// Returns the process's name from `/proc/PID/comm`; empty if the process is gone.
 pub(crate) fn comm(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
-/// The addresses of the initial arguments and environment.
+/// Returns the addresses of the initial arguments and those of the initial environment.
 pub(crate) fn initial(pid: i32) -> Result<[Range<u64>; 2], SampleError> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|source| refused(pid, "cannot read the status", source))?;
@@ -70,7 +70,7 @@ pub(crate) fn thread_has_ended(pid: i32, tid: i32) -> bool {
     matches!(state, None | Some("Z" | "X" | "x"))
 }
 
-/// The present threads.
+/// Lists the threads that the process has now.
 pub(crate) fn threads(pid: i32) -> Result<Vec<i32>, SampleError> {
     let failed = |source| refused(pid, "cannot list the threads", source);
     let mut threads = Vec::new();

@@ -52,7 +52,8 @@ struct Picked<'a> {
     next_zpool: Option<&'a str>,
     next_compressor: Option<&'a str>,
     margin_percent: Option<f64>,
-    /// Whether the rounds separate this pair from the next; null after one round.
+    /// Whether the difference to the next pair is clear, as `verdict.rs` defines it. Null if there is
+    /// no next pair, and, for `speed` and `both`, after a single round.
     clear: Option<bool>,
 }
 
@@ -102,8 +103,9 @@ struct Times {
     p99: Option<f64>,
     /// Operations per second, over all threads.
     per_second: Option<f64>,
-    /// The means of the fastest and the slowest round; null after one round.
+    /// The mean of the fastest round; null after one round.
     mean_low: Option<f64>,
+    /// The mean of the slowest round; null after one round.
     mean_high: Option<f64>,
 }
 
@@ -121,7 +123,7 @@ impl Times {
     }
 }
 
-/// Rounds `value` to one part in `parts`: more digits than were measured would only look exact.
+/// Rounds `value` to a multiple of `1 / parts`. More digits would look more exact than they are.
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
@@ -131,7 +133,7 @@ pub(crate) fn render(heading: &Heading, figures: &[Figures], verdict: &Verdict) 
     let picked = |n| picked(n, figures, verdict);
     let pairs: Vec<Pair<'_>> =
         figures.iter().enumerate().map(|(n, f)| pair(heading, f, picked(n))).collect();
-    // Only maps with keys that are not strings, or failing writers, cause errors here.
+    // Never fails: only keys that are not strings and failing writers cause errors here.
     let mut text = serde_json::to_string_pretty(&pairs).unwrap_or_default();
     text.push('\n');
     text

@@ -16,7 +16,7 @@ pub(crate) struct Heading {
     pub(crate) sampled: Option<Facts>,
     pub(crate) threads: usize,
     pub(crate) rounds: u32,
-    /// Nanoseconds that were subtracted from each operation.
+    /// Nanoseconds that were subtracted from each operation for reading the clock.
     pub(crate) clock_ns: f64,
 }
 

@@ -22,7 +22,7 @@ struct Column {
 }
 
 impl Column {
-    /// Whether it shares its head with its left neighbour, which belongs to `group`.
+    /// Whether the column shares its head with its left neighbour, whose group is `group`.
     fn joins(&self, group: &str) -> bool {
         !group.is_empty() && self.group == group
     }
@@ -65,7 +65,8 @@ const COLUMNS: [Column; 18] = [
     number(KEPT, "", "equal", |f| if f.verified() { "yes".into() } else { "NO".into() }),
 ];
 
-/// The head of columns that are shown only for several threads: for one they would repeat the mean.
+/// The head of columns that are shown only for several threads. For one thread they would repeat
+/// the mean.
 const THROUGHPUT: &str = "1000 pages/s";
 
 fn thousands(timing: Option<Timing>) -> String {
@@ -353,7 +354,8 @@ bare codec: the same calls on the same pages in the same orders; x codec: the st
     legend
 }
 
-/// By how many percent the slowest round's mean exceeds the fastest one's, at most.
+/// Returns by how many percent a slowest round's mean exceeds the fastest round's, for the timing
+/// where this is most. `None` if nothing was timed.
 fn spread(figures: &[Figures]) -> Option<f64> {
     let timings = figures.iter().flat_map(|f| [f.store, f.load, f.compress, f.decompress]);
     timings

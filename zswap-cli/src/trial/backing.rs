@@ -12,7 +12,9 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use super::{Dice, Outcome};
 use crate::error::{Error, Result};
 
-/// Stores all pages in a store whose pool is limited to `max_bytes`, then loads each once, in random order.
+/// Stores all pages in a store whose pool is limited to `max_bytes` and that writes the rest back to
+/// the file at `path`. Then loads each page once, in random order. At the end deletes the file, or
+/// empties it if it existed before.
 pub(crate) fn backing(
     set: &PageSet,
     (zpool, compressor): &(String, String),
@@ -28,7 +30,7 @@ pub(crate) fn backing(
     let outcome = store
         .map_err(|source| super::not_built(zpool, compressor, source))
         .map(|store| exercise(&store, set, max_bytes));
-    // The file holds memory, which nobody needs any more.
+    // The file holds the pages, which nobody needs after the trial.
     if was_there {
         let _ = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0));
     } else {

@@ -15,10 +15,10 @@ use crate::error::Result;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Duration of each half of the trial: with switching and without.
 const HALF: Duration = Duration::from_millis(1500);
-/// The most latencies that a thread keeps in each phase.
+/// The most stores, and the most loads, that a thread keeps in one call of [`work`].
 const LAPS: usize = 1 << 20;
 
-/// Nanoseconds of stores and of loads.
+/// Nanoseconds of each store and of each load, and the first fault.
 #[derive(Debug, Default)]
 struct Laps {
     stores: Vec<u32>,
@@ -40,8 +40,8 @@ impl Laps {
     }
 }
 
-/// Stores and loads pages of the set on `threads` threads while pairs are switched and, for
-/// comparison, in a store of each pair without switching.
+/// Stores and loads pages of the set on `threads` threads while the store switches from pair to
+/// pair. For comparison, does the same without switching, in a store of each pair.
 pub(crate) fn switch(set: &PageSet, pairs: &[(String, String)], threads: usize) -> Result<Outcome> {
     let (mut still, mut moving) = (Laps::default(), Laps::default());
     let (mut switches, mut pools, mut moved) = (0, 0, 0);
@@ -95,8 +95,9 @@ fn build(zpool: &str, compressor: &str) -> Result<Zswap> {
     store.map_err(|source| super::not_built(zpool, compressor, source))
 }
 
-/// Runs threads that store and load for `time`, each with its own pages of the set. Calls `switch`
-/// in between and counts its successes.
+/// Runs `threads` threads for `time`. Each stores and loads its own pages of the set. Meanwhile
+/// calls `switch` again and again, with a pause before each call. Returns the threads' times, and how
+/// many calls returned true.
 fn work(
     store: &Zswap,
     set: &PageSet,

@@ -3,7 +3,7 @@
 //! Each trial prints one line: whether the fault is still there, and what it saw. A fixed fault becomes a
 //! test of its crate and leaves this list.
 //!
-//! Not listed are those that the binary alone shows: `zswap compare --pid` of threads, processes and
+//! Faults that only the binary shows have no trial: `zswap compare --pid` of threads, processes and
 //! files whose names are not UTF-8, of a process with terabytes mapped, and inside a nested memory cgroup;
 //! `compare --pages F --plot F`, an unwritable plot, options that are ignored beside `--pages`; the server's
 //! summary, its URI, SIGHUP, and how often it wakes.

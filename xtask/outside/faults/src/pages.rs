@@ -2,7 +2,7 @@
 
 use zram::{PAGE_SIZE, Page};
 
-/// A page of `random` bytes of noise and a text after it, different for each seed.
+/// Returns a page of `random` bytes of noise with a text after them. It differs for each seed.
 pub fn page_of(seed: u64, random: usize) -> Page {
     let mut state = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut noise = || {
@@ -20,7 +20,7 @@ pub fn page_of(seed: u64, random: usize) -> Page {
     page
 }
 
-/// KiB of the process's resident set; 0 if the system has no `/proc`.
+/// Returns the KiB of the process's resident set; 0 if the system has no `/proc`.
 pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS"));

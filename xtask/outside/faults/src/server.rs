@@ -16,7 +16,8 @@ use crate::pages::resident_kib;
 
 const CLIENTS: usize = 64;
 
-/// Runs `trial` with a server on its own socket; returns whether the server had ended by itself.
+/// Runs `trial` with a server on its own socket. Returns the trial's result, and whether the server had
+/// ended by itself.
 fn serve<T>(trial: impl FnOnce(&Path) -> T) -> (T, bool) {
     let disk = Arc::new(zram::Zram::builder().disksize(64 << 20).build().expect("a disk"));
     let name = format!("zswap-fault-{}.sock", std::process::id());
@@ -30,7 +31,7 @@ fn serve<T>(trial: impl FnOnce(&Path) -> T) -> (T, bool) {
         let seen = trial(&path);
         let ended = running.is_finished();
         stop.store(true, Ordering::SeqCst);
-        // An error means that it ended by itself.
+        // An error means that the server ended by itself.
         drop(running.join());
         (seen, ended)
     });

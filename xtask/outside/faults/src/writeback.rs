@@ -10,7 +10,7 @@ use zswap_core::{SwapEntry, Zswap};
 use crate::Seen;
 use crate::pages::page_of;
 
-/// Returns a page with one bit changed.
+/// A device that returns pages with one bit changed.
 #[derive(Debug)]
 struct Flips(MemorySwapDevice);
 

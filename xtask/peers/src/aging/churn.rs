@@ -1,8 +1,8 @@
 //! One mode's store and its operations.
 //!
-//! Of ten operations seven are reads, drawn by Zipf's law; two are overwrites, half of them drawn by the
-//! same law and half evenly; and one drops a page or stores one under a dropped entry, so
-//! that the pages held follow a slow wave between 84 and 112 MiB. Each thread has its own entries.
+//! Seven of ten operations are reads, drawn by Zipf's law. Two are overwrites; half of these are drawn
+//! by the same law, half evenly. One drops a page, or stores one under a dropped entry. So the number
+//! of pages held follows a slow wave between 84 and 112 MiB. Each thread has its own entries.
 
 use std::f64::consts::TAU;
 use std::io::Write;
@@ -21,16 +21,19 @@ use super::sample::Sample;
 use super::zipf::Zipf;
 use crate::error::{Error, Result};
 
-/// Pages held at the least, 84 MiB, and at the most, 112 MiB.
+/// The least number of pages held: 84 MiB.
 const LEAST: usize = 21_504;
+/// The greatest number of pages held: 112 MiB.
 const MOST: usize = 28_672;
 /// The skew of reads.
 const THETA: f64 = 0.99;
-/// Cycles of the sizes in a run, and waves of the number of pages held.
+/// The cycles of the sizes in a run.
 const CYCLES: f64 = 8.0;
+/// The waves of the number of pages held in a run.
 const WAVES: f64 = 19.0;
-/// Samples of a run, and compactions in the mode on demand.
+/// The samples of a run.
 const SAMPLES: u64 = 2000;
+/// The compactions of a run in the mode on demand.
 const DEMANDS: u64 = 20;
 /// One in this many operations is timed.
 const TIMED: u64 = 16;
@@ -55,7 +58,7 @@ pub(crate) struct Churned {
     pub(crate) load: Option<Summary>,
 }
 
-/// Churns a store from empty to the last operation.
+/// Fills a store, churns it until the last operation, and then checks every page.
 pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churned> {
     let store = Zswap::builder().zpool(&plan.zpool).compressor(&plan.compressor).build();
     let store = Arc::new(store.map_err(Error::setup)?);
@@ -71,7 +74,7 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
     let mut samples = vec![sample(0, &compaction)];
     let shared = Shared::default();
     let hands = thread::scope(|scope| {
-        // This thread does the first share, and takes the samples.
+        // This thread does the first share of the work, and takes the samples.
         let others: Vec<_> = hands
             .drain(1..)
             .map(|mut hand| {
@@ -109,10 +112,10 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
     Ok(Churned { mode, samples, store, load })
 }
 
-/// Prints the progress.
+/// Prints the progress, given the samples so far.
 fn tell(mode: Mode, samples: &[Sample]) {
     if let Some(Sample { operations, seconds, pool_per_compressed, .. }) = samples.last() {
-        // Progress only: the report does not depend on it.
+        // An error is ignored: this is only progress, and the report does not depend on it.
         let _ = writeln!(
             std::io::stderr(),
             "compaction {}: {operations} operations in {seconds:.0} s, {pool_per_compressed:.3}",
@@ -133,12 +136,12 @@ fn times(hands: Vec<Hand<'_>>, wall: Duration) -> (Option<Summary>, Option<Summa
 
 /// State shared by the threads of a mode.
 ///
-/// Relaxed, all: counts and flags that publish nothing.
+/// All accesses are relaxed: these are counts and flags that publish nothing.
 #[derive(Debug, Default)]
 struct Shared {
     /// Operations that the threads have claimed.
     begun: AtomicU64,
-    /// One has failed.
+    /// Set when a thread has failed.
     stop: AtomicBool,
 }
 
@@ -152,7 +155,7 @@ impl Shared {
     }
 }
 
-/// One thread's entries, and the content expected in each.
+/// One thread's entries, and the content expected in each of them.
 #[derive(Debug)]
 struct Hand<'a> {
     store: &'a Zswap,
@@ -162,12 +165,13 @@ struct Hand<'a> {
     /// The entry of each rank.
     entries: Vec<SwapEntry>,
     held: Vec<Option<Content>>,
-    /// Ranks that hold a page, then those that do not; and where each rank is among them.
+    /// Ranks that hold a page, then those that do not.
     order: Vec<u32>,
+    /// The place of each rank in `order`.
     places: Vec<u32>,
     live: usize,
     least: usize,
-    /// Of all threads.
+    /// The operations of all threads together.
     operations: u64,
     page: Box<Page>,
     store_laps: Laps,
@@ -175,7 +179,7 @@ struct Hand<'a> {
 }
 
 impl<'a> Hand<'a> {
-    /// A thread's share of the entries, filled.
+    /// Makes a thread's share of the entries, and fills it.
     fn new(
         thread: usize,
         plan: &Plan,
@@ -215,14 +219,14 @@ impl<'a> Hand<'a> {
         Ok(hand)
     }
 
-    /// Pages to hold at this point of the run, from 0 to 1.
+    /// Returns how many pages to hold at this point of the run, which goes from 0 to 1.
     fn target(&self, progress: f64) -> usize {
         let wave = 0.5 - 0.5 * (TAU * WAVES * progress).cos();
         self.least + ((self.held.len() - self.least) as f64 * wave) as usize
     }
 
-    /// Works until all threads together have done all operations; calls `now_and_then` with the number
-    /// done so far.
+    /// Works until all threads together have done all operations. Calls `now_and_then` with the number
+    /// of operations done so far.
     fn churn(
         &mut self,
         shared: &Shared,
@@ -251,7 +255,8 @@ impl<'a> Hand<'a> {
             let rank = self.zipf.draw(&mut self.random);
             return self.look_at(rank, timed);
         }
-        // To where the wave is, in pairs: a drop is followed by a new page somewhere, later.
+        // Three times in four, moves towards the wave's number of pages, else away from it. So drops
+        // and new pages alternate all the time.
         let grow = self.live < self.target(progress);
         let to_target = self.random.below(4) != 0;
         if kind == 7 && grow != to_target && self.live > self.least {
@@ -304,7 +309,7 @@ impl<'a> Hand<'a> {
         Ok(())
     }
 
-    /// Swaps a rank with the one at a place of the order.
+    /// Moves a rank to a place of the order. The rank that was there gets the place that this one had.
     fn swap(&mut self, rank: usize, to: usize) {
         let from = self.places[rank] as usize;
         self.order.swap(from, to);
@@ -312,7 +317,7 @@ impl<'a> Hand<'a> {
         self.places[rank] = to as u32;
     }
 
-    /// Reads a page and compares it with the expected content, or expects none.
+    /// Reads a page and compares it with the expected content. Expects none if none is held.
     fn look_at(&mut self, rank: usize, timed: bool) -> Result<()> {
         if timed {
             self.load_laps.skip();
@@ -334,7 +339,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Reads every page once more, at the end.
+    /// Reads every page once more, after the last operation.
     fn look_at_all(&self) -> Result<()> {
         let mut page = Box::new([0; size_of::<Page>()]);
         for (rank, entry) in self.entries.iter().enumerate() {

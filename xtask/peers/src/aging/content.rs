@@ -4,9 +4,9 @@
 //! zeros, or another given page. Eight bytes describe it, so that any page can be regenerated and compared
 //! whole without keeping a copy.
 //!
-//! Over a *cycle* of operations new pages come from one fifth of the given ones after the other, and
-//! at the end from the first again. If the files are of different programs, sizes drift with them. A
-//! shorter wave moves the blocks that partly overwrite pages from zeros to noise and back.
+//! Over a *cycle* of operations new pages come from one fifth of the given pages after the other, and
+//! at the end from the first fifth again. If the files are of different programs, sizes drift with them.
+//! A shorter wave changes the blocks that overwrite parts of pages: from zeros to noise and back.
 
 use std::f64::consts::TAU;
 
@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 
 /// Parts of the given pages that a cycle goes through.
 const PARTS: usize = 5;
-/// Bytes of a block, and blocks of a page.
+/// Bytes of a block.
 const BLOCK: usize = 256;
+/// Blocks of a page.
 const BLOCKS: usize = size_of::<Page>() / BLOCK;
 /// Pages of noise.
 const NOISE: usize = 512;
@@ -29,7 +30,7 @@ const WAVES: f64 = 2.7;
 pub(crate) struct Content {
     base: u32,
     donor: u32,
-    /// The donor's blocks: the first of them, and how many.
+    /// The first of the blocks that come from the donor, and their number.
     first: u8,
     blocks: u8,
 }
@@ -37,7 +38,7 @@ pub(crate) struct Content {
 /// The sources of all pages.
 #[derive(Debug)]
 pub(crate) struct Contents {
-    /// The given ones, a zero page, noise.
+    /// First the given pages, then a page of zeros, then pages of noise.
     pages: Vec<Page>,
     given: usize,
 }
@@ -59,7 +60,7 @@ impl Contents {
         Ok(Contents { pages, given })
     }
 
-    /// A new page, after this many cycles.
+    /// Draws a new page, after this many cycles.
     pub(crate) fn fresh(&self, cycles: f64, random: &mut SplitMix) -> Content {
         let at = cycles.fract() * PARTS as f64;
         let part = (at as usize + usize::from(fraction(random) < at.fract())) % PARTS;
@@ -70,7 +71,7 @@ impl Contents {
         if random.below(2) == 0 { whole } else { self.overwritten(whole, cycles, random) }
     }
 
-    /// A page partly overwritten, after this many cycles.
+    /// Overwrites a part of a page, after this many cycles. Returns the new description.
     pub(crate) fn overwritten(
         &self,
         content: Content,
@@ -96,7 +97,7 @@ impl Contents {
         (&self.pages[content.base as usize], &self.pages[content.donor as usize], from..to)
     }
 
-    /// Writes the page's bytes.
+    /// Writes the bytes that `content` describes to `page`.
     #[inline]
     pub(crate) fn make(&self, content: Content, page: &mut Page) {
         let (base, donor, range) = self.parts(content);
@@ -104,7 +105,7 @@ impl Contents {
         page[range.clone()].copy_from_slice(&donor[range]);
     }
 
-    /// Whether the page's bytes match this description exactly.
+    /// Whether the page's bytes are exactly those that `content` describes.
     #[inline]
     pub(crate) fn is(&self, content: Content, page: &Page) -> bool {
         let (base, donor, range) = self.parts(content);
@@ -114,7 +115,7 @@ impl Contents {
     }
 }
 
-/// A number from 0 up to 1.
+/// Draws a number from 0 to 1.
 fn fraction(random: &mut SplitMix) -> f64 {
     random.next() as f64 / u64::MAX as f64
 }

@@ -1,4 +1,4 @@
-//! Who compacts the pool.
+//! The modes: who compacts the pool, and when.
 
 use std::sync::Arc;
 
@@ -30,14 +30,14 @@ impl Mode {
     }
 }
 
-/// The compaction of a store, in one of the modes.
+/// Compacts a store as one of the modes says.
 pub(crate) struct Compaction {
     mode: Mode,
     compactor: Option<BackgroundCompactor>,
     on_demand: Runs,
 }
 
-/// The work of compaction so far.
+/// How much compaction has been done so far.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Runs {
     pub(crate) runs: u64,

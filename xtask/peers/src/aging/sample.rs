@@ -12,17 +12,19 @@ pub(crate) struct Sample {
     /// Reads, overwrites, frees and new stores since the store was filled.
     pub(crate) operations: u64,
     pub(crate) seconds: f64,
-    /// Pages in the pool: same-filled ones, which take no pool memory, left out.
+    /// Pages in the pool. Same-filled pages do not count, as they take no pool memory.
     pub(crate) stored_pages: usize,
     pub(crate) same_filled_pages: usize,
     pub(crate) compressed_bytes: usize,
-    /// Resident pages of the pool and warm ones, in bytes.
+    /// Bytes of the pool's pages, both those in use and the warm ones.
     pub(crate) pool_bytes: usize,
     pub(crate) metadata_bytes: usize,
     pub(crate) pool_per_compressed: f64,
-    /// Runs of compaction so far, the pages they freed, and the seconds they took.
+    /// Runs of compaction so far.
     pub(crate) compactions: u64,
+    /// Pages that they freed.
     pub(crate) compacted_pages: u64,
+    /// Seconds that they took.
     pub(crate) compaction_seconds: f64,
 }
 

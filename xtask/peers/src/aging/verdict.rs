@@ -8,10 +8,10 @@ use super::churn::Churned;
 use super::mode::Mode;
 use super::sample::Sample;
 
-/// Pool bytes for each compressed byte that are allowed at the end.
+/// The most pool bytes per compressed byte that are allowed at the end.
 const MOST: f64 = 1.05;
-/// The allowed rise of the line through the last half, from one end to the other, in the same unit, after
-/// subtracting twice its standard error: a compactor that runs now and then leaves a sawtooth.
+/// The most that the line through the last half may rise from its start to its end, in the same unit.
+/// Twice the standard error is subtracted first: a compactor that runs now and then leaves a sawtooth.
 const RISE: f64 = 0.001;
 
 /// The summary of a mode's samples.
@@ -21,11 +21,11 @@ struct Course {
     middle: f64,
     end: f64,
     most: f64,
-    /// Of the last half.
+    /// The mean of the last half.
     mean: f64,
     /// The rise of the least-squares line through the last half, over that half.
     rise: f64,
-    /// The standard error of that.
+    /// The standard error of `rise`.
     error: f64,
 }
 
@@ -55,7 +55,7 @@ impl Course {
     }
 }
 
-/// The slope of the least-squares line and its standard error; both 0 of less than three points.
+/// Returns the slope of the least-squares line and its standard error; 0 for fewer than three points.
 fn slope(points: &[(f64, f64)]) -> (f64, f64) {
     let mean =
         |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / points.len() as f64;
@@ -70,7 +70,7 @@ fn slope(points: &[(f64, f64)]) -> (f64, f64) {
     (slope, (off / (points.len() - 2) as f64 / along).sqrt())
 }
 
-/// The table, and whether the background mode, if it ran, met the bounds.
+/// Returns the table, and whether the background mode met the bounds. True if that mode did not run.
 pub(crate) fn render(churned: &[Churned]) -> (String, bool) {
     let mut text = String::from("\npool bytes per compressed byte\n");
     let mut line = |line: std::fmt::Arguments<'_>| {
@@ -183,7 +183,8 @@ mod tests {
         let teeth = |n: u64| [0.02, 0.0][n as usize % 2];
         let rising =
             |rise: f64| Course::of(&samples(|n| 1.0 + teeth(n) + rise * n as f64 / 50.0)).unwrap();
-        // A hundredth up and down of the line: of 51 points an error of a hundredth times the root of 12 / 51.
+        // The teeth are 0.01 above and below the line. For 51 points this gives an error of 0.01 times
+        // the root of 12 / 51.
         let course = rising(0.003);
         assert!((0.0045..0.0055).contains(&course.error) && course.holds(), "{course:?}");
         assert!(!rising(0.02).holds(), "{:?}", rising(0.02));

@@ -1,21 +1,21 @@
-//! Ranks drawn by Zipf's law: rank k, from 1 on, with a weight of 1 / k^theta. Walker's alias method: each
-//! draw picks one place of a table and returns the place's own rank or its alias.
+//! Draws ranks by Zipf's law: rank k, from 1 on, has a weight of 1 / k^theta. By Walker's alias method a
+//! draw picks one place of a table and returns either the place's own rank or its alias.
 
 use measure::SplitMix;
 
 #[derive(Debug)]
 pub(crate) struct Zipf {
-    /// The share of the place's own rank, in 2^-32, and the rank that has the rest.
+    /// For each place, the share of its own rank in units of 2^-32, and the rank that has the rest.
     places: Vec<(u32, u32)>,
 }
 
 impl Zipf {
-    /// For ranks below `ranks`, at least one.
+    /// Makes the table for ranks from 0 up to `ranks`, exclusive. There is at least one rank.
     pub(crate) fn new(ranks: usize, theta: f64) -> Self {
         let ranks = ranks.max(1);
         let weight = |rank: usize| ((rank + 1) as f64).powf(-theta);
         let sum: f64 = (0..ranks).map(weight).sum();
-        // The share of each rank, in places.
+        // The share of each rank. The shares of all ranks add up to the number of places.
         let mut share: Vec<f64> =
             (0..ranks).map(|rank| weight(rank) / sum * ranks as f64).collect();
         let (mut poor, mut rich): (Vec<usize>, Vec<usize>) =

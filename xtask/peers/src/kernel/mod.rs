@@ -1,11 +1,11 @@
 //! The compressed memory of the running kernel as contestants: a zram disk, and zswap with a
 //! swap file, both set up for one turn and undone after it.
 //!
-//! Dropping a set-up undoes it, also when it fails half-way. A signal that ended the process would
-//! leave it behind: so SIGINT and SIGTERM are caught from the first step of a set-up on, and every
-//! store and load fails once one has come. SIGKILL leaves the disk behind (write its number to
-//! `hot_remove` in `/sys/class/zram-control`), or the swap file (`swapoff`, then delete it) and the
-//! changed parameters of zswap.
+//! Dropping a set-up undoes it, also if the set-up fails half-way. A signal that ended the process
+//! would leave it behind. So from the first step of a set-up on, SIGINT and SIGTERM are caught, and every
+//! store and load fails after one has come. SIGKILL does leave something behind: the disk (write its
+//! number to `hot_remove` in `/sys/class/zram-control`), or the swap file (`swapoff`, then delete it) and
+//! the changed parameters of zswap.
 
 mod setting;
 mod span;
@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// How long to retry an undo that finds something busy, how long to wait for something that should
-/// be there at once, and the pause between attempts.
+/// How long to retry an undo that finds something busy.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for something that should be there at once.
 const MOMENT: Duration = Duration::from_secs(1);
+/// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
 static STOPPED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -54,7 +55,7 @@ fn go_on() -> Result<()> {
     if stopped() { Err(Error::Stopped) } else { Ok(()) }
 }
 
-/// Checks that this process runs as root, and that the system's pages have the size of the run's.
+/// Checks that this process runs as root, and that the system's pages are as large as this run's.
 fn is_fit() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::setup("it needs root; run as root to measure it"));
@@ -74,7 +75,7 @@ fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-/// Writes to a file that the kernel has made.
+/// Writes to a file that the kernel provides. Fails unless all of `value` is written at once.
 fn write(path: &str, value: &str) -> Result<()> {
     let written = OpenOptions::new().write(true).open(path).and_then(|mut file| {
         let whole = file.write(value.as_bytes())? == value.len();
@@ -84,7 +85,7 @@ fn write(path: &str, value: &str) -> Result<()> {
     written.map_err(|reason| Error::System { what, path: path.to_owned(), reason })
 }
 
-/// Tries until it succeeds or has failed for `patience`.
+/// Calls `attempt` until it succeeds or has failed for `patience`. Returns the last result.
 fn insist<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
@@ -95,14 +96,14 @@ fn insist<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -
     }
 }
 
-/// Reports what could not be undone: a drop cannot return an error.
+/// Reports what could not be undone, since a drop cannot return an error.
 fn tell_left<E: std::fmt::Display>(what: &str, undone: std::result::Result<(), E>) {
     if let Err(error) = undone {
         eprintln!("system: {what} is left behind: {error}");
     }
 }
 
-/// Helpers of the tests: only one at a time sets something up, and only where the system allows it.
+/// Helpers for the tests. Only one test at a time sets something up, and only if the system allows it.
 #[cfg(test)]
 mod shared {
     use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -115,7 +116,7 @@ mod shared {
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compressible pages, each different.
+    /// Makes compressible pages, each different.
     pub(super) fn pages(count: usize, seed: u8) -> Pages {
         (0..count)
             .map(|n| {

@@ -13,18 +13,18 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::source::PAGE;
 
-/// The state of a page.
+/// The state of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// It holds nothing.
+    /// Holds nothing.
     Free,
-    /// It holds a page, last seen in memory.
+    /// Holds a page that was last seen in memory.
     In,
-    /// It holds a page, swapped out since.
+    /// Holds a page that has been swapped out.
     Out,
 }
 
-/// One page of a span: only its owner reads or writes it.
+/// One page of a span. Only the slot's owner reads or writes the page.
 #[derive(Debug)]
 struct Slot {
     at: NonNull<Page>,
@@ -37,11 +37,11 @@ unsafe impl Send for Slot {}
 #[derive(Debug)]
 pub(super) struct Span {
     slots: Box<[Mutex<Slot>]>,
-    // Unmapped after the last slot is gone.
+    // Declared last, so that it is unmapped only after all slots are dropped.
     map: Map,
 }
 
-/// A private anonymous mapping, which never becomes huge pages.
+/// A private anonymous mapping that the kernel never turns into huge pages.
 #[derive(Debug)]
 struct Map {
     start: NonNull<Page>,
@@ -63,7 +63,7 @@ impl Map {
         Ok(map)
     }
 
-    /// Gives advice that does not change the pages' contents.
+    /// Gives the kernel advice that does not change the pages' contents.
     fn advise(&self, advice: Advice) -> io::Result<()> {
         debug_assert!(advice != Advice::LinuxDontNeed && advice != Advice::LinuxFree);
         // SAFETY: the range is this mapping, and its bytes do not change.
@@ -71,7 +71,7 @@ impl Map {
         Ok(())
     }
 
-    /// The number of pages in memory, the swap cache included.
+    /// Returns the number of pages in memory, the swap cache included.
     fn resident(&self) -> io::Result<usize> {
         let mut pages = vec![0u8; self.len / PAGE];
         let start = self.start.as_ptr().cast::<c_void>();
@@ -85,7 +85,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped this, and the slots, which point into it, are dropped before.
+        // SAFETY: `new` mapped this, and the slots, which point into it, are dropped before the map.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         super::tell_left("memory", unmapped);
     }
@@ -105,7 +105,7 @@ impl Slot {
 }
 
 impl Span {
-    /// A span of this many pages, all free and none in memory.
+    /// Makes a span of this many pages, all free and none in memory.
     pub(super) fn new(pages: usize) -> io::Result<Self> {
         let map = Map::new(pages)?;
         let slot = |n| {
@@ -134,7 +134,7 @@ impl Span {
     pub(super) fn put(&self, page: usize, from: &Page) -> io::Result<()> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Out {
-            // Else it would be swapped in only to be overwritten.
+            // Otherwise the old page would be swapped in only to be overwritten.
             slot.give_up()?;
         }
         // SAFETY: the slot owns what it points to, so the two do not overlap.
@@ -143,7 +143,7 @@ impl Span {
         slot.advise(Advice::LinuxPageOut)
     }
 
-    /// Swaps a page in and copies it. False if the place is free.
+    /// Swaps a page in and copies it. Returns false if the place is free.
     pub(super) fn get(&self, page: usize, to: &mut Page) -> io::Result<bool> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Free {
@@ -160,7 +160,7 @@ impl Span {
         self.slot(page)?.give_up()
     }
 
-    /// Swaps out every page; returns how many stayed in memory.
+    /// Swaps out every page. Returns how many stayed in memory.
     pub(super) fn send_out(&self) -> io::Result<usize> {
         self.map.advise(Advice::LinuxPageOut)?;
         let resident = self.map.resident()?;
@@ -175,7 +175,7 @@ impl Span {
         Ok(resident)
     }
 
-    /// The number of pages held, in memory or in swap.
+    /// Returns the number of pages held, in memory or in swap.
     pub(super) fn kept(&self) -> io::Result<usize> {
         let mut kept = 0;
         for page in 0..self.slots.len() {

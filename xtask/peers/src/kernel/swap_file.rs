@@ -1,4 +1,4 @@
-//! A swap file: created and switched on, switched off and deleted on drop.
+//! A swap file. It is created and switched on, and on drop switched off and deleted.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -13,10 +13,11 @@ use super::{PATIENCE, insist, tell_left};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// The largest priority, so that the kernel uses it before every other area, and the flag that sets one.
+/// The flag that sets a priority, with the greatest priority: the kernel uses the file before every
+/// other area.
 const FIRST_OF_ALL: libc::c_int = 0x8000 | 0x7fff;
 
-/// A file that is deleted when this is dropped.
+/// A file that is deleted on drop.
 #[derive(Debug)]
 struct Temporary(PathBuf);
 
@@ -29,12 +30,12 @@ impl Drop for Temporary {
 #[derive(Debug)]
 pub(super) struct SwapFile {
     path: CString,
-    // Deleted after the kernel has stopped using it.
+    // Dropped last, so that the file is deleted after the kernel has stopped using it.
     _file: Temporary,
 }
 
 impl SwapFile {
-    /// With room for this many pages, in the first folder whose file system supports one.
+    /// Makes a swap file for this many pages, in the first folder whose file system supports one.
     pub(super) fn new(pages: usize) -> Result<Self> {
         let mut reasons = Vec::new();
         for directory in [std::env::temp_dir(), "/var/tmp".into()] {
@@ -67,7 +68,7 @@ impl SwapFile {
     }
 }
 
-/// Version 1 of the header: all pages after the header's are usable, up to `last`.
+/// Writes the header, version 1. All pages after the header's page are usable, up to `last`.
 fn write_header(file: &File, last: u32) -> io::Result<()> {
     const MAGIC: &[u8] = b"SWAPSPACE2";
     const VERSION: u32 = 1;

@@ -1,8 +1,8 @@
-//! The running kernel's zram: a separate, hot-added disk, written and read with direct I/O a page or
-//! 128 KiB at a time.
+//! The running kernel's zram: a separate disk that is added while the system runs. It is written and
+//! read with direct I/O, a page or 128 KiB at a time.
 //!
-//! Its memory is that of `mm_stat`, plus an estimate of the kernel's metadata: for each page of the
-//! disk 16 bytes in the table of slots, 8 for the handle of its object, and about 8 for the
+//! The memory is that of `mm_stat`, plus an estimate of the kernel's metadata for each page of the
+//! disk: 16 bytes in the table of slots, 8 for the handle of its object, and about 8 for the
 //! descriptors of the zspages.
 
 use std::fs::{File, OpenOptions};
@@ -20,10 +20,10 @@ const CONTROL: &str = "/sys/class/zram-control";
 const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
 const HOT_REMOVE: &str = "/sys/class/zram-control/hot_remove";
 
-/// The algorithms to measure, where the kernel has them.
+/// The algorithms to measure if the kernel has them.
 const WANTED: &[&str] = &["lz4", "lzo", "lzo-rle"];
 
-/// Metadata bytes of the kernel for each page of the disk, beside `mem_used_total`.
+/// The kernel's metadata bytes for each page of the disk, which `mem_used_total` does not include.
 const METADATA: usize = 16 + 8 + 8;
 
 /// A device for this process alone; removed on drop.
@@ -65,19 +65,19 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // A listener for new devices may have it open for a moment.
+        // A program that watches for new devices may have it open for a moment.
         let gone = insist(PATIENCE, || write(&self.attribute("reset"), "1"))
             .and_then(|()| insist(PATIENCE, || write(HOT_REMOVE, &self.id.to_string())));
         tell_left(&self.node(), gone);
     }
 }
 
-/// The names in a line like `lzo [lz4]`, where the chosen one is in brackets.
+/// Returns the names in a line like `lzo [lz4]`, where the chosen one is in brackets.
 fn algorithms(line: &str) -> Vec<String> {
     line.split_whitespace().map(|name| name.trim_matches(['[', ']']).to_owned()).collect()
 }
 
-/// The algorithms that can be measured here, or why none can.
+/// Returns the algorithms that can be measured here, or why none can.
 ///
 /// Adds and removes a device, which takes a few milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
@@ -91,17 +91,17 @@ pub(crate) fn offered() -> Result<Vec<String>, String> {
     Ok(wanted)
 }
 
-/// The disk.
+/// A disk of the kernel's zram.
 #[derive(Debug)]
 pub(crate) struct Zram {
-    // Closed before the device is removed: an open file would keep it busy.
+    // Declared before the device, so that it is closed first: an open file would keep the device busy.
     file: File,
     device: Device,
     pages: usize,
 }
 
 impl Zram {
-    /// A disk of this many pages.
+    /// Makes a disk of this many pages.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Self> {
         let device = Device::add()?;
         let listed = device.algorithms()?;
@@ -154,7 +154,7 @@ impl Contestant<Error> for Zram {
     }
 }
 
-/// The first numbers of `mm_stat`, in bytes.
+/// The first numbers of `mm_stat`, those in bytes.
 #[derive(Debug, PartialEq, Eq)]
 struct MmStat {
     compr_data_size: usize,

@@ -1,22 +1,22 @@
 //! The running kernel's zswap: memory that is swapped out through zswap to a separate swap file, and
 //! touched to bring it back.
 //!
-//! - A store copies the page into its place and has the kernel reclaim that page alone
-//!   (`MADV_PAGEOUT`). The time includes the copy: 0.1 to 1 µs of about 13.
-//!   If the place is swapped out, its old page is dropped first and the place becomes a
-//!   fresh page of zeros, which costs some µs more: to time stores, load all pages before.
-//! - A load touches the page and copies it into the worker's buffer, out of the processor's cache:
-//!   about 0.1 µs. Without the copy, another thread's store could write into a loaded page.
-//! - After a load the page stays in memory, where the next load finds it. [`Zswap::settle`] swaps
+//! - A store copies the page into its place and makes the kernel reclaim that page alone
+//!   (`MADV_PAGEOUT`). The time includes the copy: 0.1 to 1 µs of about 13. If the place is swapped out,
+//!   its old page is dropped first and the place becomes a fresh page of zeros, which costs some µs
+//!   more. So load all pages before stores are timed.
+//! - A load touches the page and copies it, out of the processor's cache, into the worker's buffer. The
+//!   copy takes about 0.1 µs. Without it, another thread's store could write into a loaded page.
+//! - After a load the page stays in memory, and the next load finds it there. [`Zswap::settle`] swaps
 //!   all pages out again, through zswap, and checks that they have left.
-//! - zswap does not report how many bytes it compressed pages to.
-//! - Its figures are those of the whole system, less their values before the turn. Other processes
-//!   that swap meanwhile are counted, too.
-//! - Metadata is estimated for each stored page: the size of the kernel's `zswap_entry`, 8
+//! - zswap does not report to how many bytes it compressed pages.
+//! - The figures are those of the whole system, less their values before the turn. If other processes
+//!   swap meanwhile, they are counted, too.
+//! - The metadata is an estimate. For each stored page it is the size of the kernel's `zswap_entry`, 8
 //!   bytes for the handle of the object, and 8 for the slot in the tree of entries.
 //!
-//! It changes the system's settings of zswap, and `vm.page-cluster`, so that a fault brings
-//! in one page. All are restored, and a second instance is refused meanwhile.
+//! A set-up changes the system's settings of zswap, and `vm.page-cluster`, so that a fault brings in one
+//! page. All settings are restored. Until then a second instance is refused.
 
 use std::fs::File;
 use std::io;
@@ -43,21 +43,22 @@ const MEMINFO: &str = "/proc/meminfo";
 const SLAB_SIZE: &str = "/sys/kernel/slab/zswap_entry/slab_size";
 const SLABINFO: &str = "/proc/slabinfo";
 
-/// The compressors to measure, where the kernel has them.
+/// The compressors to measure if the kernel has them.
 const WANTED: &[&str] = &["lzo", "lz4"];
 
 /// Pages that a trial swaps out and in to check that everything works.
 const TRIAL: usize = 16;
 
-/// Attempts to swap out all pages before the rest is an error.
+/// How often to swap out all pages before it is an error that some stay.
 const ROUNDS: usize = 8;
 
 /// Metadata bytes of a stored page besides its entry: the handle, and the slot of the tree.
 const HANDLE_AND_SLOT: usize = 8 + 8;
 
-/// The compressors that can be measured here, or why none can.
+/// Returns the compressors that can be measured here, or why none can.
 ///
-/// Sets up each, tries it with a few pages and undoes it, which takes some tens of milliseconds.
+/// Sets up each compressor, tries it with a few pages and undoes it, which takes some tens of
+/// milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let (mut offered, mut reasons) = (Vec::new(), Vec::new());
     for &compressor in WANTED {
@@ -82,7 +83,7 @@ pub(crate) struct Zswap {
 }
 
 impl Zswap {
-    /// A zswap of this many pages.
+    /// Sets up zswap for this many pages.
     pub(crate) fn new(compressor: &str, pages: usize) -> Result<Self> {
         is_fit()?;
         if !Path::new(PARAMETERS).exists() {
@@ -91,7 +92,7 @@ impl Zswap {
         let lock = lock()?;
         watch_signals();
         let mut settings = Settings::default();
-        // Before the compressor: only an enabled zswap refuses an unknown one.
+        // Enabled before the compressor is set: only an enabled zswap refuses an unknown one.
         settings.set(ENABLED, "Y")?;
         settings.set(COMPRESSOR, compressor).map_err(|error| {
             Error::setup(format!("the kernel's zswap does not take {compressor:?} ({error})"))
@@ -101,7 +102,7 @@ impl Zswap {
             settings.set(SHRINKER_ENABLED, "N")?;
         }
         settings.set(PAGE_CLUSTER, "0")?;
-        // Twice as large: above half, the kernel searches for slots in another way.
+        // More than twice as large: if over half is in use, the kernel searches slots in another way.
         let swap = SwapFile::new(2 * pages + (64 << 20) / PAGE)?;
         let before = Held::now()?;
         let span = Span::new(pages).map_err(|error| memory_failed(&error))?;
@@ -151,8 +152,9 @@ impl Zswap {
         )))
     }
 
-    /// From this processor and, if that is not enough, from every other one: a page may wait in a queue of
-    /// the processor that touched it last, where only a call on that processor finds it.
+    /// Swaps out every page; returns how many stayed in memory. Does so from this processor and, if that
+    /// is not enough, from every other one. A page may wait in a queue of the processor that touched it
+    /// last, where only a call on that processor finds it.
     fn send_out(&self) -> Result<usize> {
         let sent = self.span.send_out().map_err(|error| memory_failed(&error))?;
         if sent == 0 {
@@ -191,7 +193,8 @@ fn memory_failed(error: &io::Error) -> Error {
     Error::setup(format!("memory cannot be swapped out: {error}"))
 }
 
-/// Held until the settings are restored: two instances would restore each other's settings.
+/// Locks zswap for this instance. The lock is held until the settings are restored, because two
+/// instances would restore each other's settings.
 fn lock() -> Result<File> {
     let failed = |reason| Error::System { what: "cannot lock", path: ENABLED.to_owned(), reason };
     let file = File::open(ENABLED).map_err(failed)?;
@@ -204,7 +207,7 @@ fn lock() -> Result<File> {
     }
 }
 
-/// The memory and pages of zswap in the whole system.
+/// The memory and the pages that zswap has in the whole system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Held {
     pool_bytes: usize,
@@ -226,19 +229,19 @@ impl Held {
     }
 }
 
-/// The number of a line like `Zswap:    12 kB`.
+/// Returns the number of a line like `Zswap:    12 kB`.
 fn kib(text: &str, key: &str) -> Option<usize> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Bytes of the kernel's `zswap_entry`, if it reports them.
+/// Returns the bytes of the kernel's `zswap_entry`, if the kernel reports them.
 fn entry_bytes() -> Option<usize> {
     let of_slab = || read(SLAB_SIZE).ok()?.trim().parse().ok();
     of_slab().or_else(|| object_size(&read(SLABINFO).ok()?, "zswap_entry"))
 }
 
-/// The fourth word in the line of a cache: its objects' size.
+/// Returns the size of a cache's objects, which is the fourth word in its line.
 fn object_size(slabinfo: &str, cache: &str) -> Option<usize> {
     let mut lines = slabinfo.lines().map(str::split_whitespace);
     let mut line = lines.find_map(|mut words| (words.next() == Some(cache)).then_some(words))?;
@@ -254,8 +257,8 @@ impl Contestant<Error> for Zswap {
         self.span.free(page).map_err(|error| Error::keeps("a free", page, error))
     }
 
-    /// Has the kernel shrink its caches, which compacts the pool of zswap: all caches of
-    /// the system, since no other interface does it.
+    /// Makes the kernel shrink all caches of the system, which also compacts the pool of zswap. No
+    /// other interface compacts it.
     fn tidy(&self) -> Result<()> {
         write(DROP_CACHES, "2")
     }
@@ -314,7 +317,7 @@ mod tests {
         paths.iter().map(|path| read(path).unwrap_or_default()).collect()
     }
 
-    /// Pages that zswap has returned since the system started.
+    /// Returns how many pages zswap has returned since the system started.
     fn loads() -> usize {
         let text = read("/proc/vmstat").unwrap();
         let mut lines = text.lines();

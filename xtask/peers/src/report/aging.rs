@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// A store's memory at one moment of its churn. Lines may have more fields.
+/// A store's memory at one moment of its churn. A line of the file may have more fields.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Sample {
     pub(super) mode: String,
@@ -18,7 +18,7 @@ pub(super) struct Sample {
     pub(super) pool_per_compressed: f64,
 }
 
-/// One way of compaction: its samples in the order of their operations.
+/// One mode of compaction, with its samples in the order of their operations.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mode {
     pub(super) name: String,
@@ -26,15 +26,15 @@ pub(super) struct Mode {
 }
 
 impl Mode {
-    /// The samples of the second half of all operations.
+    /// Returns the samples of the second half of all operations.
     pub(super) fn last_half(&self) -> &[Sample] {
         let half = self.samples.last().map_or(0, |s| s.operations / 2);
         let first = self.samples.partition_point(|s| s.operations < half);
         self.samples.get(first..).unwrap_or_default()
     }
 
-    /// How much the mean of the last quarter is above that of the quarter before; `None` if the last half
-    /// has fewer than four samples.
+    /// Returns by how much the mean of the last quarter exceeds that of the quarter before; `None` if the
+    /// last half has fewer than four samples.
     pub(super) fn drift(&self) -> Option<f64> {
         let half = self.last_half();
         let (third, fourth) = half.split_at(half.len() / 2);
@@ -45,7 +45,7 @@ impl Mode {
     }
 }
 
-/// Reads one JSON object per line.
+/// Reads the samples of an aging run, one JSON object per line.
 pub(super) fn read(path: &Path) -> Result<Vec<Mode>> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|reason| Error::System {

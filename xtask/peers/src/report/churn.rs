@@ -1,5 +1,5 @@
-//! Fragmentation over churn: pool bytes for each compressed byte, a line for each way of
-//! compaction.
+//! A chart of fragmentation over churn: the pool bytes per compressed byte, with one line for each mode
+//! of compaction.
 
 use measure::chart::{self, Axis, FONT, INK, MARGIN, Scale, Side, WIDTH};
 
@@ -23,7 +23,7 @@ pub(super) fn draw(modes: &[Mode], title: &str, method: &str) -> Result<String> 
     // The axis begins at a pool without waste.
     let densities = all().map(|s| s.pool_per_compressed).chain([1.0]);
     let up = Axis::over(Scale::Linear, densities, (bottom, top));
-    // Labels are stacked where lines end close together.
+    // Where lines end close together, their labels are stacked.
     let mut ends: Vec<(usize, i32)> = modes
         .iter()
         .map(|mode| mode.samples.last().map_or(bottom, |s| up.place(s.pool_per_compressed)))

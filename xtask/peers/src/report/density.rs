@@ -1,4 +1,4 @@
-//! Density against load cost: a point for each contestant that keeps pages.
+//! A chart of density against load cost, with a point for each contestant that keeps pages.
 
 use measure::Figures;
 use measure::chart::{self, Point, Ruler, Scale, Scatter};
@@ -9,7 +9,7 @@ use crate::error::Result;
 
 const PLOT_HEIGHT: i32 = 620;
 
-/// Each contestant's place: mean nanoseconds of a load, and page bytes for each byte of memory.
+/// Returns each contestant's place: mean nanoseconds of a load, and page bytes per byte of memory.
 fn points(figures: &[&Figures]) -> Vec<Point> {
     let point = |f: &&Figures| {
         let load = f.load.map(|n| n.mean).filter(|ns| *ns > 0.0)?;

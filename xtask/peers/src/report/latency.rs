@@ -1,4 +1,4 @@
-//! How long a store and a load take, as distributions: median, mean, 99th percentile and 99.9th.
+//! A chart of how long a store or a load takes: median, mean, 99th percentile and 99.9th.
 
 use super::rows::{Row, Rows};
 use super::theme;
@@ -6,7 +6,7 @@ use crate::error::Result;
 use measure::chart::{self, Mark};
 use measure::{Figures, Timing};
 
-/// Of contestants with one thread count; the one with the least mean comes first.
+/// Draws the contestants with one thread count. The one with the least mean comes first.
 pub(super) fn draw(
     figures: &[&Figures],
     title: &str,

@@ -1,4 +1,4 @@
-//! A picture of one row for each contestant: its marks along an axis of equal factors.
+//! A chart with one row for each contestant. Its marks lie along a logarithmic axis.
 
 use measure::chart::{self, Axis, FONT, Hue, MARGIN, Mark, Scale, Side, WIDTH};
 
@@ -6,12 +6,12 @@ use crate::error::Result;
 
 const ROW: i32 = 22;
 
-/// One contestant.
+/// The row of one contestant.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
     pub(super) label: String,
     pub(super) hue: Hue,
-    /// One for each mark; `None` if it was not measured.
+    /// One value for each mark; `None` if it was not measured.
     pub(super) values: Vec<Option<f64>>,
     /// Text at the right end.
     pub(super) note: String,

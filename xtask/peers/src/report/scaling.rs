@@ -1,4 +1,4 @@
-//! Pages a second of all threads together, for each thread count.
+//! A chart of the pages per second that all threads handle together, for each number of threads.
 
 use super::rows::{Row, Rows};
 use super::theme;
@@ -8,7 +8,7 @@ use measure::{Figures, Timing};
 
 const MARKS: [Mark; 5] = [Mark::Dot, Mark::Ring, Mark::Diamond, Mark::Square, Mark::Bar];
 
-/// The fastest with the most threads comes first.
+/// Draws the chart. The contestant that is fastest with the most threads comes first.
 pub(super) fn draw(
     figures: &[Figures],
     threads: &[usize],

@@ -2,7 +2,7 @@
 
 use measure::chart::{BLUE, FAINT, GREEN, Hue, INK, ORANGE, PURPLE};
 
-/// The kinds of contestants: the prefix of their names, their description, their colour.
+/// The kinds of contestants: the prefix of their names, a description, and a colour.
 const FAMILIES: [(&str, &str, Hue); 5] = [
     ("codec", "codec alone", FAINT),
     ("zswap-core", "this project's store", BLUE),
@@ -11,13 +11,13 @@ const FAMILIES: [(&str, &str, Hue); 5] = [
     ("kernel-", "running kernel", PURPLE),
 ];
 
-/// The colour of a contestant.
+/// Returns the colour of a contestant.
 pub(super) fn of_contestant(contestant: &str) -> Hue {
     let family = FAMILIES.iter().find(|(start, ..)| contestant.starts_with(start));
     family.map_or(INK, |&(.., hue)| hue)
 }
 
-/// The legend for the colours of these contestants.
+/// Returns the legend for the colours of these contestants.
 pub(super) fn key<'a>(contestants: impl Iterator<Item = &'a str> + Clone) -> Vec<(String, Hue)> {
     FAMILIES
         .iter()
@@ -26,7 +26,7 @@ pub(super) fn key<'a>(contestants: impl Iterator<Item = &'a str> + Clone) -> Vec
         .collect()
 }
 
-/// Colours for `n` lines that are no contestants.
+/// Returns a colour for line `n`, if lines are not contestants.
 pub(super) fn nth(n: usize) -> Hue {
     [ORANGE, GREEN, BLUE, PURPLE][n % 4]
 }
