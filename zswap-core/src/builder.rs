@@ -240,7 +240,8 @@ impl ZswapBuilder {
     ///
     /// # Errors
     /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message lists the known
-    ///   ones), or if the backend or the compressor cannot be built.
+    ///   ones), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also if there is no
+    ///   memory for the completions of batches or, with `max_bytes`, if a first context cannot be made.
     /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
     /// * [`BuildError::Pages`] if the page provider cannot be built.
     /// * [`BuildError::Panicked`] if the backend, the compressor or the page provider panics while it is built.
