@@ -124,8 +124,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Returns whether enough requests are outstanding to keep all workers busy. Waiting at that point keeps
-    /// the contexts few, and a few that are reused at once stay in a processor's cache.
+    /// Returns whether enough requests are outstanding to keep all workers busy. Waiting then keeps the contexts
+    /// few, and a few contexts that are soon reused stay in a processor's cache.
     fn is_full(&self) -> bool {
         let parallelism = contain(|| self.store.acomp.parallelism()).unwrap_or(1);
         self.out >= parallelism.max(1).saturating_mul(2) - 1

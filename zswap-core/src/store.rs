@@ -180,7 +180,7 @@ impl Zswap {
     /// Those of [`Zswap::store`]. The entry is unchanged after an error.
     ///
     /// # Blocking
-    /// As [`Zswap::store`].
+    /// Waits as [`Zswap::store`] does.
     pub fn try_replace(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         self.store_one(entry, page, true)
     }
@@ -566,7 +566,7 @@ impl Zswap {
     /// Those of [`Zswap::load`]. The contents of `page` are unspecified after [`LoadError::NotFound`], too.
     ///
     /// # Blocking
-    /// As [`Zswap::load`].
+    /// Waits as [`Zswap::load`] does.
     pub fn take(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
@@ -604,11 +604,11 @@ impl Zswap {
     /// Accounts for a word that was replaced by EMPTY, and discards its content.
     ///
     /// # Safety
-    /// As [`Zswap::discard`], for the word's content.
+    /// The contract of [`Zswap::discard`] holds for the content of `old`.
     unsafe fn forget(&self, entry: SwapEntry, old: Word) {
         self.counters.add(Counter::StoredPages, -1);
         self.index.note_replaced(entry.key(), old, Word::EMPTY);
-        // SAFETY: this function's contract.
+        // SAFETY: the caller keeps the contract of `discard` for this content: it is this function's, too.
         unsafe { self.discard(old.content()) };
     }
 

@@ -397,7 +397,7 @@ const CALLS: &[Call] = &[
     }),
 ];
 
-/// Makes each call many times, and refuses one of its allocations after the other.
+/// Makes each call under each plan: one of its allocations is refused, or all from one on, or one in every few.
 fn every_call(zpool: &str, codec: &str) {
     let (mut most, mut refused) = (0, 0);
     for limited in [false, true] {

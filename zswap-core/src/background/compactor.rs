@@ -23,8 +23,7 @@ use crate::compaction_bound::{STEP_PAGES, most_steps};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 
-/// The parts of the policy's pause in which pauses are counted. The usual pause is all of them; the shortest is
-/// one part.
+/// Pauses are counted in parts of the policy's pause, which has this many parts. The shortest pause is one part.
 const PAUSE: u32 = 16;
 /// The longest pause, for a store at rest, in the same parts.
 const LONGEST_PAUSE: u32 = 16 * PAUSE;
