@@ -13,8 +13,8 @@
 //!   ([`WAITS`], [`LONGEST_WAIT`]). After that its page may exceed the limit ([`OVERDRAFT_PAGES`]). Unreadable
 //!   pages lead to a refusal only if they hold all of the memory.
 //! * A device that stores into the store that writes to it is refused after a few levels (`nesting.rs`).
-//! * After [`ROUNDS`] rounds the page may exceed the limit as well. Other threads have taken the memory that
-//!   those rounds freed, or the rounds freed less than a lowered limit requires.
+//! * After [`ROUNDS`] rounds the page may exceed the limit as well, if there is a device. Other threads have
+//!   taken the memory that those rounds freed, or the rounds freed less than a lowered limit requires.
 //!
 //! So a store whose device accepts writes refuses no page. Each thread exceeds the limit by at most a run of
 //! pages. If more than a lowered limit is in use already, the thread adds at most a run of pages to that. Later
