@@ -1,12 +1,13 @@
-//! A cold tier behind an in-memory map: values that were not used lately take a fraction of their memory,
+//! A cold tier behind an in-memory map. Values that were not used lately are kept in a fraction of their memory,
 //! and come back when they are needed.
 //!
 //! `cargo run --release -p zswap-core --example cold_tier`
 //!
-//! Values are shorter than a page, so cold ones are packed: they are appended to an *open* page, which
-//! goes to the store when it is full. A page of thirty values compresses far better than thirty values.
-//! A value that becomes hot again leaves a gap in its page. When a page is more than half gaps, it is taken
-//! out of the store and its remaining values are packed again, so the tier never holds much more than its
+//! Values are shorter than a page, so cold values are packed: they are appended to an *open* page, which goes to
+//! the store when it is full. A page of thirty values compresses far better than thirty single values.
+//!
+//! A value that becomes hot again leaves a gap in its page. When more than half of a page is gaps, the page is
+//! taken out of the store and its remaining values are packed again. So the tier never holds much more than its
 //! values.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
@@ -19,18 +20,18 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Where a value is.
 enum Place {
-    /// In memory, uncompressed, last used at this time.
+    /// In memory, uncompressed, and last used at this time.
     Hot(Box<[u8]>, u64),
-    /// In this page of the tier, at this offset and of this length.
+    /// In this page of the tier, at this offset and with this length.
     Cold { page: u32, at: u16, len: u16 },
 }
 
 /// The contents of a page of the tier.
 #[derive(Default)]
 struct Packed {
-    /// Keys of the values packed into it; some values may have left since.
+    /// The keys of all values packed into the page. Some of these values may have left it since.
     keys: Vec<u64>,
-    /// Bytes of the values still in it.
+    /// Bytes of the values that are still in the page.
     live: usize,
 }
 
@@ -43,14 +44,14 @@ struct TieredMap {
     most_hot_bytes: usize,
     store: Zswap,
     pages: HashMap<u32, Packed>,
-    /// The page being filled, its number, and how many bytes are filled.
+    /// The open page, its number, and how many of its bytes are filled.
     open: Box<Page>,
     open_page: u32,
     filled: usize,
 }
 
 impl TieredMap {
-    /// A map that keeps `most_hot_bytes` of its values uncompressed.
+    /// Makes a map that keeps `most_hot_bytes` of its values uncompressed.
     fn new(most_hot_bytes: usize) -> Result<Self> {
         Ok(TieredMap {
             values: HashMap::new(),
@@ -84,7 +85,7 @@ impl TieredMap {
         }
     }
 
-    /// The value of a key, which becomes hot, and whether it was hot before.
+    /// Returns the value of a key, and whether the value was hot before; it is hot afterwards.
     fn get(&mut self, key: u64) -> Result<Option<(&[u8], bool)>> {
         let was_hot = match self.values.get_mut(&key) {
             None => return Ok(None),
@@ -118,13 +119,13 @@ impl TieredMap {
         self.values.insert(key, Place::Hot(value, self.now));
     }
 
-    /// Packs the least recently used values until the others fit.
+    /// Packs the least recently used values until the others fit into `most_hot_bytes`.
     fn cool(&mut self) -> Result<()> {
         while self.hot_bytes > self.most_hot_bytes {
             let Some((&time, &key)) = self.uses.first_key_value() else { break };
             let Some(Place::Hot(value, _)) = self.values.get(&key) else { break };
             let value = value.clone();
-            // If this fails the value stays in memory.
+            // If packing fails, the value stays in memory.
             self.pack(key, &value)?;
             self.uses.remove(&time);
             self.hot_bytes -= value.len();
@@ -146,7 +147,7 @@ impl TieredMap {
         let packed = self.pages.entry(page).or_default();
         packed.keys.push(key);
         packed.live += value.len();
-        // Both are at most a page.
+        // Offset and length are at most a page, so they fit.
         let place = Place::Cold { page, at: at as u16, len: value.len() as u16 };
         self.values.insert(key, place);
         Ok(())
@@ -173,8 +174,8 @@ impl TieredMap {
         Ok(self.store.load(SwapEntry::new(0, page.into())?, bytes)?)
     }
 
-    /// Notes that a value has left a page. If the page is more than half gaps, packs its other values again
-    /// and drops it.
+    /// Notes that a value has left a page. If more than half of the page is gaps, packs its other values again
+    /// and drops the page.
     fn leave_gap(&mut self, page: u32, len: usize) -> Result<()> {
         let Some(packed) = self.pages.get_mut(&page) else { return Ok(()) };
         packed.live -= len;
@@ -192,13 +193,13 @@ impl TieredMap {
                 _ => {}
             }
         }
-        // Only now: until all are packed, this page holds the others.
+        // Not earlier: until all values are packed, this page holds the others.
         self.pages.remove(&page);
         self.store.invalidate(SwapEntry::new(0, page.into())?);
         Ok(())
     }
 
-    /// The memory of the tier, without the keys and places that any map has.
+    /// Returns the memory of the tier, without the keys and places that any map has.
     fn tier_bytes(&self) -> usize {
         let keys: usize = self.pages.values().map(|packed| packed.keys.capacity() * 8).sum();
         let pages = self.pages.capacity() * (size_of::<(u32, Packed)>() + 1);
@@ -209,11 +210,11 @@ impl TieredMap {
     }
 }
 
-// From here on: values to try it with, and their expected contents.
+// From here on: values to try the map with, and their expected contents.
 
 const SESSIONS: u64 = 40_000;
 
-/// A session as a web server keeps it: JSON of 200 to 1500 bytes.
+/// Makes a session as a web server keeps it: JSON of 200 to 1500 bytes.
 fn session(key: u64, version: u32) -> Box<[u8]> {
     let mix = (key * 31 + u64::from(version) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut text = format!(
@@ -242,8 +243,8 @@ fn main() -> Result<()> {
         map.insert(key, value)?;
     }
 
-    // Nine of ten requests go to the sessions of the last hour, a window that moves slowly; a quarter of
-    // the requests change their session.
+    // Nine of ten requests go to the sessions of the last hour, a window that moves slowly. A quarter of the
+    // requests change their session.
     let mut random = 0x5EED_u64;
     let mut next = |below: u64| {
         random ^= random << 13;

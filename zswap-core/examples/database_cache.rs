@@ -2,14 +2,13 @@
 //!
 //! `cargo run --release -p zswap-core --example database_cache`
 //!
-//! A small set of *frames* holds uncompressed pages. A page that leaves its frame goes to a store, and
-//! comes back from there instead of being read from the file again. A page is in one place at a time: in a
-//! frame, in the store, or only in the file.
+//! A small set of *frames* holds uncompressed pages. A page that leaves its frame goes to a store. When it is
+//! needed again, it comes from the store instead of the file. A page is in one place at a time: in a frame, in the
+//! store, or only in the file.
 //!
-//! A *clean* page is in the file as well, so it may be dropped from frame or store at any time. The file
-//! has an older version of a *dirty* page: the frame or the store holds the only copy, which must be
-//! written back before it is dropped. A database that must survive a crash writes its log first; the
-//! example leaves that out.
+//! A *clean* page is in the file as well, so it may be dropped from its frame or the store at any time. Of a *dirty*
+//! page the file has only an older version. The frame or the store holds the only copy, which must be written back
+//! before it is dropped. A database that must survive a crash writes its log first; the example leaves that out.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,14 +27,14 @@ struct Frame {
     number: Option<u64>,
     page: Box<Page>,
     dirty: bool,
-    /// Used since the clock's hand last passed.
+    /// Whether the page was used since the clock's hand last passed.
     used: bool,
 }
 
 /// A page in the store.
 struct Cold {
     dirty: bool,
-    /// Its key in `PageCache::oldest`.
+    /// The page's key in `PageCache::oldest`.
     since: u64,
 }
 
@@ -58,14 +57,14 @@ struct PageCache {
     hand: usize,
     store: Zswap,
     cold: HashMap<u64, Cold>,
-    /// The pages in the store, in the order in which they came.
+    /// The numbers of the pages in the store, in the order in which they came there.
     oldest: BTreeMap<u64, u64>,
     now: u64,
     hits: Hits,
 }
 
 impl PageCache {
-    /// A cache of `most_frames` uncompressed pages, and `pool_bytes` of compressed ones.
+    /// Makes a cache of `most_frames` uncompressed pages and `pool_bytes` of compressed pages.
     fn new(file: File, most_frames: usize, pool_bytes: usize) -> Result<Self> {
         let store = Zswap::builder()
             .compressor("lz4")
@@ -99,7 +98,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Brings a page into a frame, from the store or the file.
+    /// Brings a page into a frame, from the store or the file; returns the frame.
     fn frame_of(&mut self, number: u64) -> Result<usize> {
         if let Some(&frame) = self.place.get(&number) {
             self.hits.hot += 1;
@@ -125,8 +124,8 @@ impl PageCache {
         Ok(frame)
     }
 
-    /// Takes a page out of the store, if it is there, and returns whether it is dirty. A copy left in the
-    /// store would be stale after the next change.
+    /// Takes a page out of the store and returns whether it is dirty; `None` if it is not in the store. A copy left
+    /// in the store would be stale after the next change.
     fn promote(&mut self, number: u64, frame: usize) -> Result<Option<bool>> {
         let Some(cold) = self.cold.get(&number) else { return Ok(None) };
         let (entry, dirty, since) = (SwapEntry::new(0, number)?, cold.dirty, cold.since);
@@ -134,7 +133,7 @@ impl PageCache {
             Ok(()) => Some(dirty),
             // The only copy is lost, so the caller must know.
             Err(error) if dirty => return Err(error.into()),
-            // The file has it too.
+            // The page is clean, so the file has it, too.
             Err(_) => {
                 self.store.invalidate(entry);
                 None
@@ -145,8 +144,8 @@ impl PageCache {
         Ok(found)
     }
 
-    /// A free frame. The clock's hand goes round: a page used since the hand last passed gets a second
-    /// chance, the first other page has to go.
+    /// Returns a free frame. The clock's hand goes round the frames. A page that was used since the hand last passed
+    /// gets a second chance; the first other page leaves its frame.
     fn free_frame(&mut self) -> Result<usize> {
         if self.frames.len() < self.most_frames {
             let page = Box::new([0; PAGE_SIZE]);
@@ -166,12 +165,13 @@ impl PageCache {
         }
     }
 
-    /// Moves the page of a frame into the store or, if the store refuses it, into the file.
+    /// Moves the page of a frame into the store. If the store is full, drops its oldest pages first. If it still
+    /// refuses the page, writes the page to the file if it is dirty.
     fn demote(&mut self, number: u64, at: usize) -> Result<()> {
         let (entry, dirty) = (SwapEntry::new(0, number)?, self.frames[at].dirty);
         // A refused page is still in its frame.
         while let Err(error) = self.store.store(entry, &self.frames[at].page) {
-            // At its limit the store wants a tenth of it free before it takes more.
+            // If the store is full, dropping its oldest pages makes room.
             let full = matches!(error, StoreError::PoolLimit { .. } | StoreError::Pool { .. });
             if !full || self.cold.is_empty() {
                 return if dirty { self.write_to_file(number, Some(at)) } else { Ok(()) };
@@ -184,7 +184,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Drops the oldest pages of the store; writes dirty ones to the file first.
+    /// Drops the oldest `pages` pages of the store. Writes dirty ones to the file first.
     fn drop_oldest(&mut self, pages: usize) -> Result<()> {
         for _ in 0..pages {
             let Some((&since, &number)) = self.oldest.first_key_value() else { break };
@@ -198,7 +198,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Writes a page to the file, from its frame or from the store. It also stays there.
+    /// Writes a page to the file, from its frame or from the store, where it stays.
     fn write_to_file(&mut self, number: u64, frame: Option<usize>) -> Result<()> {
         let mut from_store = [0; PAGE_SIZE];
         let page = match frame {
@@ -214,7 +214,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Writes all dirty pages to the file. They stay in place, and are clean.
+    /// Writes all dirty pages to the file. They stay where they are, and are clean then.
     fn flush(&mut self) -> Result<()> {
         for at in 0..self.frames.len() {
             if let (Some(number), true) = (self.frames[at].number, self.frames[at].dirty) {
@@ -230,7 +230,7 @@ impl PageCache {
         self.file.sync_data().map_err(Into::into)
     }
 
-    /// All memory that the cached pages take.
+    /// Returns all memory that the cached pages take, in bytes.
     fn memory(&self) -> usize {
         let stats = self.store.stats();
         let own = self.cold.capacity() * size_of::<(u64, Cold)>() + self.oldest.len() * 24;
@@ -239,13 +239,13 @@ impl PageCache {
     }
 }
 
-// From here on: a database to try it with.
+// From here on: a database to try the cache with.
 
 const PAGES: u64 = 4096;
 const OPERATIONS: u64 = 60_000;
 const ROW: usize = 64;
 
-/// A page of a table of accounts: rows of text and numbers, and a free last quarter.
+/// Makes a page of a table of accounts: rows of text and numbers, and a last quarter that is free.
 fn table_page(number: u64) -> Page {
     const NAMES: [&str; 8] = ["Ada", "Blaise", "Carl", "Emmy", "Grace", "Kurt", "Rosa", "Sofia"];
     let mut page = [0; PAGE_SIZE];
@@ -261,7 +261,7 @@ fn table_page(number: u64) -> Page {
     page
 }
 
-/// The expected contents of the database, and a source of accesses, most of them to a fifth of the pages.
+/// The expected contents of the database, and a source of accesses. Most accesses go to a fifth of the pages.
 struct Bank {
     balances: Vec<[u64; 48]>,
     random: u64,

@@ -1,12 +1,12 @@
-//! A store that follows the machine's memory pressure: it is fast while memory is free, dense when memory
-//! gets tight, and writes pages to a file when the pressure is critical, while threads store and load.
+//! A store that follows the machine's memory pressure while threads store and load. It is fast while memory is
+//! free, dense when memory gets tight, and writes pages to a file when the pressure is critical.
 //!
 //! `cargo run --release -p zswap-core --example memory_pressure` follows a simulated course of pressure;
-//! `... --example memory_pressure -- watch` follows the kernel's for ten seconds.
+//! `... --example memory_pressure -- watch` follows the kernel's pressure for ten seconds.
 //!
-//! Linux reports in `/proc/pressure/memory` the share of time in which some task waited for memory. One
-//! thread reads it and configures the store accordingly. The store leaves a level at a lower pressure than
-//! it enters it, or it would switch back and forth at the threshold.
+//! Linux reports in `/proc/pressure/memory` the share of time in which some task waited for memory. One thread
+//! reads it and configures the store accordingly. The store enters a level at a higher pressure than it leaves it;
+//! otherwise it would switch back and forth at the threshold.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::error::Error;
@@ -24,7 +24,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const PRESSURE: &str = "/proc/pressure/memory";
 
-/// The share of the last ten seconds in which some task waited for memory, in percent; `None` if the text
+/// Returns the share of the last ten seconds in which some task waited for memory, in percent; `None` if the text
 /// does not have the kernel's format.
 fn some_avg10(text: &str) -> Option<f64> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
@@ -41,7 +41,7 @@ enum Level {
 }
 
 impl Level {
-    /// The level after a reading of this many percent.
+    /// Returns the level after a reading of this many percent.
     fn next(self, percent: f64) -> Level {
         use Level::{Critical, Relaxed, Tight};
         match self {
@@ -53,7 +53,7 @@ impl Level {
         }
     }
 
-    /// Backend and compressor of new pages: the fastest, or the densest.
+    /// Returns the backend and the compressor for new pages: the fastest, or the densest.
     fn pool(self) -> (&'static str, &'static str) {
         match self {
             Level::Relaxed => ("zbud", "lz4"),
@@ -61,11 +61,11 @@ impl Level {
         }
     }
 
-    /// The work to do at each reading. Older pages stay readable in their pools, so a return to fast pools
-    /// moves nothing: pages get there when they are stored again.
+    /// Does the work that is due at each reading. Older pages stay readable in their pools. So nothing is moved back
+    /// to a fast pool: a page gets there when it is stored again.
     fn work(self, store: &Zswap) -> Result<()> {
         if self >= Level::Tight {
-            // A few at a time, which leaves the processors to other threads.
+            // Moves a few pages at a time, which leaves the processors to other threads.
             store.migrate_pools(2000)?;
         }
         if self == Level::Critical {
@@ -83,7 +83,7 @@ enum Source {
 }
 
 impl Source {
-    /// The file's text, and how long to wait for the next; `None` at the end.
+    /// Returns the file's text, and how long to wait before the next reading; `None` at the end.
     fn read(&mut self) -> Result<Option<(String, Duration)>> {
         Ok(match self {
             Source::Kernel { readings: 0 } => None,
@@ -103,7 +103,7 @@ impl Source {
     }
 }
 
-/// Follows the pressure until the source ends; returns the levels in order.
+/// Follows the pressure until the source ends; returns the levels in the order in which they were entered.
 fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
     let mut levels = vec![Level::Relaxed];
     while let Some((text, pause)) = source.read()? {
@@ -112,7 +112,7 @@ fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
         let next = level.next(percent);
         if next != level {
             let (zpool, compressor) = next.pool();
-            // In two steps: the few pages stored in between go to a pool of the new backend and the old
+            // Two steps. The few pages that are stored in between go to a pool of the new backend and the old
             // compressor, and migrate from there like all others.
             store.set_zpool(zpool)?;
             store.set_compressor(compressor)?;
@@ -141,7 +141,7 @@ fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
 const THREADS: u64 = 3;
 const PAGES: u64 = 2000;
 
-/// The page that a thread last stored at an offset: text and numbers, different in each version.
+/// Returns the page of an offset and a version: text and numbers that differ in each version.
 fn page_of(offset: u64, version: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     let mut mix = (offset << 20 | version).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -156,7 +156,7 @@ fn page_of(offset: u64, version: u64) -> Page {
     page
 }
 
-/// Stores and loads its own pages until it is stopped; returns how many loads it compared.
+/// Stores and loads the thread's own pages until `stop` is set; returns how many loads it compared.
 fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
     let mut versions = vec![0; PAGES as usize];
     let (mut random, mut compared) = (thread + 1, 0);
@@ -169,10 +169,10 @@ fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
         compared += 1;
         Ok(())
     };
-    // Relaxed: it publishes nothing, and pairs with nothing.
+    // Relaxed: a request to stop, which publishes nothing.
     while !stop.load(Ordering::Relaxed) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // Mostly uses a quarter of its pages; the others get cold.
+        // Mostly uses a quarter of its pages. The others get cold.
         let among = if random >> 29 & 15 == 0 { PAGES } else { PAGES / 4 };
         let at = (random >> 33) % among;
         let (offset, version) = (thread * PAGES + at, &mut versions[at as usize]);

@@ -6,8 +6,9 @@ use crate::stats::{PoolStats, ZswapStats};
 use zpage::device_slots::Slots;
 
 impl Zswap {
-    /// Changes the limit on the pools' pages, in bytes; `None` for no limit. Pages beyond a lowered limit
-    /// leave gradually with later stores; [`Zswap::shrink`] and [`Zswap::compact`] free them at once.
+    /// Changes the limit on the pools' pages, in bytes; `None` for no limit. After the limit was lowered, later
+    /// stores free the pages above it, little by little. [`Zswap::shrink`] and [`Zswap::compact`] free memory at
+    /// once.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -22,7 +23,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`BuildError::Forked`] in a child after `fork`; nothing has changed.
+    /// [`BuildError::Forked`] in a child after `fork`. Then nothing has changed.
     pub fn set_max_pool_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
@@ -31,12 +32,12 @@ impl Zswap {
         Ok(())
     }
 
-    /// Changes the limit on everything the store keeps, in bytes; `None` for no limit. Otherwise as
-    /// [`Zswap::set_max_pool_bytes`].
+    /// Changes the limit on everything that the store keeps in memory, in bytes; `None` for no limit. Pages
+    /// above a lowered limit are freed as described at [`Zswap::set_max_pool_bytes`].
     ///
     /// # Errors
-    /// [`BuildError::LimitTooSmall`] if memory that cannot be written back, plus a page, exceeds the limit
-    /// already; [`BuildError::Forked`] in a child after `fork`. Nothing has changed then.
+    /// [`BuildError::LimitTooSmall`] if the limit is less than the memory that cannot be written back plus a
+    /// page; [`BuildError::Forked`] in a child after `fork`. Then nothing has changed.
     pub fn set_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
@@ -56,7 +57,7 @@ impl Zswap {
         Ok(())
     }
 
-    /// Bytes of the index, patterns, device tables and notes.
+    /// Returns the bytes of the store's tables: index, patterns, device slots, notes of recompression, counters.
     fn table_bytes(&self) -> usize {
         let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
         let own = self.index.memory_bytes()
@@ -68,7 +69,7 @@ impl Zswap {
         own.saturating_add(device)
     }
 
-    /// Bytes of everything but the pools' pages with objects.
+    /// Returns the bytes of everything that the store keeps, except the pools' pages with objects.
     pub(crate) fn memory_beside_pools(&self) -> usize {
         let pools = self.pools.all().map(|pool| {
             let figures = pool.stats();
@@ -79,7 +80,7 @@ impl Zswap {
         pools.flatten().fold(self.table_bytes(), usize::saturating_add)
     }
 
-    /// A snapshot of the counters and of the memory in use. All zero in a child after `fork`.
+    /// Returns a snapshot of the counters and of the memory in use. All zero in a child after `fork`.
     pub fn stats(&self) -> ZswapStats {
         if !self.is_here() {
             return ZswapStats::default();
@@ -100,7 +101,7 @@ impl Zswap {
             ] {
                 *sum = sum.saturating_add(of_pool);
             }
-            // Without memory for the list, the sums are still right.
+            // If there is no memory for the list, the sums are still right.
             if stats.pools.try_reserve(1).is_ok() {
                 stats.pools.push(PoolStats {
                     zpool: owned(pool.backend_name()),
@@ -115,7 +116,7 @@ impl Zswap {
     }
 }
 
-/// A copy of a name; empty when there is no memory for it.
+/// Copies a name; returns an empty one if there is no memory for the copy.
 fn owned(name: &str) -> String {
     let mut copy = String::new();
     if copy.try_reserve_exact(name.len()).is_ok() {

@@ -1,17 +1,17 @@
-//! Several pages at a time: a folio of 16, say, compressed or decompressed in parallel by the store's
-//! [`Acomp`].
+//! Stores or loads several pages at a time, such as a folio of 16. The store's [`Acomp`] compresses or
+//! decompresses them in parallel.
 //!
-//! Each page's request owns a copy of the page, a buffer and a context, which the pool keeps from batch to
-//! batch. The caller works on requests, too, instead of only waiting. A batch returns when every request
-//! has completed.
+//! Each page gets a request, which owns a copy of the page, a buffer and a context. The pool keeps buffers and
+//! contexts from batch to batch. The caller works on requests, too, instead of only waiting. A batch returns
+//! when every request has completed.
 //!
 //! A user's Acomp may panic, drop requests, or report a completion that nobody submitted. The batch then
-//! submits nothing more to it and stops waiting: it stores or loads the pages of outstanding requests one
+//! submits no more requests to it and stops waiting. It stores or loads the pages of outstanding requests one
 //! by one, and ignores later completions.
 //!
-//! Pages are installed under their entries in the order given, each as soon as all before it are. So if an
-//! entry is given twice the later page stays, and a store at its limit can write back what the batch itself
-//! has stored.
+//! Pages are installed under their entries in the order given: each as soon as it and all pages before it are
+//! encoded. So, if an entry is given twice, the later page stays. And a store at its limit can write back
+//! pages that the batch itself has stored.
 
 use core::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ use zpage::codec;
 use zpage::{cpu, same_filled};
 use zpool_base::contained::contain;
 
-/// Refills a buffer; an error instead of an abort when there is no memory for it.
+/// Refills a buffer with `bytes`, then zeros up to `len`. Returns an error, instead of aborting, if there is no
+/// memory for it.
 fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), CompressorError> {
     let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a request's buffer" };
     buffer.clear();
@@ -41,35 +42,35 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
     Ok(())
 }
 
-/// Batches with requests that may run at once. Further batches store and load their pages one by one in
-/// their callers, which are then enough threads to keep the processors busy.
+/// Returns how many batches may have requests at the same time. Further batches store or load their pages one
+/// by one on the threads that call them, and those threads are enough to keep the processors busy.
 pub(crate) fn most_batches() -> usize {
     cpu::places() + 2
 }
 
-/// Requests of a batch whose completions have room from the start.
+/// The number of requests for whose completions a batch has room from the start.
 pub(crate) const REQUESTS: usize = 64;
 
-/// The requests of a batch.
+/// A batch, with its requests.
 struct Batch<'a> {
     store: &'a Zswap,
     done: Arc<AcompCompletions>,
-    /// By tag: the address of the output buffer of each outstanding request.
+    /// For each tag: the address of the request's output buffer while the request is outstanding.
     outputs: Vec<Option<NonZeroUsize>>,
-    /// Outstanding requests.
+    /// The number of outstanding requests.
     out: usize,
-    /// The Acomp has kept its contract so far.
+    /// Whether the Acomp has kept its contract so far.
     trusted: bool,
 }
 
-/// A buffer's address. No two live buffers share one, unless they are empty. Wrong bytes in the right
-/// buffer are like a wrong codec's: only checksums find them.
+/// Returns a buffer's address. Two live buffers have different addresses, unless they are empty. If the Acomp
+/// returns the right buffer with wrong bytes, only checksums find that, as with a faulty codec.
 fn place(buffer: &[u8]) -> Option<NonZeroUsize> {
     NonZeroUsize::new(buffer.as_ptr().addr())
 }
 
 impl<'a> Batch<'a> {
-    /// A batch of `pages` pages; `None` if no completion queue is free.
+    /// Makes a batch of `pages` pages; `None` if no completion queue is free.
     fn new(store: &'a Zswap, pages: usize) -> Result<Option<Self>, BatchError> {
         let mut outputs = list(pages)?;
         outputs.resize(pages, None);
@@ -77,8 +78,8 @@ impl<'a> Batch<'a> {
         Ok(done.map(|done| Batch { store, done, outputs, out: 0, trusted: true }))
     }
 
-    /// Submits one request of `pool` with an output buffer of `output` bytes. Does nothing if the Acomp has
-    /// broken its contract: the page is then handled like those whose requests never complete.
+    /// Submits a request of `pool` with an output buffer of `output` bytes. If the Acomp has broken its
+    /// contract, does nothing: the page is then handled like one whose request never completes.
     fn submit(
         &mut self,
         pool: &Pool,
@@ -92,7 +93,7 @@ impl<'a> Batch<'a> {
         }
         let mut spare = pool.spares.take(&pool.codec)?;
         let filled = refill(&mut spare.input, input, input.len()).and_then(|()| {
-            // Its contents are overwritten: only its length counts.
+            // The request overwrites the contents: only the length matters.
             if spare.output.len() == output {
                 Ok(())
             } else {
@@ -123,14 +124,14 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Whether enough requests are outstanding to keep all workers busy. Few contexts, reused at once, stay
-    /// in a processor's cache.
+    /// Returns whether enough requests are outstanding to keep all workers busy. Waiting then keeps the contexts
+    /// few, and a few contexts that are soon reused stay in a processor's cache.
     fn is_full(&self) -> bool {
         let parallelism = contain(|| self.store.acomp.parallelism()).unwrap_or(1);
         self.out >= parallelism.max(1).saturating_mul(2) - 1
     }
 
-    /// The completion of an outstanding request; `None` if there is none to wait for, or the Acomp failed.
+    /// Waits for an outstanding request to complete; `None` if no request is outstanding or the Acomp failed.
     fn next(&mut self) -> Option<(usize, AcompDone)> {
         if self.out == 0 || !self.trusted {
             return None;
@@ -142,7 +143,7 @@ impl<'a> Batch<'a> {
                 self.out -= 1;
                 return Some((tag, done));
             }
-            // Reported twice, with another's tag or buffer, or not of this batch.
+            // Reported twice, or with another request's tag or buffer, or not of this batch.
             dropped(done);
         }
         self.trusted = false;
@@ -163,7 +164,7 @@ struct Out<'a> {
     sum: Option<u32>,
 }
 
-/// A list with room for each page of a batch.
+/// Makes an empty list with room for each page of a batch.
 fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
     let mut list = Vec::new();
     let bytes = pages.saturating_mul(size_of::<T>());
@@ -175,9 +176,9 @@ fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
 struct Storing<'a, 'p> {
     store: &'a Zswap,
     pages: &'a [(SwapEntry, &'p Page)],
-    /// The encoded pages; `None` for one whose request is outstanding, or that is installed.
+    /// The encoded pages; `None` for a page whose request is outstanding, and for one that is installed.
     contents: Vec<Option<Result<Content, Refusal>>>,
-    /// The results of the pages installed or refused so far: a prefix of `pages`.
+    /// The results of the pages that were installed or refused: those of the first pages in `pages`.
     results: Vec<Result<(), StoreError>>,
 }
 
@@ -194,7 +195,7 @@ impl Storing<'_, '_> {
         });
         pool.spares.give(ctx, input, output);
         if kept.is_some() {
-            // Making room may be needed: what is installed can be written back.
+            // The pool had no room, so `encoded` may have to write pages back: install those that are ready.
             self.install();
         }
         let content = self.store.encoded(entry, pool.again(), put, &kept, false);
@@ -202,7 +203,7 @@ impl Storing<'_, '_> {
         self.install();
     }
 
-    /// Installs the next pages that are encoded.
+    /// Installs the next pages in order, up to the first that is not encoded yet.
     fn install(&mut self) {
         while let Some(content) = self.contents.get_mut(self.results.len()) {
             let Some(content) = content.take() else { return };
@@ -211,7 +212,8 @@ impl Storing<'_, '_> {
         }
     }
 
-    /// Stores the remaining pages: those whose requests did not complete, or were never submitted.
+    /// Stores the remaining pages, those whose requests did not complete or were never submitted, and returns
+    /// all results.
     fn results(mut self) -> Vec<Result<(), StoreError>> {
         while let Some((entry, page)) = self.pages.get(self.results.len()) {
             let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
@@ -227,16 +229,16 @@ impl Storing<'_, '_> {
 impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
         for content in self.contents.drain(..).flatten().flatten() {
-            // SAFETY: the batch encoded it and has not installed it.
+            // SAFETY: the batch made this content and did not install it, and `drain` yields it once.
             unsafe { self.store.discard(content) };
         }
     }
 }
 
 impl Zswap {
-    /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp); the
-    /// results are those of [`Zswap::store`], in the same order. If an entry is given twice the later page
-    /// stays.
+    /// Stores several pages, compressed in parallel by the store's [`Acomp`](compressors::Acomp). Returns a
+    /// result for each page, in the same order, as [`Zswap::store`] would. If an entry is given twice, the
+    /// later page stays.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -253,10 +255,10 @@ impl Zswap {
     ///
     /// # Errors
     /// [`BatchError::OutOfMemory`] if there is no memory for the batch's lists, [`BatchError::Forked`] in a
-    /// child after `fork`; no page was stored. An error of one page is in its result.
+    /// child after `fork`. Then no page was stored. If a single page fails, its result holds the error.
     ///
     /// # Blocking
-    /// Until all pages are stored, each as in [`Zswap::store`]. Copies each page once.
+    /// Waits until all pages are stored, each as in [`Zswap::store`]. Copies each page once.
     pub fn store_batch(
         &self,
         pages: &[(SwapEntry, &Page)],
@@ -270,7 +272,7 @@ impl Zswap {
         let Some(mut batch) = Batch::new(self, pages.len())? else {
             return Ok(storing.results());
         };
-        // Storing the pages one by one reports what is wrong.
+        // Storing the pages one by one reports the error.
         let Ok(room) = output_len(pool.codec.compressor()) else { return Ok(storing.results()) };
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
@@ -286,7 +288,8 @@ impl Zswap {
         Ok(storing.results())
     }
 
-    /// The content if it is known at once; `None` when a request was submitted.
+    /// Returns the content of a page that needs no request; submits a request for any other page and returns
+    /// `None`.
     fn begin_store(
         &self,
         batch: &mut Batch<'_>,
@@ -305,8 +308,8 @@ impl Zswap {
         Ok(None)
     }
 
-    /// Loads several pages, decompressed in parallel by the store's [`Acomp`](compressors::Acomp); the
-    /// results are those of [`Zswap::load`], in the same order.
+    /// Loads several pages, decompressed in parallel by the store's [`Acomp`](compressors::Acomp). Returns a
+    /// result for each page, in the same order, as [`Zswap::load`] would.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -325,10 +328,10 @@ impl Zswap {
     /// # Errors
     /// [`BatchError::LengthMismatch`] if there are more or fewer pages than entries,
     /// [`BatchError::OutOfMemory`] if there is no memory for the batch's lists, [`BatchError::Forked`] in a
-    /// child after `fork`; no page was loaded. An error of one page is in its result.
+    /// child after `fork`. Then no page was loaded. If a single page fails, its result holds the error.
     ///
     /// # Blocking
-    /// Until all pages are loaded, each as in [`Zswap::load`]. Copies each page once.
+    /// Waits until all pages are loaded, each as in [`Zswap::load`]. Copies each page once.
     pub fn load_batch(
         &self,
         entries: &[SwapEntry],
@@ -390,7 +393,7 @@ impl Zswap {
         Ok(results)
     }
 
-    /// Loads what needs no request; else submits one.
+    /// Loads a page that needs no request and returns `None`; submits a request for any other page.
     fn begin_load(
         &self,
         batch: &mut Batch<'_>,
@@ -418,7 +421,7 @@ impl Zswap {
                 let sum = locked.sum();
                 let pool = self.pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
-                    // Without a context, decompressing here is faster than a request.
+                    // If the codec decompresses without a context, doing so here is faster than a request.
                     if object.len() == PAGE_SIZE || pool.codec.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;
                         return Ok(None);

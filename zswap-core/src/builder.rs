@@ -1,4 +1,4 @@
-//! Settings of a store, and building it.
+//! The settings of a store, and the builder that makes a store from them.
 
 use core::fmt;
 use std::sync::Arc;
@@ -62,13 +62,14 @@ impl ZswapBuilder {
         }
     }
 
-    /// The backend by name. Default: `zsmalloc`, or `zbud` without that feature.
+    /// Chooses the backend by name. Default: `zsmalloc`, or `zbud` if that feature is off.
     pub fn zpool(mut self, name: &str) -> Self {
         name.clone_into(&mut self.zpool);
         self
     }
 
-    /// The compressor by spec, such as `zstd:level=6`. Default: `lz4`, or `null` without that feature.
+    /// Chooses the compressor by spec, such as `zstd:level=6`. Default: `lz4`, or `null` if that feature is
+    /// off.
     pub fn compressor(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.compressor);
         self
@@ -109,7 +110,8 @@ impl ZswapBuilder {
         self
     }
 
-    /// Makes the page provider of each pool. Default: `MmapPages` on Linux, else `HeapPages`.
+    /// Sets the function that makes the page provider of each pool. By default pools use `MmapPages` on Linux
+    /// and `HeapPages` elsewhere.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -128,53 +130,58 @@ impl ZswapBuilder {
         self
     }
 
-    /// Whether a page that does not get smaller is kept uncompressed (`true`, the default) or refused with
-    /// [`crate::StoreError::Incompressible`].
+    /// Sets what happens to a page that does not get smaller: with `true`, the default, it is kept
+    /// uncompressed; with `false`, it is refused with [`crate::StoreError::Incompressible`].
     pub fn store_incompressible(mut self, keep: bool) -> Self {
         self.store_incompressible = keep;
         self
     }
 
-    /// Whether to note a checksum (CRC-32) of each page when it is stored and compare it whenever the page
-    /// is read, from a pool or from the device. A mismatch is [`crate::LoadError::Corrupt`] instead of
-    /// wrong bytes. Costs 4 bytes an entry, and a pass over the page at each store and load. Default: no.
+    /// Turns checksums on or off; they are off by default. The store then notes a checksum (CRC-32) of each
+    /// page when the page is stored, and compares it whenever it reads the page from a pool or the device. A
+    /// load of a changed page fails with [`crate::LoadError::Corrupt`]. Costs 4 bytes for each entry, and a
+    /// pass over the page at each store and load.
     pub fn checksums(mut self, keep: bool) -> Self {
         self.checksums = keep;
         self
     }
 
-    /// The limit on the pool pages with objects, in bytes. At the limit a store makes room: it compacts,
-    /// and writes pages back if there is a device. It refuses a page only if it can free no memory for it
-    /// ([`StoreError::PoolLimit`](crate::StoreError::PoolLimit) says why). Room inside the pages is used at
-    /// the limit, too. Threads that are storing pages may each exceed it by some pages for a moment. Pages
-    /// that a pool keeps warm, which are few, are not included. With a limit of less than a page only
-    /// patterns are kept in memory; other pages go to the device. Default: no limit.
+    /// Limits the bytes of the pool pages that hold objects. Default: no limit.
     /// [`Zswap::set_max_pool_bytes`] changes it later.
+    ///
+    /// At the limit, a store makes room: it compacts its pools and, if there is a device, writes pages back.
+    /// It refuses a page only if it can free no memory for it;
+    /// [`StoreError::PoolLimit`](crate::StoreError::PoolLimit) then says why. Objects that fit into pages in
+    /// use can be stored at the limit, too. Each thread that stores a page may exceed the limit by some pages
+    /// for a moment. The few pages that a pool keeps warm are not counted. If the limit is less than a page,
+    /// memory holds patterns only, and other pages go to the device.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
         self
     }
 
-    /// The limit on everything that the store keeps in memory, in bytes: pools with their warm pages,
-    /// index, patterns, contexts and device tables, as
-    /// [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes) counts them. The share of the pools
-    /// shrinks as the rest grows. When the rest alone reaches the limit, new entries are refused
-    /// ([`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit)). Default: no limit.
+    /// Limits the bytes of everything that the store keeps in memory: pools with their warm pages, index,
+    /// patterns, contexts and device tables, as
+    /// [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes) counts them. Default: no limit.
     /// [`Zswap::set_max_bytes`] changes it later.
+    ///
+    /// As everything else grows, less is left for the pools. When everything else alone reaches the limit, the
+    /// store refuses new entries with [`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit).
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// How far a store *without* a device has to shrink, once it has refused a page, before its pools may
-    /// grow again: in percent of the limit, 1 to 100. Room inside the pools is used meanwhile. A store with
-    /// a device never waits for this. Default: 100, it need not shrink.
+    /// Sets how far a store *without* a device must shrink after it has refused a page, before its pools may
+    /// grow again. `percent`, from 1 to 100, is a share of the limit. Meanwhile the store uses the free room
+    /// inside its pools. A store with a device never waits for this. Default: 100, so the store need not
+    /// shrink.
     pub fn accept_threshold_percent(mut self, percent: u8) -> Self {
         self.accept_threshold_percent = percent;
         self
     }
 
-    /// The device to write pages back to. Default: none.
+    /// Sets the device to write pages back to. Default: none.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -193,16 +200,16 @@ impl ZswapBuilder {
         self
     }
 
-    /// Whether pages may be written back; [`Zswap::set_writeback_enabled`] changes it later. Default:
-    /// yes, if there is a device.
+    /// Sets whether pages may be written back, if there is a device. Default: yes.
+    /// [`Zswap::set_writeback_enabled`] changes it later.
     pub fn writeback_enabled(mut self, enabled: bool) -> Self {
         self.writeback_enabled = enabled;
         self
     }
 
-    /// Compresses the pages of [`Zswap::store_batch`] and [`Zswap::load_batch`]. A
-    /// [`compressors::AcompEngine`] has worker threads; several stores may share one. Default:
-    /// [`compressors::Scomp`], one page after another in the caller.
+    /// Sets what compresses the pages of [`Zswap::store_batch`] and decompresses those of
+    /// [`Zswap::load_batch`]. A [`compressors::AcompEngine`] does so on worker threads; several stores may share
+    /// one. Default: [`compressors::Scomp`], which handles one page after another on the calling thread.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -220,9 +227,9 @@ impl ZswapBuilder {
         self
     }
 
-    /// Reports to the `metrics` crate's recorder under this name: how long stores and loads take, and the
-    /// figures that [`Zswap::publish_metrics`] publishes. Install the recorder first. Each store and load
-    /// then reads the clock twice. Default: no reports.
+    /// Reports under this name to the recorder of the `metrics` crate: how long stores and loads take, and the
+    /// figures that [`Zswap::publish_metrics`] publishes. Install the recorder before building the store. Each
+    /// store and load then reads the clock twice. Default: no reports.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, store: &str) -> Self {
         self.metrics = Some(store.to_owned());
@@ -232,13 +239,16 @@ impl ZswapBuilder {
     /// Builds the store.
     ///
     /// # Errors
-    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown, in which case the
-    ///   message lists the known ones, or if the constructor fails; [`BuildError::ObjectsTooSmall`] if the
-    ///   backend cannot hold a whole page; [`BuildError::Pages`] if the page provider cannot be built;
-    ///   [`BuildError::Panicked`] if building one panics.
-    /// * [`BuildError::Contradiction`] if settings contradict each other, [`BuildError::LimitTooSmall`] if
-    ///   an empty store with one page would exceed `max_bytes`.
+    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message lists the known
+    ///   ones), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also if there is no
+    ///   memory for the completions of batches or, with `max_bytes`, if a first context cannot be made.
+    /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
+    /// * [`BuildError::Pages`] if the page provider cannot be built.
+    /// * [`BuildError::Panicked`] if the backend, the compressor or the page provider panics while it is built.
+    /// * [`BuildError::Contradiction`] if a setting is out of range or settings contradict each other;
+    ///   [`BuildError::LimitTooSmall`] if an empty store with one page would exceed `max_bytes`.
     /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it.
+    /// * [`BuildError::Reentrant`] if a codec calls this while a store is calling it, and `max_bytes` is set.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
         let percent = self.accept_threshold_percent;

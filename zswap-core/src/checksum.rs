@@ -1,20 +1,22 @@
-//! The checksum of a page, noted when the page is stored and compared when it is read, wherever it was
-//! meanwhile: CRC-32 as in zlib and Ethernet, computed by `crc32fast` over all 4096 bytes.
+//! The checksum of a page. It is noted when the page is stored, and checked when the page is read, wherever the
+//! page was meanwhile. It is a CRC-32, as in zlib and Ethernet, which `crc32fast` computes over all 4096
+//! bytes.
 //!
-//! It is kept beside the entry's word (`index/`) and belongs to the entry's page, not to one copy of it: a
-//! page that is recompressed, moved to another pool or written back keeps it, so the check covers the whole
-//! way. It detects any damage within 32 adjacent bits, and misses other damage once in 2^32. Patterns have
-//! no checksum: they are in the word itself.
+//! The checksum is kept beside the entry's word (`index/`). It belongs to the entry's page, not to one copy of
+//! it: a page that is recompressed, moved to another pool or written back keeps its checksum, so the check
+//! covers the whole way. It detects any damage within 32 adjacent bits, and misses other damage once in 2^32.
+//! Patterns have no checksum, since they are in the word itself.
 
 use crate::error::LoadError;
 use crate::{Page, SwapEntry};
 
-/// The checksum of a page.
+/// Computes the checksum of a page.
 pub(crate) fn of(page: &Page) -> u32 {
     crc32fast::hash(page)
 }
 
-/// Compares a page that was read with the checksum noted when it was stored.
+/// Checks a page that was read against the checksum that was noted when it was stored. Accepts any page if none
+/// was noted.
 #[inline]
 pub(crate) fn check(entry: SwapEntry, page: &Page, noted: Option<u32>) -> Result<(), LoadError> {
     let Some(noted) = noted else { return Ok(()) };
@@ -29,7 +31,7 @@ mod tests {
 
     #[test]
     fn it_is_the_usual_crc_32_and_finds_any_bit() {
-        // As `python3 -c "import zlib; print(hex(zlib.crc32(bytes(4096))))"` computes it.
+        // `python3 -c "import zlib; print(hex(zlib.crc32(bytes(4096))))"` prints the first value.
         assert_eq!(of(&[0; PAGE_SIZE]), 0xc71c_0011);
         assert_eq!(of(&[0xff; PAGE_SIZE]), 0xf154_670a);
         let entry = SwapEntry::new(0, 1).unwrap();

@@ -1,14 +1,14 @@
 //! Bounds a compaction that would never end.
 
-/// Pages that one step of compaction may free. A thread that is asked to stop does so after a step.
+/// The most pages that one step of compaction frees. A thread that is asked to stop finishes its step.
 pub(crate) const STEP_PAGES: usize = 64;
-/// Caps a pool's reported objects and pages: 1 TiB of pages of 4096 bytes.
+/// The most objects and pages that a pool is taken to have: 1 TiB of pages of 4096 bytes.
 const MOST_OBJECTS: usize = 1 << 28;
 
-/// The number of steps after which compaction leaves a pool that had this many objects and pages at the
-/// start. Four times the steps needed to move each object once, at 256 objects a step, and to free each
-/// page, at `STEP_PAGES` a step; and 64 for objects that cannot move. Figures above the cap count as the
-/// cap.
+/// Returns the number of steps after which compaction leaves a pool, given the objects and pages that the pool
+/// had at the start. A step moves 256 objects or frees `STEP_PAGES` pages. The bound is four times the steps
+/// that moving each object once and freeing each page take, plus 64 for objects that cannot move. More than
+/// `MOST_OBJECTS` objects or pages count as `MOST_OBJECTS`.
 pub(crate) fn most_steps(objects: usize, pages: usize) -> usize {
     let (objects, pages) = (objects.min(MOST_OBJECTS), pages.min(MOST_OBJECTS));
     64 + objects / 64 + pages / (STEP_PAGES / 4)

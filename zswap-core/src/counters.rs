@@ -1,9 +1,10 @@
 //! The store's counters, sharded by CPU so that counting costs no contention.
 //!
-//! A shard may go below zero (a page stored on one CPU and taken on another), so only sums are meaningful.
-//! They are read for statistics and decide nothing.
+//! Only the sum of a counter over all shards is meaningful. A single shard may fall below zero: when a page is
+//! stored on one CPU and taken on another. The sums serve statistics and the background shrinker, which sets its
+//! effort by them. Nothing else depends on them.
 
-// Always std's: no part of any modelled protocol.
+// Always std's, not loom's: no model covers the counters.
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crossbeam_utils::CachePadded;
@@ -12,7 +13,7 @@ use crate::refusal::LimitReason;
 use crate::stats::ZswapStats;
 use zpage::cpu;
 
-/// What is counted. Names are the kernel's, where it has them.
+/// What is counted. Names are the kernel's where it has the same counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Counter {
@@ -33,17 +34,18 @@ pub(crate) enum Counter {
     RejectMemoryLimit,
     WrittenBackPages,
     DeviceLoads,
-    /// Entries and leaves visited by the clock of writeback.
+    /// Entries that the clock of writeback has visited.
     ClockEntries,
+    /// Leaves of the index that the clock of writeback has visited.
     ClockLeaves,
-    /// Stores, in a store with a limit: says when to sum up the memory again.
+    /// Pages stored, counted only while the store has a limit. Says when to sum up the memory again.
     Stores,
 }
 
 const COUNTERS: usize = Counter::Stores as usize + 1;
 
 impl Counter {
-    /// The counter of refusals for this reason.
+    /// Returns the counter of refusals for this reason.
     pub(crate) fn of_limit(reason: LimitReason) -> Self {
         match reason {
             LimitReason::NoDevice => Counter::RejectNoDevice,
@@ -72,13 +74,13 @@ impl Counters {
         self.add_on(cpu::current(), counter, n);
     }
 
-    /// Adds one to a counter; returns what this CPU had counted before.
+    /// Adds one to a counter; returns the count of this CPU's shard before that.
     #[inline]
     pub(crate) fn tick(&self, counter: Counter) -> u64 {
         self.add_on(cpu::current(), counter, 1) as u64
     }
 
-    /// Adds on a CPU, even one that was not there when the store was made.
+    /// Adds to the shard of a CPU. A CPU that was added after the store was made shares a shard with another.
     #[inline]
     fn add_on(&self, cpu: usize, counter: Counter, n: i64) -> i64 {
         // The number of shards is a power of two.
@@ -87,7 +89,7 @@ impl Counters {
         shard[counter as usize].fetch_add(n, Ordering::Relaxed)
     }
 
-    /// The figures that statistics show of the counters.
+    /// Returns statistics with the figures of the counters; the others are 0.
     pub(crate) fn stats(&self) -> ZswapStats {
         ZswapStats {
             same_filled_pages: self.get(Counter::SameFilledPages) as usize,
@@ -112,12 +114,12 @@ impl Counters {
         }
     }
 
-    /// Bytes of the shards.
+    /// Returns the bytes of the shards.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of_val(&*self.shards)
     }
 
-    /// The counter's sum, but not below zero.
+    /// Returns the sum of a counter, or 0 if the sum is below zero.
     pub(crate) fn get(&self, counter: Counter) -> u64 {
         // Relaxed: as above.
         let sum: i64 =

@@ -1,23 +1,23 @@
 //! Decides when to try a failed device again.
 //!
-//! The first few failures in a row cost nothing: the store tries another page at once. Then a store at its
-//! limit leaves the device alone for a millisecond, and for twice as long after each further failure, up to
-//! 64 ms, so that stores do not each wait for a device that is gone. One successful write ends the pauses.
+//! After the first few failures in a row the store tries another page at once. After further failures it
+//! pauses, so that stores at the limit do not each wait for a device that is gone. The first pause is a
+//! millisecond, and each further failure doubles it, up to 64 ms. One successful write ends the pauses.
 
 use core::time::Duration;
 use std::time::Instant;
 
 use crate::sync::Mutex;
 
-/// The number of failures in a row at which pauses start.
+/// The number of failures in a row at which the pauses start.
 const PATIENCE: u32 = 3;
-/// The first pause; each further one is twice as long, up to the longest.
+/// The first pause. Each further pause is twice as long as the last, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
-/// Failures in a row, and when the device may be tried again. Its mutex is a leaf, held for a read or an
-/// update.
+/// The number of failures in a row, and when the device may be tried again. No other lock is taken under its
+/// mutex, which is held for one read or update.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceHealth(Mutex<Failures>);
 
@@ -28,7 +28,7 @@ struct Failures {
 }
 
 impl DeviceHealth {
-    /// Whether the device may be tried now.
+    /// Returns whether the device may be tried now.
     pub(crate) fn may_try(&self) -> bool {
         self.may_try_at(Instant::now)
     }
@@ -38,12 +38,12 @@ impl DeviceHealth {
         not_before.is_none_or(|time| now() >= time)
     }
 
-    /// A write succeeded.
+    /// Notes that a write succeeded.
     pub(crate) fn succeeded(&self) {
         *self.0.lock() = Failures::default();
     }
 
-    /// A write failed.
+    /// Notes that a write failed.
     pub(crate) fn failed(&self) {
         self.failed_at(Instant::now());
     }

@@ -1,6 +1,7 @@
 //! Why a page could not be stored or loaded, or a store not be built.
 //!
-//! A message does not repeat that of its source: who prints an error goes along `source()`.
+//! The message of an error does not repeat the message of its source. To print an error in full, print the
+//! messages of its `source()` chain, too.
 
 use compressors::CompressorError;
 use zpool_api::{PageError, ZpoolError};
@@ -9,8 +10,8 @@ use crate::SwapEntry;
 use crate::refusal::LimitReason;
 use zpage::device::{AttachError, DeviceError};
 
-/// Errors of [`crate::Zswap::store`], after which an older page of the entry is gone, and of
-/// [`crate::Zswap::try_replace`], which keeps it.
+/// Errors of [`crate::Zswap::store`] and [`crate::Zswap::try_replace`]. After an error of `store`, an older page of
+/// the entry is gone; `try_replace` keeps it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -33,7 +34,7 @@ pub enum StoreError {
         /// The codec's error.
         source: CompressorError,
     },
-    /// The backend had no room.
+    /// The backend failed, or had no memory for the page.
     #[error("no room in the pool for the page of {entry:?}")]
     Pool {
         /// The entry.
@@ -54,8 +55,7 @@ pub enum StoreError {
         /// Why nothing could be freed.
         reason: LimitReason,
     },
-    /// Memory that cannot be written back (index, patterns, contexts, device tables) has reached the limit
-    /// on everything.
+    /// Memory that cannot be written back (index, patterns, contexts, device tables) has reached `max_bytes`.
     #[error(
         "no room for a new entry {entry:?}: index, patterns, contexts and tables take {unwritable} of \
          the {limit} bytes that max_bytes allows; invalidate pages, or raise the limit"
@@ -65,7 +65,7 @@ pub enum StoreError {
         entry: SwapEntry,
         /// Bytes that cannot be written back.
         unwritable: usize,
-        /// The limit on everything, in bytes.
+        /// The limit `max_bytes`.
         limit: usize,
     },
     /// There is no memory for the index.
@@ -78,8 +78,8 @@ pub enum StoreError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// A codec or backend called this while a store was calling it on this thread, or devices that store
-    /// pages in a store were nested too deep.
+    /// A codec or backend called this while a store was calling it on this thread. Or stores were nested too
+    /// deep: a device of each one stored pages in the next.
     #[error(
         "store of {entry:?} from inside a codec, backend or device call, where it cannot run; store the \
          page after that has returned"
@@ -88,7 +88,7 @@ pub enum StoreError {
         /// The entry.
         entry: SwapEntry,
     },
-    /// Another process built the store: this one is its child after `fork`.
+    /// This process is a child, after `fork`, of the process that built the store.
     #[error(
         "{entry:?}: the store was built before this process was forked; build another one here"
     )]
@@ -116,7 +116,7 @@ pub enum LoadError {
         /// The codec's error.
         source: CompressorError,
     },
-    /// The backend did not return the object.
+    /// The backend failed to return the object.
     #[error("the page of {entry:?} could not be read from the pool")]
     Pool {
         /// The entry.
@@ -124,7 +124,7 @@ pub enum LoadError {
         /// The backend's error.
         source: ZpoolError,
     },
-    /// The page is on the device, which did not return it.
+    /// The device failed to return the page.
     #[error("the page of {entry:?} could not be read from the device")]
     Device {
         /// The entry.
@@ -132,8 +132,8 @@ pub enum LoadError {
         /// The device's error.
         source: DeviceError,
     },
-    /// The page read is not the page that was stored: memory, device, codec or backend changed it. Only in
-    /// stores built with [`checksums`](crate::ZswapBuilder::checksums).
+    /// The page that was read differs from the page that was stored: memory, device, codec or backend changed
+    /// it. Only in stores built with [`checksums`](crate::ZswapBuilder::checksums).
     #[error(
         "the page of {entry:?} has the checksum {found:08x} but had {noted:08x} when it was stored; its \
          content is lost: store it again or invalidate it"
@@ -155,7 +155,7 @@ pub enum LoadError {
         /// The entry.
         entry: SwapEntry,
     },
-    /// Another process built the store: this one is its child after `fork`.
+    /// This process is a child, after `fork`, of the process that built the store.
     #[error(
         "{entry:?}: the store was built before this process was forked; build another one here"
     )]
@@ -166,7 +166,7 @@ pub enum LoadError {
 }
 
 /// Errors of [`crate::ZswapBuilder::build`], [`crate::Zswap::set_zpool`] and
-/// [`crate::Zswap::set_compressor`]. Nothing has changed.
+/// [`crate::Zswap::set_compressor`]. After an error nothing has changed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -182,17 +182,17 @@ pub enum BuildError {
     /// The device could not be attached, most likely because another store has it.
     #[error(transparent)]
     Device(#[from] AttachError),
-    /// The backend's largest object is smaller than a page, so an incompressible one would not fit.
+    /// The backend's largest object is smaller than a page, so an incompressible page would not fit.
     #[error("zpool {zpool} holds objects of {max} bytes at most; a store needs {needed}")]
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,
-        /// Its largest object, bytes.
+        /// The size of its largest object, in bytes.
         max: usize,
         /// The size that a store needs, in bytes.
         needed: usize,
     },
-    /// The store has as many pools with pages as it can have.
+    /// The store has no place for another pool: each of its pools still holds pages.
     #[error(
         "{limit} pools hold pages already; load, invalidate or overwrite the pages of one of them"
     )]
@@ -209,7 +209,7 @@ pub enum BuildError {
         /// What was being built.
         what: &'static str,
     },
-    /// A limit below what the store needs at least.
+    /// The limit is lower than the least that the store needs.
     #[error(
         "{limit} of {bytes} bytes is too low: its tables, contexts and one page need {needed} bytes; \
          give at least that"
@@ -222,16 +222,16 @@ pub enum BuildError {
         /// The least limit that the store accepts, in bytes.
         needed: usize,
     },
-    /// Settings that contradict each other, or are out of range.
+    /// Settings contradict each other, or one is out of range.
     #[error("{0}")]
     Contradiction(String),
-    /// Another process built the store: this one is its child after `fork`.
+    /// This process is a child, after `fork`, of the process that built the store.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }
 
-/// Errors of [`crate::Zswap::migrate_pools`] and [`crate::Zswap::recompress`]. The page concerned stays in
-/// place; pages that were moved before stay moved.
+/// Errors of [`crate::Zswap::migrate_pools`] and [`crate::Zswap::recompress`]. The page that could not be moved
+/// stays in place. Pages that were moved before it stay moved.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
@@ -247,13 +247,13 @@ pub enum MigrateError {
     /// A codec or backend panicked on a thread that moved pages in the background.
     #[error("the codec or backend panicked while a page was moved in the background")]
     Panicked,
-    /// Another process built the store: this one is its child after `fork`.
+    /// This process is a child, after `fork`, of the process that built the store.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }
 
-/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page concerned stays
-/// in place; pages that were written back before stay on the device.
+/// Errors of [`crate::Zswap::shrink`] and [`crate::Zswap::shrink_in_background`]. The page that could not be
+/// written back stays in place. Pages that were written back before it stay on the device.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WritebackError {
@@ -277,12 +277,13 @@ pub enum WritebackError {
     /// The page could not be read.
     #[error("a page could not be read to be written back")]
     Load(#[from] LoadError),
-    /// A device called into the store that was writing to it, or more than four stores were nested.
+    /// A device called into the store that was writing to it, or more than four stores were nested (a device
+    /// of each one stored pages in the next).
     #[error(
         "a device called into the store while pages were written to it; call after it has returned"
     )]
     Reentrant,
-    /// A background shrinker needs a limit to work towards.
+    /// A background shrinker was requested, but the store has no limit to shrink for.
     #[error("the store has no limit to shrink for; set max_pool_bytes or max_bytes")]
     NoLimit,
     /// The system could not start a thread for a background shrinker.
@@ -291,8 +292,8 @@ pub enum WritebackError {
         /// The system's error.
         message: String,
     },
-    /// A background shrinker would start above the share of the limit to which a full store has to shrink
-    /// before it takes pages again, so it would never reopen the store.
+    /// The background shrinker would start above the accept threshold: the share of the limit to which a full
+    /// store must shrink before it takes pages again. So it would never reopen the store.
     #[error(
         "a shrinker that starts at {from_percent} % of the limit never reopens a store that reopens at \
          {accept_percent} %; choose a from_percent of {accept_percent} or less"
@@ -306,25 +307,25 @@ pub enum WritebackError {
     /// A codec, a backend or the device panicked.
     #[error("a codec, a backend or the device panicked while pages were written back")]
     Panicked,
-    /// Another process built the store: this one is its child after `fork`.
+    /// This process is a child, after `fork`, of the process that built the store.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }
 
-/// Errors of [`crate::Zswap::store_batch`] and [`crate::Zswap::load_batch`] as a whole: no page was
-/// stored or loaded.
+/// Errors of [`crate::Zswap::store_batch`] and [`crate::Zswap::load_batch`] as a whole. After one of them no page
+/// was stored or loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
     /// The numbers of entries and pages differ.
     #[error("{entries} entries but {pages} pages; give one page for each entry")]
     LengthMismatch {
-        /// Entries given.
+        /// The number of entries.
         entries: usize,
-        /// Pages given.
+        /// The number of pages.
         pages: usize,
     },
-    /// No memory for the batch's own lists.
+    /// The system has no memory for the batch's own lists.
     #[error("no memory for a batch of {pages} pages ({bytes} bytes asked); give fewer at a time")]
     OutOfMemory {
         /// The number of pages in the batch.
@@ -332,7 +333,7 @@ pub enum BatchError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// Another process built the store: this one is its child after `fork`.
+    /// This process is a child, after `fork`, of the process that built the store.
     #[error("the store was built before this process was forked; build another one here")]
     Forked,
 }

@@ -6,28 +6,28 @@ use zpool_base::fork::Leaked;
 
 /// The entries of a store, in order. Made by [`Zswap::entries`].
 ///
-/// Weakly consistent: an entry that is present throughout is seen once; one that comes or goes meanwhile
-/// may be seen or not. Takes the index's structure lock for a moment at each leaf of 32 offsets, and holds
-/// nothing in between. In a child after `fork` it ends at once.
+/// Weakly consistent: it yields an entry that is present throughout exactly once; it may or may not yield one
+/// that comes or goes meanwhile. At each leaf of 32 offsets it takes the index's structure lock for a moment.
+/// Between calls it holds nothing. In a child after `fork` it ends at once.
 #[derive(Debug)]
 pub struct Entries<'a> {
     index: &'a Leaked<Index>,
-    /// Keys of the current leaf, and how many of them were returned.
+    /// The keys of the current leaf.
     ready: LeafKeys,
     given: usize,
-    /// Where the search for the next leaf starts.
+    /// Where the search for the next leaf starts; `None` if there is no further leaf.
     next: Option<u64>,
-    /// Where to stop, inclusive.
+    /// The last key to yield.
     last: u64,
 }
 
 impl<'a> Entries<'a> {
-    /// The entries from key `first` to key `last`, both included.
+    /// Iterates over the entries from key `first` to key `last`, both included.
     pub(crate) fn new(index: &'a Leaked<Index>, first: u64, last: u64) -> Self {
         Entries { index, ready: LeafKeys::new(), given: 0, next: Some(first), last }
     }
 
-    /// An iterator that yields nothing.
+    /// Makes an iterator that yields nothing.
     pub(crate) fn none(index: &'a Leaked<Index>) -> Self {
         Entries { index, ready: LeafKeys::new(), given: 0, next: None, last: 0 }
     }
@@ -52,14 +52,14 @@ impl Iterator for Entries<'_> {
 }
 
 impl Zswap {
-    /// The entries of an area.
+    /// Returns the entries of an area.
     pub(crate) fn area(&self, swap_type: u8) -> Entries<'_> {
         let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
         let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
         Entries::new(&self.index, first, last)
     }
 
-    /// All entries that hold a page, in order of area and offset.
+    /// Returns all entries that hold a page, in order of area and offset.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};

@@ -28,9 +28,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A store composes a *backend* (`zsmalloc`, `z3fold`, `zbud`; `zpool-api` says how to add your own) and a *compressor*
-//! (`lz4`, `lz4hc`, `zstd`, `deflate`, `null`, and `lzo` behind a feature; `compressors` says how to
-//! add your own). Both are chosen by name, and may be changed while the store is in use:
+//! A store combines a *backend* with a *compressor*. The backends are `zsmalloc`, `z3fold` and `zbud`;
+//! `zpool-api` says how to add your own. The compressors are `lz4`, `lz4hc`, `zstd`, `deflate`, `null` and,
+//! behind a feature, `lzo`; `compressors` says how to add your own. Both are chosen by name and may be
+//! changed while the store is in use:
 //!
 //! ```
 //! # use zswap_core::{SwapEntry, Zswap};
@@ -51,30 +52,31 @@
 //! kernel's figures).
 //!
 //! # Limits and writeback
-//! With [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) or [`max_bytes`](ZswapBuilder::max_bytes) a full
-//! store makes room: it compacts, and with a [`swap_device`](ZswapBuilder::swap_device) it writes back
-//! pages that were not loaded recently. It refuses a page only if it can free no memory for it, and says
-//! why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand, [`Zswap::shrink_in_background`] on
-//! a thread before the limit is reached. Loads read such pages from the device.
+//! [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) and [`max_bytes`](ZswapBuilder::max_bytes) limit a store.
+//! A full store makes room: it compacts its pools and, if it has a
+//! [`swap_device`](ZswapBuilder::swap_device), writes back pages that were not loaded recently. Loads read
+//! those pages from the device. The store refuses a page only if it can free no memory for it; the error says
+//! why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand. [`Zswap::shrink_in_background`]
+//! starts a thread that does so before the limit is reached.
 //!
 //! # Compaction
 //! Overwritten and dropped pages leave holes among the objects. [`Zswap::compact`] moves objects together
-//! and returns the pages that this frees to the system; [`Zswap::compact_in_background`] does so on a
-//! thread when it pays.
+//! and returns the freed pages to the system. [`Zswap::compact_in_background`] starts a thread that does so
+//! when it pays.
 //!
 //! # Guarantees
 //! * Any thread may call anything at any time. Each entry has its own lock.
 //! * `load` returns the page of the last `store` that finished, byte for byte, or an error.
-//! * A failed `store` says why and leaves the entry empty, without the older page; a failed
-//!   [`Zswap::try_replace`] keeps the older page.
-//! * A store refuses no page at the limit on its pools while its device accepts writes and its pages can be
-//!   read.
-//! * A codec, backend or device of your own that fails or panics leaves the store usable: the call returns
-//!   an error, no lock stays held, no page is lost except the one being handled.
-//! * When memory runs out, calls on a built store return errors; only those abort that build a pool
-//!   ([`Zswap::set_zpool`], [`Zswap::set_compressor`], [`Zswap::recompress`] with a compressor that is new to
-//!   the store) or start a thread.
-//! * In a child after `fork` calls return errors, and drops do nothing.
+//! * A `store` that fails says why and leaves the entry empty: the older page is gone, too. A
+//!   [`Zswap::try_replace`] that fails keeps the older page.
+//! * At the limit on its pools, a store refuses no page as long as its device accepts writes and its pages
+//!   can be read.
+//! * A codec, backend or device of your own may fail or panic. The call then returns an error, and the store
+//!   stays usable: no lock stays held, and no page is lost except the one being handled.
+//! * When memory runs out, calls on a built store return errors. The exceptions, which abort the process,
+//!   are calls that start a thread, and calls that build a pool: [`Zswap::set_zpool`],
+//!   [`Zswap::set_compressor`], and [`Zswap::recompress`] with a compressor that is new to the store.
+//! * In a child after `fork`, calls return errors or report an empty store, and drops do nothing.
 //!
 //! # Files
 //!
@@ -83,17 +85,17 @@
 //! | `entry/` | the name of a page (`mod.rs`), its 8-byte word (`word.rs`), its lock (`lock.rs`), the radix index of entry words (`index/`) |
 //! | `checksum.rs` | checks that a page is the one that was stored |
 //! | `pool/` | page to object and back (`mod.rs`), the living pools (`pools.rs`), their reference counts (`percpu_ref.rs`) |
-//! | `moves/` | a clock hand over the entries (`walk.rs`), replacing a page by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` |
+//! | `moves/` | a walk over the entries, like a clock's hand (`walk.rs`), replacing a page by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` |
 //! | `background/` | a thread that works on a store (`mod.rs`): `shrinker.rs`, `compactor.rs`, `migrator.rs` |
 //! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; making room at the limit; pauses after a device failed |
-//! | `accounting.rs` | what a store takes |
+//! | `accounting.rs` | the memory that a store takes |
 //! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; its entries; several pages at a time, compressed in parallel; another backend or compressor |
 //! | `counters.rs`, `stats.rs` | counting without contention |
-//! | `metrics.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
+//! | `metrics.rs`, `publish.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
 //! | `builder.rs` | settings and construction |
 //!
-//! The crate `zpage`, which `zram` shares, has the codecs' contexts, patterns, devices with their slots and
-//! the built-in backends.
+//! The crate `zpage`, which `zram` uses, too, has the codecs' contexts, the patterns, the devices with their
+//! slots, and the built-in backends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -154,7 +156,7 @@ pub use device::{DeviceError, SwapDevice};
 pub use zpage::{PAGE_SIZE, Page, builtin, device};
 pub use zpool_api::{PageError, ZpoolError};
 
-/// The README's example, kept compiling.
+/// Compiles the README's example as a doctest.
 #[cfg(all(doctest, feature = "zstd"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;

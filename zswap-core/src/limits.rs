@@ -1,18 +1,18 @@
 //! How much memory a store may take.
 //!
-//! There are two limits. Either or both may be set, and changed at any time: `max_pool_bytes` bounds the
-//! pages with objects, `max_bytes` everything the store keeps. Together they give one number, the limit of
-//! the [`PageBudget`] that all pools of the store share. Backends charge it when a page becomes resident,
-//! so an object that fits into existing room costs nothing, and a store reads no pool's figures before it
-//! stores a page.
+//! There are two limits: `max_pool_bytes` bounds the pages with objects, and `max_bytes` bounds everything that
+//! the store keeps. Either or both may be set, and changed at any time. Together they give one number, the
+//! limit of the [`PageBudget`] that all pools of the store share. A backend charges the budget when a page
+//! becomes resident. So an object that fits into existing room costs nothing, and a store need not read the
+//! figures of its pools before it stores a page.
 //!
-//! What `max_bytes` leaves to the pools shrinks as the rest grows (index, patterns, contexts, device
-//! tables, pages kept warm). [`Limits::refresh`] takes the new sum, periodically and whenever the budget
-//! refuses a page.
+//! Everything else that the store keeps (index, patterns, contexts, device tables, pages kept warm) counts
+//! towards `max_bytes`, too. As that grows, less is left for the pools. [`Limits::refresh`] takes its new sum,
+//! periodically and whenever the budget refuses a page.
 //!
 //! A full store *without* a device may be configured to stay closed until it has shrunk to a share of its
-//! limit (`accept_threshold_percent`). While it is closed the budget's limit is that share; room inside the
-//! pools is still used.
+//! limit (`accept_threshold_percent`). While it is closed, the budget's limit is that share, and objects can use
+//! only the room inside the pools.
 
 use std::sync::Arc;
 
@@ -24,15 +24,15 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[derive(Debug)]
 pub(crate) struct Limits {
     budget: Arc<PageBudget>,
-    /// Bytes of pages with objects; `usize::MAX` for no limit.
+    /// The limit on the bytes of pages with objects; `usize::MAX` for no limit.
     max_pool: AtomicUsize,
-    /// Bytes of everything; `usize::MAX` for no limit.
+    /// The limit on the bytes of everything; `usize::MAX` for no limit.
     max_all: AtomicUsize,
-    /// Bytes of everything but the pools' pages, as of the last refresh.
+    /// Bytes of everything except the pools' pages with objects, as of the last refresh.
     rest: AtomicUsize,
     accept_percent: u8,
-    /// Set when a store was refused. Until the pools hold no more than `accept_percent` of the limit they
-    /// may not grow.
+    /// Set when a full store has refused a page. The pools may then not grow until they hold at most
+    /// `accept_percent` of the limit.
     closed: AtomicBool,
 }
 
@@ -50,15 +50,16 @@ impl Limits {
         limits
     }
 
-    /// What the pools charge their pages to.
+    /// Returns the budget that the pools charge their pages to.
     pub(crate) fn budget(&self) -> &Arc<PageBudget> {
         &self.budget
     }
 
-    /// Bytes that the pages with objects may take now: the lesser of the limits.
+    /// Returns the bytes that the pages with objects may take now: the lesser of `max_pool` and of what
+    /// `max_all` leaves.
     pub(crate) fn pool_limit(&self) -> usize {
-        // Relaxed, throughout this file: settings and sums that publish nothing; a stale value costs a page
-        // more or less.
+        // Relaxed, throughout this file: these settings and sums publish nothing. With a stale value the pools
+        // hold a page more or less.
         let (max_pool, max_all) =
             (self.max_pool.load(Ordering::Relaxed), self.max_all.load(Ordering::Relaxed));
         // Relaxed: as above.
@@ -66,17 +67,17 @@ impl Limits {
         max_pool.min(max_all.saturating_sub(rest))
     }
 
-    /// Percent of the limit at which a closed store opens again.
+    /// Returns the percent of the limit at which a closed store opens again.
     pub(crate) fn accept_percent(&self) -> u8 {
         self.accept_percent
     }
 
-    /// Whether there is a limit.
+    /// Returns whether there is a limit.
     pub(crate) fn is_limited(&self) -> bool {
         self.pool_limit() != usize::MAX
     }
 
-    /// The limit on everything, if there is one.
+    /// Returns the limit on everything, if there is one.
     pub(crate) fn max_all(&self) -> Option<usize> {
         // Relaxed: as above.
         Some(self.max_all.load(Ordering::Relaxed)).filter(|max| *max != usize::MAX)
@@ -94,14 +95,14 @@ impl Limits {
         self.reopen();
     }
 
-    /// Notes the bytes of everything but the pools' pages.
+    /// Notes the bytes of everything except the pools' pages with objects.
     pub(crate) fn refresh(&self, rest: usize) {
         // Relaxed: as above.
         self.rest.store(rest, Ordering::Relaxed);
         self.apply();
     }
 
-    /// Bytes of everything but the pools' pages, as of the last refresh.
+    /// Returns the bytes of everything except the pools' pages with objects, as of the last refresh.
     pub(crate) fn rest(&self) -> usize {
         // Relaxed: as above.
         self.rest.load(Ordering::Relaxed)
@@ -143,7 +144,7 @@ impl Limits {
     }
 }
 
-/// `percent` percent of `bytes`, at most 100, rounded down, without overflow.
+/// Returns `percent` percent of `bytes`, rounded down, without overflow. More than 100 counts as 100.
 pub(crate) fn percent_of(bytes: usize, percent: u8) -> usize {
     let percent = usize::from(percent.min(100));
     bytes / 100 * percent + bytes % 100 * percent / 100

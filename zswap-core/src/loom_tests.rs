@@ -1,8 +1,8 @@
-//! Models of whole stores: every pair of operations that can meet on one entry.
+//! Models of whole stores: pairs of operations that meet on one entry.
 //!
-//! Pools and devices are toys that hold their objects under std's mutexes, which the model checker does not
-//! see: each of their calls is one step, before which another thread may run. The checker explores what the
-//! store itself does: entry words, references of pools, slots.
+//! Pools and devices are toys. They hold their objects under std's mutexes, which the model checker does not see. So
+//! each call of a toy is one step, before which another thread may run. The checker explores what the store itself does:
+//! entry words, references of pools, slots.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -27,7 +27,7 @@ struct Census {
     steps: Steps,
 }
 
-/// A word of the model checker's that every call of a toy changes, so that the order of the calls counts.
+/// An atomic of the model checker. Every call of a toy changes it, so the checker tries the calls in each order.
 #[derive(Debug, Default)]
 struct Steps(loom::sync::atomic::AtomicUsize);
 
@@ -114,7 +114,7 @@ impl Zpool for ToyPool {
     }
 }
 
-/// Keeps the first 8 bytes of a page, or 16 of them.
+/// A codec that compresses a page to its first 8 or 16 bytes, and restores the first 8.
 #[derive(Debug, Clone, Copy)]
 struct Head(usize);
 
@@ -148,7 +148,7 @@ impl CompressorCtx for Head {
     }
 }
 
-/// Slots of a device. A slot that holds a page is never written.
+/// The numbers of the pages in a device's slots. Fails if a slot that holds a page is written.
 #[derive(Debug, Default)]
 struct ToyDevice(Mutex<BTreeMap<u64, u64>>, Steps);
 
@@ -180,7 +180,7 @@ impl SwapDevice for ToyDevice {
     }
 }
 
-/// The page for a number.
+/// Makes the page that stands for a number.
 fn marked(n: u64) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     page[..8].copy_from_slice(&n.to_le_bytes());
@@ -198,7 +198,7 @@ struct World {
 }
 
 impl World {
-    /// A store over a toy pool whose codec keeps 16 bytes, with a page under each of these entries.
+    /// Makes a store over a toy pool and the codec `head16`. Stores the page of the number under each entry of `pages`.
     fn with(pages: &[(u64, u64)]) -> World {
         let (census, device): (Arc<Census>, Arc<ToyDevice>) = Default::default();
         let (mut zpools, mut codecs) = (ZpoolRegistry::new(), builtin::compressors());
@@ -221,13 +221,14 @@ impl World {
         world
     }
 
-    /// Runs something beside the model's main thread.
+    /// Runs `run` on another thread, beside the model's main thread.
     fn beside<T: 'static>(&self, run: impl FnOnce(&Zswap) -> T + 'static) -> JoinHandle<T> {
         let store = self.store.clone();
         thread::spawn(move || run(&store))
     }
 
-    /// Checks that each page is in one place, and that dropped pages leave nothing behind.
+    /// Checks that each entry has the expected page, that each page is in one place, and that dropped pages leave
+    /// nothing behind.
     fn settle(self, pages: &[(u64, Option<u64>)]) {
         for &(entry, expected) in pages {
             assert_eq!(self.store.get(entry), expected, "entry {entry}");
@@ -245,7 +246,7 @@ impl World {
     }
 }
 
-/// The store as a map from number to number.
+/// Uses the store as a map from number to number.
 trait AsMap {
     fn put(&self, entry: u64, n: u64);
     fn get(&self, entry: u64) -> Option<u64>;
@@ -393,7 +394,7 @@ fn loom_shrink_against_shrink() {
     });
 }
 
-/// A page on the device is dropped while it is read, and its slot would be used for another.
+/// A page on the device is dropped while it is read. Its slot must not be used for another page before the read ends.
 #[test]
 fn loom_load_from_the_device_against_reuse_of_its_slot() {
     loom::model(|| {
@@ -414,14 +415,14 @@ fn loom_load_from_the_device_against_reuse_of_its_slot() {
 #[test]
 fn loom_take_from_the_device_against_store() {
     let mut model = loom::model::Builder::new();
-    // One preemption more takes minutes, and the fault that this is for needs only one.
+    // With one preemption more the model takes minutes. The fault that it is for needs only one preemption.
     model.preemption_bound = Some(2);
     model.check(|| {
         let world = World::with(&[(0, 1)]);
         assert_eq!(world.store.shrink(1), Ok(1));
         let other = world.beside(|store| {
             store.put(0, 2);
-            // It would take the same slot.
+            // This writeback would take the same slot.
             store.shrink(1).unwrap();
         });
         let taken = world.store.pull(0);
@@ -434,7 +435,7 @@ fn loom_take_from_the_device_against_store() {
     });
 }
 
-/// The old pool's page is dropped, and the pool with it, while the page is loaded and others are stored.
+/// While a page is loaded, another thread switches to a new pool and drops the page, and with it the old pool.
 #[test]
 fn loom_switch_against_load_and_invalidate() {
     loom::model(|| {
@@ -461,7 +462,7 @@ fn loom_switch_against_store() {
     });
 }
 
-/// Each thread changes one half of the pair.
+/// One thread changes the backend, the other the compressor. Both changes last.
 #[test]
 fn loom_switch_against_switch() {
     loom::model(|| {

@@ -1,6 +1,6 @@
-//! A store's state for the recorder of the `metrics` crate: its name and its histograms.
+//! What a store keeps for the recorder of the `metrics` crate.
 //!
-//! `publish.rs` lists what is recorded, under which names.
+//! `publish.rs` lists what is recorded, and under which names.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub(crate) struct StoreMetrics {
     pub(crate) name: String,
-    /// Backend and compressor of each pool published last. The mutex is held while the gauges are set.
+    /// Backend and compressor of each pool whose gauges were set last. The mutex is held while gauges are set.
     pub(crate) published: Mutex<Vec<(String, String)>>,
     pub(crate) store: Histogram,
     pub(crate) load: Histogram,
@@ -30,7 +30,7 @@ impl StoreMetrics {
     }
 }
 
-/// Records the time until it is dropped.
+/// Records, when dropped, the time since `start`. Records nothing in a store without metrics.
 #[derive(Debug)]
 pub(crate) struct Timed<'a>(Option<(&'a Histogram, Instant)>);
 

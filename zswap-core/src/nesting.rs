@@ -1,27 +1,27 @@
-//! How deeply calls that make room are nested on a thread.
+//! Limits how deeply calls that make room are nested on a thread.
 //!
-//! A device may keep its pages in another store, which makes room in turn at its limit. A device that
-//! stores into the very store that writes to it would do so without end. A store cannot distinguish the
+//! A device may keep its pages in another store. At its limit, that store makes room in turn. But a device that
+//! stores into the very store that writes to it would nest calls without end. A store cannot distinguish the
 //! two, so it limits the depth.
 
 use std::cell::Cell;
 
 use crate::sync::MODEL;
 
-/// Stores, one below the other, that may make room at once.
+/// The most stores on a thread that make room at the same time, each called by the device of the one before.
 const MOST: u8 = 4;
 
 thread_local! {
     static DEPTH: Cell<u8> = const { Cell::new(0) };
 }
 
-/// One more level, until it is dropped.
+/// One level of nesting. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Nested(());
 
 impl Nested {
-    /// Goes one level deeper; `None` beyond the limit. Under the model checker all threads share the one
-    /// thread-local, so nothing is counted.
+    /// Goes one level deeper; `None` if the limit is reached. Does not count under the model checker, where all
+    /// threads share one thread-local.
     pub(crate) fn enter() -> Option<Nested> {
         let deeper = DEPTH.try_with(|depth| {
             let fits = MODEL || depth.get() < MOST;
@@ -30,7 +30,7 @@ impl Nested {
             }
             fits
         });
-        // A thread whose locals are gone is about to end, not deep in a nest.
+        // A thread whose locals are gone is about to end, so it is not deep in a nest.
         deeper.unwrap_or(true).then(|| Nested(()))
     }
 }

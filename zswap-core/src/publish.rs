@@ -2,15 +2,15 @@
 //!
 //! [`Zswap::publish_metrics`] publishes the store's counts as gauges and counters. The time that each store
 //! and load takes is recorded as it happens, if the store was built with
-//! [`metrics`](crate::ZswapBuilder::metrics). All names begin with `zswap_`, and all have the label
-//! `store`, whose value is the name given there:
+//! [`metrics`](crate::ZswapBuilder::metrics). All names begin with `zswap_`. All have the label `store`; its
+//! value is the name that was given to `metrics`.
 //!
 //! | name | kind |
 //! |---|---|
 //! | `zswap_stored_pages` and every other size of [`ZswapStats`](crate::ZswapStats) | gauge |
 //! | `zswap_written_back_pages` and every other count of events | counter |
 //! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`; labels `zpool` and `compressor` too | gauge |
-//! | `zswap_store_seconds`, `zswap_load_seconds`: calls of `store` and `load`, failed ones too | histogram |
+//! | `zswap_store_seconds`, `zswap_load_seconds`: the time that a call of `store`, `try_replace` or `load` takes, also if it fails | histogram |
 
 use metrics::{counter, gauge};
 
@@ -39,7 +39,7 @@ impl Zswap {
         for (what, value) in stats.events() {
             counter!(format!("zswap_{what}"), "store" => name.clone()).absolute(value);
         }
-        // A recorder keeps a gauge for ever, so those of a pool that is gone are set to 0, once.
+        // A recorder keeps each gauge for ever, so the gauges of a pool that is gone are set to 0, once.
         let mut published = published.lock();
         let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
         let before = core::mem::replace(&mut *published, now.collect());

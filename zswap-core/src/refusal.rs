@@ -1,4 +1,5 @@
-//! Why the store refused a page, internally: becomes a [`StoreError`](crate::StoreError) and a count.
+//! Why the store refused a page. A refusal is internal; it becomes a [`StoreError`](crate::StoreError) and is
+//! counted.
 
 use core::fmt;
 
@@ -31,12 +32,12 @@ impl fmt::Display for LimitReason {
     }
 }
 
-/// Why `store` kept nothing.
+/// Why a page was not stored.
 pub(crate) enum Refusal {
     Fault(Fault),
     Index(usize),
     Limit(LimitReason),
-    /// Memory that cannot be written back has reached the limit on everything.
+    /// Memory that cannot be written back has reached `max_bytes`.
     Memory {
         unwritable: usize,
         limit: usize,

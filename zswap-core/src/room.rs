@@ -1,21 +1,24 @@
 //! Makes room for a page when the pools are at their limit, or the system has no memory.
 //!
-//! A store makes its own room, in rounds: it writes some pages back, or compacts, and then tries the page
-//! again. Writing a page back first frees room inside the backend's pages, which serves objects of its size
-//! at once; every other round compaction turns such room into whole pages. No lock and no context is held.
+//! The thread that stores the page makes the room, in rounds. A round writes some pages back or compacts; then
+//! the thread tries to store its page again. Writing a page back frees room inside the backend's pages, and
+//! objects of the same size can use that room at once. In every other round, compaction turns such room into
+//! whole free pages. The thread holds no lock and no context meanwhile.
 //!
 //! # When it ends
-//! * A round that frees nothing returns the reason, with which the page is refused: [`LimitReason`]. Before
-//!   that the older page of the entry is dropped, if it is about to be replaced anyway.
-//! * If the device refuses nothing and yet nothing is left to write back, other threads hold all of the
-//!   memory: pages that are under no entry yet, objects that are being read. The store waits for them
-//!   ([`WAITS`], [`LONGEST_WAIT`]), then the page may exceed the limit ([`OVERDRAFT_PAGES`]). Unreadable
-//!   pages are a reason for a refusal only if they hold all of the memory.
+//! * If a round frees nothing, it returns the reason ([`LimitReason`]), with which the page is refused. But if
+//!   the page was to replace an older one, the store drops the older page first and tries again.
+//! * If the device accepts writes and yet no page is left to write back, other threads hold all of the memory:
+//!   pages that are under no entry yet, and objects that are being read. The thread waits for the others
+//!   ([`WAITS`], [`LONGEST_WAIT`]). After that its page may exceed the limit ([`OVERDRAFT_PAGES`]). Unreadable
+//!   pages lead to a refusal only if they hold all of the memory.
 //! * A device that stores into the store that writes to it is refused after a few levels (`nesting.rs`).
-//! * After [`ROUNDS`] rounds whose freed memory other threads took, the page may exceed the limit as well.
-//!   So it may if the rounds freed less than a lowered limit requires. So a store whose device accepts
-//!   writes refuses no page, and each thread exceeds the limit, or what is in use beyond a lowered limit,
-//!   by at most a run of pages. Later stores make up for that.
+//! * After [`ROUNDS`] rounds the page may exceed the limit as well, if there is a device. Other threads have
+//!   taken the memory that those rounds freed, or the rounds freed less than a lowered limit requires.
+//!
+//! So a store whose device accepts writes refuses no page. Each thread exceeds the limit by at most a run of
+//! pages. If more than a lowered limit is in use already, the thread adds at most a run of pages to that. Later
+//! stores free the excess.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -34,18 +37,19 @@ use crate::refusal::{LimitReason, Refusal};
 use crate::sync::{MODEL, yield_now};
 use crate::{SwapEntry, Zswap};
 
-/// Pages written back in a round.
+/// The most pages written back in a round.
 const PAGES: usize = 32;
 /// The number of pages that compaction tries to free in a round.
 const COMPACTED_PAGES: usize = 8;
 /// The most rounds of one store.
 const ROUNDS: usize = 64;
-/// How often, and for how long, a store waits for other threads that hold all of the memory.
+/// How often a store waits, at most, for other threads that hold all of the memory.
 const WAITS: usize = 64;
+/// The time after which a store does not wait for them again.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
-/// Pages by which a store may exceed the limit in the end: a backend's longest run.
+/// The most pages by which a store exceeds the limit in the end: a backend's longest run.
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
-/// Stores on a CPU between two updates of the sum of the memory.
+/// The number of pages stored on a CPU after which the memory is summed up again.
 pub(crate) const LOOK_EVERY: u64 = 128;
 
 /// The result of a round.
@@ -53,14 +57,14 @@ enum Round {
     Freed,
     /// Other threads hold all of the memory.
     InFlight,
-    /// Only this many unreadable pages are left, and what other threads hold.
+    /// Nothing is left to write back except this many unreadable pages, and what other threads hold.
     Unreadable(usize),
     Nothing(LimitReason),
     /// Calls that write pages back are nested too deep on this thread.
     Reentrant,
 }
 
-/// Yields to other threads, at most a number of times and for a short while, since their turns may be long.
+/// Yields to other threads, but only [`WAITS`] times and for a short while, since their turns may be long.
 #[derive(Default)]
 struct Patience {
     waits: usize,
@@ -80,7 +84,7 @@ impl Patience {
 }
 
 impl Zswap {
-    /// Makes room, and puts a page into a pool that had none for it.
+    /// Makes room for a page, and puts it into a pool that had no room for it.
     #[cold]
     pub(crate) fn put_after_reclaim(
         &self,
@@ -99,11 +103,11 @@ impl Zswap {
         for round in 0..ROUNDS {
             match self.reclaim(round) {
                 Round::Freed => {}
-                // If no memory is in use, no other thread can free any.
+                // Wait for the other threads, unless no memory is in use: then they have none to free.
                 Round::InFlight | Round::Unreadable(_)
                     if self.limits.budget().used() > 0 && patience.wait() => {}
                 Round::InFlight => break,
-                // Other memory is in use besides these pages, or was until now.
+                // Memory besides these pages is in use, or was until now: the page may exceed the limit.
                 Round::Unreadable(pages) if self.are_not_all(pages, pool) => break,
                 Round::Unreadable(_) => {
                     return Err(self.no_room(shortage, LimitReason::Unreadable));
@@ -125,7 +129,7 @@ impl Zswap {
         let mut put = self.put_beyond_use(pool, kept);
         for _again in 1..ROUNDS {
             match put {
-                // Others have taken more meanwhile.
+                // Other threads have taken more meanwhile.
                 Err(fault) if fault.is_limit() => put = self.put_beyond_use(pool, kept),
                 _ => break,
             }
@@ -133,8 +137,8 @@ impl Zswap {
         put.map_err(Refusal::Fault)
     }
 
-    /// Puts a page into a pool, by up to a run of pages beyond the limit, or beyond what is in use if that
-    /// is more.
+    /// Puts a page into a pool. The page may exceed the limit by a run of pages, or, if more than the limit is
+    /// in use, add a run of pages to that.
     fn put_beyond_use(&self, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
         let budget = self.limits.budget();
         let over = budget.used().saturating_sub(budget.limit());
@@ -142,12 +146,13 @@ impl Zswap {
         PageBudget::with_allowance(over.saturating_add(run), || pool.put_again(kept))
     }
 
-    /// Calls `put`, which may exceed the limit by a run of pages.
+    /// Calls `put`, and allows it to exceed the limit by a run of pages.
     pub(crate) fn beyond_limits<T>(&self, pool: &Pool, put: impl FnOnce() -> T) -> T {
         PageBudget::with_allowance(OVERDRAFT_PAGES.saturating_mul(pool.page_size()), put)
     }
 
-    /// The refusal of a page when a round found nothing to free.
+    /// Returns the refusal of a page for which a round found nothing to free. At the limit, closes a store
+    /// without a device.
     fn no_room(&self, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
@@ -158,14 +163,14 @@ impl Zswap {
         Refusal::Limit(reason)
     }
 
-    /// Drops the page of an entry that is about to be overwritten, if that frees pool memory or a slot of
-    /// the device; returns whether it did.
+    /// Drops the page of an entry that is about to be overwritten, if the page takes pool memory or a slot of
+    /// the device; returns whether it dropped one.
     fn give_up_older(&self, entry: SwapEntry) -> bool {
         let older = self.index.peek(entry.key()).content();
         matches!(older, Content::Stored { .. } | Content::OnDevice(_)) && self.invalidate(entry)
     }
 
-    /// One round of making room.
+    /// Does one round of making room.
     fn reclaim(&self, round: usize) -> Round {
         if self.limits.max_all().is_some() {
             self.trim();
@@ -187,20 +192,20 @@ impl Zswap {
         why
     }
 
-    /// Whether memory is in use besides that of these `objects` objects, of at most a page each.
+    /// Returns whether memory is in use besides these `objects` objects, each of at most a page.
     fn are_not_all(&self, objects: usize, pool: &Pool) -> bool {
         let most = objects.saturating_mul(pool.page_size());
         most < self.limits.budget().limit() || objects < self.objects()
     }
 
-    /// Objects in the pools, including those that only readers keep.
+    /// Counts the objects in the pools, including freed ones that readers still keep.
     fn objects(&self) -> usize {
         self.pools.all().map(|pool| pool.stats()).fold(0, |sum: usize, stats| {
             sum.saturating_add(stats.objects).saturating_add(stats.parked_objects)
         })
     }
 
-    /// Writes some pages back; returns how many, and the round's result if nothing else frees memory.
+    /// Writes some pages back. Returns how many, and the result of the round in case no other memory is freed.
     fn write_back_for_room(&self) -> (usize, Round) {
         if self.slots().is_none() {
             return (0, Round::Nothing(LimitReason::NoDevice));
@@ -208,12 +213,12 @@ impl Zswap {
         while self.device_health.may_try() {
             let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
             let why = match done.error {
-                // The next page may succeed: `may_try` decides.
+                // The next page may succeed; `may_try` decides whether to try it.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
                 Some(WritebackError::Device { .. }) => Round::Nothing(LimitReason::DeviceFailed),
                 Some(WritebackError::DeviceFull { .. }) => Round::Nothing(LimitReason::DeviceFull),
                 Some(WritebackError::Reentrant) => Round::Reentrant,
-                // Switched off meanwhile.
+                // Writeback was switched off meanwhile.
                 Some(_) => Round::Nothing(LimitReason::NoDevice),
                 None if done.unreadable > 0 => Round::Unreadable(done.unreadable),
                 None => Round::InFlight,
@@ -223,12 +228,12 @@ impl Zswap {
         (0, Round::Nothing(LimitReason::DeviceFailed))
     }
 
-    /// Frees some pages by compaction, in the first pool where it can. If other memory was freed
-    /// (`briefly`), one call per pool is enough; else it covers each pool to its end.
+    /// Frees some pages by compaction, in the first pool where it can; returns whether it did. Calls each pool
+    /// once if other memory was freed (`briefly`); otherwise, until the pool reports that it is complete.
     fn compact_for_room(&self, briefly: bool) -> bool {
         self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
-            // Each call covers some of the objects present at first; a backend may never report that it is
-            // complete.
+            // Each call covers only some of the objects present at first, and a backend may never report that
+            // it is complete.
             let calls = if briefly { 1 } else { most_steps(pool.stats().objects, 0) };
             for _ in 0..calls {
                 match pool.compact_some(COMPACTED_PAGES) {
@@ -243,15 +248,15 @@ impl Zswap {
         })
     }
 
-    /// Sums up all memory but the pools' pages, if there is a limit on everything.
+    /// Sums up all memory except the pools' pages, if `max_bytes` is set.
     pub(crate) fn refresh_limits(&self) {
         if self.limits.max_all().is_some() {
             self.limits.refresh(self.memory_beside_pools());
         }
     }
 
-    /// Periodically, in a store with a limit: sums up the memory again, and starts to free what exceeds a
-    /// lowered limit.
+    /// Called after each page stored in a store with a limit. Every [`LOOK_EVERY`] pages on a CPU, sums up the
+    /// memory again and, if more than the limit is in use, frees some.
     pub(crate) fn look_at_limits(&self) {
         if self.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
             self.refresh_limits();

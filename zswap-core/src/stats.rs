@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-/// Figures of a store, read without stopping it: each was right at some moment of the call, but not all
-/// at the same one. Names are the kernel's, where it has them.
+/// Figures of a store. They are read while the store is in use: each was right at some moment of the call, but
+/// not all at the same moment. Names are the kernel's, where it has them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ZswapStats {
@@ -11,16 +11,16 @@ pub struct ZswapStats {
     pub stored_pages: usize,
     /// Entries held as a pattern, without pool memory.
     pub same_filled_pages: usize,
-    /// Entries held uncompressed, since their pages do not get smaller.
+    /// Entries held uncompressed, because their pages do not get smaller.
     pub stored_incompressible_pages: usize,
     /// Resident bytes of the pools: pages with objects, and pages kept warm.
     pub pool_total_size: usize,
     /// Bytes of the objects, without the backends' rounding.
     pub compressed_bytes: usize,
-    /// Bytes of bookkeeping for the pages: index, entries, patterns, the backends' descriptors and slots,
-    /// the page providers' bookkeeping.
+    /// Bytes of bookkeeping for the pages: the store's index, entries and patterns, the backends' descriptors
+    /// and slots, and the bookkeeping of the page providers.
     pub metadata_bytes: usize,
-    /// Bytes of the compression contexts made so far: a cost for each CPU, not for each page.
+    /// Bytes of the compression contexts made so far. They grow with the number of CPUs, not of pages.
     pub context_bytes: usize,
     /// Stores that failed because the page did not get smaller.
     pub reject_compress_poor: u64,
@@ -46,9 +46,9 @@ pub struct ZswapStats {
     pub reject_unreadable: u64,
     /// Stores refused because memory that cannot be written back had reached the limit on everything.
     pub reject_memory_limit: u64,
-    /// Pages ever written to the device.
+    /// Pages written to the device so far.
     pub written_back_pages: u64,
-    /// Loads that were read from the device.
+    /// Loads that read the page from the device.
     pub device_loads: u64,
     /// Entries that the clock of writeback has visited.
     pub clock_entries: u64,
@@ -66,23 +66,23 @@ pub struct ZswapStats {
 pub struct PoolStats {
     /// The backend's name.
     pub zpool: String,
-    /// The compressor's spec, as `zstd:level=6`.
+    /// The compressor's spec, such as `zstd:level=6`.
     pub compressor: String,
     /// Objects in the backend.
     pub objects: usize,
     /// Resident bytes: pages with objects, and pages kept warm.
     pub pool_bytes: usize,
-    /// Bytes of the objects.
+    /// Bytes of the objects, without the backend's rounding.
     pub compressed_bytes: usize,
 }
 
 impl ZswapStats {
-    /// Bytes of all that the store keeps in memory: what `max_bytes` limits.
+    /// Returns the bytes of everything that the store keeps in memory, which `max_bytes` limits.
     pub fn memory_bytes(&self) -> usize {
         self.pool_total_size.saturating_add(self.metadata_bytes).saturating_add(self.context_bytes)
     }
 
-    /// The gauges, by name.
+    /// Returns the gauges with their names.
     pub(crate) fn sizes(&self) -> [(&'static str, usize); 8] {
         [
             ("stored_pages", self.stored_pages),
@@ -96,7 +96,7 @@ impl ZswapStats {
         ]
     }
 
-    /// The counts of events, by name.
+    /// Returns the counts of events with their names.
     pub(crate) fn events(&self) -> [(&'static str, u64); 16] {
         [
             ("reject_compress_poor", self.reject_compress_poor),
@@ -120,7 +120,7 @@ impl ZswapStats {
 }
 
 impl fmt::Display for ZswapStats {
-    /// One `name: value` per line, as the kernel's debugfs shows one per file.
+    /// Writes one `name: value` per line, as the kernel's debugfs shows one per file, then a line for each pool.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in self.sizes() {
             writeln!(f, "{name}: {value}")?;

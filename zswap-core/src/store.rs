@@ -1,14 +1,15 @@
-//! The page store: entries on one side, a pool on the other.
+//! The page store: connects entries with the pools that hold their pages.
 //!
 //! # Order of events
-//! * `store`: recognise a same-filled page, else compress under this CPU's `AcompCtx` and put the object into
-//!   the backend, all without an entry lock; then lock the entry, install the new word, unlock; then free
-//!   the old content. Of concurrent stores the one that locks the entry last stays.
-//! * `load`: lock the entry, pin the object, unlock; decompress from the pinned bytes. Two readers of one
-//!   entry exclude each other only while they pin. An overwrite or invalidate meanwhile frees the object,
-//!   but its bytes stay until the guard is dropped.
-//! * `take`: as `load`; then empty the entry if it still holds the object that was read, else read again.
-//!   A pattern is taken at once, under the lock.
+//! * `store` recognises a same-filled page, or compresses the page under this CPU's `AcompCtx` and puts the
+//!   object into the backend. It holds no entry lock meanwhile. Then it locks the entry, installs the new
+//!   word, unlocks, and frees the old content. If several threads store under one entry, the page of the
+//!   thread that locks it last stays.
+//! * `load` locks the entry, pins the object, unlocks, and decompresses from the pinned bytes. Two readers
+//!   of one entry exclude each other only while they pin. An overwrite or invalidate meanwhile frees the
+//!   object, but its bytes stay until the guard is dropped.
+//! * `take` reads as `load` does. Then it empties the entry if the entry still holds the object that was
+//!   read; otherwise it reads again. It takes a pattern in one step, under the lock.
 //!
 //! # Rules
 //! * No codec, page request or free runs under an entry lock.
@@ -45,8 +46,8 @@ use zpool_base::contained::Contained;
 /// A store of compressed pages. See the crate's front page.
 ///
 /// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Operations on different
-/// entries wait for each other only at short locks of the backend and, when nodes come or go, of the index;
-/// those on one CPU share its compression context.
+/// entries wait for each other only at short locks: those of the backend and, when nodes are added or
+/// removed, that of the index. Operations on one CPU share its compression context.
 pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
@@ -68,7 +69,7 @@ pub struct Zswap {
     pub(crate) metrics: Leaked<Option<StoreMetrics>>,
 }
 
-/// A setting that may change at any time.
+/// An on-off setting that may change at any time.
 #[derive(Debug)]
 pub(crate) struct Switch(AtomicBool);
 
@@ -124,7 +125,7 @@ impl Zswap {
         }
     }
 
-    /// Stores a copy of `page` under `entry`, replacing any older one.
+    /// Stores a copy of `page` under `entry`, replacing any older page.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -138,26 +139,30 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// * [`StoreError::PoolLimit`] or [`StoreError::MemoryLimit`] at a limit, if no memory can be freed for the
-    ///   page; [`StoreError::Pool`] or [`StoreError::Index`] if the system has none, or the backend fails.
+    /// * [`StoreError::PoolLimit`] or [`StoreError::MemoryLimit`] if the store is at a limit and can free no
+    ///   memory for the page.
+    /// * [`StoreError::Pool`] if the backend fails or the system has no memory for it; [`StoreError::Index`] if
+    ///   the system has no memory for the index.
     /// * [`StoreError::Compress`] if the codec fails; [`StoreError::Incompressible`] if the page does not get
     ///   smaller and the store was built to refuse such pages.
-    /// * [`StoreError::Reentrant`] inside a codec or backend that a store is calling, [`StoreError::Forked`] in
-    ///   a child after `fork`.
+    /// * [`StoreError::Reentrant`] if a codec or backend calls this while a store is calling it, or if a device
+    ///   calls this nested too deep.
+    /// * [`StoreError::Forked`] in a child after `fork`.
     ///
     /// After an error the older page is gone, too; [`Zswap::try_replace`] keeps it. A store at its limit that
-    /// cannot write pages back drops the older page first, so a concurrent load may find none.
+    /// cannot write pages back drops the older page before it tries again, so a concurrent load may find no
+    /// page.
     ///
     /// # Blocking
-    /// Waits for this CPU's compression context; rarely, for memory from the system; at the limit, for the
-    /// device.
+    /// Waits for this CPU's compression context. Rarely waits for memory from the system. At the limit, waits
+    /// for the device.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         self.store_one(entry, page, false)
     }
 
-    /// As [`Zswap::store`], but a refused page leaves the older one in place. At a limit, a store that
-    /// cannot write pages back refuses the page where [`Zswap::store`] would drop the older one to make
-    /// room.
+    /// Stores a page like [`Zswap::store`], but keeps the older page if the new one is refused. At its limit, a
+    /// store that cannot write pages back refuses the new page; [`Zswap::store`] would drop the older one to
+    /// make room.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -172,10 +177,10 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// As [`Zswap::store`], but the entry is unchanged.
+    /// Those of [`Zswap::store`]. The entry is unchanged after an error.
     ///
     /// # Blocking
-    /// As [`Zswap::store`].
+    /// Waits as [`Zswap::store`] does.
     pub fn try_replace(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         self.store_one(entry, page, true)
     }
@@ -190,7 +195,8 @@ impl Zswap {
         self.install(entry, page, content, keep_older)
     }
 
-    /// Installs an encoded page under its entry, or accounts for why it was refused.
+    /// Installs an encoded page under its entry. If the page was refused, counts the refusal and, unless
+    /// `keep_older`, drops the older page.
     pub(crate) fn install(
         &self,
         entry: SwapEntry,
@@ -248,7 +254,8 @@ impl Zswap {
         self.encoded(entry, pool, put, &kept, keep_older)
     }
 
-    /// The content for a page that `put` has placed in a pool; makes room and retries if the pool had none.
+    /// Returns the content for a page, given the result of putting it into a pool. If the pool had no room,
+    /// makes room and tries again.
     #[inline]
     pub(crate) fn encoded(
         &self,
@@ -267,7 +274,7 @@ impl Zswap {
         Ok(self.stored_content(pool, stored))
     }
 
-    /// Refuses a new entry when memory that cannot be written back reaches the limit on everything.
+    /// Refuses a new entry if memory that cannot be written back has reached `max_bytes`.
     #[inline]
     pub(crate) fn look_at_unwritable(&self, entry: SwapEntry) -> Result<(), Refusal> {
         match self.limits.max_all() {
@@ -296,7 +303,7 @@ impl Zswap {
         }
     }
 
-    /// The pattern of a page that has one.
+    /// Returns and counts the pattern of a page; `None` if the page has none, or the pattern cannot be kept.
     #[inline]
     pub(crate) fn pattern_of(&self, page: &Page) -> Option<Content> {
         let packed = same_filled::pattern(page).and_then(|pattern| self.patterns.pack(pattern))?;
@@ -304,7 +311,7 @@ impl Zswap {
         Some(Content::SameFilled(packed))
     }
 
-    /// The content for an object in a pool; the reference to the pool passes to it.
+    /// Returns the content for an object in a pool. The reference to the pool passes to the content.
     #[inline]
     pub(crate) fn stored_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
         if stored.raw {
@@ -390,9 +397,9 @@ impl Zswap {
 
     /// Writes the page of a locked entry into `page`, then calls `read` with the entry's word.
     ///
-    /// Until `read` returns, the object or slot that was read stays allocated, and its pool alive: so while
-    /// `read` runs, a word with equal content names the very page that was read. This does not hold for a
-    /// pattern, whose place may be reused.
+    /// Until `read` returns, the object or slot that was read stays allocated, and its pool stays alive. So,
+    /// while `read` runs, a word with equal content names the same page that was read. This does not hold for a
+    /// pattern, since its place may be reused.
     #[inline]
     fn read_locked<'s, T>(
         &'s self,
@@ -440,13 +447,13 @@ impl Zswap {
         }
     }
 
-    /// The device's slots, for an entry whose page is on the device.
+    /// Returns the device's slots. Called only for a page that is on the device, so there is a device.
     #[expect(clippy::expect_used, reason = "entries name slots only in a store with a device")]
     fn device_slots(&self) -> &Slots {
         self.backing.as_ref().expect("a page is on the device of a store without one")
     }
 
-    /// Pins the object of a locked entry, unlocks the entry, and calls `then` with pool and object.
+    /// Pins the object of a locked entry, unlocks the entry, and calls `then` with the pool and the object.
     #[inline]
     pub(crate) fn with_object<'s, T>(
         &'s self,
@@ -457,12 +464,12 @@ impl Zswap {
         then: impl FnOnce(&PoolRef<'s>, Contained<ObjRead<'_>>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
         let object = pool.pin(bits);
-        // Unlocked before anything that may block, and before the pool's reference is put.
+        // Unlock before anything may block, and before the reference to the pool is put.
         drop(locked);
         then(&pool, object.map_err(|source| LoadError::Pool { entry, source })?)
     }
 
-    /// Turns an entry's object back into its page, and checks that against the checksum, if there is one.
+    /// Turns an entry's object back into its page, and checks the page against its checksum if one was noted.
     #[inline]
     pub(crate) fn restore(
         &self,
@@ -476,7 +483,7 @@ impl Zswap {
         self.verify(entry, page, sum)
     }
 
-    /// Checks a page that was read against its checksum, if one was noted.
+    /// Checks a page that was read against its checksum if one was noted. Counts a mismatch.
     #[inline]
     pub(crate) fn verify(
         &self,
@@ -520,15 +527,15 @@ impl Zswap {
     /// * [`LoadError::NotFound`] if no page is kept under `entry`.
     /// * [`LoadError::Decompress`], [`LoadError::Pool`] or [`LoadError::Device`] if the codec, the backend or
     ///   the device fails; [`LoadError::Corrupt`] if the page does not match its checksum.
-    /// * [`LoadError::Reentrant`] inside a codec or backend that a store is calling, [`LoadError::Forked`] in a
-    ///   child after `fork`.
+    /// * [`LoadError::Reentrant`] if a codec or backend calls this while a store is calling it,
+    ///   [`LoadError::Forked`] in a child after `fork`.
     ///
-    /// The entry is unchanged after an error. The contents of `page` are unspecified then, except that
-    /// [`LoadError::NotFound`] leaves them unchanged.
+    /// After an error the entry is unchanged. [`LoadError::NotFound`] and [`LoadError::Forked`] leave `page`
+    /// unchanged, too; after other errors its contents are unspecified.
     ///
     /// # Blocking
-    /// Waits for this CPU's context, if the codec needs one to decompress; for the device, if the page is
-    /// there.
+    /// Waits for this CPU's context if the codec needs one to decompress, and for the device if the page is on
+    /// it.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
@@ -538,7 +545,8 @@ impl Zswap {
         self.read(entry, page)
     }
 
-    /// [`Zswap::load`] and [`Zswap::invalidate`] in one: of several concurrent takers one gets the page.
+    /// Loads and drops the page kept under `entry`, in one step. If several threads take it at the same time,
+    /// one of them gets the page.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -555,10 +563,10 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// As [`Zswap::load`], but `page` is also unspecified after [`LoadError::NotFound`].
+    /// Those of [`Zswap::load`]. The contents of `page` are unspecified after [`LoadError::NotFound`], too.
     ///
     /// # Blocking
-    /// As [`Zswap::load`].
+    /// Waits as [`Zswap::load`] does.
     pub fn take(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
@@ -570,22 +578,22 @@ impl Zswap {
                 let old = locked.replace(Word::EMPTY);
                 drop(locked);
                 same_filled::fill(page, pattern);
-                // SAFETY: this thread emptied the entry of it, under the entry's lock.
+                // SAFETY: this thread took `old` out of the entry, under the entry's lock.
                 unsafe { self.forget(entry, old) };
                 return Ok(());
             }
             if let Some(old) =
                 self.read_locked(entry, locked, page, |word| self.empty(entry, word))?
             {
-                // SAFETY: as above, in `empty`.
+                // SAFETY: `empty` took `old` out of the entry, on this thread and under the entry's lock.
                 unsafe { self.forget(entry, old) };
                 return Ok(());
             }
         }
     }
 
-    /// Empties the entry if it still holds the content of `read`, which the caller has kept allocated since
-    /// it read the word. Returns the old word.
+    /// Empties the entry if it still holds the content of `read`, and returns the old word; `None` if it holds
+    /// anything else. The caller has kept that content allocated since it read the word.
     fn empty(&self, entry: SwapEntry, read: Word) -> Option<Word> {
         let mut locked = self.index.lock(entry.key())?;
         let now = locked.word();
@@ -596,15 +604,15 @@ impl Zswap {
     /// Accounts for a word that was replaced by EMPTY, and discards its content.
     ///
     /// # Safety
-    /// As [`Zswap::discard`], for the word's content.
+    /// The contract of [`Zswap::discard`] holds for the content of `old`.
     unsafe fn forget(&self, entry: SwapEntry, old: Word) {
         self.counters.add(Counter::StoredPages, -1);
         self.index.note_replaced(entry.key(), old, Word::EMPTY);
-        // SAFETY: this function's contract.
+        // SAFETY: the caller keeps the contract of `discard` for this content: it is this function's, too.
         unsafe { self.discard(old.content()) };
     }
 
-    /// Whether a page is kept under `entry`.
+    /// Returns whether a page is kept under `entry`; false in a child after `fork`.
     pub fn contains(&self, entry: SwapEntry) -> bool {
         self.is_here() && !self.index.peek(entry.key()).is_empty()
     }
@@ -631,12 +639,12 @@ impl Zswap {
         if old.is_empty() {
             return false;
         }
-        // SAFETY: this thread emptied the entry of it, under the entry's lock.
+        // SAFETY: this thread took `old` out of the entry, under the entry's lock.
         unsafe { self.forget(entry, old) };
         true
     }
 
-    /// Drops all pages of an area; returns how many. Pages stored there meanwhile may stay.
+    /// Drops all pages of an area; returns how many. Pages that other threads store there meanwhile may stay.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -656,17 +664,17 @@ impl Zswap {
         self.area(swap_type).filter(|entry| self.invalidate(*entry)).count()
     }
 
-    /// Pages held. Exact when nothing is stored or dropped meanwhile.
+    /// Returns the number of pages held. It is exact if no page is stored or dropped meanwhile.
     pub fn len(&self) -> usize {
         if self.is_here() { self.counters.get(Counter::StoredPages) as usize } else { 0 }
     }
 
-    /// Whether no page is held.
+    /// Returns whether no page is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns the pages that the pools keep warm to the system, and counts them.
+    /// Releases to the system the empty pages that the pools keep warm; returns how many.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -681,7 +689,7 @@ impl Zswap {
     /// ```
     ///
     /// # Blocking
-    /// In the system, which takes the pages back.
+    /// Waits for the system, which takes the pages back.
     pub fn trim(&self) -> usize {
         if self.is_here() {
             self.pools.all().fold(0, |sum, pool| sum.saturating_add(pool.trim()))
@@ -690,7 +698,7 @@ impl Zswap {
         }
     }
 
-    /// Whether this is the process that built the store, and not a child of it after `fork`.
+    /// Returns whether this process built the store; false in a child of that process after `fork`.
     pub(crate) fn is_here(&self) -> bool {
         self.pools.is_here()
     }
@@ -730,7 +738,7 @@ mod tests {
         assert_eq!((stats.stored_pages, stats.pools[0].objects), (2, 2));
         assert_eq!((stats.same_filled_pages, stats.reject_alloc_fail), (0, 2));
         assert_eq!(stats.stored_incompressible_pages, 2);
-        // Room again once a leaf is empty.
+        // There is room again once a leaf is empty.
         assert!(store.invalidate(at(0)));
         store.store(at(1 << 40), &noise(3)).unwrap();
         let mut back = [0; PAGE_SIZE];

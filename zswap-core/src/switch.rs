@@ -1,8 +1,8 @@
 //! Changing backend or compressor while the store is in use.
 //!
-//! The new pool is built with nothing locked, up to a first context, so that any failure comes before
-//! anything has changed. Then it becomes current, unless another thread has switched meanwhile: its
-//! other half may be another one now, so everything starts again.
+//! A switch first builds the new pool, with a first context, and holds no lock meanwhile. So any failure comes
+//! before anything has changed. Then the new pool becomes current. If another thread has switched meanwhile,
+//! the half that this switch keeps, the backend or the compressor, may have changed. Then it starts again.
 
 use crate::Zswap;
 use crate::entry::word::PoolId;
@@ -10,9 +10,9 @@ use crate::error::BuildError;
 use crate::pool::pools::NotSwitched;
 
 impl Zswap {
-    /// Puts new pages into a pool of another backend, by name. Older pages stay in their pool and can be
-    /// read; that pool is dropped with the last of them. If a pool of this backend and the compressor in
-    /// use is still alive it becomes current again.
+    /// Puts new pages into a pool of another backend, given by name, and the current compressor. Older pages
+    /// stay readable in their pool, which is dropped when its last page leaves it. If a pool of that backend
+    /// and the current compressor is still alive, it becomes current again.
     ///
     /// ```
     /// # if cfg!(not(feature = "zbud")) { return Ok(()); }
@@ -32,15 +32,18 @@ impl Zswap {
     /// * [`BuildError::TooManyPools`] if 15 pools are alive already.
     /// * [`BuildError::Zpool`] if the name is unknown or the backend's constructor fails,
     ///   [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
-    /// * [`BuildError::Compressor`] or [`BuildError::Pages`] if the compressor, its first context or the
-    ///   page provider cannot be built, [`BuildError::Panicked`] if building one panics.
-    /// * [`BuildError::Reentrant`] if a codec calls this, [`BuildError::Forked`] in a child after `fork`.
+    /// * [`BuildError::Compressor`] if the compressor or its first context cannot be built,
+    ///   [`BuildError::Pages`] if the page provider cannot be built, [`BuildError::Panicked`] if the backend, the
+    ///   compressor or the page provider panics while it is built.
+    /// * [`BuildError::Reentrant`] if a codec calls this while a store is calling it, [`BuildError::Forked`] in
+    ///   a child after `fork`.
     pub fn set_zpool(&self, name: &str) -> Result<(), BuildError> {
         self.switch(|_, compressor| (name.to_owned(), compressor))
     }
 
-    /// Compresses new pages with another compressor, by spec, such as `zstd:level=6`. They go into a pool
-    /// of their own, of the backend in use. Otherwise as [`Zswap::set_zpool`].
+    /// Compresses new pages with another compressor, given as a spec such as `zstd:level=6`. They go into a
+    /// pool of the current backend and that compressor. Older pages and pools are treated as by
+    /// [`Zswap::set_zpool`].
     ///
     /// ```
     /// # if cfg!(not(feature = "zstd")) { return Ok(()); }
@@ -53,13 +56,13 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`BuildError::Compressor`] if the spec is malformed or its name unknown; otherwise as
-    /// [`Zswap::set_zpool`].
+    /// Those of [`Zswap::set_zpool`]. [`BuildError::Compressor`] also if the spec is malformed or names an
+    /// unknown compressor.
     pub fn set_compressor(&self, spec: &str) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
         }
-        // The compressor's canonical name: with or without its defaults spelt out it is the same pool.
+        // The canonical name is the same whether or not a spec spells out defaults, and so is the pool.
         let spec = self.recipe.compressor_name(spec)?;
         self.switch(|zpool, _| (zpool, spec.clone()))
     }

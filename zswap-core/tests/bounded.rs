@@ -1,6 +1,6 @@
 //! The cost of one store at the limit depends on the pages in the pools, not on the number of entries.
 //!
-//! Counts over many entries, which gain nothing from Miri.
+//! The test counts over many entries; Miri would find nothing more in that.
 #![cfg(not(miri))]
 #![allow(
     clippy::unwrap_used,
@@ -19,11 +19,11 @@ use zswap_core::device::{MemorySwapDevice, NullSwapDevice};
 use zswap_core::{PAGE_SIZE, Zswap};
 
 const POOLED: u64 = 10_000;
-/// One key of this many has a page in a pool.
+/// One of this many keys has a page in a pool.
 const SPACING: u64 = 100;
 
-/// A store at its limit: `POOLED` pages in the pool and, with `others`, patterns and pages on the device
-/// between them.
+/// Makes a store at its limit, with `POOLED` pages in the pool. If `others`, patterns and pages on the device have the
+/// keys between those.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")
@@ -46,7 +46,7 @@ fn at_the_limit(others: bool) -> Zswap {
     store
 }
 
-/// The most entries and leaves that one of many stores visits.
+/// Stores many pages, and returns the most entries and leaves that the store visited for one of them.
 fn worst(store: &Zswap) -> u64 {
     let page = marked(2, 2);
     let visited = || {
@@ -67,7 +67,7 @@ fn entries_without_pool_memory_cost_a_store_at_the_limit_nothing() {
     assert!(alone > 0 && among_others <= 3 * alone, "{among_others} visits, {alone} alone");
 }
 
-/// Every page has just been loaded, each time.
+/// A walk ends soon even if every page has just been loaded.
 #[test]
 fn second_chances_end() {
     let device = Arc::new(MemorySwapDevice::new(1 << 20));
@@ -81,7 +81,7 @@ fn second_chances_end() {
         let before = store.stats().clock_entries;
         store.store(at(100_000 + n), &marked(n, 1)).unwrap();
         let visited = store.stats().clock_entries - before;
-        // 32 pages, each after 64 second chances, and the walk that found them.
+        // The walk wrote 32 pages back, each after 64 second chances.
         assert!(visited <= 33 * 65, "{visited} entries for one store");
     }
 }

@@ -1,4 +1,5 @@
-//! Pages with checksums: damage in a pool, by a codec or on the device is an error, never other contents.
+//! Pages with checksums: if a pool, a codec or the device damages a page, the load fails and never returns other
+//! contents.
 
 #![allow(
     clippy::unwrap_used,
@@ -42,9 +43,9 @@ fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
     for (entry, result) in results.iter().enumerate().take(4) {
         assert!(is_corrupt(result.as_ref().unwrap_err(), entry as u64));
     }
-    // A pattern is not decompressed.
+    // A pattern needs no decompression, so it stays sound.
     assert!(results[4].is_ok() && back[4] == [5; PAGE_SIZE]);
-    // Damage is not passed on with a new checksum.
+    // A damaged page does not move, so it gets no new checksum.
     store.set_compressor("trim1").unwrap();
     let moved = store.migrate_pools(99).unwrap_err();
     assert!(matches!(&moved, MigrateError::Load(LoadError::Corrupt { .. })), "{moved}");
@@ -71,7 +72,7 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
     let store = &rig.store;
     (0..6).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
     assert_eq!(store.shrink(99), Ok(6));
-    // Two pages are swapped, one has a wrong bit.
+    // Two pages are exchanged, and a third has a wrong bit.
     let (mut one, mut two) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
     device.read_page(0, &mut one).unwrap();
     device.read_page(1, &mut two).unwrap();
@@ -90,7 +91,7 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
     let results = store.load_batch(&entries, &mut back).unwrap();
     assert!((0..3).all(|entry| is_corrupt(results[entry].as_ref().unwrap_err(), entry as u64)));
     (3..6).for_each(|entry| check(store, entry, 0));
-    // Stored again it is sound, and its slot is free.
+    // When the page is stored again it is sound, and its slot is free.
     store.store(at(0), &marked(0, 1)).unwrap();
     check(store, 0, 1);
     assert!(store.invalidate(at(1)) && store.invalidate(at(2)));
@@ -113,7 +114,7 @@ fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
     let fill = |seed: u64| (0..count).for_each(|n| store.store(at(n), &page(n + seed)).unwrap());
     fill(0);
     check(0);
-    // Patterns replace pages, and pages patterns.
+    // Patterns replace pages, and pages replace patterns.
     fill(1);
     check(1);
     let pages: Vec<Box<Page>> = (0..count).map(|n| page(n + 3)).collect();

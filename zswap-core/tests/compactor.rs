@@ -1,5 +1,5 @@
-//! Compaction on demand and in the background: pages are freed, nothing spins where none can be, and the
-//! thread copes with failures of the backend and the end of the store.
+//! Compaction on demand and in the background. Pages are freed, and nothing spins where no page can be freed. The
+//! thread copes with failures of the backend and with the end of the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,10 +33,10 @@ fn quick() -> CompactorPolicy {
 struct Told {
     /// Pages reported on top of the real ones.
     waste: AtomicUsize,
-    /// Those of them that compaction cannot free.
+    /// How many of them compaction cannot free.
     stuck: AtomicUsize,
     compactions: AtomicUsize,
-    /// What each step of compaction frees, without ever being complete.
+    /// If set, each step of compaction frees this many pages, and never reports that it is complete.
     endless: Mutex<Option<usize>>,
     fails: AtomicBool,
     panics: AtomicBool,
@@ -92,7 +92,7 @@ impl Zpool for Wasteful {
     }
 }
 
-/// A store over a wasteful pool, with a few pages in it.
+/// Makes a store over a wasteful pool, with a few pages in it.
 fn wasteful() -> (Arc<Zswap>, Arc<Told>) {
     let told = Arc::new(Told::default());
     let mut zpools = builtin::zpools();
@@ -118,7 +118,7 @@ fn every_pool_that_can_is_compacted() {
     let (store, told) = wasteful();
     told.waste.store(7, SeqCst);
     told.stuck.store(2, SeqCst);
-    // The current pool cannot be compacted, an older one can.
+    // The current pool cannot be compacted, but an older one can.
     store.set_zpool("zbud").unwrap();
     store.store(at(9), &marked(9, 0)).unwrap();
     assert_eq!((store.compact(), store.compact()), (Ok(5), Ok(0)));
@@ -126,7 +126,7 @@ fn every_pool_that_can_is_compacted() {
     let error = store.compact().unwrap_err();
     assert_eq!(error, ZpoolError::OutOfMetadata { backend: "wasteful", bytes: 1 });
     (0..4).for_each(|entry| check(&store, entry, 0));
-    // The old pool goes with its pages.
+    // The old pool is dropped with its last page.
     assert!((0..4).all(|entry| store.invalidate(at(entry))));
     assert_eq!(store.compact(), Ok(0));
     assert_eq!(told.compactions.load(SeqCst), 3);
@@ -179,11 +179,11 @@ fn what_cannot_be_won_is_not_tried_over_and_over() {
     let compactor = store.compact_in_background(quick()).unwrap();
     eventually("some looks", || compactor.report().looks > 12);
     let report = compactor.report();
-    // Runs come after 1, 2, 4, ... 64 more checks each, and then after every 64.
+    // Runs come after 1, 2, 4, ... 64 more checks, and then after every 64 checks.
     let most = u64::from((report.looks + 1).ilog2()) + report.looks / 64;
     assert!((1..=most).contains(&report.runs), "{report:?}");
     assert_eq!((report.pages, report.failed), (0, 0));
-    // Waste on top of that is freed.
+    // Waste that comes on top of that is freed.
     told.waste.store(140, SeqCst);
     eventually("a run", || compactor.report().pages == 40);
 }
@@ -209,7 +209,7 @@ fn errors_and_panics_of_a_backend_are_told_and_do_not_end_it() {
 #[test]
 fn dropped_it_stops() {
     let (store, told) = wasteful();
-    // The first pause lasts an hour: waste comes after the first check.
+    // The first pause lasts an hour. The waste comes after the first check.
     let slow = quick().pause(Duration::from_secs(3600));
     let compactor = store.compact_in_background(slow).unwrap();
     eventually("the first look", || compactor.report().looks == 1);
@@ -239,7 +239,7 @@ fn holes_among_the_objects_of_a_real_pool_go_and_every_page_stays() {
     }
 }
 
-/// A store that has lost three of every four pages.
+/// Makes a store that has lost three of every four pages.
 #[cfg(all(feature = "zsmalloc", feature = "lz4", not(miri)))]
 fn holey(pages: u64) -> Arc<Zswap> {
     let store = Zswap::builder().zpool("zsmalloc").compressor("lz4").build().unwrap();

@@ -1,4 +1,4 @@
-//! Devices and their stores: one store for each device, panics, and the limit on a file's size.
+//! Devices and their stores: a device serves one store, a device panics, and a limit on the size of files.
 
 #![cfg(not(miri))]
 #![allow(
@@ -43,7 +43,7 @@ fn a_device_serves_one_store_at_a_time() {
     store.store(at(0), &marked(0, 0)).unwrap();
     assert_eq!(store.shrink(1), Ok(1));
     check(&store, 0, 0);
-    // A store that could not be built has let go of it.
+    // A store that could not be built has released the device.
     drop(store);
     assert!(Zswap::builder().swap_device(memory.clone()).zpool("zlab").build().is_err());
     let again = Zswap::builder().swap_device(wrapped()).build().unwrap();
@@ -58,7 +58,7 @@ fn a_device_serves_one_store_at_a_time() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// Panics in each call while its flag is set.
+/// A device that panics in each call while its flag is set.
 #[derive(Debug)]
 struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -95,7 +95,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     for n in 0..3 {
         store.store(at(n), &marked(n, 0)).unwrap();
     }
-    // Both in the write and in the discard that frees the slot.
+    // The device panics in the write, and in the discard that frees the slot.
     for _ in 0..5 {
         let error = store.shrink(1).unwrap_err();
         let WritebackError::Device { source, .. } = &error else { panic!("{error}") };
@@ -110,7 +110,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     let panicked =
         |n| matches!(store.load(at(n), &mut back.clone()), Err(LoadError::Device { .. }));
     assert_eq!((0..3).filter(|n| panicked(*n)).count(), 2);
-    // Overwritten and invalidated: each frees a slot, and no slot is lost.
+    // Each overwrite or invalidate frees a slot, and no slot is lost.
     (0..2).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
     assert!((0..3).all(|n| store.invalidate(at(n))));
     assert_eq!(store.stats().device_pages, 0);
@@ -123,7 +123,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     store.load(at(0), &mut back).unwrap();
 }
 
-/// Runs a test of this file in its own process, where it calls `inside`.
+/// Runs a test of this file again in a process for it alone, and calls `inside` there.
 #[cfg(target_os = "linux")]
 fn in_a_process_of_its_own(name: &str, inside: impl FnOnce()) {
     const INSIDE: &str = "ZSWAP_TEST_INSIDE";
@@ -154,9 +154,9 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         let page = [7; PAGE_SIZE];
         device.write_page(50, &page).unwrap();
         let was = getrlimit(Resource::Fsize);
-        // In the middle of a page.
+        // The limit is in the middle of a page.
         let limit = 10 * PAGE_SIZE as u64 + 100;
-        // Creating a device fails cleanly, too, if it may not write a page, or anything at all.
+        // A device can be created under a limit of less than a page. Under a limit of 0 that fails, and leaves no file.
         for (limit, made) in [(100, true), (0, false)] {
             setrlimit(Resource::Fsize, Rlimit { current: Some(limit), ..was }).unwrap();
             let little = temporary("little");
@@ -173,7 +173,7 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         device.write_page(9, &page).unwrap();
         device.read_page(9, &mut back).unwrap();
         device.read_page(50, &mut back).unwrap();
-        // A store treats it like any other error of a device.
+        // A store treats the limit like any other error of a device.
         let store = Zswap::builder().swap_device(Arc::new(device)).build().unwrap();
         for n in 0..20 {
             store.store(at(n), &marked(n, 0)).unwrap();
@@ -188,11 +188,11 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
     });
 }
 
-/// Whether `inside` returns true in a child after `fork`; the child ends at once.
+/// Returns whether `inside` returns true in a child after `fork`. The child ends at once.
 #[cfg(target_os = "linux")]
 fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child runs `inside` and ends without returning from here; the test is about what it does
-    // with other threads' locks.
+    // SAFETY: the child runs `inside` and ends without returning from here. The test is about what it does
+    // with locks of other threads.
     match unsafe { libc::fork() } {
         0 => {
             let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(inside));
@@ -202,7 +202,7 @@ fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
         child => {
             assert!(child > 0);
             let mut status = 0;
-            // SAFETY: a child of this process, and `status` is this frame's.
+            // SAFETY: `child` is a child of this process, and `status` is on this stack frame.
             assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
             libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
         }
@@ -240,8 +240,8 @@ fn in_a_child_the_device_is_the_parents() {
         });
         assert!(calls_are_errors);
         drop((pinned, taken));
-        // A child drops them, and may attach its copy to a store that it builds: the file stays locked, and
-        // its pages are the parent's.
+        // A child drops its slots and device, and may attach its copy of the device to a store that it builds. The
+        // file stays locked, and its pages stay the parent's.
         let owned = RefCell::new(Some((slots, device)));
         assert!(in_a_child(|| {
             let (slots, device) = owned.take().unwrap();
@@ -256,9 +256,9 @@ fn in_a_child_the_device_is_the_parents() {
         let mut back = [0; PAGE_SIZE];
         slots.read(kept, &mut back).unwrap();
         assert_eq!((back, slots.taken()), (page, 1));
-        // The parent's drop unlocks, even while a child has the file open.
+        // The parent's drop unlocks the file, even while a child has it open.
         let (wait, go) = rustix::pipe::pipe().unwrap();
-        // SAFETY: the child only waits for the pipe's end, and ends.
+        // SAFETY: the child only waits for the end of the pipe, and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             drop(go);
@@ -270,7 +270,7 @@ fn in_a_child_the_device_is_the_parents() {
         std::fs::write(&path, b"").unwrap();
         assert!(FileSwapDevice::create(&path, 1).is_ok());
         drop(go);
-        // SAFETY: a child of this process; its status is not needed.
+        // SAFETY: `child` is a child of this process; its status is not needed.
         assert_eq!(unsafe { libc::waitpid(child, core::ptr::null_mut(), 0) }, child);
         std::fs::remove_file(path).unwrap();
     });

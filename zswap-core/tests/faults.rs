@@ -36,9 +36,9 @@ const WORK: u32 = 0;
 const FAIL: u32 = 1;
 const PANIC: u32 = 2;
 const CALL_BACK: u32 = 3;
-/// Reports figures beyond all memory.
+/// The codec or backend reports figures beyond all memory.
 const ABSURD: u32 = 4;
-/// Returns guards that panic when they are dropped.
+/// The backend returns guards that panic when they are dropped.
 const GUARD: u32 = 5;
 
 struct Bomb(Vec<u8>);
@@ -83,7 +83,7 @@ impl Script {
     }
 }
 
-/// Keeps the first half of a page whose halves are equal: a codec simple enough to be right.
+/// A codec that keeps only the first half of a page whose halves are equal. It is simple enough to be right.
 #[derive(Debug, Clone)]
 struct Halves(Arc<Script>);
 
@@ -128,7 +128,7 @@ impl CompressorCtx for Halves {
     }
 }
 
-/// A page that `Halves` can halve, without repeated words.
+/// Makes a page that `Halves` can halve, without repeated words.
 fn doubled(seed: u64) -> Box<[u8; PAGE_SIZE]> {
     let mut out = page(seed * 8 + 4);
     out.copy_within(..PAGE_SIZE / 2, PAGE_SIZE / 2);
@@ -217,7 +217,7 @@ fn a_codec_that_calls_back_gets_an_error_where_it_would_need_a_context() {
     assert!(!store.contains(at(2)) && !store.contains(at(100)));
 }
 
-/// A codec that claims to have written `len` bytes into a buffer of 16.
+/// A codec that claims to have written `len` bytes.
 #[derive(Debug, Clone)]
 struct Boasting(usize);
 
@@ -401,7 +401,7 @@ fn with_backend() -> (Arc<Zswap>, Arc<Script>) {
             Ok(Arc::new(Scripted { inner, script: theirs.clone() }))
         })
         .unwrap();
-    // A codec for a second pool, whatever features are on.
+    // A codec for a second pool, which exists whatever features are on.
     let mut codecs = compressors::Registry::builtin();
     codecs.register("twin", |_| Ok(Arc::new(compressors::Null))).unwrap();
     let store = Zswap::builder().zpool_registry(registry).zpool("scripted");
@@ -430,12 +430,12 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
     script.set(CALL_BACK);
     store.store(at(6), &doubled(6)).unwrap();
     script.set(WORK);
-    // The nested store needs a context; the nested load of an uncompressed page does not.
+    // The nested store needs a context, so it is refused. The nested load of an uncompressed page needs none.
     let said = std::mem::take(&mut *script.said.lock().unwrap());
     assert_eq!(said, ["Err(Reentrant { entry: SwapEntry(0, 100) })", "Ok(())", "true", "true"]);
     check(&store, 1, 1);
     check(&store, 6, 6);
-    // Two were refused, and their older pages dropped; the nested call dropped the third.
+    // Two pages were refused, and their older pages dropped. A nested call dropped the third.
     assert!([2, 3, 4].iter().all(|entry| !store.contains(at(*entry))));
     assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
     assert_eq!(store.stats().reject_alloc_fail, 2);
@@ -471,7 +471,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
     store.set_compressor("twin").unwrap();
     let thread = store.compact_in_background(CompactorPolicy::default().pause(Duration::ZERO));
     let thread = thread.unwrap();
-    // Some stay in the first pool.
+    // Some pages stay in the first pool.
     for i in 3..=8 {
         store.store(at(i), &doubled(i)).unwrap();
         check(&store, i, i);
@@ -479,7 +479,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
     assert_eq!(store.stats().memory_bytes(), usize::MAX);
     let refused = store.set_max_bytes(Some(1 << 30));
     assert!(matches!(refused, Err(BuildError::LimitTooSmall { needed: usize::MAX, .. })));
-    // The figures show only that pages are left, however many were moved.
+    // The figures show only that pages are left, however many pages were moved.
     assert!(store.migrate_pools(1).unwrap().left > 0);
     assert_eq!(store.compact(), Ok(usize::MAX));
     store.recompress(&Recompress::new("null").max_pages(9)).unwrap();
@@ -496,7 +496,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
 fn out_of_memory_at_every_page_request() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
-    // A backend that requests each page separately.
+    // zbud requests each page separately.
     let store = Zswap::builder().zpool("zbud").compressor("null");
     let store = store.pages(move || Ok(theirs.clone())).build().unwrap();
     for n in 0..if cfg!(miri) { 4 } else { 60 } {
@@ -546,7 +546,7 @@ fn everything_may_be_shared_between_threads() {
     both::<zswap_core::ZswapStats>();
     both::<zswap_core::SwapEntry>();
     both::<(BuildError, StoreError, LoadError)>();
-    // A store in a static, as programs keep it.
+    // The store is in a static, as programs keep it.
     static STORE: OnceLock<Zswap> = OnceLock::new();
     let store = STORE.get_or_init(|| Zswap::builder().build().unwrap());
     std::thread::spawn(move || store.store(at(0), &page(5))).join().unwrap().unwrap();

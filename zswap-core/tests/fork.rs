@@ -1,5 +1,5 @@
-//! A child is forked while the parent's threads hold every lock: each call there returns an error or
-//! answers as an empty store would, and each drop does nothing. Nothing in the parent changes.
+//! A child is forked while the parent's threads hold every lock. In the child each call returns an error or
+//! answers as an empty store would, and each drop does nothing. In the parent nothing changes.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -62,7 +62,7 @@ fn world(zpool: &str, codec: &str, path: Option<&Path>) -> World {
     World { store, engine, memory, file, shrinker, compactor, migration }
 }
 
-/// Works on a thread's own entries until it is stopped; returns what they hold then.
+/// Works on the thread's own entries until `stop` is set; returns what they hold at the end.
 fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     let mut held = BTreeMap::new();
     let mut rng = Rng::new(thread);
@@ -114,19 +114,19 @@ fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     held
 }
 
-/// Drops a value as its last owner would, regardless of its owners in the parent.
+/// Drops a value as its last owner would, no matter how many owners it has in the parent.
 fn drop_last<T: ?Sized>(value: &Arc<T>) {
     let value = Arc::as_ptr(value);
-    // SAFETY: the owner is borrowed, so it is alive; the caller, who exits, forgets it.
+    // SAFETY: the owner is borrowed, so it is alive. The caller exits without using or dropping it.
     let owned = unsafe { Arc::from_raw(value) };
     for _ in 1..Arc::strong_count(&owned) {
-        // SAFETY: the other owners are leaked, or threads that this process does not have.
+        // SAFETY: the other owners are leaked, or belong to threads that this process does not have.
         unsafe { Arc::decrement_strong_count(value) };
     }
     drop(owned);
 }
 
-/// The number of the first check that fails in the child.
+/// Runs the checks of the child; returns the number of the first one that fails.
 fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32> {
     let store = &world.store;
     let entry = at(1 << 20);
@@ -180,7 +180,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
                 forked && wrote == Err(DeviceError::Forked) && device.memory_bytes() == 0
             })
         },
-        // Handles are dropped as their owner would drop them.
+        // The handles of background threads are dropped as their owner would drop them.
         &mut || {
             // SAFETY: the child is the only owner and does not use it again.
             drop(unsafe { core::ptr::read(&raw const world.shrinker) });
@@ -204,7 +204,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
             true
         },
         &mut || world.file.is_none() || FileSwapDevice::create(path, 9).is_err(),
-        // A store that the child builds works.
+        // A store works if the child has built it.
         &mut || {
             let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
             let device = Arc::new(MemorySwapDevice::new(100));
@@ -220,19 +220,19 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
     checks.into_iter().zip(1..).find_map(|(check, n)| (!check()).then_some(n))
 }
 
-/// Forks; returns how the child ended, which has ten seconds.
+/// Forks and runs `child` in the child, which has ten seconds. Returns an error if the child failed or was killed.
 fn fork(child: impl FnOnce() -> Option<u32>) -> Result<(), String> {
     // SAFETY: the test is about what the child may do.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: a watchdog: the signal ends the child.
+        // SAFETY: only sets a timer. It is a watchdog: its signal ends the child.
         unsafe { libc::alarm(10) };
         let failed = catch_unwind(AssertUnwindSafe(child)).unwrap_or(Some(99));
         // SAFETY: ends the child without running any of the parent's code.
         unsafe { libc::_exit(failed.unwrap_or(0) as i32) };
     }
     let mut status = 0;
-    // SAFETY: the child is this process's, and `status` is this frame's.
+    // SAFETY: `pid` is a child of this process, and `status` is on this stack frame.
     let ended = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(ended, pid);
     match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
@@ -295,7 +295,7 @@ fn children_of_a_busy_store_leave_its_file_alone() {
     children_of_a_busy_store("z3fold", "lz4", Some(path));
 }
 
-/// Forks in its first write; both parent and child return from it.
+/// A device that forks in its first write. Both parent and child return from that.
 #[derive(Debug, Default)]
 struct Forks(std::sync::Mutex<Option<i32>>);
 
@@ -306,10 +306,10 @@ impl SwapDevice for Forks {
     fn write_page(&self, _: u64, _: &zswap_core::Page) -> Result<(), DeviceError> {
         let mut child = self.0.lock().unwrap();
         if child.is_none() {
-            // SAFETY: the child continues in the thread that called the device; the test is about that.
+            // SAFETY: the child continues on the thread that called the device. The test is about that.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                // SAFETY: a watchdog: the signal ends a child that does not end.
+                // SAFETY: only sets a timer. It is a watchdog: its signal ends a child that does not end.
                 unsafe { libc::alarm(10) };
             }
             *child = Some(pid);
@@ -338,7 +338,7 @@ fn a_background_thread_that_is_forked_ends_in_the_child() {
         }
     };
     let mut status = 0;
-    // SAFETY: the child is this process's, and `status` is this frame's.
+    // SAFETY: `child` is a child of this process, and `status` is on this stack frame.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
     assert!(shrinker.stop().written > 0);

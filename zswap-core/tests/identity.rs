@@ -1,9 +1,9 @@
-//! A page that is overwritten while it is moved stays overwritten, whatever happens to its pool and its
-//! pool's number meanwhile.
+//! A page that is overwritten while it is moved stays overwritten, whatever happens meanwhile to its pool and the
+//! pool's number.
 //!
-//! Each test creates a case that comparing words alone cannot detect: the pool that a page was read from is
-//! emptied and taken down, another pool gets its number, and an object in that gets the handle bits of the
-//! old page.
+//! Each test makes a case that comparing words alone cannot detect. The pool from which a page was read becomes
+//! empty and is taken down. Another pool gets its number. An object in that pool gets the handle bits of the old
+//! page.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, Recompress, SwapDevice
 
 type Hook = Box<dyn FnOnce(&Zswap) + Send>;
 
-/// A device that calls a hook with the store during its next write.
+/// A device that calls a hook during its next write, and passes the store to it.
 #[derive(Default)]
 struct Hooked {
     store: Mutex<Weak<Zswap>>,
@@ -59,8 +59,8 @@ impl SwapDevice for Hooked {
     }
 }
 
-/// The page's pool goes, a new pool takes its place, and the newer page is its first object, as the older
-/// page was in the old pool.
+/// Drops the pool of the page, so that a new pool takes its place. The newer page is the first object there, as the
+/// older page was in the old pool.
 fn replace_pool_and_page(store: &Zswap, newer: &Page) {
     store.set_compressor("trim8").unwrap();
     assert!(store.invalidate(at(0)));
@@ -86,7 +86,7 @@ fn a_page_that_is_written_back_is_not_taken_for_the_one_that_came_after_it() {
             store.store(at(0), &marked(0, 1)).unwrap();
             let hook = |store: &Zswap| replace_pool_and_page(store, &marked(0, 2));
             *device.hook.lock().unwrap() = Some(Box::new(hook));
-            // The older page is skipped; the newer one may be written in turn.
+            // The older page is skipped. The newer one may be written back in turn.
             assert!(store.shrink(1).is_ok(), "{zpool}");
             newer_page_is_there(&store);
             store.invalidate(at(0));
@@ -97,8 +97,8 @@ fn a_page_that_is_written_back_is_not_taken_for_the_one_that_came_after_it() {
     }
 }
 
-/// Runs `hook` on another thread when a codec next compresses a page. The hook must not need a `trim` codec
-/// itself, which waits for this one.
+/// Runs `hook` on another thread when a codec next compresses a page. The hook may not use a `trim` codec: that
+/// would wait for this compression.
 fn at_next_compression(
     inside: &Inside,
     store: &Arc<Zswap>,
@@ -150,8 +150,8 @@ fn a_page_on_a_device_is_never_taken_for_another_one_in_its_slot() {
     }
 }
 
-/// Everything that moves pages or their pools runs at once, on few entries: each load returns the page that
-/// was last stored.
+/// Everything that moves pages or their pools runs at the same time, on few entries. Each load returns the page that
+/// was stored last.
 #[test]
 fn movers_switches_and_overwrites_of_the_same_entries_lose_no_page() {
     let device = Arc::new(MemorySwapDevice::new(100));

@@ -21,13 +21,13 @@ use metrics::{
 use zswap_core::PAGE_SIZE;
 use zswap_core::device::MemorySwapDevice;
 
-/// Everything recorded so far, by name and labels; for a histogram, how many times.
+/// Everything that was recorded, by name and labels. For a histogram, the value is how many times it was recorded.
 type Recorded = Arc<Mutex<BTreeMap<String, f64>>>;
 
 #[derive(Default)]
 struct Notes(Recorded);
 
-/// One metric of a recorder that notes its values.
+/// A metric that notes its values under this name.
 struct Note(Recorded, String);
 
 impl Notes {
@@ -123,7 +123,7 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         }
         let stats = store.stats();
         assert_eq!(recorded["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
-        // Sizes, events, three figures of each of two pools, two histograms.
+        // Sizes, events, three figures for each of two pools, and two histograms.
         assert_eq!(recorded.len(), 8 + 16 + 2 * 3 + 2, "{recorded:#?}");
         // The gauges of a pool that is gone are 0.
         assert_eq!(store.migrate_pools(9).unwrap().left, 0);

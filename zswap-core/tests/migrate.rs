@@ -127,19 +127,19 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     }));
 
     let first = store.recompress(&Recompress::new("trim1").max_pages(4).idle()).unwrap();
-    // The first five were loaded, so they get a second chance.
+    // The first five pages were loaded, so they got a second chance.
     assert_eq!((first.moved, first.not_smaller, calls.load(SeqCst)), (4, 0, 4));
     check(&store, 9, 0);
     let second = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
-    // From there on and around: all except the one that was loaded since.
+    // The walk goes on from there and around. It moves all pages except the one that was loaded since.
     assert_eq!((second.moved, second.not_smaller, calls.load(SeqCst)), (10, 5, 19));
-    // zbud's pages hold two objects: a quarter of a page takes a half.
+    // zbud's pages hold two objects, so an object of a quarter of a page takes half a page.
     assert_eq!(first.bytes_saved + second.bytes_saved, 14 * PAGE_SIZE / 2);
     let stats = store.stats();
     assert_eq!((stats.pools[0].objects, stats.pools[1].objects), (6, 14));
     assert_eq!(stats.stored_incompressible_pages, 6);
 
-    // The marked ones are skipped.
+    // The pages that are marked as not smaller are skipped.
     let third = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
     assert_eq!((third.moved, third.not_smaller, calls.load(SeqCst)), (1, 0, 20));
     let fourth = store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap();
@@ -180,7 +180,7 @@ fn a_background_migration_outlives_a_codec_that_panics_and_a_page_that_cannot_be
     assert_eq!((report.moved, report.left), (4, 0));
 }
 
-/// The entry is emptied, or gets another page, while its old one is compressed again.
+/// An entry is emptied, or gets another page, while its old page is compressed again.
 #[test]
 fn an_entry_that_changes_meanwhile_keeps_the_change() {
     let Rig { store, pages, inside, .. } = rig();
@@ -191,7 +191,7 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
     let theirs = Arc::downgrade(&store);
     *inside.lock().unwrap() = Some(Box::new(move || {
         let store = theirs.upgrade().unwrap();
-        // A pattern can be stored from inside a codec: it takes no context.
+        // A pattern can be stored from inside a codec, since it takes no context.
         store.store(at(0), &[7; PAGE_SIZE]).unwrap();
         store.invalidate(at(1));
     }));
@@ -210,7 +210,7 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// Threads read and overwrite pages while one thread switches and migrates and another recompresses.
+/// Some threads read and overwrite pages. Meanwhile one thread switches and migrates, and another recompresses.
 #[test]
 fn rehoming_under_load_loses_no_page_and_brings_none_back() {
     let Rig { store, pages, contexts, .. } = rig();

@@ -1,5 +1,5 @@
-//! No call on a built store aborts or panics when memory runs out. In its own process, the allocator
-//! refuses the thread under test one allocation, all from one on, or every few.
+//! When memory runs out, no call on a built store aborts or panics. The tests run in their own process. There the
+//! allocator refuses the thread under test one allocation, all allocations from one on, or one in every few.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -42,13 +42,13 @@ thread_local! {
     static PLAN: Cell<Plan> = const { Cell::new(Plan::None) };
     static ASKED: Cell<u64> = const { Cell::new(0) };
     static REFUSED: Cell<u64> = const { Cell::new(0) };
-    /// In all calls so far.
+    /// The number of allocations refused in all calls so far.
     static EVER_REFUSED: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Refusing;
 
-// SAFETY: forwards to the system's allocator, or returns null; `realloc` and `alloc_zeroed` use these two.
+// SAFETY: forwards to the system's allocator, or returns null. `realloc` and `alloc_zeroed` use these two functions.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if PLAN.get() != Plan::None {
@@ -65,12 +65,12 @@ unsafe impl GlobalAlloc for Refusing {
                 return core::ptr::null_mut();
             }
         }
-        // SAFETY: the caller's layout is passed on.
+        // SAFETY: `layout` is the caller's, who keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: it came from `alloc`, with this layout.
+        // SAFETY: `at` came from `alloc`, with this layout.
         unsafe { System.dealloc(at, layout) }
     }
 }
@@ -91,7 +91,7 @@ fn short<T>(plan: Plan, call: impl FnOnce() -> T) -> T {
 
 const CHILD: &str = "ZSWAP_OUT_OF_MEMORY_CHILD";
 
-/// Runs a test of this file again in a child, with a word for it; returns its status and its output.
+/// Runs a test of this file again in a child, and passes `word` to it; returns the child's status and its output.
 fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
@@ -103,21 +103,21 @@ fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
     (child.status, said.into_owned())
 }
 
-/// The word, if this is a child.
+/// Returns the word that was passed to this child; `None` if this is not a child.
 fn word() -> Option<String> {
     std::env::var(CHILD).ok()
 }
 
-/// A store, and the pages that it must have.
+/// A store, and the pages that it must hold.
 struct Rig {
     store: Arc<Zswap>,
     held: BTreeMap<u64, u64>,
-    /// The store has a limit and a device.
+    /// Whether the store has a limit and a device.
     limited: bool,
 }
 
 const PAGES: u64 = 40;
-/// A page whose pattern needs a place in the side table.
+/// The seed of a page whose pattern needs a place in the side table.
 const PATTERN: u64 = 16;
 const TEXT: u64 = 8_000_005;
 const NOISE: u64 = 8_000_001;
@@ -143,7 +143,7 @@ impl Rig {
         let store = Arc::new(builder.build().unwrap());
         let mut rig = Rig { store, held: BTreeMap::new(), limited };
         (0..PAGES).for_each(|n| rig.put(n, n));
-        // A store at its limit writes many back at once.
+        // A store at its limit writes many pages back at once. Store pages until some are in the pool again.
         let mut more = PAGES..2 * PAGES;
         while rig.store.stats().pools[0].objects < 10 {
             let n = more.next().unwrap();
@@ -157,14 +157,14 @@ impl Rig {
         self.held.insert(offset, seed);
     }
 
-    /// Checks that a refused store comes from a refused allocation.
+    /// Checks that the store refused a page because an allocation was refused.
     fn expected(&self, error: &StoreError) {
         let short = match error {
             StoreError::Index { .. } => true,
             StoreError::Pool { source, .. } => is_short(source),
             StoreError::Compress { source, .. } => is_codec_short(source),
             StoreError::PoolLimit { reason: LimitReason::DeviceFailed, .. } => {
-                // The device had no memory now, or a moment ago: the store tries it again soon.
+                // The device had no memory in this call, or a moment ago. The store tries it again soon.
                 assert!(self.limited && EVER_REFUSED.get() > 0, "{error}");
                 return;
             }
@@ -217,7 +217,7 @@ impl Rig {
         }
     }
 
-    /// Checks that every page is there, and that everything works again.
+    /// Checks that every page is there, and that the store works again.
     fn check(&mut self) {
         let mut back = Box::new([0; PAGE_SIZE]);
         for (offset, seed) in &self.held {
@@ -266,7 +266,7 @@ fn expected_batch(error: &BatchError) {
 
 type Call = (&'static str, fn(&mut Rig, Plan));
 
-/// Each call of a store, once.
+/// Each kind of call on a store.
 const CALLS: &[Call] = &[
     ("store of a new entry", |rig, plan| rig.store(plan, 1 << 40, TEXT)),
     ("store of noise", |rig, plan| rig.store(plan, 1 << 30, NOISE)),
@@ -330,7 +330,7 @@ const CALLS: &[Call] = &[
         let other = if rig.store.stats().pools[0].compressor == "null" { "lz4" } else { "null" };
         rig.store.set_compressor(other).unwrap();
         match short(plan, || rig.store.migrate_pools(10)) {
-            // At the limit, making room for the first may have written all of them back.
+            // At the limit, making room for the first page may have written all others back.
             Ok(done) => assert!(rig.limited || done.moved == 10 && done.left > 0),
             Err(error) => expected_migrate(rig, &error),
         }
@@ -338,7 +338,7 @@ const CALLS: &[Call] = &[
     ("recompress", |rig, plan| {
         rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(4)).unwrap();
         if rig.store.stats().pools.len() == 1 {
-            // No page takes less memory in it, so its pool is built again each time.
+            // No page takes less memory with that compressor, so its pool is built again each time.
             return;
         }
         match short(plan, || rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(8))) {
@@ -397,7 +397,7 @@ const CALLS: &[Call] = &[
     }),
 ];
 
-/// Makes each call and refuses each of its allocations in turn.
+/// Makes each call under each plan: one of its allocations is refused, or all from one on, or one in every few.
 fn every_call(zpool: &str, codec: &str) {
     let (mut most, mut refused) = (0, 0);
     for limited in [false, true] {
@@ -423,7 +423,7 @@ fn every_call(zpool: &str, codec: &str) {
     assert!(most >= 3 && refused > 100, "{most} allocations in a call, {refused} refused");
 }
 
-/// Makes calls at random, of which every few allocations are refused.
+/// Makes calls at random, and refuses one in every few of their allocations.
 fn a_long_run(zpool: &str, codec: &str) {
     for limited in [false, true] {
         for every in [1, 2, 3, 7] {
@@ -498,7 +498,7 @@ fn no_call_over_zbud_aborts() {
 /// A call with its name.
 type Named = (&'static str, fn(&Rig));
 
-/// The calls that end the process if their first allocation is refused: each of them builds something.
+/// The calls that end the process if their first allocation is refused. Each of them builds something.
 /// `docs/architecture.md` has the same list.
 const ENDS_THE_PROCESS: &[Named] = &[
     ("`ZswapBuilder::build`", |_| drop(Zswap::builder().build())),
@@ -534,7 +534,7 @@ fn what_ends_the_process_is_on_a_list_and_builds_something() {
     for (n, (what, _)) in ENDS_THE_PROCESS.iter().enumerate() {
         let name = "what_ends_the_process_is_on_a_list_and_builds_something";
         let (status, said) = in_child(name, &n.to_string());
-        // Otherwise it does not belong on the list.
+        // If the process does not end like this, the call does not belong on the list.
         assert!(!status.success() && said.contains("memory allocation of"), "{what}: {said}");
     }
 }

@@ -1,5 +1,5 @@
-//! A device, a codec and a page provider panic in every call and every destructor, with payloads whose
-//! destructors panic in turn: each call is an error, and no page is lost except the one being handled.
+//! A device, a codec and a page provider panic in every call and every destructor. Their payloads have destructors
+//! that panic in turn. Each call returns an error, and no page is lost except the one being handled.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -28,11 +28,11 @@ use zswap_core::{
     CompactorPolicy, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, Zswap, ZswapBuilder, builtin,
 };
 
-/// Whether everything panics, and how often it has.
+/// Says whether everything panics, and counts the panics.
 #[derive(Clone, Debug, Default)]
 struct Fuse(Arc<(AtomicBool, AtomicUsize)>);
 
-/// A payload that panics when it is dropped.
+/// A panic's payload that panics when it is dropped.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -53,13 +53,13 @@ impl Fuse {
         }
     }
 
-    /// Panics so far.
+    /// Returns the number of panics so far.
     fn count(&self) -> usize {
         self.0.1.load(SeqCst)
     }
 }
 
-/// Panics when it is dropped, and so does its contents.
+/// Panics when it is dropped, and so do its contents.
 #[derive(Clone, Debug)]
 struct Brittle<T>(Fuse, T);
 
@@ -134,7 +134,7 @@ impl SwapDevice for Brittle<Arc<dyn SwapDevice>> {
     }
 }
 
-// SAFETY: forwards to another provider, or panics before it calls that.
+// SAFETY: forwards each call to another provider, or panics before it does.
 unsafe impl PageProvider for Brittle<HeapPages> {
     fn page_size(&self) -> usize {
         self.0.step();
@@ -146,12 +146,12 @@ unsafe impl PageProvider for Brittle<HeapPages> {
     }
     unsafe fn free_run(&self, run: PageRun) {
         self.0.step();
-        // SAFETY: the caller's contract, passed on.
+        // SAFETY: the caller keeps this function's contract, which is the same.
         unsafe { self.1.free_run(run) }
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.0.step();
-        // SAFETY: the caller's contract, passed on.
+        // SAFETY: the caller keeps this function's contract, which is the same.
         unsafe { self.1.discard(run, pages) }
     }
     fn cached_pages(&self) -> usize {
@@ -168,7 +168,7 @@ unsafe impl PageProvider for Brittle<HeapPages> {
     }
 }
 
-/// A page of which three quarters are data.
+/// Makes a page of which three quarters are data.
 fn some(seed: u64) -> Box<Page> {
     let mut page = page(seed * 8 + 5);
     page[PAGE_SIZE * 3 / 4..].fill(0);
@@ -182,7 +182,7 @@ fn build(zpool: &str, fuse: &Fuse) -> Arc<Zswap> {
     let codec = fuse.clone();
     codecs.register("brittle", move |_| Ok(Arc::new(Brittle(codec.clone(), ())))).unwrap();
     let pages = fuse.clone();
-    // Two devices whose destructors panic, one in the other.
+    // There are two devices whose destructors panic, one inside the other.
     let inner = Brittle(fuse.clone(), Arc::new(MemorySwapDevice::new(1000)) as Arc<dyn SwapDevice>);
     let outer = Brittle(fuse.clone(), Arc::new(inner) as Arc<dyn SwapDevice>);
     let store = Zswap::builder()
@@ -238,7 +238,7 @@ fn everything_panics_and_only_the_calls_fail() {
             fuse.set(false);
             check(&store, 0..PAGES);
         }
-        // Entries invalidated meanwhile are gone, though their memory cannot be freed.
+        // Entries that are invalidated while everything panics are gone, though their memory cannot be freed.
         fuse.set(true);
         assert!((0..PAGES / 2).all(|n| store.invalidate(at(n))));
         fuse.set(false);
@@ -270,7 +270,7 @@ impl Acomp for Brittle<Scomp> {
     }
 }
 
-/// Has seven parts that panic when they are dropped.
+/// Makes a builder with seven parts that panic when they are dropped.
 fn brittle_builder(fuse: &Fuse) -> ZswapBuilder {
     let (mut codecs, mut zpools) = (Registry::builtin(), builtin::zpools());
     for name in ["one", "two"] {
@@ -300,7 +300,7 @@ fn what_a_builder_was_given_panics_by_itself_with_or_without_a_store() {
     let uses: [Use; 5] = [
         drop,
         |builder| drop(builder.zpool("zlab").build().unwrap_err()),
-        // The device panics while it is attached.
+        // The device panics when it is attached.
         |builder| drop(builder.pages(|| Ok(Arc::new(HeapPages::new()))).build().unwrap_err()),
         |builder| {
             let other = Arc::new(MemorySwapDevice::new(9));

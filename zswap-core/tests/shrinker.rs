@@ -1,5 +1,5 @@
-//! The background shrinker: pages are written back before the limit is reached, and the thread copes with
-//! failures of the device and the end of the store.
+//! The background shrinker. Pages are written back before the limit is reached. The thread copes with failures of the
+//! device and with the end of the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use zswap_core::{DeviceError, PAGE_SIZE, Page, ShrinkerPolicy, SwapDevice, Write
 
 const LIMIT: usize = 20 * PAGE_SIZE;
 
-/// A store of at most 20 pool pages, with one or two pages in each, and its device.
+/// Makes a store over the device. Its limit is 20 pool pages, each of which holds one page.
 fn limited(device: Arc<dyn SwapDevice>) -> Rig {
     rig_with(|builder| builder.compressor("null").max_pool_bytes(LIMIT).swap_device(device))
 }
@@ -52,13 +52,13 @@ fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     assert_eq!(shrinker.report().written, 8);
     let shown = format!("{shrinker:?}");
     assert!(shown.contains("written: 8"), "{shown}");
-    // More pages come and find room.
+    // More pages come, and there is room for them.
     let end = if cfg!(miri) { 22 } else { 60 };
     for entry in 18..end {
         store.store(at(entry), &marked(entry, 0)).unwrap();
         eventually("room", || pool_bytes(&store) <= LIMIT / 2);
     }
-    // A page is counted after it has left its pool.
+    // A page is counted after it has left its pool, so the count may come late.
     eventually("all counted", || store.stats().written_back_pages >= end - 10);
     assert_eq!((store.stats().pool_limit_hit, store.stats().written_back_pages), (0, end - 10));
     (0..end).for_each(|entry| check(&store, entry, 0));
@@ -90,7 +90,7 @@ fn a_device_that_fails_is_tried_again() {
     assert_eq!(shrinker.report().written, 8);
 }
 
-/// A device that panics when its flag is set.
+/// A device whose writes panic while its flag is set.
 #[derive(Debug)]
 struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -128,7 +128,7 @@ fn a_device_that_panics_does_not_end_it() {
 fn dropped_it_stops_and_without_a_limit_or_a_device_it_does_not_start() {
     let device = Arc::new(MemorySwapDevice::new(1000));
     let Rig { store, .. } = limited(device.clone());
-    // The first pause lasts an hour: pages come after the first step.
+    // The first pause lasts an hour. The pages come after the first step.
     let slow = quick().pause(Duration::from_secs(3600));
     let shrinker = store.shrink_in_background(slow).unwrap();
     eventually("the first step", || shrinker.report().steps == 1);

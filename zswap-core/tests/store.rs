@@ -20,7 +20,7 @@ use zswap_core::{LoadError, PAGE_SIZE, StoreError, SwapEntry, Zswap, builtin};
 
 const SCALE: u64 = if cfg!(miri) { 1 } else { 20 };
 
-/// Runs the body for every pair of a built-in backend and compressor.
+/// Runs `body` for every pair of a built-in backend and compressor.
 fn every_pair(body: impl Fn(Zswap)) {
     for zpool in builtin::zpools().names() {
         for compressor in builtin::compressors().names() {
@@ -71,7 +71,7 @@ fn an_overwrite_replaces_and_a_missing_page_is_not_found() {
     let mut untouched = [7; PAGE_SIZE];
     assert_eq!(store.load(at(3), &mut untouched), Err(LoadError::NotFound { entry: at(3) }));
     assert_eq!(untouched, [7; PAGE_SIZE]);
-    // Every kind of page over every other; a sample of them under Miri.
+    // A page of every kind replaces one of every other kind; under Miri, only a sample of them.
     let step = if cfg!(miri) { 3 } else { 1 };
     for old in (0..8).step_by(step) {
         for new in (8..16).step_by(step) {
@@ -82,7 +82,7 @@ fn an_overwrite_replaces_and_a_missing_page_is_not_found() {
         }
     }
     assert!(store.contains(at(3)) && !store.contains(at(4)));
-    // The same area, the same offset in another area, another offset.
+    // Entries that differ in area or offset do not hold the page.
     assert!(!store.contains(SwapEntry::new(1, 3).unwrap()));
 }
 
@@ -202,7 +202,7 @@ fn metadata_follows_what_is_held_not_what_was() {
     let store = one();
     let cycle = |round: u64| {
         for i in 0..8 {
-            // Far apart, at other places each time; among them patterns that need a place in the side
+            // The entries are far apart, and at other places in each round. Some patterns need a place in the side
             // table.
             let entry = at((round * 8 + i) << 13);
             store.store(entry, &page(i * 8 + 16)).unwrap();
@@ -212,8 +212,8 @@ fn metadata_follows_what_is_held_not_what_was() {
             assert!(store.invalidate(at((round * 8 + i) << 13)));
         }
     };
-    // Pages of every size, so that the backend has used all its classes. Under Miri the backend is one
-    // without classes.
+    // These pages have every size, so that the backend has used all its classes. Under Miri the backend has no
+    // classes.
     let warm = if cfg!(miri) { 1 } else { 64 };
     (0..warm).for_each(cycle);
     let first = store.stats().metadata_bytes;
@@ -222,8 +222,8 @@ fn metadata_follows_what_is_held_not_what_was() {
     assert!(last <= first + 1024, "metadata grew from {first} to {last} bytes");
 }
 
-/// Writers overwrite, drop and take pages of a few entries that all threads read. A page names its entry,
-/// so a reader recognises a page that was never stored there.
+/// Writers overwrite, drop and take pages of a few entries that all threads read. A page names its entry, so a reader
+/// recognises a page that was never stored there.
 #[test]
 fn threads_see_whole_pages_of_the_right_entry() {
     fn marked(entry: u64, round: u64) -> Box<[u8; PAGE_SIZE]> {

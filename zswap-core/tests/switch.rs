@@ -1,4 +1,4 @@
-//! Backends and compressors changed while the store is in use.
+//! Switches to another backend or compressor while the store is in use.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,7 +38,7 @@ fn old_pages_stay_where_they_are_and_their_pool_goes_with_the_last() {
     assert_eq!(now.iter().map(|p| (p.1.as_str(), p.2)).collect::<Vec<_>>(), expected);
     (0..30).for_each(|entry| check(&store, entry, 0));
 
-    // Overwriting, taking and dropping empty the first pool.
+    // Overwriting, taking and dropping its pages empties the first pool.
     let before = contexts.load(SeqCst);
     for entry in 0..4 {
         store.store(at(entry), &marked(entry, 1)).unwrap();
@@ -73,7 +73,7 @@ fn a_pair_that_still_lives_is_used_again() {
     for round in 0..5 {
         store.set_compressor("trim0").unwrap();
         assert_eq!(pools(&store)[0].1, "trim0");
-        // The other one was empty, and is built again each time.
+        // The other pool was empty, so it is gone, and the next switch builds it again.
         assert_eq!(pools(&store).len(), 1);
         store.store(at(1 + round), &marked(1 + round, 0)).unwrap();
         store.set_compressor("trim1").unwrap();
@@ -93,7 +93,7 @@ fn a_failed_switch_changes_nothing() {
     assert!(matches!(unknown, BuildError::Zpool(_)) && unknown.to_string().contains("zbud"));
     let unknown = store.set_compressor("lz5").unwrap_err();
     assert!(matches!(unknown, BuildError::Compressor(_)) && unknown.to_string().contains("trim3"));
-    // The codec's context cannot be set up.
+    // The codec's context cannot be made.
     fails.store(true, SeqCst);
     let failed = store.set_compressor("trim5").unwrap_err();
     assert!(matches!(failed, BuildError::Compressor(CompressorError::OutOfMemory { .. })));
@@ -116,7 +116,7 @@ fn more_pools_than_there_are_places_are_refused() {
     assert_eq!(refused, BuildError::TooManyPools { limit: 15 });
     assert_eq!((pools(&store).len(), contexts.load(SeqCst)), (15, made));
     (0..15).for_each(|n| check(&store, n, 0));
-    // The store can switch to a living pool, and a dropped pool leaves its place free.
+    // The store can still switch to a living pool. A pool that is dropped leaves its place free.
     store.set_compressor("trim3").unwrap();
     assert!(store.invalidate(at(8)));
     store.set_compressor("trim15").unwrap();
@@ -139,7 +139,7 @@ fn a_switch_from_inside_a_codec_is_an_error() {
     assert_eq!(pools(&store).len(), 1);
 }
 
-/// Threads overwrite, read, take and drop pages while two others switch backend and compressor.
+/// Some threads overwrite, read, take and drop pages, while two others switch backend and compressor.
 #[test]
 fn switching_under_load_loses_no_page() {
     let Rig { store, pages, contexts, .. } = rig();

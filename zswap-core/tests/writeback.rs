@@ -25,7 +25,7 @@ use zswap_core::{
     Zswap, ZswapBuilder, builtin,
 };
 
-/// A builder over counted pages: `null` keeps each page uncompressed, so a page is a page of the pool.
+/// Makes a builder over counted pages. `null` keeps each page uncompressed, so each page takes a page of the pool.
 fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let given = pages.clone();
@@ -33,7 +33,8 @@ fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     (builder.pages(move || Ok(given.clone())), pages)
 }
 
-/// A store that holds entries 0 to `count`, on a device that can fail.
+/// Returns a store that holds entries `0..count`, the memory device that its device wraps, and that device, which can
+/// be made to fail.
 fn filled(count: u64) -> (Zswap, Arc<MemorySwapDevice>, Arc<FaultySwapDevice>) {
     let memory = Arc::new(MemorySwapDevice::new(1000));
     let device = Arc::new(FaultySwapDevice::new(memory.clone()));
@@ -44,7 +45,7 @@ fn filled(count: u64) -> (Zswap, Arc<MemorySwapDevice>, Arc<FaultySwapDevice>) {
     (store, memory, device)
 }
 
-/// Pages in pools and pages on the device.
+/// Returns the number of pages in pools and the number of pages on the device.
 fn places(store: &Zswap) -> (usize, usize) {
     let stats = store.stats();
     (stats.pools.iter().map(|pool| pool.objects).sum(), stats.device_pages)
@@ -57,7 +58,7 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     (0..5).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.shrink(8), Ok(8));
     assert_eq!((places(&store), memory.pages()), ((12, 8), 8));
-    // Loaded pages have a second chance and are still here. The next ones are not.
+    // Pages that were loaded got a second chance and are still in the pool. The next ones are not.
     device.fail_reads(0, 99);
     (0..5).for_each(|entry| check(&store, entry, 0));
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -70,11 +71,11 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     assert_eq!(store.stats().written_back_pages, 8);
     store.set_writeback_enabled(true);
 
-    // All were loaded: the first round takes their chances, the second writes them back. A pattern stays.
+    // All pages were loaded. The first round uses up their second chances, the second writes them back. A pattern stays.
     assert_eq!(store.shrink(99), Ok(12));
     assert_eq!((places(&store), store.len()), ((0, 20), 21));
     (0..20).for_each(|entry| check(&store, entry, 0));
-    // However a page leaves, its slot is free again.
+    // However a page leaves the device, its slot is free again.
     for entry in 0..5 {
         store.take(at(entry), &mut back).unwrap();
         assert!(back == marked(entry, 0) && !store.contains(at(entry)));
@@ -140,7 +141,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     (0..count).for_each(|entry| check(&store, entry, 0));
     assert_eq!((places(&store).0 + memory.pages()) as u64, count);
 
-    // Without a device: refused at the limit, and until the store has shrunk to the threshold.
+    // Without a device, a page is refused at the limit, and until the store has shrunk to the threshold.
     let (builder, pages) = builder();
     let store = builder.max_pool_bytes(limit).accept_threshold_percent(50).build().unwrap();
     for entry in 0..20 {
@@ -155,7 +156,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     check(&store, 0, 0);
     for entry in 0..9 {
         assert!(store.store(at(99), &marked(99, 0)).is_err());
-        // A pattern needs no room.
+        // A pattern needs no room in the pools.
         store.store(at(100), &[9; PAGE_SIZE]).unwrap();
         store.invalidate(at(entry));
     }
@@ -163,7 +164,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     store.invalidate(at(9));
     store.store(at(99), &marked(99, 0)).unwrap();
     (10..20).for_each(|entry| check(&store, entry, 0));
-    // The store is open: dropping the older page makes room for the newer one.
+    // The store takes pages again.
     let mut more = 200..;
     more.find(|entry| store.store(at(*entry), &marked(*entry, 0)).is_err()).unwrap();
     let stats = store.stats();
@@ -173,7 +174,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// Has fewer slots than its capacity while its flag is set.
+/// A device that has fewer slots than its capacity while its flag is set.
 #[derive(Debug)]
 struct Brimful(MemorySwapDevice, AtomicBool);
 
@@ -198,7 +199,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
     let device = Arc::new(Brimful(MemorySwapDevice::new(1000), AtomicBool::new(true)));
     let store = builder().0.max_pool_bytes(limit).swap_device(device.clone()).build().unwrap();
     (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
-    // More often than a device may fail before the store leaves it alone for a while.
+    // This is more often than a device may fail before the store pauses.
     for round in 1..=20 {
         let entry = at(9);
         let refused = StoreError::PoolLimit { entry, limit, reason: LimitReason::DeviceFull };
@@ -208,7 +209,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
         assert_eq!((stats.reject_device_full, stats.reject_device_fail), (round, 0));
     }
     assert_eq!(places(&store), (4, 0));
-    // The next store tries it, without a pause.
+    // The next store tries the device, without a pause.
     device.1.store(false, SeqCst);
     store.store(at(9), &marked(9, 0)).unwrap();
     (0..4).chain([9]).for_each(|entry| check(&store, entry, 0));
@@ -320,7 +321,7 @@ fn what_happens_to_an_entry_while_it_is_written_back_wins() {
     assert!(!store.contains(at(0)));
     assert_eq!((places(&store), device.pages().pages()), ((0, 2), 2));
 
-    // Two threads write it back at once: it is on the device once.
+    // Two calls write the same page back at the same time. It is on the device once.
     store.store(at(5), &marked(5, 0)).unwrap();
     set(Box::new(|store| assert_eq!(store.shrink(1), Ok(1))));
     assert_eq!(store.shrink(1), Ok(0));
@@ -333,7 +334,7 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     let (store, device) = hooked(2);
     assert_eq!(store.shrink(2), Ok(2));
     let mut back = Box::new([0; PAGE_SIZE]);
-    // The entry is overwritten and written back again, for which it would take the same slot.
+    // The entry is overwritten and written back again. Writeback would take the same slot if it were free.
     let rewrite = |store: &Zswap| {
         store.store(at(0), &marked(0, 1)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));
@@ -342,7 +343,7 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     store.load(at(0), &mut back).unwrap();
     assert!(back == marked(0, 0), "the page that was there when the load began");
     check(&store, 0, 1);
-    // A take that is overtaken takes the later page.
+    // If the page is replaced while `take` reads it, `take` returns the later page.
     *device.read.lock().unwrap() = Some(Box::new(|store| {
         store.store(at(0), &marked(0, 2)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));
@@ -373,8 +374,8 @@ fn a_device_that_panics_leaves_the_store_usable() {
     assert_eq!((places(&store), device.pages().pages()), ((0, 0), 0));
 }
 
-/// Threads store, read and drop pages at the limit, on a device that is slow and sometimes fails, while
-/// others shrink and switch.
+/// Some threads store, read and drop pages at the limit, on a device that is slow and sometimes fails. Meanwhile others
+/// shrink and switch.
 #[test]
 fn writeback_under_load_loses_no_page() {
     let memory = Arc::new(MemorySwapDevice::new(2000));
@@ -419,7 +420,7 @@ fn writeback_under_load_loses_no_page() {
                             0..=2 => {
                                 held[slot] = match store.store(at(entry), &marked(entry, round)) {
                                     Ok(()) => Some(round),
-                                    // Three writes in a row fail, which starts a pause.
+                                    // Three writes in a row have failed, which starts a pause.
                                     Err(StoreError::PoolLimit {
                                         reason: LimitReason::DeviceFailed,
                                         ..

@@ -1,13 +1,15 @@
 //! Compaction of the pools: on demand, and on a thread when it pays.
 //!
-//! *Waste* is the bytes of the pools' pages beyond those of their objects. No run frees all of it: places are
-//! rounded up to their class, each class has a last page, and objects that are read stay. So the thread notes
-//! what a run left, and runs again when the waste has grown beyond that by a quarter of the threshold. It
-//! retries the remainder periodically; after an unproductive run it doubles the interval. It checks a store at
-//! rest ever more rarely, and one whose waste grows fast more often. After a run it pauses for as much longer
-//! than the run took as the policy says.
+//! *Waste* is the bytes of the pools' pages beyond the bytes of their objects. No run frees all of it: backends
+//! round objects up to the size of their class, the last page of a class is not full, and objects that are
+//! being read stay in place. So the thread notes the waste that a run left, and runs again when the waste
+//! exceeds that by a quarter of the threshold. It also retries periodically to free what is left; after an
+//! unproductive run it doubles the interval.
 //!
-//! A check reads the backends' statistics: no store or load counts anything for it.
+//! The thread checks a store at rest more and more rarely, and a store whose waste grows fast more often. After
+//! a run it pauses so long that runs take only their share of one processor's time, as the policy sets it.
+//!
+//! A check reads the backends' statistics. Stores and loads count nothing for it.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -21,27 +23,27 @@ use crate::compaction_bound::{STEP_PAGES, most_steps};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 
-/// The pace counts in parts of the policy's pause: the shortest pause is one part, the usual one this many.
+/// Pauses are counted in parts of the policy's pause, which has this many parts. The shortest pause is one part.
 const PAUSE: u32 = 16;
-/// The longest pause at rest, in the same parts.
+/// The longest pause, for a store at rest, in the same parts.
 const LONGEST_PAUSE: u32 = 16 * PAUSE;
-/// The most checks between an unproductive run and the next one without more waste.
+/// The most checks between an unproductive run and the next run, if the waste does not grow.
 const MOST_PATIENCE: u32 = 64;
-/// Waste that grows by less is no reason for a run, however small the store: 16 pages of 4096 bytes.
+/// The least growth of waste that leads to a run, however small the store: 16 pages of 4096 bytes.
 const LEAST_GAIN: usize = 64 << 10;
 
 /// When a background compactor runs. The defaults are at each field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct CompactorPolicy {
-    /// Percent of the compressed bytes up to which waste is tolerated, at most 100. Default 3.
+    /// The waste that is tolerated, in percent of the compressed bytes, at most 100. Default 3.
     pub from_percent: u8,
-    /// The pause between two checks of the pools: up to 16 times as long while nothing changes in them,
-    /// down to a 16th while waste grows faster than the checks come. Default 100 ms.
+    /// The usual pause between two checks of the pools. It grows to 16 times as long while nothing changes in
+    /// the pools, and shrinks to a 16th while waste grows faster than the checks come. Default 100 ms.
     pub pause: Duration,
-    /// The most that runs take of one processor's time, in percent: the pause after a run is longer
-    /// accordingly. 0 counts as 1. Default 10: with 5, runs could not keep up with a store in which every
-    /// page was replaced three times a second.
+    /// The most of one processor's time that runs take, in percent. After each run the thread pauses
+    /// accordingly. 0 counts as 1. Default 10: with 5, runs could not keep up with a store in which every page
+    /// was replaced three times a second.
     pub time_percent: u8,
 }
 
@@ -70,7 +72,7 @@ impl CompactorPolicy {
         CompactorPolicy { time_percent: percent.min(100), ..self }
     }
 
-    /// The pause at this pace, after a run that took `busy`.
+    /// Returns the pause after a run that took `busy`; it is at least the pause of this pace.
     fn pause_after(&self, busy: Duration, pace: u32) -> Duration {
         let percent = u32::from(self.time_percent.clamp(1, 100));
         let rest = busy.saturating_mul(100 - percent) / percent;
@@ -88,7 +90,7 @@ pub struct CompactorReport {
     pub runs: u64,
     /// Pages freed by runs.
     pub pages: u64,
-    /// Processor time that the runs took; wall-clock time where the system does not report that.
+    /// Processor time that the runs took, or wall-clock time where the system does not report processor time.
     pub busy: Duration,
     /// Checks and runs that ended with an error, or with a panic of the backend.
     pub failed: u64,
@@ -99,7 +101,7 @@ pub struct CompactorReport {
 /// A thread that compacts a store's pools: [`Zswap::compact_in_background`].
 pub type BackgroundCompactor = Background<CompactorReport>;
 
-/// Bytes of the pools that can be compacted.
+/// The bytes of the pages (`pool`) and of the objects (`compressed`) in all pools that can be compacted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Figures {
     pool: usize,
@@ -112,18 +114,18 @@ impl Figures {
     }
 }
 
-/// State kept from check to check.
+/// What the thread remembers from check to check.
 #[derive(Debug)]
 struct Watch {
     from_percent: u8,
     seen: Figures,
-    /// Waste that the last run left, less what has gone since.
+    /// The waste that the last run left, or the least waste that a check has found since.
     left: usize,
-    /// Checks since the last run that found waste above the threshold.
+    /// The number of checks, since the last run, that found waste above the threshold.
     looks: u32,
-    /// The number of such checks after which a run is due in spite of `left`.
+    /// The number of such checks after which a run is due even if the waste has not grown.
     patience: u32,
-    /// The pause until the next check, in parts of the policy's.
+    /// The pause until the next check, in parts of the policy's pause.
     pace: u32,
 }
 
@@ -143,18 +145,18 @@ impl Watch {
         percent_of(figures.compressed, self.from_percent)
     }
 
-    /// The growth of waste that is a reason for a run.
+    /// Returns the growth of waste that leads to a run.
     fn gain(&self, figures: Figures) -> usize {
         (self.threshold(figures) / 4).max(LEAST_GAIN)
     }
 
-    /// Whether a run is due with these figures. Updates the pace.
+    /// Returns whether a run is due with these figures. Updates the pace.
     fn is_due(&mut self, now: Figures) -> bool {
         self.left = self.left.min(now.waste());
         let (threshold, gain) = (self.threshold(now), self.gain(now));
         let above = now.waste().saturating_sub(threshold);
         let grown = above > 0 && now.waste() - self.left >= gain;
-        // Above the threshold by a whole gain, too: waste grew faster than the checks came.
+        // The waste is above the threshold by a whole gain, too: it grew faster than the checks came.
         let late = above.min(now.waste() - self.left) >= gain;
         self.pace = match (now == self.seen, grown && late) {
             (true, _) => (2 * self.pace).min(LONGEST_PAUSE),
@@ -181,15 +183,15 @@ impl Watch {
 #[derive(Debug, Default)]
 struct Run {
     pages: usize,
-    /// The same in bytes.
+    /// The bytes of those pages.
     won: usize,
     error: Option<ZpoolError>,
 }
 
 impl Zswap {
-    /// Compacts every living pool whose backend can: moves objects together, and returns the pages that
-    /// this frees to the system, along with the warm ones. Returns how many pages it freed, not counting
-    /// warm ones; 0 if no backend can compact. Pages stay readable and writable throughout.
+    /// Compacts each living pool whose backend can be compacted: moves objects together, and returns the freed
+    /// pages and the warm ones to the system. Returns how many pages it freed, not counting warm ones; 0 if no
+    /// backend can be compacted. Stored pages stay readable and writable throughout.
     ///
     /// ```
     /// # if cfg!(not(all(feature = "zsmalloc", feature = "lz4"))) { return Ok(()); }
@@ -208,15 +210,14 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// The first error of a backend; the other pools are compacted nevertheless. [`ZpoolError::Forked`] in
-    /// a child after `fork`.
+    /// Returns the first error of a backend, after compacting the other pools nevertheless. Returns
+    /// [`ZpoolError::Forked`] in a child after `fork`.
     ///
     /// # Blocking
-    /// Until it is done: microseconds for a store in which nothing can be freed, otherwise as long as
-    /// moving the objects takes. It works in small steps, between which other threads allocate and free;
-    /// objects that are being read stay in place. Concurrent calls are harmless. It ends whatever other
-    /// threads and backends do: it leaves each pool after a number of steps bounded by the pool's objects
-    /// and pages at the start.
+    /// Takes microseconds if nothing can be freed, otherwise as long as moving the objects takes. It works in
+    /// small steps, and other threads allocate and free between them. Objects that are being read stay in
+    /// place. Concurrent calls are harmless. A call ends whatever other threads and backends do: it leaves each
+    /// pool after a number of steps that depends on the pool's objects and pages at the start.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         if !self.is_here() {
             return Err(ZpoolError::Forked { backend: "the store" });
@@ -229,7 +230,8 @@ impl Zswap {
         self.pools.all().filter(|pool| pool.can_compact())
     }
 
-    /// Compacts each pool to its end, in at most `most_steps` steps, between which it checks `stop`.
+    /// Compacts each pool until its backend reports that it is complete, or for `most_steps` steps. Checks
+    /// `stop` before each step.
     fn compact_pools(&self, stop: &dyn Fn() -> bool) -> Run {
         let mut run = Run::default();
         for pool in self.compactable() {
@@ -266,9 +268,10 @@ impl Zswap {
         })
     }
 
-    /// Starts a thread that compacts the pools when they hold more than a few percent beyond the compressed
-    /// bytes and a run would free some of it: see [`CompactorPolicy`]. It does nothing while no backend can
-    /// be compacted. Its report shows errors and panics of a backend; the thread tries again later.
+    /// Starts a thread that compacts the pools when it pays: when their pages take a few percent more than the
+    /// compressed bytes and a run would free some of that. See [`CompactorPolicy`]. The thread does nothing
+    /// while no backend can be compacted. Its report shows errors and panics of a backend; after one, the
+    /// thread tries again later.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -281,7 +284,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// The system's error if it cannot start a thread; in a child after `fork` an error that holds
+    /// Returns the system's error if it cannot start a thread; in a child after `fork`, an error that holds
     /// [`ZpoolError::Forked`].
     pub fn compact_in_background(
         self: &Arc<Self>,
@@ -351,7 +354,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// Pools of 100 MiB of compressed bytes and `kib` KiB of waste.
+    /// Returns the figures of pools with 100 MiB of compressed bytes and `kib` KiB of waste.
     fn with_waste(kib: usize) -> Figures {
         Figures { pool: 100 * MIB + (kib << 10), compressed: 100 * MIB }
     }

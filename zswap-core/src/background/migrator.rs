@@ -21,14 +21,14 @@ pub struct MigrationReport {
     pub failed: u64,
     /// The last error.
     pub last_error: Option<MigrateError>,
-    /// All pages are moved, or the store is gone: the thread has ended.
+    /// Whether the thread has ended, because all pages are moved or the store is gone.
     pub ended: bool,
 }
 
-/// Pauses after failures double up to this.
+/// The longest pause. Pauses double up to this while nothing can be moved.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The pause after a step: longer than the last one if it failed and moved nothing.
+/// Returns the pause after a step: twice the last pause if the step failed and moved nothing, else the usual one.
 fn next_pause(usual: Duration, last: Duration, moved: usize, failed: bool) -> Duration {
     if failed && moved == 0 {
         last.max(Duration::from_millis(1)).saturating_mul(2).min(LONGEST_PAUSE).max(usual)
@@ -68,10 +68,10 @@ impl BackgroundMigration {
 }
 
 impl Zswap {
-    /// Runs [`Zswap::migrate_pools`] on a thread, `chunk` pages at a time with `pause` between, until all
-    /// pages are in the current pool, the store is gone, or the result is dropped. The thread keeps the
-    /// store alive only while it moves a chunk. It skips a page that cannot be moved and tries it again
-    /// when its turn comes; while nothing else moves its pauses grow, up to a second.
+    /// Runs [`Zswap::migrate_pools`] on a thread: `chunk` pages at a time, with a `pause` between chunks. The
+    /// thread ends when all pages are in the current pool, when the store is gone, or when the result is
+    /// dropped. It keeps the store alive only while it moves a chunk. It skips a page that cannot be moved, and
+    /// tries the page again when its turn comes. While no page can be moved, its pauses grow, up to a second.
     ///
     /// ```
     /// use core::time::Duration;
@@ -90,7 +90,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// The system's error if it cannot start a thread; in a child after `fork` an error that holds
+    /// Returns the system's error if it cannot start a thread; in a child after `fork`, an error that holds
     /// [`MigrateError::Forked`].
     pub fn migrate_pools_in_background(
         self: &Arc<Self>,

@@ -1,8 +1,8 @@
 //! A thread that works on a store, step by step, until it is done, stopped, or the store is gone.
 //!
-//! It keeps the store alive only during a step. A step checks [`Stop`] between pages, so dropping the
-//! [`Background`] waits for one page and not for a step. If user code that a step calls panics, the thread
-//! goes on and its report shows that. A child after `fork` has no such thread: a drop does nothing there.
+//! The thread keeps the store alive only during a step. A step checks [`Stop`] between pages, so dropping the
+//! [`Background`] waits for one page, not for a whole step. If user code panics in a step, the thread goes on,
+//! and its report shows the panic. A child after `fork` has no such thread, so a drop does nothing there.
 
 pub(crate) mod compactor;
 pub(crate) mod migrator;
@@ -11,7 +11,7 @@ mod thread_time;
 
 use core::fmt;
 use core::time::Duration;
-// Always std's: no part of any modelled protocol.
+// Always std's, not loom's: no model covers these threads.
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -20,10 +20,10 @@ use zpool_base::fork::{Leaked, Maker};
 
 use crate::Zswap;
 
-/// What comes after a step.
+/// What the thread does after a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// Another one, after a pause.
+    /// It pauses, then takes another step.
     After(Duration),
     End,
 }
@@ -33,11 +33,11 @@ pub(crate) enum Next {
 struct Shared<S> {
     state: Mutex<State<S>>,
     woken: Condvar,
-    /// A copy of `State::stop` that a step reads without the lock.
+    /// A copy of `State::stop` that a step reads without taking the lock.
     stop: AtomicBool,
 }
 
-/// The request to stop.
+/// The owner's request to stop.
 #[derive(Debug)]
 pub(crate) struct Stop<'a>(&'a AtomicBool);
 
@@ -62,8 +62,9 @@ impl<S> Shared<S> {
 
 /// A thread that works on a store: it shrinks, compacts or migrates it. `R` is what it reports.
 ///
-/// Dropping it stops the thread, and waits until that has finished the page or the 256 objects that it is
-/// moving. The thread does not keep the store alive, and ends when that is gone. `Send` and `Sync`.
+/// Dropping it stops the thread, after the thread has finished the page or the 256 objects that it is moving.
+/// The drop waits for that. The thread does not keep the store alive, and ends when the store is gone. `Send`
+/// and `Sync`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -86,8 +87,8 @@ struct Owner<S> {
 }
 
 impl<S: Clone + Default + Send + 'static> Background<S> {
-    /// Starts the thread. `step` gets the store, or `None` once that is gone, and returns an update of the
-    /// report and what comes next.
+    /// Starts the thread. `step` gets the store, or `None` if the store is gone. It returns a function that
+    /// updates the report, and what comes next.
     pub(crate) fn start<R: FnOnce(&mut S)>(
         name: &str,
         store: Weak<Zswap>,
@@ -101,8 +102,7 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
                 let held = store.upgrade();
                 let (report, next) = step(held.as_deref(), &Stop(&theirs.stop));
                 if !maker.is_here() {
-                    // The step has forked and this is the child, which must neither go on nor drop
-                    // anything.
+                    // The step has forked, and this is the child: it must neither go on nor drop anything.
                     core::mem::forget((held, report));
                     return;
                 }
@@ -123,7 +123,7 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
         Ok(Background(Leaked::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// What the thread has done so far; in a child after `fork`, nothing.
+    /// Returns what the thread has done so far; an empty report in a child after `fork`.
     pub fn report(&self) -> S {
         if self.0.is_here() { self.0.shared.lock().report.clone() } else { S::default() }
     }
@@ -150,7 +150,8 @@ impl<S> Owner<S> {
         self.shared.lock().stop = true;
         self.shared.woken.notify_all();
         if let Some(thread) = self.thread.take() {
-            // The thread itself may drop the last reference to the store, and this with it.
+            // This may run on the thread itself, if the thread drops the last reference to the store and the
+            // store owns this. A thread cannot join itself.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }

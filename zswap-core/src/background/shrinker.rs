@@ -1,10 +1,10 @@
-//! A thread that writes pages back before the limit is reached, harder the fuller the pools are.
+//! A thread that writes pages back before the limit is reached. The fuller the pools are, the more it writes.
 //!
-//! *Pressure* is where the pools' bytes stand between the threshold and the limit, from 0 to 1. Each step
-//! writes back that share of the policy's `most_pages`, but no more than the excess over the threshold in
-//! whole pages. The step subtracts pages that were loaded from the device since the last one, since they
-//! were written back too early; but it keeps at least one page under pressure, and at the limit it
-//! subtracts nothing. After a step that failed or had nothing to do the pause is longer.
+//! *Pressure* is where the pools' bytes stand between the threshold (0) and the limit (1). Each step writes back
+//! that share of the policy's `most_pages`, but no more than the pages by which the pools exceed the threshold.
+//! Pages that were loaded from the device since the last step were written back too early, so the step
+//! subtracts their number. But under pressure it writes at least one page, and at the limit it subtracts
+//! nothing. After a step that failed or had nothing to do, the pause is longer.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -17,18 +17,20 @@ use crate::moves::writeback::{Unreadable, WrittenBack};
 use crate::{PAGE_SIZE, Zswap};
 use zpool_base::contained::{Panicked, contain};
 
-/// The longest pause, as a multiple of the pause between steps under pressure.
+/// The longest pause, as a multiple of the policy's pause.
 const LONGEST_PAUSE: u32 = 16;
 
 /// How a background shrinker works. The defaults are at each field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ShrinkerPolicy {
-    /// Percent of the limit on the pools above which pages are written back. Default 80.
+    /// The threshold, in percent of the limit on the pools. While the pools hold more, pages are written back.
+    /// Default 80.
     pub from_percent: u8,
-    /// The most pages that a step writes back, which it does at the limit. Default 256, 1 MiB.
+    /// The most pages that a step writes back; at the limit it writes that many. Default 256, which is 1 MiB.
     pub most_pages: usize,
-    /// The pause between two steps under pressure; up to 16 times as long without. Default 10 ms.
+    /// The pause between two steps under pressure. Without pressure, pauses grow to 16 times as long. Default
+    /// 10 ms.
     pub pause: Duration,
 }
 
@@ -57,11 +59,11 @@ impl ShrinkerPolicy {
         ShrinkerPolicy { pause, ..self }
     }
 
-    /// Pages to write back when the pools hold `bytes` of `max`, and `came_back` pages were loaded from
-    /// the device since the last step.
+    /// Returns how many pages to write back when the pools hold `bytes` of `max`, and `came_back` pages were
+    /// loaded from the device since the last step.
     fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
         let from = percent_of(max, self.from_percent);
-        // Writing a page back frees at most its size, so at least this many have to go.
+        // A page that is written back frees at most its size, so at least this many must be written back.
         let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
         if bytes >= max || needed == 0 {
             return needed;
@@ -74,8 +76,8 @@ impl ShrinkerPolicy {
     }
 }
 
-/// The next pause, as a multiple of the pause between steps under pressure: 1 after a step that wrote pages
-/// back and did not fail, else twice the last, up to the longest.
+/// Returns the next pause, as a multiple of the policy's pause: 1 after a step that wrote pages back and did not
+/// fail; otherwise twice the last pause, up to the longest.
 fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
     if written > 0 && !failed { 1 } else { (2 * last).min(LONGEST_PAUSE) }
 }
@@ -88,7 +90,7 @@ pub struct ShrinkerReport {
     pub steps: u64,
     /// Pages written back.
     pub written: u64,
-    /// Steps that ended with an error or with a panic of the device, codec or backend, or that skipped a
+    /// Steps that ended with an error or with a panic of the device, codec or backend, and steps that skipped a
     /// page that could not be read.
     pub failed: u64,
     /// The last error.
@@ -99,11 +101,11 @@ pub struct ShrinkerReport {
 pub type BackgroundShrinker = Background<ShrinkerReport>;
 
 impl Zswap {
-    /// Starts a thread that writes pages back before the pools are full, harder the fuller they are: see
-    /// [`ShrinkerPolicy`]. A store at the limit still makes room itself, but has to less often.
+    /// Starts a thread that writes pages back before the pools are full. The fuller they are, the more it
+    /// writes: see [`ShrinkerPolicy`]. A store at the limit still makes room itself, but less often.
     ///
     /// The thread does nothing while writeback is switched off. Its report shows errors of the device and
-    /// panics; the thread tries again later.
+    /// panics; after one, the thread tries again later.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -121,10 +123,10 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`WritebackError::NoLimit`] without a limit, [`WritebackError::NoDevice`] without a device,
+    /// [`WritebackError::NoLimit`] if the store has no limit, [`WritebackError::NoDevice`] if it has no device,
     /// [`WritebackError::Thresholds`] if the policy starts above the accept threshold,
-    /// [`WritebackError::Thread`] if the system cannot start a thread, [`WritebackError::Forked`] in a
-    /// child after `fork`.
+    /// [`WritebackError::Thread`] if the system cannot start a thread, [`WritebackError::Forked`] in a child
+    /// after `fork`.
     pub fn shrink_in_background(
         self: &Arc<Self>,
         policy: ShrinkerPolicy,
@@ -155,7 +157,7 @@ impl Zswap {
                         ..WrittenBack::default()
                     });
                     idle = next_pause(idle, done.pages, done.error.is_some());
-                    // Pages that cannot be read are no reason to pause longer.
+                    // The report shows a page that cannot be read, but such a page does not lengthen the pause.
                     done.error = done.error.or(done.passed_by.take());
                     Next::After(policy.pause.saturating_mul(idle))
                 }
@@ -184,7 +186,7 @@ impl Zswap {
         let (bytes, max) = (self.limits.budget().used(), self.limits.pool_limit());
         let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
         *loaded = loads;
-        // Switched off for now is no error.
+        // It is no error that writeback is switched off for now.
         if effort == 0 || !self.writeback.get() {
             return WrittenBack::default();
         }

@@ -1,7 +1,7 @@
 //! How long this thread has been running.
 //!
-//! On Linux this is processor time, which excludes waiting for a processor on a busy machine; elsewhere,
-//! and under Miri, it is wall-clock time.
+//! On Linux this is processor time, which excludes the time that a thread waits for a processor. Elsewhere, and
+//! under Miri, it is wall-clock time.
 
 use core::time::Duration;
 
@@ -37,7 +37,7 @@ mod clock {
     }
 }
 
-/// A moment in a thread's time, for that thread.
+/// A moment in the running time of a thread. It means something only on that thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadTime(clock::Moment);
 

@@ -1,13 +1,13 @@
 //! The lock of an entry: the lock bit of its word, with its rank and the entry's checksum.
 //!
 //! # Rules
-//! * Held for a few dozen instructions: to read or replace the word and to pin its object.
-//!   Never during compression, decompression, device I/O or user code other than the backend's
+//! * The lock is held for a few dozen instructions, to read or replace the word and to pin its object. It is
+//!   never held during compression, decompression, device I/O or user code other than the backend's
 //!   `obj_read_begin`. Nothing blocks under it.
-//! * Order: entry lock, then the backend's locks. No thread waits for an `AcompCtx` under it.
-//! * A thread holds at most one.
+//! * Order: the entry lock comes first, then the backend's locks. No thread waits for an `AcompCtx` under it.
+//! * A thread holds at most one entry lock.
 //!
-//! How a word is locked and waited for: `word_lock.rs` of zpage.
+//! `word_lock.rs` of zpage says how a word is locked and how threads wait for it.
 
 use zpage::word_lock::{Waiters, WordGuard, lock_word_if};
 use zpool_base::lockdep::{self, Rank};
@@ -19,12 +19,13 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct EntryGuard<'a> {
     guard: WordGuard<'a>,
-    /// Guarded by the lock: the checksum of the entry's page, in stores that keep them.
+    /// The checksum of the entry's page, in stores that keep checksums. Guarded by the lock.
     sum: Option<&'a AtomicU32>,
     _held: lockdep::Held,
 }
 
-/// Locks an entry word; `None` if it is dead. May sleep while another thread holds it, never for long.
+/// Locks an entry word; `None` if the word is dead. While another thread holds the lock, this may sleep, but
+/// never for long.
 #[inline]
 pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Option<EntryGuard<'a>> {
     let held = lockdep::acquire(Rank::Entry);
@@ -33,14 +34,14 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Option<Entr
 }
 
 impl<'a> EntryGuard<'a> {
-    /// This guard with the place of the entry's checksum.
+    /// Adds the place of the entry's checksum to this guard.
     pub(crate) fn with_sum(self, sum: Option<&'a AtomicU32>) -> Self {
         EntryGuard { sum, ..self }
     }
 
-    /// The checksum of the entry's page, if the store keeps checksums.
+    /// Returns the checksum of the entry's page, if the store keeps checksums.
     pub(crate) fn sum(&self) -> Option<u32> {
-        // Relaxed: read and written by the lock's holder only.
+        // Relaxed: only the lock's holder reads and writes it.
         self.sum.map(|sum| sum.load(Ordering::Relaxed))
     }
 
@@ -52,7 +53,7 @@ impl<'a> EntryGuard<'a> {
         }
     }
 
-    /// The word, as it will be unlocked.
+    /// Returns the word that the drop will write back, without its lock bit.
     pub(crate) fn word(&self) -> Word {
         Word::from_raw(self.guard.word())
     }

@@ -9,7 +9,7 @@ use core::fmt;
 /// The number of bits of a swap entry's offset.
 pub const OFFSET_BITS: u32 = 56;
 
-/// A swap entry: an area (`swap_type`, 256 of them) and an offset in pages (below 2^56) in it.
+/// The name of a page: an area (`swap_type`, one of 256) and an offset in it, in pages, below 2^56.
 ///
 /// As in the kernel, the caller chooses both; the store only keeps pages under them. Dense offsets take the
 /// least memory. `Copy`, ordered by area and then by offset.
@@ -33,7 +33,7 @@ pub struct EntryError {
 }
 
 impl SwapEntry {
-    /// The entry at `offset` pages of area `swap_type`.
+    /// Makes the entry at `offset` pages in area `swap_type`.
     ///
     /// # Errors
     /// [`EntryError`] if `offset` is 2^56 or more.
@@ -44,17 +44,17 @@ impl SwapEntry {
         Ok(SwapEntry((swap_type as u64) << OFFSET_BITS | offset))
     }
 
-    /// The area.
+    /// Returns the area.
     pub const fn swap_type(self) -> u8 {
         (self.0 >> OFFSET_BITS) as u8
     }
 
-    /// The offset in pages.
+    /// Returns the offset in pages.
     pub const fn offset(self) -> u64 {
         self.0 & ((1 << OFFSET_BITS) - 1)
     }
 
-    /// Area and offset, as the index's key.
+    /// Returns area and offset as the index's key.
     pub(crate) const fn key(self) -> u64 {
         self.0
     }

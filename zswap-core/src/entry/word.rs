@@ -10,14 +10,14 @@
 //! | kind | payload |
 //! |---|---|
 //! | `Empty` | 0 |
-//! | `Stored` | the backend's 52 bits of the handle; its tag is the pool's |
+//! | `Stored` | the 52 bits of the handle that are the backend's; the rest of the handle is the pool's tag |
 //! | `SameFilled` | the pattern, packed by zpage's `same_filled.rs` |
 //! | `OnDevice` | the number of a slot of the device |
 //!
-//! `raw` marks a stored page that is kept uncompressed, since it does not get smaller. `tried` marks one
-//! that a denser compressor did not make smaller. `live` is set in every word of a node that is part of the
-//! index (`index/`). Without it the word is DEAD, which is 0: so memory that was returned to the system
-//! reads as DEAD words. `lock.rs` has the rules of the lock.
+//! `raw` marks a stored page that is kept uncompressed, since it does not get smaller. `tried` marks a stored
+//! page that a denser compressor did not make smaller. `live` is set in every word of a node that is part of the
+//! index (`index/`). A word without `live` is DEAD. DEAD is 0, so memory that was returned to the system reads as
+//! DEAD words. `lock.rs` has the rules of the lock.
 
 use zpage::word_lock::{LOCKED, WAITERS};
 use zpool_api::BackendBits;
@@ -37,19 +37,19 @@ pub(crate) const LIVE: u64 = 1 << 63;
 pub(crate) struct PoolId(u8);
 
 impl PoolId {
-    /// Pools that may be alive at once.
+    /// The most pools that may be alive at the same time.
     pub(crate) const LIMIT: usize = 15;
 
-    /// The pool in place `place`, below [`Self::LIMIT`].
+    /// Makes the number of the pool in place `place`, which must be below [`Self::LIMIT`].
     pub(crate) const fn from_index(place: usize) -> Self {
         assert!(place < Self::LIMIT, "a pool's place beyond the 15 that there are");
         PoolId(place as u8)
     }
 
-    /// The pool's place.
+    /// Returns the pool's place.
     ///
     /// # Panics
-    /// For the sixteenth value of 4 bits, which no entry's word holds.
+    /// If the number is 15, which no entry's word holds.
     pub(crate) const fn index(self) -> usize {
         assert!(
             (self.0 as usize) < Self::LIMIT,
@@ -63,7 +63,7 @@ impl PoolId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
     Empty,
-    /// An object of a pool; `raw` if it is the uncompressed page.
+    /// An object of a pool. `raw` says that the object is the uncompressed page.
     Stored {
         pool: PoolId,
         bits: BackendBits,
@@ -83,7 +83,7 @@ impl Word {
     pub(crate) const EMPTY: Word = Word(LIVE);
     pub(crate) const DEAD: Word = Word(0);
 
-    /// An unlocked, unreferenced word. A payload of more than 52 bits is truncated.
+    /// Makes a word that is not locked, referenced or tried. A payload of more than 52 bits is truncated.
     pub(crate) const fn new(content: Content) -> Self {
         match content {
             Content::Empty => Word::EMPTY,
@@ -123,7 +123,7 @@ impl Word {
         matches!(self.content(), Content::Empty)
     }
 
-    /// Whether the word names an object of a pool.
+    /// Returns whether the word names an object of a pool.
     pub(crate) const fn is_stored(self) -> bool {
         matches!(self.content(), Content::Stored { .. })
     }
@@ -154,17 +154,17 @@ impl Word {
         Word(self.0 & !(LOCKED | WAITERS))
     }
 
-    /// Loaded since it was stored: gets a second chance from the clock.
+    /// Returns the word marked as loaded since it was stored, so that the clock gives it a second chance.
     pub(crate) const fn referenced(self) -> Self {
         Word(self.0 | REFERENCED)
     }
 
-    /// The second chance is used up.
+    /// Returns the word with its second chance used up.
     pub(crate) const fn unreferenced(self) -> Self {
         Word(self.0 & !REFERENCED)
     }
 
-    /// A denser compressor did not make the page smaller.
+    /// Returns the word marked as tried: a denser compressor did not make the page smaller.
     pub(crate) const fn tried(self) -> Self {
         Word(self.0 | TRIED)
     }
@@ -173,7 +173,7 @@ impl Word {
         self.0 & TRIED != 0
     }
 
-    /// The same page at another place: keeps the referenced bit, drops `tried`.
+    /// Returns the word of the same page at another place. It keeps the referenced bit and drops `tried`.
     pub(crate) const fn moved_to(self, content: Content) -> Self {
         Word(Word::new(content).0 | self.0 & REFERENCED)
     }

@@ -2,7 +2,7 @@
 
 use crate::sync::atomic::AtomicU64;
 
-/// The clock hands: each is the key at which its next walk starts.
+/// The clock hands. Each is the key at which the next walk of its kind starts.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
     pub(crate) migrate: AtomicU64,

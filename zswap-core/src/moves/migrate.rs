@@ -1,10 +1,10 @@
-//! Migration: pages of pools that are not current any more move into the current one.
+//! Migration moves pages into the current pool, out of pools that were current before.
 //!
-//! A page is read as a load reads it, compressed again and put into the other pool with nothing locked;
-//! then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
+//! A page is read as a load reads it, compressed again, and put into the current pool. Nothing is locked
+//! meanwhile. Then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
 //! throughout, an overwrite meanwhile is kept, and a failure leaves the page in place.
 //!
-//! Recompressed pages stay in their pool unless that has been current since they came.
+//! Pages that recompression has moved stay in their pool, unless that pool has become current since.
 
 use crate::error::MigrateError;
 use crate::moves::relocate::{Relocated, Wanted};
@@ -18,16 +18,16 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct PoolMigration {
-    /// Pages moved into the current pool.
+    /// Pages that this call moved into the current pool.
     pub moved: usize,
-    /// Pages still in other pools, not counting recompressed ones.
+    /// Pages that are still in other pools, except those in pools that [`Zswap::recompress`] made.
     pub left: usize,
 }
 
 impl Zswap {
-    /// Moves up to `budget` pages into the current pool, out of pools that are not current any more. A
-    /// pool whose last page leaves is dropped. Continues where the last call ended, and goes around at most
-    /// once. Pages that [`Zswap::recompress`] has moved stay where they are.
+    /// Moves up to `budget` pages into the current pool, out of pools that were current before. Drops a pool
+    /// when its last page leaves it. Continues where the last call ended, and visits each entry at most once.
+    /// Pages that [`Zswap::recompress`] has moved stay where they are.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -43,20 +43,20 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the current pool refuses
-    /// it, [`MigrateError::Forked`] in a child after `fork`. That page stays in place; pages moved before
-    /// stay moved.
+    /// [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the current pool refuses it.
+    /// That page stays in place; pages that were moved before it stay moved. [`MigrateError::Forked`] in a
+    /// child after `fork`.
     ///
     /// # Blocking
-    /// As a store does. Only the entry of the page being moved is locked, for a moment.
+    /// Waits as [`Zswap::store`] does. Locks only the entry of the page being moved, for a moment.
     pub fn migrate_pools(&self, budget: usize) -> Result<PoolMigration, MigrateError> {
         let mut done = PoolMigration::default();
         self.migrate_some(budget, &mut done, &|| false)?;
         Ok(done)
     }
 
-    /// As [`Zswap::migrate_pools`], but stops after the current page when `stop` returns true. `done`
-    /// counts the pages moved before an error, too.
+    /// Does what [`Zswap::migrate_pools`] does, but stops after the current page when `stop` returns true.
+    /// Counts moved pages in `done`, also those before an error.
     pub(crate) fn migrate_some(
         &self,
         budget: usize,
@@ -82,8 +82,8 @@ impl Zswap {
         moved
     }
 
-    /// Moves one page into the current pool; returns whether it moved. Not inlined: its buffers are whole
-    /// pages, and so are the caller's.
+    /// Moves one page into the current pool; returns whether it moved. Not inlined, because both this function
+    /// and its caller keep whole pages on the stack.
     #[inline(never)]
     fn migrate(
         &self,

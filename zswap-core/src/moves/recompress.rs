@@ -1,7 +1,7 @@
 //! Recompression: pages move into a pool with a denser compressor, if they take less memory there.
 //!
-//! A page moves as in migration ([`crate::moves::migrate`]). A compressor that did not make a page smaller
-//! is noted ([`crate::moves::tried`]) and not tried on that page again.
+//! A page moves as in migration ([`crate::moves::migrate`]). If a compressor does not make a page smaller, that
+//! is noted ([`crate::moves::tried`]), and the compressor is not tried on that page again.
 
 use crate::entry::word::PoolId;
 use crate::error::{BuildError, MigrateError};
@@ -29,19 +29,19 @@ pub struct Recompress<'a> {
 }
 
 impl<'a> Recompress<'a> {
-    /// All pages, with the compressor of this spec.
+    /// Compresses all pages again, with the compressor of this spec.
     pub fn new(spec: &'a str) -> Self {
         Recompress { spec, max_pages: usize::MAX, idle: false }
     }
 
-    /// Stops after compressing this many pages. Default: after each page has had its turn.
+    /// Stops after compressing this many pages. By default, stops when each page has had its turn.
     #[must_use]
     pub fn max_pages(mut self, pages: usize) -> Self {
         self.max_pages = pages;
         self
     }
 
-    /// Only idle pages: those not loaded since a walk of recompression or writeback last passed them.
+    /// Skips pages that were loaded since a walk of recompression or writeback last passed them.
     #[must_use]
     pub fn idle(mut self) -> Self {
         self.idle = true;
@@ -53,13 +53,13 @@ impl<'a> Recompress<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Recompressed {
-    /// Pages moved into the denser pool.
+    /// Pages that this call moved into the denser pool.
     pub moved: usize,
-    /// Pages that would not have taken less memory. This compressor skips them until they are overwritten
-    /// or moved.
+    /// Pages that would not have taken less memory. Calls with this compressor skip them until they are
+    /// overwritten or moved.
     pub not_smaller: usize,
-    /// Bytes of memory that the moved pages' objects take less than before, each rounded as its backend
-    /// rounds it.
+    /// Bytes of memory that the objects of the moved pages take less than before. Each object counts with the
+    /// size to which its backend rounds it.
     pub bytes_saved: usize,
 }
 
@@ -67,9 +67,9 @@ impl Zswap {
     /// Compresses pages again with another, denser compressor, into a pool of the current backend.
     ///
     /// A page moves only if its object then takes less memory, as the backends round it
-    /// ([`zpool_api::Zpool::footprint`]). A page that this compressor did not make smaller is marked, and
-    /// skipped until it is overwritten or moved. A call continues where the last one ended, and goes around
-    /// at most once.
+    /// ([`zpool_api::Zpool::footprint`]). If this compressor does not make a page smaller, the page is marked,
+    /// and the compressor skips it until the page is overwritten or moved. A call continues where the last one
+    /// ended, and visits each entry at most once.
     ///
     /// ```
     /// # if cfg!(not(feature = "zstd")) { return Ok(()); }
@@ -85,13 +85,14 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`MigrateError::Build`] if there is no pool for the compressor yet and none can be built, for the
-    /// reasons of [`Zswap::set_compressor`]; [`MigrateError::Load`] if a page cannot be read,
-    /// [`MigrateError::Store`] if the denser pool refuses it, [`MigrateError::Forked`] in a child after
-    /// `fork`. That page stays in place; pages moved before stay moved.
+    /// * [`MigrateError::Build`] if there is no pool for the compressor yet and none can be built, for the
+    ///   reasons of [`Zswap::set_compressor`].
+    /// * [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the denser pool refuses it.
+    ///   That page stays in place; pages that were moved before it stay moved.
+    /// * [`MigrateError::Forked`] in a child after `fork`.
     ///
     /// # Blocking
-    /// As a store does.
+    /// Waits as [`Zswap::store`] does.
     pub fn recompress(&self, what: &Recompress<'_>) -> Result<Recompressed, MigrateError> {
         if !self.is_here() {
             return Err(MigrateError::Forked);
@@ -133,9 +134,10 @@ impl Zswap {
         Ok(done)
     }
 
-    /// A copy of a page in the denser pool, if that takes less than `footprint` bytes of memory. It may
-    /// exceed the limit by a run of pages, since freeing the old copy gives back more; beyond that, room is
-    /// made as for a store. Not inlined, as `migrate`.
+    /// Makes a copy of a page in the denser pool; `None` if the copy would not take less than `footprint`
+    /// bytes of memory. The copy may exceed the limit by a run of pages, since the old copy, which is freed
+    /// later, takes more. If that is not enough, makes room as a store does. Not inlined, for the reason given
+    /// at `migrate`.
     #[inline(never)]
     fn recompressed(
         &self,
@@ -163,10 +165,10 @@ impl Zswap {
         }
     }
 
-    /// The pool of the current backend and the compressor `text`, built if there is none.
+    /// Returns the pool of the current backend and the compressor `text`. Builds it if it does not exist.
     fn pool_for(&self, text: &str) -> Result<PoolRef<'_>, BuildError> {
         let current = self.pools.current();
-        // An existing pool is found without an allocation.
+        // If the pool exists, it is found without an allocation.
         let found = self.pools.living(|pool| pool.answers_to(&current.zpool_name, text));
         if let Some(hold) = found {
             return Ok(hold);

@@ -1,9 +1,10 @@
 //! Replaces the object of an entry by another copy of the same page.
 //!
-//! Every mover goes through here: migration, recompression, writeback. The object stays pinned and its pool
-//! referenced from when the entry's word is read until the word is compared again. So neither the object's
-//! handle nor the pool's number in the word can be reused meanwhile, and an equal word *is* the object that
-//! was read. An overwrite, an invalidate or another mover changes the word, and the copy is dropped.
+//! Every mover goes through here: migration, recompression, writeback. A mover reads the entry's word, makes a
+//! copy, and compares the word again. From the first read to the comparison, the object stays pinned and its
+//! pool stays referenced. So neither the object's handle nor the pool's number can be reused meanwhile: if the
+//! word is equal, it still names the object that was read. An overwrite, an invalidate or another mover changes
+//! the word, and then the copy is dropped.
 
 use crate::entry::word::{Content, Word};
 use crate::error::LoadError;
@@ -17,34 +18,34 @@ use crate::{Page, SwapEntry, Zswap};
 pub(crate) enum Wanted {
     Yes,
     No,
-    /// Not yet: it was loaded, and gets a second chance.
+    /// The page was loaded, so it gets a second chance.
     SecondChance,
 }
 
-/// What a mover's `copy` produced.
+/// The result of a mover's `copy`.
 #[derive(Debug)]
 pub(crate) enum NewCopy {
-    /// Another copy, owned by the mover until it is in the entry.
+    /// Another copy. The mover owns it until it is in the entry.
     Of(Content),
-    /// The page stays; this compressor did not make it smaller, which is noted.
+    /// This compressor did not make the page smaller. The page stays, and the result is noted.
     NoneBetter(Codec),
 }
 
-/// The outcome for an entry.
+/// What happened to an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Relocated {
     Moved,
     NoneBetter,
-    /// It got its second chance.
+    /// The entry got its second chance.
     Spared,
-    /// Removed, overwritten meanwhile, or not eligible.
+    /// Skipped: removed, overwritten meanwhile, or not eligible.
     PassedBy,
 }
 
 impl Zswap {
-    /// Moves the page of an entry that holds an object and is `wanted`: reads it, has `copy` make another
-    /// copy of it, given the page and its object's footprint in bytes, and installs that in the entry if it
-    /// still holds the same object.
+    /// Moves the page of an entry, if the entry holds an object and `wanted` accepts it. Reads the page into
+    /// `page`, and calls `copy` with it and with the footprint of its object in bytes, to make another copy.
+    /// Installs that copy if the entry still holds the same object.
     ///
     /// No lock is held while the page is read and copied.
     pub(crate) fn relocate<E: From<LoadError>>(
@@ -67,7 +68,7 @@ impl Zswap {
                 if spared {
                     locked.replace(word.unreferenced());
                 }
-                // Unlocked before the pool's reference, which may be the last one by then, is put.
+                // Unlock first: the drop of `pool` may put its last reference.
                 drop(locked);
                 return Ok(if spared { Relocated::Spared } else { Relocated::PassedBy });
             }
@@ -78,11 +79,11 @@ impl Zswap {
             let done = match copy(page, pool.footprint(object.len())) {
                 Ok(NewCopy::Of(new)) => {
                     let replaced = self.replace_if_same(entry, word, |word| word.moved_to(new));
-                    // The comparison is done: the object may go.
+                    // The comparison is done, so the object need not stay pinned.
                     drop(object);
                     let left = if replaced { word.content() } else { new };
                     // SAFETY: this thread took the older copy out of the entry, or never installed the
-                    // newer one.
+                    // newer one, and discards it only here.
                     unsafe { self.discard(left) };
                     replaced.then_some(Relocated::Moved)
                 }
@@ -100,12 +101,12 @@ impl Zswap {
         relocated?
     }
 
-    /// The new copy, from an object that a mover has put into `pool`.
+    /// Returns a new copy: the object that a mover has put into `pool`.
     pub(crate) fn copy_in(&self, pool: &PoolRef<'_>, stored: Stored) -> NewCopy {
         NewCopy::Of(self.stored_content(pool.again(), stored))
     }
 
-    /// Replaces the word of an entry that still holds the object of `old`; returns whether it did. The
+    /// Replaces the word of an entry if it still holds the object of `old`; returns whether it did. The
     /// caller has kept that object pinned, and its pool referenced, since it read `old`.
     fn replace_if_same(&self, entry: SwapEntry, old: Word, new: impl FnOnce(Word) -> Word) -> bool {
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };

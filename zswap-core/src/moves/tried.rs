@@ -1,11 +1,12 @@
 //! Remembers which compressors did not make a page smaller, so that recompression does not try them again.
 //!
-//! An entry's word has a bit for "some compressor was tried in vain since the page was stored"; the notes
-//! here say by key which ones, of at most eight. The bit goes with the word when the page is replaced or
-//! moved, and the notes of a key count only while the bit is set, so they are never stale. A page that
-//! could not be noted, for lack of memory, is tried again.
+//! A bit in an entry's word says that some compressor was tried in vain since the page was stored. The notes
+//! here, by the entry's key, say which compressors, of at most eight. The bit is lost when the page is replaced
+//! or moved. The notes of a key count only while the bit is set, so they are never stale. If there is no memory
+//! to note a page, its compressor is tried again.
 //!
-//! Lock: a mutex, a leaf, held for a look-up. Its memory grows with no entry lock held.
+//! Lock: a mutex that is held for a look-up, and under which no other lock is taken. The map grows only while no
+//! entry lock is held.
 
 use std::collections::HashMap;
 
@@ -13,15 +14,15 @@ use zpool_base::lockdep::{self, Rank};
 
 use crate::sync::Mutex;
 
-/// Compressors that have a bit; one more drops all notes.
+/// The most compressors that have a bit. One more drops all notes.
 const CODECS: usize = 8;
-/// The most pages noted; one more drops all notes.
+/// The most pages that are noted. One more drops all notes.
 const PAGES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 struct Notes {
     codecs: Vec<String>,
-    /// A bit for each codec, by the entry's key.
+    /// For each entry's key, the bits of the codecs that did not make its page smaller.
     of: HashMap<u64, u8>,
 }
 
@@ -38,7 +39,7 @@ impl Tried {
         change(&mut self.0.lock())
     }
 
-    /// The bit of a compressor, by the text that it was built from.
+    /// Returns the bit of a compressor, given the text that the compressor was built from.
     pub(crate) fn codec(&self, text: &str) -> Codec {
         self.with(|notes| {
             if let Some(at) = notes.codecs.iter().position(|codec| codec == text) {
@@ -49,7 +50,7 @@ impl Tried {
             }
             let mut name = String::new();
             if name.try_reserve_exact(text.len()).is_err() || notes.codecs.try_reserve(1).is_err() {
-                // Nothing will be noted for it.
+                // Without a bit, nothing is noted for this compressor.
                 return Codec(0);
             }
             name.push_str(text);
@@ -58,19 +59,19 @@ impl Tried {
         })
     }
 
-    /// Makes room for another note. Called with no entry lock held.
+    /// Makes room for another note. Called while no entry lock is held.
     pub(crate) fn reserve(&self) {
         self.with(|notes| {
             if notes.of.len() >= PAGES {
                 notes.of = HashMap::new();
             }
-            // If that fails the page is tried again.
+            // If there is no memory, the page is tried again.
             let _ = notes.of.try_reserve(1);
         });
     }
 
-    /// Notes that a codec did not make the page of a key smaller; `first` if no codec was noted for it
-    /// before. Called under the entry's lock, where the word gets its bit.
+    /// Notes that a codec did not make a key's page smaller. `first` says that no codec was noted for the page
+    /// before. Called under the entry's lock; the entry's word gets its bit under the same lock.
     pub(crate) fn note(&self, key: u64, codec: Codec, first: bool) {
         self.with(|notes| {
             if let Some(of) = notes.of.get_mut(&key) {
@@ -81,15 +82,16 @@ impl Tried {
         });
     }
 
-    /// Whether a codec was noted for the page of a key whose word has the bit. Called under the entry's
-    /// lock.
+    /// Returns whether a codec was noted for a key's page. Called under the entry's lock, and only if the bit
+    /// in the entry's word is set.
     pub(crate) fn was(&self, key: u64, codec: Codec) -> bool {
         self.with(|notes| notes.of.get(&key).is_some_and(|of| of & codec.0 != 0))
     }
 
-    /// Bytes of the notes.
+    /// Returns the bytes of the notes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // The table has a power of two of places, at most 7 of 8 in use, and a control byte for each.
+        // The table's number of places is a power of two. At most 7 of 8 places are used, and each has a control
+        // byte.
         let bytes = |capacity: usize| {
             (capacity * 8).div_ceil(7).next_power_of_two() * (size_of::<(u64, u8)>() + 1)
         };

@@ -1,20 +1,20 @@
-//! A walk over the entries that hold an object of a pool, like a clock's hand: it continues where the last
-//! one ended, and goes around at most once.
+//! A walk over the entries that hold an object of a pool. Like a clock's hand, it continues where the last walk
+//! ended, and goes around at most once.
 //!
-//! Patterns and pages on the device have no pool memory: their entries are skipped leaf by leaf
-//! (`index/pooled.rs`), so the cost of a walk depends on the pages in the pools. Concurrent walks of one
-//! hand share the entries: the walk that takes a leaf moves the hand behind it.
+//! Patterns and pages on the device have no pool memory. A walk skips their entries leaf by leaf
+//! (`index/pooled.rs`), so its cost depends on the pages in the pools. Concurrent walks of one hand share the
+//! entries: a walk that takes a leaf moves the hand behind that leaf.
 
 use crate::entry::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{SwapEntry, Zswap};
 
-/// What comes after an entry.
+/// What a walk does after it has called `visit` for an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
-    /// The next one.
+    /// It goes on with the next entry.
     On,
-    /// This entry was not visited: the next walk begins with it.
+    /// It stops. `visit` skipped this entry, and the next walk begins with it.
     StopBefore,
 }
 
@@ -26,8 +26,8 @@ pub(crate) struct Visited {
 }
 
 impl Zswap {
-    /// Visits each entry with an object once, starting at the hand. After an error the hand is behind the
-    /// entry that failed.
+    /// Calls `visit` once for each entry with an object, beginning at the hand. After an error the hand is
+    /// behind the entry that failed.
     pub(crate) fn walk<E>(
         &self,
         hand: &AtomicU64,
@@ -35,7 +35,7 @@ impl Zswap {
         mut visit: impl FnMut(SwapEntry) -> Result<Step, E>,
     ) -> Result<(), E> {
         let mut keys = LeafKeys::new();
-        // Relaxed, here and below: where a walk begins decides nothing, and the hand publishes nothing.
+        // Relaxed, here and below: it does not matter where a walk begins, and the hand publishes nothing.
         let start = hand.load(Ordering::Relaxed);
         let (mut from, mut wrapped) = (start, false);
         loop {
@@ -57,8 +57,8 @@ impl Zswap {
                 let key = match &back_to {
                     Ok(key) | Err((key, _)) => *key,
                 };
-                // Back into this leaf, unless another walk has moved the hand on. If that has moved it to
-                // the same place, some entries are visited again.
+                // Move the hand back into this leaf, unless another walk has moved it on. If another walk has
+                // moved it to the same place, some entries are visited again.
                 // Relaxed: as above.
                 let _ = hand.compare_exchange(next, key, Ordering::Relaxed, Ordering::Relaxed);
                 return back_to.map(drop).map_err(|(_, error)| error);

@@ -1,11 +1,13 @@
-//! Writeback: pages that were not loaded recently go to a device.
+//! Writeback moves pages that were not loaded recently to a device.
 //!
-//! The LRU is a clock: a hand goes round over the entries that hold an object. A page loaded since the hand
-//! last passed it gets a second chance; the others are written back. After [`SECOND_CHANCES`] chances in a
-//! row the next page is written back regardless, so that a walk over pages in use ends soon, too. A page is
-//! written to a slot with nothing locked, and its entry names the slot only after the write succeeded
-//! ([`crate::moves::relocate`]): a page is in one place at any moment, an overwrite meanwhile is kept, and
-//! a failed write leaves the page in place.
+//! A clock finds such pages: a hand goes round over the entries that hold an object. A page that was loaded
+//! since the hand last passed it gets a second chance; other pages are written back. After [`SECOND_CHANCES`]
+//! second chances in a row, the next page is written back even if it was loaded. So a walk ends soon, even over
+//! pages in use.
+//!
+//! A page is written to a slot while nothing is locked. Its entry names the slot only after the write has
+//! succeeded ([`crate::moves::relocate`]). So a page is in one place at any moment, an overwrite meanwhile is
+//! kept, and a failed write leaves the page in place.
 
 use crate::counters::Counter;
 use crate::entry::word::Content;
@@ -17,34 +19,34 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::device::DeviceError;
 use zpage::device_slots::Slots;
 
-/// Second chances given in a row; the entry after them is written back even if it was loaded.
+/// The most second chances given in a row. The next page is written back even if it was loaded.
 pub(crate) const SECOND_CHANCES: usize = 64;
 
 /// The result of writing pages back.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenBack {
     pub(crate) pages: usize,
-    /// Pages skipped in a round because they could not be read.
+    /// Pages skipped in the last round because they could not be read.
     pub(crate) unreadable: usize,
-    /// The error of the last page skipped.
+    /// The error of the page that was skipped last.
     pub(crate) passed_by: Option<WritebackError>,
-    /// The error that ended it early.
+    /// The error that ended the writeback early.
     pub(crate) error: Option<WritebackError>,
 }
 
 /// What a walk does with a page that cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unreadable {
-    /// It ends with the error.
+    /// The walk ends with the error.
     Ends,
-    /// It skips the page.
+    /// The walk skips the page.
     PassedBy,
 }
 
 impl Zswap {
-    /// Writes up to `pages` pages back to the device, first those that were not loaded since a walk last
-    /// passed them; returns how many. Continues where the last call ended, and goes around at most twice,
-    /// the second time over pages that had their second chance. Entries without pool memory are skipped.
+    /// Writes up to `pages` pages back to the device; returns how many. Continues where the last call ended, and
+    /// goes around at most twice. In the first round, most pages that were loaded since a walk last passed them
+    /// get a second chance; the second round writes them back. Skips entries without pool memory.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -62,11 +64,11 @@ impl Zswap {
     ///
     /// # Errors
     /// * [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off.
-    /// * [`WritebackError::DeviceFull`] if every slot is taken, [`WritebackError::Device`] if a write
-    ///   fails, [`WritebackError::Load`] if a page cannot be read. That page stays in place; pages before
-    ///   it stay on the device.
-    /// * [`WritebackError::Reentrant`] if a device calls this, nested too deep; [`WritebackError::Forked`]
-    ///   in a child after `fork`.
+    /// * [`WritebackError::DeviceFull`] if every slot is taken, [`WritebackError::Device`] if a write fails,
+    ///   [`WritebackError::Load`] if a page cannot be read. That page stays in place; pages that were written
+    ///   back before it stay on the device.
+    /// * [`WritebackError::Reentrant`] if a device calls this nested too deep; [`WritebackError::Forked`] in a
+    ///   child after `fork`.
     pub fn shrink(&self, pages: usize) -> Result<usize, WritebackError> {
         if !self.is_here() {
             return Err(WritebackError::Forked);
@@ -78,8 +80,8 @@ impl Zswap {
         }
     }
 
-    /// As [`Zswap::shrink`], but stops after the current page when `stop` returns true. Returns the pages
-    /// written back and the error that ended it, if any.
+    /// Does what [`Zswap::shrink`] does, but stops after the current page when `stop` returns true. Returns the
+    /// number of pages written back and the error that ended it, if any.
     pub(crate) fn write_back_some(
         &self,
         pages: usize,
@@ -129,18 +131,19 @@ impl Zswap {
         done
     }
 
-    /// Switches writeback on or off. Pages on the device stay there.
+    /// Switches writeback on or off. Pages that are on the device stay there.
     pub fn set_writeback_enabled(&self, enabled: bool) {
         self.writeback.set(enabled);
     }
 
-    /// The device's slots, if there is a device and writeback is on.
+    /// Returns the device's slots, if there is a device and writeback is on.
     pub(crate) fn slots(&self) -> Option<&Slots> {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
-    /// Notes that a page did not get to the device. A full device, which may have fewer slots than the
-    /// store assumes, does not count as failed: it is tried again as soon as there is a page to write.
+    /// Turns the error of a page that did not get to the device into one of writeback, and notes that the
+    /// device failed. A device that is full has not failed, even if it has fewer slots than the store assumes:
+    /// the store tries it again with the next page to write.
     fn not_written(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
         if let DeviceError::Full { slots } = source {
             return WritebackError::DeviceFull { slots };
@@ -149,7 +152,8 @@ impl Zswap {
         WritebackError::Device { entry, source }
     }
 
-    /// Writes the page of one entry back; one in use, too, if `in_use_too`.
+    /// Writes the page of one entry back. If the page is in use, does so only if `in_use_too`; otherwise gives
+    /// the page its second chance.
     fn write_back(
         &self,
         slots: &Slots,

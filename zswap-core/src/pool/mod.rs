@@ -1,7 +1,7 @@
 //! A pool of a store: a backend, a compressor, and the contexts that belong to both.
 //!
-//! This is where a page becomes an object and back. Nothing here knows of entries. Backends and codecs are
-//! called from here, and their panics become errors here.
+//! This is where a page becomes an object, and an object a page. Nothing here knows entries. Backends and codecs
+//! are called from here, and their panics become errors here.
 
 mod percpu_ref;
 pub(crate) mod pools;
@@ -28,23 +28,23 @@ use zpool_base::contained::{Contained, Panicked, contain};
 pub(crate) struct Pool {
     /// The registry name that the backend was built from.
     pub(crate) zpool_name: String,
-    /// The registry text that the compressor was built from.
+    /// The compressor's canonical name: the same whether or not the given spec spells out defaults.
     pub(crate) spec: String,
-    /// The spec that was given for the compressor, with or without its defaults spelt out.
+    /// The spec that was given for the compressor.
     asked: String,
     zpool: BuiltZpool,
     pub(crate) codec: Codec,
-    /// Contexts and buffers of requests.
+    /// Contexts and buffers for the requests of batches.
     pub(crate) spares: Spares,
-    /// What the backend's pages are charged to: a part of the store's budget.
+    /// The budget that the backend's pages are charged to. It is a part of the store's budget.
     charged: Arc<PageBudget>,
-    /// The backend does not charge its pages, so they are charged for it.
+    /// Set if the backend does not charge its pages, so that the pool has to.
     uncharged: AtomicBool,
-    /// `recompress` put pages here, and the pool has not been current since.
+    /// Set when `recompress` adds the pool; cleared when the pool becomes current.
     pub(crate) recompressed: AtomicBool,
-    /// Bytes of the backend's pages.
+    /// The size of the backend's pages, in bytes.
     page_size: usize,
-    /// Read once: all handles of a pool share it, so entries keep only the other 52 bits.
+    /// Read once from the backend. All handles of a pool share it, so entries keep only the other 52 bits.
     tag: PoolTag,
     compaction: bool,
 }
@@ -55,13 +55,13 @@ pub(crate) struct Stored {
     pub(crate) handle: Handle,
     /// Bytes of the object.
     pub(crate) len: usize,
-    /// Kept uncompressed, because it did not get smaller.
+    /// Whether the page is kept uncompressed, because it did not get smaller.
     pub(crate) raw: bool,
 }
 
 /// A compressed page, kept while room is made for it.
 pub(crate) struct Encoded {
-    /// The whole page if it did not get smaller.
+    /// The bytes in use: all of them if the page did not get smaller.
     len: usize,
     bytes: [u8; PAGE_SIZE],
 }
@@ -85,7 +85,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// A lack of memory, which making room may end.
+    /// Returns whether this is a lack of memory, so that making room may help.
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(
             self,
@@ -93,7 +93,7 @@ impl Fault {
         )
     }
 
-    /// The store's own limit refused the memory, not the system.
+    /// Returns whether the memory was refused by the store's own limit, not by the system.
     pub(crate) fn is_limit(&self) -> bool {
         matches!(self, Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { .. } }))
     }
@@ -108,7 +108,7 @@ impl From<CodecFault> for Fault {
     }
 }
 
-/// Parts of a [`Pool`] that a recipe puts together.
+/// The parts that a recipe makes a [`Pool`] from.
 #[derive(Debug)]
 pub(crate) struct Ingredients {
     pub(crate) zpool_name: String,
@@ -149,43 +149,43 @@ impl Pool {
         })
     }
 
-    /// The backend's own figures; all zero if it panics.
+    /// Returns the backend's own figures; all zero if the backend panics.
     pub(crate) fn stats(&self) -> ZpoolStats {
         self.try_stats().unwrap_or_default()
     }
 
-    /// The backend's own figures, unless it panics.
+    /// Returns the backend's own figures, or an error if the backend panics.
     pub(crate) fn try_stats(&self) -> Result<ZpoolStats, ZpoolError> {
         self.backend("stats", |zpool| Ok(zpool.stats()))
     }
 
-    /// The backend's own name.
+    /// Returns the backend's own name.
     pub(crate) fn backend_name(&self) -> &'static str {
         contain(|| self.zpool.name()).unwrap_or("the backend")
     }
 
-    /// Heap bytes of the contexts made so far.
+    /// Returns the heap bytes of the contexts made so far.
     pub(crate) fn context_bytes(&self) -> usize {
         self.codec.memory_bytes().saturating_add(self.spares.memory_bytes())
     }
 
-    /// Bytes of the backend's pages.
+    /// Returns the size of the backend's pages, in bytes.
     pub(crate) fn page_size(&self) -> usize {
         self.page_size
     }
 
-    /// Whether the backend can be compacted.
+    /// Returns whether the backend can be compacted.
     pub(crate) fn can_compact(&self) -> bool {
         self.compaction
     }
 
-    /// Whether it has this backend, and a compressor that was requested by this text or has it as its name.
-    /// Allocates nothing, unlike resolving the text.
+    /// Returns whether the pool has this backend, and `text` is the given spec or the canonical name of its
+    /// compressor. Allocates nothing, unlike resolving `text`.
     pub(crate) fn answers_to(&self, zpool_name: &str, text: &str) -> bool {
         self.zpool_name == zpool_name && (self.spec == text || self.asked == text)
     }
 
-    /// Whether it has this backend and this compressor.
+    /// Returns whether the pool has this backend, and a compressor of this canonical name.
     pub(crate) fn is_like(&self, zpool_name: &str, spec: &str) -> bool {
         self.zpool_name == zpool_name && self.spec == spec
     }
@@ -194,9 +194,9 @@ impl Pool {
         Handle::new(self.tag, bits)
     }
 
-    /// Compresses the page and puts it in the backend. A page that does not get smaller is put there
-    /// uncompressed if `keep_raw`, else refused. If the backend has no room, the compressed page is left in
-    /// `kept`.
+    /// Compresses the page and puts it into the backend. A page that does not get smaller is put there
+    /// uncompressed if `keep_raw`, and is refused otherwise. If the backend has no room, leaves the compressed
+    /// page in `kept`.
     #[inline]
     pub(crate) fn put(
         &self,
@@ -207,7 +207,8 @@ impl Pool {
         self.codec.compress(page, |bytes| self.insert(bytes, keep_raw, kept))?
     }
 
-    /// As [`Pool::put`], if the object takes less than `limit` bytes of memory.
+    /// Does what [`Pool::put`] does, but returns `None` if the page does not get smaller, or its object would
+    /// take `limit` bytes of memory or more.
     pub(crate) fn put_if_below(
         &self,
         page: &Page,
@@ -222,12 +223,13 @@ impl Pool {
         })?
     }
 
-    /// Bytes of memory that an object of `len` bytes takes, as the backend rounds it.
+    /// Returns the bytes of memory that an object of `len` bytes takes, as the backend rounds it.
     pub(crate) fn footprint(&self, len: usize) -> usize {
         self.backend("footprint", |zpool| Ok(zpool.footprint(len))).unwrap_or(len)
     }
 
-    /// Puts a compressed page in the backend: all of the page if it did not get smaller.
+    /// Puts a compressed page into the backend. `bytes` is the whole page if it did not get smaller. `keep_raw`
+    /// and `kept` are as for [`Pool::put`].
     #[inline]
     pub(crate) fn insert(
         &self,
@@ -246,14 +248,14 @@ impl Pool {
         stored
     }
 
-    /// Puts the kept page in the backend.
+    /// Puts the kept page into the backend.
     pub(crate) fn put_again(&self, kept: &Encoded) -> Result<Stored, Fault> {
         self.malloc(&kept.bytes[..kept.len], kept.len == PAGE_SIZE)
     }
 
     #[inline]
     fn malloc(&self, bytes: &[u8], raw: bool) -> Result<Stored, Fault> {
-        // Relaxed: a hint that the backend does not charge, which each thread would find out itself.
+        // Relaxed: a hint that the backend does not charge. A thread that does not see it finds out itself.
         if self.uncharged.load(Ordering::Relaxed) {
             self.charge_for_the_backend(bytes.len()).map_err(Fault::Pool)?;
         }
@@ -266,9 +268,10 @@ impl Pool {
         Ok(Stored { handle, len: bytes.len(), raw })
     }
 
-    /// Called with an object of the caller's in the backend, when nothing is charged or the backend does
-    /// not charge. That object lives, so a backend that charges has charged its page by now, whatever other
-    /// threads free meanwhile.
+    /// Finds out whether the backend charges its pages, and, if it does not, charges them. Called when nothing
+    /// is charged, or when the backend is known not to charge. In the first case the caller has an object in the
+    /// backend. So a backend that charges has charged that object's page before, and still does, whatever
+    /// other threads free meanwhile.
     #[cold]
     fn look_whether_it_charges(&self) {
         // Relaxed, here and below: as in `malloc`.
@@ -281,20 +284,20 @@ impl Pool {
         }
     }
 
-    /// For a backend that ignores budgets: it is full when its pages have reached the limit.
+    /// Checks the limit for a backend that ignores budgets: it is full when its pages have reached the limit.
     #[cold]
     fn charge_for_the_backend(&self, bytes: usize) -> Result<(), ZpoolError> {
         self.look_whether_it_charges();
-        // Nothing is charged for the object: another thread's check would overwrite that before it was
-        // uncharged.
+        // The object itself is not charged: before that charge was undone, another thread's check would
+        // overwrite it.
         Ok(self.charged.check(bytes)?)
     }
 
     /// Frees an object.
     #[inline]
     pub(crate) fn free(&self, bits: BackendBits) {
-        // The handle was the caller's alone: only a backend that breaks its contract fails here, and then
-        // nothing can be done about that object.
+        // The handle was the caller's alone, so only a backend that breaks its contract fails here. Then
+        // nothing can be done about the object.
         let _ = self.backend("free", |zpool| zpool.free(self.handle(bits)));
         // Relaxed: as in `malloc`.
         if self.uncharged.load(Ordering::Relaxed) {
@@ -302,13 +305,13 @@ impl Pool {
         }
     }
 
-    /// Prefetches what freeing the object needs.
+    /// Prefetches what the backend needs to free the object.
     #[inline]
     pub(crate) fn prefetch(&self, bits: BackendBits) {
         let _ = contain(|| self.zpool.prefetch(self.handle(bits)));
     }
 
-    /// Pins an object.
+    /// Pins an object, so that its bytes can be read and stay where they are.
     #[inline]
     pub(crate) fn pin(&self, bits: BackendBits) -> Result<Contained<ObjRead<'_>>, ZpoolError> {
         self.backend("obj_read_begin", |zpool| zpool.obj_read_begin(self.handle(bits)))
@@ -327,7 +330,7 @@ impl Pool {
         self.codec.decompress(object, page).map_err(Fault::from)
     }
 
-    /// Moves objects together until `pages` pages are freed, or for a bounded time.
+    /// Moves objects together until `pages` pages are freed, but only for a bounded time.
     pub(crate) fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.backend("compact", |zpool| zpool.compact_some(pages))
     }

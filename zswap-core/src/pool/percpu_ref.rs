@@ -1,16 +1,16 @@
 //! A pool's reference count: one reference for each page stored in the pool, one for each operation that
 //! uses it, and one for being the current pool.
 //!
-//! While a pool is current its count is *spread*: each CPU counts in a shard, which costs no contention,
-//! and no shard means anything by itself. When the pool stops being current its shards are *closed*: their
-//! sum goes into one word, where counting continues until that word is 0. Then the pool is dead, and the
-//! thread that put the last reference takes it down. A pool whose word is not 0 can become current again.
+//! While a pool is current, its count is *spread*: each CPU counts in its own shard, which costs no contention.
+//! A single shard then means nothing. When the pool stops being current, its shards are *closed*: their sum
+//! goes into one word, and counting goes on in that word. When the word is 0, the pool is dead, and the thread
+//! that put the last reference takes it down. A pool whose word is not 0 can become current again.
 //!
 //! # Why no reference is lost
-//! A shard is closed by a swap, so each change of it either comes before and is in the sum, or comes after
-//! and finds the shard closed. A thread that finds a shard closed changes the word instead; what it leaves
-//! in the shard means nothing. While the shards are open, or being closed or opened, the word holds
-//! [`SPREAD`] in addition, so it cannot be 0.
+//! A shard is closed by a swap. So each change of the shard either comes before the swap and is in the sum, or
+//! comes after it and finds the shard closed. A thread that finds a shard closed changes the word instead; the
+//! value that it leaves in the shard means nothing. While the shards are open, being closed or being opened,
+//! [`SPREAD`] is added to the word, so the word cannot be 0.
 //!
 //! Only the holder of the pools lock opens and closes shards.
 
@@ -30,7 +30,7 @@ pub(crate) struct PercpuRef {
 }
 
 impl PercpuRef {
-    /// A dead count. `shards` is a power of two.
+    /// Makes a dead count. `shards` must be a power of two.
     pub(crate) fn new(shards: usize) -> Self {
         assert!(shards.is_power_of_two(), "{shards} shards are not a power of two");
         let shard = |_| CachePadded::new(AtomicI64::new(CLOSED));
@@ -41,10 +41,10 @@ impl PercpuRef {
         &self.shards[cpu & (self.shards.len() - 1)]
     }
 
-    /// Makes the count alive, with one reference, for being current. False if it was not dead.
+    /// Makes a dead count alive, with the reference of being current. Returns false if it was not dead.
     pub(crate) fn reinit(&self) -> bool {
-        // AcqRel: comes after everything that the pool's last life did, and publishes what was set up for
-        // the new one to each thread that gets a reference. Relaxed on failure: nothing is done.
+        // AcqRel: everything that the pool's last life did comes before this, and each thread that gets a
+        // reference sees what was set up for the new one. Relaxed on failure: nothing is done.
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
         let reinited = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
         if reinited {
@@ -53,7 +53,8 @@ impl PercpuRef {
         reinited
     }
 
-    /// Spreads the count again, with one more reference, for being current. False if it is dead.
+    /// Spreads the count of a living pool again, and adds the reference of being current. Returns false if the
+    /// count is dead.
     pub(crate) fn resurrect(&self) -> bool {
         let alive = |word: i64| (word > 0).then_some(word + SPREAD + 1);
         // Acquire pairs with the Release of `reinit`. Relaxed on failure: nothing is done.
@@ -71,24 +72,25 @@ impl PercpuRef {
         }
     }
 
-    /// Gathers the count of a pool that stops being current. The caller still has to put the reference of
-    /// being current.
+    /// Closes the shards of a pool that stops being current. The caller still has to put the reference of being
+    /// current.
     pub(crate) fn kill(&self) {
         for shard in &self.shards {
-            // AcqRel: passes on what the users of the shard did to the thread that puts the last reference.
+            // AcqRel: what the users of the shard did becomes visible to the thread that puts the last
+            // reference.
             let sum = shard.swap(CLOSED, Ordering::AcqRel);
-            // Relaxed: the subtraction below passes it on.
+            // Relaxed: the Release of the subtraction below covers this addition.
             self.word.fetch_add(sum, Ordering::Relaxed);
         }
         // Release pairs with the AcqRel of `put`, as the swaps do.
         self.word.fetch_sub(SPREAD, Ordering::Release);
     }
 
-    /// Takes a reference, unless the pool is dead. Never fails if the caller knows of another reference
-    /// that lasts.
+    /// Takes a reference; returns false if the pool is dead. Never fails while the caller knows of another
+    /// reference that stays.
     #[inline]
     pub(crate) fn try_get(&self, cpu: usize) -> bool {
-        // Acquire pairs with the Release of `open`: the pool is seen whole.
+        // Acquire pairs with the Release of `open`: this thread sees the whole pool.
         if self.shard(cpu).fetch_add(1, Ordering::Acquire) > CLOSED / 2 {
             return true;
         }
@@ -97,16 +99,17 @@ impl PercpuRef {
         self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok()
     }
 
-    /// Puts a reference. True if it was the last one: the pool is dead, and the caller has to take it down.
+    /// Puts a reference. Returns true if it was the last one: the pool is dead, and the caller must take it
+    /// down.
     #[inline]
     #[must_use]
     pub(crate) fn put(&self, cpu: usize) -> bool {
         // Release pairs with the Acquire of `kill`'s swap, or of the last put: this user's last access to
-        // the pool comes before its end.
+        // the pool comes before the pool is taken down.
         if self.shard(cpu).fetch_sub(1, Ordering::Release) > CLOSED / 2 {
             return false;
         }
-        // AcqRel: as above, for either side.
+        // AcqRel: Release as above; Acquire, so that the last put comes after all accesses of the others.
         self.word.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
@@ -123,7 +126,7 @@ mod tests {
         for cpu in 0..9 {
             assert!(refs.try_get(cpu));
         }
-        // Put on other CPUs than they were taken on: shards below zero.
+        // References are put on other CPUs than they were taken on, so some shards fall below zero.
         for _ in 0..5 {
             assert!(!refs.put(3));
         }
@@ -168,7 +171,7 @@ mod loom_tests {
         refs: PercpuRef,
         /// Stands for the pool itself.
         body: Watched,
-        /// Under the pools lock.
+        /// How often the pool was taken down. Guarded by the pools lock.
         downs: Mutex<u64>,
     }
 
@@ -189,8 +192,8 @@ mod loom_tests {
         }
     }
 
-    /// Two users against the switch to another pool: the pool goes down once, after its last user. Fails if
-    /// `kill` closes by a store, if it subtracts SPREAD before it has all sums, if `put` is Relaxed, and if
+    /// A user runs against the switch to another pool. The pool is taken down once, after its last user. Fails
+    /// if `kill` closes by a store, if it subtracts SPREAD before it has all sums, if `put` is Relaxed, and if
     /// `try_get` does not check that the word is not 0.
     #[test]
     fn loom_percpu_ref_users_against_kill() {
@@ -213,8 +216,9 @@ mod loom_tests {
         });
     }
 
-    /// A pool with one page left becomes current again while that page goes: it is current or dead, not
-    /// both. Fails if `resurrect` takes a dead pool, or opens before it has counted.
+    /// A pool with one page left becomes current again while another thread drops that page. Then the pool is
+    /// current or dead, not both. Fails if `resurrect` takes a dead pool, or opens the shards before it has
+    /// counted.
     #[test]
     fn loom_percpu_ref_last_put_against_resurrect() {
         loom::model(|| {
@@ -242,7 +246,7 @@ mod loom_tests {
         });
     }
 
-    /// A thread reads a pool's number; then another pool becomes current, the first is taken down, and a
+    /// A thread has read a pool's number. Then another pool becomes current, the first is taken down, and a
     /// third takes its place. The thread gets a living pool or none. Fails if `open` is Relaxed.
     #[test]
     fn loom_percpu_ref_late_get_against_reinit() {

@@ -1,18 +1,18 @@
 //! The pools of a store: the current one, which takes new pages, and those that still hold older ones.
 //!
 //! A pool has one of 15 places, and stays there while it has a reference ([`crate::pool::percpu_ref`]): one
-//! for being current, one for each page in it, one for each operation that uses it. The thread that puts
-//! the last one removes the pool and drops it, with its contexts and its backend.
+//! for being current, one for each page in it, one for each operation that uses it. The thread that puts the
+//! last reference removes the pool and drops it, with its contexts and its backend.
 //!
 //! # Locks
-//! *Pools lock*: held to fill and empty places and to change the current one, for a few dozen instructions.
-//! Nothing is built, dropped or called under it, except to list the living pools. No ranked lock is held
-//! when it is taken, nor when a last reference is put.
+//! *Pools lock*: held for a few dozen instructions, to fill or empty a place, to change the current pool, or to
+//! list the living pools. Under it nothing is built or dropped, and backends and codecs are not called. No
+//! ranked lock is held when a thread takes it, nor when a thread puts a last reference.
 //!
 //! # Invariant of the pointers
-//! `Place::pool` is the address of the `Arc` that the table has for the place, or null. It is stored before
-//! the count is made alive and cleared after the count was found dead, both under the pools lock. So each
-//! holder of a reference may use it.
+//! `Place::pool` is null, or the address of the pool whose `Arc` the table has for the place. The address is
+//! stored before the count is made alive, and cleared after the count was found dead, both under the pools
+//! lock. So each holder of a reference may use the address.
 
 use core::ops::Deref;
 use core::ptr::null_mut;
@@ -46,7 +46,7 @@ pub(crate) struct Pools {
     table: Mutex<Table>,
 }
 
-/// Why another pool did not become current.
+/// Why a switch to another pool failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NotSwitched {
     /// All places are taken by pools that still hold pages.
@@ -56,7 +56,7 @@ pub(crate) enum NotSwitched {
 }
 
 impl Pools {
-    /// The pools of a new store: `first`, which is current.
+    /// Makes the pools of a new store, of which `first` is the only one and current.
     pub(crate) fn new(first: Pool) -> Self {
         let place =
             |_| Place { pool: AtomicPtr::new(null_mut()), refs: PercpuRef::new(cpu::places()) };
@@ -84,11 +84,11 @@ impl Pools {
         assert!(reinited, "a free place has a living count");
     }
 
-    /// The current pool.
+    /// Returns the current pool.
     #[inline]
     pub(crate) fn current(&self) -> PoolRef<'_> {
         loop {
-            // Relaxed: `try_get` decides, and fails if the number is stale and the pool gone.
+            // Relaxed: `try_get` decides. It fails if the number is stale and its pool is gone.
             let at = self.current.load(Ordering::Relaxed);
             if let Some(hold) = self.hold(at) {
                 return hold;
@@ -96,7 +96,8 @@ impl Pools {
         }
     }
 
-    /// The pool of a page that is certainly there: the caller holds its entry's lock, or took it out.
+    /// Returns the pool of a page that certainly exists: the caller holds the lock of the page's entry, or has
+    /// taken the page out of it.
     #[inline]
     #[expect(clippy::expect_used, reason = "each page in an entry keeps a reference of its pool")]
     pub(crate) fn of_page(&self, id: PoolId) -> PoolRef<'_> {
@@ -106,8 +107,8 @@ impl Pools {
     /// Takes over the reference of a page that was taken out of its entry.
     ///
     /// # Safety
-    /// The page is in no entry, its reference ([`PoolRef::into_page`]) was not taken back yet, and this is
-    /// the only call for it: a second one would put a reference that another holder relies on.
+    /// The page is in no entry. Its reference ([`PoolRef::into_page`]) was not taken back yet, and this is the
+    /// only call for it: a second call would put a reference that another holder relies on.
     #[inline]
     pub(crate) unsafe fn page_reference(&self, id: PoolId) -> PoolRef<'_> {
         PoolRef { pools: self, at: id.index() }
@@ -121,7 +122,7 @@ impl Pools {
         Some(PoolRef { pools: self, at })
     }
 
-    /// All pools that are alive, the current one first. Allocates nothing.
+    /// Returns all pools that are alive, the current one first. Allocates nothing.
     pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Pool>> + use<> {
         let mut pools = [const { None }; PoolId::LIMIT];
         let table = self.lock();
@@ -136,7 +137,7 @@ impl Pools {
         pools.into_iter().flatten()
     }
 
-    /// Makes the pool of a backend and a compressor current, if it is alive; returns whether it is.
+    /// Makes the pool of this backend and this compressor current, if it is alive; returns whether it is.
     pub(crate) fn switch_to_living(&self, zpool: &str, compressor: &str) -> bool {
         let old;
         {
@@ -153,7 +154,7 @@ impl Pools {
                 (0..PoolId::LIMIT).find(|&at| like(at) && self.places[at].refs.resurrect());
             let Some(living) = living else { return false };
             if let Some(pool) = &table.pools[living] {
-                // Relaxed: a note that decides which pages are migrated later.
+                // Relaxed: a flag that only decides which pages are migrated later.
                 pool.recompressed.store(false, Ordering::Relaxed);
             }
             old = self.leave_current(&mut table, living);
@@ -162,7 +163,8 @@ impl Pools {
         true
     }
 
-    /// Makes `fresh` current, if the current pool is `still` the one that `fresh` was built to replace.
+    /// Makes `fresh` current. Fails if all places are taken, or if, according to `still`, the current pool is
+    /// not the one that `fresh` was built to replace.
     pub(crate) fn switch_to(
         &self,
         fresh: Pool,
@@ -185,26 +187,26 @@ impl Pools {
         Ok(())
     }
 
-    /// The first living pool of a kind. Allocates nothing.
+    /// Returns the first living pool that `kind` accepts. Allocates nothing.
     pub(crate) fn living(&self, kind: impl Fn(&Pool) -> bool) -> Option<PoolRef<'_>> {
         let table = self.lock();
         let of_kind = |at: &usize| table.pools[*at].as_deref().is_some_and(&kind);
         (0..PoolId::LIMIT).filter(of_kind).find_map(|at| self.hold(at))
     }
 
-    /// Gives a place to a pool that does not become current; `None` if all are taken.
+    /// Gives a place to a pool that does not become current; `None` if all places are taken.
     pub(crate) fn add(&self, fresh: Pool) -> Option<PoolRef<'_>> {
         let fresh = Arc::new(fresh);
         let mut table = self.lock();
         let at = table.pools.iter().position(Option::is_none)?;
         self.settle(&mut table, at, fresh);
-        // The reference of being current becomes the caller's.
+        // The caller takes over the reference of being current.
         self.places[at].refs.kill();
         Some(PoolRef { pools: self, at })
     }
 
-    /// Makes the living pool at `to` current. Returns the old one's reference of being current, to be
-    /// dropped when nothing is locked.
+    /// Makes the living pool at `to` current. Returns the reference that the old pool had for being current.
+    /// The caller drops that reference when nothing is locked.
     fn leave_current(&self, _table: &mut Table, to: usize) -> PoolRef<'_> {
         // Relaxed: `Pools::current` checks the number by taking a reference.
         let current = self.current.swap(to, Ordering::Relaxed);
@@ -217,7 +219,7 @@ impl Pools {
     fn take_down(&self, at: usize) {
         let pool = {
             let mut table = self.lock();
-            // Relaxed: nobody has a reference, and the lock orders this before the place's next pool.
+            // Relaxed: no thread has a reference, and the lock orders this before the place's next pool.
             self.places[at].pool.store(null_mut(), Ordering::Relaxed);
             table.pools[at].take()
         };
@@ -225,8 +227,8 @@ impl Pools {
     }
 }
 
-/// A reference to a pool. Dropping the last one takes the pool down, which may block and runs the codec's
-/// and the backend's drop: under a lock, drop one only if other references are known to exist.
+/// A reference to a pool. Dropping the last one takes the pool down, which may block and runs the drop code of
+/// the codec and the backend. So drop one under a lock only if other references are known to exist.
 #[derive(Debug)]
 #[must_use = "the pool is there while this lives"]
 pub(crate) struct PoolRef<'a> {
@@ -235,19 +237,19 @@ pub(crate) struct PoolRef<'a> {
 }
 
 impl PoolRef<'_> {
-    /// The pool's number in entry words.
+    /// Returns the pool's number in entry words.
     pub(crate) fn id(&self) -> PoolId {
         PoolId::from_index(self.at)
     }
 
-    /// Another reference to the same pool.
+    /// Takes another reference to the same pool.
     pub(crate) fn again(&self) -> Self {
         let taken = self.pools.places[self.at].refs.try_get(cpu::current());
         assert!(taken, "a pool's count is dead while the pool is held");
         PoolRef { pools: self.pools, at: self.at }
     }
 
-    /// Leaves the reference to a page that was stored in the pool; returns the pool's id.
+    /// Passes the reference on to a page that was stored in the pool; returns the pool's id.
     pub(crate) fn into_page(self) -> PoolId {
         let id = self.id();
         core::mem::forget(self);
@@ -260,10 +262,9 @@ impl Deref for PoolRef<'_> {
     #[inline]
     fn deref(&self) -> &Pool {
         // Relaxed: stored before the count was made alive, which taking the reference acquired.
-        // Relaxed: stored before the count was made alive, which taking the reference acquired.
         let pool = self.pools.places[self.at].pool.load(Ordering::Relaxed);
-        // SAFETY: while a reference is counted the table keeps the `Arc` that the pointer comes from (the
-        // module's invariant), and a `PoolRef` is a counted reference.
+        // SAFETY: a `PoolRef` is a counted reference, and while a reference is counted, the table keeps the
+        // `Arc` that the pointer comes from (the module's invariant).
         unsafe { &*pool }
     }
 }

@@ -17,12 +17,13 @@ pub(crate) struct PoolRecipe {
 }
 
 impl PoolRecipe {
-    /// The name of the compressor that `text` means: the same whether or not `text` spells defaults out.
+    /// Returns the canonical name of the compressor that `text` means. It is the same whether or not `text`
+    /// spells out defaults.
     pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
         Ok(self.recipe.compressor(text)?.key)
     }
 
-    /// A new pool.
+    /// Builds a pool.
     pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
         let asked = compressor.to_owned();
         let compressor = self.recipe.compressor(compressor)?;
@@ -50,7 +51,7 @@ impl From<RecipeError> for BuildError {
 }
 
 impl From<CodecFault> for BuildError {
-    /// An error of setting a context up.
+    /// Converts an error of making a context.
     fn from(fault: CodecFault) -> Self {
         match fault {
             CodecFault::Reentrant => BuildError::Reentrant,

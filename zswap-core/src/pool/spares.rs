@@ -1,4 +1,4 @@
-//! Contexts and buffers of requests, which a pool keeps from batch to batch.
+//! Contexts and buffers for the requests of batches. A pool keeps them from batch to batch.
 
 use compressors::{CompressorCtx, CompressorError, guard};
 use zpage::Codec;
@@ -13,7 +13,7 @@ const MOST_SPARES: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) ctx: Box<dyn CompressorCtx>,
-    /// The context's own figure when it was returned.
+    /// The bytes that the context reported when it was returned.
     ctx_bytes: usize,
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
@@ -46,7 +46,7 @@ impl Spares {
         input: Vec<u8>,
         output: Vec<u8>,
     ) {
-        // A surplus one is dropped after the lock.
+        // If the pool has enough already, this one is dropped after the lock.
         let mut spare = ctx.map(|ctx| {
             let ctx_bytes = caught(|| ctx.memory_bytes()).unwrap_or(0);
             Spare { ctx, ctx_bytes, input, output }

@@ -15,12 +15,12 @@ densely and given back on demand. A page of one repeated word is kept as that wo
 not get smaller is kept as it is, or refused, by a setting. Whoever stores last is read; who reads \
 meanwhile gets one page or the other, and never a mixture.";
 
-/// A page whose contents follow from `seed`: text-like, record-like, sparse, noise, or one word.
+/// Makes a page whose contents follow from `seed`: text, a sparse page, noise, or one repeated word.
 pub(crate) fn page(seed: u64) -> Box<Page> {
     let mut rng = Rng::new(seed);
     let mut page = Box::new([0u8; PAGE_SIZE]);
     match seed % 8 {
-        // One repeated word; three forms of it.
+        // One repeated word, of one of three forms.
         0 => {
             let word = match seed / 8 % 3 {
                 0 => seed / 8,
@@ -29,7 +29,7 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
             };
             page.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&word.to_ne_bytes()));
         }
-        // Noise: does not get smaller.
+        // Noise, which does not get smaller.
         1 => page.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&rng.next().to_ne_bytes())),
         // Sparse.
         2 | 3 => {
@@ -37,11 +37,11 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
                 page[rng.below(PAGE_SIZE)] = rng.next() as u8;
             }
         }
-        // Words of a small vocabulary.
+        // Pieces of a short text.
         _ => {
             let mut at = 0;
             while at < PAGE_SIZE {
-                // 3 to 10 letters of a text, from anywhere in it.
+                // Each piece has 3 to 10 letters, from anywhere in the text.
                 let (from, len) = (rng.below(TEXT.len() - 10), rng.below(8) + 3);
                 let n = len.min(PAGE_SIZE - at);
                 page[at..at + n].copy_from_slice(&TEXT[from..from + n]);
@@ -52,17 +52,17 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
     page
 }
 
-/// Names of the backends that are switched on.
+/// Returns the names of the backends that are switched on.
 pub(crate) fn backends() -> Vec<String> {
     builtin::zpools().names().map(str::to_owned).collect()
 }
 
-/// The entry at `offset` of area 0.
+/// Returns the entry at `offset` of area 0.
 pub(crate) fn at(offset: u64) -> SwapEntry {
     SwapEntry::new(0, offset).unwrap()
 }
 
-/// Waits for another thread to do something, which it does soon or never.
+/// Waits until `holds` returns true because of another thread. Fails if that takes too long.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let looked = (0..20_000).any(|_| {
         holds() || {

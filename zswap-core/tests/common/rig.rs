@@ -10,7 +10,7 @@ use zswap_core::{PAGE_SIZE, Page, Zswap, ZswapBuilder, builtin};
 
 use super::at;
 
-/// Omits the zeros at a page's end. Counts its contexts.
+/// A codec that omits the zeros at a page's end, and counts its contexts.
 #[derive(Clone)]
 struct Trim {
     name: String,
@@ -78,16 +78,16 @@ impl CompressorCtx for TrimCtx {
     }
 }
 
-/// A store over counted pages, with codecs `trim0` to `trim19` and the backend `other` beside the
-/// built-in ones.
+/// A store over counted pages. Besides the built-in ones, it knows the codecs `trim0` to `trim19` and the backend
+/// `other`.
 pub(crate) struct Rig {
     pub(crate) store: Arc<Zswap>,
     pub(crate) pages: Arc<FailingPages>,
     /// The number of codec contexts.
     pub(crate) contexts: Arc<AtomicUsize>,
-    /// Contexts cannot be set up.
+    /// While set, contexts cannot be made.
     pub(crate) fails: Arc<AtomicBool>,
-    /// Decompression flips a bit.
+    /// While set, decompression flips a bit.
     pub(crate) spoils: Arc<AtomicBool>,
     /// Called whenever a codec compresses a page.
     pub(crate) inside: Inside,
@@ -99,7 +99,7 @@ pub(crate) fn rig() -> Rig {
     rig_with(|builder| builder)
 }
 
-/// A rig with more settings of its store.
+/// Makes a rig with further settings of its store.
 pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -131,7 +131,7 @@ pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     Rig { store: Arc::new(store), pages, contexts, fails, spoils, inside }
 }
 
-/// A page that names its entry and round. A quarter of it is not zero.
+/// Makes a page that names its entry and round. A quarter of it is not zero.
 pub(crate) fn marked(entry: u64, round: u64) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     let seed = (entry * 1000 + round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -147,7 +147,7 @@ pub(crate) fn check(store: &Zswap, entry: u64, round: u64) {
     assert!(back == marked(entry, round), "entry {entry}");
 }
 
-/// Backend, compressor and pages of each pool, the current one first.
+/// Returns the backend, compressor and number of pages of each pool, the current pool first.
 pub(crate) fn pools(store: &Zswap) -> Vec<(String, String, usize)> {
     store.stats().pools.into_iter().map(|p| (p.zpool, p.compressor, p.objects)).collect()
 }

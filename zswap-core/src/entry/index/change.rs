@@ -18,22 +18,23 @@ pub(super) struct Step<'a> {
     slot: &'a AtomicU32,
     number: u32,
     pub(super) inner: Inner<'a>,
-    /// Which child leads on.
+    /// The child that leads on.
     pub(super) digit: usize,
 }
 
-/// The way down to a key, as far as it goes, while the structure lock is held.
+/// The way down to a key, as far as it goes. Valid while the structure lock is held.
 pub(super) struct Way<'a> {
     steps: [Option<Step<'a>>; LEVELS],
     depth: usize,
-    /// Where the way ends, and what is there: nothing, a leaf or lone entry, or an inner node that does not
-    /// cover the key.
+    /// Where the reference at the end of the way is stored.
     slot: &'a AtomicU32,
+    /// The reference at the end of the way: to nothing, to a leaf or lone entry, or to an inner node that does
+    /// not cover the key.
     pub(super) end: Ref,
 }
 
 impl<'a> Way<'a> {
-    /// The inner nodes on the way, from the bottom up.
+    /// Iterates over the inner nodes on the way, from the bottom up.
     pub(super) fn upwards(&self) -> impl Iterator<Item = &Step<'a>> {
         self.steps[..self.depth].iter().rev().flatten()
     }
@@ -58,7 +59,7 @@ impl Index {
         }
     }
 
-    /// Adds a place for the key's word, unless another thread has. The caller looks it up again.
+    /// Adds a place for the key's word, unless another thread has added one. The caller looks the key up again.
     pub(super) fn insert(&self, key: u64) -> Result<(), NoRoom> {
         let mut locked = self.lock_structure();
         let way = self.way(&locked, key);
@@ -78,7 +79,7 @@ impl Index {
                     return self.grow(locked, &way, key);
                 }
                 let above = way.upwards().next();
-                // The mark above the leaf; a leaf at the root has none, and counts as marked.
+                // The mark above the leaf. A leaf at the root has no mark, and counts as marked.
                 (first, above.is_none_or(|step| step.inner.is_marked(step.digit)))
             }
             Target::Inner(number) => {
@@ -104,14 +105,14 @@ impl Index {
         if pooled {
             inner.mark(header.digit(below));
         }
-        // Release: look-ups of existing keys must find them through the new node.
+        // Release: look-ups of existing keys must find their way on through the new node.
         way.slot.store(Ref::inner(inner_number).0, Ordering::Release);
         Words::of_lone(lone).open();
         Ok(())
     }
 
-    /// Replaces the lone entry at the end of the way by a leaf, if it is another key's of the same leaf. If
-    /// the lone entry is in use, waits for it without the structure lock.
+    /// If the lone entry at the end of the way belongs to another key of the same leaf, replaces it by a leaf. If
+    /// that lone entry is locked, only waits for it, without the structure lock.
     fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoRoom> {
         let Target::Lone(number) = way.end.target() else { return Ok(()) };
         let lone = self.lone(number);
@@ -121,17 +122,17 @@ impl Index {
             return Ok(());
         }
         let (leaf_number, leaf) = self.new_leaf(&mut locked, key)?;
-        // Relaxed: only compared by the CAS.
+        // Relaxed: only the CAS below uses the word, to compare it.
         let word = Word::from_raw(lone.word.load(Ordering::Relaxed));
-        // Acquire pairs with the Release of the last unlock: the entry's checksum is seen, and the next
-        // holder of the word in its new place comes after the last one. Relaxed on failure: it is in use.
+        // Acquire pairs with the Release of the last unlock: this thread sees the entry's checksum, and the next
+        // holder of the word, in its new place, comes after the last one. Relaxed on failure: the entry is in use.
         let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
         let dead = Word::DEAD.raw();
         if word.is_locked() || lone.word.compare_exchange(word.raw(), dead, won, failed).is_err() {
             self.retire_leaf(&mut locked, leaf_number);
             self.unlock(locked);
             if let Some(entry) = lock::lock(lone.word, &self.waiters) {
-                // While it is locked it keeps its key.
+                // While the entry is locked, it keeps its key.
                 // Relaxed: written before the word was unlocked.
                 let theirs = lone.key.load(Ordering::Relaxed);
                 drop(Entry::new(entry, self, theirs));
@@ -147,7 +148,7 @@ impl Index {
         Ok(())
     }
 
-    /// Copies the checksum of a lone entry to its key's in a leaf; no thread can use either.
+    /// Copies the checksum of a lone entry to its key's place in a leaf. No thread can use either entry meanwhile.
     fn copy_sum(&self, lone: u32, leaf: u32, key: u64) {
         let Some(sums) = &self.sums else { return };
         if let (Some(from), Some(to)) = (sums.of_lone(lone), sums.of_leaf(leaf, key)) {
@@ -156,8 +157,8 @@ impl Index {
         }
     }
 
-    /// The entries at a reference, if it leads to any. Without the structure lock they may be another
-    /// key's.
+    /// Returns the entries to which a reference leads; `None` if it leads to an inner node or nowhere. Without the
+    /// structure lock they may be another key's.
     pub(super) fn words(&self, at: Ref) -> Option<Words<'_>> {
         match at.target() {
             Target::Leaf(number) => Some(Words::of_leaf(self.leaf(number))),
@@ -184,7 +185,7 @@ impl Index {
         Inner::of(self.inners.get(number).expect("a reference leads to an inner node of the table"))
     }
 
-    /// A leaf for the key, all its words DEAD, linked nowhere.
+    /// Makes a leaf for the key. All its words are DEAD, and no reference leads to it.
     fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, Leaf<'_>), NoRoom> {
         let number = locked.structure.leaves.lowest()?;
         self.leaves.make(number).map_err(no_node::<LeafNode>)?;
@@ -193,13 +194,13 @@ impl Index {
         }
         locked.structure.leaves.take(number);
         let leaf = self.leaf(number);
-        // Release pairs with the Acquire of the look-ups without a lock: a thread that sees the new prefix
-        // also sees that the leaf was removed from the old one's place.
+        // Release pairs with the Acquire of look-ups, which take no lock: a thread that sees the new prefix also
+        // sees that the leaf was removed from its old place.
         leaf.prefix.store(leaf_prefix(key), Ordering::Release);
         Ok((number, leaf))
     }
 
-    /// A lone entry for the key, its word DEAD, linked nowhere.
+    /// Makes a lone entry for the key. Its word is DEAD, and no reference leads to it.
     fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, Lone<'_>), NoRoom> {
         let number = locked.structure.lones.lowest()?;
         self.lones.make(number).map_err(no_node::<LoneNode>)?;
@@ -213,7 +214,7 @@ impl Index {
         Ok((Ref::lone(number), lone))
     }
 
-    /// An inner node without children or marks, linked nowhere.
+    /// Makes an inner node without children or marks. No reference leads to it.
     fn new_inner(
         &self,
         locked: &mut Locked<'_>,
@@ -223,32 +224,32 @@ impl Index {
         self.inners.make(number).map_err(no_node::<InnerNode>)?;
         locked.structure.inners.take(number);
         let inner = self.inner(number);
-        // Relaxed: published with the reference to the node. It has had no children and no marks since it
-        // was removed, or made.
+        // Relaxed: published with the reference to the node. The node has had no children and no marks since it
+        // was removed or made.
         inner.header.store(header.pack(), Ordering::Relaxed);
         Ok((inner, number))
     }
 
-    /// Frees an unlinked inner node without children.
+    /// Frees an inner node that has no children and to which no reference leads.
     fn retire_inner(&self, locked: &mut Locked<'_>, inner: Inner<'_>, number: u32) {
         assert!(!inner.has_marks(), "a node without children has no marks");
-        // Its header stays. A thread that gets here by a stale reference finds no child.
+        // Its header stays: a thread that gets here by a stale reference finds no child.
         locked.structure.inners.free(number);
     }
 
-    /// Frees an unlinked leaf, all its words DEAD.
+    /// Frees a leaf whose words are all DEAD and to which no reference leads.
     fn retire_leaf(&self, locked: &mut Locked<'_>, number: u32) {
         self.removals.count(Ref::leaf(number));
         locked.structure.leaves.free(number);
     }
 
-    /// Frees an unlinked lone entry, its word DEAD.
+    /// Frees a lone entry whose word is DEAD and to which no reference leads.
     fn retire_lone(&self, locked: &mut Locked<'_>, number: u32) {
         self.removals.count(Ref::lone(number));
         locked.structure.lones.free(number);
     }
 
-    /// Unlocks the structure, and returns the memory of emptied groups to the system.
+    /// Unlocks the structure, then returns the memory of emptied groups to the system.
     fn unlock(&self, locked: Locked<'_>) {
         let any = locked.structure.any_leaving();
         drop(locked);
@@ -257,14 +258,14 @@ impl Index {
         }
     }
 
-    /// Returns the memory of leaving groups to the system, at most as many as one call of `prune` empties.
-    /// Takes the structure lock, and blocks in the system without it.
+    /// Returns the memory of emptied groups to the system: at most as many groups as one call of `prune` can
+    /// empty. Takes the structure lock, but does not hold it while the system takes the memory back.
     fn give_back(&self) {
         for _ in 0..=LEVELS {
             let leaving = self.lock_structure().structure.next_leaving();
             let Some((kind, group)) = leaving else { return };
-            // All nodes of the group are unlinked, their words DEAD, and none of their numbers is handed
-            // out. A thread that still follows a reference to one finds what it would find now, or zeros.
+            // No reference leads to the nodes of the group, their words are DEAD, and none of their numbers is
+            // handed out. A thread that still follows a stale reference to one finds it unchanged, or zeros.
             let sums = self.sums.as_ref();
             let gone = match kind {
                 Kind::Leaf => {
@@ -279,15 +280,15 @@ impl Index {
         }
     }
 
-    /// Removes the key's leaf or lone entry if all its entries are empty, and inner nodes left without a
-    /// child; returns memory that no node needs to the system. Called after an entry became empty, with no
-    /// lock held.
+    /// Removes the key's leaf or lone entry if all its entries are empty, and the inner nodes that then have no
+    /// child. Then returns memory that no node needs to the system. Called after an EMPTY word was unlocked, with
+    /// no lock held.
     pub(super) fn prune(&self, key: u64) {
-        // Orders the unlock before the check of the other words: of two threads that unlock the last words
-        // of a leaf, at least one sees the other's.
+        // Orders this thread's unlock before its check of the other words. So, if two threads unlock the last
+        // words of a leaf, at least one of them sees the other's word unlocked.
         fence(Ordering::SeqCst);
         let Some(found) = self.find(key) else { return };
-        // Only a guess: the CASes below decide.
+        // This is only a guess: the CASes below decide.
         if self.words(found.at).is_none_or(|words| words.any(|word| word != Word::EMPTY)) {
             return;
         }
@@ -297,7 +298,7 @@ impl Index {
         if !words.is_some_and(|words| words.kill()) {
             return;
         }
-        // Relaxed: a thread that reads "none" and then adds a leaf takes the structure lock first.
+        // Relaxed: a thread that reads `NONE` and then adds a leaf takes the structure lock first.
         way.slot.store(Ref::NONE.0, Ordering::Relaxed);
         match way.end.target() {
             Target::Leaf(number) => self.retire_leaf(&mut locked, number),
@@ -308,7 +309,7 @@ impl Index {
         self.unlock(locked);
     }
 
-    /// Removes the inner nodes on the way that have no child left, and the marks of removed nodes.
+    /// Removes the inner nodes on the way that have no child left, and clears the marks of removed nodes.
     fn drop_empty_inners(&self, locked: &mut Locked<'_>, way: &Way<'_>) {
         let mut childless = true;
         for step in way.upwards() {

@@ -1,17 +1,17 @@
-//! A locked entry of the index, which leaves no empty place behind.
+//! A locked entry of the index. Dropping it leaves no empty leaf behind.
 //!
-//! A leaf is removed only when all its words are unlocked and EMPTY (`Index::prune`), so the holder of one
-//! of them keeps the leaf. That is why the rule is not "the thread that empties an entry prunes" but *the
-//! thread that unlocks an EMPTY word prunes*, even if it has only read the word. Of several such threads
-//! the last one finds all words unlocked; the fence in `prune` orders each one's unlock before its check of
-//! the others' words.
+//! A leaf is removed only when all its words are unlocked and EMPTY (`Index::prune`), so a thread that holds one
+//! of them keeps the leaf. That is why the rule is not "the thread that empties an entry prunes" but *the thread
+//! that unlocks an EMPTY word prunes*, even if it has only read the word. If several threads do so, the last one
+//! finds all words unlocked: the fence in `prune` orders each thread's unlock before its check of the other
+//! words.
 
 use super::Index;
 use crate::entry::lock::EntryGuard;
 use crate::entry::word::Word;
 
-/// A locked entry. Dropping it writes the word back, unlocked, and prunes if the word is EMPTY. No lock of
-/// a lower rank may be held then.
+/// A locked entry. Dropping it writes the word back, unlocked, and prunes if the word is EMPTY. Pruning may block,
+/// so the thread may hold no ranked lock besides the entry's when it drops this.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     /// `None` only during the drop.
@@ -35,7 +35,7 @@ impl<'a> Entry<'a> {
         self.guard.as_mut().expect("an entry has its guard until it is dropped")
     }
 
-    /// The word, as it will be unlocked.
+    /// Returns the word that the drop will write back, without its lock bit.
     #[inline]
     pub(crate) fn word(&self) -> Word {
         self.guard().word()
@@ -47,7 +47,7 @@ impl<'a> Entry<'a> {
         self.guard_mut().replace(word)
     }
 
-    /// The checksum of the entry's page, if the store keeps checksums.
+    /// Returns the checksum of the entry's page, if the store keeps checksums.
     #[inline]
     pub(crate) fn sum(&self) -> Option<u32> {
         self.guard().sum()

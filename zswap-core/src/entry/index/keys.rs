@@ -1,4 +1,4 @@
-//! Entries in order: a leaf's keys at a time.
+//! Lists the entries in order, the keys of one leaf at a time.
 
 use core::ops::Deref;
 
@@ -7,7 +7,7 @@ use super::node::{CHILD_SLOTS, Header, LEAF_WORDS, Ref, Target, Words, leaf_pref
 use crate::entry::word::Word;
 use crate::sync::atomic::Ordering;
 
-/// Up to a leaf's keys, in order, without heap memory.
+/// Keys in order, at most as many as a leaf has. Uses no heap memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeafKeys {
     keys: [u64; LEAF_WORDS],
@@ -26,14 +26,14 @@ impl LeafKeys {
     /// Adds a key.
     ///
     /// # Panics
-    /// If it holds as many keys as a leaf has already.
+    /// If it already holds as many keys as a leaf has.
     #[expect(clippy::expect_used, reason = "a bug of the caller")]
     pub(crate) fn push(&mut self, key: u64) {
         *self.keys.get_mut(self.len).expect("no more keys are kept than a leaf has") = key;
         self.len += 1;
     }
 
-    /// Refills it with the keys from `from` on whose word passes `test`.
+    /// Refills it with the keys that are not less than `from` and whose words pass `test`.
     pub(super) fn fill(&mut self, words: Words<'_>, from: u64, test: impl Fn(Word) -> bool) {
         self.clear();
         for (key, word) in words.iter() {
@@ -53,8 +53,9 @@ impl Deref for LeafKeys {
 }
 
 impl Index {
-    /// The used entries of the first leaf that has keys from `from` on: refills `keys` with theirs, from
-    /// `from` on, and returns the first key after that leaf. No keys and `None` if there is no such leaf.
+    /// Finds the first leaf or lone entry that may have keys from `from` on. Refills `keys` with its used keys
+    /// from `from` on, and returns the first key behind that leaf; `None` if that leaf is the last possible one.
+    /// If there is no such leaf, `keys` is empty and the result is `None`.
     pub(crate) fn leaf_keys(&self, from: u64, keys: &mut LeafKeys) -> Option<u64> {
         keys.clear();
         let _locked = self.lock_structure();
@@ -65,7 +66,8 @@ impl Index {
         words.behind()
     }
 
-    /// The entries of the first leaf that may have keys from `from` on, below `at`. Under the structure lock.
+    /// Returns the words of the first leaf or lone entry below `at` that may have keys from `from` on. Called
+    /// under the structure lock.
     fn first_leaf(&self, at: Ref, from: u64) -> Option<Words<'_>> {
         match at.target() {
             Target::None => None,

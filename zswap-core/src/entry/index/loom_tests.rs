@@ -9,14 +9,15 @@ use loom::thread;
 use zpool_api::BackendBits;
 use zpool_base::sync::Watched;
 
-// Under loom, leaves have two words and inner nodes two children, so only these keys exist: two words of
-// one leaf, the leaf beside it, and a leaf beside both of them, one level up.
+// Under loom, a leaf has two words and an inner node two children, so a key's offset in its leaf and each of its
+// digits must be 0 or 1. A0 and A1 are in one leaf. The leaf of B0 differs from it in the digit of level 0, and the
+// leaf of C0 in the digit of level 1.
 const A0: u64 = 0;
 const A1: u64 = 1;
 const B0: u64 = 1 << LEAF_BITS;
 const C0: u64 = 1 << (LEAF_BITS + INNER_BITS);
 
-/// Two new leaves at once, the second of which splits the first: both are found.
+/// Two threads add a key each, and the second key splits the way to the first. Both are found.
 #[test]
 fn loom_index_insert_against_insert() {
     loom::model(|| {
@@ -35,12 +36,12 @@ fn loom_index_insert_against_insert() {
     });
 }
 
-/// A look-up of a key that is in use, while an inner node comes in between: at the root, and below an inner
-/// node. Fails if the new node's reference is stored Relaxed, or loaded Relaxed by `find`: the look-up then
-/// meets a node whose contents it cannot see yet, and returns "absent".
+/// A look-up of a key that is in use, while an inner node comes in between: at the root, and below an inner node.
+/// Fails if the new node's reference is stored Relaxed, or loaded Relaxed by `find`: the look-up then meets a node
+/// whose contents it cannot see yet, and returns "absent".
 ///
-/// The gate is Relaxed and orders nothing. It makes loom try the look-up after the insertion, which it
-/// misses otherwise, because the insertion loads the reference before it stores it.
+/// The second word of `shared` is Relaxed and orders nothing. It makes loom also try the look-up after the insertion.
+/// Without it loom misses that, because the insertion loads the reference before it stores it.
 #[test]
 fn loom_index_lookup_against_split() {
     for below_an_inner_node in [false, true] {
@@ -64,8 +65,8 @@ fn loom_index_lookup_against_split() {
     }
 }
 
-/// Users of a stale reference to a lone entry or a leaf that was recycled for other keys. Fails if
-/// `open_with` is Relaxed: the words are then seen open before the new keys are.
+/// A thread uses a stale reference to a lone entry or a leaf that was recycled for other keys. Fails if `open_with` is
+/// Relaxed: the words are then seen open before the new keys are seen.
 #[test]
 fn loom_index_stale_leaf_of_another_prefix() {
     for whole_leaf in [false, true] {
@@ -89,7 +90,7 @@ fn loom_index_stale_leaf_of_another_prefix() {
                 })
             };
             if shared.1.load(Ordering::Relaxed) == 1 {
-                // The place is B's; only `open_with` or B's first store has changed A's word.
+                // The place is B's: A's word is not DEAD any more only because of `open_with` or of B's first store.
                 assert!(shared.0.lock_in(stale, A0).is_none(), "another key's entry");
             }
             other.join().unwrap();
@@ -97,8 +98,8 @@ fn loom_index_stale_leaf_of_another_prefix() {
     }
 }
 
-/// Users of a stale reference to a lone entry or a leaf that is recycled for the same keys. Fails if either
-/// is opened before it is linked: what they store is then not found.
+/// A thread uses a stale reference to a lone entry or a leaf that is recycled for the same keys. Fails if the lone
+/// entry or the leaf is opened before it is linked: what the thread stores is then not found.
 #[test]
 fn loom_index_stale_leaf_of_the_same_prefix() {
     for whole_leaf in [false, true] {
@@ -120,7 +121,7 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
                     }
                 })
             };
-            // Only reads the word: waiting for the structure lock would order the two.
+            // Only reads the word. Waiting for the structure lock would order the two threads.
             if !Word::from_raw(stale.word.load(Ordering::Relaxed)).is_dead() {
                 if let Some(mut entry) = index.lock_in(stale, A0) {
                     entry.replace(Word::new(Content::SameFilled(3)));
@@ -133,9 +134,9 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
     }
 }
 
-/// A look-up of a key that is in use has read the reference to its lone entry; that entry then becomes a
-/// leaf and is recycled for another key. Fails if `find_lone` does not read the reference again, or if
-/// stores or loads of lone entries' keys are Relaxed.
+/// A look-up of a key that is in use has read the reference to its lone entry. Then that entry becomes a leaf, and is
+/// recycled for another key. Fails if `find_lone` does not read the reference again, or if stores or loads of lone
+/// entries' keys are Relaxed.
 #[test]
 fn loom_index_lookup_against_growth() {
     loom::model(|| {
@@ -156,7 +157,7 @@ fn loom_index_lookup_against_growth() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try what follows after the other thread.
+        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
         shared.1.load(Ordering::Relaxed);
         let came_upon = shared.0.find_lone(slot, at, number, A0);
         assert!(!matches!(came_upon, AtLone::Absent), "in use all the time");
@@ -166,8 +167,8 @@ fn loom_index_lookup_against_growth() {
     });
 }
 
-/// A store to a lone entry that becomes a leaf: it is not lost, and its checksum moves with it. Fails if a
-/// plain store of DEAD replaces the CAS, or if the CAS is Relaxed.
+/// A store to a lone entry that becomes a leaf is not lost, and its checksum moves with it. Fails if a plain store of
+/// DEAD replaces the CAS, or if the CAS is Relaxed.
 #[test]
 fn loom_index_store_against_growth() {
     loom::model(|| {
@@ -190,7 +191,8 @@ fn loom_index_store_against_growth() {
     });
 }
 
-/// A store beside an entry whose removal removes the leaf. Fails if `kill` stores instead of its CAS.
+/// A store to a key whose neighbour is removed, which would remove the leaf of both. Fails if `kill` stores instead of
+/// its CAS.
 #[test]
 fn loom_index_store_against_prune_of_its_leaf() {
     for whole_leaf in [false, true] {
@@ -215,8 +217,8 @@ fn loom_index_store_against_prune_of_its_leaf() {
     }
 }
 
-/// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not check the
-/// prefix again, and if `peek` loads the word Relaxed (it then sees the old prefix with the new word).
+/// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not check the prefix again.
+/// Fails if `peek` loads the word Relaxed: it then sees the old prefix with the new word.
 #[test]
 fn loom_index_lookup_against_recycling() {
     loom::model(|| {
@@ -238,8 +240,8 @@ fn loom_index_lookup_against_recycling() {
     });
 }
 
-/// The same, for a look-up that avoids the lock if it can. Fails if `see_or_lock` does not check the
-/// prefix, and if it loads the word Relaxed.
+/// The same for a look-up that avoids the lock if it can. Fails if `see_or_lock` does not check the prefix, or if it
+/// loads the word Relaxed.
 #[test]
 fn loom_index_seeing_against_recycling() {
     loom::model(|| {
@@ -263,8 +265,8 @@ fn loom_index_seeing_against_recycling() {
     });
 }
 
-/// The last two entries of a leaf are removed at once: the leaf is removed, too. Fails without the fence of
-/// `prune`: each thread then sees the other's old word.
+/// Two threads remove the last two entries of a leaf at the same time. The leaf is removed, too. Fails without the
+/// fence of `prune`: each thread then sees the other's old word.
 #[test]
 fn loom_index_removal_against_removal() {
     loom::model(|| {
@@ -281,8 +283,8 @@ fn loom_index_removal_against_removal() {
     });
 }
 
-/// One thread has the entry locked, and only reads it, while another removes the entry and tries to remove
-/// its place: one of the two does. Fails if a look-up that found nothing does not prune.
+/// One thread locks the entry and only reads it, while another removes the entry and tries to remove its place. One of
+/// the two removes the place. Fails if a look-up that found nothing does not prune.
 #[test]
 fn loom_index_look_against_removal() {
     loom::model(|| {
@@ -298,14 +300,14 @@ fn loom_index_look_against_removal() {
     });
 }
 
-/// A removal that finds the leaf in use half-way and restores it, against users of a word that it had
-/// killed. Fails if the CAS of `kill` or the store that restores is Relaxed: the next holder is then not
+/// A removal finds the leaf in use when it has killed one of its words, and restores that word. Users of the word run
+/// beside it. Fails if the CAS of `kill` or the store that restores is Relaxed: the next holder of the word is then not
 /// ordered after the last one.
 #[test]
 fn loom_index_users_of_a_restored_word_are_ordered() {
     loom::model(|| {
         let shared = Arc::new((Index::new(), Watched::new()));
-        // A leaf of two words, one of which is in use.
+        // A leaf of two words, of which one is in use.
         put(&shared.0, A1, 1);
         put(&shared.0, A0, 1);
         remove(&shared.0, A1);
@@ -331,9 +333,8 @@ fn loom_index_users_of_a_restored_word_are_ordered() {
     });
 }
 
-/// A look-up without a lock of a key whose leaf becomes another key's and then its own again. Fails if
-/// `read` does not compare the removals: it then returns the other key's word under the prefix of the next
-/// life.
+/// A look-up without a lock, of a key whose leaf becomes another key's and then its own again. Fails if `read` does not
+/// compare the removals: it then returns the other key's word, under the prefix of the next life.
 #[test]
 fn loom_index_peek_against_recycling_twice() {
     loom::model(|| {
@@ -349,8 +350,8 @@ fn loom_index_peek_against_recycling_twice() {
     });
 }
 
-/// The same for what `peek` and `see_or_lock` rely on, with a place that was found before. Also fails if
-/// `count` or its load is Relaxed: a word of a life whose end is counted is then read.
+/// The same for `read`, which `peek` and `see_or_lock` rely on, with a place that was found before. Also fails if
+/// `count` or its load is Relaxed: the thread then reads a word of a life that is counted as ended.
 #[test]
 fn loom_index_read_against_recycling_twice() {
     loom::model(|| {
@@ -364,7 +365,7 @@ fn loom_index_read_against_recycling_twice() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try what follows after the other thread.
+        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(found).map(Word::content);
         let fine = [Content::Empty, Content::SameFilled(1), Content::SameFilled(3)];
@@ -373,16 +374,16 @@ fn loom_index_read_against_recycling_twice() {
     });
 }
 
-/// A look-up by a stale reference to a lone entry that is another key's, and whose memory returns to the
-/// system: its key then reads as zero, which is the key being looked up. Fails if `read` does not compare
-/// the removals, or if zeros are stored Relaxed (in the model, which has no system to order them).
+/// A look-up by a stale reference to a lone entry that has become another key's and then loses its memory to the
+/// system. Its key then reads as zero, which is the key being looked up. Fails if `read` does not compare the removals,
+/// or if zeros are stored Relaxed. (In the model no system orders them.)
 #[test]
 fn loom_index_lookup_against_memory_given_back() {
-    // Not part of the model. The memory stays while a thread has the entry locked.
+    // Not part of the model. The memory does not return while a thread has the entry locked.
     static GIVEN_BACK: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     loom::model(|| {
         let shared = Arc::new((Index::new(), AtomicU32::new(0)));
-        // Two entries in the first group, and the one to remove in the second.
+        // Two entries are in the first group. The one to remove is in the second.
         put(&shared.0, B0, 4);
         put(&shared.0, C0, 5);
         put(&shared.0, A0, 1);
@@ -402,7 +403,7 @@ fn loom_index_lookup_against_memory_given_back() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try what follows after the other thread.
+        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(stale).map(Word::content);
         assert!(seen.is_none(), "another key's: {seen:?}");
@@ -430,7 +431,7 @@ fn keep(index: &Index, key: u64, word: Word) {
     index.note_replaced(key, old, word);
 }
 
-/// Whether a full walk finds the key.
+/// Returns whether a full walk finds the key.
 fn is_walked(index: &Index, key: u64) -> bool {
     let mut keys = LeafKeys::new();
     let mut next = Some(0);
@@ -443,8 +444,8 @@ fn is_walked(index: &Index, key: u64) -> bool {
     false
 }
 
-/// A store against a thread that frees its neighbour's pool memory and clears the mark of their leaf. Fails
-/// without the fence of either: one thread then misses the word, and the other that the mark is cleared.
+/// A store, while another thread frees the pool memory of its neighbour and clears the mark of their leaf. Fails without
+/// the fence of either: one thread then misses the word, and the other misses that the mark is cleared.
 #[test]
 fn loom_index_marks_store_against_clear() {
     loom::model(|| {
@@ -463,8 +464,8 @@ fn loom_index_marks_store_against_clear() {
     });
 }
 
-/// A store against a new node that comes between its leaf and the mark, and a walk that clears the mark in
-/// the new node. Fails if the store does not read the reference again, or without either fence.
+/// A store, while a new node comes between its leaf and the mark, and a walk clears the mark in the new node. Fails if
+/// the store does not read the reference again, or without either fence.
 #[test]
 fn loom_index_marks_store_against_split_and_clear() {
     loom::model(|| {
@@ -475,7 +476,7 @@ fn loom_index_marks_store_against_split_and_clear() {
         let other = {
             let index = index.clone();
             thread::spawn(move || {
-                // A node between the top and A's leaf; then the top's mark is B's.
+                // Adds a node between the top and A's leaf. The mark in the top is then B's.
                 keep(&index, B0, pooled());
                 is_walked(&index, A0);
             })

@@ -1,47 +1,48 @@
-//! The radix index: from a swap entry's 64-bit key to its entry word.
+//! The radix index, which leads from a swap entry's 64-bit key to its entry word.
 //!
-//! A path-compressed radix tree of inner nodes with 16 children, above leaves of 32 entry words. A key
-//! without neighbours in its leaf is a *lone* entry, of key and word, which grows into a leaf when a second
-//! key of that leaf comes. Dense keys cost 8.4 bytes each (264 bytes a leaf, 80 an inner node above 16
-//! leaves). A lone key costs 16 bytes and its share of inner nodes, together 44 bytes with a million random
-//! keys.
+//! It is a path-compressed radix tree of inner nodes with 16 children, above leaves of 32 entry words. A key that
+//! is alone in its leaf is kept as a *lone* entry, which is just the key and the word. A lone entry grows into a
+//! leaf when a second key of that leaf comes. Dense keys cost 8.4 bytes each (a leaf takes 264 bytes, and an
+//! inner node above 16 leaves takes 80). A lone key costs 16 bytes plus its share of inner nodes: 44 bytes in
+//! all, with a million random keys.
 //!
-//! All nodes live in tables (`ZeroedTable`). A node keeps its place and stays valid as long as the store
-//! lives, even when the memory of its group returns to the system (`numbers.rs`): it is all zeros then, a
-//! node that nobody can use. That is why all of this is safe code, and why a look-up needs no lock: a stale
-//! reference leads to a valid node, which says itself what it is now.
+//! All nodes live in tables (`ZeroedTable`). A node keeps its address and stays valid as long as the store lives,
+//! even when the memory of its group returns to the system (`numbers.rs`). Then the node is all zeros, and a node
+//! of zeros cannot be used. So all of this is safe code, and a look-up needs no lock: even a stale reference
+//! leads to a valid node, which says itself which keys it has now.
 //!
 //! # Rules
-//! * The *structure lock* is held to add or remove nodes, to change marks (`pooled.rs`) and to walk. Only
-//!   the tables' growth locks are taken under it. Look-ups do not take it. No entry lock is held when it is
-//!   taken, and none is waited for under it.
-//! * A node's header, children, prefix or key are written before the reference to it is stored.
-//! * Words are DEAD until their node is linked: an entry that look-ups do not find cannot be used.
-//! * A leaf or lone entry is removed only after each of its words has gone from EMPTY to DEAD by a CAS, so
-//!   a locked or used entry keeps its place. An inner node is removed when it has no child left.
-//! * A lone entry grows: its word, unlocked, goes to DEAD by a CAS; the leaf takes its place; the word is
-//!   stored in the leaf. A thread that finds a DEAD word waits for the structure lock and tries again. So
-//!   the word is in one place, and cannot be used between the two. A leaf never becomes a lone entry again
-//!   while it has a used entry.
-//! * A group's memory returns to the system when each node of the group is removed, and while none of them
-//!   is handed out. So that changes a node only from "removed" to zeros, which means the same: a DEAD word
-//!   stays DEAD, and a late CAS, which expects a live word, fails. A prefix or key becomes 0, which may be
-//!   a valid one, but its words are DEAD.
+//! * The *structure lock* is held to add or remove nodes, to change marks (`pooled.rs`) and to walk. Look-ups do
+//!   not take it. Only the tables' growth locks are taken under it. A thread that takes it holds no entry lock,
+//!   and waits for no entry lock under it.
+//! * A node's header, children, prefix or key are written before the reference to the node is stored.
+//! * The words of a node are DEAD until the node is linked. So an entry that look-ups do not find cannot be used.
+//! * A leaf or lone entry is removed only after a CAS has changed each of its words from EMPTY to DEAD. So a
+//!   locked or used entry keeps its place. An inner node is removed when it has no child left.
+//! * A lone entry grows in three steps: a CAS changes its word, if unlocked, to DEAD; the leaf takes its place;
+//!   the word is stored in the leaf. A thread that finds a DEAD word waits for the structure lock and tries
+//!   again. So the word is in one place only, and cannot be used between the two. A leaf that has a used entry
+//!   never becomes a lone entry again.
+//! * A group's memory returns to the system when each node of the group is removed, and while none of them is
+//!   handed out. So removed nodes become zeros, which mean the same: a DEAD word stays DEAD, and a late CAS,
+//!   which expects a live word, fails. A prefix or key becomes 0, which may be a valid one, but the words beside
+//!   it are DEAD.
 //! * A thread that unlocks an EMPTY word prunes (`entry.rs`), so no empty leaf stays behind.
-//! * A thread that locks an entry checks the node's prefix or key afterwards: a recycled node has another,
-//!   or DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only one of its
-//!   key. A thread that reads a word without its lock also checks that no node was removed meanwhile
-//!   (`Removals`).
+//! * After a thread has locked an entry, it checks the node's prefix or key: a recycled node has another one, or
+//!   DEAD words. A word that is not DEAD, in a node with the right prefix or key, is the only word of its key. A
+//!   thread that reads a word without its lock also checks that no node was removed meanwhile (`Removals`).
 //!
 //! # Why "absent" is true
-//! A look-up that meets a recycled node, or zeros, may find nothing where there is something now. Suppose
-//! the key is in use from the beginning of the look-up to its end. Then every node above it stays, since
-//! none of them is ever without a child; and its leaf stays, or its lone entry does until a leaf takes that
-//! place. The references on the way can change only to new inner nodes put in between, which lead to the
-//! same place, and from the lone entry to the leaf. So the look-up finds the key, unless it followed the
-//! reference to the lone entry and met the next life of that. It then sees that the reference has changed,
-//! since that came before, and follows it again. Otherwise the key was not in use at some moment of the
-//! call, and "absent" was true then.
+//! A look-up that meets a recycled node, or zeros, may find nothing although the key is in use now. There are
+//! two cases:
+//!
+//! * The key is in use during the whole look-up. Then every node above it stays, since each has a child. Its leaf
+//!   stays, too, and a lone entry stays until a leaf takes its place. So only two things change on the way: new
+//!   inner nodes come in between, which lead to the same place, and a reference to the leaf replaces the
+//!   reference to the lone entry. So the look-up finds the key, except if it followed the reference to the lone
+//!   entry and found the entry recycled. The reference was changed before that. So the look-up sees that it has
+//!   changed, and follows it again.
+//! * Otherwise the key was not in use at some moment of the look-up, and "absent" was true then.
 
 mod change;
 mod entry;
@@ -69,14 +70,14 @@ use zpage::word_lock::Waiters;
 pub(crate) use zpool_base::numbers::NoRoom;
 use zpool_base::numbers::Numbers;
 
-/// Stripes of the removal counts; fewer under the model checker.
+/// The number of stripes of the removal counts; smaller under the model checker.
 const REMOVAL_STRIPES: usize = if MODEL { 1 } else { 16 };
 
-/// Counts removed leaves and lone entries, striped by number. Never decreases, and 64 bits do not wrap.
+/// Counts removed leaves and lone entries, striped by number. A count never decreases, and 64 bits do not wrap.
 ///
-/// A word that is read without a lock may belong to an earlier life of a leaf, with another key, and the
-/// prefix that is read afterwards to a later one, with the same key as before. Equal prefixes prove nothing
-/// then; equal counts do.
+/// A thread that reads a word without a lock, and the prefix afterwards, may see two lives of a leaf: the word of
+/// an earlier life, with another key, and the prefix of a later life, with the same key as before. So an equal
+/// prefix proves nothing, but an equal count before and after proves that there was only one life.
 #[derive(Debug)]
 struct Removals {
     stripes: [CachePadded<AtomicU64>; REMOVAL_STRIPES],
@@ -92,10 +93,10 @@ impl Removals {
         &self.stripes[at.spread() % REMOVAL_STRIPES]
     }
 
-    /// Counts the removal of a leaf or lone entry whose words are DEAD, before it may get other keys.
+    /// Counts the removal of a leaf or lone entry whose words are DEAD. Called before it can get other keys.
     fn count(&self, at: Ref) {
-        // Release pairs with the Acquire in `read`: a thread that sees this removal counted sees the words
-        // DEAD.
+        // Release pairs with the Acquire in `read`: a thread that sees this removal counted also sees that the
+        // words are DEAD.
         self.stripe(at).fetch_add(1, Ordering::Release);
     }
 }
@@ -129,7 +130,7 @@ impl Structure {
         self.leaves.any_leaving() || self.lones.any_leaving() || self.inners.any_leaving()
     }
 
-    /// A group of nodes whose memory can return to the system.
+    /// Returns a group of nodes whose memory can return to the system, if there is one.
     fn next_leaving(&mut self) -> Option<(Kind, usize)> {
         [Kind::Leaf, Kind::Lone, Kind::Inner]
             .into_iter()
@@ -160,17 +161,17 @@ impl Index {
         Self::with(None, Ref::MAX_NODES)
     }
 
-    /// An index that keeps a checksum for each entry, in 4 more bytes.
+    /// Makes an index that keeps a checksum for each entry, which takes 4 more bytes.
     pub(crate) fn with_sums() -> Self {
         Self::with(Some(Sums::default()), Ref::MAX_NODES)
     }
 
-    /// Whether checksums are kept.
+    /// Returns whether checksums are kept.
     pub(crate) fn has_sums(&self) -> bool {
         self.sums.is_some()
     }
 
-    /// An index of at most `limit` leaves and as many inner nodes.
+    /// Makes an index of at most `limit` nodes of each kind.
     #[cfg(test)]
     pub(crate) fn with_node_limit(limit: usize) -> Self {
         Self::with(None, limit)
@@ -200,7 +201,7 @@ impl Index {
         }
     }
 
-    /// Bytes of the nodes that have memory, used or not, and of the record of which are used.
+    /// Returns the bytes of all nodes that have memory, used or not, and of the records of which are used.
     pub(crate) fn memory_bytes(&self) -> usize {
         let locked = self.lock_structure();
         let structure = &locked.structure;
@@ -214,7 +215,7 @@ impl Index {
         Locked { structure: self.structure.lock(), _held: held }
     }
 
-    /// Locks the key's entry, which may be empty; `None` if the key has no place.
+    /// Locks the key's entry, which may be empty; `None` if the index has no place for the key.
     pub(crate) fn lock(&self, key: u64) -> Option<Entry<'_>> {
         loop {
             let found = self.find(key)?;
@@ -224,7 +225,8 @@ impl Index {
         }
     }
 
-    /// Locks the key's entry, after adding a place for it if it has none.
+    /// Locks the key's entry. If the index has no place for the key, adds one first, and fails if there is no
+    /// memory for that.
     pub(crate) fn lock_or_insert(&self, key: u64) -> Result<Entry<'_>, NoRoom> {
         loop {
             match self.find(key) {
@@ -238,8 +240,9 @@ impl Index {
         }
     }
 
-    /// What `see` makes of the key's word, read without its lock; if that is `None`, the locked entry.
-    /// `None` if the key has no place.
+    /// Reads the key's word without its lock, and returns what `see` makes of it. If `see` returns `None`, or the
+    /// word cannot be read without its lock, returns the locked entry as `Err`. Returns `None` if the index has no
+    /// place for the key.
     #[inline]
     pub(crate) fn see_or_lock<T>(
         &self,
@@ -260,8 +263,8 @@ impl Index {
         }
     }
 
-    /// A snapshot of the key's word, unlocked; EMPTY if the key has no place. For callers that need no
-    /// exact answer.
+    /// Returns a snapshot of the key's word, as if unlocked; EMPTY if the index has no place for the key. For
+    /// callers that need no exact answer.
     pub(crate) fn peek(&self, key: u64) -> Word {
         loop {
             let Some(found) = self.find(key) else { return Word::EMPTY };
@@ -272,31 +275,32 @@ impl Index {
         }
     }
 
-    /// A snapshot of the key's word, read without its lock; `None` if it is dead, or may have been another
-    /// key's.
+    /// Returns a snapshot of the word that was found, read without its lock; `None` if the word is dead, or may
+    /// have been another key's.
     #[inline]
     fn read(&self, found: Found<'_>) -> Option<Word> {
         let removals = self.removals.stripe(found.at);
-        // Acquire pairs with the Release of `count`: the words of a node whose removal is counted here are
-        // seen DEAD, or as they became later.
+        // Acquire pairs with the Release of `count`: if the removal of a node is counted here, its words are seen
+        // DEAD, or as they became later.
         let before = removals.load(Ordering::Acquire);
-        // Acquire, so that the node's keys are read after the word: if the node was recycled before the
-        // word was read, its new keys are seen.
+        // Acquire, so that the node's prefix or key is read after the word: if the node was recycled before the
+        // word was read, its new prefix or key is seen.
         let word = Word::from_raw(found.word.load(Ordering::Acquire));
-        // Relaxed: the Acquire of `is_the_keys` orders the count, which is read last.
+        // Relaxed: the Acquire of `is_the_keys` comes before this load of the count.
         let same = found.is_the_keys() && removals.load(Ordering::Relaxed) == before;
         (same && !word.is_dead()).then_some(word)
     }
 
-    /// Locks the word that was found, if it is (still, or again) the key's.
+    /// Locks the word that was found, if its place is the key's. Otherwise returns `None`, and the caller looks
+    /// the key up again.
     #[inline]
     fn lock_in<'a>(&'a self, found: Found<'a>, key: u64) -> Option<Entry<'a>> {
         match lock::lock(found.word, &self.waiters) {
             Some(entry) => {
-                // The lock's Acquire comes after the words were made EMPTY, which came after the node's
-                // keys were stored.
+                // The lock's Acquire comes after the words were made EMPTY, and that came after the node's prefix
+                // or key was stored.
                 if !found.is_the_keys() {
-                    // While it is locked the node keeps its current keys.
+                    // While the word is locked, the node keeps its current prefix or key.
                     let theirs = self.words(found.at).map_or(key, |words| words.first);
                     drop(Entry::new(entry, self, theirs));
                     return None;
@@ -319,22 +323,22 @@ impl Index {
         drop(self.lock_structure());
     }
 
-    /// Where the key's word is, if it has a place. Takes no lock.
+    /// Finds the place of the key's word; `None` if there is none. Takes no lock.
     #[inline]
     fn find(&self, key: u64) -> Option<Found<'_>> {
         let mut slot = &self.root;
         let mut above = u32::MAX;
         loop {
-            // Acquire pairs with the Release that links a new node in place of another: a thread that gets
-            // to the new node must see the way on to the other.
+            // Acquire pairs with the Release that links a new node in place of another: a thread that reaches
+            // the new node must see its reference to the other.
             let at = Ref(slot.load(Ordering::Acquire));
             match at.target() {
                 Target::None => return None,
                 Target::Inner(number) => {
                     let inner = self.inner(number);
-                    // Relaxed: written before the reference to the node was stored, or recycled.
+                    // Relaxed: the header was written before the reference was stored, or the node is recycled.
                     let header = Header::unpack(inner.header.load(Ordering::Relaxed));
-                    // Levels decrease on the way down; one that does not is a recycled node's.
+                    // Levels decrease on the way down. If a level does not, its node is recycled.
                     let digit = header.way_to(key).filter(|_| header.level < above)?;
                     above = header.level;
                     slot = inner.child(digit);
@@ -358,7 +362,7 @@ impl Index {
         }
     }
 
-    /// Looks the key up at the lone entry that the reference `at`, read from `slot`, leads to.
+    /// Looks the key up at a lone entry. The reference `at`, which was read from `slot`, leads to it.
     #[inline]
     fn find_lone(&self, slot: &AtomicU32, at: Ref, number: u32, key: u64) -> AtLone<'_> {
         let lone = self.lone(number);
@@ -366,9 +370,9 @@ impl Index {
         if found.is_the_keys() {
             return AtLone::Found(found);
         }
-        // If the reference is still there, the entry was another key's from the start; else a leaf took its
-        // place, and it was recycled. Relaxed: a thread that sees the recycled key sees the reference
-        // changed.
+        // If the reference is unchanged, the entry was another key's from the start. Otherwise a leaf has taken
+        // its place, and the entry was recycled. Relaxed: a thread that sees the key of the recycled entry also
+        // sees that the reference has changed.
         if slot.load(Ordering::Relaxed) == at.0 { AtLone::Absent } else { AtLone::Replaced }
     }
 }
@@ -383,29 +387,29 @@ enum AtLone<'a> {
     Replaced,
 }
 
-/// The place of a key's word. It may have become another key's.
+/// The place of a key's word. It may have become another key's place meanwhile.
 #[derive(Debug, Clone, Copy)]
 struct Found<'a> {
     /// A leaf or a lone entry.
     at: Ref,
     word: &'a AtomicU64,
-    /// Whose place it is: the prefix of the leaf, or the lone entry's key.
+    /// The prefix of the leaf, or the lone entry's key: it says whose place this is.
     keys: &'a AtomicU64,
     /// The value of `keys` while the place is the key's.
     wanted: u64,
 }
 
 impl Found<'_> {
-    /// Whether the place is the key's now.
+    /// Returns whether the place is the key's now.
     #[inline]
     fn is_the_keys(&self) -> bool {
-        // Acquire pairs with the Release of `new_leaf` and `new_lone`: a thread that sees the keys of a
-        // later life sees the removal in between counted, and what took the node's place.
+        // Acquire pairs with the Release of `new_leaf` and `new_lone`: a thread that sees the prefix or key of a
+        // later life also sees that the removal before it is counted, and which node took this one's place.
         self.keys.load(Ordering::Acquire) == self.wanted
     }
 }
 
-/// The index as a map from key to number, for its tests and models.
+/// Uses the index as a map from key to number, for its tests and models.
 #[cfg(test)]
 mod as_map {
     use super::Index;

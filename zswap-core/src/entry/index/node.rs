@@ -1,11 +1,11 @@
-//! What the index is made of: references, inner nodes, leaves and lone entries.
+//! The parts of the index: references, inner nodes, leaves and lone entries.
 //!
-//! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix, a lone
-//! entry by its key. A stale reference leads to a valid node, so a thread that follows one without the
-//! structure lock checks that.
+//! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix, a lone entry by
+//! its key. A stale reference leads to a valid node, too. So a thread that follows a reference without the
+//! structure lock checks which keys the node stands for.
 //!
-//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without
-//! children. Memory that no node has used yet, or that was returned to the system, reads like that.
+//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without children.
+//! Memory that no node has used yet, or that was returned to the system, reads like that.
 
 use crate::entry::word::Word;
 use crate::sync::MODEL;
@@ -14,12 +14,12 @@ use zpool_base::numbers::group;
 
 pub(super) const LEAF_BITS: u32 = 5;
 pub(super) const INNER_BITS: u32 = 4;
-/// Entries of a leaf; fewer under the model checker.
+/// The number of entries of a leaf; smaller under the model checker.
 pub(super) const LEAF_WORDS: usize = if MODEL { 2 } else { 1 << LEAF_BITS };
 pub(super) const CHILDREN: usize = 1 << INNER_BITS;
-/// Children that a node stores; fewer under the model checker.
+/// The number of children that a node stores; smaller under the model checker.
 pub(super) const CHILD_SLOTS: usize = if MODEL { 2 } else { CHILDREN };
-/// Inner nodes on the longest way down: one for each digit of the 59 bits above a leaf's.
+/// The most inner nodes on a way down: one for each digit of the 59 bits above a leaf's 5.
 pub(super) const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(INNER_BITS) as usize;
 
 /// A reference to a node, or none.
@@ -35,7 +35,7 @@ pub(super) enum Target {
 
 impl Ref {
     pub(super) const NONE: Ref = Ref(0);
-    /// The most nodes of each kind: the number plus one and two bits for the kind fit in 32 bits.
+    /// The most nodes of each kind. A reference has 32 bits: two for the kind, the others for the number plus one.
     pub(super) const MAX_NODES: usize = (1 << 30) - 1;
 
     pub(super) fn inner(number: u32) -> Self {
@@ -50,7 +50,7 @@ impl Ref {
         Ref((number + 1) << 2 | 2)
     }
 
-    /// A number that differs between neighbours.
+    /// Returns a number that differs between neighbouring nodes.
     #[inline]
     pub(super) fn spread(self) -> usize {
         (self.0 >> 2) as usize
@@ -67,10 +67,10 @@ impl Ref {
     }
 }
 
-/// The keys that an inner node stands for: those that share `prefix` above its digit.
+/// The keys that an inner node stands for: those with `prefix` above the node's digit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    /// 0 for nodes right above leaves, 14 for the highest digit.
+    /// 0 for a node right above leaves, 14 for the highest digit.
     pub(super) level: u32,
     /// The key's bits above the node's digit.
     pub(super) prefix: u64,
@@ -81,7 +81,7 @@ impl Header {
         Header { level, prefix: key >> Self::shift(level) >> INNER_BITS }
     }
 
-    /// The lowest level at which one node covers both of two keys of different leaves.
+    /// Returns the header of the lowest node that covers both keys, which are in different leaves.
     pub(super) fn of_both(key: u64, other: u64) -> Self {
         let top = u64::BITS - 1 - (key ^ other).leading_zeros();
         Header::covering(key, (top - LEAF_BITS) / INNER_BITS)
@@ -103,7 +103,7 @@ impl Header {
         self.way_to(key).is_some()
     }
 
-    /// The child on the way to the key, if the node covers it.
+    /// Returns the child on the way to the key; `None` if the node does not cover the key.
     #[inline]
     pub(super) fn way_to(self, key: u64) -> Option<usize> {
         let digits = key >> Self::shift(self.level);
@@ -114,7 +114,7 @@ impl Header {
         (key >> Self::shift(self.level)) as usize & (CHILDREN - 1)
     }
 
-    /// The first child that may have keys from `from` on.
+    /// Returns the first child that may have keys from `from` on; `None` if no child can.
     pub(super) fn digit_from(self, from: u64) -> Option<usize> {
         match self.prefix.cmp(&Header::covering(from, self.level).prefix) {
             core::cmp::Ordering::Less => None,
@@ -123,17 +123,17 @@ impl Header {
         }
     }
 
-    /// The least key below the node.
+    /// Returns the least key below the node.
     pub(super) fn first_key(self) -> u64 {
         self.prefix << Self::shift(self.level) << INNER_BITS
     }
 
-    /// The least key below the node's child.
+    /// Returns the least key below the node's child.
     pub(super) fn first_key_of(self, digit: usize) -> u64 {
         self.first_key() | (digit as u64) << Self::shift(self.level)
     }
 
-    /// The least key beyond the node's child, or `None` if the child has the last keys.
+    /// Returns the key that follows the last key below the node's child; `None` if there is no greater key.
     pub(super) fn key_after(self, digit: usize) -> Option<u64> {
         self.first_key_of(digit).checked_add(1 << Self::shift(self.level))
     }
@@ -147,18 +147,22 @@ pub(super) fn leaf_offset(key: u64) -> usize {
     key as usize & ((1 << LEAF_BITS) - 1)
 }
 
-/// Nodes of a group, whose memory is allocated and returned together: the bytes of a group, and of its
-/// checksums, are a multiple of the system's page.
+// The memory of a group of nodes is allocated and returned together. So the bytes of a group, and the bytes of its
+// checksums, are a multiple of the system's page.
+
+/// The number of leaves in a group.
 pub(super) const LEAF_GROUP: usize = group(512);
+/// The number of lone entries in a group.
 pub(super) const LONE_GROUP: usize = group(1024);
+/// The number of inner nodes in a group.
 pub(super) const INNER_GROUP: usize = group(512);
 
-/// A leaf in its table.
+/// A leaf as its table keeps it: prefix and words.
 pub(super) type LeafNode = (AtomicU64, [AtomicU64; LEAF_WORDS]);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leaf<'a> {
-    /// The keys' bits above the leaf's 5.
+    /// The bits of the keys above the leaf's 5.
     pub(super) prefix: &'a AtomicU64,
     pub(super) words: &'a [AtomicU64; LEAF_WORDS],
 }
@@ -168,7 +172,7 @@ impl<'a> Leaf<'a> {
         Leaf { prefix, words }
     }
 
-    /// The key's word.
+    /// Returns the key's word.
     #[inline]
     #[expect(clippy::expect_used, reason = "the models' keys are chosen for their short leaves")]
     pub(super) fn word(self, key: u64) -> &'a AtomicU64 {
@@ -176,10 +180,10 @@ impl<'a> Leaf<'a> {
     }
 }
 
-/// A lone entry in its table.
+/// A lone entry as its table keeps it: key and word.
 pub(super) type LoneNode = (AtomicU64, AtomicU64);
 
-/// The entry of a key that is alone in its leaf: no words are kept for the other keys.
+/// The entry of a key that is alone in its leaf. No words are kept for the leaf's other keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lone<'a> {
     pub(super) key: &'a AtomicU64,
@@ -212,34 +216,35 @@ impl<'a> Words<'a> {
         Words { first, words: core::slice::from_ref(lone.word) }
     }
 
-    /// Whether the key's word is among them.
+    /// Returns whether the key's word is among them.
     pub(super) fn have(&self, key: u64) -> bool {
         key.checked_sub(self.first).is_some_and(|at| at < self.words.len() as u64)
     }
 
-    /// The first key that would be in another leaf.
+    /// Returns the first key behind this leaf, or behind the leaf that the lone entry would be in; `None` if
+    /// there is no greater key.
     pub(super) fn behind(&self) -> Option<u64> {
         (leaf_prefix(self.first) << LEAF_BITS).checked_add(1 << LEAF_BITS)
     }
 
-    /// The keys, each with a snapshot of its word.
+    /// Iterates over the keys, each with a snapshot of its word.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Word)> {
-        // Relaxed: a caller that acts on it says why that is enough.
+        // Relaxed: a caller that acts on a snapshot says why that is enough.
         let now = |word: &AtomicU64| Word::from_raw(word.load(Ordering::Relaxed));
         (self.first..=u64::MAX).zip(self.words.iter().map(now))
     }
 
-    /// Whether `test` holds for a snapshot of one of the words.
+    /// Returns whether `test` holds for a snapshot of one of the words.
     pub(super) fn any(&self, test: impl Fn(Word) -> bool) -> bool {
         self.iter().any(|(_, word)| test(word))
     }
 
-    /// Turns every word from DEAD to EMPTY: the node is linked and its entries may be used.
+    /// Turns every word from DEAD to EMPTY. Called when the node is linked, so that its entries can be used.
     pub(super) fn open(&self) {
         self.open_with(self.first, Word::EMPTY);
     }
 
-    /// As `open`, with a word for one of the keys.
+    /// Does what `open` does, but stores `word` for `key`.
     pub(super) fn open_with(&self, key: u64, word: Word) {
         for (at, place) in (self.first..=u64::MAX).zip(self.words) {
             let word = if at == key { word } else { Word::EMPTY };
@@ -249,12 +254,12 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Turns every word from EMPTY to DEAD, or none; returns whether it did.
+    /// Turns every word from EMPTY to DEAD and returns true. If a word is in use, leaves the words as they are and
+    /// returns false.
     pub(super) fn kill(&self) -> bool {
         for (i, word) in self.words.iter().enumerate() {
-            // Acquire pairs with the Release of the last unlock of the word, so that the next
-            // holder of a word that is restored below comes after the last one. Relaxed on
-            // failure: the word is in use.
+            // Acquire pairs with the Release of the word's last unlock. So, if the word is restored below, its
+            // next holder comes after the last one. Relaxed on failure: the word is in use.
             let killed = word.compare_exchange(
                 Word::EMPTY.raw(),
                 Word::DEAD.raw(),
@@ -273,7 +278,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// An inner node in its table.
+/// An inner node as its table keeps it: header, children and marks.
 pub(super) type InnerNode = (AtomicU64, [AtomicU32; CHILD_SLOTS], AtomicU32);
 
 #[derive(Debug, Clone, Copy)]
@@ -282,7 +287,7 @@ pub(super) struct Inner<'a> {
     pub(super) header: &'a AtomicU64,
     /// [`Ref`]s.
     pub(super) children: &'a [AtomicU32; CHILD_SLOTS],
-    /// A bit for each child: whether an entry below it may have pool memory (`pooled.rs`). Changed only
+    /// A bit for each child: whether an entry below the child may have pool memory (`pooled.rs`). Changes only
     /// under the structure lock.
     pub(super) pooled: &'a AtomicU32,
 }
@@ -298,7 +303,7 @@ impl<'a> Inner<'a> {
         self.children.get(digit).expect("an inner node has a child for each digit")
     }
 
-    /// Under the structure lock.
+    /// Returns whether the node has no child. Called under the structure lock.
     pub(super) fn is_childless(self) -> bool {
         // Relaxed: children change only under the structure lock.
         self.children.iter().all(|child| child.load(Ordering::Relaxed) == Ref::NONE.0)

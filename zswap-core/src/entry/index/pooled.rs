@@ -1,37 +1,39 @@
 //! Which parts of the index hold entries with pool memory.
 //!
-//! The clock of writeback must not walk over a million same-filled entries to find ten thousand others. So
-//! each inner node has a *mark* for each child: an entry below it may be `Content::Stored`. A walk follows
-//! only marks.
+//! The clock of writeback must not walk over a million same-filled entries to find ten thousand others. So each
+//! inner node has a *mark* for each child, which says that an entry below the child may be `Content::Stored`. A
+//! walk follows only marks.
 //!
 //! # Rules
 //! * Marks change only under the structure lock. Only `note_replaced` reads them without it.
-//! * Whenever the structure lock is free, a node with a mark has a marked way from the root. So the leaf's
-//!   mark stands for its whole way.
-//! * A mark without such an entry is *stale*: it costs a walk one visit, which clears it.
+//! * Whenever the structure lock is free, the whole way from the root to a node with a mark is marked. So it is
+//!   enough to read the mark of a leaf.
+//! * A mark without such an entry below it is *stale*. It costs a walk one visit, and the walk clears it.
 //! * The root has no mark. A leaf that is the root is always visited.
 //!
-//! # Why no returned store is missed
-//! Suppose a store put a Stored word into an entry, `note_replaced` has returned, and the word is still
-//! Stored. Until then the leaf and the nodes above it stay; only new inner nodes come in between. The store
-//! did this, in order: wrote the word, fenced, read the reference R to the leaf, the mark M beside R, and R
-//! again. If M was not set or R had changed, it marked the whole way under the lock. A thread that clears a
-//! mark does this, under the lock: it clears the mark, fences, reads all words of the leaf, and sets the
-//! mark again if one is Stored. A mark higher up is cleared only when the node below has no mark.
+//! # Why a walk misses no stored page
+//! Suppose a store put a Stored word into an entry, `note_replaced` has returned, and the word is still Stored.
+//! Until then the leaf and the nodes above it stay; only new inner nodes can come in between.
 //!
-//! * The store's fence came first: then a thread that clears the leaf's mark afterwards sees the word, and
-//!   sets the mark again.
-//! * The other fence came first, and M's node is still the one above the leaf: then the store saw M
-//!   cleared, or set again later, which again is one of these cases.
-//! * A new inner node came between M's node and the leaf. It starts with a mark for the leaf if M was set.
-//!   So the leaf's mark may be missing in it only if it was cleared there, or in M's node before that. In
-//!   the first case the store had read R before the node was linked (else it would have seen the node), so
-//!   its fence came before that of the clearing thread, which saw the word. In the second the store found M
-//!   not set, or set again for another key after the node was linked (M's Acquire pairs with the Release of
-//!   that): then R has changed. R cannot have become the same again: the node stays above the leaf as long
-//!   as the leaf stays.
+//! The store did this, in order: it wrote the word, fenced, read the reference R to the leaf, read the mark M
+//! beside R, and read R again. If M was not set or R had changed, it marked the whole way under the lock. A thread
+//! that clears a mark does this, under the lock: it clears the mark, fences, reads all words of the leaf, and sets
+//! the mark again if one of them is Stored. It clears a mark higher up only if the node below has no mark.
 //!
-//! A walk takes the lock after the store returned, so it finds the marked way, and the word.
+//! * The store's fence came first. Then a thread that clears the leaf's mark afterwards sees the word, and sets the
+//!   mark again.
+//! * The other fence came first, and M's node is still the one above the leaf. Then the store saw M cleared, and
+//!   marked the way. Or it saw that M was set again later, which again is one of these cases.
+//! * A new inner node came between M's node and the leaf. It starts with a mark for the leaf if M was set. So the
+//!   leaf's mark can be missing in it for two reasons only:
+//!   * The mark was cleared in the new node. The store had read R before the new node was linked; otherwise it
+//!     would have seen the new node. So the store's fence came before that of the clearing thread, which saw the
+//!     word.
+//!   * M was cleared before. Then the store found M not set, or set again for another key after the new node was
+//!     linked. M's Acquire pairs with the Release of that setting, so the store also found that R had changed. R
+//!     cannot have become the same again: the new node stays above the leaf as long as the leaf stays.
+//!
+//! A walk takes the lock after the store has returned, so it finds the marked way, and the word.
 
 use super::change::Step;
 use super::keys::LeafKeys;
@@ -43,13 +45,13 @@ use crate::sync::atomic::{Ordering, fence};
 /// The result of one step of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Visit {
-    /// The key at which to continue, or `None` at the end.
+    /// The key at which the walk continues; `None` at the end.
     pub(crate) next: Option<u64>,
     /// Leaves whose words were read.
     pub(crate) leaves: usize,
 }
 
-/// After this many inner nodes and leaves a call of `pooled_keys` starts no other way down.
+/// The number of inner nodes and leaves after which a call of `pooled_keys` starts no other way down.
 const NODES_A_CALL: usize = 128;
 
 impl Inner<'_> {
@@ -57,36 +59,36 @@ impl Inner<'_> {
         1 << digit
     }
 
-    /// Whether an entry below the child may have pool memory.
+    /// Returns whether an entry below the child may have pool memory.
     pub(super) fn is_marked(self, digit: usize) -> bool {
-        // Acquire pairs with the Release of `mark`: a reference that was changed before the mark was set is
-        // seen changed.
+        // Acquire pairs with the Release of `mark`: this thread sees each change of a reference that came before
+        // the mark was set.
         self.pooled.load(Ordering::Acquire) & Self::bit(digit) != 0
     }
 
-    /// Whether an entry below the node may have pool memory. Under the structure lock.
+    /// Returns whether an entry below the node may have pool memory. Called under the structure lock.
     pub(super) fn has_marks(self) -> bool {
         // Relaxed: marks change only under the structure lock.
         self.pooled.load(Ordering::Relaxed) != 0
     }
 
-    /// Under the structure lock.
+    /// Sets the mark of a child. Called under the structure lock.
     pub(super) fn mark(self, digit: usize) {
         // Release pairs with the Acquire of `is_marked`.
         self.pooled.fetch_or(Self::bit(digit), Ordering::Release);
     }
 
-    /// Under the structure lock.
+    /// Clears the mark of a child. Called under the structure lock.
     pub(super) fn unmark(self, digit: usize) {
-        // Relaxed: a fence orders it for threads that must see it cleared, or they hold the structure lock.
+        // Relaxed: threads that must see the mark cleared hold the structure lock, or a fence orders it for them.
         self.pooled.fetch_and(!Self::bit(digit), Ordering::Relaxed);
     }
 }
 
 impl Index {
-    /// Called by the thread that replaced the key's word `old` by `new`, after it unlocked the entry and
-    /// with no entry lock held, for each replacement in which `old` or `new` is `Content::Stored`. Takes
-    /// the structure lock if the leaf got its first such entry or lost its last one.
+    /// Updates the marks after the key's word `old` was replaced by `new`. Called by the thread that replaced it,
+    /// after it has unlocked the entry and while it holds no entry lock. Must be called if `old` or `new` is
+    /// `Content::Stored`. Takes the structure lock if the leaf got its first such entry or lost its last one.
     pub(crate) fn note_replaced(&self, key: u64, old: Word, new: Word) {
         if new.is_stored() {
             // Orders the word before the marks: see the head of the file.
@@ -99,8 +101,8 @@ impl Index {
         }
     }
 
-    /// Whether the mark of the key's leaf is set, read without a lock. `false` means: check again
-    /// under the lock.
+    /// Returns whether the mark of the key's leaf is set. Takes no lock; if it returns false, the caller marks the
+    /// way under the lock.
     fn is_way_marked(&self, key: u64) -> bool {
         let mut slot = &self.root;
         let mut above: Option<(Inner<'_>, Header)> = None;
@@ -145,11 +147,12 @@ impl Index {
     /// Clears the mark of the key's leaf if none of its entries has pool memory any more.
     fn unmark_leaf(&self, key: u64, new: Word) {
         let Some(found) = self.find(key) else { return };
-        // Only guesses: a mark that is left is stale, one that is cleared too early is set again below.
+        // These checks are only guesses: a mark that is left is stale, and a mark that is cleared too early is set
+        // again below.
         let words = self.words(found.at);
         let any = |test: fn(Word) -> bool| words.is_some_and(|words| words.any(test));
         if any(Word::is_stored) || new.is_empty() && !any(|word| word != Word::EMPTY) {
-            // In the second case a thread that still holds a word of the leaf removes the leaf itself.
+            // In the second case all words are EMPTY, and a thread that unlocked one of them removes the leaf.
             return;
         }
         let locked = self.lock_structure();
@@ -159,8 +162,8 @@ impl Index {
         }
     }
 
-    /// Clears the leaf's mark unless one of its entries has pool memory, and the marks above it that stand
-    /// for nothing any more.
+    /// Clears the leaf's mark, unless one of its entries has pool memory. Then also clears each mark above the leaf
+    /// under which no mark is left.
     fn unmark_unless_stored<'a: 's, 's>(
         _locked: &Locked<'_>,
         words: Words<'_>,
@@ -168,7 +171,7 @@ impl Index {
     ) {
         let Some(lowest) = upwards.next() else { return };
         lowest.inner.unmark(lowest.digit);
-        // Orders the mark before the words: see the head of the file.
+        // Orders the change of the mark before the reads of the words: see the head of the file.
         fence(Ordering::SeqCst);
         if words.any(Word::is_stored) {
             lowest.inner.mark(lowest.digit);
@@ -184,9 +187,9 @@ impl Index {
         }
     }
 
-    /// As [`Self::leaf_keys`], but only entries with pool memory: their word is `Content::Stored`. Skips
-    /// parts without any. Visits at most 143 nodes a call, so `keys` may be empty before the end; the next
-    /// call continues at `next`.
+    /// Does what [`Self::leaf_keys`] does, but only for entries with pool memory, whose word is `Content::Stored`.
+    /// Skips parts of the index without any. Visits at most 143 nodes in a call, so `keys` may be empty before the
+    /// end; the next call continues at `next`.
     pub(crate) fn pooled_keys(&self, from: u64, keys: &mut LeafKeys) -> Visit {
         keys.clear();
         let locked = self.lock_structure();
@@ -209,13 +212,13 @@ impl Index {
         visit
     }
 
-    /// Follows marks down one way, towards the first leaf that has keys from `from` on. Returns that leaf,
-    /// if the way leads there, and where to continue: behind it, or behind the part without a marked leaf.
-    /// Under the structure lock; adds the nodes on the way to `nodes`.
+    /// Follows marks down one way, towards the first leaf that has keys from `from` on. Returns that leaf if the
+    /// way leads there, and the key at which to continue: behind the leaf, or behind the part without a marked leaf.
+    /// Adds the nodes on the way to `nodes`. Called under the structure lock.
     fn marked_leaf(&self, from: u64, nodes: &mut usize) -> (Option<Words<'_>>, Option<u64>) {
         let mut from = from;
         let mut slot = &self.root;
-        // The first key behind what is below `slot`.
+        // The first key behind everything below `slot`.
         let mut behind = None;
         loop {
             // Relaxed, here and below: nodes change only under the structure lock.

@@ -9,7 +9,7 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 /// The checksums of a leaf's entries.
 type OfLeaf = [AtomicU32; LEAF_WORDS];
 
-/// Parallel to the tables of nodes: a node's checksums have its number.
+/// The checksums, in tables parallel to those of the nodes: a node's checksums have the node's number.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     leaves: ZeroedTable<OfLeaf, LEAF_GROUP>,
@@ -17,37 +17,38 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Bytes of a leaf's checksums.
+    /// The bytes of a leaf's checksums.
     pub(super) const LEAF_BYTES: usize = size_of::<OfLeaf>();
-    /// Bytes of a lone entry's checksum.
+    /// The bytes of a lone entry's checksum.
     pub(super) const LONE_BYTES: usize = size_of::<AtomicU32>();
 
-    /// Makes room for the checksums of the leaf of this number, the next one at most. Under the structure
-    /// lock.
+    /// Makes room for the checksums of leaf `number`. Numbers come in order: at most, `number` is the next one
+    /// without room. Called under the structure lock.
     pub(super) fn make_leaf(&self, number: u32) -> Result<(), TableError> {
         self.leaves.make(number)?;
         touch(self.leaves.get(number).and_then(|of| of.first()));
         Ok(())
     }
 
-    /// As `make_leaf`, for a lone entry.
+    /// Makes room for the checksum of a lone entry, like `make_leaf`.
     pub(super) fn make_lone(&self, number: u32) -> Result<(), TableError> {
         self.lones.make(number)?;
         touch(self.lones.get(number));
         Ok(())
     }
 
-    /// Returns the memory of a group of leaves' checksums to the system. None of those leaves is in use.
+    /// Returns the memory of the checksums of a group of leaves to the system. None of those leaves is in use.
+    /// Returns false if the system refuses.
     pub(super) fn give_back_leaves(&self, group: usize) -> bool {
         self.leaves.give_back(group)
     }
 
-    /// As `give_back_leaves`, for lone entries.
+    /// Does what `give_back_leaves` does, for a group of lone entries.
     pub(super) fn give_back_lones(&self, group: usize) -> bool {
         self.lones.give_back(group)
     }
 
-    /// The checksum of the key's entry, whose word is in that node.
+    /// Returns the checksum of the key's entry; `at` refers to the node that has the entry.
     pub(super) fn of(&self, at: Ref, key: u64) -> Option<&AtomicU32> {
         match at.target() {
             Target::Leaf(number) => self.of_leaf(number, key),
@@ -65,8 +66,8 @@ impl Sums {
     }
 }
 
-/// Makes the system back a sum's memory, which is counted with its node's: an entry with a pattern writes
-/// no sum.
+/// Writes to a sum, so that the system backs its memory now: that memory is counted with the node's, but an entry
+/// with a pattern writes no sum.
 fn touch(sum: Option<&AtomicU32>) {
     if let Some(sum) = sum {
         // Relaxed: nobody can use the node yet.

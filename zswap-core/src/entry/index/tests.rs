@@ -22,7 +22,7 @@ fn check_all_free(index: &Index) {
     }
 }
 
-/// The number of nodes of a kind in use, and of those that have memory.
+/// Returns the number of nodes of a kind in use, and of those that have memory.
 fn numbers(index: &Index, kind: Kind) -> (usize, usize) {
     let mut locked = index.lock_structure();
     let numbers = locked.structure.numbers(kind);
@@ -64,7 +64,7 @@ fn what_is_seen_needs_no_lock_and_everything_else_is_locked() {
         _ => None,
     };
     let locked = index.lock(7);
-    // The entry is locked, and what it held until then is seen.
+    // The entry is locked. Its word is seen nevertheless.
     assert!(matches!(index.see_or_lock(7, see), Some(Ok(70))));
     drop(locked);
     put(&index, 8, 800);
@@ -117,7 +117,7 @@ fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
 
 #[test]
 fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
-    // The memory of the node numbers, however few nodes there are.
+    // The memory of the node numbers, which even an index of few nodes takes.
     const FIXED: u64 = 2048;
     let dense = if cfg!(miri) { 256u64 } else { 100_000 };
     let index = Index::new();
@@ -166,7 +166,7 @@ fn memory_of_nodes_that_went_goes_back() {
     for _ in 0..2 {
         sparse.iter().chain(&(0..count).collect::<Vec<_>>()).for_each(|key| put(&index, *key, 3));
         most = most.max(index.memory_bytes());
-        // First those in the middle of the tables, so that groups leave in no order.
+        // The keys in the middle of the tables go first, so that groups leave out of order.
         for key in (count / 3..count).chain(0..count / 3) {
             remove(&index, key);
         }
@@ -180,8 +180,8 @@ fn memory_of_nodes_that_went_goes_back() {
     }
 }
 
-/// The first leaf's prefix is 0, and so is a lone entry's key: a node whose memory was returned to the
-/// system has the same.
+/// The prefix of the first leaf is 0, and so is the key of a lone entry for key 0. A node whose memory was returned to
+/// the system has the same prefix or key.
 #[test]
 fn a_stale_place_whose_memory_went_is_nobodys() {
     for whole_leaf in [false, true] {
@@ -278,7 +278,7 @@ fn a_locked_or_used_entry_keeps_its_leaf_and_its_holder_takes_an_empty_one_away(
     let index = Index::new();
     put(&index, 41, 5);
     let held = index.lock_or_insert(40).unwrap();
-    // A thread holds one entry at a time.
+    // Another thread removes the neighbour, since a thread may hold only one entry.
     std::thread::scope(|scope| drop(scope.spawn(|| remove(&index, 41)).join()));
     assert!(index.find(40).is_some());
     drop(held);
@@ -320,7 +320,7 @@ fn threads_on_neighbouring_keys_lose_nothing() {
     assert_eq!(keys(&index).len(), left);
 }
 
-/// Threads look up what others remove: a thread that holds a word of an empty leaf removes it.
+/// Threads look up entries that others remove. A thread that holds a word of an empty leaf removes the leaf.
 #[test]
 fn nothing_is_left_behind_by_look_ups_of_what_goes() {
     let index = Arc::new(Index::new());
@@ -343,7 +343,7 @@ fn nothing_is_left_behind_by_look_ups_of_what_goes() {
     check_all_free(&index);
 }
 
-/// A word that names an object.
+/// Makes a word that names an object.
 fn pooled(bits: u64) -> Word {
     Word::new(Content::Stored {
         pool: PoolId::from_index(0),
@@ -358,7 +358,7 @@ fn keep(index: &Index, key: u64, word: Word) {
     index.note_replaced(key, old, word);
 }
 
-/// The keys of a full round from `from`, and the leaves that it visited.
+/// Returns the keys that a full round from `from` finds, and the number of leaves that it visits.
 fn round(index: &Index, from: u64) -> (Vec<u64>, usize) {
     let (mut all, mut leaves, mut next) = (Vec::new(), 0, Some(from));
     let mut keys = LeafKeys::new();
@@ -372,7 +372,7 @@ fn round(index: &Index, from: u64) -> (Vec<u64>, usize) {
     (all, leaves)
 }
 
-/// Checks every mark against the entries: none is missing, and none is stale unless it may be.
+/// Checks every mark against the entries: no mark is missing and, unless `stale`, no mark is stale.
 fn check_marks(index: &Index, stale: bool) {
     fn below(index: &Index, at: Ref, stale: bool) -> bool {
         let load = |slot: &AtomicU32| Ref(slot.load(Ordering::SeqCst));
@@ -413,7 +413,7 @@ fn a_walk_over_pooled_entries_passes_over_the_others() {
         for key in others {
             keep(&index, key, Word::new(Content::SameFilled(key)));
         }
-        // The first new inner node marks the leaf that was the root, since that has had no mark.
+        // A leaf that is the root has no mark, so the first inner node above it marks it. The walk clears the mark.
         let (found, leaves) = round(&index, 0);
         assert!(found.is_empty() && leaves <= 1, "{leaves} leaves have nothing to visit");
         assert_eq!(round(&index, 0), (vec![], 0));
@@ -426,7 +426,7 @@ fn a_walk_over_pooled_entries_passes_over_the_others() {
         assert!(leaves <= 3 * leaves_alone, "{leaves} leaves, alone {leaves_alone}");
         assert!(leaves <= pooled_ones.len());
         check_marks(&index, false);
-        // Most are written back, and no leaf is visited for those.
+        // Most pages are written back, and a walk visits no leaf for them.
         for key in pooled_ones.iter().skip(1) {
             keep(&index, *key, Word::new(Content::OnDevice(1)));
         }
@@ -480,7 +480,7 @@ fn a_call_visits_few_nodes_and_takes_stale_marks_away() {
     let leaves = if cfg!(miri) { 160 } else { 5000u64 };
     for leaf in 0..leaves {
         keep(&index, leaf << LEAF_BITS, pooled(1));
-        // Without `note_replaced`, so the mark is stale.
+        // `put` does not call `note_replaced`, so the mark is stale.
         put(&index, leaf << LEAF_BITS, 1);
     }
     keep(&index, leaves << LEAF_BITS, pooled(2));
@@ -503,7 +503,7 @@ fn a_store_of_a_new_version_marks_what_the_older_one_has_not_yet() {
     let index = Index::new();
     put(&index, 1 << 40, 1);
     index.lock_or_insert(5).unwrap().replace(pooled(1));
-    // Another thread's store came in between the replacement and its note.
+    // Another thread's store comes between the replacement above and its `note_replaced`.
     let old = index.lock_or_insert(5).unwrap().replace(pooled(2));
     index.note_replaced(5, old, pooled(2));
     assert_eq!(round(&index, 0).0, [5]);
