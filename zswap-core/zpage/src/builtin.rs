@@ -50,7 +50,7 @@ pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "
 /// The default page provider of this system: `MmapPages` on Linux, else `HeapPages`.
 ///
 /// # Errors
-/// None: making either provider cannot fail. The type is that of a page provider's constructor.
+/// None: making either provider cannot fail. It returns a `Result` because every such constructor does.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::MmapPages::new()))
@@ -59,7 +59,7 @@ pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
 /// The default page provider of this system: `MmapPages` on Linux, else `HeapPages`.
 ///
 /// # Errors
-/// None: making either provider cannot fail. The type is that of a page provider's constructor.
+/// None: making either provider cannot fail. It returns a `Result` because every such constructor does.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::HeapPages::new()))
