@@ -1,4 +1,4 @@
-//! With a backend that panics, or reports impossible figures, a disk is not built, or loses no object and no
+//! A backend panics or reports impossible figures. Either the disk is not built, or it loses no object and no
 //! slot.
 
 #![allow(
@@ -28,10 +28,10 @@ const TAG: u8 = 1;
 const STATS: u8 = 2;
 const TOTAL_PAGES: u8 = 3;
 const FREE: u8 = 4;
-/// The mood in which it reports impossible figures.
+/// The mood in which the backend reports impossible figures.
 const LIES: u8 = 5;
 
-/// A backend with a mood: which of its calls panics.
+/// A backend with a mood, which says which of its calls panics.
 #[derive(Debug)]
 struct Odd(Arc<dyn Zpool>, Arc<AtomicU8>);
 
