@@ -109,7 +109,7 @@ fn options_are_answered_one_by_one_until_the_export_is_chosen() {
     // The default export, with information requests.
     client.option(6, b"\0\0\0\0\0\x02\0\x00\0\x03");
     assert_eq!([client.reply(6).0, client.reply(6).0, client.reply(6).0], [3, 3, 1]);
-    // The old way to choose, with its zeroes.
+    // The old way to choose the export. Zeros follow the reply.
     client.option(1, b"disk");
     assert_eq!((client.u64(), client.u16()), (SIZE, 0b1_0110_1101));
     assert_eq!(client.take(), [0; 124]);
@@ -204,7 +204,7 @@ fn a_server_serves_many_and_stops_when_told() {
                         client.request(2, 0, 0, 0, 0);
                         return;
                     }
-                    // The server's stop cuts off a client that stays.
+                    // When the server stops, it closes the connection of a client that stays.
                     stays.store(true, SeqCst);
                     assert!(client.is_closed());
                 })
@@ -242,7 +242,7 @@ fn a_client_too_many_is_turned_away_and_nobody_else_notices() {
         for client in &mut clients {
             client.write(0, b"still there").unwrap();
         }
-        // When one leaves, there is room for another.
+        // When one client leaves, there is room for another.
         let mut gone = clients.pop().unwrap();
         gone.request(2, 0, 0, 0, 0);
         assert!(gone.is_closed());
