@@ -1,4 +1,4 @@
-//! Calls into codecs that may panic.
+//! Calls codecs that may panic.
 //!
 //! A panic becomes an error of that one call, [`CompressorError::Panicked`]. The context of a codec that
 //! panicked may be in any state: drop it, and make a new one for the next page.

@@ -220,8 +220,8 @@ fn one_compressor_serves_all_threads() {
     }
 }
 
-/// Every codec that takes a dictionary, with dictionaries shorter and longer than
-/// a match reaches.
+/// Tests every codec that takes a dictionary, with dictionaries that are shorter and
+/// longer than the distance that a match can reach.
 #[test]
 #[cfg(all(feature = "lz4", feature = "zstd", not(miri)))]
 fn dictionaries_round_trip() {
@@ -230,7 +230,7 @@ fn dictionaries_round_trip() {
     for dictionary_len in [8, 100, 4096, 65536, 200_000] {
         let mut dictionary = Vec::new();
         for (kind, page) in pages(dictionary_len / 4 + 8) {
-            // The assertions below should not depend on the machine's code.
+            // Machine code is left out, so that the assertions below do not depend on the machine.
             if !kind.starts_with("code") {
                 dictionary.extend_from_slice(&page);
             }
@@ -262,14 +262,14 @@ fn dictionaries_round_trip() {
                 }
             }
             if dictionary_len >= 4096 {
-                // A page equal to the dictionary's end nearly vanishes.
+                // A page that equals the end of the dictionary compresses to almost nothing.
                 let page = &dictionary[dictionary_len - 4096..];
                 let what = codec.spec();
                 let with = round_trip(&*codec, &mut *ctx, page, &what).len();
                 let without = round_trip(&*plain, &mut *plain_ctx, page, &what).len();
                 assert!(with < 256 && with < without / 2, "{what}: {with} against {without}");
             }
-            // A page that did not fit leaves nothing behind.
+            // A page whose output did not fit does not change how the next page is compressed.
             let noise = &pages(4096)[3].1;
             let before = round_trip(&*codec, &mut *ctx, noise, "noise");
             assert!(ctx.compress(noise, &mut [0; 1000]).is_err());
