@@ -20,7 +20,7 @@ use crate::error::CompressorError;
 /// Implementations do not block and take no locks. All methods may be called
 /// from any thread at any time.
 pub trait Compressor: Send + Sync + fmt::Debug {
-    /// The kernel's name of the algorithm: `lz4`, `lz4hc`, `zstd`, `deflate`,
+    /// Returns the kernel's name of the algorithm: `lz4`, `lz4hc`, `zstd`, `deflate`,
     /// `lzo`, `null`. Third parties use their own.
     fn name(&self) -> &str;
 

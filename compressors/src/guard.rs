@@ -91,7 +91,7 @@ mod tests {
     impl Fragile {
         fn step(&self, name: &str) {
             if self.at == name {
-                // The payload panics in turn when it is dropped.
+                // The payload panics again when it is dropped.
                 resume_unwind(Box::new(Bomb));
             }
         }

@@ -76,7 +76,7 @@ fn every_compressor_round_trips_every_length() {
     }
 }
 
-/// Empty slices may have any address.
+/// An empty slice may have any address, and round-trips at each of them.
 #[test]
 fn nothing_round_trips_wherever_it_is() {
     for spec in specs() {
@@ -278,7 +278,7 @@ fn dictionaries_round_trip() {
     }
 }
 
-/// Lengths that do not fit an `int` are refused, not truncated. Zeroed memory of
+/// A length that does not fit an `int` is refused, not truncated. Zeroed memory of
 /// this size is only address space.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
@@ -301,7 +301,7 @@ fn inputs_too_large_are_refused() {
     }
 }
 
-/// Output buffers longer than an `int` can be used.
+/// An output buffer may be longer than the largest `int`.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
 fn outputs_larger_than_an_int_serve() {

@@ -102,7 +102,7 @@ fn disk() -> (Arc<Zram>, Arc<AtomicU8>) {
     (Arc::new(disk.compressor_registry(codecs).build().unwrap()), mood)
 }
 
-/// A page that is worth compressing.
+/// Returns a page that gets smaller when it is compressed.
 fn page(mark: u8) -> Vec<u8> {
     let mut page = vec![0; PAGE as usize];
     (0..1000).for_each(|at| page[at] = mark.wrapping_add(at as u8) | 1);

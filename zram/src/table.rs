@@ -53,7 +53,7 @@ impl Table {
         Ok(Table { chunks, slots, waiters, access_times, made })
     }
 
-    /// The number of slots.
+    /// Returns the number of slots.
     pub(crate) fn slots(&self) -> u64 {
         self.slots
     }

@@ -94,7 +94,7 @@ impl Word {
         Word(self.0 | INCOMPRESSIBLE)
     }
 
-    /// The highest priority that did not make the page smaller; 0 for none.
+    /// Returns the highest priority that did not make the page smaller; 0 for none.
     pub(crate) fn tried(self) -> usize {
         (self.0 >> TRIED_SHIFT & 3) as usize
     }

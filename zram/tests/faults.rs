@@ -17,7 +17,8 @@ use compressors::CompressorError;
 use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
 
-/// Three pages of each kind: compressed, huge, same-filled, on the device.
+/// Returns a disk with three pages of each kind: compressed, huge, same-filled, on the device. Also returns
+/// what the pages contain.
 fn filled() -> (Rig, Vec<Box<Page>>) {
     let rig = rig(16);
     let mut pages = Vec::new();

@@ -77,7 +77,7 @@ impl Zpool for Odd {
     }
 }
 
-/// A disk of 16 pages, its backend's mood, and the backend that the odd one wraps.
+/// Returns a builder of a disk of 16 pages, the mood of its backend, and the backend that the odd one wraps.
 fn odd(mood: u8) -> (ZramBuilder, Arc<AtomicU8>, Arc<dyn Zpool>) {
     let mood = Arc::new(AtomicU8::new(mood));
     let inner = builtin::zpools().build("zbud", &ZpoolConfig::new(Arc::new(HeapPages::new())));

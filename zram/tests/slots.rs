@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::{Rig, at, check, marked, rig, rig_with, settle};
 use zram::{BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
-/// The flags of every page that is not empty.
+/// Returns the number and the flags of every page that is not empty.
 fn flags(disk: &Zram) -> String {
     let states = disk.block_state().map(|state| {
         let line = state.to_string();

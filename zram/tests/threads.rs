@@ -184,8 +184,8 @@ impl CompressorCtx for Sleepy {
     }
 }
 
-/// While a compression sleeps, readers do not wait for it. Only if a part of a page is written, readers of that
-/// page wait.
+/// Readers do not wait for a compression that sleeps, with one exception: while a part of a page is written,
+/// readers of that page wait.
 #[test]
 fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
     let both = || Arc::new(Barrier::new(2));

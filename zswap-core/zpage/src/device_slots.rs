@@ -173,7 +173,7 @@ impl Slots {
     }
 
     /// Reads a slot. The caller must keep the slot taken by a lock of its own, such as zram's slot lock;
-    /// other callers [`pin`](Self::pin) the slot and read the result.
+    /// other callers [`pin`](Self::pin) the slot and read the pinned slot.
     ///
     /// # Errors
     /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child

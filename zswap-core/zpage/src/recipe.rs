@@ -96,7 +96,7 @@ pub enum RecipeError {
 }
 
 impl Recipe {
-    /// The built-in backends and compressors, over this system's default page provider ([`builtin`]).
+    /// Makes a recipe of the built-in backends and compressors and this system's default page provider ([`builtin`]).
     ///
     /// ```
     /// assert!(zpage::Recipe::builtin().compressor("null").is_ok());

@@ -140,13 +140,13 @@ impl Attached {
         })
     }
 
-    /// The device itself.
+    /// Returns the device, without those that it wraps.
     #[inline]
     pub(crate) fn device(&self) -> &dyn SwapDevice {
         &*self.0[0]
     }
 
-    /// Whether this is the process that attached it.
+    /// Returns whether this is the process that attached the device.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.0.is_here()

@@ -123,7 +123,7 @@ impl Readers {
         self.slots < MOST
     }
 
-    /// Heap bytes.
+    /// Returns the heap bytes of the table.
     pub(super) fn memory_bytes(&self) -> usize {
         self.places.capacity() * size_of::<Place>()
     }

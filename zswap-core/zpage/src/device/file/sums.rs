@@ -16,7 +16,7 @@ use crate::device::DeviceError;
 /// Slots of a chunk.
 const CHUNK: u64 = 1024;
 
-/// The checksum (CRC-32) of a page; never 0, which stands for no page.
+/// The checksum (CRC-32) of a page. It is never 0: in a chunk, 0 means that the slot holds no page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sum(u32);
 
