@@ -146,7 +146,7 @@ pub enum SessionError {
 /// memory for a request. Errors of the disk are not errors of the session: the client gets them as replies.
 ///
 /// # Blocking
-/// In the stream, for as long as its timeouts allow, and in the disk.
+/// Blocks in the stream, for as long as its timeouts allow, and in the disk.
 pub fn serve<S: Read + Write>(stream: &mut S, export: &Export) -> Result<Session, SessionError> {
     let mut session = Session::default();
     if let Some(agreed) = handshake::negotiate(stream, export)? {

@@ -306,7 +306,8 @@ fn not_zero(timeout: Duration) -> Duration {
     timeout.max(Duration::from_nanos(1))
 }
 
-/// Returns whether an error of `accept` is temporary: no client is waiting, or a client left too early.
+/// Returns whether an error of `accept` is temporary: no client is waiting, or one left before it
+/// was accepted.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted | ConnectionReset)

@@ -73,7 +73,7 @@ fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
 }
 
 impl Request {
-    /// Reads the next request. Returns `None` if the stream ends before it begins.
+    /// Reads the next request. Returns `None` if the stream ends where a request would begin.
     fn read<S: Read>(stream: &mut S) -> Result<Option<Self>, SessionError> {
         let mut magic = [0; 4];
         let first = loop {

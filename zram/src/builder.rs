@@ -81,7 +81,7 @@ impl ZramBuilder {
     }
 
     /// Adds an algorithm for [`Zram::recompress`], by its spec. The first one added has priority 1, the
-    /// second 2, the third 3. There are at most three.
+    /// second 2, the third 3. A disk can have at most three.
     pub fn recompression(mut self, spec: &str) -> Self {
         self.recompression.push(spec.to_owned());
         self

@@ -211,8 +211,7 @@ impl Zram {
             page.copy_from_slice(object);
             return Ok(());
         }
-        // In bounds: the priority comes from a slot's word, where it is that of the algorithm that compressed
-        // the page.
+        // In bounds: the priority comes from a slot's word, which holds only priorities of the disk's algorithms.
         self.algorithms[priority].decompress(object, page).map_err(|fault| fault_at(index, fault))
     }
 
@@ -249,7 +248,7 @@ impl Zram {
     }
 }
 
-/// Adds the page to a codec's error.
+/// Turns a codec's error into one that names the page.
 pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
     match fault {
         CodecFault::Reentrant => ZramError::Reentrant { index },

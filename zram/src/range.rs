@@ -127,7 +127,7 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// As [`Zram::write`]; whole pages fail only with [`ZramError::OutOfRange`].
+    /// Those of [`Zram::write`]. A range of whole pages fails only with [`ZramError::OutOfRange`].
     ///
     /// # Blocking
     /// As [`Zram::write`].

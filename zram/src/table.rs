@@ -11,7 +11,7 @@ use zpool_base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::word::Word;
 
-/// Slots in a chunk. Miri has fewer, since it walks over them slowly.
+/// The number of slots in a chunk. It is smaller under Miri, where walking over slots is slow.
 pub(crate) const CHUNK: u64 = if cfg!(miri) { 16 } else { 512 };
 
 #[derive(Debug)]

@@ -14,7 +14,7 @@
 //! | Same | the pattern, packed by zpage's `same_filled.rs` |
 //! | `OnDevice` | the number of a slot of the device |
 //!
-//! `priority` is the priority of the algorithm that compressed the object. It does not count if the object is
+//! `priority` is the priority of the algorithm that compressed the object. It means nothing if the object is
 //! `huge`, that is, stored uncompressed. `tried` is the highest priority that did not make the page smaller.
 
 use zpool_api::BackendBits;

@@ -1,4 +1,4 @@
-//! Writes pages back to a device. From then on, they are read from there.
+//! Writes pages back to a device. From then on they are read from the device.
 //!
 //! The slot's lock is held throughout, so other threads find the page in one place, in memory or on the device.
 

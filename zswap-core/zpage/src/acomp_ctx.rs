@@ -79,7 +79,7 @@ struct AcompCtx {
 /// Why a codec call failed.
 #[derive(Debug)]
 pub enum CodecFault {
-    /// This thread already holds a context.
+    /// This thread already holds a context, or it is ending.
     Reentrant,
     /// The codec failed, or no context could be set up.
     Failed(CompressorError),

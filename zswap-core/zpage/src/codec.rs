@@ -37,7 +37,7 @@ impl Codec {
         Codec { compressor, ctxs: AcompCtxs::new() }
     }
 
-    /// Returns the compressor. Panics of calls that the caller makes on it are not caught.
+    /// Returns the compressor. If you call it directly, its panics are not caught.
     pub fn compressor(&self) -> &dyn Compressor {
         &**self.compressor
     }
@@ -67,8 +67,9 @@ impl Codec {
     /// ```
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread already holds a context, of this codec or another;
-    /// [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has one.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context, of this codec or another, or if the
+    /// thread is ending; [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has
+    /// one.
     ///
     /// # Blocking
     /// Sleeps while another thread holds the context.
@@ -83,9 +84,9 @@ impl Codec {
         contain(|| self.compressor.stateless()).ok().flatten()
     }
 
-    /// Compresses a page, calls `then` with the bytes to store, and returns its result. The bytes to store
-    /// are the compressed bytes if they are fewer than the page's, else the page itself. They may lie in the
-    /// context's buffer, so the context stays locked until `then` returns.
+    /// Compresses a page, calls `then` with the bytes to store, and returns the result of `then`. The bytes to
+    /// store are the compressed bytes if they are fewer than the page's, else the page itself. They may lie in
+    /// the context's buffer, so the context stays locked until `then` returns.
     ///
     /// ```
     /// use zpage::{Codec, PAGE_SIZE, Recipe};

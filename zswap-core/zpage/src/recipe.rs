@@ -96,7 +96,8 @@ pub enum RecipeError {
 }
 
 impl Recipe {
-    /// Makes a recipe of the built-in backends and compressors and this system's default page provider ([`builtin`]).
+    /// Makes a recipe of the built-in backends and compressors, with this system's default page provider
+    /// ([`builtin`]).
     ///
     /// ```
     /// assert!(zpage::Recipe::builtin().compressor("null").is_ok());

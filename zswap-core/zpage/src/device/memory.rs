@@ -11,7 +11,7 @@ use crate::Page;
 /// Keeps pages uncompressed in memory. For tests: it saves no memory.
 ///
 /// `Send` and `Sync`; one mutex guards all slots. In a child after `fork` each call fails with
-/// [`DeviceError::Forked`], [`pages`](Self::pages) returns 0, and dropping the device does nothing.
+/// [`DeviceError::Forked`], the device holds no page, and dropping it does nothing.
 ///
 /// ```
 /// use zpage::PAGE_SIZE;
