@@ -173,7 +173,7 @@ fn only_the_exact_length_is_accepted() {
                     assert!(got.is_none_or(|got| got == 4096), "{spec}: {got:?}");
                 }
             }
-            // Anything after the end is not part of a page.
+            // A byte after the end of a compressed page is an error.
             let longer = [&whole[..], &[0]].concat();
             assert!(
                 fences.decompress(&*codec, &mut *ctx, &longer, 4096).is_err(),

@@ -160,7 +160,7 @@ fn a_spec_builds_the_compressor_that_tells_it() {
         let again = build(&codec.spec()).unwrap();
         assert_eq!(again.spec(), codec.spec());
         assert_eq!(again.name(), codec.name());
-        // The same compressor, not only the same name: the same output.
+        // The compressor is the same, not only its name: its output is the same.
         let (_, page) = pages(4096).swap_remove(6);
         assert_eq!(
             round_trip(&*codec, &mut *codec.new_ctx().unwrap(), &page, &spec),

@@ -81,7 +81,7 @@ impl CompressorCtx for Odd {
         Ok(len)
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        // The panic comes when part of the output is written.
+        // If this panics, part of the output is written already.
         dst.fill(0);
         self.act();
         dst[..src.len()].copy_from_slice(src);

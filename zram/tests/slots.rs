@@ -115,7 +115,7 @@ fn contexts_are_counted_once_they_are_made() {
     let none = disk.context_bytes();
     disk.write(at(0), &marked(1, 1000)[..]).unwrap();
     let first = disk.context_bytes();
-    // Each has a buffer of at least a page.
+    // Each context has a buffer of at least a page.
     assert!(first >= none + PAGE_SIZE, "{first} {none}");
     disk.recompress(&Recompress::new()).unwrap();
     assert!(disk.context_bytes() >= first + PAGE_SIZE);

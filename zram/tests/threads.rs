@@ -133,7 +133,7 @@ fn changes_of_parts_of_one_page_add_up() {
     settle(rig);
 }
 
-/// Keeps the first half of a page. If `sleeps` is set, the next compression sleeps.
+/// A codec that keeps only the first half of a page. If `sleeps` is set, the next compression sleeps.
 #[derive(Clone, Debug)]
 struct Sleepy {
     sleeps: Arc<AtomicBool>,

@@ -19,11 +19,11 @@ use crate::CompressorError;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Live tickets.
+    /// The number of live tickets.
     outstanding: usize,
     /// Completions that were not taken yet. There is room for those of the live tickets, too.
     done: VecDeque<(usize, AcompDone)>,
-    /// Threads to wake at the next completion.
+    /// The number of threads to wake at the next completion.
     waiting: usize,
 }
 

@@ -48,7 +48,7 @@ const AT_FIRST: usize = 64;
 struct Queue {
     jobs: VecDeque<Job>,
     stop: bool,
-    /// Sleeping workers.
+    /// The number of sleeping workers.
     asleep: usize,
 }
 
@@ -374,7 +374,7 @@ mod tests {
         for tag in 1..40 {
             engine.submit(rig.request(0), tag, &done).unwrap();
         }
-        // Nobody waits for these.
+        // Nobody waits for these completions.
         let forgotten = Arc::new(AcompCompletions::new());
         for tag in 0..5 {
             engine.submit(rig.request(2), tag, &forgotten).unwrap();
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(rig.live.load(SeqCst), 0);
     }
 
-    /// Submits to an engine, as a codec that calls back into a store would.
+    /// A codec that submits to an engine, as one that calls back into a store would.
     #[derive(Debug)]
     struct Nested(Arc<AcompEngine>);
 

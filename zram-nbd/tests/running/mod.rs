@@ -1,5 +1,5 @@
 //! A server in its own thread, on a TCP port or on a Unix socket. All waits have a timeout, so that a failure does
-//! not hang. It is long enough for slow machines.
+//! not hang. The timeout is long enough for slow machines.
 
 use std::fs;
 use std::io::{self, Read, Write};

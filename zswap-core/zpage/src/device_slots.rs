@@ -33,7 +33,7 @@ const MOST: u64 = 1 << 32;
 struct State {
     taken: Bitmap,
     read: Readers,
-    /// Threads in `wait_for_readers`.
+    /// The number of threads in `wait_for_readers`.
     waiting: usize,
 }
 

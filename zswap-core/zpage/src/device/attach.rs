@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_device_is_attached_once_at_a_time() {
-        // Zero-sized, yet each in an `Arc` has its own address.
+        // The type is zero-sized, yet each value in an `Arc` has its own address.
         #[derive(Debug)]
         struct Nothing;
         impl SwapDevice for Nothing {
@@ -235,7 +235,7 @@ mod tests {
         assert!(attach(&other).is_ok());
     }
 
-    /// Wraps the given number of others of its kind, which are made on demand.
+    /// A device that wraps the given number of other `Endless` devices. They are made on demand.
     #[derive(Debug)]
     struct Endless(usize, std::sync::OnceLock<Vec<Arc<dyn SwapDevice>>>);
 
