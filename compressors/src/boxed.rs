@@ -1,15 +1,15 @@
-//! Fallible `Box` allocation: contexts are made while a program runs, when running out of memory must be
-//! an error, not an abort.
+//! Fallible `Box` allocation. Contexts are made while a program runs, so a lack of memory must be an error,
+//! not an abort.
 
 use std::alloc::{Layout, alloc};
 
 use crate::error::CompressorError;
 
-/// `value` on the heap.
+/// Moves `value` to the heap. Fails with [`CompressorError::OutOfMemory`] if there is no memory.
 pub(crate) fn try_box<T>(codec: &'static str, value: T) -> Result<Box<T>, CompressorError> {
     let layout = Layout::new::<T>();
     if layout.size() == 0 {
-        // Allocates nothing.
+        // A zero-sized value needs no allocation.
         return Ok(Box::new(value));
     }
     // SAFETY: the layout's size is not 0, checked above.

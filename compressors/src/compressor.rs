@@ -2,45 +2,46 @@
 //! context that does the work, and decompression that needs no context.
 //!
 //! A [`Compressor`] is the codec with its parameters. It is shared by all
-//! threads and holds nothing that changes. A [`CompressorCtx`] is the working
-//! memory of one thread at a time. It is made once, reused for every page, and
-//! takes no lock: `&mut self` is its lock.
+//! threads and holds nothing that changes. A [`CompressorCtx`] is working
+//! memory. It is made once and reused for every page. It needs no lock, since
+//! its methods take `&mut self`: one thread uses it at a time.
 //!
 //! Invariants every implementation keeps:
-//! - a context allocates when it is made, not per page;
+//! - a context allocates when it is made, not per page (except lz4hc from level 10 on);
 //! - no input, however malformed, makes a call read or write out of bounds;
-//! - a call that returned an error leaves the context fit for the next call.
+//! - after an error, the context is ready for the next call.
 
 use std::fmt;
 
 use crate::error::CompressorError;
 
-/// A codec with its parameters; cheap to share, makes contexts.
+/// A codec with its parameters. It makes contexts and is cheap to share.
 ///
 /// Implementations do not block and take no locks. All methods may be called
 /// from any thread at any time.
 pub trait Compressor: Send + Sync + fmt::Debug {
-    /// The kernel's name of the algorithm: `lz4`, `lz4hc`, `zstd`, `deflate`,
+    /// Returns the kernel's name of the algorithm: `lz4`, `lz4hc`, `zstd`, `deflate`,
     /// `lzo`, `null`. Third parties use their own.
     fn name(&self) -> &str;
 
-    /// The spec that builds this compressor again, e.g. `zstd:level=19` or
-    /// `lz4`. It is canonical: parameters at their default are left out, so
+    /// Returns the spec that builds this compressor again, e.g. `zstd:level=19`
+    /// or `lz4`. It is canonical: parameters at their default are left out, so
     /// two compressors with the same spec read each other's output.
     ///
-    /// A compressor with a dictionary puts the dictionary's fingerprint into
-    /// its spec (`dict=…`). Such a spec distinguishes compressors, but only the
-    /// codec's builder, given the dictionary's bytes, can build it again. The key
-    /// from which a registry builds it again is [`Built::key`](crate::Built::key).
+    /// If the compressor has a dictionary, the spec contains the dictionary's
+    /// fingerprint (`dict=…`). Such a spec distinguishes compressors, but it
+    /// does not suffice to build one: only the codec's builder can, given the
+    /// dictionary's bytes. For a compressor from a registry,
+    /// [`Built::key`](crate::Built::key) is the spec that builds it again.
     fn spec(&self) -> String;
 
-    /// Worst-case output size in bytes for `src_len` input bytes.
+    /// Returns the most bytes that `src_len` bytes can compress to.
     ///
-    /// `usize::MAX` when `src_len` is more than the codec takes.
+    /// Returns `usize::MAX` if the codec does not take `src_len` bytes.
     fn max_compressed_len(&self, src_len: usize) -> usize;
 
-    /// Makes a context. All memory the codec needs is allocated here, none per
-    /// page. A set-up that fails half-way frees what it allocated.
+    /// Makes a context. All memory that the codec needs is allocated here, none
+    /// per page. After an error nothing stays allocated.
     ///
     /// ```
     /// use compressors::{Compressor, Null};
@@ -55,14 +56,15 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`].
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError>;
 
-    /// The decompressor that needs no context, for codecs that have one (lz4,
-    /// lz4hc, lzo, null): a load then takes no per-CPU lock.
+    /// Returns the decompressor that needs no context, if the codec has one
+    /// (lz4, lz4hc, lzo, null); by default `None`. A page store that
+    /// decompresses with it takes no per-CPU lock.
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {
         None
     }
 }
 
-/// Decompression without a context, from any number of threads at once.
+/// Decompression without a context. Any number of threads can use it at the same time.
 ///
 /// ```
 /// use compressors::{Compressor, Null};
@@ -74,20 +76,21 @@ pub trait Compressor: Send + Sync + fmt::Debug {
 /// # Ok::<(), compressors::CompressorError>(())
 /// ```
 pub trait StatelessDecompress: Send + Sync {
-    /// Decompresses `src` into all of `dst`, whose contents are unspecified (but
-    /// initialised) after an error.
+    /// Decompresses `src` and fills all of `dst`. After an error the content
+    /// of `dst` is unspecified, but initialised.
     ///
     /// # Errors
     /// [`CompressorError::Corrupt`] if `src` is not output of this codec,
     /// [`CompressorError::WrongLength`] if it does not decompress to exactly
-    /// `dst.len()` bytes, [`CompressorError::InputTooLarge`] beyond the codec's
-    /// limits.
+    /// `dst.len()` bytes, [`CompressorError::InputTooLarge`] if a buffer is
+    /// longer than the codec can handle.
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError>;
 }
 
-/// The working memory of a codec: one thread at a time, reused for every page.
+/// The working memory of a codec. One thread at a time uses it, and it is reused for every page.
 ///
-/// Neither call blocks, and neither allocates for inputs of the page size.
+/// Neither `compress` nor `decompress` blocks, and neither allocates for inputs of the page size. Only
+/// lz4hc from level 10 on allocates in each call of `compress`.
 pub trait CompressorCtx: Send + fmt::Debug {
     /// Compresses `src` into `dst` and returns the compressed length in bytes.
     ///
@@ -96,28 +99,28 @@ pub trait CompressorCtx: Send + fmt::Debug {
     ///
     /// # Errors
     /// [`CompressorError::OutputTooSmall`] if `dst` cannot hold the result,
-    /// [`CompressorError::InputTooLarge`] beyond the codec's limits,
+    /// [`CompressorError::InputTooLarge`] if `src` is longer than the codec can handle,
     /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`] if the codec
     /// itself failed.
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError>;
 
-    /// Decompresses `src` into all of `dst`, whose contents are unspecified (but
-    /// initialised) after an error.
+    /// Decompresses `src` and fills all of `dst`. After an error the content
+    /// of `dst` is unspecified, but initialised.
     ///
     /// # Errors
-    /// As [`StatelessDecompress::decompress`].
+    /// Those of [`StatelessDecompress::decompress`].
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError>;
 
-    /// Heap bytes this context keeps, for accounting.
+    /// Returns the heap bytes that this context keeps, for statistics.
     fn memory_bytes(&self) -> usize;
 }
 
-/// The longest input or output the C codecs are called with, in bytes: what
-/// fits the `int` that several of them take.
+/// The longest input or output that the C codecs are called with, in bytes.
+/// Several of them take lengths as an `int`.
 #[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate", feature = "lzo"))]
 pub(crate) const MAX_LEN: usize = i32::MAX as usize;
 
-/// Refuses a length that the codec cannot take.
+/// Fails with [`CompressorError::InputTooLarge`] if `len` exceeds `max`.
 #[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate", feature = "lzo"))]
 pub(crate) fn check_len(
     codec: &'static str,

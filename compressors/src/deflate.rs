@@ -17,8 +17,8 @@ const LEVELS: RangeInclusive<i32> = 1..=12;
 
 /// DEFLATE at a chosen level.
 ///
-/// Parameter `level`, 1 to 12, 6 by default; from 10 on the parse is near
-/// optimal, and a context takes several MiB.
+/// The parameter `level` is 1 to 12, by default 6. From 10 on, the parse is
+/// near optimal, and a context takes several MiB.
 ///
 /// `Send` and `Sync`.
 ///
@@ -36,10 +36,10 @@ pub struct Deflate {
 }
 
 impl Deflate {
-    /// DEFLATE at the given level.
+    /// Makes a compressor of the given level.
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] unless the level is within 1 to 12.
+    /// [`CompressorError::BadParameter`] if the level is not within 1 to 12.
     pub fn with_level(level: i32) -> Result<Self, CompressorError> {
         if !LEVELS.contains(&level) {
             return Err(bad_int(NAME, LEVEL, level, &LEVELS));

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use crate::error::CompressorError;
 use crate::spec::DICT_KEY;
 
-/// The libraries ignore shorter dictionaries.
+/// The least bytes of a dictionary. The libraries ignore shorter ones.
 const MIN_LEN: usize = 8;
 
-/// The caller's dictionary bytes, of which a codec uses the end.
+/// The bytes of a dictionary. A codec uses the end of them.
 #[derive(Clone)]
 pub(crate) struct Dictionary {
     bytes: Arc<[u8]>,
@@ -21,7 +21,8 @@ pub(crate) struct Dictionary {
 }
 
 impl Dictionary {
-    /// Uses the last `reach` bytes of `bytes`, which is all that the codec reads.
+    /// Makes a dictionary of the last `reach` bytes of `bytes`, since the codec reads only those. Fails if
+    /// `bytes` has fewer than 8.
     pub(crate) fn new(
         codec: &'static str,
         bytes: Arc<[u8]>,
@@ -34,13 +35,13 @@ impl Dictionary {
         Ok(Dictionary { bytes, start })
     }
 
-    /// The bytes in use. They stay where they are while this value or a clone
+    /// Returns the bytes in use. They do not move while this value or a clone
     /// of it lives.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
-    /// The 64-bit FNV-1a hash of the bytes in use, in hexadecimal.
+    /// Returns the 64-bit FNV-1a hash of the bytes in use, in hexadecimal.
     pub(crate) fn fingerprint(&self) -> String {
         let hash = self.bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -55,7 +56,7 @@ impl fmt::Debug for Dictionary {
     }
 }
 
-/// The error for dictionary bytes that a codec cannot use.
+/// Returns the error for dictionary bytes that a codec cannot use.
 pub(crate) fn refused(codec: &'static str, len: usize, allowed: &str) -> CompressorError {
     CompressorError::BadParameter {
         codec: codec.to_owned(),

@@ -90,8 +90,7 @@ pub enum CompressorError {
         codec: &'static str,
         /// Length of the output buffer, in bytes.
         expected: usize,
-        /// Bytes the input decompresses to; `None` for an unknown number above
-        /// `expected`.
+        /// Bytes that the input decompresses to; `None` if the number is above `expected` but not known.
         got: Option<usize>,
     },
 
@@ -131,7 +130,7 @@ pub enum CompressorError {
     )]
     Forked,
 
-    /// No memory for a context, a dictionary or a completion.
+    /// There is no memory for a context, a dictionary or a completion.
     #[error("{codec}: out of memory for {what}")]
     OutOfMemory {
         /// The compressor's name.
@@ -145,14 +144,14 @@ pub enum CompressorError {
     Codec {
         /// The compressor's name.
         codec: &'static str,
-        /// The codec's own code.
+        /// The codec's number for the failure.
         code: i64,
-        /// The codec's own name for it.
+        /// The codec's name for the failure.
         reason: &'static str,
     },
 }
 
-/// Displays the decompressed length, or `more` if it is unknown.
+/// Displays the decompressed length, or `more` if the length is not known.
 struct DisplayGot(Option<usize>);
 
 impl std::fmt::Display for DisplayGot {

@@ -1,4 +1,4 @@
-//! Calls into codecs that may panic.
+//! Calls codecs that may panic.
 //!
 //! A panic becomes an error of that one call, [`CompressorError::Panicked`]. The context of a codec that
 //! panicked may be in any state: drop it, and make a new one for the next page.
@@ -91,7 +91,7 @@ mod tests {
     impl Fragile {
         fn step(&self, name: &str) {
             if self.at == name {
-                // The payload panics in turn when it is dropped.
+                // The payload panics again when it is dropped.
                 resume_unwind(Box::new(Bomb));
             }
         }

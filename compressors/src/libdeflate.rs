@@ -16,12 +16,12 @@ use libdeflate_sys as sys;
 use crate::error::CompressorError;
 use crate::names::DEFLATE as NAME;
 
-/// Bytes before each block for its size; also the alignment of blocks, as
-/// `malloc` promises it.
+/// The bytes before each block, which hold the block's size. Also the
+/// alignment of blocks: `malloc` must align them so.
 const HEADER: usize = 16;
 
 thread_local! {
-    /// Bytes that this thread allocated since the last reset to zero.
+    /// Bytes that this thread allocated since `counted` last set this to 0.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -64,7 +64,7 @@ static OPTIONS: sys::libdeflate_options = sys::libdeflate_options {
     free_func: Some(counting_free),
 };
 
-/// An object of the library and the heap bytes it took.
+/// Makes an object of the library. Returns it and the heap bytes that it took.
 fn counted<T>(
     make: impl FnOnce() -> *mut T,
     what: &'static str,
@@ -74,7 +74,7 @@ fn counted<T>(
     Ok((raw, ALLOCATED.with(Cell::get)))
 }
 
-/// Worst-case output of any level for `src_len` bytes, which fit an `i32`.
+/// Returns the most bytes that `src_len` bytes compress to at any level. `src_len` must fit an `i32`.
 pub(crate) fn compress_bound(src_len: usize) -> usize {
     // SAFETY: without an object the call computes from the length alone.
     unsafe { sys::libdeflate_deflate_compress_bound(std::ptr::null_mut(), src_len) }
@@ -91,7 +91,7 @@ pub(crate) struct Deflater {
 unsafe impl Send for Deflater {}
 
 impl Deflater {
-    /// `level` is a level of the library, 0 to 12.
+    /// Makes a compressor of a level of the library, 0 to 12.
     pub(crate) fn new(level: c_int) -> Result<Self, CompressorError> {
         // SAFETY: the options are complete and live for the whole program.
         let make = || unsafe { sys::libdeflate_alloc_compressor_ex(level, &OPTIONS) };
@@ -99,7 +99,7 @@ impl Deflater {
         Ok(Deflater { raw, bytes })
     }
 
-    /// Compresses `src` into `dst`; `None` if it does not fit.
+    /// Compresses `src` into `dst` and returns the length; `None` if the result does not fit.
     pub(crate) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
         // SAFETY: the object is alive and ours; both slices are valid for
         // their lengths.
@@ -115,7 +115,7 @@ impl Deflater {
         (written > 0).then_some(written)
     }
 
-    /// Heap bytes of the object.
+    /// Returns the heap bytes of the object.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }
@@ -178,7 +178,7 @@ impl Inflater {
         }
     }
 
-    /// Heap bytes of the object.
+    /// Returns the heap bytes of the object.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }

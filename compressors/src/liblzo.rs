@@ -1,8 +1,8 @@
 //! Safe calls of the C library LZO: all `unsafe` code of lzo is here.
 //!
-//! Invariants: compression does not check the bounds of its output, so it is only
-//! called with room for the worst case; decompression uses the checking variant;
-//! working memory is used through `&mut`, so by one thread at a time.
+//! Invariants: compression does not check the bounds of its output, so it is
+//! called only with room for the worst case. Decompression is the variant that
+//! checks bounds. Working memory is used through `&mut`, so by one thread at a time.
 
 use std::os::raw::c_int;
 
@@ -12,12 +12,12 @@ use crate::error::CompressorError;
 use crate::names::LZO as NAME;
 use crate::scratch::Scratch;
 
-/// Worst-case output for `src_len` bytes, which fit an `i32`.
+/// Returns the most bytes that `src_len` bytes compress to. `src_len` must fit an `i32`.
 pub(crate) fn compress_bound(src_len: usize) -> usize {
     src_len + src_len / 16 + 64 + 3
 }
 
-/// The meaning of an error code of the library.
+/// Returns the meaning of an error code of the library.
 fn reason(code: c_int) -> &'static str {
     match code {
         lzoconf::LZO_E_OUT_OF_MEMORY => "out of memory",
@@ -53,7 +53,7 @@ impl Work {
         Ok(Work { memory: Scratch::new(NAME, lzo1x::LZO1X_1_MEM_COMPRESS as usize)? })
     }
 
-    /// Compresses `src` into `dst` and returns the length.
+    /// Compresses `src` into `dst` and returns the length. Fails if `dst` has no room for the worst case.
     pub(crate) fn compress(
         &mut self,
         src: &[u8],
@@ -81,13 +81,13 @@ impl Work {
         if code == lzoconf::LZO_E_OK { Ok(written) } else { Err(failure(code)) }
     }
 
-    /// Heap bytes of the working memory.
+    /// Returns the heap bytes of the working memory.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory.len()
     }
 }
 
-/// Decompresses `src` into all of `dst`.
+/// Decompresses `src` and fills all of `dst`.
 pub(crate) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
     let expected = dst.len();
     let mut written = expected;

@@ -1,14 +1,15 @@
 //! Safe calls of the C library zstd: all `unsafe` code of zstd is here.
 //!
-//! An [`Encoder`] lives either in our own memory of a fixed size, where it can
-//! neither allocate nor free, or in the library's memory, which grows and
-//! shrinks with the inputs. (The library frees tables three times larger than
-//! an input needs, so in a store the odd short input among pages would cause
-//! allocations.)
+//! An [`Encoder`] lives either in our own memory or in the library's. Our memory
+//! has a fixed size, and the encoder can neither allocate nor free there. The
+//! library's memory grows and shrinks with the inputs. (The library frees tables
+//! that are three times larger than its inputs need. So in a store, some short
+//! inputs among the pages would cause allocations.)
 //!
 //! Invariants: encoders and decoders are used through `&mut`, so by one thread
-//! at a time; a [`Prepared`] dictionary is only read once made, and every context
-//! that refers to one keeps it alive; objects are freed exactly once, by `drop`.
+//! at a time. A [`Prepared`] dictionary does not change once it is made, and
+//! every context that refers to one keeps it alive. Objects are freed exactly
+//! once, by `drop`.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -35,12 +36,13 @@ impl Failure {
     pub(crate) const OUT_OF_MEMORY: Failure = Failure(64);
     pub(crate) const DST_TOO_SMALL: Failure = Failure(70);
 
-    /// The library's description.
+    /// Returns the library's description of the error.
     pub(crate) fn reason(self) -> &'static str {
         zstd_safe::get_error_name(self.0.wrapping_neg())
     }
 
-    /// The error for a failure that does not depend on the input; `what` needed the memory.
+    /// Returns the error for a failure that the input did not cause. If the library ran out of memory, `what`
+    /// says what the memory was for.
     pub(crate) fn into_error(self, what: &'static str) -> CompressorError {
         if self == Self::OUT_OF_MEMORY {
             return CompressorError::OutOfMemory { codec: NAME, what };
@@ -50,7 +52,7 @@ impl Failure {
     }
 }
 
-/// Separates lengths from error codes in a call's result.
+/// Turns the result of a call into a length or a failure.
 fn check(result: usize) -> Result<usize, Failure> {
     // SAFETY: the call only computes from the number.
     if unsafe { sys::ZSTD_isError(result) } == 0 {
@@ -64,7 +66,7 @@ fn no_memory(what: &'static str) -> CompressorError {
     CompressorError::OutOfMemory { codec: NAME, what }
 }
 
-/// A dictionary digested for both directions.
+/// A dictionary that is prepared for compression and decompression.
 pub(crate) struct Prepared {
     pub(crate) bytes: Dictionary,
     encode: NonNull<sys::ZSTD_CDict>,
@@ -101,7 +103,7 @@ impl Prepared {
         Ok(Prepared { bytes, encode, decode })
     }
 
-    /// Heap bytes of the dictionary and of its digested forms.
+    /// Returns the heap bytes of the dictionary and of its prepared forms.
     pub(crate) fn memory_bytes(&self) -> usize {
         // SAFETY: alive.
         let encode = unsafe { sys::ZSTD_sizeof_CDict(self.encode.as_ptr()) };
@@ -113,8 +115,8 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // SAFETY: alive, and nothing refers to it: every context that does holds
-        // an `Arc`.
+        // SAFETY: alive, and nothing refers to it: every context that refers to
+        // the dictionary holds an `Arc` of it.
         unsafe { sys::ZSTD_freeCDict(self.encode.as_ptr()) };
         // SAFETY: as above.
         unsafe { sys::ZSTD_freeDDict(self.decode.as_ptr()) };
@@ -135,7 +137,7 @@ pub(crate) struct Encoder {
 unsafe impl Send for Encoder {}
 
 impl Encoder {
-    /// An encoder that allocates as its inputs need.
+    /// Makes an encoder that allocates memory as its inputs need it.
     pub(crate) fn growing(
         level: i32,
         dictionary: Option<Arc<Prepared>>,
@@ -146,8 +148,8 @@ impl Encoder {
         Encoder { raw, fixed: None, dictionary }.set_up(level)
     }
 
-    /// An encoder that never allocates. Inputs that need more memory than `page`
-    /// fail with [`Failure::OUT_OF_MEMORY`].
+    /// Makes an encoder that never allocates. An input that needs more memory
+    /// than `page` fails with [`Failure::OUT_OF_MEMORY`].
     pub(crate) fn fixed_for(
         page: &[u8],
         level: i32,
@@ -223,7 +225,7 @@ impl Encoder {
         })
     }
 
-    /// Heap bytes of the context.
+    /// Returns the heap bytes of the context.
     pub(crate) fn memory_bytes(&self) -> usize {
         match &self.fixed {
             Some(memory) => memory.len(),
@@ -293,7 +295,7 @@ impl Decoder {
         })
     }
 
-    /// Heap bytes of the context.
+    /// Returns the heap bytes of the context.
     pub(crate) fn memory_bytes(&self) -> usize {
         // SAFETY: alive.
         unsafe { sys::ZSTD_sizeof_DCtx(self.raw.as_ptr()) }

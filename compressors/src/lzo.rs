@@ -14,10 +14,10 @@ use crate::spec::Spec;
 
 /// LZO1X-1. Takes no parameters.
 ///
-/// The library does not check bounds when it compresses. So compression demands an
-/// output of [`max_compressed_len`](Compressor::max_compressed_len) bytes even
-/// where less would do, and fails with [`CompressorError::OutputTooSmall`]
-/// otherwise.
+/// The library does not check bounds when it compresses. So the output buffer
+/// must have [`max_compressed_len`](Compressor::max_compressed_len) bytes, even
+/// if the result is shorter. If it has fewer, compression fails with
+/// [`CompressorError::OutputTooSmall`].
 ///
 /// `Send` and `Sync`. A context keeps 128 KiB.
 ///

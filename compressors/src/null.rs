@@ -1,11 +1,11 @@
-//! `null`: copies. For measuring the cost of everything except the codec, for
-//! pages that are compressed already, and for tests.
+//! `null` copies its input. It serves to measure the cost of everything except
+//! the codec, to store pages that are compressed already, and to test.
 
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::error::CompressorError;
 use crate::names::NULL as NAME;
 
-/// The compressor that copies: compressed length is input length.
+/// A compressor that copies: the compressed length is the length of the input.
 ///
 /// `Send` and `Sync`; needs no memory, and fails only for a buffer of the wrong
 /// length.

@@ -3,7 +3,7 @@
 
 use crate::error::CompressorError;
 
-/// Bytes of one unit; also the alignment.
+/// The size of a unit in bytes, and the alignment of the memory.
 const LINE: usize = 64;
 
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// At least `bytes` bytes, zeroed.
+    /// Allocates at least `bytes` bytes and zeroes them.
     pub(crate) fn new(codec: &'static str, bytes: usize) -> Result<Self, CompressorError> {
         let count = bytes.div_ceil(LINE);
         let mut lines = Vec::new();
@@ -27,7 +27,7 @@ impl Scratch {
         Ok(Scratch { lines })
     }
 
-    /// Start of the memory, for reading and writing [`len`](Self::len) bytes.
+    /// Returns the start of the memory, for reading and writing [`len`](Self::len) bytes.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.lines.as_mut_ptr().cast()
     }
@@ -46,7 +46,7 @@ impl Scratch {
         self.lines.as_ptr().cast()
     }
 
-    /// Bytes of memory.
+    /// Returns the length of the memory in bytes.
     pub(crate) fn len(&self) -> usize {
         self.lines.len() * LINE
     }

@@ -31,16 +31,16 @@ pub struct Spec {
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 pub(crate) const DICT_KEY: &str = "dict";
 
-/// Most parameters of a spec: each key is compared with all before it.
+/// The most parameters of a spec. Each key is compared with all keys before it, so there must be a limit.
 const MOST_PARAMS: usize = 64;
 
-/// Most bytes of a spec.
+/// The most bytes of a spec.
 const MOST_BYTES: usize = 64 << 10;
 
-/// Most characters of a text in an error.
+/// The most characters of a text that an error quotes.
 const MOST_TOLD: usize = 200;
 
-/// A text for an error, cut to [`MOST_TOLD`] characters with an ellipsis.
+/// Prepares a text for an error: cuts it after [`MOST_TOLD`] characters and adds an ellipsis if it is longer.
 pub(crate) fn told(text: &str) -> String {
     match text.char_indices().nth(MOST_TOLD) {
         Some((end, _)) => format!("{}\u{2026}", &text[..end]),
@@ -54,25 +54,25 @@ fn is_word(text: &str) -> bool {
 }
 
 impl Spec {
-    /// The compressor's name.
+    /// Returns the compressor's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Keys and values, in the order given.
+    /// Returns the keys and values, in the order given.
     pub fn params(&self) -> impl Iterator<Item = (&str, &str)> {
         self.params.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The value of `key`, if the spec has it.
+    /// Returns the value of `key`, or `None` if the spec does not have the key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.params().find(|(k, _)| *k == key).map(|(_, value)| value)
     }
 
-    /// The value of `key` as a number within `allowed`, or `default` if the
-    /// spec does not have the key.
+    /// Returns the value of `key` as a number, or `default` if the spec does
+    /// not have the key.
     ///
     /// ```
     /// use compressors::Spec;
@@ -85,7 +85,7 @@ impl Spec {
     /// ```
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] if the value is no number within `allowed`.
+    /// [`CompressorError::BadParameter`] if the value is not a number within `allowed`.
     pub fn int(
         &self,
         key: &str,
@@ -99,13 +99,13 @@ impl Spec {
         }
     }
 
-    /// The same spec with its parameters in the order of their keys.
+    /// Returns the spec with its parameters in the order of their keys.
     pub(crate) fn sorted(mut self) -> Spec {
         self.params.sort_unstable();
         self
     }
 
-    /// Refuses every key that is not in `keys`.
+    /// Fails if the spec has a key that is not in `keys`.
     ///
     /// ```
     /// use compressors::Spec;
@@ -117,7 +117,7 @@ impl Spec {
     /// ```
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] for the first such key.
+    /// [`CompressorError::BadParameter`] for the first key that is not in `keys`.
     pub fn allow_keys(&self, keys: &[&str]) -> Result<(), CompressorError> {
         for (key, value) in self.params() {
             if !keys.contains(&key) {
@@ -137,8 +137,8 @@ impl Spec {
         Ok(())
     }
 
-    /// Refuses a dictionary, with a hint to the codec's builder: a spec names a
-    /// dictionary but does not hold its bytes.
+    /// Fails if the spec names a dictionary, since it does not contain the
+    /// dictionary's bytes. The error refers to the codec's builder.
     #[cfg(any(feature = "lz4", feature = "zstd"))]
     pub(crate) fn refuse_dictionary(&self) -> Result<(), CompressorError> {
         match self.get(DICT_KEY) {
@@ -155,7 +155,7 @@ impl Spec {
     }
 }
 
-/// The error for a number out of range.
+/// Returns the error for a number that is not within `allowed`.
 pub(crate) fn bad_int(
     codec: &str,
     key: &str,

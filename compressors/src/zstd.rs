@@ -2,8 +2,8 @@
 //!
 //! A frame has no magic bytes, no checksum, no dictionary id and no content
 //! size: the owner of the page knows all of these. Two bytes of frame header and
-//! three per block remain. The length of the output comes from the caller alone,
-//! and all that a frame says is checked against it.
+//! three per block remain. The caller gives the length of the output, and all
+//! that a frame says is checked against it.
 //!
 //! Compression knows each input's length before it starts, so the library
 //! sizes window and tables for a page, not for a file. Decompression writes
@@ -27,16 +27,16 @@ const PAGE: &str = "page";
 const DEFAULT_PAGE: i32 = 4096;
 const PAGES: RangeInclusive<i32> = 1..=ZEROS.len() as i32;
 
-/// The input to which contexts are fitted. Tables depend only on its length.
+/// The input that contexts are prepared with. Only its length matters for their tables.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Zstandard at a chosen level.
 ///
-/// Parameter `level`, 3 by default. The range is the library's: 1 to 22, and
-/// negative levels down to about -130000, which are faster and less dense. 0
-/// stands for the default, as in the library. Parameter `page`, 4096 by
-/// default, is the length in bytes that contexts are prepared for, up to 64 KiB.
-/// Longer inputs work, but may allocate, the first of them always.
+/// The parameter `level` is 3 by default. It has the library's range: 1 to 22,
+/// and negative levels down to about -130000, which are faster and less dense.
+/// 0 stands for the default, as in the library. The parameter `page` is the
+/// length in bytes that contexts are prepared for, up to 64 KiB, by default
+/// 4096. Longer inputs work, but may allocate; the first one always does.
 ///
 /// Output is a zstd frame without magic bytes (`ZSTD_f_zstd1_magicless`), which
 /// other tools read only if set to this format.
@@ -65,7 +65,7 @@ pub struct Zstd {
     dictionary: Option<Arc<Prepared>>,
 }
 
-/// The levels the library has; the negative ones are the fast ones.
+/// Returns the levels that the library has. The negative ones are the fast ones.
 fn levels() -> RangeInclusive<i32> {
     zstd_safe::min_c_level()..=zstd_safe::max_c_level()
 }
@@ -84,7 +84,8 @@ impl Zstd {
         ZstdBuilder { level, page_len, dictionary: None }.build()
     }
 
-    /// Heap bytes of the prepared dictionary that all contexts share.
+    /// Returns the heap bytes of the prepared dictionary, which all contexts
+    /// share; 0 without a dictionary.
     #[must_use]
     pub fn dictionary_bytes(&self) -> usize {
         self.dictionary.as_ref().map_or(0, |prepared| prepared.memory_bytes())
@@ -117,22 +118,22 @@ pub struct ZstdBuilder {
 }
 
 impl ZstdBuilder {
-    /// The level, 3 by default; see [`Zstd`] for the range.
+    /// Sets the level, 3 by default; see [`Zstd`] for the range.
     pub fn level(mut self, level: i32) -> Self {
         self.level = level;
         self
     }
 
-    /// The page length in bytes that contexts are prepared for: 1 to 65536, 4096
-    /// by default.
+    /// Sets the page length in bytes that contexts are prepared for: 1 to 65536,
+    /// 4096 by default.
     pub fn page_len(mut self, bytes: usize) -> Self {
         self.page_len = i32::try_from(bytes).unwrap_or(i32::MAX);
         self
     }
 
-    /// A dictionary: bytes that pages are likely to hold, at least 8. Either any
-    /// content, with the most likely bytes at the end, or the output of zstd's
-    /// dictionary trainer.
+    /// Sets a dictionary: at least 8 bytes that pages are likely to contain. It
+    /// is either any content, with the most likely bytes at the end, or the
+    /// output of zstd's dictionary trainer.
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
         self.dictionary = Some(bytes.into());
         self
@@ -189,9 +190,9 @@ impl Compressor for Zstd {
 }
 
 struct Ctx {
-    /// For inputs up to the page length; never allocates.
+    /// Compresses inputs up to the page length. Never allocates.
     pages: Encoder,
-    /// For inputs that `pages` cannot compress; made at the first of them.
+    /// Compresses inputs that `pages` cannot compress. Made for the first of them.
     others: Option<Encoder>,
     decoder: Decoder,
     codec: Zstd,
@@ -207,7 +208,7 @@ impl fmt::Debug for Ctx {
 }
 
 impl Ctx {
-    /// Compresses an input that [`pages`](Self::pages) has no memory for.
+    /// Compresses an input for which [`pages`](Self::pages) has too little memory.
     fn compress_other(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
         let encoder = match &mut self.others {
             Some(encoder) => encoder,
@@ -233,8 +234,8 @@ impl CompressorCtx for Ctx {
             return self.compress_other(src, dst);
         }
         match self.pages.compress(src, dst) {
-            // With pages beyond 16 KiB, a shorter input may need more memory: its
-            // parameters come from another row of the library's table.
+            // If the page length exceeds 16 KiB, a shorter input may need more
+            // memory: its parameters come from another row of the library's table.
             Err(Failure::OUT_OF_MEMORY) => self.compress_other(src, dst),
             result => result.map_err(|failure| compress_error(failure, src, dst)),
         }
@@ -244,7 +245,7 @@ impl CompressorCtx for Ctx {
         check_len(NAME, src.len(), MAX_LEN)?;
         check_len(NAME, dst.len(), MAX_LEN)?;
         if src.is_empty() {
-            // The library would accept this as zero frames.
+            // The library would accept an empty input as zero frames.
             return Err(CompressorError::Corrupt { codec: NAME, reason: "the input is empty" });
         }
         let expected = dst.len();
@@ -321,9 +322,9 @@ mod tests {
     fn a_frame_has_two_bytes_of_header() {
         let codec = Zstd::default();
         let out = compress(&codec, &[5; 4096]);
-        // Descriptor: no content size, checksum or dictionary id, a window.
+        // The frame's descriptor: a window, but no content size, checksum or dictionary id.
         assert_eq!(out[0], 0);
-        // Window of 4 KiB: exponent 2 over 1 KiB, mantissa 0.
+        // The window is 4 KiB: 1 KiB times 2^2. The mantissa is 0.
         assert_eq!(out[1], 2 << 3);
         let plain = zstd_safe::compress(&mut vec![0; 5000][..], &page(), DEFAULT_LEVEL).unwrap();
         assert_eq!(compress(&codec, &page()).len(), plain - 5);

@@ -42,7 +42,7 @@ fn a_worker_that_is_forked_ends_in_the_child() {
     let ctx = Box::new(Forks(child.clone()));
     let (input, output) = (vec![1; 16], vec![0; 16]);
     engine.submit(AcompRequest { op: AcompOp::Compress, input, output, ctx }, 7, &done).unwrap();
-    // Wait until the worker has it: `wait_any` would run it in this thread.
+    // Wait until the worker has the request. Otherwise `wait_any` might run it in this thread.
     while child.load(SeqCst) == 0 {
         std::thread::yield_now();
     }

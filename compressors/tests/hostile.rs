@@ -1,6 +1,6 @@
-//! Garbage, truncated and altered inputs, and outputs too small, give errors and
-//! no access out of bounds. All buffers end or start at an inaccessible page, so
-//! an access one byte too far crashes the test.
+//! Garbage, truncated inputs, altered inputs and output buffers that are too small
+//! give errors and no access out of bounds. All buffers end or start at an
+//! inaccessible page, so an access one byte too far crashes the test.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
 
@@ -12,7 +12,7 @@ use common::{Rng, pages, specs};
 use compressors::{Compressor, CompressorCtx, CompressorError, build};
 use fence::{Fenced, Side};
 
-/// Buffers as large as any below, on both sides of a fence.
+/// Buffers that start at a fence, and buffers that end at one. They are large enough for every test below.
 struct Fences {
     src: [Fenced; 2],
     dst: [Fenced; 2],
@@ -173,7 +173,7 @@ fn only_the_exact_length_is_accepted() {
                     assert!(got.is_none_or(|got| got == 4096), "{spec}: {got:?}");
                 }
             }
-            // Anything after the end is not part of a page.
+            // A byte after the end of a compressed page is an error.
             let longer = [&whole[..], &[0]].concat();
             assert!(
                 fences.decompress(&*codec, &mut *ctx, &longer, 4096).is_err(),
@@ -193,7 +193,7 @@ fn output_stays_within_its_buffer_at_every_capacity() {
         for (kind, page) in pages.iter().filter(|(kind, _)| !kind.starts_with("more")) {
             let bound = codec.max_compressed_len(page.len());
             let whole = compressed(&*codec, &mut *ctx, page);
-            // Around the compressed length, and in larger steps over the whole range.
+            // Capacities near the compressed length, and others in larger steps over the whole range.
             let near = whole.len().saturating_sub(20)..whole.len() + 20;
             let step = 1 + bound / 40;
             for capacity in near.chain((0..=bound).step_by(step)).chain([bound, bound + 1]) {

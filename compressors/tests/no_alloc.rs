@@ -122,7 +122,7 @@ mod c_side {
     }
 }
 
-/// The levels at which lz4hc's library allocates in each call.
+/// Returns whether the codec of `spec` allocates in each call by design: lz4hc's library does from level 10 on.
 fn allocates_by_design(spec: &str) -> bool {
     ["lz4hc:level=10", "lz4hc:level=11", "lz4hc:level=12"].contains(&spec)
 }
@@ -163,7 +163,7 @@ fn pages_cost_no_allocation() {
                     if let Some(stateless) = codec.stateless() {
                         stateless.decompress(&out[..len], &mut back).unwrap();
                     }
-                    // Errors are no exception.
+                    // Calls that fail do not allocate either.
                     assert!(ctx.compress(page, &mut out[..2]).is_err());
                     assert!(ctx.decompress(&out[..len / 2], &mut back).is_err());
                 }

@@ -76,7 +76,7 @@ fn every_compressor_round_trips_every_length() {
     }
 }
 
-/// Empty slices may have any address.
+/// An empty slice may have any address, and round-trips at each of them.
 #[test]
 fn nothing_round_trips_wherever_it_is() {
     for spec in specs() {
@@ -160,7 +160,7 @@ fn a_spec_builds_the_compressor_that_tells_it() {
         let again = build(&codec.spec()).unwrap();
         assert_eq!(again.spec(), codec.spec());
         assert_eq!(again.name(), codec.name());
-        // The same compressor, not only the same name: the same output.
+        // The compressor is the same, not only its name: its output is the same.
         let (_, page) = pages(4096).swap_remove(6);
         assert_eq!(
             round_trip(&*codec, &mut *codec.new_ctx().unwrap(), &page, &spec),
@@ -220,8 +220,8 @@ fn one_compressor_serves_all_threads() {
     }
 }
 
-/// Every codec that takes a dictionary, with dictionaries shorter and longer than
-/// a match reaches.
+/// Tests every codec that takes a dictionary, with dictionaries that are shorter and
+/// longer than the distance that a match can reach.
 #[test]
 #[cfg(all(feature = "lz4", feature = "zstd", not(miri)))]
 fn dictionaries_round_trip() {
@@ -230,7 +230,7 @@ fn dictionaries_round_trip() {
     for dictionary_len in [8, 100, 4096, 65536, 200_000] {
         let mut dictionary = Vec::new();
         for (kind, page) in pages(dictionary_len / 4 + 8) {
-            // The assertions below should not depend on the machine's code.
+            // Machine code is left out, so that the assertions below do not depend on the machine.
             if !kind.starts_with("code") {
                 dictionary.extend_from_slice(&page);
             }
@@ -262,14 +262,14 @@ fn dictionaries_round_trip() {
                 }
             }
             if dictionary_len >= 4096 {
-                // A page equal to the dictionary's end nearly vanishes.
+                // A page that equals the end of the dictionary compresses to almost nothing.
                 let page = &dictionary[dictionary_len - 4096..];
                 let what = codec.spec();
                 let with = round_trip(&*codec, &mut *ctx, page, &what).len();
                 let without = round_trip(&*plain, &mut *plain_ctx, page, &what).len();
                 assert!(with < 256 && with < without / 2, "{what}: {with} against {without}");
             }
-            // A page that did not fit leaves nothing behind.
+            // A page whose output did not fit does not change how the next page is compressed.
             let noise = &pages(4096)[3].1;
             let before = round_trip(&*codec, &mut *ctx, noise, "noise");
             assert!(ctx.compress(noise, &mut [0; 1000]).is_err());
@@ -278,7 +278,7 @@ fn dictionaries_round_trip() {
     }
 }
 
-/// Lengths that do not fit an `int` are refused, not truncated. Zeroed memory of
+/// A length that does not fit an `int` is refused, not truncated. Zeroed memory of
 /// this size is only address space.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
@@ -301,7 +301,7 @@ fn inputs_too_large_are_refused() {
     }
 }
 
-/// Output buffers longer than an `int` can be used.
+/// An output buffer may be longer than the largest `int`.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
 fn outputs_larger_than_an_int_serve() {

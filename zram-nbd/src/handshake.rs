@@ -1,4 +1,4 @@
-//! The fixed newstyle handshake: the client sends options until it has chosen the export, or leaves.
+//! The fixed newstyle handshake: the client sends options until it has chosen the export or aborts.
 
 use std::io::{Read, Write};
 
@@ -11,11 +11,11 @@ use crate::wire::{
 };
 use crate::{Export, SessionError};
 
-/// The most bytes of an option; a name has 4096 at most.
+/// The most bytes of an option's data. An export's name has at most 4096.
 const MOST_OPTION: u32 = 8192;
-/// The most options before the client must have chosen the export.
+/// The most options that a client may send before it chooses the export.
 const MOST_OPTIONS: usize = 100;
-/// Follows the reply to `EXPORT_NAME`, unless the client negotiated `NO_ZEROES`.
+/// Zeros that follow the reply to `EXPORT_NAME`, unless the client negotiated `NO_ZEROES`.
 const PADDING: [u8; 124] = [0; 124];
 
 /// What client and server agreed on.
@@ -24,13 +24,13 @@ pub(crate) struct Agreed {
     pub(crate) structured: bool,
 }
 
-/// Flags of the export.
+/// Returns the flags of the export.
 fn flags(agreed: Agreed) -> u16 {
     let df = if agreed.structured { SEND_DF } else { 0 };
     HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES | CAN_MULTI_CONN | df
 }
 
-/// Answers options until the client has chosen the export; `None` if it aborts.
+/// Answers options until the client has chosen the export. Returns `None` if the client aborts.
 pub(crate) fn negotiate<S: Read + Write>(
     stream: &mut S,
     export: &Export,
@@ -70,7 +70,7 @@ pub(crate) fn negotiate<S: Read + Write>(
                 return Ok(Some(agreed));
             }
             OPT_ABORT => {
-                // The client need not wait for the reply.
+                // The client need not wait for the reply, so it does not matter if sending fails.
                 let _ = reply(stream, option, REP_ACK, &[]);
                 return Ok(None);
             }
@@ -111,14 +111,14 @@ pub(crate) fn negotiate<S: Read + Write>(
 }
 
 impl Export {
-    /// Whether a client's name, possibly empty, means this export.
+    /// Returns whether a name that a client sent means this export. An empty name does.
     fn is_named(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }
 }
 
-/// The name in the data of `INFO` and `GO`, which are the name's length, the name, the number of information
-/// requests and those requests.
+/// Returns the name in the data of `INFO` and `GO`, or `None` if the data are malformed. The data are the
+/// name's length, the name, the number of information requests, and those requests.
 fn asked_name(data: &[u8]) -> Option<&[u8]> {
     let (len, rest) = data.split_first_chunk()?;
     let name = rest.get(..u32::from_be_bytes(*len) as usize)?;

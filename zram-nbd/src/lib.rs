@@ -38,14 +38,14 @@
 //! and structured replies. Not supported: TLS, block status.
 //!
 //! # Hostile clients
-//! Whatever a client sends, it gets a reply of the protocol or its connection is closed. A session buffers
-//! one request, 32 MiB at most. Requests can name only ranges of the disk, and replies carry only the disk's
-//! bytes. A [`Server`] drops clients that are silent in the handshake or do not read their replies.
+//! Whatever a client sends, it gets a reply of the protocol, or its connection is closed. A session buffers
+//! one request, 32 MiB at most. A request can reach only ranges of the disk, and a reply carries only bytes of
+//! the disk. A [`Server`] drops clients that send nothing in the handshake or do not read their replies.
 //!
 //! # Faulty codecs
-//! If a user's compressor, backend or device fails, the client that sent the request gets an error; if it
-//! panics, an I/O error. The session goes on, the page stays as last acknowledged, and other clients are
-//! not affected.
+//! If a user's compressor, backend or device fails or panics, the client that sent the request gets an error;
+//! after a panic it is an I/O error. The session goes on, the page still reads as its last acknowledged write,
+//! and other clients are not affected.
 //!
 //! # Files
 //!
@@ -79,7 +79,7 @@ use zram::Zram;
 pub use server::{Listener, Server, Totals};
 pub use wire::MOST_BYTES;
 
-/// A disk, and the name by which clients choose it.
+/// A disk and its name, by which clients choose it.
 #[derive(Debug, Clone)]
 pub struct Export {
     pub(crate) disk: Arc<Zram>,
@@ -87,7 +87,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// Exports the disk under a name. Clients that give no name get it, too.
+    /// Exports the disk under a name. A client that gives no name gets it, too.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -111,15 +111,15 @@ pub struct Session {
     pub requests: u64,
     /// Bytes read from the disk.
     pub read_bytes: u64,
-    /// Bytes written to it.
+    /// Bytes written to the disk.
     pub written_bytes: u64,
 }
 
-/// Why a session ended other than by a disconnect.
+/// Why a session failed. A client that disconnects between requests does not make it fail.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The connection failed, or ended within the handshake or a request.
+    /// The connection failed, or ended during the handshake or a request.
     #[error("the connection failed")]
     Io(#[from] io::Error),
     /// The client violated the protocol.
@@ -130,7 +130,7 @@ pub enum SessionError {
         /// The field's value.
         value: u64,
     },
-    /// No memory for a request.
+    /// There is no memory for a request.
     #[error("no memory for a request of {bytes} bytes; the connection is closed")]
     NoMemory {
         /// Bytes of the request.
@@ -141,12 +141,12 @@ pub enum SessionError {
 /// Serves one client until it disconnects. The crate's front page has an example.
 ///
 /// # Errors
-/// [`SessionError::Io`] if the stream fails or ends within the handshake or a request;
+/// [`SessionError::Io`] if the stream fails or ends during the handshake or a request;
 /// [`SessionError::Protocol`] if the client violates the protocol; [`SessionError::NoMemory`] if there is no
-/// memory for a request. Errors of the disk go to the client as replies.
+/// memory for a request. Errors of the disk are not errors of the session: the client gets them as replies.
 ///
 /// # Blocking
-/// In the stream, which may have timeouts, and in the disk.
+/// Blocks in the stream, for as long as its timeouts allow, and in the disk.
 pub fn serve<S: Read + Write>(stream: &mut S, export: &Export) -> Result<Session, SessionError> {
     let mut session = Session::default();
     if let Some(agreed) = handshake::negotiate(stream, export)? {

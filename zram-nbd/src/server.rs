@@ -1,4 +1,4 @@
-//! Sockets: a listener, and a thread per client.
+//! Serves a disk on a socket, with a thread for each client.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::{Export, Session, SessionError, handshake, transmission};
 const MOST_CLIENTS: usize = 64;
 /// The default of both timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The interval at which the server checks `stop`.
+/// The time between two checks of `stop`.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Where clients come from.
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub enum Listener {
     /// A TCP port.
     Tcp(TcpListener),
-    /// A socket in the file system.
+    /// A Unix socket.
     #[cfg(unix)]
     Unix(UnixListener),
 }
@@ -91,7 +91,7 @@ impl Stream {
     }
 
     fn shut_down(&self) {
-        // An error means that it is closed already.
+        // An error means that the connection is closed already.
         let _ = match self {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
             #[cfg(unix)]
@@ -146,9 +146,9 @@ impl Write for Stream {
 pub struct Totals {
     /// Clients that connected.
     pub clients: u64,
-    /// Clients whose session ended with an error, theirs or the connection's.
+    /// Clients whose session failed, through their own fault or the connection's.
     pub failed: u64,
-    /// Clients turned away: too many at a time, or no thread or file descriptor for them.
+    /// Clients turned away because there were too many, or no thread or file descriptor for them.
     pub turned_away: u64,
     /// The sum over all sessions.
     pub sessions: Session,
@@ -156,9 +156,9 @@ pub struct Totals {
 
 /// Serves a disk to at most 64 clients at a time; more are turned away.
 ///
-/// A client that keeps its thread waiting is dropped, without effect on others: after
-/// [`handshake_timeout`](Self::handshake_timeout) if it sends nothing, after
-/// [`write_timeout`](Self::write_timeout) if it reads nothing. After the handshake a client may be silent
+/// A client that keeps its thread waiting is dropped; other clients are not affected. It is dropped if it sends
+/// nothing for [`handshake_timeout`](Self::handshake_timeout) during the handshake, or if it reads nothing of
+/// what is sent to it for [`write_timeout`](Self::write_timeout). After the handshake, a client may be silent
 /// for any time.
 ///
 /// ```
@@ -195,12 +195,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// A server with default timeouts. It starts in [`run`](Self::run).
+    /// Makes a server with the default timeouts. It starts to serve in [`run`](Self::run).
     pub fn new(listener: Listener, export: Export) -> Self {
         Server { listener, export, handshake_timeout: PATIENCE, write_timeout: PATIENCE }
     }
 
-    /// How long a client may be silent in the handshake before its connection is closed. Default: 30
+    /// Sets how long a client may be silent during the handshake before its connection is closed. Default: 30
     /// seconds. Zero means the system's shortest timeout.
     #[must_use = "returns the server"]
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
@@ -208,7 +208,7 @@ impl Server {
         self
     }
 
-    /// How long a client may read nothing of what is sent to it before its connection is closed; the close
+    /// Sets how long a client may read nothing of what is sent to it before its connection is closed. Closing
     /// may take up to twice as long. Default: 30 seconds. Zero means the system's shortest timeout.
     #[must_use = "returns the server"]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
@@ -219,18 +219,18 @@ impl Server {
     /// Serves until `stop` is true, then closes the clients' connections and joins their threads.
     ///
     /// # Errors
-    /// That of the listener, after closing the connections and joining the threads.
+    /// The listener's error. The connections are closed and the threads are joined before it is returned.
     ///
     /// # Blocking
     /// Until `stop` is true, which is checked every 20 milliseconds.
     pub fn run(&self, stop: &AtomicBool) -> io::Result<Totals> {
         self.listener.set_nonblocking()?;
         let totals = Mutex::new(Totals::default());
-        // A second handle of each client's connection, for closing it.
+        // For each client, a second handle of its connection, by which it can be closed.
         let clients: Mutex<BTreeMap<u64, Stream>> = Mutex::new(BTreeMap::new());
         let ended = thread::scope(|scope| {
             let ended = loop {
-                // Relaxed: a flag that publishes nothing.
+                // Relaxed: the flag publishes nothing else.
                 if stop.load(Ordering::Relaxed) {
                     break Ok(());
                 }
@@ -272,8 +272,8 @@ impl Server {
         }
         let serve = move || {
             let mut session = Session::default();
-            // The payload of a user codec's panic may panic in its own destructor: that ends only this
-            // client's session.
+            // A user's codec may panic with a payload that panics again when it is dropped. That ends only
+            // this client's session.
             let ended = catch_unwind(AssertUnwindSafe(|| self.serve(&mut stream, &mut session)));
             lock(clients).remove(&number);
             let mut totals = lock(totals);
@@ -292,7 +292,7 @@ impl Server {
 }
 
 impl Server {
-    /// As [`crate::serve`], with a timeout during the handshake.
+    /// Serves one client like [`crate::serve`], but with a timeout during the handshake.
     fn serve(&self, stream: &mut Stream, session: &mut Session) -> Result<(), SessionError> {
         stream.set_read_timeout(Some(self.handshake_timeout))?;
         let Some(agreed) = handshake::negotiate(stream, &self.export)? else { return Ok(()) };
@@ -301,12 +301,13 @@ impl Server {
     }
 }
 
-/// A socket refuses a timeout of zero.
+/// Returns the timeout, or a nanosecond instead of zero, which sockets refuse.
 fn not_zero(timeout: Duration) -> Duration {
     timeout.max(Duration::from_nanos(1))
 }
 
-/// Whether an error of `accept` is temporary: no client is waiting, or one left before it was accepted.
+/// Returns whether an error of `accept` is temporary: no client is waiting, or one left before it
+/// was accepted.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted | ConnectionReset)

@@ -14,7 +14,8 @@ use crate::wire::{
 };
 use crate::{Session, SessionError};
 
-/// The largest buffer, in bytes, that a session keeps for later small requests; a larger one is freed.
+/// The largest buffer, in bytes, that a session keeps for later requests of at most this size. A larger buffer
+/// is freed when such a request comes.
 const KEPT: usize = 1 << 20;
 
 struct Request {
@@ -42,7 +43,7 @@ pub(crate) fn run<S: Read + Write>(
         }
         let writes = request.kind == CMD_WRITE;
         if writes && request.len > MOST_BYTES {
-            // The data that follow could not be distinguished from requests.
+            // The data are not read, so they would be mistaken for requests.
             return Err(SessionError::Protocol { what: "a write of length", value: len as u64 });
         }
         if (writes || request.kind == CMD_READ) && request.len <= MOST_BYTES {
@@ -51,7 +52,8 @@ pub(crate) fn run<S: Read + Write>(
         if writes {
             stream.read_exact(&mut buffer)?;
         }
-        // A user's codec may panic: the disk is then as after an error, and nothing of the buffer is sent.
+        // A user's codec may panic. The disk is then in the same state as after an error, and the reply
+        // contains nothing of the buffer.
         let answered = || answer(disk, &request, &mut buffer, session);
         let done = catch_unwind(AssertUnwindSafe(answered)).unwrap_or(Err(EIO));
         session.requests += 1;
@@ -59,7 +61,7 @@ pub(crate) fn run<S: Read + Write>(
     }
 }
 
-/// Resizes the buffer to a request's length and zeroes it.
+/// Resizes the buffer to the length of a request and zeroes it.
 fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
     buffer.clear();
     if len <= KEPT && buffer.capacity() > KEPT {
@@ -71,7 +73,7 @@ fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
 }
 
 impl Request {
-    /// Reads the next request; `None` if the stream ends before it.
+    /// Reads the next request. Returns `None` if the stream ends where a request would begin.
     fn read<S: Read>(stream: &mut S) -> Result<Option<Self>, SessionError> {
         let mut magic = [0; 4];
         let first = loop {
@@ -96,7 +98,7 @@ impl Request {
     }
 }
 
-/// Executes a request, or returns the protocol's error number.
+/// Executes a request. If it fails, returns the protocol's error number.
 fn answer(
     disk: &Zram,
     request: &Request,
@@ -124,7 +126,7 @@ fn answer(
             session.written_bytes += u64::from(len);
             Ok(())
         }
-        // Acknowledged writes are stored already: there is nothing to flush.
+        // Every acknowledged write is stored already, so there is nothing to flush.
         CMD_FLUSH => Ok(()),
         CMD_TRIM => disk.discard(offset, len.into()).map_err(|error| number(&error, EINVAL)),
         CMD_WRITE_ZEROES => {
@@ -134,7 +136,7 @@ fn answer(
     }
 }
 
-/// The protocol's number for an error; `beyond` for a range that is not on the disk.
+/// Returns the protocol's number for an error. For a range that is not on the disk, that is `beyond`.
 fn number(error: &ZramError, beyond: u32) -> u32 {
     match error {
         ZramError::OutOfRange { .. } => beyond,

@@ -1,4 +1,4 @@
-//! The protocol's constants, named as in its specification, and integers on the wire, which are big-endian.
+//! The protocol's constants, named as in its specification, and functions for big-endian integers.
 
 use std::io::{self, Read};
 
@@ -68,7 +68,7 @@ pub(crate) const EINVAL: u32 = 22;
 pub(crate) const ENOSPC: u32 = 28;
 pub(crate) const EOVERFLOW: u32 = 75;
 
-/// The most bytes of a read or write: 32 MiB, the least that the specification has servers accept.
+/// The most bytes of a read or write: 32 MiB. The specification asks servers to accept at least this size.
 pub const MOST_BYTES: u32 = 32 << 20;
 
 pub(crate) fn read_array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
@@ -85,7 +85,7 @@ pub(crate) fn read_u64(stream: &mut impl Read) -> io::Result<u64> {
     read_array(stream).map(u64::from_be_bytes)
 }
 
-/// Assembles bytes to send.
+/// A message to send, assembled from integers and bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Message(pub(crate) Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! A user's compressor that panics behind the server gives the client that sent the request an I/O error and
-//! does not affect others.
+//! A user's compressor panics behind the server. The client that sent the request gets an I/O error, and other
+//! clients are not affected.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +31,7 @@ const WORKS: u8 = 0;
 const PANICS: u8 = 1;
 const PANICS_TWICE: u8 = 2;
 
-/// Drops the zeros at a page's end.
+/// A compressor that drops the zeros at a page's end.
 #[derive(Debug, Clone)]
 struct Odd {
     mood: Arc<AtomicU8>,
@@ -81,7 +81,7 @@ impl CompressorCtx for Odd {
         Ok(len)
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
-        // It panics when part of the page is written.
+        // If this panics, part of the output is written already.
         dst.fill(0);
         self.act();
         dst[..src.len()].copy_from_slice(src);
@@ -92,7 +92,7 @@ impl CompressorCtx for Odd {
     }
 }
 
-/// A disk with that compressor, and the compressor's mood.
+/// Returns a disk with this compressor, and the compressor's mood.
 fn disk() -> (Arc<Zram>, Arc<AtomicU8>) {
     let odd = Odd { mood: Arc::new(AtomicU8::new(WORKS)) };
     let mood = odd.mood.clone();
@@ -102,7 +102,7 @@ fn disk() -> (Arc<Zram>, Arc<AtomicU8>) {
     (Arc::new(disk.compressor_registry(codecs).build().unwrap()), mood)
 }
 
-/// A page that is worth compressing.
+/// Returns a page that gets smaller when it is compressed.
 fn page(mark: u8) -> Vec<u8> {
     let mut page = vec![0; PAGE as usize];
     (0..1000).for_each(|at| page[at] = mark.wrapping_add(at as u8) | 1);
@@ -128,7 +128,8 @@ fn a_panic_is_an_error_and_the_session_goes_on() {
         client.write(8 * PAGE, &[7; 4096]).unwrap();
 
         mood.store(PANICS, SeqCst);
-        // A whole page, part of one, several, part of zeros that take no memory.
+        // Writes of a whole page, of a part, of several pages, and of a part of a page that takes no memory.
+        // Then a write of zeros, and reads.
         assert_eq!(client.write(0, &page(9)), Err(EIO));
         assert_eq!(client.write(PAGE + 5, b"part of a page"), Err(EIO));
         assert_eq!(client.write(PAGE + 5, &[page(8), page(9)].concat()), Err(EIO));

@@ -29,8 +29,8 @@ fn disk() -> Arc<Zram> {
     Arc::new(disk.build().unwrap())
 }
 
-/// Requests more than any socket buffers, and reads only the head of the first reply: the server blocks while
-/// it sends the rest.
+/// Requests more data than any socket buffers, but reads only the head of the first reply. So the server blocks
+/// while it sends the rest.
 fn asks_and_does_not_take<S: Read + Write>(client: &mut Client<S>) {
     for cookie in 0..8 {
         client.request(0, 0, cookie, 0, MOST_BYTES);
@@ -47,7 +47,7 @@ fn who_is_silent_in_the_handshake_is_dropped_and_nobody_else() {
         for client in [&mut silent, &mut halfway] {
             assert_eq!(client.take(), *b"NBDMAGICIHAVEOPT\0\x03");
         }
-        // A slow machine may have dropped it already.
+        // On a slow machine the server may have dropped the client already, so this may fail.
         let _ = halfway.stream.write_all(b"\0\0\0\x03IHAV");
         assert!(silent.is_closed() && halfway.is_closed());
         // After the handshake, a client may be silent for longer than the timeout.
@@ -68,7 +68,8 @@ fn who_does_not_take_what_it_asked_for_is_dropped_and_nobody_else() {
         let mut lazy = running.through();
         asks_and_does_not_take(&mut lazy);
         other.write(5000, b"meanwhile").unwrap();
-        // Reading would drain the socket; a write also shows that the client was dropped.
+        // Reading would empty the socket, and the server could go on. A write also shows whether the client was
+        // dropped.
         wait_until("the client is not dropped", || lazy.is_cut_off());
         assert_eq!(other.call(0, 5000, 9).unwrap(), b"meanwhile");
         let mut next = running.through();

@@ -65,7 +65,7 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         client.send(&[&rest[7..]]);
         assert_eq!(client.answer(9, 5001, 3).unwrap(), b"ome");
 
-        // Ranges beyond the disk, too large a read, unknown commands and flags.
+        // Ranges that are not on the disk, a read that is too large, unknown commands and flags.
         assert_eq!(client.call(0, SIZE - 1, 2), Err(EINVAL));
         assert_eq!(client.call(0, u64::MAX, 2), Err(EINVAL));
         assert_eq!(client.write(SIZE - 1, b"xx"), Err(28));
@@ -109,7 +109,7 @@ fn options_are_answered_one_by_one_until_the_export_is_chosen() {
     // The default export, with information requests.
     client.option(6, b"\0\0\0\0\0\x02\0\x00\0\x03");
     assert_eq!([client.reply(6).0, client.reply(6).0, client.reply(6).0], [3, 3, 1]);
-    // The old way to choose, with its zeroes.
+    // The old way to choose the export. Zeros follow the reply.
     client.option(1, b"disk");
     assert_eq!((client.u64(), client.u16()), (SIZE, 0b1_0110_1101));
     assert_eq!(client.take(), [0; 124]);
@@ -204,7 +204,7 @@ fn a_server_serves_many_and_stops_when_told() {
                         client.request(2, 0, 0, 0, 0);
                         return;
                     }
-                    // The server's stop cuts off a client that stays.
+                    // When the server stops, it closes the connection of a client that stays.
                     stays.store(true, SeqCst);
                     assert!(client.is_closed());
                 })
@@ -242,7 +242,7 @@ fn a_client_too_many_is_turned_away_and_nobody_else_notices() {
         for client in &mut clients {
             client.write(0, b"still there").unwrap();
         }
-        // When one leaves, there is room for another.
+        // When one client leaves, there is room for another.
         let mut gone = clients.pop().unwrap();
         gone.request(2, 0, 0, 0, 0);
         assert!(gone.is_closed());

@@ -19,7 +19,7 @@ use crate::table::Table;
 /// The largest disk: 2^40 pages, 4 PiB.
 const MOST_BYTES: u64 = (1 << 40) * PAGE_SIZE as u64;
 
-/// The most algorithms of a disk.
+/// The most algorithms of a disk: one for writes, the others for recompression.
 const MOST: usize = 4;
 
 /// Builds a [`Zram`]. Made by [`Zram::builder`].
@@ -60,46 +60,46 @@ impl ZramBuilder {
         }
     }
 
-    /// Bytes of the disk, a multiple of 4096. A page that was never written takes at most a tenth of a
-    /// byte. Required.
+    /// Sets the size of the disk in bytes, a multiple of 4096. Required. A page that was never written takes
+    /// at most a tenth of a byte.
     pub fn disksize(mut self, bytes: u64) -> Self {
         self.disksize = bytes;
         self
     }
 
-    /// The backend, by name. Default: `zsmalloc`, or `zbud` without that feature.
+    /// Chooses the backend by its name. Default: `zsmalloc`, or `zbud` without that feature.
     pub fn zpool(mut self, name: &str) -> Self {
         name.clone_into(&mut self.zpool);
         self
     }
 
-    /// The algorithm that compresses writes, by spec, e.g. `zstd:level=6`. Default: `lz4`, or `null`
-    /// without that feature.
+    /// Chooses the algorithm that compresses writes, by its spec, e.g. `zstd:level=6`. Default: `lz4`, or
+    /// `null` without that feature.
     pub fn algorithm(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.algorithm);
         self
     }
 
-    /// Adds an algorithm for [`Zram::recompress`], by spec. The first gets priority 1, the next 2, the last
-    /// 3.
+    /// Adds an algorithm for [`Zram::recompress`], by its spec. The first one added has priority 1, the
+    /// second 2, the third 3. A disk can have at most three.
     pub fn recompression(mut self, spec: &str) -> Self {
         self.recompression.push(spec.to_owned());
         self
     }
 
-    /// Where backends are looked up by name, in place of [`builtin::zpools`].
+    /// Looks up backends by name in this registry instead of [`builtin::zpools`].
     pub fn zpool_registry(mut self, registry: ZpoolRegistry) -> Self {
         self.recipe.zpools = registry;
         self
     }
 
-    /// Where compressors are looked up by name, in place of [`builtin::compressors`].
+    /// Looks up compressors by name in this registry instead of [`builtin::compressors`].
     pub fn compressor_registry(mut self, registry: CompressorRegistry) -> Self {
         self.recipe.compressors = registry;
         self
     }
 
-    /// The constructor of the pool's page provider. Default: `MmapPages` on Linux, else `HeapPages`.
+    /// Sets the constructor of the pool's page provider. Default: `MmapPages` on Linux, else `HeapPages`.
     pub fn pages<F>(mut self, make: F) -> Self
     where
         F: Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync + 'static,
@@ -108,21 +108,21 @@ impl ZramBuilder {
         self
     }
 
-    /// The most bytes of pool pages with objects: writes beyond it fail with
+    /// Limits the bytes of the pool pages that hold objects. A write that would exceed the limit fails with
     /// [`ZramError::MemLimit`](crate::ZramError::MemLimit). 0, the default, means no limit.
     pub fn mem_limit(mut self, bytes: usize) -> Self {
         self.mem_limit = bytes;
         self
     }
 
-    /// Whether to record the second of each page's last access, which [`Zram::mark_idle_older_than`]
-    /// needs, at 4 bytes per page. Default: no.
+    /// Sets whether the disk records when each page was last accessed, in whole seconds.
+    /// [`Zram::mark_idle_older_than`] needs this. It takes 4 bytes per page. Default: no.
     pub fn access_times(mut self, note: bool) -> Self {
         self.access_times = note;
         self
     }
 
-    /// The device for [`Zram::writeback`]. Default: none.
+    /// Sets the device for [`Zram::writeback`]. Default: none.
     pub fn backing_device(mut self, device: Arc<dyn SwapDevice>) -> Self {
         self.device = Some(Contained::new(device));
         self
@@ -139,12 +139,12 @@ impl ZramBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`BuildError::DiskSize`], [`BuildError::TooManyAlgorithms`] for what the builder was given;
-    /// [`BuildError::Compressor`], [`BuildError::Zpool`] if a name is not known, with the known names, or a
-    /// constructor fails; [`BuildError::Pages`] if the page provider could not be made;
-    /// [`BuildError::ObjectsTooSmall`] if the backend cannot hold a page; [`BuildError::Table`] if there is
-    /// no memory for the table; [`BuildError::Device`] if the device cannot be attached;
-    /// [`BuildError::Panicked`] if a backend, compressor or page provider panics.
+    /// [`BuildError::DiskSize`] if the size is missing or not allowed; [`BuildError::TooManyAlgorithms`] if
+    /// there are too many for recompression; [`BuildError::Compressor`] or [`BuildError::Zpool`] if a name is
+    /// not known (the error lists the known ones) or a constructor fails; [`BuildError::Pages`] if the page
+    /// provider could not be made; [`BuildError::ObjectsTooSmall`] if the backend cannot hold a page;
+    /// [`BuildError::Table`] if there is no memory for the table; [`BuildError::Device`] if the device cannot
+    /// be attached; [`BuildError::Panicked`] if a backend, compressor or page provider panics.
     pub fn build(self) -> Result<Zram, BuildError> {
         let bytes = self.disksize;
         if bytes == 0 || bytes % PAGE_SIZE as u64 != 0 || bytes > MOST_BYTES {

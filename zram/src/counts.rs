@@ -4,11 +4,11 @@ use zpool_base::counter::Counter;
 
 use crate::word::{Content, Word};
 
-/// No limit on writeback.
+/// The value of `writeback_limit` that means no limit.
 const UNLIMITED: u64 = u64::MAX;
 
-/// A disk's counters. Only the two limits affect behaviour; each holds to within the pages that threads are
-/// working on at the moment.
+/// A disk's counters. Only the two limits affect behaviour. The disk may exceed a limit by the pages that
+/// threads are working on at the moment.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) stored: Counter,
@@ -36,7 +36,7 @@ impl Counts {
         }
     }
 
-    /// Counts the replacement of a slot's word.
+    /// Updates the counters for the replacement of a slot's word.
     #[inline]
     pub(crate) fn replaced(&self, old: Word, new: Word) {
         let kinds = |word: Word| {
@@ -58,12 +58,12 @@ impl Counts {
         }
     }
 
-    /// In bytes; 0 for no limit.
+    /// Returns the limit in bytes; 0 means no limit.
     pub(crate) fn mem_limit(&self) -> usize {
         self.mem_limit.get() as usize
     }
 
-    /// Raises the maximum to `bytes`, the present size of the pool's pages with objects.
+    /// Raises the recorded maximum to `bytes`, the present bytes of pool pages that hold objects.
     #[inline]
     pub(crate) fn used(&self, bytes: usize) {
         self.mem_used_max.raise(bytes as u64);
@@ -77,7 +77,7 @@ impl Counts {
         Some(self.writeback_limit.get()).filter(|pages| *pages != UNLIMITED)
     }
 
-    /// Takes a page from the writeback budget; false if none is left.
+    /// Takes a page from the writeback budget. Returns false if none is left.
     pub(crate) fn take_writeback(&self) -> bool {
         let less = |pages: u64| if pages == UNLIMITED { Some(pages) } else { pages.checked_sub(1) };
         self.writeback_limit.change(less)
@@ -88,8 +88,8 @@ impl Counts {
         self.writeback_limit.change(more);
     }
 
-    /// Resets the counters to those of a new disk, except the limits and the counts that follow each page
-    /// (`stored`, `same`, `huge`).
+    /// Resets the counters to those of a new disk. The limits stay, and so do `stored`, `same` and `huge`,
+    /// which change with the pages.
     pub(crate) fn reset(&self) {
         let since = [
             &self.huge_since,

@@ -5,7 +5,7 @@ use zpage::device::AttachError;
 use zpage::{DeviceError, RecipeError};
 use zpool_api::{PageError, ZpoolError};
 
-/// Errors of a disk's calls. The failing page is unchanged; pages before it are done.
+/// Errors of a disk's calls. The page that failed is unchanged; the pages before it are done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZramError {
@@ -19,7 +19,7 @@ pub enum ZramError {
         /// The disk's size, bytes.
         disksize: u64,
     },
-    /// The pool has reached `mem_limit`.
+    /// The write would take the pool beyond `mem_limit`.
     #[error(
         "page {index} would take the pool beyond its limit of {limit} bytes; discard pages, write some back, or raise mem_limit"
     )]
@@ -29,7 +29,7 @@ pub enum ZramError {
         /// The limit, bytes.
         limit: usize,
     },
-    /// No memory for the table of slots.
+    /// There is no memory for the table of slots.
     #[error("no memory for the slot of page {index} ({bytes} bytes asked); free memory and retry")]
     Table {
         /// The page.
@@ -61,7 +61,8 @@ pub enum ZramError {
         /// The device's error.
         source: DeviceError,
     },
-    /// The call came from inside a codec or backend that a disk or store is calling on this thread.
+    /// The call needs a compression context, but comes from inside a codec or backend that a disk or store is
+    /// calling on this thread.
     #[error(
         "page {index} from inside a codec or backend call; a compression context is not re-entrant"
     )]
@@ -78,12 +79,12 @@ pub enum ZramError {
         /// Slots of the device.
         slots: u64,
     },
-    /// The disk has no such algorithm to recompress with.
+    /// The disk does not have this algorithm for recompression.
     #[error("no algorithm {asked}; this disk recompresses with {known}")]
     NoSuchAlgorithm {
         /// The algorithm asked for.
         asked: String,
-        /// The specs of those it has, by priority from 1.
+        /// The specs of the algorithms that it has, in the order of their priorities, from 1.
         known: String,
     },
 }
@@ -102,7 +103,7 @@ pub enum BuildError {
         /// The largest, bytes.
         most: u64,
     },
-    /// More algorithms than there are priorities.
+    /// There are more algorithms for recompression than priorities.
     #[error(
         "{asked} algorithms are too many; a disk has one, and at most {most} to recompress with"
     )]
@@ -112,7 +113,7 @@ pub enum BuildError {
         /// The most to recompress with.
         most: usize,
     },
-    /// No memory for the table of slots.
+    /// There is no memory for the table of slots.
     #[error("no memory for a disk's table ({bytes} bytes asked); use a smaller disk")]
     Table {
         /// Bytes that the system allocator refused.

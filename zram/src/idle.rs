@@ -6,8 +6,8 @@ use crate::Zram;
 use crate::word::Content;
 
 impl Zram {
-    /// Marks every page that has an object as idle, and returns how many are idle now. A read or write of a
-    /// page removes the mark.
+    /// Marks every page that has an object in the pool as idle, and returns how many pages are idle now. A
+    /// read or write of a page removes its mark.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -21,14 +21,14 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// Waits for the lock of a page that is being changed in part, recompressed, written back or read from
-    /// the device.
+    /// Waits for the lock of each page that another thread writes in part, recompresses, writes back or reads
+    /// from the device.
     pub fn mark_idle(&self) -> u64 {
         self.mark(|_| true)
     }
 
-    /// Marks pages as idle that nobody has read or written for at least `age`, in whole seconds, and returns
-    /// how many are idle now. Marks none unless the disk was built with
+    /// Marks the pages that nobody has read or written for at least `age` as idle, and returns how many pages
+    /// are idle now. Only the whole seconds of `age` count. Marks none unless the disk was built with
     /// [`access_times`](crate::ZramBuilder::access_times).
     ///
     /// ```

@@ -26,20 +26,19 @@
 //! # Guarantees
 //! * Any thread may call anything at any time. Pages that were never written, or were discarded, read
 //!   as zeros.
-//! * A write of one page, or of a part of one, is atomic. A range of several pages is written page by
-//!   page.
-//! * A failed write leaves the failing page, which the error names, unchanged; pages before it are written.
-//!   Likewise a failed recompression or writeback leaves its page unchanged.
-//! * A user's codec, backend or device that fails or panics leaves the disk usable, and every page
-//!   as last acknowledged. Callbacks must not touch the page they were called for: its lock may be
-//!   held, and they would wait for themselves.
+//! * A write to one page, whole or in part, is atomic. A range of several pages is written page by page.
+//! * If a write fails, the page that failed is unchanged, and the pages before it are written.
+//!   If a recompression or writeback fails, its page is unchanged, too.
+//! * If a user's codec, backend or device fails or panics, the disk stays usable, and every page still reads
+//!   as its last acknowledged write. A callback must not access the page that it is called for: the page's
+//!   lock may be held, and the callback would wait for itself.
 //!
 //! # Locks
-//! Each slot has a lock, a bit of its word. Whole-page reads and writes hold it for a few instructions,
-//! except that a read of a page on the device holds it while the device reads. Writes of a part of a page,
-//! recompression and writeback hold it while they sleep in codec, backend and device. Order: slot lock, then
-//! `AcompCtx`, then the backend's locks. Nobody waits for a slot's lock while holding a context or another
-//! slot's lock.
+//! Each page has a slot, and each slot has a lock, a bit of its word. Reads and writes of whole pages hold it
+//! for a few instructions; a read of a page on the device holds it while the device reads. Writes of a part
+//! of a page, recompression and writeback hold it while they sleep in the codec, the backend or the device.
+//! The order is: slot lock, then a compression context (`AcompCtx`), then the backend's locks. No thread
+//! waits for a slot's lock while it holds a context or another slot's lock.
 //!
 //! # Files
 //!

@@ -1,12 +1,12 @@
 //! Writes, reads and discards one page of a disk.
 //!
 //! * Write: unless the page is same-filled, the first algorithm compresses it and the backend stores the
-//!   bytes, with no slot locked. Then the slot is locked, its word replaced and the slot unlocked; then the
-//!   old content is freed. A write that fails has changed nothing.
-//! * Read: the slot is locked, the object pinned and the slot unlocked; then the pinned bytes are
-//!   decompressed. A page on the device is read under the slot's lock.
+//!   bytes, with no slot locked. Then the slot is locked, its word is replaced, the slot is unlocked, and the
+//!   old content is freed. A write that fails changes nothing.
+//! * Read: the slot is locked, the object is pinned, the slot is unlocked, and the pinned bytes are
+//!   decompressed. If the page is on the device, the slot stays locked while the device reads.
 //!
-//! The thread that takes a word out of its slot frees what the word stood for, once, with no slot locked.
+//! The thread that takes a word out of its slot frees the word's content, once, and with no slot locked.
 
 use core::fmt;
 
@@ -22,8 +22,8 @@ use crate::error::ZramError;
 use crate::table::{SlotGuard, Table};
 use crate::word::{Content, Word};
 
-/// A page that compresses to at least this many bytes is stored uncompressed: every backend gives an object
-/// that large a whole page, so compressing it saves nothing.
+/// A page that compresses to at least this many bytes is stored uncompressed. Every backend gives an object
+/// of this size a whole page, so compressing it saves nothing.
 pub(crate) const HUGE_FROM: usize = PAGE_SIZE - PAGE_SIZE / 16;
 
 /// A compressed block device. The crate's front page has an example.
@@ -41,7 +41,7 @@ pub struct Zram {
 }
 
 impl Zram {
-    /// Bytes of the disk.
+    /// Returns the size of the disk in bytes.
     pub fn disksize(&self) -> u64 {
         self.table.slots() * PAGE_SIZE as u64
     }
@@ -74,7 +74,7 @@ impl Zram {
     /// Replaces the word of a locked slot, unlocks the slot, and frees the old content.
     pub(crate) fn exchange(&self, mut slot: SlotGuard<'_>, new: Word) {
         let old = slot.replace(new);
-        // Under the lock: the next replacement must not subtract this word before it is added.
+        // Counted under the lock: the next replacement must not subtract this word before it is added.
         self.counts.replaced(old, new);
         drop(slot);
         self.discard_word(old);
@@ -90,7 +90,7 @@ impl Zram {
         self.read_slot(index, slot, page)
     }
 
-    /// Reads a page, changes it and writes it again, under its slot's lock throughout.
+    /// Reads a page, changes it and writes it again. Its slot stays locked throughout.
     pub(crate) fn change_page(
         &self,
         index: u64,
@@ -113,7 +113,7 @@ impl Zram {
         }
     }
 
-    /// Turns a page into the content of a slot: a pattern or a new object.
+    /// Stores a page as a pattern or as a new object, and returns the content for its slot. Changes no slot.
     pub(crate) fn content_of(&self, index: u64, page: &Page) -> Result<Content, ZramError> {
         if let Some(packed) = pattern(page).and_then(|pattern| self.patterns.pack(pattern)) {
             return Ok(Content::Same(packed));
@@ -132,13 +132,13 @@ impl Zram {
         Ok(content)
     }
 
-    /// Bytes of the pool's pages with objects, as the backend reports; 0 if it panics.
+    /// Returns the bytes of the pool pages that hold objects, as the backend reports; 0 if it panics.
     pub(crate) fn pool_bytes(&self) -> usize {
         contain(|| self.zpool.total_pages()).unwrap_or(0).saturating_mul(self.pool_page)
     }
 
-    /// Checks the pool's size, which includes the new object, against the limit; frees the object if it
-    /// exceeds it.
+    /// Checks the pool's size, which includes the new object, against the limit. If the size exceeds the
+    /// limit, frees the object and fails with [`ZramError::MemLimit`].
     fn within_limit(&self, index: u64, content: Content) -> Result<(), ZramError> {
         let used = self.pool_bytes();
         let limit = self.counts.mem_limit();
@@ -184,7 +184,7 @@ impl Zram {
         Ok(())
     }
 
-    /// Reads the page of an object.
+    /// Reads the page that an object contains.
     pub(crate) fn read_object(
         &self,
         index: u64,
@@ -198,7 +198,7 @@ impl Zram {
         self.restore(index, &object, priority, huge, page)
     }
 
-    /// Decompresses an object into its page.
+    /// Decompresses the bytes of an object into its page.
     pub(crate) fn restore(
         &self,
         index: u64,
@@ -211,18 +211,18 @@ impl Zram {
             page.copy_from_slice(object);
             return Ok(());
         }
-        // In bounds: a slot's word holds the priority of the algorithm that compressed its page.
+        // In bounds: the priority comes from a slot's word, which holds only priorities of the disk's algorithms.
         self.algorithms[priority].decompress(object, page).map_err(|fault| fault_at(index, fault))
     }
 
-    /// The error of an algorithm that the disk does not have.
+    /// Returns the error for an algorithm that the disk does not have.
     pub(crate) fn no_such(&self, asked: &str) -> ZramError {
         let known: Vec<String> =
             self.algorithms.iter().skip(1).map(|a| a.compressor().spec()).collect();
         ZramError::NoSuchAlgorithm { asked: asked.to_owned(), known: known.join(", ") }
     }
 
-    /// The device, for a page that is on it.
+    /// Returns the device. Called only for a page that is on it.
     #[expect(
         clippy::expect_used,
         reason = "only writeback to the device makes words that name its slots"
@@ -240,15 +240,15 @@ impl Zram {
                 self.device().give_up(slot);
             }
             Content::Object { bits, .. } => {
-                // The slot was the handle's only owner: only a faulty backend fails here, and then the
-                // object cannot be freed in any other way.
+                // The slot was the handle's only owner, so this fails only if the backend is faulty. Then
+                // the object cannot be freed in any other way.
                 let _ = contain(|| self.zpool.free(Handle::new(self.tag, bits)));
             }
         }
     }
 }
 
-/// Adds the page to a codec's error.
+/// Turns a codec's error into one that names the page.
 pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
     match fault {
         CodecFault::Reentrant => ZramError::Reentrant { index },
@@ -258,7 +258,7 @@ pub(crate) fn fault_at(index: u64, fault: CodecFault) -> ZramError {
 
 impl Drop for Zram {
     fn drop(&mut self) {
-        // The device may outlive the disk: reset discards the slots that the disk took.
+        // The device may outlive the disk, so `reset` gives up the slots that the disk took.
         self.reset();
     }
 }

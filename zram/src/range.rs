@@ -1,5 +1,5 @@
-//! Ranges of bytes, anywhere on the disk. Whole pages are written directly; a part of a page at either end
-//! is changed under its slot's lock.
+//! Ranges of bytes, anywhere on the disk. Whole pages are written directly. A range may begin or end within
+//! a page; that part is changed under the lock of the page's slot.
 
 use core::ops::Range;
 
@@ -41,8 +41,8 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
 }
 
 impl Zram {
-    /// Reads the bytes from `offset` on. Bytes that were never written are zeros. After an error `bytes` is
-    /// unspecified.
+    /// Fills `bytes` with the bytes of the disk from `offset` on. Bytes that were never written are zeros.
+    /// After an error the content of `bytes` is unspecified.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -58,7 +58,7 @@ impl Zram {
     /// backend, the codec or the device fails; [`ZramError::Reentrant`] from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps in the codec and the device, and while another thread changes part of the same page,
+    /// Sleeps in the codec and the device. Also sleeps while another thread writes a part of the same page,
     /// recompresses it or writes it back.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ZramError> {
         let done = self.check(offset, bytes.len() as u64).and_then(|()| {
@@ -81,8 +81,8 @@ impl Zram {
         done
     }
 
-    /// Writes bytes from `offset` on, page by page. An error leaves the page that it names, and all after
-    /// it, unchanged; pages before it are written.
+    /// Writes `bytes` from `offset` on, page by page. After an error, the page that failed and all pages after
+    /// it are unchanged, and the pages before it are written.
     ///
     /// ```
     /// use zram::ZramError;
@@ -114,7 +114,7 @@ impl Zram {
         })
     }
 
-    /// Fills a range with zeros. Whole pages take no memory afterwards.
+    /// Fills a range with zeros. The whole pages in it take no memory afterwards.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -127,7 +127,7 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// As [`Zram::write`]; whole pages fail only with [`ZramError::OutOfRange`].
+    /// Those of [`Zram::write`]. A range of whole pages fails only with [`ZramError::OutOfRange`].
     ///
     /// # Blocking
     /// As [`Zram::write`].
@@ -142,8 +142,8 @@ impl Zram {
         })
     }
 
-    /// Discards the whole pages of a range: they read as zeros and take no memory. Parts of pages at either
-    /// end are unchanged.
+    /// Discards the whole pages of a range. They read as zeros and take no memory. If the range begins or ends
+    /// within a page, that page is unchanged.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -158,7 +158,7 @@ impl Zram {
     /// [`ZramError::OutOfRange`].
     ///
     /// # Blocking
-    /// Waits for the lock of a page that another thread changes; blocks in the device if pages are on it.
+    /// Waits for the lock of a page that another thread changes. Blocks in the device if pages are on it.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         for part in parts(offset, len).filter(Part::is_whole) {
@@ -168,7 +168,7 @@ impl Zram {
         Ok(())
     }
 
-    /// Discards every page and resets the statistics. Limits stay.
+    /// Discards every page and resets the statistics. The limits stay.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -187,7 +187,7 @@ impl Zram {
         self.counts.reset();
     }
 
-    /// Calls `each` for each part; stops at the first error and counts it.
+    /// Calls `each` for each part. Stops at the first error, and counts and returns it.
     fn counted(
         &self,
         parts: impl Iterator<Item = Part>,
@@ -202,7 +202,7 @@ impl Zram {
         Ok(())
     }
 
-    /// Refuses ranges that are not on the disk.
+    /// Fails with [`ZramError::OutOfRange`], and counts the call, if the range is not on the disk.
     fn check(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         let disksize = self.disksize();
         if offset.checked_add(len).is_some_and(|end| end <= disksize) {

@@ -1,8 +1,8 @@
 //! Recompresses pages with a denser algorithm.
 //!
-//! The slot's lock is held throughout, so other threads see either the old object or the new one. A
-//! result that is not smaller is dropped, and the slot records the priority that was tried; after the
-//! highest priority the page is marked incompressible.
+//! The slot's lock is held throughout, so other threads see either the old object or the new one. If the
+//! result is not smaller, it is not stored, and the slot records the priority that was tried. If that was the
+//! highest priority, the page is marked incompressible.
 
 use zpage::PAGE_SIZE;
 use zpool_api::Handle;
@@ -12,8 +12,8 @@ use crate::error::ZramError;
 use crate::page::{HUGE_FROM, fault_at};
 use crate::word::{Content, Word};
 
-/// Which pages [`Zram::recompress`] compresses again, with which algorithm, and how many. Without a filter:
-/// all that have an object.
+/// Selects the pages that [`Zram::recompress`] compresses again, the algorithm, and the number of pages.
+/// Without a filter, it selects all pages that have an object.
 ///
 /// ```
 /// use zram::Recompress;
@@ -33,42 +33,42 @@ pub struct Recompress {
 }
 
 impl Recompress {
-    /// All pages, with the algorithm of the highest priority.
+    /// Selects all pages, and the algorithm of the highest priority.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only pages marked idle.
+    /// Selects only pages that are marked idle.
     pub fn idle(mut self) -> Self {
         self.idle = true;
         self
     }
 
-    /// Only huge pages: those stored uncompressed.
+    /// Selects only huge pages, which are stored uncompressed.
     pub fn huge(mut self) -> Self {
         self.huge = true;
         self
     }
 
-    /// Only pages whose objects have at least this many bytes.
+    /// Selects only pages whose objects have at least this number of bytes.
     pub fn threshold(mut self, bytes: usize) -> Self {
         self.threshold = bytes;
         self
     }
 
-    /// Compresses at most this many pages, whether or not they get smaller.
+    /// Stops after this number of pages was compressed, whether or not they got smaller.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = Some(pages);
         self
     }
 
-    /// Uses this algorithm, by spec or name. Takes precedence over [`priority`](Self::priority).
+    /// Uses the algorithm with this spec or name. Takes precedence over [`priority`](Self::priority).
     pub fn algorithm(mut self, spec: &str) -> Self {
         self.algorithm = Some(spec.to_owned());
         self
     }
 
-    /// Uses the algorithm of this priority, from 1.
+    /// Uses the algorithm of this priority. The lowest priority is 1.
     pub fn priority(mut self, priority: usize) -> Self {
         self.priority = Some(priority);
         self
@@ -81,18 +81,17 @@ impl Recompress {
 pub struct Recompressed {
     /// Pages that got smaller.
     pub recompressed: u64,
-    /// Pages that did not get smaller. They are not tried again with this algorithm until they are
-    /// written.
+    /// Pages that did not get smaller. They are not tried with this algorithm again until they are written.
     pub not_smaller: u64,
     /// Bytes by which the objects shrank.
     pub bytes_saved: u64,
 }
 
 impl Zram {
-    /// Recompresses pages. Skips pages that were already compressed, or tried, with an algorithm of the same
-    /// or a higher priority.
+    /// Recompresses the pages that `what` selects. Skips a page if an algorithm of the same or a higher
+    /// priority has compressed it, or was tried.
     ///
-    /// An error leaves its page unchanged; pages before it stay recompressed.
+    /// Stops at the first error. The page that failed is unchanged; the pages before it stay recompressed.
     ///
     /// ```
     /// use zram::{Recompress, Zram};
@@ -112,7 +111,7 @@ impl Zram {
     /// [`ZramError::Reentrant`] from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps in codec and backend, under the lock of the page at hand.
+    /// Sleeps in the codec and the backend, while it holds the lock of one page.
     pub fn recompress(&self, what: &Recompress) -> Result<Recompressed, ZramError> {
         let priority = self.priority_of(what)?;
         let mut done = Recompressed::default();
@@ -149,8 +148,8 @@ impl Zram {
         found.ok_or_else(|| self.no_such(&asked))
     }
 
-    /// Recompresses one page. Returns the bytes saved, 0 if the result was not smaller, or `None` if the
-    /// page is not eligible.
+    /// Recompresses one page. Returns the number of bytes saved, 0 if the result was not smaller, and `None`
+    /// if the page is not selected.
     fn recompress_page(
         &self,
         index: u64,

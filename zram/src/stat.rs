@@ -9,32 +9,32 @@ use zpool_api::ZpoolError;
 use crate::Zram;
 use crate::word::Content;
 
-/// As the kernel's `mm_stat`.
+/// Memory statistics, as in the kernel's `mm_stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct MmStat {
     /// Bytes of the pages held in memory, uncompressed.
     pub orig_data_size: u64,
-    /// Bytes of their objects.
+    /// Bytes of the objects in the pool.
     pub compr_data_size: u64,
-    /// Resident bytes of the pool, including pages kept warm.
+    /// Resident bytes of the pool, including pages that it keeps warm.
     pub mem_used_total: u64,
-    /// The limit, bytes; 0 for none.
+    /// The limit in bytes; 0 means no limit.
     pub mem_limit: u64,
-    /// The maximum of the bytes of pool pages with objects, since the disk was built or since
+    /// The most bytes of pool pages that held objects at any time since the disk was built or reset, or since
     /// [`Zram::reset_mem_used_max`].
     pub mem_used_max: u64,
-    /// Same-filled pages: they repeat one word and take no pool memory.
+    /// Same-filled pages. They repeat one word and take no pool memory.
     pub same_pages: u64,
-    /// Pages that [`Zram::compact`] has freed.
+    /// Pool pages that [`Zram::compact`] has freed since the disk was built or reset.
     pub pages_compacted: u64,
     /// Pages stored uncompressed.
     pub huge_pages: u64,
-    /// Huge pages ever written.
+    /// Huge pages written since the disk was built or reset.
     pub huge_pages_since: u64,
 }
 
-/// As the kernel's `io_stat`.
+/// Request statistics, as in the kernel's `io_stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct IoStat {
@@ -48,37 +48,38 @@ pub struct IoStat {
     pub notify_free: u64,
 }
 
-/// As the kernel's `bd_stat`. Pages, of 4096 bytes.
+/// Device statistics, as in the kernel's `bd_stat`. All fields count pages of 4096 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct BdStat {
     /// Pages on the device.
     pub bd_count: u64,
-    /// Pages ever read from it.
+    /// Pages read from the device since the disk was built or reset.
     pub bd_reads: u64,
-    /// Pages ever written to it.
+    /// Pages written to the device since the disk was built or reset.
     pub bd_writes: u64,
 }
 
-/// One line of the kernel's `block_state`.
+/// The state of a page, as in a line of the kernel's `block_state`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct BlockState {
-    /// The page, counted from 0.
+    /// The page's number, from 0.
     pub index: u64,
-    /// The last access, in seconds since the disk was built, if the disk records it.
+    /// When the page was last accessed, in seconds since the disk was built. `None` if the disk does not record
+    /// access times.
     pub accessed: Option<u32>,
-    /// Same-filled.
+    /// Whether the page is same-filled.
     pub same: bool,
-    /// On the device.
+    /// Whether the page is on the device.
     pub written_back: bool,
-    /// Stored uncompressed.
+    /// Whether the page is stored uncompressed.
     pub huge: bool,
-    /// Marked idle.
+    /// Whether the page is marked idle.
     pub idle: bool,
-    /// Compressed with an algorithm other than the first.
+    /// Whether the page is compressed with an algorithm other than the first.
     pub recompressed: bool,
-    /// No algorithm of the disk makes it smaller.
+    /// Whether recompression found that no algorithm of the disk makes the page smaller.
     pub incompressible: bool,
 }
 
@@ -114,7 +115,8 @@ impl fmt::Display for BdStat {
 }
 
 impl fmt::Display for BlockState {
-    /// In the kernel's order: `index seconds flags`, with the flags `s`, `w`, `h`, `i`, `r` and `n`, or dots.
+    /// Writes `index seconds flags`, as the kernel does. The flags are the letters `s`, `w`, `h`, `i`, `r` and
+    /// `n`, or a dot for each flag that is not set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flag = |on: bool, letter: char| if on { letter } else { '.' };
         write!(
@@ -133,7 +135,7 @@ impl fmt::Display for BlockState {
 }
 
 impl Zram {
-    /// Memory statistics. Each field is right at some moment of the call, but not all at the same one.
+    /// Returns the memory statistics. Each field is correct at some moment of the call, but not all at the same.
     pub fn mm_stat(&self) -> MmStat {
         let pool = self.zpool.stats();
         let counts = &self.counts;
@@ -150,7 +152,7 @@ impl Zram {
         }
     }
 
-    /// Request statistics.
+    /// Returns the request statistics.
     pub fn io_stat(&self) -> IoStat {
         IoStat {
             failed_reads: self.counts.failed_reads.get(),
@@ -160,7 +162,7 @@ impl Zram {
         }
     }
 
-    /// Device statistics.
+    /// Returns the device statistics.
     pub fn bd_stat(&self) -> BdStat {
         BdStat {
             bd_count: self.backing.as_ref().map_or(0, Slots::taken),
@@ -169,7 +171,7 @@ impl Zram {
         }
     }
 
-    /// The state of every page that is not empty, in order.
+    /// Returns the state of every page that is not empty, in the order of the pages.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -201,8 +203,8 @@ impl Zram {
         })
     }
 
-    /// Bytes of memory besides the pool's pages: the table, patterns, the bookkeeping of the device's slots,
-    /// and the backend's descriptors and slots.
+    /// Returns the bytes of memory that the disk uses besides the pool's pages: the table, the patterns, the
+    /// records of the device's slots, and the backend's descriptors and slots.
     pub fn metadata_bytes(&self) -> usize {
         let device = self.backing.as_ref().map_or(0, Slots::memory_bytes);
         let backend = self.zpool.stats().metadata_bytes;
@@ -211,18 +213,18 @@ impl Zram {
             .fold(0, usize::saturating_add)
     }
 
-    /// Bytes of the compression contexts made so far: a cost per CPU, not per page.
+    /// Returns the bytes of the compression contexts made so far. They depend on the CPUs, not on the pages.
     pub fn context_bytes(&self) -> usize {
         self.algorithms.iter().map(Codec::memory_bytes).fold(0, usize::saturating_add)
     }
 
-    /// Sets the most bytes of pool pages with objects: writes beyond it fail with
+    /// Limits the bytes of the pool pages that hold objects. A write that would exceed the limit fails with
     /// [`ZramError::MemLimit`](crate::ZramError::MemLimit). 0 means no limit.
     pub fn set_mem_limit(&self, bytes: usize) {
         self.counts.mem_limit.set(bytes as u64);
     }
 
-    /// Restarts [`MmStat::mem_used_max`] from the present use.
+    /// Sets [`MmStat::mem_used_max`] to the present bytes of pool pages that hold objects.
     pub fn reset_mem_used_max(&self) {
         self.counts.mem_used_max.set(self.pool_bytes() as u64);
     }
@@ -237,7 +239,7 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZpoolError::Unsupported`] if the backend cannot compact, or the backend's own error.
+    /// [`ZpoolError::Unsupported`] if the backend cannot compact; the backend's own error if compaction fails.
     ///
     /// # Blocking
     /// In the backend.
@@ -247,7 +249,7 @@ impl Zram {
         Ok(pages)
     }
 
-    /// Returns the pages that the pool keeps warm to the system, and returns how many they were.
+    /// Gives the pages that the pool keeps warm back to the system, and returns their number.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;

@@ -1,4 +1,5 @@
-//! All slots of a disk, in chunks of 512. The first write to one of a chunk's pages allocates it.
+//! All slots of a disk, in chunks of 512. A chunk is allocated when one of its pages is written for the first
+//! time.
 //!
 //! The lock of a slot is a bit of its word (zpage's `word_lock.rs`). It may be held while sleeping.
 
@@ -10,13 +11,13 @@ use zpool_base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::word::Word;
 
-/// Slots of a chunk; fewer under Miri, where walking over them is slow.
+/// The number of slots in a chunk. It is smaller under Miri, where walking over slots is slow.
 pub(crate) const CHUNK: u64 = if cfg!(miri) { 16 } else { 512 };
 
 #[derive(Debug)]
 struct Chunk {
     words: Box<[AtomicU64]>,
-    /// Each slot's last access, in seconds since the table was made; empty without `access_times`.
+    /// When each slot was last accessed, in seconds since the table was made. Empty without `access_times`.
     accessed: Box<[AtomicU32]>,
 }
 
@@ -30,7 +31,7 @@ pub(crate) struct Table {
     made: Instant,
 }
 
-/// No memory for slots.
+/// There was no memory for slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoMemory {
     pub(crate) bytes: usize,
@@ -52,7 +53,7 @@ impl Table {
         Ok(Table { chunks, slots, waiters, access_times, made })
     }
 
-    /// The number of slots.
+    /// Returns the number of slots.
     pub(crate) fn slots(&self) -> u64 {
         self.slots
     }
@@ -61,27 +62,28 @@ impl Table {
         self.chunks.get((index / CHUNK) as usize).filter(|_| index < self.slots)
     }
 
-    /// Locks a slot; `None` if its chunk was never written.
+    /// Locks a slot. Returns `None` if its chunk is not allocated: none of the chunk's pages was ever written.
     #[inline]
     pub(crate) fn lock(&self, index: u64) -> Option<SlotGuard<'_>> {
         self.lock_in(self.chunk(index)?.get()?, index)
     }
 
-    /// What a slot holds at present; a hint, since the slot is not locked.
+    /// Returns the word of a slot without locking the slot, or `None` if its chunk is not allocated. The word
+    /// may change at any time, so it is only a hint.
     #[inline]
     pub(crate) fn peek(&self, index: u64) -> Option<Word> {
         let word = self.chunk(index)?.get()?.words.get((index % CHUNK) as usize)?;
-        // Relaxed: callers that act on it lock the slot.
+        // Relaxed: the word is only a hint. Code that relies on it locks the slot.
         Some(Word::from_raw(word.load(Ordering::Relaxed)))
     }
 
-    /// Locks a slot to fill it, and allocates its chunk if need be.
+    /// Locks a slot to fill it. Allocates its chunk if that is missing.
     ///
     /// # Errors
     /// [`NoMemory`] if the chunk cannot be allocated.
     ///
     /// # Panics
-    /// If `index` is not below [`Table::slots`], which callers check before they split a range.
+    /// If `index` is not below [`Table::slots`]. Callers check their range first.
     #[inline]
     #[expect(
         clippy::expect_used,
@@ -113,14 +115,14 @@ impl Table {
         Some(SlotGuard { guard, accessed: chunk.accessed.get(at), made: self.made })
     }
 
-    /// The slots of all allocated chunks, in order.
+    /// Returns the numbers of the slots of all allocated chunks, in order.
     pub(crate) fn made(&self) -> impl Iterator<Item = u64> {
         let made = self.chunks.iter().enumerate().filter(|(_, chunk)| chunk.get().is_some());
         let slots = self.slots;
         made.flat_map(move |(n, _)| n as u64 * CHUNK..((n as u64 + 1) * CHUNK).min(slots))
     }
 
-    /// Bytes of the table.
+    /// Returns the bytes of the table.
     pub(crate) fn memory_bytes(&self) -> usize {
         let made = self.chunks.iter().filter_map(OnceLock::get);
         let chunks = made.map(|c| size_of_val(&*c.words) + size_of_val(&*c.accessed));
@@ -146,7 +148,7 @@ impl SlotGuard<'_> {
         Word::from_raw(self.guard.replace(word.raw()))
     }
 
-    /// Records an access: the page is not idle.
+    /// Records an access now, and removes the idle mark.
     #[inline]
     pub(crate) fn touch(&mut self) {
         let word = self.word();
@@ -160,14 +162,15 @@ impl SlotGuard<'_> {
         }
     }
 
-    /// Seconds since the last access, if it is recorded.
+    /// Returns the seconds since the last access, or `None` if access times are not recorded.
     pub(crate) fn age(&self) -> Option<u64> {
         // Relaxed: as in `touch`.
         let then = u64::from(self.accessed?.load(Ordering::Relaxed));
         Some(self.made.elapsed().as_secs().saturating_sub(then))
     }
 
-    /// The last access in seconds since the table was made, if it is recorded.
+    /// Returns the time of the last access, in seconds since the table was made, or `None` if access times are
+    /// not recorded.
     pub(crate) fn accessed(&self) -> Option<u32> {
         // Relaxed: as in `touch`.
         self.accessed.map(|accessed| accessed.load(Ordering::Relaxed))

@@ -1,4 +1,4 @@
-//! The slot's word: all that a disk records of a page, in 8 bytes.
+//! The word of a slot: all that a disk records about a page, in 8 bytes.
 //!
 //! ```text
 //!  63   62      61     60              59   58   57 56   55  54 53      52 51            0
@@ -14,8 +14,8 @@
 //! | Same | the pattern, packed by zpage's `same_filled.rs` |
 //! | `OnDevice` | the number of a slot of the device |
 //!
-//! `priority` is the algorithm that compressed an object, unless it is `huge`: stored uncompressed.
-//! `tried` is the highest priority that did not make the page smaller.
+//! `priority` is the priority of the algorithm that compressed the object. It means nothing if the object is
+//! `huge`, that is, stored uncompressed. `tried` is the highest priority that did not make the page smaller.
 
 use zpool_api::BackendBits;
 
@@ -94,7 +94,7 @@ impl Word {
         Word(self.0 | INCOMPRESSIBLE)
     }
 
-    /// The highest priority that did not make the page smaller; 0 for none.
+    /// Returns the highest priority that did not make the page smaller; 0 for none.
     pub(crate) fn tried(self) -> usize {
         (self.0 >> TRIED_SHIFT & 3) as usize
     }

@@ -1,6 +1,6 @@
-//! Writes pages back to a device, from which they are read from then on.
+//! Writes pages back to a device. From then on they are read from the device.
 //!
-//! The slot's lock is held throughout, so at any moment the page is in one place.
+//! The slot's lock is held throughout, so other threads find the page in one place, in memory or on the device.
 
 use core::ops::Range;
 
@@ -10,7 +10,8 @@ use crate::Zram;
 use crate::error::ZramError;
 use crate::word::{Content, Word};
 
-/// Which pages [`Zram::writeback`] writes, and how many. Without a filter: all that have an object.
+/// Selects the pages that [`Zram::writeback`] writes, and their number. Without a filter, it selects all pages
+/// that have an object.
 ///
 /// ```
 /// use zram::Writeback;
@@ -29,36 +30,36 @@ pub struct Writeback {
 }
 
 impl Writeback {
-    /// All pages.
+    /// Selects all pages.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only pages marked idle.
+    /// Selects only pages that are marked idle.
     pub fn idle(mut self) -> Self {
         self.idle = true;
         self
     }
 
-    /// Only huge pages: those stored uncompressed.
+    /// Selects only huge pages, which are stored uncompressed.
     pub fn huge(mut self) -> Self {
         self.huge = true;
         self
     }
 
-    /// Only pages that no algorithm of the disk makes smaller, as [`Zram::recompress`] found.
+    /// Selects only pages for which [`Zram::recompress`] found that no algorithm makes them smaller.
     pub fn incompressible(mut self) -> Self {
         self.incompressible = true;
         self
     }
 
-    /// Only these pages, counted from 0. Several calls add up.
+    /// Selects only pages in this range. Pages are counted from 0. Further calls add further ranges.
     pub fn pages(mut self, range: Range<u64>) -> Self {
         self.ranges.push(range);
         self
     }
 
-    /// At most this many pages.
+    /// Stops after this number of pages was written.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = Some(pages);
         self
@@ -71,14 +72,15 @@ impl Writeback {
 pub struct WrittenBack {
     /// Pages that the call moved to the device.
     pub written: u64,
-    /// Whether the budget of the call or of the disk ran out, so that eligible pages may remain.
+    /// Whether the call stopped because it reached [`Writeback::max_pages`] or the disk's writeback limit.
+    /// Selected pages may remain in memory.
     pub budget_used_up: bool,
 }
 
 impl Zram {
-    /// Writes pages to the device, and frees their memory.
+    /// Writes the pages that `what` selects to the device, and frees their memory.
     ///
-    /// An error leaves its page unchanged; pages before it stay on the device.
+    /// Stops at the first error. The page that failed is unchanged; the pages before it stay on the device.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -99,12 +101,13 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::NoDevice`] without [`backing_device`](crate::ZramBuilder::backing_device);
-    /// [`ZramError::DeviceFull`]; [`ZramError::Device`], [`ZramError::Pool`] or [`ZramError::Codec`] if the
-    /// device, the backend or a codec fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    /// [`ZramError::NoDevice`] if the disk was built without
+    /// [`backing_device`](crate::ZramBuilder::backing_device); [`ZramError::DeviceFull`] if the device has no
+    /// free slot; [`ZramError::Device`], [`ZramError::Pool`] or [`ZramError::Codec`] if the device, the backend
+    /// or a codec fails; [`ZramError::Reentrant`] from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps in codec and device, under the lock of the page at hand.
+    /// Sleeps in the codec and the device, while it holds the lock of one page.
     pub fn writeback(&self, what: &Writeback) -> Result<WrittenBack, ZramError> {
         if self.backing.is_none() {
             return Err(ZramError::NoDevice);
@@ -121,7 +124,7 @@ impl Zram {
         Ok(done)
     }
 
-    /// Limits the pages that all further calls of [`Zram::writeback`] may write; `None` for no limit.
+    /// Sets how many more pages [`Zram::writeback`] may write, over all calls; `None` removes the limit.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -134,7 +137,7 @@ impl Zram {
         self.counts.set_writeback_limit(pages);
     }
 
-    /// The rest of the limit set by [`Zram::set_writeback_limit`], pages.
+    /// Returns how many more pages [`Zram::writeback`] may write; `None` if there is no limit.
     pub fn writeback_limit(&self) -> Option<u64> {
         self.counts.writeback_limit()
     }
@@ -169,7 +172,7 @@ impl Zram {
         if left_out || !self.counts.take_writeback() {
             return Ok(false);
         }
-        // Returned unless the page is written back.
+        // Gives the page back to the budget unless it is written.
         let budget = Budget(self);
         let mut page = [0; PAGE_SIZE];
         self.read_object(index, bits, priority, huge, &mut page)?;
@@ -186,7 +189,7 @@ impl Zram {
     }
 }
 
-/// One page of the disk's writeback budget, returned when dropped, also by a panic.
+/// One page of the disk's writeback budget. Dropping this gives the page back, in a panic, too.
 struct Budget<'a>(&'a Zram);
 
 impl Drop for Budget<'_> {

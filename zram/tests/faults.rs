@@ -1,5 +1,5 @@
-//! Memory, codec and device fail in the middle of every operation: nothing leaks, and every page still reads
-//! as last acknowledged.
+//! Memory, codec and device fail in the middle of every operation. Nothing leaks, and every page still reads as
+//! its last acknowledged write.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,8 @@ use compressors::CompressorError;
 use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
 
-/// Three pages of each kind: compressed, huge, same-filled, on the device.
+/// Returns a disk with three pages of each kind: compressed, huge, same-filled, on the device. Also returns
+/// what the pages contain.
 fn filled() -> (Rig, Vec<Box<Page>>) {
     let rig = rig(16);
     let mut pages = Vec::new();
@@ -38,7 +39,8 @@ fn all_read(rig: &Rig, pages: &[Box<Page>]) {
     (0..).zip(pages).for_each(|(n, page)| check(&rig.disk, n, page));
 }
 
-/// Every operation that writes, on a page of each kind: whole, in part, recompression, writeback.
+/// Runs every operation that writes on pages of each kind: writes of whole pages and of parts, recompression,
+/// writeback.
 fn everything(rig: &Rig) -> Vec<Result<(), ZramError>> {
     let mut results = Vec::new();
     for n in (0..12).step_by(2) {
@@ -124,7 +126,7 @@ fn memory_that_runs_out_at_any_step_changes_nothing() {
 #[test]
 fn a_device_that_fails_keeps_the_page_where_it_was() {
     let (rig, pages) = filled();
-    // Two are written, the third fails: neither the page nor a page of the budget is lost.
+    // Two pages are written, the third fails. Neither the page nor its share of the budget is lost.
     rig.disk.set_writeback_limit(Some(10));
     rig.device.fail_writes(2, 1);
     let error = rig.disk.writeback(&Writeback::new()).unwrap_err();

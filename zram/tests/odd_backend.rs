@@ -1,4 +1,4 @@
-//! With a backend that panics, or reports impossible figures, a disk is not built, or loses no object and no
+//! A backend panics or reports impossible figures. Either the disk is not built, or it loses no object and no
 //! slot.
 
 #![allow(
@@ -28,10 +28,10 @@ const TAG: u8 = 1;
 const STATS: u8 = 2;
 const TOTAL_PAGES: u8 = 3;
 const FREE: u8 = 4;
-/// The mood in which it reports impossible figures.
+/// The mood in which the backend reports impossible figures.
 const LIES: u8 = 5;
 
-/// A backend with a mood: which of its calls panics.
+/// A backend with a mood, which says which of its calls panics.
 #[derive(Debug)]
 struct Odd(Arc<dyn Zpool>, Arc<AtomicU8>);
 
@@ -77,7 +77,7 @@ impl Zpool for Odd {
     }
 }
 
-/// A disk of 16 pages, its backend's mood, and the backend that the odd one wraps.
+/// Returns a builder of a disk of 16 pages, the mood of its backend, and the backend that the odd one wraps.
 fn odd(mood: u8) -> (ZramBuilder, Arc<AtomicU8>, Arc<dyn Zpool>) {
     let mood = Arc::new(AtomicU8::new(mood));
     let inner = builtin::zpools().build("zbud", &ZpoolConfig::new(Arc::new(HeapPages::new())));

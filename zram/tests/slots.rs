@@ -1,4 +1,4 @@
-//! The states of a page (same-filled, huge, idle, recompressed, written back) and the statistics that show
+//! The states of a page (same-filled, huge, idle, recompressed, written back), and the statistics that show
 //! them.
 
 #![allow(
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::{Rig, at, check, marked, rig, rig_with, settle};
 use zram::{BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
-/// The flags of every page that is not empty.
+/// Returns the number and the flags of every page that is not empty.
 fn flags(disk: &Zram) -> String {
     let states = disk.block_state().map(|state| {
         let line = state.to_string();
@@ -115,7 +115,7 @@ fn contexts_are_counted_once_they_are_made() {
     let none = disk.context_bytes();
     disk.write(at(0), &marked(1, 1000)[..]).unwrap();
     let first = disk.context_bytes();
-    // Each has a buffer of at least a page.
+    // Each context has a buffer of at least a page.
     assert!(first >= none + PAGE_SIZE, "{first} {none}");
     disk.recompress(&Recompress::new()).unwrap();
     assert!(disk.context_bytes() >= first + PAGE_SIZE);
@@ -156,11 +156,11 @@ fn recompression_follows_priorities_filters_and_budgets() {
     let bytes = || disk.mm_stat().compr_data_size;
     assert_eq!(bytes(), 4 * 1600 + 2 * 4096);
 
-    // A budget, and the first recompression algorithm.
+    // At most three pages, with the first recompression algorithm.
     let done = disk.recompress(&Recompress::new().priority(1).max_pages(3)).unwrap();
     assert_eq!((done.recompressed, done.not_smaller, done.bytes_saved), (3, 0, 900));
     assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3...... 4..h... 5..h...");
-    // Slots already at the priority are skipped, whether it is given by name or by number.
+    // Pages already at this priority are skipped, whether the algorithm is given by name or by priority.
     let done = disk.recompress(&Recompress::new().algorithm("trim").threshold(1400)).unwrap();
     assert_eq!((done.recompressed, done.bytes_saved), (2, 300 + 4096 - 3600));
     assert_eq!(done.not_smaller, 1, "noise");
@@ -216,7 +216,7 @@ fn a_budget_of_recompression_counts_what_did_not_get_smaller_too() {
 fn an_object_of_fifteen_sixteenths_of_a_page_wins_nothing() {
     let rig = rig(2);
     let disk = &rig.disk;
-    // With the 300 bytes that `trim` adds: exactly the threshold, and a byte less.
+    // `trim` adds 300 bytes: page 0 compresses to 3840 bytes, the threshold, and page 1 to 3839.
     (0..2).for_each(|n| disk.write(at(n), &marked(n, 3540 - n as usize)[..]).unwrap());
     assert_eq!(flags(disk), "0..h... 1..h...");
     let done = disk.recompress(&Recompress::new().priority(1)).unwrap();

@@ -1,4 +1,5 @@
-//! Many threads on one disk: every page reads whole, as the last acknowledged write or a later one.
+//! Many threads on one disk: reads and writes of a page are atomic, and a read returns the last acknowledged
+//! write or a later one.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +22,7 @@ use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
 const PAGES: u64 = 8;
 
-/// The byte that fills each half of a page; fails if a half is mixed.
+/// Returns the byte that fills each half of a page. Panics if a half has different bytes.
 fn halves(page: &[u8]) -> (u8, u8) {
     let (first, second) = page.split_at(PAGE_SIZE / 2);
     assert!(first.iter().all(|byte| *byte == first[0]), "half a write");
@@ -110,7 +111,7 @@ fn own_pages_hold_what_was_written_last_and_shared_ones_are_never_torn() {
     settle(rig);
 }
 
-/// Threads change different bytes of one page: no change is lost.
+/// Threads change different bytes of one page. No change is lost.
 #[test]
 fn changes_of_parts_of_one_page_add_up() {
     let rig = rig(1);
@@ -132,7 +133,7 @@ fn changes_of_parts_of_one_page_add_up() {
     settle(rig);
 }
 
-/// Keeps the first half of a page. If `sleeps` is set, the next compression sleeps.
+/// A codec that keeps only the first half of a page. If `sleeps` is set, the next compression sleeps.
 #[derive(Clone, Debug)]
 struct Sleepy {
     sleeps: Arc<AtomicBool>,
@@ -183,8 +184,8 @@ impl CompressorCtx for Sleepy {
     }
 }
 
-/// A compression that sleeps blocks no reader, except that of a page written in part, which blocks readers of
-/// that page.
+/// Readers do not wait for a compression that sleeps, with one exception: while a part of a page is written,
+/// readers of that page wait.
 #[test]
 fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
     let both = || Arc::new(Barrier::new(2));
@@ -214,9 +215,9 @@ fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
         check(disk, 1, &second);
         let mut changed = marked(3, 300);
         changed[40..46].copy_from_slice(b"a part");
-        // The slot is locked from before the page is read until the change is stored.
+        // The slot is locked before the page is read and stays locked until the change is stored.
         let waits = scope.spawn(move || check(disk, 0, &changed));
-        // Gives it time to read the old page, which it must not.
+        // Gives the reader time to read the old page, which it must not do.
         (0..if cfg!(miri) { 50 } else { 5000 }).for_each(|_| thread::yield_now());
         codec.wakes.wait();
         part.join().unwrap().unwrap();

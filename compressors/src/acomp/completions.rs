@@ -1,7 +1,7 @@
 //! Completion queues, and a pool of them for batches.
 //!
-//! `expect` reserves room for a completion, so delivering it allocates nothing. Each expected request has a
-//! ticket, and waiters wait for it as long as the ticket lives.
+//! `expect` reserves room for a completion, so delivering the completion allocates nothing. Each expected
+//! request has a ticket. Waiters wait for the request until the ticket delivers the completion or is dropped.
 //!
 //! Locks: the pool's mutex, then that of an [`AcompCompletions`], each held briefly. Nothing is dropped,
 //! allocated or called under either, except that [`AcompCompletions::expect`] and
@@ -19,11 +19,11 @@ use crate::CompressorError;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Live tickets.
+    /// The number of live tickets.
     outstanding: usize,
-    /// Completions not taken yet; has room for the outstanding ones, too.
+    /// Completions that were not taken yet. There is room for those of the live tickets, too.
     done: VecDeque<(usize, AcompDone)>,
-    /// Threads to wake at the next completion.
+    /// The number of threads to wake at the next completion.
     waiting: usize,
 }
 
@@ -36,11 +36,11 @@ impl State {
     }
 }
 
-/// A queue of the completions of some requests, with their tags, in the order of completion.
+/// A queue of completions. It gives each completion with the tag of its request, in the order of completion.
 ///
-/// `Send` and `Sync`. It may be dropped while requests are outstanding: they complete, and the last `Arc`
-/// drops what they own. It can be reused once all have completed and were taken. In a child after `fork` it
-/// is empty, and nothing waits.
+/// `Send` and `Sync`. The queue may be dropped while requests are outstanding: they complete, and the last
+/// `Arc` drops what they own. The queue can be reused when all requests have completed and all completions
+/// were taken. In a child after `fork` the queue is empty, and nothing waits.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Default for AcompCompletions {
 }
 
 impl AcompCompletions {
-    /// An empty queue.
+    /// Makes an empty queue.
     pub fn new() -> Self {
         let maker = Maker::here();
         AcompCompletions { state: Mutex::default(), told: Condvar::new(), maker }
@@ -91,7 +91,7 @@ impl AcompCompletions {
         state
     }
 
-    /// Reserves room for the completions of `requests` more, so that expecting them allocates nothing.
+    /// Reserves room for the completions of `requests` more requests, so that expecting them allocates nothing.
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`]; [`CompressorError::Forked`] in a child after `fork`.
@@ -103,7 +103,7 @@ impl AcompCompletions {
         self.lock().reserve(requests)
     }
 
-    /// Announces a request, whose completion the returned ticket will deliver. For implementations of
+    /// Announces a request and returns its ticket, which is to deliver its completion. For implementations of
     /// [`Acomp`](super::Acomp).
     ///
     /// ```
@@ -133,7 +133,7 @@ impl AcompCompletions {
         Ok(AcompTicket(Some(self.clone())))
     }
 
-    /// Ends a ticket, with its completion or, if the request was dropped, without.
+    /// Ends a ticket and wakes the waiters. Stores its completion, or nothing if the request was dropped.
     fn settle(&self, done: Option<(usize, AcompDone)>) {
         if !self.maker.is_here() {
             return forget(done);
@@ -149,20 +149,21 @@ impl AcompCompletions {
         }
     }
 
-    /// Whether every request has completed or was dropped.
+    /// Returns whether every request has completed or was dropped; true in a child after `fork`.
     pub fn is_idle(&self) -> bool {
         !self.maker.is_here() || self.lock().outstanding == 0
     }
 
-    /// Takes the oldest completion, if there is one. Does not block.
+    /// Takes the oldest completion; `None` if there is none. Does not block.
     pub fn take(&self) -> Option<(usize, AcompDone)> {
         if self.maker.is_here() { self.lock().done.pop_front() } else { None }
     }
 
-    /// Waits for a completion and takes it; `None` if all have completed and were taken.
+    /// Waits for a completion and takes it. Returns `None` if no request is outstanding and all completions
+    /// were taken.
     ///
     /// # Blocking
-    /// Sleeps until a request completes or the last is dropped.
+    /// Sleeps until a request completes, or until the last outstanding request is dropped.
     pub fn wait_any(&self) -> Option<(usize, AcompDone)> {
         if !self.maker.is_here() {
             return None;
@@ -170,10 +171,10 @@ impl AcompCompletions {
         self.wait_while(|state| state.done.is_empty() && state.outstanding > 0).done.pop_front()
     }
 
-    /// Waits until every request has completed, and takes all completions.
+    /// Waits until every request has completed or was dropped, and takes all completions.
     ///
     /// # Blocking
-    /// Sleeps until the last request completes or is dropped.
+    /// Sleeps until the last outstanding request completes or is dropped.
     pub fn wait_all(&self) -> Vec<(usize, AcompDone)> {
         if !self.maker.is_here() {
             return Vec::new();
@@ -189,15 +190,15 @@ impl Drop for AcompCompletions {
         if !self.maker.is_here() {
             return forget(left);
         }
-        // A worker may drop this: a context's destructor that panics must not end the worker.
+        // A worker may drop this queue. A context's destructor that panics must not end the worker.
         for (_, done) in left {
             dropped(done);
         }
     }
 }
 
-/// Stands for an expected completion. If it is dropped without one, e.g. by a panic, the request counts as
-/// dropped, and nobody waits for it any more.
+/// The right to deliver a request's completion. If a ticket is dropped before it delivers one, e.g. by a
+/// panic, the request counts as dropped, and nobody waits for it any more.
 ///
 /// `Send` and `Sync`.
 #[derive(Debug)]
@@ -221,7 +222,7 @@ impl Drop for AcompTicket {
     }
 }
 
-/// A pool of completion queues for batches, so that a batch allocates none. `Send` and `Sync`.
+/// A pool of completion queues for batches, so that a batch need not allocate one. `Send` and `Sync`.
 ///
 /// ```
 /// use compressors::CompletionsPool;
@@ -235,15 +236,15 @@ impl Drop for AcompTicket {
 /// ```
 #[derive(Debug)]
 pub struct CompletionsPool {
-    /// At most `count`, for which the vector has room.
+    /// The queues that are not lent. There are at most `count`, and the vector has room for them.
     free: Mutex<Vec<Arc<AcompCompletions>>>,
     count: usize,
     maker: Maker,
 }
 
 impl CompletionsPool {
-    /// A pool of `count` queues, each with room for `requests` completions. May abort if there is no memory
-    /// for the queues themselves.
+    /// Makes a pool of `count` queues, each with room for `requests` completions. May abort if there is no
+    /// memory for the queues themselves.
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`] if there is no memory for the completions.
@@ -257,8 +258,8 @@ impl CompletionsPool {
         Ok(CompletionsPool { free: Mutex::new(free), count, maker: Maker::here() })
     }
 
-    /// Lends a queue; `None` if all are lent or have requests outstanding, and in a child after `fork`.
-    /// Does not block.
+    /// Lends a queue. Returns `None` if each queue is lent or has outstanding requests, and in a child after
+    /// `fork`. Does not block.
     pub fn take(&self) -> Option<Arc<AcompCompletions>> {
         let mut free = self.maker.is_here().then(|| self.lock())?;
         let idle = free.iter().rposition(|done| done.is_idle())?;
@@ -268,15 +269,15 @@ impl CompletionsPool {
         Some(done)
     }
 
-    /// Returns a queue that [`take`](Self::take) lent, and drops the completions left in it. Does not wait:
-    /// a queue with outstanding requests is not lent again before they have completed.
+    /// Takes back a queue that [`take`](Self::take) lent, and drops the completions left in it. Does not wait
+    /// for outstanding requests: the queue is lent again only after they have completed.
     pub fn give(&self, done: Arc<AcompCompletions>) {
         if !self.maker.is_here() {
             return forget(done);
         }
         clear(&done);
         let mut free = self.lock();
-        // A surplus queue, which the pool did not lend, is dropped without the lock.
+        // A queue that the pool did not lend is surplus. It is dropped without the lock.
         let surplus = if free.len() < self.count {
             free.push(done);
             None

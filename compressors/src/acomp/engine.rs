@@ -1,8 +1,8 @@
 //! Worker threads that complete requests from a bounded queue.
 //!
-//! A submit completes its request in the caller when the queue is full, when the engine has no worker,
-//! and when the caller is a worker itself, of any engine: so nothing waits for room in a queue, and no
-//! worker waits for another. Dropping the engine lets the workers finish what is queued and ends them.
+//! `submit` completes the request in the caller if the queue is full, if the engine has no worker, or if the
+//! caller is itself a worker, of any engine. So nothing waits for room in a queue, and no worker waits for
+//! another. Dropping the engine lets the workers finish what is queued and ends them.
 //!
 //! A child after `fork` has no workers: there each request completes in its caller, and dropping the
 //! engine does nothing. What was queued at the fork completes in the parent.
@@ -37,18 +37,18 @@ impl Job {
     }
 }
 
-/// How often an idle worker polls the queue before it sleeps, some twenty microseconds: requests come in
-/// batches, and waking a thread takes as long as compressing a page.
+/// How often an idle worker polls the queue before it sleeps. This takes some twenty microseconds. Requests
+/// come in batches, and waking a thread takes as long as compressing a page.
 const SPINS: u32 = 1000;
 
-/// Requests for which a new engine's queue has room.
+/// The number of requests for which the queue of a new engine has room.
 const AT_FIRST: usize = 64;
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
     stop: bool,
-    /// Sleeping workers.
+    /// The number of sleeping workers.
     asleep: usize,
 }
 
@@ -75,7 +75,7 @@ impl Shared {
 
 /// Worker threads and a bounded queue.
 ///
-/// `Send` and `Sync`: share it by reference or `Arc`. [`Acomp::submit`] says what it promises.
+/// `Send` and `Sync`: share it by reference or `Arc`. [`Acomp::submit`] describes what an engine guarantees.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -102,15 +102,15 @@ pub struct AcompEngine {
 }
 
 impl AcompEngine {
-    /// Starts an engine of `workers` threads whose queue holds at most `bound` requests.
+    /// Starts an engine of `workers` threads. Its queue holds at most `bound` requests.
     ///
     /// # Errors
-    /// That of starting a thread, after the threads that did start have ended; `OutOfMemory` if there is no
+    /// The error of starting a thread; the threads that did start have ended. `OutOfMemory` if there is no
     /// memory for the queue.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
         let maker = Maker::here();
         let mut jobs = VecDeque::new();
-        // A longer queue grows on demand; if it cannot, requests complete in the caller.
+        // A longer queue grows on demand. If there is no memory for that, requests complete in the caller.
         jobs.try_reserve(bound.min(AT_FIRST)).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let queue = Mutex::new(Queue { jobs, ..Queue::default() });
         let shared =
@@ -125,7 +125,7 @@ impl AcompEngine {
         Ok(engine)
     }
 
-    /// Worker threads; 0 in a child after `fork`.
+    /// Returns the number of worker threads; 0 in a child after `fork`.
     pub fn workers(&self) -> usize {
         if self.maker.is_here() { self.workers.len() } else { 0 }
     }
@@ -150,7 +150,7 @@ fn work(shared: &Shared, maker: Maker) {
             return;
         }
         drop(queue);
-        // Relaxed: polling; the lock is taken next, whatever it saw.
+        // Relaxed: this only polls. The lock is taken next, whatever value was read.
         (0..SPINS).take_while(|_| shared.queued.load(Relaxed) == 0).for_each(|_| spin_loop());
         queue = shared.lock();
         if queue.jobs.is_empty() && !queue.stop {
@@ -229,7 +229,7 @@ impl fmt::Debug for AcompEngine {
         f.debug_struct("AcompEngine")
             .field("workers", &self.workers())
             .field("bound", &self.shared.bound)
-            // Relaxed: a figure.
+            // Relaxed: a statistic.
             .field("queued", &self.shared.queued.load(Relaxed))
             .finish()
     }
@@ -249,7 +249,7 @@ mod tests {
         both::<dyn Acomp>();
     };
 
-    /// Acts on its input's first byte: 0 copies, 1 fails, 2 panics, 3 waits for the gate.
+    /// A codec that obeys the first byte of its input: 0 copies, 1 fails, 2 panics, 3 waits for the gate.
     #[derive(Debug)]
     struct Odd {
         live: Arc<AtomicUsize>,
@@ -374,7 +374,7 @@ mod tests {
         for tag in 1..40 {
             engine.submit(rig.request(0), tag, &done).unwrap();
         }
-        // Nobody waits for these.
+        // Nobody waits for these completions.
         let forgotten = Arc::new(AcompCompletions::new());
         for tag in 0..5 {
             engine.submit(rig.request(2), tag, &forgotten).unwrap();
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(rig.live.load(SeqCst), 0);
     }
 
-    /// Submits to an engine, as a codec that calls back into a store would.
+    /// A codec that submits to an engine, as one that calls back into a store would.
     #[derive(Debug)]
     struct Nested(Arc<AcompEngine>);
 
@@ -486,7 +486,7 @@ mod tests {
             for tag in 0..9 {
                 engine.submit(rig.request(0), tag, &one).unwrap();
             }
-            // Returned with outstanding requests, it is lent again once they have completed.
+            // A queue that is given back with outstanding requests is lent again when they have completed.
             pool.give(one.clone());
             while !one.is_idle() {
                 thread::yield_now();
@@ -518,7 +518,7 @@ mod tests {
         assert!(waits.join().unwrap() && pool.take().is_some());
     }
 
-    /// The result of `inside` in a forked child, which then exits.
+    /// Runs `inside` in a forked child, which then exits. Returns whether it returned true there.
     #[cfg(all(unix, not(miri)))]
     fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child runs `inside` and ends without returning from here.
@@ -571,7 +571,7 @@ mod tests {
             drop(owned.take());
             true
         }));
-        // The parent goes on.
+        // The parent is not affected.
         open.send(()).unwrap();
         let (engine, _, pool) = owned.take().unwrap();
         assert_eq!((engine.wait_all(&done).len(), pool.take().is_some()), (2, true));

@@ -1,8 +1,8 @@
 //! Acomp: asynchronous compression. A caller submits a request; its completion goes to a queue, where the
 //! caller may wait for it.
 //!
-//! A request *owns* its input, its output and the codec's context: they move in when it is submitted
-//! and out on completion. So a caller that stops waiting, or forgets its completions, frees nothing that a
+//! A request *owns* its input, its output and the codec's context. They move in when it is submitted, and
+//! out when it completes. So a caller that stops waiting, or forgets its completions, frees nothing that a
 //! worker uses.
 //!
 //! [`Scomp`] completes each request in its caller. [`AcompEngine`] has worker threads. A submitter must
@@ -21,7 +21,7 @@ pub use scomp::Scomp;
 use core::fmt;
 use std::sync::Arc;
 
-/// Takes requests and reports their completion.
+/// Takes requests and reports their completions.
 pub trait Acomp: Send + Sync + fmt::Debug {
     /// Submits a request. It completes exactly once, whatever becomes of the caller: with a result or with
     /// the error that stopped it, such as a codec's panic. The completion returns `tag` and the buffers.
@@ -41,16 +41,16 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// # Ok::<(), CompressorError>(())
     /// ```
     ///
-    /// Implementations call [`AcompCompletions::expect`]; waiters then wait for the request as long as the
-    /// ticket lives. Dropping the ticket along with the request ends the wait; keeping both for ever makes
-    /// waiters wait for ever.
+    /// Implementations call [`AcompCompletions::expect`]. From then on, waiters wait for the request until its
+    /// ticket delivers the completion or is dropped. An implementation that drops a request must drop the
+    /// ticket, too. If it keeps the ticket for ever, waiters wait for ever.
     ///
     /// # Errors
-    /// Returns the request, and has done nothing, if there is no memory to record its completion or `done`
-    /// was made by a parent process.
+    /// If there is no memory to record the completion, or `done` was made by a parent process, this returns
+    /// the request and does nothing else.
     ///
     /// # Blocking
-    /// May complete the request before it returns, and blocks at most for that time.
+    /// May complete the request before it returns. Does not block otherwise.
     fn submit(
         &self,
         request: AcompRequest,
@@ -58,20 +58,20 @@ pub trait Acomp: Send + Sync + fmt::Debug {
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest>;
 
-    /// Requests that can run at once, including one in the caller ([`help`](Self::help)); 0 counts as 1.
-    /// Submitting more than a few times as many only lengthens the queue.
+    /// Returns how many requests can run at the same time, including one in the caller ([`help`](Self::help)).
+    /// 0 counts as 1. Submitting more than a few times this number only lengthens the queue.
     fn parallelism(&self) -> usize {
         1
     }
 
-    /// Completes one queued request, of any submitter, in the caller; false if none is queued. For callers
-    /// that would wait otherwise.
+    /// Completes one queued request in the caller, whoever submitted it. Returns false if none is queued. Call
+    /// it instead of waiting.
     fn help(&self) -> bool {
         false
     }
 
-    /// Waits for a completion of the requests submitted with `done`, and helps meanwhile; `None` if all
-    /// have completed and were taken.
+    /// Waits for a completion of the requests submitted with `done` and takes it; runs queued requests
+    /// meanwhile. Returns `None` if all requests have completed and all completions were taken.
     ///
     /// # Blocking
     /// Runs queued requests of any submitter, then sleeps until a request completes.
@@ -88,8 +88,8 @@ pub trait Acomp: Send + Sync + fmt::Debug {
         }
     }
 
-    /// Waits until all requests submitted with `done` have completed, helps meanwhile, and takes the
-    /// completions.
+    /// Waits until all requests submitted with `done` have completed, and takes all completions. Runs queued
+    /// requests meanwhile.
     ///
     /// # Blocking
     /// As [`wait_any`](Self::wait_any).

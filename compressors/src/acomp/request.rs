@@ -11,7 +11,7 @@ use crate::{CompressorCtx, CompressorError, guard};
 pub enum AcompOp {
     /// Compresses the input into the output.
     Compress,
-    /// Decompresses the input into all of the output.
+    /// Decompresses the input and fills all of the output.
     Decompress,
 }
 
@@ -21,7 +21,8 @@ pub struct AcompRequest {
     pub op: AcompOp,
     /// The bytes to compress or decompress.
     pub input: Vec<u8>,
-    /// The output buffer: as long as the codec's worst case to compress, as the page to decompress.
+    /// The output buffer. To compress, it must have room for the codec's worst case; to decompress, it must be
+    /// as long as the page.
     pub output: Vec<u8>,
     /// The codec's context.
     pub ctx: Box<dyn CompressorCtx>,
@@ -30,18 +31,19 @@ pub struct AcompRequest {
 /// A request that has completed.
 #[derive(Debug)]
 pub struct AcompDone {
-    /// The length of the result in `output`, or the error, after which the output is unspecified.
+    /// The length of the result in `output`, or the error. After an error the content of `output` is
+    /// unspecified.
     pub result: Result<usize, CompressorError>,
-    /// The request's input.
+    /// The input of the request.
     pub input: Vec<u8>,
-    /// The request's output.
+    /// The output buffer of the request.
     pub output: Vec<u8>,
-    /// The context; `None` if the codec panicked.
+    /// The context of the request; `None` if the codec panicked.
     pub ctx: Option<Box<dyn CompressorCtx>>,
 }
 
 impl AcompRequest {
-    /// Runs the operation.
+    /// Runs the operation in the caller. If the codec panics, drops the context.
     pub(super) fn run(mut self) -> AcompDone {
         let result = match self.op {
             AcompOp::Compress => guard::compress(&mut *self.ctx, &self.input, &mut self.output),

@@ -1,4 +1,4 @@
-//! A synchronous Acomp.
+//! An [`Acomp`] without threads.
 
 use std::sync::Arc;
 

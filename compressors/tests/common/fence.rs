@@ -20,7 +20,7 @@ mod imp {
     /// A multiple of every page size.
     const FENCE: usize = 64 << 10;
 
-    /// At least `len` accessible bytes; the surplus is on the side that is not tested.
+    /// At least `len` accessible bytes. Surplus bytes are on the side that is not tested.
     pub(crate) struct Fenced {
         base: NonNull<u8>,
         total: usize,
@@ -52,7 +52,7 @@ mod imp {
             Fenced { base, total, len, side }
         }
 
-        /// The last, or first, `len` bytes of the buffer: those next to the fence.
+        /// Returns the `len` bytes of the buffer that are next to the fence.
         pub(crate) fn slice(&mut self, len: usize) -> &mut [u8] {
             assert!(len <= self.len);
             let offset = match self.side {

@@ -15,7 +15,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
@@ -103,7 +103,7 @@ fn records(rng: &mut Rng, len: usize) -> Vec<u8> {
     page
 }
 
-/// Machine code and constants: the test's own executable.
+/// Returns machine code and constants: those of the test's own executable.
 fn code() -> &'static [u8] {
     static CODE: OnceLock<Vec<u8>> = OnceLock::new();
     CODE.get_or_init(|| {

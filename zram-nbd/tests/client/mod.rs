@@ -8,7 +8,7 @@ const OPT: u64 = 0x4948_4156_454f_5054;
 /// The disk size that the client expects, bytes.
 pub(crate) const SIZE: u64 = 64 << 20;
 
-/// One end of a connection; a thread serves the other.
+/// The client's end of a connection. A thread of the server serves the other end.
 pub(crate) struct Client<S> {
     pub(crate) stream: S,
     pub(crate) structured: bool,
@@ -48,7 +48,7 @@ impl<S: Read + Write> Client<S> {
         self.send(&[&OPT.to_be_bytes(), &option.to_be_bytes(), &len.to_be_bytes(), data]);
     }
 
-    /// Kind and data of a reply to an option.
+    /// Reads the reply to an option and returns its kind and data.
     pub(crate) fn reply(&mut self, option: u32) -> (u32, Vec<u8>) {
         assert_eq!((self.u64(), self.u32()), (0x3_e889_0455_65a9, option));
         let (kind, len) = (self.u32(), self.u32());
@@ -81,7 +81,7 @@ impl<S: Read + Write> Client<S> {
         self.send(&[&magic, &flags, &kind, &cookie, &offset, &len.to_be_bytes()]);
     }
 
-    /// The data of the reply to a request, or its error.
+    /// Reads the reply to a request and returns its data or its error number.
     pub(crate) fn answer(&mut self, cookie: u64, offset: u64, read: usize) -> Result<Vec<u8>, u32> {
         let mut data = vec![0; read];
         if !self.structured {
@@ -125,19 +125,19 @@ impl<S: Read + Write> Client<S> {
         self.answer(7, offset, 0)
     }
 
-    /// Whether the server has closed the connection.
+    /// Returns whether the server has closed the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
         let read = self.stream.read(&mut [0]);
         is_there(read).unwrap_or(0) == 0
     }
 
-    /// The same, found out without reading.
+    /// Returns whether the server has closed the connection, and finds out by writing, not by reading.
     pub(crate) fn is_cut_off(&mut self) -> bool {
         let written = self.stream.write(&[0]);
         is_there(written).is_none()
     }
 
-    /// Performs the handshake in one go, and returns errors instead of panicking.
+    /// Sends the whole handshake at once, reads the replies, and returns errors instead of panicking.
     pub(crate) fn go_at_once(&mut self) -> io::Result<()> {
         let name = [0, 0, 0, 4, b'd', b'i', b's', b'k', 0, 0];
         let (flags, go) = (3u32.to_be_bytes(), 7u32.to_be_bytes());
@@ -148,7 +148,7 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
-/// The bytes read or written; `None` if the connection is closed.
+/// Returns the number of bytes read or written, or `None` if the connection is closed.
 fn is_there(done: io::Result<usize>) -> Option<usize> {
     match done {
         Ok(bytes) => Some(bytes),

@@ -1,5 +1,5 @@
-//! A server in its own thread, on a TCP port and on a Unix socket. Waits have a timeout long enough for slow
-//! machines, so that a failure does not hang.
+//! A server in its own thread, on a TCP port or on a Unix socket. All waits have a timeout, so that a failure does
+//! not hang. The timeout is long enough for slow machines.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -35,7 +35,7 @@ pub(crate) struct Running {
     thread: Option<JoinHandle<io::Result<Totals>>>,
 }
 
-/// Polls until the condition holds.
+/// Polls until the condition holds. Panics with `what` after the timeout.
 pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is() {
@@ -45,7 +45,7 @@ pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 impl Running {
-    /// A server of each kind for the disk, with options.
+    /// Starts a TCP server and a Unix server for the disk. `options` sets their options.
     pub(crate) fn both(disk: &Arc<Zram>, options: impl Fn(Server) -> Server) -> [Running; 2] {
         static SOCKETS: AtomicUsize = AtomicUsize::new(0);
         let tcp = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -85,7 +85,7 @@ impl Running {
         Client { stream, structured: false }
     }
 
-    /// A client that has finished the handshake; retries if a slow machine made it time out.
+    /// Returns a client that has finished the handshake. Retries if a slow machine made the handshake time out.
     pub(crate) fn through(&self) -> Client<Box<dyn Stream>> {
         let mut client = self.connect();
         wait_until("nobody gets through the handshake", || {

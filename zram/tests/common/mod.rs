@@ -29,7 +29,7 @@ impl Moods {
     }
 }
 
-/// Drops the zeros at a page's end, except for `extra` of them.
+/// A codec that drops the zeros at a page's end, except for `extra` of them.
 #[derive(Debug, Clone)]
 struct Trim {
     name: &'static str,
@@ -81,8 +81,8 @@ pub(crate) struct Rig {
     pub(crate) memory: Arc<MemorySwapDevice>,
 }
 
-/// A disk of `pages` pages over zbud. `loose` compresses writes and keeps 600 bytes too many; of the algorithms
-/// to recompress with, `trim` keeps 300, `tight` none.
+/// Makes a disk of `pages` pages over zbud. Its algorithms drop the zeros at a page's end. `loose` compresses
+/// writes and keeps 600 bytes of them; `trim` and `tight` recompress, and keep 300 bytes and none.
 pub(crate) fn rig(pages: u64) -> Rig {
     rig_with(pages, |builder| builder)
 }
@@ -111,7 +111,7 @@ pub(crate) fn rig_with(count: u64, more: impl FnOnce(ZramBuilder) -> ZramBuilder
     Rig { disk, pages, moods, device, memory }
 }
 
-/// A page that depends on `seed`, whose first `len` bytes are not zero.
+/// Returns a page that depends on `seed`. Its first `len` bytes are not zero, the others are.
 pub(crate) fn marked(seed: u64, len: usize) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -1,27 +1,29 @@
 //! `AcompCtx`: the codec context, mutex and buffer of one CPU and one pool, in one struct.
 //!
 //! # Rules
-//! * A CPU's first use makes its context; the pool's drop drops it. Pools share no contexts. If setting
-//!   it up fails, most likely for lack of memory, this use takes another CPU's context instead, waiting
-//!   for it if it must, and the next use tries again. It is an error only if no CPU has a context.
+//! * The first use on a CPU makes the CPU's context. Dropping the pool drops it. Pools share no contexts. If
+//!   making a context fails, most likely for lack of memory, that use takes another CPU's context instead,
+//!   and waits for it if necessary. The next use tries again. A use fails only if no CPU has a context.
 //! * A codec's panic fails that one call. The context is dropped, and the next use makes a new one.
-//! * In zswap-core it is the outermost lock: nobody waits for a context while holding an entry lock or a
-//!   backend's lock (`might_sleep` checks it). In zram a slot's lock, which may be held while sleeping,
-//!   comes before it. Its holder may block in the codec and in the backend (a page request), but makes no
-//!   shrink, reclaim, device I/O or user callback under it.
-//! * It is not re-entrant: a codec or backend that calls back into a store on the thread that
-//!   holds a context gets [`CodecFault::Reentrant`] where it would need a context, instead of a deadlock,
-//!   even if the thread has migrated to another CPU. Calls that need no context go through.
+//! * In zswap-core a context's lock is the outermost lock: nobody waits for a context while holding an entry
+//!   lock or a backend's lock (`might_sleep` checks it). In zram a slot's lock, which may be held while
+//!   sleeping, comes before it. The holder of a context may block in the codec, and in the backend while
+//!   that requests a page. It must not shrink, reclaim, do device I/O or call a user's callback.
+//! * A context is not re-entrant. If a codec or backend calls back into a store on the thread that holds a
+//!   context, every call that needs a context fails with [`CodecFault::Reentrant`] instead of waiting for
+//!   ever. This holds for other stores, too, and after the thread has migrated to another CPU. Calls that
+//!   need no context work.
 //!
-//! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates
-//! meanwhile is slower, not wrong. A thread on the CPU makes the context, and so touches its memory first.
+//! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates while it
+//! holds a context is slower, not wrong. A thread on the CPU makes the context, so it is the first to touch
+//! the context's memory.
 //!
-//! A thread that finds its context busy waits for it. The holder has migrated or is descheduled, so
-//! a neighbour's context looks tempting; measured (docs/architecture.md), taking it is worse: the
-//! neighbour waits in turn, and finds its context's memory in the wrong cache.
+//! A thread that finds its context locked waits for it. The holder has migrated or is descheduled, so it
+//! might seem better to take a neighbour's context. Measurements (docs/architecture.md) show that it is
+//! worse: the neighbour waits in turn, and finds its context's memory in the wrong cache.
 
 use core::fmt;
-// Always std's: a figure, which no modelled protocol depends on.
+// From std even under loom: a statistic, which no modelled protocol depends on.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compressors::guard;
@@ -35,11 +37,11 @@ use crate::cpu;
 use crate::sync::{Mutex, MutexGuard, thread_flag};
 use crate::{PAGE_SIZE, Page};
 
-/// The largest output buffer that a codec gets for a page: a codec may claim any length, and all of the
-/// buffer is zeroed.
+/// The largest output buffer that a codec gets for a page, in bytes. A codec may ask for any length, and the
+/// whole buffer is zeroed, so there must be a limit.
 const MOST_OUTPUT: usize = 64 * PAGE_SIZE;
 
-/// Bytes of output buffer that a codec needs to compress a page.
+/// Returns the bytes of output buffer that a codec needs to compress a page.
 ///
 /// # Errors
 /// [`CompressorError::OutputTooLarge`] if the codec asks for more than 64 pages;
@@ -62,7 +64,7 @@ thread_flag! {
 #[derive(Debug)]
 struct Tools {
     codec: Box<dyn CompressorCtx>,
-    /// As long as the codec's worst case for a page.
+    /// The output buffer, long enough for the longest output that the codec announces for a page.
     buffer: Box<[u8]>,
 }
 
@@ -77,13 +79,13 @@ struct AcompCtx {
 /// Why a codec call failed.
 #[derive(Debug)]
 pub enum CodecFault {
-    /// This thread already holds a context.
+    /// This thread already holds a context, or it is ending.
     Reentrant,
     /// The codec failed, or no context could be set up.
     Failed(CompressorError),
 }
 
-/// A CPU's context. A slice of one: `Vec` can allocate fallibly, `Box` cannot.
+/// A CPU's context, in a slice of one: `Vec` can report that there is no memory for it, `Box` cannot.
 type Place = Box<[CachePadded<AcompCtx>]>;
 
 /// A pool's contexts, one per CPU.
@@ -91,7 +93,7 @@ pub(crate) struct AcompCtxs {
     by_cpu: Box<[OnceCell<Place>]>,
 }
 
-/// A context, held until dropped.
+/// A locked context. It is unlocked when this is dropped.
 #[derive(Debug)]
 pub struct HeldCtx<'a> {
     tools: MutexGuard<'a, Option<Tools>>,
@@ -99,7 +101,7 @@ pub struct HeldCtx<'a> {
     _mark: Mark,
 }
 
-/// Marks the thread as holding a context, until dropped: a panic clears the mark too.
+/// Marks the thread as holding a context until this is dropped. A panic drops it, too.
 #[derive(Debug)]
 struct Mark;
 
@@ -127,12 +129,12 @@ impl Default for AcompCtxs {
 }
 
 impl AcompCtxs {
-    /// A place for each CPU, without contexts.
+    /// Makes a place for each CPU. No place has a context yet.
     pub(crate) fn new() -> Self {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
-    /// Locks this CPU's context, which is made on first use; if that fails, another CPU's.
+    /// Locks this CPU's context and makes it on first use. If it cannot be made, locks another CPU's.
     ///
     /// # Errors
     /// [`CodecFault::Reentrant`] if this thread already holds a context; [`CodecFault::Failed`] if this
@@ -145,7 +147,8 @@ impl AcompCtxs {
         self.hold_of(cpu::current(), compressor)
     }
 
-    /// The context of a CPU, even one that was hot-added after the pool was made.
+    /// Does what `hold` does, for the given CPU. Any number is valid: CPUs beyond the places, for instance
+    /// one that was added after the pool was made, share places.
     #[inline]
     fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         might_sleep("waiting for an AcompCtx");
@@ -159,7 +162,7 @@ impl AcompCtxs {
         Ok(HeldCtx { tools, bytes: &ctx.bytes, _mark: mark })
     }
 
-    /// A CPU's own context, made if it has none.
+    /// Locks a CPU's own context, and makes it if the CPU has none.
     #[inline]
     fn own(&self, cpu: usize, compressor: &dyn Compressor) -> Result<Locked<'_>, CompressorError> {
         let ctx = &self.by_cpu[cpu].get_or_try_init(place)?[0];
@@ -174,7 +177,8 @@ impl AcompCtxs {
         Ok((ctx, tools))
     }
 
-    /// Another CPU's context: the first that is free, else the first there is, after a wait.
+    /// Locks another CPU's context: the first that is free, or else, after a wait, the first that exists.
+    /// Returns `None` if no other CPU has one.
     #[cold]
     fn anothers(&self, own: usize) -> Option<Locked<'_>> {
         let places = self.by_cpu.len();
@@ -191,7 +195,7 @@ impl AcompCtxs {
         })
     }
 
-    /// Heap bytes of the contexts made so far.
+    /// Returns the heap bytes of the contexts made so far and of their places.
     pub(crate) fn memory_bytes(&self) -> usize {
         let made = self.by_cpu.iter().filter_map(OnceCell::get);
         // Relaxed: as in `own`.
@@ -205,7 +209,7 @@ impl Drop for AcompCtxs {
     fn drop(&mut self) {
         for place in self.by_cpu.iter_mut().filter_map(OnceCell::get_mut) {
             let tools = place[0].tools.lock().take();
-            // Each apart, so that one that panics does not stop the drop of the others.
+            // Each is dropped separately, so that one that panics does not keep the others.
             dropped(tools);
         }
     }
@@ -234,12 +238,12 @@ impl Tools {
 }
 
 impl HeldCtx<'_> {
-    /// Compresses a page into [`output`](Self::output) and returns the length that the codec reports,
-    /// which is not checked ([`kept`](crate::codec::kept)).
+    /// Compresses a page into [`output`](Self::output) and returns the length that the codec reports. The
+    /// length is not checked; [`kept`](crate::codec::kept) checks it.
     ///
     /// # Errors
-    /// Those of the codec. [`CompressorError::Panicked`] drops the context: every further call on this
-    /// value returns it, too.
+    /// The codec's errors, and [`CompressorError::Panicked`] if it panics. A panic drops the context: every
+    /// later call on this value fails with [`CompressorError::Panicked`], too.
     #[inline]
     pub fn compress(&mut self, page: &Page) -> Result<usize, CompressorError> {
         let gone = CompressorError::Panicked { operation: "compress" };
@@ -248,10 +252,10 @@ impl HeldCtx<'_> {
         self.judged(done)
     }
 
-    /// Decompresses `bytes` into all of `page`.
+    /// Decompresses `bytes` and fills `page` with the result.
     ///
     /// # Errors
-    /// As [`compress`](Self::compress).
+    /// Those of [`compress`](Self::compress).
     #[inline]
     pub fn decompress(&mut self, bytes: &[u8], page: &mut Page) -> Result<(), CompressorError> {
         let gone = CompressorError::Panicked { operation: "decompress" };
@@ -260,7 +264,7 @@ impl HeldCtx<'_> {
         self.judged(done)
     }
 
-    /// The output buffer, which begins with the last compressed page; empty after a panic.
+    /// Returns the output buffer. It begins with the last compressed page, and is empty after a panic.
     #[inline]
     pub fn output(&self) -> &[u8] {
         self.tools.as_ref().map_or(&[], |tools| &tools.buffer)
@@ -299,7 +303,7 @@ mod tests {
         made: AtomicUsize,
         fail: AtomicUsize,
         wants: usize,
-        /// Contexts alive, and whether they panic.
+        /// The number of living contexts, and whether their calls panic.
         shared: Arc<Shared>,
     }
 
@@ -367,7 +371,7 @@ mod tests {
     fn made_on_first_use_and_reused() {
         let (ctxs, codec) = (AcompCtxs::new(), Counting::default());
         let empty = ctxs.memory_bytes();
-        // Enough uses that some CPU comes twice.
+        // One use more than there are places, so some place is used twice.
         for _ in 0..=cpu::places() {
             assert_eq!(ctxs.hold(&codec).unwrap().output().len(), PAGE_SIZE + 8);
         }
@@ -384,7 +388,7 @@ mod tests {
         assert_eq!(codec.made.load(Ordering::SeqCst), 1);
         drop(ctxs.hold_of(places - 1, &codec).unwrap());
         assert_eq!(codec.made.load(Ordering::SeqCst), if places == 1 { 1 } else { 2 });
-        // A number beyond those that the system announced shares a context.
+        // A number beyond those that the system announced shares a place, and so a context.
         for cpu in [places, 3 * places - 1, usize::MAX] {
             drop(ctxs.hold_of(cpu, &codec).unwrap());
         }
@@ -480,7 +484,7 @@ mod tests {
         assert_eq!(held.output()[..PAGE_SIZE], [3; PAGE_SIZE]);
         assert_eq!(codec.made.load(Ordering::SeqCst), 1);
         std::thread::scope(|scope| {
-            // Both the CPU that owns it and another one wait for it.
+            // Both the context's own CPU and another CPU wait for it.
             let owner = scope.spawn(|| drop(ctxs.hold_of(0, &codec).unwrap()));
             let other = scope.spawn(|| drop(ctxs.hold_of(1, &codec).unwrap()));
             std::thread::yield_now();
@@ -508,7 +512,7 @@ mod tests {
             assert_eq!(page, [round; PAGE_SIZE]);
             let (made, filled) = (codec.made.load(Ordering::SeqCst), ctxs.memory_bytes());
             assert_eq!((made, codec.shared.live.load(Ordering::SeqCst)), (round.into(), 1));
-            // It panics in its destructor, too, which runs once.
+            // The context's destructor panics, too. It runs once.
             codec.shared.panics.store(true, Ordering::SeqCst);
             let (failed, name) = match round {
                 1 => (held.compress(&page).map(drop), "compress"),

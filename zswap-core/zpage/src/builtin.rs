@@ -7,7 +7,7 @@ use std::sync::Arc;
 use compressors::Registry as CompressorRegistry;
 use zpool_api::{PageError, PageProvider, Registry as ZpoolRegistry};
 
-/// The built-in backends whose features are on.
+/// Returns a registry of the built-in backends that are compiled in.
 ///
 /// ```
 /// use zpage::builtin::{DEFAULT_ZPOOL, zpools};
@@ -32,7 +32,7 @@ pub fn zpools() -> ZpoolRegistry {
     registry
 }
 
-/// The built-in compressors whose features are on, and `null`.
+/// Returns a registry of the built-in compressors that are compiled in. `null` always is.
 ///
 /// ```
 /// assert!(zpage::builtin::compressors().names().contains(&"null"));
@@ -47,19 +47,19 @@ pub const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } els
 /// The compressor used when none is named.
 pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
 
-/// The default page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+/// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
 ///
 /// # Errors
-/// None: making either provider cannot fail. The type is that of a page provider's constructor.
+/// None: making either provider cannot fail. It returns a `Result` because every such constructor does.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::MmapPages::new()))
 }
 
-/// The default page provider of this system: `MmapPages` on Linux, else `HeapPages`.
+/// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
 ///
 /// # Errors
-/// None: making either provider cannot fail. The type is that of a page provider's constructor.
+/// None: making either provider cannot fail. It returns a `Result` because every such constructor does.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::HeapPages::new()))

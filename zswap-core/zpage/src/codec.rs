@@ -32,12 +32,12 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// A codec without contexts: each CPU makes its own on first use.
+    /// Makes a codec without contexts. Each CPU makes its context on first use.
     pub fn new(compressor: Contained<Arc<dyn Compressor>>) -> Self {
         Codec { compressor, ctxs: AcompCtxs::new() }
     }
 
-    /// The compressor itself. Its panics reach a caller that uses it directly.
+    /// Returns the compressor. If you call it directly, its panics are not caught.
     pub fn compressor(&self) -> &dyn Compressor {
         &**self.compressor
     }
@@ -53,7 +53,7 @@ impl Codec {
         self.hold().map(drop)
     }
 
-    /// Locks this CPU's context, which is made on first use.
+    /// Locks this CPU's context and makes it on first use. If it cannot be made, locks another CPU's.
     ///
     /// ```
     /// use zpage::{Codec, CodecFault, PAGE_SIZE, Recipe};
@@ -67,8 +67,9 @@ impl Codec {
     /// ```
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread already holds a context, of this codec or another;
-    /// [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has one.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context, of this codec or another, or if the
+    /// thread is ending; [`CodecFault::Failed`] if this CPU's context could not be made and no other CPU has
+    /// one.
     ///
     /// # Blocking
     /// Sleeps while another thread holds the context.
@@ -77,15 +78,15 @@ impl Codec {
         self.ctxs.hold(self.compressor())
     }
 
-    /// The decompressor that needs no context, if the compressor has one.
+    /// Returns the compressor's decompressor that needs no context; `None` if it has none, or panics.
     #[inline]
     pub fn stateless(&self) -> Option<&dyn StatelessDecompress> {
         contain(|| self.compressor.stateless()).ok().flatten()
     }
 
-    /// Compresses a page and passes the bytes to store to `then`: the compressed bytes, or the page
-    /// itself if those are no fewer. The bytes may lie in the context's buffer, so the context stays
-    /// locked until `then` returns.
+    /// Compresses a page, calls `then` with the bytes to store, and returns the result of `then`. The bytes to
+    /// store are the compressed bytes if they are fewer than the page's, else the page itself. They may lie in
+    /// the context's buffer, so the context stays locked until `then` returns.
     ///
     /// ```
     /// use zpage::{Codec, PAGE_SIZE, Recipe};
@@ -108,8 +109,8 @@ impl Codec {
         Ok(then(kept(page, ctx.output(), len).map_err(CodecFault::Failed)?))
     }
 
-    /// Decompresses `bytes` into all of `page`, whose content is unspecified after an error. Takes a
-    /// context only if the compressor needs one to decompress.
+    /// Decompresses `bytes` and fills `page` with the result. After an error the content of `page` is
+    /// unspecified. Takes a context only if the compressor needs one to decompress.
     ///
     /// ```
     /// use zpage::{Codec, CodecFault, PAGE_SIZE, Recipe};
@@ -123,8 +124,8 @@ impl Codec {
     /// ```
     ///
     /// # Errors
-    /// [`CodecFault::Failed`] with the compressor's error. A compressor that needs a context to decompress
-    /// also fails as [`Codec::hold`].
+    /// [`CodecFault::Failed`] with the compressor's error. If the compressor needs a context to decompress,
+    /// also the errors of [`Codec::hold`].
     ///
     /// # Blocking
     /// As [`Codec::hold`] if the compressor needs a context to decompress.
@@ -140,14 +141,14 @@ impl Codec {
         done.map_err(CodecFault::Failed)
     }
 
-    /// Heap bytes of the contexts made so far.
+    /// Returns the heap bytes of the contexts made so far.
     pub fn memory_bytes(&self) -> usize {
         contain(|| self.ctxs.memory_bytes()).unwrap_or(0)
     }
 }
 
-/// The bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`: those
-/// bytes, or the page itself if they are no fewer.
+/// Returns the bytes to store for a page that a codec compressed into the first `len` bytes of `buffer`:
+/// those bytes if they are fewer than the page's, else the page itself.
 ///
 /// ```
 /// use zpage::codec::kept;
@@ -157,8 +158,8 @@ impl Codec {
 /// ```
 ///
 /// # Errors
-/// [`CompressorError::OutputTooSmall`] if `len` exceeds `buffer`: the codec claims to have written more
-/// than it had room for.
+/// [`CompressorError::OutputTooSmall`] if `len` is less than the page's length but exceeds the buffer's: the
+/// codec claims to have written more than it had room for.
 #[inline]
 pub fn kept<'a>(page: &'a [u8], buffer: &'a [u8], len: usize) -> Result<&'a [u8], CompressorError> {
     if len >= page.len() {

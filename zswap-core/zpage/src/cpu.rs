@@ -1,11 +1,11 @@
 //! Which CPU this thread is on: a hint that spreads work, never a promise.
 //!
-//! A thread may migrate at any time, so the answer is stale at once. Everything indexed by it is
-//! correct for any answer, only slower for a wrong one.
+//! A thread may migrate at any time, so the number may be outdated as soon as it is read. Whatever is
+//! indexed by it is correct for any number, and only slower for a wrong one.
 
 use crate::sync::MODEL;
 
-/// The number of configured CPUs, rounded up to a power of two: the length of a per-CPU array.
+/// Returns the length of a per-CPU array: the number of configured CPUs, rounded up to a power of two.
 pub fn places() -> usize {
     // A loom model must be deterministic, so it has one CPU.
     if MODEL {
@@ -44,7 +44,8 @@ mod imp {
 
 use imp::configured;
 
-/// The number of the current CPU, or a number of this thread where the system does not know the CPU.
+/// Returns the number of the current CPU. If the system does not know it, returns a number that this thread
+/// keeps.
 #[inline]
 pub fn current() -> usize {
     if MODEL {
@@ -53,7 +54,7 @@ pub fn current() -> usize {
     imp::current().unwrap_or_else(number_of_thread)
 }
 
-/// Numbers threads from 0, which spreads them as well as CPU numbers do.
+/// Returns this thread's number. Threads are numbered from 0, which spreads them as well as CPU numbers do.
 fn number_of_thread() -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);

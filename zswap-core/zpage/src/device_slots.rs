@@ -1,18 +1,17 @@
 //! A device's slots: which are taken and which are being read. All calls of the device go through here.
 //!
-//! A slot that is given up while it is being read stays taken until its last reader has gone, so a reader
-//! never finds another page in it. Then it is discarded, and after that it is free.
+//! A slot that is given up while it is being read stays taken, so its readers never find another page in
+//! it. When its last reader has gone, the slot is discarded, and after that it is free.
 //!
-//! Slot numbers recur: a freed slot is taken again. So a thread that compares a number it read earlier
-//! with the one that an entry names now keeps the slot pinned until it has compared: a pinned slot is not
-//! handed out, so an equal number means the same page.
+//! A freed slot may be taken again, and its number then means another page. So a thread that reads a slot's
+//! number and later compares it with the number in an entry keeps the slot pinned until the comparison. A
+//! pinned slot is not handed out, so an equal number means the same page.
 //!
 //! A panic of the device fails that one call ([`DeviceError::Panicked`]); its slot is neither lost nor
 //! handed out twice.
 //!
-//! Lock: one leaf mutex, held briefly; only the first use of a slot may allocate under it.
-//! The device is called without it. Pinning neither allocates nor blocks, since it is done under an
-//! entry's lock.
+//! Lock: one leaf mutex, held briefly. Only the first use of a slot may allocate under it. The device is
+//! called without it. Pinning neither allocates nor blocks, since it is done under an entry's lock.
 
 mod readers;
 
@@ -34,7 +33,7 @@ const MOST: u64 = 1 << 32;
 struct State {
     taken: Bitmap,
     read: Readers,
-    /// Threads in `wait_for_readers`.
+    /// The number of threads in `wait_for_readers`.
     waiting: usize,
 }
 
@@ -111,7 +110,8 @@ impl Slots {
         change(&mut self.state.lock())
     }
 
-    /// Takes the lowest free slot.
+    /// Takes the lowest free slot. It is given up when the result is dropped without
+    /// [`keep`](TakenSlot::keep).
     ///
     /// # Errors
     /// [`DeviceError::Full`] if all are taken; [`DeviceError::OutOfMemory`] if there is no memory to
@@ -127,12 +127,13 @@ impl Slots {
         }
     }
 
-    /// Slots taken; 0 in a child after `fork`.
+    /// Returns the number of slots that are taken; 0 in a child after `fork`.
     pub fn taken(&self) -> u64 {
         if self.device.is_here() { self.with(|state| state.taken.count()) } else { 0 }
     }
 
-    /// Heap bytes of the bookkeeping of slots, including the device's own; 0 in a child after `fork`.
+    /// Returns the heap bytes used to keep track of slots, including those of the device; 0 in a child after
+    /// `fork`.
     pub fn memory_bytes(&self) -> usize {
         if !self.device.is_here() {
             return 0;
@@ -142,10 +143,10 @@ impl Slots {
             .saturating_add(device)
     }
 
-    /// Pins a taken slot, so that it keeps its page while it is read. Call it under the lock of the entry
-    /// that names the slot, so that the slot is known to be taken. Neither blocks nor allocates.
+    /// Pins a taken slot, so that it keeps its page while it is read. Call this under the lock of the entry
+    /// that names the slot: then the slot is certain to be taken. Neither blocks nor allocates.
     ///
-    /// `None` if 256 other slots are being read, the most there can be: release the entry's lock, call
+    /// Returns `None` if 256 other slots are being read. Then release the entry's lock, call
     /// [`wait_for_readers`](Self::wait_for_readers), and look up the entry again.
     pub fn pin(&self, slot: u32) -> Option<ReadSlot<'_>> {
         // In a child after `fork` nothing is counted, and reads fail.
@@ -153,11 +154,11 @@ impl Slots {
         pinned.then(|| ReadSlot { slots: self, slot })
     }
 
-    /// Waits until another slot can be pinned.
+    /// Waits until fewer than 256 slots are being read, so that another one can be pinned.
     ///
     /// # Blocking
-    /// Sleeps until a reader is done. Call it with nothing locked and no slot pinned, so that the present
-    /// readers can finish.
+    /// Sleeps until a slot has lost its last reader. Call it with nothing locked and no slot pinned, so that
+    /// the readers can finish.
     pub fn wait_for_readers(&self) {
         might_sleep("waiting for readers of a device");
         if !self.device.is_here() {
@@ -171,8 +172,8 @@ impl Slots {
         state.waiting -= 1;
     }
 
-    /// Reads a slot that the caller keeps taken under its own lock, such as zram's slot lock; other
-    /// callers [`pin`](Self::pin) it.
+    /// Reads a slot. The caller must keep the slot taken by a lock of its own, such as zram's slot lock;
+    /// other callers [`pin`](Self::pin) the slot and read the pinned slot.
     ///
     /// # Errors
     /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child
@@ -188,7 +189,8 @@ impl Slots {
         guarded("read", slot, || self.device.device().read_page(u64::from(slot), page))
     }
 
-    /// Gives up a slot: it is discarded and free now, or when its last reader has gone.
+    /// Gives up a slot. It is discarded and freed now, or, if it is being read, when its last reader has
+    /// gone.
     ///
     /// # Panics
     /// If the slot is free already.
@@ -204,7 +206,7 @@ impl Slots {
     /// Discards and frees a slot that nobody reads and no entry names.
     fn release(&self, slot: u32) {
         might_sleep("discarding a slot");
-        // A hint: a device that panics here keeps the slot's space.
+        // Discarding is only a hint. If the device panics here, the slot's space may stay in use.
         let _ = caught(|| self.device.device().discard(u64::from(slot)));
         let was_taken = self.with(|state| state.taken.clear(slot));
         assert!(was_taken, "slot {slot} is free already");
@@ -219,12 +221,12 @@ pub struct TakenSlot<'a> {
 }
 
 impl TakenSlot<'_> {
-    /// Its number.
+    /// Returns the slot's number.
     pub fn number(&self) -> u64 {
         u64::from(self.slot)
     }
 
-    /// Writes its page.
+    /// Writes a page to the slot.
     ///
     /// # Errors
     /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child
@@ -241,7 +243,8 @@ impl TakenSlot<'_> {
         guarded("write", self.slot, || device.device().write_page(self.number(), page))
     }
 
-    /// Hands the slot over to an entry, which names it from here on, and returns its number.
+    /// Returns the slot's number and leaves the slot taken. The entry that stores the number owns the slot
+    /// from here on.
     pub fn keep(self) -> u32 {
         let slot = self.slot;
         core::mem::forget(self);
@@ -255,7 +258,7 @@ impl Drop for TakenSlot<'_> {
     }
 }
 
-/// A pinned slot, which keeps its page until this is dropped.
+/// A pinned slot. It keeps its page until this is dropped.
 #[derive(Debug)]
 pub struct ReadSlot<'a> {
     slots: &'a Slots,
@@ -263,15 +266,15 @@ pub struct ReadSlot<'a> {
 }
 
 impl ReadSlot<'_> {
-    /// Its number.
+    /// Returns the slot's number.
     pub fn number(&self) -> u64 {
         u64::from(self.slot)
     }
 
-    /// Reads its page.
+    /// Reads the slot's page.
     ///
     /// # Errors
-    /// As [`Slots::read`].
+    /// Those of [`Slots::read`].
     ///
     /// # Blocking
     /// In the device.
@@ -381,7 +384,8 @@ mod tests {
         slots.wait_for_readers();
     }
 
-    /// Panics in every call while its flag is set; its payloads panic in turn.
+    /// While its flag is set, panics in every call except `capacity`, and when it is dropped. The payload of
+    /// each panic panics again when it is dropped.
     #[derive(Debug)]
     struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -448,7 +452,7 @@ mod tests {
         assert_eq!(slots.taken(), 1, "it is still being read");
         drop(pinned);
         assert_eq!(slots.taken(), 0);
-        // Given up while another panic unwinds: the device's panic does not end the process.
+        // The slot is given up while another panic unwinds: the device's panic does not end the process.
         let unwound = caught(|| {
             let _taken = slots.take().unwrap();
             std::panic::resume_unwind(Box::new("another"));
@@ -460,7 +464,7 @@ mod tests {
         assert_eq!((both[0].number(), both[1].number()), (0, 1));
         assert!(both.iter().all(|slot| slot.write(&page).is_ok()) && slots.take().is_err());
         drop(both);
-        // It panics in its destructor, too.
+        // The device's destructor panics, too.
         device.1.store(true, SeqCst);
         drop(device);
         drop(slots);

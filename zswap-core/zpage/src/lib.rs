@@ -6,12 +6,12 @@
 //! | [`codec`] | a compressor with its contexts: page to bytes and back |
 //! | [`recipe`] | builds backends and compressors from names and registries |
 //! | [`same_filled`] | pages that repeat one word |
-//! | [`word_lock`] | the lock bit in the word that stands for a page, and waiting for it |
+//! | [`word_lock`] | a lock in one bit of the word that stands for a page |
 //! | [`device`] | swap devices, to which pages are written back |
-//! | [`device_slots`] | which slots of a device are taken, being read and given up |
+//! | [`device_slots`] | keeps track of a device's slots: which are taken, being read, given up |
 //! | [`builtin`] | the built-in backends and compressors: the only place that names concrete ones |
 //!
-//! `zswap-core` and `zram` are built from these. Use them to keep compressed pages in another shape.
+//! `zswap-core` and `zram` are built from these modules. You can build another kind of page store from them.
 //!
 //! ```
 //! use zpage::{Codec, PAGE_SIZE, Recipe, same_filled};
@@ -56,7 +56,7 @@ pub use device::{DeviceError, SwapDevice};
 pub use recipe::{Recipe, RecipeError};
 pub use zpool_api::{PageError, ZpoolError};
 
-/// Bytes of a page, as stores and disks exchange it.
+/// The size of a page in bytes: 4096.
 pub const PAGE_SIZE: usize = zpool_api::provider::PAGE_SIZE;
 
 /// A page.

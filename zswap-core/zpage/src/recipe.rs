@@ -1,7 +1,7 @@
 //! Builds backends and compressors from names, registries and a page provider.
 //!
-//! Constructors are user code. A panic of one becomes [`RecipeError::Panicked`]; a panic in the destructor
-//! of what was built so far is caught ([`Contained`]).
+//! Constructors are user code. If one panics, the call fails with [`RecipeError::Panicked`]. What was built
+//! before is dropped, and a panic in its destructor is caught ([`Contained`]).
 
 use core::fmt;
 use core::ops::Deref;
@@ -17,8 +17,8 @@ use crate::{PAGE_SIZE, builtin};
 
 type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
-/// Registries of backends and compressors, and the constructor of each pool's page provider. `Send`,
-/// `Sync`, cheap to clone.
+/// Builds backends and compressors: two registries, and the constructor of page providers. `Send`, `Sync`,
+/// cheap to clone.
 ///
 /// ```
 /// use zpage::Recipe;
@@ -38,13 +38,12 @@ pub struct Recipe {
     pages: Contained<MakePages>,
 }
 
-/// A backend, with a share of its page provider. Derefs to the backend, which holds objects of at least
-/// a page.
+/// A backend and its page provider. Derefs to the backend, which can hold an object of a whole page.
 #[derive(Debug)]
 pub struct BuiltZpool {
     zpool: Contained<Arc<dyn Zpool>>,
-    /// Declared after the backend, so dropped after it: a backend that unwinds because its provider
-    /// panicked must not run the provider's destructor, which may panic too.
+    /// Declared after the backend, so dropped after it. If the provider panics inside the backend, the
+    /// unwinding backend must not run the provider's destructor, which may panic, too.
     _pages: Contained<Arc<dyn PageProvider>>,
 }
 
@@ -65,7 +64,8 @@ pub struct BuiltCompressor {
     pub key: String,
 }
 
-/// Why a recipe built nothing. Exhaustive, so that each caller maps every variant to its own error.
+/// Why a recipe could not build something. Exhaustive, so that callers map every variant to an error of
+/// their own.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RecipeError {
     /// The backend could not be built, or its name is not known.
@@ -96,7 +96,8 @@ pub enum RecipeError {
 }
 
 impl Recipe {
-    /// The built-in backends and compressors, over this system's default page provider ([`builtin`]).
+    /// Makes a recipe of the built-in backends and compressors, with this system's default page provider
+    /// ([`builtin`]).
     ///
     /// ```
     /// assert!(zpage::Recipe::builtin().compressor("null").is_ok());
@@ -109,7 +110,7 @@ impl Recipe {
         }
     }
 
-    /// Sets the constructor that makes the page provider of each pool built from now on.
+    /// Sets the constructor of page providers. Each pool built from now on gets a provider from it.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -150,7 +151,7 @@ impl Recipe {
         .unwrap_or(Err(RecipeError::Panicked { what: "the compressor" }))
     }
 
-    /// Builds a backend by name over a new page provider, and charges its pages to `budget`.
+    /// Builds the backend of this name over a new page provider. Its pages count against `budget`, if given.
     ///
     /// ```
     /// use zpage::{Recipe, RecipeError};
@@ -165,7 +166,8 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Zpool`] if the name is not known or the backend's constructor fails;
     /// [`RecipeError::Pages`] if the page provider could not be made; [`RecipeError::ObjectsTooSmall`] if
-    /// the backend cannot hold a whole page; [`RecipeError::Panicked`] if any of them panics.
+    /// the backend cannot hold a whole page; [`RecipeError::Panicked`] if the backend or the page provider
+    /// panics.
     pub fn zpool(
         &self,
         name: &str,
@@ -180,7 +182,7 @@ impl Recipe {
         name: &str,
         budget: Option<Arc<PageBudget>>,
     ) -> Result<BuiltZpool, RecipeError> {
-        // `Contained`: if something panics from here on, each destructor runs apart from the others.
+        // `Contained`: if something panics from here on, each destructor runs separately.
         let pages = Contained::new((self.pages)()?);
         let mut config = ZpoolConfig::new(Arc::clone(&pages));
         config.budget = budget;

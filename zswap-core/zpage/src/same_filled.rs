@@ -8,9 +8,9 @@
 //! | 1 | 4 bytes, if the pattern repeats them |
 //! | 2 | a place in the side table, for all other patterns |
 //!
-//! The side table's lock is a leaf and guards which places are free. A place belongs to the entry
-//! whose word names it: it is read under that entry's lock, and the thread that takes the word out of
-//! the entry releases it.
+//! The side table has a leaf lock, which guards the set of free places. A place belongs to the entry whose
+//! word names it. It is read under that entry's lock. The thread that takes the word out of the entry frees
+//! the place.
 
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
@@ -25,10 +25,10 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
-/// Patterns whose memory is allocated and released together: those of one system page.
+/// The number of patterns whose memory is allocated and released together. They fill a system page.
 const GROUP: usize = group(512);
 
-/// The 8-byte word that the page repeats, or `None` if it is not same-filled.
+/// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled.
 ///
 /// ```
 /// use zpage::{PAGE_SIZE, same_filled};
@@ -98,15 +98,15 @@ impl Default for Patterns {
 }
 
 impl Patterns {
-    /// An empty side table.
+    /// Makes an empty side table.
     pub fn new() -> Self {
         let table = ZeroedTable::new();
         let places = Numbers::new(table.group(), size_of::<u64>(), u32::MAX as usize);
         Patterns { table, places: Mutex::new(places) }
     }
 
-    /// Packs a pattern into 52 bits. `None` if it needs a place in the side table and there is no memory
-    /// for one, or no place is free.
+    /// Packs a pattern into 52 bits. Returns `None` if the pattern needs a place in the side table, but no
+    /// place is free or there is no memory for one.
     pub fn pack(&self, pattern: u64) -> Option<u64> {
         if pattern <= LOW_MASK {
             return Some(pattern);
@@ -115,12 +115,12 @@ impl Patterns {
             return Some(TWICE << FORM_SHIFT | pattern >> 32);
         }
         let place = self.take_place()?;
-        // Relaxed: read under the lock of the entry that this place will be published in.
+        // Relaxed: the place is read under the lock of the entry that will name it.
         self.table.get(place)?.store(pattern, Ordering::Relaxed);
         Some(TABLE << FORM_SHIFT | u64::from(place))
     }
 
-    /// The pattern that [`pack`](Self::pack) packed. Call it under the lock of the entry that holds
+    /// Returns the pattern that [`pack`](Self::pack) packed. Call it under the lock of the entry that holds
     /// `packed`.
     pub fn unpack(&self, packed: u64) -> u64 {
         Self::whole(packed).unwrap_or_else(|| {
@@ -130,7 +130,7 @@ impl Patterns {
         })
     }
 
-    /// The pattern, if `packed` holds all of it and no place in the side table: then no lock is needed.
+    /// Returns the pattern if `packed` contains it, and `None` if it is in the side table. Needs no lock.
     pub fn whole(packed: u64) -> Option<u64> {
         let low = packed & LOW_MASK;
         match packed >> FORM_SHIFT {
@@ -145,8 +145,8 @@ impl Patterns {
         change(&mut self.places.lock())
     }
 
-    /// Frees the place that `packed` names, if it names one. Call it once, when no entry holds `packed`
-    /// any more. Memory that no pattern needs goes back to the system, which may block.
+    /// Frees the place in the side table that `packed` names, if it names one. Call this once, when no entry
+    /// holds `packed` any more. Memory that no pattern needs goes back to the system, which may block.
     pub fn release(&self, packed: u64) {
         if packed >> FORM_SHIFT != TABLE {
             return;
@@ -174,7 +174,7 @@ impl Patterns {
         Some(place)
     }
 
-    /// Bytes of the side table.
+    /// Returns the bytes of the side table.
     pub fn memory_bytes(&self) -> usize {
         self.with(|places| places.memory_bytes())
     }

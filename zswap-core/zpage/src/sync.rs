@@ -1,4 +1,4 @@
-//! Threads and atomics of this crate: std's, or loom's under `--cfg loom`.
+//! Locks, atomics and thread-local flags of this crate: those of std, or those of loom under `--cfg loom`.
 
 pub(crate) use zpool_base::sync::{Condvar, MODEL, Mutex, MutexGuard, atomic};
 

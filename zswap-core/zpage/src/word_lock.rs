@@ -1,7 +1,7 @@
-//! The lock of a word that stands for a page: a bit of the word itself, and waiting for it.
+//! A lock in one bit of the word that stands for a page.
 //!
 //! The user of the lock defines what may be done under it: see `lock.rs` of zswap-core and `table.rs` of
-//! zram. A waiter spins briefly, yields, then sleeps: in userspace the holder may be descheduled.
+//! zram. A waiter spins briefly, then yields, then sleeps, since in userspace the holder may be descheduled.
 //!
 //! ```
 //! use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,8 @@
 //! ```
 //!
 //! # Waiting
-//! A sleeper sets WAITERS in the word, under the mutex of the word's stripe, and sleeps on the
-//! stripe's condition variable. The unlocking thread swaps the word, sees WAITERS in the old value, takes
+//! A sleeper takes the mutex of the word's stripe, sets WAITERS in the word, and sleeps on the stripe's
+//! condition variable. The unlocking thread swaps the word. If the old value has WAITERS, the thread takes
 //! the stripe's mutex and wakes all sleepers of the stripe. A sleeper either sees the unlocked word before
 //! it sleeps, or is asleep before the unlocking thread gets the mutex, so no wake-up is lost.
 
@@ -51,7 +51,7 @@ impl Default for Waiters {
 }
 
 impl Waiters {
-    /// Serves any number of words.
+    /// Makes a place to wait for any number of words.
     pub fn new() -> Self {
         Waiters { stripes: core::array::from_fn(|_| CachePadded::default()) }
     }
@@ -61,7 +61,7 @@ impl Waiters {
         &self.stripes[(address >> 3) % STRIPES]
     }
 
-    /// Sleeps until it sees the word unlocked.
+    /// Sleeps until the word is seen unlocked.
     fn sleep(&self, word: &AtomicU64) {
         let stripe = self.stripe(word);
         let mut guard = stripe.mutex.lock();
@@ -71,8 +71,8 @@ impl Waiters {
             if now & LOCKED == 0 {
                 return;
             }
-            // Relaxed: the bit is a message to the holder's swap, which reads it if it comes later in
-            // the word's modification order.
+            // Relaxed: the bit is a message to the holder. The holder's swap reads it if the swap comes
+            // later in the word's modification order.
             let relaxed = Ordering::Relaxed;
             let marked = now & WAITERS != 0
                 || word.compare_exchange(now, now | WAITERS, relaxed, relaxed).is_ok();
@@ -105,14 +105,15 @@ pub struct WordGuard<'a> {
 #[inline]
 pub fn lock_word<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> WordGuard<'a> {
     loop {
-        // Every word may be locked, so the first round returns.
+        // The closure accepts every word, so the first round returns.
         if let Some(guard) = lock_word_if(word, waiters, |_| true) {
             return guard;
         }
     }
 }
 
-/// As [`lock_word`], but returns `None` when the word is unlocked and `may` refuses its value.
+/// Locks a word if `may` accepts its value. Waits while another thread holds the lock. Returns `None` if the
+/// word is unlocked and `may` refuses its value.
 ///
 /// ```
 /// use std::sync::atomic::AtomicU64;
@@ -156,12 +157,13 @@ pub fn lock_word_if<'a>(
 }
 
 impl WordGuard<'_> {
-    /// The word's value after the unlock.
+    /// Returns the value that the word will have after the unlock.
     pub fn word(&self) -> u64 {
         self.now
     }
 
-    /// Replaces the word and returns the old one. The lock's bits in `word` are ignored.
+    /// Replaces the value that the word will have, and returns the old one. The two bits of the lock in
+    /// `word` are ignored.
     pub fn replace(&mut self, word: u64) -> u64 {
         core::mem::replace(&mut self.now, word & !(LOCKED | WAITERS))
     }

@@ -5,8 +5,8 @@
 //! address. [`Attached`] keeps its devices alive, so no other device gets a listed address. A wrapper
 //! names the devices it wraps ([`SwapDevice::inner`]) and is attached together with them.
 //!
-//! A child after `fork` has its own list: the parent's stores do nothing there ([`zpool_base::fork`]), and
-//! the parent's list may stay locked for ever.
+//! A child after `fork` makes its own list, because the parent's list may stay locked for ever. It can start
+//! empty, because the parent's stores do nothing in the child ([`zpool_base::fork`]).
 //!
 //! Lock: the list's mutex. Nothing else is called or locked under it.
 
@@ -31,7 +31,7 @@ pub enum AttachError {
     /// The device panicked in `capacity()` or `inner()`.
     #[error("the device panicked in {operation}")]
     Panicked {
-        /// The call.
+        /// The method that panicked.
         operation: &'static str,
     },
     /// The device wraps too many devices, perhaps without end.
@@ -43,7 +43,7 @@ pub enum AttachError {
         /// The most devices that may be attached together.
         most: usize,
     },
-    /// No memory to attach it.
+    /// There is no memory to attach the device.
     #[error("no memory to attach a device; free memory and retry")]
     OutOfMemory,
 }
@@ -67,8 +67,8 @@ impl Register {
         Box::new(Register { maker: Maker::here(), attached, next: OnceBox::new() })
     }
 
-    /// This process's register. Waits for no other thread, so a child finds its own whatever the parent's
-    /// threads did at the fork.
+    /// Returns this process's register, and makes it if there is none. Waits for no other thread, so it also
+    /// works in a child, whatever the parent's threads were doing at the fork.
     fn here() -> &'static Register {
         static FIRST: OnceBox<Register> = OnceBox::new();
         let mut register = FIRST.get_or_init(Register::new);
@@ -111,7 +111,8 @@ impl Attached {
         }
     }
 
-    /// Adds the devices that `all[0]` wraps to `all`, and registers all of them as attached.
+    /// Adds the devices that `all[0]` wraps, directly or through others, to `all`, and lists all of them as
+    /// attached. After an error none of them is listed.
     fn note(all: &mut Vec<Arc<dyn SwapDevice>>) -> Result<(), AttachError> {
         let mut next = 0;
         while next < all.len() {
@@ -139,13 +140,13 @@ impl Attached {
         })
     }
 
-    /// The device itself.
+    /// Returns the device, without those that it wraps.
     #[inline]
     pub(crate) fn device(&self) -> &dyn SwapDevice {
         &*self.0[0]
     }
 
-    /// Whether this is the process that attached it.
+    /// Returns whether this is the process that attached the device.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.0.is_here()
@@ -161,8 +162,9 @@ impl Drop for Attached {
         Register::here().with(|attached| {
             attached.retain(|known| all.iter().all(|device| address(device) != *known));
         });
-        // Only now, since a listed address must not be reused. The destructors are user code and may
-        // panic, so each runs apart: a second panic during an unwind would abort the process.
+        // Dropped only now: while an address is listed, no other device may get it. The destructors are
+        // user code and may panic, so each runs separately: a second panic during an unwind would abort
+        // the process.
         for device in all {
             dropped(device);
         }
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_device_is_attached_once_at_a_time() {
-        // Zero-sized, yet each in an `Arc` has its own address.
+        // The type is zero-sized, yet each value in an `Arc` has its own address.
         #[derive(Debug)]
         struct Nothing;
         impl SwapDevice for Nothing {
@@ -233,7 +235,7 @@ mod tests {
         assert!(attach(&other).is_ok());
     }
 
-    /// Wraps the given number of others of its kind, which are made on demand.
+    /// A device that wraps the given number of other `Endless` devices. They are made on demand.
     #[derive(Debug)]
     struct Endless(usize, std::sync::OnceLock<Vec<Arc<dyn SwapDevice>>>);
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-// Always std's: the switches belong to the test and to no modelled protocol.
+// From std even under loom: these switches belong to the tests, not to a protocol that loom models.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DeviceError, SwapDevice};
@@ -30,7 +30,7 @@ pub struct FaultySwapDevice {
     reads: Faults,
 }
 
-/// Calls that still succeed, then calls that fail.
+/// How many more calls succeed (`after`), and how many calls after those fail (`fail`).
 #[derive(Debug, Default)]
 struct Faults {
     after: AtomicU64,
@@ -57,12 +57,13 @@ impl FaultySwapDevice {
         FaultySwapDevice { inner, writes: Faults::default(), reads: Faults::default() }
     }
 
-    /// Lets `after` writes succeed, then fails `count` with `StorageFull` after writing half of each page.
+    /// Lets the next `after` writes succeed and fails the following `count` with `StorageFull`. A write that
+    /// fails writes the first half of the page and fills the rest with zeros.
     pub fn fail_writes(&self, after: u64, count: u64) {
         self.writes.set(after, count);
     }
 
-    /// Lets `after` reads succeed, then fails `count` with `UnexpectedEof`.
+    /// Lets the next `after` reads succeed and fails the following `count` with `UnexpectedEof`.
     pub fn fail_reads(&self, after: u64, count: u64) {
         self.reads.set(after, count);
     }
@@ -75,7 +76,7 @@ impl SwapDevice for FaultySwapDevice {
 
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError> {
         if self.writes.strikes() {
-            // Writes half of the page, as a write that is cut short does.
+            // Only the first half of the page arrives, as in a write that is cut short.
             let mut half = *page;
             half[page.len() / 2..].fill(0);
             let _ = self.inner.write_page(slot, &half);

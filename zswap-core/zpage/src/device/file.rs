@@ -17,25 +17,27 @@ use self::sums::{Sum, Sums};
 use super::{DeviceError, SwapDevice, check};
 use crate::{PAGE_SIZE, Page};
 
-/// The most slots: a file's length in bytes is an `i64`.
+/// The most slots of a device: a file's length in bytes is an `i64`.
 const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 
 /// Keeps pages in a file, each at its slot's offset. The file belongs to the device alone.
 ///
-/// The device creates the file for its owner alone (mode 0600), closed on exec. An existing file is used
-/// only if it is an empty regular file of this user that nobody else may read or write. A symbolic link is
-/// not followed, and a file on procfs, sysfs and the like is refused. While the device lives the file is
-/// locked (`flock`): a second device on it, in this process or another, fails.
+/// A new file gets mode 0600, so that only its owner can open it. An existing file is used only if it is an
+/// empty regular file of this user that nobody else may read or write. A symbolic link is not followed, and
+/// a file on procfs, sysfs and the like is refused. While the device lives, the file is locked (`flock`):
+/// creating a second device on it fails, in this process and in any other. The file is closed on exec. On
+/// Windows, only the length and the kind of the file are checked, and the file is opened without sharing
+/// instead of being locked.
 ///
 /// The file grows as pages are written; on Linux, discarded pages are punched out again. Dropping the
-/// device does not delete the file. Its content is then useless, and may be memory worth protecting, so
-/// delete it; you may unlink it as soon as the device is made.
+/// device does not delete the file. Delete it yourself: without the device its content is useless, and it
+/// may contain secrets. On Unix you may unlink the file as soon as the device is made.
 ///
-/// A page that differs from what was written, because the file was truncated, overwritten or damaged,
-/// fails with [`DeviceError::Changed`]. The checksums for this take 4 bytes of memory per slot, 1024 slots
-/// at a time. A write beyond the process's file size limit (`RLIMIT_FSIZE`, `ulimit -f`) fails with
-/// [`DeviceError::FileSizeLimit`] instead of the signal that ends the process; lowering the limit during
-/// a write may still raise the signal.
+/// If the file is truncated, overwritten or damaged, reading a changed page fails with
+/// [`DeviceError::Changed`]. The checksums that detect this take 4 bytes of memory per slot, allocated for
+/// 1024 slots at a time. A write beyond the process's file size limit (`RLIMIT_FSIZE`, `ulimit -f`) fails
+/// with [`DeviceError::FileSizeLimit`]; without this check the system would end the process by a signal. If
+/// the limit is lowered during a write, the signal may still be raised.
 ///
 /// `Send` and `Sync`. Nothing is synced: the pages do not outlive the process. In a child after `fork`
 /// each call fails with [`DeviceError::Forked`], and dropping the device does nothing.
@@ -58,7 +60,7 @@ impl Drop for Locked {
 }
 
 impl FileSwapDevice {
-    /// A device of `capacity` slots in the file at `path`, which is created if it does not exist.
+    /// Makes a device of `capacity` slots in the file at `path`. Creates the file if it does not exist.
     ///
     /// ```
     /// use zpage::PAGE_SIZE;
@@ -91,12 +93,12 @@ impl FileSwapDevice {
         Ok(FileSwapDevice { file, path, capacity, sums: Leaked::default() })
     }
 
-    /// The path that the device was created with.
+    /// Returns the path that the device was created with.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file, after checking the process and the slot.
+    /// Returns the file. Fails in a child after `fork`, or if the slot is beyond the capacity.
     fn file(&self, slot: u64) -> Result<&File, DeviceError> {
         if !self.file.is_here() {
             return Err(DeviceError::Forked);
@@ -153,8 +155,8 @@ impl SwapDevice for FileSwapDevice {
     }
 }
 
-/// The process's file size limit, bytes: a write beyond it raises SIGXFSZ. Read before each write, since
-/// it may change at any time.
+/// Returns the process's file size limit in bytes, or `None` if there is none. A write beyond it raises
+/// SIGXFSZ. Called before each write, since the limit may change at any time.
 #[cfg(all(unix, not(miri)))]
 fn file_size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current

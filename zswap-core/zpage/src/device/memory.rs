@@ -10,8 +10,8 @@ use crate::Page;
 
 /// Keeps pages uncompressed in memory. For tests: it saves no memory.
 ///
-/// `Send` and `Sync`; one mutex. In a child after `fork` each call fails with [`DeviceError::Forked`],
-/// the device holds no page, and dropping it does nothing.
+/// `Send` and `Sync`; one mutex guards all slots. In a child after `fork` each call fails with
+/// [`DeviceError::Forked`], the device holds no page, and dropping it does nothing.
 ///
 /// ```
 /// use zpage::PAGE_SIZE;
@@ -34,12 +34,12 @@ pub struct MemorySwapDevice {
 type Pages = HashMap<u64, Box<[u8]>>;
 
 impl MemorySwapDevice {
-    /// A device of `capacity` slots, which take memory only once written.
+    /// Makes a device of `capacity` slots. A slot takes memory only while it holds a page.
     pub fn new(capacity: u64) -> Self {
         MemorySwapDevice { capacity, pages: Leaked::default() }
     }
 
-    /// Slots that hold a page.
+    /// Returns the number of slots that hold a page; 0 in a child after `fork`.
     pub fn pages(&self) -> usize {
         self.lock().map_or(0, |pages| pages.len())
     }

@@ -45,7 +45,7 @@ pub enum DeviceError {
         /// Slots of the device.
         capacity: u64,
     },
-    /// Nothing was written to the slot, or the device did not keep it.
+    /// The slot holds no page: none was written, or the device did not keep it.
     #[error("slot {slot} holds no page")]
     Missing {
         /// The slot.
@@ -77,7 +77,7 @@ pub enum DeviceError {
         /// Slots of the device.
         slots: u64,
     },
-    /// No memory for the device's bookkeeping of a slot.
+    /// There is no memory to record what a slot holds.
     #[error("no memory to record what a slot of the device holds; free memory and retry")]
     OutOfMemory,
     /// The device panicked.
@@ -103,7 +103,7 @@ impl DeviceError {
     }
 }
 
-/// Displays an error in the system's words if it has a number, else by its kind.
+/// Displays the system's message for the error number, or the error's kind if there is no number.
 struct Said(io::ErrorKind, Option<i32>);
 
 impl fmt::Display for Said {
@@ -115,20 +115,22 @@ impl fmt::Display for Said {
     }
 }
 
-/// A device of numbered slots, each of one page. The store allocates the slots: it writes no slot twice
-/// without a discard in between, and neither writes nor discards a slot that is being read.
+/// A device of numbered slots, each of which holds one page. The store that uses the device allocates the
+/// slots. It discards a slot before it writes the slot again, and neither writes nor discards a slot that
+/// is being read.
 ///
-/// A device belongs to one store at a time: building the store attaches it, which fails with
-/// [`AttachError::InUse`] if it is attached already, and dropping the store detaches it.
+/// A device belongs to one store at a time. Building a store attaches the device, and dropping the store
+/// detaches it. Attaching fails with [`AttachError::InUse`] if the device is attached already.
 ///
 /// Calls may block. zswap-core holds no entry lock during a call; zram holds the lock of the page that it
-/// reads or writes. Calls come from any thread, several at a time for different slots. A call may fail, or
-/// panic, which the store sees as [`DeviceError::Panicked`]: the page then stays where it was. A child
-/// after `fork` makes no call.
+/// reads or writes. Calls come from any thread and may overlap. Calls for the same slot overlap only if
+/// they are reads. A call may fail. It may also panic, which the store treats as an error
+/// ([`DeviceError::Panicked`]). In both cases the page stays where it was. In a child after `fork` the
+/// store does not call the device.
 ///
-/// No method and no destructor may store to or load from the store that the device is attached to: the
-/// store waits for the call, and may need the device again for the other page. Use another store, or
-/// none.
+/// No method and no destructor of a device may store pages to, or load pages from, the store that the
+/// device is attached to. That store may be waiting for this call to return, and may need the device for
+/// the other page, too.
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -161,40 +163,41 @@ impl fmt::Display for Said {
 /// # Ok::<(), DeviceError>(())
 /// ```
 pub trait SwapDevice: Send + Sync + fmt::Debug {
-    /// The number of slots, which are numbered from 0; at most 2^32 are used. Must not change.
+    /// Returns the number of slots, which are numbered from 0. A store uses only the first 2^32. The number
+    /// must not change.
     fn capacity(&self) -> u64;
 
-    /// Writes a page. After an error the slot's contents are unspecified.
+    /// Writes a page to a slot. After an error the slot's content is unspecified.
     ///
     /// # Errors
-    /// Any that the device has: the page stays in memory.
+    /// Any [`DeviceError`]. The page then stays in memory.
     fn write_page(&self, slot: u64, page: &Page) -> Result<(), DeviceError>;
 
-    /// Reads the page last written to a slot. After an error `page` is unspecified.
+    /// Reads the page that was last written to a slot. After an error the content of `page` is unspecified.
     ///
     /// # Errors
-    /// Any that the device has, rather than a page that was not written to the slot; usually
-    /// [`DeviceError::Missing`] if none was.
+    /// Any [`DeviceError`]; usually [`DeviceError::Missing`] if the slot holds no page. A device must fail
+    /// rather than return a page that was not written to the slot.
     fn read_page(&self, slot: u64, page: &mut Page) -> Result<(), DeviceError>;
 
-    /// A hint that the page of a slot is not needed any more.
+    /// Hints that the page of a slot is not needed any more. Does nothing by default.
     fn discard(&self, slot: u64) {
         let _ = slot;
     }
 
-    /// The devices that a wrapper keeps its pages on: they are attached together with it, so that no
-    /// other store gets one of them. Must not change.
+    /// Returns the devices on which a wrapper keeps its pages; none by default. They are attached together
+    /// with the wrapper, so that no other store can use them. The result must not change.
     fn inner(&self) -> &[Arc<dyn SwapDevice>] {
         &[]
     }
 
-    /// Heap bytes of the device's bookkeeping of its slots.
+    /// Returns the heap bytes that the device uses to keep track of its slots; 0 by default.
     fn memory_bytes(&self) -> usize {
         0
     }
 }
 
-/// Refuses a slot beyond the capacity.
+/// Fails with [`DeviceError::OutOfRange`] unless the slot is below the capacity.
 fn check(slot: u64, capacity: u64) -> Result<(), DeviceError> {
     if slot < capacity { Ok(()) } else { Err(DeviceError::OutOfRange { slot, capacity }) }
 }

@@ -24,7 +24,7 @@ pub struct NullSwapDevice {
 }
 
 impl NullSwapDevice {
-    /// A device of `capacity` slots.
+    /// Makes a device of `capacity` slots.
     pub fn new(capacity: u64) -> Self {
         NullSwapDevice { capacity }
     }

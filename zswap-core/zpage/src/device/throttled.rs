@@ -1,4 +1,4 @@
-//! A slow device.
+//! A wrapper that makes a device slow.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::{DeviceError, SwapDevice};
 use crate::Page;
 
-/// Wraps a device and sleeps before each read and write, to test a device that is slower than the
-/// stores.
+/// Wraps a device and sleeps before each read and write, to test stores on a slow device.
 ///
 /// `Send` and `Sync`.
 ///

@@ -1,16 +1,16 @@
 //! Which slots are being read, by how many readers, and which were given up meanwhile.
 //!
-//! An open-addressed hash table of a fixed size, allocated when the device is attached: pinning happens
-//! under an entry's lock, where nothing may allocate or wait. Probing is linear; removing a slot shifts
-//! displaced slots back, so a search ends at the first free place.
+//! An open-addressed hash table. Its size is fixed, and it is allocated when the device is attached, because
+//! pinning happens under an entry's lock, where nothing may allocate or wait. Probing is linear. Removing a
+//! slot shifts displaced slots back, so a search ends at the first free place.
 
 use std::collections::TryReserveError;
 
 use crate::sync::MODEL;
 
-/// Slots that can be read at once. Readers of further slots wait, with nothing locked.
+/// The most slots that can be read at the same time. A reader of another slot releases its lock and waits.
 pub(super) const MOST: usize = if MODEL { 3 } else { 256 };
-/// Places: more than `MOST`, so some are always free and every search ends.
+/// The size of the table. It is larger than `MOST`, so some places are always free and every search ends.
 const PLACES: usize = (MOST * 2).next_power_of_two();
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +51,7 @@ impl Readers {
         Ok(Readers { places, slots: 0 })
     }
 
-    /// The place of a slot, or the free place where it would go.
+    /// Returns the place of a slot, or the free place where it would go.
     fn find(&self, slot: u32) -> usize {
         let mut at = home(slot);
         while self.places[at].readers > 0 && self.places[at].slot != slot {
@@ -60,7 +60,7 @@ impl Readers {
         at
     }
 
-    /// Adds a reader; false if [`MOST`] other slots are being read.
+    /// Adds a reader of the slot. Returns false if nobody reads the slot yet and [`MOST`] others are read.
     pub(super) fn add(&mut self, slot: u32) -> bool {
         let at = self.find(slot);
         if self.places[at].readers == 0 {
@@ -70,12 +70,12 @@ impl Readers {
             self.slots += 1;
             self.places[at] = Place { slot, readers: 0, given_up: false };
         }
-        // Leaked readers could reach the maximum: the slot then counts as read for ever.
+        // If readers are leaked, the count may reach its maximum. The slot then counts as read for ever.
         self.places[at].readers = self.places[at].readers.saturating_add(1);
         true
     }
 
-    /// Marks a slot as given up; false if it has no reader.
+    /// Marks a slot as given up if it is being read. Returns whether it is.
     pub(super) fn give_up(&mut self, slot: u32) -> bool {
         let at = self.find(slot);
         let read = self.places[at].readers > 0;
@@ -108,7 +108,7 @@ impl Readers {
             if place.readers == 0 {
                 return;
             }
-            // It moves into the hole unless its home lies behind the hole.
+            // The slot moves into the hole unless its home comes after the hole.
             let from_home = at.wrapping_sub(home(place.slot)) % PLACES;
             if from_home >= at.wrapping_sub(hole) % PLACES {
                 self.places[hole] = place;
@@ -118,12 +118,12 @@ impl Readers {
         }
     }
 
-    /// Whether a further slot can be read.
+    /// Returns whether another slot can be read.
     pub(super) fn has_room(&self) -> bool {
         self.slots < MOST
     }
 
-    /// Heap bytes.
+    /// Returns the heap bytes of the table.
     pub(super) fn memory_bytes(&self) -> usize {
         self.places.capacity() * size_of::<Place>()
     }

@@ -1,11 +1,12 @@
-//! Opens a file for a device's pages that no other user can read and no other device uses.
+//! Opens a file for a device's pages. No other user can read the file, and no other device uses it.
 //!
-//! Pages are memory, with its secrets. So a new file has mode 0600; an existing one is used only if it is
-//! empty, regular, owned by this user and closed to others. It is never reached through a symbolic link,
-//! and is locked for as long as it is open.
+//! Pages are copies of memory and may contain secrets. So a new file has mode 0600; an existing one is used
+//! only if it is empty, regular, owned by this user and closed to others. It is never reached through a
+//! symbolic link, and is locked for as long as it is open.
 //!
 //! A file on procfs and the like is a view of something else (`/proc/self/mem` is this process's memory).
-//! So known file systems of this kind are refused, and the file must keep a length that is set.
+//! So files on known file systems of this kind are refused. On any file system, the file's length is set
+//! once as a test, and the file is refused if it does not keep that length.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::file_size_limit;
 use crate::PAGE_SIZE;
 
-/// Why a file could not be taken for a device.
+/// Why a file cannot be used for a device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileDeviceError {
@@ -23,19 +24,19 @@ pub enum FileDeviceError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The call.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// More slots than a file has room for.
+    /// The device has more slots than fit in a file.
     #[error("{}: a file has no room for {capacity} slots: use at most {most}", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Slots asked for.
         capacity: u64,
-        /// The most slots of a file.
+        /// The most slots that fit in a file.
         most: u64,
     },
     /// The path names something other than a regular file. Symbolic links are not followed.
@@ -46,14 +47,14 @@ pub enum FileDeviceError {
         /// What it is.
         what: &'static str,
     },
-    /// The file is a view of something else, as those on procfs are, and keeps no pages.
+    /// The file would not keep pages: like the files on procfs, it is a view of something else.
     #[error(
         "{}: {what}, so it keeps no pages: name a file on a disk or on tmpfs", path.display()
     )]
     NotStorage {
         /// The path.
         path: PathBuf,
-        /// The evidence.
+        /// How this was found: the kind of file system, or a length that the file did not keep.
         what: &'static str,
     },
     /// The file is not empty.
@@ -80,7 +81,7 @@ pub enum FileDeviceError {
         /// This process's user.
         user: u32,
     },
-    /// Others may read or write it.
+    /// The file's mode gives users other than the owner some permission.
     #[error(
         "{}: has mode {mode:04o}, and pages hold memory that others must not read or change: make it \
          0600", path.display()
@@ -104,7 +105,7 @@ impl FileDeviceError {
         FileDeviceError::Io { path: path.to_owned(), operation, source }
     }
 
-    /// The kind of failure, for callers that use [`io::Error`].
+    /// Returns the kind of [`io::Error`] that this error becomes.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             FileDeviceError::Io { source, .. } => source.kind(),
@@ -128,10 +129,10 @@ impl From<FileDeviceError> for io::Error {
     }
 }
 
-/// Checks that an empty file keeps a length that is set, then truncates it again.
+/// Sets the length of an empty file, checks that the file keeps it, and truncates the file again.
 fn check_length(path: &Path, file: &File) -> Result<(), FileDeviceError> {
     let page = PAGE_SIZE as u64;
-    // Extending a file beyond the limit raises a signal.
+    // Extending a file beyond the file size limit raises a signal.
     let len = file_size_limit().map_or(page, |limit| limit.min(page));
     if len == 0 {
         let source = io::ErrorKind::FileTooLarge.into();
@@ -157,8 +158,8 @@ mod unix {
     use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
     use rustix::io::Errno;
 
-    /// Checks what `stat` and `file_system` say of the file. The open file is checked last, since the path
-    /// may lead elsewhere by then.
+    /// Checks what `stat` and `file_system` report about the file. `open` calls this for an existing path
+    /// before it opens it, and always for the open file, since the path may lead to another file meanwhile.
     fn check(
         path: &Path,
         stat: &Stat,
@@ -191,7 +192,7 @@ mod unix {
         Ok(())
     }
 
-    /// Names the file system if it is one of those that keep no pages.
+    /// Returns a description of the file system if it is one that keeps no pages, else `None`.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn no_storage(found: &rustix::fs::StatFs) -> Option<&'static str> {
         #[allow(
@@ -242,7 +243,8 @@ mod unix {
         Ok(None)
     }
 
-    /// Opens, checks and locks the file. A refused file is not changed.
+    /// Creates or opens the file, checks it and locks it. A file that existed and is refused keeps its
+    /// content. A file that was created here and fails a check is removed.
     pub(in super::super) fn open(path: &Path) -> Result<File, FileDeviceError> {
         let failed =
             |operation| move |errno: Errno| FileDeviceError::io(path, operation, errno.into());
@@ -262,7 +264,7 @@ mod unix {
         };
         let refused = |error| {
             if is_new {
-                // Most likely the file system ignores modes. The file is empty and ours.
+                // The file is empty and was created here. Most likely the file system ignores modes.
                 let _ = std::fs::remove_file(path);
             }
             error
@@ -274,7 +276,8 @@ mod unix {
             Err(Errno::WOULDBLOCK) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
             Err(errno) => return Err(failed("flock")(errno)),
         }
-        // After the lock: a file in use is not empty either, and its last user may have written to it.
+        // Checked under the lock: a file in use must fail with `InUse`, although it is not empty, and until
+        // the lock is taken another device may write to the file.
         let stat = rustix::fs::fstat(&file).map_err(failed("fstat"))?;
         if stat.st_size != 0 {
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
@@ -285,9 +288,8 @@ mod unix {
         Ok(file)
     }
 
-    /// Unlocks the file now, even if a child of this process still has it open.
+    /// Unlocks the file now. Closing it would not unlock it while a child of this process has it open.
     pub(in super::super) fn unlock(file: &File) {
-        // Closing alone keeps the lock while a child has the file open.
         let _ = rustix::fs::flock(file, FlockOperation::Unlock);
     }
 }
@@ -298,7 +300,7 @@ pub(super) fn open(path: &Path) -> Result<File, FileDeviceError> {
     /// ERROR_SHARING_VIOLATION.
     const SHARED: i32 = 32;
     let mut options = std::fs::OpenOptions::new();
-    // No other process can open the file for as long as it is open here.
+    // Without sharing, no other process can open the file while it is open here.
     let options = options.read(true).write(true).create(true).truncate(false).share_mode(0);
     let file = options.open(path).map_err(|source| match source.raw_os_error() {
         Some(SHARED) => FileDeviceError::InUse { path: path.to_owned() },

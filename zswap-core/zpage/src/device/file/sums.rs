@@ -3,9 +3,9 @@
 //! Any process that may open the file can change it: another program may write to it, and a file that is
 //! truncated and extended again reads as zeros. So each page that is read is checked against its checksum.
 //!
-//! Lock: a mutex, under which nothing else is locked; the first write to a chunk of 1024 slots allocates
-//! the chunk under it. A hash table finds chunks by number, so a slot far beyond the others costs no more
-//! memory than one beside them.
+//! Lock: a mutex, under which nothing else is locked. The first write to a chunk of 1024 slots allocates the
+//! chunk under it. A hash table finds chunks by number, so a slot far beyond the others costs no more memory
+//! than one beside them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::device::DeviceError;
 /// Slots of a chunk.
 const CHUNK: u64 = 1024;
 
-/// The checksum (CRC-32) of a page; never 0, which stands for no page.
+/// The checksum (CRC-32) of a page. It is never 0: in a chunk, 0 means that the slot holds no page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sum(u32);
 
@@ -35,7 +35,7 @@ pub(super) struct Sums {
     chunks: Mutex<Chunks>,
 }
 
-/// The number of a slot's chunk, and its place in that.
+/// Splits a slot's number into the number of its chunk and its place in the chunk.
 fn split(slot: u64) -> (u64, usize) {
     (slot / CHUNK, (slot % CHUNK) as usize)
 }
@@ -67,14 +67,14 @@ impl Sums {
         }
     }
 
-    /// The sum of a slot's page.
+    /// Returns the sum of a slot's page, or `None` if the slot holds none.
     pub(super) fn get(&self, slot: u64) -> Option<Sum> {
         let (chunk, at) = split(slot);
         let sum = self.lock().get(&chunk)?[at];
         Some(sum).filter(|sum| *sum != 0).map(Sum)
     }
 
-    /// Heap bytes.
+    /// Returns the heap bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         let chunks = self.lock();
         let of_chunks: usize = chunks.values().map(|sums| size_of_val(&**sums)).sum();
@@ -82,8 +82,8 @@ impl Sums {
     }
 }
 
-/// Heap bytes of a hash table of this capacity: a power of two of places, each with a control byte; from
-/// 8 places on, an eighth stays free.
+/// Returns the heap bytes of a hash table of this capacity. The number of its places is a power of two, and
+/// each place has a control byte. One place stays free if there are fewer than 8, else an eighth of them.
 fn table_bytes(capacity: usize) -> usize {
     let places = match capacity {
         0 => 0,

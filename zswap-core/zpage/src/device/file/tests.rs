@@ -1,4 +1,4 @@
-//! Files of every kind, changed behind the device's back.
+//! Tests of file devices: which files are refused, and what a device does if somebody changes its file.
 
 use std::fs;
 
@@ -88,7 +88,7 @@ fn a_file_that_somebody_changed_gives_errors_and_no_pages() {
     };
     check("unchanged", 0..10);
     let theirs = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    // Cut within a page, then extended to the old length: part of that page is zeros.
+    // The file is cut within a page, then extended to its old length: the rest of that page is zeros.
     theirs.set_len(8 * PAGE_SIZE as u64 + 100).unwrap();
     check("shorter", 0..8);
     theirs.set_len(10 * PAGE_SIZE as u64).unwrap();
@@ -97,7 +97,7 @@ fn a_file_that_somebody_changed_gives_errors_and_no_pages() {
     check("overwritten", 1..8);
     theirs.set_len(0).unwrap();
     check("empty", 0..0);
-    // A page that is written now can be read.
+    // After that, a page can be written and read again.
     device.write_page(4, &page(5)).unwrap();
     check("empty, and one written", 4..5);
     // The device keeps the file that it opened, not another one under the same name.
@@ -190,7 +190,7 @@ fn a_file_that_others_can_reach_is_refused() {
         other => panic!("{other}"),
     };
     assert_eq!(what(&refused), "a symbolic link");
-    // Nor is a file made at the target of a dangling link.
+    // No file is created at the target of a dangling link.
     std::os::unix::fs::symlink(folder.at("nothing"), folder.at("dangling")).unwrap();
     let refused = FileSwapDevice::create(folder.at("dangling"), 1).unwrap_err();
     assert_eq!(what(&refused), "a symbolic link");
