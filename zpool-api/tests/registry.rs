@@ -11,7 +11,7 @@ use zpool_api::{PageError, PageProvider, PageRun, Registry, ZpoolConfig, ZpoolEr
 #[derive(Debug)]
 struct NoPages;
 
-// SAFETY: it gives no run.
+// SAFETY: it never returns a run.
 unsafe impl PageProvider for NoPages {
     fn page_size(&self) -> usize {
         4096
