@@ -254,11 +254,11 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// Offers objects to `evict`, those of the oldest page first, until this call has freed `target_pages`
     /// pages or has visited every page once. Returns the number of pages freed.
     ///
-    /// For programs that use a backend without a store. Makes one callback at most for each object that the
-    /// pool held at the start, whatever the callbacks store and whatever is being read. So it always ends,
-    /// even if the callback refuses every object or readers keep pages; the result is then just smaller. An
-    /// object that is evicted during a read is freed, but its page stays until the read ends and does not
-    /// count as freed.
+    /// For programs that use a backend without a store. The number of callbacks never exceeds the number of
+    /// objects that the pool held at the start, whatever the callbacks store and whatever is being read. So
+    /// the call always ends, even if the callback refuses every object or readers keep pages; the result is
+    /// then just smaller. An object that is evicted during a read is freed, but its page stays until the read
+    /// ends and does not count as freed.
     ///
     /// # Blocking
     /// Blocks as long as the callbacks do.
