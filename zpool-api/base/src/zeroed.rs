@@ -5,8 +5,8 @@
 //! [`stable`] table keeps its elements for ever. Here the owner gives back the memory of a *group* of
 //! elements when it does not need them, even while other threads still access them. A late reader finds
 //! zeros. A late write brings back a page, which is zero except for that write. So an element consists only
-//! of atomics. The owner must ensure that zeros mean "nothing", and that a late access writes only with a
-//! compare-exchange that expects another value than zero.
+//! of atomics. The owner must ensure that zeros mean "nothing", and that a late access writes only by
+//! compare-exchange, which fails if it does not find the value that it expects.
 //!
 //! Elements live in buckets of 1, 2, 4, ... groups. Each bucket is one mapping, which the system backs page
 //! by page on first touch. Under Miri, under the model checker and on systems other than Linux, buckets are

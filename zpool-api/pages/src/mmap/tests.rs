@@ -74,7 +74,7 @@ fn discard(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>) {
     unsafe { provider.discard(run, pages) };
 }
 
-/// A run whose pages are all touched.
+/// Allocates a run and touches all its pages.
 fn touched(provider: &MmapPages, pages: usize, fill: u8) -> PageRun {
     let mut run = provider.alloc_run(pages).unwrap();
     touch(provider, &mut run, 0..pages, fill);
