@@ -121,7 +121,7 @@ impl Arena {
     /// Puts back the slot of a run of `pages` pages at `base`, which must hold no memory.
     ///
     /// # Panics
-    /// If the run is not a taken slot of this arena. Not every such mistake is noticed.
+    /// If the run is not a taken slot of this arena.
     #[expect(
         clippy::expect_used,
         reason = "the caller of `free_run` promises that it is this provider's run"
