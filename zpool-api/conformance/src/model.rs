@@ -71,7 +71,7 @@ impl Model {
         fixture.assert_counts(self.live.len(), self.bytes);
     }
 
-    /// Reads every live object.
+    /// Reads every live object and checks its bytes.
     pub(super) fn check_all(&self, fixture: &Fixture) {
         fixture.check_all(&self.live);
     }
@@ -86,7 +86,7 @@ impl Model {
     }
 }
 
-/// A random size: often small, some large, some at the limits.
+/// Returns a random size: often small, sometimes large, sometimes at a limit.
 pub(super) fn any_size(rng: &mut Rng, max: usize) -> usize {
     let size = match rng.below(8) {
         0..=2 => 1 + rng.below(max.min(256)),
@@ -106,7 +106,7 @@ pub(super) fn fill(fixture: &Fixture, model: &mut Model, count: usize) {
     }
 }
 
-/// Opens a write guard.
+/// Opens a write guard for an object with this mark, and asserts that it is empty.
 pub(super) fn begin(pool: &dyn Zpool, mark: Mark) -> ObjWrite<'_> {
     match pool.malloc(mark.len()) {
         Ok(write) => {
