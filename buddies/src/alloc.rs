@@ -122,8 +122,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some(room.nth)
     }
 
-    /// Moves the middle object to the chunk `to` (in-page compaction). Returns false if it is being read or
-    /// written. Under the page's lock, which a thread that frees the object takes, too.
+    /// Moves the middle object to the chunk `to` (in-page compaction). Returns false if it is being written,
+    /// read or freed. Under the page's lock, which a thread that frees the object takes, too.
     fn move_middle(&self, middle: Buddy<'_, L, N>, page: &mut Page<L, N>, to: u8) -> bool {
         if !middle.word().try_move() {
             return false;

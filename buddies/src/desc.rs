@@ -30,7 +30,7 @@ pub(crate) struct PageDesc<L: Layout<N>, const N: usize> {
     base: AtomicPtr<u8>,
     pub(crate) middle: L::Middle,
     pub(crate) page: <L::Locks as Locking>::InDesc<Page<L, N>>,
-    /// Represent the bytes of the buddies under the model checker.
+    /// Under the model checker, these cells stand for the bytes of the buddies.
     watched: [Watched; N],
 }
 

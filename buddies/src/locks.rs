@@ -6,7 +6,8 @@
 //!   lock or alone, and only for the lists. Threads that use different pages contend only for the lists, and
 //!   only briefly.
 //! * With [`OneLock`], the pool lock, too. An allocation takes one lock, and so does a free. With page locks
-//!   they take three and two. For layouts that change a page in a few dozen instructions.
+//!   an allocation takes three locks and a free two. Meant for layouts that change a page in a few dozen
+//!   instructions.
 //!
 //! With both policies, no page provider call, no system call and no user code runs under a lock. At most one
 //! object, smaller than a page, is moved under a lock. A thread locks only one page at a time.

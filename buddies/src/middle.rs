@@ -2,8 +2,8 @@
 //! without a lock.
 //!
 //! It changes when room is taken for a middle object, before the object's word is OWNED. It also changes
-//! while that word is MOVING. So a thread that reads it after the word, and found the word not MOVING, gets
-//! the value of that object.
+//! while that word is MOVING. So a thread that pins the word, waits until it is not MOVING, and then reads
+//! the chunk gets the place of that object.
 
 use crate::sync::atomic::{AtomicU8, Ordering};
 

@@ -1,7 +1,7 @@
 //! A page's objects and its reference count: what the page's lock guards.
 //!
 //! # What keeps a page
-//! Its reference count, `kref`, keeps a page. Each object in the page has one reference, whether it is being
+//! The reference count `kref` keeps a page. Each object in the page has one reference, whether it is being
 //! written, live, or still read after it was freed. Readers have no reference of their own. The holder of the
 //! page has one more reference: the holder is the lists, a running allocation, or reclaim. The put that
 //! brings the count to 0 frees the page. Only the count keeps a page, not its place on a list.

@@ -2,8 +2,8 @@
 //! evicts.
 //!
 //! While a page is visited, it is off all lists, and reclaim has a reference to it. So nobody else allocates
-//! in it, reclaims it or frees it. No lock is held while the callback runs. Reclaim always puts its
-//! reference, even if the callback panics.
+//! in it, reclaims it or frees it. No lock is held while the callback runs. At the end of the visit reclaim
+//! always gives its reference up, even if the callback panics.
 //!
 //! A call visits only pages that were put on the LRU before it began. Pages that it puts back, and pages that
 //! the callback fills, count as new. So it visits no page twice. The number of callbacks therefore never

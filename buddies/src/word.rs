@@ -143,8 +143,8 @@ impl core::fmt::Debug for Word {
 /// Why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PinError {
-    /// There is no live object of that generation. It is `Some` if this thread, as a passing reader, became
-    /// the last reader of a parked object: then it owns that object's space.
+    /// There is no live object of that generation. The value is `Some` if this thread, as a passing reader,
+    /// was the last reader of a parked object and now owns that object's space.
     NotLive(Option<Word>),
     /// The object has [`READER_LIMIT`] readers.
     TooManyReaders,

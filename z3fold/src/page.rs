@@ -73,7 +73,7 @@ unsafe impl Layout<3> for Trio {
         }
     }
 
-    /// Finds room that needs a move of the middle object only if there is no other.
+    /// Chooses room that needs a move of the middle object only if there is no other room.
     fn room(&self, chunks: usize) -> Option<Room> {
         if chunks == 0 || chunks > self.largest(true) {
             return None;

@@ -46,8 +46,8 @@ fn an_empty_lru_ends_reclaim() {
     assert_eq!((freed, inner.take()), (Ok(1), Some(Ok(0))));
 }
 
-/// The reference count decides when a page is freed, not whether the page is on a list: an allocation takes
-/// it off its list for a moment.
+/// A page is freed when its reference count is 0, not when it is on no list: an allocation takes a page off
+/// its list for a moment.
 #[test]
 fn a_page_is_freed_by_its_last_reference_only() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
@@ -234,9 +234,9 @@ fn the_middle_object_is_moved_whole() {
     }
 }
 
-/// An allocation skips 16 pages at most because their middle object is being read, and 16 more after it has
-/// requested a new page. It moves each skipped page to a list for less room. Pages that it did not skip stay
-/// on the list for all their free chunks.
+/// An allocation skips pages whose middle object is being read: 16 at most, and 16 more after it has
+/// requested a new page. It moves each skipped page to a list for less room. The other pages stay on the list
+/// for all their free chunks.
 #[test]
 fn an_allocation_passes_a_bounded_number_of_pages() {
     let pool = pool();

@@ -16,7 +16,7 @@ pub enum ZpoolError {
         /// The handle that was passed.
         handle: u64,
     },
-    /// Objects have at least one byte.
+    /// The object would have 0 bytes, but objects have at least one.
     #[error("an object of 0 bytes cannot be allocated; keep empty values outside the pool")]
     EmptyObject,
     /// The object is larger than [`crate::ZpoolCaps::max_object_size`].
@@ -129,7 +129,7 @@ pub enum ZpoolError {
 }
 
 impl ZpoolError {
-    /// The error for a handle that names no live object.
+    /// Makes the error for a handle that names no live object.
     pub fn invalid(handle: Handle) -> Self {
         ZpoolError::InvalidHandle { handle: handle.as_u64() }
     }

@@ -17,7 +17,7 @@
 //!
 //! A backend with slots splits its 52 bits as [`SlotRef`] does. Freeing an object bumps the generation of its
 //! slot, so a stale handle never matches again. A slot that has used its last generation is retired.
-//! docs/handles.md says how the number of bits in each field was chosen.
+//! docs/handles.md says how far the bits of each field reach, and what happens when they are used up.
 
 use core::fmt;
 use core::num::NonZeroU64;

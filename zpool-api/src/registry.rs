@@ -64,7 +64,7 @@ impl Registry {
         Registry::default()
     }
 
-    /// Adds a backend: `build` calls `constructor` for `name`.
+    /// Adds a backend. [`build`](Self::build) calls `constructor` when it gets `name`.
     ///
     /// # Errors
     /// [`ZpoolError::AlreadyRegistered`] if the name is taken.

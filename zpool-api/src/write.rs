@@ -37,7 +37,8 @@ pub trait ObjSink: Sync {
 }
 
 enum Target<'p> {
-    /// Raw pointers, for the same reason as in the read guard: after `commit` the target may be gone.
+    /// The pointers are raw for the same reason as in the read guard: after `commit` their targets may be
+    /// gone.
     InPlace { start: NonNull<u8>, commit: NonNull<dyn ObjCommit + 'p>, token: u64 },
     /// `bytes` has the object's length from the start.
     Buffer { bytes: Vec<u8>, sink: &'p (dyn ObjSink + 'p) },

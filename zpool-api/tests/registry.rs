@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use zpool_api::{PageError, PageProvider, PageRun, Registry, ZpoolConfig, ZpoolError};
 
-/// Never asked for a page: the constructors below fail first.
+/// A provider that is never asked for a page, because the constructors below fail first.
 #[derive(Debug)]
 struct NoPages;
 

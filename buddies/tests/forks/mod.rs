@@ -15,8 +15,7 @@ pub(crate) type Build = fn(Arc<dyn PageProvider>) -> Arc<dyn Zpool>;
 const HANGS_AFTER: u32 = 20;
 
 /// Runs `work` in a child and returns its result, or `None` if the child died. The child has only the thread
-/// that forked, and another thread may have held the allocator's lock. So `work` should neither allocate nor
-/// panic.
+/// that forked, so `work` should neither allocate nor panic.
 pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
     // SAFETY: the child only runs `work` and calls `_exit`. It runs no destructor of the parent and no test
     // harness.

@@ -285,7 +285,8 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
             offered.set(offered.get() + 1);
             assert!(offered.get() <= OBJECTS, "offered more objects than there were");
             match what {
-                // Stores two copies for each evicted object.
+                // 0 and 1 store two copies of each evicted object. 2 and 3 free the object and store a copy
+                // in its place.
                 0 | 1 => {
                     for _ in 0..2 {
                         pool.malloc_from(&object).unwrap();

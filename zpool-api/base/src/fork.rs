@@ -27,13 +27,13 @@ use crate::sync::MODEL;
 pub struct Maker(u64);
 
 impl Maker {
-    /// Returns this process.
+    /// Returns the process in which it is called.
     #[inline]
     pub fn here() -> Self {
         Maker(generation())
     }
 
-    /// Whether the caller is in that process, and not in a child of it.
+    /// Whether it is called in that process, and not in a child of it.
     #[inline]
     pub fn is_here(self) -> bool {
         generation() == self.0

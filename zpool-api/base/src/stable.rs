@@ -85,12 +85,12 @@ fn bucket_layout<T>(bucket: usize) -> Result<Layout, TableError> {
 }
 
 impl<T> StableTable<T> {
-    /// An empty table for up to 2^32 - 32 elements. Allocates nothing yet.
+    /// Makes an empty table for up to 2^32 - 32 elements. Allocates nothing yet.
     pub fn new() -> Self {
         Self::with_limit(usize::MAX)
     }
 
-    /// An empty table for at most `limit` elements.
+    /// Makes an empty table for `limit` elements at most. Allocates nothing yet.
     ///
     /// # Panics
     /// At compile time, if `T` is zero-sized.

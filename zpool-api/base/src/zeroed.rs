@@ -224,7 +224,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         if cfg!(target_arch = "x86_64") { const { GROUP.ilog2() } } else { self.group_bits }
     }
 
-    /// Bucket number and offset in it.
+    /// Returns the bucket of an index, and the offset in that bucket.
     #[inline]
     fn place(&self, index: u32) -> (usize, usize) {
         let shifted = index as usize + self.group();
@@ -241,7 +241,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         if base.is_null() {
             return None;
         }
-        // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
+        // SAFETY: `place` returns an offset that is inside the bucket.
         let element = unsafe { base.add(offset) };
         // SAFETY: a bucket with a pointer holds valid elements until the table is dropped (module invariant).
         // The elements are atomics and shared only as `&T`. The zeros that `give_back` leaves are a valid

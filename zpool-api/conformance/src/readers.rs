@@ -30,8 +30,9 @@ fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
     fixture.compact();
 }
 
-/// Asserts that the pool counts `expected` freed objects that are still being read. A backend without pages
-/// may count none: if each object has its own allocation, no space waits for readers.
+/// Asserts that the pool counts `expected` freed objects that are still being read. A backend that does not
+/// use the provider's pages may count fewer: if each object has its own allocation, no space waits for
+/// readers.
 fn assert_parked(fixture: &Fixture, expected: usize) {
     let parked = fixture.pool.stats().parked_objects;
     if fixture.uses_pages || parked > expected {

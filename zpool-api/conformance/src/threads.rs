@@ -11,8 +11,8 @@ use super::pick;
 use zpool_api::{Handle, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Counts one thread as working until it is dropped, even by a panic. Other threads work on until the count
-/// is 0.
+/// Counts one thread as working until it is dropped, even by a panic. Other threads keep going until the
+/// count is 0.
 pub(super) struct AtWork<'a>(&'a AtomicUsize);
 
 impl<'a> AtWork<'a> {

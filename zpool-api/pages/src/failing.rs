@@ -87,7 +87,7 @@ impl FailingPages {
         self.limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// While `all` is true, `isolate_block` returns all of memory as one block. So a migration moves
+    /// Sets whether `isolate_block` returns all of memory as one block. If it does, a migration moves
     /// everything that it can, whichever provider this one wraps. `alloc_run` still works during that
     /// isolation, and no block returns to the system.
     pub fn isolate_all(&self, all: bool) {

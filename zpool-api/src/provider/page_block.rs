@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-/// A large aligned piece of address space that [`PageProvider::isolate_block`] isolated, so that the objects
-/// in it can be moved elsewhere. A plain value that owns nothing. `Send` and `Sync`.
+/// Names a large, aligned piece of address space that [`PageProvider::isolate_block`] isolated. Its runs can
+/// now be emptied by moving objects to other runs. A plain value that owns nothing. `Send` and `Sync`.
 ///
 /// [`PageProvider::isolate_block`]: crate::PageProvider::isolate_block
 #[derive(Debug, PartialEq, Eq)]

@@ -62,8 +62,8 @@ pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(Cell::get)
 }
 
-/// Takes and releases each rank once, so that anything that lockdep sets up on a thread's first use is set up
-/// before allocations are refused.
+/// Takes and releases some ranks once, so that anything that lockdep sets up on a thread's first use is set
+/// up before allocations are refused.
 #[allow(dead_code, reason = "not every test that includes this file takes ranked locks")]
 pub(crate) fn warm_lockdep() {
     use zpool_base::lockdep::{Rank, acquire};

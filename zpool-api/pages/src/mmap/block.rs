@@ -3,8 +3,8 @@
 //! A block handles offsets and never touches memory. A slot becomes *taken* when its run is handed out. It
 //! stays taken while the run is in use, while it is warm, and while its pages are on their way to the system.
 //!
-//! Invariants: `taken` is the number of bits set in `bits`; the bits from `slots` on are clear; a block
-//! without taken slots has no run length, once its last slot was put back.
+//! Invariants: `taken` is the number of bits set in `bits`; the bits from `slots` on are clear; when the last
+//! taken slot of a block is put back, the block loses its run length.
 
 use zpool_api::provider::PAGE_SIZE;
 

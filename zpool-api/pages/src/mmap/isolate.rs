@@ -63,8 +63,8 @@ impl State {
 
 impl MmapPages {
     pub(super) fn isolate(&self) -> Option<PageBlock> {
-        // A warm run occupies a slot. After they are gone, the counts of taken slots show which blocks are
-        // sparse and where room is.
+        // Warm runs occupy slots. After they are gone, the counts of taken slots show which blocks are sparse
+        // and where there is room.
         self.trim();
         let mut gathered = Vec::new();
         gathered.try_reserve_exact(MAX_SLOTS).ok()?;

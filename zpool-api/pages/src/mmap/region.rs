@@ -16,7 +16,8 @@ pub(super) const REGION_BLOCKS: usize = 32;
 /// Bytes to reserve for a region, if the address space has room.
 const REGION_BYTES: usize = REGION_BLOCKS * BLOCK_BYTES;
 
-/// Uses only the whole, aligned blocks in its mapping. The unaligned rest is less than one block.
+/// A mapping and its blocks. Only whole, aligned blocks are used; the rest of the mapping is less than one
+/// block.
 pub(super) struct Region {
     mapping: Mapping,
     /// The start of the first block, with the provenance of the whole mapping.

@@ -22,12 +22,12 @@ fn with(options: MmapOptions) -> MmapPages {
     MmapPages::with_options(options).unwrap()
 }
 
-/// The page sizes to test with that this system supports.
+/// Returns the page sizes to test: those that this system supports.
 fn page_sizes() -> impl Iterator<Item = usize> {
     [4096, 16384, 65536].into_iter().filter(|size| *size >= mapping::system_page_size())
 }
 
-/// Bytes of the provider's regions for which the system holds memory.
+/// Returns the bytes of the provider's regions that have memory, resident or swapped.
 ///
 /// They are read from the page map, not from `smaps`. There the system merges neighbouring mappings of the
 /// same kind, and other tests that run in parallel have such mappings.
@@ -55,7 +55,7 @@ fn touch(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>, fill: u8)
     unsafe { at.write_bytes(fill, pages.len() * page_size) };
 }
 
-/// The bytes of one page of a run.
+/// Returns the bytes of one page of a run.
 fn page<'a>(provider: &MmapPages, run: &'a PageRun, page: usize) -> &'a [u8] {
     assert!(page < run.pages());
     // SAFETY: the page is inside the run.
@@ -263,8 +263,8 @@ fn emptied_blocks_serve_other_lengths() {
     assert_eq!(pages.regions().len(), 1, "a block was not reused");
 }
 
-/// Makes calls of all kinds in random order and frees all runs at the end. If `check_every` is not 0, checks
-/// the provider's counts against the system's every so often.
+/// Makes calls of all kinds in random order and frees all runs at the end. If `check_every` is not 0,
+/// compares the provider's counts with the system's every `check_every` rounds.
 fn random_traffic(pages: &MmapPages, seed: u64, rounds: usize, check_every: usize) {
     let mut rng = Rng::new(seed);
     let mut held: Vec<PageRun> = Vec::new();
