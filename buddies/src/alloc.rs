@@ -1,9 +1,11 @@
-//! Allocation: takes room in a page or in a fresh page, and moves the middle object if it is in the way.
+//! Allocation: takes room in a page that has some, or in a fresh page. Moves the middle object if it is in
+//! the way.
 //!
-//! Under the pool lock an allocation takes the page with the tightest room off its list, and the lists'
-//! reference with it. Under the page's lock it moves the middle object if necessary and gives the new object
-//! room and a reference; then the page returns to its list. The new owner claims the word: FREE → OWNED. It
-//! writes the bytes without a lock; `publish` makes the word LIVE, and from then on the handle exists.
+//! Under the pool lock an allocation takes the page with the tightest room off its list, and takes over the
+//! lists' reference. Under the page's lock it moves the middle object if necessary, and gives the new object
+//! room and a reference. Then the page returns to a list. The allocation claims the object's word: FREE →
+//! OWNED. Its owner writes the bytes without a lock. `publish` makes the word LIVE, and from then on the
+//! handle exists.
 
 use zpool_api::{Handle, ObjCommit, ZpoolError};
 use zpool_base::stable::TableError;
@@ -18,11 +20,12 @@ use crate::page::Page;
 use crate::source::FreshPage;
 use crate::states::Who;
 
-/// Pages that an allocation tries: one whose middle object is being read or written may have no room.
+/// How many pages an allocation tries. A page may have no room after all, because its middle object is being
+/// read or written and cannot be moved.
 const TRIES: u32 = 16;
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
-    /// Takes room for `size` bytes. Afterwards the word is OWNED by the caller.
+    /// Takes room for `size` bytes and returns the buddy. Its word is OWNED, by the caller.
     pub(crate) fn reserve(&self, size: usize) -> Result<Buddy<'_, L, N>, ZpoolError> {
         if size == 0 {
             return Err(ZpoolError::EmptyObject);
@@ -40,11 +43,11 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let fresh = self.source.alloc()?;
         let mut lists = self.lists.lock();
         if lists.tightest(chunks).is_some() {
-            // Room appeared meanwhile.
+            // Another thread has made room meanwhile.
             drop(lists);
             if let Some(found) = self.reserve_in_a_page(chunks) {
                 found.word().claim(size);
-                // The provider may panic when the page is returned.
+                // The drop returns the fresh page, and the provider may panic.
                 let abort = AbortOnDrop(self, found.slot.number());
                 drop(fresh);
                 core::mem::forget(abort);
@@ -58,11 +61,13 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok(found)
     }
 
-    /// Room in the page that fits tightest; `None` if none of the [`TRIES`] tightest pages has any.
+    /// Takes room in the page that fits tightest. Returns `None` if [`TRIES`] pages had no room, or no page
+    /// is left to try.
     fn reserve_in_a_page(&self, chunks: usize) -> Option<Buddy<'_, L, N>> {
         for _ in 0..TRIES {
             let mut lists = self.lists.lock();
-            // With one lock the page may stay on its list: the lock is held until it moves to another.
+            // With one lock the page may stay on its list, because the lock is held until the page moves to
+            // another list.
             let page =
                 if L::Locks::ONE { lists.tightest(chunks) } else { lists.take_for_alloc(chunks) }?;
             let desc = self.desc(page);
@@ -84,8 +89,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         None
     }
 
-    /// Returns a page whose middle object cannot be moved now to a list where an allocation of this size does
-    /// not find it again.
+    /// Puts back a page whose middle object cannot be moved now. It goes to a list where an allocation of
+    /// this size does not find it again.
     #[cold]
     fn pass_by(&self, page: u32, mut held: Held<'_, L, N>) {
         let to = held.page().resting_state(false);
@@ -94,7 +99,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         self.give_back(unreferenced);
     }
 
-    /// Takes room in a page, and moves its middle object if necessary. Under the page's lock.
+    /// Takes room in a page and returns the number of the buddy. Moves the middle object if necessary.
+    /// Returns `None` if there is no room, or the middle object cannot be moved now. Under the page's lock.
     fn make_room(
         &self,
         desc: &PageDesc<L, N>,
@@ -116,29 +122,30 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some(room.nth)
     }
 
-    /// In-page compaction: moves the middle object, unless it is being read or written. Under the page's lock,
-    /// which its freer takes, too.
+    /// Moves the middle object to the chunk `to` (in-page compaction). Returns false if it is being written,
+    /// read or freed. Under the page's lock, which a thread that frees the object takes, too.
     fn move_middle(&self, middle: Buddy<'_, L, N>, page: &mut Page<L, N>, to: u8) -> bool {
         if !middle.word().try_move() {
             return false;
         }
         middle.watched().write();
         let len = middle.word().peek().bytes();
-        // SAFETY: the word is LIVE and MOVING, and the page's lock keeps the freer out.
+        // SAFETY: the word is LIVE and MOVING, and the page's lock keeps out a thread that would free the
+        // object.
         let from = unsafe { middle.bytes(len, self.chunk_size) }.cast::<u8>();
         page.set_middle_at(to);
         middle.desc.middle.set(to);
         // SAFETY: as above.
         let to = unsafe { middle.bytes(len, self.chunk_size) }.cast::<u8>();
-        // SAFETY: both places are `len` bytes of the page and may overlap. The old one is the object's, the
-        // rest of the new one is free, and MOVING keeps readers out, as the page's lock does the freer
-        // (invariant 2 of `desc.rs`).
+        // SAFETY: both places are `len` bytes of the page and may overlap. The old place is the object's, and
+        // the rest of the new one is free. MOVING keeps readers out, and the page's lock keeps out a thread
+        // that would free the object (invariant 2 of `desc.rs`).
         unsafe { from.copy_to(to, len) };
         middle.word().end_move();
         true
     }
 
-    /// Attaches memory to a vacant page number, and takes room for an object of `chunks` chunks in it.
+    /// Attaches memory to a vacant page number, and takes room in it for an object of `chunks` chunks.
     fn attach<'a>(
         &'a self,
         fresh: FreshPage<'a>,
@@ -150,7 +157,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let mut held = self.lock_found(lists, page, desc);
         desc.attach(fresh.attach());
         let guarded = held.page();
-        // The lists' reference.
+        // This is the lists' reference.
         guarded.get();
         guarded.occupy(Room::FIRST, chunks);
         let to = guarded.resting_state(true);
@@ -158,8 +165,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Buddy { slot: Slot::new(page, Room::FIRST.nth), desc }
     }
 
-    /// A page number with a record and a descriptor, but without a page. A number that gets no descriptor stays
-    /// vacant for the next try, so that a failure uses up nothing.
+    /// Returns a page number that has a record and a descriptor, but no page. If there is no memory for the
+    /// descriptor, the number stays vacant for the next try, so that a failure uses up nothing.
     fn vacant_number<'a>(
         &'a self,
         mut lists: LockedLists<'a, L, N>,
@@ -177,8 +184,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok((page, lists))
     }
 
-    /// Adds descriptors until this page number has one. Another thread may add it, while this one adds another
-    /// thread's.
+    /// Adds descriptors until this page number has one. If several threads add descriptors, each may add one
+    /// that another thread needs.
     #[cold]
     fn add_descriptors(&self, page: u32) -> Result<(), ZpoolError> {
         while self.table.len() <= page as usize {
@@ -194,7 +201,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Ok(())
     }
 
-    /// OWNED → LIVE: from here on the handle exists.
+    /// Makes the word LIVE and returns the object's handle, which exists from here on.
     #[inline]
     pub(crate) fn publish(&self, buddy: Buddy<'_, L, N>) -> Handle {
         self.objects.add(1);
@@ -216,7 +223,7 @@ impl<L: Layout<N>, const N: usize> ObjCommit for Core<L, N> {
     }
 }
 
-/// Aborts an object that is being made if the provider panics.
+/// Aborts an object that is being made, if the provider panics.
 struct AbortOnDrop<'a, L: Layout<N>, const N: usize>(&'a Core<L, N>, u32);
 
 impl<L: Layout<N>, const N: usize> Drop for AbortOnDrop<'_, L, N> {

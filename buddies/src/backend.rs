@@ -1,4 +1,4 @@
-//! A crate's own type over a [`Pool`](crate::Pool), to which it passes on each call.
+//! A crate's own type over a [`Pool`](crate::Pool). It passes each call on to the pool.
 
 /// Implements `Zpool` and `Debug` for a newtype over a [`Pool`](crate::Pool).
 ///
@@ -54,7 +54,8 @@ macro_rules! backend {
                 free(handle: Handle) -> Result<(), ZpoolError>;
                 prefetch(handle: Handle) -> ();
                 obj_read_begin(handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
-                /// At least a page's share for the most objects that it holds: a smaller object saves no memory.
+                /// A page holds a fixed number of objects at most, so an object smaller than its equal share
+                /// of the page saves no memory.
                 footprint(len: usize) -> usize;
                 total_pages() -> usize;
                 reclaim(pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError>;

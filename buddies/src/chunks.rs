@@ -3,25 +3,26 @@
 /// Chunks per page.
 pub const CHUNKS: usize = 64;
 
-/// The size of a chunk: a power of two.
+/// The size of a chunk in bytes: a power of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ChunkSize {
     shift: u32,
 }
 
 impl ChunkSize {
-    /// The size of a chunk in pages of `page_size` bytes, a power of two of at least 64.
+    /// Returns the size of a chunk in pages of `page_size` bytes. `page_size` must be a power of two and at
+    /// least 64.
     pub(crate) fn of_page(page_size: usize) -> Self {
         debug_assert!(page_size.is_power_of_two() && page_size >= CHUNKS);
         ChunkSize { shift: page_size.trailing_zeros() - CHUNKS.trailing_zeros() }
     }
 
-    /// Bytes of `chunks` chunks.
+    /// Returns the bytes of `chunks` chunks.
     pub(crate) fn bytes(self, chunks: usize) -> usize {
         chunks << self.shift
     }
 
-    /// Chunks that `bytes` bytes occupy.
+    /// Returns how many chunks `bytes` bytes occupy.
     pub(crate) fn chunks(self, bytes: usize) -> usize {
         (bytes + self.bytes(1) - 1) >> self.shift
     }

@@ -1,4 +1,4 @@
-//! A pool's parts, and how to get at them: descriptors by number, pages by their lock.
+//! A pool's parts, and the functions that reach them: descriptors by number, pages by their lock.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) type Held<'a, L, const N: usize> =
 pub(crate) type LockedLists<'a, L, const N: usize> =
     Locked<'a, ListsOf<<L as Layout<N>>::Locks, Page<L, N>>>;
 
-/// All of a pool's state; private to the crate, so that nobody else can end pins or commit objects.
+/// All of a pool's state. Private to the crate, so that nobody else can end pins or commit objects.
 pub(crate) struct Core<L: Layout<N>, const N: usize> {
     pub(crate) source: PageSource,
     pub(crate) chunk_size: ChunkSize,
@@ -31,11 +31,12 @@ pub(crate) struct Core<L: Layout<N>, const N: usize> {
     pub(crate) first_generation: u32,
     pub(crate) table: StableTable<PageDesc<L, N>>,
     pub(crate) lists: PoolLock<L::Locks, Page<L, N>>,
-    /// Freed objects that their last readers left.
+    /// Freed objects that their last readers left to the pool.
     pub(crate) left: Left,
     pub(crate) objects: Counter,
     pub(crate) object_bytes: Counter,
-    /// Objects that are PARKED. Below 0 for a moment if the last reader subtracts before the freer has added.
+    /// How many objects are PARKED. Below 0 for a moment if the last reader subtracts one before the freer
+    /// adds it.
     pub(crate) parked: Counter,
 }
 
@@ -60,28 +61,29 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         })
     }
 
-    /// The buddy of any slot number, if there is one.
+    /// Returns the buddy with this slot number, or `None` if there is none. Accepts any number.
     #[inline]
     pub(crate) fn find(&self, slot: u32) -> Option<Buddy<'_, L, N>> {
         let slot = Slot::from_number(slot)?;
         Some(Buddy { slot, desc: self.table.get(slot.page)? })
     }
 
-    /// The buddy of a slot number that is in use.
+    /// Returns the buddy of a slot number that is in use.
     #[expect(clippy::expect_used, reason = "slots in use have descriptors, which the table keeps")]
     #[inline]
     pub(crate) fn known(&self, slot: u32) -> Buddy<'_, L, N> {
         self.find(slot).expect("a slot in use has a descriptor")
     }
 
-    /// The descriptor of a page number in use.
+    /// Returns the descriptor of a page number that is in use.
     #[expect(clippy::expect_used, reason = "page numbers are given out with a descriptor")]
     #[inline]
     pub(crate) fn desc(&self, page: u32) -> &PageDesc<L, N> {
         self.table.get(page).expect("a page number in use has a descriptor")
     }
 
-    /// Locks a page that was found in the lists.
+    /// Locks a page that was found in the lists, which are still locked. With page locks this unlocks the
+    /// lists.
     #[inline]
     pub(crate) fn lock_found<'a>(
         &'a self,
@@ -98,14 +100,14 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         L::Locks::lock(&self.lists, page, &desc.page)
     }
 
-    /// The handle of a buddy's object of this generation.
+    /// Returns the handle of a buddy's object of this generation.
     #[expect(clippy::expect_used, reason = "the word keeps generations within a handle's bits")]
     pub(crate) fn handle(&self, buddy: Buddy<'_, L, N>, generation: u32) -> Handle {
         let bits = SlotRef::new(generation, buddy.slot.number());
         Handle::new(self.tag, bits.expect("an object's generation fits in a handle").to_bits())
     }
 
-    /// The handle's slot and generation, if it has this pool's tag.
+    /// Returns the handle's slot and generation. Fails if it has another pool's tag.
     #[inline]
     pub(crate) fn slot_of(&self, handle: Handle) -> Result<SlotRef, ZpoolError> {
         let bits = handle.bits_of(self.tag).ok_or_else(|| ZpoolError::invalid(handle))?;
@@ -118,8 +120,8 @@ impl<L: Layout<N>, const N: usize> Drop for Core<L, N> {
         let source = &self.source;
         each_in_destructor(self.table.iter().filter_map(|desc| {
             let base = desc.detach()?;
-            // SAFETY: an attached page. Guards borrow the pool, so none is left that could touch it, and
-            // forgotten ones never do.
+            // SAFETY: the page is attached. Guards borrow the pool, so no guard is left, except forgotten
+            // ones, which never touch it.
             Some(move || unsafe { source.give_back(base) })
         }));
     }

@@ -1,17 +1,17 @@
-//! A page's descriptor, which any thread may reach by a slot number, in a type-stable table.
+//! A page's descriptor. It is in a type-stable table, where any thread may reach it by a slot number.
 //!
-//! A descriptor has an object word for each buddy, the page's address, the middle object's place, and, with
-//! page locks, the page lock and the page that it guards. It is never freed, so any slot number leads to a
-//! word or to `None`.
+//! A descriptor has an object word for each buddy, the page's address and the middle object's place. With
+//! page locks it also has the page lock and the page that this lock guards. It is never freed, so any slot
+//! number leads to a word or to `None`.
 //!
 //! # Invariants of the bytes
-//! 1. A descriptor's `base` is the start of a page of the pool's provider from `attach` until the page's
-//!    last reference is put. It is stored before the first word of the page becomes OWNED, and does not change
-//!    while any word of the page is OWNED, LIVE or PARKED: each such object has a reference.
-//! 2. The bytes of a buddy belong to its word's owner in state OWNED and to the mover while the word is
-//!    MOVING; otherwise, in states LIVE and PARKED, they are immutable. Buddies never overlap (`Layout`).
-//! 3. `middle` is the chunk of the middle buddy. It changes when room is taken for a middle object, or
-//!    while that object's word is MOVING.
+//! 1. A descriptor's `base` is the start of a page of the pool's provider from `attach` until the page's last
+//!    reference is put. It is stored before the first word of the page becomes OWNED. It does not change
+//!    while any word of the page is OWNED, LIVE or PARKED, because each such object has a reference.
+//! 2. In state OWNED only the word's owner uses the bytes of a buddy, and while the word is MOVING only the
+//!    mover. Otherwise, in states LIVE and PARKED, they are immutable. Buddies never overlap (`Layout`).
+//! 3. `middle` is the chunk of the middle buddy. It changes when room is taken for a middle object, or while
+//!    that object's word is MOVING.
 
 use core::ptr::{NonNull, null_mut};
 
@@ -30,12 +30,12 @@ pub(crate) struct PageDesc<L: Layout<N>, const N: usize> {
     base: AtomicPtr<u8>,
     pub(crate) middle: L::Middle,
     pub(crate) page: <L::Locks as Locking>::InDesc<Page<L, N>>,
-    /// Represent the bytes of the buddies under the model checker.
+    /// Under the model checker, these cells stand for the bytes of the buddies.
     watched: [Watched; N],
 }
 
 impl<L: Layout<N>, const N: usize> PageDesc<L, N> {
-    /// A descriptor without memory, whose first objects will have this generation.
+    /// Makes a descriptor without memory. The first object of each of its buddies will have this generation.
     pub(crate) fn new(generation: u32) -> Self {
         PageDesc {
             words: [(); N].map(|()| ObjWord::new(generation)),
@@ -52,8 +52,8 @@ impl<L: Layout<N>, const N: usize> PageDesc<L, N> {
         self.base.store(base.as_ptr(), Ordering::Relaxed);
     }
 
-    /// Takes the memory out. For the thread that put the page's last reference, or that has the whole pool to
-    /// itself.
+    /// Takes the memory out and returns it. For the thread that put the page's last reference, or for the
+    /// drop of the pool.
     pub(crate) fn detach(&self) -> Option<NonNull<u8>> {
         // Relaxed: all words are FREE and nobody holds the page, so nobody else reads `base` until the page
         // number is reused, which the pool lock orders after this.
@@ -84,23 +84,23 @@ impl<'a, L: Layout<N>, const N: usize> Buddy<'a, L, N> {
         &self.desc.watched[usize::from(self.slot.nth)]
     }
 
-    /// The bytes of the buddy's object, which has `len` bytes.
+    /// Returns the bytes of the buddy's object. It has `len` bytes.
     ///
     /// # Safety
-    /// The word must be OWNED, LIVE or PARKED, with an object of `len` bytes, and the caller must keep it
+    /// The word must be OWNED, LIVE or PARKED, and its object must have `len` bytes. The caller must keep it
     /// so: as its owner, by a pin, or as the mover.
     #[expect(clippy::expect_used, reason = "a page with objects has memory (invariant 1)")]
     #[inline]
     pub(crate) unsafe fn bytes(self, len: usize, size: ChunkSize) -> NonNull<[u8]> {
-        // Relaxed: stored before the word became OWNED. The caller has read that value of the word or a later
-        // one with Acquire, or holds the page's lock, or is the owner.
+        // Relaxed: `base` was stored before the word became OWNED. The caller has read that value of the
+        // word, or a later one, with Acquire. Or it holds the page's lock, or is the owner.
         let base = NonNull::new(self.desc.base.load(Ordering::Relaxed));
         let base = base.expect("a page with objects has memory");
         let middle_at = self.desc.middle.get();
         let start = L::start(usize::from(self.slot.nth), size.chunks(len), middle_at);
         let offset = size.bytes(start);
         debug_assert!(offset + len <= size.bytes(CHUNKS));
-        // SAFETY: `base` is the start of a page that the object's reference keeps (invariant 1), and the
+        // SAFETY: `base` is the start of a page, which the object's reference keeps (invariant 1). The
         // object's room is inside the page (`Layout`).
         let start = unsafe { base.add(offset) };
         NonNull::slice_from_raw_parts(start, len)

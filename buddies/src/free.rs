@@ -1,11 +1,12 @@
-//! Frees: an object's room and its reference are released, and the last reference frees the page.
+//! Freeing: an object's room and its reference are released, and putting the last reference frees the page.
 //!
-//! * The word goes LIVE → OWNED → FREE. If the object is being read, it goes LIVE → PARKED, and → OWNED by the
-//!   last reader, which leaves the object on the pool's stack (`left.rs`); the next call that may block takes
-//!   it off the stack and makes it FREE.
+//! * The word goes LIVE → OWNED → FREE. If the object is being read, the word goes LIVE → PARKED instead. The
+//!   last reader makes it OWNED and leaves the object on the pool's stack (`left.rs`). The next call that may
+//!   block takes the object off the stack and makes the word FREE.
 //! * OWNED → FREE and the release of the room are one step under the page's lock. Then the page moves to the
-//!   list for its objects, unless an allocation or reclaim holds it; without objects it leaves the lists. The
-//!   thread that puts the last reference frees the page, with no lock held.
+//!   list that fits its objects, or leaves the lists if it has none. If an allocation or reclaim holds the
+//!   page, that is left to the holder. The thread that puts the last reference frees the page, with no lock
+//!   held.
 
 use core::ptr::NonNull;
 
@@ -38,7 +39,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         let buddy = self.find(at.slot())?;
         let word = buddy.word();
         let (freed, unreferenced) = if L::Middle::MOVES {
-            // Locked before the word changes: this keeps the mover out.
+            // The lock is taken before the word changes, so that no thread moves the object meanwhile.
             let mut held = self.lock(buddy.slot.page, buddy.desc);
             let freed = word.free(at.generation())?;
             let is_owned = matches!(freed, Freed::Owned(_));
@@ -59,8 +60,9 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some(())
     }
 
-    /// Releases the room and the reference of an object that the caller owns: OWNED → FREE. `published` as in
-    /// `ObjWord::release`. Under the page's lock.
+    /// Releases the room and the reference of an object that the caller owns: OWNED → FREE. `published` means
+    /// the same as in `ObjWord::release`. Returns the page if this put its last reference. Under the page's
+    /// lock.
     #[inline]
     fn give_up(
         &self,
@@ -81,21 +83,22 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         self.settle(buddy.slot.page, held, Who::Freer, to)
     }
 
-    // `inline(always)`, here and below: one more call costs 2 % of an allocation and a free.
+    // `inline(always)`, here and below: a call that is not inlined costs 2 % of an allocation and a free.
     #[inline(always)]
     fn lock_and_give_up(&self, buddy: Buddy<'_, L, N>, published: bool) -> Option<Unreferenced> {
         let mut held = self.lock(buddy.slot.page, buddy.desc);
         self.give_up(buddy, &mut held, published)
     }
 
-    /// Frees an object that the caller owns. With no lock held; calls the provider.
+    /// Frees an object that the caller owns. Calls the provider, so the caller must hold no lock.
     pub(crate) fn give_up_now(&self, buddy: Buddy<'_, L, N>, published: bool) {
         let unreferenced = self.lock_and_give_up(buddy, published);
         self.give_back(unreferenced);
     }
 
-    /// Puts a page on the list where it belongs. If it has no objects, it leaves the lists, and the reference of
-    /// its holder is put. Under the page's lock.
+    /// Puts a page on the list where it belongs. If it has no objects, takes it off the lists and puts the
+    /// reference of its holder. Returns the page if that was the last reference. Does nothing if `who` is the
+    /// freer and the page is left to its holder. Under the page's lock.
     #[inline(always)]
     pub(crate) fn settle(
         &self,
@@ -112,35 +115,36 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         last.then(|| Unreferenced { page, usable: !guarded.is_retired() })
     }
 
-    /// Returns the memory of a page without references, and makes its number available again. With no lock held;
-    /// calls the provider.
+    /// Returns the memory of a page without references, and makes its number available again. Calls the
+    /// provider, so the caller must hold no lock.
     #[inline]
     pub(crate) fn give_back(&self, unreferenced: Option<Unreferenced>) {
         if let Some(Unreferenced { page, usable }) = unreferenced {
             let base = self.desc(page).detach();
             self.lists.lock().detach(page, usable);
             if let Some(base) = base {
-                // SAFETY: attached, and no word of it is OWNED, LIVE or PARKED, so nobody touches it
-                // (invariant 1 of `desc.rs`); `detach` took the pointer out, so it is given back once.
+                // SAFETY: the page was attached. None of its words is OWNED, LIVE or PARKED, so nobody
+                // touches it (invariant 1 of `desc.rs`). `detach` took the pointer out, so the page is given
+                // back only once.
                 unsafe { self.source.give_back(base) };
             }
         }
     }
 
-    /// Frees what readers left. With no lock held.
+    /// Frees the objects that readers left. The caller must hold no lock.
     #[inline]
     pub(crate) fn finish_left(&self) {
         self.left.finish(self);
     }
 }
 
-// SAFETY: `link` gives the bytes of an OWNED object, which has at least one chunk of 64 bytes or more. They do not
-// move: a mover moves only LIVE objects.
+// SAFETY: `link` returns the bytes of an OWNED object, which has at least one chunk of 64 bytes or more. The
+// bytes do not move, because only LIVE objects are moved.
 unsafe impl<L: Layout<N>, const N: usize> Leaves for Core<L, N> {
     fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
         let buddy = self.known(slot);
         let len = buddy.word().peek().bytes();
-        // SAFETY: OWNED: before the push by the pusher, afterwards by the stack.
+        // SAFETY: the word is OWNED: before the push by the thread that pushes, afterwards by the stack.
         unsafe { buddy.bytes(len, self.chunk_size) }.cast()
     }
 

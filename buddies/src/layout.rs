@@ -1,8 +1,9 @@
-//! How the buddies of a page share its 64 chunks: the only difference between zbud and z3fold, as a trait.
+//! How the buddies of a page share its 64 chunks, as a trait. This is the only difference between zbud and
+//! z3fold.
 //!
-//! Buddies of a page have numbers from 0; number 0 is the first, which begins at chunk 0. A buddy keeps
-//! its number, and so its handle, for its whole life, even if its bytes are moved. The middle one, which
-//! may be moved, is number 1 (`middle.rs`).
+//! The buddies of a page are numbered from 0. Number 0 is the first buddy, which begins at chunk 0. A buddy
+//! keeps its number, and so its handle, for its whole life, even if its bytes are moved. Only the middle
+//! buddy may be moved; it is number 1 (`middle.rs`).
 
 use core::fmt::Debug;
 
@@ -12,25 +13,25 @@ use crate::middle::Middle;
 /// Room for an object in a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// The buddy that the object becomes.
+    /// The number of the buddy that the object becomes.
     pub nth: usize,
-    /// Chunk at which it begins.
+    /// The chunk at which the object begins.
     pub at: u8,
     /// The chunk to which the middle object must be moved first; `None` if it may stay.
     pub move_middle_to: Option<u8>,
 }
 
 impl Room {
-    /// The room in a page without objects.
+    /// The room for the first object of a page.
     pub(crate) const FIRST: Room = Room { nth: 0, at: 0, move_middle_to: None };
 }
 
-/// The objects of one page: at most `N`.
+/// The objects of one page, at most `N` of them.
 ///
 /// # Safety
-/// A room must lie inside the 64 chunks, and must not overlap the objects in the page once the middle one is at
-/// `move_middle_to`. [`Layout::start`] must return the chunk of the room that the object got, or to which it was
-/// moved since.
+/// A room must lie inside the 64 chunks. After the middle object was moved to `move_middle_to`, the room must
+/// not overlap any object in the page. [`Layout::start`] must return the chunk where the object is: that of
+/// its room, or the one to which it was moved.
 pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// The backend's registry name.
     const NAME: &'static str;
@@ -41,7 +42,7 @@ pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// Which locks guard a page: [`OneLock`](crate::OneLock) or [`PageLocks`](crate::PageLocks).
     type Locks: Locking;
 
-    /// How readers learn the middle object's place: [`NoMiddle`](crate::NoMiddle) or
+    /// How readers find the middle object's place: [`NoMiddle`](crate::NoMiddle) or
     /// [`MiddleAt`](crate::MiddleAt).
     type Middle: Middle;
 
@@ -51,10 +52,12 @@ pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// Whether one object takes all 64 chunks.
     fn is_headless(&self) -> bool;
 
-    /// Chunks of the largest object that fits, 0 for none. `moves` says whether the middle object may be moved.
+    /// Returns the chunks of the largest object that fits; 0 if none fits. `moves` says whether the middle
+    /// object may be moved for it.
     fn largest(&self, moves: bool) -> usize;
 
-    /// Room for an object of `chunks` chunks, if it fits.
+    /// Finds room for an object of `chunks` chunks, without taking it. Returns `None` if the object does not
+    /// fit.
     fn room(&self, chunks: usize) -> Option<Room>;
 
     /// Gives the room to an object of `chunks` chunks.
@@ -68,11 +71,12 @@ pub unsafe trait Layout<const N: usize>: Debug + Send + Sync + Sized + 'static {
     /// Frees the room of the `nth` object.
     fn vacate(&mut self, nth: usize);
 
-    /// Chunk at which the `nth` object, of `chunks` chunks, begins; the middle one begins at `middle_at`.
+    /// Returns the chunk at which the `nth` object begins. The object has `chunks` chunks. The middle object
+    /// begins at `middle_at`.
     fn start(nth: usize, chunks: usize, middle_at: u8) -> usize;
 }
 
-/// A buddy of a page: the slot number of its handles.
+/// Names a buddy by page and number. Its number is the slot in the buddy's handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot<const N: usize> {
     pub(crate) page: u32,
@@ -83,10 +87,10 @@ pub(crate) struct Slot<const N: usize> {
 impl<const N: usize> Slot<N> {
     const NTH_BITS: u32 = N.next_power_of_two().trailing_zeros();
 
-    /// Page numbers that fit in a slot number.
+    /// How many page numbers fit in a slot number.
     pub(crate) const MAX_PAGES: usize = 1 << (32 - Self::NTH_BITS);
 
-    /// The slot of the `nth` buddy of a page.
+    /// Returns the slot of the `nth` buddy of a page.
     #[inline]
     pub(crate) fn new(page: u32, nth: usize) -> Self {
         assert!(nth < N, "a layout of {N} buddies gave room number {nth}");
@@ -98,7 +102,7 @@ impl<const N: usize> Slot<N> {
         self.page << Self::NTH_BITS | u32::from(self.nth)
     }
 
-    /// The slot with this number, if it is one.
+    /// Returns the slot with this number, or `None` if no buddy can have it.
     #[inline]
     pub(crate) fn from_number(number: u32) -> Option<Self> {
         let nth = (number & ((1 << Self::NTH_BITS) - 1)) as u8;

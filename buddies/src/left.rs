@@ -1,17 +1,19 @@
-//! Objects that their last readers left: a lock-free stack, emptied by calls that may use the provider.
+//! Objects that their last readers left: a lock-free stack. Calls that may use the provider empty it.
 //!
 //! A read guard may be dropped anywhere, even under another component's lock, so its drop may neither wait
 //! nor call the page provider. The last reader of a freed object owns the object (`word.rs`), and pushes it
-//! here instead of freeing it. The next call of the pool that may block takes all of them and frees them
-//! ([`Left::finish`]).
+//! on this stack instead of freeing it. The next call of the pool that may block takes all objects off the
+//! stack and frees them ([`Left::finish`]).
 //!
-//! The link to the next object is in the first bytes of the object itself, which are the pusher's alone: a
-//! buddy has at least one chunk of 64 bytes. So the stack costs one word per pool, and a push needs no memory.
+//! The link to the next object is in the first bytes of the object itself: a buddy has at least one chunk of
+//! 64 bytes, and nobody but its owner uses them. So the stack costs one word per pool, and a push needs no
+//! memory.
 //!
 //! # Why ABA is harmless
-//! Only `push` compares the head, and an equal head may have been taken and pushed again meanwhile. That does
-//! no harm: the link means "the rest of the stack is what is at the head when I am pushed", and the CAS makes
-//! this true of whatever an equal head leads to now. Takers do not compare: they swap.
+//! Only `push` compares the head. Between its load and its CAS, the head may have been taken and pushed
+//! again, so that it is equal but has another object below it. That does no harm. The link of a pushed object
+//! says only which object is at the head when the CAS succeeds, and that object is the right one, whatever is
+//! below it. Takers do not compare: they swap.
 
 use core::ptr::NonNull;
 
@@ -19,19 +21,19 @@ use crate::sync::MODEL;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use zpool_base::unwind::in_destructor;
 
-/// No object.
+/// The head of an empty stack.
 const NONE: u64 = 0;
 
-/// Access to the objects that were left, by slot number.
+/// Gives access to the objects that were left, by slot number.
 ///
 /// # Safety
-/// `link` must give the object's own memory, at least 8 writable bytes that are nobody else's while the
+/// `link` must return the object's own memory: at least 8 writable bytes that nobody else uses while the
 /// object is on the stack.
 pub(crate) unsafe trait Leaves {
-    /// The first bytes of an object that is on the stack, or about to be pushed.
+    /// Returns the first bytes of an object that is on the stack, or about to be pushed.
     fn link(&self, slot: u32) -> NonNull<[u8; 8]>;
 
-    /// Frees the object. May call the page provider, so no lock is held.
+    /// Frees the object. May call the page provider, so the caller must hold no lock.
     fn finish(&self, slot: u32);
 }
 
@@ -48,17 +50,19 @@ impl Left {
     /// Pushes an object that the caller owns. Takes no lock and calls no provider.
     ///
     /// # Safety
-    /// The object must be the caller's (OWNED), and pushed once; it belongs to the stack afterwards.
+    /// The caller must own the object (its word is OWNED), and must push it only once. Afterwards it belongs
+    /// to the stack.
     pub(crate) unsafe fn push<P: Leaves>(&self, pool: &P, slot: u32) {
         let link = pool.link(slot);
-        // A guess that is nearly always right; the CAS corrects it.
+        // A guess that is nearly always right. If it is wrong, the CAS returns the right head.
         let mut head = NONE;
         loop {
-            // SAFETY: 8 writable bytes (`Leaves::link`) of an object that is the caller's alone.
+            // SAFETY: `link` is 8 writable bytes (`Leaves::link`) of an object that only the caller owns.
             unsafe { link.as_ptr().write_unaligned(head.to_ne_bytes()) };
             let new = u64::from(slot) + 1;
             // Release pairs with the Acquire of `finish`: the link is visible, and the last reader's accesses
-            // to the object come before the taker's. Relaxed on failure: retried with the value found.
+            // to the object come before the taker's. Relaxed on failure: the value found is only the next
+            // guess.
             match self.0.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -66,12 +70,12 @@ impl Left {
         }
     }
 
-    /// Frees all objects on the stack, each at the cost of a free. Costs one load if there are none. With no lock
-    /// held. If the provider panics, the rest stays for the next call.
+    /// Frees all objects on the stack, each at the cost of a free. Costs one load if the stack is empty. If
+    /// the provider panics, the remaining objects stay for the next call. The caller must hold no lock.
     #[inline]
     pub(crate) fn finish<P: Leaves>(&self, pool: &P) {
-        // Relaxed: only decides whether to try. Under the model checker always tries, since after such a load
-        // it does not explore every order of the swap.
+        // Relaxed: the load only decides whether to try. Under the model checker this always tries, because
+        // after such a load the checker does not explore every order of the swap.
         if MODEL || self.0.load(Ordering::Relaxed) != NONE {
             self.finish_all(pool);
         }
@@ -94,7 +98,7 @@ impl Default for Left {
     }
 }
 
-/// The rest of a taken stack that is not yet freed; its drop pushes it again after a panic.
+/// The objects of a taken stack that are not yet freed. After a panic its drop pushes them again.
 struct Rest<'a, P: Leaves> {
     left: &'a Left,
     pool: &'a P,
@@ -105,7 +109,8 @@ impl<P: Leaves> Rest<'_, P> {
     fn next(&mut self) -> Option<u32> {
         let slot = self.head.checked_sub(1)? as u32;
         let link = self.pool.link(slot);
-        // SAFETY: 8 readable bytes (`Leaves::link`), which `push` wrote; they are the taker's since the swap.
+        // SAFETY: `link` is 8 readable bytes (`Leaves::link`), which `push` wrote. Since the swap only the
+        // taker uses them.
         self.head = u64::from_ne_bytes(unsafe { link.as_ptr().read_unaligned() });
         Some(slot)
     }
@@ -115,7 +120,8 @@ impl<P: Leaves> Drop for Rest<'_, P> {
     fn drop(&mut self) {
         in_destructor(|| {
             while let Some(slot) = self.next() {
-                // SAFETY: taken off by the swap and not freed yet, so it is this thread's.
+                // SAFETY: the swap took the object off the stack and it is not freed yet, so this thread owns
+                // it.
                 unsafe { self.left.push(self.pool, slot) };
             }
         });

@@ -1,7 +1,8 @@
 //! The engine of zbud and z3fold: a pool that keeps a few objects, the *buddies*, in each page.
 //!
-//! A page is divided into 64 chunks. A [`Layout`] defines how the buddies of a page share them; a [`Pool`] does
-//! everything else, and [`backend!`] makes a crate's own type from it. Here is a layout with one object per page:
+//! A page is divided into 64 chunks. A [`Layout`] defines how the buddies of a page share the chunks. A
+//! [`Pool`] does everything else, and [`backend!`] makes a crate's own type from it. Here is a layout with
+//! one object per page:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -67,7 +68,8 @@
 //!
 //! # Locks
 //! See `locks.rs`. No page provider call, no system call and no user code runs under a lock. Reads take no
-//! lock: they pin the object's word, and wait for the page's lock only if they find the object being moved.
+//! lock: they pin the object's word. Only a reader that finds its object being moved waits for the page's
+//! lock.
 
 #![cfg_attr(
     test,

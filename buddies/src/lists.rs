@@ -1,11 +1,11 @@
 //! Doubly linked lists of pages, by page number: the LRU and the unbuddied lists.
 //!
-//! The links live in the pages' records; a list is its two ends. A page is on a list at most once: the
-//! caller knows from the page's shelf whether it is on the list (`shelves.rs`).
+//! The links are in the pages' records. A list itself has only its two ends. A page is on a list at most
+//! once: from the page's shelf, the caller knows whether it is on the list (`shelves.rs`).
 
 use core::ops::IndexMut;
 
-/// No page.
+/// Stands for "no page".
 pub(crate) const NIL: u32 = u32::MAX;
 
 /// A page's place in one list.
@@ -36,17 +36,17 @@ pub(crate) struct List<K> {
 impl<K> List<K> {
     pub(crate) const EMPTY: Self = List { head: NIL, tail: NIL, kind: core::marker::PhantomData };
 
-    /// The first page, which was added last.
+    /// Returns the first page, which was added last; `None` if the list is empty.
     pub(crate) fn first(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
 
-    /// The last page, which was added first.
+    /// Returns the last page, which was added first; `None` if the list is empty.
     pub(crate) fn last(&self) -> Option<u32> {
         (self.tail != NIL).then_some(self.tail)
     }
 
-    /// Puts a page that is on no list of this kind in front.
+    /// Puts a page in front. The page must be on no list of this kind.
     pub(crate) fn push_front<R>(&mut self, records: &mut R, page: u32)
     where
         R: IndexMut<u32, Output: Linked<K>>,

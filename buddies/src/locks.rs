@@ -1,14 +1,16 @@
-//! The locks of a pool: a page lock for each page beside the pool lock, or the pool lock alone.
+//! The locks of a pool: the pool lock and a lock for each page, or only the pool lock.
 //!
-//! The *pool lock* guards the lists (`states.rs`). A page's objects and its reference count (`page.rs`) are
-//! guarded
-//! * with [`PageLocks`] by the page's own lock. It is taken first; the pool lock is the innermost, taken under
-//!   it or alone, and only for the lists. Threads that use different pages contend for the lists only briefly;
-//! * with [`OneLock`] by the pool lock, too. An allocation takes one lock and so does a free, where page locks
-//!   take three and two. For layouts that change a page in a few dozen instructions.
+//! The *pool lock* guards the lists (`states.rs`). Which lock guards a page's objects and its reference count
+//! (`page.rs`) depends on the policy:
+//! * With [`PageLocks`], the page's own lock. The pool lock is the innermost lock: it is taken under a page
+//!   lock or alone, and only for the lists. Threads that use different pages contend only for the lists, and
+//!   only briefly.
+//! * With [`OneLock`], the pool lock, too. An allocation takes one lock, and so does a free. With page locks
+//!   an allocation takes three locks and a free two. Meant for layouts that change a page in a few dozen
+//!   instructions.
 //!
-//! Under both: no page provider call, no system call and no user code. At most one object, smaller than a
-//! page, is moved under a lock. A thread locks one page at a time.
+//! With both policies, no page provider call, no system call and no user code runs under a lock. At most one
+//! object, smaller than a page, is moved under a lock. A thread locks only one page at a time.
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -18,7 +20,7 @@ use zpool_base::lockdep::{self, Rank};
 use crate::states::Lists;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A lock's guard and its lockdep entry.
+/// A lock's guard, and the record that lockdep keeps of it.
 pub struct Locked<'a, T> {
     guarded: MutexGuard<'a, T>,
     _held: lockdep::Held,
@@ -50,7 +52,7 @@ impl<T> fmt::Debug for Locked<'_, T> {
     }
 }
 
-/// The lists, with the part of each page of type `P` that policy `K` keeps there.
+/// The lists. They have, for each page of type `P`, the part that policy `K` keeps in its record.
 pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
 
 /// The pool lock of policy `K`, over pages of type `P`.
@@ -58,7 +60,7 @@ pub(crate) type ListsOf<K, P> = Lists<<K as Locking>::InRecord<P>>;
 pub struct PoolLock<K: Locking, P: Send>(Mutex<Lists<K::InRecord<P>>>);
 
 impl<K: Locking, P: Send> PoolLock<K, P> {
-    /// A lock with the lists of a pool without pages.
+    /// Makes the lock, with the lists of a pool without pages.
     pub(crate) fn new() -> Self {
         PoolLock(Mutex::new(Lists::new()))
     }
@@ -69,21 +71,21 @@ impl<K: Locking, P: Send> PoolLock<K, P> {
     }
 }
 
-/// A policy: where a page is kept, and which lock guards it. Not meant for implementation elsewhere.
+/// A policy: where a page is kept, and which lock guards it. Not meant to be implemented outside this crate.
 pub trait Locking: Sized + 'static {
     /// Whether the pool lock guards the pages, too.
     const ONE: bool;
 
-    /// The page's part in its descriptor.
+    /// The part of a page that is kept in its descriptor.
     type InDesc<P: Send>: Send + Sync;
 
-    /// The page's part in its record in the lists.
+    /// The part of a page that is kept in its record in the lists.
     type InRecord<P: Send>: Send;
 
     /// A locked page.
     type Held<'a, P: Send + 'a>: HeldPage<Self, P>;
 
-    /// The page's two parts: for its descriptor, and for its record.
+    /// Makes a page's two parts: the one for its descriptor, and the one for its record.
     fn parts<P: Send>(page: fn() -> P) -> (Self::InDesc<P>, Self::InRecord<P>);
 
     /// Locks a page.
@@ -93,7 +95,8 @@ pub trait Locking: Sized + 'static {
         in_desc: &'a Self::InDesc<P>,
     ) -> Self::Held<'a, P>;
 
-    /// Locks a page that was found in the lists, which are still locked.
+    /// Locks a page that was found in the lists, which are still locked. [`PageLocks`] unlocks the lists
+    /// first.
     fn lock_found<'a, P: Send>(
         lists: Locked<'a, ListsOf<Self, P>>,
         pool: &'a PoolLock<Self, P>,
@@ -107,15 +110,15 @@ pub trait HeldPage<K: Locking, P: Send> {
     /// The page that the lock guards.
     fn page(&mut self) -> &mut P;
 
-    /// Calls `change` with the lists.
+    /// Calls `change` with the lists, under the pool lock.
     fn lists<T>(&mut self, change: impl FnOnce(&mut ListsOf<K, P>) -> T) -> T;
 }
 
-/// The policy by which the pool lock guards both lists and pages.
+/// The policy in which the pool lock guards both lists and pages.
 #[derive(Debug)]
 pub enum OneLock {}
 
-/// The pool lock, held for one page.
+/// The pool lock, held to use one page.
 #[derive(Debug)]
 pub struct HeldByPool<'a, P> {
     lists: Locked<'a, Lists<P>>,
@@ -160,7 +163,7 @@ impl<P: Send> HeldPage<OneLock, P> for HeldByPool<'_, P> {
     }
 }
 
-/// The policy by which each page has a lock; the pool lock guards the lists.
+/// The policy in which each page has its own lock, and the pool lock guards only the lists.
 #[derive(Debug)]
 pub enum PageLocks {}
 
@@ -197,7 +200,7 @@ impl Locking for PageLocks {
         page: u32,
         in_desc: &'a Mutex<P>,
     ) -> HeldByPage<'a, P> {
-        // Lock order: the page lock comes before the pool lock.
+        // Unlocks the lists first: the lock order requires the page lock before the pool lock.
         drop(lists);
         Self::lock(pool, page, in_desc)
     }

@@ -1,7 +1,7 @@
 //! Models of the object word for loom.
 //!
-//! Each model names the weakenings or omissions that make it fail. A watched cell represents the bytes of a
-//! buddy: an unordered read and write of it fail the model.
+//! Each model names the weakenings or omissions that make it fail. A watched cell stands for the bytes of a
+//! buddy: a read and a write of it that are not ordered fail the model.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -15,7 +15,7 @@ struct Object {
     bytes: Watched,
 }
 
-/// A live object of generation 1.
+/// Returns a live object of generation 1.
 fn live() -> Arc<Object> {
     let object = Object { word: ObjWord::new(1), bytes: Watched::new() };
     object.word.claim(8);
@@ -24,7 +24,7 @@ fn live() -> Arc<Object> {
     Arc::new(object)
 }
 
-/// Reads the object of generation 1 if it is live; returns whether this thread owns the space afterwards.
+/// Reads the object of generation 1, if it is live. Returns whether this thread owns the space afterwards.
 fn read(object: &Object) -> bool {
     match object.word.pin(1) {
         Ok(_) => {
@@ -36,8 +36,9 @@ fn read(object: &Object) -> bool {
     }
 }
 
-/// Fails if `unpin` is Relaxed (the reader's access is not ordered before the write), if the CAS of
-/// `free` or `try_own` is Relaxed, and if `free` takes the space while there are readers.
+/// The owner of the space writes only after the readers have read. Fails if `unpin` is Relaxed (then the read
+/// is not ordered before the write), if the CAS of `free` or `try_own` is Relaxed, or if `free` takes the
+/// space while there are readers.
 #[test]
 fn loom_the_owner_writes_after_the_readers() {
     loom::model(|| {
@@ -57,9 +58,9 @@ fn loom_the_owner_writes_after_the_readers() {
     });
 }
 
-/// Fails if `free` parks without checking the count, if the passing reader of a failed `pin` does not try to
-/// own, and if the CAS of `try_own` is Relaxed: then the last reader writes where the other one may still be
-/// reading.
+/// Exactly one thread owns the space of a freed object. Fails if `free` parks without checking the count, or
+/// if the passing reader of a failed `pin` does not try to own the space. Also fails if the CAS of `try_own`
+/// is Relaxed: then the last reader may write while the other one still reads.
 #[test]
 fn loom_a_parked_object_falls_to_exactly_one() {
     loom::model(|| {
@@ -84,8 +85,8 @@ fn loom_a_parked_object_falls_to_exactly_one() {
     });
 }
 
-/// Fails if `pin` does not check what its RMW returned (the reader would see the next object), if `publish` is
-/// not Release, and if `pin` is not Acquire.
+/// A stale handle never reads the next object. Fails if `pin` does not check what its RMW returned (then the
+/// reader sees the next object), if `publish` is not Release, or if `pin` is not Acquire.
 #[test]
 fn loom_a_stale_handle_never_reads_the_next_object() {
     loom::model(|| {
@@ -93,7 +94,7 @@ fn loom_a_stale_handle_never_reads_the_next_object() {
         let reader = {
             let object = object.clone();
             thread::spawn(move || match object.word.pin(2) {
-                // The next object, written before it was published.
+                // The next object. It was written before it was published.
                 Ok(word) => {
                     object.bytes.read();
                     assert_eq!((word.generation(), word.bytes()), (2, 9));
@@ -116,7 +117,7 @@ fn loom_a_stale_handle_never_reads_the_next_object() {
     });
 }
 
-/// Of two frees of one handle exactly one succeeds.
+/// Of two frees of one handle, exactly one succeeds.
 #[test]
 fn loom_one_of_two_frees_wins() {
     loom::model(|| {
@@ -130,8 +131,8 @@ fn loom_one_of_two_frees_wins() {
     });
 }
 
-/// A mover and a reader. Fails if `try_move` does not check the readers or is Relaxed, if `end_move` is
-/// Relaxed or a store, and if the reader does not wait.
+/// A mover and a reader exclude each other. Fails if `try_move` does not check the readers or is Relaxed, if
+/// `end_move` is Relaxed or a plain store, or if the reader does not wait.
 #[test]
 fn loom_a_mover_and_a_reader_exclude_each_other() {
     loom::model(|| {
@@ -157,7 +158,7 @@ fn loom_a_mover_and_a_reader_exclude_each_other() {
     });
 }
 
-/// Two objects whose readers leave them, and a thread that frees what is left.
+/// Two objects that their readers leave, and a stack from which another thread frees them.
 struct Leaving {
     left: Left,
     links: [std::cell::UnsafeCell<[u8; 8]>; 2],
@@ -165,7 +166,7 @@ struct Leaving {
     finished: [loom::sync::atomic::AtomicUsize; 2],
 }
 
-// SAFETY: only an object's owner accesses its link, which the model checks by `bytes`.
+// SAFETY: only an object's owner accesses its link. The model checks that with `bytes`.
 unsafe impl Sync for Leaving {}
 // SAFETY: as above.
 unsafe impl Send for Leaving {}
@@ -185,7 +186,8 @@ unsafe impl Leaves for Leaving {
     }
 }
 
-/// Fails if `push` is not Release, if the take of `finish` is not Acquire, and if it is not a swap.
+/// Each object that readers left is freed once. Fails if `push` is not Release, or if `finish` does not take
+/// the stack by a swap that is Acquire.
 #[test]
 fn loom_left_objects_are_given_up_once() {
     loom::model(|| {
@@ -199,7 +201,7 @@ fn loom_left_objects_are_given_up_once() {
             let pool = pool.clone();
             thread::spawn(move || {
                 pool.bytes[slot as usize].write();
-                // SAFETY: the object is this thread's and is pushed once.
+                // SAFETY: this thread owns the object and pushes it once.
                 unsafe { pool.left.push(&*pool, slot) };
             })
         };

@@ -1,19 +1,21 @@
-//! The chunk at which a page's middle object begins, readable without a lock: kept beside the object words.
+//! The chunk at which a page's middle object begins. It is kept beside the object words and can be read
+//! without a lock.
 //!
-//! It changes when room is taken for a middle object, before the object's word is OWNED, or while that
-//! word is MOVING. So a thread that has read the word since then reads the object's own value.
+//! It changes when room is taken for a middle object, before the object's word is OWNED. It also changes
+//! while that word is MOVING. So a thread that pins the word, waits until it is not MOVING, and then reads
+//! the chunk gets the place of that object.
 
 use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// The middle object's number among its page's buddies.
 pub(crate) const MIDDLE: usize = 1;
 
-/// A cell for the chunk at which the middle object begins. Not meant for implementation elsewhere.
+/// A cell for the chunk at which the middle object begins. Not meant to be implemented outside this crate.
 pub trait Middle: Default + Send + Sync + 'static {
-    /// Whether pages have a middle object, which may be moved. It is number 1.
+    /// Whether pages may have a middle object, which is number 1 and may be moved.
     const MOVES: bool;
 
-    /// The middle object's chunk.
+    /// Returns the middle object's chunk.
     fn get(&self) -> u8;
 
     /// Sets the middle object's chunk. Under the page's lock.
@@ -51,8 +53,9 @@ impl Middle for MiddleAt {
 
     #[inline]
     fn get(&self) -> u8 {
-        // Relaxed: stored before the word became OWNED, or by a mover before it ended its move. The caller
-        // has read that value of the word or a later one with Acquire, or is the owner or the mover.
+        // Relaxed: the chunk was stored before the word became OWNED, or by a mover before it ended its move.
+        // The caller has read that value of the word, or a later one, with Acquire. Or it is itself the owner
+        // or the mover.
         self.0.load(Ordering::Relaxed)
     }
 

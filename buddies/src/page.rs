@@ -1,10 +1,10 @@
 //! A page's objects and its reference count: what the page's lock guards.
 //!
 //! # What keeps a page
-//! Its reference count, `kref`. Each object in the page has one reference, whether it is being written, live,
-//! or still read after its free; readers have none of their own. The holder of the page has one more: the
-//! lists, a running allocation, or reclaim. The put that brings the count to 0 frees the page. Membership in a
-//! list never stands in for the count.
+//! The reference count `kref` keeps a page. Each object in the page has one reference, whether it is being
+//! written, live, or still read after it was freed. Readers have no reference of their own. The holder of the
+//! page has one more reference: the holder is the lists, a running allocation, or reclaim. The put that
+//! brings the count to 0 frees the page. Only the count keeps a page, not its place on a list.
 
 use crate::chunks::CHUNKS;
 use crate::layout::{Layout, Room};
@@ -15,7 +15,8 @@ use crate::states::PageState;
 pub(crate) struct Page<L, const N: usize> {
     objects: L,
     kref: u8,
-    /// A buddy has used its last generation: the page takes no new object, and its number is not reused.
+    /// True if a buddy has used its last generation. Then the page takes no new object, and its number is not
+    /// reused.
     retired: bool,
 }
 
@@ -32,7 +33,7 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.kref += 1;
     }
 
-    /// Puts a reference; true if it was the last one, and the caller must free the page.
+    /// Puts a reference. Returns true if it was the last one; then the caller must free the page.
     #[must_use]
     pub(crate) fn put(&mut self) -> bool {
         debug_assert!(self.kref > 0, "a page's reference was put too often");
@@ -41,18 +42,18 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.kref == 0
     }
 
-    /// Room for an object of `chunks` chunks.
+    /// Finds room for an object of `chunks` chunks, without taking it. Returns `None` if there is none.
     #[inline]
     pub(crate) fn room(&self, chunks: usize) -> Option<Room> {
         if self.retired { None } else { self.objects.room(chunks) }
     }
 
-    /// Records that the middle object was moved.
+    /// Records that the middle object was moved to chunk `at`.
     pub(crate) fn set_middle_at(&mut self, at: u8) {
         self.objects.set_middle_at(at);
     }
 
-    /// Gives the room to an object of `chunks` chunks, and takes its reference.
+    /// Gives the room to an object of `chunks` chunks, and takes a reference for it.
     pub(crate) fn occupy(&mut self, room: Room, chunks: usize) {
         debug_assert!(!self.retired);
         self.objects.occupy(room, chunks);
@@ -66,7 +67,8 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.retired |= !usable;
     }
 
-    /// The state of the page when nobody holds it. `moves` is false if its middle object cannot be moved now.
+    /// Returns the state that fits the page's objects while no allocation or reclaim holds it. `moves` is
+    /// false if the middle object cannot be moved now.
     pub(crate) fn resting_state(&self, moves: bool) -> PageState {
         let largest = if self.retired { 0 } else { self.objects.largest(moves) };
         match largest {

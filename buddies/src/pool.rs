@@ -23,15 +23,15 @@ const FIRST_GENERATION: u32 = 1;
 /// A pool of at most `N` objects per page. The crate's front page has an example.
 ///
 /// `Send` and `Sync`. Dropping it returns all pages to the provider. After `fork`, in a child of the process
-/// that made it, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would, and the pool and its
-/// guards leak when they are dropped.
+/// that made it, calls fail with [`ZpoolError::Forked`] or answer as an empty pool would. There the pool and
+/// its guards leak when they are dropped.
 pub struct Pool<L: Layout<N>, const N: usize> {
     core: Leaked<Core<L, N>>,
 }
 
 impl<L: Layout<N>, const N: usize> Pool<L, N> {
-    /// An empty pool over `provider`. Charges each page to `budget` while it is among the pool's
-    /// [`total_pages`](Zpool::total_pages). Allocates nothing yet.
+    /// Makes an empty pool over `provider`. The pool charges its [`total_pages`](Zpool::total_pages) to
+    /// `budget`. Allocates no page yet.
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
@@ -42,7 +42,7 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
         Self::starting_at_for_test(provider, budget, FIRST_GENERATION)
     }
 
-    /// As [`Pool::new`]; the first object of each slot has this generation.
+    /// Makes an empty pool like [`Pool::new`]. The first object of each slot has this generation.
     ///
     /// # Errors
     /// Those of [`Pool::new`].
@@ -55,28 +55,28 @@ impl<L: Layout<N>, const N: usize> Pool<L, N> {
         Ok(Pool { core: Leaked::new(Core::new(provider, budget, first_generation)?) })
     }
 
-    /// Bytes that a page number costs: of its descriptor, and of its record in the lists.
+    /// The bytes that a page number costs: those of its descriptor, and those of its record in the lists.
     #[doc(hidden)]
     pub const PAGE_BYTES: (usize, usize) =
         (size_of::<PageDesc<L, N>>(), ListsOf::<L::Locks, Page<L, N>>::RECORD_BYTES);
 
-    /// How many page numbers were ever used.
+    /// Returns how many page numbers were ever used.
     #[doc(hidden)]
     pub fn page_numbers_for_test(&self) -> usize {
         self.core.table.len()
     }
 
-    /// Sets the reader count of a page's first object: a test cannot open as many guards.
+    /// Sets the reader count of a page's first object, for counts that a test cannot reach with real guards.
     #[doc(hidden)]
     pub fn set_readers_for_test(&self, page: u32, readers: u64) {
         let buddy = self.core.known(Slot::<N>::new(page, 0).number());
         buddy.word().set_readers_for_test(readers);
     }
 
-    /// As `Debug`, under another name: for a newtype over the pool.
+    /// Writes what `Debug` would, but under another name. For a newtype over the pool.
     ///
     /// # Errors
-    /// The formatter's.
+    /// Those of the formatter.
     pub fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("tag", &self.core.tag)
@@ -111,10 +111,10 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         core.source.here()?;
         let buddy = core.reserve(size)?;
         buddy.watched().write();
-        // SAFETY: OWNED by the guard, until commit or abort.
+        // SAFETY: the word is OWNED: the guard owns it until commit or abort.
         let bytes = unsafe { buddy.bytes(size, core.chunk_size) };
-        // SAFETY: the word is OWNED by the guard, so the bytes are the guard's alone until commit or abort
-        // (invariant 2 of `desc.rs`).
+        // SAFETY: the guard owns the word, so nobody else touches the bytes until commit or abort (invariant
+        // 2 of `desc.rs`).
         Ok(unsafe { ObjWrite::in_place(bytes, core, u64::from(buddy.slot.number())) })
     }
 
@@ -123,7 +123,7 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         core.source.here()?;
         let buddy = core.reserve(bytes.len())?;
         buddy.watched().write();
-        // SAFETY: OWNED by this thread.
+        // SAFETY: the word is OWNED, by this thread.
         let to = unsafe { buddy.bytes(bytes.len(), core.chunk_size) }.cast::<u8>();
         // SAFETY: `to` is `bytes.len()` bytes of a page that belong to this owner alone (invariant 2 of
         // `desc.rs`), so they cannot overlap `bytes`, which the caller borrows from elsewhere.
@@ -133,7 +133,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
 
     fn free(&self, handle: Handle) -> Result<(), ZpoolError> {
         self.core.source.here()?;
-        // In this order the object is freed even if the provider panics over what readers left.
+        // In this order the object is freed even if the provider panics while the objects that readers left
+        // are freed.
         let freed = self.core.free(handle);
         self.core.finish_left();
         freed
@@ -164,7 +165,7 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
         self.core.source.here()?;
         self.core.finish_left();
         let freed = reclaim(&*self.core, target_pages, evict);
-        // A callback may have returned in a child.
+        // A callback may have forked and returned in the child.
         self.core.source.here()?;
         Ok(freed)
     }
@@ -198,7 +199,8 @@ impl<L: Layout<N>, const N: usize> Zpool for Pool<L, N> {
     }
 }
 
-/// Between `begin` and `end` reclaim holds the page, and the lists' reference with it, as an allocation does.
+/// Between `begin` and `end` reclaim holds the page and has the lists' reference to it, as an allocation
+/// would.
 impl<L: Layout<N>, const N: usize> Reclaim for Core<L, N> {
     const OBJECTS: usize = N;
 

@@ -1,7 +1,8 @@
 //! Reads: a reader pins the object's word and takes no lock.
 //!
-//! The one exception: a reader that finds its object being moved waits, finally for the page's lock. The last
-//! reader of a freed object leaves it on the pool's stack, since readers must not block or call the provider.
+//! There is one exception: a reader that finds its object being moved waits, in the end for the page's lock.
+//! The last reader of a freed object leaves it on the pool's stack, since readers must not block or call the
+//! provider.
 
 use zpool_api::{Handle, ObjPin, ObjRead, SlotRef, ZpoolError};
 
@@ -12,8 +13,8 @@ use crate::middle::Middle;
 use crate::sync::{MODEL, yield_now};
 use crate::word::{PinError, READER_LIMIT, State, Word};
 
-/// How often a reader loads the word of a moving object before it sleeps: a mover takes microseconds. 0 under the
-/// model checker, for which repeated loads explore nothing new.
+/// How often a reader loads the word of an object that is being moved, before it sleeps. A move takes
+/// microseconds. 0 under the model checker, because repeated loads would explore nothing new.
 const SPINS: u32 = if MODEL { 0 } else { 64 };
 
 impl<L: Layout<N>, const N: usize> Core<L, N> {
@@ -28,7 +29,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         })
     }
 
-    /// Pins the object with this slot and generation.
+    /// Pins the object with this slot and generation. If the pin fails and this thread thereby owns a parked
+    /// object, leaves that object to the pool.
     #[inline]
     fn read_object(&self, at: SlotRef) -> Result<ObjRead<'_>, PinError> {
         let buddy = self.find(at.slot()).ok_or(PinError::NotLive(None))?;
@@ -38,10 +40,10 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
                     self.wait_for_mover(buddy);
                 }
                 buddy.watched().read();
-                // SAFETY: pinned, hence LIVE or PARKED until `unpin`.
+                // SAFETY: the word is pinned, so it stays LIVE or PARKED until `unpin`.
                 let bytes = unsafe { buddy.bytes(word.bytes(), self.chunk_size) };
-                // SAFETY: the word is pinned and not MOVING, so until `unpin` it stays LIVE or PARKED and its
-                // bytes are immutable (invariant 2 of `desc.rs`); the object's reference keeps the page
+                // SAFETY: the word is pinned and not MOVING. So until `unpin` it stays LIVE or PARKED, and
+                // the bytes are immutable (invariant 2 of `desc.rs`). The object's reference keeps the page
                 // attached (invariant 1).
                 Ok(unsafe { ObjRead::from_pin(bytes, self, u64::from(buddy.slot.number())) })
             }
@@ -54,7 +56,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         }
     }
 
-    /// Pins the `nth` object of a page if it is live, of any generation. For reclaim.
+    /// Pins the `nth` object of a page, whatever its generation, and returns it with its handle. Returns
+    /// `None` if there is no live object. For reclaim.
     pub(crate) fn read_current(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)> {
         let buddy = Buddy { slot: Slot::new(page, nth), desc: self.desc(page) };
         let word = buddy.word().peek();
@@ -65,8 +68,8 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         Some((handle, self.read(handle).ok()?))
     }
 
-    /// Waits while the object is being moved, which copies less than a page under the page's lock. Spins briefly,
-    /// then yields, then sleeps until the lock is free, since the mover may be preempted.
+    /// Waits until the object is not being moved. A move copies less than a page under the page's lock. This
+    /// spins briefly, then yields. Then it sleeps until the lock is free, since the mover may be preempted.
     #[cold]
     fn wait_for_mover(&self, buddy: Buddy<'_, L, N>) {
         let word = buddy.word();
@@ -81,13 +84,13 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
         }
     }
 
-    /// Leaves a parked object, which this thread owns as its last reader, on the stack.
+    /// Leaves a parked object on the stack. This thread owns the object as its last reader.
     #[cold]
     fn leave_parked(&self, buddy: Buddy<'_, L, N>, owned: Word) {
         debug_assert_eq!(owned.state(), State::Owned);
         buddy.watched().write();
         self.parked.sub(1);
-        // SAFETY: OWNED by this thread since the CAS that gave it `owned`.
+        // SAFETY: the word is OWNED by this thread since the CAS that returned `owned`.
         unsafe { self.left.push(self, buddy.slot.number()) };
     }
 }

@@ -1,12 +1,13 @@
-//! The reclaim loop: offers the objects of the oldest pages to a callback and frees those it evicts.
+//! The reclaim loop: offers the objects of the oldest pages to a callback, and frees the objects that it
+//! evicts.
 //!
-//! The page being visited is off all lists, and reclaim's reference keeps it: nobody else allocates in it,
-//! reclaims it or frees it. No lock is held while the callback runs. Reclaim puts its reference on every way
-//! out, even if the callback panics.
+//! While a page is visited, it is off all lists, and reclaim has a reference to it. So nobody else allocates
+//! in it, reclaims it or frees it. No lock is held while the callback runs. At the end of the visit reclaim
+//! always gives its reference up, even if the callback panics.
 //!
 //! A call visits only pages that were put on the LRU before it began. Pages that it puts back, and pages that
-//! the callback fills, count as new, so no page is visited twice. A call therefore makes at most as many
-//! callbacks as there were objects on the LRU's pages when it began, whatever callbacks do and whatever is
+//! the callback fills, count as new. So it visits no page twice. The number of callbacks therefore never
+//! exceeds the number of objects in the LRU's pages at the start, whatever the callbacks do and whatever is
 //! being read.
 
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
@@ -15,33 +16,35 @@ use zpool_base::unwind::in_destructor;
 
 /// A pool whose pages can be reclaimed.
 pub(crate) trait Reclaim {
-    /// Whether this process made the pool: a callback may return in a child of it.
+    /// Whether this process made the pool. A callback may fork and return in the child.
     fn is_here(&self) -> bool;
 
-    /// Frees what readers left.
+    /// Frees the objects that readers left.
     fn finish_left(&self);
 
-    /// The LRU's clock.
+    /// Returns the LRU's clock.
     fn now(&self) -> u64;
 
-    /// Takes the oldest page put on the LRU before `before` off all lists, and the lists' reference with it.
+    /// Takes the oldest page off all lists and takes over the lists' reference to it. Returns `None` if no
+    /// page was put on the LRU before `before`.
     fn begin(&self, before: u64) -> Option<u32>;
 
-    /// Pins the `nth` object of a page, if it is live.
+    /// Pins the `nth` object of a page and returns it with its handle. Returns `None` if there is no live
+    /// object.
     fn read(&self, page: u32, nth: usize) -> Option<(Handle, ObjRead<'_>)>;
 
     /// Frees an object, if it still exists.
     fn free(&self, handle: Handle);
 
-    /// Ends the visit: puts the page back on its lists as the newest, with reclaim's reference, or puts the
-    /// reference of a page without objects. Returns whether that freed the page.
+    /// Ends the visit. A page with objects goes back on its lists as the newest, and the lists get reclaim's
+    /// reference. If the page has no objects, puts that reference. Returns whether this freed the page.
     fn end(&self, page: u32) -> bool;
 
-    /// Most objects of a page.
+    /// The most objects that a page can have.
     const OBJECTS: usize;
 }
 
-/// Reclaim's reference to one page; `finish` ends it, or the drop if the callback panics.
+/// Reclaim's reference to one page. `finish` ends it; if the callback panics, the drop does.
 struct UnderReclaim<'a, P: Reclaim> {
     pool: &'a P,
     page: u32,
@@ -65,8 +68,8 @@ impl<P: Reclaim> Drop for UnderReclaim<'_, P> {
     }
 }
 
-/// See [`zpool_api::Zpool::reclaim`]; returns the pages freed. If a callback returns in a child of the pool's
-/// process, ends at once and leaks the page at hand.
+/// Reclaims as [`zpool_api::Zpool::reclaim`] says, and returns the number of pages freed. If a callback forks
+/// and returns in the child, ends there immediately and leaks the page that it visits.
 pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evict) -> usize {
     might_sleep("reclaim");
     let before = pool.now();
@@ -84,11 +87,12 @@ pub(crate) fn reclaim<P: Reclaim>(pool: &P, target_pages: usize, evict: &dyn Evi
                 // The page stays, whatever happens to its other objects.
                 break;
             }
-            // The callback may have freed it already; then its handle is stale and names no other object.
+            // The callback may have freed the object already. Then the handle is stale and names no other
+            // object.
             pool.free(handle);
         }
-        // If the callback freed the object under its guard, that guard left it, and it may be the last object
-        // of the page.
+        // If the callback freed an object while it had the guard, the drop of the guard left the object to
+        // the pool. It may be the page's last object, so it must be freed before the visit ends.
         pool.finish_left();
         freed += usize::from(under.finish());
     }
@@ -110,7 +114,7 @@ mod tests {
     /// A pool of pages with two places. Place `p` of page `n` has object `10 * n + p`.
     #[derive(Default)]
     struct Toy {
-        /// Pages on the LRU with their stamps, oldest first.
+        /// Pages on the LRU and their stamps, oldest first.
         lru: RefCell<Vec<(u64, u32)>>,
         clock: Cell<u64>,
         live: RefCell<Vec<u64>>,

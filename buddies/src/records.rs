@@ -1,4 +1,4 @@
-//! The pages' records by number: a chunked vector, so that adding a record moves no other.
+//! The pages' records by number: a vector in chunks, so that adding a record moves no other record.
 
 use core::ops::{Index, IndexMut};
 
@@ -41,7 +41,7 @@ impl<R> Records<R> {
         Ok(())
     }
 
-    /// Adds a record after `reserve`; without room drops it and returns `false`.
+    /// Adds a record. Returns false and drops the record if `reserve` did not make room for it.
     pub(crate) fn push(&mut self, record: R) -> bool {
         match self.chunks.last_mut() {
             Some(last) if last.len() < CHUNK => {

@@ -1,7 +1,7 @@
-//! The lists of pages: those with room, by free chunks, and the LRU of all pages with objects. A page that an
-//! allocation or reclaim has taken is off all lists.
+//! The lists of pages. Pages with room are on lists by their free chunks, and all pages with objects are on
+//! the LRU. A page that an allocation or reclaim has taken is off all lists.
 //!
-//! The pool lock guards the shelves. A page's record, of type `T`, is beside its links.
+//! The pool lock guards the shelves. A page's record of type `T` is stored with its links.
 
 use core::ops::{Index, IndexMut};
 
@@ -12,11 +12,11 @@ use crate::records::Records;
 /// The lists that a page is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shelf {
-    /// No list.
+    /// On no list.
     Off,
-    /// The LRU, and the list of pages with this many free chunks, 1 to 63.
+    /// On the LRU, and on the list of pages with this many free chunks, 1 to 63.
     Unbuddied(u8),
-    /// The LRU only: no object fits.
+    /// Only on the LRU, because no object fits.
     Full,
 }
 
@@ -29,7 +29,7 @@ enum UnbuddiedList {}
 struct Shelved<T> {
     lru: Link,
     unbuddied: Link,
-    /// The clock when the page was last put in front of the LRU.
+    /// What the clock showed when the page was last put in front of the LRU.
     stamp: u64,
     shelf: Shelf,
     record: T,
@@ -51,15 +51,15 @@ impl<T> Linked<UnbuddiedList> for Shelved<T> {
 #[derive(Debug)]
 pub(crate) struct Shelves<T> {
     pages: Records<Shelved<T>>,
-    /// Pages without memory whose numbers may be reused. Such a page is on no unbuddied list, so its link is
-    /// free for this one.
+    /// Page numbers without memory that may be reused. Such a page is on no unbuddied list, so that link
+    /// serves this list.
     vacant: List<UnbuddiedList>,
     lru: List<LruList>,
-    /// Pages with room, by free chunks.
+    /// Pages with room: `unbuddied[n]` has those with `n` free chunks.
     unbuddied: [List<UnbuddiedList>; CHUNKS],
     /// Bit `n` is set when `unbuddied[n]` has a page.
     occupied: u64,
-    /// Counts the pages put in front of the LRU.
+    /// How often a page was put in front of the LRU.
     clock: u64,
 }
 
@@ -84,7 +84,7 @@ impl<T> Shelves<T> {
         self.pages.reserve()
     }
 
-    /// Adds the next page number, off all lists; call `reserve` first.
+    /// Adds the next page number, off all lists. Call `reserve` first.
     pub(crate) fn add(&mut self, record: T) {
         let shelved =
             Shelved { lru: Link::NONE, unbuddied: Link::NONE, stamp: 0, shelf: Shelf::Off, record };
@@ -102,8 +102,8 @@ impl<T> Shelves<T> {
         self.pages.memory_bytes()
     }
 
-    /// Moves a page to another shelf. A page that was off all lists becomes the newest of the LRU; any other
-    /// keeps its age.
+    /// Moves a page to another shelf. A page that was off all lists becomes the newest of the LRU. A page
+    /// that stays on the LRU keeps its age.
     pub(crate) fn put(&mut self, page: u32, to: Shelf) {
         let from = core::mem::replace(&mut self.pages[page].shelf, to);
         if let Shelf::Unbuddied(free) = from {
@@ -126,7 +126,7 @@ impl<T> Shelves<T> {
         }
     }
 
-    /// Makes a page that is on the LRU its newest.
+    /// Makes a page the newest of the LRU. The page must be on it.
     pub(crate) fn touch(&mut self, page: u32) {
         debug_assert_ne!(self.pages[page].shelf, Shelf::Off);
         self.lru.unlink(&mut self.pages, page);
@@ -139,7 +139,7 @@ impl<T> Shelves<T> {
         self.lru.push_front(&mut self.pages, page);
     }
 
-    /// The page with the tightest room for `chunks` chunks.
+    /// Returns the page with the tightest room for `chunks` chunks, or `None` if no page has enough.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         let fitting = self.occupied & u64::MAX.checked_shl(chunks as u32).unwrap_or(0);
         if fitting == 0 {
@@ -148,23 +148,23 @@ impl<T> Shelves<T> {
         self.unbuddied[fitting.trailing_zeros() as usize].first()
     }
 
-    /// The LRU's clock: pages put in front from now on have at least this stamp.
+    /// Returns the LRU's clock. Every page that is put in front from now on has this stamp or a later one.
     pub(crate) fn now(&self) -> u64 {
         self.clock
     }
 
-    /// The oldest page, if it was put on the LRU before `before`.
+    /// Returns the oldest page, or `None` if it was not put on the LRU before `before`.
     pub(crate) fn oldest(&self, before: u64) -> Option<u32> {
         self.lru.last().filter(|&page| self.pages[page].stamp < before)
     }
 
-    /// Keeps a page number for reuse. The page is off all lists.
+    /// Keeps a page number for reuse. The page must be off all lists.
     pub(crate) fn push_vacant(&mut self, page: u32) {
         debug_assert_eq!(self.pages[page].shelf, Shelf::Off);
         self.vacant.push_front(&mut self.pages, page);
     }
 
-    /// Takes a page number for reuse.
+    /// Takes a page number for reuse, if there is one.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         let page = self.vacant.first()?;
         self.vacant.unlink(&mut self.pages, page);

@@ -1,11 +1,13 @@
-//! The source of a pool's pages: the provider, the budget that they are charged to, and their number.
+//! The source of a pool's pages: the provider, the budget to which pages are charged, and the number of
+//! pages.
 //!
-//! A page is charged before it is requested, and counts from [`FreshPage::attach`] until it is given back; then
-//! it is uncharged. So at rest the charge is `total_pages * page_size`, and it is never less. This holds even
-//! if the provider panics: the page at hand may be lost, but its charge and count end.
+//! A page is charged before it is requested. It counts from [`FreshPage::attach`] until it is given back, and
+//! is uncharged after that. So the charge is never less than `total_pages * page_size`, and equals it while
+//! no page comes or goes. This holds even if the provider panics: the page may be lost, but its charge and
+//! count end.
 //!
 //! Locks: none. [`PageSource::alloc`], [`PageSource::give_back`] and the drop of a [`FreshPage`] call the
-//! provider, so no lock may be held for them.
+//! provider, so their caller must hold no lock.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use zpool_base::fork::Maker;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::unwind::in_destructor;
 
-/// The provider and the budget of one pool, with the number of its resident pages. `Send` and `Sync`.
+/// The provider and the budget of one pool, and the number of its resident pages. `Send` and `Sync`.
 #[derive(Debug)]
 pub(crate) struct PageSource {
     provider: Arc<dyn PageProvider>,
@@ -28,7 +30,7 @@ pub(crate) struct PageSource {
 }
 
 impl PageSource {
-    /// Pages of `provider`, charged to `budget` if there is one.
+    /// Makes a source of pages from `provider`, charged to `budget` if there is one.
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
@@ -56,13 +58,13 @@ impl PageSource {
         &*self.provider
     }
 
-    /// Whether this process made the pool, and is not a child of the one that did.
+    /// Whether this process made the pool. False in its children.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.maker.is_here()
     }
 
-    /// [`PageSource::is_here`] as a result.
+    /// Checks [`PageSource::is_here`].
     ///
     /// # Errors
     /// [`ZpoolError::Forked`] in a child of the process that made the pool.
@@ -71,7 +73,7 @@ impl PageSource {
         if self.is_here() { Ok(()) } else { Err(ZpoolError::Forked { backend: self.backend }) }
     }
 
-    /// Attached pages. Takes no lock.
+    /// Returns the number of attached pages. Takes no lock.
     pub(crate) fn total_pages(&self) -> usize {
         self.total.get() as usize
     }
@@ -82,7 +84,7 @@ impl PageSource {
     /// [`ZpoolError::OutOfMemory`] if the page exceeds the budget or the provider refuses it.
     ///
     /// # Panics
-    /// If the provider panics; nothing is charged then.
+    /// If the provider panics. Then nothing is charged.
     pub(crate) fn alloc(&self) -> Result<FreshPage<'_>, ZpoolError> {
         might_sleep("a page request");
         if let Some(budget) = &self.budget {
@@ -97,32 +99,33 @@ impl PageSource {
     /// Returns an attached page to the provider. Blocks in the provider.
     ///
     /// # Safety
-    /// `base` must come from [`FreshPage::attach`] of this source, must not have been given back since,
-    /// and nobody may touch the page any more.
+    /// `base` must come from [`FreshPage::attach`] of this source and must not have been given back since.
+    /// Nobody may touch the page from now on.
     ///
     /// # Panics
-    /// If the provider panics; the page has stopped counting then.
+    /// If the provider panics. Even then the page does not count and is not charged from now on.
     pub(crate) unsafe fn give_back(&self, base: NonNull<u8>) {
         // Uncharges when it is dropped, even by a panic.
         let charge = Charge(self);
         let before = self.total.sub(1);
         debug_assert!(before > 0, "a page was given back twice");
-        // SAFETY: attached, so it is a resident run of one page; the caller gives it up.
+        // SAFETY: the page was attached, so it is a resident run of one page. The caller gives it up.
         unsafe { charge.free(base) };
     }
 }
 
-/// One page's charge, taken off when it is dropped.
+/// One page's charge. Its drop uncharges the page.
 #[derive(Debug)]
 struct Charge<'a>(&'a PageSource);
 
 impl Charge<'_> {
     /// # Safety
-    /// `base` must be a page of this source that nobody touches any more, given back once.
+    /// `base` must be a page of this source. Nobody may touch it from now on, and it must be given back only
+    /// once.
     unsafe fn free(&self, base: NonNull<u8>) {
-        // SAFETY: a run of one page that `alloc` marked resident; it is the caller's alone.
+        // SAFETY: the run has one page, which `alloc` marked resident. Only the caller has it.
         let run = unsafe { PageRun::new(base, 1, 1) };
-        // SAFETY: from this provider; the caller gives it up.
+        // SAFETY: the run is from this provider, and the caller gives it up.
         unsafe { self.0.provider.free_run(run) };
     }
 }
@@ -144,7 +147,7 @@ pub(crate) struct FreshPage<'a> {
 }
 
 impl FreshPage<'_> {
-    /// Makes the page the pool's: it counts until [`PageSource::give_back`].
+    /// Gives the page to the pool and returns its address. It counts until [`PageSource::give_back`].
     pub(crate) fn attach(self) -> NonNull<u8> {
         self.charge.0.total.add(1);
         let base = self.base;
@@ -156,7 +159,7 @@ impl FreshPage<'_> {
 
 impl Drop for FreshPage<'_> {
     fn drop(&mut self) {
-        // SAFETY: requested by `alloc` and never attached, so nothing else gives it back.
+        // SAFETY: the page was requested by `alloc` and never attached, so nothing else gives it back.
         in_destructor(|| unsafe { self.charge.free(self.base) });
     }
 }

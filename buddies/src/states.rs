@@ -1,4 +1,4 @@
-//! The states of pages, and the one function that changes them: what the pool lock guards.
+//! The states of pages, and the only function that changes them. The pool lock guards them.
 //!
 //! ```text
 //!                     ┌───────── an allocation ─────────┐
@@ -22,18 +22,19 @@
 //! | Reclaiming | no | no | reclaim | a free leaves it to reclaim; no allocation finds it |
 //! | Leaving | no | no | nobody | no objects; its last reference frees it |
 //!
-//! The holder of a page has one reference (`Page::kref`), which passes to the next holder. The state decides
-//! who puts the page on a list again, never who frees it: that is the thread that puts the last reference.
+//! The holder of a page has one reference (`Page::kref`) and passes it to the next holder. The state decides
+//! who puts the page on a list again. It does not decide who frees the page: that is the thread that puts the
+//! last reference.
 //!
-//! With [`OneLock`](crate::OneLock) no page is Allocating: an allocation keeps the lock until the page that it
-//! found has its object, and the page goes from Unbuddied directly to its next state.
+//! With [`OneLock`](crate::OneLock) no page is ever Allocating: an allocation keeps the lock until the page
+//! that it found has its object. So the page goes from Unbuddied directly to its next state.
 //!
-//! The pool lock guards the lists, and with [`OneLock`](crate::OneLock) the pages, too (`locks.rs`). The only
-//! call under it is to the allocator, when page numbers are added.
+//! The pool lock guards the lists, and with [`OneLock`](crate::OneLock) also the pages (`locks.rs`). The only
+//! outside code that runs under it is the allocator, when page numbers are added.
 
 use crate::shelves::{Shelf, Shelves};
 
-/// See the table above.
+/// The state of a page: see the table at the top of this file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PageState {
     Vacant,
@@ -45,7 +46,7 @@ pub(crate) enum PageState {
     Leaving,
 }
 
-/// Who wants to settle a page.
+/// Who wants to move a page to the state that fits its objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Who {
     /// A thread that freed an object and does not hold the page.
@@ -60,7 +61,7 @@ struct Record<R> {
     page: R,
 }
 
-/// All lists of a pool, with an `R` for each page.
+/// All lists of a pool, with a value of type `R` for each page.
 #[derive(Debug)]
 pub struct Lists<R> {
     shelves: Shelves<Record<R>>,
@@ -89,66 +90,69 @@ impl<R> Lists<R> {
         self.shelves.memory_bytes()
     }
 
-    /// The page's part of its record.
+    /// Returns the part of the page that is kept in its record.
     pub(crate) fn page(&mut self, page: u32) -> &mut R {
         &mut self.shelves[page].page
     }
 
-    /// A new page number, with a record. The error is the number of bytes refused.
+    /// Adds a page number with a record, and returns it. The error is the number of bytes refused.
     pub(crate) fn new_number(&mut self, record: R) -> Result<u32, usize> {
         self.shelves.reserve()?;
         self.shelves.add(Record { state: PageState::Vacant, page: record });
         Ok((self.shelves.len() - 1) as u32)
     }
 
-    /// Returns a vacant page number that was not used after all.
+    /// Puts back a vacant page number that was taken but not used.
     pub(crate) fn put_vacant(&mut self, page: u32) {
         debug_assert_eq!(self.shelves[page].state, PageState::Vacant);
         self.shelves.push_vacant(page);
     }
 
-    /// Takes a page number for reuse.
+    /// Takes a page number for reuse, if there is one.
     pub(crate) fn take_vacant(&mut self) -> Option<u32> {
         self.shelves.take_vacant()
     }
 
-    /// The LRU's clock.
+    /// Returns the LRU's clock.
     pub(crate) fn now(&self) -> u64 {
         self.shelves.now()
     }
 
-    /// The page with the tightest room; it stays on its list.
+    /// Returns the page with the tightest room for `chunks` chunks, if any. The page stays on its list.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         self.shelves.tightest(chunks)
     }
 
-    /// Moves a page that `tightest` found to the state that its objects determine, as the newest.
+    /// Moves a page that `tightest` found to the state `to` and makes it the newest of the LRU.
     pub(crate) fn move_to_front(&mut self, page: u32, to: PageState) {
         debug_assert_ne!(to, PageState::Leaving, "an allocation gave it an object");
         self.set_state(page, to);
         self.shelves.touch(page);
     }
 
-    /// Takes the page with the tightest room off its list, for an allocation.
+    /// Takes the page with the tightest room off its lists, for an allocation. Returns `None` if no page has
+    /// room.
     pub(crate) fn take_for_alloc(&mut self, chunks: usize) -> Option<u32> {
         let page = self.shelves.tightest(chunks)?;
         self.set_state(page, PageState::Allocating);
         Some(page)
     }
 
-    /// Takes the oldest page put on the LRU before `before`, for reclaim.
+    /// Takes the oldest page off its lists, for reclaim. Returns `None` if no page was put on the LRU before
+    /// `before`.
     pub(crate) fn take_for_reclaim(&mut self, before: u64) -> Option<u32> {
         let page = self.shelves.oldest(before)?;
         self.set_state(page, PageState::Reclaiming);
         Some(page)
     }
 
-    /// Attaches memory to a vacant page.
+    /// Moves a vacant page, which has got memory and an object, to the state `to`.
     pub(crate) fn attach(&mut self, page: u32, to: PageState) {
         self.set_state(page, to);
     }
 
-    /// Moves a page to the state that its objects determine. False if that is left to its holder.
+    /// Moves a page to the state `to`, which its objects determine, and returns true. Returns false if `who`
+    /// is a freer and the page has a holder: then the holder does it.
     pub(crate) fn settle(&mut self, page: u32, who: Who, to: PageState) -> bool {
         let held =
             matches!(self.shelves[page].state, PageState::Allocating | PageState::Reclaiming);
@@ -159,7 +163,7 @@ impl<R> Lists<R> {
         true
     }
 
-    /// Makes a page without references vacant; its number is reused if it is `usable`. Call it after the
+    /// Makes a page without references vacant. If it is `usable`, its number is reused. Call it after the
     /// memory was taken out of the descriptor.
     pub(crate) fn detach(&mut self, page: u32, usable: bool) {
         self.set_state(page, PageState::Vacant);
@@ -168,7 +172,8 @@ impl<R> Lists<R> {
         }
     }
 
-    /// The only place where a page changes state: checks the transition and updates the lists.
+    /// Changes a page's state and updates the lists. Debug builds check the transition. No other function
+    /// changes a state.
     fn set_state(&mut self, page: u32, to: PageState) {
         use PageState::{Allocating, Buddied, Headless, Leaving, Reclaiming, Unbuddied, Vacant};
         let from = core::mem::replace(&mut self.shelves[page].state, to);

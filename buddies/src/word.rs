@@ -1,4 +1,4 @@
-//! The object word: one atomic that is a buddy's whole public state.
+//! The object word: one atomic that has a buddy's whole public state.
 //!
 //! ```text
 //!  63 62 61    60 59      44 43            24 23          0
@@ -7,7 +7,7 @@
 //! |     |  (2)   |   (16)   |     (20)       |    (24)     |
 //! +-----+--------+----------+----------------+-------------+
 //! ```
-//! M is bit 62, MOVING: a thread is moving the object's bytes. Only middle objects are moved.
+//! M is bit 62, MOVING. It is set while a thread moves the object's bytes. Only middle objects are moved.
 //!
 //! | state | meaning | who may change the upper bits |
 //! |---|---|---|
@@ -16,28 +16,28 @@
 //! | LIVE | an object with a handle | the thread whose CAS in `free` or `try_move` succeeds |
 //! | PARKED | freed during reads; waits for the readers | the thread whose CAS in `try_own` succeeds |
 //!
-//! Generation, state and reader count are one word, so no other thread can intervene between "is this the
-//! object?" and "it is pinned": `pin` adds a reader and checks the value that it added it to. If that has
-//! another generation or state, the pin fails and takes its reader off again. Such a passing reader may
+//! Generation, state and reader count are one word. So no other thread can intervene between "is this the
+//! object?" and "it is pinned": `pin` adds a reader and checks the word as it was before the addition. If it
+//! has another generation or state, the pin fails and takes its reader off again. Such a *passing reader* may
 //! appear in any state, so every change of the upper bits is a read-modify-write that keeps the count.
 //!
 //! # Why no parked object is lost
 //! The thread that turns {PARKED, 0 readers} into OWNED owns the space. `free` leaves an object PARKED only
-//! if the value it replaced had readers. Each reader, even a passing one, takes itself off by an RMW on the
-//! same word, and tries to own the space if it was the last. So the count reaches 0 at least once after
-//! PARKED was set, and the thread that brings it there tries. If its try fails, another thread owns the
-//! space, or a passing reader has come and will try in turn.
+//! if the word that it replaced had readers. Each reader, even a passing one, takes itself off by an RMW on
+//! the same word. If it was the last reader, it tries to own the space. So after PARKED was set, the count
+//! reaches 0 at least once, and the thread that brings it to 0 tries. If that fails, another thread owns the
+//! space, or a passing reader has come, which will try in its turn.
 //!
 //! # Moving
 //! A live object without readers may be moved inside its page. `try_move` sets M by a CAS on {LIVE, 0
-//! readers}; `end_move` clears it by an RMW, since the word counts readers that came meanwhile. They wait
-//! until M is clear before they read where the object is. The mover and the freer share a lock of the
-//! page, so nobody frees an object that is being moved.
+//! readers}. Readers that come meanwhile are counted, so `end_move` clears M by an RMW, which keeps the
+//! count. Those readers wait until M is clear before they read where the object is. Moving and freeing an
+//! object take the same lock, so nobody frees an object that is being moved.
 //!
 //! # Why no reader sees another object's bytes
-//! Bytes are written only in state OWNED, or while M is set. An object that is LIVE or PARKED gets there only
-//! by a CAS on a value with 0 readers, whose Acquire synchronizes with the Release of every earlier `unpin`
-//! through the chain of RMWs on this word.
+//! Bytes are written only in state OWNED, or while M is set. From LIVE or PARKED, a word gets there only by a
+//! CAS on a value with 0 readers. Through the chain of RMWs on this word, the Acquire of that CAS
+//! synchronizes with the Release of every earlier `unpin`.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use zpool_api::handle::MAX_GENERATION;
@@ -48,12 +48,13 @@ const STATE_SHIFT: u32 = 60;
 const MOVING: u64 = 1 << 62;
 const READERS_MASK: u64 = (1 << GENERATION_SHIFT) - 1;
 
-/// Most readers of one object: half of what the count can hold. `pin` checks the count before it adds to it,
-/// so each thread between the two may exceed the limit by one, and each passing reader adds one between its
-/// addition and its subtraction. The other half of the count is room for them.
+/// The most readers of one object: half of what the count can hold. The other half is room for threads that
+/// exceed the limit for a moment: `pin` checks the count before it adds to it, so each thread between check
+/// and addition may exceed the limit by one. Each passing reader also adds one until it takes itself off
+/// again.
 pub const READER_LIMIT: u64 = 1 << 23;
 
-/// Most threads that a system can have at once: Linux's largest `pid_max`, 2^22.
+/// The most threads that a system can have at the same time: Linux's largest `pid_max`, 2^22.
 const MOST_THREADS: u64 = 1 << 22;
 
 const _: () = assert!(READER_LIMIT + MOST_THREADS <= READERS_MASK, "the reader count could carry");
@@ -77,7 +78,7 @@ pub(crate) enum State {
 pub(crate) struct Word(u64);
 
 impl Word {
-    /// `len` is 1 to 65536 bytes; for a free buddy it has no meaning.
+    /// Makes a word without readers. `len` must be 1 to 65536 bytes; for a free buddy it has no meaning.
     pub(crate) fn new(state: State, generation: u32, len: usize) -> Self {
         debug_assert!(generation <= MAX_GENERATION && (1..=65536).contains(&len));
         let len = (len as u64 - 1) & 0xffff;
@@ -95,7 +96,7 @@ impl Word {
         }
     }
 
-    /// The object's generation, or the next one's.
+    /// The generation of the object, or of the next object if the buddy is free.
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> GENERATION_SHIFT) as u32 & MAX_GENERATION
     }
@@ -142,8 +143,8 @@ impl core::fmt::Debug for Word {
 /// Why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PinError {
-    /// No live object of that generation. `Some` if this thread owns a parked object after it took its
-    /// passing reader off again.
+    /// There is no live object of that generation. The value is `Some` if this thread, as a passing reader,
+    /// was the last reader of a parked object and now owns that object's space.
     NotLive(Option<Word>),
     /// The object has [`READER_LIMIT`] readers.
     TooManyReaders,
@@ -152,9 +153,9 @@ pub(crate) enum PinError {
 /// Who owns the space after a successful `free`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Freed {
-    /// The caller: the object has no readers.
+    /// The caller owns the space: the object has no readers.
     Owned(Word),
-    /// The last reader, when it ends.
+    /// The last reader will own the space when it ends.
     Parked(Word),
 }
 
@@ -163,19 +164,19 @@ pub(crate) enum Freed {
 pub(crate) struct ObjWord(AtomicU64);
 
 impl ObjWord {
-    /// The word of a free buddy whose first object will have this generation.
+    /// Makes the word of a free buddy. Its first object will have this generation.
     pub(crate) fn new(generation: u32) -> Self {
         ObjWord(AtomicU64::new(Word::new(State::Free, generation, 1).0))
     }
 
-    /// A snapshot. For an owner the upper bits are exact; others must check them again.
+    /// Returns a snapshot. For the word's owner its upper bits are exact. All others must check them again.
     pub(crate) fn peek(&self) -> Word {
-        // Relaxed: a caller acts on the value only as the word's owner, under the page's lock, or through
-        // an RMW that checks it again.
+        // Relaxed: a caller acts on the value only if it owns the word, holds the page's lock, or uses an RMW
+        // that checks the value again.
         Word(self.0.load(Ordering::Relaxed))
     }
 
-    /// Adds a reader if the object of this generation is live.
+    /// Adds a reader if the object of this generation is live. Returns the word that it added the reader to.
     #[inline]
     pub(crate) fn pin(&self, generation: u32) -> Result<Word, PinError> {
         let seen = self.peek();
@@ -190,8 +191,8 @@ impl ObjWord {
         if found.is_live(generation) { Ok(found) } else { Err(PinError::NotLive(self.unpin())) }
     }
 
-    /// Takes a reader off. Returns the word if this thread now owns a parked object's space, as its last
-    /// reader.
+    /// Takes a reader off. If it was the last reader of a parked object and this thread now owns the space,
+    /// returns the word.
     #[inline]
     pub(crate) fn unpin(&self) -> Option<Word> {
         // Release pairs with the Acquire of `try_own`, `free` and `try_move`: this reader's last access to
@@ -207,15 +208,16 @@ impl ObjWord {
     fn try_own(&self, parked: Word) -> Option<Word> {
         debug_assert!(parked.state() == State::Parked && parked.readers() == 0);
         let owned = parked.with_state(State::Owned);
-        // Acquire pairs with the Release of every `unpin` in the chain of RMWs that this CAS ends.
-        // Relaxed on failure: another thread owns it or will try.
+        // Acquire pairs with the Release of every `unpin` in the chain of RMWs that this CAS ends. Relaxed on
+        // failure: another thread owns the space or will try.
         self.0
             .compare_exchange(parked.0, owned.0, Ordering::Acquire, Ordering::Relaxed)
             .ok()
             .map(|_| owned)
     }
 
-    /// Frees the object of this generation, if it is live.
+    /// Frees the object of this generation and says who owns its space then. Returns `None` if it is not
+    /// live.
     pub(crate) fn free(&self, generation: u32) -> Option<Freed> {
         let mut seen = self.peek();
         loop {
@@ -225,8 +227,8 @@ impl ObjWord {
             debug_assert!(!seen.is_moving(), "freed while it was moved");
             let idle = seen.readers() == 0;
             let next = seen.with_state(if idle { State::Owned } else { State::Parked });
-            // Acquire pairs with the Release of `unpin`, as in `try_own`, and with that of
-            // `publish`. Relaxed on failure: the value is only compared again.
+            // Acquire pairs with the Release of `unpin`, as in `try_own`, and with the Release of `publish`.
+            // Relaxed on failure: the value is only compared again.
             match self.0.compare_exchange_weak(seen.0, next.0, Ordering::Acquire, Ordering::Relaxed)
             {
                 Ok(_) if idle => return Some(Freed::Owned(next)),
@@ -236,34 +238,36 @@ impl ObjWord {
         }
     }
 
-    /// Locks readers out of a live object without readers, to move its bytes. Under the lock that the
-    /// object's freer takes, too.
+    /// Sets M on a live object without readers, so that new readers wait while its bytes are moved. Returns
+    /// false if the object is not live or has readers. Under the page's lock, which a thread that frees the
+    /// object takes, too.
     pub(crate) fn try_move(&self) -> bool {
         let seen = self.peek();
         if seen.state() != State::Live || seen.readers() != 0 {
             return false;
         }
-        // Acquire pairs with the Release of `publish` and of the last `unpin`. Relaxed on failure:
-        // a reader came, and the object stays.
+        // Acquire pairs with the Release of `publish` and of the last `unpin`. Relaxed on failure: a reader
+        // came, and the object stays where it is.
         let moving = seen.0 | MOVING;
         self.0.compare_exchange(seen.0, moving, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Ends `try_move`.
+    /// Clears M, and so ends what `try_move` began.
     pub(crate) fn end_move(&self) {
-        // An RMW, since the word counts waiting readers. Release pairs with the Acquire of `pin` and of `now`:
-        // they see the moved bytes and their new place.
+        // An RMW, because the word counts waiting readers. Release pairs with the Acquire of `pin` and of
+        // `now`: the reader sees the moved bytes and their new place.
         let before = Word(self.0.fetch_and(!MOVING, Ordering::Release));
         debug_assert!(before.is_moving());
     }
 
-    /// The word now, for a reader that waits for a mover.
+    /// Returns the current word. For a reader that waits until a move ends.
     pub(crate) fn now(&self) -> Word {
         // Acquire pairs with the Release of `end_move`.
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// FREE to OWNED, for an object of `len` bytes. Only for the thread that took the room under the page's lock.
+    /// Changes the word from FREE to OWNED, for an object of `len` bytes. Only for the thread that took the
+    /// room under the page's lock.
     pub(crate) fn claim(&self, len: usize) {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Free);
@@ -271,7 +275,7 @@ impl ObjWord {
         self.change(now, Word::new(State::Owned, now.generation(), len), Ordering::Relaxed);
     }
 
-    /// OWNED to LIVE: the bytes are written. Only for the owner. Returns the live word.
+    /// Changes the word from OWNED to LIVE, after the bytes were written, and returns it. Only for the owner.
     pub(crate) fn publish(&self) -> Word {
         let now = self.peek();
         debug_assert_eq!(now.state(), State::Owned);
@@ -281,8 +285,9 @@ impl ObjWord {
         live
     }
 
-    /// OWNED to FREE. Only for the owner, under the page's lock. `published` says whether the object ever had a
-    /// handle, which uses up the generation. Returns false if the slot must be retired.
+    /// Changes the word from OWNED to FREE. Only for the owner, under the page's lock. `published` says
+    /// whether the object ever had a handle: if so, its generation is used up. Returns false if the slot has
+    /// no generation left and must be retired.
     #[must_use]
     pub(crate) fn release(&self, published: bool) -> bool {
         let now = self.peek();
@@ -290,20 +295,20 @@ impl ObjWord {
         let next = now.generation() + u32::from(published);
         let usable = next <= MAX_GENERATION;
         let generation = next.min(MAX_GENERATION);
-        // Relaxed: the page's lock orders the next owner after this one. After the last generation the
-        // state FREE alone keeps stale handles out, for good.
+        // Relaxed: the page's lock orders the next owner after this one. After the last generation, a stale
+        // handle may have the word's generation. Then the state FREE, which is final, keeps it out.
         self.change(now, Word::new(State::Free, generation, 1), Ordering::Relaxed);
         usable
     }
 
-    /// Changes the upper bits, which belong to the caller, and keeps the count of passing readers.
+    /// Changes the upper bits, which only the caller may change now. Keeps the count of passing readers.
     fn change(&self, from: Word, to: Word, order: Ordering) {
         let delta = to.upper().wrapping_sub(from.upper());
         let before = Word(self.0.fetch_add(delta, order));
         debug_assert_eq!(before.upper(), from.upper(), "the upper bits had two owners");
     }
 
-    /// Sets the reader count: a test cannot open as many guards.
+    /// Sets the reader count, for counts that a test cannot reach with real guards.
     #[doc(hidden)]
     pub(crate) fn set_readers_for_test(&self, readers: u64) {
         let now = self.peek();

@@ -1,9 +1,9 @@
 //! A compressed-memory backend that keeps at most three objects per page: one at its start (the *first*
 //! buddy), one at its end (the *last*), and one between them (the *middle*).
 //!
-//! Pages with room wait on lists by their free chunks (64 per page); a new object goes to the page with the
-//! tightest fit, and moves the middle object if it is in the way. z3fold is denser than zbud and as simple to
-//! reclaim: reclaiming a page costs at most three objects.
+//! A page has 64 chunks. Pages with room are on lists by the number of their free chunks, and a new object
+//! goes to the page with the tightest fit. If the page's middle object is in the way, it is moved. z3fold is
+//! denser than zbud and as simple to reclaim: reclaiming a page evicts three objects at most.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -25,15 +25,15 @@
 //! ```
 //!
 //! # How it works
-//! `page.rs` places the three buddies in a page. The pool itself, its object word, lists, LRU and reclaim loop
-//! are shared with zbud and live in the crate `buddies`.
+//! `page.rs` places the three buddies in a page. The pool itself, with its object word, lists, LRU and
+//! reclaim loop, is in the crate `buddies` and shared with zbud.
 //!
 //! # Locks
 //! The *page lock*, one for each page, guards everything in the page: its objects, their moves and its
 //! reference count. The *pool lock* guards only the lists and is the innermost
 //! ([`PageLocks`](buddies::PageLocks)). No page provider call, no system call and no user code runs under
-//! either. Reads take no lock: they pin the object's word, and wait for the page lock only if they find the
-//! object being moved.
+//! either lock. Reads take no lock: they pin the object's word. Only a reader that finds its object being
+//! moved waits for the page lock.
 
 #![cfg_attr(
     test,
@@ -60,14 +60,14 @@ use crate::page::Trio;
 
 /// A pool of at most three objects per page. See the crate's front page.
 ///
-/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
+/// `Send` and `Sync`. Usually shared as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
-/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as an
-/// empty pool would, and the pool and its guards leak when they are dropped.
+/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as
+/// an empty pool would. There the pool and its guards leak when they are dropped.
 pub struct Z3fold(Pool<Trio, 3>);
 
 impl Z3fold {
-    /// An empty pool over `provider`. Allocates nothing yet.
+    /// Makes an empty pool over `provider`. Allocates no page yet.
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
@@ -88,8 +88,8 @@ impl Z3fold {
         Self::with_budget(provider, None)
     }
 
-    /// As [`Z3fold::new`], and charges each page to `budget` while it is among the pool's
-    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside others charges nothing.
+    /// Makes a pool like [`Z3fold::new`] that also charges its [`total_pages`](zpool_api::Zpool::total_pages)
+    /// to `budget`, if there is one. An object that fits beside others charges nothing.
     ///
     /// # Errors
     /// Those of [`Z3fold::new`].

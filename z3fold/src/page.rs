@@ -1,8 +1,8 @@
-//! The places of the three buddies of a page, and the room for another.
+//! The places of the three buddies of a page, and the search for room for another.
 //!
 //! Chunks run from 0 to 63. The *first* buddy begins at chunk 0, the *last* ends at chunk 63, and the
-//! *middle* is anywhere between them; it is moved if it is in the way. An object of all 64 chunks is alone in
-//! its page, which is then *headless*, and counts as a first buddy.
+//! *middle* is anywhere between them and is moved if it is in the way. An object of all 64 chunks counts as a
+//! first buddy. It is alone in its page, and such a page is called *headless*.
 
 use buddies::{CHUNKS, Layout, MiddleAt, PageLocks, Room};
 
@@ -15,7 +15,7 @@ const LAST: usize = 2;
 pub(crate) struct Trio {
     /// The chunks of each buddy; 0 for no object.
     chunks: [u8; 3],
-    /// Chunk at which the middle buddy begins.
+    /// The chunk at which the middle buddy begins. Has no meaning without a middle buddy.
     middle_at: u8,
 }
 
@@ -24,7 +24,7 @@ impl Trio {
         self.chunks[nth] != 0
     }
 
-    /// Free chunks before and after the middle object.
+    /// Returns the free chunks before and after the middle object, which must exist.
     fn gaps(&self) -> (usize, usize) {
         let [first, middle, last] = self.chunks.map(usize::from);
         let at = usize::from(self.middle_at);
@@ -43,8 +43,9 @@ impl Trio {
     }
 }
 
-// SAFETY: a room is inside the free chunks (`is_sound`, which the tests check after every change). The first buddy
-// begins at 0, the last ends at 63, and the middle one is where it was put last.
+// SAFETY: a room is inside the free chunks: debug builds check `is_sound` after every object that is placed
+// or moved. The first buddy begins at chunk 0, the last ends at chunk 63, and the middle one is where it was
+// put or moved last.
 unsafe impl Layout<3> for Trio {
     const NAME: &'static str = "z3fold";
     const EMPTY: Self = Trio { chunks: [0; 3], middle_at: 0 };
@@ -72,7 +73,7 @@ unsafe impl Layout<3> for Trio {
         }
     }
 
-    /// Moves the middle object only if nothing else helps.
+    /// Chooses room that needs a move of the middle object only if there is no other room.
     fn room(&self, chunks: usize) -> Option<Room> {
         if chunks == 0 || chunks > self.largest(true) {
             return None;
@@ -94,7 +95,8 @@ unsafe impl Layout<3> for Trio {
             (true, true) if after < before => room(LAST, at_end),
             (true, _) => room(FIRST, 0),
             (false, true) => room(LAST, at_end),
-            // Moves it as far to the other side as possible: then all free chunks form one gap.
+            // The middle object moves as far to the other side as possible. Then all free chunks are in one
+            // gap.
             (false, false) if last == 0 => {
                 Some(Room { nth: LAST, at: at_end, move_middle_to: Some(first) })
             }
@@ -166,7 +168,7 @@ mod tests {
         assert_eq!(page.room(30).map(|r| (r.nth, r.move_middle_to)), Some((FIRST, None)));
         assert_eq!(page.room(31).map(|r| (r.nth, r.move_middle_to)), Some((LAST, Some(0))));
         assert_eq!((page.largest(true), page.largest(false)), (54, 30));
-        // The smaller of two gaps, or the first of two equal ones.
+        // The object gets the smaller of two gaps, or the first of two equal ones.
         for (middle_at, nth) in [(20, FIRST), (27, FIRST), (28, LAST)] {
             let page = with(&[(MIDDLE, 10, middle_at)]);
             assert_eq!(page.room(20).map(|r| (r.nth, r.move_middle_to)), Some((nth, None)));
@@ -208,7 +210,7 @@ mod tests {
     #[test]
     fn objects_that_overlap_are_told() {
         let page = |chunks: [u8; 3], middle_at| Trio { chunks, middle_at };
-        // Adjacent, without or with a gap; `middle_at` has no meaning without a middle object.
+        // Objects that touch or have gaps between them. `middle_at` has no meaning without a middle object.
         for (chunks, at) in
             [([20, 14, 30], 20), ([20, 0, 44], 63), ([0, 64, 0], 0), ([5, 9, 7], 48)]
         {

@@ -1,4 +1,4 @@
-//! z3fold through the whole conformance suite.
+//! Runs the whole conformance suite on z3fold.
 
 use std::sync::Arc;
 use z3fold::Z3fold;

@@ -1,5 +1,6 @@
-//! Pages used, compared with an oracle: online tightest fit of sizes in chunks, three objects per page, free
-//! chunks always in one piece.
+//! Compares the pages that the pool uses with those of an oracle. The oracle puts each object, in the same
+//! order, in the page with the tightest fit, three objects per page at most. It counts chunks and treats a
+//! page's free chunks as one piece.
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 #![allow(clippy::print_stdout, reason = "the test prints its figures")]
@@ -12,11 +13,11 @@ use zpool_api::Zpool;
 use zpool_base::sync::test_rng::Rng;
 use zpool_pages::HeapPages;
 
-/// Knows each page's free chunks and number of objects, but no positions.
+/// Knows each page's free chunks and number of objects, but not where the objects are.
 #[derive(Default)]
 struct Oracle {
     pages: BTreeMap<usize, (usize, usize)>,
-    /// Free chunks and number of each page that can take another object.
+    /// The free chunks and the number of each page that can take another object.
     open: BTreeSet<(usize, usize)>,
     made: usize,
 }
@@ -47,23 +48,25 @@ impl Oracle {
     }
 }
 
-/// Compressed sizes of a real program's pages with two codecs; 4096 for incompressible ones.
+/// Compressed sizes of a real program's pages, with two codecs. 4096 stands for an incompressible page.
 const LZ4: &str = include_str!("sizes/lz4.txt");
 const ZSTD: &str = include_str!("sizes/zstd.txt");
-/// Environment variable with more files of sizes, one size per line; separated like `PATH`.
+/// An environment variable that can name more files with sizes. Files are separated as in `PATH`; each has
+/// one size per line.
 const MORE: &str = "Z3FOLD_SIZES";
 
 fn parse(text: &str) -> Vec<usize> {
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// 20,000 sizes: the list repeated, each time with small random changes.
+/// Returns 20,000 sizes: the list, repeated, with a small random number added to each size.
 fn many(sizes: &[usize], rng: &mut Rng) -> Vec<usize> {
     (0..20_000).map(|n| (sizes[n % sizes.len()] + rng.below(64)).clamp(1, 4096)).collect()
 }
 
-/// Stores the sizes in order, then three times frees half of the objects at random and stores their sizes again.
-/// Returns by how many percent the pool's pages exceed the oracle's: at first, and at most later.
+/// Stores objects of the sizes in order. Then frees a random half of them and stores objects of the same
+/// sizes again, three times. Returns by how many percent the pool's pages exceed the oracle's: after the
+/// first step, and the largest such number of the later steps.
 fn compare(name: &str, sizes: &[usize]) -> (f64, f64) {
     let mut rng = Rng::new(12);
     let pool = Z3fold::new(Arc::new(HeapPages::new())).unwrap();

@@ -36,7 +36,7 @@ fn an_empty_lru_ends_reclaim() {
     let handle = store(&pool, 1, 10);
     pool.free(handle).unwrap();
     assert_eq!(pool.reclaim(5, &keep), Ok(0));
-    // Empty for a nested reclaim: the only page is already under reclaim.
+    // The LRU is empty for a nested reclaim, because the only page is already under reclaim.
     let _handle = store(&pool, 1, 10);
     let inner = Cell::new(None);
     let freed = pool.reclaim(5, &|_, _: ObjRead<'_>| {
@@ -46,15 +46,15 @@ fn an_empty_lru_ends_reclaim() {
     assert_eq!((freed, inner.take()), (Ok(1), Some(Ok(0))));
 }
 
-/// The reference count decides who owns a page, not its membership in a list, which an allocation ends for a
-/// moment.
+/// A page is freed when its reference count is 0, not when it is on no list: an allocation takes a page off
+/// its list for a moment.
 #[test]
 fn a_page_is_freed_by_its_last_reference_only() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let pool = Z3fold::new(pages.clone()).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Every allocation of one thread goes to the page whose last object the other one frees.
+        // Each thread may allocate in a page just when the other thread frees the last object in it.
         let threads: Vec<_> = (1..=2u8)
             .map(|byte| {
                 let (pool, stop) = (&pool, &stop);
@@ -91,7 +91,8 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
     pool.trim();
     assert_eq!(pool.total_pages(), 1);
 
-    // A reclaim that keeps it puts it back on the LRU; a callback may free it or evict it.
+    // If the callback keeps the object, reclaim puts the page back on the LRU. A callback may also free or
+    // evict the object.
     let headless = store(&pool, 3, 64);
     assert_eq!(pool.reclaim(9, &keep), Ok(0));
     let seen = Cell::new(0);
@@ -115,8 +116,8 @@ fn headless_pages_are_locked_freed_and_reclaimed_like_the_others() {
     assert_eq!((pool.reclaim(9, &give_up), pool.total_pages()), (Ok(1), 1));
 }
 
-/// A free decides by what it finds under the page lock, not by what it saw before: it leaves a page under reclaim
-/// to reclaim, and a parked object to its reader.
+/// A free decides by what it finds under the page lock, not by what it saw before. It leaves a page that
+/// reclaim holds to reclaim, and an object that is being read to its reader.
 #[test]
 fn a_free_under_reclaim_is_finished_by_reclaim_once() {
     let pool = pool();
@@ -132,11 +133,11 @@ fn a_free_under_reclaim_is_finished_by_reclaim_once() {
         }
         Evicted::Evicted
     });
-    // The reader has the last reference.
+    // The object that is still read has the last reference.
     assert_eq!((freed, pool.total_pages(), pool.stats().parked_objects), (Ok(0), 1, 1));
     let read = owned.take().unwrap();
     assert!(read.iter().all(|byte| *byte == 3));
-    // An allocation finds its page again meanwhile.
+    // Meanwhile an allocation finds the page again.
     let other = store(&pool, 4, 24);
     assert_eq!(pool.total_pages(), 1);
     drop(read);
@@ -162,7 +163,8 @@ fn pages_whose_reclaim_failed_are_not_left_locked_or_lost() {
             check(&pool, *handle, n as u8, 18);
         }
     }
-    // Each page accepts an object and is reclaimed, which needs its lock.
+    // Pages with room accept objects, and every page is reclaimed. That needs the page's lock, so none is
+    // left locked.
     let more: Vec<Handle> = (0..4).map(|n| store(&pool, n, 10)).collect();
     assert_eq!(pool.total_pages(), 6, "four pages are full, three objects each");
     let evict = |_: Handle, _: ObjRead<'_>| Evicted::Evicted;
@@ -180,7 +182,7 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
     assert_eq!(pool.total_pages(), 5);
     let (mut middles, mut lasts) = (Vec::new(), Vec::new());
     for [first, last, middle] in pages {
-        // 34 chunks free, 20 of them before the middle.
+        // 34 chunks are free, 20 of them before the middle object.
         pool.free(first).unwrap();
         middles.push((pool.obj_read_begin(middle).unwrap(), middle));
         lasts.push(last);
@@ -206,8 +208,8 @@ fn pages_that_an_allocation_passes_by_are_let_go() {
     assert_eq!(pool.total_pages(), 0);
 }
 
-/// In-page compaction keeps bytes and handles, in whichever direction the object moves and however its places
-/// overlap.
+/// In-page compaction keeps bytes and handles, whichever way the object moves and however its old and new
+/// place overlap.
 #[test]
 fn the_middle_object_is_moved_whole() {
     let mut rng = Rng::new(8);
@@ -232,8 +234,9 @@ fn the_middle_object_is_moved_whole() {
     }
 }
 
-/// An allocation skips at most 16 pages whose middle object is being read, before it requests a page and again
-/// after. It files the skipped pages under less room; the others stay under all their free chunks.
+/// An allocation skips pages whose middle object is being read: 16 at most, and 16 more after it has
+/// requested a new page. It moves each skipped page to a list for less room. The other pages stay on the list
+/// for all their free chunks.
 #[test]
 fn an_allocation_passes_a_bounded_number_of_pages() {
     let pool = pool();
@@ -250,8 +253,8 @@ fn an_allocation_passes_a_bounded_number_of_pages() {
     store(&pool, 9, 30);
     assert_eq!(pool.total_pages(), 41);
     drop(reads);
-    // 34 chunks are all free chunks of a page and need its middle object moved. The 41st page has 34 free chunks,
-    // too, and no middle object.
+    // An object of 34 chunks takes all free chunks of a page, and the middle object must be moved for it. The
+    // 41st page also has 34 free chunks, but no middle object.
     let fitted = (0..40).take_while(|_| {
         store(&pool, 8, 34);
         pool.total_pages() == 41

@@ -1,5 +1,5 @@
-//! The places of the two buddies of a page: the *first* begins at chunk 0, the *last* ends at chunk 63. Neither
-//! ever moves.
+//! The places of the two buddies of a page. The *first* begins at chunk 0, and the *last* ends at chunk 63.
+//! Neither ever moves.
 
 use buddies::{CHUNKS, Layout, NoMiddle, OneLock, Room};
 
@@ -17,7 +17,8 @@ impl Pair {
     }
 }
 
-// SAFETY: the two objects have at most 64 chunks together (`occupy`), one at either end.
+// SAFETY: the objects are at the two ends of the page and together have at most 64 chunks (`room`), so they
+// lie inside the page and do not overlap.
 unsafe impl Layout<2> for Pair {
     const NAME: &'static str = "zbud";
     const EMPTY: Self = Pair([0; 2]);

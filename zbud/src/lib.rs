@@ -1,9 +1,9 @@
 //! A compressed-memory backend that keeps at most two objects per page.
 //!
-//! An object is at the start of its page (the *first* buddy) or at the end (the *last*). A page with one
-//! object waits on a list by its free chunks (64 per page); a new object goes to the page with the tightest
-//! fit. So a page never holds more than two objects, and reclaiming it costs at most two: that is zbud's
-//! promise, and the reason to choose it over denser backends.
+//! An object is at the start of its page (the *first* buddy) or at the end (the *last*). A page has 64
+//! chunks. Pages with one object are on lists by the number of their free chunks, and a new object goes to
+//! the page with the tightest fit. So a page never holds more than two objects, and reclaiming a page evicts
+//! two at most. That is zbud's promise, and the reason to choose it over denser backends.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -25,14 +25,14 @@
 //! ```
 //!
 //! # How it works
-//! `layout.rs` places the two buddies in a page. The pool itself, its object word, lists, LRU and reclaim loop
-//! are shared with z3fold and live in the crate `buddies`.
+//! `layout.rs` places the two buddies in a page. The pool itself, with its object word, lists, LRU and
+//! reclaim loop, is in the crate `buddies` and shared with z3fold.
 //!
 //! # Locks
 //! The *pool lock* guards pages and lists, for a few dozen instructions at a time
 //! ([`OneLock`](buddies::OneLock)). No page provider call, no system call and no user code runs under it.
-//! Reads take no lock: they pin the object's word. An object that is freed during a read is parked in its
-//! word; its last reader leaves it to the next call that may block.
+//! Reads take no lock: they pin the object's word. An object that is freed during a read is marked as parked
+//! in its word. Its last reader leaves it to the next call that may block, which frees its room.
 
 #![cfg_attr(
     test,
@@ -59,14 +59,14 @@ use crate::layout::Pair;
 
 /// A pool of at most two objects per page. See the crate's front page.
 ///
-/// `Send` and `Sync`; used as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
+/// `Send` and `Sync`. Usually shared as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider.
 ///
-/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as an
-/// empty pool would, and the pool and its guards leak when they are dropped.
+/// After `fork`, in a child of the process that made it, calls fail with [`ZpoolError::Forked`] or answer as
+/// an empty pool would. There the pool and its guards leak when they are dropped.
 pub struct Zbud(Pool<Pair, 2>);
 
 impl Zbud {
-    /// An empty pool over `provider`. Allocates nothing yet.
+    /// Makes an empty pool over `provider`. Allocates no page yet.
     ///
     /// # Errors
     /// [`ZpoolError::UnsupportedPageSize`] for pages of less than 4 KiB or more than 64 KiB.
@@ -87,8 +87,8 @@ impl Zbud {
         Self::with_budget(provider, None)
     }
 
-    /// As [`Zbud::new`], and charges each page to `budget` while it is among the pool's
-    /// [`total_pages`](zpool_api::Zpool::total_pages). An object that fits beside another charges nothing.
+    /// Makes a pool like [`Zbud::new`] that also charges its [`total_pages`](zpool_api::Zpool::total_pages)
+    /// to `budget`, if there is one. An object that fits beside another charges nothing.
     ///
     /// # Errors
     /// Those of [`Zbud::new`].

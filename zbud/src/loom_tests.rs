@@ -1,4 +1,4 @@
-//! Loom models of small whole pools of zbud: those that it shares with z3fold, with its one lock.
+//! Loom models of small whole pools of zbud. It shares them with z3fold; here they run with zbud's one lock.
 
 #[macro_use]
 #[path = "../../buddies/tests/loom_models/mod.rs"]

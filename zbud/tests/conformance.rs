@@ -1,4 +1,4 @@
-//! zbud through the whole conformance suite.
+//! Runs the whole conformance suite on zbud.
 
 use std::sync::Arc;
 use zbud::Zbud;

@@ -1,4 +1,4 @@
-//! Which page an object gets and how long a page stays, tested through the backend's trait alone.
+//! Tests which page an object gets and how long a page stays. Uses only the backend's trait.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +18,7 @@ fn store(pool: &Zbud, chunks: usize) -> Handle {
     pool.malloc_from(&vec![chunks as u8; chunks * CHUNK]).unwrap()
 }
 
-/// A slot number consists of the page's number and, in its lowest bit, the buddy's.
+/// Returns the page's number: a slot number consists of it and, in the lowest bit, of the buddy's number.
 fn page_of(handle: Handle) -> u32 {
     SlotRef::from_bits(handle.backend_bits()).slot() >> 1
 }
@@ -62,7 +62,7 @@ fn a_freed_first_buddy_gives_its_room_again() {
 fn reclaim_takes_each_page_once_oldest_first() {
     let pool = pool();
     let oldest = [store(&pool, 60), store(&pool, 61), store(&pool, 60)];
-    // The page of 61 chunks becomes the newest.
+    // This object goes to the page of the 61 chunks, which becomes the newest.
     store(&pool, 3);
     let seen = RefCell::new(Vec::new());
     let freed = pool.reclaim(9, &|handle, _: ObjRead<'_>| {
@@ -79,7 +79,7 @@ fn a_page_that_reclaim_ends_is_found_as_before() {
     let pool = pool();
     let first = store(&pool, 8);
     let last = store(&pool, 9);
-    // The callback evicts the first and keeps the last, and with it the page.
+    // The callback evicts the first object and keeps the last, so the page stays.
     let evict = |handle, _: ObjRead<'_>| {
         if handle == first { Evicted::Evicted } else { Evicted::Keep }
     };

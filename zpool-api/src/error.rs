@@ -16,7 +16,7 @@ pub enum ZpoolError {
         /// The handle that was passed.
         handle: u64,
     },
-    /// Objects have at least one byte.
+    /// The object would have 0 bytes, but objects have at least one.
     #[error("an object of 0 bytes cannot be allocated; keep empty values outside the pool")]
     EmptyObject,
     /// The object is larger than [`crate::ZpoolCaps::max_object_size`].
@@ -36,7 +36,7 @@ pub enum ZpoolError {
         #[from]
         source: PageError,
     },
-    /// No memory for the pool's own descriptors.
+    /// There is no memory for the pool's own descriptors.
     #[error(
         "no memory for the descriptors of {backend} ({bytes} bytes requested); free memory and retry"
     )]
@@ -59,10 +59,10 @@ pub enum ZpoolError {
     TooManyReaders {
         /// The handle that was passed.
         handle: u64,
-        /// Most guards one object can have.
+        /// The most guards that one object can have.
         limit: u64,
     },
-    /// [`crate::ObjWrite::commit`] before every byte was written. The space was freed.
+    /// [`crate::ObjWrite::commit`] was called before every byte was written. The space was freed.
     #[error(
         "only {written} of the object's {size} bytes were written before commit; its space was freed"
     )]
@@ -72,15 +72,15 @@ pub enum ZpoolError {
         /// Bytes allocated.
         size: usize,
     },
-    /// A write past the end of the object. Nothing was written.
+    /// A write would have gone past the end of the object. Nothing was written.
     #[error("{len} bytes do not fit in the {room} bytes left in the object")]
     WriteBeyondEnd {
         /// Bytes offered.
         len: usize,
-        /// Bytes left.
+        /// Bytes that still fit.
         room: usize,
     },
-    /// This backend does not implement the operation; [`crate::ZpoolCaps`] lists those it does.
+    /// This backend does not implement the operation. [`crate::ZpoolCaps`] says which operations it has.
     #[error("backend {backend} has no {operation}; check caps() first")]
     Unsupported {
         /// The backend's name.
@@ -129,7 +129,7 @@ pub enum ZpoolError {
 }
 
 impl ZpoolError {
-    /// The error for a handle that names no live object.
+    /// Makes the error for a handle that names no live object.
     pub fn invalid(handle: Handle) -> Self {
         ZpoolError::InvalidHandle { handle: handle.as_u64() }
     }
@@ -137,11 +137,12 @@ impl ZpoolError {
 
 /// Errors of a [`crate::PageProvider`].
 ///
-/// They usually report a lack of memory, so cloning one cannot fail: the clone omits text it has no memory for.
+/// Most of them report a lack of memory, so cloning one must not fail for lack of memory. A clone omits text
+/// for which there is no memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PageError {
-    /// The operating system (or the heap) refused.
+    /// The operating system or the heap refused the memory.
     #[error(
         "the system refused {pages} pages of {page_size} bytes ({reason}); free memory and retry"
     )]
@@ -161,7 +162,7 @@ pub enum PageError {
         /// Longest run.
         max: usize,
     },
-    /// A page size that cannot be used here.
+    /// This page size cannot be used here.
     #[error("pages of {page_size} bytes cannot be used here; choose {allowed}")]
     PageSize {
         /// The size asked for, bytes.
@@ -191,7 +192,8 @@ pub enum PageError {
 }
 
 impl PageError {
-    /// [`PageError::Refused`], for providers. Never aborts for lack of memory: truncates `reason` instead.
+    /// Makes a [`PageError::Refused`]. For providers. If there is no memory for `reason`, truncates it
+    /// instead of aborting.
     ///
     /// ```
     /// use zpool_api::PageError;
@@ -227,7 +229,7 @@ impl Clone for PageError {
     }
 }
 
-/// A text that grows only if there is memory.
+/// A text whose growth fails with an error, not an abort, if there is no memory.
 struct Fallible(String);
 
 impl fmt::Write for Fallible {

@@ -7,18 +7,17 @@ use crate::{Handle, ObjRead};
 pub enum Evicted {
     /// The object can go. Reclaim frees it, unless the callback has done so already.
     Evicted,
-    /// The object stays, and with it its page.
+    /// The object stays, and so does its page.
     Keep,
 }
 
-/// Decides which objects a backend may evict, oldest page first.
+/// Decides which objects a backend may evict. Reclaim asks about the objects of the oldest page first.
 ///
-/// Called with no lock held: it may block, allocate, free anything (including `handle` itself and its
-/// neighbours in the page), call `reclaim` again, or panic. The guard keeps the object's bytes in place
-/// for the call. A panic propagates to the caller of `reclaim`; the object stays, and the pool remains
-/// usable.
+/// `evict` is called with no lock held. It may block, allocate, free anything (including `handle` itself and
+/// its neighbours in the page), call `reclaim` again, or panic. The guard `object` keeps the bytes in place.
+/// A panic propagates to the caller of `reclaim`; the object stays, and the pool remains usable.
 pub trait Evict {
-    /// Decides about `object`, the bytes of `handle`.
+    /// Decides about the object that `handle` names. `object` is its bytes.
     fn evict(&self, handle: Handle, object: ObjRead<'_>) -> Evicted;
 }
 

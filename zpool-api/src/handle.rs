@@ -11,13 +11,13 @@
 //!               +-----------------+-----------------------------------+
 //! ```
 //!
-//! The tag is a constant of the pool, so a holder that knows the pool may keep only the 52 bits. Tags
-//! count from 1 to 4095 and start over, so the tag identifies another pool's handle nearly always, but
-//! not always. No tag is 0, so no handle is 0.
+//! The tag is a constant of the pool, so a holder that knows the pool may keep only the 52 bits. Tags count
+//! from 1 to 4095 and start over. So two pools nearly always have different tags, but not always. No tag is
+//! 0, so no handle is 0.
 //!
-//! [`SlotRef`] is how backends with slots split their 52 bits. Freeing an object bumps the generation of
-//! its slot, so a stale handle never matches again; a slot that has used its last generation is retired.
-//! docs/handles.md gives the budget of each bit.
+//! A backend with slots splits its 52 bits as [`SlotRef`] does. Freeing an object bumps the generation of its
+//! slot, so a stale handle never matches again. A slot that has used its last generation is retired.
+//! docs/handles.md says how far the bits of each field reach, and what happens when they are used up.
 
 use core::fmt;
 use core::num::NonZeroU64;
@@ -31,7 +31,7 @@ pub const BACKEND_BITS: u32 = 52;
 pub const GENERATION_BITS: u32 = 20;
 /// Bits of a slot's number.
 pub const SLOT_BITS: u32 = 32;
-/// The last generation of a slot. Freed at this generation, it is retired.
+/// The last generation of a slot. When an object of this generation is freed, its slot is retired.
 pub const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 const BACKEND_MASK: u64 = (1 << BACKEND_BITS) - 1;
@@ -42,7 +42,7 @@ const MAX_TAG: u16 = (1 << TAG_BITS) - 1;
 pub struct PoolTag(u16);
 
 impl PoolTag {
-    /// The next tag; after 4095 comes 1 again. Never blocks.
+    /// Returns the next tag. 1 follows 4095. Never blocks.
     ///
     /// ```
     /// use zpool_api::PoolTag;
@@ -55,17 +55,17 @@ impl PoolTag {
         Self::next_of(&NEXT)
     }
 
-    /// The next tag after `counter`, which counts modulo 4095: 4095 tags in a row differ.
+    /// Advances `counter`, which counts modulo 4095, and returns its next tag. Any 4095 tags in a row differ.
     fn next_of(counter: &AtomicU16) -> Self {
         // Relaxed: the tags only have to differ; the counter publishes nothing.
         let relaxed = Ordering::Relaxed;
         let around = |n: u16| Some(if n + 1 >= MAX_TAG { 0 } else { n + 1 });
-        // `around` never returns `None`, so this never is an error.
+        // `around` never returns `None`, so the result is never an error.
         let (Ok(n) | Err(n)) = counter.fetch_update(relaxed, relaxed, around);
         PoolTag(n % MAX_TAG + 1)
     }
 
-    /// The tag with this number; `None` unless it is 1 to 4095.
+    /// Returns the tag with this number, or `None` if the number is not in 1 to 4095.
     pub const fn new(tag: u16) -> Option<Self> {
         if tag >= 1 && tag <= MAX_TAG { Some(PoolTag(tag)) } else { None }
     }
@@ -87,12 +87,12 @@ impl fmt::Debug for PoolTag {
 pub struct BackendBits(u64);
 
 impl BackendBits {
-    /// `bits` if they fit in 52 bits, else `None`.
+    /// Returns `bits` if they fit in 52 bits, else `None`.
     pub const fn new(bits: u64) -> Option<Self> {
         if bits <= BACKEND_MASK { Some(BackendBits(bits)) } else { None }
     }
 
-    /// The low 52 bits of `bits`; drops the others. For words that hold more than these.
+    /// Keeps the low 52 bits of `bits` and drops the others. For words that hold more than backend bits.
     pub const fn truncate(bits: u64) -> Self {
         BackendBits(bits & BACKEND_MASK)
     }
@@ -111,9 +111,9 @@ impl fmt::Debug for BackendBits {
 
 /// Names one object of one pool. Opaque, `Copy`, never zero.
 ///
-/// Any value is memory-safe to pass to any pool: one that names no live object there gives
-/// [`crate::ZpoolError::InvalidHandle`]. A guessed handle of a live object gives that object: a handle is
-/// a name, not a capability.
+/// Any value is memory-safe to pass to any pool. If it names no live object there, the call fails with
+/// [`crate::ZpoolError::InvalidHandle`]. A handle is a name, not a capability: whoever guesses the handle of
+/// a live object reaches that object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Handle(NonZeroU64);
@@ -140,7 +140,8 @@ impl Handle {
         }
     }
 
-    /// The handle with this number, as [`Handle::as_u64`] gave it; `None` for 0, which is no handle.
+    /// Makes the handle with this number, usually one that [`Handle::as_u64`] returned. Returns `None` for 0,
+    /// which is no handle.
     ///
     /// ```
     /// use zpool_api::{BackendBits, Handle, PoolTag};
@@ -171,7 +172,7 @@ impl Handle {
         BackendBits(self.0.get() & BACKEND_MASK)
     }
 
-    /// The backend's bits if the handle has this tag, else `None`.
+    /// Returns the backend's bits if the handle has this tag, else `None`.
     pub const fn bits_of(self, tag: PoolTag) -> Option<BackendBits> {
         if self.tag_bits() == tag.0 { Some(self.backend_bits()) } else { None }
     }
@@ -192,7 +193,7 @@ pub struct SlotRef {
 }
 
 impl SlotRef {
-    /// Joins a generation and a slot's number; `None` if the generation needs more than 20 bits.
+    /// Joins a generation and a slot's number. Returns `None` if the generation needs more than 20 bits.
     pub const fn new(generation: u32, slot: u32) -> Option<Self> {
         if generation <= MAX_GENERATION { Some(SlotRef { generation, slot }) } else { None }
     }
@@ -207,12 +208,12 @@ impl SlotRef {
         self.slot
     }
 
-    /// Packs them into the backend's bits of a handle.
+    /// Packs slot and generation into the backend's bits of a handle.
     pub const fn to_bits(self) -> BackendBits {
         BackendBits(((self.generation as u64) << SLOT_BITS) | self.slot as u64)
     }
 
-    /// Unpacks the backend's bits of a handle; every bit pattern is some slot and generation.
+    /// Unpacks the backend's bits of a handle. Every bit pattern is valid.
     pub const fn from_bits(bits: BackendBits) -> Self {
         SlotRef { generation: (bits.0 >> SLOT_BITS) as u32, slot: bits.0 as u32 }
     }
@@ -319,7 +320,7 @@ mod tests {
     fn a_tag_comes_again_after_all_others_wherever_the_counter_stands() {
         let counter = AtomicU16::new(0);
         let mut last_seen = [None; 1 << TAG_BITS];
-        // Past where 16 bits would wrap, more than once.
+        // Counts past 2^16 twice, where a counter of 16 bits would wrap around.
         for pool in 0..140_000usize {
             let tag = usize::from(PoolTag::next_of(&counter).get());
             if let Some(before) = last_seen[tag].replace(pool) {

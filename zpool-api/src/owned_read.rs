@@ -36,7 +36,7 @@ impl fmt::Debug for ObjReadOwned {
     }
 }
 
-/// [`Zpool::obj_read_begin`] with a guard that owns a share of the pool.
+/// Pins an object for reading, like [`Zpool::obj_read_begin`]. The guard owns a share of the pool.
 ///
 /// # Errors
 /// Those of [`Zpool::obj_read_begin`].

@@ -1,13 +1,13 @@
 //! Read guards: an object's bytes, pinned.
 //!
-//! A guard holds no mutex and is bound to no thread or CPU. While it lives its bytes neither move nor
-//! change; freeing the object meanwhile succeeds, and the space is reused once those readers have ended.
-//! A guard may live as long as the caller likes, move to another thread and be dropped there. A guard
-//! that is forgotten pins its object for the pool's life and nothing else.
+//! A guard holds no mutex and is bound to no thread or CPU. While it lives, its bytes neither move nor
+//! change. The object can be freed meanwhile; its space is reused after its readers have ended. A guard may
+//! live as long as the caller likes, move to another thread and be dropped there. A guard that is forgotten
+//! pins its object for the pool's life. It has no other effect.
 //!
 //! Module invariant, kept by the caller of `from_pin` or `from_owner`: the bytes are readable and unchanging
-//! from the guard's making until its drop. A guard keeps raw pointers, not references, because another thread
-//! may write the memory the moment the pin ends, which is *inside* the drop.
+//! from the moment the guard is made until its drop. A guard keeps raw pointers, not references, because the
+//! pin ends *inside* the drop, and from that moment another thread may write the memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -19,16 +19,17 @@ use std::sync::Arc;
 ///
 /// Implemented by a backend's private type, so that nobody else can end a pin.
 pub trait ObjPin: Sync {
-    /// Ends the pin that `token` stands for. Called once per guard, on any thread and under any locks that
-    /// thread holds, a store's entry lock among them. It must therefore wait for nobody, take only locks of
-    /// the innermost ranks, call no page provider and not panic. Pages that it empties stay with the pool,
-    /// whose next call that may block returns them.
+    /// Ends the pin that `token` stands for. Called once per guard, on any thread. That thread may hold any
+    /// locks, for instance a store's entry lock. So `unpin` must not wait, must take only locks of the
+    /// innermost ranks, must not call the page provider and must not panic. Pages that it empties stay with
+    /// the pool until the pool's next call that may block returns them.
     fn unpin(&self, token: u64);
 }
 
 enum Hold<'p> {
-    /// A pin inside the pool's memory. The pointer is a `&'p dyn ObjPin` kept raw: the pin may be
-    /// the last thing that keeps its target alive, and a reference must not outlive that.
+    /// A pin inside the pool's memory. `pin` was a `&'p dyn ObjPin`. It is kept as a raw pointer because the
+    /// pin may be the last thing that keeps its target alive, and no reference may exist after the target has
+    /// gone.
     Pin { pin: NonNull<dyn ObjPin + 'p>, token: u64 },
     /// Memory that the guard keeps alive by owning a share of it; there is no pin to end.
     Owner(#[expect(dead_code, reason = "kept for its drop")] Arc<dyn AsRef<[u8]> + Send + Sync>),
@@ -36,9 +37,9 @@ enum Hold<'p> {
 
 /// An object's bytes, borrowed from its pool. Derefs to `&[u8]` of the object's exact length.
 ///
-/// `Send` and `Sync`. Dropping the guard ends the read, on any thread and under any lock: the drop waits for
-/// nobody and calls no page provider. If it was the last reader of a freed object, the pool's next call that
-/// may block frees the object's space.
+/// `Send` and `Sync`. Dropping the guard ends the read. It may be dropped on any thread and under any lock,
+/// because the drop waits for nobody and calls no page provider. If this was the last reader of a freed
+/// object, the pool's next call that may block frees the object's space.
 #[must_use = "the object is pinned only while the guard lives"]
 pub struct ObjRead<'p> {
     bytes: NonNull<u8>,
@@ -54,11 +55,11 @@ unsafe impl Send for ObjRead<'_> {}
 unsafe impl Sync for ObjRead<'_> {}
 
 impl<'p> ObjRead<'p> {
-    /// A guard over pinned memory of a pool. `unpin(token)` is called when it drops.
+    /// Makes a guard over pinned memory of a pool. Its drop calls `pin.unpin(token)`.
     ///
     /// # Safety
-    /// `bytes` must be readable, initialised and unchanging until `pin.unpin(token)` is called,
-    /// and the memory must not be given back before that while `'p` lasts.
+    /// `bytes` must be readable, initialised and unchanging until `pin.unpin(token)` is called. As long as
+    /// `'p` lasts, the memory must not be given back before that call.
     #[inline]
     pub unsafe fn from_pin(bytes: NonNull<[u8]>, pin: &'p (dyn ObjPin + 'p), token: u64) -> Self {
         ObjRead {
@@ -69,11 +70,11 @@ impl<'p> ObjRead<'p> {
         }
     }
 
-    /// A guard over reference-counted bytes: the safe way for a backend that keeps each object in its own
-    /// allocation. Shows the first `len` bytes of `owner`, or all of them if it has fewer.
+    /// Makes a guard over reference-counted bytes, without `unsafe`: for a backend that keeps each object in
+    /// its own allocation. Shows the first `len` bytes of `owner`, or all of them if it has fewer.
     ///
-    /// The guard drops its share of the owner, so the owner's destructor is bound by the rules of
-    /// [`ObjPin::unpin`].
+    /// When the guard drops its share of the owner, the owner's destructor may run. So that destructor must
+    /// follow the rules of [`ObjPin::unpin`].
     ///
     /// ```
     /// use std::sync::Arc;
@@ -84,7 +85,7 @@ impl<'p> ObjRead<'p> {
     /// ```
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Self {
         let (bytes, len) = {
-            // Call it once: a strange `AsRef` may return other bytes next time. The slice borrows from
+            // Called only once: a strange `AsRef` may return other bytes next time. The slice borrows from
             // the owner, which the guard keeps alive and shared, hence immutable.
             let slice = (*owner).as_ref();
             (NonNull::from(slice).cast(), len.min(slice.len()))
@@ -92,7 +93,7 @@ impl<'p> ObjRead<'p> {
         ObjRead { bytes, len, hold: Hold::Owner(owner), pool: PhantomData }
     }
 
-    /// The same guard without the pool's lifetime.
+    /// Returns the same guard without the pool's lifetime.
     ///
     /// # Safety
     /// The pool must outlive the returned guard.
@@ -106,8 +107,8 @@ impl Deref for ObjRead<'_> {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: module invariant: readable and unchanging until the drop; `self` is borrowed for
-        // as long as the slice, so the drop comes later.
+        // SAFETY: the bytes are readable and unchanging until the drop (module invariant). `self` is borrowed
+        // for as long as the slice, so the drop comes later.
         unsafe { core::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
     }
 }

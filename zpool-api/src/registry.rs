@@ -12,19 +12,21 @@ use crate::{PageBudget, PageProvider, Zpool, ZpoolError};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZpoolConfig {
-    /// Where the pool's pages come from. One provider per pool keeps the counts of cached pages separate.
+    /// Where the pool's pages come from. If pools share a provider, they also share its count of cached
+    /// pages.
     pub pages: Arc<dyn PageProvider>,
-    /// The budget that the pool charges its resident pages to; `None` for no limit. Pools may share one.
+    /// The budget to which the pool charges its resident pages; `None` means no limit. Pools may share a
+    /// budget.
     pub budget: Option<Arc<PageBudget>>,
 }
 
 impl ZpoolConfig {
-    /// A configuration with this page provider.
+    /// Makes a configuration with this page provider and no budget.
     pub fn new(pages: Arc<dyn PageProvider>) -> Self {
         ZpoolConfig { pages, budget: None }
     }
 
-    /// The same configuration with a budget for the pool's resident pages.
+    /// Sets a budget for the pool's resident pages.
     #[must_use]
     pub fn with_budget(mut self, budget: Arc<PageBudget>) -> Self {
         self.budget = Some(budget);
@@ -62,7 +64,7 @@ impl Registry {
         Registry::default()
     }
 
-    /// Adds a backend.
+    /// Adds a backend. [`build`](Self::build) calls `constructor` when it gets `name`.
     ///
     /// # Errors
     /// [`ZpoolError::AlreadyRegistered`] if the name is taken.
@@ -82,10 +84,10 @@ impl Registry {
         self.constructors.keys().map(String::as_str)
     }
 
-    /// Builds a pool.
+    /// Builds a pool: calls the constructor of the backend `name`.
     ///
     /// # Errors
-    /// [`ZpoolError::UnknownBackend`], which lists the known names, if no backend has this one; otherwise
+    /// [`ZpoolError::UnknownBackend`] if no backend has this name; the error lists the known names. Otherwise
     /// the constructor's errors.
     pub fn build(&self, name: &str, config: &ZpoolConfig) -> Result<Arc<dyn Zpool>, ZpoolError> {
         match self.constructors.get(name) {
@@ -100,8 +102,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // Constructors hold values of the user's. Any destructor may panic, and a second panic while the
-        // first unwinds would abort the process.
+        // A constructor may own the user's values, and their destructors may panic. A second panic while the
+        // first unwinds would abort the process, so `dropped` catches each one.
         for (_, constructor) in core::mem::take(&mut self.constructors) {
             dropped(constructor);
         }

@@ -1,7 +1,7 @@
 //! A snapshot of what a pool holds and what it costs.
 
-/// Figures of one pool, read without stopping it: each is exact at some moment during the call, but not
-/// all at the same moment.
+/// Figures of one pool, read without stopping it. Each is exact at some moment during the call, but different
+/// figures may be exact at different moments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ZpoolStats {
@@ -15,7 +15,7 @@ pub struct ZpoolStats {
     pub objects: usize,
     /// Sum of the live objects' exact lengths, in bytes.
     pub object_bytes: usize,
-    /// Objects that were freed during a read: their space waits for the readers.
+    /// Objects that were freed during a read. Their space is reused after the readers have ended.
     pub parked_objects: usize,
     /// Bytes of descriptors, slots and tables, including the page provider's.
     pub metadata_bytes: usize,
@@ -24,7 +24,7 @@ pub struct ZpoolStats {
 }
 
 impl ZpoolStats {
-    /// Resident bytes: pages in use and cached pages, without metadata.
+    /// Returns the resident bytes: pages in use and cached pages, without metadata.
     pub fn pool_bytes(&self) -> usize {
         self.total_pages.saturating_add(self.cached_pages).saturating_mul(self.page_size)
     }

@@ -1,9 +1,10 @@
 //! The write guard: the space of an object that has no handle yet.
 //!
-//! An object is written once, before its handle exists. So no write can race a read, and nobody reads
-//! another object's old bytes, because the handle exists only after every byte has been written.
-//! Invariants: the writer has written the first `written` bytes; every byte is initialised from the start,
-//! if only with older contents, so safe code can neither see nor store uninitialised memory.
+//! An object is written once, and its handle exists only after every byte has been written. So no write can
+//! race a read, and nobody reads an earlier object's bytes.
+//!
+//! Invariants: the writer has written the first `written` bytes. Every byte is initialised from the start, if
+//! only with older contents. So safe code can neither see nor store uninitialised memory.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -16,38 +17,39 @@ use crate::{Handle, PageError, ZpoolError};
 ///
 /// Implemented by a backend's private type, so that nobody else can commit or abort.
 pub trait ObjCommit: Sync {
-    /// Publishes the object, whose every byte is written.
+    /// Publishes the object and returns its handle. All its bytes have been written.
     ///
     /// # Errors
-    /// The backend's own, for instance [`ZpoolError::Forked`]; the space has been freed then.
+    /// The backend's own, for instance [`ZpoolError::Forked`]. A `commit` that fails must free the space.
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError>;
-    /// The guard was dropped uncommitted: free the space. Must not panic.
+    /// Frees the space of a guard that was dropped before commit. Must not panic.
     fn abort(&self, token: u64);
 }
 
-/// The backend's half of a write guard that collects the bytes first and hands them over on commit: the
-/// safe way for a backend that keeps each object in its own allocation.
+/// The backend's half of a write guard that collects the bytes first and hands them over on commit. A backend
+/// that keeps each object in its own allocation implements it without `unsafe`.
 pub trait ObjSink: Sync {
-    /// Stores an object of these bytes.
+    /// Stores an object with these bytes and returns its handle.
     ///
     /// # Errors
-    /// The backend's own; nothing has been stored then.
+    /// The backend's own. A `store` that fails must store nothing.
     fn store(&self, bytes: &[u8]) -> Result<Handle, ZpoolError>;
 }
 
 enum Target<'p> {
-    /// Raw for the same reason as in the read guard: `commit` may be the last use of the memory.
+    /// The pointers are raw for the same reason as in the read guard: after `commit` their targets may be
+    /// gone.
     InPlace { start: NonNull<u8>, commit: NonNull<dyn ObjCommit + 'p>, token: u64 },
     /// `bytes` has the object's length from the start.
     Buffer { bytes: Vec<u8>, sink: &'p (dyn ObjSink + 'p) },
-    /// Committed: nothing left to free.
+    /// Committed, so the guard's drop has nothing to free.
     Done,
 }
 
 /// Space for one object, to be written from start to end and then committed.
 ///
-/// Dropped uncommitted, it frees the space; forgotten, it keeps the space until the pool is dropped. Holds
-/// no mutex. `Send` and `Sync`.
+/// Dropping the guard before commit frees the space. A guard that is forgotten keeps the space until the pool
+/// is dropped. Holds no mutex. `Send` and `Sync`.
 #[must_use = "an object that is not committed is freed again"]
 pub struct ObjWrite<'p> {
     target: Target<'p>,
@@ -63,12 +65,11 @@ unsafe impl Send for ObjWrite<'_> {}
 unsafe impl Sync for ObjWrite<'_> {}
 
 impl<'p> ObjWrite<'p> {
-    /// A guard over `size` bytes of a pool's memory.
+    /// Makes a guard over `bytes`, which are a pool's memory.
     ///
     /// # Safety
-    /// The bytes must be initialised, writable by this guard and touched by nobody else until
-    /// `commit.commit` or `commit.abort` is called with `token`, which happens exactly once unless the guard is
-    /// forgotten.
+    /// The bytes must be initialised and writable, and nobody else may touch them, until `commit.commit` or
+    /// `commit.abort` is called with `token`. That happens exactly once, or never if the guard is forgotten.
     #[inline]
     pub unsafe fn in_place(
         bytes: NonNull<[u8]>,
@@ -83,7 +84,7 @@ impl<'p> ObjWrite<'p> {
         }
     }
 
-    /// A guard that collects `size` bytes on the heap and hands them to `sink` on commit.
+    /// Makes a guard that collects `size` bytes on the heap and hands them to `sink` on commit.
     ///
     /// # Errors
     /// [`ZpoolError::OutOfMemory`] if the allocator refuses `size` bytes.
@@ -131,7 +132,7 @@ impl<'p> ObjWrite<'p> {
     /// Appends `bytes`.
     ///
     /// # Errors
-    /// [`ZpoolError::WriteBeyondEnd`] if they do not all fit; nothing is written then.
+    /// [`ZpoolError::WriteBeyondEnd`] if they do not all fit. Then nothing is written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ZpoolError> {
         let room = self.size - self.written;
         if bytes.len() > room {
@@ -145,8 +146,8 @@ impl<'p> ObjWrite<'p> {
         Ok(())
     }
 
-    /// The bytes not yet written, for codecs that write in place; then call [`ObjWrite::advance`]. Their
-    /// contents are unspecified: usually what the space held last.
+    /// Returns the bytes that are not yet written, for codecs that write in place. Call [`ObjWrite::advance`]
+    /// afterwards. Until they are written, their contents are unspecified: usually what the space held last.
     pub fn spare(&mut self) -> &mut [u8] {
         let room = self.size - self.written;
         match &mut self.target {
@@ -162,8 +163,9 @@ impl<'p> ObjWrite<'p> {
         }
     }
 
-    /// Declares the first `n` bytes of [`ObjWrite::spare`] written, or all of them if `n` is larger. Bytes
-    /// among them that were not written become part of the object with their unspecified contents.
+    /// Declares that the first `n` bytes of [`ObjWrite::spare`] are written, or all of them if there are
+    /// fewer. Any of these bytes that were not written become part of the object with their unspecified
+    /// contents.
     pub fn advance(&mut self, n: usize) {
         self.written += n.min(self.size - self.written);
     }
@@ -171,8 +173,8 @@ impl<'p> ObjWrite<'p> {
     /// Publishes the object and returns its handle.
     ///
     /// # Errors
-    /// [`ZpoolError::NotFullyWritten`] unless every byte was written; the backend's own errors. The space
-    /// has been freed then.
+    /// [`ZpoolError::NotFullyWritten`] unless every byte was written; otherwise the backend's own errors.
+    /// After any error the space is free.
     pub fn commit(mut self) -> Result<Handle, ZpoolError> {
         if self.written != self.size {
             return Err(ZpoolError::NotFullyWritten { written: self.written, size: self.size });
@@ -197,7 +199,7 @@ impl Drop for ObjWrite<'_> {
 }
 
 impl std::io::Write for ObjWrite<'_> {
-    /// Writes as much as fits; 0 at the end, as for a full slice.
+    /// Writes as much as fits and returns how much that was: 0 if the object is full.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let n = bytes.len().min(self.size - self.written);
         ObjWrite::write(self, &bytes[..n]).map_err(std::io::Error::other)?;
@@ -320,7 +322,7 @@ mod tests {
         assert_eq!(log.take(), [""; 0]);
     }
 
-    /// A guard's bytes are initialised for the next user of the memory: Miri reads them.
+    /// Miri reads the bytes after each guard, and so checks that they are initialised for the next user.
     #[test]
     fn safe_code_leaves_nothing_uninitialised() {
         let log = Log::default();

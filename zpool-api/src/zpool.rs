@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::{Evict, Handle, ObjRead, ObjWrite, PoolTag, ZpoolError, ZpoolStats};
 
-/// What a backend can do; constant for a pool's life.
+/// What a backend can do. A pool's answer never changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ZpoolCaps {
@@ -21,7 +21,7 @@ pub struct ZpoolCaps {
 }
 
 impl ZpoolCaps {
-    /// A backend without reclaim, compaction or migration that promises no alignment.
+    /// Describes a backend that has neither reclaim nor compaction nor migration and promises no alignment.
     ///
     /// ```
     /// use zpool_api::ZpoolCaps;
@@ -40,25 +40,25 @@ impl ZpoolCaps {
         }
     }
 
-    /// With [`Zpool::reclaim`].
+    /// Declares that [`Zpool::reclaim`] works.
     pub const fn with_reclaim(mut self) -> Self {
         self.reclaim = true;
         self
     }
 
-    /// With [`Zpool::compact`].
+    /// Declares that [`Zpool::compact`] works.
     pub const fn with_compaction(mut self) -> Self {
         self.compaction = true;
         self
     }
 
-    /// With [`Zpool::migrate`].
+    /// Declares that [`Zpool::migrate`] works.
     pub const fn with_migration(mut self) -> Self {
         self.migration = true;
         self
     }
 
-    /// With objects aligned to `bytes`, a power of two (any other number counts as 1).
+    /// Declares that every object is aligned to `bytes`, a power of two. Any other number counts as 1.
     pub const fn with_alignment(mut self, bytes: usize) -> Self {
         self.alignment = if bytes.is_power_of_two() { bytes } else { 1 };
         self
@@ -73,7 +73,7 @@ pub struct Migration {
     pub zspages: usize,
     /// Zspages that stayed: a guard or a writer uses them, or another thread works on them.
     pub left: usize,
-    /// Bytes of the blocks of address space that became empty and were returned to the system whole.
+    /// Bytes of address space that went back to the system: whole blocks that had become empty.
     pub block_bytes: usize,
 }
 
@@ -83,17 +83,17 @@ pub struct Migration {
 pub struct Compaction {
     /// Pages freed.
     pub pages: usize,
-    /// Whether the pass covered the whole pool: nothing more can be freed at the moment.
+    /// Whether the pass covered the whole pool. If so, nothing more can be freed at the moment.
     pub complete: bool,
 }
 
 impl Compaction {
-    /// A pass that covered the whole pool and freed `pages`.
+    /// The result of a pass that covered the whole pool and freed `pages` pages.
     pub const fn complete(pages: usize) -> Self {
         Compaction { pages, complete: true }
     }
 
-    /// A pass that freed `pages` and stopped before the end of the pool.
+    /// The result of a pass that freed `pages` pages and stopped before the end of the pool.
     pub const fn partial(pages: usize) -> Self {
         Compaction { pages, complete: false }
     }
@@ -101,36 +101,37 @@ impl Compaction {
 
 /// A backend: packs objects of 1 to [`ZpoolCaps::max_object_size`] bytes into pages.
 ///
-/// Used as `Arc<dyn Zpool>`, from any thread, by any number of threads at once. Implementing it
-/// needs no `unsafe`: see [`ObjRead::from_owner`] and [`ObjWrite::buffered`].
+/// Consumers share it as `Arc<dyn Zpool>`. Any number of threads may call it at the same time. Implementing
+/// it needs no `unsafe`: see [`ObjRead::from_owner`] and [`ObjWrite::buffered`].
 ///
 /// # What every implementation promises
 /// (the crate `zpool-conformance` checks it)
-/// * Any [`Handle`] is safe to pass, even a made-up or stale one; one that names no live object gives
-///   [`ZpoolError::InvalidHandle`]. A freed handle never names an object again.
+/// * Any [`Handle`] is safe to pass, even a made-up or stale one. A handle that names no live object gives
+///   [`ZpoolError::InvalidHandle`]. After its object is freed, a handle never names an object again.
 /// * An object is written once, before its handle exists, and never changes afterwards.
-/// * While a guard lives its bytes neither move nor change, whatever else is called. No call waits
-///   for a guard to be dropped.
-/// * `free` of an object with readers succeeds at once; its space is reused after those readers have
-///   ended.
+/// * While a guard lives, its bytes neither move nor change, whatever else is called. No call waits for a
+///   guard to be dropped.
+/// * `free` succeeds at once even if the object has readers. Its space is reused only after they have ended.
 /// * A call that fails changes nothing.
 /// * No lock is held while an [`Evict`] callback runs.
 ///
 /// # Blocking
-/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks and, with
-/// none of them held, make system calls through the page provider: do not call them under a lock.
+/// `malloc`, `free`, `compact`, `migrate`, `reclaim` and `trim` may take the backend's short locks. They may
+/// also make system calls through the page provider, while they hold none of those locks. So do not call them
+/// under a lock.
 ///
-/// `obj_read_begin` and dropping an [`ObjRead`] may be called under the consumer's own short locks.
-/// They wait only for a thread that is moving the same object, a copy of a few kilobytes; they take no lock
-/// that users of other objects share, and call neither the page provider nor user code. The last reader
-/// of a freed object, or a passing reader that finds its handle stale, therefore leaves the object to the
-/// pool. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of the pool, frees what readers left,
-/// each object at the cost of a free; until then its pages count in `total_pages`. `total_pages` takes no
-/// lock.
+/// `obj_read_begin` and dropping an [`ObjRead`] may be called under the consumer's own short locks. They wait
+/// only for a thread that is moving the same object, which takes as long as copying a few kilobytes. They
+/// take no lock that users of other objects share, and they call neither the page provider nor user code. So
+/// the last reader of a freed object does not free its pages, but leaves the object to the pool. So does a
+/// passing reader that finds its handle stale. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of
+/// the pool, frees these objects, each at the cost of a free. Until then their pages count in `total_pages`.
+///
+/// `total_pages` takes no lock.
 ///
 /// # After `fork`
-/// In a child of the process that made the pool every call fails with [`ZpoolError::Forked`] or answers as
-/// an empty pool would. The pool and its guards leak when they are dropped there.
+/// In a child of the process that made the pool, every call fails with [`ZpoolError::Forked`] or answers as
+/// an empty pool would. There the pool and its guards leak when they are dropped.
 pub trait Zpool: Send + Sync + fmt::Debug {
     /// The backend's name: "zbud", "zsmalloc", ...
     fn name(&self) -> &'static str;
@@ -141,13 +142,13 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// What this backend can do.
     fn caps(&self) -> ZpoolCaps;
 
-    /// Space for an object of `size` bytes, to be written and committed.
+    /// Allocates space for an object of `size` bytes. The caller then writes the object and commits it.
     ///
     /// # Errors
     /// [`ZpoolError::EmptyObject`] for 0 bytes, [`ZpoolError::ObjectTooLarge`] above
-    /// [`ZpoolCaps::max_object_size`], [`ZpoolError::OutOfMemory`] if the page provider refuses or the
-    /// budget is exhausted, [`ZpoolError::OutOfMetadata`] without memory for a descriptor,
-    /// [`ZpoolError::TooManyObjects`] without a free handle.
+    /// [`ZpoolCaps::max_object_size`], [`ZpoolError::OutOfMemory`] if the page provider refuses or the budget
+    /// is exhausted, [`ZpoolError::OutOfMetadata`] if there is no memory for a descriptor,
+    /// [`ZpoolError::TooManyObjects`] if no handle is free.
     ///
     /// ```
     /// use zpool_api::{Handle, Zpool, ZpoolError};
@@ -178,12 +179,12 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// [`ZpoolError::InvalidHandle`] if `handle` names no live object of this pool.
     ///
     /// # Panics
-    /// If the page provider panics; the object is freed all the same.
+    /// If the page provider panics. The object is freed nevertheless.
     fn free(&self, handle: Handle) -> Result<(), ZpoolError>;
 
-    /// A hint that the object will be freed soon, after work that takes a microsecond or more: the
-    /// backend may fetch into the cache what a free reads first. Accepts any handle. Takes no lock and
-    /// never blocks. Default: does nothing.
+    /// Hints that the object will soon be freed, so that the backend may fetch into the cache what a free
+    /// reads first. Worthwhile if the caller does a microsecond or more of other work before the free.
+    /// Accepts any handle. Takes no lock and never blocks. The default does nothing.
     fn prefetch(&self, handle: Handle) {
         let _ = handle;
     }
@@ -206,19 +207,19 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// ```
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
-    /// Resident pages in use: those with live objects, with free space between objects, or with objects
-    /// that readers left to the pool. Takes no lock.
+    /// Returns the number of resident pages in use: pages with live objects, with free space between objects,
+    /// or with objects that readers left to the pool. Takes no lock.
     fn total_pages(&self) -> usize;
 
-    /// Bytes of memory that an object of `len` bytes occupies after this backend's rounding: its size
-    /// class, or its share of a page. Answers whether a smaller object would save memory. Takes no lock.
-    /// Default: `len`.
+    /// Returns the bytes of memory that an object of `len` bytes occupies after this backend's rounding: its
+    /// size class, or its share of a page. A caller can compare two lengths to learn whether the smaller one
+    /// would save memory. Takes no lock. The default returns `len`.
     fn footprint(&self, len: usize) -> usize {
         len
     }
 
-    /// Moves objects together and gives the emptied pages back to the provider. The result is their number.
-    /// Handles stay valid. Works in bounded steps that let other calls in between.
+    /// Moves objects together and gives the emptied pages back to the provider. Returns the number of these
+    /// pages. Handles stay valid. Works in bounded steps, between which other calls proceed.
     ///
     /// # Errors
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
@@ -226,9 +227,9 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "compact" })
     }
 
-    /// As [`Zpool::compact`], but stops after freeing `pages` pages or after moving a bounded number of
-    /// objects, whichever comes first; the next call continues there. For a caller that needs room now.
-    /// Default: a whole [`Zpool::compact`].
+    /// Compacts like [`Zpool::compact`], but stops after it has freed `pages` pages or moved a bounded number
+    /// of objects, whichever comes first. The next call continues from there. Meant for a caller that needs
+    /// room now. The default runs a whole [`Zpool::compact`].
     ///
     /// # Errors
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::compaction`].
@@ -237,11 +238,11 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         self.compact().map(Compaction::complete)
     }
 
-    /// Moves the zspages of one sparsely used block of the provider's address space elsewhere, so that
-    /// the whole block can return to the system.
-    /// [`PageProvider::isolate_block`](crate::PageProvider::isolate_block) chooses the block; if it finds
+    /// Moves the zspages of one sparsely used block of the provider's address space elsewhere, so that the
+    /// whole block can return to the system.
+    /// [`PageProvider::isolate_block`](crate::PageProvider::isolate_block) chooses the block. If it finds
     /// none worth emptying, all figures are zero. Handles stay valid, and objects being read do not move.
-    /// Works in bounded steps that let other calls in between.
+    /// Works in bounded steps, between which other calls proceed.
     ///
     /// # Errors
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::migration`]; [`ZpoolError::OutOfMemory`] if the
@@ -250,22 +251,23 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "migrate" })
     }
 
-    /// Offers the oldest objects to `evict` until `target_pages` pages are free or every page was visited
-    /// once; returns the number of pages freed.
+    /// Offers objects to `evict`, those of the oldest page first, until this call has freed `target_pages`
+    /// pages or has visited every page once. Returns the number of pages freed.
     ///
-    /// For programs that use a backend without a store. Makes at most as many callbacks as the pool held
-    /// objects at the start, whatever the callbacks store and whatever is being read; so it also ends, with
-    /// a count, if the pool is empty, the callback refuses or readers keep pages. An object that is evicted
-    /// during a read is freed, but its page stays until the read ends and does not count.
+    /// For programs that use a backend without a store. The number of callbacks never exceeds the number of
+    /// objects that the pool held at the start, whatever the callbacks store and whatever is being read. So
+    /// the call always ends, even if the callback refuses every object or readers keep pages; the result is
+    /// then just smaller. An object that is evicted during a read is freed, but its page stays until the read
+    /// ends and does not count as freed.
     ///
     /// # Blocking
-    /// As long as the callbacks block.
+    /// Blocks as long as the callbacks do.
     ///
     /// # Errors
     /// [`ZpoolError::Unsupported`] unless [`ZpoolCaps::reclaim`].
     ///
     /// # Panics
-    /// If the callback panics; the pool remains usable.
+    /// If the callback panics. The pool remains usable.
     ///
     /// ```
     /// use zpool_api::{Evicted, Handle, ObjRead, Zpool, ZpoolError};
@@ -283,12 +285,13 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         Err(ZpoolError::Unsupported { backend: self.name(), operation: "reclaim" })
     }
 
-    /// Gives the provider's warm pages back to the system. The result is their number. Default: does nothing.
+    /// Gives the provider's warm pages back to the system and returns their number. The default does nothing
+    /// and returns 0.
     fn trim(&self) -> usize {
         0
     }
 
-    /// A snapshot of the pool's figures. Takes the list lock for a moment.
+    /// Returns a snapshot of the pool's figures. Takes the list lock for a moment.
     fn stats(&self) -> ZpoolStats;
 }
 

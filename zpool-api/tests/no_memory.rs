@@ -1,4 +1,4 @@
-//! Write guards and errors when the heap refuses, at every step: an error, never an abort.
+//! If the heap refuses memory at any step, write guards and errors return an error and never abort.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 

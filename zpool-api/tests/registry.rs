@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use zpool_api::{PageError, PageProvider, PageRun, Registry, ZpoolConfig, ZpoolError};
 
-/// Never asked for a page: the constructors below fail first.
+/// A provider that is never asked for a page, because the constructors below fail first.
 #[derive(Debug)]
 struct NoPages;
 
-// SAFETY: it gives no run.
+// SAFETY: it never returns a run.
 unsafe impl PageProvider for NoPages {
     fn page_size(&self) -> usize {
         4096

@@ -1,5 +1,5 @@
-//! A pool in a child of its process: calls fail, drops leak, and nothing waits for a lock that a thread of the
-//! parent held at the fork.
+//! A pool in a child of the process that made it: calls fail, drops leak, and nothing waits for a lock that
+//! another thread of the parent held at the fork.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::mem::ManuallyDrop;
@@ -14,21 +14,22 @@ pub(crate) type Build = fn(Arc<dyn PageProvider>) -> Arc<dyn Zpool>;
 /// Seconds after which an alarm kills a child that hangs, which fails the test.
 const HANGS_AFTER: u32 = 20;
 
-/// Runs `work` in a child; `None` if it died. The child has only the forking thread, so it avoids allocations and
-/// panics.
+/// Runs `work` in a child and returns its result, or `None` if the child died. The child has only the thread
+/// that forked, so `work` should neither allocate nor panic.
 pub(crate) fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child only runs `work` and calls `_exit`: no destructor of the parent's, no test harness.
+    // SAFETY: the child only runs `work` and calls `_exit`. It runs no destructor of the parent and no test
+    // harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: a system call without pointers.
+        // SAFETY: the system call takes no pointers.
         unsafe { libc::alarm(HANGS_AFTER) };
         let said = work();
-        // SAFETY: ends the process at once.
+        // SAFETY: `_exit` ends the process immediately.
         unsafe { libc::_exit(i32::from(said)) };
     }
     assert!(pid > 0, "fork failed");
     let mut status = 0;
-    // SAFETY: the child forked above; the status is this frame's.
+    // SAFETY: the child was forked above, and `status` is a local variable.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(waited, pid);
     libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
@@ -43,7 +44,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// The number of the first call that misbehaves in a child, 0 if none does.
+/// Makes calls that a child must refuse. Returns the number, from 1, of the first one that misbehaves; 0 if
+/// none does.
 fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     let backend = pool.name();
     let is = |error: ZpoolError| error == ZpoolError::Forked { backend };
@@ -64,9 +66,9 @@ fn refused(pool: &dyn Zpool, handle: Handle) -> u8 {
     calls.iter().position(|refused| !refused).map_or(0, |call| call as u8 + 1)
 }
 
-/// A child's copy of a value of the parent's, to drop once: `_exit` never drops the original.
+/// Copies a value of the parent, so that a child can drop it. `_exit` never drops the original.
 fn copy<T>(value: &T) -> T {
-    // SAFETY: called in a child, once for each value, whose original is not used or dropped there.
+    // SAFETY: this is called in a child, once for each value. The child neither uses nor drops the original.
     unsafe { std::ptr::read(value) }
 }
 
@@ -127,7 +129,8 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
                         return 100;
                     }
                     while Arc::strong_count(&pool) > 1 {
-                        // SAFETY: the owners of the other shares never run in this process: `_exit` ends it.
+                        // SAFETY: the owners of the other shares never run in this process, which `_exit`
+                        // ends.
                         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pool)) };
                     }
                     drop(copy(&pool));
@@ -151,7 +154,7 @@ pub(crate) fn a_child_of_a_busy_pool_refuses_and_leaks(build: Build) {
     }
 }
 
-/// A callback of reclaim that returns in a child ends the reclaim there.
+/// If a callback forks and returns in the child, the reclaim ends there with an error.
 pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
     let pool = build(Arc::new(MmapPages::new()));
     for n in 0..9 {
@@ -164,13 +167,13 @@ pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
             // SAFETY: the child returns from this callback and calls `_exit` below.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                // SAFETY: a system call without pointers.
+                // SAFETY: the system call takes no pointers.
                 unsafe { libc::alarm(HANGS_AFTER) };
                 child.set(true);
                 return Evicted::Evicted;
             }
             let mut status = 0;
-            // SAFETY: the child forked above; the status is this frame's.
+            // SAFETY: the child was forked above, and `status` is a local variable.
             unsafe { libc::waitpid(pid, &raw mut status, 0) };
             said.set(Some((libc::WIFEXITED(status), libc::WEXITSTATUS(status))));
         }
@@ -178,7 +181,7 @@ pub(crate) fn a_callback_may_return_in_a_child(build: Build) {
     });
     if child.get() {
         let forked = freed == Err(ZpoolError::Forked { backend: pool.name() });
-        // SAFETY: ends the child at once.
+        // SAFETY: `_exit` ends the child immediately.
         unsafe { libc::_exit(if forked { 0 } else { 1 }) };
     }
     assert_eq!((said.get(), freed), (Some((true, 0)), Ok(9)));

@@ -1,7 +1,8 @@
-//! Loom models of small whole pools, which zbud and z3fold share through `pool_models!`: each with its own
+//! Loom models of small whole pools. zbud and z3fold share them through `pool_models!`, each with its own
 //! layout and locks.
 //!
-//! Each model names the omission that makes it fail. The models of the object word are in buddies.
+//! Where a model names omissions or weakenings, they make it fail. The models of the object word are in
+//! buddies.
 #![allow(
     clippy::unwrap_used,
     reason = "tests; the lints exempt only functions marked as tests, not those they call"
@@ -21,7 +22,7 @@ pub(crate) fn model(body: impl Fn() + Sync + Send + 'static) {
     builder.check(body);
 }
 
-/// Whether the object is live; asserts then that it is `len` times `byte`.
+/// Returns whether the object is live. If it is, asserts that its content is `len` times `byte`.
 pub(crate) fn is(pool: &dyn Zpool, handle: Handle, byte: u8, len: usize) -> bool {
     match pool.obj_read_begin(handle) {
         Ok(object) => {
@@ -36,15 +37,15 @@ pub(crate) fn is(pool: &dyn Zpool, handle: Handle, byte: u8, len: usize) -> bool
 }
 
 pub(crate) fn assert_empty(pool: &dyn Zpool) {
-    // Frees what readers left.
+    // Frees the objects that readers left.
     pool.trim();
     let stats = pool.stats();
     assert_eq!((stats.total_pages, stats.objects, stats.parked_objects), (0, 0, 0));
 }
 
-/// An allocation in a page against the free of the page's only object: the allocation finds the page, or the
-/// page is freed, never both. Fails if a free settles a page that an allocation took, and if an allocation
-/// takes no reference for its object.
+/// An allocation in a page races the free of the page's only object. Either the allocation finds the page, or
+/// the page is freed, but never both. Fails if a free settles a page that an allocation took, or if an
+/// allocation takes no reference for its object.
 pub(crate) fn loom_pool_alloc_against_the_last_free_of_the_page(build: Build) {
     model(move || {
         let pool = build();
@@ -62,7 +63,7 @@ pub(crate) fn loom_pool_alloc_against_the_last_free_of_the_page(build: Build) {
     });
 }
 
-/// A read against the free of the object and the reuse of its room.
+/// A read races the free of the object and the reuse of its room.
 pub(crate) fn loom_pool_read_against_free_and_reuse(build: Build) {
     model(move || {
         let pool = build();
@@ -80,7 +81,7 @@ pub(crate) fn loom_pool_read_against_free_and_reuse(build: Build) {
     });
 }
 
-/// Reclaim of a page against the free of its object: object and page are freed once. Fails if a free settles a
+/// Reclaim of a page races the free of its object. Object and page are freed once. Fails if a free settles a
 /// page that reclaim took.
 pub(crate) fn loom_pool_reclaim_against_free(build: Build) {
     model(move || {
@@ -104,7 +105,7 @@ pub(crate) fn loom_pool_reclaim_against_free(build: Build) {
     });
 }
 
-/// Two reclaims of one page: it is freed once, and both end.
+/// Two reclaims race for one page. The page is freed once, and both end.
 pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     model(move || {
         let pool = build();
@@ -122,7 +123,8 @@ pub(crate) fn loom_pool_reclaim_against_reclaim(build: Build) {
     });
 }
 
-/// The last reference is that of an object with a reader, whose read ends on another thread after the free.
+/// The page's last reference is that of an object that is freed during a read. The read ends on another
+/// thread.
 pub(crate) fn loom_pool_the_last_put_is_a_readers(build: Build) {
     model(move || {
         let pool = build();
@@ -162,8 +164,8 @@ pub(crate) fn loom_pool_evict_frees_another_of_the_page(build: Build) {
     });
 }
 
-/// A last reader leaves its object while an allocation frees what is left and takes the room. Fails if the
-/// stack's push is not Release or its take not Acquire.
+/// A last reader leaves its object while an allocation frees such objects and takes their room. Fails if the
+/// stack's push is not Release, or if taking the stack is not Acquire.
 pub(crate) fn loom_pool_leave_against_malloc(build: Build) {
     model(move || {
         let pool = build();
@@ -182,7 +184,7 @@ pub(crate) fn loom_pool_leave_against_malloc(build: Build) {
     });
 }
 
-/// Makes each of these models a `#[test]` of a pool.
+/// Makes each of the models above a `#[test]` of a pool.
 macro_rules! pool_models {
     ($build:expr) => {
         pool_models!($build;

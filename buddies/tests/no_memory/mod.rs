@@ -1,4 +1,4 @@
-//! A pool when the heap refuses, at every step: an error, never an abort, and no page is lost.
+//! If the heap refuses memory at any step, a pool returns an error, never aborts, and loses no page.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::cell::RefCell;
@@ -33,7 +33,7 @@ fn traffic(pool: &dyn Zpool, live: &mut Vec<Handle>, refused: &mut usize) {
                         ZpoolError::OutOfMetadata { .. }
                         | ZpoolError::OutOfMemory { source: PageError::Refused { .. } },
                     ) => *refused += 1,
-                    // A panic here would need the heap.
+                    // This aborts, because a panic would need the heap.
                     Err(_) => std::process::abort(),
                 }
             }
@@ -80,7 +80,7 @@ pub(crate) fn a_pool_refuses_and_goes_on(build: Build) {
             assert_eq!((budget.used(), pages.pages_out()), (total * 4096, total));
             let stats = pool.stats();
             assert_eq!(stats.objects, live.len());
-            // With memory the pool goes on.
+            // With enough memory the pool works again.
             for _ in 0..300 {
                 live.push(pool.malloc_from(&CONTENT).unwrap());
             }
@@ -99,7 +99,7 @@ pub(crate) fn a_pool_refuses_and_goes_on(build: Build) {
 pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
     warm_lockdep();
     for pages_before in [0, 31, 32, 63, 64, 95, 96, 128] {
-        // A provider that needs no heap memory for the next page.
+        // This provider needs no heap memory for the next page.
         let pages: Arc<dyn PageProvider> = Arc::new(MmapPages::new());
         let pool = build(pages, None);
         let mut live: Vec<Handle> =
@@ -121,7 +121,7 @@ pub(crate) fn failed_allocations_use_nothing_up(build: Build) {
                 }
             }
         });
-        // The pool grew by the objects that it could store without memory, and no more.
+        // The pool grew only by the objects that it could store without new memory.
         let grown = pool.stats();
         assert_eq!(grown.total_pages, before.total_pages + stored.len());
         assert!(stored.len() < 400, "no allocation was refused");

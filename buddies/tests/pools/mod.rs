@@ -1,5 +1,5 @@
-//! Tests that zbud and z3fold share through `pool_tests!`: charges to a budget, bounded reclaim, readers that
-//! take no lock, providers and callbacks that panic.
+//! Tests that zbud and z3fold share through `pool_tests!`. They test charges to a budget, bounded reclaim,
+//! readers that take no lock, and providers and callbacks that panic.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,7 +23,7 @@ pub(crate) type Build = fn(Arc<dyn PageProvider>, Option<Arc<PageBudget>>) -> Ar
 
 const PAGE: usize = 4096;
 
-/// `native`, or `miri` under Miri.
+/// Returns `native`, or `miri` under Miri.
 const fn pick(native: usize, miri: usize) -> usize {
     if cfg!(miri) { miri } else { native }
 }
@@ -38,7 +38,7 @@ fn charged(budget: &PageBudget, pool: &dyn Zpool) -> usize {
     pages
 }
 
-/// A handle, and the byte that fills its object.
+/// A handle, and the byte with which its object is filled.
 type Object = (Handle, u8);
 
 fn check(pool: &dyn Zpool, objects: &[Object]) {
@@ -74,7 +74,8 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
                         assert_eq!((bytes, used, limit), (PAGE, LIMIT * PAGE, LIMIT * PAGE));
                         assert_eq!(pages.calls(), calls, "requested beyond the budget");
                         limited += 1;
-                        // The call freed what readers left before it failed, and changed nothing else.
+                        // Before it failed, the call freed the objects that readers left. It changed nothing
+                        // else.
                         let after = pool.stats();
                         assert!(after.total_pages == LIMIT && after.objects == before.0.objects);
                     }
@@ -119,7 +120,7 @@ pub(crate) fn charges_are_the_pages_after_any_traffic(build: Build) {
             check(&*pool, &live);
         }
     }
-    // Under Miri there are too few steps for a page request to fail by chance.
+    // Under Miri there may be too few steps for a page request to fail.
     let both = limited > 0 && (injected > 0 || cfg!(miri));
     assert!(both, "{limited} refused by the budget, {injected} by the pages");
     drop((guards, writes));
@@ -139,7 +140,7 @@ pub(crate) fn what_fits_beside_another_needs_no_budget(build: Build) {
     assert_eq!(pool.malloc_from(&[3; 2000]), refused);
     assert_eq!((charged(&budget, &*pool), pool.stats().objects), (1, 2));
     check(&*pool, &[(first, 1), (beside, 2)]);
-    // After raising the limit, two pools share the budget.
+    // The limit is raised, and two pools share the budget.
     budget.set_limit(2 * PAGE);
     let other = build(Arc::new(HeapPages::new()), Some(budget.clone()));
     let elsewhere = other.malloc_from(&[4; 100]).unwrap();
@@ -196,7 +197,7 @@ pub(crate) fn threads_at_the_limit_never_exceed_it(build: Build) {
     assert_eq!((charged(&budget, &*pool), pages.pages_out()), (0, 0));
 }
 
-/// With the innermost rank held, lockdep panics if the pool takes a lock or calls the provider.
+/// While a test holds the innermost rank, lockdep panics if the pool takes a lock or calls the provider.
 pub(crate) fn readers_and_page_counts_take_no_lock(build: Build) {
     let pool = plain(build);
     let handles: Vec<Handle> = (0..6).map(|n| pool.malloc_from(&[n; 1300]).unwrap()).collect();
@@ -228,7 +229,7 @@ fn keep(_: Handle, _: ObjRead<'_>) -> Evicted {
     Evicted::Keep
 }
 
-/// Every call that may block frees what readers left; tests each call alone.
+/// Every call that may block frees the objects that readers left. Each call is tested alone.
 pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
     let calls: [(&Call, usize); 5] = [
         (&|pool, _| drop(pool.malloc(10).unwrap()), 1),
@@ -251,7 +252,7 @@ pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
         drop(pool);
         assert_eq!(pages.pages_out(), 0);
     }
-    // Dropping the pool does so, too, and the room is reused.
+    // Their room is reused, and dropping the pool frees them, too.
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let pool = build(pages.clone(), None);
     for _ in 0..pick(100, 3) {
@@ -265,14 +266,15 @@ pub(crate) fn what_readers_left_goes_with_the_next_call(build: Build) {
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// A reclaim makes at most as many callbacks as there were objects, whatever they do.
+/// The number of callbacks of a reclaim never exceeds the number of objects at its start, whatever the
+/// callbacks do.
 pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
     const OBJECTS: usize = pick(90, 12);
     for what in 0..6 {
         let pool = plain(build);
         let handles: Vec<Handle> =
             (0..OBJECTS).map(|n| pool.malloc_from(&vec![n as u8; 900 + n]).unwrap()).collect();
-        // Every page has a reader, or none has.
+        // Either every page has a reader, or none has.
         let guards: Vec<_> = if what % 2 == 0 {
             handles.iter().map(|h| pool.obj_read_begin(*h).unwrap()).collect()
         } else {
@@ -283,7 +285,8 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
             offered.set(offered.get() + 1);
             assert!(offered.get() <= OBJECTS, "offered more objects than there were");
             match what {
-                // Stores two for each evicted object, or frees it and stores a copy in its place.
+                // 0 and 1 store two copies of each evicted object. 2 and 3 free the object and store a copy
+                // in its place.
                 0 | 1 => {
                     for _ in 0..2 {
                         pool.malloc_from(&object).unwrap();
@@ -295,7 +298,7 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
                     pool.free(handle).unwrap();
                     pool.malloc_from(&bytes).unwrap();
                 }
-                // Stores another and keeps this one.
+                // Stores another object and keeps this one.
                 _ => {
                     let len = object.len();
                     drop(object);
@@ -316,14 +319,15 @@ pub(crate) fn reclaim_is_bounded_by_what_there_was(build: Build) {
     }
 }
 
-/// A provider whose chosen calls panic: an allocation before it gets the page, a free after it has lost it.
+/// A provider that panics in chosen calls. `alloc_run` panics before it gets a page, `free_run` after it has
+/// lost the page.
 #[derive(Debug, Default)]
 struct PanickingPages {
     out: AtomicUsize,
-    /// Panics in the n-th call from now; 0 for none.
+    /// In which call from now on it panics: 1 is the next call, 0 means none.
     at: AtomicUsize,
     always: AtomicBool,
-    /// Runs that were lost on purpose, kept reachable for leak checkers.
+    /// Runs that were lost on purpose. They are kept reachable, so that leak checkers do not report them.
     lost: Mutex<Vec<PageRun>>,
 }
 
@@ -339,7 +343,7 @@ impl PanickingPages {
     }
 }
 
-// SAFETY: the runs are `HeapPages`'.
+// SAFETY: the runs come from a `HeapPages`.
 unsafe impl PageProvider for PanickingPages {
     fn page_size(&self) -> usize {
         PAGE
@@ -361,7 +365,7 @@ unsafe impl PageProvider for PanickingPages {
             self.lost.lock().unwrap().push(run);
             resume_unwind(Box::new("free_run"));
         }
-        // SAFETY: from a `HeapPages`.
+        // SAFETY: the run is from a `HeapPages`, and the caller gives it up.
         unsafe { HeapPages::new().free_run(run) };
     }
 
@@ -383,7 +387,7 @@ unsafe impl PageProvider for PanickingPages {
 impl Drop for PanickingPages {
     fn drop(&mut self) {
         for run in self.lost.get_mut().unwrap().drain(..) {
-            // SAFETY: from a `HeapPages`; its pool gave it up.
+            // SAFETY: the run is from a `HeapPages`, and its pool gave it up.
             unsafe { HeapPages::new().free_run(run) };
         }
     }
@@ -411,12 +415,12 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
                         live.push((handle.unwrap(), byte));
                     }
                 }
-                // A write guard that is dropped.
+                // Drops a write guard.
                 4 => drop(panics(|| drop(pool.malloc(1 + step * 30)))),
                 5 if !live.is_empty() => {
                     let (handle, _) = live.swap_remove(rng.below(live.len()));
                     let guard = pool.obj_read_begin(handle).unwrap();
-                    // Frees it, whether the provider takes the page or panics.
+                    // Frees the object, whether the provider takes the page or panics.
                     drop(panics(|| pool.free(handle)));
                     drop(guard);
                 }
@@ -428,7 +432,7 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
                             Evicted::Evicted
                         })
                     }));
-                    // A panic may have kept the last one from being freed.
+                    // A panic may have prevented the free of the last object.
                     live.retain(|(handle, _)| pool.obj_read_begin(*handle).is_ok());
                 }
                 _ if !live.is_empty() => {
@@ -454,8 +458,8 @@ pub(crate) fn a_provider_that_panics_costs_the_page_at_hand(build: Build) {
     assert!(seen > 0, "no panic ever lost a page");
 }
 
-/// The callback panics, and the provider panics when reclaim returns the page on the way out: the second panic
-/// is dropped, the first propagates, and nothing stays locked.
+/// The callback panics. While that panic unwinds, reclaim returns the page, and the provider panics, too. The
+/// second panic is dropped, the first propagates, and nothing stays locked.
 pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));
@@ -477,7 +481,7 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
         assert!(pages.lost() > round, "the provider did not panic");
         assert_eq!((charged(&budget, &*pool), pages.out.load(SeqCst)), (0, 0));
     }
-    // A panic drops a write guard, and the provider panics, too.
+    // A panic drops a write guard. This returns a page, and the provider panics, too.
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _write = pool.malloc(4000).unwrap();
         pages.always.store(true, SeqCst);
@@ -490,7 +494,8 @@ pub(crate) fn two_panics_at_once_leave_the_pool_usable(build: Build) {
     check(&*pool, &[(kept, 7)]);
 }
 
-/// Readers left several objects, and the provider panics over the first: the next call frees the others.
+/// Readers left several objects. If the provider panics when the first is freed, a later call frees the
+/// others.
 pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let pool = build(pages.clone(), None);
@@ -513,7 +518,7 @@ pub(crate) fn a_panic_over_what_readers_left_leaves_the_rest(build: Build) {
     assert_eq!((pool.total_pages(), pages.out.load(SeqCst), pages.lost()), (0, 0, 2));
 }
 
-/// A dropped pool returns every page, even after one over which the provider panics.
+/// A dropped pool returns every page, even if the provider panics when it gets one.
 pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     let pages = Arc::new(PanickingPages::default());
     let budget = Arc::new(PageBudget::new(usize::MAX));
@@ -538,7 +543,7 @@ pub(crate) fn a_pool_is_dropped_whole_though_its_provider_panics(build: Build) {
     assert_eq!(pages.lost(), 10, "each page goes to the provider once");
 }
 
-/// Makes each of these a `#[test]` of a pool.
+/// Makes each of the functions above a `#[test]` of a pool.
 macro_rules! pool_tests {
     ($build:expr; $($test:ident)*) => {
         $(#[test]

@@ -1,4 +1,4 @@
-//! Unit tests of a pool that zbud and z3fold share through `unit_tests!`: each with its own layout.
+//! Unit tests of a pool. zbud and z3fold share them through `unit_tests!`, each with its own layout.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use zpool_api::handle::MAX_GENERATION;
 use zpool_api::{PageProvider, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
-/// A pool whose slots begin with this generation.
+/// Makes a pool whose slots begin with this generation.
 pub(crate) fn starting_at<L: Layout<N>, const N: usize>(
     provider: Arc<dyn PageProvider>,
     generation: u32,
@@ -46,7 +46,7 @@ pub(crate) fn too_many_readers_is_an_error_that_passes<L: Layout<N>, const N: us
     assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
 }
 
-/// Makes each of these a `#[test]` of a layout.
+/// Makes each of the functions above a `#[test]` of a layout.
 macro_rules! unit_tests {
     ($layout:ty, $buddies:literal) => {
         #[test]

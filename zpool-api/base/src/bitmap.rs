@@ -1,13 +1,13 @@
-//! A set of taken numbers: a bitmap with summary levels, which finds the lowest free number in six steps
-//! however many are taken.
+//! A set of taken numbers: a bitmap with summary levels. It finds the lowest free number in six steps,
+//! however many numbers are taken.
 //!
-//! Bit `n` of level 0 is number `n`. Bit `n` of a level above is set exactly while word `n` of the level
-//! below is all ones. A missing word counts as 0, so a level grows only when a higher number is taken;
-//! `try_reserve` doubles it.
+//! Bit `n` of level 0 is set while number `n` is taken. In each level above, bit `n` is set while word `n` of
+//! the level below is all ones. A missing word counts as 0, so a level grows only when a higher number is
+//! taken. Then `try_reserve` doubles it.
 
 use std::collections::TryReserveError;
 
-/// Levels: 64^6 exceeds 2^32, the number of `u32`s.
+/// Six levels suffice: 64^6 exceeds 2^32, the number of `u32`s.
 const LEVELS: usize = 6;
 
 /// A set of numbers below 2^32.
@@ -30,7 +30,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// The lowest free number; above `u32::MAX` if all are taken.
+    /// Returns the lowest free number, or one above `u32::MAX` if all are taken.
     pub fn lowest(&self) -> u64 {
         let mut at = 0;
         for level in self.levels.iter().rev() {
@@ -40,10 +40,10 @@ impl Bitmap {
         at
     }
 
-    /// Takes the lowest free number below `capacity`; `None` if all of them are taken.
+    /// Takes the lowest free number and returns it. Returns `None` if all numbers below `capacity` are taken.
     ///
     /// # Errors
-    /// The allocator's refusal to grow a level. Nothing has changed then.
+    /// The allocator's refusal to grow a level. Then no number has been taken.
     pub fn take(&mut self, capacity: u64) -> Result<Option<u32>, TryReserveError> {
         if self.count == capacity {
             return Ok(None);
@@ -70,7 +70,7 @@ impl Bitmap {
         Ok(())
     }
 
-    /// Takes a free number. Allocates if memory for it was not reserved.
+    /// Takes `number`, which must be free. Allocates if memory for it was not reserved.
     pub fn set(&mut self, number: u32) {
         let mut bit_of = number as usize;
         for level in &mut self.levels {
@@ -87,7 +87,7 @@ impl Bitmap {
         self.count += 1;
     }
 
-    /// Frees a number; returns false and changes nothing if it is free already.
+    /// Frees a number and returns true. If it is free already, returns false and changes nothing.
     pub fn clear(&mut self, number: u32) -> bool {
         let mut bit_of = number as usize;
         for (height, level) in self.levels.iter_mut().enumerate() {
@@ -179,8 +179,8 @@ mod tests {
         }
     }
 
-    /// A search that started at the lowest freed number would scan all words in between every time: 2^17
-    /// takes over 2^22 words each would never finish.
+    /// Frees and takes the first and the last number in turn. A search that scanned all 2^22 words between
+    /// them each time would never finish.
     #[test]
     #[cfg_attr(miri, ignore = "32 MiB of bitmap")]
     fn the_ends_of_a_full_device_are_found_without_a_walk_between_them() {

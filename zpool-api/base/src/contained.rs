@@ -1,4 +1,4 @@
-//! Panics of user code (devices, codecs, backends). They are input, and become errors.
+//! Panics of user code (devices, codecs, backends). They count as input: they become errors.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -6,11 +6,11 @@ use core::ops::Deref;
 
 use crate::unwind::caught;
 
-/// User code panicked.
+/// The error of [`contain`]: user code panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Panicked;
 
-/// Calls user code.
+/// Calls user code and returns its result.
 ///
 /// # Errors
 /// [`Panicked`] if it panics.
@@ -26,7 +26,7 @@ pub fn contain<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     caught(call).ok_or(Panicked)
 }
 
-/// A user's value; its destructor may panic without harm.
+/// A user's value. If its destructor panics, the drop of this wrapper ends the panic.
 pub struct Contained<T>(ManuallyDrop<T>);
 
 impl<T> Contained<T> {
@@ -65,8 +65,8 @@ impl<T: Clone> Clone for Contained<T> {
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         let value = &mut self.0;
-        // Ignored: nobody is left to inform.
-        // SAFETY: dropped once, in the wrapper's own drop, and not used afterwards.
+        // A panic is ignored: there is nobody to report it to. SAFETY: dropped once, in the wrapper's own
+        // drop, and not used afterwards.
         let _ = contain(|| unsafe { ManuallyDrop::drop(value) });
     }
 }

@@ -2,8 +2,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A count, a figure or a setting. Relaxed throughout: a reader learns the number and nothing about the writer's
-/// other writes. Always std's atomic, not loom's: no modelled protocol depends on it.
+/// A count, a figure or a setting. Every access is Relaxed: a reader learns the number and nothing about the
+/// writer's other writes. Always std's atomic, not loom's, because no modelled protocol depends on it.
 ///
 /// ```
 /// let pages = zpool_base::counter::Counter::new(1);
@@ -23,11 +23,12 @@ impl Counter {
     /// Adds `n`. Wraps around.
     #[inline]
     pub fn add(&self, n: u64) {
-        // Relaxed, here and in every method: the type's own contract.
+        // Relaxed, here and in every method: the type's contract promises no more.
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Subtracts `n`; returns the previous value. Wraps below 0, so another thread may add the same amount later.
+    /// Subtracts `n` and returns the previous value. Wraps around below 0; if another thread adds the amount
+    /// afterwards, the sum is right again.
     #[inline]
     pub fn sub(&self, n: u64) -> u64 {
         // Relaxed: as in `add`.
@@ -41,14 +42,14 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Sets it to `n`.
+    /// Sets the number to `n`.
     #[inline]
     pub fn set(&self, n: u64) {
         // Relaxed: as in `add`.
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// Raises it to `n`, if that is more. Writes only to grow it, so that writers rarely contend.
+    /// Raises the number to `n` if it is smaller. Otherwise writes nothing, so that writers rarely contend.
     #[inline]
     pub fn raise(&self, n: u64) {
         if n > self.get() {
@@ -57,7 +58,8 @@ impl Counter {
         }
     }
 
-    /// Replaces the value by what `change` makes of it, unless that is `None`; returns whether it did.
+    /// Replaces the value by the one that `change` returns, and returns true. If `change` returns `None`,
+    /// changes nothing and returns false. May call `change` several times.
     #[inline]
     pub fn change(&self, change: impl FnMut(u64) -> Option<u64>) -> bool {
         // Relaxed: as in `add`.

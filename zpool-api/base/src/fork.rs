@@ -1,14 +1,15 @@
 //! Which process this is: distinguishes a child after `fork` from its parent.
 //!
-//! A child has a copy of every object of its parent but only the thread that forked. A lock that another
-//! thread held stays held for ever, and a file, a device or shared memory behind an object is still the
-//! parent's. So in any process but its maker's an object does nothing: a drop leaks, and every other call is
-//! an error. [`Maker`] remembers the maker, [`Leaked`] does the leaking.
+//! A child has a copy of every object of its parent, but only the thread that forked. If another thread held
+//! a lock, that lock stays held for ever. A file, a device or shared memory behind an object still belongs to
+//! the parent. So an object works only in the process that made it. In any other process its drop leaks, and
+//! every other call is an error. [`Maker`] remembers the process that made an object, and [`Leaked`] does the
+//! leaking.
 //!
-//! A number in a page that the kernel clears in every child (`MADV_WIPEONFORK`, Linux 4.14) identifies the
-//! process, so a check costs one load. A child that finds 0 there takes the next number of a counter that it
-//! inherited: no number occurs twice in a line of descent. On other Unix systems each check reads the process
-//! id.
+//! A number identifies the process. It is in a page that the kernel clears in every child (`MADV_WIPEONFORK`,
+//! Linux 4.14), so a check costs one load. A child that finds 0 there takes the next number of a counter that
+//! it inherited, so no process has the number of one of its ancestors. On other Unix systems each check reads
+//! the process id.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -26,27 +27,27 @@ use crate::sync::MODEL;
 pub struct Maker(u64);
 
 impl Maker {
-    /// This process.
+    /// Returns the process in which it is called.
     #[inline]
     pub fn here() -> Self {
         Maker(generation())
     }
 
-    /// Whether this process is still the maker, and not a child of it.
+    /// Whether it is called in that process, and not in a child of it.
     #[inline]
     pub fn is_here(self) -> bool {
         generation() == self.0
     }
 }
 
-/// The number of this process; constant under loom, whose models have one process.
+/// Returns the number of this process. It is constant under loom, where models have one process.
 #[inline]
 fn generation() -> u64 {
     if MODEL { 1 } else { imp::generation() }
 }
 
-/// A value whose destructor runs only in the process that made it; elsewhere dropping it leaks. Derefs to
-/// the value.
+/// A value whose destructor runs only in the process that made it. In any other process, dropping it leaks.
+/// Derefs to the value.
 ///
 /// ```
 /// use zpool_base::fork::Leaked;
@@ -60,7 +61,7 @@ pub struct Leaked<T> {
 }
 
 impl<T> Leaked<T> {
-    /// A value of this process.
+    /// Wraps a value that this process made.
     pub fn new(value: T) -> Self {
         Leaked { value: ManuallyDrop::new(value), maker: Maker::here() }
     }
@@ -71,10 +72,10 @@ impl<T> Leaked<T> {
         self.maker.is_here()
     }
 
-    /// The value itself, in whichever process it was made.
+    /// Returns the value itself, whichever process made it.
     pub fn into_inner(self) -> T {
         let mut whole = ManuallyDrop::new(self);
-        // SAFETY: taken once: `whole` is not used or dropped afterwards.
+        // SAFETY: the value is taken only once, because `whole` is neither used nor dropped afterwards.
         unsafe { ManuallyDrop::take(&mut whole.value) }
     }
 }
@@ -88,7 +89,7 @@ impl<T: Default> Default for Leaked<T> {
 impl<T> Drop for Leaked<T> {
     fn drop(&mut self) {
         if self.is_here() {
-            // SAFETY: dropped once, here; the wrapper does not drop it.
+            // SAFETY: the value is dropped only here; `ManuallyDrop` does not drop it.
             unsafe { ManuallyDrop::drop(&mut self.value) };
         }
     }
@@ -118,7 +119,7 @@ impl<T: fmt::Debug> fmt::Debug for Leaked<T> {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     use core::ptr::{self, NonNull, null_mut};
-    // Always std's, not loom's: no part of any modelled protocol.
+    // Always std's, not loom's: they are no part of any modelled protocol.
     use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -127,17 +128,19 @@ mod imp {
 
     /// Numbers taken in this process and its ancestors.
     static FORKS: AtomicU64 = AtomicU64::new(0);
-    /// A word in a page that is zero in each new child, or [`NONE`] if the kernel does not support that.
+    /// A word in a page that is zero in each new child. Points to [`NONE`] if the kernel has no such pages,
+    /// and is null before the first call.
     static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
     /// The id of the last process that asked, for kernels without such a page.
     static LAST: AtomicU64 = AtomicU64::new(0);
-    /// Stands for "not supported by this kernel". Always 0.
+    /// Means that the kernel has no such pages. Always 0.
     static NONE: AtomicU64 = AtomicU64::new(0);
 
     #[inline]
     pub(super) fn generation() -> u64 {
         let page = PAGE.load(Ordering::SeqCst);
-        // SAFETY: null, `NONE`, or a mapping that is never unmapped once it is stored here.
+        // SAFETY: `page` is null, `NONE` or a mapping. A mapping is never unmapped after it was stored in
+        // `PAGE`.
         match unsafe { page.as_ref() } {
             Some(word) => match word.load(Ordering::SeqCst) {
                 0 => renew(word),
@@ -205,7 +208,7 @@ mod imp {
     }
 }
 
-/// Where there is no `fork`.
+/// For systems without `fork`, and for Miri.
 #[cfg(any(not(unix), miri))]
 mod imp {
     #[inline(always)]

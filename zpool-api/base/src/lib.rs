@@ -1,4 +1,4 @@
-//! The foundation that the crates of a compressed-memory store share; nothing here knows of compression.
+//! The foundation that the crates of a compressed-memory store share. Nothing here knows about compression.
 //!
 //! | module | contents |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | [`unwind`] | panics in user code and in destructors |
 //! | [`contained`] | such panics as a `Result`; values whose destructor may panic |
 //!
-//! This crate exists for its siblings and makes no promise to others: any of it may change in any version.
+//! This crate exists only for its sibling crates. Any of it may change in any version.
 //!
 //! ```
 //! use zpool_base::stable::StableTable;

@@ -1,17 +1,18 @@
-//! A small lockdep: debug builds check the lock order and sleeping under a lock at run time.
+//! A small lockdep: debug builds check at run time that locks are taken in order and that no thread sleeps
+//! under a lock.
 //!
-//! Locks have ranks, outermost first (docs/locking.md):
-//! [`Rank::Entry`] → [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Structure`] → [`Rank::Leaf`].
-//! A thread may take a lock only of a rank further in (greater) than all ranks it holds. Functions that
-//! may block call [`might_sleep`], which panics under any of these locks. A per-CPU compression context has
-//! no rank: its holder may sleep, so taking one is itself a call that may block, outside of all these locks.
+//! Locks have ranks, outermost first (docs/locking.md): [`Rank::Entry`] → [`Rank::Pool`] → [`Rank::Zspage`] →
+//! [`Rank::Structure`] → [`Rank::Leaf`]. A thread may take a lock only if its rank is greater (further in)
+//! than the rank of every lock that the thread holds. A function that may block calls [`might_sleep`], which
+//! panics if the thread holds a ranked lock. A per-CPU compression context has no rank, because its holder
+//! may sleep. Taking one may block, so the thread must hold no ranked lock.
 //!
 //! In release builds, and under loom (whose threads share one thread-local), all of this compiles to
 //! nothing.
 
 use crate::sync::LOCKDEP;
 
-/// A lock's place in the order; greater is further in.
+/// A lock's place in the order. A greater rank is further in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
 pub enum Rank {
@@ -28,16 +29,16 @@ pub enum Rank {
     Leaf = 5,
 }
 
-/// Records that a lock of this rank is held; drop it with the lock.
+/// Records that the thread holds a lock of this rank. Drop it together with the lock.
 #[must_use = "the rank counts as held only while this lives"]
 #[derive(Debug)]
 pub struct Held(Rank);
 
-/// Records that the calling thread is about to take a lock of `rank`.
+/// Records that the calling thread takes a lock of `rank`. Call it just before taking the lock.
 ///
 /// # Panics
-/// In debug builds, if the thread holds a lock of the same or an inner rank: a bug in the caller, never
-/// caused by input.
+/// In debug builds, if the thread holds a lock of the same or an inner rank. That is a bug in the caller; no
+/// input causes it.
 ///
 /// ```
 /// use zpool_base::lockdep::{Rank, acquire, might_sleep};
@@ -55,10 +56,10 @@ pub fn acquire(rank: Rank) -> Held {
     Held(rank)
 }
 
-/// Declares a call that may block: a system call, waiting for another thread, user code.
+/// Declares that the caller may block: in a system call, in user code, or waiting for another thread.
 ///
 /// # Panics
-/// In debug builds, if the thread holds a ranked lock: a bug in the caller.
+/// In debug builds, if the thread holds a ranked lock. That is a bug in the caller.
 #[inline]
 pub fn might_sleep(what: &str) {
     if LOCKDEP {
@@ -80,8 +81,9 @@ mod checks {
     use std::cell::Cell;
 
     thread_local! {
-        /// A bit for each rank that the thread holds, and it holds none twice. Not a vector: locks are taken
-        /// where a failing allocation must not abort the process.
+        /// A bit for each rank that the thread holds. One bit suffices, because a thread holds no rank twice.
+        /// A vector would allocate, but locks are also taken where a failing allocation must not abort the
+        /// process.
         static HELD: Cell<u8> = const { Cell::new(0) };
     }
 
@@ -91,14 +93,14 @@ mod checks {
         1 << rank as u8
     }
 
-    /// The innermost rank held.
+    /// Returns the innermost rank in `held`.
     fn innermost(held: u8) -> Option<Rank> {
         RANKS.into_iter().rev().find(|rank| held & bit(*rank) != 0)
     }
 
     pub(super) fn push(rank: Rank) {
-        // If another thread-local's destructor takes the lock after this one is gone, there is nothing to
-        // check against.
+        // When a thread ends, the destructor of another thread-local may take a lock after `HELD` is gone.
+        // Then nothing is checked.
         let _ = HELD.try_with(|held| {
             let innermost = innermost(held.get());
             debug_assert!(

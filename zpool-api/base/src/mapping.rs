@@ -1,11 +1,12 @@
 //! Anonymous memory, and the system calls that map and release it.
 //!
-//! Releasing memory may block, so it never happens under a lock; `might_sleep` checks it.
+//! Releasing memory may block, so it must not happen under a lock. `might_sleep` checks it.
 //!
 //! # Locked memory
-//! After `mlockall(MCL_FUTURE)` the system locks each new mapping and thereby backs all its pages at once. So
-//! memory is mapped without access, which backs nothing. If it turns out to be locked, it is locked again with
-//! `MLOCK_ONFAULT`, which backs and locks each page on first touch, before it becomes accessible.
+//! After `mlockall(MCL_FUTURE)` the system locks each new mapping, and so backs all its pages immediately. To
+//! avoid that, memory is mapped without access, which backs nothing. If it turns out to be locked, it is
+//! locked again with `MLOCK_ONFAULT` before it is made accessible. From then on, each page is backed and
+//! locked on first touch.
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -17,7 +18,8 @@ use rustix::mm::{
 
 use crate::lockdep::might_sleep;
 
-/// A private anonymous mapping, unmapped on drop. Its owner ensures that nobody uses a byte of it by then. `Send`.
+/// A private anonymous mapping, unmapped on drop. Its owner must drop it only after all use of its bytes has
+/// ended. `Send`.
 ///
 /// ```
 /// use zpool_base::mapping::Mapping;
@@ -38,14 +40,14 @@ pub struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Reserves `len` bytes of address space, without memory and not yet accessible.
+    /// Reserves `len` bytes of address space. They have no memory and are not accessible yet.
     ///
     /// # Errors
-    /// That of `mmap`: usually `NOMEM`.
+    /// The error of `mmap`, usually `NOMEM`.
     pub fn closed(len: usize) -> Result<Mapping, Errno> {
-        // Without access, so that nothing is backed even if the process locks its memory.
+        // No access, so that nothing is backed even if the process locks its memory.
         let access = ProtFlags::empty();
-        // Without NORESERVE a system that limits overcommit would charge the untouched pages too.
+        // If NORESERVE were not set, a system that limits overcommit would charge the untouched pages too.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address that the system chooses: it replaces none.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, flags) }?;
@@ -53,28 +55,29 @@ impl Mapping {
         Ok(Mapping { start, len, locked: false })
     }
 
-    /// Makes it accessible; all bytes are zero. Pages are backed, and locked if the process locks its memory,
-    /// on first touch.
+    /// Makes the mapping accessible. All its bytes are zero. A page is backed on first touch, and then also
+    /// locked if the process locks its memory.
     ///
     /// # Errors
-    /// That of `mlock2` or `mprotect`: usually `AGAIN` or `NOMEM` from locking.
+    /// The error of `mlock2` or `mprotect`, usually `AGAIN` or `NOMEM` from locking.
     pub fn opened(mut self) -> Result<Mapping, Errno> {
-        // The system refuses this advice for locked memory. It changes nothing here: no page is backed yet.
+        // The system refuses this advice for locked memory, so it shows whether the memory is locked. It has
+        // no other effect, because no page is backed yet.
         self.locked = self.advise(Advice::LinuxDontNeed) == Err(Errno::INVAL);
         if self.locked {
-            // SAFETY: the mapping is this one's; locking changes no byte.
+            // SAFETY: the range is this mapping, and locking changes no byte.
             unsafe { mlock_with(self.start.as_ptr(), self.len, MlockFlags::ONFAULT) }?;
         }
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: the mapping is this one's, and nobody has a reference into it yet.
+        // SAFETY: the range is this mapping, and nobody has a reference into it yet.
         unsafe { mprotect(self.start.as_ptr(), self.len, access) }?;
         Ok(self)
     }
 
-    /// Allows or forbids huge pages. A kernel built without them rejects the advice, which is ignored.
+    /// Allows or forbids huge pages. A kernel built without them rejects the advice; this error is ignored.
     ///
     /// # Errors
-    /// That of `madvise`, except `INVAL`.
+    /// The error of `madvise`, except `INVAL`.
     pub fn allow_huge_pages(&self, allow: bool) -> Result<(), Errno> {
         let advice = if allow { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
         match self.advise(advice) {
@@ -83,7 +86,7 @@ impl Mapping {
         }
     }
 
-    /// Excludes it from children after `fork`.
+    /// Excludes the mapping from children after `fork`.
     ///
     /// # Errors
     /// That of `madvise`.
@@ -91,7 +94,7 @@ impl Mapping {
         self.advise(Advice::LinuxDontFork)
     }
 
-    /// Excludes it from core dumps.
+    /// Excludes the mapping from core dumps.
     ///
     /// # Errors
     /// That of `madvise`.
@@ -101,22 +104,22 @@ impl Mapping {
 
     /// Gives the system advice that changes no bytes in use.
     fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: the range is this mapping, whole; the callers' advice changes no bytes in use.
+        // SAFETY: the range is this whole mapping, and the callers' advice changes no bytes in use.
         unsafe { madvise(self.start.as_ptr(), self.len, advice) }
     }
 
-    /// A pointer to its first byte, valid for the whole mapping.
+    /// Returns a pointer to the first byte, valid for the whole mapping.
     pub fn base(&self) -> NonNull<u8> {
         self.start.cast()
     }
 
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "none is empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether its pages are locked as they are touched.
+    /// Whether each page is locked in memory on first touch.
     pub fn is_locked(&self) -> bool {
         self.locked
     }
@@ -125,33 +128,33 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         might_sleep("unmapping memory");
-        // SAFETY: the owner drops it only when nobody uses a byte of it.
+        // SAFETY: the owner drops the mapping only after all use of its bytes has ended.
         let unmapped = unsafe { munmap(self.start.as_ptr(), self.len) };
         if unmapped.is_err() {
-            // The system has no descriptor left to split a mapping. The address space is lost, but the
-            // memory need not be.
-            // SAFETY: as above, nobody uses a byte of it.
+            // Unmapping can fail: it may split a mapping, which needs another descriptor in the system. Then
+            // the address space is lost, but the memory can still be returned. SAFETY: as above, nobody uses
+            // these bytes.
             let _ = unsafe { give_back(self.base(), self.len, self.locked) };
         }
     }
 }
 
-/// Returns the memory of `len` bytes at `base` to the system, even if the process locks its memory (`locked`).
-/// Blocks in the system: do not call it under a lock.
+/// Returns the memory of `len` bytes at `base` to the system. `locked` says whether the process locks this
+/// memory. Blocks in the system, so do not call it under a lock.
 ///
 /// # Errors
-/// That of `madvise`; part of the memory may have gone nevertheless.
+/// The error of `madvise`. Part of the memory may have gone nevertheless.
 ///
 /// # Safety
-/// The range must lie in live mappings, and nobody may depend on its bytes: afterwards each page is zero or
+/// The range must lie in live mappings, and nobody may depend on its bytes. Afterwards each page is zero or
 /// unchanged.
 pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(), Errno> {
     might_sleep("giving pages back");
     let at = base.as_ptr().cast();
     if locked {
-        // SAFETY: as below.
+        // SAFETY: as for the call below.
         let gone = unsafe { madvise(at, len, Advice::LinuxDontneedLocked) };
-        // Before Linux 5.18 there is no such advice.
+        // Linux before 5.18 does not know this advice.
         if gone != Err(Errno::INVAL) {
             return gone;
         }
@@ -161,10 +164,12 @@ pub unsafe fn give_back(base: NonNull<u8>, len: usize, locked: bool) -> Result<(
     unsafe { madvise(at, len, Advice::LinuxDontNeed) }
 }
 
-/// Bytes of the system's page, at least 4096. Returns 65536 even if it is larger: no common build of Linux has
-/// such pages, and on one that did no memory could be released; it would stay warm and counted.
+/// Returns the system's page size in bytes, 4096 to 65536. Returns 65536 even if pages are larger. No common
+/// build of Linux has larger pages; on such a system no memory could be released, and it would stay warm and
+/// counted.
 ///
-/// Probes with advice about zero bytes: the system refuses an address that is not a multiple of its page size.
+/// Probes with advice about zero bytes: the system refuses it for an address that is not a multiple of the
+/// page size.
 pub fn system_page_size() -> usize {
     let is_page_aligned = |address: &usize| {
         let nowhere = ptr::without_provenance_mut(*address);

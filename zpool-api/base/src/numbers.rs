@@ -1,16 +1,18 @@
 //! Which numbers of a table are in use, and which groups of its elements have memory that nobody needs.
 //!
-//! The lowest free number is taken first, so elements gather in few groups. One empty group (of a `ZeroedTable`)
-//! is kept as the *spare*, so that an element that comes and goes does not cost a system call each time. Of two
-//! empty groups the higher one *leaves*: its numbers stay closed until its memory has gone. Releasing memory is a
-//! system call, so the thread that emptied the group makes it after it has released the lock of these numbers.
+//! The table is a `ZeroedTable`, whose memory goes back to the system group by group. The lowest free number
+//! is taken first, so elements gather in few groups. One empty group is kept as the *spare*, so that an
+//! element that comes and goes does not cost a system call each time. Of two empty groups the higher one
+//! *leaves*: none of its numbers is taken until its memory has gone. Releasing memory is a system call, so
+//! the thread that emptied the group first releases the lock that guards these numbers.
 
 use std::collections::TryReserveError;
 
 use crate::bitmap::Bitmap;
 use crate::sync::MODEL;
 
-/// Elements per group: `elements`, or fewer under Miri and loom, where making or clearing a group writes each of them.
+/// Returns how many elements a group has: `elements`, or fewer under Miri and loom, where making or clearing
+/// a group writes every element.
 pub const fn group(elements: usize) -> usize {
     if MODEL {
         2
@@ -21,10 +23,10 @@ pub const fn group(elements: usize) -> usize {
     }
 }
 
-/// No memory for another element, or no number.
+/// There is no memory for another element, or no free number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom {
-    /// Bytes that were refused.
+    /// Bytes that were refused. If all numbers are in use, the bytes of one element.
     pub bytes: usize,
 }
 
@@ -32,11 +34,11 @@ pub struct NoRoom {
 struct Group {
     /// Numbers in use.
     used: usize,
-    /// Elements that have memory: the first `touched` ones of the group.
+    /// How many elements have memory: the first `touched` ones of the group.
     touched: usize,
 }
 
-/// The numbers of a table. The user guards them with a lock.
+/// The numbers of a table. Its user guards them with a lock.
 ///
 /// ```
 /// use zpool_base::numbers::Numbers;
@@ -52,14 +54,14 @@ struct Group {
 pub struct Numbers {
     /// Elements per group.
     group: usize,
-    /// Bytes per element, with what belongs to it.
+    /// Bytes per element, including anything that belongs to it.
     each: usize,
     /// How many numbers there are.
     limit: usize,
     groups: Vec<Group>,
-    /// A bit for each number: whether it is in use. Each group begins a new word.
+    /// A bit for each number, set while the number is in use. Each group begins a new word.
     bits: Vec<u64>,
-    /// Groups with no number to take: they are full, or they leave.
+    /// Groups from which no number is taken, because they are full or leaving.
     closed: Bitmap,
     spare: Option<usize>,
     leaving: Vec<usize>,
@@ -68,7 +70,8 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// `limit` numbers of elements of `each` bytes, in groups of `group`.
+    /// Makes the numbers below `limit`, all of them free, for a table with `group` elements per group and
+    /// `each` bytes per element.
     pub fn new(group: usize, each: usize, limit: usize) -> Self {
         Numbers {
             group,
@@ -83,7 +86,7 @@ impl Numbers {
         }
     }
 
-    /// Bytes of the elements that have memory, and of this bookkeeping.
+    /// Returns the bytes of the elements that have memory, plus those of this bookkeeping.
     pub fn memory_bytes(&self) -> usize {
         self.touched * self.each
             + self.groups.capacity() * size_of::<Group>()
@@ -96,7 +99,8 @@ impl Numbers {
         self.group.div_ceil(64)
     }
 
-    /// The lowest free number, for [`take`](Self::take); reserves the memory that `take` needs.
+    /// Returns the lowest free number, which [`take`](Self::take) then takes. Reserves the memory that `take`
+    /// needs.
     ///
     /// # Errors
     /// [`NoRoom`] if the allocator refuses that memory, or if all numbers are in use.
@@ -178,17 +182,18 @@ impl Numbers {
         }
     }
 
-    /// Whether a group waits to leave.
+    /// Whether any group waits to leave.
     pub fn any_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
-    /// A group that leaves; the caller releases its memory and then calls [`has_left`](Self::has_left).
+    /// Returns a group that waits to leave, or `None`. The caller releases its memory and then calls
+    /// [`has_left`](Self::has_left).
     pub fn next_leaving(&mut self) -> Option<usize> {
         self.leaving.pop()
     }
 
-    /// Opens a group's numbers again after it left; `gone` says whether its memory was released.
+    /// Lets the numbers of a group be taken again after it left. `gone` says whether its memory was released.
     pub fn has_left(&mut self, group: usize, gone: bool) {
         self.closed.clear(group as u32);
         if gone {
@@ -196,7 +201,8 @@ impl Numbers {
         }
     }
 
-    /// Elements that have memory: those in use, the spare group's and those of groups that leave.
+    /// Returns how many elements have memory. That includes free ones: in groups in use, in the spare group
+    /// and in groups that leave.
     pub fn touched(&self) -> usize {
         self.touched
     }
@@ -223,7 +229,7 @@ mod tests {
         number
     }
 
-    /// Lets every leaving group go; returns them.
+    /// Lets every leaving group go, and returns them.
     fn leave(numbers: &mut Numbers) -> Vec<usize> {
         let left: Vec<usize> = core::iter::from_fn(|| numbers.next_leaving()).collect();
         left.iter().for_each(|group| numbers.has_left(*group, true));

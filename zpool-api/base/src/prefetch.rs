@@ -1,13 +1,13 @@
 //! Prefetch: hints to the processor about memory that will be read soon.
 //!
-//! Nothing depends on these hints: on architectures other than `x86_64` and `aarch64`, and under Miri, they do
-//! nothing. They neither fault nor perform a read that a program could observe.
+//! Nothing depends on these hints. On architectures other than `x86_64` and `aarch64`, and under Miri, they
+//! do nothing. They never fault, and no program can observe them as reads.
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// All of `bytes` will be read, from the start: requests all their lines at once. Hardware prefetching
-/// starts too late for a few hundred bytes at a random address.
+/// Requests all cache lines of `bytes`, which will soon be read from the start. Hardware prefetching starts
+/// too late for a few hundred bytes at a random address.
 ///
 /// ```
 /// let object = [7u8; 300];
@@ -17,7 +17,7 @@ const LINE: usize = 64;
 /// ```
 #[inline]
 pub fn read_soon(bytes: &[u8]) {
-    // Four instructions per line; an iterator of slices takes seven.
+    // This loop takes four instructions per line; an iterator of slices takes seven.
     let mut at = 0;
     while at < bytes.len() {
         hint(bytes.as_ptr().wrapping_add(at));
@@ -29,7 +29,7 @@ pub fn read_soon(bytes: &[u8]) {
     }
 }
 
-/// `place` will be read; requests its first line.
+/// Requests the first cache line of `place`, which will soon be read.
 #[inline]
 pub fn look_soon<T>(place: &T) {
     hint(core::ptr::from_ref(place).cast());

@@ -1,16 +1,16 @@
-//! A table that only grows and whose elements never move: type-stable memory for descriptors.
+//! A table that only grows, with elements that never move: type-stable memory for descriptors.
 //!
-//! Any index may be looked up at any time, without a lock: one that was never pushed gives `None`.
-//! This makes any u64 a safe handle, and lets a reader keep a reference to a descriptor that is being
-//! recycled: the memory always holds a valid `T`.
+//! Any index may be looked up at any time, without a lock. An index that was never pushed gives `None`. So a
+//! pool can accept any u64 as a handle. A reader may keep a reference to a descriptor that is being recycled,
+//! because the memory always holds a valid `T`.
 //!
 //! Elements live in buckets of 32, 64, 128, ... so that an index's leading bits give its bucket and no
-//! element is ever copied. A bucket is allocated whole and touched element by element, so that the system
+//! element is ever copied. A bucket is allocated as a whole, but touched element by element, so the system
 //! backs only the part in use.
 //!
-//! Locks: `push` takes the table's own mutex, a leaf. Invariant: elements `0..len` are
-//! initialised, and `len` is stored (Release) after the element and its bucket pointer are
-//! written, so a look-up that loads `len` (Acquire) sees both.
+//! Locks: `push` takes the table's own mutex, a leaf. Invariant: elements `0..len` are initialised. `push`
+//! writes the element and its bucket's pointer before it stores `len` (Release). So a look-up that loads
+//! `len` (Acquire) sees both.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -23,8 +23,8 @@ use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{MODEL, Mutex};
 
 const FIRST_BUCKET_BITS: u32 = 5;
-/// Buckets of 2^5, 2^6, ... elements, which hold 2^32 - 32 together. Fewer under loom, which tracks each
-/// pointer.
+/// Buckets of 2^5, 2^6, ... elements. Together they have room for more than the 2^32 - 32 elements of the
+/// largest table. Fewer under loom, which tracks each pointer.
 const BUCKETS: usize = if MODEL { 2 } else { 28 };
 
 /// Why [`StableTable::push`] could not add an element.
@@ -66,12 +66,12 @@ pub struct StableTable<T> {
     owns: PhantomData<T>,
 }
 
-// SAFETY: the table owns its elements, reachable only through `&T`; dropping it drops them.
+// SAFETY: the table owns its elements. They are reachable only as `&T`, and dropping the table drops them.
 unsafe impl<T: Send> Send for StableTable<T> {}
 // SAFETY: `&StableTable<T>` gives out `&T` and takes `T` by value in `push`.
 unsafe impl<T: Send + Sync> Sync for StableTable<T> {}
 
-/// Bucket number and offset in it.
+/// Returns the bucket of an index, and the offset in that bucket.
 fn place(index: usize) -> (usize, usize) {
     let shifted = index + (1 << FIRST_BUCKET_BITS);
     let top = usize::BITS - 1 - shifted.leading_zeros();
@@ -85,12 +85,12 @@ fn bucket_layout<T>(bucket: usize) -> Result<Layout, TableError> {
 }
 
 impl<T> StableTable<T> {
-    /// An empty table for up to 2^32 - 32 elements. Allocates nothing yet.
+    /// Makes an empty table for up to 2^32 - 32 elements. Allocates nothing yet.
     pub fn new() -> Self {
         Self::with_limit(usize::MAX)
     }
 
-    /// An empty table for at most `limit` elements.
+    /// Makes an empty table for `limit` elements at most. Allocates nothing yet.
     ///
     /// # Panics
     /// At compile time, if `T` is zero-sized.
@@ -107,14 +107,14 @@ impl<T> StableTable<T> {
         }
     }
 
-    /// Elements in the table. Never shrinks.
+    /// Returns the number of elements, which never decreases.
     #[inline]
     pub fn len(&self) -> usize {
         // Acquire pairs with the Release in `push`: elements below the number read are complete.
         self.len.load(Ordering::Acquire)
     }
 
-    /// Whether nothing was pushed yet.
+    /// Whether the table has no elements yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -124,7 +124,7 @@ impl<T> StableTable<T> {
         self.len() * size_of::<T>()
     }
 
-    /// The element at `index`, if one was pushed there. Wait-free.
+    /// Returns the element at `index`, or `None` if none was pushed there. Wait-free.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
@@ -134,7 +134,7 @@ impl<T> StableTable<T> {
         let (bucket, offset) = place(index);
         // Relaxed: the pointer was stored before the `len` that `len()` acquired, and never changes.
         let base = NonNull::new(self.buckets.get(bucket)?.load(Ordering::Relaxed))?;
-        // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
+        // SAFETY: `place` returns an offset that is inside the bucket.
         let element = unsafe { base.add(offset) };
         // SAFETY: elements below `len` are initialised, never moved, and shared only as `&T` until
         // the table is dropped (module invariant).
@@ -144,7 +144,8 @@ impl<T> StableTable<T> {
     /// Adds an element and returns its index. May call the allocator, under the table's own mutex.
     ///
     /// # Errors
-    /// [`TableError::Full`] at the limit, [`TableError::NoMemory`] if the allocator refuses a bucket.
+    /// [`TableError::Full`] if the table has as many elements as its limit allows, [`TableError::NoMemory`]
+    /// if the allocator refuses a bucket.
     pub fn push(&self, value: T) -> Result<u32, TableError> {
         let _held = lockdep::acquire(lockdep::Rank::Leaf);
         self.push_locked(&mut self.grow.lock(), value)
@@ -154,8 +155,8 @@ impl<T> StableTable<T> {
     /// once per bucket, under the table's own mutex.
     ///
     /// # Errors
-    /// Those of [`push`](Self::push). Elements added before the error stay, unused; so call it for few at a
-    /// time.
+    /// Those of [`push`](Self::push). Elements that were added before the error stay in the table, although
+    /// the caller does not learn their indices. So add only a few at a time.
     ///
     /// ```
     /// use zpool_base::stable::StableTable;
@@ -181,7 +182,7 @@ impl<T> StableTable<T> {
             return Err(TableError::Full { limit: self.limit });
         }
         let (bucket, offset) = place(len);
-        // Relaxed: only written under `grow`.
+        // Relaxed: the pointer is only written under `grow`, which is held.
         let mut base = self.buckets[bucket].load(Ordering::Relaxed);
         if base.is_null() {
             let layout = bucket_layout::<T>(bucket)?;
@@ -193,10 +194,10 @@ impl<T> StableTable<T> {
             // Relaxed: published by the Release store of `len` below.
             self.buckets[bucket].store(base, Ordering::Relaxed);
         }
-        // SAFETY: `offset` is inside the bucket by `place`.
+        // SAFETY: `place` returns an offset that is inside the bucket.
         let slot = unsafe { base.add(offset) };
-        // SAFETY: the slot is the first beyond `len`: uninitialised, and nobody else's while
-        // `grow` is held.
+        // SAFETY: the slot is the first one past `len`. It is uninitialised, and nobody else accesses it
+        // while `grow` is held.
         unsafe { slot.write(value) };
         // Release pairs with the Acquire in `len()`.
         self.len.store(len + 1, Ordering::Release);
@@ -229,7 +230,8 @@ impl<T> Drop for StableTable<T> {
             let count = left.min(1 << (FIRST_BUCKET_BITS + bucket as u32));
             left -= count;
             let elements = core::ptr::slice_from_raw_parts_mut(base, count);
-            // SAFETY: the first `count` elements are initialised (module invariant), dropped once.
+            // SAFETY: the first `count` elements are initialised (module invariant), and they are dropped
+            // only here.
             unsafe { core::ptr::drop_in_place(elements) };
             // SAFETY: allocated in `push_locked` with the same layout.
             unsafe { dealloc(base.cast(), layout) };
@@ -297,7 +299,7 @@ mod tests {
             next += 1;
             next
         };
-        // Over the end of a bucket.
+        // The extension crosses the end of a bucket.
         assert_eq!(table.extend(40, &mut count), Ok(1));
         assert_eq!(table.extend(3, &mut count), Ok(41));
         let seen: Vec<i32> = table.iter().copied().collect();

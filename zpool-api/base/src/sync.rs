@@ -1,14 +1,15 @@
 //! The only place that knows whether std's or loom's threads and atomics are in use.
 //!
-//! Backends take their locks and atomics from here, so that the same code runs in a program and
-//! under the model checker (`--cfg loom`). [`Mutex`] differs from std's in one point: a panic
-//! under it does not poison it. Every critical section in these crates keeps its data valid wherever
-//! user code could panic, so the next holder may continue.
+//! Backends take their locks and atomics from here, so that the same code runs in a program and under the
+//! model checker (`--cfg loom`). [`Mutex`] differs from std's in one point: a panic does not poison it.
+//! Wherever user code could panic under a lock of these crates, the data is valid, so the next holder may
+//! continue.
 
-/// Whether this build runs under the model checker. It tracks every atomic at a cost, so sizes shrink.
+/// Whether this build runs under the model checker. Tables are smaller there, because the checker tracks
+/// every atomic at a cost.
 pub const MODEL: bool = cfg!(loom);
 
-/// Whether lock order is checked at run time: in debug builds, but not under the model checker,
+/// Whether the lock order is checked at run time. It is in debug builds, except under the model checker,
 /// whose threads share one thread-local.
 pub(crate) const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
 
@@ -16,7 +17,7 @@ pub(crate) const LOCKDEP: bool = cfg!(all(debug_assertions, not(loom)));
 mod imp {
     pub use std::sync::atomic;
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
-    /// A cell whose accesses the model checker watches. Empty in this build, which has none.
+    /// A cell whose accesses the model checker watches. Empty in this build, which runs without the checker.
     #[derive(Debug, Default)]
     pub struct Watched(());
     impl Watched {
@@ -68,7 +69,7 @@ mod imp {
             self.0.with_mut(|p| unsafe { p.write_volatile(0) });
         }
     }
-    /// Lets another thread run; loom learns that this thread waits for it.
+    /// Lets another thread run. Loom learns from it that this thread waits for another.
     pub fn yield_now() {
         loom::thread::yield_now();
     }
@@ -98,12 +99,12 @@ impl<T> Mutex<T> {
         Mutex(imp::Mutex::new(value))
     }
 
-    /// Waits for the mutex. Never panics because of another thread's panic.
+    /// Waits for the mutex and locks it. Another thread's panic never makes this call panic.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The mutex if it is free now. Never blocks.
+    /// Locks the mutex if it is free, else returns `None`. Never blocks.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(MutexGuard(guard)),
@@ -120,12 +121,13 @@ impl<T> Mutex<T> {
 pub struct Condvar(imp::Condvar);
 
 impl Condvar {
-    /// A new one, without waiters.
+    /// A new condition variable.
     pub fn new() -> Self {
         Condvar(imp::Condvar::new())
     }
 
-    /// Releases the mutex, sleeps until woken (or wakes spuriously), takes the mutex again.
+    /// Releases the mutex, sleeps until it is woken, and takes the mutex again. May also wake without a
+    /// reason.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         MutexGuard(self.0.wait(guard.0).unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -157,7 +159,7 @@ pub mod test_rng {
     pub struct Rng(u64);
 
     impl Rng {
-        /// A source; equal seeds give equal sequences.
+        /// Makes a source. Equal seeds give equal sequences.
         pub fn new(seed: u64) -> Self {
             let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
             for _ in 0..8 {

@@ -1,12 +1,14 @@
-//! Panics of code that is not ours: of codecs, devices and backends, and of their destructors, where a second panic
-//! would abort the process.
+//! Panics in code that is not ours: codecs, devices and backends. They may also panic in their destructors,
+//! where a second panic would abort the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Runs `call`; `None` if it panicked. Works even within a destructor that runs because of a panic.
+/// Runs `call` and returns its result, or `None` if it panicked. Works even in a destructor that runs because
+/// of a panic.
 ///
-/// Drops the payload of the panic; if the payload's destructor panics too, leaks that second payload.
+/// Drops the payload of the panic. If the payload's destructor panics too, leaks the payload of that second
+/// panic.
 ///
 /// ```
 /// use zpool_base::unwind::caught;
@@ -15,12 +17,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// ```
 #[inline]
 pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
-    // Unwind-safe: on `None` the caller knows that what `call` borrowed may be half changed.
+    // Unwind-safe: `None` means to the caller that whatever `call` borrowed may be half changed.
     catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
-/// Drops `value`; returns whether its destructor finished without a panic. After a panic, unwinding drops the
-/// remaining fields.
+/// Drops `value` and returns true, or false if its destructor panicked. After a panic, unwinding drops the
+/// value's remaining fields.
 ///
 /// ```
 /// assert!(zpool_base::unwind::dropped(vec![1]));
@@ -29,8 +31,8 @@ pub fn dropped<T>(value: T) -> bool {
     caught(|| drop(value)).is_some()
 }
 
-/// Runs the work of a destructor. A panic in it propagates, unless the thread is unwinding already: then
-/// the new panic is dropped, and the first one continues.
+/// Runs the work of a destructor. A panic in it propagates, unless the thread is unwinding already. In that
+/// case the new panic is dropped, and the first one continues.
 ///
 /// ```
 /// use std::panic::{catch_unwind, panic_any};
@@ -57,8 +59,8 @@ pub fn in_destructor(work: impl FnOnce()) {
     }
 }
 
-/// As [`in_destructor`], for several pieces of work, each of which runs even if others panic. After the last one the
-/// first panic propagates.
+/// Runs several pieces of work like [`in_destructor`]. Each runs even if others panic. After the last one,
+/// the first panic propagates.
 pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
     let mut first = None;
     for work in works {
@@ -74,7 +76,7 @@ pub fn each_in_destructor<W: FnOnce()>(works: impl IntoIterator<Item = W>) {
     }
 }
 
-/// Drops the payload of a panic; if its destructor panics, leaks the second payload.
+/// Drops the payload of a panic. If its destructor panics, leaks the payload of that second panic.
 #[cold]
 fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {

@@ -1,18 +1,20 @@
-//! A table of atomics that starts as zeros and can return parts to zeros: type-stable memory that goes back to
-//! the system.
+//! A table of atomics that start as zeros. Parts of it can become zeros again: type-stable memory that goes
+//! back to the system.
 //!
-//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. That table
-//! keeps its elements for ever; here the owner gives back a *group* of elements when it is done with them,
-//! even while other threads still access them. A late reader finds zeros, and a late write makes a new
-//! page of zeros that contains it. So an element consists of atomics alone, and its owner ensures that zeros
-//! mean "nothing" and that a late access writes only over the value that it expects (compare-exchange).
+//! Elements never move, and any index may be looked up at any time without a lock, as in [`stable`]. A
+//! [`stable`] table keeps its elements for ever. Here the owner gives back the memory of a *group* of
+//! elements when it does not need them, even while other threads still access them. A late reader finds
+//! zeros. A late write brings back a page, which is zero except for that write. So an element consists only
+//! of atomics. The owner must ensure that zeros mean "nothing", and that a late access writes only by
+//! compare-exchange, which fails if it does not find the value that it expects.
 //!
-//! Elements live in buckets of 1, 2, 4, ... groups. Each bucket is one mapping, which the system backs page by
-//! page on first touch. Under Miri, under the model checker and on systems other than Linux buckets live on the
-//! heap: giving a group back clears it there but keeps its memory.
+//! Elements live in buckets of 1, 2, 4, ... groups. Each bucket is one mapping, which the system backs page
+//! by page on first touch. Under Miri, under the model checker and on systems other than Linux, buckets are
+//! on the heap. There, giving a group back only clears it and keeps its memory.
 //!
-//! Locks: `make` takes the table's own mutex, a leaf. Invariant: a bucket's pointer is stored (Release)
-//! after its memory holds valid elements, and it holds them until the table is dropped.
+//! Locks: `make` and `give_back` take the table's own mutex, a leaf. Invariant: a bucket's pointer is stored
+//! (Release) after the bucket's memory holds valid elements. The memory holds valid elements until the table
+//! is dropped.
 //!
 //! [`stable`]: crate::stable
 
@@ -26,9 +28,10 @@ use crate::stable::TableError;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{MODEL, Mutex};
 
-/// Whether elements live on the heap.
+/// Whether elements are on the heap.
 const HEAP: bool = MODEL || cfg!(miri) || !cfg!(target_os = "linux");
-/// Enough for every u32 index if a group has 16 elements. Fewer under loom, which tracks each pointer.
+/// Enough for 2^32 - 16 elements in groups of 16, the smallest, and for every u32 index in larger groups.
+/// Fewer under loom, which tracks each pointer.
 const BUCKETS: usize = if MODEL { 3 } else { 28 };
 /// A group's size is a multiple of this many bytes, the smallest page of any system.
 const SMALL_PAGE: usize = 4096;
@@ -36,25 +39,26 @@ const SMALL_PAGE: usize = 4096;
 /// A type that may live in memory that becomes zeros at any moment.
 ///
 /// # Safety
-/// Zero bytes are a valid value, [`zeroed`](Self::zeroed) makes it, every byte that is not padding lies in an
-/// atomic, and, except under the model checker, there is nothing to drop.
+/// Zero bytes must be a valid value, and [`zeroed`](Self::zeroed) must return it. Every byte that is not
+/// padding must lie in an atomic. Except under the model checker, the type must not need drop.
 pub unsafe trait Zeroed: Send + Sync {
-    /// All zeros.
+    /// Returns a value that is all zeros.
     fn zeroed() -> Self;
 
     /// Stores zeros, one atomic after another.
     fn zero(&self);
 }
 
-// SAFETY: an atomic number, for which all byte patterns are valid.
+// SAFETY: the type is an atomic number, for which all byte patterns are valid.
 unsafe impl Zeroed for AtomicU32 {
     fn zeroed() -> Self {
         AtomicU32::new(0)
     }
 
     fn zero(&self) {
-        // Release pairs with the Acquire of a reader of this zero: it sees what was written before. Where memory
-        // is really given back, the system's change of the page tables orders the same.
+        // Release pairs with the Acquire of a reader that finds this zero: the reader sees everything that
+        // was written before it. Where memory is really given back, the system's change of the page tables
+        // gives the same order.
         self.store(0, Ordering::Release);
     }
 }
@@ -71,7 +75,7 @@ unsafe impl Zeroed for AtomicU64 {
     }
 }
 
-// SAFETY: its elements are such values, without bytes in between.
+// SAFETY: its elements are `Zeroed`, and an array has no bytes between them.
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
     fn zeroed() -> Self {
         core::array::from_fn(|_| T::zeroed())
@@ -82,7 +86,7 @@ unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {
     }
 }
 
-// SAFETY: its fields are such values, and any bytes between them are padding.
+// SAFETY: its fields are `Zeroed`, and any bytes between them are padding.
 unsafe impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {
     fn zeroed() -> Self {
         (A::zeroed(), B::zeroed())
@@ -111,7 +115,7 @@ unsafe impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {
 enum Bucket<T> {
     #[cfg(target_os = "linux")]
     Mapped(Mapping),
-    /// Accessed only through the bucket's pointer until it is dropped.
+    /// Until it is dropped, its elements are accessed only through the bucket's pointer.
     Heap(#[expect(dead_code, reason = "it owns what the pointer leads to")] Vec<T>),
 }
 
@@ -130,7 +134,7 @@ impl<T: Zeroed> Bucket<T> {
             return Self::on_the_heap(count);
         }
         let mapping = Mapping::closed(bytes).and_then(Mapping::opened).ok()?;
-        // The table counts and releases pages of 4096 bytes, which huge pages would defeat.
+        // The table counts and releases small pages. Huge pages would make larger ones resident.
         let _ = mapping.allow_huge_pages(false);
         let base = mapping.base().cast().as_ptr();
         Some((Bucket::Mapped(mapping), base))
@@ -142,8 +146,9 @@ impl<T: Zeroed> Bucket<T> {
     }
 }
 
-/// A table of up to 2^32 - 1 elements in groups of `GROUP`, a power of two of at least 16. On a system with pages
-/// larger than 4096 bytes groups are larger by the same factor. `Send` and `Sync`.
+/// A table of up to 2^32 - 16 elements, in groups of `GROUP` elements. `GROUP` must be a power of two and at
+/// least 16. On a system with pages larger than 4096 bytes, groups are larger by the same factor. `Send` and
+/// `Sync`.
 ///
 /// # Panics
 /// At compile time, if a group's size is not a multiple of 4096 bytes (not checked under Miri and the model
@@ -164,13 +169,14 @@ impl<T: Zeroed> Bucket<T> {
 /// ```
 pub struct ZeroedTable<T, const GROUP: usize> {
     buckets: [AtomicPtr<T>; BUCKETS],
-    /// Base-2 logarithm of the elements per group.
+    /// Base-2 logarithm of the number of elements per group.
     group_bits: u32,
-    /// The buckets' memory, in order; a leaf lock.
+    /// The buckets' memory, in order. The mutex is a leaf lock.
     grow: Mutex<Vec<Bucket<T>>>,
 }
 
-// SAFETY: the table owns its elements, reachable only through `&T`, and `Zeroed` requires `Send` and `Sync`.
+// SAFETY: the table owns its elements. They are reachable only as `&T`, and `Zeroed` requires `Send` and
+// `Sync`.
 unsafe impl<T: Zeroed, const GROUP: usize> Send for ZeroedTable<T, GROUP> {}
 // SAFETY: as above.
 unsafe impl<T: Zeroed, const GROUP: usize> Sync for ZeroedTable<T, GROUP> {}
@@ -190,7 +196,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         }
     }
 
-    /// The system's page size in units of 4096 bytes.
+    /// Returns the system's page size in units of 4096 bytes; always 1 for elements on the heap.
     #[cfg(target_os = "linux")]
     fn larger_pages() -> usize {
         if HEAP || cfg!(target_arch = "x86_64") {
@@ -205,19 +211,20 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         1
     }
 
-    /// Elements per group.
+    /// Returns the number of elements per group.
     #[inline]
     pub fn group(&self) -> usize {
         1 << self.group_bits()
     }
 
-    /// A compile-time constant on architectures with one page size, which makes look-ups short.
+    /// Returns the base-2 logarithm of [`group`](Self::group). On x86-64, which has only one page size, it is
+    /// a compile-time constant, which makes look-ups short.
     #[inline]
     fn group_bits(&self) -> u32 {
         if cfg!(target_arch = "x86_64") { const { GROUP.ilog2() } } else { self.group_bits }
     }
 
-    /// Bucket number and offset in it.
+    /// Returns the bucket of an index, and the offset in that bucket.
     #[inline]
     fn place(&self, index: u32) -> (usize, usize) {
         let shifted = index as usize + self.group();
@@ -225,7 +232,7 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         ((top - self.group_bits()) as usize, shifted - (1 << top))
     }
 
-    /// The element at `index`, if it has memory. Wait-free.
+    /// Returns the element at `index`, or `None` if its bucket was not made yet. Wait-free.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let (bucket, offset) = self.place(index);
@@ -234,21 +241,21 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         if base.is_null() {
             return None;
         }
-        // SAFETY: `offset` is inside the bucket by `place`, which has that many elements.
+        // SAFETY: `place` returns an offset that is inside the bucket.
         let element = unsafe { base.add(offset) };
         // SAFETY: a bucket with a pointer holds valid elements until the table is dropped (module invariant).
-        // They are atomics, shared only as `&T`, and the zeros that `give_back` leaves are a valid value
-        // (`Zeroed`).
+        // The elements are atomics and shared only as `&T`. The zeros that `give_back` leaves are a valid
+        // value (`Zeroed`).
         Some(unsafe { &*element })
     }
 
-    /// Makes the bucket of the element at `index`, if it does not exist; the system backs the element on first
-    /// touch. Buckets are made in order, so call it for the first index without an element. May map address
-    /// space, under the table's own mutex.
+    /// Makes the bucket of the element at `index`, if it does not exist. The system backs the element on
+    /// first touch. Buckets are made in order, so call it for the lowest index for which [`get`](Self::get)
+    /// returns `None`. May map address space, under the table's own mutex.
     ///
     /// # Errors
-    /// [`TableError::NoMemory`] if the system refuses the bucket, [`TableError::Full`] for an index beyond the
-    /// last bucket of any table, or beyond the next bucket to make.
+    /// [`TableError::NoMemory`] if the system refuses the bucket, [`TableError::Full`] if the index is past
+    /// the last bucket that a table can have, or past the next bucket to make.
     pub fn make(&self, index: u32) -> Result<(), TableError> {
         let (bucket, _) = self.place(index);
         let full = TableError::Full { limit: index as usize };
@@ -276,10 +283,10 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
         Ok(())
     }
 
-    /// Makes every element of a group zeros and returns its memory to the system. Group `g` has the elements from
-    /// `g * self.group()` on. Returns whether it did: if the system refuses (pages are locked, before Linux
-    /// 5.18), elements are zeros or unchanged. Also false for a group without memory. Blocks in the system: do
-    /// not call it under a lock.
+    /// Makes every element of a group zero, returns the memory to the system, and returns true. Group `g`
+    /// begins with element `g * self.group()`. Returns false if the group's bucket was not made yet. Also
+    /// returns false if the system refuses, as Linux before 5.18 does for locked pages; then each element is
+    /// zero or unchanged. Blocks in the system, so do not call it under a lock.
     pub fn give_back(&self, group: usize) -> bool {
         let first = group.checked_mul(self.group()).and_then(|first| u32::try_from(first).ok());
         let Some(first) = first.filter(|first| self.get(*first).is_some()) else { return false };
@@ -301,10 +308,10 @@ impl<T: Zeroed, const GROUP: usize> ZeroedTable<T, GROUP> {
                 _ => return false,
             }
         };
-        // SAFETY: the group is inside the bucket by `place`.
+        // SAFETY: `place` returns an offset that is inside the bucket.
         let at = unsafe { base.add(offset * size_of::<T>()) };
-        // SAFETY: the bytes are whole system pages of a live bucket; each is padding or part of an atomic for
-        // which zeros are a valid value at any moment (`Zeroed`).
+        // SAFETY: the bytes are whole system pages of a live bucket. Each byte is padding or part of an
+        // atomic that may become zero at any moment (`Zeroed`).
         unsafe { mapping::give_back(at, self.group() * size_of::<T>(), locked) }.is_ok()
     }
 

@@ -1,4 +1,4 @@
-//! Accounting: counts that are exact at every step and return to zero.
+//! Accounting: counts are exact after every step and return to zero.
 
 use super::fixture::{Fixture, Rig};
 use super::model::{Model, any_size, fill};
@@ -28,7 +28,7 @@ pub(super) fn counts_are_exact(rig: &Rig<'_>) {
     let mut rng = Rng::new(41);
     fixture.assert_empty();
     for step in 0..pick(4000, 80) {
-        // Waves, so that the pool grows and shrinks.
+        // Grows and shrinks the pool in waves.
         let grow = if step / pick(500, 20) % 2 == 0 { 3 } else { 1 };
         if model.live.is_empty() || rng.below(4) < grow {
             model.store(&fixture, any_size(&mut rng, fixture.max()));

@@ -1,17 +1,17 @@
-//! Content of the suite's objects: each object's bytes identify it and its length.
+//! The content of the suite's objects. An object's bytes identify the object and its length.
 //!
-//! A [`Mark`] is a number and a length in one word. Its content begins with that word, if there is room, and
-//! continues with noise from a position that the word chooses. So the bytes alone reveal an object that was
-//! shifted, cut, overwritten or mistaken for another.
+//! A [`Mark`] is a number and a length in one word. The content begins with that word, if there is room, and
+//! continues with noise. The word determines where in the noise it continues. So the bytes alone show whether
+//! an object was shifted, cut, overwritten or mistaken for another.
 
 use core::fmt;
 use std::sync::OnceLock;
 
 use zpool_base::sync::test_rng::Rng;
 
-/// Bits of the length in a mark: objects are below 1 MiB.
+/// Bits of the length in a mark. All objects are smaller than 1 MiB.
 const LEN_BITS: u32 = 20;
-/// Positions in the noise at which contents may start.
+/// The number of positions in the noise at which a content may start.
 const STARTS: usize = 4096;
 const NOISE: usize = STARTS + 4096;
 
@@ -29,18 +29,18 @@ impl Mark {
         (self.0 & ((1 << LEN_BITS) - 1)) as usize
     }
 
-    /// The mark that an object of at least 8 bytes begins with.
+    /// Returns the mark with which an object begins; `None` if it has less than 8 bytes.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         bytes.first_chunk().map(|word| Mark(u64::from_le_bytes(*word)))
     }
 
-    /// The mark's bits, mixed.
+    /// Returns the mark's bits, mixed.
     fn mixed(self) -> u64 {
         let mixed = (self.0 ^ (self.0 >> LEN_BITS)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         mixed ^ (mixed >> 29)
     }
 
-    /// The content of the object. Copied from one table, which is fast even under Miri.
+    /// Returns the object's content. The noise is copied from a table, since copying is fast even under Miri.
     pub(super) fn content(self) -> Vec<u8> {
         let noise = noise();
         let mut content = Vec::with_capacity(self.len());

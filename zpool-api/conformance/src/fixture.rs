@@ -1,6 +1,6 @@
 //! The fixture of a check: a fresh pool over counted pages, and helpers that call it.
 //!
-//! The helpers assert what holds for every call, so that a check contains only what is specific to it.
+//! The helpers assert whatever holds for every call. So a check contains only what is specific to it.
 
 use core::sync::atomic::AtomicPtr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use zpool_api::{
 };
 use zpool_pages::FailingPages;
 
-/// Most pages that one object may keep from its provider: the longest run.
+/// The most pages that one object may keep from being freed: the longest run.
 pub(super) const ONE_OBJECT_PAGES: usize = MAX_RUN_PAGES;
 
 /// Builds fixtures of one subject over one page provider.
@@ -31,12 +31,13 @@ impl<'s> Rig<'s> {
         self.subject.uses_pages()
     }
 
-    /// A fresh pool.
+    /// Builds a fresh pool.
     pub(super) fn fixture(&self) -> Fixture {
         self.failing_fixture(0).unwrap_or_else(|error| panic!("no pool could be built: {error}"))
     }
 
-    /// A fresh pool whose `n`-th page request fails, counted from before it is built.
+    /// Builds a fresh pool whose `n`-th page request fails. Requests that building the pool makes count, too.
+    /// 0 makes none fail.
     pub(super) fn failing_fixture(&self, n: u64) -> Result<Fixture, ZpoolError> {
         let pages = Arc::new(FailingPages::new(self.source.clone()));
         pages.fail_call(n);
@@ -48,7 +49,7 @@ impl<'s> Rig<'s> {
         Ok(Fixture { pool: built?, pages, uses_pages: self.uses_pages() })
     }
 
-    /// A fresh pool, if the backend can reclaim.
+    /// Builds a fresh pool. Returns `None` if the backend cannot reclaim.
     pub(super) fn reclaiming_fixture(&self) -> Option<Fixture> {
         let fixture = self.fixture();
         fixture.caps().reclaim.then_some(fixture)
@@ -67,7 +68,7 @@ impl Fixture {
         self.pool.caps()
     }
 
-    /// The largest object, bytes.
+    /// Returns the size of the largest object in bytes.
     pub(super) fn max(&self) -> usize {
         self.caps().max_object_size
     }
@@ -87,7 +88,7 @@ impl Fixture {
         }
     }
 
-    /// Begins a read and checks the bytes.
+    /// Begins a read, checks the bytes and returns the guard.
     pub(super) fn read(&self, handle: Handle, mark: Mark) -> ObjRead<'_> {
         match self.pool.obj_read_begin(handle) {
             Ok(object) => {
@@ -121,7 +122,8 @@ impl Fixture {
         assert_invalid(handle, self.pool.free(handle));
     }
 
-    /// Compacts and returns the pages freed; if the pool cannot compact, asserts the refusal.
+    /// Compacts and returns the pages freed. If the pool cannot compact, asserts that it refuses, and returns
+    /// 0.
     pub(super) fn compact(&self) -> usize {
         let result = self.pool.compact();
         if self.caps().compaction {
@@ -132,7 +134,8 @@ impl Fixture {
         }
     }
 
-    /// Migrates everything that can move; if the pool cannot migrate, asserts the refusal.
+    /// Migrates everything that can move. If the pool cannot migrate, asserts that it refuses, and returns
+    /// zeros.
     pub(super) fn migrate(&self) -> Migration {
         let result = self.pool.migrate();
         if self.caps().migration {
@@ -152,7 +155,8 @@ impl Fixture {
         }
     }
 
-    /// Asserts the counts and the relations between the figures. No other thread may use the pool meanwhile.
+    /// Asserts that the pool counts `objects` objects of `object_bytes` bytes, and that its figures fit
+    /// together. Returns them. No other thread may use the pool meanwhile.
     pub(super) fn assert_counts(&self, objects: usize, object_bytes: usize) -> ZpoolStats {
         let stats = self.pool.stats();
         assert_eq!(stats.objects, objects, "objects (left) in {stats:?}");
@@ -170,7 +174,8 @@ impl Fixture {
         stats
     }
 
-    /// Asserts that nothing is left in the pool. Calls `trim` first, which frees what the last read guards left.
+    /// Asserts that nothing is left in the pool. First calls `trim`, which frees the objects that readers
+    /// left.
     pub(super) fn assert_empty(&self) {
         self.pool.trim();
         let stats = self.assert_counts(0, 0);
@@ -194,7 +199,7 @@ impl Fixture {
     }
 }
 
-/// Asserts that a call refused `handle` and named it.
+/// Asserts that a call refused `handle` as invalid, and that its error names this handle.
 pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
     match result {
         Err(ZpoolError::InvalidHandle { handle: said }) => {
@@ -211,7 +216,7 @@ pub(super) fn assert_invalid<T>(handle: Handle, result: Result<T, ZpoolError>) {
     }
 }
 
-/// Forgets a guard as `mem::forget` does, but keeps a pointer to it in a static: the leak is intended, and leak
+/// Forgets a guard like `mem::forget`, but keeps a pointer to it in a static. The leak is intended, so leak
 /// checkers should not report it.
 pub(super) fn forget<T>(guard: T) {
     static FORGOTTEN: Mutex<Vec<AtomicPtr<()>>> = Mutex::new(Vec::new());
@@ -219,12 +224,12 @@ pub(super) fn forget<T>(guard: T) {
     lock(&FORGOTTEN).push(AtomicPtr::new(guard.cast()));
 }
 
-/// Locks, even after a panic elsewhere, which is reported where it happened.
+/// Locks the mutex even if a panic poisoned it. That panic is reported where it happened.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs each job on its own thread, and propagates a panic of any of them.
+/// Runs each job on its own thread and waits for all of them. Propagates a panic of any job.
 pub(super) fn together<'a>(jobs: Vec<Box<dyn FnOnce() + Send + 'a>>) {
     std::thread::scope(|scope| {
         let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();

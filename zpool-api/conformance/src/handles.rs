@@ -1,4 +1,4 @@
-//! Handles: any number is safe to pass, and names the object it was given out for or none.
+//! Handles: any number is safe to pass. It names the object for which it was given out, or none.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(21);
     let size = fixture.max().min(200);
-    // A neighbour that stays keeps page and slot tables in use.
+    // A neighbour that stays keeps its page and the slot tables in use.
     model.store(&fixture, size);
     let mut stale = Vec::new();
     for _ in 0..pick(5000, 40) {
@@ -53,7 +53,7 @@ pub(super) fn stale_handles_stay_invalid(rig: &Rig<'_>) {
     model.close(fixture);
 }
 
-/// Made-up numbers, most of them close to live handles; a few may be live handles by accident.
+/// Returns made-up handles, most of them close to live ones. A few may be live handles by accident.
 fn made_up(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Vec<Handle> {
     let tag = fixture.pool.tag();
     let with_tag = |bits: u64| Handle::new(tag, BackendBits::truncate(bits)).as_u64();

@@ -9,17 +9,17 @@
 //! # fn main() {}
 //! ```
 //!
-//! makes each check a `#[test]`, so that a failure has a name. [`all`] runs them one after another. The
-//! list `__conformance_list!` defines both. Each check builds fresh pools over each of
-//! [`Subject::providers`], wrapped in a [`FailingPages`](zpool_pages::FailingPages) that counts pages and
-//! makes requests fail.
+//! This makes each check a `#[test]`, so that a failure has a name. [`all`] runs the checks one after
+//! another. Both are generated from the list `__conformance_list!`. Each check builds fresh pools over each
+//! of [`Subject::providers`]. The suite wraps the provider in a [`FailingPages`](zpool_pages::FailingPages),
+//! which counts pages and can make requests fail.
 //!
 //! A failing check panics with the broken promise and the offending value. If a backend deadlocks, waits for
-//! a guard to be dropped or never ends a reclaim, its check hangs. For a capability that [`Zpool::caps`] does
-//! not claim, the checks only require that the call is refused.
+//! a guard to be dropped or never ends a reclaim, the check hangs. If [`Zpool::caps`] does not claim a
+//! capability, the checks only require that its call is refused.
 //!
 //! All random sequences are seeded by constants. Under Miri the same checks run over boundary sizes and short
-//! sequences. A whole run takes seconds natively and less than a minute under Miri.
+//! sequences. All checks together take seconds natively and less than a minute under Miri.
 
 #![allow(
     clippy::panic,
@@ -52,32 +52,35 @@ pub use zpool_api::ZpoolError;
 use zpool_api::{PageProvider, Zpool};
 use zpool_pages::HeapPages;
 
-/// What the suite needs to test a backend. [`subject`] makes one from a closure.
+/// A backend to test. [`subject`] makes one from a name and a closure.
 pub trait Subject {
-    /// The name that failures begin with.
+    /// The name with which the message of a failure begins.
     fn name(&self) -> &str;
 
-    /// Builds an empty pool over `pages`. A backend may ignore them if its [`Subject::uses_pages`] is false.
+    /// Builds an empty pool over `pages`. A backend may ignore `pages` if its [`Subject::uses_pages`] is
+    /// false.
     ///
     /// # Errors
     /// The constructor's. The suite expects them only when a page request fails.
     fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError>;
 
-    /// Whether the pool's objects live in the provider's pages. The suite checks the answer.
+    /// Whether the pool keeps its objects in the provider's pages. The suite checks the answer. Default:
+    /// true.
     fn uses_pages(&self) -> bool {
         true
     }
 
-    /// The page providers to run each check over, with the names to use in failures. Called once per check.
+    /// Returns the page providers over which each check runs, with their names for messages. Called once per
+    /// check.
     ///
-    /// Default: [`default_providers`]. Override it for other page sizes, for instance.
+    /// Default: [`default_providers`]. Override it, for instance, to test other page sizes.
     fn providers(&self) -> Vec<(String, Arc<dyn PageProvider>)> {
         default_providers()
     }
 }
 
-/// [`HeapPages`] with pages of 4096 bytes and, on Linux outside of Miri, `MmapPages` with the system's page
-/// size.
+/// Returns [`HeapPages`] with pages of 4096 bytes. On Linux, except under Miri, also returns `MmapPages` with
+/// the system's page size.
 pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     let heap: Arc<dyn PageProvider> = Arc::new(HeapPages::new());
     let providers = vec![("HeapPages".to_owned(), heap)];
@@ -91,13 +94,13 @@ pub fn default_providers() -> Vec<(String, Arc<dyn PageProvider>)> {
     providers
 }
 
-/// A backend as a name and a constructor; made by [`subject`].
+/// A [`Subject`] that has a name and a constructor. [`subject`] makes it.
 pub struct Named<F> {
     name: String,
     build: F,
 }
 
-/// A [`Subject`] from a name and a closure that builds a pool over the pages it gets.
+/// Makes a [`Subject`] from a name and a closure that builds a pool over the pages that it gets.
 ///
 /// ```
 /// use zpool_api::ZpoolError;
@@ -136,18 +139,18 @@ impl<F> fmt::Debug for Named<F> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Check {
-    /// The check's name, that of its function.
+    /// The check's name, which is also the name of its function.
     pub name: &'static str,
     /// The promise that it checks, in words.
     pub promise: &'static str,
-    /// Runs it; panics if the promise is broken.
+    /// Runs the check. Panics if the promise is broken.
     pub run: fn(&dyn Subject),
 }
 
 /// Runs every check in order.
 ///
 /// # Panics
-/// At the first broken promise; the message names the subject, the check and the fault.
+/// At the first broken promise. The message names the subject, the check and the fault.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -187,7 +190,8 @@ macro_rules! define_checks {
 
 crate::__conformance_list!(define_checks);
 
-/// Runs one check over every provider, and prefixes its failure with the names.
+/// Runs one check over every provider. Puts the names of subject, check and provider before a failure's
+/// message.
 fn run(subject: &dyn Subject, check: &str, body: fn(&Rig<'_>)) {
     for (provider, pages) in subject.providers() {
         let rig = Rig::new(subject, pages);
@@ -198,13 +202,13 @@ fn run(subject: &dyn Subject, check: &str, body: fn(&Rig<'_>)) {
     }
 }
 
-/// The message of a panic.
+/// Returns the message of a panic.
 fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
-/// `native` in an ordinary run, `miri` under Miri, which is some thousand times slower.
+/// Returns `native` in an ordinary run, and `miri` under Miri, which is some thousand times slower.
 const fn pick(native: usize, miri: usize) -> usize {
     if cfg!(miri) { miri } else { native }
 }

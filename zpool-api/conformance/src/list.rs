@@ -1,5 +1,5 @@
-//! The list of checks, by theme. The functions, [`all`](super::all) and `conformance_tests!` are all made from
-//! it, so that no check can be missing from one of them.
+//! The list of checks, by theme. The checks' public functions, [`all`](super::all) and `conformance_tests!`
+//! are all generated from it, so none of them can lack a check.
 
 /// Calls a macro with every theme and its checks: `theme { /// promise \n check, ... } ...`.
 #[doc(hidden)]
@@ -131,8 +131,8 @@ macro_rules! __conformance_list {
     };
 }
 
-/// Makes each check of the suite a `#[test]` of the [`Subject`](crate::Subject) that the expression gives. The
-/// expression is evaluated once per test. Use a separate module for each subject.
+/// Makes a `#[test]` of each check of the suite. The expression gives the [`Subject`](crate::Subject) to
+/// test, and is evaluated once per test. Use a separate module for each subject.
 #[macro_export]
 macro_rules! conformance_tests {
     ($subject:expr $(,)?) => {
@@ -140,7 +140,7 @@ macro_rules! conformance_tests {
     };
 }
 
-/// A `#[test]` for every check of the list.
+/// Makes a `#[test]` for every check of the list.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_tests {

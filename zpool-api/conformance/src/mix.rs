@@ -16,7 +16,7 @@ fn one_sequence(rig: &Rig<'_>, seed: u64) {
     let mut rng = Rng::new(50 + seed);
     let mut model = Model::new(50_000);
     let mut kept = Vec::new();
-    // How many objects the pool should hold; changed now and then, so that it grows and shrinks.
+    // How many objects the pool should hold. It changes every 100 steps, so that the pool grows and shrinks.
     let mut aim = 100;
     for step in 0..pick(4000, 120) {
         if step % 100 == 0 {

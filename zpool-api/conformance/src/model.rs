@@ -1,7 +1,7 @@
 //! A model of what a pool should hold.
 //!
-//! The model makes the objects' sizes and contents. It asserts that no handle is given out twice and that the
-//! pool's counts equal its own.
+//! The model chooses the objects' contents. It asserts that no handle is given out twice, and that the pool's
+//! counts equal its own.
 
 use std::collections::BTreeSet;
 
@@ -19,12 +19,12 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// An empty model whose objects are numbered from `first`.
+    /// Makes an empty model. Its objects are numbered from `first` + 1.
     pub(super) fn new(first: u64) -> Self {
         Model { live: Vec::new(), given: BTreeSet::new(), bytes: 0, next: first }
     }
 
-    /// The mark of a new object of `len` bytes.
+    /// Returns the mark of a new object of `len` bytes.
     pub(super) fn mark(&mut self, len: usize) -> Mark {
         self.next += 1;
         Mark::new(self.next, len)
@@ -45,7 +45,7 @@ impl Model {
         self.bytes += mark.len();
     }
 
-    /// Records that a live object is gone.
+    /// Records that the live object at `index` is gone, and returns it.
     pub(super) fn remove(&mut self, index: usize) -> (Handle, Mark) {
         let (handle, mark) = self.live.swap_remove(index);
         self.bytes -= mark.len();
@@ -71,7 +71,7 @@ impl Model {
         fixture.assert_counts(self.live.len(), self.bytes);
     }
 
-    /// Reads every live object.
+    /// Reads every live object and checks its bytes.
     pub(super) fn check_all(&self, fixture: &Fixture) {
         fixture.check_all(&self.live);
     }
@@ -86,7 +86,7 @@ impl Model {
     }
 }
 
-/// A random size: often small, some large, some at the limits.
+/// Returns a random size: often small, sometimes large, sometimes at a limit.
 pub(super) fn any_size(rng: &mut Rng, max: usize) -> usize {
     let size = match rng.below(8) {
         0..=2 => 1 + rng.below(max.min(256)),
@@ -106,7 +106,7 @@ pub(super) fn fill(fixture: &Fixture, model: &mut Model, count: usize) {
     }
 }
 
-/// Opens a write guard.
+/// Opens a write guard for an object with this mark, and asserts that it is empty.
 pub(super) fn begin(pool: &dyn Zpool, mark: Mark) -> ObjWrite<'_> {
     match pool.malloc(mark.len()) {
         Ok(write) => {

@@ -1,4 +1,4 @@
-//! Read guards: their bytes neither move nor change, nobody waits for them, and they cost only their own
+//! Read guards: their bytes neither move nor change, no call waits for them, and they keep only their own
 //! object.
 
 use std::cell::Cell;
@@ -13,7 +13,7 @@ use zpool_api::{Evicted, Handle, ObjRead, ZpoolError};
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::sync::test_rng::Rng;
 
-/// Guards that every object must be able to have; a backend may refuse more.
+/// The number of guards that every object must be able to have. A backend may refuse more.
 const READERS_AT_LEAST: usize = 64;
 
 /// Stores and frees at random for `steps` steps, then migrates and compacts.
@@ -30,8 +30,9 @@ fn churn(fixture: &Fixture, model: &mut Model, rng: &mut Rng, steps: usize) {
     fixture.compact();
 }
 
-/// Asserts the number of freed objects that are still being read. A backend that keeps each object in its own
-/// allocation has no space that waits for readers, and need not count any.
+/// Asserts that the pool counts `expected` freed objects that are still being read. A backend that does not
+/// use the provider's pages may count fewer: if each object has its own allocation, no space waits for
+/// readers.
 fn assert_parked(fixture: &Fixture, expected: usize) {
     let parked = fixture.pool.stats().parked_objects;
     if fixture.uses_pages || parked > expected {
@@ -82,7 +83,7 @@ pub(super) fn free_under_a_live_reader(rig: &Rig<'_>) {
 
 pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
     let max = rig.fixture().max();
-    // The neighbour is freed without a reader, or during its own read.
+    // The neighbour is freed while it has no reader, or while it is being read itself.
     let cases = [(false, max / 2), (true, max / 2), (true, 40), (false, max / 3)];
     for (own_reader, size) in cases.into_iter().take(pick(4, 2)) {
         let fixture = rig.fixture();
@@ -100,7 +101,7 @@ pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
                     (handle, mark, own)
                 })
                 .collect();
-            // Takes the next guard before dropping the last: the object always has a reader.
+            // Takes the next guard before it drops the last one, so that the object always has a reader.
             let next = fixture.read(read, read_mark);
             for (handle, mark, own) in neighbours {
                 fixture.check(handle, mark);
@@ -113,7 +114,7 @@ pub(super) fn neighbours_of_a_read_object_are_reusable(rig: &Rig<'_>) {
             drop(core::mem::replace(&mut guard, next));
             read_mark.check(&guard);
             let parked = fixture.pool.stats().parked_objects;
-            // Those of this cycle may wait for a guard that still lives; a few cycles' worth is allowed.
+            // A backend may still count the objects of this cycle, or of a few cycles.
             assert!(parked <= 16, "{parked} parked objects, although all their readers have ended");
             if cycle < 4 {
                 first = first.max(fixture.pool.total_pages());
@@ -142,7 +143,7 @@ pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
             match fixture.pool.obj_read_begin(handle) {
                 Ok(guard) => guards.push(guard),
                 Err(ZpoolError::TooManyReaders { .. }) if guards.len() >= READERS_AT_LEAST => {
-                    // At the limit: after dropping one guard, one more is possible.
+                    // The limit is reached. After one guard is dropped, one more is possible.
                     guards.pop();
                     guards.push(fixture.read(handle, mark));
                     break;
@@ -150,7 +151,7 @@ pub(super) fn many_readers_of_one_object(rig: &Rig<'_>) {
                 Err(error) => panic!("reader {} was refused: {error}", guards.len() + 1),
             }
         }
-        // The limit is per object: another object can be read.
+        // The limit applies to each object alone, so another object can be read.
         let (other, other_mark) = model.live[0];
         fixture.check(other, other_mark);
         if freed_meanwhile {
@@ -184,7 +185,8 @@ pub(super) fn guards_end_on_another_thread(rig: &Rig<'_>) {
     for _ in 0..pick(20, 2) {
         fill(&fixture, &mut model, pick(24, 6));
         let guards: Vec<_> = model.live.iter().map(|(h, m)| (fixture.read(*h, *m), *m)).collect();
-        // Half of the objects are freed under their guards, so that some guards end last.
+        // Half of the objects are freed under their guards, so that some guards are the last users of their
+        // object.
         for _ in 0..model.live.len() / 2 {
             let index = rng.below(model.live.len());
             model.free(&fixture, index);
@@ -228,13 +230,14 @@ pub(super) fn guards_are_held_across_a_wait(rig: &Rig<'_>) {
         let holder = scope.spawn(move || {
             let guards: Vec<_> = held.iter().map(|(h, m)| (fixture_ref.read(*h, *m), m)).collect();
             let _ = ready.send(());
-            // An error if the other side panicked; either way the guards were held.
+            // Waits until the main thread drops `go`, at its end or in a panic. Nothing is sent, so `recv`
+            // returns an error.
             let _ = may_go.recv();
             for (guard, mark) in guards {
                 mark.check(&guard);
             }
         });
-        // An error if the holder panicked, which the join below reports.
+        // This is an error if the holder panicked. The join below reports that panic.
         if is_ready.recv().is_ok() {
             for handle in &held_handles {
                 model.remove_handle(*handle);
@@ -285,8 +288,8 @@ pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
         }
         let before = (fixture.pages.calls(), fixture.pages.pages_out());
         {
-            // Debug builds panic if the pool takes a lock that is not further in, or if it or its provider makes
-            // a call that may block.
+            // From here on, debug builds panic if the pool takes a lock that is not further in, or if the
+            // pool or its provider makes a call that may block.
             let _entry = lockdep::acquire(Rank::Entry);
             let (live, mark) = objects[0];
             fixture.check(live, mark);
@@ -305,7 +308,7 @@ pub(super) fn reads_begin_and_end_under_a_callers_lock(rig: &Rig<'_>) {
             "page requests and pages out after the reads ended (left), and before"
         );
         assert_eq!(fixture.pool.stats().parked_objects, 0, "parked objects without a reader");
-        // The next call that may block frees what they left.
+        // The next call that may block frees the objects that the readers left.
         fixture.free(objects[0].0);
         model.remove_handle(objects[0].0);
         fixture.assert_empty();
@@ -322,7 +325,7 @@ pub(super) fn forgotten_guard_costs_its_object_only(rig: &Rig<'_>) {
     forget(fixture.read(handle, mark));
     fill(&fixture, &mut model, pick(60, 4));
     churn(&fixture, &mut model, &mut rng, pick(400, 16));
-    // `churn` may have freed it already.
+    // `churn` may have freed the object already.
     if model.remove_handle(handle).is_some() {
         fixture.check(handle, mark);
         fixture.free(handle);

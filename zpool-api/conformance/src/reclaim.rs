@@ -14,16 +14,16 @@ use super::threads::AtWork;
 use zpool_api::{Evict, Evicted, Handle, ObjRead};
 use zpool_base::sync::test_rng::Rng;
 
-/// Reclaims in a pool that can; returns the pages freed.
+/// Reclaims in a pool that supports it, and returns the pages freed.
 fn reclaim(fixture: &Fixture, target: usize, evict: &dyn Evict) -> usize {
     let result = fixture.pool.reclaim(target, evict);
     result.unwrap_or_else(|error| panic!("reclaim of {target} pages failed: {error}"))
 }
 
-/// A model that the callbacks of a reclaim check objects against.
+/// A model against which the callbacks of a reclaim check the objects that they are offered.
 struct Offered {
     model: RefCell<Model>,
-    /// Handles offered in this call, in order.
+    /// The handles that this reclaim has offered, in order.
     order: RefCell<Vec<Handle>>,
 }
 
@@ -32,7 +32,8 @@ impl Offered {
         Offered { model: RefCell::new(model), order: RefCell::default() }
     }
 
-    /// A callback calls it first: asserts that the object is live, has its own bytes, and is offered once.
+    /// Asserts that an offered object is live, has its own bytes and was not offered before in this reclaim.
+    /// Returns its mark. Callbacks call it first.
     fn look(&self, handle: Handle, object: &ObjRead<'_>) -> Mark {
         let model = self.model.borrow();
         let found = model.live.iter().find(|(live, _)| *live == handle);
@@ -44,7 +45,7 @@ impl Offered {
         *mark
     }
 
-    /// Records that an object is evicted.
+    /// Records that an object is evicted, and returns that answer.
     fn evict(&self, handle: Handle) -> Evicted {
         self.model.borrow_mut().remove_handle(handle);
         Evicted::Evicted
@@ -55,7 +56,7 @@ impl Offered {
         self.model.borrow_mut().store(fixture, len).0
     }
 
-    /// After a reclaim: asserts that kept objects are unchanged and evicted handles are invalid.
+    /// Asserts, after a reclaim, that kept objects are unchanged and evicted handles are invalid.
     fn settle(&self, fixture: &Fixture) {
         let model = self.model.borrow();
         model.assert_counts(fixture);
@@ -70,7 +71,7 @@ impl Offered {
     /// Reclaims everything, asserts that nothing is left, and ends the fixture.
     fn close(self, fixture: Fixture) {
         self.settle(&fixture);
-        // Frees what read guards left first, as reclaim does not count it.
+        // First frees the objects that readers left, because reclaim does not count their pages.
         fixture.pool.trim();
         let (before, counted) = (fixture.pool.total_pages(), fixture.pool.stats().reclaimed_pages);
         let freed = reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
@@ -90,7 +91,7 @@ impl Offered {
     }
 }
 
-/// A pool with `count` objects of random sizes, if it can reclaim.
+/// Returns a pool with `count` objects of random sizes, or `None` if the backend cannot reclaim.
 fn filled(rig: &Rig<'_>, count: usize) -> Option<(Fixture, Offered)> {
     let fixture = rig.reclaiming_fixture()?;
     let mut model = Model::new(100);
@@ -175,7 +176,7 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
     // Reading an object does not make it younger.
     model.check_all(&fixture);
     let offered = Offered::new(model);
-    // Only objects that cannot share a page have an order that every backend must agree on.
+    // The order is the same for every backend only if two of these objects cannot share a page.
     let alone = max * 2 > fixture.pool.stats().page_size;
     let freed = reclaim(&fixture, 3, &|handle: Handle, object: ObjRead<'_>| {
         offered.look(handle, &object);
@@ -203,7 +204,7 @@ pub(super) fn reclaim_frees_what_is_given_up(rig: &Rig<'_>) {
     for round in 0.. {
         let before = fixture.pool.total_pages();
         let target = 1 + rng.below(5);
-        // Every third round keeps some, so that a page may stay with one of its objects.
+        // Every third round keeps some objects, so that a page may stay because of one of its objects.
         let picky = round % 3 == 2;
         let answers = RefCell::new(Rng::new(round));
         let freed = reclaim(&fixture, target, &|handle: Handle, object: ObjRead<'_>| {
@@ -249,8 +250,9 @@ pub(super) fn evict_may_free_the_object(rig: &Rig<'_>) {
             let mark = offered.look(handle, &object);
             offered.evict(handle);
             fixture.free(handle);
-            // A successor in the same space, if the backend reuses it at once; the answer below does not
-            // concern it. A bounded number, so that reclaim can end.
+            // Stores a successor. It may get the same space, if the backend reuses that immediately. The
+            // answer below does not concern the successor. The number of successors is bounded, so that
+            // reclaim can end.
             if room.get() > 0 {
                 room.set(room.get() - 1);
                 drop(object);
@@ -269,7 +271,7 @@ pub(super) fn evict_may_free_others(rig: &Rig<'_>) {
     reclaim(&fixture, usize::MAX, &|handle: Handle, object: ObjRead<'_>| {
         offered.look(handle, &object);
         let mut rng = rng.borrow_mut();
-        // The object stored just before or after is the likeliest to share its page.
+        // The object that was stored just before or just after it most likely shares its page.
         for _ in 0..rng.below(3) {
             let mut model = offered.model.borrow_mut();
             let here = model.live.iter().position(|(live, _)| *live == handle);
@@ -309,7 +311,8 @@ pub(super) fn evict_may_allocate(rig: &Rig<'_>) {
 }
 
 pub(super) fn reclaim_offers_nothing_that_callbacks_store(rig: &Rig<'_>) {
-    // The callback stores a successor while the object exists, or in its place, with or without readers.
+    // The callback stores a successor while the object still exists, or after freeing it, with or without
+    // readers.
     for (in_its_place, read) in [(false, false), (true, false), (true, true)] {
         let Some((fixture, offered)) = filled(rig, pick(80, 8)) else { return };
         let live = offered.model.borrow().live.clone();
@@ -391,7 +394,7 @@ pub(super) fn evict_may_panic(rig: &Rig<'_>) {
             Err(payload) => resume_unwind(payload),
             Ok(result) => panic!("the callback's panic was swallowed: {result:?}"),
         }
-        // The object of the panicking callback is still there, like all that were not evicted before.
+        // The object whose callback panicked is still there, and so are all that were not evicted before.
         offered.settle(&fixture);
         fill(&fixture, &mut offered.model.borrow_mut(), pick(40, 4));
         offered.settle(&fixture);
@@ -419,7 +422,7 @@ pub(super) fn evict_may_forget_its_guard(rig: &Rig<'_>) {
             });
             offered.settle(&fixture);
             let left = offered.model.borrow().live.len();
-            // Reclaim may skip the page with the forgotten reader, and so its other objects.
+            // Reclaim may skip the page with the forgotten reader, and so the other objects in it.
             assert!(left <= 8, "{left} objects left by a reclaim with one forgotten guard");
         }
         let mut model = offered.model.into_inner();
@@ -466,7 +469,7 @@ pub(super) fn reclaim_ends_despite_readers(rig: &Rig<'_>) {
 
 pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
     let Some(fixture) = rig.reclaiming_fixture() else { return };
-    // Every evicted handle, recorded before the callback returns.
+    // Every evicted handle. A callback records it here before it returns.
     let given_up: Mutex<HashSet<Handle>> = Mutex::default();
     let workers = AtomicUsize::new(0);
     let mut jobs: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
@@ -492,7 +495,7 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
                     }
                     lock(given_up).insert(handle);
                     if answer == 1 {
-                        // Its owner or the other reclaim may have freed it first.
+                        // The object's owner or the other reclaim may have freed it first.
                         if let refused @ Err(_) = fixture.pool.free(handle) {
                             assert_invalid(handle, refused);
                         }
@@ -507,7 +510,7 @@ pub(super) fn concurrent_reclaim(rig: &Rig<'_>) {
     fixture.close();
 }
 
-/// Stores, reads and frees objects, which may vanish only if a callback evicted them.
+/// Stores, reads and frees objects. Asserts that an object vanishes only if a callback evicted it.
 fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     let mut rng = Rng::new(110 + worker);
     let mut numbers = Model::new(1_000_000 * (worker + 1));
@@ -526,7 +529,7 @@ fn work(fixture: &Fixture, given_up: &Mutex<HashSet<Handle>>, worker: u64) {
     for _ in 0..pick(30_000, 40) {
         match rng.below(8) {
             0..=3 if own.len() < 60 => {
-                // At least as long as a mark, by which the callbacks recognise the object.
+                // At least as long as a mark: the callbacks recognise the object by its mark.
                 let size = any_size(&mut rng, fixture.max()).max(8.min(fixture.max()));
                 let mark = numbers.mark(size);
                 own.push((fixture.store(mark), mark));

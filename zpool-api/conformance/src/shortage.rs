@@ -1,4 +1,4 @@
-//! Without pages a call fails and changes nothing; with pages it works again.
+//! Without pages a call fails and changes nothing. With pages it works again.
 
 use super::content::Mark;
 use super::fixture::{Fixture, Rig};
@@ -7,13 +7,13 @@ use super::pick;
 use zpool_api::{Handle, PageError, PageProvider as _, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Asserts that an error is the injected one of the provider.
+/// Asserts that an error is the one that the provider injected.
 fn assert_out_of_memory(error: &ZpoolError, doing: &str) {
     let expected = matches!(error, ZpoolError::OutOfMemory { source: PageError::Injected { .. } });
     assert!(expected, "{doing} without a page: expected the provider's OutOfMemory, got {error:?}");
 }
 
-/// Stores through `malloc_from`, or through a write guard.
+/// Stores the content of `mark`: through a write guard if `guarded`, else through `malloc_from`.
 fn try_store(fixture: &Fixture, mark: Mark, guarded: bool) -> Result<Handle, ZpoolError> {
     let content = mark.content();
     if guarded {
@@ -25,7 +25,7 @@ fn try_store(fixture: &Fixture, mark: Mark, guarded: bool) -> Result<Handle, Zpo
     }
 }
 
-/// The figures that a failing call must not change: counts, pages, pages out of the provider.
+/// Returns the figures that a failing call must not change: counts, pages, pages handed out by the provider.
 fn figures(fixture: &Fixture) -> [usize; 5] {
     let stats = fixture.pool.stats();
     let (objects, bytes) = (stats.objects, stats.object_bytes);
@@ -33,7 +33,7 @@ fn figures(fixture: &Fixture) -> [usize; 5] {
 }
 
 pub(super) fn out_of_memory_at_every_step(rig: &Rig<'_>) {
-    // Ends with the first sequence that makes fewer than `n` requests.
+    // Ends after the first sequence that makes fewer than `n` page requests.
     for n in 1.. {
         let fixture = match rig.failing_fixture(n) {
             Ok(fixture) => fixture,
@@ -119,7 +119,7 @@ pub(super) fn full_pool_recovers(rig: &Rig<'_>) {
         };
         model.assert_counts(&fixture);
         model.check_all(&fixture);
-        // Freeing objects makes room, at the latest with the last one.
+        // Freeing objects makes room, at the latest when the last one is freed.
         let handle = loop {
             match try_store(&fixture, refused, false) {
                 Ok(handle) => break handle,

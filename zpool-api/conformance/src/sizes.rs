@@ -1,11 +1,12 @@
-//! Objects of every size: stored and read with the same length, aligned, refused if out of range.
+//! Objects of every size: they are stored and read with the same length, aligned, and refused if out of
+//! range.
 
 use super::fixture::{Fixture, Rig};
 use super::model::Model;
 use zpool_api::ZpoolError;
 use zpool_base::sync::test_rng::Rng;
 
-/// Every size up to 4096 and the boundaries above; under Miri only boundaries.
+/// Returns every size up to 4096, and the boundaries above. Under Miri, returns only boundaries.
 fn sizes(max: usize) -> Vec<usize> {
     let around = |size: usize| size.saturating_sub(1)..=size + 1;
     let mut sizes: Vec<usize> = if cfg!(miri) {
@@ -53,7 +54,7 @@ pub(super) fn all_sizes_at_once(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(2);
     let mut rng = Rng::new(2);
-    // First in order, then into the holes that remain after half of them are freed.
+    // Stores objects of all sizes in order, and later more into the holes that freed objects leave.
     for size in sizes(fixture.max()) {
         model.store(&fixture, size);
     }

@@ -11,11 +11,12 @@ use super::pick;
 use zpool_api::{Handle, ZpoolError};
 use zpool_base::sync::test_rng::Rng;
 
-/// Counts the threads at work, for others that wait for them; counts a thread out even if it panics.
+/// Counts one thread as working until it is dropped, even by a panic. Other threads keep going until the
+/// count is 0.
 pub(super) struct AtWork<'a>(&'a AtomicUsize);
 
 impl<'a> AtWork<'a> {
-    /// Call it before the thread starts.
+    /// Adds one to `count`. Call it before the thread starts.
     pub(super) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, SeqCst);
         AtWork(count)
@@ -74,7 +75,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
             return;
         }
         let mut model = Model::new(70);
-        // The objects that readers should find: two, constantly replaced.
+        // The two objects that readers should find. Writers constantly replace them.
         let current = [(); 2].map(|()| Mutex::new(model.store(&fixture, size)));
         let writers = AtomicUsize::new(0);
         let mut jobs: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
@@ -103,7 +104,7 @@ pub(super) fn readers_race_free_and_reuse(rig: &Rig<'_>) {
     fixture.close();
 }
 
-/// Reads the `current` objects while there are writers, and keeps some guards for a while.
+/// Reads the `current` objects while there are writers. Keeps some of the guards for a while.
 fn read_while_written(
     fixture: &Fixture,
     current: &[Mutex<(Handle, Mark)>; 2],

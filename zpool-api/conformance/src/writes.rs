@@ -18,7 +18,7 @@ fn commit(guard: ObjWrite<'_>, mark: Mark) -> Handle {
     guard.commit().unwrap_or_else(|error| panic!("{mark:?} could not be committed: {error}"))
 }
 
-/// Begins writes that `end` ends uncommitted, and asserts that they leave nothing behind.
+/// Begins writes and lets `end` end each before it is complete. Asserts that they leave nothing behind.
 fn end_unfinished_writes(rig: &Rig<'_>, end: impl Fn(ObjWrite<'_>, usize, Mark)) {
     let fixture = rig.fixture();
     let mut rng = Rng::new(5);
@@ -130,7 +130,7 @@ pub(super) fn write_guards_are_independent(rig: &Rig<'_>) {
             })
             .collect();
         model.assert_counts(&fixture);
-        // The first halves of all in turn, then the second halves.
+        // Writes the first halves of all objects in turn, then the second halves.
         for (guard, mark, content) in &mut open {
             write(guard, &content[..mark.len() / 2]);
         }
@@ -196,7 +196,8 @@ pub(super) fn open_write_guard_keeps_its_space(rig: &Rig<'_>) {
     model.close(fixture);
 }
 
-/// On another thread: frees and stores at random, compacts, and reclaims everything that can be.
+/// Frees and stores objects at random on another thread, compacts, and reclaims everything that can be
+/// reclaimed.
 fn disturb(fixture: &Fixture, model: &mut Model, rng: &mut Rng) {
     together(vec![Box::new(|| {
         for _ in 0..pick(60, 6) {

@@ -1,5 +1,5 @@
-//! The conformance suite on a third-party backend, written against the public API alone; and on the same
-//! backend with one fault at a time, each of which the suite must find.
+//! Runs the conformance suite on a third-party backend that uses only the public API. Also runs it on the
+//! same backend with one fault at a time: the suite must find each fault.
 
 #![allow(
     clippy::panic,
@@ -18,7 +18,7 @@ use zpool_api::{PageProvider, Registry, Zpool, ZpoolConfig, ZpoolError, obj_read
 use zpool_conformance::Subject;
 use zpool_pages::HeapPages;
 
-/// A registry with the backend under its own name.
+/// Returns a registry that has the backend under its own name.
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::new();
     registry
@@ -44,7 +44,7 @@ mod onepage_conforms {
     zpool_conformance::conformance_tests!(super::ByName(super::registry()));
 }
 
-/// The same over large pages, which the default providers do not have.
+/// The same backend over large pages, which the default providers do not have.
 struct LargePages;
 
 impl Subject for LargePages {

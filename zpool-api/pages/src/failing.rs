@@ -1,6 +1,6 @@
 //! Fault injection: a provider that fails chosen calls and counts the pages it has handed out.
 //!
-//! It wraps another provider. Its counters are atomics; it takes no lock itself.
+//! It wraps another provider. Its counters are atomics, so it takes no lock itself.
 
 use core::ops::Range;
 use std::sync::Arc;
@@ -32,16 +32,16 @@ use zpool_base::fork::Leaked;
 pub struct FailingPages {
     inner: Leaked<Arc<dyn PageProvider>>,
     calls: AtomicU64,
-    /// The call to fail, 0 for none.
+    /// The number of the call to fail; 0 for none.
     fail_call: AtomicU64,
-    /// Most pages to hand out at once.
+    /// The most pages that may be handed out at the same time.
     limit: AtomicI64,
     pages_out: AtomicI64,
     isolate_all: AtomicBool,
 }
 
 impl FailingPages {
-    /// Wraps `inner`; fails nothing yet.
+    /// Wraps `inner`. Fails no call yet.
     pub fn new(inner: Arc<dyn PageProvider>) -> Self {
         FailingPages {
             inner: Leaked::new(inner),
@@ -53,7 +53,7 @@ impl FailingPages {
         }
     }
 
-    /// Fails the `n`-th `alloc_run` from now (1 is the next), once. 0 fails none.
+    /// Makes the `n`-th `alloc_run` call from now fail, once. 1 is the next call. 0 makes none fail.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -69,7 +69,7 @@ impl FailingPages {
         self.fail_call.store(at, Ordering::SeqCst);
     }
 
-    /// Fails every `alloc_run` that would raise [`pages_out`](Self::pages_out) above `pages`.
+    /// Makes every `alloc_run` fail that would raise [`pages_out`](Self::pages_out) above `pages`.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -87,25 +87,25 @@ impl FailingPages {
         self.limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Makes `isolate_block` return all of memory as one block, so that a migration moves everything it
-    /// can, whichever provider this one wraps. `alloc_run` works meanwhile, and no block returns to the
-    /// system.
+    /// Sets whether `isolate_block` returns all of memory as one block. If it does, a migration moves
+    /// everything that it can, whichever provider this one wraps. `alloc_run` still works during that
+    /// isolation, and no block returns to the system.
     pub fn isolate_all(&self, all: bool) {
         self.isolate_all.store(all, Ordering::SeqCst);
     }
 
-    /// `alloc_run` calls so far, including failed ones.
+    /// Returns the number of `alloc_run` calls so far, including failed ones.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Pages of the runs handed out and not yet freed.
+    /// Returns how many pages are in runs that were handed out and not yet freed.
     pub fn pages_out(&self) -> usize {
         usize::try_from(self.pages_out.load(Ordering::SeqCst)).unwrap_or(0)
     }
 }
 
-/// Takes its pages off the count when it is dropped.
+/// Subtracts its pages from the count when it is dropped.
 struct Counted<'a> {
     pages_out: &'a AtomicI64,
     pages: i64,
@@ -117,7 +117,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-// SAFETY: runs are the inner provider's, passed on unchanged.
+// SAFETY: all runs come from the inner provider and are passed on unchanged.
 unsafe impl PageProvider for FailingPages {
     fn page_size(&self) -> usize {
         self.inner.page_size()
@@ -133,7 +133,7 @@ unsafe impl PageProvider for FailingPages {
         }
         let more = pages as i64;
         let out = self.pages_out.fetch_add(more, Ordering::SeqCst) + more;
-        // Taken off again unless a run is handed out, even if the inner provider panics.
+        // Unless a run is handed out, its drop subtracts the pages again, even if the inner provider panics.
         let mut counted = Counted { pages_out: &self.pages_out, pages: more };
         if out > self.limit.load(Ordering::SeqCst) {
             return Err(PageError::Injected { call });
@@ -148,7 +148,7 @@ unsafe impl PageProvider for FailingPages {
             return;
         }
         self.pages_out.fetch_sub(run.pages() as i64, Ordering::SeqCst);
-        // SAFETY: every run handed out here is the inner provider's; the caller gives it up.
+        // SAFETY: every run handed out here is the inner provider's, and the caller gives it up.
         unsafe { self.inner.free_run(run) };
     }
 

@@ -32,12 +32,12 @@ pub struct HeapPages {
 }
 
 impl HeapPages {
-    /// Pages of 4096 bytes.
+    /// Makes a provider of pages of 4096 bytes.
     pub fn new() -> Self {
         HeapPages { page_size: PAGE_SIZE, maker: Maker::here() }
     }
 
-    /// Pages of `page_size` bytes.
+    /// Makes a provider of pages of `page_size` bytes.
     ///
     /// # Errors
     /// [`PageError::PageSize`] unless `page_size` is a power of two from 4096 to 65536.
@@ -76,7 +76,7 @@ unsafe impl PageProvider for HeapPages {
         }
         check_run_length(pages)?;
         let layout = self.layout(pages)?;
-        // SAFETY: the layout's size is at least a page.
+        // SAFETY: the layout's size is not 0: it is at least one page.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else {
             let reason = format_args!("out of memory");
@@ -98,7 +98,7 @@ unsafe impl PageProvider for HeapPages {
     }
 
     unsafe fn discard(&self, _run: &mut PageRun, _pages: Range<usize>) {
-        // The allocator cannot take back part of an allocation: the pages stay resident and marked.
+        // The allocator cannot take back part of an allocation. So the pages stay resident and marked.
     }
 
     fn cached_pages(&self) -> usize {

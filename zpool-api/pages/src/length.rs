@@ -3,6 +3,8 @@
 use zpool_api::PageError;
 use zpool_api::provider::MAX_RUN_PAGES;
 
+/// Checks that a run may have `pages` pages.
+///
 /// # Errors
 /// [`PageError::RunLength`] unless `pages` is 1 to [`MAX_RUN_PAGES`].
 pub(crate) fn check_run_length(pages: usize) -> Result<(), PageError> {

@@ -7,7 +7,7 @@
 //! | [`HeapPages`] | the global allocator | other systems, Miri |
 //! | [`FailingPages`] | another provider; fails on request | tests |
 //!
-//! [`OwnedRun`] is a run of any provider as a slice that frees itself.
+//! [`OwnedRun`] is a run of any provider as a byte slice that frees itself on drop.
 //!
 //! ```
 //! use std::sync::Arc;

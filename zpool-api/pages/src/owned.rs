@@ -12,9 +12,10 @@ use zpool_base::unwind::in_destructor;
 
 /// A run of pages as a byte slice, returned to its provider on drop.
 ///
-/// For backends and tools that avoid `unsafe`. `Send` and `Sync`. After `fork`, in a child of the process
-/// that made it, dropping it frees nothing; its bytes are accessible unless the provider excludes them from
-/// children.
+/// For backends and tools that avoid `unsafe`. `Send` and `Sync`.
+///
+/// After `fork`, in a child of the process that made it, dropping it frees nothing. Its bytes are accessible
+/// there unless the provider excludes them from children.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -31,11 +32,11 @@ pub struct OwnedRun {
     pages: Leaked<Arc<dyn PageProvider>>,
 }
 
-// SAFETY: the run's memory is this value's alone and borrowed as `&[u8]` or `&mut [u8]`, like a box's.
+// SAFETY: only this value has the run's memory, and lends it as `&[u8]` or `&mut [u8]`, as a box does.
 unsafe impl Sync for OwnedRun {}
 
 impl OwnedRun {
-    /// `pages` pages from `provider`, all of them counted as resident.
+    /// Allocates a run of `pages` pages from `provider` and marks all of them as resident.
     ///
     /// # Errors
     /// Those of [`PageProvider::alloc_run`].
@@ -50,8 +51,8 @@ impl OwnedRun {
 impl Deref for OwnedRun {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the run's pages are initialised, this value's alone, and live until its drop: the provider
-        // promises it, and the `Arc` keeps the provider.
+        // SAFETY: the provider promises that the run's pages are initialised, valid and nobody else's. The
+        // `Arc` keeps the provider, and the run is freed only in the drop.
         unsafe { core::slice::from_raw_parts(self.run.base().as_ptr(), self.len) }
     }
 }
@@ -74,9 +75,10 @@ impl Drop for OwnedRun {
         if !self.pages.is_here() {
             return;
         }
-        // SAFETY: taken only here, in the drop.
+        // SAFETY: the run is taken only here, in the drop.
         let run = unsafe { ManuallyDrop::take(&mut self.run) };
-        // SAFETY: from this provider; every borrow of its bytes ended with `self`.
+        // SAFETY: the run is from this provider, and every borrow of its bytes has ended, because `self` is
+        // being dropped.
         let give_back = || unsafe { self.pages.free_run(run) };
         in_destructor(give_back);
     }

@@ -1,5 +1,5 @@
-//! Page providers in a child of their process: calls fail, drops leak, and nothing waits for a lock that a
-//! thread of the parent held at the fork.
+//! Page providers in a child of the process that made them: calls fail, drops leak, and nothing waits for a
+//! lock that another thread of the parent held at the fork.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -10,20 +10,22 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use zpool_api::{PageBlock, PageError, PageProvider, PageRun};
 use zpool_pages::{FailingPages, HeapPages, MmapOptions, MmapPages, OwnedRun};
 
-/// Runs `work` in a child; `None` if it died, even by the alarm after a hang.
+/// Runs `work` in a child and returns its result. Returns `None` if the child died. A child that hangs is
+/// killed by an alarm.
 fn in_child(work: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child only runs `work` and calls `_exit`: no destructor of the parent's, no test harness.
+    // SAFETY: the child only runs `work` and calls `_exit`. It runs no destructor of the parent and no test
+    // harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: a system call without pointers.
+        // SAFETY: the system call takes no pointers.
         unsafe { libc::alarm(20) };
         let said = work();
-        // SAFETY: ends the process at once.
+        // SAFETY: `_exit` ends the process immediately.
         unsafe { libc::_exit(i32::from(said)) };
     }
     assert!(pid > 0, "fork failed");
     let mut status = 0;
-    // SAFETY: the child forked above; the status is this frame's.
+    // SAFETY: the child was forked above, and `status` is a local variable.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(waited, pid);
     libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status) as u8)
@@ -43,7 +45,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// The number of the first call that misbehaves in a child, 0 if none does.
+/// Makes calls that a child must refuse. Returns the number, from 1, of the first one that misbehaves; 0 if
+/// none does.
 fn refused(pages: &dyn PageProvider, run: &mut PageRun, block: (usize, usize)) -> u8 {
     let resident = run.resident();
     // SAFETY: a run of this provider, whose bytes nobody uses in this process.
@@ -103,7 +106,8 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
             let _stop = StopOnDrop(&stop);
             for round in 0..60 {
                 let said = in_child(|| {
-                    // SAFETY: copies of the parent's, dropped once in this process, which ends then.
+                    // SAFETY: this copies a value of the parent. The copy is dropped once in the child, which
+                    // never uses the original.
                     let run = unsafe { std::ptr::read(&raw const run) };
                     // SAFETY: as above.
                     let owned = unsafe { std::ptr::read(&raw const owned) };
@@ -116,7 +120,8 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                     free(&*pages, run);
                     drop(ManuallyDrop::into_inner(owned));
                     while Arc::strong_count(&pages) > 1 {
-                        // SAFETY: as above: the frames of the other shares are not in this process.
+                        // SAFETY: as above. The threads that own the other shares do not exist in this
+                        // process.
                         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&pages)) };
                     }
                     // SAFETY: as above.

@@ -1,6 +1,6 @@
-//! What `MmapPages` costs the process, measured as any user of the crate can.
+//! What `MmapPages` costs the process, measured as any user of the crate could measure it.
 //!
-//! One test measures the process it runs in, so the others run in child processes or allocate no pages.
+//! One test measures the process in which it runs. So the others run in child processes or allocate no pages.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -13,7 +13,7 @@ use zpool_pages::{MmapOptions, MmapPages, OwnedRun};
 
 const MIB: usize = 1 << 20;
 
-/// Resident bytes of the mappings that contain the regions, including swapped ones.
+/// Returns the resident and swapped bytes of the mappings that contain the regions.
 fn resident_bytes(regions: &[(usize, usize)]) -> usize {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -51,7 +51,7 @@ fn the_counts_are_the_process_resident_set() {
         let mut runs = Vec::new();
         let mut touched = 0;
         let mut address_space = 0;
-        // 1 of 1, 1 of 2, 2 of 3 ... pages touched: long runs are half empty.
+        // Touches 1 page of 1, 1 of 2, 2 of 3, and so on: half of the pages of a long run.
         while touched * page_size < 32 * MIB {
             let length = runs.len() % 16 + 1;
             let mut run = pages.alloc_run(length).unwrap();
@@ -65,7 +65,7 @@ fn the_counts_are_the_process_resident_set() {
         assert_eq!(resident_bytes(&regions), touched * page_size, "pages of {page_size}");
         assert_eq!(pages.cached_pages(), 0);
 
-        // Every other run is freed: pages in use and cached pages remain.
+        // Every second run is freed. Pages in use and cached pages remain.
         let (left, gone): (Vec<_>, Vec<_>) =
             runs.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
         gone.into_iter().for_each(|(_, run)| free(&pages, run));
@@ -114,7 +114,7 @@ fn in_little_address_space() {
     };
     assert_eq!(*page_size, pages.page_size());
     assert!(reason.contains("(os error 12)"), "{reason}");
-    // The first regions have the usual size; smaller ones use up the rest.
+    // The first regions have the usual size. Smaller ones use up the rest of the address space.
     let mut lengths: Vec<usize> = pages.regions().iter().map(|(_, len)| *len).collect();
     lengths.sort_unstable();
     assert!(lengths[lengths.len() - 1] >= 62 * MIB && lengths[0] <= 32 * MIB, "{lengths:?}");
@@ -139,17 +139,17 @@ fn locked_memory_costs_the_pages_that_are_touched() {
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
-    // It reports that it skipped if memory may not be locked, and only then.
+    // The child reports that it skipped the test if and only if it may not lock memory.
     let skipped = said.contains(MAY_NOT_LOCK);
     assert_eq!(skipped, !may_lock(), "{said}");
 }
 
 const MAY_NOT_LOCK: &str = "skipped: this process may not lock 16 MiB";
 
-/// Whether the system lets this process lock what the test needs.
+/// Whether the system lets this process lock as much memory as the test needs.
 fn may_lock() -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes the limit, which is this frame's.
+    // SAFETY: the call writes `limit`, which is a local variable.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
@@ -158,7 +158,7 @@ fn may_lock() -> bool {
     effective >> 14 & 1 == 1 || known && limit.rlim_cur >= 16 << 20
 }
 
-/// The system's flags of the mapping at an address.
+/// Returns the line with the system's flags of the mapping at an address.
 fn flags_at(address: usize) -> Option<String> {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -177,7 +177,7 @@ fn flags_at(address: usize) -> Option<String> {
 #[test]
 #[ignore = "locks the memory of its process, which the test above makes"]
 fn with_future_memory_locked() {
-    // SAFETY: changes where this process's memory is kept, not its contents.
+    // SAFETY: locking changes where this process's memory is kept, not its contents.
     let locked = may_lock() && unsafe { libc::mlockall(libc::MCL_FUTURE) } == 0;
     if !locked {
         println!("{MAY_NOT_LOCK}");
@@ -199,7 +199,7 @@ fn with_future_memory_locked() {
     free(&pages, run);
     assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
     pages.trim();
-    // Depending on the kernel the pages are gone or still counted.
+    // Depending on the kernel, the pages are gone or are still counted.
     assert_eq!(resident_bytes(&regions), pages.cached_pages() * page_size);
     let mut release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     release.truncate(release.find('-').unwrap_or(release.trim_end().len()));
@@ -207,7 +207,7 @@ fn with_future_memory_locked() {
     if version >= vec![5, 18] {
         assert_eq!(pages.cached_pages(), 0, "Linux {release} took nothing back");
     }
-    // Memory that is freed in a batch or as a block goes as well.
+    // Memory that is freed in batches goes as well.
     let mut runs: Vec<PageRun> = (0..200).map(|_| pages.alloc_run(1).unwrap()).collect();
     runs.iter_mut().for_each(|run| fill(&pages, run, 1));
     runs.into_iter().for_each(|run| free(&pages, run));

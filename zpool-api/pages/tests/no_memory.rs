@@ -1,4 +1,4 @@
-//! Providers when the heap refuses, at every step: an error, never an abort.
+//! If the heap refuses memory at any step, providers return an error and never abort.
 #![cfg(all(target_os = "linux", not(miri), not(loom)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -17,7 +17,7 @@ fn free(pages: &dyn PageProvider, run: PageRun) {
     unsafe { pages.free_run(run) };
 }
 
-/// Calls of all kinds; counts the runs that the provider refuses in `refused`.
+/// Makes calls of all kinds. Adds the number of runs that the provider refuses to `refused`.
 fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usize) {
     let mut rng = Rng::new(4);
     for step in 0..3000 {
@@ -34,7 +34,8 @@ fn traffic(pages: &dyn PageProvider, held: &mut Vec<PageRun>, refused: &mut usiz
                         held.push(run);
                     }
                     Err(PageError::Refused { pages, .. }) if pages > 0 => *refused += 1,
-                    // No other error: pages are available, only the heap refuses. A panic here would need the heap.
+                    // No other error may occur, because only the heap refuses. This aborts, because a panic
+                    // would need the heap.
                     Err(_) => std::process::abort(),
                 }
             }
@@ -84,7 +85,7 @@ fn providers_refuse_and_go_on() {
             for run in held {
                 free(&*pages, run);
             }
-            // With memory everything works again.
+            // With enough memory everything works again.
             let again: Vec<_> = (0..100).map(|_| pages.alloc_run(16).unwrap()).collect();
             again.into_iter().for_each(|run| free(&*pages, run));
             pages.trim();

@@ -10,11 +10,11 @@ use crate::PageError;
 /// A limit on the resident pages of all pools that share it.
 ///
 /// A backend with a budget ([`ZpoolConfig::budget`](crate::ZpoolConfig)) charges it before a page becomes
-/// resident and uncharges it after the page has left its `total_pages`. So an object that fits into a
-/// resident page charges nothing, and a pool stops growing exactly at the limit: the allocation fails with
+/// resident. It uncharges it after the page has left the pool's `total_pages`. So an object that fits into a
+/// resident page charges nothing. A pool stops growing exactly at the limit: then an allocation fails with
 /// [`PageError::Limit`] and changes nothing.
 ///
-/// `Send` and `Sync`; never blocks. Written when pages come and go, not for each object.
+/// `Send` and `Sync`. Never blocks. It is written when pages come and go, not for each object.
 ///
 /// ```
 /// use zpool_api::{PageBudget, PageError};
@@ -29,16 +29,16 @@ use crate::PageError;
 pub struct PageBudget {
     limit: AtomicUsize,
     used: AtomicUsize,
-    /// Every charge here is also made there, and only the parent's limit counts.
+    /// Every charge of this budget is also made to the parent, and only the parent's limit counts.
     parent: Option<Arc<PageBudget>>,
 }
 
 thread_local! {
-    /// Bytes by which charges of this thread may exceed a limit.
+    /// Bytes by which this thread's charges may exceed a limit.
     static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Restores the previous allowance, even if the work under it panics.
+/// Holds the previous allowance and restores it on drop, even if the work panics.
 struct Restore(usize);
 
 impl Drop for Restore {
@@ -48,12 +48,13 @@ impl Drop for Restore {
 }
 
 impl PageBudget {
-    /// A budget of `limit` bytes; `usize::MAX` for no limit.
+    /// Makes a budget of `limit` bytes. `usize::MAX` means no limit.
     pub const fn new(limit: usize) -> Self {
         PageBudget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), parent: None }
     }
 
-    /// A part of `parent` that shares its limit and counts what one of several pools uses of it.
+    /// Makes a part of `parent`. It counts what one of several pools uses. The parent's limit applies to all
+    /// its parts together.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -70,7 +71,7 @@ impl PageBudget {
         PageBudget { limit, used, parent: Some(parent) }
     }
 
-    /// Takes `bytes` of the budget, or nothing.
+    /// Takes `bytes` from the budget. Takes nothing if they do not fit.
     ///
     /// # Errors
     /// [`PageError::Limit`] if they would exceed the limit plus this thread's allowance
@@ -92,7 +93,7 @@ impl PageBudget {
         charged.map(drop).map_err(|_| PageError::Limit { bytes, used, limit })
     }
 
-    /// Whether [`PageBudget::charge`] would take `bytes` now. Takes nothing.
+    /// Checks whether [`PageBudget::charge`] would succeed now. Takes nothing.
     ///
     /// # Errors
     /// Those of [`PageBudget::charge`].
@@ -105,7 +106,7 @@ impl PageBudget {
         fits.map(drop).ok_or(PageError::Limit { bytes, used, limit })
     }
 
-    /// Takes `bytes` regardless of the limit: for pages needed to free others, as in compaction.
+    /// Takes `bytes` regardless of the limit. For pages that are needed to free others, as in compaction.
     pub fn charge_beyond(&self, bytes: usize) {
         if let Some(parent) = &self.parent {
             parent.charge_beyond(bytes);
@@ -114,7 +115,7 @@ impl PageBudget {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Returns `bytes` that were charged.
+    /// Returns `bytes`, charged earlier, to the budget.
     ///
     /// # Panics
     /// In debug builds, if fewer were charged.
@@ -136,8 +137,8 @@ impl PageBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Sets the charge to `bytes`, regardless of the limit: for a caller that knows the size of a pool that
-    /// charges nothing itself.
+    /// Sets the charge to `bytes`, regardless of the limit. For a pool that charges nothing itself: a caller
+    /// that knows its size sets it here.
     pub fn set_used(&self, bytes: usize) {
         // Relaxed: as in `charge`. Each of two concurrent callers changes the parent by its own difference.
         let before = self.used.swap(bytes, Ordering::Relaxed);
@@ -147,7 +148,7 @@ impl PageBudget {
         }
     }
 
-    /// The limit in bytes; a part has its parent's.
+    /// Returns the limit in bytes; for a part, its parent's limit.
     pub fn limit(&self) -> usize {
         if let Some(parent) = &self.parent {
             return parent.limit();
@@ -156,13 +157,15 @@ impl PageBudget {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit; on a part, has no effect. Charges above a lower limit stay.
+    /// Changes the limit. Has no effect on a part. If more than the new limit is charged already, those
+    /// charges stay.
     pub fn set_limit(&self, limit: usize) {
         // Relaxed: as in `charge`.
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Runs `work`, during which charges of this thread may exceed any budget's limit by `bytes`.
+    /// Runs `work` and returns its result. Meanwhile this thread's charges may exceed the limit of any budget
+    /// by `bytes`. Replaces an outer allowance until `work` ends.
     ///
     /// ```
     /// use zpool_api::PageBudget;
@@ -178,7 +181,7 @@ impl PageBudget {
     }
 }
 
-/// `used + bytes`, if that is at most `most`.
+/// Returns `used + bytes`, or `None` if that exceeds `most`.
 fn within(used: usize, bytes: usize, most: usize) -> Option<usize> {
     used.checked_add(bytes).filter(|together| *together <= most)
 }

@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-/// A large aligned piece of address space that [`PageProvider::isolate_block`] isolated, so that its runs
-/// can be moved elsewhere. A plain value that owns nothing; `Send` and `Sync`.
+/// Names a large, aligned piece of address space that [`PageProvider::isolate_block`] isolated. Its runs can
+/// now be emptied by moving objects to other runs. A plain value that owns nothing. `Send` and `Sync`.
 ///
 /// [`PageProvider::isolate_block`]: crate::PageProvider::isolate_block
 #[derive(Debug, PartialEq, Eq)]
@@ -11,25 +11,26 @@ use core::ops::Range;
 pub struct PageBlock {
     start: usize,
     bytes: usize,
-    /// Identifies the isolation: a number that its provider never uses twice. 0 from `new`, which matches
-    /// no isolation of `MmapPages`.
+    /// Identifies the isolation: a number that the provider never uses twice. `new` sets it to 0, which
+    /// `MmapPages` never uses.
     ticket: u64,
 }
 
 impl PageBlock {
-    /// A block of `bytes` bytes at address `start`. For providers. Anybody can make one, so a provider must
-    /// ignore any block that it did not return itself.
+    /// Makes a block of `bytes` bytes at address `start`. For providers. Anybody can make a block, so a
+    /// provider must ignore any block that it did not return itself.
     pub fn new(start: usize, bytes: usize) -> Self {
         PageBlock { start, bytes, ticket: 0 }
     }
 
-    /// A block that its provider recognises by `ticket`, a number it must never use twice. For providers,
-    /// which must stay sound whatever ticket a caller makes up.
+    /// Makes a block that its provider recognises by `ticket`, a number that the provider must never use
+    /// twice. For providers. A caller may make up any ticket, so a provider must stay sound whatever the
+    /// ticket is.
     pub fn with_ticket(start: usize, bytes: usize, ticket: u64) -> Self {
         PageBlock { start, bytes, ticket }
     }
 
-    /// The number by which its provider recognises it; 0 from [`PageBlock::new`].
+    /// Returns the number by which the provider recognises the block; 0 if [`PageBlock::new`] made it.
     pub fn ticket(&self) -> u64 {
         self.ticket
     }

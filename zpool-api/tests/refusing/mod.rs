@@ -1,4 +1,4 @@
-//! An allocator that refuses: after a thread's granted allocations every further one fails.
+//! An allocator that can refuse: a thread is granted a number of allocations, and every further one fails.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -52,8 +52,8 @@ unsafe impl GlobalAlloc for Refusing {
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
 
-/// Runs `work` with `granted` allocations; returns how many it was refused. Code that cannot handle a refusal
-/// aborts the process, and so fails the test.
+/// Grants `work` the first `granted` allocations and refuses all further ones. Returns how many it refused.
+/// Code that cannot handle a refusal aborts the process, which fails the test.
 pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(|refused| refused.set(0));
     GRANTED.with(|left| left.set(granted));
@@ -62,7 +62,8 @@ pub(crate) fn with_allocations(granted: usize, work: impl FnOnce()) -> usize {
     REFUSED.with(Cell::get)
 }
 
-/// Debug builds record the ranks of held locks in a thread-local vector, which grows here.
+/// Takes and releases some ranks once, so that anything that lockdep sets up on a thread's first use is set
+/// up before allocations are refused.
 #[allow(dead_code, reason = "not every test that includes this file takes ranked locks")]
 pub(crate) fn warm_lockdep() {
     use zpool_base::lockdep::{Rank, acquire};

@@ -1,8 +1,8 @@
-//! The backend with one fault at a time: the test of the conformance suite itself.
+//! The backend with one fault at a time. It tests the conformance suite itself.
 //!
-//! `Broken` passes every call on to a sound pool, except where its fault says otherwise. For each fault the
-//! table names the checks that must fail. Every check of the suite is in the table at least once, since a
-//! check that no fault makes fail would check nothing.
+//! `Broken` passes every call on to a sound pool, except where its fault says otherwise. For each fault, a
+//! table names the checks that must fail. Every check of the suite is in the table at least once: a check
+//! that no fault makes fail would check nothing.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +23,7 @@ use crate::onepage::OnePage;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
-    /// No fault: shows that the checks find the faults, not the wrapper.
+    /// No fault. Shows that the checks fail because of the faults, not because of the wrapper.
     None,
     AlignmentIsALie,
     BytesAreRoundedUp,
@@ -165,7 +165,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
         (ShortageIsMisnamed, &["out_of_memory_at_every_step", "full_pool_recovers"]),
         (ShortageLeaks, &["out_of_memory_at_every_step"]),
         (StaleNamesTheLatest, &["freed_handle_is_invalid", "readers_race_free_and_reuse"]),
-        // Lock order is checked in debug builds.
+        // Only debug builds check the lock order.
         #[cfg(debug_assertions)]
         (StaleReadTakesALock, &["reads_begin_and_end_under_a_callers_lock"]),
         (StaleReadTakesAPage, &["reads_begin_and_end_under_a_callers_lock"]),
@@ -178,7 +178,7 @@ const FOUND_BY: &[(Fault, &[&str])] = {
     ]
 };
 
-/// Pages that outlive their pool, kept reachable for leak checkers.
+/// Pages that outlive their pool. They are kept reachable, so that leak checkers do not report them.
 static OUTLIVING: Mutex<Vec<OwnedRun>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
@@ -188,14 +188,14 @@ struct Broken {
     pages: Arc<dyn PageProvider>,
     state: Arc<Mutex<State>>,
     reads: AtomicUsize,
-    /// The thread in `reclaim`, for `ReclaimHoldsItsLock`.
+    /// The thread that is in `reclaim`. For `ReclaimHoldsItsLock`.
     reclaiming: Mutex<Option<ThreadId>>,
     arena: Option<Arena>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// From live handles as given out to those of the inner pool.
+    /// Maps each live handle, as it was given out, to the handle of the inner pool.
     names: BTreeMap<Handle, Handle>,
     latest: Option<Handle>,
     stores: usize,
@@ -211,7 +211,7 @@ struct State {
     lost: Vec<OwnedRun>,
 }
 
-/// A reader whose drop informs the pool.
+/// A reader that informs the pool when it is dropped.
 struct Reader {
     bytes: Vec<u8>,
     fault: Fault,
@@ -238,7 +238,7 @@ impl Drop for Reader {
     }
 }
 
-/// Sixteen page-sized slots that the next object overwrites, even under readers.
+/// Sixteen slots of one page each. The next object in a slot overwrites the bytes even under readers.
 #[derive(Debug)]
 struct Arena {
     run: Mutex<Option<PageRun>>,
@@ -262,7 +262,7 @@ impl Arena {
 
     fn slot(&self, slot: usize) -> NonNull<u8> {
         let base = self.run.lock().unwrap().as_ref().unwrap().base();
-        // SAFETY: the run has 16 slots of a page.
+        // SAFETY: the run has 16 slots of one page each.
         unsafe { base.add(slot * 4096) }
     }
 
@@ -271,8 +271,8 @@ impl Arena {
         if let Some(slot) = slots.iter().position(Option::is_none) {
             slots[slot] = Some(handle);
             let to = self.slot(slot);
-            // SAFETY: a slot has room for an object. Guards may point to it, which is the fault;
-            // the checks that run this are single-threaded and hold no reference meanwhile.
+            // SAFETY: a slot has room for an object. Guards may point to the slot: that is the fault. The
+            // checks that run this are single-threaded and hold no reference into the slot meanwhile.
             unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         }
     }
@@ -281,8 +281,8 @@ impl Arena {
         let slots = self.slots.lock().unwrap();
         let slot = slots.iter().position(|live| *live == Some(handle))?;
         let bytes = NonNull::slice_from_raw_parts(self.slot(slot), len);
-        // SAFETY: readable and initialised for the pool's life. The fault is that it changes, which the
-        // single thread does only between two borrows of the guard.
+        // SAFETY: the slot is readable and initialised for the pool's life. Its bytes may change: that is the
+        // fault. The only thread changes them only between two borrows of the guard.
         Some(unsafe { ObjRead::from_pin(bytes, &NoPin, 0) })
     }
 
@@ -297,7 +297,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(run) = self.run.lock().unwrap().take() {
-            // SAFETY: from a `HeapPages`; the guards, which borrow the pool, are gone.
+            // SAFETY: the run is from a `HeapPages`. Guards borrow the pool, so none is left.
             unsafe { HeapPages::new().free_run(run) };
         }
     }
@@ -331,7 +331,7 @@ impl Broken {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Panics where a call from within a callback would deadlock, which a test cannot wait for.
+    /// Panics where a call from within a callback would deadlock, because a test cannot wait for a deadlock.
     fn enter(&self) {
         let me = Some(thread::current().id());
         if self.is(Fault::ReclaimHoldsItsLock) && *self.reclaiming.lock().unwrap() == me {
@@ -339,7 +339,7 @@ impl Broken {
         }
     }
 
-    /// The inner pool's handle of an object.
+    /// Returns the inner pool's handle of an object.
     fn name_of(&self, handle: Handle) -> Handle {
         let handle = match self.fault {
             Fault::OtherPoolsHandleIsTaken => Handle::new(self.tag(), handle.backend_bits()),
@@ -420,7 +420,7 @@ fn inner_tag(handle: Handle) -> PoolTag {
     PoolTag::new(handle.tag_bits()).unwrap()
 }
 
-/// An [`Evict`] from a closure that also gets the pool.
+/// An [`Evict`] made of a closure that also gets the pool.
 struct Answer<'a, F>(&'a Broken, F);
 
 impl<F: Fn(&Broken, Handle, ObjRead<'_>) -> Evicted> Evict for Answer<'_, F> {
@@ -535,7 +535,7 @@ impl Zpool for Broken {
                 return self.inner.obj_read_begin(latest.unwrap_or(handle));
             }
             Err(_) if self.is(Fault::StaleReadTakesALock) => {
-                // A lock of the same rank as the caller's.
+                // The lock has the same rank as the caller's lock.
                 drop(lockdep::acquire(Rank::Entry));
                 return Err(ZpoolError::invalid(handle));
             }
@@ -613,7 +613,7 @@ impl Zpool for Broken {
             }
             live.into_iter()
         };
-        // Reclaim over any sequence of guards.
+        // Reclaims over any sequence of guards.
         let over = |offers: &mut dyn Iterator<Item = (Handle, ObjRead<'_>)>| {
             let mut freed = 0;
             for (handle, object) in offers {
@@ -766,7 +766,7 @@ fn check(name: &str) -> &'static Check {
     found.unwrap_or_else(|| panic!("no check is called {name}"))
 }
 
-/// The suite's message about a subject, if the check fails.
+/// Runs the check and returns the suite's message about the subject, or `None` if the check passes.
 fn verdict(check: &Check, subject: &dyn Subject) -> Option<String> {
     let payload = catch_unwind(AssertUnwindSafe(|| (check.run)(subject))).err()?;
     Some(payload.downcast_ref::<String>().cloned().unwrap_or_default())

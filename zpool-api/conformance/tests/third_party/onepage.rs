@@ -1,9 +1,9 @@
 //! A complete backend without `unsafe`: every object has its own page.
 //!
-//! Handles count up and are never used twice, so a freed one stays invalid, and the map's order is the
-//! objects' age. A reader has a counted share of its object's page. The page returns to the provider with
-//! the last share, the map's or a reader's. A reader's drop may be under a lock, so it leaves its share to
-//! the next call that may block. Pages are allocated and freed outside the lock.
+//! Handles count up and are never used twice. So a freed handle stays invalid, and the map has the objects in
+//! the order of their age. The map and each reader own a share (an `Arc`) of an object's page. The page
+//! returns to the provider when the last share is dropped. A reader may be dropped under a lock, so it leaves
+//! its share to the next call that may block. Pages are allocated and freed outside the lock.
 
 #![forbid(unsafe_code)]
 
@@ -52,7 +52,7 @@ struct State {
     last: u64,
     objects: BTreeMap<Handle, Object>,
     object_bytes: usize,
-    /// Pages of objects freed during reads; `stats` removes those whose readers have ended.
+    /// Pages of objects that were freed during reads. `stats` removes a page after its readers have ended.
     parked: Vec<Weak<OwnedRun>>,
     reclaimed: u64,
 }
@@ -78,13 +78,13 @@ impl OnePage {
         drop(left);
     }
 
-    /// Takes an object out of the map, with its page.
+    /// Takes an object out of the map and returns its page.
     fn take(&self, handle: Handle) -> Result<Arc<OwnedRun>, ZpoolError> {
         self.sweep();
         let mut state = self.state();
         let object = state.objects.remove(&handle).ok_or(ZpoolError::invalid(handle))?;
         state.object_bytes -= object.len;
-        // Readers are only added under the lock, so from here the count can only fall.
+        // Readers are added only under the lock, so from here on the count can only fall.
         if Arc::strong_count(&object.page) > 1 {
             state.parked.push(Arc::downgrade(&object.page));
         }
@@ -153,7 +153,7 @@ impl Zpool for OnePage {
     }
 
     fn reclaim(&self, target_pages: usize, evict: &dyn Evict) -> Result<usize, ZpoolError> {
-        // The present pages, oldest first: this call does not offer what callbacks store.
+        // Only the present objects, oldest first: this call does not offer objects that callbacks store.
         let pages: Vec<Handle> = self.state().objects.keys().copied().collect();
         let mut freed = 0;
         for handle in pages {

@@ -1,12 +1,13 @@
-//! The source of cold runs: all regions, cut into blocks.
+//! The source of cold runs: all regions, divided into blocks.
 //!
-//! A run takes the lowest free slot of the lowest block that serves its length, or of the lowest empty
-//! block. So runs in use gather in low blocks, and high blocks become empty. Blocks are numbered from 0
-//! in the order in which their regions were reserved, and by address within a region.
+//! A run gets the lowest free slot of the lowest block that serves its length. If there is no such slot, it
+//! gets one of the lowest empty block. So runs in use gather in low blocks, and high blocks become empty.
+//! Blocks are numbered from 0 in the order in which their regions were reserved, and by address within a
+//! region.
 //!
-//! Lock: the provider's mutex guards all state. Nothing here makes a system call.
-//! Invariants: a block is in `empty` if it serves no length, in `open` of the length it serves if
-//! it has a free slot, and in no other set. An isolated block is in no set.
+//! Lock: the provider's mutex guards all state. Nothing here makes a system call. Invariants: a block that
+//! serves no length is in `empty`. A block that serves a length and has a free slot is in `open` of that
+//! length. No block is in any other set, and an isolated block is in no set.
 
 use core::cmp::Reverse;
 use core::ptr::NonNull;
@@ -17,14 +18,15 @@ use super::blockset::BlockSet;
 use super::region::{REGION_BLOCKS, Region};
 use zpool_api::provider::MAX_RUN_PAGES;
 
-/// A region with its blocks, whose tables are thus allocated before the lock is taken.
+/// A region with its blocks. It is made before the lock is taken, because making it allocates the blocks'
+/// tables.
 pub(super) struct Tract {
     region: Region,
     blocks: Vec<Block>,
 }
 
 impl Tract {
-    /// A tract of empty blocks.
+    /// Makes a tract whose blocks are all empty.
     pub(super) fn new(region: Region) -> Result<Tract, TryReserveError> {
         let mut blocks = Vec::new();
         blocks.try_reserve_exact(region.blocks())?;
@@ -32,7 +34,7 @@ impl Tract {
         Ok(Tract { region, blocks })
     }
 
-    /// Whether the system locks the region's pages as they are touched.
+    /// Whether each page of the region is locked in memory on first touch.
     pub(super) fn is_locked(&self) -> bool {
         self.region.is_locked()
     }
@@ -44,12 +46,12 @@ pub(super) struct Arena {
     /// Block `n` is block `n % REGION_BLOCKS` of tract `n / REGION_BLOCKS`. Tracts are never
     /// removed.
     tracts: Vec<Tract>,
-    /// Start address and number of each tract, by address.
+    /// Start address and number of each tract, sorted by address.
     by_address: Vec<(usize, usize)>,
     empty: BlockSet,
-    /// Blocks with a free slot, by the length they serve: `open[0]` for single pages.
+    /// Blocks with a free slot, by the length that they serve: `open[0]` has the blocks for single pages.
     open: [BlockSet; MAX_RUN_PAGES],
-    /// The block that is being emptied; no slot of it is handed out.
+    /// The block that is being emptied. None of its slots is handed out.
     isolated: Option<usize>,
 }
 
@@ -66,7 +68,8 @@ impl Arena {
         }
     }
 
-    /// Adds a region. Returns it if there is no memory for the tables; drop it after unlocking.
+    /// Adds a region. If there is no memory for the arena's tables, returns the region; drop it after
+    /// unlocking.
     pub(super) fn add(&mut self, tract: Tract) -> Result<(), Tract> {
         let first_block = self.tracts.len() * REGION_BLOCKS;
         if self.make_room(first_block + REGION_BLOCKS).is_err() {
@@ -89,7 +92,8 @@ impl Arena {
         self.open.iter_mut().try_for_each(|set| set.make_room(blocks))
     }
 
-    /// Takes a slot for a run of `pages` pages; `None` if a region has to be added first.
+    /// Takes a slot for a run of `pages` pages and returns its start. Returns `None` if no block has one;
+    /// then a region must be added.
     pub(super) fn take(&mut self, pages: usize) -> Option<NonNull<u8>> {
         let open = &mut self.open[pages - 1];
         let (number, fresh) = match open.first() {
@@ -140,9 +144,10 @@ impl Arena {
         }
     }
 
-    /// Isolates the block with the fewest taken pages whose taken slots fit into the free slots of other blocks
-    /// of its length; of equals the highest, since high blocks should become empty. Returns its first byte and
-    /// the pages per run; `None` while another block is isolated.
+    /// Isolates a block. A candidate has a free slot, and its taken slots fit into the free slots of the
+    /// other blocks that serve its length. Of the candidates, isolates the one with the fewest taken pages;
+    /// of several such, the highest, since high blocks should become empty. Returns the block's first byte
+    /// and its pages per run. Returns `None` if there is no candidate or another block is isolated.
     ///
     /// Visits every block with a free slot once.
     pub(super) fn isolate(&mut self) -> Option<(NonNull<u8>, usize)> {
@@ -171,7 +176,7 @@ impl Arena {
             .map_or(0, |n| self.tracts[n / REGION_BLOCKS].blocks[n % REGION_BLOCKS].taken())
     }
 
-    /// Ends the isolation of the block, whose runs have `pages` pages.
+    /// Ends the isolation of the isolated block. Its runs have `pages` pages.
     pub(super) fn putback(&mut self, pages: usize) {
         let Some(number) = self.isolated.take() else { return };
         let block = &self.tracts[number / REGION_BLOCKS].blocks[number % REGION_BLOCKS];
@@ -182,7 +187,7 @@ impl Arena {
         }
     }
 
-    /// Start address and length in bytes of each region, by address.
+    /// Returns the start address and the length in bytes of each region, sorted by address.
     pub(super) fn regions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.by_address
             .iter()
@@ -266,7 +271,7 @@ mod tests {
         let per_block = BLOCK_BYTES / 4096;
         let all: Vec<_> = (0..3 * per_block).map(|_| arena.take(1).unwrap()).collect();
         assert!(all.windows(2).all(|pair| pair[0].addr() < pair[1].addr()));
-        // Half of every block is put back: the next runs fill the first two blocks, and the third can become
+        // Every second slot is put back. The next runs fill the first two blocks, so the third can become
         // empty.
         all.iter().skip(1).step_by(2).for_each(|base| arena.put(*base, 1));
         let again: Vec<_> = (0..per_block).map(|_| arena.take(1).unwrap()).collect();

@@ -1,25 +1,24 @@
-//! A block: 2 MiB of a region, cut into slots for runs of one length while any slot is taken.
+//! A block: 2 MiB of a region. While any of its slots is taken, it is cut into slots for runs of one length.
 //!
-//! It handles offsets and never touches memory. A slot is *taken* from when its run is handed out until
-//! nobody has the run and it holds no memory: while in use, while warm, and while its pages are on their
-//! way to the system.
+//! A block handles offsets and never touches memory. A slot becomes *taken* when its run is handed out. It
+//! stays taken while the run is in use, while it is warm, and while its pages are on their way to the system.
 //!
-//! Invariants: `taken` is the number of bits set in `bits`; bits at and beyond `slots` are clear; a block
-//! whose last slot was put back has no run length.
+//! Invariants: `taken` is the number of bits set in `bits`; the bits from `slots` on are clear; when the last
+//! taken slot of a block is put back, the block loses its run length.
 
 use zpool_api::provider::PAGE_SIZE;
 
-/// Bytes of a block, and their alignment: one huge page of the usual size.
+/// The size and alignment of a block in bytes: one huge page of the usual size.
 pub(super) const BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
-/// Most slots of a block.
+/// The most slots that a block can have.
 pub(super) const MAX_SLOTS: usize = BLOCK_BYTES / PAGE_SIZE;
 
 /// Which slots of 2 MiB are taken.
 pub(super) struct Block {
     /// A bit for each taken slot.
     bits: [u64; MAX_SLOTS / 64],
-    /// Bytes per run; 0 while the block serves no length.
+    /// Bytes per run; 0 while the block is not dedicated to a length.
     run_bytes: u32,
     slots: u16,
     taken: u16,
@@ -31,8 +30,8 @@ impl Block {
         Block { bits: [0; MAX_SLOTS / 64], run_bytes: 0, slots: 0, taken: 0 }
     }
 
-    /// Dedicates an empty block to runs of `run_bytes` bytes. If they do not divide the block, the rest at its
-    /// end is address space that is never touched.
+    /// Dedicates an empty block to runs of `run_bytes` bytes. If the block's size is not a multiple of that,
+    /// the rest at its end is never touched.
     pub(super) fn dedicate(&mut self, run_bytes: usize) {
         assert!(self.is_empty() && self.run_bytes == 0, "the block is in use for another length");
         assert!((PAGE_SIZE..=BLOCK_BYTES).contains(&run_bytes));
@@ -40,7 +39,7 @@ impl Block {
         self.slots = (BLOCK_BYTES / run_bytes) as u16;
     }
 
-    /// Takes the lowest free slot; returns its offset in bytes.
+    /// Takes the lowest free slot and returns its offset in bytes, or `None` if no slot is free.
     pub(super) fn take(&mut self) -> Option<usize> {
         if self.is_full() {
             return None;

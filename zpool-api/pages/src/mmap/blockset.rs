@@ -1,4 +1,4 @@
-//! A set of block numbers that finds its lowest: one bit per block.
+//! A set of block numbers, one bit per block. It finds its lowest number quickly.
 //!
 //! Invariant: no word before `first_word` has a bit set.
 
@@ -13,7 +13,7 @@ pub(super) struct BlockSet {
 }
 
 impl BlockSet {
-    /// Makes room for blocks `0..blocks`, so that none of their inserts allocates.
+    /// Reserves memory for blocks `0..blocks`, so that inserting them does not allocate.
     pub(super) fn make_room(&mut self, blocks: usize) -> Result<(), TryReserveError> {
         let words = blocks.div_ceil(64);
         if words > self.words.len() {
@@ -23,7 +23,7 @@ impl BlockSet {
         Ok(())
     }
 
-    /// Adds a block; `make_room` must have made room for it.
+    /// Adds a block. `make_room` must have made room for it.
     pub(super) fn insert(&mut self, block: usize) {
         self.words[block / 64] |= 1 << (block % 64);
         self.first_word = self.first_word.min(block / 64);
@@ -34,7 +34,7 @@ impl BlockSet {
         self.words[block / 64] &= !(1 << (block % 64));
     }
 
-    /// The lowest block.
+    /// Returns the lowest block, or `None` if the set is empty.
     pub(super) fn first(&mut self) -> Option<usize> {
         while let Some(word) = self.words.get(self.first_word) {
             if *word != 0 {
@@ -45,7 +45,7 @@ impl BlockSet {
         None
     }
 
-    /// All blocks, lowest first.
+    /// Returns all blocks, lowest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
         self.words

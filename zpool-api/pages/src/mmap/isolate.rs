@@ -1,14 +1,14 @@
-//! Emptying a block: gathers its runs as they are freed, and returns its memory whole.
+//! Emptying a block: its runs are gathered as they are freed, and then its memory is returned as a whole.
 //!
-//! At most one block of a provider is isolated at a time. The arena hands out none of its slots, and runs
-//! of it that are freed meanwhile are gathered here; they count as *leaving*. When no other run of it is
-//! left, one system call returns the block. Otherwise the block goes back into use, and the gathered runs
+//! At most one block of a provider is isolated at a time. The arena hands out none of its slots. Runs of this
+//! block that are freed meanwhile are gathered here, and count as *leaving*. If at the end all its runs are
+//! gathered, one system call returns the block. Otherwise the block goes back into use, and the gathered runs
 //! become warm.
 //!
-//! `putback` identifies the isolation by its ticket, a number that never recurs. Addresses recur, and anybody
-//! can make a [`PageBlock`] of them.
+//! `putback` identifies the isolation by its ticket, a number that never recurs. The block's address would
+//! not do: the same block may be isolated again, and anybody can make a [`PageBlock`] with any address.
 //!
-//! Lock: the provider's mutex guards the state. The system call is made without it; until the call returns,
+//! Lock: the provider's mutex guards the state. The system call is made without it. Until that call returns,
 //! the gathered runs' slots stay taken and the arena keeps the block isolated.
 
 use core::ops::Range;
@@ -27,11 +27,12 @@ pub(super) struct Isolated {
     base: NonNull<u8>,
     /// Pages per run of this block.
     pages: usize,
-    /// Runs of the block that nobody uses. Has capacity for all, so that gathering one does not allocate.
+    /// The gathered runs, which nobody uses. Has capacity for all runs of a block, so that gathering does not
+    /// allocate.
     gathered: Vec<PageRun>,
 }
 
-// SAFETY: `base` points into the provider's own region, which is bound to no thread.
+// SAFETY: `base` points into a region of the provider, and no thread owns it.
 unsafe impl Send for Isolated {}
 
 impl Isolated {
@@ -46,7 +47,8 @@ impl Isolated {
 }
 
 impl State {
-    /// Gathers a freed run if it belongs to the isolated block; otherwise returns it.
+    /// Gathers a freed run if it belongs to the isolated block, and returns `None`. Otherwise returns the
+    /// run.
     pub(super) fn gather(&mut self, run: PageRun) -> Option<PageRun> {
         let Some(isolated) = &mut self.isolated else { return Some(run) };
         let full = isolated.gathered.len() == isolated.gathered.capacity();
@@ -61,7 +63,8 @@ impl State {
 
 impl MmapPages {
     pub(super) fn isolate(&self) -> Option<PageBlock> {
-        // A warm run occupies a slot. Without them the counts show which blocks are sparse and where room is.
+        // Warm runs occupy slots. After they are gone, the counts of taken slots show which blocks are sparse
+        // and where there is room.
         self.trim();
         let mut gathered = Vec::new();
         gathered.try_reserve_exact(MAX_SLOTS).ok()?;
@@ -71,7 +74,8 @@ impl MmapPages {
         let mut isolated = Isolated { ticket: state.isolations, base, pages, gathered };
         let ticket = isolated.ticket;
         let range = isolated.range();
-        // Runs that became warm since then are now leaving: the sum of both counts stays.
+        // Runs of the block that became warm after the trim now count as leaving. The sum of both counts
+        // stays the same.
         state.leaving += {
             let state = &mut *state;
             state.warm.take_within(pages, &range, &mut isolated.gathered)
@@ -92,8 +96,8 @@ impl MmapPages {
         if whole {
             let locked = state.locked;
             drop(state);
-            // SAFETY: a block of this provider's regions. All its taken slots belong to gathered runs, and
-            // while the arena keeps it isolated it hands out no slot of it: nobody uses a byte of it.
+            // SAFETY: the range is a block in a region of this provider. All its taken slots belong to
+            // gathered runs, and the arena hands out no slot of an isolated block. So nobody uses its bytes.
             whole = unsafe { mapping::give_back(isolated.base, BLOCK_BYTES, locked) }.is_ok();
             if whole {
                 isolated.gathered.iter_mut().for_each(|run| run.mark_released(0..run.pages()));

@@ -1,13 +1,15 @@
-//! Pages directly from the system, by `mmap`: runs from large regions, reused while warm.
+//! Pages directly from the system, by `mmap`: runs are cut from large regions, and reused while they are
+//! warm.
 //!
-//! A run's slot is in one of four states. *Cold*: free and without memory, in its block's bitmap
-//! ([`block`], [`arena`]). *In use*: held by a caller. *Warm*: freed, with resident pages, in the
-//! cache ([`warm`]). *Leaving*: taken out of the cache in a batch that is being returned to the system.
-//! Only afterwards it becomes cold, so no caller gets a slot whose memory is about to go.
+//! A run's slot is in one of four states. *Cold*: free and without memory, marked free in its block's bitmap
+//! ([`block`], [`arena`]). *In use*: held by a caller. *Warm*: freed, with resident pages, in the cache
+//! ([`warm`]). *Leaving*: out of the cache, while its memory is being returned to the system. A slot becomes
+//! cold only after its memory has gone, so no caller gets a slot whose memory is about to go.
 //!
-//! Lock: one mutex, a leaf, guards all state and is held for a few instructions. Every system call
-//! (`mapping.rs`) is made without it. [`isolate`] empties whole blocks.
-//! Invariant: `cached_pages` counts the resident pages of the warm and the leaving runs.
+//! [`isolate`] empties whole blocks.
+//!
+//! Lock: one mutex, a leaf, guards all state and is held only briefly. Every system call (`mapping.rs`) is
+//! made without it. Invariant: `cached_pages` counts the resident pages of the warm and the leaving runs.
 
 mod arena;
 mod block;
@@ -40,23 +42,24 @@ use zpool_base::sync::{Mutex, MutexGuard};
 
 /// A [`PageProvider`] over anonymous mappings. Linux only; `Send` and `Sync`.
 ///
-/// The provider reserves address space 64 MiB at a time and keeps it until it is dropped; memory backs it
-/// page by page on first touch. Freed runs keep their resident pages up to a bound
-/// ([`MmapOptions::cache_pages`]); beyond it the oldest return to the system, about 64 pages at a time. The
-/// call that frees the run that exceeds the bound makes those system calls.
+/// The provider reserves address space 64 MiB at a time and keeps it until it is dropped. Memory backs the
+/// address space page by page on first touch. Freed runs stay warm, which means that they keep their resident
+/// pages, up to a bound ([`MmapOptions::cache_pages`]). When a freed run exceeds the bound, the oldest warm
+/// runs return to the system, about 64 pages at a time. The call that frees that run makes these system
+/// calls.
 ///
 /// If the process locks all its future memory (`mlockall(MCL_FUTURE)`), pages are locked one by one on first
-/// touch, and unlocked when they return to the system (Linux 5.18). Pages that the system refuses to take
-/// (the process locked its memory later) stay warm and counted, even above the bound, and are offered again
-/// after each further 64.
+/// touch. From Linux 5.18 on, they are unlocked when they return to the system. The system refuses to take
+/// some pages, for instance those that the process locked later. Such pages stay warm and counted, even above
+/// the bound. They are offered again after every 64 further warm pages.
 ///
-/// A user that can move runs can empty a block of 2 MiB and return it whole
-/// ([`PageProvider::isolate_block`]).
+/// A user that can move its data to other runs can empty a block of 2 MiB, so that the whole block returns to
+/// the system ([`PageProvider::isolate_block`]).
 ///
 /// Huge pages are off unless [`MmapOptions::huge_pages`] allows them.
 ///
 /// After `fork`, in a child of the process that made it, every call fails with [`PageError::Forked`] or does
-/// nothing, and dropping the provider leaks: it takes no lock and unmaps nothing.
+/// nothing. Dropping the provider there leaks: the drop takes no lock and unmaps nothing.
 ///
 /// ```
 /// use zpool_api::PageProvider;
@@ -77,24 +80,25 @@ use zpool_base::sync::{Mutex, MutexGuard};
 pub struct MmapPages {
     options: MmapOptions,
     page_size: usize,
-    /// Most warm pages to keep, unless the system refuses to take them.
+    /// The most warm pages to keep. There may be more while the system refuses to take them.
     warm_bound: usize,
     state: Leaked<Mutex<State>>,
-    /// A copy of `State::cached_pages`, written under the lock whenever that changes.
+    /// A copy of the result of `State::cached_pages`, written under the lock whenever that result changes.
     cached: AtomicUsize,
 }
 
 struct State {
     arena: Arena,
     warm: WarmCache,
-    /// Resident pages in batches on their way to the system.
+    /// Resident pages of the leaving runs: in batches on their way to the system, and gathered by `isolate`.
     leaving: usize,
-    /// A batch leaves when the warm pages exceed this: the bound, or more after the system refused some.
+    /// A batch leaves when there are more warm pages than this. It is the bound, or more after the system
+    /// refused pages.
     leave_above: usize,
     isolated: Option<Isolated>,
-    /// Isolations so far; the last one's ticket.
+    /// How many blocks were isolated so far. Also the ticket of the last isolation.
     isolations: u64,
-    /// Whether any region was locked in memory when it was mapped.
+    /// Whether the system locked any region in memory when it was mapped.
     locked: bool,
 }
 
@@ -102,28 +106,31 @@ impl State {
     fn take(&mut self, pages: usize) -> Option<PageRun> {
         self.warm.pop(pages).or_else(|| {
             let base = self.arena.take(pages)?;
-            // SAFETY: a slot of that length in a mapping that lives as long as the provider: readable,
-            // writable, initialised (zero or its last holder's bytes), and aligned to the page, as blocks are
-            // and runs are whole pages. The arena gives it to nobody else until it is put back.
+            // SAFETY: `base` is a slot of that length in a mapping that lives as long as the provider. It is
+            // readable, writable and initialised (with zeros or its last holder's bytes). It is aligned to
+            // the page, because blocks are aligned and slots are whole pages. The arena gives it to nobody
+            // else until it is put back.
             Some(unsafe { PageRun::new(base, pages, 0) })
         })
     }
 
-    /// Takes the oldest warm runs freed before `time` out of the cache, one batch at most, until `keep` pages
-    /// are left. They count as leaving until `MmapPages::give_back`.
+    /// Takes the oldest warm runs out of the cache until at most `keep` pages are left or the batch is full.
+    /// Takes no run that was freed at or after `time`. The runs count as leaving until
+    /// `MmapPages::give_back`.
     fn leave(&mut self, keep: usize, time: u64) -> Batch {
         let batch = self.warm.take_oldest(keep, time);
         self.leaving += batch.pages();
         batch
     }
 
-    /// Takes back a run that was leaving: frees its slot if it holds no memory, else makes it warm again.
+    /// Takes back a run that was leaving. If it holds no memory, frees its slot. Otherwise makes it warm
+    /// again.
     fn keep_or_put(&mut self, run: PageRun) {
         if run.resident() == 0 {
             self.arena.put(run.base(), run.pages());
         } else if let Err(run) = self.warm.push(run) {
-            // The system refused it, and the cache has no memory to record it: the run stays leaving for
-            // good, which keeps the count correct and costs its slot.
+            // The run still has memory, but the cache has no memory to record it. So the run counts as
+            // leaving for ever: the count stays correct, and the slot is lost.
             self.leaving += run.resident_pages();
         }
     }
@@ -133,7 +140,7 @@ impl State {
     }
 }
 
-/// The locked state and its lock rank.
+/// The locked state, and the record of its lock's rank.
 struct Locked<'a> {
     state: MutexGuard<'a, State>,
     _rank: lockdep::Held,
@@ -153,12 +160,12 @@ impl DerefMut for Locked<'_> {
 }
 
 impl MmapPages {
-    /// A provider with the default options. Reserves nothing yet.
+    /// Makes a provider with the default options. Reserves nothing yet.
     pub fn new() -> Self {
         Self::unchecked(MmapOptions::new(), mapping::system_page_size())
     }
 
-    /// A provider with these options. Reserves nothing yet.
+    /// Makes a provider with these options. Reserves nothing yet.
     ///
     /// # Errors
     /// [`PageError::PageSize`] unless the page size is a power of two from the system's page size to 65536.
@@ -199,8 +206,9 @@ impl MmapPages {
         }
     }
 
-    /// Start address and length in bytes of each region that runs come from, sorted by address. For tools
-    /// that compare the counts with the system's. Empty if there is no memory for the list. Takes the lock.
+    /// Returns the start address and the length in bytes of each region that runs come from, sorted by
+    /// address. For tools that compare the provider's counts with the system's. The list is empty if there is
+    /// no memory for it. Takes the lock.
     pub fn regions(&self) -> Vec<(usize, usize)> {
         if !self.state.is_here() {
             return Vec::new();
@@ -218,25 +226,27 @@ impl MmapPages {
         Locked { state: self.state.lock(), _rank: rank }
     }
 
-    /// Copies the count of cached pages for readers without the lock. Call it before unlocking whenever the
-    /// number of warm or leaving pages changed.
+    /// Stores the count of cached pages for readers that do not take the lock. If the number of warm or
+    /// leaving pages changed, call it before unlocking.
     fn publish(&self, state: &State) {
-        // Relaxed: a single number that pairs with nothing and leads to no other data. All stores are made
-        // under the lock, so none overwrites a later one.
+        // Relaxed: the number pairs with nothing and leads to no other data. All stores are made under the
+        // lock, so no store overwrites a later one.
         self.cached.store(state.cached_pages(), Ordering::Relaxed);
     }
 
-    /// Pages to keep when a batch leaves: one batch below the bound, or half the bound if that is more.
+    /// Returns how many warm pages to keep when a batch leaves: 64 (one batch) less than the bound, or half
+    /// of the bound if that is more.
     fn keep(&self) -> usize {
         self.warm_bound.saturating_sub(BATCH_RUNS).max(self.warm_bound / 2)
     }
 
-    /// Gives the memory of a batch, which counts as leaving, back to the system. The result is the number of
-    /// pages that went.
+    /// Gives the memory of a batch, whose runs count as leaving, back to the system. Returns the number of
+    /// pages that the system took.
     fn give_back(&self, mut batch: Batch) -> usize {
         let leaving = batch.pages();
         let locked = self.lock().locked;
-        // SAFETY: its runs are in this provider's regions, which are mapped as long as it lives.
+        // SAFETY: the batch's runs are in this provider's regions, which are mapped as long as the provider
+        // lives.
         unsafe { batch.give_back(self.page_size, locked) };
         let refused = batch.pages();
         let mut state = self.lock();
@@ -244,14 +254,15 @@ impl MmapPages {
         for run in batch.into_runs() {
             state.keep_or_put(run);
         }
-        // The system would refuse the same pages again: retry once per batch, not at every free.
+        // The system would probably refuse the same pages again. So they are offered once per batch, not at
+        // every free.
         state.leave_above =
             if refused == 0 { self.warm_bound } else { state.warm.pages() + BATCH_RUNS };
         self.publish(&state);
         leaving - refused
     }
 
-    /// Returns warm runs above the bound to the system.
+    /// Returns warm runs to the system while there are more than `leave_above` warm pages.
     fn give_back_surplus(&self) {
         loop {
             let mut state = self.lock();
@@ -264,18 +275,18 @@ impl MmapPages {
         }
     }
 
-    /// Overwrites the pages of a run that may hold old bytes.
+    /// Overwrites those pages of a run that may hold old bytes, which are the resident ones.
     fn zero(&self, run: &PageRun) {
         for page in (0..run.pages()).filter(|page| run.resident() >> page & 1 == 1) {
             // SAFETY: a page of the run, so inside it.
             let at = unsafe { run.base().add(page * self.page_size) };
-            // SAFETY: the run's holder gave it up, so it is this call's alone.
+            // SAFETY: the run's holder gave it up, so only this call has it.
             unsafe { at.write_bytes(0, self.page_size) };
         }
     }
 
     fn refused(&self, pages: usize, errno: Errno) -> PageError {
-        // Not the system's text for it, which would need heap memory that may be exhausted.
+        // Not the system's text for the error: that needs heap memory, which may be exhausted.
         let what = match errno {
             Errno::NOMEM => "no memory or address space for another region",
             Errno::AGAIN => "another region would exceed the limit of locked memory",
@@ -309,8 +320,8 @@ impl fmt::Debug for MmapPages {
 }
 
 // SAFETY: a run is a slot of its length in a mapping that lives as long as the provider. A slot has one
-// holder at a time: it leaves the bitmap or the cache under the lock when it is handed out, and returns to
-// them only in `free_run`.
+// holder at a time: when it is handed out, it leaves the bitmap or the cache under the lock, and only
+// `free_run` takes it back.
 unsafe impl PageProvider for MmapPages {
     fn page_size(&self) -> usize {
         self.page_size
@@ -322,8 +333,8 @@ unsafe impl PageProvider for MmapPages {
             return Err(PageError::Forked);
         }
         check_run_length(pages)?;
-        // Declared before the lock is taken: a region that another thread made superfluous is unmapped after
-        // unlocking.
+        // Declared before the lock is taken, so that it is dropped after unlocking: if another thread made
+        // the region superfluous, the drop unmaps it.
         let mut reserved: Option<Tract> = None;
         loop {
             let mut state = self.lock();
@@ -398,8 +409,8 @@ unsafe impl PageProvider for MmapPages {
             }
             // SAFETY: a page of the run, so inside it.
             let at = unsafe { run.base().add(first * self.page_size) };
-            // SAFETY: pages of a run of this provider, whose regions are mapped as long as it lives; the
-            // caller promises that nobody uses their bytes.
+            // SAFETY: the pages are in a run of this provider, whose regions are mapped as long as it lives.
+            // The caller promises that nobody uses their bytes.
             let gone = unsafe { mapping::give_back(at, (page - first) * self.page_size, locked) };
             // Refused pages stay resident and marked.
             if gone.is_ok() {
@@ -429,11 +440,12 @@ unsafe impl PageProvider for MmapPages {
         if !self.state.is_here() {
             return 0;
         }
-        // Runs freed from now on stay, and so do those that the system refuses: the loop ends.
+        // The loop ends, because it takes no run freed from now on. Runs that the system refuses become warm
+        // again and have a later time, too.
         let now = self.lock().warm.now();
         let mut given = 0;
         loop {
-            // The count does not change: warm pages become leaving ones.
+            // `publish` is not needed: the pages count as leaving instead of warm, so the sum stays the same.
             let batch = self.lock().leave(0, now);
             if batch.is_empty() {
                 return given;

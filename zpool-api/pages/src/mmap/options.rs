@@ -9,8 +9,8 @@ const MAX_PAGE_SIZE: usize = 65536;
 
 /// Warm bytes that a provider keeps by default.
 ///
-/// Enough that a backend that frees pages and allocates again within a batch or two makes no system call,
-/// and little compared with any useful store: under 1 % of one of 64 MiB.
+/// With so much, a backend that frees pages and soon allocates again makes no system call. It is little
+/// compared with any useful store: less than 1 % of a store of 64 MiB.
 const WARM_BYTES: usize = 512 * 1024;
 
 /// Options of [`MmapPages::with_options`](super::MmapPages::with_options). `Send` and `Sync`.
@@ -36,41 +36,41 @@ pub struct MmapOptions {
 }
 
 impl MmapOptions {
-    /// The defaults, which each setter names.
+    /// Returns the defaults. Each setter names its default.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes per page: a power of two from 4096 to 65536, not below the system's page size. It may be
-    /// larger; then runs, their alignment and all counts are in units of this size. Default: the system's
-    /// page size.
+    /// Sets the bytes per page: a power of two from 4096 to 65536, not less than the system's page size.
+    /// Runs, their alignment and all counts are in units of this size. Default: the system's page size.
     pub fn page_size(mut self, bytes: usize) -> Self {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Most resident pages to keep warm in freed runs. 0 keeps none, so each freed run costs a system call.
-    /// Pages on their way to the system are counted but not bounded: about 64 more for each thread that is
-    /// returning some. Default: 512 KiB of pages (128 of 4096 bytes), at least 16 pages.
+    /// Sets how many resident pages of freed runs are kept warm at most. 0 keeps none, so each freed run
+    /// costs a system call. Pages on their way to the system are counted as cached, but this limit does not
+    /// apply to them; they are about 64 for each thread that is returning pages. Default: 512 KiB of pages
+    /// (128 of 4096 bytes), but at least 16 pages.
     pub fn cache_pages(mut self, pages: usize) -> Self {
         self.cache_pages = Some(pages);
         self
     }
 
-    /// Lets the system back the regions with huge pages. Default: off, which also forbids them
+    /// Lets the system back the regions with huge pages. Default: off, which forbids huge pages
     /// (`MADV_NOHUGEPAGE`).
     ///
-    /// Huge pages reduce TLB misses but cost memory: the first touch of one page may make 2 MiB resident,
-    /// which no count of this crate includes, and the system must split a huge page to take back a part of
-    /// it. Measure the cost by the process's resident set.
+    /// Huge pages reduce TLB misses but cost memory. The first touch of one page may make 2 MiB resident, and
+    /// no count of this crate includes them. To take back a part of a huge page, the system must split it.
+    /// Measure the cost by the process's resident set.
     pub fn huge_pages(mut self, on: bool) -> Self {
         self.huge_pages = on;
         self
     }
 
-    /// Excludes the regions from a forked child (`MADV_DONTFORK`). The provider, and pools that refuse calls
-    /// in a child, do not touch them there; reading the bytes of a guard that was open at the `fork` faults.
-    /// Default: off.
+    /// Excludes the regions from a forked child (`MADV_DONTFORK`). In the child, the provider and pools that
+    /// refuse calls there do not touch the regions. But if a guard was open at the `fork`, reading its bytes
+    /// in the child faults. Default: off.
     pub fn dont_fork(mut self, on: bool) -> Self {
         self.dont_fork = on;
         self
@@ -83,14 +83,17 @@ impl MmapOptions {
     }
 
     /// Overwrites the resident pages of each freed run with zeros, before the run is kept warm or handed out
-    /// again. Default: off; then old bytes stay until the run's next holder overwrites them or the memory
+    /// again. Default: off. Then old bytes stay until the run's next holder overwrites them or the memory
     /// returns to the system.
     pub fn zero_on_free(mut self, on: bool) -> Self {
         self.zero_on_free = on;
         self
     }
 
-    /// The page size in effect, in bytes; an error if it cannot be used here.
+    /// Returns the page size to use, in bytes.
+    ///
+    /// # Errors
+    /// [`PageError::PageSize`] if it cannot be used here.
     pub(super) fn checked_page_size(&self) -> Result<usize, PageError> {
         let smallest = system_page_size().max(PAGE_SIZE);
         let page_size = self.page_size.unwrap_or(smallest);
@@ -102,7 +105,7 @@ impl MmapOptions {
         }
     }
 
-    /// The bound on warm pages in effect.
+    /// Returns the bound on warm pages to use.
     pub(super) fn warm_bound(&self, page_size: usize) -> usize {
         self.cache_pages.unwrap_or((WARM_BYTES / page_size).max(MAX_RUN_PAGES))
     }

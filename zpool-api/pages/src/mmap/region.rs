@@ -1,6 +1,6 @@
 //! A region: reserved address space, in whole blocks.
 //!
-//! Its system calls may block, so none is made under the provider's lock; `might_sleep` checks this.
+//! Its system calls may block, so none of them is made under the provider's lock. `might_sleep` checks this.
 
 use core::ptr::NonNull;
 use rustix::io::Errno;
@@ -10,16 +10,17 @@ use super::options::MmapOptions;
 use zpool_base::lockdep::might_sleep;
 use zpool_base::mapping::Mapping;
 
-/// Most blocks in a region.
+/// The most blocks that a region can have.
 pub(super) const REGION_BLOCKS: usize = 32;
 
-/// Bytes to reserve at once, if the address space has room.
+/// Bytes to reserve for a region, if the address space has room.
 const REGION_BYTES: usize = REGION_BLOCKS * BLOCK_BYTES;
 
-/// Uses only whole, aligned blocks of its mapping: at most one block less than was mapped.
+/// A mapping and its blocks. Only whole, aligned blocks are used; the rest of the mapping is less than one
+/// block.
 pub(super) struct Region {
     mapping: Mapping,
-    /// The first block; its provenance is the whole mapping.
+    /// The start of the first block, with the provenance of the whole mapping.
     base: NonNull<u8>,
     blocks: usize,
 }
@@ -28,32 +29,32 @@ pub(super) struct Region {
 unsafe impl Send for Region {}
 
 impl Region {
-    /// Reserves address space, without memory. If the system refuses the usual 64 MiB, tries less, down to a
-    /// single block.
+    /// Reserves address space, without memory. If the system refuses the usual 64 MiB, tries half of it, and
+    /// so on down to 4 MiB, which always contain a block.
     pub(super) fn reserve(options: &MmapOptions) -> Result<Region, Errno> {
         might_sleep("reserving a region");
         let mut bytes = REGION_BYTES;
         loop {
             match Mapping::closed(bytes) {
                 Ok(mapping) => return Region::of(mapping.opened()?).advised(options),
-                // Two blocks' bytes always contain one aligned block.
+                // No less than the bytes of two blocks: they always contain one aligned block.
                 Err(refused) if bytes <= 2 * BLOCK_BYTES => return Err(refused),
                 Err(_) => bytes /= 2,
             }
         }
     }
 
-    /// The blocks in a mapping of at least two blocks' bytes.
+    /// Makes a region of the whole blocks in `mapping`, which must have the bytes of at least two blocks.
     fn of(mapping: Mapping) -> Region {
         let start = mapping.base().addr().get();
         let head = start.next_multiple_of(BLOCK_BYTES) - start;
-        // SAFETY: skips less than a block of a mapping of at least two.
+        // SAFETY: skips less than one block, and the mapping has the bytes of at least two.
         let base = unsafe { mapping.base().add(head) };
         let blocks = (mapping.len() - head) / BLOCK_BYTES;
         Region { mapping, base, blocks }
     }
 
-    /// Whether the system locks its pages as they are touched.
+    /// Whether each page of the region is locked in memory on first touch.
     pub(super) fn is_locked(&self) -> bool {
         self.mapping.is_locked()
     }
@@ -69,17 +70,18 @@ impl Region {
         Ok(self)
     }
 
-    /// Address of the first block.
+    /// Returns the address of the first block.
     pub(super) fn start(&self) -> usize {
         self.base.addr().get()
     }
 
-    /// Blocks in the region, 1 to [`REGION_BLOCKS`].
+    /// Returns the number of blocks, 1 to [`REGION_BLOCKS`].
     pub(super) fn blocks(&self) -> usize {
         self.blocks
     }
 
-    /// The byte at `offset` from the first block, inside the blocks.
+    /// Returns a pointer to the byte at `offset` from the start of the first block, or `None` if that is past
+    /// the last block.
     pub(super) fn at(&self, offset: usize) -> Option<NonNull<u8>> {
         if offset < self.blocks * BLOCK_BYTES {
             // SAFETY: inside the mapping, by the check.
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn blocks_are_aligned_wherever_the_mapping_lies() {
-        // The extra 64 KiB shift each mapping against the one before: not all can begin at a block.
+        // Because of the extra 64 KiB, neighbouring mappings cannot all begin where a block does.
         let regions: Vec<Region> = (0..3)
             .map(|_| Mapping::closed(2 * BLOCK_BYTES + 65536).unwrap().opened().unwrap())
             .map(Region::of)

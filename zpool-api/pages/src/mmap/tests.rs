@@ -22,15 +22,15 @@ fn with(options: MmapOptions) -> MmapPages {
     MmapPages::with_options(options).unwrap()
 }
 
-/// The page sizes to test with that this system supports.
+/// Returns the page sizes to test: those that this system supports.
 fn page_sizes() -> impl Iterator<Item = usize> {
     [4096, 16384, 65536].into_iter().filter(|size| *size >= mapping::system_page_size())
 }
 
-/// Bytes of the provider's regions for which the system holds memory.
+/// Returns the bytes of the provider's regions that have memory, resident or swapped.
 ///
-/// Read from the page map, not from `smaps`: the system merges neighbouring mappings of the same kind, such
-/// as those of tests that run in parallel.
+/// They are read from the page map, not from `smaps`. There the system merges neighbouring mappings of the
+/// same kind, and other tests that run in parallel have such mappings.
 fn resident_bytes(pages: &MmapPages) -> usize {
     let system_page = mapping::system_page_size();
     let page_map = File::open("/proc/self/pagemap").unwrap();
@@ -38,7 +38,7 @@ fn resident_bytes(pages: &MmapPages) -> usize {
     for (start, len) in pages.regions() {
         let mut entries = vec![0; len / system_page * 8];
         page_map.read_exact_at(&mut entries, (start / system_page * 8) as u64).unwrap();
-        // The top two bits of an entry: present, swapped.
+        // The top two bits of an entry mean "present" and "swapped".
         resident += entries.chunks_exact(8).filter(|entry| entry[7] >> 6 != 0).count();
     }
     resident * system_page
@@ -49,18 +49,18 @@ fn touch(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>, fill: u8)
     run.mark_resident(pages.clone());
     let page_size = provider.page_size();
     assert!(pages.end <= run.pages());
-    // SAFETY: inside the run.
+    // SAFETY: the page is inside the run.
     let at = unsafe { run.base().add(pages.start * page_size) };
     // SAFETY: the run is the test's alone.
     unsafe { at.write_bytes(fill, pages.len() * page_size) };
 }
 
-/// The bytes of one page of a run.
+/// Returns the bytes of one page of a run.
 fn page<'a>(provider: &MmapPages, run: &'a PageRun, page: usize) -> &'a [u8] {
     assert!(page < run.pages());
-    // SAFETY: inside the run.
+    // SAFETY: the page is inside the run.
     let at = unsafe { run.base().add(page * provider.page_size()) };
-    // SAFETY: initialised, and the run is the test's alone, which does not write while it reads.
+    // SAFETY: the bytes are initialised, and only the test has the run, which does not write while it reads.
     unsafe { core::slice::from_raw_parts(at.as_ptr(), provider.page_size()) }
 }
 
@@ -74,7 +74,7 @@ fn discard(provider: &MmapPages, run: &mut PageRun, pages: Range<usize>) {
     unsafe { provider.discard(run, pages) };
 }
 
-/// A run whose pages are all touched.
+/// Allocates a run and touches all its pages.
 fn touched(provider: &MmapPages, pages: usize, fill: u8) -> PageRun {
     let mut run = provider.alloc_run(pages).unwrap();
     touch(provider, &mut run, 0..pages, fill);
@@ -118,7 +118,7 @@ fn a_warm_run_comes_back_with_its_resident_marks() {
     free(&pages, second);
     assert_eq!(pages.cached_pages(), 7);
 
-    // Another length does not reuse them; the same length reuses the last freed first.
+    // A run of another length does not reuse them. One of the same length reuses the last freed first.
     let other = pages.alloc_run(4).unwrap();
     assert_eq!((other.resident(), pages.cached_pages()), (0, 7));
     let again = pages.alloc_run(5).unwrap();
@@ -161,7 +161,7 @@ fn the_bound_holds_and_the_surplus_leaves_the_process() {
             assert!(cached <= bound);
             fullest = fullest.max(cached);
             if cached < grown {
-                // A batch left, and no more than needed.
+                // A batch left, and not more than necessary.
                 assert!(
                     cached + MAX_RUN_PAGES > keep
                         && cached <= keep.max(grown.saturating_sub(BATCH_RUNS))
@@ -209,7 +209,8 @@ fn discard_gives_back_just_those_pages() {
         assert_eq!(resident_bytes(&pages), 9 * page_size);
         assert!([0, 1, 2, 3].iter().all(|n| page(&pages, &run, *n).iter().all(|b| *b == 1)));
         assert!((11..16).all(|n| page(&pages, &run, n).iter().all(|b| *b == 2)));
-        // Ranges beyond the run or backwards do nothing; a range past the end stops at the end.
+        // A range that lies beyond the run, or goes backwards, does nothing. A range that reaches past the
+        // end stops at the end.
         discard(&pages, &mut run, 16..40);
         #[expect(clippy::reversed_empty_ranges, reason = "that it does nothing is the test")]
         discard(&pages, &mut run, 3..1);
@@ -248,7 +249,7 @@ fn emptied_blocks_serve_other_lengths() {
     let mut rng = Rng::new(17);
     for cycle in 0..1000 {
         let length = cycle % MAX_RUN_PAGES + 1;
-        // Several blocks' worth, of which only a few are touched.
+        // Enough runs for three blocks. Only a few of them are touched.
         let count = 3 * BLOCK_BYTES / (length * pages.page_size());
         let mut runs: Vec<PageRun> = (0..count).map(|_| pages.alloc_run(length).unwrap()).collect();
         for _ in 0..20 {
@@ -262,7 +263,8 @@ fn emptied_blocks_serve_other_lengths() {
     assert_eq!(pages.regions().len(), 1, "a block was not reused");
 }
 
-/// Calls of all kinds; at the end the provider's count equals the system's.
+/// Makes calls of all kinds in random order and frees all runs at the end. If `check_every` is not 0,
+/// compares the provider's counts with the system's every `check_every` rounds.
 fn random_traffic(pages: &MmapPages, seed: u64, rounds: usize, check_every: usize) {
     let mut rng = Rng::new(seed);
     let mut held: Vec<PageRun> = Vec::new();
@@ -322,7 +324,7 @@ fn the_counts_are_the_systems_after_concurrent_traffic() {
 
 #[test]
 fn no_thread_sees_anothers_writes_or_loses_its_own() {
-    // Without a cache every free makes a system call on a slot that other threads wait for.
+    // With a bound of 0 every free makes a system call on a slot that other threads wait for.
     for bound in [0, 24] {
         let pages = with(MmapOptions::new().cache_pages(bound));
         thread::scope(|scope| {
@@ -334,7 +336,7 @@ fn no_thread_sees_anothers_writes_or_loses_its_own() {
                     for round in 0..6000 {
                         if held.len() < 6 || rng.below(2) == 0 && held.len() < 12 {
                             let fill = id << 6 | (round % 64) as u8;
-                            // Few lengths: the threads contend for the same slots.
+                            // Only two lengths, so that the threads contend for the same slots.
                             held.push((touched(pages, rng.below(2) + 1, fill), fill));
                         } else {
                             let (run, fill) = held.swap_remove(rng.below(held.len()));
@@ -372,7 +374,7 @@ fn threads_that_need_a_region_at_once_keep_one() {
     }
 }
 
-/// The flags of the mapping at an address, if it is mapped.
+/// Returns the flags of the mapping at an address, or `None` if nothing is mapped there.
 fn flags_at(address: usize) -> Option<Vec<String>> {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -400,7 +402,7 @@ fn options_reach_the_system_and_drop_unmaps() {
         let seen = all.map(|flag| flags.iter().any(|f| f == flag));
         (seen, start, pages)
     };
-    // A kernel without huge pages never sets either of the first two.
+    // A kernel without huge pages never sets the first two flags.
     let (plain, ..) = seen(MmapOptions::new());
     let thp = fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap();
     assert_eq!(plain, [thp, false, false, false]);
@@ -411,7 +413,8 @@ fn options_reach_the_system_and_drop_unmaps() {
     let (dump, ..) = seen(MmapOptions::new().dont_dump(true));
     assert_eq!(dump, [thp, false, false, true]);
 
-    // No other test makes mappings with both flags, so a mapping at this address after the drop is another one.
+    // No other test makes mappings with both flags. So if the drop unmaps, no mapping at this address has
+    // both.
     let (both, start, pages) = seen(MmapOptions::new().dont_fork(true).dont_dump(true));
     assert_eq!(both, [thp, false, true, true]);
     drop(pages);
@@ -433,11 +436,12 @@ fn metadata_is_small_and_counted() {
     runs.into_iter().for_each(|run| free(&pages, run));
 }
 
-/// Slots of a block for runs of 16 pages.
+/// How many slots for runs of 16 pages a block has.
 const LONG: usize = BLOCK_BYTES / (16 * 4096);
 
-/// Three full blocks of long runs whose first pages were touched; then every second run of the first two, and
-/// all but two runs of the third, were freed and trimmed. The third block's runs are last.
+/// Fills three blocks with runs of 16 pages and touches the first page of each. Then frees every second run
+/// of the first two blocks, and all runs of the third except its last two. Returns the runs that stay; those
+/// of the third block are last.
 fn sparse_third_block(provider: &MmapPages) -> Vec<PageRun> {
     let mut runs: Vec<PageRun> = (0..3 * LONG)
         .map(|n| {
@@ -520,7 +524,7 @@ fn a_block_that_is_not_empty_goes_back_into_use_as_it_was() {
     assert!(!provider.putback_block(block));
     assert_eq!(resident_bytes(&provider), before);
     assert_eq!(page(&provider, &runs[runs.len() - 1], 0)[0], (3 * LONG - 2) as u8);
-    // Its gathered runs are warm again, and are reused.
+    // The runs gathered from the block are warm again, and are reused.
     let again: Vec<PageRun> = (0..2 * LONG - 1).map(|_| provider.alloc_run(16).unwrap()).collect();
     let inside = again.iter().filter(|run| range.contains(&run.base().addr().get())).count();
     assert_eq!(inside, LONG - 1);
@@ -555,13 +559,13 @@ fn a_block_gathers_its_own_runs_only() {
     let provider = four_kib();
     let mut runs = sparse_third_block(&provider);
     let block = provider.isolate_block().unwrap();
-    // As many runs of other blocks are freed as are in use in this one.
+    // Two runs of other blocks are freed: as many as are in use in the isolated block.
     let inside = runs.split_off(runs.len() - 2);
     let outside = runs.split_off(runs.len() - 2);
     let places: Vec<_> = outside.iter().map(PageRun::base).collect();
     outside.into_iter().for_each(|run| free(&provider, run));
     assert_eq!(provider.cached_pages(), 2);
-    // They are warm, and are reused first.
+    // These runs are warm, and are reused first.
     let again: Vec<PageRun> = (0..2).map(|_| provider.alloc_run(16).unwrap()).collect();
     assert!(again.iter().all(|run| places.contains(&run.base()) && run.resident() == 1));
     again.into_iter().for_each(|run| free(&provider, run));
@@ -578,8 +582,8 @@ fn a_block_gathers_its_own_runs_only() {
     assert_eq!((provider.cached_pages(), resident_bytes(&provider)), (0, 0));
 }
 
-/// Runs without memory skip the cache: their slots are free at once, but not handed out while their block is
-/// isolated.
+/// Runs without memory skip the cache. Their slots are free immediately, but are not handed out while their
+/// block is isolated.
 #[test]
 fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     if mapping::system_page_size() != 4096 {
@@ -600,10 +604,10 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
         let mut third = third.into_iter();
         free(&provider, third.next().unwrap());
         if all {
-            // The last run: the block is empty now, but serves no other length either.
+            // This was the last run. The block is empty now, but does not serve another length either.
             free(&provider, third.next().unwrap());
         }
-        // More than the first two blocks have room for, and a length that needs a new block.
+        // More runs than the first two blocks have room for, and a length that needs a new block.
         let mut more: Vec<PageRun> =
             (0..2 * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
         more.push(provider.alloc_run(3).unwrap());
@@ -611,7 +615,7 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
         assert_eq!(provider.putback_block(block), all);
         stay.extend(more.into_iter().chain(third).map(|run| (0, run)));
         stay.into_iter().for_each(|(_, run)| free(&provider, run));
-        // Every slot of the one region is available again.
+        // Every slot of the only region is available again.
         let blocks = provider.regions()[0].1 / BLOCK_BYTES;
         let runs: Vec<PageRun> =
             (0..blocks * LONG).map(|_| provider.alloc_run(16).unwrap()).collect();
@@ -620,8 +624,8 @@ fn cold_runs_of_an_isolated_block_are_not_handed_out() {
     }
 }
 
-/// Anybody can make a `PageBlock`. One that the provider did not return, or that was put back before, changes
-/// nothing.
+/// Anybody can make a `PageBlock`. Putting back one that the provider did not return, or that was put back
+/// before, changes nothing.
 #[test]
 fn made_up_foreign_and_stale_blocks_change_nothing() {
     if mapping::system_page_size() != 4096 {
@@ -648,7 +652,8 @@ fn made_up_foreign_and_stale_blocks_change_nothing() {
         assert!(provider.isolate_block().is_none(), "the block is still isolated");
     }
     assert!(!provider.putback_block(doubled()), "two runs of it are in use");
-    // The same block again: the value that was put back stands for the previous isolation.
+    // The same block is isolated again. The value that was put back belongs to the first isolation and does
+    // not end the second.
     let again = provider.isolate_block().unwrap();
     assert_eq!(again.range(), stale.range());
     for made_up in [twin(), doubled()] {

@@ -1,11 +1,11 @@
 //! The warm cache: freed runs that still hold memory, and batches of them on their way to the system.
 //!
-//! A run is reused only for its own length, the last freed first, since its bytes are likeliest to be in a
-//! CPU cache. The oldest runs of any length leave first.
+//! A warm run is reused only for a run of the same length. The last freed is reused first, because its bytes
+//! are most likely still in a CPU cache. The oldest runs, of whatever length, leave first.
 //!
-//! Lock: the provider's mutex guards the cache. A batch belongs to its holder alone.
-//! Invariants: `pages` is the sum of the resident pages of all runs in the cache, each of which has at
-//! least one; each queue is in the order of `since`.
+//! Lock: the provider's mutex guards the cache. Only its holder accesses a batch. Invariants: `pages` is the
+//! sum of the resident pages of all runs in the cache; each of these runs has at least one; each queue is in
+//! the order of `since`.
 
 use core::ops::Range;
 use std::collections::VecDeque;
@@ -14,38 +14,38 @@ use zpool_api::PageRun;
 use zpool_api::provider::MAX_RUN_PAGES;
 use zpool_base::mapping;
 
-/// Most runs in a batch, and about how many pages leave at a time: enough that one system call often covers
-/// several neighbours, few enough for an array on the stack.
+/// The most runs in a batch, and about the number of pages that leave at a time. These are enough that one
+/// system call often covers several neighbours, and few enough for an array on the stack.
 pub(super) const BATCH_RUNS: usize = 64;
 
 struct WarmRun {
     run: PageRun,
-    /// The cache's clock when it was freed.
+    /// What the cache's clock showed when the run was freed.
     since: u64,
 }
 
 /// Freed runs with resident pages.
 #[derive(Default)]
 pub(super) struct WarmCache {
-    /// By length: `queues[0]` has the single pages. The oldest is at the front.
+    /// One queue per length: `queues[0]` has the single pages. The oldest run of a queue is at its front.
     queues: [VecDeque<WarmRun>; MAX_RUN_PAGES],
     pages: usize,
-    /// Counts the runs ever pushed.
+    /// How many runs were ever pushed.
     clock: u64,
 }
 
 impl WarmCache {
-    /// Resident pages of all runs in the cache.
+    /// Returns the resident pages of all runs in the cache.
     pub(super) fn pages(&self) -> usize {
         self.pages
     }
 
-    /// The clock: runs pushed from now on are not older.
+    /// Returns the clock. Every run pushed from now on has this time or a later one.
     pub(super) fn now(&self) -> u64 {
         self.clock
     }
 
-    /// Adds a run; returns it if there is no memory to record it.
+    /// Adds a run. Returns it if there is no memory to record it.
     pub(super) fn push(&mut self, run: PageRun) -> Result<(), PageRun> {
         let queue = &mut self.queues[run.pages() - 1];
         if queue.try_reserve(1).is_err() {
@@ -57,15 +57,15 @@ impl WarmCache {
         Ok(())
     }
 
-    /// Removes the last freed run of that length.
+    /// Removes and returns the last freed run of that length, if there is one.
     pub(super) fn pop(&mut self, pages: usize) -> Option<PageRun> {
         let run = self.queues[pages - 1].pop_back()?.run;
         self.pages -= run.resident_pages();
         Some(run)
     }
 
-    /// Takes the oldest runs freed before `time`, until at most `keep` pages are left or the batch
-    /// is full.
+    /// Takes the oldest runs until at most `keep` pages are left or the batch is full. Takes no run that was
+    /// freed at or after `time`.
     pub(super) fn take_oldest(&mut self, keep: usize, time: u64) -> Batch {
         let mut batch = Batch { runs: [const { None }; BATCH_RUNS], len: 0 };
         while self.pages > keep && batch.len < BATCH_RUNS {
@@ -82,8 +82,8 @@ impl WarmCache {
         batch
     }
 
-    /// Moves the runs of `pages` pages that begin in `range` to `taken`, up to its capacity. Returns their
-    /// resident pages.
+    /// Moves runs of `pages` pages that begin in `range` to `taken`, as many as its capacity allows. Returns
+    /// their resident pages.
     pub(super) fn take_within(
         &mut self,
         pages: usize,
@@ -111,7 +111,7 @@ impl WarmCache {
     }
 }
 
-/// Runs removed from the cache, whose slots are still taken.
+/// Runs removed from the cache. Their slots are still taken.
 pub(super) struct Batch {
     /// The first `len` are `Some`.
     runs: [Option<PageRun>; BATCH_RUNS],
@@ -119,7 +119,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// A batch of one.
+    /// Makes a batch of one run.
     pub(super) fn of(run: PageRun) -> Batch {
         let mut runs = [const { None }; BATCH_RUNS];
         runs[0] = Some(run);
@@ -131,12 +131,12 @@ impl Batch {
         self.len == 0
     }
 
-    /// Resident pages of its runs.
+    /// Returns the resident pages of its runs.
     pub(super) fn pages(&self) -> usize {
         self.runs[..self.len].iter().flatten().map(PageRun::resident_pages).sum()
     }
 
-    /// The runs sorted by address; adjacent runs form one group.
+    /// Sorts the runs by address and returns them in groups. A group is runs without a gap between them.
     fn groups(&mut self, page_size: usize) -> impl Iterator<Item = &mut [Option<PageRun>]> {
         let start = |run: &Option<PageRun>| run.as_ref().map_or(0, |run| run.base().addr().get());
         let len = move |run: &Option<PageRun>| run.as_ref().map_or(0, |r| r.pages() * page_size);
@@ -145,8 +145,8 @@ impl Batch {
         runs.chunk_by_mut(move |run, next| start(run) + len(run) == start(next))
     }
 
-    /// Returns the memory of all runs to the system, neighbours in one call, and clears the resident marks of
-    /// those that it took. Blocks.
+    /// Returns the memory of all runs to the system, a group of adjacent runs in one call. Clears the
+    /// resident marks of the runs that the system took. Blocks.
     ///
     /// # Safety
     /// The runs must be in live regions.
@@ -154,13 +154,13 @@ impl Batch {
         let bytes = |run: &PageRun| run.pages() * page_size;
         for group in self.groups(page_size) {
             let Some(Some(first)) = group.first() else { continue };
-            // Whole runs, not only their resident pages: untouched pages add no cost to the call.
+            // The call covers whole runs, not only their resident pages: untouched pages add no cost.
             let len = group.iter().flatten().map(bytes).sum();
-            // SAFETY: the group is `len` bytes of adjacent runs in live regions (the caller's promise), which
-            // are this batch's alone: their holders gave them up.
+            // SAFETY: the group is `len` bytes of adjacent runs in live regions (the caller's promise). Their
+            // holders gave the runs up, so only this batch has them.
             let whole = unsafe { mapping::give_back(first.base(), len, locked) };
             for run in group.iter_mut().flatten() {
-                // One locked page makes the system refuse the whole range: retry run by run.
+                // If one page is locked, the system refuses the whole range. Then this tries run by run.
                 // SAFETY: as above, for this run alone.
                 let gone = whole.is_ok()
                     || unsafe { mapping::give_back(run.base(), bytes(run), locked) }.is_ok();
@@ -171,7 +171,7 @@ impl Batch {
         }
     }
 
-    /// Its runs.
+    /// Returns its runs.
     pub(super) fn into_runs(self) -> impl Iterator<Item = PageRun> {
         self.runs.into_iter().flatten()
     }
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use core::ptr::NonNull;
 
-    /// A run that nobody touches: the cache reads only its marks.
+    /// Makes a run whose memory nobody touches: the cache reads only its marks.
     fn run(id: usize, pages: usize, resident: u16) -> PageRun {
         let base = core::ptr::without_provenance_mut(id * 16 * 4096);
         // SAFETY: never dereferenced nor given to a provider.
@@ -219,7 +219,7 @@ mod tests {
         let batch = cache.take_oldest(61, u64::MAX);
         assert_eq!((batch.pages(), cache.pages()), (20, 60));
         assert!(batch.into_runs().map(|run| id(&run)).eq(1..=10));
-        // Those freed at or after a time stay.
+        // Runs freed at or after a time stay.
         let time = cache.now();
         assert!(cache.push(run(41, 1, 1)).is_ok());
         let batch = cache.take_oldest(0, time);
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn neighbours_leave_together() {
         let mut cache = WarmCache::default();
-        // Full-length runs touch their neighbours; the short run 9 leaves a gap before 10.
+        // A run of 16 pages ends where the next one begins. The short run 9 leaves a gap before run 10.
         for (n, pages) in [(7, 16), (3, 16), (9, 2), (10, 16), (2, 16), (8, 16), (5, 16)] {
             assert!(cache.push(run(n, pages, 1)).is_ok());
         }

@@ -4,7 +4,8 @@
 
 use super::*;
 
-/// Locks the first page of a run in memory, so that the system refuses to take it.
+/// Locks the first page of a run in memory, so that the system refuses to take it. With `on` false, unlocks
+/// it.
 fn lock_in_memory(run: &PageRun, on: bool) {
     let page = run.base().as_ptr().cast();
     let done = if on {
@@ -28,10 +29,11 @@ fn pages_that_the_system_refuses_stay_counted_and_warm() {
     assert_eq!(runs[1].resident(), 0b11);
     runs.into_iter().for_each(|run| free(&pages, run));
 
-    // Its neighbours in the same call go.
+    // The system takes its neighbours, although they were offered in the same call.
     assert_eq!(pages.trim(), 4);
     assert_eq!(pages.cached_pages(), 2);
-    // The refused call may have taken the second page of the run, so the provider's count may exceed the system's.
+    // The call that was refused may still have taken the second page of the run. So the provider may count
+    // one page more than the system.
     assert!((page_size..=2 * page_size).contains(&resident_bytes(&pages)));
     let run = pages.alloc_run(2).unwrap();
     assert_eq!((run.base(), run.resident()), (locked, 0b11));
@@ -57,11 +59,12 @@ fn refused_pages_are_offered_again_a_batch_later() {
             pages.cached_pages()
         })
         .collect();
-    // Up to a batch more is kept without a retry; then a full batch leaves, first the oldest run, which is
-    // refused again.
+    // As many further runs as a batch has are kept without a retry. Then a full batch leaves. It begins with
+    // the oldest run, the locked one, which is refused again.
     let expect = (2..=BATCH_RUNS + 1).chain([3]).chain(4..);
     assert!(cached.iter().copied().eq(expect.take(2 * BATCH_RUNS)), "{cached:?}");
-    // Last in, first out: the others are reused before the locked one.
+    // Take every cached run to reach the locked one: runs are reused last in, first out, and it was not the
+    // last in.
     let runs: Vec<PageRun> =
         (0..pages.cached_pages()).map(|_| pages.alloc_run(1).unwrap()).collect();
     runs.iter().for_each(|run| lock_in_memory(run, false));
@@ -72,8 +75,8 @@ fn refused_pages_are_offered_again_a_batch_later() {
     assert_eq!(pages.cached_pages(), 0, "the bound is in effect again");
 }
 
-/// A run can be warm when its block is isolated: here because the system refuses to take it, in a program
-/// because another thread frees it meanwhile. It leaves with the block.
+/// A run can be warm when its block is isolated. Here the system refuses to take it; in a program another
+/// thread may free it just then. Such a run leaves with the block.
 #[test]
 fn warm_runs_of_a_block_leave_with_it() {
     if mapping::system_page_size() != 4096 {
@@ -95,7 +98,7 @@ fn warm_runs_of_a_block_leave_with_it() {
     );
     others.into_iter().for_each(|run| free(&provider, run));
     free(&provider, last);
-    // SAFETY: a page of the provider's region, mapped; unlocking changes no byte.
+    // SAFETY: the page is in a region of the provider, which is mapped. Unlocking changes no byte.
     unsafe { rustix::mm::munlock(locked.as_ptr().cast(), 1) }.unwrap();
     assert!(provider.putback_block(block), "a warm run kept the block");
     runs.into_iter().for_each(|run| free(&provider, run));
