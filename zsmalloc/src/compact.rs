@@ -48,8 +48,8 @@ struct Bounds {
     visits: usize,
 }
 
+impl Bounds {
     /// Returns bounds that limit only the visits.
-    /// Bounded by visits only.
     fn of(visits: usize) -> Self {
         Bounds { pages: usize::MAX, moves: usize::MAX, visits }
     }
