@@ -8,7 +8,6 @@
 //! A zspage is on a list of one of two families. A *roomy* zspage has a free place whose pages are
 //! all touched: filling it costs no memory. A *tight* one has none. Each family has one list for
 //! every tenth of fullness; allocation takes from the fullest. Full zspages are on a list, too. An
-//! every tenth of fullness; allocation takes from the fullest. Full zspages are on a list, too. An
 //! *isolated* zspage is on no list until its holder puts it back. A free in it changes its counts
 //! but neither lists nor detaches it.
 //!
@@ -379,8 +378,7 @@ impl<'a> ClassGuard<'a> {
     ///
     /// # Safety
     /// The descriptor is vacant, belongs to the caller alone, and has lanes for the objects of this
-    /// class.
-    /// The run is from the pool's provider and has this class's length.
+    /// class. The run is from the pool's provider and has this class's length.
     pub(crate) unsafe fn attach(
         &mut self,
         zspage: u32,
@@ -509,7 +507,6 @@ impl<'a> ClassGuard<'a> {
             z.is_isolated() && released & !z.holes.get() == 0,
             "zspage {zspage} was not isolated, or an object's page was given back"
         );
-        // The model checker would count each load as a step.
         // Not under the model checker, which would count each load as a step.
         let locked = |index| !MODEL && self.zspages.lane(z, index).is_write_locked();
         // This checks every lane, so it is done only in debug builds.

@@ -62,7 +62,8 @@ impl Config {
         self
     }
 
-    /// Sets how many generations a new slot has left. For tests of slots that run out of them.
+    /// Sets how many generations a new slot has after its first. For tests of slots that run out of
+    /// generations.
     #[doc(hidden)]
     pub const fn generations_left(mut self, generations: u32) -> Self {
         let used = MAX_GENERATION.saturating_sub(generations);

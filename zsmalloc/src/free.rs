@@ -8,6 +8,7 @@
 //! under that lock, so both are exact. It does not matter if the zspage was in another class before
 //! the lock was taken, because the slot is compared afterwards. `commit` and `abort` compare
 //! nothing: the caller reserved the slot, and its count in the lane keeps the zspage in its class.
+
 use zpool_api::{Handle, SlotRef, ZpoolError};
 
 use crate::class::{ClassGuard, Place};

@@ -116,6 +116,7 @@ impl Zspages {
 
     /// Makes a vacant descriptor available for reuse.
     ///
+    /// # Safety
     /// The caller owned the descriptor alone, and gives it up: the next thread to take it may attach it to a run.
     pub(crate) unsafe fn recycle(&self, zspage: u32) {
         let z = self.at(zspage);

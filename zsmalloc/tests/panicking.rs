@@ -26,7 +26,7 @@ struct Panicking {
     /// Calls left until the panic; 0 for no panic.
     due: AtomicU64,
     isolated: AtomicU64,
-    /// Whether it panics whenever a run is returned.
+    /// Whether it panics each time that a run is returned.
     refuses: AtomicBool,
     /// Whether it reports absurd figures.
     boasts: AtomicBool,
