@@ -49,7 +49,7 @@ struct Watched {
 /// Returns the built-in compressors, wrapped so that `watch` sees their calls.
 ///
 /// # Errors
-/// Those of registering a name twice, which do not occur here.
+/// Those of registering a name that is taken or malformed, which do not occur here.
 pub fn registry(watch: &Arc<Watch>) -> Result<Registry, CompressorError> {
     let builtin = Registry::builtin();
     let mut registry = Registry::empty();

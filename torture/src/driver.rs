@@ -420,8 +420,8 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// Returns the results of a batch. Reports a finding if the batch as a whole was refused: only a
-    /// lack of memory and a forked child allow that, and neither occurs here.
+    /// Returns the results of a batch. No rule allows a batch to be refused as a whole, so that is a
+    /// finding.
     fn batch_done<T>(
         &self,
         call: &str,

@@ -129,7 +129,7 @@ struct Guarded {
 /// everything or nothing.
 ///
 /// # Errors
-/// Those of registering a name twice, which do not occur here.
+/// Those of registering a name that is taken, which do not occur here.
 pub fn registry(guards: &Arc<Guards>, panics: &Arc<Panics>) -> Result<Registry, ZpoolError> {
     let builtin = zswap_core::builtin::zpools();
     let mut registry = Registry::new();

@@ -94,7 +94,7 @@ impl Accounts {
         self.parked.add(1);
     }
 
-    /// Takes a parked place that was cleared off the count.
+    /// Takes a parked place off the count after it was cleared.
     pub(crate) fn uncount_parked(&self) {
         self.parked.sub(1);
     }
@@ -109,7 +109,7 @@ impl Accounts {
         self.uncommitted_bytes.add(len as u64);
     }
 
-    /// Takes an object off the count whose writer has committed or aborted it.
+    /// Takes an object off the count after its writer has committed or aborted it.
     pub(crate) fn uncount_uncommitted(&self, len: usize) {
         self.uncommitted.sub(1);
         self.uncommitted_bytes.sub(len as u64);

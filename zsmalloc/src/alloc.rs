@@ -49,8 +49,8 @@ impl Drop for SlotInHand<'_> {
     }
 }
 
-/// A reservation that its caller does not have yet. Dropping it, because the provider panicked, gives
-/// the reservation up.
+/// A reservation that the caller has not received yet. Dropping it gives the reservation up, which
+/// happens only if the provider panics.
 struct Unseen<'a> {
     core: &'a Core,
     slot: u32,

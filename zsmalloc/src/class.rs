@@ -257,7 +257,7 @@ impl<'a> ClassGuard<'a> {
 
     /// Takes a place for `bytes`, header included, that needs no new page. None if it finds no such
     /// place. The free places of a tight zspage are never touched as a whole, but a short object may
-    /// fit into the part that is. Only the fullest tight zspages are searched, `SEARCHED` of them.
+    /// fit into the part that is. It searches only the `SEARCHED` fullest tight zspages.
     pub(crate) fn take_without_pages(&mut self, bytes: usize) -> Option<Place> {
         if let Some(place) = self.take_resident(bytes) {
             return Some(place);

@@ -17,7 +17,7 @@ pub(crate) const HEADER: usize = 4;
 const SMALLEST: usize = 32;
 /// The largest zspage in bytes: a slot has 16 bits for an offset in it.
 const MOST_BYTES: usize = 1 << 16;
-/// The most objects in a zspage of several chains: beyond it, more chains would save little.
+/// The most objects in a zspage of several chains. Longer zspages would save little.
 const MANY: usize = 64;
 
 /// One size class.
@@ -69,7 +69,7 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
     let step = step.max(1) * (page_size / 4096).max(1);
     let mut classes: Vec<SizeClass> = Vec::new();
     let mut size = page_size;
-    // From the largest size down: of equivalent neighbours, the first one, which is larger, is kept.
+    // The sizes go down from the largest, so of equivalent neighbours the larger one is kept.
     loop {
         let (pages, objects) = best_chain(page_size, chain, size);
         let alike = classes.last().is_some_and(|last| {

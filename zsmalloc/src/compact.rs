@@ -135,8 +135,9 @@ impl Core {
         won.max(0).unsigned_abs()
     }
 
-    /// Returns the most visits that compaction needs while nobody else changes the pool: one for
-    /// each place, and those of one search for holes for each page and one more for each class.
+    /// Returns the most visits that compaction needs while nobody else changes the pool: one for each
+    /// place; and for holes, `AT_ONCE` for each page, and once more for each class, whose last search
+    /// finds none.
     fn work(&self) -> usize {
         let of = |class: u16| {
             let locked = self.lock(class);
@@ -154,8 +155,8 @@ impl Core {
         8 * self.classes.len() + 2 * self.accounts.resident() + objects / 16
     }
 
-    /// Continues the pass under way, or starts one. Returns once `pages` pages are freed, but at
-    /// least one; or once a bounded number of objects was moved or visited; or when the pass ends.
+    /// Continues the pass under way, or starts one. Returns once it has freed `pages` pages (but at
+    /// least one), has moved `SOME_MOVES` objects or made `SOME_VISITS` visits, or the pass has ended.
     pub(crate) fn compact_some(&self, pages: usize) -> Compaction {
         might_sleep("zsmalloc: compaction");
         self.tidy_up();

@@ -28,7 +28,7 @@ struct Isolated<'a> {
     released: u16,
 }
 
-/// Zspages that a call has isolated. Dropping it puts those back that the call has not put back.
+/// Zspages that a call has isolated. Dropping it puts back those that are still isolated.
 struct Batch<'a> {
     core: &'a Core,
     class: u16,
@@ -58,9 +58,9 @@ impl Drop for Batch<'_> {
 }
 
 impl Core {
-    /// Returns holes of a class to the system, as many as a bounded search finds. Returns the number
-    /// of pages freed, including those of zspages that became empty meanwhile. The caller holds no
-    /// lock.
+    /// Gives holes of a class back to the system, as many as a bounded search finds. Returns the
+    /// number of pages freed, including those of zspages that became empty meanwhile. The caller holds
+    /// no lock.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
         let mut locked = self.lock(class);
         let pages = usize::from(locked.size.pages);
@@ -82,7 +82,7 @@ impl Core {
         given
     }
 
-    /// Returns pages of an isolated zspage to the system. The result is the pages that it took back.
+    /// Gives the pages `holes` of an isolated zspage back to the system. Returns those that it took.
     ///
     /// # Safety
     /// The caller has isolated the zspage, and has read `holes` from it under the same lock. Its run
