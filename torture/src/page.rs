@@ -48,7 +48,7 @@ impl Form {
         Form::LargeWord,
     ];
 
-    /// Whether the page is one word repeated, which takes no room in a pool.
+    /// Returns whether the page is one word repeated, which takes no room in a pool.
     pub fn is_same_filled(self) -> bool {
         matches!(self, Form::SmallWord | Form::TwiceWord | Form::LargeWord)
     }

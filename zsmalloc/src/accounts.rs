@@ -77,7 +77,7 @@ impl Accounts {
         self.holes.add(i64::from(change) as u64);
     }
 
-    /// Whether too many pages without an object have accumulated.
+    /// Returns whether the pool has too many pages without an object.
     pub(crate) fn too_many_holes(&self) -> bool {
         let holes = self.holes.get() as usize;
         holes > HOLES && holes > self.resident() / 64

@@ -142,7 +142,7 @@ mod tests {
     use zpool_api::{Handle, Zpool};
     use zpool_pages::HeapPages;
 
-    /// A pool with full zspages of one class. Returns the class too, and the objects of each zspage.
+    /// Makes a pool with full zspages of one class. Returns it, the class, and each zspage's objects.
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
         let probe = pool.malloc_from(&[0; 600]).unwrap();

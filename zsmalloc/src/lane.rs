@@ -79,14 +79,14 @@ pub(crate) enum Freed {
 pub(crate) struct Found(u16);
 
 impl Found {
-    /// Whether the reader must wait for a writer.
+    /// Returns whether the reader must wait for a writer.
     #[inline]
     pub(crate) fn has_writer(self) -> bool {
         self.0 & WRITER != 0
     }
 
-    /// Whether the place is taken and has no writer: then the reader keeps the zspage in its class
-    /// and on its pages.
+    /// Returns whether the place is taken and has no writer. If so, the reader keeps the zspage in its
+    /// class and on its pages.
     #[inline]
     pub(crate) fn is_held(self) -> bool {
         self.0 & (USED | WRITER) == USED
@@ -154,7 +154,7 @@ impl Lane {
         assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }
 
-    /// Whether the place is taken. Under the class lock.
+    /// Returns whether the place is taken. Under the class lock.
     pub(crate) fn is_used(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & USED != 0
@@ -248,13 +248,13 @@ impl Lane {
         );
     }
 
-    /// Whether the place holds a live object without readers. A guess.
+    /// Returns whether the place holds a live object without readers. The answer is a guess.
     pub(crate) fn is_idle(&self) -> bool {
         // Relaxed: a guess.
         self.word.load(Ordering::Relaxed) == USED
     }
 
-    /// Whether a writer holds the lock. Under the class lock.
+    /// Returns whether a writer holds the lock. Under the class lock.
     pub(crate) fn is_write_locked(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & WRITER != 0
@@ -266,7 +266,7 @@ impl Lane {
     }
 }
 
-/// For tests that act as the reader, the freeing thread or the mover themselves.
+/// For tests that themselves act as the reader, as the thread that frees, or as the mover.
 #[cfg(test)]
 impl Lane {
     pub(crate) fn read_unlock_for_test(&self) -> bool {

@@ -277,7 +277,8 @@ fn loom_pool_passing_readers_against_free() {
     });
 }
 
-/// A pool in which compaction moves one object: two of LEN bytes fill a page, and two pages have one each.
+/// Makes a pool in which compaction moves one object. Two objects of LEN bytes fill a page, and each of
+/// two pages has one.
 fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     let pool = pool();
     let made: Vec<_> = (0..4u8).map(|n| pool.malloc_from(&[n; LEN]).unwrap()).collect();

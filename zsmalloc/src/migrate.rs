@@ -29,7 +29,7 @@ enum Step {
     Left,
 }
 
-/// Whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
+/// Returns whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
 fn begins_in(z: &Zspage, range: &Range<usize>) -> bool {
     z.run_base().is_some_and(|base| range.contains(&base.addr().get()))
 }

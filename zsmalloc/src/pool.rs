@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
     }
 
-    /// A pool whose pages are touched one by one and returned one by one.
+    /// Makes a pool whose pages are touched one by one and returned one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn mapped() -> Zsmalloc {
         Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap()

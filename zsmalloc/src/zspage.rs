@@ -140,7 +140,7 @@ impl Zspage {
         self.class.load(Ordering::Relaxed) & ISOLATED != 0
     }
 
-    /// Under the class lock.
+    /// Sets whether the zspage is isolated. Under the class lock.
     pub(crate) fn set_isolated(&self, isolated: bool) {
         // Relaxed: readers mask the bit out, and everyone else reads it under the class lock. Load
         // and store suffice: nobody else writes.
@@ -149,7 +149,7 @@ impl Zspage {
         self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Whether it has a free place in touched pages. Under the class lock.
+    /// Returns whether the zspage has a free place in touched pages. Under the class lock.
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.get() & ROOMY != 0
     }

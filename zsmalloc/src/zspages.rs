@@ -126,7 +126,7 @@ impl Zspages {
         z.next.set(core::mem::replace(head, zspage));
     }
 
-    /// All descriptors with their numbers, including vacant ones.
+    /// Iterates over all descriptors with their numbers, including vacant ones.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Zspage)> {
         (0..).zip(self.table.iter())
     }

@@ -147,7 +147,7 @@ fn churn(pages: Arc<dyn PageProvider>, config: Config, cells: usize, time: Durat
     assert_eq!(pages.cached_pages(), 0);
 }
 
-/// The duration of each test.
+/// Returns the duration of each test.
 fn time() -> Duration {
     let seconds = std::env::var("ZSMALLOC_CHURN_SECONDS").ok();
     match seconds.and_then(|seconds| seconds.parse().ok()) {

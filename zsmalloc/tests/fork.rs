@@ -12,7 +12,7 @@ use zpool_api::{Handle, ObjRead, ObjWrite, Zpool, ZpoolError};
 use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
-/// What the child does. Returns the number of the first wrong answer, or 0.
+/// Runs in the child. Returns the number of the first wrong answer, or 0.
 fn child(
     pool: &Zsmalloc,
     handle: Handle,

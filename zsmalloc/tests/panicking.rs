@@ -163,7 +163,7 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
     }
 }
 
-/// A pool of at least three zspages, with its provider and the inner one that counts pages.
+/// Makes a pool of at least three zspages, with its provider and the inner one that counts pages.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
     let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));

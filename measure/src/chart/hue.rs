@@ -64,7 +64,7 @@ fn code(RGBColor(red, green, blue): RGBColor) -> String {
 mod tests {
     use super::*;
 
-    /// The contrast of two colours by the Web Content Accessibility Guidelines.
+    /// Returns the contrast of two colours by the Web Content Accessibility Guidelines.
     fn contrast(a: RGBColor, b: RGBColor) -> f64 {
         let luminance = |RGBColor(red, green, blue): RGBColor| {
             let part = |value: u8| {

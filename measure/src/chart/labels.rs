@@ -21,7 +21,7 @@ impl Area {
             && self.bottom <= frame.bottom
     }
 
-    /// The number of pixels that two areas share.
+    /// Returns the number of pixels that two areas share.
     fn shared(self, other: Area) -> i64 {
         let length = |a: i32, b: i32| i64::from((b - a + 1).max(0));
         length(self.left.max(other.left), self.right.min(other.right))
