@@ -1,5 +1,5 @@
-//! One turn: a contestant is filled, filled again in random order, and read in random order, with
-//! the bare codec measured right before or right after it. Then, if the plan says so, most pages are freed.
+//! One turn: a contestant is filled, filled again in random order, and read in random order. Then, if
+//! the plan says so, most pages are freed. The bare codec is measured right before or right after this.
 //!
 //! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
 //! it byte for byte into a buffer that held something else. A refused page is correct only if the

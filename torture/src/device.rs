@@ -70,7 +70,7 @@ pub struct TortureDevice {
     full_from: usize,
     /// The last stamp at which it counted as full.
     full: AtomicU64,
-    /// Discards that are counted but not stamped yet.
+    /// Discards that may have lowered `written` already and have not set `full` yet.
     discarding: AtomicUsize,
     failed_write: AtomicU64,
     /// When a write last failed, in nanoseconds since `made`, plus one; 0 if none has.

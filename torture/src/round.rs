@@ -370,8 +370,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The most slots that may be taken without holding a page: one for each thread and each background
-/// thread, one more for each thread that may be stopping a background thread, and one more.
+/// The most slots that may be taken without holding a page: one for each thread, one for each
+/// background thread, one for each background thread that some thread is stopping, and one more.
 fn in_hand(threads: usize) -> usize {
     2 * threads + MOST_BACKGROUND + 1
 }

@@ -97,7 +97,7 @@ impl Core {
     /// The caller reserved the slot for this place, and has finished writing there.
     #[expect(clippy::expect_used, reason = "`Slot::invalidate` ends a slot at the last generation")]
     unsafe fn publish(&self, slot: u32, place: Place) -> Handle {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller reserved the slot and has written the object, as this function requires.
         let generation = unsafe { self.slots.at(slot).publish() };
         // The caller does not have the handle yet, but another thread might guess it and free the
         // object. Then the place is parked, and this thread must free it.

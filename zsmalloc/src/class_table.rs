@@ -29,7 +29,7 @@ pub(crate) struct SizeClass {
     pub(crate) chain_pages: u8,
     /// Pages of a zspage: a multiple of the chain.
     pub(crate) pages: u8,
-    /// Objects of a zspage.
+    /// The number of objects that fit in a zspage.
     pub(crate) objects: u16,
     /// 2^32 / size, rounded up, for division by multiplication.
     reciprocal: u64,

@@ -31,7 +31,7 @@ impl Core {
         let invalid = || ZpoolError::invalid(handle);
         let bits = handle.bits_of(self.tag).ok_or_else(invalid)?;
         let freed = self.free_slot(SlotRef::from_bits(bits)).ok_or_else(invalid);
-        // Last, because the provider may panic.
+        // This comes last, because the provider may panic.
         self.tidy_up();
         freed
     }
@@ -92,7 +92,7 @@ impl Core {
     )]
     pub(crate) fn unpublished(&self, slot: u32) -> Unpublished {
         let location = self.slots.at(slot).reserved().expect("a write guard's slot is reserved");
-        // Exact: the writer is counted in a USED lane.
+        // The class is exact, since the writer is counted in a USED lane.
         let class = self.zspages.at(location.zspage).class();
         let class = self.class(class.expect("a zspage with a USED lane is in a class"));
         let (index, len) = object_at(&class.size, location);

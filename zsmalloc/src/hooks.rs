@@ -12,7 +12,7 @@ pub(crate) enum Point {
     LaneLocked,
     /// The reader has compared the class, but not the slot yet.
     ClassCompared,
-    /// A reader has left a parked object, and this thread must reclaim the place.
+    /// A reader was the last to leave a parked object. Its thread must reclaim or queue the place.
     LeftParked,
     /// A thread knows the class in which to reclaim a parked place, but has not locked it yet.
     ReclaimClass,

@@ -275,7 +275,7 @@ impl Lane {
     }
 
     pub(crate) fn free_for_test(&self) -> Freed {
-        // SAFETY: the test's object, which no slot leads to.
+        // SAFETY: the object is the test's, and no slot leads to it.
         unsafe { self.free() }
     }
 

@@ -54,7 +54,7 @@ impl Left {
     /// Returns whether the queue holds a place. A hint.
     #[inline]
     pub(crate) fn has_places(&self) -> bool {
-        // Relaxed: a hint. Places that this thread queued, or that it knows were queued, are seen.
+        // Relaxed: a hint. It sees places that this thread queued or knows to be queued.
         self.queue.load(Ordering::Relaxed) != END
     }
 
@@ -74,7 +74,7 @@ impl Left {
         // Relaxed: a first guess for the CAS.
         let mut head = self.queue.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the first bytes of a QUEUED place belong to its enqueuer until it is pushed.
+            // SAFETY: until the place is pushed, its first bytes belong to the thread that set QUEUED.
             unsafe { link.write(head) };
             // Release pairs with the Acquire of `take_places`: the link is written before the push.
             let (release, guess) = (Ordering::Release, Ordering::Relaxed);

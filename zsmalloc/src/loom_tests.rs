@@ -205,7 +205,7 @@ fn loom_pool_guessed_handle_against_malloc() {
     });
 }
 
-/// Of two frees of one handle exactly one succeeds. Fails if `free` does not check the slot again
+/// Of two frees of one handle, exactly one succeeds. Fails if `free` does not check the slot again
 /// under the lock.
 #[test]
 fn loom_pool_free_against_free() {
@@ -225,9 +225,9 @@ fn loom_pool_free_against_free() {
     });
 }
 
-/// A read against the free of the last object and the recycling of its descriptor into another
-/// class, in which the same offset belongs to another object. The reader may guess the new class
-/// and choose a lane that is not its object's. Then only the claim of that lane shows it that the
+/// A read against the free of a zspage's last object. The descriptor is then recycled into another
+/// class, in which the same offset belongs to another object. The reader may guess the new class and
+/// choose a lane that is not its object's. Then only the claim of that lane shows the reader that the
 /// slot has changed. Fails if `claim` is not Release or `read_lock` is not Acquire.
 #[test]
 fn loom_pool_read_against_recycling_into_another_class() {

@@ -114,7 +114,7 @@ impl Core {
                         // that this suffices.
                         return Ok(unsafe { self.guard(z, at, class, location) });
                     }
-                    // SAFETY: counted above.
+                    // SAFETY: `read_lock` above counted this reader.
                     unsafe { self.pass(at) };
                 } else if slot.load() == word && z.class() == number {
                     // The full lane is this object's only if slot and class are unchanged.
@@ -180,7 +180,7 @@ impl Core {
     /// The caller is counted in the lane.
     #[cold]
     unsafe fn pass(&self, at: LaneRef) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is counted in the lane, as this function requires.
         if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.queue_parked(at);
@@ -194,7 +194,7 @@ impl Core {
     /// The caller is counted in the lane and will not access the object again.
     #[inline]
     pub(crate) unsafe fn unlock_reader(&self, at: LaneRef) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is counted in the lane, as this function requires.
         if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.reclaim_parked(at);

@@ -114,7 +114,7 @@ impl Core {
 
     /// Returns the numbers of all classes.
     pub(crate) fn class_numbers(&self) -> core::ops::Range<u16> {
-        // Fits: at most one class for every 8 bytes up to 64 KiB.
+        // The number fits: there is at most one class for every 8 bytes up to 64 KiB.
         0..self.classes.len() as u16
     }
 

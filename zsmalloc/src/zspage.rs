@@ -118,7 +118,7 @@ impl Zspage {
     /// which they must check again under the lock or once they are counted.
     #[inline]
     pub(crate) fn class(&self) -> Option<u16> {
-        // Relaxed: the lock or the lane orders it for those who need it exact.
+        // Relaxed: for callers that need the exact class, the class lock or the lane orders this load.
         let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
         (class != NO_CLASS).then_some(class)
     }

@@ -117,7 +117,8 @@ impl Zspages {
     /// Makes a vacant descriptor available for reuse.
     ///
     /// # Safety
-    /// The caller owned the descriptor alone, and gives it up: the next thread to take it may attach it to a run.
+    /// The caller owned the descriptor alone, and gives it up. The next thread to take it may attach
+    /// it to a run.
     pub(crate) unsafe fn recycle(&self, zspage: u32) {
         let z = self.at(zspage);
         assert!(z.class().is_none(), "zspage {zspage} is recycled while it is in a class");
