@@ -168,7 +168,7 @@ pub fn turn<E: Display + Send + From<Error>>(
     if codec_first {
         beside(plan, codec, lanes, &mut turn)?;
     }
-    // Made before memory is measured, so that it is not counted.
+    // The orders are made before memory is measured, so that they are not counted.
     let order = Order::new(plan);
     let contestant = build()?;
     Course { plan, contestant: &*contestant, lanes: &mut *lanes, turn: &mut turn }

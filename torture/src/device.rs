@@ -158,7 +158,8 @@ impl TortureDevice {
     }
 
     fn fail(&self, last: &AtomicU64) {
-        // Stamped before the call returns, so the stamp is below the end of any call that reports it.
+        // The stamp is taken before the call returns, so it is below the end of any call that reports
+        // the failure.
         last.fetch_max(self.clock.stamp(), Ordering::SeqCst);
         if core::ptr::eq(last, &self.failed_write) {
             let nanos = u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);

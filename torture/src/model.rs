@@ -332,10 +332,10 @@ mod tests {
             judge(&[(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 6, Loaded(1))]),
             Some("stale")
         );
-        // Also if another load is the only witness that the newer version came later.
+        // It is stale even if another load is the only witness that the newer version came later.
         let seen = [(1, 2, Stored(1)), (3, 20, Stored(2)), (5, 6, Loaded(2)), (7, 8, Loaded(1))];
         assert_eq!(judge(&seen), Some("stale"));
-        // Also through a third version, which the load's own version does not witness.
+        // The second of three versions is stale after the third.
         let third = [
             (1, 2, Stored(1)),
             (3, 4, Stored(2)),
@@ -364,7 +364,7 @@ mod tests {
             assert_eq!(judge(&[stores[0], stores[1], (11, 12, Loaded(seen))]), None);
             assert_eq!(judge(&[stores[0], stores[1], (3, 4, Loaded(seen))]), None);
         }
-        // Once one was seen after the other, the order cannot reverse.
+        // Once one version was seen after the other, the order cannot reverse.
         let back = [stores[0], stores[1], (11, 12, Loaded(1)), (13, 14, Loaded(2))];
         assert_eq!(judge(&back), Some("stale"));
         // A load that overlaps the overwrite sees either.
@@ -372,7 +372,7 @@ mod tests {
             let ops = [(1, 2, Stored(1)), (3, 6, Stored(2)), (4, 5, Loaded(seen))];
             assert_eq!(judge(&ops), None);
         }
-        // An overwrite that overlaps the load, and one before it.
+        // One overwrite overlaps the load, and another was over before it.
         let past = [(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 8, Stored(3)), (6, 7, Loaded(1))];
         assert_eq!(judge(&past), Some("stale"));
     }
@@ -384,7 +384,7 @@ mod tests {
         // The removal was over before the store began.
         let before = [(1, 2, Cleared), (3, 4, Stored(1)), (5, 6, Missed)];
         assert_eq!(judge(&before), Some("lost"));
-        // A removal that overlaps the store or the load.
+        // A removal overlaps the store or the load.
         assert_eq!(judge(&[(1, 4, Stored(1)), (2, 3, Dropped), (5, 6, Missed)]), None);
         assert_eq!(judge(&[(1, 2, Stored(1)), (3, 8, Took(1)), (4, 5, Missed)]), None);
         // The page was seen after the only removal was over.
@@ -413,7 +413,7 @@ mod tests {
     fn a_version_is_taken_once() {
         let twice = [(1, 2, Stored(1)), (3, 9, Took(1)), (4, 8, Took(1))];
         assert_eq!(judge(&twice), Some("taken twice"));
-        // Taken while it was being stored, and not seen afterwards.
+        // The version is taken while it is being stored, and not seen afterwards.
         assert_eq!(judge(&[(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Missed)]), None);
         let after = [(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Loaded(1))];
         assert_eq!(judge(&after), Some("after its take"));

@@ -439,7 +439,7 @@ impl<'a> ClassGuard<'a> {
         self.count_resident(-(touched.count_ones() as i32));
         self.count_holes(-(z.holes.get().count_ones() as i32));
         self.inner.zspages -= 1;
-        // SAFETY: the run is taken away from the zspage below.
+        // SAFETY: below, the run is taken away from the zspage.
         let run = unsafe { self.run_of(z) };
         // SAFETY: invariant 4 of `zspage.rs`: `used` is 0, so no lane is USED, and none becomes so
         // while the class lock is held.
@@ -484,7 +484,7 @@ impl<'a> ClassGuard<'a> {
             z.is_isolated() && needed & !touched == 0,
             "the objects of an isolated zspage are in touched pages"
         );
-        // SAFETY: the zspage gets the fresh run below.
+        // SAFETY: below, the fresh run replaces this one in the zspage.
         let old = unsafe { self.run_of(z) };
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
@@ -675,7 +675,8 @@ mod tests {
         assert_eq!((class.counts().0, class.has_pages()), (used, resident != 0));
         let free = (resident * page_size).saturating_sub(used * size.size as usize);
         assert_eq!(class.free_bytes(page_size), (free, resident * page_size));
-        // Packed as densely as possible: all pages of full zspages, and some of the last one.
+        // Objects that are packed as densely as possible need all pages of the full zspages, and some
+        // of the last one.
         let pages =
             |n| (0..n).fold(0, |all, i| all | place_pages(&size, page_size, i)).count_ones();
         let whole = if used < objects { 0 } else { used / objects * pages(objects) as usize };

@@ -79,7 +79,8 @@ impl Core {
             }
         }
         let charged = bare.keep();
-        // SAFETY: the descriptor was taken above and released by `bare`; the run is fresh from the provider.
+        // SAFETY: the descriptor is vacant, and `keep` left it to this call. The run is fresh from the
+        // provider. So this call is the only owner of both.
         let detached = unsafe { Detached::new(zspage, run) };
         Ok(Fresh { core: self, detached: Some(detached), charged, index })
     }

@@ -58,7 +58,7 @@ impl Core {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
         for (zspage, z) in self.zspages.iter() {
-            // A check without the lock; `migrate_zspage` repeats it.
+            // This check takes no lock; `migrate_zspage` repeats it under the lock.
             if !begins_in(z, range) {
                 continue;
             }
@@ -89,7 +89,7 @@ impl Core {
         let (pages, needed) = (usize::from(locked.size.pages), z.touched.get() & !z.holes.get());
         drop(locked);
 
-        // Puts the zspage back if the provider panics.
+        // Dropping it puts the zspage back if the provider panics.
         let isolated = Isolated { core: self, class, zspage, z };
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
         core::mem::forget(isolated);

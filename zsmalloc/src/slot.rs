@@ -154,7 +154,7 @@ impl Slot {
         let generation = self.load().generation();
         let usable = generation < MAX_GENERATION;
         let next = if usable { generation + 1 } else { generation };
-        // Relaxed: the freer's RMW on the object's lane, which follows, publishes it.
+        // Relaxed: the caller's RMW on the object's lane, which follows, publishes this store.
         self.0.store(Word::new(next, Kind::Free, u64::from(NO_SLOT)).0, Ordering::Relaxed);
         usable
     }
@@ -293,7 +293,7 @@ mod tests {
         let slot = slots.get(number).unwrap();
         let at = Location { zspage: 3, last: 77 };
         assert_eq!(slot.load().location_of_object(), None, "free");
-        // SAFETY: nobody reads from where the slot leads.
+        // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.reserve(at) };
         assert_eq!(slot.load().location_of_object(), None, "being written");
         // SAFETY: as above.
@@ -320,7 +320,7 @@ mod tests {
     fn the_last_generation_is_the_last() {
         let slots = Slots::new(MAX_GENERATION);
         let slot = slots.get(slots.take().unwrap()).unwrap();
-        // SAFETY: nobody reads from where the slot leads.
+        // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.reserve(Location { zspage: 1, last: 1 }) };
         // SAFETY: as above.
         assert_eq!(unsafe { slot.publish() }, MAX_GENERATION);
@@ -346,7 +346,7 @@ mod tests {
     fn a_free_slot_is_not_published() {
         let slots = Slots::new(1);
         let slot = slots.at(slots.take().unwrap());
-        // SAFETY: nobody reads from where the slot leads.
+        // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.publish() };
     }
 
@@ -356,7 +356,7 @@ mod tests {
         let slots = Slots::new(1);
         let slot = slots.at(slots.take().unwrap());
         for zspage in 0..2 {
-            // SAFETY: nobody reads from where the slot leads.
+            // SAFETY: nobody reads from the place that the slot leads to.
             unsafe { slot.reserve(Location { zspage, last: 9 }) };
         }
     }
