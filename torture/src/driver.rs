@@ -24,6 +24,7 @@ use crate::rules::{Rule, Start};
 
 /// The most pages in a batch.
 const MOST_BATCH: usize = 16;
+
 /// The record of what a thread did.
 #[derive(Debug, Default)]
 pub struct Log {

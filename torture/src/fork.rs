@@ -131,7 +131,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 const PANICKED: i32 = 3;
-/// The first of the exit codes that say which question of [`ASKED`] got a wrong answer.
+/// The exit code if the first of [`ASKED`] gave a wrong answer. The codes after it stand for the others.
 #[cfg(target_os = "linux")]
 const ANSWERED: i32 = 10;
 

@@ -256,7 +256,8 @@ impl Core {
         Reserved { slot, place, bytes: NonNull::slice_from_raw_parts(start, len) }
     }
 
-    /// Returns a class slightly larger than `class` that has much touched room.
+    /// Returns an active class that is slightly larger than `class` and has much free room in touched
+    /// pages. None if there is no such class.
     ///
     /// When sizes that were routed to a class get classes of their own, the class keeps room that
     /// its own sizes might never fill.

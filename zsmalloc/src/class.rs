@@ -454,7 +454,7 @@ impl<'a> ClassGuard<'a> {
     /// Returns the run of a zspage of this class, as a second value for the same memory.
     ///
     /// # Safety
-    /// The caller takes the run away from the zspage; or it uses only pages that no object
+    /// Either the caller takes the run away from the zspage, or it uses only pages that no object
     /// overlaps, and forgets the value.
     pub(crate) unsafe fn run_of(&self, z: &Zspage) -> PageRun {
         // SAFETY: invariant 2 of `zspage.rs`: the base begins a run of the class's length from the

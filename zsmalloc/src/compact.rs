@@ -31,7 +31,7 @@ use crate::shared::Core;
 use crate::slot::Location;
 use crate::zspage::{NIL, Zspage, place_pages};
 
-/// The most objects that are moved before the class lock is dropped: 64 KiB, with 4 KiB pages.
+/// The most objects that are moved before the class lock is dropped: with 4 KiB pages at most 64 KiB.
 const STEP: usize = 16;
 /// The number of fullness groups whose zspages have room.
 const GROUPS: usize = 10;
