@@ -60,8 +60,9 @@
 //! no system call, no `PageProvider` call, no waiting and no user code runs under it. A thread
 //! holds one class lock at a time. Readers take no lock: they count themselves in the object's
 //! *lane*. A mover holds the class lock and only tries to write-lock a lane: it never waits for one.
-//! The locks of the tables, of the spare slots and of the vacant descriptors are leaves: a thread
-//! takes no other lock while it holds one of them.
+//! All other locks are leaves: those of the tables, of the spare slots, of the vacant descriptors, of
+//! the runs that wait to be returned, and of the progress of compaction. A thread takes no other lock
+//! while it holds one of them.
 
 #![cfg_attr(
     test,
