@@ -98,7 +98,7 @@ fn a_slot_word_that_comes_back_does_not_vouch_for_the_class() {
 
 #[test]
 fn a_class_that_comes_back_does_not_vouch_for_the_lane() {
-    // The lane in which the reader is counted is free when the class is compared.
+    // The reader is counted in a lane that is free when the class is compared.
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::ClassCompared]);
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::LaneLocked]);
     // That lane is taken: the reader keeps the zspage in place.
@@ -121,7 +121,7 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
         let core = &inner.core;
         // Another reader passes through and reclaims the place.
         core.zspages.lane_at(lane).read_lock().unwrap();
-        // SAFETY: counted by hand.
+        // SAFETY: this test counted the reader itself.
         unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
         inner.trim();
         let next = put(&inner, 2, 1000);
@@ -215,7 +215,7 @@ fn queued_places_are_all_reclaimed() {
     let (zspage, lane) = parked[2];
     core.zspages.lane_at(lane).read_lock().unwrap();
     assert_eq!(pool.stats().parked_objects, 1);
-    // SAFETY: counted by hand.
+    // SAFETY: this test counted the reader itself.
     unsafe { core.unlock_reader(LaneRef { zspage, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.parked_objects, stats.total_pages, stats.objects), (0, 0, 0));
@@ -268,7 +268,7 @@ fn an_aborted_object_is_parked_while_a_reader_passes() {
     drop(write);
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.object_bytes), (0, 1, 0));
-    // SAFETY: counted by hand.
+    // SAFETY: this test counted the reader itself.
     unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));

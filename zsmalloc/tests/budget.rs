@@ -40,7 +40,7 @@ impl Rig {
         assert_eq!(self.budget.used(), self.pool.total_pages() * self.page);
     }
 
-    /// Figures that a failing call must not change.
+    /// Returns the figures that a failing call must not change.
     fn figures(&self) -> (usize, usize, usize) {
         let stats = self.pool.stats();
         (stats.objects, stats.object_bytes, stats.total_pages)

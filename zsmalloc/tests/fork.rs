@@ -1,5 +1,5 @@
-//! After `fork` a lock may be held by a thread that exists in the parent only, so a child would wait
-//! for it for ever. The pool takes no lock in a child, and its calls return errors that say so.
+//! In a child after `fork`, a lock may be held by a thread that exists only in the parent: waiting for
+//! it would never end. So the pool takes no lock in a child, and its calls return `Forked`.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 

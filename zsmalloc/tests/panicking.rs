@@ -104,7 +104,7 @@ fn providers() -> Vec<Arc<dyn PageProvider>> {
 
 #[test]
 fn the_pool_is_whole_after_a_panic_of_the_provider() {
-    // Hides the output of hundreds of deliberate panics.
+    // This hides the output of hundreds of deliberate panics.
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
