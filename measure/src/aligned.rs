@@ -1,13 +1,13 @@
-//! Page-aligned pages, as in a kernel and as direct I/O requires.
+//! Pages on page boundaries, as a kernel has them and as direct I/O requires.
 //!
-//! The only `unsafe` here is the view of aligned pages as plain ones.
+//! The only `unsafe` code here views a slice of aligned pages as a slice of [`Page`].
 
 use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 
 use zpool_api::provider::PAGE_SIZE;
 
-/// A page of 4096 bytes, as everywhere here.
+/// A page of 4096 bytes, the page size of all measurements.
 pub type Page = [u8; PAGE_SIZE];
 
 /// A page on a page boundary: 4096 bytes and nothing else.
@@ -29,12 +29,12 @@ struct Aligned(Page);
 pub struct Pages(Vec<Aligned>);
 
 impl Pages {
-    /// `count` pages of `byte`, touched.
+    /// Makes `count` pages full of `byte`. All of them are touched.
     pub fn filled(byte: u8, count: usize) -> Self {
         Pages(vec![Aligned([byte; PAGE_SIZE]); count])
     }
 
-    /// Reserves room for `more` pages at once.
+    /// Reserves memory for `more` further pages.
     ///
     /// # Errors
     ///

@@ -1,10 +1,10 @@
-//! An arena of compressed pages, back to back, in memory without huge pages: as dense as a store
-//! could be, for the bare codec to read from.
+//! An arena from which the bare codec reads compressed pages. It holds them back to back, as dense as
+//! a store could hold them, in memory without huge pages.
 //!
 //! Huge pages are declined because a store's pool has none: the codec must not benefit from fewer
 //! TLB misses. A page never straddles two chunks.
 //!
-//! The only `unsafe` here is the advice to the system about a chunk.
+//! The only `unsafe` code here advises the system about a chunk's memory.
 
 use crate::error::{Error, Result};
 
@@ -35,7 +35,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Appends `bytes`.
+    /// Appends `bytes` and returns their place.
     ///
     /// # Errors
     ///
@@ -61,11 +61,11 @@ impl Arena {
         Ok(Place { chunk: index as u32, start: start as u32, len: bytes.len() as u32 })
     }
 
-    /// The bytes that were pushed at `place` of this arena.
+    /// Returns the bytes that were pushed to `place` of this arena.
     ///
     /// # Panics
     ///
-    /// If `place` is from another arena, in which more was pushed.
+    /// If `place` is from another arena and lies beyond the bytes of this one.
     #[inline]
     pub fn get(&self, place: Place) -> &[u8] {
         let start = place.start as usize;
@@ -76,7 +76,7 @@ impl Arena {
 /// Asks the system for base pages behind `chunk`'s capacity. If it refuses, the arena still works.
 #[cfg(target_os = "linux")]
 fn decline_huge_pages(chunk: &mut Vec<u8>) {
-    // A multiple of every page size; the remainders at both ends are too small for a huge page.
+    // ALIGN is a multiple of every page size. What it cuts off at both ends is too small for a huge page.
     const ALIGN: usize = 64 << 10;
     let spare = chunk.spare_capacity_mut();
     let skip = spare.as_ptr().addr().next_multiple_of(ALIGN) - spare.as_ptr().addr();

@@ -1,9 +1,9 @@
 //! The bare codec on the pages of the set, with the calls, bounds and buffers that a store uses.
 //!
-//! It compresses into one hot buffer of the codec's worst case, in the order in which the store
-//! stored its pages again. It decompresses from an arena of base pages that holds the compressed
-//! pages back to back, in the order of the store's loads, into the same page buffer that the store
-//! loads into. The arena is filled beforehand, untimed.
+//! It compresses in the order in which the store stored its pages again, into one hot buffer that has
+//! room for the codec's worst case. It decompresses in the order of the store's loads, into the same
+//! page buffer that the store loads into. The compressed pages come from an arena of base pages, which
+//! holds them back to back. The arena is filled beforehand, untimed.
 
 use std::hint::black_box;
 
@@ -41,7 +41,10 @@ pub struct Orders<'a> {
 /// # Errors
 ///
 /// [`Error::NoMemory`] if the buffers or the arena do not fit in memory, and [`Error::Compressor`]
-/// if the codec cannot make a context. If the codec fails on a page, that is a [`Times::fault`].
+/// if the codec cannot make a context. If the codec fails on a page, the call goes on, and
+/// [`Times::fault`] has the first such error.
+///
+/// # Panics
 ///
 /// If an order contains an index beyond the pages of the set.
 ///
@@ -56,7 +59,6 @@ pub struct Orders<'a> {
 /// assert!(times.fault.is_none() && times.decompress.is_some());
 /// # Ok::<(), measure::Error>(())
 /// ```
-/// No memory, or no context for the codec. A page that the codec fails on is a [`Times::fault`].
 pub fn measure(
     compressor: &dyn Compressor,
     set: &PageSet,
@@ -117,7 +119,7 @@ pub fn measure(
     Ok(times)
 }
 
-/// A touched buffer of the codec's worst case.
+/// Returns a buffer that has room for the codec's worst case, with all its pages touched.
 fn output(compressor: &dyn Compressor) -> Result<Vec<u8>> {
     let capacity = compressor.max_compressed_len(PAGE_SIZE);
     let mut buffer = Vec::new();

@@ -4,36 +4,36 @@
 
 use crate::aligned::Page;
 
-/// Stores pages. It is set up before its turn is timed. Dropping it undoes whatever it set up
+/// Stores pages. It is set up before its turn is timed. Dropping it undoes all that it set up
 /// outside of this process. [`turn()`](crate::turn()) has an example.
 pub trait Contestant<E>: Sync {
-    /// Makes what one thread stores and loads with. Called on that thread, untimed.
+    /// Makes the worker with which one thread stores and loads. Called on that thread, untimed.
     ///
     /// # Errors
     ///
-    /// Ends the turn.
+    /// An error ends the turn.
     fn worker(&self) -> Result<Box<dyn Worker<E> + '_>, E>;
 
     /// Frees one page.
     ///
     /// # Errors
     ///
-    /// Ends the turn.
+    /// An error ends the turn.
     fn free(&self, page: usize) -> Result<(), E>;
 
-    /// Returns to the system whatever it can.
+    /// Returns as much memory to the system as it can.
     ///
     /// # Errors
     ///
-    /// Ends the turn.
+    /// An error ends the turn.
     fn tidy(&self) -> Result<(), E>;
 
-    /// Called before loads, untimed. A contestant in which a load brings a page back for good moves
-    /// pages out again here; others do nothing.
+    /// Called before loads, untimed. If a load moves a page back into memory for good, the contestant
+    /// moves such pages out again here. Other contestants do nothing.
     ///
     /// # Errors
     ///
-    /// Ends the turn.
+    /// An error ends the turn.
     fn settle(&self) -> Result<(), E> {
         Ok(())
     }
@@ -42,10 +42,10 @@ pub trait Contestant<E>: Sync {
     ///
     /// # Errors
     ///
-    /// Ends the turn.
+    /// An error ends the turn.
     fn memory(&self) -> Result<Memory, E>;
 
-    /// Whether the turn continues after a store or load failed with this error. If so, the page
+    /// Returns whether the turn continues after a store or load failed with this error. If so, the page
     /// counts as refused or lost; if not, the error ends the turn.
     fn goes_on_after(&self, _error: &E) -> bool {
         false
@@ -54,28 +54,28 @@ pub trait Contestant<E>: Sync {
 
 /// One thread's part of a contestant.
 pub trait Worker<E> {
-    /// Prepares for stores, untimed. May store the unit `pages` under numbers from `first` and free it again.
+    /// Prepares for stores, untimed. May store `pages` under numbers from `first` and free them again.
     ///
     /// # Errors
     ///
-    /// Ends the turn.
+    /// An error ends the turn.
     fn warm(&mut self, _first: usize, _pages: &[Page]) -> Result<(), E> {
         Ok(())
     }
 
-    /// Stores the unit `pages` under numbers from `first`.
+    /// Stores `pages`, which are one unit, under consecutive numbers from `first`.
     ///
     /// # Errors
     ///
-    /// The pages are not kept.
+    /// After an error, the pages are not kept.
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E>;
 
-    /// Loads the unit that was last stored from `first` into `into`, which has the same length and
-    /// is page-aligned. Returns `false` if nothing is stored there.
+    /// Loads the unit that was last stored under numbers from `first`. `into` has the unit's length
+    /// and is page-aligned. Returns `false` if nothing is stored there.
     ///
     /// # Errors
     ///
-    /// The contents of `into` are unspecified.
+    /// After an error, the contents of `into` are unspecified.
     fn load(&mut self, first: usize, into: &mut [Page]) -> Result<bool, E>;
 }
 
@@ -110,7 +110,7 @@ pub struct PoolUse {
 }
 
 impl PoolUse {
-    /// Pages that occupy pool memory.
+    /// Returns the number of pages that occupy pool memory: all except same-filled ones.
     pub fn stored(&self) -> usize {
         self.pages.saturating_sub(self.same_filled)
     }

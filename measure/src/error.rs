@@ -8,7 +8,7 @@ use compressors::CompressorError;
 /// The result of most calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error and its sources, in one line: `no room in the pool: the system refused 1 page`.
+/// Returns an error and its sources in one line, such as `no room in the pool: the system refused 1 page`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let all = std::iter::successors(Some(error), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -65,17 +65,20 @@ pub struct Figures {
     /// The bare codec's decompressions.
     #[cfg_attr(feature = "serde", serde(rename = "codec_decompress_ns"))]
     pub decompress: Option<Timing>,
-    /// Memory after the first filling of the first round, with a fresh heap, before the codec's turn.
+    /// What it held after the first filling of the first round, when the heap was fresh and the codec
+    /// had not run.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub memory: Memory,
     /// Resident bytes per compressed byte.
     pub resident_per_compressed: Option<f64>,
     /// Memory after most pages were freed in the first round.
     pub freed: Option<Freed>,
-    /// The median over the rounds of mean store time over mean compression time.
+    /// Mean store time divided by the mean compression time of the same round; the median over the
+    /// rounds.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_store_to_codec"))]
     pub store_over_codec: Option<f64>,
-    /// The median over the rounds of mean load time over mean decompression time.
+    /// Mean load time divided by the mean decompression time of the same round; the median over the
+    /// rounds.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_load_to_codec"))]
     pub load_over_codec: Option<f64>,
     /// Why the first refused page was refused.
@@ -129,23 +132,24 @@ impl Figures {
         }
     }
 
-    /// Whether every page came back equal every time.
+    /// Returns whether every page came back equal every time.
     pub fn verified(&self) -> bool {
         self.fault.is_none()
     }
 
-    /// The store's statistics; zeros for a contestant without any.
+    /// Returns the store's statistics, or zeros for a contestant without any.
     pub fn pool(&self) -> PoolUse {
         self.memory.pool.unwrap_or_default()
     }
 
-    /// Bytes of all pages offered.
+    /// Returns the bytes of all pages offered.
     pub fn original_bytes(&self) -> usize {
         self.pages * PAGE_SIZE
     }
 
-    /// Bytes without the store over bytes with it, by the store's statistics. Bytes with it are
-    /// pool, metadata, contexts, and the refused pages, which stay with the caller uncompressed.
+    /// Returns the bytes that the pages take without the store, divided by the bytes that they take
+    /// with it. The latter are pool, metadata and contexts, by the store's statistics, and the refused
+    /// pages, which stay with the caller uncompressed. `None` if they are 0.
     pub fn ratio(&self) -> Option<f64> {
         let pool = self.pool();
         let metadata = self.memory.metadata_bytes.unwrap_or(0);
@@ -154,18 +158,20 @@ impl Figures {
         quotient(Some(self.original_bytes()), Some(with))
     }
 
-    /// Pool bytes per compressed byte.
+    /// Returns the pool bytes per compressed byte. `None` if either is not reported.
     pub fn pool_per_compressed(&self) -> Option<f64> {
         quotient(self.memory.pool.map(|pool| pool.pool_bytes), self.memory.compressed_bytes)
     }
 
-    /// Metadata bytes per page that the store holds, including same-filled ones.
+    /// Returns the metadata bytes per page that the store holds, including same-filled ones. `None` if
+    /// either is not reported.
     pub fn metadata_per_page(&self) -> Option<f64> {
         quotient(self.memory.metadata_bytes, self.memory.pool.map(|pool| pool.pages))
     }
 
-    /// Resident bytes per remaining compressed byte after three quarters of the pages were freed:
-    /// before and after tidying up. `None` if the contestant does not report the remaining bytes.
+    /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were
+    /// freed: first before tidying up, then after it. `None` if no page was freed, or if the contestant
+    /// does not report the remaining bytes.
     pub fn freed_per_compressed(&self) -> Option<(f64, f64)> {
         let freed = self.freed?;
         let left = Some(freed.compressed_bytes);

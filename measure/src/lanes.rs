@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 use crate::pin::{Pinned, Processors};
 use crate::timing::{Clock, Laps, Summary};
 
-/// Fills buffers before loads, so that a load that writes nothing is noticed: no page is likely to contain it.
+/// The byte that fills buffers before loads. No page is likely to consist of it, so a load that writes
+/// nothing is noticed.
 pub(crate) const POISON: u8 = 0xa5;
 
-/// What one thread measures with.
+/// The stopwatch and the page buffer of one measuring thread.
 #[derive(Debug)]
 pub struct Lane {
     /// The stopwatch.
@@ -24,7 +25,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Borrows the stopwatch and the page buffer at once. The buffer is one page long unless
+    /// Borrows the stopwatch and the page buffer together. The buffer is one page long unless
     /// [`Lanes::resize_buffers`] changed it.
     pub fn parts(&mut self) -> (&mut Laps, &mut [Page]) {
         (&mut self.laps, &mut self.pages)
@@ -50,7 +51,7 @@ pub struct Harvest<T> {
 }
 
 impl Lanes {
-    /// Makes this many lanes, whose stopwatches take `laps` laps in total without allocating.
+    /// Makes `threads` lanes. Their stopwatches together take `laps` laps without allocating.
     ///
     /// # Errors
     ///
@@ -72,17 +73,17 @@ impl Lanes {
         }
     }
 
-    /// The number of lanes, at least 1.
+    /// Returns the number of lanes, at least 1.
     pub fn count(&self) -> usize {
         self.lanes.len()
     }
 
-    /// The cost of reading the clock, measured when the lanes were made.
+    /// Returns the cost of reading the clock, measured when the lanes were made.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// The first lane, for use by the calling thread outside of a measurement.
+    /// Returns the first lane, for use by the calling thread outside of a measurement.
     pub fn own(&mut self) -> &mut Lane {
         // A run has at least one lane.
         &mut self.lanes[0]
@@ -94,7 +95,8 @@ impl Lanes {
     ///
     /// # Errors
     ///
-    /// The first error of `ready` or `body`, in the order of the lanes, after all lanes have ended.
+    /// The first error of `ready` or `body`, in the order of the lanes. It is returned after all lanes
+    /// have ended.
     ///
     /// ```
     /// use measure::Lanes;
@@ -177,7 +179,7 @@ impl Lanes {
     }
 }
 
-/// The time from the first start to the last end.
+/// Returns the time from the first start to the last end.
 fn wall(spans: &[(Instant, Instant)]) -> Duration {
     let begun = spans.iter().map(|span| span.0).min();
     let ended = spans.iter().map(|span| span.1).max();

@@ -1,7 +1,7 @@
-//! The measuring harness of this project's binaries: pages of real memory, stopwatches that
-//! subtract the clock's own cost, threads pinned to one processor each, random orders, the bare
-//! codec on the same pages as the unit for all other times, and the turn in which a contestant
-//! stores and loads them.
+//! The measuring harness of this project's binaries. It provides pages of real memory, stopwatches
+//! that subtract the clock's own cost, threads pinned to one processor each, and random orders. It
+//! measures the bare codec on the same pages, as the unit for all other times. In a *turn*, one
+//! contestant stores and loads the pages.
 //!
 //! Nothing here depends on a particular store: a caller implements [`Contestant`] and runs it with
 //! [`turn()`]. With the feature `chart`, the module `chart` draws the results.

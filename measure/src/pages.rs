@@ -16,7 +16,7 @@ const SAMPLE: &[u8] = include_bytes!("../assets/sample.pages.zst");
 /// The first bytes of every file that `zstd` writes.
 const ZST_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Pages read at a time.
+/// How many pages are read at a time.
 const STEP: usize = 256;
 
 /// Pages in memory, with what is known about them before any store sees them.
@@ -83,12 +83,13 @@ impl PageSet {
         PageSet { pages, same_filled, timed, origin }
     }
 
-    /// The pages, in the order of the files, on page boundaries.
+    /// Returns the pages, in the order of the files, on page boundaries.
     pub fn pages(&self) -> &[Page] {
         &self.pages
     }
 
-    /// Whether page `index` is one 8-byte word repeated.
+    /// Returns whether page `index` is one 8-byte word repeated.
+    ///
     /// # Panics
     ///
     /// If `index` is not below the number of pages.
@@ -96,28 +97,28 @@ impl PageSet {
         self.same_filled[index]
     }
 
-    /// The number of pages that are one 8-byte word repeated.
+    /// Returns the number of pages that are one 8-byte word repeated.
     pub fn same_filled(&self) -> usize {
         self.pages.len() - self.timed.len()
     }
 
-    /// Indices, ascending, of the pages that are timed: all except same-filled ones.
+    /// Returns the indices, ascending, of the pages that are timed: all except same-filled ones.
     pub fn timed(&self) -> &[usize] {
         &self.timed
     }
 
-    /// Where the pages come from, in words.
+    /// Returns in words where the pages come from.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 }
 
-/// Whether one 8-byte word fills the page: then every byte equals the one 8 bytes later.
+/// Returns whether one 8-byte word fills the page: then every byte equals the one 8 bytes later.
 fn is_same_filled(page: &Page) -> bool {
     page[8..] == page[..PAGE_SIZE - 8]
 }
 
-/// The names of the first two files, without their folders.
+/// Returns the names of the first two files, without their folders, and the number of the others.
 fn origin(files: &[PathBuf]) -> String {
     const SHOWN: usize = 2;
     let names: Vec<_> = files
@@ -169,8 +170,8 @@ fn append_zst(pages: &mut Pages, path: &Path, packed: impl Read, limit: u64) -> 
     Ok(())
 }
 
-/// Appends everything that `reader` yields, up to the limit, and returns the number of bytes. Zeros
-/// fill up a partial last page.
+/// Appends all that `reader` yields, and returns the number of bytes. Fills up a partial last page
+/// with zeros. Fails if the set then exceeds `limit`.
 fn append(
     pages: &mut Pages,
     path: &Path,

@@ -1,11 +1,11 @@
 //! Pins a turn to the processor where it started.
 //!
-//! A thread that migrates finds cold caches there, and a store that must make new contexts; both
-//! would count as the store's cost. The next turn starts wherever the system likes, so that a
-//! processor that is busy with something else spoils one turn and not all.
+//! A thread that migrates finds cold caches on its new processor, and the store may have to make new
+//! contexts there. Both would count as the store's cost. The next turn starts wherever the system
+//! likes, so that a processor that is busy with something else spoils one turn and not all.
 
-/// Pins the calling thread to one processor until it is dropped. Does nothing if the system has no
-/// such call or refuses it.
+/// Keeps the calling thread on one processor until this value is dropped. Does nothing if the system
+/// has no such call or refuses it.
 ///
 /// ```
 /// use measure::{Pinned, Processors};
@@ -29,7 +29,7 @@ pub struct Pinned {
 pub struct Processors(Vec<usize>);
 
 impl Processors {
-    /// The processors allowed to the calling thread; empty if the system does not report them.
+    /// Returns the processors allowed to the calling thread; none if the system does not report them.
     pub fn allowed() -> Self {
         #[cfg(target_os = "linux")]
         let processors = {
@@ -49,7 +49,8 @@ impl Pinned {
         Self::to(rustix::thread::sched_getcpu())
     }
 
-    /// Pins the calling thread to the `n`-th of `processors`, modulo their number.
+    /// Pins the calling thread to the `n`-th of `processors`, modulo their number. Does nothing if
+    /// `processors` is empty.
     pub fn to_nth(processors: &Processors, n: usize) -> Self {
         let nth = processors.0.get(n % processors.0.len().max(1));
         nth.map_or(Pinned { before: None }, |&cpu| Self::to(cpu))

@@ -31,7 +31,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     prefix.push(".");
     let mut beside = tempfile::Builder::new();
     beside.prefix(&prefix).suffix(".part");
-    // Readable as the umask allows, like any new file; a temporary file is its owner's alone.
+    // Like any new file, it gets the rights that the umask allows. By default a temporary file is
+    // accessible to its owner only.
     #[cfg(unix)]
     beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut part = beside.tempfile_in(path.parent().unwrap_or(Path::new("")))?;

@@ -79,8 +79,9 @@ impl Laps {
         self.samples.append(&mut other.samples);
     }
 
-    /// Summarises the laps, less the cost of the clock; `None` if no lap was recorded. `wall` is
-    /// the time that they took together, possibly on several stopwatches at once.
+    /// Summarises the laps, less the cost of the clock; `None` if no lap was recorded. `wall` is the
+    /// time from the start of the first lap to the end of the last; laps of several stopwatches may
+    /// overlap in it.
     pub fn summary(&mut self, clock: Clock, wall: Duration) -> Option<Summary> {
         if self.samples.is_empty() {
             return None;
@@ -99,13 +100,13 @@ impl Laps {
     }
 }
 
-/// An interval in nanoseconds, at most `u64::MAX`: five centuries.
+/// Returns an interval in nanoseconds, at most `u64::MAX`, which is five centuries.
 fn nanos(interval: Duration) -> u64 {
     u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The smallest of the sorted `samples` that is at least as large as `share` thousandths of them
-/// (nearest rank); 0 if there are no samples.
+/// Returns the smallest of the sorted `samples` that is at least as large as `share` thousandths of
+/// them (nearest rank); 0 if there are no samples.
 fn permille(samples: &[u64], share: usize) -> u64 {
     let rank = (samples.len() * share).div_ceil(1000).max(1);
     samples.get(rank - 1).copied().unwrap_or(0)
@@ -187,7 +188,7 @@ impl Timing {
     }
 }
 
-/// The middle value, or the mean of the two middle ones; `None` if `values` is empty.
+/// Returns the middle value, or the mean of the two middle ones; `None` if `values` is empty.
 ///
 /// ```
 /// use measure::median;

@@ -1,10 +1,10 @@
-//! One turn: a contestant is filled, filled again in random order, and read in random order, with
-//! the bare codec measured right before or right after it. Then, if the plan says so, most pages are freed.
+//! One turn: a contestant is filled, filled again in random order, and read in random order. Then, if
+//! the plan says so, most pages are freed. The bare codec is measured right before or right after this.
 //!
-//! After each filling, every page is checked, untimed. A page is correct only if a load returns it
-//! byte for byte into a buffer that held something else; a refused page, only if the contestant
-//! says that it does not have it. Threads share the work evenly. A single thread stays on the
-//! processor where the turn began; each of several stays on the processor of its lane.
+//! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
+//! it byte for byte into a buffer that held something else. A refused page is correct only if the
+//! contestant reports that it does not have it. Threads share the work evenly. A single thread stays
+//! on the processor where the turn began; each of several stays on the processor of its lane.
 
 use std::fmt::Display;
 
@@ -28,7 +28,7 @@ pub struct Plan<'a> {
     /// Pages in one store or load; the set is a multiple of it. Units that contain a same-filled
     /// page are not timed.
     pub unit: usize,
-    /// Seeds the orders. In odd rounds the codec goes first.
+    /// The number of the round, which seeds the orders. In odd rounds the codec goes first.
     pub round: u64,
     /// Whether three quarters of the pages are freed at the end; only if a unit is one page.
     pub frees: bool,
@@ -42,7 +42,7 @@ pub struct Freed {
     pub compressed_bytes: usize,
     /// All memory that the contestant holds, in bytes.
     pub resident_bytes: usize,
-    /// The same after the contestant returned what it could.
+    /// The same, after the contestant returned what it could.
     pub tidied_bytes: usize,
 }
 
@@ -85,16 +85,19 @@ impl Turn {
     }
 }
 
-/// Measures one contestant, built within the turn and dropped at its end, and the bare `codec`.
-/// `earlier` is the contestant's previous turn: if the codec goes first, its loads leave out the
-/// pages that were refused then.
+/// Measures one contestant and the bare `codec`, if one is given. `build` makes the contestant within
+/// the turn, and it is dropped before the turn ends. `earlier` is the contestant's previous turn: if
+/// the codec goes first, it does not decompress the pages that were refused then; and it is a fault if
+/// the contestant now refuses other pages.
 ///
 /// # Errors
 ///
-/// [`Error::PartialUnit`] if the set is not a multiple of the unit; errors of building the
-/// contestant; errors of the codec as in [`codec::measure`]; and errors of the contestant after
-/// which it does not go on ([`Contestant::goes_on_after`]). A problem with single pages is the
-/// turn's [`Turn::fault`] instead.
+/// * [`Error::PartialUnit`] if the set is not a multiple of the unit;
+/// * errors of `build`;
+/// * errors of the codec, as in [`codec::measure`];
+/// * errors of the contestant after which it does not go on ([`Contestant::goes_on_after`]).
+///
+/// A problem with single pages is the turn's [`Turn::fault`] instead.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -165,7 +168,7 @@ pub fn turn<E: Display + Send + From<Error>>(
     if codec_first {
         beside(plan, codec, lanes, &mut turn)?;
     }
-    // Made before memory is measured, so that it is not counted.
+    // The orders are made before memory is measured, so that they are not counted.
     let order = Order::new(plan);
     let contestant = build()?;
     Course { plan, contestant: &*contestant, lanes: &mut *lanes, turn: &mut turn }
@@ -177,7 +180,7 @@ pub fn turn<E: Display + Send + From<Error>>(
     Ok(turn)
 }
 
-/// Measures the bare codec.
+/// Measures the bare codec and records its times, and its error if it failed.
 fn beside(
     plan: Plan<'_>,
     codec: Option<&dyn Compressor>,
@@ -195,13 +198,13 @@ fn beside(
     Ok(())
 }
 
-/// The orders in which a round's codec compresses and decompresses the timed pages.
+/// Returns the orders in which a round's codec compresses and decompresses the timed pages.
 pub fn codec_orders(plan: Plan<'_>) -> (Vec<usize>, Vec<usize>) {
     let order = |n| shuffled(plan.set.timed(), 2 * plan.round + n);
     (order(0), order(1))
 }
 
-/// The orders of a contestant's part, as the first pages of units.
+/// The orders in which a contestant works. Each consists of the first pages of units.
 struct Order {
     /// All units, in the order of the set.
     fill: Vec<usize>,
@@ -211,7 +214,7 @@ struct Order {
     others: Vec<usize>,
     /// The timed units, in another random order.
     load: Vec<usize>,
-    /// All pages in random order, if most are to be freed.
+    /// All pages in random order; empty if the plan frees none.
     free: Vec<usize>,
 }
 
@@ -227,7 +230,7 @@ impl Order {
     }
 }
 
-/// Whether no page of the unit is same-filled.
+/// Returns whether no page of the unit is same-filled.
 fn is_timed(plan: Plan<'_>, first: usize) -> bool {
     (first..first + plan.unit).all(|page| !plan.set.is_same_filled(page))
 }
@@ -264,7 +267,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(())
     }
 
-    /// The first filling, in the order of the set.
+    /// Fills the contestant for the first time, in the order of the set. Records refused pages.
     fn fill(&mut self, firsts: &[usize]) -> Result<Option<Summary>, E> {
         let (plan, contestant) = (self.plan, self.contestant);
         let filled = self.lanes.measure(
@@ -302,7 +305,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(filled.times)
     }
 
-    /// Compares the contestant's counts with what the filling saw.
+    /// Records a fault if the contestant's counts differ from what the filling saw.
     fn check_counts(&mut self) {
         let Some(counted) = self.turn.memory.pool else { return };
         let taken = self.turn.pages - self.turn.refused.len();
@@ -386,7 +389,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(harvest.times)
     }
 
-    /// Loads the units of `firsts` and compares them with the set.
+    /// Loads the units of `firsts` and records a fault if one differs from the set.
     fn check(&mut self, firsts: &[usize], when: &str) -> Result<(), E> {
         self.contestant.settle()?;
         let mut worker = self.contestant.worker()?;
@@ -437,17 +440,17 @@ impl<E: Display + Send> Course<'_, E> {
     }
 }
 
-/// The pages of a unit.
+/// Returns the pages of a unit.
 fn unit(plan: Plan<'_>, first: usize) -> &[Page] {
     &plan.set.pages()[first..first + plan.unit]
 }
 
-/// Returns an error that concerns a single page; any other error ends the turn.
+/// Returns an error if it concerns a single page. Any other error ends the turn.
 fn single<E>(contestant: &dyn Contestant<E>, error: E) -> Result<E, E> {
     if contestant.goes_on_after(&error) { Ok(error) } else { Err(error) }
 }
 
-/// Why a page that should be there was not loaded.
+/// Returns why a page that should be there was not loaded.
 fn why_lost<E: Display>(
     contestant: &dyn Contestant<E>,
     result: Result<bool, E>,

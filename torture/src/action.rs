@@ -95,7 +95,7 @@ impl Action {
         Action::Fork,
     ];
 
-    /// Its name on the command line and in reports.
+    /// Returns its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Action::Store => "store",
@@ -128,22 +128,22 @@ impl Action {
         }
     }
 
-    /// The action with a name.
+    /// Returns the action with this name. None if there is no such action.
     pub fn named(name: &str) -> Option<Action> {
         Action::ALL.into_iter().find(|action| action.name() == name)
     }
 
-    /// Whether it acts on chosen keys rather than on the whole store.
+    /// Returns whether it acts on chosen keys rather than on the whole store.
     pub fn is_of_keys(self) -> bool {
         self <= Action::LoadBatch
     }
 
-    /// Whether it moves pages whose keys are known, page by page.
+    /// Returns whether it moves pages whose keys are known, page by page.
     pub fn is_mover(self) -> bool {
         matches!(self, Action::Migrate | Action::Recompress | Action::Shrink)
     }
 
-    /// Whether it is available on this system.
+    /// Returns whether it is available on this system.
     pub fn is_available(self) -> bool {
         match self {
             Action::Fork => cfg!(target_os = "linux"),
@@ -156,7 +156,8 @@ thread_local! {
     static MOVER: Cell<Option<Action>> = const { Cell::new(None) };
 }
 
-/// Runs `body` as a mover: pages that it compresses or writes to the device are counted.
+/// Runs `body` as a mover. If an operation on a key is under way while `body` compresses that key's
+/// page or writes it to the device, an overlap of `action` is counted.
 pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
@@ -169,7 +170,7 @@ pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
     body()
 }
 
-/// Whether this thread is moving pages.
+/// Returns whether this thread is moving pages.
 pub fn is_mover() -> bool {
     MOVER.get().is_some()
 }
@@ -194,7 +195,7 @@ impl Tally {
         self.overlapped[action as usize].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The number of runs and of overlaps.
+    /// Returns the number of runs and the number of overlaps.
     pub fn of(&self, action: Action) -> (u64, u64) {
         let at = action as usize;
         (self.ran[at].load(Ordering::SeqCst), self.overlapped[at].load(Ordering::SeqCst))
@@ -211,14 +212,14 @@ pub struct Marks {
     begun: AtomicU64,
 }
 
-/// The most concurrent operations of one kind on one key that a mark can count.
+/// The most threads of a run: the counters of a mark have eight bits and must not overflow.
 pub const MOST_THREADS: usize = 64;
 
 const _: () =
     assert!(Action::LoadBatch as u8 <= 7, "the eight-bit counters of a key fit in 64 bits");
 
 impl Marks {
-    /// No operations under way on `keys` keys.
+    /// Makes the marks of `keys` keys, with no operation under way.
     pub fn new(keys: usize) -> Self {
         Marks {
             keys: (0..keys).map(|_| AtomicU64::new(0)).collect(),
@@ -243,17 +244,18 @@ impl Marks {
         Mark { marks: self, key, mine }
     }
 
-    /// Whether any operation on the key is under way.
+    /// Returns whether any operation on the key is under way.
     pub fn is_busy(&self, key: u32) -> bool {
         self.keys.get(key as usize).is_some_and(|marks| marks.load(Ordering::SeqCst) != 0)
     }
 
-    /// A value that changes whenever an operation on a key begins or ends.
+    /// Returns a value that changes whenever an operation on a key begins or ends.
     pub fn activity(&self) -> (u32, u64) {
         (self.under_way.load(Ordering::SeqCst), self.begun.load(Ordering::SeqCst))
     }
 
-    /// Counts a page that this thread, if it is a mover, compresses or writes to the device.
+    /// Called for each page that is compressed or written to the device. Counts an overlap if this
+    /// thread is a mover and an operation on the page's key is under way.
     pub fn moves(&self, page: &[u8], tally: &Tally) {
         let Some(action) = MOVER.get() else { return };
         if crate::page::key_of(page).is_some_and(|key| self.is_busy(key)) {

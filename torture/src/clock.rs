@@ -1,7 +1,8 @@
 //! The clock: one counter for a whole run, which orders events.
 //!
 //! An operation takes a stamp before it calls the store and another afterwards. The counter is
-//! sequentially consistent, so an operation whose end is below another's start was over before the other began.
+//! sequentially consistent: if the end of one operation is below the start of another, the first was
+//! over before the other began.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -28,7 +28,8 @@ pub struct Watch {
 impl Watch {
     fn pause(&self) {
         let mut rng = Rng::new(self.clock.last());
-        // While a mover pauses, its page is overwritten more than once, so that its object's place recurs.
+        // Movers pause more often, so that other threads replace the page more than once meanwhile
+        // and a new object gets the place of the one that the mover read.
         let often = if action::is_mover() { 20 * self.pauses } else { self.pauses };
         if rng.below(1000) < often {
             match rng.below(4) {
@@ -45,10 +46,10 @@ struct Watched {
     watch: Arc<Watch>,
 }
 
-/// The built-in compressors, watched.
+/// Returns the built-in compressors, wrapped so that `watch` sees their calls.
 ///
 /// # Errors
-/// Those of a registry, which do not occur for a new one.
+/// Those of registering a name that is taken or malformed, which do not occur here.
 pub fn registry(watch: &Arc<Watch>) -> Result<Registry, CompressorError> {
     let builtin = Registry::builtin();
     let mut registry = Registry::empty();

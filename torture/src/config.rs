@@ -19,7 +19,8 @@ const CODECS: [&str; 8] = [
     "deflate:level=4",
     "null",
 ];
-/// The most compressors in a round: every pair with a backend is a pool that can live at the same time.
+/// The most compressors in a round. Each pair of a backend and a compressor is a pool, and all of these
+/// pools may exist at the same time.
 const MOST_CODECS: usize = 4;
 
 /// Where a store writes pages back to.
@@ -40,7 +41,7 @@ pub struct Config {
     pub seed: u64,
     /// Keys that all threads share.
     pub keys: usize,
-    /// Distance between the offsets of two entries.
+    /// Distance between the offsets of neighbouring entries.
     pub stride: u64,
     /// Backends to switch between; the store starts with the first.
     pub zpools: Vec<&'static str>,
@@ -98,7 +99,8 @@ impl Config {
         let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
         let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
         let (limited_in_all, codec_panics, backend_panics) = (one_in(4), one_in(6), one_in(6));
-        // Pools come and go by the thousand under a handful of keys, so that handles and places recur.
+        // In a round of churn, pools come and go by the thousand under a handful of keys, so that
+        // handles and places recur.
         let churn = one_in(3);
         let bits = if churn { rng.below(2) } else { rng.below(13) };
         let keys = ((1usize << bits) + rng.below(1 << bits)).min(most_keys).max(1);
@@ -185,7 +187,7 @@ impl Config {
             refuse_incompressible,
             limit: limited.then(|| 4096 * (16 + rng.below(keys + 48))),
             beyond_empty: limited_in_all.then(|| {
-                // It must also cover contexts of other compressors, up to some megabytes.
+                // The limit must also cover contexts of other compressors, up to some megabytes.
                 4096 * (16 + rng.below(keys + 48)) + (rng.below(3) << 20)
             }),
             codec_panics: if codec_panics { 1 + rng.below(20) } else { 0 },
@@ -211,7 +213,8 @@ impl Config {
         }
     }
 
-    /// Whether the description contains each of the names.
+    /// Returns whether the displayed configuration contains each of the names. A name without `=` must
+    /// be a whole word of it.
     pub fn has(&self, names: &[String]) -> bool {
         let shown = self.to_string();
         let words: Vec<&str> = shown.split([' ', '=', ',']).collect();

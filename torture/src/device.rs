@@ -1,9 +1,9 @@
 //! A device that can be made to fail, and that checks how it is used.
 //!
-//! It wraps another device. Faults are switched while it is in use; each failure leaves a stamp, so
-//! that an error of the store can be compared with what really happened. It checks the contract of
-//! `SwapDevice`: a slot that holds a page is not written again before it is discarded, only such a
-//! slot is read, and a slot is not discarded while it is being read.
+//! It wraps another device. Faults are switched while it is in use. Each failure records a stamp, so
+//! that an error of the store can be compared with what really happened. The device checks the
+//! contract of `SwapDevice`: a slot that holds a page is not written again before it is discarded,
+//! only such a slot is read, and a slot is not discarded while it is being read.
 
 use core::time::Duration;
 use std::io;
@@ -31,7 +31,7 @@ pub enum Fault {
     Full = 4,
     /// Writes store half of the page and fail.
     Torn = 8,
-    /// Every other read, write and discard panics.
+    /// Half of the reads, writes and discards panic, chosen at random.
     Panic = 16,
     /// Writes and reads take a few milliseconds.
     Slow = 32,
@@ -45,7 +45,7 @@ impl Fault {
 
 const WRITTEN: u32 = 1 << 31;
 
-/// Bypasses the panic hook, which records only panics that were not ordered.
+/// Panics without calling the panic hook, which records only panics that were not ordered.
 fn panic_as_ordered() -> ! {
     std::panic::resume_unwind(Box::new("torture ordered this panic of the device"))
 }
@@ -70,7 +70,7 @@ pub struct TortureDevice {
     full_from: usize,
     /// The last stamp at which it counted as full.
     full: AtomicU64,
-    /// Discards that are counted but not stamped yet.
+    /// Discards that may have lowered `written` already and have not set `full` yet.
     discarding: AtomicUsize,
     failed_write: AtomicU64,
     /// When a write last failed, in nanoseconds since `made`, plus one; 0 if none has.
@@ -118,36 +118,37 @@ impl TortureDevice {
         self.faults.store(bits, Ordering::SeqCst);
     }
 
-    /// Whether any fault is active.
+    /// Returns whether any fault is active.
     pub fn is_failing(&self) -> bool {
         self.faults.load(Ordering::SeqCst) != 0
     }
 
-    /// Whether a write failed at or after a stamp.
+    /// Returns whether a write failed at or after a stamp.
     pub fn failed_a_write_since(&self, stamp: u64) -> bool {
         self.failed_write.load(Ordering::SeqCst) >= stamp
     }
 
-    /// Whether a read failed at or after a stamp.
+    /// Returns whether a read failed at or after a stamp.
     pub fn failed_a_read_since(&self, stamp: u64) -> bool {
         self.failed_read.load(Ordering::SeqCst) >= stamp
     }
 
-    /// Whether a write failed at or after an instant.
+    /// Returns whether a write failed at or after an instant.
     pub fn failed_a_write_after(&self, moment: Instant) -> bool {
         let failed_at = self.failed_at.load(Ordering::SeqCst).checked_sub(1);
         failed_at.is_some_and(|nanos| self.made + Duration::from_nanos(nanos) >= moment)
     }
 
-    /// Whether all slots may have been taken at some moment at or after a stamp.
+    /// Returns whether all slots may have been taken at some moment at or after a stamp.
     pub fn was_full_since(&self, stamp: u64) -> bool {
-        // In this order: a discard counts here until it is stamped.
+        // The order matters: `discarding` is above 0 from before `discard` lowers `written` until it
+        // has set `full`.
         self.written.load(Ordering::SeqCst) >= self.full_from
             || self.discarding.load(Ordering::SeqCst) > 0
             || self.full.load(Ordering::SeqCst) >= stamp
     }
 
-    /// Slots that hold a page.
+    /// Returns the number of slots that hold a page.
     pub fn written_slots(&self) -> usize {
         self.slots.iter().filter(|slot| slot.load(Ordering::SeqCst) & WRITTEN != 0).count()
     }
@@ -157,7 +158,8 @@ impl TortureDevice {
     }
 
     fn fail(&self, last: &AtomicU64) {
-        // Stamped before the call returns, so the stamp is below the end of any call that reports it.
+        // The stamp is taken before the call returns, so it is below the end of any call that reports
+        // the failure.
         last.fetch_max(self.clock.stamp(), Ordering::SeqCst);
         if core::ptr::eq(last, &self.failed_write) {
             let nanos = u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
@@ -178,7 +180,7 @@ impl TortureDevice {
         self.slots.get(usize::try_from(slot).ok()?)
     }
 
-    /// Pauses, and panics if that fault is active; `last` then records the failure.
+    /// Pauses. If [`Fault::Panic`] is active, then panics at random, and records that failure in `last`.
     fn take_time(&self, last: &AtomicU64) {
         let most = if self.is_on(Fault::Slow) { 5 * self.pause + 2000 } else { self.pause };
         let mut rng = Rng::new(self.clock.last());
@@ -233,7 +235,7 @@ impl SwapDevice for TortureDevice {
         if state.is_some_and(|state| state.fetch_add(1, Ordering::SeqCst) & WRITTEN == 0) {
             self.misused("was read while it holds no page", slot);
         }
-        // Also taken off if the device panics.
+        // Takes the reader off even if the device panics.
         struct Done<'a>(Option<&'a AtomicU32>);
         impl Drop for Done<'_> {
             fn drop(&mut self) {

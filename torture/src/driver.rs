@@ -24,6 +24,7 @@ use crate::rules::{Rule, Start};
 
 /// The most pages in a batch.
 const MOST_BATCH: usize = 16;
+
 /// The record of what a thread did.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -45,7 +46,7 @@ pub struct Driver<'r> {
 }
 
 impl<'r> Driver<'r> {
-    /// A thread with its own random source.
+    /// Makes the driver of thread `me`, whose random choices depend on `seed`.
     pub fn new(round: &'r Round<'r>, me: usize, seed: u64) -> Self {
         let (page, batch) = (Box::new([0; PAGE_SIZE]), vec![[0; PAGE_SIZE]; MOST_BATCH]);
         Driver { round, me, rng: Rng::new(seed), log: Log::default(), page, batch }
@@ -56,7 +57,7 @@ impl<'r> Driver<'r> {
         self.log
     }
 
-    /// Acts until the round is over.
+    /// Acts until the round is over. Returns the record.
     pub fn play(mut self) -> Log {
         while !self.round.is_over() {
             let action = self.draw();
@@ -174,7 +175,7 @@ impl<'r> Driver<'r> {
         Start { stamp: self.stamp(), at: Instant::now() }
     }
 
-    /// Calls the store. None if it panicked, which is always a finding.
+    /// Calls the store. If it panics, reports a finding and returns None.
     fn guarded<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
         catch(self.round, call)
     }
@@ -195,7 +196,8 @@ impl<'r> Driver<'r> {
 
     fn key(&mut self) -> u32 {
         let keys = self.round.config.keys;
-        // A quarter of the actions go to a few keys, so that threads meet there however many keys there are.
+        // A quarter of the actions go to at most four keys, so that threads meet even if a round has
+        // many keys.
         let of = if self.rng.below(4) == 0 { keys.min(4) } else { keys };
         self.rng.below(of) as u32
     }
@@ -212,7 +214,8 @@ impl<'r> Driver<'r> {
         self.refused(call, self.round.facts(start).store(Some(form), error), error);
     }
 
-    /// The outcome of a store. If it `keeps` the older page when refused, it never removes that page.
+    /// Returns the outcome of a store. With `keeps`, a refused store keeps the older page, so the
+    /// store never removes that page.
     fn stored(
         &self,
         call: &'static str,
@@ -253,7 +256,8 @@ impl<'r> Driver<'r> {
         drop(mark);
     }
 
-    /// Returns the version in a page of a key. Any other contents are a finding.
+    /// Returns the version in a page that was loaded under a key. If the page was never stored there,
+    /// reports a finding and returns None.
     fn version(&self, call: &str, key: u32, page: &Page) -> Option<u64> {
         let wrong = match page::read(page, self.round.base) {
             Ok(stamp) if stamp.key == key => return Some(stamp.version),
@@ -357,8 +361,8 @@ impl<'r> Driver<'r> {
         drop(mark);
     }
 
-    /// Draws keys, in half of the cases possibly with duplicates. Returns them, and the same
-    /// without duplicates.
+    /// Draws the keys of a batch. Returns them as drawn, and the same without duplicates. In half of
+    /// the cases neither list has duplicates.
     fn keys_of_batch(&mut self) -> (Vec<u32>, Vec<u32>) {
         let count = 1 + self.rng.below(MOST_BATCH);
         let mut keys: Vec<u32> = (0..count).map(|_| self.key()).collect();
@@ -417,7 +421,8 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// The results of a batch. A whole batch may be refused only for lack of memory, or in a forked child.
+    /// Returns the results of a batch. No rule allows a batch to be refused as a whole, so that is a
+    /// finding.
     fn batch_done<T>(
         &self,
         call: &str,
@@ -484,7 +489,8 @@ impl<'r> Driver<'r> {
     fn stats(&mut self) -> bool {
         let stats = self.round.store.stats();
         let (pages, keys) = (stats.stored_pages, self.round.config.keys);
-        // A store counts a page just after publishing it, and by then another thread may have dropped it.
+        // A store counts a page just after it publishes it, and another thread may have dropped the
+        // page in between. So the figure may be off by the pages of the calls under way.
         if pages > keys + self.round.threads * (MOST_BATCH + 1) {
             let what = format!("{pages} pages are stored under {keys} keys");
             self.round.run.findings.report("wrong figures", what);
@@ -595,7 +601,7 @@ impl<'r> Driver<'r> {
         true
     }
 
-    /// Sets another limit: none, the first one, or anything down to a few pages.
+    /// Sets another limit: none, the first one, or a random one of at least a page.
     fn limit(&mut self) -> bool {
         let (round, start) = (self.round, self.begin());
         let in_all = match round.limits.first {
@@ -713,14 +719,14 @@ impl<'r> Driver<'r> {
         }
     }
 
-    /// With all other threads at rest: stores a page under every key.
+    /// Stores a page under every key. All other threads are at rest.
     pub fn store_all(&mut self) {
         for key in 0..self.round.config.keys as u32 {
             self.store(key, false);
         }
     }
 
-    /// With all other threads at rest: checks, loads and drops every key.
+    /// Checks, loads and drops the page of every key. All other threads are at rest.
     pub fn visit_all(&mut self) {
         self.entries();
         for key in 0..self.round.config.keys as u32 {

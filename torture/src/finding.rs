@@ -28,12 +28,12 @@ impl Findings {
         self.found.store(true, Ordering::SeqCst);
     }
 
-    /// Whether anything was found.
+    /// Returns whether anything was found.
     pub fn any(&self) -> bool {
         self.found.load(Ordering::SeqCst)
     }
 
-    /// The first one.
+    /// Returns the first finding, if there is one.
     pub fn first(&self) -> Option<Finding> {
         lock(&self.first).clone()
     }
@@ -58,7 +58,7 @@ pub fn watch_panics() {
     }));
 }
 
-/// The first panic since the last call.
+/// Returns the first panic since the last call, if there was one. Forgets the others.
 pub fn take_panic() -> Option<String> {
     let mut panics = lock(&PANICS);
     let first = (!panics.is_empty()).then(|| panics.swap_remove(0));

@@ -2,7 +2,7 @@
 //!
 //! Only the forking thread exists in the child. Locks that other threads held stay locked there, so
 //! a call or a drop that takes one hangs: the child must end within [`PATIENCE`]. Every call must
-//! return the error that says so, or answer as an empty store does; and a store that the child
+//! return the error for a forked child, or answer as an empty store does. A store that the child
 //! builds must work.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::round::Round;
 /// How long the child may take. Dropping takes microseconds; the rest is for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A question to a store in the child, and whether it answered as it must there.
+/// The name of a call, and a function that makes it in the child and checks the store's answer.
 type Asked = (&'static str, fn(&Round<'_>, &mut [[u8; PAGE_SIZE]; 1]) -> bool);
 
 const ASKED: [Asked; 17] = [
@@ -78,7 +78,7 @@ const ASKED: [Asked; 17] = [
 /// Forks. The child questions the store, drops it and its background threads, and exits.
 ///
 /// # Errors
-/// What went wrong in the child, or that there is no child.
+/// What went wrong in the child, or why no child was made, in words.
 #[cfg(not(target_os = "linux"))]
 pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
     Err("fork is used on Linux only".to_owned())
@@ -87,7 +87,7 @@ pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
 /// Forks. The child questions the store, drops it and its background threads, and exits.
 ///
 /// # Errors
-/// What went wrong in the child, or that there is no child.
+/// What went wrong in the child, or why no child was made, in words.
 #[cfg(target_os = "linux")]
 pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     use std::time::Instant;
@@ -131,7 +131,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 const PANICKED: i32 = 3;
-/// The first of the exit codes that say which question of [`ASKED`] got a wrong answer.
+/// The exit code if the first of [`ASKED`] gave a wrong answer. The codes after it stand for the others.
 #[cfg(target_os = "linux")]
 const ANSWERED: i32 = 10;
 

@@ -1,4 +1,4 @@
-//! Backends in which now and then an object is read for a while on another thread, and a call panics.
+//! Wrapped backends. Now and then a call panics, or an object is read for a while on another thread.
 //!
 //! Whatever is stored, moved or freed meanwhile, the bytes under a guard must neither move nor
 //! change: each guard is compared with a copy before it is dropped. Only a few guards are open at
@@ -27,14 +27,14 @@ pub struct Guards {
     findings: Arc<Findings>,
     open: Mutex<Vec<(ObjReadOwned, Vec<u8>)>>,
     count: AtomicUsize,
-    /// Callers that need the open guards to stay open.
+    /// The number of callers that need the open guards to stay open.
     kept: AtomicUsize,
     /// How many of 1000 objects are read.
     often: usize,
 }
 
 impl Guards {
-    /// No open guards; of 1000 new objects, `often` are read.
+    /// Makes a set of guards, none of them open. Of 1000 new objects, `often` are read.
     pub fn new(often: usize, clock: Arc<Clock>, findings: Arc<Findings>) -> Self {
         Guards {
             clock,
@@ -46,12 +46,12 @@ impl Guards {
         }
     }
 
-    /// The number of open guards.
+    /// Returns the number of open guards.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Whether guards are made at all.
+    /// Returns whether guards are made at all.
     pub fn are_used(&self) -> bool {
         self.often > 0
     }
@@ -73,7 +73,7 @@ impl Guards {
         }
     }
 
-    /// Runs `body` while the open guards stay open: anything that waits for one of them hangs.
+    /// Runs `body` while the open guards stay open. If `body` waits for one of them, it hangs.
     pub fn while_kept<T>(&self, body: impl FnOnce() -> T) -> T {
         struct Release<'a>(&'a AtomicUsize);
         impl Drop for Release<'_> {
@@ -86,12 +86,12 @@ impl Guards {
         body()
     }
 
-    /// Whether a caller needs the guards to stay open.
+    /// Returns whether a caller needs the guards to stay open.
     pub fn are_kept(&self) -> bool {
         self.kept.load(Ordering::SeqCst) > 0
     }
 
-    /// Checks the bytes of one guard and closes it. Returns whether there was one.
+    /// Checks the bytes of one guard and closes it. Returns false if no guard is open.
     pub fn close_one(&self) -> bool {
         let mut rng = Rng::new(self.clock.last());
         let taken = {
@@ -125,10 +125,11 @@ struct Guarded {
     panics: Arc<Panics>,
 }
 
-/// The built-in backends, with guards and panics. A call that panics has done either everything or nothing.
+/// Returns the built-in backends, wrapped in guards and panics. A call that panics has done either
+/// everything or nothing.
 ///
 /// # Errors
-/// Those of a registry, which do not occur for a new one.
+/// Those of registering a name that is taken, which do not occur here.
 pub fn registry(guards: &Arc<Guards>, panics: &Arc<Panics>) -> Result<Registry, ZpoolError> {
     let builtin = zswap_core::builtin::zpools();
     let mut registry = Registry::new();

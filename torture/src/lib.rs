@@ -1,6 +1,6 @@
-//! The torture test: every backend, codec, limit, device fault, switch, background thread, batch
-//! and checksum setting of the page store, combined at random, with all threads on the same keys,
-//! against a model.
+//! The torture test of the page store. It combines every backend, codec, limit, device fault, switch,
+//! background thread, batch and checksum setting at random. All threads use the same keys, and a
+//! model judges what they saw.
 //!
 //! | file | idea |
 //! |---|---|

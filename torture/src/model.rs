@@ -5,16 +5,18 @@
 //! operations can have taken effect, each between its start and its end. So every finding is a
 //! fault, and no order has to be guessed.
 //!
-//! * **stale**: a version that, as some operation witnessed, was there before another operation
-//!   began that left the key in a different state and ended before the load began.
-//! * **lost**: nothing was found, although a page was there before, no operation that can have
-//!   removed it overlaps the time since, and no store that may have given the older page up first
+//! * **stale**: a load found a version that another operation had replaced or removed. That operation
+//!   left the key in a different state. It began after some operation had witnessed the version, and
+//!   ended before the load began.
+//! * **lost**: nothing was found, although a page was there before. No operation that can have removed
+//!   it overlaps the time since then, and no store that may have given up the older page first
 //!   overlaps the call.
-//! * **ghost**: a page was found, although the key was empty before and no operation that can have
-//!   stored one overlaps the time since.
-//! * **taken twice**, **after its take**, **after its batch**, **from nowhere**: a version can be
-//!   taken only once; it is not seen after that, nor after a batch that stored a later page under
-//!   its key, nor before its store began.
+//! * **ghost**: a page was found, although the key was empty before. No operation that can have stored
+//!   a page overlaps the time since then.
+//! * **taken twice**: a version was taken by two operations.
+//! * **after its take**: a version was found after it was taken.
+//! * **after its batch**: a version was found after a batch that stored a later page under its key.
+//! * **from nowhere**: a version was found before its store began, or was never stored.
 
 use std::collections::HashMap;
 
@@ -58,7 +60,7 @@ enum Known {
 }
 
 impl Outcome {
-    /// The state that the operation found.
+    /// Returns the state that the operation found, as far as its outcome reveals it.
     fn before(self) -> Option<Known> {
         match self {
             Outcome::Loaded(version) | Outcome::Took(version) => Some(Known::Version(version)),
@@ -68,7 +70,7 @@ impl Outcome {
         }
     }
 
-    /// The state that the operation left.
+    /// Returns the state that the operation left, as far as its outcome reveals it.
     fn after(self) -> Option<Known> {
         match self {
             Outcome::Stored(version) | Outcome::StoredLate(version) | Outcome::Loaded(version) => {
@@ -87,7 +89,7 @@ impl Outcome {
         }
     }
 
-    /// The version that it may have stored.
+    /// Returns the version that it may have stored.
     pub fn may_store(self) -> Option<u64> {
         match self {
             Outcome::Stored(version)
@@ -139,8 +141,8 @@ pub struct Violation {
     pub against: Option<Op>,
 }
 
-/// Of the operations that left a key in a known state, the one that started last; and of those that
-/// left it in any other state, the one that started last.
+/// The operation that started last, with the state in which it left the key; and the one that started
+/// last among those that left the key in any other state.
 #[derive(Default)]
 struct Latest {
     first: Option<(Known, Op)>,
@@ -172,7 +174,8 @@ impl Latest {
     }
 }
 
-/// For operations in the order of their starts: the latest end of each and those before it.
+/// Operations in the order of their starts: the start of each, and the latest end of it and of those
+/// before it.
 struct Ends(Vec<(u64, u64)>);
 
 impl Ends {
@@ -185,7 +188,7 @@ impl Ends {
         Ends(ends.collect())
     }
 
-    /// Whether an operation that started before `before` ended after `after`.
+    /// Returns whether an operation that started before `before` ended after `after`.
     fn overlap(&self, after: u64, before: u64) -> bool {
         let until = self.0.partition_point(|(start, _)| *start < before);
         until > 0 && self.0[until - 1].1 > after
@@ -329,10 +332,10 @@ mod tests {
             judge(&[(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 6, Loaded(1))]),
             Some("stale")
         );
-        // Also if another load is the only witness that the newer version came later.
+        // It is stale even if another load is the only witness that the newer version came later.
         let seen = [(1, 2, Stored(1)), (3, 20, Stored(2)), (5, 6, Loaded(2)), (7, 8, Loaded(1))];
         assert_eq!(judge(&seen), Some("stale"));
-        // Also through a third version, which the load's own version does not witness.
+        // The second of three versions is stale after the third.
         let third = [
             (1, 2, Stored(1)),
             (3, 4, Stored(2)),
@@ -361,7 +364,7 @@ mod tests {
             assert_eq!(judge(&[stores[0], stores[1], (11, 12, Loaded(seen))]), None);
             assert_eq!(judge(&[stores[0], stores[1], (3, 4, Loaded(seen))]), None);
         }
-        // Once one was seen after the other, the order cannot reverse.
+        // Once one version was seen after the other, the order cannot reverse.
         let back = [stores[0], stores[1], (11, 12, Loaded(1)), (13, 14, Loaded(2))];
         assert_eq!(judge(&back), Some("stale"));
         // A load that overlaps the overwrite sees either.
@@ -369,7 +372,7 @@ mod tests {
             let ops = [(1, 2, Stored(1)), (3, 6, Stored(2)), (4, 5, Loaded(seen))];
             assert_eq!(judge(&ops), None);
         }
-        // An overwrite that overlaps the load, and one before it.
+        // One overwrite overlaps the load, and another was over before it.
         let past = [(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 8, Stored(3)), (6, 7, Loaded(1))];
         assert_eq!(judge(&past), Some("stale"));
     }
@@ -378,13 +381,13 @@ mod tests {
     fn a_page_that_nothing_removed_is_lost() {
         assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, Missed)]), Some("lost"));
         assert_eq!(judge(&[(1, 2, Stored(1)), (3, 4, Dropped), (5, 6, Missed)]), None);
-        // Removed before it was stored.
+        // The removal was over before the store began.
         let before = [(1, 2, Cleared), (3, 4, Stored(1)), (5, 6, Missed)];
         assert_eq!(judge(&before), Some("lost"));
-        // A removal that overlaps the store or the load.
+        // A removal overlaps the store or the load.
         assert_eq!(judge(&[(1, 4, Stored(1)), (2, 3, Dropped), (5, 6, Missed)]), None);
         assert_eq!(judge(&[(1, 2, Stored(1)), (3, 8, Took(1)), (4, 5, Missed)]), None);
-        // Seen after the only removal was over.
+        // The page was seen after the only removal was over.
         let seen = [(1, 2, Stored(1)), (3, 6, Cleared), (7, 8, Seen), (9, 10, Missed)];
         assert_eq!(judge(&seen), Some("ghost"));
         let loaded = [(1, 5, Stored(1)), (2, 3, Cleared), (6, 7, Loaded(1)), (8, 9, Missed)];
@@ -410,7 +413,7 @@ mod tests {
     fn a_version_is_taken_once() {
         let twice = [(1, 2, Stored(1)), (3, 9, Took(1)), (4, 8, Took(1))];
         assert_eq!(judge(&twice), Some("taken twice"));
-        // Taken while it was being stored, and not seen afterwards.
+        // The version is taken while it is being stored, and not seen afterwards.
         assert_eq!(judge(&[(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Missed)]), None);
         let after = [(1, 10, Stored(1)), (2, 3, Took(1)), (4, 5, Loaded(1))];
         assert_eq!(judge(&after), Some("after its take"));

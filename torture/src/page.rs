@@ -48,7 +48,7 @@ impl Form {
         Form::LargeWord,
     ];
 
-    /// Whether the page is one word repeated, which takes no room in a pool.
+    /// Returns whether the page is one word repeated, which takes no room in a pool.
     pub fn is_same_filled(self) -> bool {
         matches!(self, Form::SmallWord | Form::TwiceWord | Form::LargeWord)
     }
@@ -65,8 +65,9 @@ pub struct Stamp {
     pub writer: Option<u32>,
 }
 
-/// Makes a page. `base` is below every version of the round; where bits are short, a same-filled
-/// page stores its version's distance from it. A form that cannot hold the version is replaced by another.
+/// Makes a page. `base` is below every version of the round. [`Form::TwiceWord`] has few bits, so it
+/// holds the distance of the version from `base`. If it cannot hold that, [`Form::SmallWord`] is used
+/// instead.
 pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {
     let key = u64::from(stamp.key);
     let form = if form == Form::TwiceWord && twice(key, stamp.version, base).is_none() {
@@ -140,14 +141,15 @@ pub fn read(page: &Page, base: u64) -> Result<Stamp, String> {
     }
 }
 
-/// The key in a page's header, whatever else the page contains.
+/// Returns the key in a page's header, whatever else the page contains. None if it has no header.
 pub fn key_of(page: &[u8]) -> Option<u32> {
     let bytes = page.first_chunk::<WORD>()?;
     let first = u64::from_le_bytes(*bytes);
     (first & !KEY_MASK == MAGIC).then_some((first & KEY_MASK) as u32)
 }
 
-/// The half of a word that consists of two equal halves; `None` if it would look like another form.
+/// Returns one half of a word that consists of two equal halves; `None` if the version does not fit, or
+/// if the word would look like another form.
 fn twice(key: u64, version: u64, base: u64) -> Option<u64> {
     let distance = version.checked_sub(base)?;
     let half = distance << KEY_BITS | key;
@@ -180,7 +182,7 @@ fn set(page: &mut Page, at: usize, word: u64) {
     page[at * WORD..][..WORD].copy_from_slice(&word.to_le_bytes());
 }
 
-/// A checksum over every word except its own. It depends on the order of the words.
+/// Returns a checksum over every word except its own. It depends on the order of the words.
 fn sum(page: &Page) -> u64 {
     let words = page.chunks_exact(WORD).enumerate().filter(|(at, _)| *at != 3);
     words.fold(0x9E37_79B9_7F4A_7C15, |sum: u64, (_, bytes)| {

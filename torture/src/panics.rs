@@ -1,4 +1,4 @@
-//! Panics of codecs and backends that a round orders. Each leaves its stamp.
+//! Panics of codecs and backends that a round orders. Each records its stamp.
 //!
 //! They bypass the panic hook, which records the store's own panics.
 
@@ -20,7 +20,7 @@ pub struct Panics {
 }
 
 impl Panics {
-    /// Of 1000 calls, `often` panic.
+    /// Makes a source of panics: of 1000 calls, `often` panic.
     pub fn new(often: usize, clock: Arc<Clock>) -> Self {
         Panics { clock, often, off: AtomicBool::new(false), last: AtomicU64::new(0) }
     }
@@ -30,7 +30,7 @@ impl Panics {
         self.off.store(true, Ordering::SeqCst);
     }
 
-    /// Panics, or returns.
+    /// Panics or returns, at random.
     pub fn maybe(&self) {
         if self.often == 0 || self.off.load(Ordering::SeqCst) {
             return;
@@ -43,7 +43,7 @@ impl Panics {
         }
     }
 
-    /// Whether a panic occurred at or after a stamp.
+    /// Returns whether a panic occurred at or after a stamp.
     pub fn since(&self, stamp: u64) -> bool {
         self.last.load(Ordering::SeqCst) >= stamp
     }

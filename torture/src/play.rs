@@ -1,4 +1,4 @@
-//! The course of a round: all threads for about a second; then the remaining store is checked.
+//! The course of a round: all threads act for about a second; then what is left in the store is checked.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -68,8 +68,8 @@ impl Round<'_> {
         }
     }
 
-    /// With everything else at rest: a store whose device works again accepts pages again; every
-    /// page is still there; and nothing remains once all pages are dropped.
+    /// Checks the store while everything else is at rest. If its device works again, it accepts pages
+    /// again. Every page is still there. Nothing remains once all pages are dropped.
     fn settle(&self) -> Log {
         let mut last = Driver::new(self, self.threads, self.config.seed);
         last.stop_background();
@@ -125,7 +125,7 @@ impl Round<'_> {
         }
     }
 
-    /// Drops the store and checks that its pages came back.
+    /// Drops the store and checks that all its pages were returned to the provider.
     fn end(self) {
         let (providers, findings) = (self.providers.clone(), self.run.findings.clone());
         let failed = findings.any();
@@ -143,9 +143,9 @@ fn describe_panic() -> String {
     take_panic().unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Operations to show before and after those that contradict each other.
+/// How many operations to show before and after those that contradict each other.
 const AROUND: usize = 8;
-/// Actions on the whole store to show.
+/// The most actions on the whole store to show.
 const MOST_DEEDS: usize = 40;
 
 /// An action on the whole store: the action, the thread, and the stamps of start and end.

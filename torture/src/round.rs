@@ -55,7 +55,7 @@ impl Run {
     }
 }
 
-/// Whether writeback is off. Conservative while it is being switched.
+/// Whether writeback is off. While it is being switched, it counts as off.
 #[derive(Debug, Default)]
 pub struct Writeback {
     off: AtomicBool,
@@ -78,7 +78,7 @@ impl Writeback {
         }
     }
 
-    /// Whether it may have been off at some moment since a stamp.
+    /// Returns whether it may have been off at some moment since a stamp.
     pub fn was_off_since(&self, stamp: u64) -> bool {
         self.off.load(Ordering::SeqCst) || self.on.load(Ordering::SeqCst) >= stamp
     }
@@ -87,7 +87,7 @@ impl Writeback {
 /// The limits of a store, which change.
 #[derive(Debug)]
 pub struct Limits {
-    /// The limits on the pools and on everything that the store started with; `None` for no limit.
+    /// The limits that the store started with: on the pools, and on everything. `None` for no limit.
     pub first: (Option<usize>, Option<usize>),
     highest: (AtomicUsize, AtomicUsize),
 }
@@ -146,7 +146,7 @@ impl Providers {
         }
     }
 
-    /// Checks that pools that are gone have returned all their pages.
+    /// Checks that pools that were dropped have returned all their pages, and forgets their providers.
     pub fn check_those_gone(&self, findings: &Findings) {
         lock(&self.0).retain(|pages| {
             if Arc::strong_count(pages) > 1 {
@@ -294,7 +294,8 @@ impl<'a> Round<'a> {
         };
         let mut max_bytes = None;
         if let Some(beyond) = config.beyond_empty {
-            // The limit on the pools may not be higher, so first find out how much is needed without it.
+            // `max_bytes` may not be below the limit on the pools. Build with the lowest value first:
+            // the error says how much an empty store needs.
             let least = config.limit.unwrap_or(1);
             let needed = match build(&|| builder().max_bytes(least)) {
                 Err(BuildError::LimitTooSmall { limit: "max_bytes", needed, .. }) => needed,
@@ -330,7 +331,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// The facts that the rules depend on, for a call that is over.
+    /// Returns the facts that the rules depend on, for a call that is over.
     pub fn facts(&self, start: Start) -> Facts<'_> {
         Facts {
             config: &self.config,
@@ -344,7 +345,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The entry of a key. Even and odd keys are in different areas.
+    /// Returns the entry of a key. Even and odd keys are in different areas.
     ///
     /// # Panics
     /// If the offset of `key` does not fit in an entry, which no key of the round causes.
@@ -355,7 +356,7 @@ impl<'a> Round<'a> {
         entry.expect("the offset of a key is in range")
     }
 
-    /// The key of an entry, if it is the entry of a key.
+    /// Returns the key of an entry. None if it is not the entry of any key.
     pub fn key_of(&self, entry: SwapEntry) -> Option<u32> {
         let half = u32::try_from(entry.offset() / self.config.stride).ok()?;
         let key = half.checked_mul(2)? + u32::from(entry.swap_type());
@@ -363,14 +364,14 @@ impl<'a> Round<'a> {
         ours.then_some(key)
     }
 
-    /// Whether threads are to stop.
+    /// Returns whether threads must stop.
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::SeqCst) || self.run.findings.any()
     }
 }
 
-/// The most slots that may be taken without holding a page: one for each thread and each background
-/// thread, one more for each thread that may be stopping a background thread, and one more.
+/// The most slots that may be taken without holding a page: one for each thread, one for each
+/// background thread, one for each background thread that some thread is stopping, and one more.
 fn in_hand(threads: usize) -> usize {
     2 * threads + MOST_BACKGROUND + 1
 }

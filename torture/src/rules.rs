@@ -1,9 +1,9 @@
 //! When a call may be refused: all rules in one place, each with a name.
 //!
 //! An error that no rule allows is a finding. Rules depend on what really happened: the device
-//! records the stamp of each failure, codecs and backends that of each panic, so that an error can
-//! be attributed to the call that met it. A panic of theirs must become an error; one that comes
-//! out of the store is a finding.
+//! records the stamp of each failure, and codecs and backends record the stamp of each panic. So an
+//! error can be attributed to the call that met the failure. The store must turn such a panic into an
+//! error: a panic that comes out of the store is a finding.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::panics::Panics;
 
 /// How long a store may refuse pages after its device has failed a write.
 pub const BACK_OFF: Duration = Duration::from_millis(100);
-/// In no round does a store take this much besides its pools' pages.
+/// More memory than any store of a round takes besides its pools' pages.
 const MOST_UNWRITABLE: usize = 256 << 20;
 
 /// Why a refusal is allowed.
@@ -126,8 +126,9 @@ impl Facts<'_> {
         self.config.device == Device::None || self.writeback_was_off
     }
 
-    /// Whether `reason` can have kept a store from making room. If the device accepts writes there
-    /// is no valid reason, whatever other threads and guards hold: the store may exceed its limit then.
+    /// Returns the rule by which `reason` can have kept a store from making room; None if it cannot. If
+    /// the device accepts writes, no reason is valid, whatever other threads and guards hold: the
+    /// store may then exceed its limit.
     fn reason(&self, reason: LimitReason) -> Option<Rule> {
         let stamp = self.start.stamp;
         let (happened, rule) = match reason {
@@ -156,8 +157,8 @@ impl Facts<'_> {
         self.reason(reason).filter(|_| plausible)
     }
 
-    /// Whether a store can have removed the older page before it succeeded: it lacked memory and
-    /// could not make room.
+    /// Returns whether a store can have removed the older page before it succeeded, because it lacked
+    /// memory and could not make room.
     pub fn may_give_up_older(&self) -> bool {
         let reasons = [
             LimitReason::NoDevice,
@@ -186,7 +187,7 @@ impl Facts<'_> {
         (panicked && self.codec.since(self.start.stamp)).then_some(Rule::CodecPanicked)
     }
 
-    /// The rule by which a store may fail with this error.
+    /// Returns the rule that allows a store to fail with this error.
     pub fn store(&self, form: Option<Form>, error: &StoreError) -> Option<Rule> {
         match error {
             StoreError::Incompressible { .. } => {
@@ -209,7 +210,8 @@ impl Facts<'_> {
         }
     }
 
-    /// The rule by which a load or a take may fail with this error. `NotFound` is judged by the model.
+    /// Returns the rule that allows a load or a take to fail with this error. `NotFound` is judged by the
+    /// model.
     pub fn load(&self, error: &LoadError) -> Option<Rule> {
         match error {
             LoadError::Device {
@@ -226,7 +228,7 @@ impl Facts<'_> {
         }
     }
 
-    /// The rule by which writeback may fail with this error.
+    /// Returns the rule that allows writeback to fail with this error.
     pub fn writeback(&self, error: &WritebackError) -> Option<Rule> {
         match error {
             WritebackError::NoDevice => self.no_writeback().then_some(Rule::NoWriteback),
@@ -242,7 +244,7 @@ impl Facts<'_> {
         }
     }
 
-    /// The rule by which making a pool or setting a limit may fail with this error.
+    /// Returns the rule that allows making a pool or setting a limit to fail with this error.
     pub fn build(&self, error: &BuildError) -> Option<Rule> {
         match error {
             BuildError::TooManyPools { .. } => {
@@ -265,7 +267,7 @@ impl Facts<'_> {
         }
     }
 
-    /// The rule by which moving pages may fail with this error.
+    /// Returns the rule that allows moving pages to fail with this error.
     pub fn migrate(&self, error: &MigrateError) -> Option<Rule> {
         match error {
             MigrateError::Build(error) => self.build(error),

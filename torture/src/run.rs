@@ -119,7 +119,8 @@ fn draw(options: &Options, round: u64) -> Result<Config, String> {
     found.ok_or_else(|| format!("no configuration contains {}", options.only.join(" and ")))
 }
 
-/// Actions that a whole run did not perform, or that overlapped nothing.
+/// Names the actions that a whole run did not perform or that overlapped nothing. None if there are
+/// no such actions.
 fn uncovered(actions: &[(Action, u64, u64)], skip: &[Action]) -> Option<String> {
     let counts = |action: &Action| action.is_available() && !skip.contains(action);
     let missing = actions
@@ -134,12 +135,12 @@ fn uncovered(actions: &[(Action, u64, u64)], skip: &[Action]) -> Option<String> 
 }
 
 impl Report {
-    /// Whether nothing was found and everything ran.
+    /// Returns whether nothing was found and everything ran.
     pub fn is_good(&self) -> bool {
         self.finding.is_none() && self.uncovered.is_none()
     }
 
-    /// The report as JSON.
+    /// Returns the report as JSON.
     pub fn to_json(&self, seed: u64) -> Value {
         let finding = self.finding.as_ref().map(|(finding, round, config)| {
             json!({"rule": finding.rule, "what": finding.what, "round": round, "config": config})
@@ -165,7 +166,7 @@ impl Report {
         })
     }
 
-    /// The report as text.
+    /// Returns the report as text.
     pub fn to_text(&self, seed: u64) -> String {
         let mut text = format!(
             "torture: seed {seed}, {} rounds, {} operations on keys in {:.1} s\n",
@@ -200,7 +201,7 @@ impl Report {
 }
 
 impl Run {
-    /// What each thread is doing, for a run that hangs.
+    /// Describes what each thread is doing, for a run that hangs.
     pub fn what_threads_do(&self) -> String {
         let mut text = String::new();
         for (me, doing) in self.doing.iter().enumerate() {

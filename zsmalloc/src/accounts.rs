@@ -9,8 +9,8 @@ use std::sync::Arc;
 use zpool_api::{PageBudget, PageError};
 use zpool_base::counter::Counter;
 
-/// Pages without an object that may stay in zspages before a free returns some: this many, or a
-/// 64th of the pool if that is more.
+/// A free returns pages without an object if the pool has more of them than this, and more than a
+/// 64th of its pages.
 const HOLES: usize = 16;
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Accounts {
         }
     }
 
-    /// Charges pages whatever the limit, for moves that free other pages.
+    /// Charges pages even beyond the limit. For moves, which free other pages.
     pub(crate) fn charge_beyond(&self, pages: usize) {
         if let Some(budget) = &self.budget {
             budget.charge_beyond(pages * self.page_size);
@@ -60,7 +60,8 @@ impl Accounts {
         }
     }
 
-    /// Counts pages that became resident, and were charged already, or that stopped being resident.
+    /// Adds `change` to the count of resident pages. Pages that became resident were charged before;
+    /// pages that stopped being resident are uncharged here.
     pub(crate) fn count_resident(&self, change: i32) {
         self.resident.add(i64::from(change) as u64);
         if change < 0 {
@@ -76,7 +77,7 @@ impl Accounts {
         self.holes.add(i64::from(change) as u64);
     }
 
-    /// Whether too many pages without an object have accumulated.
+    /// Returns whether the pool has too many pages without an object.
     pub(crate) fn too_many_holes(&self) -> bool {
         let holes = self.holes.get() as usize;
         holes > HOLES && holes > self.resident() / 64
@@ -87,12 +88,13 @@ impl Accounts {
         self.holes.get() as usize
     }
 
-    /// A place was left to its last reader. Called under the class lock, as is `uncount_parked`.
+    /// Counts a place that was left to its last reader. Called under the class lock, like
+    /// `uncount_parked`.
     pub(crate) fn count_parked(&self) {
         self.parked.add(1);
     }
 
-    /// A parked place was cleared.
+    /// Takes a parked place off the count after it was cleared.
     pub(crate) fn uncount_parked(&self) {
         self.parked.sub(1);
     }
@@ -101,19 +103,19 @@ impl Accounts {
         self.parked.get() as usize
     }
 
-    /// An object of `len` bytes has got a writer, which will commit or abort it.
+    /// Counts an object of `len` bytes that got a writer, which will commit or abort it.
     pub(crate) fn count_uncommitted(&self, len: usize) {
         self.uncommitted.add(1);
         self.uncommitted_bytes.add(len as u64);
     }
 
-    /// The writer has committed or aborted.
+    /// Takes an object off the count after its writer has committed or aborted it.
     pub(crate) fn uncount_uncommitted(&self, len: usize) {
         self.uncommitted.sub(1);
         self.uncommitted_bytes.sub(len as u64);
     }
 
-    /// Objects being written, and their bytes.
+    /// Returns the number of objects that are being written, and their bytes.
     pub(crate) fn uncommitted(&self) -> (usize, usize) {
         (self.uncommitted.get() as usize, self.uncommitted_bytes.get() as usize)
     }

@@ -1,13 +1,13 @@
 //! Allocating: taking a slot and a place for an object, which its writer then fills and publishes.
 //!
-//! Under the class lock, in order of cost: a place in touched pages; such a place in a slightly
-//! larger class that has many of them; the place that touches the fewest new pages; a fresh run.
-//! The run is requested without the lock. Attaching it and taking its first place is one step under
-//! the lock, so that no zspage without an object is ever on a list.
+//! The search for a place tries the cheapest first: a place in touched pages; such a place in a
+//! slightly larger class that has many of them; the place that touches the fewest new pages; a fresh
+//! run. The class lock is held, except while the run is requested. Attaching the run and taking its
+//! first place is one step under the lock, so that no zspage without an object is ever on a list.
 //!
 //! Pages are charged to the pool's budget before they are touched. If the budget refuses them, the
-//! object goes to any room that needs no new page, in this class or any larger one; only then does
-//! the reservation fail.
+//! object goes to any place that needs no new page, in this class or a larger one. The reservation
+//! fails if no such place is found.
 
 use core::ptr::NonNull;
 
@@ -22,7 +22,7 @@ use crate::shared::{Core, NAME};
 use crate::slot::Location;
 use crate::zspages::LaneRef;
 
-/// A place whose writer is the caller: counted in the lane, with a reserved slot.
+/// A slot and a place that are reserved for the caller, who is counted in the lane as its writer.
 struct Reserved {
     slot: u32,
     place: Place,
@@ -49,7 +49,8 @@ impl Drop for SlotInHand<'_> {
     }
 }
 
-/// Gives up a reservation that its caller will never see because the provider panicked.
+/// A reservation that the caller has not received yet. Dropping it gives the reservation up, which
+/// happens only if the provider panics.
 struct Unseen<'a> {
     core: &'a Core,
     slot: u32,
@@ -57,7 +58,7 @@ struct Unseen<'a> {
 
 impl Drop for Unseen<'_> {
     fn drop(&mut self) {
-        // SAFETY: reserved by the call that ends here, whose caller never received the bytes.
+        // SAFETY: the call that panics here reserved the slot; its caller never received the bytes.
         unsafe { self.core.give_up(self.slot) };
     }
 }
@@ -96,10 +97,10 @@ impl Core {
     /// The caller reserved the slot for this place, and has finished writing there.
     #[expect(clippy::expect_used, reason = "`Slot::invalidate` ends a slot at the last generation")]
     unsafe fn publish(&self, slot: u32, place: Place) -> Handle {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller reserved the slot and has written the object, as this function requires.
         let generation = unsafe { self.slots.at(slot).publish() };
-        // The handle is not out yet, but a guessed one might free the object. Then this thread must
-        // free the place.
+        // The caller does not have the handle yet, but another thread might guess it and free the
+        // object. Then the place is parked, and this thread must free it.
         let lane = self.zspages.at(place.zspage).lane_number(place.index);
         // SAFETY: the writer has been counted since `reserve`, and is done.
         unsafe { self.unlock_reader(LaneRef { zspage: place.zspage, lane }) };
@@ -107,7 +108,8 @@ impl Core {
         Handle::new(self.tag, bits.to_bits())
     }
 
-    /// Takes a slot and a place for `len` bytes. The caller becomes the place's writer.
+    /// Takes a slot and a place for `len` bytes, and makes the caller the place's writer. Fails if
+    /// `len` is 0 or larger than a page, or if no slot or no page is available.
     fn reserve(&self, len: usize) -> Result<Reserved, ZpoolError> {
         self.check_maker()?;
         if len == 0 {
@@ -131,7 +133,8 @@ impl Core {
         Ok(reserved)
     }
 
-    /// Leaves in `fresh` a run that was requested and turned out not to be needed.
+    /// Takes a slot and a place for an object of `class`. If a run was requested for it and then not
+    /// needed, leaves the run in `fresh`.
     fn reserve_in<'a>(
         &'a self,
         class: u16,
@@ -182,7 +185,8 @@ impl Core {
         }
     }
 
-    /// Locks a class with a free slot in hand, from the class or else from the pool.
+    /// Takes a free slot, from the class if it has one, else from the pool. Returns it with the class
+    /// locked.
     fn lock_with_slot(&self, class: u16) -> Result<(ClassGuard<'_>, SlotInHand<'_>), ZpoolError> {
         let mut locked = self.lock(class);
         if let Some(slot) = locked.inner.slots.pop(&self.slots) {
@@ -194,8 +198,8 @@ impl Core {
         Ok((self.lock(class), slot))
     }
 
-    /// Finds any room that needs no new page, in this class or a larger one; else returns the
-    /// budget's refusal.
+    /// Takes any place that needs no new page, in this class or a larger one. If it finds no such
+    /// place, returns the budget's refusal.
     #[cold]
     fn squeeze_in(
         &self,
@@ -217,7 +221,8 @@ impl Core {
         Err(refused.into())
     }
 
-    /// Points the slot in hand at a place that was just taken under the lock.
+    /// Points the slot at a place that was just taken under the lock, drops the lock, and writes the
+    /// object's header.
     fn found(
         &self,
         mut locked: ClassGuard<'_>,
@@ -230,7 +235,7 @@ impl Core {
         let start = size.start_of(place.index) + size.header();
         // A zspage has at most 2^16 bytes.
         let last = (start + len - 1) as u16;
-        // SAFETY: the slot was in hand, and this call claimed the place, under the lock that is
+        // SAFETY: the caller owned the slot, and claimed the place under the class lock, which is
         // still held.
         unsafe { self.slots.at(slot).reserve(Location { zspage: place.zspage, last }) };
         locked.count_bytes(len as isize);
@@ -251,10 +256,11 @@ impl Core {
         Reserved { slot, place, bytes: NonNull::slice_from_raw_parts(start, len) }
     }
 
-    /// Returns a class slightly larger than `class` that has much touched room.
+    /// Returns an active class that is slightly larger than `class` and has much free room in touched
+    /// pages. None if there is no such class.
     ///
-    /// A class is left with room when sizes that were routed to it get classes of their own;
-    /// otherwise that room would wait for objects that never come.
+    /// When sizes that were routed to a class get classes of their own, the class keeps room that
+    /// its own sizes might never fill.
     fn surplus(&self, class: u16) -> Option<u16> {
         let size = self.class(class).size;
         let more = 32 * (self.page_size() / 4096);
@@ -270,8 +276,8 @@ impl Core {
     }
 }
 
-/// Takes a place for `bytes`, header included: in touched pages, else where the fewest new pages
-/// are touched, which are charged.
+/// Takes a place for `bytes`, header included. Prefers a place in touched pages; otherwise takes one
+/// that touches few new pages, and charges these.
 fn search(locked: &mut ClassGuard<'_>, bytes: usize) -> Search {
     if let Some(place) = locked.take_resident(bytes) {
         return Search::Found(place);

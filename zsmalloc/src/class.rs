@@ -8,8 +8,8 @@
 //! A zspage is on a list of one of two families. A *roomy* zspage has a free place whose pages are
 //! all touched: filling it costs no memory. A *tight* one has none. Each family has one list for
 //! every tenth of fullness; allocation takes from the fullest. Full zspages are on a list, too. An
-//! *isolated* zspage is on none: its holder puts it back, and a free in it meanwhile does not list
-//! or detach it.
+//! *isolated* zspage is on no list until its holder puts it back. A free in it changes its counts
+//! but neither lists nor detaches it.
 //!
 //! Only this file changes the lists and counts, and it panics if they are inconsistent. The safety
 //! sections state what callers must guarantee: which run a zspage gets, and which place is freed.
@@ -30,7 +30,7 @@ use crate::zspages::Zspages;
 /// Fullness groups: 0 to 9 tenths, and full.
 pub(crate) const GROUPS: usize = 11;
 const FULL: usize = GROUPS - 1;
-/// Zspages to search for room that the lists do not show.
+/// How many tight zspages are searched for a short object.
 const SEARCHED: usize = 16;
 
 /// One size class of a pool.
@@ -83,19 +83,20 @@ impl Class {
         self.inner.lock()
     }
 
-    /// Whether any page is touched. A guess.
+    /// Returns whether any page is touched. Takes no lock, so the answer is a guess.
     pub(crate) fn has_pages(&self) -> bool {
         // Relaxed: a guess.
         self.resident.load(Ordering::Relaxed) != 0
     }
 
-    /// Places taken and bytes of objects, without the lock.
+    /// Returns the number of places taken and the bytes of objects. Takes no lock.
     pub(crate) fn counts(&self) -> (usize, usize) {
         // Relaxed: each number is correct by itself.
         (self.used.load(Ordering::Relaxed) as usize, self.bytes.get() as usize)
     }
 
-    /// Bytes of touched pages that no place takes, and bytes of all touched pages. A guess.
+    /// Returns the bytes of touched pages that no place takes, and the bytes of all touched pages.
+    /// Takes no lock, so both are guesses.
     pub(crate) fn free_bytes(&self, page_size: usize) -> (usize, usize) {
         // Relaxed, both: only the choice of a class depends on them.
         let resident = self.resident.load(Ordering::Relaxed) as usize * page_size;
@@ -112,7 +113,8 @@ pub(crate) struct Place {
 }
 
 /// A zspage without objects that has left its class. Its run must be returned once the lock is
-/// dropped. The descriptor is vacant and the holder's alone; the run is from the pool's provider.
+/// dropped. The descriptor is vacant, and the run is from the pool's provider. The holder of this
+/// value is the only owner of both.
 #[derive(Debug)]
 #[must_use = "the run must go back to the provider"]
 pub(crate) struct Detached {
@@ -121,9 +123,11 @@ pub(crate) struct Detached {
 }
 
 impl Detached {
+    /// Joins a descriptor and the run that has to be returned.
+    ///
     /// # Safety
-    /// The descriptor is vacant and the caller's alone. The run is from the pool's provider, and
-    /// the caller is its only owner.
+    /// The descriptor is vacant, and the run is from the pool's provider. The caller is the only
+    /// owner of both.
     pub(crate) unsafe fn new(zspage: u32, run: PageRun) -> Self {
         Detached { zspage, run }
     }
@@ -132,7 +136,7 @@ impl Detached {
         (self.zspage, self.run)
     }
 
-    /// Resident pages that are returned with its run.
+    /// Returns the number of resident pages of the run.
     pub(crate) fn resident_pages(&self) -> usize {
         self.run.resident_pages()
     }
@@ -144,7 +148,7 @@ impl Detached {
 pub(crate) enum Putback {
     /// It has objects, and is on a list again.
     Listed,
-    /// Frees emptied it meanwhile.
+    /// Frees emptied it while it was isolated.
     Emptied(Detached),
 }
 
@@ -171,7 +175,7 @@ impl<'a> Iterator for Walk<'a> {
     }
 }
 
-/// The class lock, held.
+/// Holds the class lock and gives access to what it guards.
 pub(crate) struct ClassGuard<'a> {
     pub(crate) number: u16,
     pub(crate) size: &'a SizeClass,
@@ -203,22 +207,23 @@ impl<'a> ClassGuard<'a> {
         usize::from(self.size.objects)
     }
 
-    /// Takes a place for `bytes`, header included, in touched pages.
+    /// Takes a place for `bytes`, header included, in touched pages. None if no zspage is roomy.
     pub(crate) fn take_resident(&mut self, bytes: usize) -> Option<Place> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.roomy[group];
             if let Some(z) = self.zspages.linked(zspage) {
                 let index = self.room_of_roomy(z);
-                // No page is newly touched, so the places before this one still have no room.
+                // `index` is the first place with room. No new page is touched, so the search for
+                // the next one can start after it.
                 return Some(self.obj_malloc(zspage, z, index, bytes, index + 1));
             }
         }
         None
     }
 
-    /// Takes a place for `bytes`, header included, in the fullest zspage that has room: the place
-    /// that touches the fewest new pages, which are charged. None if no zspage has room; the
-    /// budget's refusal if it does not allow the pages.
+    /// Takes a place for `bytes`, header included, in the fullest tight zspage: the place that
+    /// touches the fewest new pages. Charges these pages. None if no zspage has room; the budget's
+    /// refusal if it does not allow the pages.
     pub(crate) fn take_touching(&mut self, bytes: usize) -> Result<Option<Place>, PageError> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.tight[group];
@@ -236,8 +241,8 @@ impl<'a> ClassGuard<'a> {
         self.resident_room(z, 0).expect("a zspage on a roomy list has a place in touched pages")
     }
 
-    /// Returns the free place for `bytes` that touches the fewest new pages, and how many. The
-    /// zspage must be on a list other than the full ones.
+    /// Returns the free place for `bytes` that touches the fewest new pages, and the number of these
+    /// pages. The zspage must be on a list and must not be full.
     #[expect(clippy::expect_used, reason = "`list_of` puts no full zspage on such a list")]
     fn cheapest(&self, z: &Zspage, bytes: usize) -> (usize, usize) {
         let touched = z.touched.get();
@@ -250,9 +255,9 @@ impl<'a> ClassGuard<'a> {
         cheapest.expect("a zspage that is not full has a free place")
     }
 
-    /// Takes a place for `bytes`, header included, in any zspage, if it needs no new page. Searches
-    /// only some of the tight zspages: their free places are not fully touched, but a short object
-    /// may fit into the touched part.
+    /// Takes a place for `bytes`, header included, that needs no new page. None if it finds no such
+    /// place. The free places of a tight zspage are never touched as a whole, but a short object may
+    /// fit into the part that is. It searches only the `SEARCHED` fullest tight zspages.
     pub(crate) fn take_without_pages(&mut self, bytes: usize) -> Option<Place> {
         if let Some(place) = self.take_resident(bytes) {
             return Some(place);
@@ -277,9 +282,10 @@ impl<'a> ClassGuard<'a> {
         })
     }
 
-    /// Takes a free place for an object that the caller will write and whose pages it has charged.
-    /// The lane is then USED, with the caller counted in it. The following search for room starts
-    /// at `from`: no place before it may have any.
+    /// Takes a free place for an object of `bytes`, header included, that the caller will write. The
+    /// caller has charged the pages that the object touches. The lane becomes USED, with the caller
+    /// counted in it. The search for the next room in the zspage starts at `from`: the caller knows
+    /// that the places before it have no room.
     pub(crate) fn obj_malloc(
         &mut self,
         zspage: u32,
@@ -306,13 +312,13 @@ impl<'a> ClassGuard<'a> {
         Place { zspage, index }
     }
 
-    /// Removes an object, whose lane was cleared, from its zspage's counts. Returns the zspage if
-    /// that was its last object and nobody has isolated it.
+    /// Takes an object, whose lane was cleared, off the counts of its zspage. If that was the last
+    /// object, detaches and returns the zspage, unless it is isolated.
     ///
     /// # Safety
     /// The zspage is of this class, and the caller has cleared USED in the place's lane while
-    /// holding this guard: by invariant 4 of `zspage.rs` `used` is the number of USED lanes, and a
-    /// run without one is returned.
+    /// holding this guard. Invariant 4 of `zspage.rs` depends on it: `used` is the number of USED
+    /// lanes, and the run is returned when no lane is USED.
     #[expect(clippy::expect_used, reason = "the caller cleared a USED lane of the zspage")]
     pub(crate) unsafe fn obj_free(
         &mut self,
@@ -334,7 +340,7 @@ impl<'a> ClassGuard<'a> {
         self.detach_if_empty(zspage, z)
     }
 
-    /// Marks the pages of a freed place that no other object overlaps as holes.
+    /// Marks the pages of a freed place as holes, except those that another object overlaps.
     fn dig_holes(&mut self, z: &Zspage, pages: u16) {
         let mut holes = 0;
         let mut left = pages & z.touched.get() & !z.holes.get();
@@ -366,12 +372,13 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
-    /// Makes a fresh run a zspage of this class, and takes its first place. Resident pages of the
-    /// run become holes, except those of the first object. All pages counted here have been charged.
+    /// Makes a fresh run a zspage of this class, and takes the place `index` in it. Resident pages
+    /// of the run become holes, except those of that place. The caller has charged all pages that
+    /// are counted here.
     ///
     /// # Safety
-    /// The descriptor is vacant, the caller's alone, and has lanes for the objects of this class.
-    /// The run is from the pool's provider and has this class's length.
+    /// The descriptor is vacant, belongs to the caller alone, and has lanes for the objects of this
+    /// class. The run is from the pool's provider and has this class's length.
     pub(crate) unsafe fn attach(
         &mut self,
         zspage: u32,
@@ -397,7 +404,7 @@ impl<'a> ClassGuard<'a> {
         // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held, and the descriptor was
         // vacant. No lane is USED, and the caller promises that the run has the class's length.
         unsafe { z.set_class(Some(self.number)) };
-        // On no list, so that nobody finds it, until it has an object.
+        // Isolated until it has an object, so that nobody finds it on a list.
         z.set_isolated(true);
         let place = self.obj_malloc(zspage, z, index, bytes, 0);
         z.set_isolated(false);
@@ -405,7 +412,8 @@ impl<'a> ClassGuard<'a> {
         place
     }
 
-    /// Touches pages of a place that is about to be taken, beyond the budget. Until then they are holes.
+    /// Makes `pages` count as touched, and charges the new ones even beyond the budget. They belong
+    /// to a place that is about to be taken, and are holes until then.
     pub(crate) fn prepare(&mut self, zspage: u32, z: &Zspage, pages: u16) {
         let new = pages & !z.touched.get();
         if new == 0 {
@@ -431,7 +439,7 @@ impl<'a> ClassGuard<'a> {
         self.count_resident(-(touched.count_ones() as i32));
         self.count_holes(-(z.holes.get().count_ones() as i32));
         self.inner.zspages -= 1;
-        // SAFETY: the run is taken away from the zspage below.
+        // SAFETY: below, the run is taken away from the zspage.
         let run = unsafe { self.run_of(z) };
         // SAFETY: invariant 4 of `zspage.rs`: `used` is 0, so no lane is USED, and none becomes so
         // while the class lock is held.
@@ -446,7 +454,7 @@ impl<'a> ClassGuard<'a> {
     /// Returns the run of a zspage of this class, as a second value for the same memory.
     ///
     /// # Safety
-    /// The caller takes the run away from the zspage; or it uses only pages that no object
+    /// Either the caller takes the run away from the zspage, or it uses only pages that no object
     /// overlaps, and forgets the value.
     pub(crate) unsafe fn run_of(&self, z: &Zspage) -> PageRun {
         // SAFETY: invariant 2 of `zspage.rs`: the base begins a run of the class's length from the
@@ -463,8 +471,8 @@ impl<'a> ClassGuard<'a> {
         z.set_isolated(true);
     }
 
-    /// Moves an isolated zspage to the pages of another run; objects occupy the pages `needed`.
-    /// Returns the old run.
+    /// Gives an isolated zspage another run and returns the old one. The objects occupy the pages
+    /// `needed` of either run.
     ///
     /// # Safety
     /// The zspage is of this class. The caller holds the write lock of every USED lane, and has
@@ -476,11 +484,11 @@ impl<'a> ClassGuard<'a> {
             z.is_isolated() && needed & !touched == 0,
             "the objects of an isolated zspage are in touched pages"
         );
-        // SAFETY: the zspage gets the fresh run below.
+        // SAFETY: below, the fresh run replaces this one in the zspage.
         let old = unsafe { self.run_of(z) };
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
-        // Pages that are touched in order to free others.
+        // Charged even beyond the budget: these pages are touched in order to free others.
         self.accounts.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
         self.count_resident(more(touched, z.touched.get()));
         self.count_holes(more(holes, z.holes.get()));
@@ -492,15 +500,16 @@ impl<'a> ClassGuard<'a> {
         old
     }
 
-    /// Ends `isolate`. The pages `released` were returned to the system meanwhile.
+    /// Puts an isolated zspage back on a list, or detaches it if it has no object left. The pages
+    /// `released` were returned to the system while it was isolated.
     pub(crate) fn putback(&mut self, zspage: u32, z: &Zspage, released: u16) -> Putback {
         assert!(
             z.is_isolated() && released & !z.holes.get() == 0,
             "zspage {zspage} was not isolated, or an object's page was given back"
         );
-        // The model checker would count each load as a step.
+        // Not under the model checker, which would count each load as a step.
         let locked = |index| !MODEL && self.zspages.lane(z, index).is_write_locked();
-        // Checks every lane, so only in debug builds.
+        // This checks every lane, so it is done only in debug builds.
         debug_assert!(!(0..self.objects()).any(locked), "zspage {zspage} has locked lanes");
         z.touched.set(z.touched.get() & !released);
         z.holes.set(z.holes.get() & !released);
@@ -591,7 +600,8 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
-    /// Resident pages that packing the objects as densely as possible would give back.
+    /// Returns how many resident pages would be freed if the objects were packed as densely as
+    /// possible.
     pub(crate) fn can_compact(&self) -> usize {
         let (used, objects) = (self.inner.used as usize, self.objects());
         let rest = (used % objects) * self.size.size as usize;
@@ -665,7 +675,8 @@ mod tests {
         assert_eq!((class.counts().0, class.has_pages()), (used, resident != 0));
         let free = (resident * page_size).saturating_sub(used * size.size as usize);
         assert_eq!(class.free_bytes(page_size), (free, resident * page_size));
-        // Packed as densely as possible: all pages of full zspages, and some of the last one.
+        // Objects that are packed as densely as possible need all pages of the full zspages, and some
+        // of the last one.
         let pages =
             |n| (0..n).fold(0, |all, i| all | place_pages(&size, page_size, i)).count_ones();
         let whole = if used < objects { 0 } else { used / objects * pages(objects) as usize };
@@ -675,7 +686,7 @@ mod tests {
     }
 
     fn recount_all(pool: &Zsmalloc) {
-        // Under Miri only the classes in use: a few of hundreds.
+        // Under Miri only the few classes that are in use.
         let examined = |&number: &u16| {
             !cfg!(miri) || pool.core.classes[usize::from(number)].lock().zspages > 0
         };
@@ -728,7 +739,7 @@ mod tests {
                 let moved = pool.migrate_within(0..usize::MAX).unwrap();
                 assert!(moved.zspages > 0 && moved.left == 0);
             }
-            // Under Miri, where a recount takes seconds, only at times.
+            // A recount takes seconds under Miri, so it is done only after every eighth step.
             if !cfg!(miri) || step % 8 == 7 {
                 recount_all(pool);
             }
@@ -770,13 +781,13 @@ mod tests {
             let touched = first | pages_of(4096, start, start + short);
             // SAFETY: the zspage's own run, with other pages touched: its objects do not move.
             let run = unsafe { PageRun::new(z.base(), usize::from(size.pages), touched) };
-            // SAFETY: as above; nobody reads them.
+            // SAFETY: as above; nobody reads the objects.
             let _ = unsafe { locked.rebase(z, run, first) };
             assert!(matches!(locked.putback(zspage, z, 0), Putback::Listed) && !z.is_roomy());
             let resident = core.accounts.resident();
             assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: over })));
             assert_eq!(core.accounts.resident(), resident);
-            // Pages of the place that the object never touched do not become holes when it goes.
+            // Pages of the place that its object never touched do not become holes when it is freed.
             let lane = core.lane(z, over);
             assert!(!lane.read_unlock_for_test() && lane.free_for_test() == Freed::Now);
             // SAFETY: the lane was cleared just now, under the class lock.
@@ -799,7 +810,7 @@ mod tests {
         churn(&Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap(), steps, 7);
     }
 
-    /// With pages that are touched one by one.
+    /// The same with pages that are touched one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {

@@ -10,27 +10,30 @@ use crate::shared::Core;
 pub struct ClassStats {
     /// The class's number; larger classes have higher numbers.
     pub class: usize,
-    /// Bytes of a place for an object, including its 4-byte header (a huge object has none).
+    /// The size of a place in bytes. It includes the object's 4-byte header, except in the huge
+    /// class, whose objects have none.
     pub size: usize,
-    /// Zspages by fullness: ten groups of 10 % each, from below 10 % to below 100 %, then full ones.
+    /// The number of zspages that are less than 10 % full, less than 20 %, and so on to less than
+    /// 100 %. The last number is that of the full ones.
     pub zspages: [usize; 11],
-    /// Places in zspages.
+    /// All places in the class's zspages, taken or free.
     pub obj_allocated: usize,
-    /// Places taken, including those of objects that were freed while a reader held them.
+    /// Places taken: by live objects, by objects that are being written, and by objects that were
+    /// freed while a reader held them.
     pub obj_used: usize,
     /// Resident pages of the class's zspages.
     pub pages_used: usize,
-    /// Pages of a zspage, touched or not.
+    /// Pages of each zspage, touched or not.
     pub pages_per_zspage: usize,
     /// Resident pages that compaction would give back if no guard were open.
     pub freeable: usize,
 }
 
 impl Zsmalloc {
-    /// Returns the figures of every class that has a zspage, or none in a forked child.
+    /// Returns the figures of every class that has a zspage. In a forked child, returns no figures.
     ///
     /// # Blocking
-    /// Takes each class lock in turn, while it walks the zspages of the class.
+    /// Locks one class after another, each while it counts the zspages of that class.
     pub fn class_stats(&self) -> Vec<ClassStats> {
         if !self.core.maker.is_here() {
             return Vec::new();

@@ -1,22 +1,23 @@
-//! The size classes: which sizes exist, and how many objects fit in how many pages. A pure function
-//! of page size, longest chain and step.
+//! The size classes: which sizes exist, and how many objects fit in how many pages. The table
+//! depends only on page size, longest chain and step.
 //!
-//! For each size from 32 bytes up to a page, a step apart, the table picks the number of pages, up
-//! to the longest chain, that wastes the fewest bytes; among equals, the smallest number.
-//! Neighbours with the same numbers of pages and objects become one class, of the larger size.
-//! Where one object fills one page the class is *huge*: it is the last class, of a page's size, and
-//! its objects have no header.
+//! The sizes are one step apart, from 32 bytes up to a page. For each size the table picks a *chain*:
+//! the number of pages, up to the longest chain, that wastes the fewest bytes. Of several such
+//! numbers it picks the smallest. Neighbouring sizes with the same numbers of pages and objects
+//! become one class, which has the larger size. The class in which one object fills one page is
+//! *huge*: it is the last class, its size is a page, and its objects have no header.
 //!
-//! A zspage is then as many such chains, one after another, as fit in the longest chain. Pages cost
-//! memory only once they are touched, so the waste is the same, with fewer descriptors.
+//! A zspage is a series of such chains, as many as fit in the longest chain. If it has more than one
+//! chain, it has at most 64 objects. Pages cost memory only once they are touched, so a longer
+//! zspage wastes no more than a short one, and fewer descriptors are needed.
 
-/// Bytes before each object that is not huge: the number of its slot, for compaction.
+/// Bytes of the header before each object that is not huge: the number of its slot, for compaction.
 pub(crate) const HEADER: usize = 4;
 /// The smallest class in bytes.
 const SMALLEST: usize = 32;
-/// The largest zspage in bytes: what 16 bits of a slot can address.
+/// The largest zspage in bytes: a slot has 16 bits for an offset in it.
 const MOST_BYTES: usize = 1 << 16;
-/// Zspages are lengthened beyond one chain only up to this many objects: the saving is small then.
+/// The most objects in a zspage of several chains. Longer zspages would save little.
 const MANY: usize = 64;
 
 /// One size class.
@@ -28,7 +29,7 @@ pub(crate) struct SizeClass {
     pub(crate) chain_pages: u8,
     /// Pages of a zspage: a multiple of the chain.
     pub(crate) pages: u8,
-    /// Objects of a zspage.
+    /// The number of objects that fit in a zspage.
     pub(crate) objects: u16,
     /// 2^32 / size, rounded up, for division by multiplication.
     reciprocal: u64,
@@ -36,22 +37,23 @@ pub(crate) struct SizeClass {
 }
 
 impl SizeClass {
-    /// Returns the index of the object that contains the byte at `offset` of a zspage, below 2^16.
+    /// Returns the index of the place that contains the byte at `offset` of a zspage.
     ///
-    /// Exact: the reciprocal is less than 1 above 2^32 / size, so the product is less than 2^16
-    /// above offset x 2^32 / size, and 2^16 is at most the distance to the next whole number.
+    /// The result is exact. The reciprocal exceeds 2^32 / size by less than 1, and `offset` is below
+    /// 2^16. So the product exceeds offset x 2^32 / size by less than 2^16. The next multiple of
+    /// 2^32 is at least 2^32 / size away, which is 2^16 or more.
     #[inline]
     pub(crate) fn index_of(&self, offset: u16) -> usize {
         ((u64::from(offset) * self.reciprocal) >> 32) as usize
     }
 
-    /// Offset of an object's place.
+    /// Returns the offset of an object's place in its zspage.
     #[inline]
     pub(crate) fn start_of(&self, index: usize) -> usize {
         index * self.size as usize
     }
 
-    /// Bytes before the object within its place.
+    /// Returns the length of the header: the bytes before the object within its place.
     #[inline]
     pub(crate) fn header(&self) -> usize {
         if self.huge { 0 } else { HEADER }
@@ -67,7 +69,7 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
     let step = step.max(1) * (page_size / 4096).max(1);
     let mut classes: Vec<SizeClass> = Vec::new();
     let mut size = page_size;
-    // From the largest size down, so that of equivalent neighbours the larger one is kept.
+    // The sizes go down from the largest, so of equivalent neighbours the larger one is kept.
     loop {
         let (pages, objects) = best_chain(page_size, chain, size);
         let alike = classes.last().is_some_and(|last| {
@@ -86,7 +88,7 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
     classes
 }
 
-/// Returns the number of pages that wastes the fewest bytes, and the objects in them.
+/// Returns the number of pages that wastes the fewest bytes, and how many objects fit in them.
 fn best_chain(page_size: usize, chain: usize, size: usize) -> (usize, usize) {
     let waste = |pages: usize| pages * page_size % size;
     // Among equals the smallest number stays.

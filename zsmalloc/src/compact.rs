@@ -31,25 +31,25 @@ use crate::shared::Core;
 use crate::slot::Location;
 use crate::zspage::{NIL, Zspage, place_pages};
 
-/// Objects moved under the class lock at a time: at most 64 KiB, with 4 KiB pages.
+/// The most objects that are moved before the class lock is dropped: with 4 KiB pages at most 64 KiB.
 const STEP: usize = 16;
-/// Fullness groups of zspages that have room.
+/// The number of fullness groups whose zspages have room.
 const GROUPS: usize = 10;
-/// The most objects that a call of `compact_some` moves, and the most places and zspages with holes
-/// that it visits.
+/// The most objects that a call of `compact_some` moves.
 const SOME_MOVES: usize = 256;
+/// The most places and zspages with holes that a call of `compact_some` visits.
 const SOME_VISITS: usize = 4096;
 
 /// What compaction may still do before it must stop.
 struct Bounds {
     pages: usize,
     moves: usize,
-    /// Places, and zspages that are searched for holes.
+    /// Places to visit, and zspages to search for holes.
     visits: usize,
 }
 
 impl Bounds {
-    /// Bounded by visits only.
+    /// Returns bounds that limit only the visits.
     fn of(visits: usize) -> Self {
         Bounds { pages: usize::MAX, moves: usize::MAX, visits }
     }
@@ -64,7 +64,7 @@ impl Bounds {
     }
 }
 
-/// A visit of a class under way, with the zspages that it has isolated. Dropping it puts them back.
+/// A visit of a class, with the zspages that it has isolated. Dropping it puts them back.
 struct Run<'a> {
     core: &'a Core,
     class: u16,
@@ -97,7 +97,7 @@ enum Moved {
 }
 
 impl Run<'_> {
-    /// Puts one zspage back, the source first. None when no zspage remains.
+    /// Puts one zspage back, the source first. Returns None when no zspage remains.
     fn putback_one(&mut self) -> Option<Putback> {
         let zspage = match self.source.take() {
             Some((zspage, _)) => zspage,
@@ -112,7 +112,7 @@ impl Run<'_> {
 }
 
 impl Drop for Run<'_> {
-    /// The provider panicked: leaves emptied zspages for a later call.
+    /// Puts back what remains because the provider panicked. Leaves emptied zspages to a later call.
     fn drop(&mut self) {
         while let Some(putback) = self.putback_one() {
             if let Putback::Emptied(detached) = putback {
@@ -123,8 +123,8 @@ impl Drop for Run<'_> {
 }
 
 impl Core {
-    /// Compacts every class and returns the number of pages given back. Also returns the provider's
-    /// cached pages, which do not count.
+    /// Compacts every class and returns the number of pages freed. Also makes the provider release
+    /// its cached pages, which are not counted.
     pub(crate) fn compact(&self) -> usize {
         might_sleep("zsmalloc: compaction");
         let mut bounds = Bounds::of(self.work());
@@ -135,8 +135,9 @@ impl Core {
         won.max(0).unsigned_abs()
     }
 
-    /// The most visits that compaction needs while nobody else changes the pool: one for each
-    /// place, and for holes one call per page, plus one unsuccessful call per class.
+    /// Returns the most visits that compaction needs while nobody else changes the pool: one for each
+    /// place; and for holes, `AT_ONCE` for each page, and once more for each class, whose last search
+    /// finds none.
     fn work(&self) -> usize {
         let of = |class: u16| {
             let locked = self.lock(class);
@@ -146,16 +147,16 @@ impl Core {
         self.class_numbers().filter(|&class| self.class(class).has_pages()).map(of).sum()
     }
 
-    /// Visits of classes after which a pass of compaction in parts ends in any case. It ends
-    /// earlier unless other threads interfere: a visit that is not the last of its class in a round
-    /// frees a page, moves 256 objects, or visits 4096 places.
+    /// Returns the most visits of classes in one pass of compaction in parts. A pass needs fewer
+    /// unless other threads interfere: a visit that is not the last of its class in a round frees a
+    /// page, moves 256 objects, or visits 4096 places.
     fn most_visits(&self) -> usize {
         let objects: usize = self.classes.iter().map(|class| class.counts().0).sum();
         8 * self.classes.len() + 2 * self.accounts.resident() + objects / 16
     }
 
-    /// Continues compaction until `pages` pages are freed, and at least one; or until a bounded
-    /// number of objects was moved.
+    /// Continues the pass under way, or starts one. Returns once it has freed `pages` pages (but at
+    /// least one), has moved `SOME_MOVES` objects or made `SOME_VISITS` visits, or the pass has ended.
     pub(crate) fn compact_some(&self, pages: usize) -> Compaction {
         might_sleep("zsmalloc: compaction");
         self.tidy_up();
@@ -175,7 +176,7 @@ impl Core {
             let mut progress = self.progress.lock();
             let noted = progress.note(class, self.classes.len(), visit);
             all.pages += noted.pages;
-            // Also complete if another thread, or the provider, has completed the pass.
+            // The pass has also ended if another thread, or a call from the provider, has ended it.
             all.complete = noted.complete || progress.passes != begun;
         }
         all
@@ -186,6 +187,7 @@ impl Core {
         self.visit(class, &mut Bounds::none()).balance
     }
 
+    /// Visits a class: moves objects and returns holes until it can free no more or reaches a bound.
     fn visit(&self, class: u16, bounds: &mut Bounds) -> Visit {
         let mut visit = Visit { done: true, ..Visit::default() };
         // A class without touched pages has nothing to free.
@@ -207,7 +209,7 @@ impl Core {
             }
             let before = locked.inner.resident;
             let step = self.step(&mut locked, &mut run, bounds);
-            // Moving an object may touch a page that was given back before it frees others.
+            // Negative if moves have touched new pages and have not freed others yet.
             let won = before as isize - locked.inner.resident as isize;
             drop(locked);
             visit.balance += won;
@@ -243,10 +245,11 @@ impl Core {
         visit
     }
 
-    /// Moves some objects out of the source, or makes the emptiest zspage the source.
+    /// Moves some objects out of the source. If there is no source, first makes the emptiest zspage
+    /// the source.
     fn step(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>, bounds: &mut Bounds) -> Step {
-        // Holes are freed without moving anything. A huge object occupies its page alone, so that
-        // moving it frees nothing.
+        // Done if holes are all that can be freed: they are freed without moving anything. Done for
+        // a huge class, too: a huge object is alone in its page, so moving it frees nothing.
         if locked.can_compact() <= locked.inner.holes as usize || locked.size.huge {
             return Step::Done;
         }
@@ -286,7 +289,8 @@ impl Core {
         Step::More
     }
 
-    /// Isolates the emptiest zspage, unless the visit has used up its sources.
+    /// Isolates the emptiest zspage, and returns it with the number of its places. None if the visit
+    /// has used up its sources, or if no zspage has room.
     fn next_source(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>) -> Option<(u32, usize)> {
         run.sources = run.sources.checked_sub(1)?;
         let (zspage, z) = (0..GROUPS).find_map(|group| locked.group(group).next())?;
@@ -294,9 +298,10 @@ impl Core {
         Some((zspage, usize::from(locked.size.objects)))
     }
 
-    /// Chooses where an object goes: into the fullest other zspage with room in touched pages; else
-    /// to such room further down in its own zspage; else into another zspage, touching a page; else
-    /// as far down as possible in its own.
+    /// Chooses a new place for an object. The first choice is room in touched pages of the fullest
+    /// other zspage, then such room further down in the object's own zspage, then a place in another
+    /// zspage that touches a page, then the lowest free place in the own zspage. None if no place is
+    /// better.
     fn target<'a>(
         &self,
         locked: &ClassGuard<'a>,
@@ -328,7 +333,7 @@ impl Core {
         other(true).or_else(own).or_else(|| other(false)).or_else(further_down)
     }
 
-    /// Moves an object out of an isolated source, unless somebody uses it.
+    /// Moves an object out of an isolated source, unless somebody uses it or no place is better.
     fn relocate(&self, locked: &mut ClassGuard<'_>, from: Place, z: &Zspage) -> Moved {
         assert!(z.is_isolated(), "the source {from:?} is on a list");
         hooks::at(Point::Relocation);
@@ -342,7 +347,7 @@ impl Core {
             to != from && (to.zspage == from.zspage || !target.is_isolated()),
             "{to:?} is no target for {from:?}"
         );
-        // The whole place: the object's length is only known once it is locked.
+        // All pages of the place: the object's length is not known before it is locked.
         let pages = place_pages(size, self.page_size(), to.index);
         let untouched = pages & !target.touched.get();
         locked.prepare(to.zspage, target, pages);
@@ -355,7 +360,8 @@ impl Core {
         // SAFETY: the class lock is held, the old lane is write-locked, and the new place was taken
         // for this object; both zspages are of the locked class.
         unsafe { self.move_object(size, (from, z), (to, target)) };
-        // SAFETY: locked above, and the object's slot leads to its new place.
+        // SAFETY: the class lock is held, `write_trylock` above locked this lane, and `move_object`
+        // has pointed the object's slot at its new place.
         unsafe { old.release_moved() };
         // SAFETY: `obj_malloc` above counted this writer, and the object has been written.
         let parked = unsafe { self.lane(target, to.index).read_unlock() };
@@ -400,7 +406,7 @@ impl Core {
         // Readers and other movers of the old one are locked out, and the new one belongs to this
         // mover alone (invariant 1 of the pool).
         unsafe { copy.copy_from_nonoverlapping(source, len) };
-        // For the model: the next owner of the old place writes there.
+        // For the model: the next owner of the old place will write there.
         old.bytes.write();
         let last = (size.start_of(to.index) + len - 1) as u16;
         // SAFETY: invariant 3 of the pool: the new place is USED and the object was copied there.
@@ -408,8 +414,8 @@ impl Core {
         unsafe { slot.move_to(Location { zspage: to.zspage, last }) };
     }
 
-    /// Makes pages that hold no byte of an object resident, before any reader is locked out. Under
-    /// the class lock.
+    /// Writes to untouched pages, to make them resident before any reader is locked out: a page
+    /// fault takes long. Under the class lock.
     fn fault_in(&self, z: &Zspage, untouched: u16) {
         for page in (0..16).filter(|page| untouched >> page & 1 == 1) {
             // SAFETY: a page of the zspage's run.
@@ -461,7 +467,8 @@ mod tests {
         assert_eq!((pool.total_pages(), pool.stats().objects), (0, 0));
     }
 
-    /// The class lock is dropped after a number of objects, however many remain.
+    /// A step ends, and the class lock is dropped, after a limited number of moves, even if many
+    /// objects remain.
     #[test]
     fn a_step_moves_a_bounded_number_of_objects() {
         // Short zspages under Miri: their lanes are checked one by one.

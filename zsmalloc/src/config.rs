@@ -3,10 +3,11 @@
 use crate::class_table::{SizeClass, size_classes};
 use zpool_api::handle::MAX_GENERATION;
 
-/// Chain length and class step of a pool. `Copy`, `Send` and `Sync`.
+/// The configuration of a pool: its longest zspage, the step between its size classes, and whether
+/// it starts with fewer classes. `Copy`, `Send` and `Sync`.
 ///
-/// The defaults gave the highest density with 16, 80 and 640 MiB of stored pages of real processes:
-/// a chain of 16 pages and a step of 16 bytes, refined as the pool grows.
+/// By default a zspage has up to 16 pages, the step is 16 bytes, and classes are refined as the pool
+/// grows. This gave the highest density with 16, 80 and 640 MiB of stored pages of real processes.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -29,13 +30,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default configuration.
+    /// Returns the default configuration.
     pub const fn new() -> Self {
         Config { chain: 16, step: 16, refine: true, first_generation: 1 }
     }
 
-    /// The longest zspage in pages, clamped to 1 to 16. Default: 16. With pages larger than 4096
-    /// bytes a zspage is at most 64 KiB.
+    /// Sets the longest zspage, in pages. Values below 1 count as 1, values above 16 as 16. Default:
+    /// 16. A zspage is at most 64 KiB, so with pages larger than 4096 bytes it has fewer of them.
     pub const fn chain(mut self, pages: usize) -> Self {
         self.chain = if pages < 1 {
             1
@@ -47,21 +48,22 @@ impl Config {
         self
     }
 
-    /// Bytes from one size class to the next: 8 or 16; any other value counts as 16. Default: 16.
-    /// With pages larger than 4096 bytes the step grows in proportion.
+    /// Sets the distance between size classes in bytes: 8 or 16. Any other value counts as 16.
+    /// Default: 16. With pages larger than 4096 bytes the step grows in proportion.
     pub const fn step(mut self, bytes: usize) -> Self {
         self.step = if bytes == 8 { 8 } else { 16 };
         self
     }
 
-    /// Whether a small pool starts with fewer classes and activates more as it grows. Default:
+    /// Sets whether a small pool starts with fewer classes and activates more as it grows. Default:
     /// true. If false, every class of the table is active from the start, as in the kernel.
     pub const fn refine(mut self, on: bool) -> Self {
         self.refine = on;
         self
     }
 
-    /// For tests of slots that run out of generations.
+    /// Sets how many generations a new slot has after its first. For tests of slots that run out of
+    /// generations.
     #[doc(hidden)]
     pub const fn generations_left(mut self, generations: u32) -> Self {
         let used = MAX_GENERATION.saturating_sub(generations);

@@ -7,7 +7,7 @@
 //! `free` compares the zspage's class and the slot's word under the class lock. Both change only
 //! under that lock, so both are exact. It does not matter if the zspage was in another class before
 //! the lock was taken, because the slot is compared afterwards. `commit` and `abort` compare
-//! nothing: the caller reserved the slot, and its count in the lane keeps the zspage.
+//! nothing: the caller reserved the slot, and its count in the lane keeps the zspage in its class.
 
 use zpool_api::{Handle, SlotRef, ZpoolError};
 
@@ -19,7 +19,7 @@ use crate::slot::Location;
 use crate::sync::yield_now;
 use crate::zspage::Zspage;
 
-/// The place and length behind a slot that is reserved and not published.
+/// The place and the length of an object whose slot is reserved but not published.
 pub(crate) struct Unpublished {
     pub(crate) place: Place,
     pub(crate) len: usize,
@@ -31,20 +31,20 @@ impl Core {
         let invalid = || ZpoolError::invalid(handle);
         let bits = handle.bits_of(self.tag).ok_or_else(invalid)?;
         let freed = self.free_slot(SlotRef::from_bits(bits)).ok_or_else(invalid);
-        // Last, because the provider may panic.
+        // This comes last, because the provider may panic.
         self.tidy_up();
         freed
     }
 
-    /// Frees the object of this slot and generation. None if there is no such object.
+    /// Frees the object of this slot and generation. Returns None if there is no such object.
     pub(crate) fn free_slot(&self, at: SlotRef) -> Option<()> {
         let slot = self.slots.get(at.slot())?;
         loop {
             let word = slot.load();
             let location = word.object(at.generation())?;
             let z = self.zspages.at(location.zspage);
-            // Both are exact under the lock: a zspage leaves its class and a slot changes only
-            // under it. A slot that still leads here does so in the zspage's present term (`read.rs`).
+            // Class and slot are exact under the lock, since neither changes without it. A slot that
+            // still leads here was set in the term that the zspage spends in this class (`read.rs`).
             if let Some(mut locked) = self.lock_class_of(z) {
                 if slot.load() == word {
                     let usable = slot.invalidate();
@@ -59,7 +59,8 @@ impl Core {
         }
     }
 
-    /// Frees the place of a slot that was just invalidated, or leaves that to its last reader.
+    /// Frees the place that a slot led to until it was invalidated. If the object is being read,
+    /// parks the place for its last reader.
     fn free_object(&self, mut locked: ClassGuard<'_>, location: Location, z: &Zspage) {
         let (index, len) = object_at(locked.size, location);
         locked.count_bytes(-(len as isize));
@@ -84,22 +85,23 @@ impl Core {
         }
     }
 
-    /// Returns the place of a slot that `reserve` handed out and nobody has published.
+    /// Returns the place and the length of an object that `reserve` began and nobody has published.
     #[expect(
         clippy::expect_used,
         reason = "the slot of a live guard is reserved, and its lane is USED"
     )]
     pub(crate) fn unpublished(&self, slot: u32) -> Unpublished {
         let location = self.slots.at(slot).reserved().expect("a write guard's slot is reserved");
-        // Exact: the writer is counted in a USED lane.
+        // The class is exact, since the writer is counted in a USED lane.
         let class = self.zspages.at(location.zspage).class();
         let class = self.class(class.expect("a zspage with a USED lane is in a class"));
         let (index, len) = object_at(&class.size, location);
         Unpublished { place: Place { zspage: location.zspage, index }, len }
     }
 
-    /// Ends a reservation that was not published. A run that becomes free waits for a later call
-    /// that may call the provider: this one may run under a caller's lock, or because the provider panicked.
+    /// Ends a reservation that was not published. It may run under a caller's lock, or because the
+    /// provider panicked, so it does not call the provider: it leaves a run that becomes free to a
+    /// later call.
     ///
     /// # Safety
     /// The caller reserved the slot, and will neither write the bytes nor publish them.
@@ -110,7 +112,7 @@ impl Core {
         let locked = self.lock_class_of(z);
         let mut locked = locked.expect("a zspage with a USED lane stays in its class");
         locked.count_bytes(-(len as isize));
-        // No handle was ever issued for this generation, so it is used again.
+        // No handle was ever issued for this generation, so the slot can use it again.
         self.keep_slot(&mut locked, slot);
         let lane = self.lane(z, place.index);
         // SAFETY: the caller is the writer, is counted in the lane, and is done.

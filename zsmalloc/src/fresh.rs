@@ -1,9 +1,9 @@
 //! A fresh run and a descriptor for an object that no zspage has room for, charged to the budget.
 //!
 //! The minimum that any run costs is charged before a run is requested, so that no run is requested
-//! at the limit. If the provider hands out resident pages that the object does not need and that
-//! the budget has no room for, they go back to the system. Dropping the holder returns everything
-//! that was acquired, even if the provider panics.
+//! at the limit. The provider may hand out resident pages that the object does not need. If the
+//! budget has no room for them, they are returned to the system. Dropping the holder returns
+//! everything that was acquired, even if the provider panics.
 
 use zpool_api::{PageError, ZpoolError};
 use zpool_base::lockdep::might_sleep;
@@ -18,7 +18,7 @@ pub(crate) struct Fresh<'a> {
     core: &'a Core,
     /// The vacant descriptor and its run; None once they are attached.
     detached: Option<Detached>,
-    /// Pages charged: those that came resident, and those that the first object touches.
+    /// Pages charged: those that were resident from the start, and those that the first object touches.
     charged: usize,
     /// Where the first object goes.
     index: usize,
@@ -51,13 +51,14 @@ impl Drop for Fresh<'_> {
 }
 
 impl Core {
-    /// Returns a run for a zspage of a class and a descriptor, charged for an object of `bytes`,
-    /// header included. The caller holds no lock.
+    /// Requests a run for a zspage of a class, and a descriptor for it. Charges the pages that an
+    /// object of `bytes`, header included, needs. Fails if the budget refuses them, if the provider
+    /// has no run, or if the table of descriptors cannot grow. The caller holds no lock.
     pub(crate) fn fresh(&self, size: &SizeClass, bytes: usize) -> Result<Fresh<'_>, ZpoolError> {
         might_sleep("zsmalloc: a page request");
         let zspage = self.zspages.take(usize::from(size.objects));
         let zspage = zspage.map_err(|error| self.refused(error))?;
-        // Returns the descriptor and the charge if the provider fails or panics.
+        // Dropping it returns the descriptor and the charge if the provider fails or panics.
         let mut bare = Bare { core: self, zspage: Some(zspage), charged: 0 };
         // The minimum that any run costs, so that no run is requested at the limit.
         bare.charge(pages_of(self.page_size(), 0, bytes).count_ones() as usize)?;
@@ -65,7 +66,7 @@ impl Core {
         let (index, mut needed) = first_place(size, self.page_size(), bytes, run.resident());
         let warm = needed | run.resident();
         if bare.charge(warm.count_ones() as usize).is_err() {
-            // Resident pages that the object does not need.
+            // Return the resident pages that the object does not need.
             for page in (0..run.pages()).filter(|page| warm & !needed >> page & 1 == 1) {
                 // SAFETY: the run is from this provider and belongs to this call alone.
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
@@ -78,13 +79,15 @@ impl Core {
             }
         }
         let charged = bare.keep();
-        // SAFETY: the descriptor was taken above and released by `bare`; the run is fresh from the provider.
+        // SAFETY: the descriptor is vacant, and `keep` left it to this call. The run is fresh from the
+        // provider. So this call is the only owner of both.
         let detached = unsafe { Detached::new(zspage, run) };
         Ok(Fresh { core: self, detached: Some(detached), charged, index })
     }
 }
 
-/// Returns the place of a fresh run that touches the fewest new pages, and the pages that it touches.
+/// Returns the place of a fresh run that touches the fewest new pages, and the pages that an object of
+/// `bytes` occupies there.
 #[expect(clippy::expect_used, reason = "a class has a place for one object at least")]
 fn first_place(size: &SizeClass, page_size: usize, bytes: usize, resident: u16) -> (usize, u16) {
     let pages = |index: usize| {
@@ -103,7 +106,7 @@ struct Bare<'a> {
 }
 
 impl Bare<'_> {
-    /// Adjusts the charge to exactly `pages` pages.
+    /// Adjusts the charge to exactly `pages` pages. If the budget refuses, changes nothing.
     fn charge(&mut self, pages: usize) -> Result<(), PageError> {
         if let Some(more) = pages.checked_sub(self.charged) {
             self.core.accounts.charge(more)?;

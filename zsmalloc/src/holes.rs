@@ -12,9 +12,9 @@ use crate::class::{ClassGuard, Putback};
 use crate::shared::Core;
 use crate::zspage::Zspage;
 
-/// Zspages isolated at a time.
+/// The most zspages isolated at a time.
 pub(crate) const AT_ONCE: usize = 8;
-/// Zspages examined under the class lock at a time.
+/// The most zspages examined while the class lock is held.
 const LOOKS: usize = 64;
 /// Fullness groups that may have holes: a full zspage has none.
 const GROUPS: usize = 10;
@@ -28,7 +28,7 @@ struct Isolated<'a> {
     released: u16,
 }
 
-/// The zspages isolated at a time. Dropping it puts the remaining ones back.
+/// Zspages that a call has isolated. Dropping it puts back those that are still isolated.
 struct Batch<'a> {
     core: &'a Core,
     class: u16,
@@ -36,8 +36,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Puts one zspage back; returns the number of its released pages and the outcome. None when no
-    /// zspage remains.
+    /// Puts one zspage back; returns the number of its released pages and the outcome. Returns None
+    /// when no zspage remains.
     fn putback_one(&mut self) -> Option<(usize, Putback)> {
         let Isolated { zspage, z, released, .. } =
             self.zspages.iter_mut().find_map(Option::take)?;
@@ -47,7 +47,7 @@ impl Batch<'_> {
 }
 
 impl Drop for Batch<'_> {
-    /// The provider panicked: leaves emptied zspages for a later call.
+    /// Puts back what remains because the provider panicked. Leaves emptied zspages to a later call.
     fn drop(&mut self) {
         while let Some((_, putback)) = self.putback_one() {
             if let Putback::Emptied(detached) = putback {
@@ -58,8 +58,9 @@ impl Drop for Batch<'_> {
 }
 
 impl Core {
-    /// Releases the holes of a class that a bounded search finds. Returns the number of pages that
-    /// the system took back. The caller holds no lock.
+    /// Gives holes of a class back to the system, as many as a bounded search finds. Returns the
+    /// number of pages freed, including those of zspages that became empty meanwhile. The caller holds
+    /// no lock.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
         let mut locked = self.lock(class);
         let pages = usize::from(locked.size.pages);
@@ -81,10 +82,11 @@ impl Core {
         given
     }
 
-    /// Releases pages of an isolated zspage to the system. Returns those that it took back.
+    /// Gives the pages `holes` of an isolated zspage back to the system. Returns those that it took.
     ///
     /// # Safety
-    /// The caller has isolated the zspage and read `holes` from it then. Its run has `pages` pages.
+    /// The caller has isolated the zspage, and has read `holes` from it under the same lock. Its run
+    /// has `pages` pages.
     unsafe fn discard(&self, z: &Zspage, pages: usize, holes: u16) -> u16 {
         might_sleep("zsmalloc: giving pages back");
         // SAFETY: the zspage's run, from this provider (invariant 2 of `zspage.rs`). This value
@@ -104,7 +106,7 @@ impl Core {
     }
 }
 
-/// Isolates some zspages that have holes, the emptiest first.
+/// Isolates some zspages that have holes, from the emptiest group upwards.
 fn isolate<'a>(locked: &mut ClassGuard<'a>) -> [Option<Isolated<'a>>; AT_ONCE] {
     let mut isolated = [None; AT_ONCE];
     let mut found = 0;
@@ -140,7 +142,7 @@ mod tests {
     use zpool_api::{Handle, Zpool};
     use zpool_pages::HeapPages;
 
-    /// A pool with full zspages of one class. Returns the class too, and the objects of each zspage.
+    /// Makes a pool with full zspages of one class. Returns it, the class, and each zspage's objects.
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
         let probe = pool.malloc_from(&[0; 600]).unwrap();
@@ -158,7 +160,7 @@ mod tests {
     fn a_few_zspages_are_isolated_at_a_time() {
         let (pool, class, all) = full(20);
         for (n, objects) in all.iter().enumerate() {
-            // The first page is a hole. Half of the zspages are in an emptier group.
+            // The first page becomes a hole. The first ten zspages are in an emptier group.
             let gone = if n < 10 { objects.len() / 2 } else { 8 };
             objects[..gone].iter().for_each(|handle| pool.free(*handle).unwrap());
         }
@@ -175,7 +177,7 @@ mod tests {
     fn so_many_zspages_are_looked_at_and_no_more() {
         for (without, found) in [(LOOKS - 1, 1), (LOOKS, 0)] {
             let (pool, class, all) = full(without + 1);
-            // Every other object leaves no hole.
+            // Freeing every other object leaves no hole.
             for objects in &all[1..] {
                 objects.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
             }

@@ -1,5 +1,5 @@
-//! Points at which a test interrupts a call to run others: this makes races deterministic. They
-//! compile to nothing outside of tests.
+//! Points at which a test can interrupt a call and run others, which makes races deterministic.
+//! Outside of tests they compile to nothing.
 
 /// Where a test can step in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -8,11 +8,11 @@ pub(crate) enum Point {
     SlotLoaded,
     /// The reader has also loaded the class of the zspage that the word names.
     ClassLoaded,
-    /// The reader is counted in the lane that it chose by the two.
+    /// The reader is counted in the lane that it found by slot and class.
     LaneLocked,
     /// The reader has compared the class, but not the slot yet.
     ClassCompared,
-    /// A reader has left a parked object, and this thread must reclaim the place.
+    /// A reader was the last to leave a parked object. Its thread must reclaim or queue the place.
     LeftParked,
     /// A thread knows the class in which to reclaim a parked place, but has not locked it yet.
     ReclaimClass,
@@ -74,7 +74,7 @@ mod imp {
         RELOCATIONS.get()
     }
 
-    /// Fails the test at the first move beyond `more` further ones.
+    /// Makes this thread panic if it attempts more than `more` further moves.
     pub(crate) fn limit_relocations(more: usize) {
         LIMIT.set(RELOCATIONS.get().saturating_add(more));
     }

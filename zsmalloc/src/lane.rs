@@ -12,9 +12,10 @@
 //! and nothing else. The rules are those of the kernel's zspage lock:
 //! * readers wait only for a writer, never for other readers;
 //! * a reader may sleep while it holds the lock; it only ever waits for a writer, which never sleeps;
-//! * a writer can only try. A caller handles failure, and announces nothing before it holds the
-//!   lock. The lock is taken, held and released under the class lock. While it is held, no call
-//!   that can block is made, no page is faulted in, and a bounded number of bytes is moved.
+//! * a writer never waits: it only tries to take the lock. Its caller handles failure, and announces
+//!   nothing before it holds the lock. The lock is taken, held and released under the class lock.
+//!   While it is held, no call that can block is made, no page is faulted in, and a bounded number
+//!   of bytes is moved.
 //!
 //! USED: the place is taken: its object is being written, lives, or is parked. Set and cleared
 //! under the class lock. PARKED: freed while being read; set under the class lock. QUEUED: parked,
@@ -24,24 +25,25 @@
 //!
 //! # What a counted reader guarantees
 //! A place that is USED, not write-locked, and has a reader stays USED until that reader leaves: a
-//! mover needs a word without readers, `free` parks the place, and reclaiming needs no readers. A
-//! zspage stays in its class while any of its places is USED, and on its pages while any USED place
-//! has a reader. So a reader that is counted, and then finds its lane USED and without a writer,
-//! can rely on class and base until it leaves, whatever they were when it chose the lane.
+//! mover needs a word without readers, `free` parks the place, and `reclaim` fails while a reader is
+//! counted. A zspage stays in its class while any of its places is USED, and on its pages while any
+//! USED place has a reader. So a reader that is counted, and then finds its lane USED and without a
+//! writer, can rely on class and base until it leaves, whatever they were when it chose the lane.
 //!
 //! # Why no parked object is lost
-//! Whoever clears {USED, PARKED, 0 readers} under the class lock gets the place. `free` leaves the
-//! place parked only if the word that its RMW replaced had readers. Each of them takes itself off
-//! by an RMW on the same word and then sees PARKED. The last one tries to clear the word, or to set
-//! QUEUED, in which case the thread that takes the place off the queue tries. If the attempt fails,
-//! somebody else has cleared or queued the place, or another reader has come, which will try in
-//! turn. Readers of neighbours do not count, so they cannot delay it.
+//! The thread that changes a word from {USED, PARKED, 0 readers} to 0, under the class lock, gets the
+//! place. `free` leaves the place parked only if the word that its RMW replaced had readers. Each of
+//! them takes itself off by an RMW on the same word and then sees PARKED. The last one tries to clear
+//! the word, or it sets QUEUED. If it sets QUEUED, the thread that takes the place off the queue
+//! tries to clear the word. If an attempt fails, another thread has cleared or queued the place, or
+//! another reader has come and will try when it leaves. Readers of neighbouring objects are counted
+//! in other lanes, so they cannot delay this.
 //!
 //! # What a caller promises
 //! Taking a lane is safe, since the word decides who gets it: `read_lock`, `claim`,
-//! `write_trylock`, `enqueue`, `reclaim`, `dequeue`. Releasing one is not: ending somebody else's
-//! lock gives away bytes that they are using. If the word shows that nobody can hold the lock, the
-//! release panics.
+//! `write_trylock`, `enqueue`, `reclaim`, `dequeue`. Releasing one is unsafe: a caller that ends
+//! another thread's lock gives away bytes that the other thread is using. If the word shows that
+//! nobody can hold the lock, the release panics.
 //!
 //! # Why the count never carries
 //! A reader adds itself by a CAS from a word that has fewer than [`READER_LIMIT`] readers. Only the
@@ -77,14 +79,14 @@ pub(crate) enum Freed {
 pub(crate) struct Found(u16);
 
 impl Found {
-    /// Whether the reader must wait for a writer.
+    /// Returns whether the reader must wait for a writer.
     #[inline]
     pub(crate) fn has_writer(self) -> bool {
         self.0 & WRITER != 0
     }
 
-    /// Whether the place is taken and has no writer: then the reader keeps the zspage in its class
-    /// and on its pages.
+    /// Returns whether the place is taken and has no writer. If so, the reader keeps the zspage in its
+    /// class and on its pages.
     #[inline]
     pub(crate) fn is_held(self) -> bool {
         self.0 & (USED | WRITER) == USED
@@ -100,8 +102,8 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Adds a reader and returns the word that it was added to. A reader that waits for a writer
-    /// stays counted, so that no other writer can overtake it.
+    /// Adds a reader and returns the word that it was added to. Fails if the count is at its limit. A
+    /// reader that waits for a writer stays counted, so that no other writer can overtake it.
     #[inline]
     pub(crate) fn read_lock(&self) -> Result<Found, TooManyReaders> {
         // Relaxed: a first guess for the CAS.
@@ -127,8 +129,8 @@ impl Lane {
         Found(self.word.load(Ordering::Acquire))
     }
 
-    /// Takes a reader off. Returns true if that left a parked object to this thread, which must
-    /// `reclaim` or `enqueue` it.
+    /// Takes a reader off. Returns true if it was the last reader of a parked object: then this
+    /// thread must `reclaim` or `enqueue` the place.
     ///
     /// # Safety
     /// The caller is counted here, as a reader or as the object's writer, and will not use the bytes again.
@@ -142,8 +144,8 @@ impl Lane {
         before & (READERS | PARKED | QUEUED) == PARKED | 1
     }
 
-    /// Takes a free place for an object to be written, with its writer counted as a reader:
-    /// meanwhile the object can neither move nor be reclaimed. Under the class lock.
+    /// Takes a free place for a new object, and counts the object's writer as a reader. Until the
+    /// writer leaves, the object can neither move nor be reclaimed. Under the class lock.
     pub(crate) fn claim(&self) {
         // The class lock orders this after the last use of the place. Release pairs with the
         // Acquire of `read_lock`: a stale reader in this lane sees the zspage's present class, and
@@ -152,14 +154,14 @@ impl Lane {
         assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }
 
-    /// Whether the place is taken. Under the class lock.
+    /// Returns whether the place is taken. Under the class lock.
     pub(crate) fn is_used(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & USED != 0
     }
 
-    /// Frees the place of an object whose slot was invalidated before, or leaves that to its last
-    /// reader.
+    /// Frees the place of an object whose slot was invalidated before. If readers are counted, parks
+    /// the object instead: its last reader will free the place.
     ///
     /// # Safety
     /// The class lock is held, no handle or slot leads to the object, and only the caller frees it.
@@ -185,8 +187,8 @@ impl Lane {
         self.word.compare_exchange(USED | PARKED, 0, both, look).is_ok()
     }
 
-    /// Marks a parked place without readers as queued. Returns false if somebody else has it by
-    /// now. On success the caller may use its bytes for the link.
+    /// Marks a parked place without readers as queued. Returns false if another thread has cleared or
+    /// queued it, or if another reader has come. On success the caller may use its bytes for the link.
     pub(crate) fn enqueue(&self) -> bool {
         // Acquire pairs with the Release of `read_unlock`: the readers' last accesses to the bytes
         // come before the link is written there. On failure nothing is accessed.
@@ -195,8 +197,8 @@ impl Lane {
         self.word.compare_exchange(USED | PARKED, queued, acquire, look).is_ok()
     }
 
-    /// Clears a queued place and returns true; or takes it off the queue and leaves it to the
-    /// passing readers that are counted in it. Under the class lock.
+    /// Clears a queued place and returns true. If passing readers are counted in it, takes it off
+    /// the queue, leaves it to them, and returns false. Under the class lock.
     pub(crate) fn dequeue(&self) -> bool {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
@@ -221,7 +223,7 @@ impl Lane {
         self.word.compare_exchange(USED, USED | WRITER, acquire, look).is_ok()
     }
 
-    /// Lets readers in again: the object keeps its place.
+    /// Releases the write lock and lets readers in again: the object keeps its place.
     ///
     /// # Safety
     /// The caller holds the lock by `write_trylock`, and the object's bytes are where its readers expect them.
@@ -246,13 +248,13 @@ impl Lane {
         );
     }
 
-    /// Whether the place holds a live object without readers. A guess.
+    /// Returns whether the place holds a live object without readers. The answer is a guess.
     pub(crate) fn is_idle(&self) -> bool {
         // Relaxed: a guess.
         self.word.load(Ordering::Relaxed) == USED
     }
 
-    /// Whether a writer holds the lock. Under the class lock.
+    /// Returns whether a writer holds the lock. Under the class lock.
     pub(crate) fn is_write_locked(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & WRITER != 0
@@ -264,7 +266,7 @@ impl Lane {
     }
 }
 
-/// For tests that act as the reader, the freeing thread or the mover themselves.
+/// For tests that themselves act as the reader, as the thread that frees, or as the mover.
 #[cfg(test)]
 impl Lane {
     pub(crate) fn read_unlock_for_test(&self) -> bool {
@@ -273,7 +275,7 @@ impl Lane {
     }
 
     pub(crate) fn free_for_test(&self) -> Freed {
-        // SAFETY: the test's object, which no slot leads to.
+        // SAFETY: the object is the test's, and no slot leads to it.
         unsafe { self.free() }
     }
 
@@ -342,7 +344,7 @@ mod tests {
         assert!(lane.read_lock().unwrap().has_writer());
         lane.release_moved_for_test();
         assert!(!lane.look().has_writer() && !lane.look().is_held() && !lane.is_used());
-        // The next object's place, in which the passing reader is still counted.
+        // The next object gets the place while the passing reader is still counted in it.
         lane.claim();
         assert!(!lane.read_unlock_for_test());
         assert!(!lane.write_trylock(), "the reader is still counted");
@@ -360,7 +362,8 @@ mod tests {
             assert!(!lane.enqueue(), "read");
             assert!(lane.read_unlock_for_test());
             assert!(lane.enqueue() && !lane.enqueue() && !lane.reclaim());
-            // Passing readers leave the place to the queue; the queue leaves it to those it meets.
+            // A reader that passes leaves a queued place alone. `dequeue` leaves the place to readers
+            // that are still counted.
             assert!(lane.read_lock().unwrap().is_held());
             if passing {
                 assert!(!lane.dequeue() && lane.is_used());
@@ -373,7 +376,7 @@ mod tests {
         }
     }
 
-    /// However many threads have loaded the count but not added themselves yet.
+    /// This holds even if many threads have loaded the count but have not added themselves yet.
     #[cfg(not(miri))]
     #[test]
     fn a_count_at_its_limit_is_never_exceeded() {

@@ -30,9 +30,9 @@ pub(crate) struct Left {
     queue: AtomicU64,
     /// The list's head. A leaf lock.
     list: Mutex<u32>,
-    /// Resident pages of the runs on the list, and its zspages, readable without the lock. Changed
-    /// under the list's lock.
+    /// Resident pages of the runs on the list. Readable without the lock, changed under it.
     pages: Counter,
+    /// Zspages on the list. Readable without the lock, changed under it.
     zspages: Counter,
 }
 
@@ -46,26 +46,26 @@ impl Left {
         }
     }
 
-    /// Resident pages that wait to be returned.
+    /// Returns the number of resident pages that wait to be returned.
     pub(crate) fn pages(&self) -> usize {
         self.pages.get() as usize
     }
 
-    /// Whether the queue holds a place.
+    /// Returns whether the queue holds a place. A hint.
     #[inline]
     pub(crate) fn has_places(&self) -> bool {
-        // Relaxed: a hint. Places that this thread queued, or that it knows were queued, are seen.
+        // Relaxed: a hint. It sees places that this thread queued or knows to be queued.
         self.queue.load(Ordering::Relaxed) != END
     }
 
-    /// Whether the list holds a zspage.
+    /// Returns whether the list holds a zspage. A hint.
     #[inline]
     pub(crate) fn has_zspages(&self) -> bool {
         // A hint, as in `has_places`.
         self.zspages.get() != 0
     }
 
-    /// Queues a place, whose link is at `link`.
+    /// Adds a place to the queue. `link` is the address of its link.
     ///
     /// # Safety
     /// The caller has set QUEUED in the place's lane (`Lane::enqueue`), and the link is the first eight
@@ -74,7 +74,7 @@ impl Left {
         // Relaxed: a first guess for the CAS.
         let mut head = self.queue.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the first bytes of a QUEUED place belong to its enqueuer until it is pushed.
+            // SAFETY: until the place is pushed, its first bytes belong to the thread that set QUEUED.
             unsafe { link.write(head) };
             // Release pairs with the Acquire of `take_places`: the link is written before the push.
             let (release, guess) = (Ordering::Release, Ordering::Relaxed);
@@ -86,13 +86,14 @@ impl Left {
         }
     }
 
-    /// Takes all places off the queue and returns the first; the others are linked to it.
+    /// Takes all places off the queue and returns the first, which links to the others. Returns None
+    /// if the queue is empty.
     pub(crate) fn take_places(&self) -> Option<LaneRef> {
         // Acquire pairs with the Release of `push`; later pushes are RMWs and continue its release sequence.
         linked(self.queue.swap(END, Ordering::Acquire))
     }
 
-    /// Returns the place that was queued before the one whose link this is.
+    /// Reads a place's link. Returns the place that was queued before this one, or None at the end.
     ///
     /// # Safety
     /// This thread took the place off the queue and has not cleared its lane yet. The link is the
@@ -116,7 +117,7 @@ impl Left {
         self.zspages.add(1);
     }
 
-    /// Takes one zspage off the list.
+    /// Takes one zspage off the list. Returns None if the list is empty.
     #[expect(clippy::expect_used, reason = "`leave` keeps the run before it links the zspage")]
     pub(crate) fn take(&self, zspages: &Zspages) -> Option<Detached> {
         let _held = lockdep::acquire(Rank::Leaf);

@@ -1,9 +1,10 @@
-//! A compressed-memory backend of size classes: objects of like size share *zspages*, runs of up to
-//! 16 pages that are contiguous in virtual memory, so that an object that spans two pages is still
-//! one slice.
+//! A compressed-memory backend with size classes. Objects of similar size share *zspages*, which are
+//! runs of up to 16 pages, contiguous in virtual memory. An object that spans two pages is still one
+//! slice.
 //!
-//! A zspage costs only the pages that its objects touch. Pages without an object go back to the
-//! system without moving anything; compaction packs the rest. Readers take no lock.
+//! A zspage costs only the pages that its objects touch. Pages without an object are returned to the
+//! system, and no object has to move for that. Compaction packs the objects of the other pages.
+//! Readers take no lock.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -33,13 +34,13 @@
 //! | `class_table.rs` | the size classes, a pure function |
 //! | `route.rs` | which class a size goes to: a table that grows finer with the pool |
 //! | `slot.rs` | handle slots: an object's place and length in one atomic word |
-//! | `lane.rs` | the zspage lock, object by object |
-//! | `zspage.rs` | the descriptor, which a stale reader may still refer to |
+//! | `lane.rs` | the zspage lock: one lane for each object |
+//! | `zspage.rs` | the descriptor of a zspage, to which a stale reader may still refer |
 //! | `zspages.rs` | all descriptors and their lanes: tables that only grow |
 //! | `accounts.rs` | the pool's page counts and their budget |
 //! | `class.rs` | what a class lock guards: lists by fullness, places, touched pages |
 //! | `left.rs` | work that readers leave to others: a queue and a list |
-//! | `progress.rs` | the progress of compaction in parts |
+//! | `progress.rs` | the progress of compaction that is done in parts |
 //! | `shared.rs` | what all operations share, and the invariants they keep |
 //! | `reclaim.rs` | reclaiming parked places and returning runs |
 //! | `holes.rs` | returning pages without an object |
@@ -58,8 +59,10 @@
 //! The *class lock* guards the zspages of one size class. It is held for a bounded number of steps:
 //! no system call, no `PageProvider` call, no waiting and no user code runs under it. A thread
 //! holds one class lock at a time. Readers take no lock: they count themselves in the object's
-//! *lane*. A mover write-locks lanes under the class lock, and only by trying. The locks of the
-//! tables, of the spare slots and of the vacant descriptors are leaves.
+//! *lane*. A mover holds the class lock and only tries to write-lock a lane: it never waits for one.
+//! All other locks are leaves: those of the tables, of the spare slots, of the vacant descriptors, of
+//! the runs that wait to be returned, and of the progress of compaction. A thread takes no other lock
+//! while it holds one of them.
 
 #![cfg_attr(
     test,

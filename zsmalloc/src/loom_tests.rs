@@ -14,7 +14,7 @@ use crate::lane::{Freed, Lane};
 use crate::sync::Mutex;
 use crate::{Config, Zsmalloc};
 
-/// A lane, the class lock, and a slot that is reduced to a number: 1 is the object, 0 no object.
+/// A lane, the class lock, and a slot that is only a number: 1 for the object, 0 for no object.
 struct Object {
     lane: Lane,
     slot: crate::sync::atomic::AtomicU64,
@@ -22,7 +22,7 @@ struct Object {
 }
 
 impl Object {
-    /// A published object.
+    /// Makes a published object.
     fn live() -> Arc<Object> {
         let object = Object {
             lane: Lane::default(),
@@ -205,7 +205,7 @@ fn loom_pool_guessed_handle_against_malloc() {
     });
 }
 
-/// Of two frees of one handle exactly one succeeds. Fails if `free` does not check the slot again
+/// Of two frees of one handle, exactly one succeeds. Fails if `free` does not check the slot again
 /// under the lock.
 #[test]
 fn loom_pool_free_against_free() {
@@ -225,9 +225,9 @@ fn loom_pool_free_against_free() {
     });
 }
 
-/// A read against the free of the last object and the recycling of its descriptor into another
-/// class, in which the same offset belongs to another object. The reader may guess the new class
-/// and choose a lane that is not its object's. Then only the claim of that lane shows it that the
+/// A read against the free of a zspage's last object. The descriptor is then recycled into another
+/// class, in which the same offset belongs to another object. The reader may guess the new class and
+/// choose a lane that is not its object's. Then only the claim of that lane shows the reader that the
 /// slot has changed. Fails if `claim` is not Release or `read_lock` is not Acquire.
 #[test]
 fn loom_pool_read_against_recycling_into_another_class() {
@@ -241,19 +241,19 @@ fn loom_pool_read_against_recycling_into_another_class() {
             thread::spawn(move || all(&pool, handle, 1))
         };
         pool.free(handle).unwrap();
-        // The only object of its zspage, in the first object's lane.
+        // The next object is alone in its zspage, and has the lane that the first object had.
         let next = pool.malloc_from(&[2; 4096]).unwrap();
         reader.join().unwrap();
         assert_eq!(pool.obj_read_begin(next).unwrap()[..], [2; 4096]);
-        // The descriptor was recycled, unless the reader held it in time.
+        // The descriptor was recycled, unless the reader was counted in time.
         assert!(pool.core.zspages.len() <= 2);
     });
 }
 
-/// Two readers, each of which may be the last to leave a parked object, by dropping a guard or in
-/// passing: the place is reclaimed exactly once. Fails if `enqueue` or the queue's swap is not
+/// Two readers, each of which may be the last to leave a parked object, by dropping a guard or by
+/// passing. The place is reclaimed exactly once. Fails if `enqueue` or the queue's swap is not
 /// Acquire, if its push is not Release, if `dequeue` does not check for readers, or if a passing
-/// reader does not queue.
+/// reader does not queue the place.
 #[test]
 fn loom_pool_passing_readers_against_free() {
     model(|| {
@@ -266,7 +266,7 @@ fn loom_pool_passing_readers_against_free() {
             })
             .collect();
         pool.free(handle).unwrap();
-        // Reclaims what readers have queued by now, though this thread is not ordered after them.
+        // Reclaims the places that readers have queued so far, without being ordered after them.
         crate::sync::yield_now();
         pool.core.reclaim_queued();
         readers.into_iter().for_each(|reader| {
@@ -277,7 +277,8 @@ fn loom_pool_passing_readers_against_free() {
     });
 }
 
-/// A pool in which compaction moves one object: two of LEN bytes fill a page, and two pages have one each.
+/// Makes a pool in which compaction moves one object. Two objects of LEN bytes fill a page, and each of
+/// two pages has one.
 fn scattered() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     let pool = pool();
     let made: Vec<_> = (0..4u8).map(|n| pool.malloc_from(&[n; LEN]).unwrap()).collect();
@@ -430,7 +431,7 @@ fn loom_pool_free_against_migrate() {
 #[test]
 fn loom_pool_malloc_against_migrate() {
     let mut builder = builder();
-    // The allocation alone is long: a bound of 3 takes minutes and finds no more.
+    // The allocation alone takes many steps: a bound of 3 takes minutes and finds no more.
     builder.preemption_bound = Some(2);
     builder.check(|| {
         let pool = pool();
@@ -445,8 +446,8 @@ fn loom_pool_malloc_against_migrate() {
     });
 }
 
-/// Compaction, migration and a read at once. Fails if compaction takes an isolated zspage, or
-/// migration one that compaction has set aside.
+/// Compaction, migration and a read at once. Fails if compaction takes an isolated zspage, or if
+/// migration takes one that compaction has set aside.
 #[test]
 fn loom_pool_compact_against_migrate() {
     model(|| {

@@ -1,11 +1,11 @@
 //! Migration: moving a whole zspage to other pages, so that a block of address space becomes empty.
 //!
 //! Three steps, as in the kernel. *Isolate*: take the zspage off its lists, so that no allocation
-//! finds it; reads and frees in it continue. *Migrate*: with another run at hand whose pages are
-//! touched already, try to write-lock the lane of every object, all or none; copy the bytes, 64 KiB
-//! at most; change the base; release the lanes. *Put back*: return the zspage to its lists, with
-//! its old pages or the new ones. The second step fails, without effect, if an object has a guard,
-//! is being written, or is parked.
+//! finds it; reads and frees in it continue. *Migrate*: get another run and touch its pages; then
+//! try to write-lock the lanes of all objects, or none; copy the bytes, 64 KiB at most; change the
+//! base; release the lanes. *Put back*: return the zspage to its lists, with its old pages or the
+//! new ones. The second step fails, without effect, if an object has a guard, is being written, or
+//! is parked.
 //!
 //! Neither handles nor slots change: they name the zspage, not its address. A reader loads the base
 //! after it has locked its lane.
@@ -21,15 +21,15 @@ use crate::zspage::Zspage;
 
 /// The outcome of migrating one zspage.
 enum Step {
-    /// It is on other pages now.
+    /// It has been moved to other pages.
     Moved,
-    /// Detached meanwhile, or outside of the range.
+    /// It was detached meanwhile, or its run begins outside of the range.
     Gone,
     /// A guard or a writer uses it, or somebody else has isolated it.
     Left,
 }
 
-/// Whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
+/// Returns whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
 fn begins_in(z: &Zspage, range: &Range<usize>) -> bool {
     z.run_base().is_some_and(|base| range.contains(&base.addr().get()))
 }
@@ -52,13 +52,13 @@ impl Drop for Isolated<'_> {
 }
 
 impl Core {
-    /// Moves the zspages whose runs begin in a range of addresses. Stops at the first run that the
-    /// provider refuses.
+    /// Moves the zspages whose runs begin in a range of addresses, except those that are in use, and
+    /// counts both. Stops with an error at the first run that the provider refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
         for (zspage, z) in self.zspages.iter() {
-            // A check without the lock; `migrate_zspage` repeats it.
+            // This check takes no lock; `migrate_zspage` repeats it under the lock.
             if !begins_in(z, range) {
                 continue;
             }
@@ -89,7 +89,7 @@ impl Core {
         let (pages, needed) = (usize::from(locked.size.pages), z.touched.get() & !z.holes.get());
         drop(locked);
 
-        // Puts the zspage back if the provider panics.
+        // Dropping it puts the zspage back if the provider panics.
         let isolated = Isolated { core: self, class, zspage, z };
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
         core::mem::forget(isolated);

@@ -50,10 +50,10 @@ impl Zsmalloc {
         Self::with_config(provider, Config::new())
     }
 
-    /// Makes an empty pool with the given configuration.
+    /// Makes an empty pool over `provider` with the given configuration. Takes no page yet.
     ///
     /// # Errors
-    /// As [`Zsmalloc::new`].
+    /// The same as [`Zsmalloc::new`].
     ///
     /// ```
     /// use std::sync::Arc;
@@ -74,10 +74,11 @@ impl Zsmalloc {
         Self::with_budget(provider, None, config)
     }
 
-    /// Makes an empty pool from the provider and the budget that a consumer of backends has chosen.
+    /// Makes an empty pool with the provider and the budget of a [`ZpoolConfig`]. Code that can use
+    /// any backend has both in this form.
     ///
     /// # Errors
-    /// As [`Zsmalloc::new`].
+    /// The same as [`Zsmalloc::new`].
     ///
     /// ```
     /// use std::sync::Arc;
@@ -106,16 +107,17 @@ impl Zsmalloc {
         Ok(Zsmalloc { core: Leaked::new(Core::new(provider, budget, config)?) })
     }
 
-    /// Moves every zspage whose run begins in a range of addresses to other pages of the provider,
-    /// except those that guards or writers use. [`Zpool::migrate`] does the same for a block that
-    /// the provider chooses; this method is for callers that choose the range themselves.
+    /// Moves zspages to other pages of the provider: every zspage whose run begins at an address in
+    /// `range`. A zspage stays where it is if one of its objects is being read or written.
+    /// [`Zpool::migrate`] does the same for a block that the provider chooses; this method is for
+    /// callers that choose the range themselves.
     ///
     /// # Errors
-    /// [`ZpoolError::OutOfMemory`] if the provider has no run for a zspage. Zspages that were moved
-    /// by then stay moved; no object is lost. [`ZpoolError::Forked`] in a forked child.
+    /// [`ZpoolError::OutOfMemory`] if the provider has no run for a zspage. The zspages that were
+    /// moved before stay moved; no object is lost. [`ZpoolError::Forked`] in a forked child.
     ///
     /// # Blocking
-    /// Calls the provider, which may make system calls. Not to be called under a lock.
+    /// Calls the provider, which may make system calls. Do not call it while holding a lock.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -193,24 +195,25 @@ impl Zpool for Zsmalloc {
         self.core.accounts.resident()
     }
 
-    /// Empties each zspage at most once, and visits each of its places at most once. Whatever
-    /// guards are open, and whatever other threads or the provider do meanwhile, a call visits at
-    /// most as many places as the pool has at its start, and makes at most as many calls that
-    /// return pages without an object as there are pages at its start.
+    /// Empties each zspage at most once. The work of a call is limited by the size of the pool at
+    /// its start, whatever guards are open and whatever other threads or the provider do meanwhile.
+    /// The limit allows one visit for each place, and for each page one search for pages without an
+    /// object.
     fn compact(&self) -> Result<usize, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact())
     }
 
     /// A call moves at most 256 objects and visits at most 4096 places and zspages with holes.
-    /// Holes, which are pages without an object, are returned too, and count as freed. Each call
-    /// goes on with the class where the last one stopped. The pass is complete when all classes in
-    /// turn have freed nothing since the last page was freed.
+    /// Holes are pages without an object. They are returned, too, and count as freed. Each call
+    /// continues in the class where the last one stopped. The pass is complete when a whole round
+    /// over the classes has freed nothing. `pages` of 0 counts as 1. The provider's cached pages are
+    /// not returned.
     ///
-    /// `while !complete` also ends while other threads or the provider keep changing the pool: a
-    /// pass is limited, over all calls together, to 8 visits of each class, 2 for each page and one
-    /// for every 16 objects at its start, and it ends for a call if another call completes it.
-    /// Leaves the provider's cached pages alone. `pages` of 0 counts as 1.
+    /// A loop that calls this until it is complete ends even if other threads or the provider keep
+    /// changing the pool. All calls of a pass together make at most 8 visits for each class, 2 for
+    /// each page and one for every 16 objects that the pool had at the start of the pass. A pass that
+    /// one call completes is complete for all others that take part in it.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact_some(pages))
@@ -223,7 +226,7 @@ impl Zpool for Zsmalloc {
             return Ok(Migration::default());
         };
         let (range, bytes) = (block.range(), block.bytes());
-        // The block is put back even if the provider panics meanwhile.
+        // Put the block back even if the provider panics.
         let result = catch_unwind(AssertUnwindSafe(|| self.core.migrate(&range)));
         let whole = self.core.provider.putback_block(block);
         let mut done = result.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -314,7 +317,7 @@ mod tests {
         for handle in &seen {
             assert!(pool.obj_read_begin(*handle).is_err() && pool.free(*handle).is_err());
         }
-        // 4 generations a slot.
+        // Each slot has 4 generations.
         assert_eq!(pool.core.slots.len(), 10);
         assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
     }
@@ -330,7 +333,7 @@ mod tests {
         assert_eq!(&*pool.obj_read_begin(handle).unwrap(), b"popular");
     }
 
-    /// A pool whose pages are touched one by one and returned one by one.
+    /// Makes a pool whose pages are touched one by one and returned one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn mapped() -> Zsmalloc {
         Zsmalloc::new(Arc::new(zpool_pages::MmapPages::new())).unwrap()
@@ -342,9 +345,9 @@ mod tests {
         let pool = mapped();
         let handles: Vec<Handle> =
             (0..8u8).map(|n| pool.malloc_from(&[n; 3000]).unwrap()).collect();
-        // 3024 bytes a place: 8 of them end in the sixth page of sixteen.
+        // A place has 3024 bytes, so the eighth ends in the sixth of the zspage's sixteen pages.
         assert_eq!(pool.total_pages(), 6);
-        // The pages of the first five hold nothing else, except that the last one is shared.
+        // The first five objects have three pages to themselves, and share the fourth.
         for handle in &handles[..5] {
             pool.free(*handle).unwrap();
         }

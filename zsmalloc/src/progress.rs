@@ -1,10 +1,11 @@
 //! The progress of compaction in parts: the class to go on with, and when a pass over all classes ends.
 //!
 //! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
-//! page on balance. A visit leaves a class after visiting as many places as the class has without
-//! freeing a page. Pages of zspages that other threads emptied do not count as progress. If other
-//! threads keep making work, the pass ends after a number of visits that is bounded by the pool's
-//! size at its start. It ends for all threads that take part in it.
+//! page on balance. Compaction goes on to the next class when there is nothing left to do in this
+//! one, or when it has visited as many places as the class has and freed no page. Pages of zspages
+//! that other threads emptied do not count as progress. If other threads keep making work, the pass
+//! ends after a number of visits that is bounded by the pool's size at its start. A pass ends for all
+//! threads that take part in it.
 
 use zpool_api::Compaction;
 
@@ -13,10 +14,11 @@ use zpool_api::Compaction;
 pub(crate) struct Visit {
     /// Pages given back minus pages touched.
     pub(crate) balance: isize,
-    /// How many of the pages given back belonged to zspages that other threads had emptied.
+    /// How many of the pages given back are from zspages that other threads had emptied.
     pub(crate) emptied: usize,
-    /// Places visited, and places that the class had at the start.
+    /// Places visited.
     pub(crate) visited: usize,
+    /// Places that the class had at the start of the visit.
     pub(crate) places: usize,
     /// Whether there was nothing left to do.
     pub(crate) done: bool,
@@ -31,7 +33,7 @@ pub(crate) struct Progress {
     quiet: usize,
     /// Places visited in this class since it last freed a page.
     visited: usize,
-    /// Pages touched for moves and not made up for yet.
+    /// Pages that moves have touched and that no freed page has made up for yet.
     owed: usize,
     /// Visits of classes left until the pass ends in any case; 0 between two passes.
     left: usize,
@@ -40,8 +42,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Joins the pass under way, or starts one that is limited to `visits()` visits. Returns how
-    /// many passes have ended.
+    /// Joins the pass under way, or starts one that is limited to `visits()` visits. Returns the
+    /// number of passes that have ended, by which the caller notices the end of this one.
     pub(crate) fn join(&mut self, visits: impl FnOnce() -> usize) -> usize {
         if self.left == 0 {
             self.left = visits();
@@ -59,7 +61,7 @@ impl Progress {
         if own > 0 {
             self.quiet = 0;
         }
-        // If not, another thread has moved on from this class meanwhile.
+        // Otherwise another thread has already moved on from this class.
         if self.class == class {
             self.visited = if own > 0 { 0 } else { self.visited + visit.visited };
             if visit.done || self.visited > visit.places {

@@ -13,13 +13,13 @@ use crate::hooks::{Point, limit_relocations, on, relocations};
 use crate::zspages::LaneRef;
 use crate::{Config, Zsmalloc};
 
-/// Zspages of one page.
+/// Makes a pool whose zspages have one page.
 fn small_pool() -> Rc<Zsmalloc> {
     let config = Config::new().chain(1).refine(false);
     Rc::new(Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap())
 }
 
-/// The default, or a table that Miri builds faster.
+/// Returns the default configuration, or under Miri one with a table that is built faster.
 fn config() -> Config {
     if cfg!(miri) { Config::new().chain(1) } else { Config::new() }
 }
@@ -28,8 +28,8 @@ fn put(pool: &Zsmalloc, byte: u8, len: usize) -> Handle {
     pool.malloc_from(&vec![byte; len]).unwrap()
 }
 
-/// Two zspages with room for two objects each. `x`, at place 1 of zspage 0, is the only object left
-/// there; `stays` is the only one of zspage 1.
+/// Two zspages with room for two objects each. Each has one object left: `x` is at place 1 of
+/// zspage 0, and `stays` is in zspage 1.
 struct Scene {
     pool: Rc<Zsmalloc>,
     x: Handle,
@@ -45,7 +45,7 @@ impl Scene {
         Scene { pool, x: all[1], stays: all[2] }
     }
 
-    /// Moves `x` to zspage 1 and fills zspage 0 with objects of another class, which it returns.
+    /// Moves `x` to zspage 1, fills zspage 0 with objects of another class, and returns these.
     fn away(pool: &Zsmalloc, others: &[usize]) -> Vec<Handle> {
         pool.compact().unwrap();
         let made = others.iter().map(|len| put(pool, 0xbb, *len)).collect();
@@ -89,24 +89,24 @@ impl Scene {
 
 #[test]
 fn a_slot_word_that_comes_back_does_not_vouch_for_the_class() {
-    // The lane of a smaller class's object, which the object's own class does not have.
+    // The reader takes a lane of a smaller class, which the object's own class does not have.
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::ClassLoaded]);
-    // Its own lane, by chance, but another start and length.
+    // By chance the reader takes the object's own lane, but finds another start and length.
     Scene::new().read(&[3000], [Point::SlotLoaded, Point::ClassLoaded]);
     Scene::new().read(&[3000], [Point::SlotLoaded, Point::LaneLocked]);
 }
 
 #[test]
 fn a_class_that_comes_back_does_not_vouch_for_the_lane() {
-    // The lane in which the reader is counted is free when the class is compared.
+    // The reader is counted in a lane that is free when the class is compared.
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::ClassCompared]);
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::LaneLocked]);
     // That lane is taken: the reader keeps the zspage in place.
     Scene::new().read(&[1000; 4], [Point::SlotLoaded, Point::ClassCompared]);
 }
 
-/// After a reader has left, and before it takes the class lock, others reclaim the place. The
-/// zspage is then in another class, with another parked object in that place.
+/// A reader has left, and has to take the class lock. Before it does, others reclaim the place, and
+/// the zspage gets into another class, with another parked object in that place.
 #[test]
 fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     let pool = small_pool();
@@ -121,14 +121,14 @@ fn a_parked_place_is_reclaimed_under_its_own_class_only() {
         let core = &inner.core;
         // Another reader passes through and reclaims the place.
         core.zspages.lane_at(lane).read_lock().unwrap();
-        // SAFETY: counted by hand.
+        // SAFETY: this test counted the reader itself.
         unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
         inner.trim();
         let next = put(&inner, 2, 1000);
         assert_eq!(core.zspages.len(), 1, "the zspage was not recycled");
         let read = inner.obj_read_begin(next).unwrap();
         inner.free(next).unwrap();
-        // Its reader has left and is about to reclaim it.
+        // The reader of `next` has left and is about to reclaim its place.
         assert!(core.zspages.lane_at(lane).read_unlock_for_test());
         std::mem::forget(read);
     });
@@ -160,7 +160,7 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
             });
         });
         if gone == 2 {
-            // The other object is gone already, so the zspage becomes empty.
+            // The other object was freed before, so the zspage becomes empty.
             pool.free(handles[0]).unwrap();
         }
         let out = pages.pages_out();
@@ -215,7 +215,7 @@ fn queued_places_are_all_reclaimed() {
     let (zspage, lane) = parked[2];
     core.zspages.lane_at(lane).read_lock().unwrap();
     assert_eq!(pool.stats().parked_objects, 1);
-    // SAFETY: counted by hand.
+    // SAFETY: this test counted the reader itself.
     unsafe { core.unlock_reader(LaneRef { zspage, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.parked_objects, stats.total_pages, stats.objects), (0, 0, 0));
@@ -245,7 +245,7 @@ fn a_guard_dropped_under_an_outer_lock_leaves_the_run_for_later() {
         assert_eq!(pool.stats().cached_pages, out);
         drop(held);
         later(&pool);
-        // The run that `malloc` reserved and gave up waits, in turn.
+        // The first case reserved a run and gave it up, so that run waits to be returned, too.
         pool.trim();
         assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
         // Dropping the pool leaves nothing behind.
@@ -268,7 +268,7 @@ fn an_aborted_object_is_parked_while_a_reader_passes() {
     drop(write);
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.object_bytes), (0, 1, 0));
-    // SAFETY: counted by hand.
+    // SAFETY: this test counted the reader itself.
     unsafe { core.unlock_reader(LaneRef { zspage: 0, lane }) };
     let stats = pool.stats();
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));

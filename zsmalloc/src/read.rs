@@ -1,16 +1,16 @@
 //! Reading without a lock: from a handle to a pinned object.
 //!
 //! A reader loads the slot's word, guesses the class of the zspage that the word names, and from
-//! both derives the lane in which it counts itself. Everything that it has loaded by then may be
-//! stale, and each word may have changed and changed back: compaction can move an object away and
-//! back, and its zspage can have served another class in between. So equality with an earlier load
-//! proves nothing by itself. The proof rests on three observations, made in this order, that cannot
-//! become false while the reader is counted:
+//! both derives the lane in which it counts itself. All that it has loaded so far may be stale, and
+//! each word may have changed and changed back: compaction can move an object away and back, and its
+//! zspage can have served another class in between. So equality with an earlier load proves nothing
+//! by itself. The proof rests on three observations, made in this order, that cannot become false
+//! while the reader is counted:
 //!
 //! 1. The lane is USED and has no writer, with this reader counted in it. From here on the zspage
 //!    stays in its class and on its pages (`lane.rs`), whatever happened before.
-//! 2. The class is loaded again, and is the one by which the lane was chosen.
-//! 3. The slot is loaded again, and its word is the one by which the lane was chosen.
+//! 2. The class is loaded again, and is still the one that led to the lane.
+//! 3. The slot is loaded again, and its word is still the one that led to the lane.
 //!
 //! # Why the guard is valid
 //! Call the time that a zspage spends in one class, from `attach` to detachment, a *term*, and let
@@ -31,11 +31,12 @@
 //! would have seen another word. If it comes after, it finds the reader counted: a mover gives up,
 //! and a free parks.
 //!
-//! The base is loaded last and is T's: a migration that the reader did not wait for finds it counted.
+//! The base is loaded last and is T's. A migration either ended before, because the reader waited for
+//! it, or finds the reader counted and gives up.
 //!
-//! A reader takes no lock and calls no provider; only to wait for a mover does it take the class
-//! lock. If it passes through a lane and is the last to leave a parked object, it queues the place
-//! (`reclaim.rs`).
+//! A reader calls no provider, and takes no lock except the class lock when it waits for a mover. A
+//! reader that was counted in a lane in vain, and is the last to leave a parked object there, queues
+//! the place (`reclaim.rs`).
 
 use core::ptr::NonNull;
 
@@ -50,8 +51,8 @@ use crate::sync::{MODEL, yield_now};
 use crate::zspage::Zspage;
 use crate::zspages::LaneRef;
 
-/// Checks of a lane before its reader sleeps: a mover finishes in microseconds. 0 under the model
-/// checker, where spinning explores nothing new.
+/// How often a reader checks a lane before it sleeps: a mover finishes in microseconds. 0 under the
+/// model checker, where spinning explores nothing new.
 const SPINS: u32 = if MODEL { 0 } else { 64 };
 
 /// Why pinning failed.
@@ -93,7 +94,7 @@ impl Core {
             let number = z.class();
             // Without a class the zspage is vacant: the slot has changed, and a later load will show it.
             if let Some(class) = number.map(|class| self.class(class)) {
-                // An arbitrary index if class and location are from two terms; `lane_number` clamps it.
+                // If class and location are from two terms, the index is arbitrary: `lane_number` clamps it.
                 let index = class.size.index_of(location.last);
                 let at = LaneRef { zspage: location.zspage, lane: z.lane_number(index) };
                 let lane = self.zspages.lane_at(at.lane);
@@ -108,15 +109,15 @@ impl Core {
                     hooks::at(Point::ClassCompared);
                     if same_class && slot.load() == word {
                         lane.bytes.read();
-                        // SAFETY: this reader is counted in the lane; afterwards class and slot
-                        // were the ones by which the lane was chosen. The head of the file proves
+                        // SAFETY: this reader is counted in the lane, and after that class and slot
+                        // still were the ones that led to the lane. The head of the file proves
                         // that this suffices.
                         return Ok(unsafe { self.guard(z, at, class, location) });
                     }
-                    // SAFETY: counted above.
+                    // SAFETY: `read_lock` above counted this reader.
                     unsafe { self.pass(at) };
                 } else if slot.load() == word && z.class() == number {
-                    // Only if slot and class are unchanged is the full lane still this object's.
+                    // The full lane is this object's only if slot and class are unchanged.
                     return Err(PinError::TooManyReaders);
                 }
             }
@@ -172,13 +173,14 @@ impl Core {
         }
     }
 
-    /// Takes a reader without a guard off a lane.
+    /// Takes a reader that got no guard off a lane. If it was the last reader of a parked object,
+    /// queues the place.
     ///
     /// # Safety
     /// The caller is counted in the lane.
     #[cold]
     unsafe fn pass(&self, at: LaneRef) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is counted in the lane, as this function requires.
         if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.queue_parked(at);
@@ -192,7 +194,7 @@ impl Core {
     /// The caller is counted in the lane and will not access the object again.
     #[inline]
     pub(crate) unsafe fn unlock_reader(&self, at: LaneRef) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller is counted in the lane, as this function requires.
         if unsafe { self.zspages.lane_at(at.lane).read_unlock() } {
             hooks::at(Point::LeftParked);
             self.reclaim_parked(at);

@@ -1,4 +1,4 @@
-//! Reclaiming: parked places whose last reader has gone, and runs that return to the provider.
+//! Reclaiming: freeing parked places whose last reader has left, and returning runs to the provider.
 //!
 //! A reader must not do everything that a free does. A *passing* reader runs inside
 //! `obj_read_begin`, which takes no lock, so it queues the place. A reader that drops its guard may
@@ -31,8 +31,8 @@ impl Core {
         unsafe { self.left.push(at, link) };
     }
 
-    /// Returns the address of a queued place's link. While the place is QUEUED its zspage keeps
-    /// class and base.
+    /// Returns the address of a queued place's link. The zspage keeps its class and its base while
+    /// the place is QUEUED.
     #[expect(clippy::expect_used, reason = "invariant 3 of the pool: the place's lane is USED")]
     fn link_of(&self, at: LaneRef) -> NonNull<u64> {
         let z = self.zspages.at(at.zspage);
@@ -60,8 +60,8 @@ impl Core {
         }
     }
 
-    /// Reclaims a parked object that was left to this thread. Takes the class lock (see `lane.rs`).
-    /// Does nothing in a forked child.
+    /// Frees the place of a parked object that was left to this thread. Takes the class lock (see
+    /// `lane.rs`). Does nothing in a forked child.
     #[cold]
     pub(crate) fn reclaim_parked(&self, at: LaneRef) {
         if self.maker.is_here() {
@@ -98,7 +98,7 @@ impl Core {
         self.left.leave(&self.zspages, detached);
     }
 
-    /// Finishes what readers left undone. May call the provider; the caller holds no lock.
+    /// Does the work that readers left behind. May call the provider; the caller holds no lock.
     #[inline]
     pub(crate) fn tidy_up(&self) {
         self.reclaim_queued();

@@ -21,6 +21,7 @@ const LOST: u32 = 2560;
 pub(crate) struct Routes {
     /// For each class, the active class that its sizes go to.
     route: Vec<AtomicU16>,
+    /// For each class, the bytes that its objects waste in larger classes.
     lost: Vec<AtomicU32>,
     /// Sizes of the classes in bytes.
     sizes: Vec<u32>,
@@ -29,7 +30,7 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// If `refine` is false, every class is active from the start.
+    /// Makes the routes of these classes. If `refine` is false, every class is active from the start.
     pub(crate) fn new(classes: &[SizeClass], page_size: usize, step: usize, refine: bool) -> Self {
         let scale = (page_size / 4096).max(1);
         let coarse = COARSE * scale;
@@ -37,7 +38,8 @@ impl Routes {
         let mut route: Vec<AtomicU16> = Vec::with_capacity(classes.len());
         for (number, class) in classes.iter().enumerate().rev() {
             let above = classes.get(number + 1);
-            // The largest class of each 32 bytes, and the largest that is not huge, are active at first.
+            // Active at first: the largest class in each range of 32 bytes, and the largest class
+            // that is not huge.
             let last = above.is_none_or(|above| {
                 above.huge
                     || (above.size as usize - 1) / coarse != (class.size as usize - 1) / coarse
@@ -57,7 +59,8 @@ impl Routes {
         }
     }
 
-    /// Returns the smallest class for `bytes`, header included, which must fit in the largest class.
+    /// Returns the index of the smallest class that holds `bytes` bytes, header included. `bytes`
+    /// must not exceed the size of the largest class.
     pub(crate) fn own_class(&self, bytes: usize) -> usize {
         // Classes are one step apart, except where some were merged.
         let smallest = self.sizes[0] as usize;
@@ -67,13 +70,14 @@ impl Routes {
         self.sizes[..=high].partition_point(|&size| (size as usize) < bytes).min(high)
     }
 
-    /// Returns where an object whose own class is `own` would go now, without counting anything.
+    /// Returns the class that an object of class `own` would go to now. Counts nothing.
     pub(crate) fn goes_to(&self, own: usize) -> usize {
         // Relaxed: an estimate for the caller.
         usize::from(self.route[own].load(Ordering::Relaxed))
     }
 
-    /// Returns where an object whose own class is `own` goes, and counts the waste.
+    /// Returns the class that an object of class `own` goes to, and counts the bytes that this
+    /// wastes. If they have reached the threshold, activates `own` and returns it.
     pub(crate) fn route(&self, own: usize) -> usize {
         // Relaxed, here and below: any class that is large enough is correct; the counts only steer density.
         let to = usize::from(self.route[own].load(Ordering::Relaxed));
@@ -89,7 +93,8 @@ impl Routes {
         own
     }
 
-    /// An object that may have gone to a larger class was freed.
+    /// Takes back the waste of an object of class `own` that was freed in class `from`. Does nothing
+    /// if the object wasted nothing, or if `own` is active.
     pub(crate) fn unroute(&self, own: usize, from: usize) {
         // Relaxed: see `route`.
         if usize::from(self.route[own].load(Ordering::Relaxed)) == own || from <= own {
@@ -104,7 +109,7 @@ impl Routes {
 
     fn activate(&self, own: usize) {
         for class in (0..=own).rev() {
-            // Relaxed: see `route`. Smaller inactive classes go here from now on.
+            // Relaxed: see `route`. Smaller inactive classes go to `own` from now on.
             if usize::from(self.route[class].fetch_min(own as u16, Ordering::Relaxed)) <= own
                 && class != own
             {
@@ -113,7 +118,7 @@ impl Routes {
         }
     }
 
-    /// Whether objects go to this class.
+    /// Returns whether the class is active.
     pub(crate) fn is_active(&self, class: usize) -> bool {
         // Relaxed: see `route`.
         usize::from(self.route[class].load(Ordering::Relaxed)) == class

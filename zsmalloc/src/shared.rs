@@ -1,8 +1,8 @@
 //! What all operations of a pool share: tables, classes and counts, and the rules on which every
 //! `unsafe` block of the operations relies.
 //!
-//! The operations are layered above, each in its own file (`alloc.rs`, `read.rs`, `free.rs` and so
-//! on); this file refers to none of them.
+//! Each operation has its own file (`alloc.rs`, `read.rs`, `free.rs` and so on), which uses this
+//! one. This file refers to none of them.
 //!
 //! # Invariants of the bytes
 //! 1. A place whose lane is USED belongs to one object. Until the object's slot is published, its
@@ -18,7 +18,8 @@
 //! * allocate: take a free slot and a free place under the class lock, with the writer counted in
 //!   the lane; write the bytes without the lock; `publish` makes the slot lead to the object; then
 //!   take the writer off the lane.
-//! * read: load slot, class, lane; then check class and slot again, which is what counts (`read.rs`).
+//! * read: load the slot and the class, and count the reader in the lane; then load the class and
+//!   the slot again. Only these second loads prove anything (`read.rs`).
 //! * free: under the class lock, invalidate the slot, then clear the lane, or park it. The last
 //!   reader clears a parked lane later, again under the class lock.
 //! * a zspage without objects leaves its class under the class lock; its run returns to the
@@ -26,12 +27,13 @@
 //!
 //! # Input and internal numbers
 //! A handle is input: any u64 may arrive as one, and one without an object is an error. Numbers
-//! that the pool itself keeps, in slots, lists, queues, guards and their tokens, are internal: one
-//! that leads nowhere is a broken invariant and panics.
+//! that the pool itself keeps, in slots, lists, queues, guards and their tokens, are internal: if
+//! one leads nowhere, an invariant is broken, and the pool panics.
 //!
 //! # Fork
-//! In a child of the process that made it, the pool takes no lock, since another thread may have
-//! held it, and does not call the provider, whose memory is a copy. Calls return errors; drops leak.
+//! In a child of the process that made the pool, the pool takes no lock, since another thread may
+//! have held it, and does not call the provider, whose memory is a copy. Calls return errors, and
+//! drops leak.
 
 use std::sync::Arc;
 
@@ -54,10 +56,11 @@ use crate::zspage::Zspage;
 use crate::zspages::Zspages;
 
 pub(crate) const NAME: &str = "zsmalloc";
-/// Free slots that a class keeps for its own use.
+/// The most free slots that a class keeps.
 const CLASS_SLOTS: usize = 32;
 
-/// The whole pool. Private, so that nobody else can end pins or commit objects.
+/// The whole pool. Private, so that code outside of this crate can neither end pins nor commit
+/// objects.
 pub(crate) struct Core {
     pub(crate) maker: Maker,
     pub(crate) provider: Arc<dyn PageProvider>,
@@ -109,13 +112,13 @@ impl Core {
         self.accounts.page_size
     }
 
-    /// The numbers of all classes.
+    /// Returns the numbers of all classes.
     pub(crate) fn class_numbers(&self) -> core::ops::Range<u16> {
-        // Fits: at most one class for every 8 bytes up to 64 KiB.
+        // The number fits: there is at most one class for every 8 bytes up to 64 KiB.
         0..self.classes.len() as u16
     }
 
-    /// The class with a number that came from a zspage or from the route of a size.
+    /// Returns the class with this number, which came from a zspage or from a route.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of classes come from this table")]
     pub(crate) fn class(&self, number: u16) -> &Class {
@@ -127,15 +130,15 @@ impl Core {
         ClassGuard::new(class, self.class(class), &self.zspages, &self.accounts)
     }
 
-    /// Locks the class that a zspage is in. None if it is in no class, or leaves its class before
-    /// the lock is taken. Under the lock the class is exact, since a zspage leaves it only under its lock.
+    /// Locks the class that a zspage is in. None if the zspage is in no class, or leaves its class
+    /// before the lock is taken. While the lock is held, nobody else takes it out of the class.
     #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);
         (z.class() == Some(locked.number)).then_some(locked)
     }
 
-    /// The lane of an object of a zspage.
+    /// Returns the lane of an object of a zspage.
     #[inline]
     pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
         self.zspages.lane(z, index)
@@ -150,7 +153,7 @@ impl Core {
         }
     }
 
-    /// The error for a table of descriptors or slots that cannot grow.
+    /// Returns the error for a table of descriptors or slots that cannot grow.
     pub(crate) fn refused(&self, error: TableError) -> ZpoolError {
         match error {
             TableError::NoMemory { bytes } => ZpoolError::OutOfMetadata { backend: NAME, bytes },
@@ -167,7 +170,8 @@ impl Core {
     }
 }
 
-/// Returns the index and the length, without header, of the object at a location in a class of this size.
+/// Returns the index and the length, without header, of the object at `location` in a zspage of a
+/// class of this size.
 #[inline]
 pub(crate) fn object_at(size: &SizeClass, location: Location) -> (usize, usize) {
     let index = size.index_of(location.last);

@@ -25,7 +25,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 const GENERATION_SHIFT: u32 = 44;
 const KIND_SHIFT: u32 = 40;
 const ZSPAGE_SHIFT: u32 = 16;
-/// As many zspages as 24 bits can number.
+/// The most zspages of a pool: a slot has 24 bits for a zspage's number.
 pub(crate) const MAX_ZSPAGES: usize = 1 << 24;
 const NO_SLOT: u32 = u32::MAX;
 
@@ -78,24 +78,25 @@ impl Word {
         }
     }
 
-    /// The location of the object of this generation, if it lives.
+    /// Returns the location of the live object of this generation. None if there is no such object.
     #[inline]
     pub(crate) fn object(self, generation: u32) -> Option<Location> {
         (self.generation() == generation && self.is(Kind::Object)).then(|| self.location())
     }
 
-    /// The location of the object, whatever its generation. For movers, which hold the class lock.
+    /// Returns the location of the live object, whatever its generation. For movers, which hold the
+    /// class lock.
     pub(crate) fn location_of_object(self) -> Option<Location> {
         self.is(Kind::Object).then(|| self.location())
     }
 }
 
-/// One slot, its word in an atomic.
+/// One slot: its word in an atomic.
 #[derive(Debug)]
 pub(crate) struct Slot(AtomicU64);
 
 impl Slot {
-    /// Loads the word. A location must be checked again once the object is pinned.
+    /// Loads the word. A reader must load it again once it has pinned the object.
     #[inline]
     pub(crate) fn load(&self) -> Word {
         // Acquire pairs with the Release of `publish` and `move_to`: the object's bytes and its
@@ -103,10 +104,10 @@ impl Slot {
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// Points a free slot, taken off its chain, at a place that will be written.
+    /// Points a free slot, which is on no chain, at a place that will be written.
     ///
     /// # Safety
-    /// The caller owns the slot alone. `at` is in a place that it has claimed: the lane is USED,
+    /// The caller owns the slot alone. `at` is in a place that the caller has claimed: the lane is USED,
     /// and the zspage is in a class (invariant 3 of the pool).
     pub(crate) unsafe fn reserve(&self, at: Location) {
         let word = self.load();
@@ -116,7 +117,7 @@ impl Slot {
         self.0.store(Word::located(generation, Kind::Reserved, at).0, Ordering::Relaxed);
     }
 
-    /// The location that the owner of a reserved slot writes to.
+    /// Returns the location that the owner of a reserved slot writes to. None if it is not reserved.
     pub(crate) fn reserved(&self) -> Option<Location> {
         let word = self.load();
         word.is(Kind::Reserved).then(|| word.location())
@@ -125,7 +126,7 @@ impl Slot {
     /// Publishes a reserved slot as an object's, and returns its generation.
     ///
     /// # Safety
-    /// The caller reserved it, and nobody writes the object's bytes any more.
+    /// The caller reserved the slot, and nobody writes the object's bytes any more.
     pub(crate) unsafe fn publish(&self) -> u32 {
         let word = self.load();
         assert!(word.is(Kind::Reserved), "publishing a slot that is not reserved");
@@ -147,13 +148,13 @@ impl Slot {
         self.0.store(Word::located(generation, Kind::Object, at).0, Ordering::Release);
     }
 
-    /// Ends the object's life: no handle leads here any more. Returns true if the slot may be
-    /// reused. Under the class lock.
+    /// Frees the slot and ends its generation, so that no handle leads to the object any more.
+    /// Returns true if the slot has another generation and may be reused. Under the class lock.
     pub(crate) fn invalidate(&self) -> bool {
         let generation = self.load().generation();
         let usable = generation < MAX_GENERATION;
         let next = if usable { generation + 1 } else { generation };
-        // Relaxed: the freer's RMW on the object's lane, which follows, publishes it.
+        // Relaxed: the caller's RMW on the object's lane, which follows, publishes this store.
         self.0.store(Word::new(next, Kind::Free, u64::from(NO_SLOT)).0, Ordering::Relaxed);
         usable
     }
@@ -214,20 +215,20 @@ impl Slots {
         Slots { table: StableTable::new(), first_generation, spare: Mutex::new(Chain::EMPTY) }
     }
 
-    /// The slot that a handle names, if there is one.
+    /// Returns the slot that a handle names. None if the table has no slot of this number.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&Slot> {
         self.table.get(slot)
     }
 
-    /// The slot with a number that this table handed out and that the pool itself kept.
+    /// Returns the slot with a number that the pool itself kept, and that came from this table.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of slots come from this table")]
     pub(crate) fn at(&self, slot: u32) -> &Slot {
         self.table.get(slot).expect("the number of a slot is in the table")
     }
 
-    /// Returns a free slot, reused or new.
+    /// Returns a spare slot, or a new one if no slot is spare. Fails if the table cannot grow.
     pub(crate) fn take(&self) -> Result<u32, TableError> {
         {
             let _held = lockdep::acquire(Rank::Leaf);
@@ -239,7 +240,7 @@ impl Slots {
         self.table.push(Slot(AtomicU64::new(free.0)))
     }
 
-    /// Takes back a free slot that may be reused.
+    /// Makes a free slot spare. It must have a generation left.
     pub(crate) fn give(&self, slot: u32) {
         let _held = lockdep::acquire(Rank::Leaf);
         self.spare.lock().push(self, slot);
@@ -268,7 +269,7 @@ mod tests {
             (Location { zspage: 0xff_ffff, last: 0xffff }, Location { zspage: 0, last: 0 });
         for generation in 1..4 {
             assert_eq!(slot.load().object(generation), None);
-            // SAFETY: here and below: nobody reads from where the slot leads.
+            // SAFETY: here and below, nobody reads from the place that the slot leads to.
             unsafe { slot.reserve(a) };
             assert_eq!((slot.reserved(), slot.load().object(generation)), (Some(a), None));
             // SAFETY: as above.
@@ -292,7 +293,7 @@ mod tests {
         let slot = slots.get(number).unwrap();
         let at = Location { zspage: 3, last: 77 };
         assert_eq!(slot.load().location_of_object(), None, "free");
-        // SAFETY: nobody reads from where the slot leads.
+        // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.reserve(at) };
         assert_eq!(slot.load().location_of_object(), None, "being written");
         // SAFETY: as above.
@@ -319,7 +320,7 @@ mod tests {
     fn the_last_generation_is_the_last() {
         let slots = Slots::new(MAX_GENERATION);
         let slot = slots.get(slots.take().unwrap()).unwrap();
-        // SAFETY: nobody reads from where the slot leads.
+        // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.reserve(Location { zspage: 1, last: 1 }) };
         // SAFETY: as above.
         assert_eq!(unsafe { slot.publish() }, MAX_GENERATION);
@@ -345,7 +346,7 @@ mod tests {
     fn a_free_slot_is_not_published() {
         let slots = Slots::new(1);
         let slot = slots.at(slots.take().unwrap());
-        // SAFETY: nobody reads from where the slot leads.
+        // SAFETY: nobody reads from the place that the slot leads to.
         unsafe { slot.publish() };
     }
 
@@ -355,7 +356,7 @@ mod tests {
         let slots = Slots::new(1);
         let slot = slots.at(slots.take().unwrap());
         for zspage in 0..2 {
-            // SAFETY: nobody reads from where the slot leads.
+            // SAFETY: nobody reads from the place that the slot leads to.
             unsafe { slot.reserve(Location { zspage, last: 9 }) };
         }
     }

@@ -84,7 +84,7 @@ pub(crate) struct Zspage {
 }
 
 impl Zspage {
-    /// A vacant descriptor.
+    /// Makes a vacant descriptor.
     pub(crate) fn new(first_lane: u32, lanes: u16) -> Self {
         Zspage {
             base: AtomicPtr::new(null_mut()),
@@ -100,24 +100,25 @@ impl Zspage {
         }
     }
 
-    /// The number of its lanes.
+    /// Returns the number of the descriptor's lanes.
     #[inline]
     pub(crate) fn lanes(&self) -> usize {
         usize::from(self.lanes)
     }
 
-    /// The number of an object's lane in the table of lanes. An index beyond the zspage's lanes
-    /// gives the last one.
+    /// Returns the number of an object's lane in the table of lanes. For an index beyond the zspage's
+    /// lanes, returns that of the last lane.
     #[inline]
     pub(crate) fn lane_number(&self, index: usize) -> u32 {
         self.first_lane + index.min(self.lanes() - 1) as u32
     }
 
-    /// The class, if the descriptor is in use. Exact under that class's lock, and for a reader that
-    /// is counted in a USED lane (`lane.rs`); otherwise a guess, to be checked again then.
+    /// Returns the class, or None if the descriptor is vacant. The answer is exact under that class's
+    /// lock, and for a reader that is counted in a USED lane (`lane.rs`). For others it is a guess,
+    /// which they must check again under the lock or once they are counted.
     #[inline]
     pub(crate) fn class(&self) -> Option<u16> {
-        // Relaxed: the lock or the lane orders it for those who need it exact.
+        // Relaxed: for callers that need the exact class, the class lock or the lane orders this load.
         let class = self.class.load(Ordering::Relaxed) & !ISOLATED;
         (class != NO_CLASS).then_some(class)
     }
@@ -125,9 +126,9 @@ impl Zspage {
     /// Puts the zspage into a class, not isolated, or takes it out of its class.
     ///
     /// # Safety
-    /// Invariant 1: the caller holds the lock of the class that the zspage enters or leaves; it
-    /// never goes from one class to another directly. No lane is USED, because a reader that finds
-    /// its lane USED relies on the class's sizes. A zspage that enters a class has a run of the
+    /// Invariant 1: the caller holds the lock of the class that the zspage enters or leaves, and the
+    /// zspage never goes from one class to another directly. No lane is USED, because a reader that
+    /// finds its lane USED relies on the class's sizes. A zspage that enters a class has a run of the
     /// class's length and lanes for its objects.
     pub(crate) unsafe fn set_class(&self, class: Option<u16>) {
         // Relaxed: as in `class`.
@@ -139,7 +140,7 @@ impl Zspage {
         self.class.load(Ordering::Relaxed) & ISOLATED != 0
     }
 
-    /// Under the class lock.
+    /// Sets whether the zspage is isolated. Under the class lock.
     pub(crate) fn set_isolated(&self, isolated: bool) {
         // Relaxed: readers mask the bit out, and everyone else reads it under the class lock. Load
         // and store suffice: nobody else writes.
@@ -148,13 +149,13 @@ impl Zspage {
         self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Whether it has a free place in touched pages. Under the class lock.
+    /// Returns whether the zspage has a free place in touched pages. Under the class lock.
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.get() & ROOMY != 0
     }
 
-    /// The run's first byte, if there is a run. Exact while an object of it is pinned, and under
-    /// the class lock; otherwise a guess, since migration changes it.
+    /// Returns the run's first byte, if there is a run. The answer is exact while an object of the
+    /// zspage is pinned, and under the class lock. Otherwise it is a guess, since migration changes it.
     #[inline]
     pub(crate) fn run_base(&self) -> Option<NonNull<u8>> {
         // Relaxed: it was stored before the lane was claimed, or by a migration before it released
@@ -163,8 +164,8 @@ impl Zspage {
         NonNull::new(self.base.load(Ordering::Relaxed))
     }
 
-    /// The run's first byte. For a caller that holds the lock of the zspage's class, or is counted
-    /// in a USED lane of it.
+    /// Returns the run's first byte. For a caller that holds the lock of the zspage's class, or is
+    /// counted in a USED lane of the zspage.
     #[inline]
     #[expect(clippy::expect_used, reason = "invariant 2 of this file")]
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -184,7 +185,7 @@ impl Zspage {
     }
 
     /// Keeps a run until it is returned to the provider. The caller owns the descriptor, which is
-    /// vacant; until `take_run` its `used` is the run's length.
+    /// vacant. Until `take_run`, `used` holds the run's length.
     pub(crate) fn keep_run(&self, run: PageRun) {
         assert!(self.class().is_none(), "a run is kept in a descriptor that is in a class");
         // SAFETY: invariant 2: the descriptor is vacant, so no lane is USED, and it keeps the run.
@@ -209,7 +210,7 @@ impl Zspage {
     }
 }
 
-/// The bits of the pages that contain bytes `from..to` of a zspage.
+/// Returns the bits of the pages that contain bytes `from..to` of a zspage.
 pub(crate) fn pages_of(page_size: usize, from: usize, to: usize) -> u16 {
     debug_assert!(from < to && to <= 16 * page_size);
     let shift = page_size.trailing_zeros();
@@ -218,13 +219,13 @@ pub(crate) fn pages_of(page_size: usize, from: usize, to: usize) -> u16 {
     ((2u32 << last) - (1u32 << first)) as u16
 }
 
-/// The pages that an object's place overlaps.
+/// Returns the pages that an object's place overlaps.
 pub(crate) fn place_pages(size: &SizeClass, page_size: usize, index: usize) -> u16 {
     let start = size.start_of(index);
     pages_of(page_size, start, start + size.size as usize)
 }
 
-/// The objects whose places overlap a page.
+/// Returns the objects whose places overlap a page.
 pub(crate) fn objects_of_page(
     size: &SizeClass,
     page_size: usize,

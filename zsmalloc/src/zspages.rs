@@ -49,7 +49,7 @@ pub(crate) struct Zspages {
 }
 
 impl Zspages {
-    /// Tables for zspages of at most `most` objects.
+    /// Makes tables for zspages of at most `most` objects.
     pub(crate) fn new(most: usize) -> Self {
         Zspages {
             table: StableTable::with_limit(MAX_ZSPAGES),
@@ -58,14 +58,14 @@ impl Zspages {
         }
     }
 
-    /// The zspage with a number that the table handed out.
+    /// Returns the zspage with this number, which the table handed out.
     #[inline]
     #[expect(clippy::expect_used, reason = "numbers of zspages come from this table")]
     pub(crate) fn at(&self, zspage: u32) -> &Zspage {
         self.table.get(zspage).expect("the number of a zspage is in the table")
     }
 
-    /// The zspage that a link leads to, or None at the end of a list.
+    /// Returns the zspage that a link leads to, or None at the end of a list.
     #[inline]
     pub(crate) fn linked(&self, link: u32) -> Option<&Zspage> {
         match self.table.get(link) {
@@ -77,21 +77,21 @@ impl Zspages {
         }
     }
 
-    /// The lane of an object of a zspage. A stale reader's index may exceed the zspage's lanes: it
-    /// gets the last one.
+    /// Returns the lane of an object of a zspage. A stale reader's index may exceed the zspage's
+    /// lanes: it gets the last one.
     #[inline]
     pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
         self.lane_at(z.lane_number(index))
     }
 
-    /// The lane with a number that a zspage owns.
+    /// Returns the lane with this number, which a zspage owns.
     #[inline]
     #[expect(clippy::expect_used, reason = "a descriptor is pushed after its lanes")]
     pub(crate) fn lane_at(&self, number: u32) -> &Lane {
         self.lanes.get(number).expect("a zspage has its lanes before anyone knows it")
     }
 
-    /// The index of a lane among its zspage's lanes.
+    /// Returns the index of a lane among its zspage's lanes.
     #[expect(clippy::expect_used, reason = "a LaneRef is made of a zspage and one of its lanes")]
     pub(crate) fn index_of(&self, at: LaneRef) -> usize {
         let z = self.at(at.zspage);
@@ -100,6 +100,7 @@ impl Zspages {
     }
 
     /// Returns a vacant descriptor, owned by the caller, with lanes for at least this many objects.
+    /// Fails if a table cannot grow.
     pub(crate) fn take(&self, objects: usize) -> Result<u32, TableError> {
         let lanes = objects.next_multiple_of(LANE_STEP);
         {
@@ -116,7 +117,8 @@ impl Zspages {
     /// Makes a vacant descriptor available for reuse.
     ///
     /// # Safety
-    /// The caller owned the descriptor alone, and gives it up: the next thread to take it attaches it to a run.
+    /// The caller owned the descriptor alone, and gives it up. The next thread to take it may attach
+    /// it to a run.
     pub(crate) unsafe fn recycle(&self, zspage: u32) {
         let z = self.at(zspage);
         assert!(z.class().is_none(), "zspage {zspage} is recycled while it is in a class");
@@ -125,7 +127,7 @@ impl Zspages {
         z.next.set(core::mem::replace(head, zspage));
     }
 
-    /// All descriptors with their numbers, including vacant ones.
+    /// Iterates over all descriptors with their numbers, including vacant ones.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Zspage)> {
         (0..).zip(self.table.iter())
     }

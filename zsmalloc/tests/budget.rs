@@ -40,7 +40,7 @@ impl Rig {
         assert_eq!(self.budget.used(), self.pool.total_pages() * self.page);
     }
 
-    /// Figures that a failing call must not change.
+    /// Returns the figures that a failing call must not change.
     fn figures(&self) -> (usize, usize, usize) {
         let stats = self.pool.stats();
         (stats.objects, stats.object_bytes, stats.total_pages)
@@ -111,7 +111,7 @@ fn any_traffic_is_charged_exactly_and_never_beyond_the_limit() {
 }
 
 /// At the limit an object goes wherever no page is needed, even into a class that is much too
-/// large. Only if there is no such place is it refused.
+/// large. It is refused only if there is no such place.
 #[test]
 fn at_the_limit_any_room_serves() {
     for provider in providers() {

@@ -1,6 +1,6 @@
 //! Eight threads store, overwrite, free and read each other's objects, keep guards, compact and
-//! migrate, and check every byte they see. For a few seconds by default, or for
-//! `ZSMALLOC_CHURN_SECONDS` (`cargo xtask churn`).
+//! migrate, and check every byte they see. Each test runs for a few seconds, or for
+//! `ZSMALLOC_CHURN_SECONDS` if it is set (`cargo xtask churn`).
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use zsmalloc::{Config, Zsmalloc};
 
 const THREADS: usize = 8;
 
-/// What an object holds: its number first, then `len` bytes in all that are derived from it.
+/// The contents of an object: `len` bytes that are derived from its number.
 #[derive(Clone, Copy)]
 struct Content {
     number: u64,
@@ -75,7 +75,7 @@ impl Churn {
                     self.pool.free(handle).unwrap();
                 }
             }
-            // From here on without the cell's lock: the object may be freed at any time.
+            // From here on the cell is not locked, so the object may be freed at any time.
             8..=17 => {
                 let Some((handle, content)) = *cell.lock().unwrap() else { return };
                 match self.pool.obj_read_begin(handle) {
@@ -147,7 +147,7 @@ fn churn(pages: Arc<dyn PageProvider>, config: Config, cells: usize, time: Durat
     assert_eq!(pages.cached_pages(), 0);
 }
 
-/// The duration of each test.
+/// Returns the duration of each test.
 fn time() -> Duration {
     let seconds = std::env::var("ZSMALLOC_CHURN_SECONDS").ok();
     match seconds.and_then(|seconds| seconds.parse().ok()) {

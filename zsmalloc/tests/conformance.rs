@@ -1,4 +1,4 @@
-//! zsmalloc against the whole conformance suite.
+//! Runs the whole conformance suite on zsmalloc.
 
 use std::sync::Arc;
 use zpool_api::{PageProvider, Zpool, ZpoolError};

@@ -1,5 +1,5 @@
-//! After `fork` a child may find any lock held by a thread of its parent that does not exist in the
-//! child. The pool takes no lock there, and its calls say so.
+//! In a child after `fork`, a lock may be held by a thread that exists only in the parent: waiting for
+//! it would never end. So the pool takes no lock in a child, and its calls return `Forked`.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -12,7 +12,7 @@ use zpool_api::{Handle, ObjRead, ObjWrite, Zpool, ZpoolError};
 use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
-/// What the child does. Returns the number of the first wrong answer, or 0.
+/// Runs in the child. Returns the number of the first wrong answer, or 0.
 fn child(
     pool: &Zsmalloc,
     handle: Handle,
@@ -111,7 +111,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
             if pid == 0 {
                 let code = child(&pool, handle, guards, writes);
                 // Dropping a pool in a child leaks it.
-                // SAFETY: a copy of the reference that this thread's `pool` is; never used again.
+                // SAFETY: a copy of the reference that `pool` holds, which is never used again here.
                 drop(unsafe { Arc::from_raw(Arc::as_ptr(&pool)) });
                 // SAFETY: ends the process without running any of the parent's exit handlers.
                 unsafe { libc::_exit(code) };
@@ -127,7 +127,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
 }
 
-/// The last owner's drop in a child returns nothing and waits for nobody.
+/// In a child, dropping the last reference returns nothing and waits for nobody.
 #[test]
 fn a_pool_dropped_in_a_child_leaks() {
     let pool = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();

@@ -13,12 +13,12 @@ use zpool_api::{Handle, PageProvider, Zpool};
 use zpool_pages::MmapPages;
 use zsmalloc::Zsmalloc;
 
-/// Pages of 4 KiB in a range of addresses for which the system holds memory.
+/// Returns the number of 4 KiB pages in a range of addresses for which the system holds memory.
 fn resident_pages(range: &Range<usize>) -> usize {
     let page_map = File::open("/proc/self/pagemap").unwrap();
     let mut entries = vec![0; range.len() / 4096 * 8];
     page_map.read_exact_at(&mut entries, (range.start / 4096 * 8) as u64).unwrap();
-    // The top two bits of an entry: present, swapped.
+    // The top two bits of an entry say that the page is present, and that it is swapped out.
     entries.chunks_exact(8).filter(|entry| entry[7] >> 6 != 0).count()
 }
 
@@ -30,14 +30,14 @@ fn check(pool: &Zsmalloc, n: usize, handle: Handle) {
     assert!(*pool.obj_read_begin(handle).unwrap() == *object(n), "object {n}");
 }
 
-/// A pool of some megabytes that keeps every third object of every second 64 KiB.
+/// Makes a pool of some megabytes, and frees all objects except every third in every other 64 KiB.
 fn fragmented(pages: &Arc<MmapPages>) -> (Zsmalloc, Vec<(usize, Handle)>) {
     let pool = Zsmalloc::new(pages.clone()).unwrap();
     let made: Vec<(usize, Handle)> =
         (0..6000).map(|n| (n, pool.malloc_from(&object(n)).unwrap())).collect();
     let mut stay = Vec::new();
     for (n, handle) in made {
-        // Some zspages are freed whole, so that there is room elsewhere.
+        // Some zspages become empty, so that there is room elsewhere.
         let address = pool.obj_read_begin(handle).unwrap().as_ptr().addr();
         if address / 65536 % 2 == 0 && n % 3 == 0 {
             stay.push((n, handle));

@@ -26,7 +26,7 @@ struct Panicking {
     /// Calls left until the panic; 0 for no panic.
     due: AtomicU64,
     isolated: AtomicU64,
-    /// Whether it panics whenever a run is returned.
+    /// Whether it panics each time that a run is returned.
     refuses: AtomicBool,
     /// Whether it reports absurd figures.
     boasts: AtomicBool,
@@ -104,7 +104,7 @@ fn providers() -> Vec<Arc<dyn PageProvider>> {
 
 #[test]
 fn the_pool_is_whole_after_a_panic_of_the_provider() {
-    // Hides the output of hundreds of deliberate panics.
+    // This hides the output of hundreds of deliberate panics.
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
@@ -163,7 +163,7 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
     }
 }
 
-/// A pool of at least three zspages, with its provider and the inner one that counts pages.
+/// Makes a pool of at least three zspages, with its provider and the inner one that counts pages.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
     let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));

@@ -1,4 +1,4 @@
-//! A provider that calls back into the pool. Not under Miri: thousands of steps.
+//! A provider that calls back into the pool. Miri leaves these tests out: they take thousands of steps.
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
@@ -143,7 +143,8 @@ fn compaction_in_parts_is_complete_though_the_provider_makes_new_work_all_the_ti
     }
 }
 
-/// Several passes are under way at a time, each of which may end the others.
+/// The provider's hook compacts in parts, within calls that do the same. Each call may end the pass
+/// that the others take part in.
 #[test]
 fn compaction_in_parts_within_the_provider_comes_to_an_end() {
     let (pages, pool) = Reentering::pool(Arc::new(HeapPages::new()));

@@ -50,7 +50,7 @@ impl Axis {
         Axis { scale, least, most, from, to }
     }
 
-    /// The pixel of a value, or the nearest end of the axis.
+    /// Returns the pixel of a value. For a value beyond the axis, returns the nearest end.
     pub fn place(&self, value: f64) -> i32 {
         let share = match self.scale {
             Scale::Linear | Scale::FromZero => (value - self.least) / (self.most - self.least),
@@ -60,7 +60,7 @@ impl Axis {
         self.from + (share * f64::from(self.to - self.from)).round() as i32
     }
 
-    /// Round values on the axis, in ascending order.
+    /// Returns the round values on the axis, in ascending order.
     pub fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear | Scale::FromZero => {
@@ -82,7 +82,7 @@ impl Axis {
     }
 }
 
-/// The next larger 1, 2 or 5 times a power of ten.
+/// Returns the next larger 1, 2 or 5 times a power of ten.
 fn round_up(value: f64) -> f64 {
     let power = 10f64.powf(value.log10().floor());
     let part = value / power;
@@ -91,14 +91,14 @@ fn round_up(value: f64) -> f64 {
     power * parts.into_iter().find(|p| part <= p + 1e-9).unwrap_or(10.0)
 }
 
-/// A value with as few decimals as it needs, at most three.
+/// Formats a value with as few decimals as it needs, at most three.
 pub fn brief(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     text.to_owned()
 }
 
-/// Nanoseconds in a suitable unit, to three digits.
+/// Formats nanoseconds in a suitable unit, to three digits.
 pub fn time(ns: f64) -> String {
     let brief = |value: f64| match value {
         v if v >= 100.0 => brief(v.round()),
@@ -112,7 +112,7 @@ pub fn time(ns: f64) -> String {
     }
 }
 
-/// A count, with k for thousands and M for millions.
+/// Formats a count, with k for thousands and M for millions.
 pub fn count(value: f64) -> String {
     match value {
         v if v < 1e3 => brief(v),

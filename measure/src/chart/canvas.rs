@@ -97,7 +97,7 @@ pub fn picture(
     Ok(svg)
 }
 
-/// The first row of pixels below title and method.
+/// Returns the first row of pixels below title and method.
 pub fn top(method: &str) -> i32 {
     let lines = i32::try_from(wrapped(method).len()).unwrap_or(i32::MAX / 100);
     MARGIN + TITLE_FONT + 8 + lines * (SMALL_FONT + 4) + 8
@@ -239,7 +239,7 @@ impl Canvas<'_> {
     }
 }
 
-/// Width of a text in pixels. There is no font to measure with, so this is a generous estimate.
+/// Returns the width of a text in pixels, a generous estimate: no font is available to measure it.
 pub fn width(text: &str) -> i32 {
     i32::try_from(text.chars().count()).unwrap_or(i32::MAX / 100) * FONT * 9 / 20
 }

@@ -1,7 +1,7 @@
 //! The colours of the pictures, each with a variant for light and for dark pages.
 //!
 //! A picture is drawn in the light colours on its own background. It contains a style that replaces
-//! each with its dark variant for readers who prefer a dark theme. It is legible either way.
+//! each colour with its dark variant for readers who prefer a dark theme. So it is legible for all.
 
 use std::fmt::Write;
 
@@ -20,9 +20,9 @@ const fn hue(light: (u8, u8, u8), dark: (u8, u8, u8)) -> Hue {
 
 pub(super) const GROUND: Hue = hue((255, 255, 255), (21, 25, 31));
 pub(super) const GRID: Hue = hue((221, 221, 221), (58, 63, 70));
-/// For text.
+/// The colour of text.
 pub const INK: Hue = hue((34, 34, 34), (230, 230, 230));
-/// For what matters less.
+/// The colour of less important text and lines.
 pub const FAINT: Hue = hue((90, 90, 90), (168, 173, 181));
 
 // Four colours that are distinguishable in print and to the colour-blind: Okabe and Ito's, darkened
@@ -30,17 +30,17 @@ pub const FAINT: Hue = hue((90, 90, 90), (168, 173, 181));
 
 /// Okabe and Ito's blue.
 pub const BLUE: Hue = hue((0, 97, 158), (93, 184, 240));
-/// Their bluish green.
+/// Okabe and Ito's bluish green.
 pub const GREEN: Hue = hue((0, 117, 88), (62, 214, 168));
-/// Their vermillion.
+/// Okabe and Ito's vermillion.
 pub const ORANGE: Hue = hue((176, 76, 0), (255, 145, 71));
-/// Their reddish purple.
+/// Okabe and Ito's reddish purple.
 pub const PURPLE: Hue = hue((152, 56, 118), (233, 163, 203));
 
 /// The colours of text and marks.
 const ON_GROUND: [Hue; 6] = [INK, FAINT, BLUE, GREEN, ORANGE, PURPLE];
 
-/// The style element of a picture.
+/// Returns the style element of a picture.
 pub(super) fn style() -> String {
     let mut css = String::from("@media (prefers-color-scheme: dark) {");
     for hue in ON_GROUND.into_iter().chain([GROUND, GRID]) {
@@ -55,7 +55,7 @@ pub(super) fn style() -> String {
     css
 }
 
-/// In the notation of the drawing library.
+/// Writes a colour as the drawing library does: `#RRGGBB`.
 fn code(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
 }
@@ -64,7 +64,7 @@ fn code(RGBColor(red, green, blue): RGBColor) -> String {
 mod tests {
     use super::*;
 
-    /// The contrast of two colours by the Web Content Accessibility Guidelines.
+    /// Returns the contrast of two colours by the Web Content Accessibility Guidelines.
     fn contrast(a: RGBColor, b: RGBColor) -> f64 {
         let luminance = |RGBColor(red, green, blue): RGBColor| {
             let part = |value: u8| {

@@ -21,7 +21,7 @@ impl Area {
             && self.bottom <= frame.bottom
     }
 
-    /// The number of pixels that two areas share.
+    /// Returns the number of pixels that two areas share.
     fn shared(self, other: Area) -> i64 {
         let length = |a: i32, b: i32| i64::from((b - a + 1).max(0));
         length(self.left.max(other.left), self.right.min(other.right))
@@ -38,9 +38,9 @@ pub(super) struct Drawn {
     pub(super) height: i32,
 }
 
-/// Places the labels of points; `widths` are theirs in pixels, in the same order. Each label goes
-/// as near to its point as it fits inside the frame without covering points or earlier labels, or
-/// else where it covers the least.
+/// Places the labels of points and returns their areas. `widths` are the labels' widths in pixels, in
+/// the order of the points. Each label goes as near to its point as possible: inside the frame, and
+/// without covering points or earlier labels. If that is impossible, it goes where it covers the least.
 pub(super) fn place_labels(
     points: &[(i32, i32)],
     widths: &[i32],

@@ -13,7 +13,7 @@ pub struct Point {
     pub label: String,
     /// The colour of the point and its label.
     pub hue: Hue,
-    /// Its values, across and up.
+    /// Its values on the horizontal and on the vertical axis.
     pub at: (f64, f64),
 }
 
@@ -89,7 +89,7 @@ impl Scatter<'_> {
                 true => (area.left, Side::Right),
                 false => (area.right, Side::Left),
             };
-            // A line to a label that had to be moved away.
+            // Draw a line to a label that had to be moved away.
             if (height - y).abs() > FONT {
                 canvas.line(vec![(x, y), (near, height)], FAINT, 1)?;
             }
