@@ -21,7 +21,7 @@ use crate::error::CompressorError;
 /// from any thread at any time.
 pub trait Compressor: Send + Sync + fmt::Debug {
     /// The kernel's name of the algorithm: `lz4`, `lz4hc`, `zstd`, `deflate`,
-    /// `lzo`, `null`. Third parties use their own.
+    /// `lzo`, `null`; or `linewords`. Third parties use their own.
     fn name(&self) -> &str;
 
     /// The spec that builds this compressor again, e.g. `zstd:level=19` or
@@ -47,7 +47,7 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError>;
 
     /// The decompressor that needs no context, for codecs that have one (lz4,
-    /// lz4hc, lzo, null): a load then takes no per-CPU lock.
+    /// lz4hc, linewords, lzo, null): a load then takes no per-CPU lock.
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {
         None
     }

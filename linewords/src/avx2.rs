@@ -27,7 +27,7 @@ use core::arch::x86_64::*;
 
 use crate::format::{
     ALL_CODES, BLOCK, BLOCK_LINES, CODE_CLASS, CODE_LOW, CODES, CODES_OF_KIND, DISTANCE,
-    FROM_DISTANCE, Header, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len, kind,
+    FROM_DISTANCE, HEAD, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len, kind,
 };
 use crate::plan::{self, MULTIPLIER};
 
@@ -125,10 +125,9 @@ pub(crate) unsafe fn compress<W: Width>(
         return None;
     }
     plan::clear::<W>(table);
-    *dst.first_mut()? = Header::Words(unit).byte();
     let capacity = dst.len();
     let mut all_kinds = [0u64; 32];
-    let mut at = 1;
+    let mut at = HEAD;
     let mut control_at = 0;
     // SAFETY: invariants 1 to 7.
     unsafe {
@@ -149,7 +148,7 @@ pub(crate) unsafe fn compress<W: Width>(
         let is_zero = |v: __m256i| _mm256_cmpeq_epi32(v, zero);
         let mut distance = MIN_DISTANCE;
         for l in 0..lines {
-            if plan::gives_up(l, at - 1) {
+            if plan::gives_up(l, at - HEAD) {
                 return None;
             }
             let base = l * LINE_WORDS;
@@ -312,7 +311,7 @@ pub(crate) unsafe fn compress<W: Width>(
             }
         }
     }
-    plan::finish(dst, at, control.get(..control_at)?, all_kinds.get(..unit.blocks())?)
+    plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
 }
 
 /// Decompresses what follows the header into a unit. Whether it could.

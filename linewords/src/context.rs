@@ -25,7 +25,6 @@ const LARGE_CONTROL: usize = WIDE_MAX / 8 + 8;
 ///
 /// Compressions do not depend on what the context was used for before.
 #[repr(C, align(64))]
-#[derive(Clone)]
 pub struct Context<const TABLE: usize, const CONTROL: usize> {
     table: [u32; TABLE],
     control: [u8; CONTROL],
@@ -129,12 +128,23 @@ pub fn decompress(src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
 #[doc(hidden)]
 #[inline]
 pub fn decompress_with(variant: Variant, src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
+    let longest = src.len().max(dst.len());
+    if longest > MAX_LEN {
+        return Err(Error::TooLong { len: longest, max: MAX_LEN });
+    }
     let (&header, body) = src.split_first().ok_or(Error::Corrupt)?;
     let wrong = |got| Error::WrongLength { expected: dst.len(), got };
     match Header::parse(header).ok_or(Error::Corrupt)? {
         Header::Words(unit) if unit.len() != dst.len() => Err(wrong(unit.len())),
         Header::Words(unit) => {
-            if variant.decompress(unit, body, dst) { Ok(()) } else { Err(Error::Corrupt) }
+            let whole = src.len();
+            let body = body
+                .split_first_chunk()
+                .filter(|&(&len, _)| usize::from(u16::from_le_bytes(len)) == whole);
+            match body {
+                Some((_, body)) if variant.decompress(unit, body, dst) => Ok(()),
+                _ => Err(Error::Corrupt),
+            }
         }
         Header::Stored if body.len() != dst.len() => Err(wrong(body.len())),
         Header::Stored => {
@@ -142,10 +152,6 @@ pub fn decompress_with(variant: Variant, src: &[u8], dst: &mut [u8]) -> Result<(
             Ok(())
         }
         Header::Lz4 => {
-            let longest = src.len().max(dst.len());
-            if longest > MAX_LEN {
-                return Err(Error::TooLong { len: longest, max: MAX_LEN });
-            }
             let expected = dst.len();
             match lz4::decompress_block(body, dst) {
                 None => Err(Error::Corrupt),

@@ -13,6 +13,9 @@ pub(crate) const NARROW_MAX: usize = 4096;
 /// Bytes of the largest unit.
 pub(crate) const WIDE_MAX: usize = 65536;
 
+/// Bytes before the payload: the header and the length of the stream.
+pub(crate) const HEAD: usize = 3;
+
 /// The least distance: a line refers to nothing within itself.
 pub(crate) const MIN_DISTANCE: usize = LINE_WORDS;
 
@@ -203,7 +206,10 @@ mod tests {
             match Unit::of(len) {
                 Some(unit) => {
                     assert_eq!(unit.len(), len);
-                    assert_eq!(Header::parse(Header::Words(unit).byte()), Some(Header::Words(unit)));
+                    assert_eq!(
+                        Header::parse(Header::Words(unit).byte()),
+                        Some(Header::Words(unit))
+                    );
                     assert_eq!(unit.is_wide(), len > 4096);
                 }
                 None => assert!(len == 0 || len % 2048 != 0 || len > 65536),

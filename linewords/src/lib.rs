@@ -7,7 +7,8 @@
 //! ```
 //! use linewords::PageContext;
 //!
-//! let page: Vec<u8> = (0..1024u32).flat_map(|i| (0x7f00_0000 + i / 4 * 48).to_le_bytes()).collect();
+//! // Pointers, as a heap is full of.
+//! let page: Vec<u8> = (0..512u64).flat_map(|i| (0x7f3a_0000 + i % 60 * 32).to_le_bytes()).collect();
 //! let mut context = Box::new(PageContext::new());
 //! let mut buffer = vec![0; linewords::max_compressed_len(page.len())];
 //! let len = context.compress(&page, &mut buffer)?;
@@ -52,7 +53,9 @@ mod plan;
 mod portable;
 mod variant;
 
-pub use context::{Context, LargeContext, PageContext, decompress, decompress_with, max_compressed_len};
+pub use context::{
+    Context, LargeContext, PageContext, decompress, decompress_with, max_compressed_len,
+};
 pub use error::Error;
 #[doc(hidden)]
 pub use variant::Variant;

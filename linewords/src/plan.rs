@@ -1,6 +1,6 @@
 //! The encoder's choices, which are no part of the format and the same in all variants.
 
-use crate::format::{BLOCK_LINES, LINE, MIN_DISTANCE, Width};
+use crate::format::{BLOCK_LINES, Header, LINE, MIN_DISTANCE, Unit, Width};
 
 /// An odd number, so that multiplying by it is a bijection: the golden ratio of 2^32.
 pub(crate) const MULTIPLIER: u32 = 0x9E37_79B1;
@@ -73,12 +73,22 @@ pub(crate) fn is_text(unit: &[u8]) -> bool {
     printable * 1024 > TEXT * (unit.len() / SAMPLE)
 }
 
-/// Puts control and kinds behind the payload, which ends at `at`. The length of the stream, or nothing if
-/// there is no room.
+/// Puts the header, and behind the payload, which ends at `at`, control and kinds. The length of the
+/// stream, or nothing if there is no room.
 #[inline(always)]
-pub(crate) fn finish(dst: &mut [u8], at: usize, control: &[u8], kinds: &[u64]) -> Option<usize> {
+pub(crate) fn finish(
+    dst: &mut [u8],
+    unit: Unit,
+    at: usize,
+    control: &[u8],
+    kinds: &[u64; 32],
+) -> Option<usize> {
+    let kinds = kinds.get(..unit.blocks())?;
     let end = at + control.len() + 8 * kinds.len();
-    let (to, rest) = dst.get_mut(at..end)?.split_at_mut(control.len());
+    let dst = dst.get_mut(..end)?;
+    let [low, high] = u16::try_from(end).ok()?.to_le_bytes();
+    *dst.first_chunk_mut()? = [Header::Words(unit).byte(), low, high];
+    let (to, rest) = dst.get_mut(at..)?.split_at_mut(control.len());
     to.copy_from_slice(control);
     for (to, kinds) in rest.chunks_exact_mut(8).zip(kinds) {
         to.copy_from_slice(&kinds.to_le_bytes());

@@ -4,7 +4,7 @@ use core::array::from_fn;
 
 use crate::format::{
     ALL_CODES, BLOCK, BLOCK_LINES, CODE_BITS, CODE_LOW, CODES, DISTANCE, FROM_DISTANCE,
-    FROM_PAYLOAD, Header, LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len,
+    FROM_PAYLOAD, HEAD, LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len,
     kind,
 };
 use crate::plan::{self, MULTIPLIER};
@@ -18,7 +18,9 @@ fn line_at(unit: &[u8], word: usize) -> Line {
         debug_assert!(false, "no line at {word}");
         return [0; LINE_WORDS];
     };
-    from_fn(|j| u32::from_le_bytes([bytes[4 * j], bytes[4 * j + 1], bytes[4 * j + 2], bytes[4 * j + 3]]))
+    from_fn(|j| {
+        u32::from_le_bytes([bytes[4 * j], bytes[4 * j + 1], bytes[4 * j + 2], bytes[4 * j + 3]])
+    })
 }
 
 /// One bit for each word for which `is` holds, that of word 0 lowest.
@@ -40,13 +42,12 @@ pub(crate) fn compress<W: Width>(
     }
     let table = table.get_mut(..W::SLOTS)?;
     plan::clear::<W>(table);
-    *dst.first_mut()? = Header::Words(unit).byte();
-    let mut at = 1;
+    let mut at = HEAD;
     let mut control_at = 0;
     let mut distance = MIN_DISTANCE;
     let mut all_kinds = [0u64; 32];
     for l in 0..src.len() / LINE {
-        if plan::gives_up(l, at - 1) {
+        if plan::gives_up(l, at - HEAD) {
             return None;
         }
         let base = l * LINE_WORDS;
@@ -104,10 +105,14 @@ pub(crate) fn compress<W: Width>(
             let mut left = equal & not_zero & !same;
             let mut best = (same & not_zero).count_ones() + 1;
             let mut chosen = distance;
-            for pick in [left.trailing_zeros() & 15, {
-                left &= left.wrapping_sub(1);
-                left.leading_zeros() & 15 ^ 15
-            }, left.trailing_zeros() & 15] {
+            for pick in [
+                left.trailing_zeros() & 15,
+                {
+                    left &= left.wrapping_sub(1);
+                    left.leading_zeros() & 15 ^ 15
+                },
+                left.trailing_zeros() & 15,
+            ] {
                 let j = pick as usize & 15;
                 let candidate = (found[j] & W::INDEX_MASK) as usize;
                 let candidate = plan::distance(base + j - candidate).min(base);
@@ -162,7 +167,7 @@ pub(crate) fn compress<W: Width>(
         }
         at += used;
     }
-    plan::finish(dst, at, control.get(..control_at)?, all_kinds.get(..unit.blocks())?)
+    plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
 }
 
 #[inline(always)]
@@ -210,7 +215,8 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
                     return None;
                 }
             }
-            let t: Line = if base == 0 { [0; LINE_WORDS] } else { line_at(before, base - distance) };
+            let t: Line =
+                if base == 0 { [0; LINE_WORDS] } else { line_at(before, base - distance) };
             if kind == kind::SAME {
                 for (to, word) in line.chunks_exact_mut(4).zip(t) {
                     to.copy_from_slice(&word.to_le_bytes());
@@ -237,7 +243,12 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
             for j in 0..LINE_WORDS {
                 let c = (codes >> (CODE_BITS as usize * j) & 7) as usize;
                 let at = used & (LINE - 1);
-                let v = u32::from_le_bytes([window[at], window[at + 1], window[at + 2], window[at + 3]]);
+                let v = u32::from_le_bytes([
+                    window[at],
+                    window[at + 1],
+                    window[at + 2],
+                    window[at + 3],
+                ]);
                 raw[j] = v;
                 y[j] = v & FROM_PAYLOAD[c] | t[j] & FROM_DISTANCE[c];
                 used += usize::from(LENGTH[c]);

@@ -31,6 +31,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zbud", ""),
     ("z3fold", ""),
     ("zsmalloc", ""),
+    ("linewords", ""),
     ("zswap-compressors", ""),
     ("zpage", ""),
     ("zswap-core", "--features metrics"),

@@ -20,7 +20,7 @@ use crate::subcommand;
 use crate::workspace::{self, Workspace, text};
 
 pub(crate) const TARGETS: &[&str] =
-    &["zpool_ops", "decompress", "zswap_ops", "zram_ops", "nbd_stream"];
+    &["zpool_ops", "decompress", "linewords", "zswap_ops", "zram_ops", "nbd_stream"];
 /// What `ci` gives each target.
 const CI_SECONDS: u64 = 12;
 /// Seconds between two entries in the ledger.

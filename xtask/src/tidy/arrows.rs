@@ -47,7 +47,9 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
     ];
     match from {
         "zpool-base" => Some(&[]),
-        "zpool-api" | "zswap-compressors" => Some(&["zpool-base"]),
+        "linewords" => Some(&[]),
+        "zpool-api" => Some(&["zpool-base"]),
+        "zswap-compressors" => Some(&["zpool-base", "linewords"]),
         "zpool-pages" => Some(&["zpool-base", "zpool-api"]),
         "zpool-buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api", "zpool-pages"]),
         "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-pages", "zpool-conformance"]),
