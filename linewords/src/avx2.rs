@@ -24,6 +24,7 @@
 )]
 
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 use crate::format::{
     ALL_CODES, BLOCK, BLOCK_LINES, CODE_CLASS, CODE_LOW, CODES, CODES_OF_KIND, DISTANCE,
@@ -203,6 +204,9 @@ pub(crate) unsafe fn compress<W: Width>(
             store(&mut slot, i0, i1);
             store(&mut new, n0, n1);
             store(&mut found, c0, c1);
+            // Lanes are quicker read from memory than taken from registers, as compilers do if they see.
+            let (slot, new) = (black_box(&mut slot), black_box(&mut new));
+            let found = black_box(&mut found);
             for j in 0..LINE_WORDS {
                 slots.add(slot[j] as usize).write(new[j]);
             }

@@ -2,6 +2,7 @@
 //!
 //! The invariants are those of avx2.rs, under the same numbers.
 
+#![allow(clippy::incompatible_msrv, reason = "built only by compilers that have these intrinsics")]
 #![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
 #![allow(
     clippy::multiple_unsafe_ops_per_block,
@@ -9,6 +10,7 @@
 )]
 
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 use crate::avx2::{ZEROS, prefetch};
 use crate::format::{
@@ -122,6 +124,9 @@ pub(crate) unsafe fn compress<W: Width>(
             _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), slot);
             _mm512_storeu_si512(new_of.as_mut_ptr().cast(), new);
             _mm512_storeu_si512(found.as_mut_ptr().cast(), c);
+            // As in avx2.rs.
+            let (slot_of, new_of) = (black_box(&mut slot_of), black_box(&mut new_of));
+            let found = black_box(&mut found);
             for j in 0..LINE_WORDS {
                 slots.add(slot_of[j] as usize).write(new_of[j]);
             }

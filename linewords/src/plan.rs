@@ -15,7 +15,7 @@ const DEAREST_LINE: usize = 48;
 const LOOK: usize = 8;
 
 /// Of 1024 bytes, how many are printable in a unit that LZ4 compresses better.
-const TEXT: usize = 450;
+const TEXT: usize = 650;
 /// Which lines are counted: each fourth.
 const SAMPLE: usize = 4;
 
@@ -44,8 +44,9 @@ pub(crate) fn gives_up(l: usize, payload: usize) -> bool {
 /// The least multiple of a distance at which a line refers to nothing within itself.
 #[inline(always)]
 pub(crate) fn distance(d: usize) -> usize {
-    const UP: [u8; MIN_DISTANCE] = {
-        let mut up = [MIN_DISTANCE as u8; MIN_DISTANCE];
+    // One more than there are distances to raise, so that a minimum and a maximum do without a branch.
+    const UP: [u8; MIN_DISTANCE + 1] = {
+        let mut up = [MIN_DISTANCE as u8; MIN_DISTANCE + 1];
         let mut d = 1;
         while d < MIN_DISTANCE {
             up[d] = (MIN_DISTANCE.div_ceil(d) * d) as u8;
@@ -53,7 +54,7 @@ pub(crate) fn distance(d: usize) -> usize {
         }
         up
     };
-    if d < MIN_DISTANCE { usize::from(UP[d & (MIN_DISTANCE - 1)]) } else { d }
+    d.max(usize::from(UP[d.min(MIN_DISTANCE)]))
 }
 
 /// Whether so much of the unit is printable that LZ4 does better.
