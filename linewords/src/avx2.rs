@@ -138,6 +138,7 @@ pub(crate) unsafe fn compress<W: Width>(
         let splat = |word: u32| _mm256_set1_epi32(word as i32);
         let multiplier = splat(MULTIPLIER);
         let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let up = _mm256_loadu_si256(plan::UP.as_ptr().cast::<__m256i>());
         let load = |from: *const u32| {
             (
                 _mm256_loadu_si256(from.cast::<__m256i>()),
@@ -196,17 +197,27 @@ pub(crate) unsafe fn compress<W: Width>(
             let (c0, c1) = (_mm256_and_si256(e0, index_mask), _mm256_and_si256(e1, index_mask));
             let mut slot = [0u32; LINE_WORDS];
             let mut new = [0u32; LINE_WORDS];
-            let mut found = [0u32; LINE_WORDS];
+            let mut distances = [0u32; LINE_WORDS];
             let store = |to: &mut [u32; LINE_WORDS], a, b| {
                 _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), a);
                 _mm256_storeu_si256(to.as_mut_ptr().add(8).cast::<__m256i>(), b);
             };
             store(&mut slot, i0, i1);
             store(&mut new, n0, n1);
-            store(&mut found, c0, c1);
+            // How far back the words lie that were found, as `plan::distance` has it: from eight on, the
+            // least multiple that is sixteen or more is the double.
+            let back = |index, c| {
+                let back = _mm256_sub_epi32(index, c);
+                let near = _mm256_cmpgt_epi32(splat(MIN_DISTANCE as u32), back);
+                let nearer = _mm256_cmpgt_epi32(splat(MIN_DISTANCE as u32 / 2), back);
+                let double = _mm256_add_epi32(back, _mm256_and_si256(back, near));
+                let up = _mm256_permutevar8x32_epi32(up, back);
+                _mm256_min_epu32(_mm256_blendv_epi8(double, up, nearer), splat(base as u32))
+            };
+            store(&mut distances, back(index, c0), back(_mm256_add_epi32(index, splat(8)), c1));
             // Lanes are quicker read from memory than taken from registers, as compilers do if they see.
             let (slot, new) = (black_box(&mut slot), black_box(&mut new));
-            let found = black_box(&mut found);
+            let distances = black_box(&mut distances);
             for j in 0..LINE_WORDS {
                 slots.add(slot[j] as usize).write(new[j]);
             }
@@ -234,8 +245,7 @@ pub(crate) unsafe fn compress<W: Width>(
                 let mut best = (r & !z).count_ones() + 2;
                 let mut chosen = distance;
                 let mut attempt = |j: u32| {
-                    let j = j as usize & 15;
-                    let candidate = plan::distance(base + j - found[j] as usize).min(base);
+                    let candidate = distances[j as usize & 15] as usize;
                     let (a, b) = load(line.sub(candidate));
                     let same = mask2(_mm256_cmpeq_epi32(x0, a), _mm256_cmpeq_epi32(x1, b)) & !z;
                     let same = same.count_ones();

@@ -83,6 +83,7 @@ pub(crate) unsafe fn compress<W: Width>(
         let shl = |v: __m512i, by: u32| _mm512_sllv_epi32(v, splat(by));
         let shr = |v: __m512i, by: u32| _mm512_srlv_epi32(v, splat(by));
         let payload_bytes = load(PAYLOAD_BYTES.as_ptr());
+        let up = load(plan::UP.as_ptr());
         let mut distance = MIN_DISTANCE;
         for l in 0..lines {
             if plan::gives_up(l, at - HEAD) {
@@ -120,13 +121,18 @@ pub(crate) unsafe fn compress<W: Width>(
             let c = _mm512_and_si512(e, splat(W::INDEX_MASK));
             let mut slot_of = [0u32; LINE_WORDS];
             let mut new_of = [0u32; LINE_WORDS];
-            let mut found = [0u32; LINE_WORDS];
+            let mut distances = [0u32; LINE_WORDS];
             _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), slot);
             _mm512_storeu_si512(new_of.as_mut_ptr().cast(), new);
-            _mm512_storeu_si512(found.as_mut_ptr().cast(), c);
+            // How far back the word lies that was found, as `plan::distance` has it.
+            let back = _mm512_sub_epi32(index, c);
+            let near = _mm512_cmplt_epu32_mask(back, splat(MIN_DISTANCE as u32));
+            let back = _mm512_mask_permutexvar_epi32(back, near, back, up);
+            let back = _mm512_min_epu32(back, splat(base as u32));
+            _mm512_storeu_si512(distances.as_mut_ptr().cast(), back);
             // As in avx2.rs.
             let (slot_of, new_of) = (black_box(&mut slot_of), black_box(&mut new_of));
-            let found = black_box(&mut found);
+            let distances = black_box(&mut distances);
             for j in 0..LINE_WORDS {
                 slots.add(slot_of[j] as usize).write(new_of[j]);
             }
@@ -145,8 +151,7 @@ pub(crate) unsafe fn compress<W: Width>(
                 let mut best = u32::from(r & !z).count_ones() + 1;
                 let mut chosen = distance;
                 let mut attempt = |j: u32| {
-                    let j = j as usize & 15;
-                    let candidate = plan::distance(base + j - found[j] as usize).min(base);
+                    let candidate = distances[j as usize & 15] as usize;
                     let same = _mm512_cmpeq_epi32_mask(x, load(line.sub(candidate))) & !z;
                     let same = u32::from(same).count_ones();
                     let better = same > best;

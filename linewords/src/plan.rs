@@ -41,20 +41,21 @@ pub(crate) fn gives_up(l: usize, payload: usize) -> bool {
     l % LOOK == 0 && payload > DEAREST_LINE * l
 }
 
+/// For distances less than a line, the least multiple that is no less.
+pub(crate) static UP: [u32; MIN_DISTANCE] = {
+    let mut up = [MIN_DISTANCE as u32; MIN_DISTANCE];
+    let mut d = 1;
+    while d < MIN_DISTANCE {
+        up[d] = (MIN_DISTANCE.div_ceil(d) * d) as u32;
+        d += 1;
+    }
+    up
+};
+
 /// The least multiple of a distance at which a line refers to nothing within itself.
 #[inline(always)]
 pub(crate) fn distance(d: usize) -> usize {
-    // One more than there are distances to raise, so that a minimum and a maximum do without a branch.
-    const UP: [u8; MIN_DISTANCE + 1] = {
-        let mut up = [MIN_DISTANCE as u8; MIN_DISTANCE + 1];
-        let mut d = 1;
-        while d < MIN_DISTANCE {
-            up[d] = (MIN_DISTANCE.div_ceil(d) * d) as u8;
-            d += 1;
-        }
-        up
-    };
-    d.max(usize::from(UP[d.min(MIN_DISTANCE)]))
+    if d < MIN_DISTANCE { UP[d & (MIN_DISTANCE - 1)] as usize } else { d }
 }
 
 /// Whether so much of the unit is printable that LZ4 does better.

@@ -2,6 +2,7 @@
 
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
+#![allow(clippy::print_stdout, reason = "how many there were, for `--nocapture`")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //! out of bounds. All buffers end or start at an inaccessible page.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
+#![allow(clippy::print_stdout, reason = "how many were refused, for `--nocapture`")]
 
 mod common;
 #[path = "../../compressors/tests/common/fence.rs"]
