@@ -7,8 +7,8 @@
 //! 3. a line reads only lines at a word index `base - distance` with `16 <= distance <= base`, line 0
 //!    reads a line of zeros instead: the encoder's distances come from [`plan::distance`] and are cut to
 //!    `base`, the decoder checks each;
-//! 4. the number of a slot is less than `W::SLOTS`, as it is the upper `W::SLOT_BITS` of 32, and the
-//!    table has `W::SLOTS` entries: checked on entry;
+//! 4. the number of a slot is less than `W::SLOTS`, as it is the upper `W::SLOT_BITS` of 32, or it is
+//!    `W::SLOTS`, and the table has one entry more than that: checked on entry;
 //! 5. the index in an entry is less than `base`: the table is emptied on entry, and an entry is the index
 //!    of a word of an earlier line;
 //! 6. a line's payload is at most 64 bytes, and 64 are there to write to: checked at each line;
@@ -121,11 +121,11 @@ pub(crate) unsafe fn compress<W: Width>(
         return None;
     }
     let lines = src.len() / LINE;
-    let table = table.get_mut(..W::SLOTS)?;
+    let table = table.get_mut(..=W::SLOTS)?;
     if control.len() < 8 * lines + 8 {
         return None;
     }
-    plan::clear::<W>(table);
+    plan::clear::<W>(&mut table[..W::SLOTS]);
     let capacity = dst.len();
     let mut all_kinds = [0u64; 32];
     let mut at = HEAD;
@@ -148,6 +148,13 @@ pub(crate) unsafe fn compress<W: Width>(
         let shl = |v: __m256i, by: u32| _mm256_sllv_epi32(v, splat(by));
         let shr = |v: __m256i, by: u32| _mm256_srlv_epi32(v, splat(by));
         let is_zero = |v: __m256i| _mm256_cmpeq_epi32(v, zero);
+        // Hidden from the compiler, which else makes blends of three operations of what is one each.
+        let code_half = black_box(splat(code::HALF));
+        let code_index = black_box(splat(code::INDEX));
+        let code_byte = black_box(splat(code::BYTE));
+        let code_near = black_box(splat(code::NEAR));
+        let code_same = black_box(splat(code::SAME));
+        let code_zero = black_box(splat(code::ZERO));
         let mut distance = MIN_DISTANCE;
         for l in 0..lines {
             if plan::gives_up(l, at - HEAD) {
@@ -202,7 +209,13 @@ pub(crate) unsafe fn compress<W: Width>(
                 _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), a);
                 _mm256_storeu_si256(to.as_mut_ptr().add(8).cast::<__m256i>(), b);
             };
-            store(&mut slot, i0, i1);
+            // Plain words, which are zero or those at the distance, are not entered: the slot behind the
+            // table takes them. A gather of what was stored just before would wait for it.
+            let behind = splat(W::SLOTS as u32);
+            let (plain0, plain1) = (_mm256_or_si256(z0, r0), _mm256_or_si256(z1, r1));
+            let enter0 = _mm256_max_epu32(i0, _mm256_and_si256(plain0, behind));
+            let enter1 = _mm256_max_epu32(i1, _mm256_and_si256(plain1, behind));
+            store(&mut slot, enter0, enter1);
             store(&mut new, n0, n1);
             // How far back the words lie that were found, as `plan::distance` has it: from eight on, the
             // least multiple that is sixteen or more is the double.
@@ -237,8 +250,6 @@ pub(crate) unsafe fn compress<W: Width>(
             let mut this = kind::CODED;
             let (mut t0, mut t1, mut r0, mut r1) = (t0, t1, r0, r1);
             if l != 0 {
-                let plain0 = _mm256_or_si256(z0, r0);
-                let plain1 = _mm256_or_si256(z1, r1);
                 let mut left =
                     mask(_mm256_andnot_si256(plain0, equal0), _mm256_andnot_si256(plain1, equal1));
                 // Each word counts twice in `mask2`.
@@ -269,22 +280,22 @@ pub(crate) unsafe fn compress<W: Width>(
             let before = splat((base as u32).wrapping_sub(1));
             let (near0, near1) = (_mm256_sub_epi32(before, c0), _mm256_sub_epi32(before, c1));
             let code_of = |z, r, d, near, tagged, equal| {
-                let when = |is, code| _mm256_and_si256(is, splat(code));
+                let when = |is, code| _mm256_and_si256(is, code);
                 let max = |a, b| _mm256_max_epu32(a, b);
                 let half = is_zero(_mm256_srli_epi32::<16>(d));
                 let byte = is_zero(_mm256_srli_epi32::<8>(d));
                 let close = _mm256_and_si256(equal, _mm256_cmpgt_epi32(splat(256), near));
-                let four = max(when(half, code::HALF), when(tagged, code::INDEX));
-                let one = max(when(byte, code::BYTE), when(close, code::NEAR));
-                let none = max(when(r, code::SAME), when(z, code::ZERO));
+                let four = max(when(half, code_half), when(tagged, code_index));
+                let one = max(when(byte, code_byte), when(close, code_near));
+                let none = max(when(r, code_same), when(z, code_zero));
                 max(max(four, one), none)
             };
             let k0 = code_of(z0, r0, d0, near0, tagged0, equal0);
             let k1 = code_of(z1, r1, d1, near1, tagged1, equal1);
             let value_of = |x, f, c, near, k| {
                 let index = _mm256_or_si256(c, _mm256_and_si256(f, splat(W::FLIPS)));
-                let v = _mm256_blendv_epi8(x, index, _mm256_cmpeq_epi32(k, splat(code::INDEX)));
-                _mm256_blendv_epi8(v, near, _mm256_cmpeq_epi32(k, splat(code::NEAR)))
+                let v = _mm256_blendv_epi8(x, index, _mm256_cmpeq_epi32(k, code_index));
+                _mm256_blendv_epi8(v, near, _mm256_cmpeq_epi32(k, code_near))
             };
             let v0 = value_of(x0, f0, c0, near0, k0);
             let v1 = value_of(x1, f1, c1, near1, k1);

@@ -63,11 +63,11 @@ pub(crate) unsafe fn compress<W: Width>(
         return None;
     }
     let lines = src.len() / LINE;
-    let table = table.get_mut(..W::SLOTS)?;
+    let table = table.get_mut(..=W::SLOTS)?;
     if control.len() < 8 * lines + 8 {
         return None;
     }
-    plan::clear::<W>(table);
+    plan::clear::<W>(&mut table[..W::SLOTS]);
     let capacity = dst.len();
     let mut all_kinds = [0u64; 32];
     let mut at = HEAD;
@@ -122,7 +122,9 @@ pub(crate) unsafe fn compress<W: Width>(
             let mut slot_of = [0u32; LINE_WORDS];
             let mut new_of = [0u32; LINE_WORDS];
             let mut distances = [0u32; LINE_WORDS];
-            _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), slot);
+            // Plain words are not entered: the slot behind the table takes them.
+            let enter = _mm512_mask_mov_epi32(slot, z | r, splat(W::SLOTS as u32));
+            _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), enter);
             _mm512_storeu_si512(new_of.as_mut_ptr().cast(), new);
             // How far back the word lies that was found, as `plan::distance` has it.
             let back = _mm512_sub_epi32(index, c);

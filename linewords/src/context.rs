@@ -14,9 +14,9 @@ const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
-/// Words of the table of a context; LZ4 keeps its own state in the same place.
-const PAGE_TABLE: usize = max(Narrow::SLOTS, lz4::STATE_WORDS);
-const LARGE_TABLE: usize = max(Wide::SLOTS, lz4::STATE_WORDS);
+/// Words of the table of a context, and one for what is not entered; LZ4 keeps its own state in the same place.
+const PAGE_TABLE: usize = max(Narrow::SLOTS + 1, lz4::STATE_WORDS);
+const LARGE_TABLE: usize = max(Wide::SLOTS + 1, lz4::STATE_WORDS);
 /// Bytes of control: eight for each line, and eight that a write may go beyond.
 const PAGE_CONTROL: usize = NARROW_MAX / 8 + 8;
 const LARGE_CONTROL: usize = WIDE_MAX / 8 + 8;

@@ -40,8 +40,8 @@ pub(crate) fn compress<W: Width>(
     if plan::is_text(src) {
         return None;
     }
-    let table = table.get_mut(..W::SLOTS)?;
-    plan::clear::<W>(table);
+    let table = table.get_mut(..=W::SLOTS)?;
+    plan::clear::<W>(&mut table[..W::SLOTS]);
     let mut at = HEAD;
     let mut control_at = 0;
     let mut distance = MIN_DISTANCE;
@@ -90,7 +90,9 @@ pub(crate) fn compress<W: Width>(
         }
         let found: Line = from_fn(|j| table[hashes[j] as usize]);
         for j in 0..LINE_WORDS {
-            table[hashes[j] as usize] = entries[j];
+            // Plain words are not entered: the slot behind the table takes them.
+            let plain = x[j] == 0 || x[j] == t[j];
+            table[if plain { W::SLOTS } else { hashes[j] as usize }] = entries[j];
         }
 
         // The distance: that in force, or that of one of three equal words.
