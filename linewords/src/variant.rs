@@ -81,11 +81,13 @@ impl Variant {
         {
             /// The one found; 0 before.
             static BEST: AtomicU8 = AtomicU8::new(0);
+            // Relaxed: pairs with nothing. Whoever does not see it yet finds the same.
             let best = BEST.load(Relaxed);
             if let Some(&inner) = Inner::ALL.iter().find(|&&inner| inner as u8 == best) {
                 return Variant(inner);
             }
             let found = Self::all().next().unwrap_or(Self::PORTABLE);
+            // Relaxed: as above; the number is all there is to see.
             BEST.store(found.0 as u8, Relaxed);
             found
         }
