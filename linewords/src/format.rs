@@ -54,8 +54,8 @@ pub(crate) mod code {
 
 /// Payload bytes of a word, by its code. No word has code 1.
 pub(crate) const LENGTH: [u8; 8] = [4, 4, 2, 2, 1, 1, 0, 0];
-/// What of the payload makes part of the word as it is, by its code.
-pub(crate) const FROM_PAYLOAD: [u32; 8] = [!0, 0, 0xFFFF, 0, 0xFF, 0, 0, 0];
+/// What of four bytes of payload is the word's, by its code.
+pub(crate) const FROM_PAYLOAD: [u32; 8] = [!0, 0, 0xFFFF, 0xFFFF, 0xFF, 0xFF, 0, 0];
 /// What of the word at the distance makes part of the word, by its code.
 pub(crate) const FROM_DISTANCE: [u32; 8] = [0, 0, !0xFFFF, 0, !0xFF, 0, !0, 0];
 
@@ -202,7 +202,7 @@ mod tests {
             }
         }
         assert_eq!(known, 2 + 32);
-        for len in 0..=WIDE_MAX + BLOCK {
+        for len in (0..=WIDE_MAX + BLOCK).step_by(if cfg!(miri) { 256 } else { 1 }) {
             match Unit::of(len) {
                 Some(unit) => {
                     assert_eq!(unit.len(), len);

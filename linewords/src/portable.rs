@@ -18,15 +18,26 @@ fn line_at(unit: &[u8], word: usize) -> Line {
         debug_assert!(false, "no line at {word}");
         return [0; LINE_WORDS];
     };
-    from_fn(|j| {
-        u32::from_le_bytes([bytes[4 * j], bytes[4 * j + 1], bytes[4 * j + 2], bytes[4 * j + 3]])
-    })
+    let mut line = [0; LINE_WORDS];
+    for (word, bytes) in line.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    line
 }
 
-/// One bit for each word for which `is` holds, that of word 0 lowest.
+/// One bit for each of sixteen flags of 0 or 1, that of word 0 lowest.
 #[inline(always)]
-fn mask(is: impl Fn(usize) -> bool) -> u32 {
-    (0..LINE_WORDS).fold(0, |mask, j| mask | u32::from(is(j)) << j)
+fn mask(flags: &[u8; LINE_WORDS]) -> u32 {
+    // A product gathers eight flags in its uppermost byte.
+    let all = u128::from_le_bytes(*flags);
+    let eight = |flags: u64| (flags.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
+    eight(all as u64) | eight((all >> 64) as u64) << 8
+}
+
+/// How many words are the same in both lines and not zero.
+#[inline(always)]
+fn score(x: &Line, y: &Line) -> u32 {
+    (0..LINE_WORDS).map(|j| u32::from(x[j] == y[j]) & u32::from(x[j] != 0)).sum()
 }
 
 /// Compresses a unit; nothing if it gives up.
@@ -71,7 +82,7 @@ pub(crate) fn compress<W: Width>(
                 *kinds |= kind::SAME << shift;
             } else {
                 *kinds |= kind::CODED << shift;
-                let codes = pack(&from_fn(|j| if x[j] == 0 { code::ZERO } else { code::SAME }));
+                let codes = pack(&x.map(|x| if x == 0 { code::ZERO } else { code::SAME }));
                 control.get_mut(control_at..control_at + 8)?.copy_from_slice(&codes.to_le_bytes());
                 control_at += CODES;
             }
@@ -88,24 +99,28 @@ pub(crate) fn compress<W: Width>(
             entries[j] = (hash | rotated & W::MIDDLE_MASK) << W::INDEX_BITS | index;
             hashes[j] = hash >> (32 - W::SLOT_BITS);
         }
-        let found: Line = from_fn(|j| table[hashes[j] as usize]);
+        let mut found: Line = [0; LINE_WORDS];
+        for j in 0..LINE_WORDS {
+            found[j] = table[hashes[j] as usize];
+        }
         for j in 0..LINE_WORDS {
             // Plain words are not entered: the slot behind the table takes them.
-            let plain = x[j] == 0 || x[j] == t[j];
+            let plain = (x[j] == 0) | (x[j] == t[j]);
             table[if plain { W::SLOTS } else { hashes[j] as usize }] = entries[j];
         }
 
         // The distance: that in force, or that of one of three equal words.
         let mut this_kind = kind::CODED;
         if l != 0 {
-            let equal = mask(|j| {
-                (found[j] ^ entries[j]) >> W::INDEX_BITS == 0
-                    && (W::OVERLAP || entries[j] >> 16 != plan::EMPTY_TAG)
-            });
-            let not_zero = mask(|j| x[j] != 0);
-            let same = mask(|j| x[j] == t[j]);
-            let mut left = equal & not_zero & !same;
-            let mut best = (same & not_zero).count_ones() + 1;
+            let mut flags = [0; LINE_WORDS];
+            for j in 0..LINE_WORDS {
+                let equal = (found[j] ^ entries[j]) >> W::INDEX_BITS == 0;
+                let looked_up = W::OVERLAP | (entries[j] >> 16 != plan::EMPTY_TAG);
+                let plain = (x[j] == 0) | (x[j] == t[j]);
+                flags[j] = u8::from(equal & looked_up & !plain);
+            }
+            let mut left = mask(&flags);
+            let mut best = score(&x, &t) + 1;
             let mut chosen = distance;
             for pick in [
                 left.trailing_zeros() & 15,
@@ -119,7 +134,7 @@ pub(crate) fn compress<W: Width>(
                 let candidate = (found[j] & W::INDEX_MASK) as usize;
                 let candidate = plan::distance(base + j - candidate).min(base);
                 let y = line_at(src, base - candidate);
-                let same = mask(|j| x[j] == y[j] && x[j] != 0).count_ones();
+                let same = score(&x, &y);
                 if same > best {
                     best = same;
                     chosen = candidate;
@@ -145,13 +160,14 @@ pub(crate) fn compress<W: Width>(
             let flips = found[j] ^ entries[j];
             let index = found[j] & W::INDEX_MASK;
             let near = (base as u32).wrapping_sub(1).wrapping_sub(index);
-            let tagged = flips >> 16 == 0 && (W::OVERLAP || entries[j] >> 16 != plan::EMPTY_TAG);
-            let equal = tagged && flips >> W::INDEX_BITS == 0;
+            let looked_up = W::OVERLAP | (entries[j] >> 16 != plan::EMPTY_TAG);
+            let tagged = (flips >> 16 == 0) & looked_up;
+            let equal = tagged & (flips >> W::INDEX_BITS == 0);
             let mut c = code::LITERAL;
             c = if differ >> 16 == 0 { code::HALF } else { c };
             c = if tagged { code::INDEX } else { c };
             c = if differ >> 8 == 0 { code::BYTE } else { c };
-            c = if equal && near < 256 { code::NEAR } else { c };
+            c = if equal & (near < 256) { code::NEAR } else { c };
             c = if differ == 0 { code::SAME } else { c };
             c = if x[j] == 0 { code::ZERO } else { c };
             let v = if c == code::INDEX { index | flips & W::FLIPS } else { x[j] };
@@ -172,9 +188,20 @@ pub(crate) fn compress<W: Width>(
     plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
 }
 
+/// Three bits for each of sixteen words.
 #[inline(always)]
 fn pack(codes: &Line) -> u64 {
-    (0..LINE_WORDS).fold(0, |all, j| all | u64::from(codes[j]) << (CODE_BITS as usize * j))
+    let mut bytes = [0; LINE_WORDS];
+    for j in 0..LINE_WORDS {
+        bytes[j] = codes[j] as u8;
+    }
+    let all = u128::from_le_bytes(bytes);
+    let eight = |x: u64| {
+        let x = (x | x >> 5) & 0x003F_003F_003F_003F;
+        let x = (x | x >> 10) & 0x0000_0FFF_0000_0FFF;
+        (x | x >> 20) & 0x00FF_FFFF
+    };
+    eight(all as u64) | eight((all >> 64) as u64) << (8 * CODE_BITS)
 }
 
 /// Takes `N` bytes off the front.
@@ -217,12 +244,13 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
                     return None;
                 }
             }
-            let t: Line =
-                if base == 0 { [0; LINE_WORDS] } else { line_at(before, base - distance) };
+            let t = if base == 0 {
+                &[0; LINE]
+            } else {
+                before.get(4 * (base - distance)..)?.first_chunk::<LINE>()?
+            };
             if kind == kind::SAME {
-                for (to, word) in line.chunks_exact_mut(4).zip(t) {
-                    to.copy_from_slice(&word.to_le_bytes());
-                }
+                *line = *t;
                 base += LINE_WORDS;
                 continue;
             }
@@ -239,39 +267,39 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
                     &pad
                 }
             };
-            let mut raw: Line = [0; LINE_WORDS];
-            let mut y: Line = [0; LINE_WORDS];
+            // Word by word, in and out: a vector's load of words just stored one by one would wait for
+            // them.
             let mut used = 0;
-            for j in 0..LINE_WORDS {
-                let c = (codes >> (CODE_BITS as usize * j) & 7) as usize;
-                let at = used & (LINE - 1);
-                let v = u32::from_le_bytes([
-                    window[at],
-                    window[at + 1],
-                    window[at + 2],
-                    window[at + 3],
-                ]);
-                raw[j] = v;
-                y[j] = v & FROM_PAYLOAD[c] | t[j] & FROM_DISTANCE[c];
-                used += usize::from(LENGTH[c]);
+            let mut rest = codes;
+            for (far, words) in t.chunks_exact(16).zip(line.chunks_exact_mut(16)) {
+                // Four words at a time, which compilers unroll.
+                for j in 0..4 {
+                    let c = (rest & 7) as usize;
+                    rest >>= CODE_BITS;
+                    let at = used & (LINE - 1);
+                    let v = [window[at], window[at + 1], window[at + 2], window[at + 3]];
+                    let far = [far[4 * j], far[4 * j + 1], far[4 * j + 2], far[4 * j + 3]];
+                    let word = u32::from_le_bytes(v) & FROM_PAYLOAD[c]
+                        | u32::from_le_bytes(far) & FROM_DISTANCE[c];
+                    words[4 * j..4 * j + 4].copy_from_slice(&word.to_le_bytes());
+                    used += usize::from(LENGTH[c]);
+                }
             }
             payload = payload.get(used..)?;
             let mut refer = codes & (codes >> 1 ^ codes >> 2) & CODE_LOW;
             while refer != 0 {
                 let bit = refer.trailing_zeros();
                 refer &= refer - 1;
-                let j = (bit / CODE_BITS) as usize & 15;
+                // The word is its payload so far.
+                let to = line.get_mut(4 * (bit / CODE_BITS) as usize..)?.first_chunk_mut::<4>()?;
+                let v = u32::from_le_bytes(*to);
                 let (index, flips) = if codes >> (bit + 2) & 1 != 0 {
-                    (base.checked_sub(1 + (raw[j] & 0xFF) as usize)?, 0)
+                    (base.checked_sub(1 + v as usize)?, 0)
                 } else {
-                    let v = raw[j] & 0xFFFF;
                     ((v & W::INDEX_MASK) as usize, v >> W::INDEX_BITS << W::MIDDLE)
                 };
                 let word = before.get(4 * index..)?.first_chunk::<4>()?;
-                y[j] = u32::from_le_bytes(*word) ^ flips;
-            }
-            for (to, word) in line.chunks_exact_mut(4).zip(y) {
-                to.copy_from_slice(&word.to_le_bytes());
+                *to = (u32::from_le_bytes(*word) ^ flips).to_le_bytes();
             }
             base += LINE_WORDS;
         }

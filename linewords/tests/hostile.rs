@@ -8,7 +8,7 @@ mod common;
 #[path = "../../compressors/tests/common/fence.rs"]
 mod fence;
 
-use common::{Both, KINDS, Rng, agreed, mutate, unit};
+use common::{Both, IN_WORDS, KINDS, Rng, agreed, mutate, unit};
 use fence::{Fenced, Side};
 use linewords::{Error, PageContext, Variant, decompress_with};
 
@@ -61,11 +61,14 @@ fn pass_the_head(stream: &mut [u8], blocks: usize) {
 /// Streams of all kinds, most of them with lines of words; only such under Miri, which runs no C code.
 fn streams(rng: &mut Rng, count: usize, lens: &[usize]) -> Vec<(Vec<u8>, usize)> {
     let mut contexts = Both::all();
-    let kinds = if cfg!(miri) { 8 } else { KINDS };
     (0..count)
         .map(|i| {
             let len = lens[i % lens.len()];
-            let kind = if rng.below(3) == 0 { i % kinds } else { i % 8 };
+            let kind = match rng.below(3) {
+                _ if cfg!(miri) => IN_WORDS[i % IN_WORDS.len()],
+                0 => i % KINDS,
+                _ => i % 8,
+            };
             let unit = unit(rng, kind, len);
             (agreed(&mut contexts, &unit, true), len)
         })

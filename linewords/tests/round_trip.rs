@@ -4,12 +4,13 @@
 
 mod common;
 
-use common::{Both, KINDS, Rng, agreed, unit};
+use common::{Both, IN_WORDS, KINDS, Rng, agreed, unit};
 use linewords::{Error, PageContext, Variant, decompress, max_compressed_len};
 
 /// Kinds of units and how many of each, fewer and without C code under Miri.
 const ROUNDS: usize = if cfg!(miri) { 1 } else { 40 };
-const TRIED: usize = if cfg!(miri) { 8 } else { KINDS };
+const TRIED: &[usize] =
+    if cfg!(miri) { &IN_WORDS } else { &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
 
 #[test]
 fn pages_round_trip() {
@@ -17,7 +18,7 @@ fn pages_round_trip() {
     let mut rng = Rng(1);
     let mut words = 0;
     for _ in 0..ROUNDS {
-        for kind in 0..TRIED {
+        for &kind in TRIED {
             for len in [2048, 4096] {
                 let unit = unit(&mut rng, kind, len);
                 let stream = agreed(&mut contexts, &unit, false);
@@ -27,7 +28,7 @@ fn pages_round_trip() {
             }
         }
     }
-    assert!(words > ROUNDS * TRIED, "{words} have lines of words");
+    assert!(words > ROUNDS * TRIED.len(), "{words} have lines of words");
 }
 
 #[test]
@@ -78,8 +79,8 @@ fn a_used_context_compresses_as_a_new_one() {
     let mut rng = Rng(4);
     let mut used = Both::all();
     for round in 0..ROUNDS {
-        for kind in 0..TRIED {
-            let unit = unit(&mut rng, kind + round, 4096);
+        for &kind in TRIED {
+            let unit = unit(&mut rng, kind + if cfg!(miri) { 0 } else { round }, 4096);
             if cfg!(miri) && kind > 1 {
                 break;
             }

@@ -30,7 +30,10 @@ impl Rng {
 /// Kinds of units there are.
 pub(crate) const KINDS: usize = 14;
 
-/// A unit of one kind; the first eight kinds are such as have lines of words.
+/// Kinds whose units have lines of words whatever the numbers.
+pub(crate) const IN_WORDS: [usize; 5] = [0, 1, 2, 4, 6];
+
+/// A unit of one kind; most of the first eight kinds have lines of words.
 pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + 64);
     let words = |rng: &mut Rng, word: &mut dyn FnMut(&mut Rng, usize) -> u32| -> Vec<u8> {
