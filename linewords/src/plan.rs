@@ -9,14 +9,15 @@ pub(crate) const MULTIPLIER: u32 = 0x9E37_79B1;
 /// that have it are not looked up.
 pub(crate) const EMPTY_TAG: u32 = ((0xA5C3_u32 << 2).wrapping_mul(MULTIPLIER) >> 2) & 0xFFFF;
 
-/// Payload bytes a line, on the mean since the start, beyond which lines of words do not pay.
-const DEAREST_LINE: usize = 40;
+/// Payload bytes a line, on the mean since the start and after the first, which has nothing to refer to,
+/// beyond which lines of words do not pay.
+const DEAREST_LINE: usize = 44;
 /// Lines between two looks at the mean.
 const LOOK: usize = 4;
 
 /// Of 1024 bytes, how many are printable in a unit that LZ4 compresses better.
-const TEXT: usize = 650;
-/// Which lines are counted: each fourth.
+const TEXT: usize = 850;
+/// Which lines are counted: each eighth.
 const SAMPLE: usize = 8;
 
 /// Empties the table: no word matches an entry of an empty slot.
@@ -63,7 +64,7 @@ pub(crate) fn distance(d: usize) -> usize {
 pub(crate) fn is_text(unit: &[u8]) -> bool {
     let mut printable = 0;
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
-        // Eight lines of 64 bytes: no count of a byte's place exceeds eight.
+        // Four lines: no count of a byte's place exceeds four.
         let mut counts = [0u8; LINE];
         for line in block.chunks_exact(LINE).step_by(SAMPLE) {
             for (count, &byte) in counts.iter_mut().zip(line) {

@@ -85,7 +85,8 @@ fn mutations(count: u64, seed: u64) {
         let pages = if cfg!(miri) { 4 } else { 100 };
         let mut pool = streams(&mut rng, pages, &[4096, 4096, 4096, 2048]);
         pool.extend(streams(&mut rng, pages.div_ceil(30), &[8192, 16384]));
-        for _ in 0..(count / 10).clamp(1, 100_000).min(count - done) {
+        let share = if cfg!(miri) { count } else { (count / 10).clamp(1, 100_000) };
+        for _ in 0..share.min(count - done) {
             let (stream, len) = &pool[rng.below(pool.len())];
             let mut stream = stream.clone();
             for _ in 0..1 + rng.below(3) {
