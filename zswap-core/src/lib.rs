@@ -29,7 +29,7 @@
 //! ```
 //!
 //! A store composes a *backend* (`zsmalloc`, `z3fold`, `zbud`; `zpool-api` says how to add your own) and a *compressor*
-//! (`lz4`, `lz4hc`, `zstd`, `deflate`, `null`, and `lzo` behind a feature; `compressors` says how to
+//! (`lz4`, `lz4hc`, `linewords`, `zstd`, `deflate`, `null`, and `lzo` behind a feature; `compressors` says how to
 //! add your own). Both are chosen by name, and may be changed while the store is in use:
 //!
 //! ```
