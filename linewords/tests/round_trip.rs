@@ -19,7 +19,7 @@ fn pages_round_trip() {
     let mut words = 0;
     for _ in 0..ROUNDS {
         for &kind in TRIED {
-            for len in [2048, 4096] {
+            for &len in if cfg!(miri) { &[2048][..] } else { &[2048, 4096] } {
                 let unit = unit(&mut rng, kind, len);
                 let stream = agreed(&mut contexts, &unit, false);
                 assert_eq!(stream, agreed(&mut contexts, &unit, true));
@@ -28,7 +28,7 @@ fn pages_round_trip() {
             }
         }
     }
-    assert!(words > ROUNDS * TRIED.len(), "{words} have lines of words");
+    assert!(words >= ROUNDS * TRIED.len(), "{words} have lines of words");
 }
 
 #[test]
