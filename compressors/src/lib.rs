@@ -1,5 +1,5 @@
 //! Page compressors behind one trait: lz4, lz4hc, zstd, deflate, lzo and null,
-//! under the names the kernel has for them.
+//! under the names the kernel has for them, and linewords, which it has not.
 //!
 //! They are made for a stream of small inputs, memory pages above all. A
 //! [`Compressor`] is a codec with its parameters, shared by all threads. It makes
@@ -51,6 +51,7 @@
 //! |---|---|---|---|
 //! | `lz4` | `accel` 1 to 65537 (1) | yes | `lz4` (default) |
 //! | `lz4hc` | `level` 3 to 12 (9) | yes | `lz4` (default) |
+//! | `linewords` | `page` (4096) | yes | `linewords` (default) |
 //! | `zstd` | `level` to 22, negative ones too (3); `page` (4096) | no | `zstd` (default) |
 //! | `deflate` | `level` 1 to 12 (6) | no | `deflate` (default) |
 //! | `lzo` | | yes | `lzo` (off: GPL-2.0, builds with cmake) |
@@ -66,7 +67,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acomp;
-#[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate", feature = "lzo"))]
+#[cfg(any(
+    feature = "lz4",
+    feature = "linewords",
+    feature = "zstd",
+    feature = "deflate",
+    feature = "lzo"
+))]
 mod boxed;
 mod compressor;
 #[cfg(feature = "deflate")]
@@ -83,6 +90,8 @@ mod liblz4;
 mod liblzo;
 #[cfg(feature = "zstd")]
 mod libzstd;
+#[cfg(feature = "linewords")]
+mod linewords;
 #[cfg(feature = "lz4")]
 mod lz4;
 #[cfg(feature = "lz4")]
@@ -106,6 +115,8 @@ pub use compressor::{Compressor, CompressorCtx, StatelessDecompress};
 #[cfg(feature = "deflate")]
 pub use deflate::Deflate;
 pub use error::CompressorError;
+#[cfg(feature = "linewords")]
+pub use linewords::Linewords;
 #[cfg(feature = "lz4")]
 pub use lz4::{Lz4, Lz4Builder};
 #[cfg(feature = "lz4")]

@@ -4,6 +4,8 @@
 pub(crate) const LZ4: &str = "lz4";
 #[cfg(feature = "lz4")]
 pub(crate) const LZ4HC: &str = "lz4hc";
+#[cfg(feature = "linewords")]
+pub(crate) const LINEWORDS: &str = "linewords";
 #[cfg(feature = "zstd")]
 pub(crate) const ZSTD: &str = "zstd";
 #[cfg(feature = "deflate")]

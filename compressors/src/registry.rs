@@ -35,8 +35,14 @@ pub struct Built {
 }
 
 /// Every compressor of this crate that has a cargo feature, and that feature.
-const FEATURES: [(&str, &str); 5] =
-    [("lz4", "lz4"), ("lz4hc", "lz4"), ("zstd", "zstd"), ("deflate", "deflate"), ("lzo", "lzo")];
+const FEATURES: [(&str, &str); 6] = [
+    ("lz4", "lz4"),
+    ("lz4hc", "lz4"),
+    ("linewords", "linewords"),
+    ("zstd", "zstd"),
+    ("deflate", "deflate"),
+    ("lzo", "lzo"),
+];
 
 /// Names of compressors, and how to build them.
 ///
@@ -96,6 +102,10 @@ impl Registry {
         #[cfg(feature = "lz4")]
         registry
             .insert(true, crate::names::LZ4HC, |spec| Ok(Arc::new(crate::Lz4Hc::from_spec(spec)?)));
+        #[cfg(feature = "linewords")]
+        registry.insert(true, crate::names::LINEWORDS, |spec| {
+            Ok(Arc::new(crate::Linewords::from_spec(spec)?))
+        });
         #[cfg(feature = "zstd")]
         registry
             .insert(true, crate::names::ZSTD, |spec| Ok(Arc::new(crate::Zstd::from_spec(spec)?)));
@@ -277,6 +287,7 @@ mod tests {
     fn is_on(feature: &str) -> bool {
         match feature {
             "lz4" => cfg!(feature = "lz4"),
+            "linewords" => cfg!(feature = "linewords"),
             "zstd" => cfg!(feature = "zstd"),
             "deflate" => cfg!(feature = "deflate"),
             "lzo" => cfg!(feature = "lzo"),
@@ -381,6 +392,9 @@ mod tests {
             ("lz4:accel=7", "lz4:accel=7"),
             ("lz4hc:level=9", "lz4hc"),
             ("lz4hc:level=12", "lz4hc:level=12"),
+            ("linewords", "linewords"),
+            ("linewords:page=4096", "linewords"),
+            ("linewords:page=+16384", "linewords:page=16384"),
             ("zstd", "zstd"),
             ("zstd:level=3,page=4096", "zstd"),
             ("zstd:level=0", "zstd"),

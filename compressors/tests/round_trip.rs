@@ -137,6 +137,7 @@ fn a_context_survives_its_errors() {
                             "null" => "null",
                             "lz4" => "lz4",
                             "lz4hc" => "lz4hc",
+                            "linewords" => "linewords",
                             "zstd" => "zstd",
                             "deflate" => "deflate",
                             _ => "lzo",

@@ -11,8 +11,8 @@
 use std::fs;
 
 /// As in the target: an input's first byte picks one.
-const SPECS: [&str; 6] =
-    ["lz4", "lz4hc:level=3", "zstd:level=1", "zstd:level=-5", "deflate", "null"];
+const SPECS: [&str; 7] =
+    ["lz4", "lz4hc:level=3", "zstd:level=1", "zstd:level=-5", "deflate", "null", "linewords"];
 
 fn main() {
     let folder = std::path::Path::new("fuzz/seeds/decompress");

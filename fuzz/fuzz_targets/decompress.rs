@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use compressors::{Compressor, CompressorCtx, CompressorError};
 use std::sync::Arc;
 
-const SPECS: [&str; 6] =
-    ["lz4", "lz4hc:level=3", "zstd:level=1", "zstd:level=-5", "deflate", "null"];
+const SPECS: [&str; 7] =
+    ["lz4", "lz4hc:level=3", "zstd:level=1", "zstd:level=-5", "deflate", "null", "linewords"];
 const GUARD: u8 = 0x5A;
 
 type Codec = (Arc<dyn Compressor>, Box<dyn CompressorCtx>);

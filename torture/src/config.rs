@@ -9,10 +9,11 @@ use crate::action::Action;
 use crate::device::Fault;
 
 const ZPOOLS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
-const CODECS: [&str; 8] = [
+const CODECS: [&str; 9] = [
     "lz4",
     "lz4:accel=4",
     "lz4hc:level=3",
+    "linewords",
     "zstd:level=1",
     "zstd",
     "deflate:level=1",

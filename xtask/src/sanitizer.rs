@@ -33,6 +33,7 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("z3fold", ""),
     ("zsmalloc", ""),
     ("zswap-lz4-block", ""),
+    ("linewords", ""),
     ("zswap-compressors", ""),
     ("zpage", ""),
     ("zswap-core", "--features metrics"),

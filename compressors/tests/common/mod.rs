@@ -32,6 +32,9 @@ pub(crate) fn specs() -> Vec<String> {
         specs.extend(["lz4", "lz4:accel=2", "lz4:accel=17", "lz4:accel=65537"].map(str::to_owned));
         specs.extend((3..=12).map(|level| format!("lz4hc:level={level}")));
     }
+    if cfg!(feature = "linewords") {
+        specs.extend(["linewords", "linewords:page=65536"].map(str::to_owned));
+    }
     if cfg!(feature = "zstd") {
         specs.extend([-131072, -50, -5, -1].map(|level| format!("zstd:level={level}")));
         specs.extend((1..=22).map(|level| format!("zstd:level={level}")));

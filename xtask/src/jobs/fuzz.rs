@@ -20,7 +20,7 @@ use crate::subcommand;
 use crate::workspace::{self, Workspace, text};
 
 pub(crate) const TARGETS: &[&str] =
-    &["zpool_ops", "decompress", "lz4_block", "zswap_ops", "zram_ops", "nbd_stream"];
+    &["zpool_ops", "decompress", "lz4_block", "linewords", "zswap_ops", "zram_ops", "nbd_stream"];
 /// Seconds for each target in `ci`.
 const CI_SECONDS: u64 = 12;
 /// Seconds between two entries in the ledger.

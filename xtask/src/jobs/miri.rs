@@ -32,6 +32,8 @@ const CRATES: &[(&str, &str)] = &[
     ("zbud", ""),
     ("zram", "--no-default-features --features zbud"),
     ("zpool-buddies", ""),
+    // Without C code by itself: its tests keep from LZ4.
+    ("linewords", "--lib --test round_trip --test hostile"),
     ("zswap-compressors", "--no-default-features --lib"),
     ("zswap-lz4-block", "--lib --tests"),
 ];

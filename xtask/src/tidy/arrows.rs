@@ -48,8 +48,9 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
     ];
     match from {
         "zpool-base" | "zswap-lz4-block" => Some(&[]),
+        "linewords" => Some(&["zswap-lz4-block"]),
         "zpool-api" => Some(&["zpool-base"]),
-        "zswap-compressors" => Some(&["zpool-base", "zswap-lz4-block"]),
+        "zswap-compressors" => Some(&["zpool-base", "zswap-lz4-block", "linewords"]),
         "zpool-pages" => Some(&["zpool-base", "zpool-api"]),
         "zpool-buddies" | "zpool-conformance" => Some(&["zpool-base", "zpool-api", "zpool-pages"]),
         "zsmalloc" => Some(&["zpool-base", "zpool-api", "zpool-pages", "zpool-conformance"]),

@@ -1,0 +1,73 @@
+//! Arbitrary bytes to every variant of linewords: as a stream, on which all must agree, and as a unit,
+//! which all must compress to the same stream and bring back.
+#![no_main]
+
+use std::cell::RefCell;
+
+use linewords::{LargeContext, Variant, decompress_with, max_compressed_len};
+
+thread_local! {
+    /// Contexts are kept from one input to the next: an input must not be able to spoil the next one's.
+    static CONTEXTS: RefCell<Vec<(Variant, Box<LargeContext>)>> = RefCell::new(
+        Variant::all().map(|v| (v, Box::new(LargeContext::with_variant(v)))).collect(),
+    );
+}
+
+fn all_equal<T: PartialEq>(results: &[T]) -> &T {
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "variants differ");
+    &results[0]
+}
+
+libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
+    let (blocks, bytes) = input;
+    // Units of 2048 bytes to 64 KiB.
+    let blocks = 1 + usize::from(blocks) % 32;
+    let len = 2048 * blocks;
+    let bytes = &bytes[..bytes.len().min(16384)];
+
+    // As the body of a stream whose head is right, so that what follows is looked at.
+    let mut stream = vec![0x3f + blocks as u8, 0, 0];
+    stream.extend_from_slice(bytes);
+    let whole = (stream.len() as u16).to_le_bytes();
+    stream[1..3].copy_from_slice(&whole);
+    for stream in [&stream[..], bytes] {
+        let results: Vec<_> = Variant::all()
+            .enumerate()
+            .map(|(fill, variant)| {
+                // What the buffer held does not show.
+                let mut out = vec![fill as u8; len];
+                decompress_with(variant, stream, &mut out).map(|()| out)
+            })
+            .collect();
+        all_equal(&results);
+    }
+
+    // As a unit: the bytes again and again, each time with one changed.
+    let mut unit = Vec::with_capacity(len + bytes.len());
+    while unit.len() < len {
+        let round = unit.len() as u8;
+        unit.extend_from_slice(bytes);
+        unit.push(round);
+    }
+    for len in [len, blocks] {
+        let unit = &unit[..len];
+        let streams: Vec<_> = CONTEXTS.with_borrow_mut(|contexts| {
+            contexts
+                .iter_mut()
+                .map(|(_, context)| {
+                    let mut out = vec![0; max_compressed_len(len)];
+                    let written = context.compress(unit, &mut out).expect("room for the worst case");
+                    out.truncate(written);
+                    out
+                })
+                .collect()
+        });
+        let stream = all_equal(&streams);
+        assert!(stream.len() <= len + 1);
+        for variant in Variant::all() {
+            let mut back = vec![0x5a; len];
+            decompress_with(variant, stream, &mut back).expect("what was just compressed");
+            assert!(back == unit, "{variant:?}");
+        }
+    }
+});

@@ -1,0 +1,491 @@
+//! Lines of words by AVX2 and BMI2: a line is two registers.
+//!
+//! Invariants, which the `unsafe` below rests on:
+//! 1. the processor has the features named at each function: the caller's, who has a `Variant`, which is
+//!    made only where they were found;
+//! 2. the unit is a multiple of [`BLOCK`] bytes, so line `l` is 64 bytes at `64 * l`: checked on entry;
+//! 3. a line reads only lines at a word index `base - distance` with `16 <= distance <= base`, line 0
+//!    reads a line of zeros instead: the encoder's distances come from [`plan::distance`] and are cut to
+//!    `base`, the decoder checks each;
+//! 4. the number of a slot is less than `W::SLOTS`, as it is the upper `W::SLOT_BITS` of 32, or it is
+//!    `W::SLOTS`, and the table has one entry more than that: checked on entry;
+//! 5. the index in an entry is less than `base`: the table is emptied on entry, and an entry is the index
+//!    of a word of an earlier line;
+//! 6. a line's payload is at most 64 bytes, and 64 are there to write to: checked at each line;
+//! 7. control has 8 bytes for each line and 8 more: checked on entry;
+//! 8. the decoder's loads of payload are of 64 bytes within the stream, or within a copy of its end;
+//! 9. the decoder's loads of control are of 8 bytes, at most 2 past the end of control or, for a line
+//!    without, at most 8, where 8 bytes of kinds follow: their sum is checked on entry.
+
+#![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "each intrinsic is an unsafe operation for older compilers"
+)]
+
+use core::arch::x86_64::*;
+use core::hint::black_box;
+
+use crate::format::{
+    ALL_CODES, BLOCK, BLOCK_LINES, CODE_CLASS, CODE_LOW, CODES, CODES_OF_KIND, DISTANCE,
+    FROM_DISTANCE, HEAD, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len, kind,
+};
+use crate::plan::{self, MULTIPLIER};
+
+/// For four words by their classes: how payload becomes words and words payload, and its length.
+#[repr(C, align(64))]
+struct Shuffles {
+    expand: [[u8; 16]; 256],
+    pack: [[u8; 16]; 256],
+    len: [u8; 256],
+}
+
+static SHUFFLES: Shuffles = {
+    let mut table = Shuffles { expand: [[0x80; 16]; 256], pack: [[0x80; 16]; 256], len: [0; 256] };
+    let mut classes = 0;
+    while classes < 256 {
+        let mut at = 0;
+        let mut word = 0;
+        while word < 4 {
+            let len = crate::format::LENGTH[2 * (classes >> (2 * word) & 3)];
+            let mut byte = 0;
+            while byte < len {
+                table.expand[classes][4 * word + byte as usize] = at + byte;
+                table.pack[classes][(at + byte) as usize] = 4 * word as u8 + byte;
+                byte += 1;
+            }
+            at += len;
+            word += 1;
+        }
+        table.len[classes] = at;
+        classes += 1;
+    }
+    table
+};
+
+pub(crate) static ZEROS: [u32; LINE_WORDS] = [0; LINE_WORDS];
+
+const ALL: u32 = u32::MAX;
+
+/// One bit of each of sixteen words, twice, in no natural order.
+///
+/// # Safety
+/// Invariant 1.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn mask2(a: __m256i, b: __m256i) -> u32 {
+    // SAFETY: invariant 1.
+    unsafe { _mm256_movemask_epi8(_mm256_packs_epi32(a, b)) as u32 }
+}
+
+/// One bit of each of sixteen words, that of word 0 lowest.
+///
+/// # Safety
+/// Invariant 1.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn mask(a: __m256i, b: __m256i) -> u32 {
+    // SAFETY: invariant 1.
+    unsafe {
+        let low = _mm256_movemask_ps(_mm256_castsi256_ps(a)) as u32;
+        low | (_mm256_movemask_ps(_mm256_castsi256_ps(b)) as u32) << 8
+    }
+}
+
+/// Fetches the whole stream, which is most often out of cache.
+///
+/// # Safety
+/// Invariant 1.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) unsafe fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(LINE) {
+        // SAFETY: invariant 1.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast::<i8>()) };
+    }
+}
+
+/// Compresses a unit; nothing if it gives up.
+///
+/// # Safety
+/// Invariant 1, for the features named here.
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) unsafe fn compress<W: Width>(
+    table: &mut [u32],
+    control: &mut [u8],
+    src: &[u8],
+    dst: &mut [u8],
+) -> Option<usize> {
+    let unit = Unit::of(src.len())?;
+    if plan::is_text(src) {
+        return None;
+    }
+    let lines = src.len() / LINE;
+    let table = table.get_mut(..=W::SLOTS)?;
+    if control.len() < 8 * lines + 8 {
+        return None;
+    }
+    plan::clear::<W>(&mut table[..W::SLOTS]);
+    let capacity = dst.len();
+    let mut all_kinds = [0u64; 32];
+    let mut at = HEAD;
+    let mut control_at = 0;
+    // SAFETY: invariants 1 to 7.
+    unsafe {
+        let words = src.as_ptr().cast::<u32>();
+        let slots = table.as_mut_ptr();
+        let zero = _mm256_setzero_si256();
+        let splat = |word: u32| _mm256_set1_epi32(word as i32);
+        let multiplier = splat(MULTIPLIER);
+        let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let up = _mm256_loadu_si256(plan::UP.as_ptr().cast::<__m256i>());
+        let load = |from: *const u32| {
+            (
+                _mm256_loadu_si256(from.cast::<__m256i>()),
+                _mm256_loadu_si256(from.add(8).cast::<__m256i>()),
+            )
+        };
+        let shl = |v: __m256i, by: u32| _mm256_sllv_epi32(v, splat(by));
+        let shr = |v: __m256i, by: u32| _mm256_srlv_epi32(v, splat(by));
+        let is_zero = |v: __m256i| _mm256_cmpeq_epi32(v, zero);
+        // Hidden from the compiler, which else makes blends of three operations of what is one each.
+        let code_half = black_box(splat(code::HALF));
+        let code_index = black_box(splat(code::INDEX));
+        let code_byte = black_box(splat(code::BYTE));
+        let code_near = black_box(splat(code::NEAR));
+        let code_same = black_box(splat(code::SAME));
+        let code_zero = black_box(splat(code::ZERO));
+        let mut distance = MIN_DISTANCE;
+        for l in 0..lines {
+            if plan::gives_up(l, at - HEAD) {
+                return None;
+            }
+            let base = l * LINE_WORDS;
+            let line = words.add(base);
+            let (x0, x1) = load(line);
+            let mut far = if l == 0 { ZEROS.as_ptr() } else { line.sub(distance) };
+            let (t0, t1) = load(far);
+            let (z0, z1) = (is_zero(x0), is_zero(x1));
+            let (r0, r1) = (_mm256_cmpeq_epi32(x0, t0), _mm256_cmpeq_epi32(x1, t1));
+            let z = mask2(z0, z1);
+            let r = mask2(r0, r1);
+            let shift = 2 * (l % BLOCK_LINES);
+            let kinds = all_kinds.get_unchecked_mut(l / BLOCK_LINES);
+            if z | r == ALL {
+                // No payload: zeros, words at the distance, or both.
+                let trivial = z == ALL || r == ALL;
+                let this = if r == ALL { kind::SAME } else { kind::CODED };
+                *kinds |= (if z == ALL { kind::ZERO } else { this }) << shift;
+                let same = !mask(z0, z1) & 0xFFFF;
+                // Codes 7, or 6 where the word is not zero.
+                let codes = ALL_CODES & !_pdep_u64(u64::from(same), CODE_LOW);
+                control.as_mut_ptr().add(control_at).cast::<u64>().write_unaligned(codes.to_le());
+                control_at += if trivial { 0 } else { CODES };
+                continue;
+            }
+
+            // The last word before the line with the same tag, by the table.
+            let rotate = |v| _mm256_or_si256(shr(v, W::MIDDLE), shl(v, 32 - W::MIDDLE));
+            let middle = splat(W::MIDDLE_MASK);
+            let (y0, y1) = (rotate(x0), rotate(x1));
+            let h0 = _mm256_mullo_epi32(_mm256_andnot_si256(middle, y0), multiplier);
+            let h1 = _mm256_mullo_epi32(_mm256_andnot_si256(middle, y1), multiplier);
+            let (i0, i1) = (shr(h0, 32 - W::SLOT_BITS), shr(h1, 32 - W::SLOT_BITS));
+            let index = _mm256_add_epi32(splat(base as u32), lane);
+            let entry = |h, y, index| {
+                let tag = _mm256_or_si256(h, _mm256_and_si256(y, middle));
+                _mm256_or_si256(shl(tag, W::INDEX_BITS), index)
+            };
+            let n0 = entry(h0, y0, index);
+            let n1 = entry(h1, y1, _mm256_add_epi32(index, splat(8)));
+            let e0 = _mm256_i32gather_epi32::<4>(slots.cast::<i32>(), i0);
+            let e1 = _mm256_i32gather_epi32::<4>(slots.cast::<i32>(), i1);
+            let index_mask = splat(W::INDEX_MASK);
+            let (c0, c1) = (_mm256_and_si256(e0, index_mask), _mm256_and_si256(e1, index_mask));
+            let mut slot = [0u32; LINE_WORDS];
+            let mut new = [0u32; LINE_WORDS];
+            let mut distances = [0u32; LINE_WORDS];
+            let store = |to: &mut [u32; LINE_WORDS], a, b| {
+                _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), a);
+                _mm256_storeu_si256(to.as_mut_ptr().add(8).cast::<__m256i>(), b);
+            };
+            // Plain words, which are zero or those at the distance, are not entered: the slot behind the
+            // table takes them. A gather of what was stored just before would wait for it.
+            let behind = splat(W::SLOTS as u32);
+            let (plain0, plain1) = (_mm256_or_si256(z0, r0), _mm256_or_si256(z1, r1));
+            let enter0 = _mm256_max_epu32(i0, _mm256_and_si256(plain0, behind));
+            let enter1 = _mm256_max_epu32(i1, _mm256_and_si256(plain1, behind));
+            store(&mut slot, enter0, enter1);
+            store(&mut new, n0, n1);
+            // How far back the words lie that were found, as `plan::distance` has it: from eight on, the
+            // least multiple that is sixteen or more is the double.
+            let back = |index, c| {
+                let back = _mm256_sub_epi32(index, c);
+                let near = _mm256_cmpgt_epi32(splat(MIN_DISTANCE as u32), back);
+                let nearer = _mm256_cmpgt_epi32(splat(MIN_DISTANCE as u32 / 2), back);
+                let double = _mm256_add_epi32(back, _mm256_and_si256(back, near));
+                let up = _mm256_permutevar8x32_epi32(up, back);
+                _mm256_min_epu32(_mm256_blendv_epi8(double, up, nearer), splat(base as u32))
+            };
+            store(&mut distances, back(index, c0), back(_mm256_add_epi32(index, splat(8)), c1));
+            // Lanes are quicker read from memory than taken from registers, as compilers do if they see.
+            let (slot, new) = (black_box(&mut slot), black_box(&mut new));
+            let distances = black_box(&mut distances);
+            for j in 0..LINE_WORDS {
+                slots.add(slot[j] as usize).write(new[j]);
+            }
+            let (f0, f1) = (_mm256_xor_si256(e0, n0), _mm256_xor_si256(e1, n1));
+            let mut tagged0 = is_zero(_mm256_srli_epi32::<16>(f0));
+            let mut tagged1 = is_zero(_mm256_srli_epi32::<16>(f1));
+            if !W::OVERLAP {
+                let empty = splat(plan::EMPTY_TAG);
+                let is_empty = |n| _mm256_cmpeq_epi32(_mm256_srli_epi32::<16>(n), empty);
+                tagged0 = _mm256_andnot_si256(is_empty(n0), tagged0);
+                tagged1 = _mm256_andnot_si256(is_empty(n1), tagged1);
+            }
+            let equal0 = _mm256_and_si256(is_zero(shr(f0, W::INDEX_BITS)), tagged0);
+            let equal1 = _mm256_and_si256(is_zero(shr(f1, W::INDEX_BITS)), tagged1);
+
+            // The distance: that in force, or that of one of three equal words.
+            let mut this = kind::CODED;
+            let (mut t0, mut t1, mut r0, mut r1) = (t0, t1, r0, r1);
+            if l != 0 {
+                let mut left =
+                    mask(_mm256_andnot_si256(plain0, equal0), _mm256_andnot_si256(plain1, equal1));
+                // Each word counts twice in `mask2`.
+                let mut best = (r & !z).count_ones() + 2;
+                let mut chosen = distance;
+                let mut attempt = |j: u32| {
+                    let candidate = distances[j as usize & 15] as usize;
+                    let (a, b) = load(line.sub(candidate));
+                    let same = mask2(_mm256_cmpeq_epi32(x0, a), _mm256_cmpeq_epi32(x1, b)) & !z;
+                    let same = same.count_ones();
+                    let better = same > best;
+                    best = if better { same } else { best };
+                    chosen = if better { candidate } else { chosen };
+                };
+                attempt(left.trailing_zeros() & 15);
+                left &= left.wrapping_sub(1);
+                attempt(left.leading_zeros() & 15 ^ 15);
+                attempt(left.trailing_zeros() & 15);
+                this |= u64::from(chosen != distance);
+                distance = chosen;
+                far = line.sub(distance);
+                (t0, t1) = load(far);
+                (r0, r1) = (_mm256_cmpeq_epi32(x0, t0), _mm256_cmpeq_epi32(x1, t1));
+            }
+
+            // The greatest code that fits.
+            let (d0, d1) = (_mm256_xor_si256(x0, t0), _mm256_xor_si256(x1, t1));
+            let before = splat((base as u32).wrapping_sub(1));
+            let (near0, near1) = (_mm256_sub_epi32(before, c0), _mm256_sub_epi32(before, c1));
+            let code_of = |z, r, d, near, tagged, equal| {
+                let when = |is, code| _mm256_and_si256(is, code);
+                let max = |a, b| _mm256_max_epu32(a, b);
+                let half = is_zero(_mm256_srli_epi32::<16>(d));
+                let byte = is_zero(_mm256_srli_epi32::<8>(d));
+                let close = _mm256_and_si256(equal, _mm256_cmpgt_epi32(splat(256), near));
+                let four = max(when(half, code_half), when(tagged, code_index));
+                let one = max(when(byte, code_byte), when(close, code_near));
+                let none = max(when(r, code_same), when(z, code_zero));
+                max(max(four, one), none)
+            };
+            let k0 = code_of(z0, r0, d0, near0, tagged0, equal0);
+            let k1 = code_of(z1, r1, d1, near1, tagged1, equal1);
+            let value_of = |x, f, c, near, k| {
+                let index = _mm256_or_si256(c, _mm256_and_si256(f, splat(W::FLIPS)));
+                let v = _mm256_blendv_epi8(x, index, _mm256_cmpeq_epi32(k, code_index));
+                _mm256_blendv_epi8(v, near, _mm256_cmpeq_epi32(k, code_near))
+            };
+            let v0 = value_of(x0, f0, c0, near0, k0);
+            let v1 = value_of(x1, f1, c1, near1, k1);
+
+            let narrow = _mm256_permute4x64_epi64::<0xD8>(_mm256_packs_epi32(k0, k1));
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(narrow),
+                _mm256_extracti128_si256::<1>(narrow),
+            );
+            let low = _pext_u64(_mm_cvtsi128_si64(bytes) as u64, 0x0707_0707_0707_0707);
+            let high = _pext_u64(_mm_extract_epi64::<1>(bytes) as u64, 0x0707_0707_0707_0707);
+            let codes = low | high << 24;
+            *kinds |= this << shift;
+            let to = control.as_mut_ptr().add(control_at);
+            to.cast::<u16>().write_unaligned((distance as u16).to_le());
+            let with_distance = DISTANCE * (this & 1) as usize;
+            to.add(with_distance).cast::<u64>().write_unaligned(codes.to_le());
+            control_at += with_distance + CODES;
+
+            if capacity < at + LINE {
+                return None;
+            }
+            let classes = _pext_u64(codes, CODE_CLASS) as u32;
+            let mut to = dst.as_mut_ptr().add(at);
+            let quarters = [
+                _mm256_castsi256_si128(v0),
+                _mm256_extracti128_si256::<1>(v0),
+                _mm256_castsi256_si128(v1),
+                _mm256_extracti128_si256::<1>(v1),
+            ];
+            for (i, quarter) in quarters.into_iter().enumerate() {
+                let class = (classes >> (8 * i)) as usize & 0xFF;
+                let shuffle = _mm_load_si128(SHUFFLES.pack.as_ptr().add(class).cast::<__m128i>());
+                _mm_storeu_si128(to.cast::<__m128i>(), _mm_shuffle_epi8(quarter, shuffle));
+                let len = usize::from(SHUFFLES.len[class]);
+                to = to.add(len);
+                at += len;
+            }
+        }
+    }
+    plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
+}
+
+/// Decompresses what follows the header into a unit. Whether it could.
+///
+/// # Safety
+/// Invariant 1, for the features named here.
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
+    let n = body.len();
+    let blocks = dst.len() / BLOCK;
+    if blocks * BLOCK != dst.len() || blocks == 0 || n < 8 * blocks {
+        return false;
+    }
+    // SAFETY: invariant 1.
+    unsafe { prefetch(body) };
+    let kinds_at = n - 8 * blocks;
+    let kinds_of = |block: usize| -> u64 {
+        let at = kinds_at + 8 * block;
+        // SAFETY: block < blocks, so eight bytes before the end at least.
+        u64::from_le(unsafe { body.as_ptr().add(at).cast::<u64>().read_unaligned() })
+    };
+    let control: usize = (0..blocks).map(|block| control_len(kinds_of(block))).sum();
+    // Nothing lies before line 0: it is zero, or has codes.
+    if control > kinds_at || kinds_of(0) & 1 != 0 {
+        return false;
+    }
+    // SAFETY: invariants 1, 2, 3, 8, 9. A gathered index is less than `base`: lanes where it is not are
+    // not read.
+    unsafe {
+        let src = body.as_ptr();
+        let mut control_at = src.add(kinds_at - control);
+        let mut left = kinds_at - control;
+        let mut payload = src;
+        // The last place where 64 bytes of payload may be loaded from. Without one, the copy is made
+        // first.
+        let last = src.wrapping_add(n).wrapping_sub(LINE);
+        let mut copied = n < LINE;
+        let mut copy = [0u8; 2 * LINE];
+        if copied {
+            core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
+            payload = copy.as_ptr();
+        }
+        let out = dst.as_mut_ptr().cast::<u32>();
+        let splat = |word: u32| _mm256_set1_epi32(word as i32);
+        let table = |words: [u32; 8]| _mm256_loadu_si256(words.as_ptr().cast::<__m256i>());
+        let from_distance = table(FROM_DISTANCE);
+        let refers = table([0, 0, 0, u32::MAX, 0, u32::MAX, 0, 0]);
+        let steps = _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21);
+        let mut bad = _mm256_setzero_si256();
+        let mut bad_codes = 0u64;
+        let mut distance = MIN_DISTANCE;
+        for block in 0..blocks {
+            let mut kinds = kinds_of(block);
+            for i in 0..BLOCK_LINES {
+                let base = (block * BLOCK_LINES + i) * LINE_WORDS;
+                let line = out.add(base);
+                let this = kinds & 3;
+                kinds >>= 2;
+                let new = this == kind::CODED_AT;
+                let stored = u16::from_le(control_at.cast::<u16>().read_unaligned()) as usize;
+                distance = if new { stored } else { distance };
+                if distance < MIN_DISTANCE || distance > base.max(MIN_DISTANCE) {
+                    return false;
+                }
+                let with_distance = DISTANCE * usize::from(new);
+                let stored = control_at.add(with_distance).cast::<u64>().read_unaligned();
+                let coded = this >= kind::CODED;
+                let codes = if coded {
+                    u64::from_le(stored) & ALL_CODES
+                } else {
+                    CODES_OF_KIND[(this & 1) as usize]
+                };
+                control_at = control_at.add(if coded { with_distance + CODES } else { 0 });
+                bad_codes |= codes & !(codes >> 1 | codes >> 2);
+
+                let classes = _pext_u64(codes, CODE_CLASS) as u32;
+                let class = [0, 8, 16, 24].map(|shift| (classes >> shift) as usize & 0xFF);
+                let l0 = usize::from(SHUFFLES.len[class[0]]);
+                let l1 = l0 + usize::from(SHUFFLES.len[class[1]]);
+                let l2 = l1 + usize::from(SHUFFLES.len[class[2]]);
+                let l3 = l2 + usize::from(SHUFFLES.len[class[3]]);
+                if l3 > left {
+                    return false;
+                }
+                if !copied && payload > last {
+                    // Fewer than 64 bytes are left, of which `left` are payload.
+                    core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
+                    payload = copy.as_ptr();
+                    copied = true;
+                }
+                let expand = |at: usize, class: usize| {
+                    let shuffle =
+                        _mm_load_si128(SHUFFLES.expand.as_ptr().add(class).cast::<__m128i>());
+                    let bytes = _mm_loadu_si128(payload.add(at).cast::<__m128i>());
+                    _mm_shuffle_epi8(bytes, shuffle)
+                };
+                let v0 = _mm256_set_m128i(expand(l0, class[1]), expand(0, class[0]));
+                let v1 = _mm256_set_m128i(expand(l2, class[3]), expand(l1, class[2]));
+                payload = payload.add(l3);
+                left -= l3;
+
+                // The uppermost bits of a lane are those of other words; permutes read three.
+                let k0 = _mm256_srlv_epi32(splat(codes as u32), steps);
+                let k1 = _mm256_srlv_epi32(splat((codes >> 24) as u32), steps);
+                let far = if base == 0 { ZEROS.as_ptr() } else { line.sub(distance).cast_const() };
+                let t0 = _mm256_loadu_si256(far.cast::<__m256i>());
+                let t1 = _mm256_loadu_si256(far.add(8).cast::<__m256i>());
+                let keep0 = _mm256_permutevar8x32_epi32(from_distance, k0);
+                let keep1 = _mm256_permutevar8x32_epi32(from_distance, k1);
+                let mut w0 = _mm256_or_si256(v0, _mm256_and_si256(t0, keep0));
+                let mut w1 = _mm256_or_si256(v1, _mm256_and_si256(t1, keep1));
+                if codes & (codes >> 1 ^ codes >> 2) & CODE_LOW != 0 {
+                    let based = splat(base as u32);
+                    let before = splat((base as u32).wrapping_sub(1));
+                    let mut gather = |w: __m256i, v: __m256i, k: __m256i| {
+                        let refer = _mm256_permutevar8x32_epi32(refers, k);
+                        let index = _mm256_and_si256(v, splat(W::INDEX_MASK));
+                        let near = _mm256_sub_epi32(before, v);
+                        // Bit 2 tells code 5 from code 3.
+                        let is_near = _mm256_castsi256_ps(_mm256_slli_epi32::<29>(k));
+                        let index = _mm256_castps_si256(_mm256_blendv_ps(
+                            _mm256_castsi256_ps(index),
+                            _mm256_castsi256_ps(near),
+                            is_near,
+                        ));
+                        let beyond = _mm256_cmpeq_epi32(_mm256_max_epu32(index, based), index);
+                        bad = _mm256_or_si256(bad, _mm256_and_si256(beyond, refer));
+                        let read = _mm256_andnot_si256(beyond, refer);
+                        // The lanes keep what they hold where nothing is read; where something is, the
+                        // payload gives way to it.
+                        let words = _mm256_mask_i32gather_epi32::<4>(
+                            w,
+                            out.cast_const().cast::<i32>(),
+                            index,
+                            read,
+                        );
+                        let flips = _mm256_sllv_epi32(
+                            _mm256_srlv_epi32(v, splat(W::INDEX_BITS)),
+                            splat(W::MIDDLE),
+                        );
+                        _mm256_xor_si256(words, _mm256_and_si256(flips, refer))
+                    };
+                    w0 = gather(w0, v0, k0);
+                    w1 = gather(w1, v1, k1);
+                }
+                _mm256_storeu_si256(line.cast::<__m256i>(), w0);
+                _mm256_storeu_si256(line.add(8).cast::<__m256i>(), w1);
+            }
+        }
+        left == 0 && _mm256_testz_si256(bad, bad) != 0 && bad_codes & CODE_LOW == 0
+    }
+}

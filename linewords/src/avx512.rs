@@ -1,0 +1,345 @@
+//! Lines of words by AVX-512 (F, BW, VL, VBMI, VBMI2) and BMI2: a line is one register.
+//!
+//! The invariants are those of avx2.rs, under the same numbers.
+
+#![allow(clippy::incompatible_msrv, reason = "built only by compilers that have these intrinsics")]
+#![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "as in avx2.rs, so that the two read alike"
+)]
+
+use core::arch::x86_64::*;
+use core::hint::black_box;
+
+use crate::avx2::{ZEROS, prefetch};
+use crate::format::{
+    ALL_CODES, BLOCK, BLOCK_LINES, CODE_LOW, CODES, CODES_OF_KIND, DISTANCE, FROM_DISTANCE, HEAD,
+    LENGTH, LINE, LINE_WORDS, MIN_DISTANCE, Unit, Width, code, control_len, kind,
+};
+use crate::plan::{self, MULTIPLIER};
+
+/// Sixteen words, of which the second eight repeat the first: a permute's index has four bits, a code
+/// three.
+const fn twice(words: [u32; 8]) -> [u32; 16] {
+    let mut all = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        all[i] = words[i % 8];
+        i += 1;
+    }
+    all
+}
+
+/// The bytes of a word that are payload, by its code: their uppermost bits are set.
+static PAYLOAD_BYTES: [u32; 16] = {
+    let mut bytes = [0; 8];
+    let mut i = 0;
+    while i < 8 {
+        bytes[i] = (0x8080_8080u64 >> (8 * (4 - LENGTH[i]))) as u32;
+        i += 1;
+    }
+    twice(bytes)
+};
+static FAR: [u32; 16] = twice(FROM_DISTANCE);
+/// All ones where the code refers to one word before the line.
+static REFERS: [u32; 16] = twice([0, 0, 0, u32::MAX, 0, u32::MAX, 0, 0]);
+
+/// Compresses a unit; nothing if it gives up.
+///
+/// # Safety
+/// Invariant 1, for the features named here.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt"
+)]
+pub(crate) unsafe fn compress<W: Width>(
+    table: &mut [u32],
+    control: &mut [u8],
+    src: &[u8],
+    dst: &mut [u8],
+) -> Option<usize> {
+    let unit = Unit::of(src.len())?;
+    if plan::is_text(src) {
+        return None;
+    }
+    let lines = src.len() / LINE;
+    let table = table.get_mut(..=W::SLOTS)?;
+    if control.len() < 8 * lines + 8 {
+        return None;
+    }
+    plan::clear::<W>(&mut table[..W::SLOTS]);
+    let capacity = dst.len();
+    let mut all_kinds = [0u64; 32];
+    let mut at = HEAD;
+    let mut control_at = 0;
+    // SAFETY: invariants 1 to 7.
+    unsafe {
+        let words = src.as_ptr().cast::<u32>();
+        let slots = table.as_mut_ptr();
+        let splat = |word: u32| _mm512_set1_epi32(word as i32);
+        let load = |from: *const u32| _mm512_loadu_si512(from.cast());
+        let multiplier = splat(MULTIPLIER);
+        let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let shl = |v: __m512i, by: u32| _mm512_sllv_epi32(v, splat(by));
+        let shr = |v: __m512i, by: u32| _mm512_srlv_epi32(v, splat(by));
+        let payload_bytes = load(PAYLOAD_BYTES.as_ptr());
+        let up = load(plan::UP.as_ptr());
+        let mut distance = MIN_DISTANCE;
+        for l in 0..lines {
+            if plan::gives_up(l, at - HEAD) {
+                return None;
+            }
+            let base = l * LINE_WORDS;
+            let line = words.add(base);
+            let x = load(line);
+            let mut t = load(if l == 0 { ZEROS.as_ptr() } else { line.sub(distance) });
+            let z = _mm512_testn_epi32_mask(x, x);
+            let mut r = _mm512_cmpeq_epi32_mask(x, t);
+            let shift = 2 * (l % BLOCK_LINES);
+            let kinds = all_kinds.get_unchecked_mut(l / BLOCK_LINES);
+            if z | r == u16::MAX {
+                // No payload: zeros, words at the distance, or both.
+                let trivial = z == u16::MAX || r == u16::MAX;
+                let this = if r == u16::MAX { kind::SAME } else { kind::CODED };
+                *kinds |= (if z == u16::MAX { kind::ZERO } else { this }) << shift;
+                // Codes 7, or 6 where the word is not zero.
+                let codes = ALL_CODES & !_pdep_u64(u64::from(!z), CODE_LOW);
+                control.as_mut_ptr().add(control_at).cast::<u64>().write_unaligned(codes.to_le());
+                control_at += if trivial { 0 } else { CODES };
+                continue;
+            }
+
+            // The last word before the line with the same tag, by the table.
+            let y = _mm512_rorv_epi32(x, splat(W::MIDDLE));
+            let middle = splat(W::MIDDLE_MASK);
+            let h = _mm512_mullo_epi32(_mm512_andnot_si512(middle, y), multiplier);
+            let slot = shr(h, 32 - W::SLOT_BITS);
+            let index = _mm512_add_epi32(splat(base as u32), lane);
+            let tag = _mm512_or_si512(h, _mm512_and_si512(y, middle));
+            let new = _mm512_or_si512(shl(tag, W::INDEX_BITS), index);
+            let e = _mm512_i32gather_epi32::<4>(slot, slots.cast::<i32>());
+            let c = _mm512_and_si512(e, splat(W::INDEX_MASK));
+            let mut slot_of = [0u32; LINE_WORDS];
+            let mut new_of = [0u32; LINE_WORDS];
+            let mut distances = [0u32; LINE_WORDS];
+            // Plain words are not entered: the slot behind the table takes them.
+            let enter = _mm512_mask_mov_epi32(slot, z | r, splat(W::SLOTS as u32));
+            _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), enter);
+            _mm512_storeu_si512(new_of.as_mut_ptr().cast(), new);
+            // How far back the word lies that was found, as `plan::distance` has it.
+            let back = _mm512_sub_epi32(index, c);
+            let near = _mm512_cmplt_epu32_mask(back, splat(MIN_DISTANCE as u32));
+            let back = _mm512_mask_permutexvar_epi32(back, near, back, up);
+            let back = _mm512_min_epu32(back, splat(base as u32));
+            _mm512_storeu_si512(distances.as_mut_ptr().cast(), back);
+            // As in avx2.rs.
+            let (slot_of, new_of) = (black_box(&mut slot_of), black_box(&mut new_of));
+            let distances = black_box(&mut distances);
+            for j in 0..LINE_WORDS {
+                slots.add(slot_of[j] as usize).write(new_of[j]);
+            }
+            let f = _mm512_xor_si512(e, new);
+            let mut tagged = _mm512_testn_epi32_mask(f, splat(0xFFFF_0000));
+            if !W::OVERLAP {
+                let tag = _mm512_srli_epi32::<16>(new);
+                tagged &= _mm512_cmpneq_epi32_mask(tag, splat(plan::EMPTY_TAG));
+            }
+            let equal = tagged & _mm512_testn_epi32_mask(f, splat(!W::INDEX_MASK));
+
+            // The distance: that in force, or that of one of three equal words.
+            let mut this = kind::CODED;
+            if l != 0 {
+                let mut left = u32::from(equal & !(z | r));
+                let mut best = u32::from(r & !z).count_ones() + 1;
+                let mut chosen = distance;
+                let mut attempt = |j: u32| {
+                    let candidate = distances[j as usize & 15] as usize;
+                    let same = _mm512_cmpeq_epi32_mask(x, load(line.sub(candidate))) & !z;
+                    let same = u32::from(same).count_ones();
+                    let better = same > best;
+                    best = if better { same } else { best };
+                    chosen = if better { candidate } else { chosen };
+                };
+                attempt(left.trailing_zeros() & 15);
+                left &= left.wrapping_sub(1);
+                attempt(left.leading_zeros() & 15 ^ 15);
+                attempt(left.trailing_zeros() & 15);
+                this |= u64::from(chosen != distance);
+                distance = chosen;
+                t = load(line.sub(distance));
+                r = _mm512_cmpeq_epi32_mask(x, t);
+            }
+
+            // The greatest code that fits.
+            let d = _mm512_xor_si512(x, t);
+            let near = _mm512_sub_epi32(splat((base as u32).wrapping_sub(1)), c);
+            let half = _mm512_testn_epi32_mask(d, splat(0xFFFF_0000));
+            let byte = _mm512_testn_epi32_mask(d, splat(0xFFFF_FF00));
+            let close = equal & _mm512_cmplt_epi32_mask(near, splat(256));
+            let set = |k, mask, code| _mm512_mask_mov_epi32(k, mask, splat(code));
+            let mut k = _mm512_maskz_mov_epi32(half, splat(code::HALF));
+            k = set(k, tagged, code::INDEX);
+            k = set(k, byte, code::BYTE);
+            k = set(k, close, code::NEAR);
+            k = set(k, r, code::SAME);
+            k = set(k, z, code::ZERO);
+            let index = _mm512_or_si512(c, _mm512_and_si512(f, splat(W::FLIPS)));
+            let v = _mm512_mask_mov_epi32(x, tagged & !byte, index);
+            let v = _mm512_mask_mov_epi32(v, close, near);
+
+            let bytes = _mm512_cvtepi32_epi8(k);
+            let low = _pext_u64(_mm_cvtsi128_si64(bytes) as u64, 0x0707_0707_0707_0707);
+            let high = _pext_u64(_mm_extract_epi64::<1>(bytes) as u64, 0x0707_0707_0707_0707);
+            let codes = low | high << 24;
+            *kinds |= this << shift;
+            let to = control.as_mut_ptr().add(control_at);
+            to.cast::<u16>().write_unaligned((distance as u16).to_le());
+            let with_distance = DISTANCE * (this & 1) as usize;
+            to.add(with_distance).cast::<u64>().write_unaligned(codes.to_le());
+            control_at += with_distance + CODES;
+
+            if capacity < at + LINE {
+                return None;
+            }
+            let payload = _mm512_movepi8_mask(_mm512_permutexvar_epi32(k, payload_bytes));
+            let to = dst.as_mut_ptr().add(at);
+            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi8(payload, v));
+            at += payload.count_ones() as usize;
+        }
+    }
+    plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
+}
+
+/// Decompresses what follows the header into a unit. Whether it could.
+///
+/// # Safety
+/// Invariant 1, for the features named here.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt"
+)]
+pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
+    let n = body.len();
+    let blocks = dst.len() / BLOCK;
+    if blocks * BLOCK != dst.len() || blocks == 0 || n < 8 * blocks {
+        return false;
+    }
+    // SAFETY: invariant 1.
+    unsafe { prefetch(body) };
+    let kinds_at = n - 8 * blocks;
+    let kinds_of = |block: usize| -> u64 {
+        let at = kinds_at + 8 * block;
+        // SAFETY: block < blocks, so eight bytes before the end at least.
+        u64::from_le(unsafe { body.as_ptr().add(at).cast::<u64>().read_unaligned() })
+    };
+    let control: usize = (0..blocks).map(|block| control_len(kinds_of(block))).sum();
+    // Nothing lies before line 0: it is zero, or has codes.
+    if control > kinds_at || kinds_of(0) & 1 != 0 {
+        return false;
+    }
+    // SAFETY: invariants 1, 2, 3, 8, 9. A gathered index is less than `base`: lanes where it is not are
+    // not read.
+    unsafe {
+        let src = body.as_ptr();
+        let mut control_at = src.add(kinds_at - control);
+        let mut left = kinds_at - control;
+        let mut payload = src;
+        // The last place where 64 bytes of payload may be loaded from. Without one, the copy is made
+        // first.
+        let last = src.wrapping_add(n).wrapping_sub(LINE);
+        let mut copied = n < LINE;
+        let mut copy = [0u8; 2 * LINE];
+        if copied {
+            core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
+            payload = copy.as_ptr();
+        }
+        let out = dst.as_mut_ptr().cast::<u32>();
+        let splat = |word: u32| _mm512_set1_epi32(word as i32);
+        let load = |from: *const u32| _mm512_loadu_si512(from.cast());
+        let from_distance = load(FAR.as_ptr());
+        let payload_bytes = load(PAYLOAD_BYTES.as_ptr());
+        let refers = load(REFERS.as_ptr());
+        // Code `j` begins at bit `3 * j`; it goes to the lowest byte of word `j`.
+        let steps = {
+            let mut bytes = [0u8; LINE];
+            let mut j = 0;
+            while j < LINE_WORDS {
+                bytes[4 * j] = 3 * j as u8;
+                j += 1;
+            }
+            _mm512_loadu_si512(bytes.as_ptr().cast())
+        };
+        let mut bad = 0u16;
+        let mut bad_codes = 0u64;
+        let mut distance = MIN_DISTANCE;
+        for block in 0..blocks {
+            let mut kinds = kinds_of(block);
+            for i in 0..BLOCK_LINES {
+                let base = (block * BLOCK_LINES + i) * LINE_WORDS;
+                let line = out.add(base);
+                let this = kinds & 3;
+                kinds >>= 2;
+                let new = this == kind::CODED_AT;
+                let stored = u16::from_le(control_at.cast::<u16>().read_unaligned()) as usize;
+                distance = if new { stored } else { distance };
+                if distance < MIN_DISTANCE || distance > base.max(MIN_DISTANCE) {
+                    return false;
+                }
+                let with_distance = DISTANCE * usize::from(new);
+                let stored = control_at.add(with_distance).cast::<u64>().read_unaligned();
+                let coded = this >= kind::CODED;
+                let codes = if coded {
+                    u64::from_le(stored) & ALL_CODES
+                } else {
+                    CODES_OF_KIND[(this & 1) as usize]
+                };
+                control_at = control_at.add(if coded { with_distance + CODES } else { 0 });
+                bad_codes |= codes & !(codes >> 1 | codes >> 2);
+
+                // Other codes follow in the bits above the third: permutes read four, and their tables
+                // repeat after eight.
+                let k = _mm512_multishift_epi64_epi8(steps, _mm512_set1_epi64(codes as i64));
+                let mask = _mm512_movepi8_mask(_mm512_permutexvar_epi32(k, payload_bytes));
+                let used = mask.count_ones() as usize;
+                if used > left {
+                    return false;
+                }
+                if !copied && payload > last {
+                    // Fewer than 64 bytes are left, of which `left` are payload.
+                    core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
+                    payload = copy.as_ptr();
+                    copied = true;
+                }
+                let v = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(payload.cast()));
+                payload = payload.add(used);
+                left -= used;
+
+                let t = load(if base == 0 { ZEROS.as_ptr() } else { line.sub(distance) });
+                let keep = _mm512_permutexvar_epi32(k, from_distance);
+                let mut w = _mm512_or_si512(v, _mm512_and_si512(t, keep));
+                if codes & (codes >> 1 ^ codes >> 2) & CODE_LOW != 0 {
+                    let refer = _mm512_movepi32_mask(_mm512_permutexvar_epi32(k, refers));
+                    // Bit 2 tells code 5 from code 3.
+                    let is_near = _mm512_test_epi32_mask(k, splat(4));
+                    let before = splat((base as u32).wrapping_sub(1));
+                    let index = _mm512_and_si512(v, splat(W::INDEX_MASK));
+                    let index = _mm512_mask_sub_epi32(index, is_near, before, v);
+                    let read = _mm512_mask_cmplt_epu32_mask(refer, index, splat(base as u32));
+                    bad |= refer & !read;
+                    let words = _mm512_mask_i32gather_epi32::<4>(
+                        w,
+                        read,
+                        index,
+                        out.cast_const().cast::<i32>(),
+                    );
+                    let flips = _mm512_sllv_epi32(
+                        _mm512_srlv_epi32(v, splat(W::INDEX_BITS)),
+                        splat(W::MIDDLE),
+                    );
+                    w = _mm512_mask_xor_epi32(words, refer, words, flips);
+                }
+                _mm512_storeu_si512(line.cast(), w);
+            }
+        }
+        left == 0 && bad == 0 && bad_codes & CODE_LOW == 0
+    }
+}

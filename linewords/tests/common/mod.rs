@@ -1,0 +1,216 @@
+//! Units like those of real processes and unlike any, and what befalls streams.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed unwrap and a panic are the test's own message"
+)]
+
+use linewords::{Error, LargeContext, PageContext, Variant, decompress_with, max_compressed_len};
+
+/// The SplitMix64 generator: the same numbers every run.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// Kinds of units there are.
+pub(crate) const KINDS: usize = 14;
+
+/// Kinds whose units have lines of words whatever the numbers.
+pub(crate) const IN_WORDS: [usize; 5] = [0, 1, 2, 4, 6];
+
+/// A unit of one kind; most of the first eight kinds have lines of words.
+pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(len + 64);
+    let words = |rng: &mut Rng, word: &mut dyn FnMut(&mut Rng, usize) -> u32| -> Vec<u8> {
+        (0..len.div_ceil(4)).flat_map(|i| word(rng, i).to_le_bytes()).collect()
+    };
+    match kind % KINDS {
+        0 => out.resize(len, 0),
+        // Counters and zeros.
+        1 => {
+            let step = rng.below(40) as u32;
+            out = words(rng, &mut |rng, i| if rng.below(3) == 0 { i as u32 * step } else { 0 });
+        }
+        // Pointers to objects of one heap.
+        2 => {
+            let heap = 0x7f3a_0000_0000 + (rng.next() & 0xff_ffff_f000);
+            let apart = 16 << rng.below(4);
+            while out.len() < len {
+                let to = heap + apart * rng.below(200) as u64;
+                out.extend_from_slice(&to.to_le_bytes());
+            }
+        }
+        // Records of a period.
+        3 => {
+            let period = 4 * (1 + rng.below(60));
+            let record: Vec<u8> = (0..period).map(|_| rng.next() as u8).collect();
+            while out.len() < len {
+                let mut record = record.clone();
+                let at = rng.below(period);
+                record[at] = rng.next() as u8;
+                out.extend_from_slice(&record);
+            }
+        }
+        // Few values, among them those whose hashes are nearly none.
+        4 => {
+            const FEW: [u32; 8] =
+                [0, 1 << 31, 1 << 22, 0xffc0_0000, 5 << 22, 77, 0x1_0000, u32::MAX];
+            let odd = rng.next() as u32;
+            out = words(rng, &mut |rng, _| if rng.below(9) == 0 { odd } else { FEW[rng.below(8)] });
+        }
+        // Floats.
+        5 => {
+            let scale = rng.below(1000) as f32;
+            out = words(rng, &mut |rng, _| (scale + rng.below(64) as f32 / 8.0).to_bits());
+        }
+        // Little in much nothing.
+        6 => {
+            out.resize(len, 0);
+            for _ in 0..rng.below(1 + len / 16) {
+                let at = rng.below(len.max(1));
+                out[at] = rng.next() as u8;
+            }
+        }
+        // Words of the unit again, changed in the middle or the lower half.
+        7 => {
+            let mut seen = vec![0x1234_5678u32];
+            out = words(rng, &mut |rng, _| {
+                let old = seen[rng.below(seen.len())];
+                let new = match rng.below(6) {
+                    0 => rng.next() as u32,
+                    1 => old ^ (rng.below(64) as u32) << 5,
+                    2 => old ^ rng.below(1 << 16) as u32,
+                    3 => old ^ (rng.below(4) as u32) << 8,
+                    _ => old,
+                };
+                seen.push(new);
+                new
+            });
+        }
+        // Noise.
+        8 => out.extend((0..len).map(|_| rng.next() as u8)),
+        // Half of it noise.
+        9 => {
+            out.extend((0..len).map(|i| if i < len / 2 { rng.next() as u8 } else { 0 }));
+        }
+        // Text.
+        10 => {
+            const WORDS: [&str; 8] =
+                ["the ", "page ", "of ", "memory ", "is\n", "{\"id\": ", "0.25, ", "</div>"];
+            while out.len() < len {
+                out.extend_from_slice(WORDS[rng.below(8)].as_bytes());
+            }
+        }
+        // One byte.
+        11 => out.resize(len, rng.next() as u8),
+        // A period in bytes.
+        12 => {
+            let period = 1 + rng.below(200);
+            for i in 0..len {
+                let byte = if i < period { rng.next() as u8 } else { out[i - period] };
+                out.push(byte);
+            }
+        }
+        // A part of each of two others.
+        _ => {
+            let (a, b) = (rng.below(KINDS - 1), rng.below(KINDS - 1));
+            out = unit(rng, a, len);
+            let at = rng.below(len.max(1));
+            out.truncate(at);
+            let other = unit(rng, b, len - out.len());
+            out.extend_from_slice(&other);
+        }
+    }
+    out.truncate(len);
+    out
+}
+
+/// One context of each size for a variant.
+#[derive(Debug)]
+pub(crate) struct Both {
+    pub(crate) variant: Variant,
+    pub(crate) page: Box<PageContext>,
+    pub(crate) large: Box<LargeContext>,
+}
+
+impl Both {
+    pub(crate) fn all() -> Vec<Both> {
+        Variant::all()
+            .map(|variant| Both {
+                variant,
+                page: Box::new(PageContext::with_variant(variant)),
+                large: Box::new(LargeContext::with_variant(variant)),
+            })
+            .collect()
+    }
+}
+
+/// Compresses by every variant, which must agree, and checks that the unit comes back by every one.
+pub(crate) fn agreed(contexts: &mut [Both], unit: &[u8], large: bool) -> Vec<u8> {
+    let mut agreed: Option<Vec<u8>> = None;
+    for Both { variant, page, large: wide } in contexts {
+        let mut out = vec![0x5a; max_compressed_len(unit.len())];
+        let len = if large { wide.compress(unit, &mut out) } else { page.compress(unit, &mut out) };
+        out.truncate(len.unwrap());
+        match &agreed {
+            None => agreed = Some(out),
+            Some(first) => assert!(*first == out, "{variant:?} differs"),
+        }
+    }
+    let stream = agreed.unwrap();
+    assert_eq!(verdict(&stream, unit.len()).unwrap(), unit);
+    stream
+}
+
+/// What all variants make of a stream. They must agree.
+pub(crate) fn verdict(stream: &[u8], len: usize) -> Result<Vec<u8>, Error> {
+    let mut agreed: Option<Result<Vec<u8>, Error>> = None;
+    for (fill, variant) in Variant::all().enumerate() {
+        // What the buffer held does not show.
+        let mut out = vec![0x5a + fill as u8; len];
+        let result = decompress_with(variant, stream, &mut out).map(|()| out);
+        match &agreed {
+            None => agreed = Some(result),
+            Some(first) => assert!(*first == result, "{variant:?} differs"),
+        }
+    }
+    agreed.unwrap()
+}
+
+/// Changes a stream a little, as a stray write, a lost tail or a mixed-up block does.
+pub(crate) fn mutate(rng: &mut Rng, stream: &mut Vec<u8>, other: &[u8]) {
+    let len = stream.len();
+    let at = rng.below(len.max(1));
+    match rng.below(10) {
+        0..=2 if len > 0 => stream[at] ^= 1 << rng.below(8),
+        3 | 4 if len > 0 => stream[at] = [0, 0xff, 0x7f, 0x80, rng.next() as u8][rng.below(5)],
+        // Among the kinds and the control, near the end.
+        5 if len > 0 => {
+            let back = 1 + rng.below(len.min(400));
+            stream[len - back] ^= 1 << rng.below(8);
+        }
+        6 => stream.truncate(at),
+        7 => stream.extend((0..1 + rng.below(40)).map(|_| rng.next() as u8)),
+        8 => {
+            let cut = rng.below(other.len().max(1));
+            stream.truncate(at);
+            stream.extend_from_slice(&other[cut..]);
+        }
+        _ => stream.insert(at, rng.next() as u8),
+    }
+}
