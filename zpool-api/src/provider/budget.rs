@@ -28,6 +28,7 @@ use crate::PageError;
 #[derive(Debug)]
 pub struct PageBudget {
     limit: AtomicUsize,
+    /// Bytes charged, as [`settled`] reads them.
     used: AtomicUsize,
     /// Every charge of this budget is also made to the parent, and only the parent's limit counts.
     parent: Option<Arc<PageBudget>>,
@@ -75,7 +76,7 @@ impl PageBudget {
     ///
     /// # Errors
     /// [`PageError::Limit`] if they would exceed the limit plus this thread's allowance
-    /// ([`PageBudget::with_allowance`]).
+    /// ([`PageBudget::with_allowance`]), or `isize::MAX` bytes, more than any address space holds.
     pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
         if let Some(parent) = &self.parent {
             parent.charge(bytes)?;
@@ -90,7 +91,7 @@ impl PageBudget {
         let Err(used) = charged else { return Ok(()) };
         let most = with_allowed(limit);
         let charged = self.used.fetch_update(relaxed, relaxed, |used| within(used, bytes, most));
-        charged.map(drop).map_err(|_| PageError::Limit { bytes, used, limit })
+        charged.map(drop).map_err(|_| PageError::Limit { bytes, used: settled(used), limit })
     }
 
     /// Checks whether [`PageBudget::charge`] would succeed now. Takes nothing.
@@ -108,11 +109,17 @@ impl PageBudget {
 
     /// Takes `bytes` regardless of the limit. For pages that are needed to free others, as in compaction.
     pub fn charge_beyond(&self, bytes: usize) {
+        self.shift(bytes);
+    }
+
+    /// Adds `by`, a wrapped number if it is negative, to this sum and to those of all parents. Returns what
+    /// was charged here before.
+    fn shift(&self, by: usize) -> usize {
         if let Some(parent) = &self.parent {
-            parent.charge_beyond(bytes);
+            parent.shift(by);
         }
         // Relaxed: as in `charge`.
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.used.fetch_add(by, Ordering::Relaxed)
     }
 
     /// Returns `bytes`, charged earlier, to the budget.
@@ -120,11 +127,8 @@ impl PageBudget {
     /// # Panics
     /// In debug builds, if fewer were charged.
     pub fn uncharge(&self, bytes: usize) {
-        if let Some(parent) = &self.parent {
-            parent.uncharge(bytes);
-        }
-        // Relaxed: as in `charge`.
-        let used = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        // Not compared with the parent's sum: the `set_used` of another part may be half done there.
+        let used = self.shift(bytes.wrapping_neg());
         debug_assert!(
             used >= bytes,
             "{bytes} bytes returned to a budget of which only {used} are in use"
@@ -134,7 +138,7 @@ impl PageBudget {
     /// Bytes charged now.
     pub fn used(&self) -> usize {
         // Relaxed: as in `charge`.
-        self.used.load(Ordering::Relaxed)
+        settled(self.used.load(Ordering::Relaxed))
     }
 
     /// Sets the charge to `bytes`, regardless of the limit. For a pool that charges nothing itself: a caller
@@ -143,8 +147,9 @@ impl PageBudget {
         // Relaxed: as in `charge`. Each of two concurrent callers changes the parent by its own difference.
         let before = self.used.swap(bytes, Ordering::Relaxed);
         if let Some(parent) = &self.parent {
-            // Relaxed: as in `charge`. A negative difference wraps, and so does the sum, to the right value.
-            parent.used.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+            // A negative difference may arrive before the positive one that it follows: `settled` reads the
+            // sum meanwhile.
+            parent.shift(bytes.wrapping_sub(before));
         }
     }
 
@@ -181,9 +186,19 @@ impl PageBudget {
     }
 }
 
-/// Returns `used + bytes`, or `None` if that exceeds `most`.
+/// Returns `used + bytes`, or `None` if that exceeds `most` or what any address space holds.
 fn within(used: usize, bytes: usize, most: usize) -> Option<usize> {
-    used.checked_add(bytes).filter(|together| *together <= most)
+    let together = settled(used).checked_add(bytes)?;
+    (together <= most.min(LARGEST)).then(|| used.wrapping_add(bytes))
+}
+
+/// No budget has more bytes charged.
+const LARGEST: usize = isize::MAX as usize;
+
+/// Returns the bytes that a sum stands for. While two threads call [`PageBudget::set_used`] of a part, the
+/// parent's sum may be negative for a moment, that is, wrapped: it stands for 0.
+fn settled(used: usize) -> usize {
+    if used > LARGEST { 0 } else { used }
 }
 
 /// `limit` plus this thread's allowance.
@@ -195,6 +210,23 @@ fn with_allowed(limit: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// What the parent's sum is when one of two `set_used` of a part has arrived before the other.
+    #[test]
+    fn a_sum_that_is_negative_for_a_moment_refuses_nothing() {
+        let whole = Arc::new(PageBudget::new(8192));
+        let part = PageBudget::part_of(whole.clone());
+        part.charge(4096).unwrap();
+        whole.used.fetch_sub(8192, Ordering::Relaxed);
+        assert_eq!((whole.used(), part.used()), (0, 4096));
+        part.check(8192).unwrap();
+        part.charge(8192).unwrap();
+        part.uncharge(8192);
+        whole.used.fetch_add(8192, Ordering::Relaxed);
+        assert_eq!((whole.used(), part.used()), (4096, 4096));
+        assert!(part.check(8192).is_err());
+        assert!(PageBudget::new(usize::MAX).charge(usize::MAX / 2 + 1).is_err());
+    }
+
     #[test]
     fn what_does_not_fit_is_refused_whole() {
         let budget = PageBudget::new(10);
@@ -205,8 +237,21 @@ mod tests {
         assert_eq!((budget.used(), budget.limit()), (15, 10));
         budget.uncharge(15);
         budget.set_limit(usize::MAX);
-        budget.charge(usize::MAX).unwrap();
+        budget.charge(LARGEST).unwrap();
         assert!(budget.charge(1).is_err());
+    }
+
+    #[test]
+    fn a_part_of_a_part_counts_in_all_of_them() {
+        let whole = Arc::new(PageBudget::new(10));
+        let part = Arc::new(PageBudget::part_of(whole.clone()));
+        let inner = PageBudget::part_of(part.clone());
+        inner.set_used(6);
+        assert_eq!((whole.used(), part.used(), inner.used()), (6, 6, 6));
+        inner.set_used(2);
+        inner.charge_beyond(1);
+        inner.uncharge(3);
+        assert_eq!((whole.used(), part.used(), inner.used()), (0, 0, 0));
     }
 
     #[test]
