@@ -120,7 +120,8 @@ fn the_resident_set_follows_what_is_stored() {
             "emptied: {left} bytes left, {} of them cached, {objects} objects at the peak",
             stats.pool_total_size
         );
-        emptied.push(left);
+        // How many pages the provider keeps warm depends on the order in which they left.
+        emptied.push(left.saturating_sub(stats.pool_total_size));
     }
     let (first, last) = (emptied[1], emptied[9]);
     assert!(last <= first + 64 * 1024, "ten rounds of fill and empty grow: {emptied:?}");
