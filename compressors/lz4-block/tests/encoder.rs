@@ -8,7 +8,7 @@ mod fence;
 use fence::{Fenced, Side};
 use lz4_block::{CompressError, MAX_INPUT, Table, compress, max_compressed_len};
 
-/// The SplitMix64 generator: same numbers every run.
+/// The `SplitMix64` generator: same numbers every run.
 struct Rng(u64);
 
 impl Rng {
