@@ -9,7 +9,7 @@
 
 use linewords::{Error, LargeContext, PageContext, Variant, decompress_with, max_compressed_len};
 
-/// The SplitMix64 generator: the same numbers every run.
+/// The `SplitMix64` generator: the same numbers every run.
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
