@@ -38,7 +38,7 @@
 //! `std` (default) chooses the variant by the processor at run time. Without it the crate is `no_std`, and
 //! the target features of the build choose.
 
-#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(target_arch = "x86_64")]
