@@ -7,7 +7,10 @@ use crate::error::Result;
 use crate::workspace::{Workspace, is_library, text};
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
-    Cmd::line("cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    Cmd::line(
+        "cargo clippy --workspace --all-targets --features zswap-core/metrics -- -D warnings",
+    )
+    .run()?;
     for package in ws.packages().filter(|p| is_library(p)) {
         Cmd::line("cargo clippy --no-default-features -p")
             .arg(text(&package["name"]))

@@ -4,5 +4,7 @@ use crate::cmd::Cmd;
 use crate::error::Result;
 
 pub(crate) fn run() -> Result<()> {
-    Cmd::line("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-Dwarnings").run()
+    Cmd::line("cargo doc --workspace --no-deps --features zswap-core/metrics")
+        .env("RUSTDOCFLAGS", "-Dwarnings")
+        .run()
 }

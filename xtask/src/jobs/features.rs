@@ -1,12 +1,11 @@
-//! Tests of the features that are off by default and need nothing installed.
+//! Tests of the features that are off by default and need nothing installed. Lints and documentation have
+//! them on anyway.
 
 use crate::cmd::Cmd;
 use crate::error::Result;
 
-const METRICS: &str = "-p zswap-core --features metrics";
-
 pub(crate) fn run() -> Result<()> {
-    Cmd::line(&format!("cargo clippy {METRICS} --all-targets -- -D warnings")).run()?;
-    Cmd::line(&format!("cargo test {METRICS} --test metrics")).run()?;
-    Cmd::line(&format!("cargo doc {METRICS} --no-deps")).env("RUSTDOCFLAGS", "-Dwarnings").run()
+    // The binary is named too, so that cargo takes the codecs as `cargo test --workspace` has built them.
+    Cmd::line("cargo test -p zswap-core -p zswap-cli --features zswap-core/metrics --test metrics")
+        .run()
 }
