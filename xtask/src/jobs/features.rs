@@ -1,4 +1,5 @@
-//! Tests of the features that are off by default and need nothing installed.
+//! Checks and tests the feature `metrics`. Like `lzo` it is off by default, but it needs nothing
+//! installed.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

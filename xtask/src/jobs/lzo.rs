@@ -1,4 +1,4 @@
-//! Tests with the `lzo` feature, which is off everywhere by default and needs cmake.
+//! Tests the `lzo` feature, which is off by default in every crate and needs cmake.
 
 use crate::apt;
 use crate::cmd::Cmd;
@@ -11,7 +11,7 @@ const CRATES: &str =
 pub(crate) fn run() -> Result<()> {
     apt::ensure("cmake", &["cmake --version"], "cmake")?;
     cargo(&format!("cargo clippy {CRATES} --all-targets -- -D warnings")).run()?;
-    // Only the codec's own tests: for the other crates it is just one more name.
+    // Only the tests of the codec itself. For the other crates, lzo is just one more codec name.
     cargo("cargo test -p zswap-compressors --features lzo").run()?;
     compare::check(
         &cargo(
@@ -22,8 +22,8 @@ pub(crate) fn run() -> Result<()> {
     )
 }
 
-/// Makes a cargo command with a variable for cmake. cmake 4 refuses projects as old as liblzo2's unless
-/// this variable allows them; older versions ignore it.
+/// Makes a cargo command that sets a variable for cmake. cmake 4 refuses projects as old as liblzo2
+/// unless this variable allows them. Older versions ignore it.
 fn cargo(line: &str) -> Cmd {
     Cmd::line(line).env("CMAKE_POLICY_VERSION_MINIMUM", "3.5")
 }
