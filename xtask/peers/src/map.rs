@@ -50,7 +50,7 @@ impl Heap for Jemalloc {
     fn purge() {
         use std::ptr::null_mut;
         // SAFETY: the name ends in a zero byte. This control takes no input and returns no output,
-        // so both pointers may be null.
+        // so the other pointers may be null.
         unsafe {
             let name = c"arena.4096.purge".as_ptr();
             tikv_jemalloc_sys::mallctl(name, null_mut(), null_mut(), null_mut(), 0);

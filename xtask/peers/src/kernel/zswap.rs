@@ -202,9 +202,9 @@ fn memory_failed(error: &io::Error) -> Error {
     Error::setup(format!("memory cannot be swapped out: {error}"))
 }
 
-/// Locks zswap, so that only one set-up exists at a time. Fails if another process holds the lock.
-/// The lock is held until the settings are restored, because two set-ups would restore each other's
-/// settings.
+/// Locks zswap, so that only one set-up exists at a time. Fails if another set-up holds the lock,
+/// in this process or in another. The lock is held until the settings are restored, because two
+/// set-ups would restore each other's settings.
 fn lock() -> Result<File> {
     let failed = |reason| Error::System { what: "cannot lock", path: ENABLED.to_owned(), reason };
     let file = File::open(ENABLED).map_err(failed)?;
