@@ -1,6 +1,6 @@
-//! Tests every variant of linewords with arbitrary bytes. The bytes are decompressed as a stream,
-//! and all variants must return the same. They are also compressed as a unit: all variants must
-//! make the same stream of it, and decompress that to the same unit.
+//! Tests every variant of linewords with arbitrary bytes, in two ways. As a stream, all variants
+//! must decompress them to the same unit or return the same error. As a unit, all variants must
+//! compress them to the same stream, and decompress that stream to the unit.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,6 @@
-//! Tests the LZ4 encoder with arbitrary bytes. They are repeated, compressed into outputs that are
-//! large enough, just large enough or too small, and decompressed again.
+//! Tests the LZ4 encoder with arbitrary bytes. They are repeated, and compressed into outputs that
+//! are large enough, just large enough or too small. liblz4's decoder must restore them. It also
+//! decodes the arbitrary bytes themselves.
 #![no_main]
 
 use std::cell::RefCell;

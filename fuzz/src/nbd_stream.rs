@@ -29,7 +29,7 @@ struct Client {
 
 impl Read for Client {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        // Returns only a part of the bytes at a time, as a network may.
+        // Returns at most 977 bytes at a time: a network may also deliver the bytes in parts.
         let len = bytes.len().min(977);
         self.says.read(&mut bytes[..len])
     }

@@ -13,7 +13,7 @@ use arbitrary::Arbitrary;
 use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
-/// An action of the evict callback. The actions of an operation are taken in rotation.
+/// An action of the evict callback. A reclaim takes its three actions in turn, again and again.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Verdict {
     Keep,
@@ -25,7 +25,7 @@ pub enum Verdict {
     Panic,
 }
 
-/// An operation. A number picks an object or a guard, modulo how many there are.
+/// An operation. Numbers pick an object or a guard; they are taken modulo the count.
 #[derive(Arbitrary, Debug)]
 pub enum Op {
     Malloc(u16),

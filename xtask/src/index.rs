@@ -26,8 +26,8 @@ impl Index {
     pub(crate) fn of_third_parties(folder: &Path) -> Result<Self> {
         let index = Self::empty(folder)?;
         let vendor = Cmd::line("cargo vendor --quiet --locked --versioned-dirs");
-        // `cargo vendor` prints the configuration that uses the folder. It is dropped, since
-        // `Index::cargo` sets the same.
+        // `cargo vendor` prints the configuration for using the folder. It is not needed here,
+        // since `Index::cargo` sets it.
         vendor.arg(folder.display().to_string()).capture()?;
         Ok(index)
     }

@@ -88,9 +88,9 @@ enum Job {
     Tsan(jobs::tsan::Args),
     /// Runs all tests, with the C code, under the address sanitizer and its leak checker.
     Asan(jobs::asan::Args),
-    /// Runs the criterion benches on real pages, and shows the times as multiples of a mutex's lock
-    /// and unlock. With --peers or --codec, compares this project or its codecs with others
-    /// instead.
+    /// Runs the criterion benches on real pages, and shows the times as multiples of the time of a
+    /// mutex pair, a lock and an unlock. With --peers or --codec, compares this project or its
+    /// codecs with others instead.
     Bench(jobs::bench::Args),
     /// Measures how dense a store stays over 100 million operations: without compaction, with
     /// compaction on demand, and with compaction in the background.

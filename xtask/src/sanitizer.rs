@@ -56,9 +56,9 @@ const PROGRAMS_LEFT_OUT: &[&str] = &[
 
 /// Tests that run under no sanitizer. A test is left out if its path contains one of these.
 const TESTS_LEFT_OUT: &[&str] = &[
-    // It needs pages that the system cannot take back, but the sanitizer's `mlock` does nothing.
+    // It needs pages that the system cannot take back. The sanitizer's `mlock` does nothing.
     "mmap::tests::locked::",
-    // It limits the address space, but the sanitizer's shadow memory needs terabytes.
+    // It limits the address space. The sanitizer's shadow memory needs terabytes of it.
     "no_address_space_is_an_error",
     // These sample another process, which is a test program and so runs under the sanitizer, too.
     // Its shadow memory is mapped, and the page map of terabytes takes minutes to hours to read.

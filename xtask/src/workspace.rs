@@ -96,7 +96,8 @@ pub(crate) fn integration_tests(
         .map(|target| text(&target["name"]))
 }
 
-/// Returns whether a package, as `cargo metadata` describes it, may be published and has a library.
+/// Returns whether a package has a library and may be published. `package` is its entry in `cargo
+/// metadata`.
 pub(crate) fn is_library(package: &Value) -> bool {
     package["publish"].is_null()
         && list(&package["targets"]).any(|t| list(&t["kind"]).any(|k| k == "lib"))

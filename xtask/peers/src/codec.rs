@@ -5,8 +5,8 @@
 //! shared machine it also drifts. So all contestants take turns within the same seconds, and ratios
 //! are taken only between times of the same round. A turn is one block: random pages of one file.
 //! At any moment each contestant works on a different block, so that none finds in the cache what
-//! another has just read. Times are CPU times of the thread. A time of more than one and a half
-//! times the block's median counts as disturbed and is cut to that value.
+//! another has just read. Times are CPU times of the thread. A time above 1.5 times the median of
+//! its block counts as disturbed and is cut to that limit.
 
 mod row;
 mod table;
@@ -29,7 +29,7 @@ use row::{Row, spread};
 /// The number of pages in a block. A whole block is timed at a time.
 const BLOCK: usize = 50;
 
-/// The greatest time that counts in full, in medians of its block. Greater times are cut to it.
+/// The limit to which greater times are cut, as a multiple of the block's median.
 const MOST: f64 = 1.5;
 
 #[derive(Debug, clap::Args)]

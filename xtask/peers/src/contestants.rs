@@ -78,8 +78,8 @@ impl Entry {
         }
     }
 
-    /// Returns this project's contestants that this one is compared with, as a rival. This
-    /// project's own contestants have none.
+    /// Returns the contestants of this project that this rival is compared with. Returns nothing
+    /// for this project's own contestants.
     pub(crate) fn beside(&self) -> Vec<Entry> {
         let store = Entry::new(Kind::Store, Some("zsmalloc"), "lz4");
         let disk = |unit| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4");

@@ -1,5 +1,5 @@
-//! liblz4 itself, by its fastest calls for pages. The times of every contestant of the LZ4 format
-//! are divided by its times.
+//! liblz4 itself, by its fastest calls for pages. All contestants of the LZ4 format are compared
+//! with its times.
 //!
 //! The C library is called directly, since `lz4` in `compressors` may be another implementation. A
 //! page is compressed as the first block of a stream that has just been initialised. This is denser

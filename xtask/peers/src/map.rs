@@ -37,7 +37,7 @@ impl Heap for Libc {
 
     fn purge() {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        // SAFETY: the call takes no memory of ours and may be made at any time.
+        // SAFETY: the call takes no pointer and may be made at any time.
         unsafe {
             libc::malloc_trim(0);
         }
@@ -62,7 +62,7 @@ impl Heap for Mimalloc {
     const ALLOC: &'static (dyn GlobalAlloc + Sync) = &mimalloc::MiMalloc;
 
     fn purge() {
-        // SAFETY: the call takes no memory of ours and may be made at any time.
+        // SAFETY: the call takes no pointer and may be made at any time.
         unsafe { libmimalloc_sys::mi_collect(true) }
     }
 }
@@ -74,14 +74,15 @@ pub(crate) fn purge_all() {
     Mimalloc::purge();
 }
 
-/// Bytes from the allocator `H`. It is like a `Box<[u8]>`, except for the allocator.
+/// A block of bytes from the allocator `H`, used like a `Box<[u8]>`.
 struct Block<H: Heap> {
     bytes: NonNull<u8>,
     len: usize,
     heap: PhantomData<H>,
 }
 
-// SAFETY: a block owns its bytes, as a `Box<[u8]>` does.
+// SAFETY: a block owns its bytes, as a `Box<[u8]>` does, and the allocator may free them on any
+// thread.
 unsafe impl<H: Heap> Send for Block<H> {}
 // SAFETY: a shared reference to a block gives access to its bytes only by shared reference.
 unsafe impl<H: Heap> Sync for Block<H> {}
@@ -98,7 +99,7 @@ impl<H: Heap> Block<H> {
     }
 
     fn get(&self) -> &[u8] {
-        // SAFETY: `of` wrote `len` bytes there, and they are the block's until it is dropped.
+        // SAFETY: `of` wrote `len` bytes there, and the block owns them until it is dropped.
         unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
     }
 }

@@ -101,8 +101,8 @@ fn packed_bytes(codec: &dyn Compressor, set: &PageSet) -> Result<usize> {
     Ok(sum)
 }
 
-/// A contestant that counts the growth of this process since just before it was built as its
-/// resident bytes. If the contestant reports its resident bytes itself, that number is used.
+/// Wraps a contestant. If the contestant does not report its resident bytes, they are the growth of
+/// this process since just before the contestant was built.
 struct Grown {
     contestant: Box<dyn Contestant<Error>>,
     before: usize,

@@ -7,9 +7,9 @@ use crate::workspace::Workspace;
 const ADDRESS: Sanitizer = Sanitizer {
     job: "asan",
     name: "address",
-    // libdeflate compiles one template file once for each instruction set, each time with the same
-    // tables. GCC merges the equal tables but registers the merged one several times, which the
-    // sanitizer would report.
+    // libdeflate compiles the same template file for each instruction set, so the same tables exist
+    // several times. GCC merges them but registers the merged table once for each copy. The
+    // sanitizer would report this.
     options: Some(("ASAN_OPTIONS", "detect_odr_violation=0")),
 };
 

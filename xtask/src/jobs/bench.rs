@@ -1,8 +1,8 @@
-//! Runs the criterion benches on real pages. Prints a table at the end, in which the times are
-//! multiples of a mutex's lock and unlock.
+//! Runs the criterion benches on real pages. At the end prints a table of the times. Their unit is
+//! a mutex pair: the time of one lock and one unlock of a mutex.
 //!
-//! Times differ between machines and from one minute to the next. Multiples of an uncontended lock
-//! and unlock in the same run can be compared.
+//! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
+//! mutex pair in the same run can be compared. No other thread uses the mutex.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! Runs every loom model: the models among the unit tests, and the integration tests named
-//! `loom_*`, of each crate that depends on loom.
+//! Runs every loom model of each crate that depends on loom. A model is a unit test, or an
+//! integration test named `loom_*`.
 //!
-//! The path of a model contains `loom`, and the filter `loom` selects the models by it. Other tests
-//! cannot run, because loom's types work only inside a model. If a crate runs no model at all, the
-//! job fails. So a renamed module is noticed.
+//! The path of each model contains `loom`, and the filter `loom` selects the models by it. Other
+//! tests cannot run, because loom's types work only inside a model. If a crate runs no model at
+//! all, the job fails. So a renamed module does not go unnoticed.
 
 use serde_json::Value;
 
@@ -14,8 +14,7 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The most preemptions of a runnable thread in one execution of a model
-    /// (`LOOM_MAX_PREEMPTIONS`).
+    /// How often a model may preempt a thread that could go on (`LOOM_MAX_PREEMPTIONS`).
     #[arg(long, default_value_t = 3)]
     pub(crate) preemptions: usize,
     /// Run only this crate's models; may be given several times.

@@ -121,8 +121,8 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
                 .args(args.filter.iter().map(String::as_str))
                 .run_and_show_at_end();
             let ran = run.and_then(|output| {
-                // The number of tests is not checked in two cases: the output of several schedules
-                // is mixed up, and a filter may leave a crate without a test.
+                // The number of tests is not checked with several schedules, whose output is mixed
+                // up, and with a filter, which may leave a crate without a test.
                 let countable = args.seeds.is_none() && args.filter.is_none();
                 if countable && libtest::passed(&output) == 0 {
                     return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });

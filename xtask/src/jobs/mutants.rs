@@ -95,7 +95,7 @@ const TARGETS: &[Target] = &[
 
 /// The exit code of cargo-mutants if the tests missed some mutants.
 const MISSED: i32 = 2;
-/// The exit code if the tests hung on some mutants. Hanging counts as noticing.
+/// The exit code of cargo-mutants if the tests hung on some mutants. A hang counts as noticed.
 const TIMED_OUT: i32 = 3;
 
 #[derive(Debug, clap::Args)]

@@ -100,8 +100,8 @@ fn commit() -> Result<Option<String>> {
 }
 
 /// Runs the steps that have not passed yet for the checked-out commit, or all steps if `again` is
-/// set. Returns the name and the outcome of every step. `commit` returns what the function `commit`
-/// of this file does.
+/// set. Returns the name and the outcome of every step. `commit` is the function `commit` above;
+/// tests pass another one.
 fn sweep(
     ledger: &mut Ledger,
     steps: &[Step<'_>],

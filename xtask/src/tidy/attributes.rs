@@ -1,4 +1,4 @@
-//! Finds attributes in code whose comments and literals are blanked. Determines whether an
+//! Finds attributes in code whose comments and literals are blanked out. Finds out whether an
 //! attribute requires `test`, and to which item it belongs.
 
 use std::ops::Range;

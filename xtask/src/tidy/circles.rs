@@ -1,5 +1,5 @@
-//! Rule `circle`: no file of a crate uses another file that uses it in turn, directly or through
-//! others.
+//! Rule `circle`: two files of a crate do not use each other, neither directly nor through other
+//! files.
 //!
 //! A file uses another if its code names something of it by a path that begins with `crate`,
 //! `super` or `self`. If that path leads to a re-export (`pub use`), the file uses the module that
@@ -166,7 +166,7 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
 }
 
 /// Returns the module in which the item of a path is, after following re-exports. Returns `None` if
-/// the path leads to another crate, or through more than eight re-exports.
+/// the path leads to another crate, or through eight re-exports or more.
 fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
     // Each turn follows one re-export. Real names pass through a few at most.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use super::Finding;
 use super::source::Source;
 
-/// The document that lists the loom models, and says for each what makes it fail if removed.
+/// The document that lists the loom models. For each model it says what the model fails without.
 const MODELS: &str = "docs/locking.md";
 /// The documents in which every word with two underscores is a function's name. In other documents
 /// such a word may also be a statistic.

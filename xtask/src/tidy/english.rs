@@ -5,8 +5,8 @@ use super::Finding;
 use super::source::Source;
 use super::words::words;
 
-/// The phrases that the rule refuses, each with a better one. They are matched as whole words, in
-/// upper or lower case.
+/// The phrases that the rule refuses, each with what to write instead. They are matched as whole
+/// words, in upper or lower case.
 const TICS: &[(&str, &str)] = &[
     ("told", "\"reported\", \"shown\", or name who does it"),
     ("tells of", "\"describes\" or \"reports\""),

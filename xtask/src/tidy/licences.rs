@@ -14,7 +14,7 @@ use super::{Finding, spdx};
 use crate::error::Result;
 use crate::workspace::{Workspace, list, metadata, text};
 
-/// The package under the GPL-2.0.
+/// This package is under the GPL-2.0.
 const COPYLEFT: &str = "lzo-sys";
 
 pub(super) fn check(ws: &Workspace) -> Result<Vec<Finding>> {
@@ -49,8 +49,8 @@ fn declared(metadata: &Value) -> Vec<Finding> {
     found
 }
 
-/// Checks the licences of all packages in `metadata` that the workspace's packages use, directly or
-/// through others. `features` says in findings which features are on.
+/// Checks the licences of all packages that the workspace's packages use, directly or through
+/// others. `metadata` is resolved with certain features; `features` names them in the findings.
 fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     let packages: BTreeMap<&str, &Value> =
         list(&metadata["packages"]).map(|p| (text(&p["id"]), p)).collect();

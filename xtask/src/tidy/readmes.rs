@@ -1,5 +1,5 @@
-//! Rule `readme`: a library has a README, and its first example is the first example of the crate's
-//! front page. That one is a doctest.
+//! Rule `readme`: every library has a README. Its first example is the first example of the crate's
+//! front page, which is tested there as a doctest.
 
 use super::Finding;
 use super::source::Source;

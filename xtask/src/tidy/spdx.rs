@@ -1,5 +1,5 @@
-//! Checks whether a package's licence expression allows its use under the licences that the project
-//! accepts.
+//! Evaluates a package's licence expression: may the package be used under licences that the
+//! project accepts?
 //!
 //! `OR` and brackets work as in SPDX, and the older `/` means `OR`. `AND` binds tighter than `OR`.
 //! A licence with an exception is accepted only if the list has it with that exception.

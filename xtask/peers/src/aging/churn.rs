@@ -1,9 +1,9 @@
 //! Runs the operations of one mode on its store.
 //!
-//! Of ten operations, seven are reads of pages drawn by Zipf's law. Two are overwrites. Half of
-//! them choose the page by the same law, the others evenly. One drops a page, or stores a page
-//! under a dropped entry. The choice between the two makes the number of pages held follow a slow
-//! wave between 84 and 112 MiB. Each thread has its own entries.
+//! Of ten operations, seven are reads of pages drawn by Zipf's law. Two are overwrites: half of
+//! them choose the page by the same law, the others evenly. The tenth drops a page, or stores a
+//! page under a dropped entry. It makes the number of pages held rise and fall slowly, between 84
+//! and 112 MiB. Each thread has its own entries.
 
 use std::f64::consts::TAU;
 use std::io::Write;
@@ -28,7 +28,7 @@ const LEAST: usize = 21_504;
 const MOST: usize = 28_672;
 /// The exponent of Zipf's law.
 const THETA: f64 = 0.99;
-/// How often in a run the given pages are gone through (see `content.rs`).
+/// The number of cycles in a run (see `content.rs`).
 const CYCLES: f64 = 8.0;
 /// How many waves the number of pages held goes through in a run.
 const WAVES: f64 = 19.0;

@@ -73,8 +73,8 @@ impl Contents {
         if random.below(2) == 0 { whole } else { self.overwritten(whole, cycles, random) }
     }
 
-    /// Draws new blocks for a part of `content`, and returns the result. `cycles` is how many
-    /// cycles have passed.
+    /// Chooses new blocks for a part of the page, and returns the new description. `cycles` is how
+    /// many cycles have passed.
     pub(crate) fn overwritten(
         &self,
         content: Content,

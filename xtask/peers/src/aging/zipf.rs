@@ -6,8 +6,8 @@ use measure::SplitMix;
 
 #[derive(Debug)]
 pub(crate) struct Zipf {
-    /// For each place, the share of the place's own rank in units of 2^-32, and the alias, which is
-    /// the rank that has the rest of the place.
+    /// For each place, how often its own rank is drawn, in units of 2^-32, and its alias: the rank
+    /// that is drawn otherwise.
     places: Vec<(u32, u32)>,
 }
 

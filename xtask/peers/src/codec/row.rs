@@ -10,8 +10,8 @@ pub(super) struct Spread {
     pub(super) upper: f64,
 }
 
-/// The figures of a codec for one file, or for all files together. Then each file has the same
-/// weight.
+/// The figures of a codec for one file or for all files. In the figures for all files, each file
+/// has the same weight.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
     pub(super) file: String,

@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 static STOPPED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Catches SIGINT and SIGTERM from now on: they do not end the process, and [`stopped`] returns
+/// Catches SIGINT and SIGTERM from now on. They do not end the process but make [`stopped`] return
 /// true. May be called again.
 ///
 /// Every set-up calls it.

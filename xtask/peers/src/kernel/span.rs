@@ -140,7 +140,7 @@ impl Span {
             // overwritten.
             slot.give_up()?;
         }
-        // SAFETY: the slot owns what it points to, so the two do not overlap.
+        // SAFETY: the slot owns its page, which the span keeps mapped. So the two do not overlap.
         unsafe { slot.at.as_ptr().copy_from_nonoverlapping(from, 1) };
         slot.state = State::Out;
         slot.advise(Advice::LinuxPageOut)
@@ -152,7 +152,7 @@ impl Span {
         if slot.state == State::Free {
             return Ok(false);
         }
-        // SAFETY: the slot owns what it points to, so the two do not overlap.
+        // SAFETY: the slot owns its page, which the span keeps mapped. So the two do not overlap.
         unsafe { slot.at.as_ptr().copy_to_nonoverlapping(to, 1) };
         slot.state = State::In;
         Ok(true)

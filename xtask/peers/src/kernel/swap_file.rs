@@ -61,7 +61,7 @@ impl SwapFile {
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len)?;
         write_header(&file, last)?;
         let path = CString::new(temporary.0.as_os_str().as_bytes())?;
-        // SAFETY: the path ends in a zero and is not kept.
+        // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
         if unsafe { libc::swapon(path.as_ptr(), FIRST_OF_ALL) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -86,7 +86,7 @@ fn write_header(file: &File, last: u32) -> io::Result<()> {
 impl Drop for SwapFile {
     fn drop(&mut self) {
         let off = insist(PATIENCE, || {
-            // SAFETY: the path ends in a zero and is not kept.
+            // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
             match unsafe { libc::swapoff(self.path.as_ptr()) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),

@@ -53,7 +53,7 @@ const WANTED: &[&str] = &["lzo", "lz4"];
 /// The number of pages in the trial, which swaps them out and in to check that everything works.
 const TRIAL: usize = 16;
 
-/// How often `settle` tries to swap out all pages. If some stay in memory after that, it fails.
+/// How many times `settle` tries to swap out all pages. It fails if some stay in memory after that.
 const ROUNDS: usize = 8;
 
 /// The metadata of a stored page besides its entry, in bytes: the handle, and the slot in the tree.
@@ -328,7 +328,7 @@ mod tests {
         paths.iter().map(|path| read(path).unwrap_or_default()).collect()
     }
 
-    /// Returns how many pages zswap has loaded since the system started.
+    /// Returns how many pages have been loaded from zswap since the system started.
     fn loads() -> usize {
         let text = read("/proc/vmstat").unwrap();
         let mut lines = text.lines();

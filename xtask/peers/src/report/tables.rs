@@ -48,7 +48,7 @@ fn of_loss(loss: &Loss) -> Vec<String> {
     ]
 }
 
-/// Returns the number with three decimals if it is below 100, and with none otherwise.
+/// Returns the number as text, with three decimals if it is below 100 and with none otherwise.
 fn figure(value: f64) -> String {
     if value.abs() < 100.0 { format!("{value:.3}") } else { format!("{value:.0}") }
 }
