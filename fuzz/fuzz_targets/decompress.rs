@@ -1,5 +1,5 @@
-//! Tests every codec with arbitrary bytes. They are decompressed into buffers with guard bytes
-//! around them. They are also compressed and decompressed again.
+//! Tests every codec with arbitrary bytes, in two ways. The bytes are decompressed into buffers
+//! with guard bytes around them. They are also compressed, and must come back unchanged.
 #![no_main]
 
 use std::cell::RefCell;

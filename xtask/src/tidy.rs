@@ -1,7 +1,7 @@
 //! The house rules that a machine can check, one file per rule.
 //!
 //! Most rules are functions that take a file, or the output of `cargo metadata`, and return
-//! findings. They see the files that git tracks and new files that it does not ignore.
+//! findings. The rules check the files that git tracks, and new files that git does not ignore.
 
 mod arrows;
 mod attributes;

@@ -130,8 +130,7 @@ mod tests {
         })
     }
 
-    /// Sets `key` to `value` in a good pair. Returns the problems of a report that has only this
-    /// pair.
+    /// Sets `key` to `value` in a good report of one pair. Returns the problems of that report.
     fn with(key: &str, value: Value) -> Vec<String> {
         let mut pair = pair();
         pair[key] = value;

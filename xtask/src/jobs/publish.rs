@@ -18,7 +18,7 @@ use crate::{folder, no_c};
 
 /// The files that every package must contain.
 const FILES: &[&str] = &["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
-/// The fields that every package's manifest must have.
+/// The fields that every package's manifest must have, named as in `cargo metadata`.
 const FIELDS: &[&str] = &["description", "license", "rust_version", "readme", "documentation"];
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {

@@ -7,8 +7,8 @@ use crate::workspace::Workspace;
 
 const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None };
 
-/// The crates that `ci` tests: those that use threads. They are built without C code. It starts no
-/// threads, and building it would take most of the time.
+/// The crates that `ci` tests: those that use threads. They are built without C code, which starts
+/// no threads and would take most of the time to build.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
     ("zpool-pages", ""),

@@ -1,7 +1,7 @@
 //! Rule `ordering`: for each atomic ordering weaker than `SeqCst`, a comment says what it pairs
 //! with.
 //!
-//! It must be a plain comment, not documentation, and in the same function: on the same line,
+//! The comment must be a plain one, not documentation, and in the same function: on the same line,
 //! within the statement, or within the four lines above the statement. Consecutive lines with weak
 //! orderings count as one place, so that a list of counters needs one comment. One reason may hold
 //! for the rest of a function, for example because a lock is held. Then a comment with the words

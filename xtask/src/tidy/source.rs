@@ -89,8 +89,8 @@ impl Source {
         &self.code
     }
 
-    /// Returns the modules in other files that this file declares for tests only, as paths without
-    /// `.rs`.
+    /// Returns the modules that this file declares for tests only and that are in other files. Each
+    /// is given as a path without `.rs`.
     pub(super) fn test_module_stems(&self) -> &[String] {
         &self.test_module_stems
     }

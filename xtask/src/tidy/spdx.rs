@@ -1,5 +1,5 @@
-//! Evaluates a package's licence expression: may the package be used under licences that the
-//! project accepts?
+//! Evaluates the licence expressions of packages against the list of licences that the project
+//! accepts.
 //!
 //! `OR` and brackets work as in SPDX, and the older `/` means `OR`. `AND` binds tighter than `OR`.
 //! A licence with an exception is accepted only if the list has it with that exception.

@@ -23,8 +23,8 @@ const BLOCK: usize = 256;
 const BLOCKS: usize = size_of::<Page>() / BLOCK;
 /// The number of pages of noise.
 const NOISE: usize = 512;
-/// The number of waves of overwriting in a cycle. It is not a whole number, so that each cycle
-/// combines the waves with other pages.
+/// The number of waves of overwriting in a cycle. It is not a whole number, so that the waves meet
+/// other pages in each cycle.
 const WAVES: f64 = 2.7;
 
 /// The description of one page.
