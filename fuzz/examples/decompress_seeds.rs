@@ -1,7 +1,9 @@
-//! Rewrites the seeds of the target `decompress`: for each codec a small compressed page, whole, cut
-//! short, lengthened, and with a bit flipped.
+//! Writes the seeds of the target `decompress`. For each codec it compresses a small page, and
+//! writes the result unchanged, cut short, lengthened, and with one bit flipped. One more seed has
+//! the whole result with a page length that is a byte too short.
 //!
-//! `cargo run --manifest-path fuzz/Cargo.toml --example decompress_seeds`, from the workspace root.
+//! Run it from the workspace root: `cargo run --manifest-path fuzz/Cargo.toml --example
+//! decompress_seeds`.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -10,7 +12,7 @@
 
 use std::fs;
 
-/// As in the target: an input's first byte picks one.
+/// The same list as in the target. The first byte of an input is an index into it.
 const SPECS: [&str; 7] =
     ["lz4", "lz4hc:level=3", "zstd:level=1", "zstd:level=-5", "deflate", "null", "linewords"];
 
@@ -24,7 +26,7 @@ fn main() {
     for (pick, spec) in (0u8..).zip(SPECS) {
         let codec = compressors::build(spec).expect("a built-in codec");
         let mut ctx = codec.new_ctx().expect("memory for a context");
-        // A page that does not shrink would make large seeds.
+        // With "null", which does not compress, a whole page would make large seeds.
         let page = if spec == "null" { &page[..64] } else { &page[..] };
         let mut packed = vec![0; codec.max_compressed_len(page.len())];
         let len = ctx.compress(page, &mut packed).expect("room for the worst case");

@@ -1,4 +1,5 @@
-//! Arbitrary bytes for every codec: decompressed into guarded buffers, and compressed and restored.
+//! Tests every codec with arbitrary bytes, in two ways. The bytes are decompressed into buffers
+//! with guard bytes around them. They are also compressed, and must come back unchanged.
 #![no_main]
 
 use std::cell::RefCell;
@@ -14,7 +15,7 @@ type Codec = (Arc<dyn Compressor>, Box<dyn CompressorCtx>);
 
 thread_local! {
     /// The contexts are kept from one input to the next, as in a store. So an input that corrupts a
-    /// context is noticed, too.
+    /// context is noticed by the following inputs.
     static CODECS: RefCell<Vec<Codec>> = RefCell::new(
         SPECS
             .iter()
@@ -27,7 +28,8 @@ thread_local! {
     );
 }
 
-/// Calls with `len` bytes in the middle of a buffer whose edges must not be touched.
+/// Passes `len` bytes in the middle of a buffer to `call`. Checks that the bytes around them have
+/// not changed. Returns the result of `call`, and the `len` bytes.
 fn guarded<T>(len: usize, call: impl FnOnce(&mut [u8]) -> T) -> (T, Vec<u8>) {
     let mut buffer = vec![GUARD; len + 64];
     let result = call(&mut buffer[32..32 + len]);

@@ -1,5 +1,6 @@
-//! Arbitrary bytes to every variant of linewords: as a stream, on which all must agree, and as a unit,
-//! which all must compress to the same stream and bring back.
+//! Tests every variant of linewords with arbitrary bytes, in two ways. As a stream, all variants
+//! must decompress them to the same unit or return the same error. As a unit, all variants must
+//! compress them to the same stream, and decompress that stream to the unit.
 #![no_main]
 
 use std::cell::RefCell;
@@ -7,7 +8,8 @@ use std::cell::RefCell;
 use linewords::{LargeContext, Variant, decompress_with, max_compressed_len};
 
 thread_local! {
-    /// Contexts are kept from one input to the next: an input must not be able to spoil the next one's.
+    /// The contexts are kept from one input to the next. If an input corrupts a context, the
+    /// following inputs notice it.
     static CONTEXTS: RefCell<Vec<(Variant, Box<LargeContext>)>> = RefCell::new(
         Variant::all().map(|v| (v, Box::new(LargeContext::with_variant(v)))).collect(),
     );
@@ -20,12 +22,13 @@ fn all_equal<T: PartialEq>(results: &[T]) -> &T {
 
 libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
     let (blocks, bytes) = input;
-    // Units of 2048 bytes to 64 KiB.
+    // The length of the unit: 2048 bytes to 64 KiB.
     let blocks = 1 + usize::from(blocks) % 32;
     let len = 2048 * blocks;
     let bytes = &bytes[..bytes.len().min(16384)];
 
-    // As the body of a stream whose head is right, so that what follows is looked at.
+    // The bytes as a stream: once behind a valid header, so that the decoder reads them as the
+    // body, and once alone.
     let mut stream = vec![0x3f + blocks as u8, 0, 0];
     stream.extend_from_slice(bytes);
     let whole = (stream.len() as u16).to_le_bytes();
@@ -34,7 +37,8 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
         let results: Vec<_> = Variant::all()
             .enumerate()
             .map(|(fill, variant)| {
-                // What the buffer held does not show.
+                // The buffer's old bytes differ from variant to variant. They must not show up in
+                // the result.
                 let mut out = vec![fill as u8; len];
                 decompress_with(variant, stream, &mut out).map(|()| out)
             })
@@ -42,7 +46,7 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
         all_equal(&results);
     }
 
-    // As a unit: the bytes again and again, each time with one changed.
+    // The bytes as a unit: they are repeated, each time followed by a byte that changes.
     let mut unit = Vec::with_capacity(len + bytes.len());
     while unit.len() < len {
         let round = unit.len() as u8;
@@ -56,7 +60,8 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
                 .iter_mut()
                 .map(|(_, context)| {
                     let mut out = vec![0; max_compressed_len(len)];
-                    let written = context.compress(unit, &mut out).expect("room for the worst case");
+                    let written =
+                        context.compress(unit, &mut out).expect("room for the worst case");
                     out.truncate(written);
                     out
                 })

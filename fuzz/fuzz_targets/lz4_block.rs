@@ -1,5 +1,6 @@
-//! Arbitrary bytes to the LZ4 encoder: repeated to a length, compressed into outputs of every kind of
-//! length, read back by liblz4.
+//! Tests the LZ4 encoder with arbitrary bytes. They are repeated, and compressed into outputs that
+//! are large enough, just large enough or too small. liblz4's decoder must restore them. It also
+//! decodes the arbitrary bytes themselves.
 #![no_main]
 
 use std::cell::RefCell;
@@ -9,11 +10,12 @@ use lz4_block::{CompressError, MAX_INPUT, Table, compress, decompress, max_compr
 const GUARD: u8 = 0x5A;
 
 thread_local! {
-    /// Kept from one input to the next, as a store keeps it.
+    /// The table is kept from one input to the next, as in a store.
     static TABLE: RefCell<Table> = RefCell::new(Table::new());
 }
 
-/// Compresses into `room` bytes in the middle of a buffer whose edges must not be touched.
+/// Compresses into `room` bytes in the middle of a buffer. Checks that the bytes around them have
+/// not changed. Returns the compressed block.
 fn guarded(src: &[u8], room: usize, table: &mut Table) -> Result<Vec<u8>, CompressError> {
     let mut buffer = vec![GUARD; room + 128];
     let done = compress(src, &mut buffer[64..64 + room], table);
@@ -23,7 +25,8 @@ fn guarded(src: &[u8], room: usize, table: &mut Table) -> Result<Vec<u8>, Compre
 
 libfuzzer_sys::fuzz_target!(|input: (u16, u16, &[u8])| {
     let (repeat, short, bytes) = input;
-    // The last two bytes of a repetition count up, so that it does not end in one long match.
+    // Each repetition ends with a counter of two bytes, so that the input is not a single long
+    // match.
     let mut src = bytes.to_vec();
     for n in 0..repeat % 64 {
         src.extend_from_slice(&bytes[..bytes.len() / (1 + usize::from(n % 3))]);
@@ -36,13 +39,14 @@ libfuzzer_sys::fuzz_target!(|input: (u16, u16, &[u8])| {
         let mut back = vec![GUARD; src.len()];
         assert_eq!(decompress(&block, &mut back), Ok(src.len()));
         assert!(back == src);
-        // One that fits to the byte is the same; one a byte shorter, or shorter by far, is an error.
+        // An output of exactly the block's length receives the same block. A shorter output, by one
+        // byte or by many, is an error.
         assert_eq!(guarded(&src, block.len(), table).as_deref(), Ok(&block[..]));
         for room in [block.len() - 1, usize::from(short) % block.len()] {
             let refused = CompressError::OutputTooSmall { capacity: room };
             assert_eq!(guarded(&src, room, table), Err(refused));
         }
-        // Whatever the bytes, the decoder stays in its slices.
+        // The decoder must stay within its slices, whatever the bytes are.
         let _ = decompress(bytes, &mut back);
     });
 });

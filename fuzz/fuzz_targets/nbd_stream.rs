@@ -1,4 +1,4 @@
-//! Arbitrary bytes as a client of the NBD server.
+//! Sends arbitrary bytes to the NBD server as a client.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|parts: Vec<zpool_fuzz::nbd_stream::Part>| {

@@ -1,4 +1,4 @@
-//! Operation sequences on a compressed block device, against an array of bytes.
+//! Runs sequences of operations on a compressed block device, checked against an array of bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: zpool_fuzz::zram_ops::Input| {

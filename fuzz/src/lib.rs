@@ -1,4 +1,5 @@
-//! The code of the fuzz targets: interpreters of operations, each checked against a model.
+//! The code of the fuzz targets that run operations. Each interprets the input as operations and
+//! compares the results with a model.
 
 pub mod nbd_stream;
 pub mod zpool_ops;

@@ -1,4 +1,5 @@
-//! Arbitrary bytes as a client of the NBD server: it answers or closes, and the disk stays sound.
+//! Sends arbitrary bytes to the NBD server as a client. The server answers or closes the
+//! connection, and the disk must still work afterwards.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use zram_nbd::{Export, serve};
 
 const SIZE: u64 = 1 << 18;
 
-/// A part of what a client sends.
+/// A part of the bytes that a client sends.
 #[derive(Arbitrary, Debug)]
 pub enum Part {
     Any(Vec<u8>),
@@ -28,7 +29,7 @@ struct Client {
 
 impl Read for Client {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        // A few bytes at a time, as a network may.
+        // Returns at most 977 bytes at a time: a network may also deliver the bytes in parts.
         let len = bytes.len().min(977);
         self.says.read(&mut bytes[..len])
     }
@@ -60,7 +61,7 @@ fn request(says: &mut Vec<u8>, flags: u16, kind: u16, offset: u64, len: u32) {
     says.extend(len.to_be_bytes());
 }
 
-/// Sends all parts to a server and checks the disk afterwards.
+/// Sends the first 60 parts to a server. Then checks that the disk can be read and emptied.
 pub fn run(parts: &[Part]) {
     let disk = Zram::builder().disksize(SIZE).zpool("zbud").algorithm("lz4");
     let disk = Arc::new(disk.build().expect("built-in names"));

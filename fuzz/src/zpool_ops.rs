@@ -1,7 +1,8 @@
-//! Operations on a backend, run on every backend at once, each against its own model.
+//! Runs the same operations on every backend. Each backend is checked against its own model.
 //!
-//! The model knows the bytes of every live object and of every open guard. Handles of
-//! freed objects are kept and tried again: none may ever name an object again.
+//! The model knows the bytes of every live object and of every open guard. It also keeps the
+//! handles of freed objects, and operations try them again. Such a handle must never name an object
+//! again.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use arbitrary::Arbitrary;
 use zpool_api::{Evicted, Handle, ObjRead, PageProvider, Zpool, ZpoolError};
 use zpool_pages::{FailingPages, HeapPages};
 
-/// The actions of the evict callback, in rotation.
+/// An action of the evict callback. A reclaim takes its three actions in turn, again and again.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Verdict {
     Keep,
@@ -24,7 +25,7 @@ pub enum Verdict {
     Panic,
 }
 
-/// One operation. Objects and guards are picked by number, modulo their count.
+/// An operation. Numbers pick an object or a guard; they are taken modulo the count.
 #[derive(Arbitrary, Debug)]
 pub enum Op {
     Malloc(u16),
@@ -43,8 +44,8 @@ pub enum Op {
     LimitPages(Option<u8>),
 }
 
-/// Makes the backends under test, which take their pages from `pages`. Another backend needs only
-/// another line here.
+/// Returns a pool of each backend under test. The pools take their pages from `pages`. To test
+/// another backend, add a line here.
 fn backends(pages: &Arc<FailingPages>) -> Vec<Arc<dyn Zpool>> {
     let pages: Arc<dyn PageProvider> = pages.clone();
     let small_chains = zsmalloc::Config::new().chain(3).step(8).generations_left(40);
@@ -57,7 +58,8 @@ fn backends(pages: &Arc<FailingPages>) -> Vec<Arc<dyn Zpool>> {
     ]
 }
 
-/// Runs the operations on every backend, over pages of 4 and of 16 KiB.
+/// Runs the first 200 operations on every backend, with pages of 4 KiB and of 16 KiB. Then checks
+/// that each pool has returned all its pages.
 pub fn run(ops: &[Op]) {
     for page_size in [4096, 16384] {
         let heap = HeapPages::with_page_size(page_size).expect("a usual size");
@@ -77,13 +79,13 @@ pub fn run(ops: &[Op]) {
     }
 }
 
-/// Bytes derived from the number of the object.
+/// Returns the bytes of an object, which are derived from its number.
 fn content(number: u64, size: usize) -> Vec<u8> {
     let seed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();
     (0..size).map(|i| seed[i % 8] ^ (i / 8) as u8).collect()
 }
 
-/// The part of the model that reclaim's callbacks also change.
+/// The part of the model that the evict callback changes, too.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<Handle, Vec<u8>>,
@@ -130,7 +132,7 @@ struct Machine<'p> {
     guards: Vec<(ObjRead<'p>, Vec<u8>)>,
 }
 
-/// The payload of the panics that the evict callback raises on purpose.
+/// The payload of the evict callback's deliberate panics.
 struct OnPurpose;
 
 impl<'p> Machine<'p> {
@@ -282,7 +284,7 @@ impl<'p> Machine<'p> {
                     assert_eq!(pool.reclaim(1, &keep), Ok(0));
                     return Evicted::Keep;
                 }
-                // Unwinds without the panic hook, which would end the fuzzer.
+                // `resume_unwind` does not call the panic hook, which would end the fuzzer.
                 Verdict::Panic => resume_unwind(Box::new(OnPurpose)),
             }
             Evicted::Evicted

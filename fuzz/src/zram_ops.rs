@@ -1,4 +1,4 @@
-//! Operations on a compressed block device, against an array of bytes.
+//! Runs operations on a compressed block device and compares it with an array of bytes.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE_SIZE;
 const ZPOOLS: [&str; 3] = ["zsmalloc", "z3fold", "zbud"];
 
-/// A range on the disk or a little beyond it.
+/// A range on the disk. It may end a little beyond the disk's end.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub struct Place {
     page: u8,
@@ -20,7 +20,7 @@ pub struct Place {
     whole: bool,
 }
 
-/// The content of bytes.
+/// The content of the bytes that are written.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Content {
     Word(u64),
@@ -55,7 +55,8 @@ pub struct Input {
 }
 
 impl Place {
-    /// Returns an offset and a length. The range ends beyond the disk's end now and then.
+    /// Returns the offset and the length of the range in bytes. Now and then the range ends beyond
+    /// the disk's end.
     fn range(self) -> (usize, usize) {
         let page = usize::from(self.page) % (PAGES + 1);
         let from = if self.whole { 0 } else { usize::from(self.from) % PAGE_SIZE };
@@ -88,7 +89,7 @@ fn bytes(content: Content, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Runs the operations and checks the disk's results.
+/// Runs the first 150 operations and checks the disk after each. Then reads and empties it.
 pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
@@ -212,7 +213,8 @@ fn run_op(op: &Op, disk: &Zram, model: &mut [u8], pages: &FailingPages, device: 
     }
 }
 
-/// Applies a write with this result to the model: all of it, or all before the page that failed.
+/// Applies a write to the model. If the write failed at a page, only the bytes before that page are
+/// applied. `done` is the result of the write.
 fn wrote(
     done: Result<(), ZramError>,
     offset: usize,

@@ -1,4 +1,4 @@
-//! Operations on a page store, against a map from entry to page.
+//! Runs operations on a page store and compares it with a map from entries to pages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use zswap_core::{
     WritebackError, Zswap,
 };
 
-/// Slots of the device: fewer than entries.
+/// The number of slots on the device. There may be more entries.
 const SLOTS: u64 = 40;
 
 /// The content of a page.
@@ -26,7 +26,7 @@ pub enum Content {
     Noise(u64),
 }
 
-/// A swap entry near others, or far away.
+/// A swap entry: close to others, in one of the areas, or anywhere.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Place {
     Near(u8),
@@ -50,7 +50,7 @@ pub enum Op {
     Writeback(bool),
 }
 
-/// Operations that change no page, only its place.
+/// Operations that move pages but do not change their content.
 #[derive(Arbitrary, Debug)]
 pub enum Mover {
     SetZpool(u8),
@@ -60,14 +60,14 @@ pub enum Mover {
     Shrink(u8),
 }
 
-/// A store's settings and operations.
+/// The input: a store's settings, and the operations on it.
 #[derive(Arbitrary, Debug)]
 pub struct Input {
     codec: u8,
     keep_incompressible: bool,
     limit_pages: Option<u8>,
     checksums: bool,
-    /// Operations that a second thread repeats meanwhile.
+    /// Operations that a second thread repeats until the others are done.
     beside: Vec<Mover>,
     ops: Vec<Op>,
 }
@@ -156,7 +156,7 @@ fn run_mover(store: &Zswap, mover: &Mover) {
     }
 }
 
-/// Runs the operations and checks the store after each.
+/// Runs the first 200 operations and checks the store after each. Then reads and removes all pages.
 pub fn run(input: &Input) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
@@ -181,12 +181,12 @@ pub fn run(input: &Input) {
                 }
             })
         });
-        // The other thread ends even if this one panics.
+        // Stops the other thread even if this one panics.
         let stopped = Stop(&stop);
         run_ops(input, &store, &pages, &device, &memory);
         drop(stopped);
-        // The scope would wait for the closure only. Joining also waits until the thread-locals are
-        // freed, which would otherwise count as a leak.
+        // The scope waits only until the closure has returned. Joining also waits until the
+        // thread-locals are freed, which would otherwise count as a leak.
         if let Some(Err(panic)) = beside.map(|thread| thread.join()) {
             std::panic::resume_unwind(panic);
         }
@@ -203,7 +203,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Injected faults: the reasons why a store may refuse a page.
+/// The faults that were injected so far. A store may refuse a page because of them.
 #[derive(Default)]
 struct Faults {
     page_requests: bool,
@@ -212,7 +212,7 @@ struct Faults {
 }
 
 impl Faults {
-    /// Whether a fault, a limit or a setting explains that the store refused a page.
+    /// Returns whether a fault, a limit or a setting explains why the store refused a page.
     fn explain(&self, error: &StoreError, input: &Input, store: &Zswap) -> bool {
         let limited = input.limit_pages.is_some();
         match error {
@@ -222,7 +222,7 @@ impl Faults {
                 limited
                     && match reason {
                         LimitReason::NoDevice => self.no_writeback,
-                        // The older page's slot may have been freed.
+                        // The slot of the page that was to be replaced may have been freed since.
                         LimitReason::DeviceFull => store.stats().device_pages as u64 + 1 >= SLOTS,
                         LimitReason::DeviceFailed => self.writes,
                         _ => false,
@@ -267,7 +267,7 @@ fn run_ops(
                             model.remove(&entry(place));
                         }
                     }
-                    // The entry stays.
+                    // The entry and its page stay.
                     (Some(_), Err(LoadError::Device { .. })) => {}
                     (None, Err(LoadError::NotFound { .. })) => {}
                     (_, other) => panic!("{other:?}"),

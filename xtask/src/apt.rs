@@ -1,11 +1,11 @@
-//! Installs system packages that a job needs, if the user is root and the system has apt-get.
-//! Otherwise an error names the command that installs them.
+//! Installs system packages that a job needs. This works only for root and on a system that has
+//! apt-get; otherwise the error names the command that installs them.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 
-/// Makes sure that each of `probes` succeeds, commands that fail unless their program is installed.
-/// If one fails, installs `packages`.
+/// Installs `packages` unless all commands in `probes` succeed. A probe is a command that succeeds
+/// if its program is installed. Fails if a probe still does not succeed afterwards.
 pub(crate) fn ensure(what: &str, probes: &[&str], packages: &str) -> Result<()> {
     let present = || probes.iter().all(|probe| Cmd::line(probe).succeeds());
     if present() {

@@ -1,6 +1,6 @@
-//! One command line: printed in shell syntax, then run.
+//! A command line that is printed in shell syntax and then run.
 //!
-//! Standard input is closed for every child, so that no command can wait for an answer.
+//! Every command gets an empty standard input, so that none can wait for an answer.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 
-/// A command with the variables that it adds to its environment.
+/// A program with its arguments, and the variables that are added to its environment.
 #[derive(Debug, Clone)]
 pub(crate) struct Cmd {
     program: String,
@@ -42,14 +42,16 @@ impl Cmd {
         self
     }
 
-    /// Prints the command and runs it. Its output goes to ours.
+    /// Prints the command and runs it. Its output appears as if it were ours. Returns an error if
+    /// it cannot start or does not succeed.
     pub(crate) fn run(&self) -> Result<()> {
         self.announce();
         let status = self.command().status().map_err(|source| self.spawn_error(source))?;
         if status.success() { Ok(()) } else { Err(self.failed(status)) }
     }
 
-    /// Prints the command and runs it. Shows its standard output as it arrives, and returns it.
+    /// Prints the command and runs it. Shows its standard output as it arrives. Returns that
+    /// output, or an error if the command does not succeed.
     pub(crate) fn run_and_read(&self) -> Result<String> {
         self.announce();
         let mut child = self
@@ -59,7 +61,8 @@ impl Cmd {
             .map_err(|source| self.spawn_error(source))?;
         let mut all = Vec::new();
         if let Some(mut stdout) = child.stdout.take() {
-            // Not by lines: if a test hangs, its name is on an unfinished line.
+            // Shows each piece at once, without waiting for the end of a line: if a test hangs, its
+            // name is on an unfinished line.
             let mut chunk = [0; 4096];
             loop {
                 let read = stdout.read(&mut chunk).map_err(|source| self.output_error(source))?;
@@ -83,8 +86,8 @@ impl Cmd {
         }
     }
 
-    /// Runs the command, then prints it and its standard output, which it returns. For commands of
-    /// which several run at a time.
+    /// Runs the command, then prints the command and its standard output, and returns that output.
+    /// Used for commands that run at the same time, so that their outputs do not mix.
     pub(crate) fn run_and_show_at_end(&self) -> Result<String> {
         let output = self
             .command()
@@ -102,8 +105,8 @@ impl Cmd {
         self.quiet()
     }
 
-    /// Runs the command silently and returns its standard output. For a job's own questions, such as
-    /// which components are installed.
+    /// Runs the command and returns its standard output. Prints nothing. Jobs use it for questions
+    /// such as which components are installed.
     pub(crate) fn quiet(&self) -> Result<String> {
         let output = self
             .command()
@@ -117,14 +120,15 @@ impl Cmd {
         }
     }
 
-    /// Prints the command and runs it. Returns whether it succeeded, and its standard error.
+    /// Prints the command and runs it. Returns whether it succeeded, and its standard error. Drops
+    /// its standard output.
     pub(crate) fn verdict(&self) -> Result<(bool, String)> {
         self.announce();
         let output = self.command().output().map_err(|source| self.spawn_error(source))?;
         Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
-    /// Whether the command starts and succeeds. Drops all its output.
+    /// Runs the command and returns whether it started and succeeded. Drops all its output.
     pub(crate) fn succeeds(&self) -> bool {
         self.command()
             .stdout(Stdio::null())

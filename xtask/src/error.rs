@@ -1,4 +1,4 @@
-//! The errors of jobs, each with what to do about it.
+//! The errors of jobs. A message says what failed and, where possible, what to do about it.
 
 use std::path::PathBuf;
 

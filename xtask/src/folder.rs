@@ -1,11 +1,11 @@
-//! Folders and files that a job fills, with errors that name the path.
+//! Functions for the folders and files of a job. Their errors name the path.
 
 use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Makes an empty folder at `path`. Removes what was there before.
+/// Makes an empty folder at `path`. If there is a folder already, removes it with everything in it.
 pub(crate) fn renew(path: &Path) -> Result<()> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     if path.exists() {

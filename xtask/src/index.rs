@@ -1,8 +1,8 @@
-//! A registry on disk that stands in for crates.io: a folder with the third-party packages of the lock
-//! file, and with ours as they are published.
+//! A registry on disk that replaces crates.io. It is a folder with the third-party packages that
+//! the lock file names, and with our packages once they are published to it.
 //!
-//! The folder is what cargo calls a directory source: cargo takes a package from it as from a registry,
-//! and a package that is not in it does not exist.
+//! The folder is what cargo calls a directory source. Cargo takes packages from it as from a
+//! registry. A package that is not in the folder does not exist for cargo.
 
 use std::path::{Path, PathBuf};
 
@@ -22,17 +22,17 @@ impl Index {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// Makes an index of the third-party packages that the workspace's lock file names.
+    /// Makes an index with the third-party packages that the workspace's lock file names.
     pub(crate) fn of_third_parties(folder: &Path) -> Result<Self> {
         let index = Self::empty(folder)?;
         let vendor = Cmd::line("cargo vendor --quiet --locked --versioned-dirs");
-        // The output is dropped: it is the configuration that `cargo` below gives.
+        // `cargo vendor` prints the configuration for using the folder. It is not needed here,
+        // since `Index::cargo` sets it.
         vendor.arg(folder.display().to_string()).capture()?;
         Ok(index)
     }
 
-    /// Makes a cargo command that takes packages from this index in place of crates.io, and from
-    /// nowhere else.
+    /// Makes a cargo command that takes packages from this index only, in place of crates.io.
     pub(crate) fn cargo(&self, command: &str) -> Cmd {
         Cmd::new("cargo")
             .args([command, "--offline", "--config", r#"source.crates-io.replace-with="index""#])
@@ -40,7 +40,8 @@ impl Index {
             .arg(format!("source.index.directory={:?}", self.folder.display().to_string()))
     }
 
-    /// Unpacks an archive that `cargo package` made into the index. Returns the package's folder.
+    /// Unpacks an archive, made by `cargo package`, into the index. Returns the folder of the
+    /// unpacked package.
     pub(crate) fn publish(&self, archive: &Path) -> Result<PathBuf> {
         Cmd::line("tar -xzf")
             .arg(archive.display().to_string())
@@ -57,8 +58,8 @@ impl Index {
 mod tests {
     use super::*;
 
-    /// Packs a package that has only a manifest and an empty library. Returns its archive, or what
-    /// cargo said.
+    /// Makes a package that has only a manifest and an empty library, and packs it. Returns the
+    /// path of the archive, or cargo's error output.
     fn pack(
         index: &Index,
         folder: &Path,

@@ -1,12 +1,13 @@
-//! The progress of long jobs, so that a stopped job resumes where it was.
+//! Records the progress of long jobs, so that a stopped job resumes where it stopped.
 //!
-//! A ledger is a small JSON file under the target directory. It records for each entry how many
-//! seconds it ran, and in which state (a commit, a built binary). The seconds count only for that
-//! state. A file that cannot be parsed counts as an empty ledger, since work done twice does no harm.
+//! A ledger is a small JSON file under the target directory. For each entry it records how many
+//! seconds the entry ran and for which state, such as a commit or a built binary. The seconds count
+//! only for that state. A file that cannot be parsed counts as an empty ledger: work is then
+//! repeated, which does no harm.
 //!
-//! After every change the whole ledger is written to a new file and renamed over the old one, so
-//! that a stop loses no earlier entry. Two jobs that write one ledger at a time lose each other's
-//! entries.
+//! After every change the whole ledger is written to a new file, which is then renamed over the old
+//! one. So a stop loses no earlier entry. If two jobs write the same ledger at the same time, they
+//! overwrite each other's entries.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger in the file at `path`. It is empty if there is no such file.
+    /// Reads the ledger from the file at `path`. The ledger is empty if the file cannot be read or
+    /// parsed.
     pub(crate) fn open(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let entries = std::fs::read(&path)
@@ -32,20 +34,21 @@ impl Ledger {
         Self { path, entries }
     }
 
-    /// Returns how many seconds `entry` ran in this `state`; `None` if that is not recorded.
+    /// Returns how many seconds `entry` ran in `state`. Returns `None` if nothing is recorded for
+    /// it, or only another state.
     pub(crate) fn seconds(&self, entry: &str, state: &str) -> Option<u64> {
         let account = self.entries.get(entry)?;
         if account["state"] == state { account["seconds"].as_u64() } else { None }
     }
 
-    /// Records the seconds that `entry` ran in this `state`, and writes the file. Replaces the entry's
-    /// earlier record, whatever its state.
+    /// Records that `entry` ran for `seconds` in `state`, and writes the file. Replaces the earlier
+    /// record of the entry, even one for another state.
     pub(crate) fn set(&mut self, entry: &str, state: &str, seconds: u64) -> Result<()> {
         self.entries.insert(entry.to_owned(), json!({ "state": state, "seconds": seconds }));
         self.write()
     }
 
-    /// Removes the account of `entry` and writes the file.
+    /// Removes the record of `entry` and writes the file.
     pub(crate) fn forget(&mut self, entry: &str) -> Result<()> {
         self.entries.remove(entry);
         self.write()
@@ -69,7 +72,8 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    /// Returns the path of a file in a directory that does not exist yet and that nobody else uses.
+    /// Returns the path of a file for one test. Its directory does not exist yet, and no other test
+    /// uses it.
     fn file(test: &str) -> PathBuf {
         let name = format!("xtask-ledger-{}-{test}", std::process::id());
         std::env::temp_dir().join(name).join("ledger.json")

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Returns how many tests passed, summed over the closing lines of all test binaries in `output`.
+/// Returns how many tests passed, summed over all test programs. Each program ends its part of
+/// `output` with a line that begins with `test result:`.
 pub(crate) fn passed(output: &str) -> usize {
     output
         .lines()
@@ -11,8 +12,8 @@ pub(crate) fn passed(output: &str) -> usize {
         .sum()
 }
 
-/// Returns the crates of `known` that are in `asked`; all of them if `asked` is empty. Fails if a crate in
-/// `asked` is not known.
+/// Returns the names in `known` that are also in `asked`, or all of `known` if `asked` is empty.
+/// Fails if a name in `asked` is not in `known`.
 pub(crate) fn choose<'a>(
     job: &'static str,
     known: &[&'a str],

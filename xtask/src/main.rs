@@ -1,9 +1,10 @@
-//! `cargo xtask <job>`: every check that CI makes, runnable on a laptop.
+//! `cargo xtask <job>` runs one of the project's checks. CI runs the same jobs, so a laptop can run
+//! everything that CI does.
 //!
-//! Each job is a file under `jobs/`; each house rule that a machine can check is a file under
+//! Each job is a file under `jobs/`. Each house rule that a machine can check is a file under
 //! `tidy/`. A job prints every command that it runs, so that it can be copied into a shell. If the
 //! job fails, one line says what to do. Jobs run in the workspace root, whatever directory the
-//! caller is in, with standard input closed.
+//! caller is in. The standard input of their commands is empty.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -41,11 +42,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Runs every job below in turn, with a time for each and a summary line at the end.
+    /// Runs the steps of CI in turn. Prints the time of each, and a summary line at the end.
     Ci(jobs::ci::Args),
     /// Checks the formatting without changing it.
     Fmt,
-    /// Checks the house rules that a machine can check.
+    /// Checks the files against the house rules (tidy).
     Tidy,
     /// Runs clippy over everything, and over each library without its default features.
     Clippy,
@@ -55,50 +56,58 @@ enum Job {
     Api(jobs::api::Args),
     /// Runs the tests of the whole workspace.
     Test,
-    /// Checks the JSON of `zswap compare`, and runs its trials of switching and writeback.
+    /// Checks the JSON of `zswap compare` over the built-in sample, and runs its trials of
+    /// switching and writeback.
     Compare,
-    /// Runs every example of every crate; each checks its own results.
+    /// Runs every example of every crate. An example checks its own results.
     Examples,
-    /// Tests the features that are off by default and need nothing installed.
+    /// Tests the features that are off by default, except `lzo`, which needs cmake.
     Features,
     /// Tests with the `lzo` feature, which needs cmake.
     Lzo,
     /// Tests the NBD server with the clients of QEMU and libnbd.
     Nbd,
-    /// Type-checks each crate with the oldest compiler that it promises, with each of its features.
+    /// Type-checks each crate with the oldest Rust version that it promises: without its features,
+    /// with each one alone, and with all.
     Msrv(jobs::msrv::Args),
-    /// Type-checks, for other systems, the crates without C code.
+    /// Type-checks the crates that build no C code, for other systems.
     Cross,
-    /// Publishes each package to an index on disk, and compiles it against that index.
+    /// Packs each package as for crates.io, and compiles it against the packages packed before it.
     Publish,
     /// Uses the published packages from a crate outside the workspace.
     Outside,
-    /// Checks the crate that measures this project against its peers: lints, tests, a small run.
+    /// Checks xtask/peers, the crate that compares this project with its peers: lints, tests, a
+    /// small run.
     Peers,
     /// Runs every loom model.
     Loom(jobs::loom::Args),
     /// Tests the allocators and the store under Miri.
     Miri(jobs::miri::Args),
-    /// Runs the concurrent tests under the thread sanitizer; all tests on request.
+    /// Runs the tests under the thread sanitizer: those of the crates that use threads, or with
+    /// --all those of every crate.
     Tsan(jobs::tsan::Args),
-    /// Runs all tests under the address sanitizer, leaks and C code included.
+    /// Runs all tests, with the C code, under the address sanitizer and its leak checker.
     Asan(jobs::asan::Args),
-    /// Runs the criterion benches on real pages, in multiples of a mutex pair; or, with --peers,
-    /// compares this project with its peers.
+    /// Runs the criterion benches on real pages, and shows the times as multiples of the time of a
+    /// mutex pair, a lock and an unlock. With --peers or --codec, compares this project or its
+    /// codecs with others instead.
     Bench(jobs::bench::Args),
-    /// Measures how dense a store stays over 100 million operations, with and without compaction.
+    /// Measures how dense a store stays over 100 million operations: without compaction, with
+    /// compaction on demand, and with compaction in the background.
     Aging(jobs::aging::Args),
-    /// Writes docs/benchmarks.md and its pictures from a run of `bench --peers` and one of aging.
+    /// Writes docs/benchmarks.md and its pictures from a run of `bench --peers` and a run of
+    /// `aging`.
     Report(jobs::report::Args),
-    /// Runs the churn tests for minutes: eight threads, every byte compared.
+    /// Runs the churn tests of zsmalloc for minutes instead of seconds.
     Churn(jobs::churn::Args),
-    /// Tries random backends, codecs, limits, faults and switches of the store against a model.
+    /// Tests the store against a model, with random backends, codecs, limits, faults and switches.
     Torture(jobs::torture::Args),
     /// Runs every fuzz target for a while.
     Fuzz(jobs::fuzz::Args),
-    /// Runs every search for unsoundness, for hours; resumes where it was stopped.
+    /// Runs every search for unsoundness, for hours. A stopped run resumes where it stopped.
     Sweep(jobs::sweep::Args),
-    /// Lists mutants of locks, slots, reference counts and accounting that the tests do not notice.
+    /// Changes single operators and results in locks, slots, reference counts and accounting, and
+    /// lists the changes that the tests do not notice.
     Mutants(jobs::mutants::Args),
 }
 

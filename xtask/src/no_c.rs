@@ -1,15 +1,16 @@
-//! Keeps checks that link nothing from compiling C: cargo takes the codecs' libraries as given and
-//! does not run their build scripts.
+//! Lets cargo check crates without compiling the C code of the codecs. A check links nothing, so
+//! cargo is made to believe that the C libraries are already there. It then skips their build
+//! scripts.
 
 use crate::cmd::Cmd;
 use crate::error::Result;
 
-/// The `links` keys of the packages that bind a codec in C.
+/// The C libraries of the codecs, named as in the `links` field of the packages that bind them.
 const LIBRARIES: &[&str] = &["libdeflate", "lz4", "zstd"];
 
-/// Returns the `--config` arguments for a cargo of `toolchain` (`+nightly`, or nothing for the
-/// default one) on its host. They also keep dependencies unoptimised: macros and build scripts run
-/// only for a moment.
+/// Returns the `--config` arguments for a cargo command. `toolchain` is `+nightly`, or empty for
+/// the default toolchain. The arguments also switch off the optimisation of dependencies: macros
+/// and build scripts run only for a moment.
 pub(crate) fn config(toolchain: &str) -> Result<Vec<String>> {
     let rustc = Cmd::line(&format!("rustc {toolchain} -vV")).quiet()?;
     let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();

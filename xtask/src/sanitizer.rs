@@ -1,10 +1,11 @@
-//! The tests of crates under one of the compiler's sanitizers.
+//! Runs the tests of crates under one of the compiler's sanitizers.
 //!
-//! The standard library is also built with the sanitizer, and so is the C code of the codecs, with
-//! zstd's assembler routines replaced by their C equivalents. Either GCC or Clang may compile the C
-//! code: the object files of both work with the sanitizer's runtime that comes with rustc. rustix
-//! makes its system calls through libc, where the sanitizer sees them: if it missed a `munmap`, it
-//! would take a reused address for a race.
+//! The standard library and the C code of the codecs are also built with the sanitizer. zstd's
+//! assembler routines are replaced by their C equivalents, since a sanitizer does not see into
+//! assembler code. Either GCC or Clang may compile the C code: the object files of both work with
+//! the sanitizer's runtime that comes with rustc. rustix makes its system calls through libc, where
+//! the sanitizer sees them. If the thread sanitizer missed a `munmap`, it would report a race when
+//! the address is mapped again.
 //!
 //! Tests that cannot run under a sanitizer are excluded by name, one by one. Doc examples are not
 //! run.
@@ -19,10 +20,10 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// A crate and the features that its tests run with.
+/// The name of a crate, and the cargo arguments that select the features for its tests.
 pub(crate) type Crate = (&'static str, &'static str);
 
-/// Every library and binary of the workspace, with the C code.
+/// Every crate of the workspace except the task runner, with its C code.
 pub(crate) const WHOLE: &[Crate] = &[
     ("zpool-base", ""),
     ("zpool-pages", ""),
@@ -44,23 +45,23 @@ pub(crate) const WHOLE: &[Crate] = &[
     ("zswap-torture", ""),
 ];
 
-/// Integration tests, each a program, that no sanitizer can run.
+/// Integration tests that run under no sanitizer. Each is a program.
 const PROGRAMS_LEFT_OUT: &[&str] = &[
-    // Replaces `malloc`, as the sanitizer does.
+    // It replaces `malloc`, and so does the sanitizer.
     "no_alloc",
-    // Compares the process's whole resident set with the store's figures: the sanitizer's own
-    // memory comes on top.
+    // It compares the process's resident set with the store's figures. The resident set would
+    // include the sanitizer's own memory.
     "resident_set",
 ];
 
-/// Tests that no sanitizer can run, by a part of their path.
+/// Tests that run under no sanitizer. A test is left out if its path contains one of these.
 const TESTS_LEFT_OUT: &[&str] = &[
-    // Needs pages that the system cannot take back: the sanitizer's `mlock` does nothing.
+    // It needs pages that the system cannot take back. The sanitizer's `mlock` does nothing.
     "mmap::tests::locked::",
-    // Limits the address space: shadow memory needs terabytes of it.
+    // It limits the address space. The sanitizer's shadow memory needs terabytes of it.
     "no_address_space_is_an_error",
-    // The sampled process is a test program, too. All its shadow memory is mapped, and the
-    // page map of terabytes takes minutes to hours to read.
+    // These sample another process, which is a test program and so runs under the sanitizer, too.
+    // Its shadow memory is mapped, and the page map of terabytes takes minutes to hours to read.
     "a_large_process_is_sampled",
     "a_stopped_target_stays_stopped",
     "a_target_goes_on_when_zswap_is_killed",
@@ -72,12 +73,13 @@ pub(crate) struct Sanitizer {
     pub(crate) job: &'static str,
     /// The sanitizer's name, as in `-Zsanitizer=`.
     pub(crate) name: &'static str,
-    /// Options for the sanitizer's runtime: a variable and its value.
+    /// An environment variable with options for the sanitizer's runtime, and its value.
     pub(crate) options: Option<(&'static str, &'static str)>,
 }
 
 impl Sanitizer {
-    /// Tests the `crates` that are in `asked`; all of them if `asked` is empty.
+    /// Tests those of `crates` that are in `asked`, or all if `asked` is empty. Returns an error if
+    /// a name in `asked` is unknown, or if a crate runs no test.
     pub(crate) fn run(&self, ws: &Workspace, crates: &[Crate], asked: &[String]) -> Result<()> {
         let names: Vec<&str> = crates.iter().map(|&(name, _)| name).collect();
         let wanted = libtest::choose(self.job, &names, asked)?;
@@ -109,13 +111,14 @@ impl Sanitizer {
     }
 
     fn c_flags(&self) -> String {
-        // zstd's build merges all constants, local ones too. With GCC, merged ones go out of scope.
+        // zstd's build merges all constants, even local ones. With GCC, the sanitizer then takes a
+        // merged constant for a local variable that has gone out of scope.
         format!("-fsanitize={} -fno-merge-all-constants -DZSTD_DISABLE_ASM", self.name)
     }
 }
 
-/// Returns the arguments that choose a package's test programs: its unit tests, and every
-/// integration test that is not excluded and requires no other features than these.
+/// Returns the cargo arguments that select a package's test programs: its unit tests, and every
+/// integration test that is not left out and needs only the features in `features`.
 fn programs(package: &Value, features: &str) -> Vec<String> {
     let has = |feature: &str| features.split([' ', ',']).any(|given| given == feature);
     let mut args = Vec::new();

@@ -1,9 +1,10 @@
-//! Installs the cargo subcommands that a job needs if they are missing.
+//! Installs cargo subcommands that a job needs.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 
-/// Makes sure that `cargo NAME` is installed.
+/// Installs `cargo NAME` unless it is installed. If that fails, the error names the command that
+/// installs it.
 pub(crate) fn ensure(name: &str) -> Result<()> {
     if Cmd::line(&format!("cargo {name} --version")).succeeds() {
         return Ok(());

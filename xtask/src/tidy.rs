@@ -1,7 +1,7 @@
 //! The house rules that a machine can check, one file per rule.
 //!
-//! A rule is a plain function from a file, or from the output of `cargo metadata`, to findings. It
-//! sees tracked and new files, and none that git ignores.
+//! Most rules are functions that take a file, or the output of `cargo metadata`, and return
+//! findings. The rules check the files that git tracks, and new files that git does not ignore.
 
 mod arrows;
 mod attributes;
@@ -30,7 +30,7 @@ use source::Source;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Finding {
     path: String,
-    /// Counted from 1.
+    /// The line's number, from 1.
     line: usize,
     rule: &'static str,
     fix: String,
@@ -91,8 +91,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     }
 }
 
-/// Returns path and text of every file that git tracks or would track. Skips files that are not
-/// UTF-8, and tracked files that were deleted.
+/// Returns the path and the text of every file that git tracks, and of every new file that git does
+/// not ignore. Skips files that are not UTF-8, and tracked files that have been deleted.
 fn project_files() -> Result<Vec<(String, String)>> {
     let listed = Cmd::line("git ls-files -co --exclude-standard -z").capture()?;
     let mut files = Vec::new();
@@ -107,8 +107,8 @@ fn project_files() -> Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-/// Returns the Rust files of `files`. A module that another file declares as `#[cfg(test)] mod
-/// name;` is marked as test code, with all modules below it.
+/// Returns the Rust files of `files`. If a file declares a module as `#[cfg(test)] mod name;`, the
+/// files of that module and of all modules below it are marked as test code.
 fn rust_sources(files: Vec<(String, String)>) -> Vec<Source> {
     let mut sources: Vec<Source> = files
         .into_iter()
@@ -125,12 +125,13 @@ fn rust_sources(files: Vec<(String, String)>) -> Vec<Source> {
     sources
 }
 
-/// Whether `path` is the module at `stem` (`a/b` for `a/b.rs` or `a/b/mod.rs`) or below it.
+/// Returns whether `path` is the file of the module at `stem`, or of a module below it. The stem
+/// `a/b` stands for `a/b.rs` and `a/b/mod.rs`.
 fn belongs_to(path: &str, stem: &str) -> bool {
     path.strip_prefix(stem).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
-/// An empty list of lines, with which the rules' tests compare.
+/// No lines. The tests of the rules compare findings with it.
 #[cfg(test)]
 const NONE: [usize; 0] = [];
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 
-/// The workspace that the current directory belongs to.
+/// The workspace that contains the current directory.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
@@ -15,7 +15,7 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Finds the workspace and makes its root the current directory.
+    /// Finds the workspace and reads its metadata. Makes its root the current directory.
     pub(crate) fn open() -> Result<Self> {
         let manifest = Cmd::line("cargo locate-project --workspace --message-format plain")
             .quiet()?
@@ -28,38 +28,40 @@ impl Workspace {
         Ok(Self { root, metadata })
     }
 
-    /// The directory of the root manifest.
+    /// Returns the directory of the root manifest.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The output of `cargo metadata --no-deps`: the members with their dependencies and features as
-    /// declared.
+    /// Returns the output of `cargo metadata --no-deps`: the workspace's packages, with their
+    /// dependencies and features as their manifests declare them.
     pub(crate) fn metadata(&self) -> &Value {
         &self.metadata
     }
 
-    /// The workspace's members.
+    /// Returns the packages of the workspace.
     pub(crate) fn packages(&self) -> impl Iterator<Item = &Value> {
         list(&self.metadata["packages"])
     }
 
-    /// Builds every program and example in the test profile: lightly optimised, with debug assertions,
-    /// reusing the artifacts of `cargo test --workspace`. Returns the folder of the programs.
+    /// Builds every program and example in the test profile: lightly optimised and with debug
+    /// assertions. This reuses what `cargo test --workspace` has built. Returns the folder with the
+    /// programs.
     pub(crate) fn build_for_tests(&self) -> Result<PathBuf> {
         Cmd::line("cargo build --workspace --bins --examples --profile test").run()?;
         Ok(PathBuf::from(self.target_dir("debug")))
     }
 
-    /// Returns a directory under the target directory, for builds with other flags. There they do
-    /// not replace the artifacts of the usual builds.
+    /// Returns the path of the directory `name` under the target directory. Builds with other flags
+    /// go there, so that they do not replace the usual builds.
     pub(crate) fn target_dir(&self, name: &str) -> String {
         let target = self.metadata["target_directory"].as_str().unwrap_or("target");
         Path::new(target).join(name).display().to_string()
     }
 }
 
-/// Runs `cargo metadata` with further arguments.
+/// Runs `cargo metadata` with `args` added. Returns its output; fails if that has no list of
+/// packages.
 pub(crate) fn metadata(args: &[&str]) -> Result<Value> {
     let cmd = Cmd::line("cargo metadata --format-version 1").args(args.iter().copied());
     let text = cmd.quiet()?;
@@ -72,17 +74,18 @@ pub(crate) fn metadata(args: &[&str]) -> Result<Value> {
     }
 }
 
-/// The elements of a JSON array; empty for any other value.
+/// Returns the elements of a JSON array; nothing for any other value.
 pub(crate) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// A JSON string; empty for any other value.
+/// Returns a JSON string; an empty one for any other value.
 pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Returns the names of a package's integration tests whose required features all satisfy `has`.
+/// Returns the names of a package's integration tests. Skips those that require a feature for which
+/// `has` returns false.
 pub(crate) fn integration_tests(
     package: &Value,
     has: impl Fn(&str) -> bool,
@@ -93,7 +96,8 @@ pub(crate) fn integration_tests(
         .map(|target| text(&target["name"]))
 }
 
-/// Whether a package of `cargo metadata` is published and has a library target.
+/// Returns whether a package has a library and may be published. `package` is its entry in `cargo
+/// metadata`.
 pub(crate) fn is_library(package: &Value) -> bool {
     package["publish"].is_null()
         && list(&package["targets"]).any(|t| list(&t["kind"]).any(|k| k == "lib"))

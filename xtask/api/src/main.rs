@@ -1,7 +1,8 @@
-//! `api FILE` prints the public API that a file of rustdoc's JSON describes, one item per line. `api
-//! --format` prints the number of the JSON format that it reads.
+//! `api FILE` prints the public API that FILE describes, one item per line. FILE is JSON from
+//! rustdoc. `api --format` prints the number of the JSON format that this program reads.
 //!
-//! Blanket impls, impls of auto traits and derived impls are left out: they follow from the rest.
+//! Blanket impls, impls of auto traits and derived impls are left out, since they follow from the
+//! other items.
 
 use std::error::Error;
 

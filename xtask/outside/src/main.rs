@@ -1,6 +1,6 @@
-//! A program that depends on the packages alone. It makes stores of every kind that the features
-//! allow, and stores, loads and compares pages. It prints a line at the end, or fails with an error
-//! and exit status 1.
+//! A program that depends on the published packages only. It makes stores and disks of every kind
+//! that its features allow. In each it stores pages, reads them back and compares them. At the end
+//! it prints a line. If something fails, it prints the error and exits with status 1.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use zpool_pages::HeapPages;
 use zram::Zram;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// A codec that no package has. It encodes runs of equal bytes as a count and the byte.
+/// A codec that none of the packages contains. It encodes a run of equal bytes as its length and
+/// the byte.
 #[derive(Debug, Clone)]
 struct RunLength;
 
@@ -49,7 +50,7 @@ impl CompressorCtx for RunLength {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         let mut at = 0;
         for run in src.chunks_exact(2) {
-            // The input comes from this codec, so bytes beyond the page are just ignored.
+            // The input comes from this codec, so bytes beyond the end of `dst` are simply dropped.
             let end = (at + usize::from(run[0])).min(dst.len());
             dst[at..end].fill(run[1]);
             at = end;
@@ -69,7 +70,7 @@ fn page(number: usize) -> Page {
     page
 }
 
-/// Stores, loads and removes pages. Returns how many were compared.
+/// Stores pages, loads and compares them, and removes them. Returns how many were compared.
 fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     const PAGES: usize = 300;
     for number in 0..PAGES {
@@ -89,7 +90,7 @@ fn exercise(store: &Zswap) -> Result<usize, Box<dyn Error>> {
     Ok(PAGES)
 }
 
-/// Writes, reads and discards pages. Returns how many were compared.
+/// Writes pages, reads and compares them, and discards them. Returns how many were compared.
 fn exercise_disk(disk: &Zram) -> Result<usize, Box<dyn Error>> {
     const PAGES: usize = 200;
     for number in 0..PAGES {
@@ -109,7 +110,7 @@ fn exercise_disk(disk: &Zram) -> Result<usize, Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut compared = 0;
 
-    // Without any feature: a backend over the heap and this program's compressor.
+    // Without features: a backend with pages from the heap, and this program's own compressor.
     let mut zpools = zpool_api::Registry::new();
     zpools.register("mine", |_| {
         let pool: Arc<dyn Zpool> = Arc::new(zbud::Zbud::new(Arc::new(HeapPages::new()))?);
@@ -138,7 +139,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     compared += exercise(&store)?;
 
-    // With the defaults: every built-in backend and compressor, and a store without any setting.
+    // With the default features: a store and a disk without any setting, and then every built-in
+    // backend with every built-in compressor.
     #[cfg(feature = "defaults")]
     {
         let sample = measure::PageSet::load(&[], 16 << 20)?;

@@ -1,9 +1,10 @@
-//! Tests how dense a store stays. Pages are read, overwritten, dropped and stored again, while their
-//! kinds and sizes drift. The pool bytes per compressed byte are recorded throughout, in three modes:
-//! without compaction, with compaction on demand, and with the background compactor.
+//! Tests how dense a store stays while the kinds and sizes of its pages drift. Pages are read,
+//! overwritten, dropped and stored again. The pool bytes per compressed byte are recorded
+//! throughout. There are three modes: without compaction, with compaction on demand, and with the
+//! background compactor.
 //!
-//! Density does not depend on time, so the modes run at the same time, each with its own threads and
-//! store. Every page that is read is compared whole.
+//! Density does not depend on time, so the modes run at the same time, each with its own threads
+//! and store. Every page that is read is compared in full.
 
 mod churn;
 mod content;
@@ -25,33 +26,33 @@ use self::mode::Mode;
 use self::sample::Sample;
 use crate::error::{Error, Result};
 
-/// The most bytes of pages to read.
+/// The greatest number of bytes to read from the files.
 const LIMIT: u64 = 4 << 30;
 const OPERATIONS: u64 = 100_000_000;
 const QUICK_OPERATIONS: u64 = 1_000_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A million operations in each mode.
+    /// Do only a million operations in each mode.
     #[arg(long)]
     quick: bool,
-    /// Operations in each mode; 100 million unless this or --quick is given.
+    /// The number of operations in each mode. Default: 100 million, or a million with --quick.
     #[arg(long, value_name = "N", conflicts_with = "quick")]
     operations: Option<u64>,
-    /// Threads of each mode.
+    /// The number of threads in each mode.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Only these modes, with commas between them; all three without it.
+    /// Run only these modes, separated by commas. Default: all three.
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     modes: Vec<Mode>,
     #[arg(long, default_value = "zsmalloc")]
     zpool: String,
     #[arg(long, default_value = "lz4")]
     compressor: String,
-    /// Writes one JSON object per line for each sample.
+    /// Write the samples to FILE, each as a JSON object on its own line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Raw pages, or .zst files of them; the built-in sample without any.
+    /// Files of raw pages, or .zst files of them. Default: the built-in sample.
     files: Vec<PathBuf>,
 }
 
@@ -89,7 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     let (text, holds) = verdict::render(&churned);
     print!("{text}");
-    // In a quick run pages change a hundred times as fast, so its verdict is only printed.
+    // In a quick run pages change a hundred times as fast. So its verdict is printed but does not
+    // count.
     Ok(holds || args.quick)
 }
 

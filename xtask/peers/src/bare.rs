@@ -1,4 +1,4 @@
-//! Third-party codecs of the LZ4 format behind this project's codec trait.
+//! Adapts third-party codecs of the LZ4 format to this project's codec trait.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use measure::Page;
 use crate::error::Result;
 use crate::liblz4::{LIBLZ4, Liblz4};
 
-/// The codec of this name, this project's or a third party's.
+/// Returns the codec of this name: a third-party one, or one of this project.
 pub(crate) fn build(name: &str) -> Result<Arc<dyn Compressor>> {
     Ok(match name {
         LIBLZ4 => Arc::new(Liblz4),
@@ -29,7 +29,7 @@ fn failed(codec: &'static str, reason: &'static str) -> CompressorError {
     CompressorError::Codec { codec, code: 0, reason }
 }
 
-/// lz4_flex with the table kept from page to page; its unsafe, bounds-checked decoder.
+/// lz4_flex. Its table is kept from page to page. Its unsafe, bounds-checked decoder is used.
 #[derive(Debug)]
 struct Lz4Flex;
 
@@ -83,8 +83,9 @@ impl CompressorCtx for Lz4FlexCtx {
     }
 }
 
-/// The LZ4 of trueno-zram-core by its fastest calls. Compression returns a new vector; the copy
-/// into the output counts, since no caller can avoid it.
+/// The LZ4 codec of trueno-zram-core, called by its fastest functions. Its compression returns a
+/// new vector, which is then copied to the output. The copy is timed, too, since no caller can
+/// avoid it.
 #[derive(Debug)]
 struct Trueno;
 
@@ -149,7 +150,7 @@ mod tests {
             let mut packed = vec![0; codec.max_compressed_len(page.len())];
             let len = codec.new_ctx().unwrap().compress(&page, &mut packed).unwrap();
             assert!(len < 2048, "{name}: {len}");
-            // One format: each reads what the others wrote.
+            // All have the same format: each reads what the others wrote.
             for reader in ["lz4_flex", "trueno-zram-core", "lz4", "liblz4"] {
                 let mut back = [0; size_of::<Page>()];
                 let mut ctx = build(reader).unwrap().new_ctx().unwrap();

@@ -1,11 +1,12 @@
-//! Codecs beside liblz4 in one process: bytes, and how much faster they compress and decompress.
+//! Compares codecs with liblz4, in one process: their sizes, and how much faster they compress and
+//! decompress.
 //!
-//! A codec's time depends on what the branch predictor and the caches have from a moment ago, and on a
-//! machine that others use it drifts. So all contestants take turns within the same seconds, block of pages by
-//! block of pages, and a ratio is taken of times of one round. Blocks are random pages of one file. At
-//! any moment each contestant is at another block, so that none finds in the cache what one before it
-//! has read. Times are the thread's own CPU time; what exceeds one and a half times the block's median was
-//! disturbed, and is cut down to that.
+//! A codec's time depends on the recent contents of the branch predictor and the caches. On a
+//! shared machine it also drifts. So all contestants take turns within the same seconds, and ratios
+//! are taken only between times of the same round. A turn is one block: random pages of one file.
+//! At any moment each contestant works on a different block, so that none finds in the cache what
+//! another has just read. Times are CPU times of the thread. A time above 1.5 times the median of
+//! its block counts as disturbed and is cut to that limit.
 
 mod row;
 mod table;
@@ -25,40 +26,41 @@ use crate::liblz4::LIBLZ4;
 use crate::source::{LIMIT, PAGE};
 use row::{Row, spread};
 
-/// Pages of a block: what is timed at a time.
+/// The number of pages in a block. A whole block is timed at a time.
 const BLOCK: usize = 50;
 
-/// What a time is cut down to, in medians of its block.
+/// The limit to which greater times are cut, as a multiple of the block's median.
 const MOST: f64 = 1.5;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The codecs, by registry name or those of other people, with commas between them.
+    /// The names of the codecs, separated by commas: this project's, or `lz4_flex` and
+    /// `trueno-zram-core`.
     #[arg(long, value_delimiter = ',', default_value = "lz4,lz4hc,zstd")]
     codecs: Vec<String>,
-    /// Rounds in which everybody has every block once.
+    /// The number of rounds. In each, every contestant handles every block once.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Times at most this many pages of each file. The sizes are those of all its pages.
+    /// Time at most this many pages of each file. The sizes are always those of all pages.
     #[arg(long, value_name = "PAGES", default_value_t = 1500)]
     most: usize,
-    /// Writes one object for each file and codec.
+    /// Write the results to FILE as JSON, one object for each file and codec.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Raw pages, or .zst files of them; the built-in sample without any.
+    /// Files of raw pages, or .zst files of them. Default: the built-in sample.
     files: Vec<PathBuf>,
 }
 
-/// The name under which the figures of all files stand.
+/// The name of the figures for all files together.
 const MIXED: &str = "mixed";
 
-/// The pages of one file that are not same-filled.
+/// A file: its name, and its pages except the same-filled ones.
 struct File {
     name: String,
     pages: Pages,
 }
 
-/// Pages of one file.
+/// A block: the numbers of some pages of one file.
 struct Block {
     file: usize,
     pages: Vec<usize>,
@@ -69,10 +71,10 @@ struct Contestant {
     codec: Arc<dyn Compressor>,
     ctx: Box<dyn CompressorCtx>,
     buffer: Vec<u8>,
-    /// What the pages of each block became.
+    /// For each block, the compressed forms of its pages in `arena`.
     packed: Vec<Vec<Place>>,
     arena: Arena,
-    /// Bytes of all pages of each file.
+    /// For each file, how many bytes all its pages compress to.
     bytes: Vec<usize>,
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A file's name up to the first dot.
+/// Returns a file's name up to the first dot.
 fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.split('.').next().unwrap_or_default().to_owned()
@@ -114,7 +116,8 @@ fn load(paths: &[PathBuf], name: &str) -> Result<File> {
 }
 
 impl Contestant {
-    /// Compresses every page once and sees that it comes back.
+    /// Compresses every page, and checks that it decompresses to the same bytes. Keeps the
+    /// compressed pages of the blocks.
     fn new(name: &str, files: &[File], blocks: &[Block]) -> Result<Self> {
         let codec = bare::build(name)?;
         let mut all = Contestant {
@@ -173,13 +176,14 @@ impl Contestant {
     }
 }
 
-/// The CPU time of this thread, in nanoseconds.
+/// Returns the CPU time of this thread in nanoseconds.
 fn cpu_ns() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-/// Times of one contestant in one direction: by block and by round.
+/// The times of one contestant for compression or for decompression: a list for each block, with a
+/// time for each round.
 struct Times(Vec<Vec<f64>>);
 
 impl Times {
@@ -194,7 +198,8 @@ impl Times {
         }
     }
 
-    /// The mean of each round, each of the files with the same weight.
+    /// Returns the mean time of each round over the blocks of `files`. Each file has the same
+    /// weight.
     fn means(&self, blocks: &[Block], files: &[usize]) -> Vec<f64> {
         let rounds = self.0.first().map_or(0, Vec::len);
         let of_file = |round: usize, file: usize| {
@@ -207,7 +212,8 @@ impl Times {
     }
 }
 
-/// The blocks of all files, in an order that mixes them.
+/// Returns the blocks of all files, in random order. At most `most` pages of each file are in
+/// blocks, but at least one block.
 fn blocks(files: &[File], most: usize) -> Vec<Block> {
     let mut all = Vec::new();
     for (file, File { pages, .. }) in files.iter().enumerate() {
@@ -237,11 +243,11 @@ fn measure(files: &[File], codecs: &[String], rounds: usize, most: usize) -> Res
     let mut compress: Vec<Times> = all.iter().map(|_| Times::new(blocks.len())).collect();
     let mut decompress: Vec<Times> = all.iter().map(|_| Times::new(blocks.len())).collect();
     let mut targets = Pages::filled(0, BLOCK);
-    // How far apart the contestants are.
+    // How many blocks two neighbouring contestants are apart.
     let stride = (blocks.len() / count).max(1);
     for round in 0..rounds {
         for turn in 0..blocks.len() * count {
-            // Who goes first changes from block to block and from round to round.
+            // The contestant that goes first changes from block to block and from round to round.
             let who = (turn + turn / count + round) % count;
             let at = (turn / count + who * stride) % blocks.len();
             let block = &blocks[at];
@@ -332,7 +338,7 @@ mod tests {
         assert!(json[1]["compress_faster"]["median"].is_f64());
     }
 
-    /// Our encoder of the LZ4 format, on pages of real programs.
+    /// Compares the sizes of our encoder of the LZ4 format, on pages of real programs.
     #[test]
     fn lz4_is_no_larger_than_liblz4() {
         let files = [load(&[], "sample").unwrap()];

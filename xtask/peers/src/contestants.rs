@@ -1,4 +1,4 @@
-//! The contestants, by name.
+//! The list of the contestants, and their names.
 
 use measure::{Contestant, Name};
 
@@ -12,13 +12,13 @@ use crate::store::Store;
 
 const ZPOOLS: &[&str] = &["zsmalloc", "z3fold", "zbud"];
 const CODECS: &[&str] = &["lz4", "lz4hc", "zstd", "deflate"];
-/// Codecs that this project does not have, all of the LZ4 format.
+/// Third-party codecs of the LZ4 format.
 const OTHER_CODECS: &[&str] = &[LIBLZ4, "lz4_flex", "trueno-zram-core"];
 
-/// What keeps the pages.
+/// The kind of a contestant, which says what keeps the pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// Nothing: the codec alone, from buffer to buffer.
+    /// Nothing keeps them: the codec works alone, from buffer to buffer.
     Codec,
     Store,
     Disk {
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     KernelZswap,
 }
 
-/// One contestant.
+/// A contestant: its kind, backend and codec.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
@@ -45,7 +45,7 @@ impl Entry {
         Entry { kind, zpool, compressor: compressor.to_owned() }
     }
 
-    /// Its parts: what keeps the pages, backend and codec.
+    /// Returns the parts of its name: what keeps the pages, the backend and the codec.
     pub(crate) fn parts(&self) -> Name {
         let contestant = match self.kind {
             Kind::Codec => "codec".into(),
@@ -60,29 +60,31 @@ impl Entry {
         Name { contestant, zpool, compressor }
     }
 
-    /// Its name in output and arguments: `zswap-core/zsmalloc/lz4`.
+    /// Returns its name in output and arguments, such as `zswap-core/zsmalloc/lz4`.
     pub(crate) fn name(&self) -> String {
         self.parts().to_string()
     }
 
-    /// The bare codec against which its times are taken; `None` if that is not built in.
+    /// Returns the name of the bare codec that its times are divided by; `None` if that codec is
+    /// not built in.
     pub(crate) fn codec(&self) -> Option<&str> {
         match self.compressor.as_str() {
-            // Every encoder of the LZ4 format is compared with liblz4.
+            // Every contestant of the LZ4 format is compared with liblz4.
             "lz4" | "lz4_flex" | "trueno-zram-core" => Some(LIBLZ4),
             "lzo" if cfg!(feature = "lzo") => Some("lzo"),
-            // The kernel's lzo-rle has no other implementation.
+            // lzo-rle exists only in the kernel.
             "lzo" | "lzo-rle" => None,
             other => Some(other),
         }
     }
 
-    /// The contestants of this project that it is compared with.
+    /// Returns the contestants of this project that this rival is compared with. Returns nothing
+    /// for this project's own contestants.
     pub(crate) fn beside(&self) -> Vec<Entry> {
         let store = Entry::new(Kind::Store, Some("zsmalloc"), "lz4");
         let disk = |unit| Entry::new(Kind::Disk { unit }, Some("zsmalloc"), "lz4");
         match self.kind {
-            // A codec is not a store: it is compared with the store's codec.
+            // A third-party codec is compared with this project's codec of the same format.
             Kind::Codec if OTHER_CODECS.contains(&self.compressor.as_str()) => {
                 vec![Entry::new(Kind::Codec, None, "lz4")]
             }
@@ -93,7 +95,7 @@ impl Entry {
         }
     }
 
-    /// Pages of one store or load.
+    /// Returns the number of pages in one store or load.
     pub(crate) fn unit(&self) -> usize {
         match self.kind {
             Kind::Disk { unit } | Kind::KernelZram { unit } => unit,
@@ -101,11 +103,11 @@ impl Entry {
         }
     }
 
-    /// Sets it up for this many pages.
+    /// Sets up the contestant for `pages` pages.
     ///
     /// # Errors
     ///
-    /// If the set-up fails; always for a codec alone, which keeps nothing.
+    /// If the set-up fails. It always fails for a codec alone, which keeps no pages.
     pub(crate) fn build(&self, pages: usize) -> Result<Box<dyn Contestant<Error>>> {
         let codec = self.compressor.as_str();
         let zpool = self.zpool.unwrap_or("zsmalloc");
@@ -134,7 +136,7 @@ fn strings(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// Those that need nothing of the system.
+/// Returns the contestants that run on any system: this project's own and the third-party ones.
 fn own_and_others() -> Vec<Entry> {
     let mut all: Vec<Entry> = CODECS
         .iter()
@@ -157,7 +159,7 @@ fn own_and_others() -> Vec<Entry> {
     all
 }
 
-/// The kernel's, for the algorithms that it offers.
+/// Returns the kernel's contestants for these algorithms of its zram and zswap.
 fn kernel_entries(zram: &[String], zswap: &[String]) -> Vec<Entry> {
     let mut all = Vec::new();
     for algorithm in zram {
@@ -169,7 +171,7 @@ fn kernel_entries(zram: &[String], zswap: &[String]) -> Vec<Entry> {
     all
 }
 
-/// All contestants that can run here, and why others cannot.
+/// Returns all contestants that can run here, and the reasons why others cannot.
 pub(crate) fn all() -> (Vec<Entry>, Vec<String>) {
     let mut absent = Vec::new();
     let mut offered = |who: &str, algorithms: Result<Vec<String>, String>| {

@@ -1,4 +1,4 @@
-//! This project's block device, a page or 128 KiB at a time.
+//! This project's block device. It is written and read a page or 128 KiB at a time.
 
 use measure::{Contestant, Memory, Page, Worker};
 use zram::Zram;
@@ -10,7 +10,7 @@ use crate::source::{PAGE, offset};
 pub(crate) struct Disk(Zram);
 
 impl Disk {
-    /// Makes a disk of this many pages.
+    /// Makes a disk of `pages` pages.
     pub(crate) fn new(zpool: &str, compressor: &str, pages: usize) -> Result<Self> {
         let disk = Zram::builder()
             .disksize((pages * PAGE) as u64)
@@ -34,7 +34,7 @@ impl Contestant<Error> for Disk {
     }
 
     fn tidy(&self) -> Result<()> {
-        // An error is ignored: a pool without compaction is left unchanged.
+        // An error is ignored: a pool that has no compaction is left unchanged.
         let _ = self.0.compact();
         self.0.trim();
         Ok(())

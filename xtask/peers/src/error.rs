@@ -1,4 +1,4 @@
-//! The errors of a run, with the value that was wrong and what to do.
+//! The errors of a run. A message names the wrong value and says what to do.
 
 use std::io;
 
@@ -72,12 +72,13 @@ impl From<measure::Error> for Error {
 }
 
 impl Error {
-    /// The error for a contestant that could not be set up, for this reason.
+    /// Returns the error for a contestant that could not be set up because of `reason`.
     pub(crate) fn setup(reason: impl ToString) -> Self {
         Error::Setup { reason: reason.to_string() }
     }
 
-    /// The error for a store, a load or another operation of a contestant that failed.
+    /// Returns the error for an operation on `page` that failed. `what` names the operation, such
+    /// as "a store".
     pub(crate) fn keeps(what: &'static str, page: usize, reason: impl std::error::Error) -> Self {
         Error::Keeps { what, page, reason: measure::chain(&reason) }
     }

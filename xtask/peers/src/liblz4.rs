@@ -1,7 +1,9 @@
-//! liblz4 itself, by the quickest of its calls for pages: the base of every ratio of the LZ4 format.
+//! liblz4 itself, by its fastest calls for pages. All contestants of the LZ4 format are compared
+//! with its times.
 //!
-//! The C library is called here and not through `compressors`, whose `lz4` need not be it. As the first block
-//! of a stream whose state was just initialised, a page comes out denser and sooner than by the one-shot calls.
+//! The C library is called directly, since `lz4` in `compressors` may be another implementation. A
+//! page is compressed as the first block of a stream that has just been initialised. This is denser
+//! and faster than the one-shot calls.
 
 use std::os::raw::{c_char, c_int, c_void};
 
@@ -10,10 +12,11 @@ use compressors::{Compressor, CompressorCtx, CompressorError, StatelessDecompres
 /// Its name among the contestants.
 pub(crate) const LIBLZ4: &str = "liblz4";
 
-/// `int` of both lengths holds this, and no contestant has more.
+/// The greatest length that is accepted. A `c_int` can hold it, and no contestant needs more.
 const MAX_LEN: usize = 1 << 20;
 
-// Exported by the library but not declared by lz4-sys; `*mut c_void` stands for `LZ4_stream_t *`.
+// The library exports these functions, but lz4-sys does not declare them. `*mut c_void` stands for
+// `LZ4_stream_t *`.
 unsafe extern "C" {
     fn LZ4_sizeofState() -> c_int;
     fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
@@ -54,7 +57,7 @@ impl Compressor for Liblz4 {
     }
 
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError> {
-        // SAFETY: takes nothing, returns a constant.
+        // SAFETY: the call takes no arguments and returns a constant.
         let bytes = unsafe { LZ4_sizeofState() };
         let lines = usize::try_from(bytes).unwrap_or_default().div_ceil(size_of::<Line>());
         Ok(Box::new(State { lines: vec![Line([0; 64]); lines] }))
@@ -68,7 +71,8 @@ impl Compressor for Liblz4 {
 impl StatelessDecompress for Liblz4 {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         let (src_len, dst_len) = (int(src.len())?, int(dst.len())?);
-        // SAFETY: whatever the bytes, the call reads within `src` and writes within `dst`.
+        // SAFETY: the slices are valid for the lengths passed. Whatever the bytes of `src` are, the
+        // call reads within `src` and writes within `dst`.
         let got = unsafe {
             lz4_sys::LZ4_decompress_safe(
                 src.as_ptr().cast(),
@@ -94,12 +98,13 @@ impl CompressorCtx for State {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
         let (src_len, dst_len) = (int(src.len())?, int(dst.len())?);
         let bytes = size_of_val(&self.lines[..]);
-        // SAFETY: the memory is ours, `bytes` long and aligned to 64.
+        // SAFETY: `self` owns the memory, which is `bytes` long and aligned to 64 bytes.
         let stream = unsafe { LZ4_initStream(self.lines.as_mut_ptr().cast(), bytes) };
         if stream.is_null() {
             return Err(failed("the library refused the memory for its state"));
         }
-        // SAFETY: the stream was just initialised; the slices are valid for their lengths.
+        // SAFETY: the stream has just been initialised, and the slices are valid for the lengths
+        // passed.
         let written = unsafe {
             LZ4_compress_fast_continue(
                 stream,

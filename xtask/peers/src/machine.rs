@@ -1,4 +1,4 @@
-//! The machine of a run: processor, memory, kernel.
+//! Describes the machine of a run: its processor, memory and kernel.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,14 @@ pub(crate) struct Machine {
     pub(crate) processors: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
-    /// The system's setting of huge pages; the one in brackets is active.
+    /// The system's setting of transparent huge pages, as a list of values; the active value is in
+    /// brackets.
     pub(crate) transparent_hugepage: String,
 }
 
 impl Machine {
-    /// Describes this machine. Fields that the system does not report are empty.
+    /// Returns the description of this machine. Fields that the system does not report are empty or
+    /// 0; the number of processors is then 1.
     pub(crate) fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let line = |text: &str, key: &str| {
@@ -23,7 +25,7 @@ impl Machine {
         let memory = line(&read("/proc/meminfo"), "MemTotal");
         let kib: u64 = memory.trim_end_matches("kB").trim().parse().unwrap_or(0);
         let release = read("/proc/sys/kernel/osrelease");
-        // Only the version: the rest of the file names who built the kernel.
+        // Only the version is kept. The rest may name the person who built the kernel.
         let version = |c: char| c.is_ascii_digit() || c == '.';
         Machine {
             processor: line(&read("/proc/cpuinfo"), "model name"),

@@ -1,11 +1,12 @@
-//! Compares this project with alternatives that keep the same pages: the bare codec, a concurrent map of
-//! boxed blocks over three allocators, other codecs, and the zram and zswap of the running kernel.
+//! Compares this project with alternatives that keep the same pages: the bare codec, other codecs,
+//! a concurrent map of boxed blocks over three allocators, and the zram and zswap of the running
+//! kernel.
 //!
-//! Every turn of a contestant runs in a separate process, so that memory one leaves in a heap
-//! is not counted for the next; `run` starts them in rotated order and combines their figures.
-//! `aging` measures this project alone: how dense a store stays while its pages change. `report`
-//! writes a page from both. Start them with `cargo xtask bench --peers`, `cargo xtask aging` and
-//! `cargo xtask report`.
+//! `run` gives each contestant several turns, in rotating order, and combines their figures. Every
+//! turn is a separate process, so that memory which one contestant leaves in a heap does not count
+//! for the next. `aging` measures this project alone: how dense a store stays while its pages
+//! change. `report` writes a page from the results of both. Start them with `cargo xtask bench
+//! --peers`, `cargo xtask aging` and `cargo xtask report`.
 
 mod aging;
 mod bare;
@@ -40,15 +41,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// All contestants, round by round, and a table at the end.
+    /// Runs all contestants, round by round, and prints a table at the end.
     Run(run::Args),
-    /// One turn of one contestant; prints its figures on the standard output for `run`.
+    /// Runs one turn of one contestant and prints its figures as JSON. `run` starts this command.
     Turn(turn::Args),
-    /// Codecs beside liblz4, in one process.
+    /// Compares codecs with liblz4, in one process.
     Codec(codec::Args),
-    /// How dense a store stays while its pages change.
+    /// Measures how dense a store stays while its pages change.
     Aging(aging::Args),
-    /// A run's JSON as a page of tables and pictures.
+    /// Writes a page of tables and pictures from the JSON of a run.
     Report(report::Args),
 }
 

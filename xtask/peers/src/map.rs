@@ -1,8 +1,8 @@
-//! The naive store: a sharded concurrent map from page number to a boxed LZ4 block, over one of three
-//! allocators.
+//! The naive store: a sharded concurrent map from the page number to a boxed LZ4 block. There is
+//! one for each of three allocators.
 //!
-//! The blocks come from the chosen allocator; the map's own tables come from the system's. It
-//! compresses as every other contestant: the same liblz4, with the same calls.
+//! The blocks come from the chosen allocator. The map's own tables come from the system's. It
+//! compresses as the other contestants of the LZ4 format do: with liblz4, by the same calls.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::marker::PhantomData;
@@ -17,15 +17,15 @@ use crate::bare;
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// Where blocks come from.
+/// The allocator of the blocks.
 pub(crate) trait Heap: 'static {
     const ALLOC: &'static (dyn GlobalAlloc + Sync);
 
-    /// Returns to the system what it can.
+    /// Returns as much free memory to the system as the allocator can.
     fn purge();
 }
 
-/// The allocator of the system's C library.
+/// The allocator of the system's C library, with its defaults.
 pub(crate) struct Libc;
 /// jemalloc, with its defaults.
 pub(crate) struct Jemalloc;
@@ -37,7 +37,7 @@ impl Heap for Libc {
 
     fn purge() {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        // SAFETY: the call takes no memory of ours and may be made at any time.
+        // SAFETY: the call takes no pointer and may be made at any time.
         unsafe {
             libc::malloc_trim(0);
         }
@@ -49,8 +49,8 @@ impl Heap for Jemalloc {
 
     fn purge() {
         use std::ptr::null_mut;
-        // "arenas: all" is 4096 in jemalloc's documentation of `arena.<i>.purge`.
-        // SAFETY: the name ends in a zero, and this control reads and writes nothing.
+        // SAFETY: the name ends in a zero byte. This control takes no input and returns no output,
+        // so the other pointers may be null.
         unsafe {
             let name = c"arena.4096.purge".as_ptr();
             tikv_jemalloc_sys::mallctl(name, null_mut(), null_mut(), null_mut(), 0);
@@ -62,43 +62,44 @@ impl Heap for Mimalloc {
     const ALLOC: &'static (dyn GlobalAlloc + Sync) = &mimalloc::MiMalloc;
 
     fn purge() {
-        // SAFETY: the call takes no memory of ours and may be made at any time.
+        // SAFETY: the call takes no pointer and may be made at any time.
         unsafe { libmimalloc_sys::mi_collect(true) }
     }
 }
 
-/// Has every allocator return what it can.
+/// Makes every allocator return free memory to the system.
 pub(crate) fn purge_all() {
     Libc::purge();
     Jemalloc::purge();
     Mimalloc::purge();
 }
 
-/// Bytes in a heap, as a box of a slice would have them.
+/// A block of bytes from the allocator `H`, used like a `Box<[u8]>`.
 struct Block<H: Heap> {
     bytes: NonNull<u8>,
     len: usize,
     heap: PhantomData<H>,
 }
 
-// SAFETY: a block owns its bytes, as a `Box<[u8]>` does.
+// SAFETY: a block owns its bytes, as a `Box<[u8]>` does, and the allocator may free them on any
+// thread.
 unsafe impl<H: Heap> Send for Block<H> {}
-// SAFETY: a shared block gives out its bytes by shared reference only.
+// SAFETY: a shared reference to a block gives access to its bytes only by shared reference.
 unsafe impl<H: Heap> Sync for Block<H> {}
 
 impl<H: Heap> Block<H> {
     fn of(bytes: &[u8], page: usize) -> Result<Self> {
         let no_memory = || Error::Keeps { what: "a store", page, reason: "no memory".into() };
         let layout = Layout::array::<u8>(bytes.len().max(1)).map_err(|_| no_memory())?;
-        // SAFETY: the layout is of one byte or more.
+        // SAFETY: the size of the layout is at least one byte.
         let to = NonNull::new(unsafe { H::ALLOC.alloc(layout) }).ok_or_else(no_memory)?;
-        // SAFETY: the heap has just allocated at least that many bytes, which nobody else has.
+        // SAFETY: the heap has just allocated at least `bytes.len()` bytes, which nobody else uses.
         unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(Block { bytes: to, len: bytes.len(), heap: PhantomData })
     }
 
     fn get(&self) -> &[u8] {
-        // SAFETY: `of` wrote `len` bytes there, and they are the block's until it is dropped.
+        // SAFETY: `of` wrote `len` bytes there, and the block owns them until it is dropped.
         unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
     }
 }
@@ -106,7 +107,8 @@ impl<H: Heap> Block<H> {
 impl<H: Heap> Drop for Block<H> {
     fn drop(&mut self) {
         if let Ok(layout) = Layout::array::<u8>(self.len.max(1)) {
-            // SAFETY: this heap allocated these bytes with the same layout, and no reference to them is left.
+            // SAFETY: `of` allocated these bytes from this heap with the same layout. The block is
+            // being dropped, so nobody has a reference to them.
             unsafe { H::ALLOC.dealloc(self.bytes.as_ptr(), layout) };
         }
     }

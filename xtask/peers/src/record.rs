@@ -1,4 +1,4 @@
-//! One object of a run's JSON: a contestant's figures, and where they were measured.
+//! One object of a run's JSON: a contestant's figures, its pages and the machine.
 
 use measure::{Figures, Turn};
 use serde::{Deserialize, Serialize};

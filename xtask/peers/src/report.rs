@@ -1,7 +1,8 @@
-//! A run and an aging run as a page: where a rival does better, tables, pictures.
+//! Writes a page from a run and an aging run: the figures in which a rival does better, tables,
+//! pictures.
 //!
-//! Generated text is between marker lines; the rest of the page is kept. Nothing is written
-//! unless all parts could be generated.
+//! Generated text is between marker lines. The rest of the page is kept. Nothing is written unless
+//! every part could be generated.
 
 mod aging;
 mod churn;
@@ -24,19 +25,20 @@ use self::markers::Part;
 use crate::error::{Error, Result};
 use crate::record::Record;
 
-/// A page with the handwritten parts, and empty generated ones.
+/// The page to begin with. It has the handwritten parts, and the generated parts are empty.
 const FRESH: &str = include_str!("report/benchmarks.md");
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The file that `run` wrote with --json.
+    /// The JSON file that `run --json` wrote.
     #[arg(long, value_name = "FILE")]
     run: PathBuf,
-    /// The file that the aging run wrote with --json, on the same machine. Without it the page says
+    /// The file that `aging --json` wrote on the same machine. Without this option, the page says
     /// that aging was not run.
     #[arg(long, value_name = "FILE")]
     aging: Option<PathBuf>,
-    /// The page; created if it does not exist. Pictures go into a folder of its name beside it.
+    /// The page. It is created if it does not exist. The pictures go into a folder beside it, named
+    /// like the page without its extension.
     #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
     page: PathBuf,
 }
@@ -60,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         write(&folder.join(name), svg)?;
     }
     if modes.is_none() {
-        // The page does not show it.
+        // The page does not show this picture any more.
         let old = folder.join(CHURN);
         match fs::remove_file(&old) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -92,7 +94,7 @@ fn failed(what: &'static str, path: &Path, reason: io::Error) -> Error {
     Error::System { what, path: path.display().to_string(), reason }
 }
 
-/// The machine and the pages of the run.
+/// Returns a sentence about the machine, the pages and the rounds of the run.
 fn method(records: &[Record]) -> String {
     let Some(first) = records.first() else { return String::new() };
     let machine = &first.machine;
@@ -112,7 +114,8 @@ fn method(records: &[Record]) -> String {
     )
 }
 
-/// All generated parts. Pictures are linked from the folder `beside` the page.
+/// Returns all generated parts and the pictures. The parts link to the pictures in the folder
+/// `beside`.
 fn made(
     records: &[Record],
     modes: Option<&[Mode]>,
@@ -246,7 +249,7 @@ mod tests {
             for contestant in NAMES {
                 assert!(texts.contains(&contestant), "{name} lacks {contestant}: {texts:?}");
             }
-            // The method may be broken into lines anywhere.
+            // The description of the method may be broken into lines anywhere.
             let said = texts.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(said.contains("Some <Processor> & Co") && said.contains("6.1.0"), "{said}");
         }

@@ -1,10 +1,11 @@
-//! The resident memory of this process, without files.
+//! Measures the resident memory of this process, without mapped files.
 
 use crate::error::{Error, Result};
 
 const STATUS: &str = "/proc/self/status";
 
-/// Returns the resident bytes of anonymous memory.
+/// Returns the bytes of anonymous memory that are resident. Fails if the system does not report
+/// them.
 pub(crate) fn anonymous() -> Result<usize> {
     let failed = |reason| Error::System { what: "cannot read", path: STATUS.into(), reason };
     let text = std::fs::read_to_string(STATUS).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! Runs all contestants, round by round, with each turn in a separate process. The order rotates from
-//! round to round, so that drift of the machine affects all of them alike.
+//! Runs all contestants, round by round. Each turn is a separate process. The order rotates from
+//! round to round, so that changes of the machine's speed affect all contestants alike.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,33 +15,34 @@ use crate::record::Record;
 use crate::source;
 use crate::table;
 
-/// Pages of a quick run: 16 MiB.
+/// The number of pages in a quick run: 16 MiB.
 const QUICK_PAGES: usize = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// 16 MiB of the pages, one round, one thread and four.
+    /// Use only 16 MiB of the pages, one round, and one and four threads.
     #[arg(long)]
     quick: bool,
-    /// Rounds; 3 unless this or --quick is given.
+    /// The number of rounds. Default: 3, or 1 with --quick.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Thread counts, with commas between them; 1,2,4 unless this or --quick is given.
+    /// The thread counts, separated by commas. Default: 1,2,4, or 1,4 with --quick.
     #[arg(long, value_delimiter = ',')]
     threads: Vec<usize>,
-    /// At most this many pages, evenly spread over the files.
+    /// Use at most this many pages, spread evenly over the files.
     #[arg(long, value_name = "PAGES")]
     most: Option<usize>,
-    /// Only contestants whose name contains one of these, with commas between them.
+    /// Run only contestants with one of these texts in their name. The texts are separated by
+    /// commas.
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     only: Vec<String>,
     /// List all contestants and exit.
     #[arg(long)]
     list: bool,
-    /// Writes one object for each contestant and thread count.
+    /// Write the results to FILE as JSON, one object for each contestant and thread count.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Raw pages, or .zst files of them; the built-in sample without any.
+    /// Files of raw pages, or .zst files of them. Default: the built-in sample.
     files: Vec<PathBuf>,
 }
 
@@ -53,7 +54,8 @@ struct Contest {
     fault: Option<Error>,
 }
 
-/// Runs the contestants. Returns whether every page of this project's contestants came back equal.
+/// Runs the contestants and prints the results. Returns false if a turn of one of this project's
+/// stores or disks failed, for instance because a page came back changed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let (all, absent) = contestants::all();
     let wanted = |entry: &Entry| {
@@ -90,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         .collect();
     let count = contests.len();
     for round in 0..rounds {
-        // The order rotates, so that each contest has another place in every round.
+        // The order rotates, so that each contest has a different place in every round.
         let first = round * count / rounds;
         for turn in 0..count {
             let contest = &mut contests[(first + turn) % count];

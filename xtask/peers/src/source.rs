@@ -1,5 +1,5 @@
-//! The pages of a run: those of the files that are not same-filled, a multiple of the largest
-//! request of any contestant.
+//! Loads the pages of a run. Same-filled pages are left out. The number of pages is a multiple of
+//! the largest request that any contestant makes.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,18 @@ use measure::{Page, PageSet, Pages};
 
 use crate::error::{Error, Result};
 
-/// Pages of the largest request: 128 KiB.
+/// The number of pages in the largest request: 128 KiB.
 pub(crate) const LARGEST_UNIT: usize = 32;
 
-/// Bytes of a page.
+/// The size of a page in bytes.
 pub(crate) const PAGE: usize = size_of::<Page>();
 
-/// Most bytes of pages that are read.
+/// The greatest number of bytes to read from the files.
 pub(crate) const LIMIT: u64 = 4 << 30;
 
-/// The pages of all files, at most `most` of them, evenly spread.
+/// Loads pages from the files, or the built-in sample if there are none. If `most` is given, loads
+/// at most that many pages, spread evenly over the files. Fails if fewer pages are left than the
+/// largest request has.
 pub(crate) fn load(files: &[PathBuf], most: Option<usize>) -> Result<PageSet> {
     let all = PageSet::load(files, LIMIT)?;
     let step = most.map_or(1, |most| all.timed().len().div_ceil(most.max(1)).max(1));
@@ -31,7 +33,7 @@ pub(crate) fn load(files: &[PathBuf], most: Option<usize>) -> Result<PageSet> {
     Ok(PageSet::new(pages, origin))
 }
 
-/// Where a page begins on a disk.
+/// Returns the byte offset at which a page begins on a disk.
 pub(crate) fn offset(page: usize) -> u64 {
     (page * PAGE) as u64
 }

@@ -1,4 +1,4 @@
-//! This project's page store with one of its backends and codecs.
+//! This project's page store, with one of its backends and codecs.
 
 use measure::{Contestant, Memory, Page, Worker};
 use zswap_core::{LoadError, SwapEntry, Zswap};

@@ -1,4 +1,4 @@
-//! The run as text: first where a rival does better, then everything.
+//! Prints a run as text: first the figures in which a rival does better, then all figures.
 
 use std::fmt::Write;
 
@@ -7,7 +7,8 @@ use measure::{Figures, Timing};
 use crate::contestants::Entry;
 use crate::machine::Machine;
 
-/// A figure that is compared with a rival's, and its name. Less is better.
+/// A figure that is compared with a rival's figure: its name, and how it is computed. Less is
+/// better.
 struct Measure {
     what: &'static str,
     of: fn(&Figures) -> Option<f64>,
@@ -31,7 +32,7 @@ fn each(per_second: f64) -> Option<f64> {
     (per_second > 0.0).then(|| 1e9 / per_second)
 }
 
-/// One case in which a rival does better.
+/// A figure in which a rival does better.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Loss {
     pub(crate) ours: String,
@@ -42,7 +43,8 @@ pub(crate) struct Loss {
     pub(crate) theirs: f64,
 }
 
-/// Every case in which a rival does better than its counterpart, the worst first.
+/// Returns every figure in which a rival does better than the contestant of this project that it is
+/// compared with. The greatest difference comes first.
 pub(crate) fn losses(figures: &[Figures]) -> Vec<Loss> {
     let mut all = Vec::new();
     for rival in figures {
@@ -166,7 +168,7 @@ pub(crate) fn render(
     text
 }
 
-/// Six columns.
+/// Returns the number, or a dash for none, in six columns.
 fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| format!("{:>6}", "-"), |value| format!("{value:>6.digits$}"))
 }

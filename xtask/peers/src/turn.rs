@@ -1,5 +1,5 @@
-//! One turn in this process. Its memory is the whole growth of the process, or what the kernel reports for
-//! its own contestants.
+//! Runs one turn in this process. The contestant's memory is the growth of the whole process. For
+//! the kernel's contestants it is what the kernel reports.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,8 @@ pub(crate) struct Args {
     contestant: String,
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Seeds the orders; the codec goes first in odd ones.
+    /// The number of the round. It seeds the order of the pages. In odd rounds the codec is timed
+    /// first.
     #[arg(long, default_value_t = 0)]
     round: u64,
     #[arg(long)]
@@ -58,7 +59,7 @@ fn turn(entry: &Entry, set: &PageSet, threads: usize, round: u64) -> Result<Turn
     Ok(told)
 }
 
-/// A codec in place of a contestant: nothing keeps its pages.
+/// Times a codec alone, without anything that keeps its pages.
 fn alone(
     codec: &dyn Compressor,
     beside: Option<&dyn Compressor>,
@@ -89,7 +90,7 @@ fn alone(
     Ok(Turn { pages, store, load, compress, decompress, memory, ..Turn::default() })
 }
 
-/// The bytes that all pages compress to.
+/// Returns how many bytes all pages together compress to.
 fn packed_bytes(codec: &dyn Compressor, set: &PageSet) -> Result<usize> {
     let mut ctx = codec.new_ctx()?;
     let mut buffer = vec![0; codec.max_compressed_len(PAGE)];
@@ -100,8 +101,8 @@ fn packed_bytes(codec: &dyn Compressor, set: &PageSet) -> Result<usize> {
     Ok(sum)
 }
 
-/// A contestant whose resident bytes are the growth of this process since before it was built, unless
-/// it reports its own.
+/// Wraps a contestant. If the contestant does not report its resident bytes, they are the growth of
+/// this process since just before the contestant was built.
 struct Grown {
     contestant: Box<dyn Contestant<Error>>,
     before: usize,
@@ -109,7 +110,7 @@ struct Grown {
 
 impl Grown {
     fn build(entry: &Entry, pages: usize) -> Result<Box<dyn Contestant<Error>>> {
-        // Memory freed before would be reused, and not count as growth.
+        // Otherwise memory that was freed earlier would be reused, and would not count as growth.
         crate::map::purge_all();
         let before = resident::anonymous()?;
         let contestant = entry.build(pages)?;

@@ -1,5 +1,6 @@
-//! Tests whether a store stays dense over 100 million operations while the kinds and sizes of its pages
-//! drift: without compaction, with compaction on demand, and in the background.
+//! Tests whether a store stays dense over 100 million operations while the kinds and sizes of its
+//! pages drift. It does so without compaction, with compaction on demand, and with compaction in
+//! the background.
 
 use std::path::PathBuf;
 
@@ -9,14 +10,14 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A million operations in each mode, for a first impression.
+    /// Do only a million operations in each mode, for a first impression.
     #[arg(long)]
     quick: bool,
-    /// Writes one JSON object per line for each of some 2000 samples in each mode.
+    /// Write some 2000 samples of each mode to FILE, each as a JSON object on its own line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout
-    /// if there is one, else the small sample of the binary.
+    /// Use the pages of these .zst files of raw 4096-byte pages. Default: the corpus beside the
+    /// checkout if there is one, else the small sample in the binary.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pages: Vec<PathBuf>,
 }

@@ -1,7 +1,8 @@
-//! The public API of the library crates, compared with the text of it that is committed in `docs/api`.
+//! Compares the public API of the library crates with the text of it that is committed in
+//! `docs/api`.
 //!
-//! Nightly rustdoc describes each crate as JSON, and `xtask/api` turns that into text. Items that a
-//! crate hides from its documentation are left out.
+//! The rustdoc of the nightly toolchain describes each crate as JSON, and `xtask/api` turns that
+//! into text. Items that a crate hides from its documentation are left out.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::workspace::{Workspace, is_library, list, text};
 use crate::{folder, no_c};
 
-/// The folder of the texts, one file for each package.
+/// The folder with the committed texts. It has one file for each package.
 const TEXTS: &str = "docs/api";
 const BLESS: &str = "cargo xtask api --bless";
 
@@ -66,7 +67,7 @@ fn ensure_nightly() -> Result<()> {
     Cmd::line(fix).run().map_err(failed)
 }
 
-/// Makes rustdoc describe the packages as JSON, in the folder `doc` of `target`.
+/// Makes rustdoc write a JSON file for each package to the folder `doc` in `target`.
 fn describe(libraries: &[&Value], target: &Path) -> Result<()> {
     Cmd::line("cargo +nightly")
         .args(no_c::config("+nightly")?)
@@ -77,7 +78,7 @@ fn describe(libraries: &[&Value], target: &Path) -> Result<()> {
         .run()
 }
 
-/// Builds the program that turns the JSON into text. Returns its path.
+/// Builds `xtask/api`, the program that turns the JSON into text. Returns the program's path.
 fn build_reader(target: &Path) -> Result<String> {
     let target = target.join("reader");
     Cmd::line("cargo build --quiet --locked --manifest-path xtask/api/Cargo.toml --target-dir")
@@ -94,7 +95,7 @@ fn library_name(package: &Value) -> &str {
         .unwrap_or_default()
 }
 
-/// Checks that the JSON is of the format that the reader knows.
+/// Checks that the JSON file has the format `reads`, the one that `xtask/api` can read.
 fn check_format(json: &Path, reads: &str) -> Result<()> {
     let content = folder::read(json)?;
     let failed = |source| Error::Json { command: "rustdoc +nightly".to_owned(), source };
@@ -112,7 +113,7 @@ fn check_format(json: &Path, reads: &str) -> Result<()> {
     })
 }
 
-/// Returns the first lines of a package's text.
+/// Returns the first lines of a package's text: the name and the features.
 fn head(package: &Value) -> String {
     let name = text(&package["name"]);
     let default: Vec<&str> = list(&package["features"]["default"]).map(text).collect();

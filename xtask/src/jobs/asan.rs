@@ -1,4 +1,4 @@
-//! The whole test suite under the address sanitizer and its leak checker, including the C codecs.
+//! Runs the whole test suite, with the C codecs, under the address sanitizer and its leak checker.
 
 use crate::error::Result;
 use crate::sanitizer::{self, Sanitizer};
@@ -7,14 +7,15 @@ use crate::workspace::Workspace;
 const ADDRESS: Sanitizer = Sanitizer {
     job: "asan",
     name: "address",
-    // libdeflate includes a template for each instruction set. GCC merges the equal tables of its
-    // instances, but registers the merged table once for each instance.
+    // libdeflate compiles the same template file for each instruction set, so the same tables exist
+    // several times. GCC merges them but registers the merged table once for each copy. The
+    // sanitizer would report this.
     options: Some(("ASAN_OPTIONS", "detect_odr_violation=0")),
 };
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Only this crate; may be given several times.
+    /// Test only this crate; may be given several times.
     #[arg(short, long = "package", value_name = "CRATE")]
     pub(crate) packages: Vec<String>,
 }

@@ -1,7 +1,8 @@
-//! The criterion benches on real pages, and a closing table in multiples of a mutex pair.
+//! Runs the criterion benches on real pages. At the end prints a table of the times. Their unit is
+//! a mutex pair: the time of one lock and one unlock of a mutex.
 //!
-//! Times differ between machines and from one minute to the next. Multiples of an uncontended mutex
-//! lock and unlock from the same run can be compared.
+//! Times in nanoseconds differ between machines and from one minute to the next. Multiples of a
+//! mutex pair in the same run can be compared. No other thread uses the mutex.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,49 +14,52 @@ use crate::error::{Error, Result};
 use crate::jobs::peers;
 use crate::workspace::Workspace;
 
-/// The bench whose time is the unit for the others.
+/// The bench whose time is the unit of the table.
 const UNIT: &str = "mutex pair";
-/// Where to search for real pages, from the workspace's root.
+/// The folder with real pages, relative to the workspace root.
 const CORPUS: &str = "../shared/corpus";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Instead of the criterion benches, compare this project with the bare codec, maps of boxed
-    /// blocks, other codecs and, where the system has them and lets us, the kernel's zram and
-    /// zswap; where we lose comes first.
+    /// blocks, other codecs, and the kernel's zram and zswap where the system has them and permits
+    /// it. The results where a rival does better come first.
     #[arg(long, conflicts_with = "smoke", group = "instead")]
     peers: bool,
     /// Instead of the criterion benches, compare codecs with liblz4, in turns in one process: their
-    /// sizes, and how much faster they compress and decompress, for each file of pages and for all.
-    /// NAMES are separated by commas.
+    /// sizes, and how much faster they compress and decompress. The results are shown for each file
+    /// of pages and for all files together. NAMES are separated by commas.
     #[arg(long, value_name = "NAMES", num_args = 0..=1, default_missing_value = "lz4,lz4hc,zstd")]
     #[arg(conflicts_with_all = ["smoke", "filter"], group = "instead")]
     codec: Option<String>,
-    /// With --peers or --codec: writes one object for each contestant and thread count, or codec and file.
+    /// With --peers or --codec: write the results to FILE as JSON, one object for each contestant
+    /// and thread count, or for each codec and file.
     #[arg(long, value_name = "FILE", requires = "instead")]
     json: Option<PathBuf>,
-    /// A tenth of the time, for a first impression.
+    /// Take about a tenth of the time, for a first impression.
     #[arg(long)]
     quick: bool,
-    /// Run each bench once, untimed, to see whether it works.
+    /// Run each bench once without timing it, to see whether it works.
     #[arg(long, conflicts_with = "quick")]
     pub(crate) smoke: bool,
-    /// Only benches whose name contains this, and the mutex pair; with --peers, only contestants.
+    /// Run only the benches with TEXT in their name, and the mutex pair. With --peers, run only the
+    /// contestants with TEXT in their name.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Pages to use, .zst files of raw 4096-byte pages. Without it: the corpus beside the checkout
-    /// if there is one, else the small sample of the binary.
+    /// Use the pages of these .zst files of raw 4096-byte pages. Default: the corpus beside the
+    /// checkout if there is one, else the small sample in the binary.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pages: Vec<PathBuf>,
 }
 
 impl Args {
-    /// The arguments that CI uses.
+    /// Returns the arguments that CI uses.
     pub(crate) fn smoke() -> Self {
         Args { smoke: true, ..Args::default() }
     }
 
-    /// The arguments for running the contestants of `xtask/peers` and writing their figures to `json`.
+    /// Returns the arguments that run the contestants of `xtask/peers` and write their figures to
+    /// `json`.
     pub(crate) fn whole_system(json: PathBuf) -> Self {
         Args { peers: true, json: Some(json), ..Args::default() }
     }
@@ -94,7 +98,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         bench = bench.args(["--warm-up-time", "0.3", "--measurement-time", "0.5"]);
     }
     if let Some(filter) = &args.filter {
-        // Criterion takes a regular expression.
+        // Criterion takes the filter as a regular expression.
         bench = bench.arg(format!("^{UNIT}$|{}", escaped(filter)));
     }
     bench.run()?;
@@ -104,7 +108,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Returns the files given, or else those of the corpus.
+/// Returns `given`, or the files of the corpus if `given` is empty. Returns nothing if there is no
+/// corpus, either.
 pub(crate) fn pages(ws: &Workspace, given: &[PathBuf]) -> Vec<PathBuf> {
     if !given.is_empty() {
         return given.to_vec();
@@ -118,7 +123,7 @@ pub(crate) fn pages(ws: &Workspace, given: &[PathBuf]) -> Vec<PathBuf> {
     files
 }
 
-/// A regular expression that matches `text` literally.
+/// Returns a regular expression that matches `text` literally.
 fn escaped(text: &str) -> String {
     let special = |c: char| !c.is_alphanumeric() && !c.is_whitespace() && c != '/' && c != '_';
     text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
@@ -127,7 +132,8 @@ fn escaped(text: &str) -> String {
 /// A bench's name and its mean time in nanoseconds.
 type Time = (String, f64);
 
-/// Reads criterion's output of this run: a folder `new` for each bench.
+/// Reads the times that criterion wrote in this run, and adds them to `times`. Criterion writes a
+/// folder `new` for each bench.
 fn collect(folder: &Path, times: &mut Vec<Time>) -> Result<()> {
     let failed = |source| Error::Read { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(failed)? {

@@ -1,4 +1,4 @@
-//! The churn tests of the allocators for minutes instead of the seconds that they take in CI.
+//! Runs the churn tests of zsmalloc for minutes instead of the seconds that they take in CI.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::libtest;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long each test churns.
+    /// Run each test for this many seconds.
     #[arg(long, default_value_t = 300)]
     seconds: u64,
 }

@@ -1,4 +1,5 @@
-//! Every other job in turn, the quick ones first, with a time for each and a summary line at the end.
+//! Runs the jobs in `STEPS` in turn, the quick ones first. Prints the time of each, and a summary
+//! line at the end.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Continue after a step that fails, and fail at the end.
+    /// Continue after a step that fails. The job then fails at the end.
     #[arg(long)]
     keep_going: bool,
     /// Skip this step; may be given several times.
@@ -97,7 +98,7 @@ struct Tally {
     total: usize,
     passed: Vec<(&'static str, Duration)>,
     failed: Vec<&'static str>,
-    /// Steps that could not run, because something that they need has another version here.
+    /// Steps that could not run here, because something that they need has another version.
     not_run: Vec<&'static str>,
     elapsed: Duration,
 }

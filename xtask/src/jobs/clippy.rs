@@ -1,6 +1,6 @@
-//! Clippy over everything, and over each library without its default features.
+//! Runs clippy over everything, and again over each library without its default features.
 //!
-//! The second half finds code that compiles, or is used, only when some feature is on.
+//! The second part finds code that compiles, or is used, only if some feature is on.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

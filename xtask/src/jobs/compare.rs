@@ -1,5 +1,5 @@
-//! Runs `zswap compare` over the built-in sample, reads its JSON back and checks it against the
-//! format. Then runs its trials of switching and writeback.
+//! Runs `zswap compare` over the built-in sample and checks the JSON that it prints. Then runs its
+//! trials of switching and writeback.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ const PAGE_SIZE: u64 = 4096;
 
 pub(crate) fn run() -> Result<()> {
     check(&Cmd::line("cargo run --release -p zswap-cli -- compare --rounds 1 --json"), None)?;
-    // The trials, which fail if a page comes back changed.
+    // The trials of switching and writeback. They fail if a page comes back changed.
     let file = format!("zswap-compare-backing-{}", std::process::id());
     Cmd::line(
         "cargo run --release -p zswap-cli -- compare --rounds 1 --threads 2 --compressor null,lz4",
@@ -34,8 +34,8 @@ pub(crate) fn run() -> Result<()> {
     .run()
 }
 
-/// Runs `cmd`, a `zswap compare --json`, and checks every object that it prints. If `compressor` is
-/// given, every object must be about that one.
+/// Runs `cmd`, which must be a `zswap compare --json`, and checks every object that it prints. If
+/// `compressor` is given, every object must name that compressor.
 pub(crate) fn check(cmd: &Cmd, compressor: Option<&str>) -> Result<()> {
     let output = cmd.capture()?;
     let value: Value = serde_json::from_str(&output)
@@ -81,7 +81,8 @@ fn pair_problems(pair: &Value, compressor: Option<&str>) -> Vec<String> {
     for &key in COUNTS {
         need(pair[key].is_u64(), format!("`{key}` must be a whole number"));
     }
-    // A backend may refuse every page of a codec that does not compress; then no store was timed.
+    // A backend may refuse every page of a codec that does not compress. Then no store was timed,
+    // and the times may be 0.
     let floor = if pair["stored"] == 0 { 0.0 } else { f64::MIN_POSITIVE };
     let timed = |value: &Value| value.as_f64().is_some_and(|v| v >= floor);
     for &key in DISTRIBUTIONS {
@@ -129,7 +130,7 @@ mod tests {
         })
     }
 
-    /// Returns the problems of a report with one pair, in which `key` is set to `value`.
+    /// Sets `key` to `value` in a good report of one pair. Returns the problems of that report.
     fn with(key: &str, value: Value) -> Vec<String> {
         let mut pair = pair();
         pair[key] = value;

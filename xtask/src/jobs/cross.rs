@@ -1,6 +1,7 @@
-//! Type-checks, for other systems, the crates that build no C code.
+//! Type-checks the crates that build no C code, for other systems.
 //!
-//! A check needs only the target's standard library, no linker and no C compiler for it.
+//! A check needs only the standard library of the other system. It needs no linker and no C
+//! compiler for it.
 
 use crate::cmd::Cmd;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Checks that the documentation of all crates builds without a warning.
+//! Checks that the documentation of all crates builds without warnings.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

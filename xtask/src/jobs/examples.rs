@@ -1,7 +1,7 @@
-//! Runs every example of every crate: first its tests, then the program itself.
+//! Runs the examples of all crates: first the tests in them, then each program.
 //!
-//! The job lists the crates' `examples` folders, so that a new example cannot be forgotten. Each
-//! program checks its own results and fails if they are wrong.
+//! The job finds the examples by listing the `examples` folder of each crate, so no example can be
+//! forgotten. Each program checks its own results and fails if they are wrong.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -29,8 +29,8 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Lists the examples in a folder, in order: files, and folders with a `main.rs`, as cargo finds them.
-/// There are none if the folder does not exist.
+/// Returns the names of the examples in a folder, sorted. As for cargo, an example is a Rust file,
+/// or a folder with a `main.rs`. Returns nothing if the folder does not exist.
 fn examples_in(home: &Path) -> Result<Vec<String>> {
     let failed = |source| Error::Read { path: home.to_owned(), source };
     let entries = match fs::read_dir(home) {

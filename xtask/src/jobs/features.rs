@@ -5,7 +5,7 @@ use crate::cmd::Cmd;
 use crate::error::Result;
 
 pub(crate) fn run() -> Result<()> {
-    // The binary is named too, so that cargo takes the codecs as `cargo test --workspace` has built them.
+    // The command also names the binary, so that cargo reuses the codecs as `cargo test --workspace` built them.
     Cmd::line("cargo test -p zswap-core -p zswap-cli --features zswap-core/metrics --test metrics")
         .run()
 }

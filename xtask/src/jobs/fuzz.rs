@@ -1,12 +1,13 @@
-//! Every fuzz target for a while, from the committed seeds and the inputs found before.
+//! Runs every fuzz target for a while, starting from the committed seeds and from inputs of earlier
+//! runs.
 //!
-//! New inputs are kept from run to run in `fuzz/corpus`, which is not committed. A finding fails the
-//! job, and the output says how to reproduce it. Its input is kept in `fuzz/artifacts`, and later runs
-//! try it first.
+//! New inputs are kept in `fuzz/corpus`, which is not committed. An input that makes a target fail
+//! is a finding. It fails the job, and the output says how to reproduce it. The input is kept in
+//! `fuzz/artifacts`, and later runs try it first.
 //!
-//! With `--resume` a target runs in slices, and a ledger counts its seconds. The seconds belong to the
-//! built binary: a binary of other sources starts at zero. A stop loses at most one slice. A finding
-//! clears the target's seconds.
+//! With `--resume` a target runs in slices, and a ledger counts its seconds. The seconds count only
+//! for the binary that ran: a binary from changed sources starts at zero. If the job is stopped, at
+//! most one slice is lost. A finding sets the target's seconds back to zero.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
@@ -21,21 +22,21 @@ use crate::workspace::{self, Workspace, text};
 
 pub(crate) const TARGETS: &[&str] =
     &["zpool_ops", "decompress", "lz4_block", "linewords", "zswap_ops", "zram_ops", "nbd_stream"];
-/// Seconds for each target in `ci`.
+/// How many seconds each target runs in `ci`.
 const CI_SECONDS: u64 = 12;
-/// Seconds between two entries in the ledger.
+/// The length of a slice. The ledger is written after each slice.
 const SLICE_SECONDS: u64 = 60;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this target; may be given several times.
+    /// Run only this target; may be given several times.
     #[arg(short, long = "target", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
-    /// Seconds for each target.
+    /// Run each target for this many seconds.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
-    /// Count the seconds that the same binary ran earlier with this option, and run only the
-    /// remainder; a stop loses at most the last 60 s.
+    /// Count the seconds that the same binary already ran with this option, and run only the rest.
+    /// If the job is stopped, at most the last 60 s are lost.
     #[arg(long)]
     pub(crate) resume: bool,
 }
@@ -72,8 +73,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs slices of `target` until the state that `build` returns has run `wanted` seconds. On a finding,
-/// clears the target's seconds and returns the error.
+/// Runs `target` in slices until the binary that `build` makes has run for `wanted` seconds in all.
+/// If a slice has a finding, sets the target's seconds back to zero and returns the error.
 fn resume(
     ledger: &mut Ledger,
     target: &str,
@@ -89,19 +90,19 @@ fn resume(
         }
         let seconds = SLICE_SECONDS.min(wanted - had);
         if let Err(finding) = slice(seconds) {
-            // The seconds of earlier runs, which found nothing, count for nothing now.
+            // The earlier seconds do not count any more: this binary has a fault.
             ledger.forget(target)?;
             return Err(finding);
         }
-        // Running a slice builds the target again. If the sources changed meanwhile, another state
-        // may have run.
+        // A slice builds the target, too. If the sources have changed since `build`, another binary
+        // may have run, and the slice does not count.
         if build(target)? == state {
             ledger.set(target, &state, had + seconds)?;
         }
     }
 }
 
-/// Builds a target and returns a string that identifies its binary.
+/// Builds a target. Returns a hash of the binary.
 fn build(target: &str) -> Result<String> {
     let rustc = Cmd::line("rustc +nightly -vV").quiet()?;
     let host = rustc.lines().find_map(|l| l.strip_prefix("host: ")).unwrap_or_default();
@@ -115,9 +116,9 @@ fn build(target: &str) -> Result<String> {
     Ok(format!("{:016x}", hasher.finish()))
 }
 
-/// Runs a target and returns how many inputs it executed.
+/// Runs a target. Returns how many inputs it executed, or an error if it executed none.
 fn fuzz(target: &str, seconds: u64) -> Result<u64> {
-    // libFuzzer writes to standard error, including how to reproduce a finding.
+    // libFuzzer writes everything to standard error, even how to reproduce a finding.
     let line = format!(
         "exec cargo +nightly fuzz run {target} fuzz/corpus/{target} fuzz/seeds/{target} \
          fuzz/artifacts/{target} -- -print_final_stats=1 -rss_limit_mb=4096 \
@@ -130,7 +131,8 @@ fn fuzz(target: &str, seconds: u64) -> Result<u64> {
     }
 }
 
-/// Returns libFuzzer's own count of the inputs that it executed; `None` if `output` does not have it.
+/// Returns how many inputs were executed, as libFuzzer reports it in `output`. Returns `None` if
+/// the report is not there.
 fn executions(output: &str) -> Option<u64> {
     let line = output.lines().find(|l| l.starts_with("stat::number_of_executed_units:"))?;
     line.rsplit(' ').next()?.parse().ok()
@@ -143,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// A ledger for one test, in a directory that is removed at the end.
+    /// The directory of a ledger for one test. It is removed on drop.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -236,7 +238,8 @@ mod tests {
     fn a_binary_from_other_sources_starts_at_none() {
         let scratch = Scratch::new("rebuilt");
         let (slices, state) = (Cell::new(0), Cell::new("one"));
-        // The sources change during the second slice, so that slice counts for neither binary.
+        // The sources change during the second slice, so the slice does not count for either
+        // binary.
         resume(
             &mut scratch.ledger(),
             "zram_ops",

@@ -1,8 +1,9 @@
-//! Every loom model: the unit models and the `loom_*` tests of each crate that depends on loom.
+//! Runs every loom model of each crate that depends on loom. A model is a unit test, or an
+//! integration test named `loom_*`.
 //!
-//! Models live in modules or tests whose path contains `loom`. The filter selects them by that name,
-//! because other tests cannot run: outside a model, loom's types do not work. A crate that runs no
-//! model fails, so that a renamed module does not pass by running nothing.
+//! The path of each model contains `loom`, and the filter `loom` selects the models by it. Other
+//! tests cannot run, because loom's types work only inside a model. If a crate runs no model at
+//! all, the job fails. So a renamed module does not go unnoticed.
 
 use serde_json::Value;
 
@@ -13,10 +14,10 @@ use crate::workspace::{Workspace, integration_tests, list, text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often a model may preempt a runnable thread (`LOOM_MAX_PREEMPTIONS`).
+    /// How often a model may preempt a thread that could go on (`LOOM_MAX_PREEMPTIONS`).
     #[arg(long, default_value_t = 3)]
     pub(crate) preemptions: usize,
-    /// Only this crate; may be given several times.
+    /// Run only this crate's models; may be given several times.
     #[arg(short, long = "package", value_name = "CRATE")]
     pub(crate) packages: Vec<String>,
 }
@@ -27,7 +28,7 @@ impl Default for Args {
     }
 }
 
-/// The crates that have models.
+/// Returns the names of the crates that have models.
 pub(crate) fn crates(ws: &Workspace) -> impl Iterator<Item = &str> {
     ws.packages().filter(|p| depends_on_loom(p)).map(|p| text(&p["name"]))
 }
@@ -59,11 +60,11 @@ fn cargo_test(ws: &Workspace, args: &Args, package: &str) -> Cmd {
     let cmd = Cmd::line("cargo test --release -p")
         .arg(package)
         .env("RUSTFLAGS", "--cfg loom")
-        // Optimised, but with debug assertions: a model that breaks one fails.
+        // Optimised, but with debug assertions, so that a model fails if one does not hold.
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("LOOM_MAX_PREEMPTIONS", args.preemptions.to_string())
         .env("CARGO_TARGET_DIR", ws.target_dir("loom"));
-    // The models need no codec, so no C library is built a second time.
+    // The models need no codec. Without codecs, no C library has to be built again.
     if ["zswap-core", "zpage"].contains(&package) {
         cmd.args(["--no-default-features", "--features", "zbud"])
     } else {
@@ -75,7 +76,7 @@ fn depends_on_loom(package: &Value) -> bool {
     list(&package["dependencies"]).any(|d| d["name"] == "loom")
 }
 
-/// Returns the names of a package's integration tests that are models.
+/// Returns the names of a package's integration tests that are loom models.
 fn loom_tests(package: &Value) -> impl Iterator<Item = &str> {
     integration_tests(package, |_| true).filter(|name| name.starts_with("loom_"))
 }

@@ -1,4 +1,4 @@
-//! Tests with the `lzo` feature, which is off everywhere by default and needs cmake.
+//! Tests the `lzo` feature, which is off by default in every crate and needs cmake.
 
 use crate::apt;
 use crate::cmd::Cmd;
@@ -11,8 +11,8 @@ const CRATES: &str =
 pub(crate) fn run() -> Result<()> {
     apt::ensure("cmake", &["cmake --version"], "cmake")?;
     cargo(&format!("cargo clippy {CRATES} --all-targets -- -D warnings")).run()?;
-    // Only the codec's own tests: for the other crates it is just one more name. The binary is named too, so
-    // that cargo takes the other codecs as `cargo test --workspace` has built them.
+    // Only the tests of the codec itself. For the other crates, lzo is just one more codec name. The command
+    // also names the binary, so that cargo reuses the other codecs as `cargo test --workspace` built them.
     cargo(
         "cargo test -p zswap-compressors -p zswap-cli --features zswap-compressors/lzo \
          --lib --test round_trip --test hostile",
@@ -27,8 +27,8 @@ pub(crate) fn run() -> Result<()> {
     )
 }
 
-/// Makes a cargo command with a variable for cmake. cmake 4 refuses projects as old as liblzo2's unless
-/// this variable allows them; older versions ignore it.
+/// Makes a cargo command that sets a variable for cmake. cmake 4 refuses projects as old as liblzo2
+/// unless this variable allows them. Older versions ignore it.
 fn cargo(line: &str) -> Cmd {
     Cmd::line(line).env("CMAKE_POLICY_VERSION_MINIMUM", "3.5")
 }

@@ -1,7 +1,7 @@
-//! The allocators and the store under Miri, with strict provenance.
+//! Runs the tests of the allocators, the store and other crates under Miri, with strict provenance.
 //!
-//! Crates run without their C code, which Miri cannot execute. On request they also run for a
-//! 32-bit and a big-endian target, which test the packed words and the size arithmetic.
+//! The tests run without C code, which Miri cannot execute. On request they also run for a 32-bit
+//! and for a big-endian target, to test the packed words and the size arithmetic.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -13,11 +13,12 @@ use crate::workspace::{Workspace, integration_tests};
 /// A 32-bit and a big-endian target.
 const FOREIGN: &[&str] = &["i686-unknown-linux-gnu", "s390x-unknown-linux-gnu"];
 
-/// The placeholder for a crate's integration tests that need no feature.
+/// A placeholder in the lists below. It stands for the integration tests of the crate that need no
+/// feature.
 const TESTS: &str = "TESTS";
 
-/// The crates and their arguments for cargo. The slowest come first, since several run at a time. The
-/// store is split into parts, as it takes longest by far.
+/// The crates, each with its arguments for cargo. Several entries run at the same time, so the
+/// slowest come first. zswap-core takes by far the longest, so it is split into several entries.
 const CRATES: &[(&str, &str)] = &[
     ("zswap-core", "--no-default-features --features zbud TESTS"),
     ("zsmalloc", ""),
@@ -32,13 +33,14 @@ const CRATES: &[(&str, &str)] = &[
     ("zbud", ""),
     ("zram", "--no-default-features --features zbud"),
     ("zpool-buddies", ""),
-    // Without C code by itself: its tests keep from LZ4.
+    // It has no C code itself, but some of its tests use LZ4. Under Miri these tests leave out LZ4.
     ("linewords", "--lib --test round_trip --test hostile"),
     ("zswap-compressors", "--no-default-features --lib"),
     ("zswap-lz4-block", "--lib --tests"),
 ];
 
-/// What CI runs: the allocators, and the quick parts of the others. The sweep runs all of [`CRATES`].
+/// The tests that CI runs: those of the allocators, and the quick ones of other crates. The sweep
+/// runs all of [`CRATES`].
 const SMOKE: &[(&str, &str)] = &[
     ("zsmalloc", "--lib"),
     ("z3fold", "--lib"),
@@ -54,19 +56,19 @@ const SMOKE: &[(&str, &str)] = &[
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Run every test under this many schedules instead of one.
+    /// Run every test with this many schedules instead of one.
     #[arg(long, value_name = "N")]
     seeds: Option<u32>,
     /// Run for this target instead of the host; may be given several times.
     #[arg(long = "target", value_name = "TRIPLE", conflicts_with = "everywhere")]
     targets: Vec<String>,
-    /// Run for the host, for a 32-bit and for a big-endian target.
+    /// Run for the host, and also for a 32-bit and a big-endian target.
     #[arg(long)]
     everywhere: bool,
-    /// Only this crate; may be given several times.
+    /// Run only this crate's tests; may be given several times.
     #[arg(short, long = "package", value_name = "CRATE")]
     packages: Vec<String>,
-    /// Only tests whose path contains this.
+    /// Run only the tests with this text in their path.
     filter: Option<String>,
 }
 
@@ -95,7 +97,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     run_all(ws, args, &runs)
 }
 
-/// Runs what CI runs.
+/// Runs the tests that CI runs.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     ensure_nightly_source()?;
     let args = Args::default();
@@ -104,11 +106,12 @@ pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     run_all(ws, &args, &runs)
 }
 
-/// A target (`None` is the host), a crate, and the other arguments for cargo.
+/// A target, a crate, and further arguments for cargo. The target `None` is the host.
 type Run<'a> = (Option<&'a str>, &'a str, &'a str);
 
 fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
-    // Miri uses one thread, so as many crates run at a time as there are processors.
+    // A run of Miri uses one thread. So as many runs go on at the same time as there are
+    // processors.
     let next = AtomicUsize::new(0);
     let worker = || -> Result<()> {
         while let Some((target, krate, features)) = runs.get(next.fetch_add(1, Relaxed)) {
@@ -118,7 +121,8 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
                 .args(args.filter.iter().map(String::as_str))
                 .run_and_show_at_end();
             let ran = run.and_then(|output| {
-                // Several schedules print over each other, and a filter may leave a crate no test.
+                // The number of tests is not checked with several schedules, whose output is mixed
+                // up, and with a filter, which may leave a crate without a test.
                 let countable = args.seeds.is_none() && args.filter.is_none();
                 if countable && libtest::passed(&output) == 0 {
                     return Err(Error::NothingRan { krate: (*krate).to_owned(), what: "test" });
@@ -126,7 +130,7 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
                 Ok(())
             });
             if ran.is_err() {
-                // The others end after their current crate.
+                // The other workers end after their current crate.
                 next.store(runs.len(), Relaxed);
                 return ran;
             }
@@ -144,7 +148,8 @@ fn run_all(ws: &Workspace, args: &Args, runs: &[Run<'_>]) -> Result<()> {
     })
 }
 
-/// Returns the arguments for cargo besides the crate: the words of `line`, where [`TESTS`] is replaced.
+/// Returns the words of `line`, with the word [`TESTS`] replaced by the arguments that select the
+/// integration tests of `krate`.
 fn arguments(ws: &Workspace, krate: &str, line: &str) -> Vec<String> {
     let package = ws.packages().find(|p| p["name"] == krate);
     let tests = package.into_iter().flat_map(|p| integration_tests(p, |_| false));
@@ -170,7 +175,8 @@ fn cargo_miri(ws: &Workspace, args: &Args, verb: &str, target: Option<&str>) -> 
     }
 }
 
-/// Installs Miri and the source of the standard library, which Miri and the sanitizers build.
+/// Installs Miri and the source of the standard library in the nightly toolchain, if they are
+/// missing. Miri and the sanitizers build the standard library from it.
 pub(crate) fn ensure_nightly_source() -> Result<()> {
     let installed = Cmd::line("rustup component list --toolchain nightly --installed")
         .quiet()

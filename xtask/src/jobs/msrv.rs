@@ -1,7 +1,8 @@
-//! Type-checks each crate with the oldest compiler that it promises, without its features, with each of
-//! them alone, and with all. This finds a feature that compiles only together with another one.
+//! Type-checks each crate with the oldest Rust version that it promises: without its features, with
+//! each of them alone, and with all. This finds a feature that compiles only together with another
+//! one.
 //!
-//! `lzo` is left out: it needs cmake, and has its own job.
+//! The feature `lzo` is left out. It needs cmake and has its own job.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

@@ -1,11 +1,13 @@
-//! Mutants of code that must not be off by one: locks, slots, reference counts, entries, accounting.
+//! Tests mutants of code in which every detail counts: locks, slots, reference counts, entries,
+//! accounting.
 //!
-//! cargo-mutants changes one operator or result at a time and runs the crate's tests. A mutant that the
-//! tests do not notice survives, and fails the job. `.cargo/mutants.toml` excludes the mutants that no
-//! such test can notice, and says why.
+//! A mutant is the code with one operator or result changed. cargo-mutants makes the mutants one at
+//! a time and runs the crate's tests on each. If no test fails, the mutant survives, and the job
+//! fails. `.cargo/mutants.toml` excludes the mutants that no test of the crate can notice, and says
+//! why.
 //!
-//! The caught mutants are recorded under the target directory, so an interrupted run resumes where
-//! it ended. Remove that folder to begin again.
+//! Mutants that the tests noticed are recorded under the target directory, so that an interrupted
+//! run can resume. To begin from the start, remove the folder `mutants` there.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +17,8 @@ use crate::libtest;
 use crate::subcommand;
 use crate::workspace::{Workspace, text};
 
-/// A crate, its files under `src`, and the features that its tests need.
+/// A crate, the files under `src` to mutate, and the cargo arguments for the features that its
+/// tests need.
 type Target = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const TARGETS: &[Target] = &[
@@ -90,14 +93,14 @@ const TARGETS: &[Target] = &[
     ),
 ];
 
-/// The exit code of cargo-mutants if mutants were missed.
+/// The exit code of cargo-mutants if the tests missed some mutants.
 const MISSED: i32 = 2;
-/// Its exit code if mutants timed out: the tests noticed them by hanging.
+/// The exit code of cargo-mutants if the tests hung on some mutants. A hang counts as noticed.
 const TIMED_OUT: i32 = 3;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this crate; may be given several times.
+    /// Test only this crate; may be given several times.
     #[arg(short, long = "package", value_name = "CRATE")]
     packages: Vec<String>,
     /// Print the mutants instead of testing them.
@@ -128,16 +131,17 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Tests the mutants of a crate that were not caught before, and returns those that survived.
+/// Tests the mutants of a crate, except those that an earlier run has recorded as noticed. Returns
+/// a line for each mutant that survived.
 fn test(ws: &Workspace, target: &Target, cmd: Cmd) -> Result<Vec<String>> {
     let output = output_dir(ws, target.0);
     std::fs::create_dir_all(&output)
         .map_err(|source| Error::Read { path: output.clone(), source })?;
     let run = cmd
-        // A hang counts as noticed; the tests of a crate take seconds.
+        // The tests of a crate take seconds, so 60 s mean that they hang.
         .args(["--iterate", "--jobs", "1", "--timeout", "60", "--output"])
         .arg(output.display().to_string())
-        // Doc examples take longest to build and prove least.
+        // Doc examples are not run: they take longest to build and find least.
         .args(["--", "--tests"])
         .run();
     match run {
@@ -159,7 +163,7 @@ fn cargo_mutants(ws: &Workspace, (name, files, features): &Target) -> Result<Cmd
     let manifest = manifest.strip_prefix(ws.root()).unwrap_or(manifest);
     for file in *files {
         let path = manifest.with_file_name("src").join(file);
-        // cargo-mutants ignores a file that does not exist.
+        // cargo-mutants ignores a file that does not exist, so the job checks for it.
         std::fs::metadata(ws.root().join(&path))
             .map_err(|source| Error::Read { path: path.clone(), source })?;
         cmd = cmd.arg("--file").arg(path.display().to_string());

@@ -1,9 +1,10 @@
-//! The library crates as a user outside the workspace gets them: packaged, unpacked, and used by
-//! a crate that depends on nothing else.
+//! Uses the library crates as a user outside the workspace does: packaged, unpacked, and used by a
+//! crate that depends on nothing else.
 //!
-//! `cargo package` takes only the files that a package would contain, so the job notices a missing one.
-//! The crate that uses the packages is in `xtask/outside` and is copied out of the workspace. Beside it,
-//! `xtask/outside/faults` has the known faults; the job checks that they compile.
+//! `cargo package` packs only the files that belong to a package. So the job notices if one is
+//! missing. The crate that uses the packages is `xtask/outside`, and it is copied out of the
+//! workspace. The crate `xtask/outside/faults` has a trial of each known fault. The job checks that
+//! it compiles.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let folder = PathBuf::from(ws.target_dir("publish"));
     let user = folder.join("user");
     copy(&ws.root().join("xtask/outside"), &user)?;
-    // Outside the workspace nothing is inherited: no lints, no profiles, no lock file.
+    // Outside the workspace, the crate inherits no lints, no profiles and no lock file.
     for features in [&[][..], &["--features", "defaults"]] {
         let ran = index
             .cargo("run")
@@ -31,13 +32,14 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
             return Err(Error::NothingRan { krate: "outside".to_owned(), what: "store" });
         }
     }
-    // The faults are only compiled, so that they follow the code. Run a fault by hand after fixing it.
+    // The faults are only compiled, so that they stay in step with the code. Run a fault by hand
+    // after fixing it.
     Cmd::line("cargo check --quiet --manifest-path xtask/outside/faults/Cargo.toml")
         .env("CARGO_TARGET_DIR", ws.target_dir("faults"))
         .run()
 }
 
-/// Copies the files of a crate without its build artifacts.
+/// Copies `Cargo.toml` and `src/main.rs` of a crate. Build artifacts are not copied.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let files: [PathBuf; 2] = ["Cargo.toml".into(), ["src", "main.rs"].iter().collect()];
     for file in files {

@@ -1,7 +1,8 @@
-//! The crate `xtask/peers`: it compares this project with its peers (`cargo xtask bench --peers`), ages a
-//! store (`cargo xtask aging`) and writes the report (`cargo xtask report`). `cargo xtask peers` checks it.
+//! Runs and checks the crate `xtask/peers`. That crate compares this project with its peers (`cargo
+//! xtask bench --peers`), ages a store (`cargo xtask aging`) and writes the report (`cargo xtask
+//! report`). `cargo xtask peers` checks the crate itself.
 //!
-//! It is not a member of the workspace, since the peers need other allocators and codecs.
+//! The crate is not a member of the workspace, since the peers need other allocators and codecs.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use crate::error::Result;
 use crate::workspace::Workspace;
 
 const MANIFEST: &str = "xtask/peers/Cargo.toml";
-/// Enough pages for every contestant to store and free some.
+/// The number of pages in a check. It is enough for every contestant to store and free some.
 const SMOKE_PAGES: &str = "256";
 
 /// The options of a run.
@@ -22,7 +23,7 @@ pub(crate) struct Run<'a> {
     pub(crate) pages: Vec<PathBuf>,
 }
 
-/// Runs the comparison on files of pages.
+/// Runs the comparison of this project with its peers.
 pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     let mut cmd = cargo(ws, "run --release").args(["--", "run"]);
     if run.quick {
@@ -37,7 +38,7 @@ pub(crate) fn measure(ws: &Workspace, run: &Run<'_>) -> Result<()> {
     cmd.args(whole(&run.pages)).run()
 }
 
-/// The codecs of these names beside liblz4, on files of pages.
+/// Compares the codecs `names`, separated by commas, with liblz4 on the files `pages`.
 pub(crate) fn codecs(
     ws: &Workspace,
     names: &str,
@@ -55,13 +56,14 @@ pub(crate) fn codecs(
     cmd.args(whole(pages)).run()
 }
 
-/// The files without the one that combines small parts of all others.
+/// Returns the files except `sample.pages.zst`, which consists of small parts of the others.
 pub(crate) fn whole(files: &[PathBuf]) -> Vec<String> {
     let names = files.iter().map(|path| path.display().to_string());
     names.filter(|name| !name.ends_with("sample.pages.zst")).collect()
 }
 
-/// Writes the benchmark page from the output of a run and of an aging run.
+/// Writes the benchmark page from the JSON of a run of the contestants and, if given, of an aging
+/// run.
 pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result<()> {
     let mut cmd = cargo(ws, "run --release").args(["--", "report", "--run"]);
     cmd = cmd.arg(run.display().to_string());
@@ -71,13 +73,14 @@ pub(crate) fn report(ws: &Workspace, run: &Path, aging: Option<&Path>) -> Result
     cmd.run()
 }
 
-/// Checks what CI checks: format and lints. The sweep runs the rest.
+/// Checks what CI checks of the crate: format and lints. The sweep runs the whole of [`check`].
 pub(crate) fn lint(ws: &Workspace) -> Result<()> {
     Cmd::line("cargo fmt --check --manifest-path").arg(MANIFEST).run()?;
     cargo(ws, "clippy --all-targets").args(["--", "-D", "warnings"]).run()
 }
 
-/// Checks the crate: format, lints, tests, one turn of every contestant, and a short aging run.
+/// Checks the crate: format, lints, tests, a small run of every contestant and of the codecs, and a
+/// short aging run.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
     lint(ws)?;
     cargo(ws, "test").run()?;

@@ -1,10 +1,10 @@
-//! Publishes each of our packages by itself, after those that it depends on: to an index on disk, and
-//! nowhere else.
+//! Publishes our packages one by one, each after those that it depends on. They go to an index on
+//! disk and nowhere else.
 //!
-//! Inside the workspace cargo finds our packages by path, whatever their manifests say. Here each package
-//! is packed, and then compiled against those that were published before it. So these faults show as they
-//! would on crates.io: a dependency whose name belongs to others, a version that is missing, and a
-//! dependency on a package that is not published yet.
+//! Inside the workspace, cargo finds our packages by path, whatever their manifests say. Here each
+//! package is packed, and then compiled against the packages that were published before it. So
+//! these faults show up as they would on crates.io: a dependency under a name that belongs to
+//! somebody else, a missing version, and a dependency on a package that is not published yet.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use crate::index::Index;
 use crate::workspace::{Workspace, list, text};
 use crate::{folder, no_c};
 
-/// The files that every package must have.
+/// The files that every package must contain.
 const FILES: &[&str] = &["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
-/// The fields that its manifest must have.
+/// The fields that every package's manifest must have, named as in `cargo metadata`.
 const FIELDS: &[&str] = &["description", "license", "rust_version", "readme", "documentation"];
 
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     publish_all(ws).map(drop)
 }
 
-/// Publishes all our packages. Returns the index that has them.
+/// Publishes all our packages that are meant to be published. Returns the index that contains them.
 pub(crate) fn publish_all(ws: &Workspace) -> Result<Index> {
     let packages: Vec<&Value> = ws.packages().collect();
     let findings: Vec<String> = packages.iter().flat_map(|p| findings(p, &packages)).collect();
@@ -36,7 +36,8 @@ pub(crate) fn publish_all(ws: &Workspace) -> Result<Index> {
         return Err(Error::Findings { job: "publish", findings: findings.len() });
     }
     let folder = PathBuf::from(ws.target_dir("publish"));
-    // Also removes what was built of older packages: cargo would use it for the same version.
+    // This also removes older builds of the packages. Cargo would take them for the new ones, since
+    // the version is the same.
     folder::renew(&folder)?;
     let index = Index::of_third_parties(&folder.join("index"))?;
     let without_c = no_c::config("")?;
@@ -60,7 +61,8 @@ fn is_published(package: &Value) -> bool {
     package["publish"].is_null()
 }
 
-/// Returns the published packages, each after those that it depends on.
+/// Returns the packages that are to be published. Each comes after the packages that it depends on,
+/// except for its tests.
 fn in_order<'a>(packages: &[&'a Value]) -> Vec<&'a Value> {
     let mut left: Vec<&Value> = packages.iter().copied().filter(|p| is_published(p)).collect();
     let mut ordered = Vec::new();
@@ -70,7 +72,8 @@ fn in_order<'a>(packages: &[&'a Value]) -> Vec<&'a Value> {
             |p: &&Value| !ours(p).any(|d| !is_dev(d) && waiting.contains(text(&d["name"])));
         let (next, later): (Vec<&Value>, Vec<&Value>) = left.iter().partition(|p| is_next(p));
         if next.is_empty() {
-            // The rest form a circle. Cargo will say what the first of them misses.
+            // The rest depend on each other in a circle. Cargo will report what the first of them
+            // lacks.
             ordered.extend(later);
             break;
         }
@@ -80,7 +83,7 @@ fn in_order<'a>(packages: &[&'a Value]) -> Vec<&'a Value> {
     ordered
 }
 
-/// The dependencies of a package on packages of this workspace.
+/// Returns a package's dependencies on packages of this workspace.
 fn ours(package: &Value) -> impl Iterator<Item = &Value> {
     list(&package["dependencies"]).filter(|dependency| dependency["path"].is_string())
 }
@@ -89,8 +92,8 @@ fn is_dev(dependency: &Value) -> bool {
     dependency["kind"] == "dev"
 }
 
-/// Returns what is wrong with a package's manifest: what keeps the package from being published, or its
-/// users from building it.
+/// Returns what is wrong with a package's manifest. Such a fault keeps the package from being
+/// published, or its users from building it.
 fn findings(package: &Value, packages: &[&Value]) -> Vec<String> {
     if !is_published(package) {
         return Vec::new();
@@ -142,8 +145,8 @@ fn check_files(package: &Value, unpacked: &Path) -> Result<()> {
     }
 }
 
-/// Makes an unpacked package its own workspace, so that cargo does not take it for a member of the
-/// workspace around it.
+/// Makes an unpacked package a workspace by itself. Otherwise cargo would take it for a member of
+/// the workspace around it.
 fn stand_alone(unpacked: &Path) -> Result<()> {
     let path = unpacked.join("Cargo.toml");
     let manifest = folder::read(&path)?;

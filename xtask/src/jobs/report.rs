@@ -1,4 +1,5 @@
-//! Writes a run of `bench --peers` and an aging run as tables and pictures into `docs/benchmarks.md`.
+//! Writes `docs/benchmarks.md`: tables and pictures of a run of `bench --peers` and of an aging
+//! run.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,10 +10,12 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The output of `bench --peers --json FILE`. Without this option, that is run first.
+    /// Take the results from FILE, written by `bench --peers --json FILE`. Without this option, the
+    /// comparison is run first.
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
-    /// The output of an aging run, one sample per line. Without it the page says that aging was not run.
+    /// Take the aging samples from FILE, written by `aging --json FILE`. Without this option, the
+    /// page says that aging was not run.
     #[arg(long, value_name = "FILE")]
     aging: Option<PathBuf>,
 }

@@ -1,8 +1,9 @@
-//! Every search for unsoundness at full length. It takes hours, so it can be stopped and resumed.
+//! Runs every search for unsoundness at full length. It takes hours, so it can be stopped and
+//! resumed.
 //!
-//! A ledger records which steps passed for the commit that is checked out, and the next sweep skips
-//! them; another commit starts from the beginning. In a tree with uncommitted changes all steps run,
-//! and none is recorded. A step that fails does not stop the others.
+//! A ledger records which steps have passed for the commit that is checked out, and the next sweep
+//! skips them. For another commit all steps run again. In a tree with uncommitted changes all steps
+//! run, and none is recorded. If a step fails, the others still run.
 
 use std::time::Instant;
 
@@ -15,13 +16,13 @@ use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Seconds for each fuzz target.
+    /// Run each fuzz target for this many seconds.
     #[arg(long, default_value_t = 900)]
     fuzz_seconds: u64,
-    /// Only steps whose name contains this; may be given several times.
+    /// Run only the steps with TEXT in their name; may be given several times.
     #[arg(long = "step", value_name = "TEXT")]
     steps: Vec<String>,
-    /// Also run the steps that already passed for this commit.
+    /// Also run the steps that have already passed for this commit.
     #[arg(long)]
     again: bool,
 }
@@ -37,7 +38,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The outcome of a step, and the seconds that it took when it ran.
+/// The outcome of a step, and how many seconds it took when it ran.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     PassedBefore(u64),
@@ -60,8 +61,8 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
-/// Returns the steps. They are small, since a stop loses the current one. Only Miri is a single step,
-/// because it runs several crates at a time.
+/// Returns the steps. They are small, since stopping the sweep loses the current one. Only Miri is
+/// a single large step, because it runs several crates at the same time.
 fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     let loom = loom::crates(ws).map(move |krate| {
         let args = || loom::Args { packages: vec![krate.to_owned()], ..loom::Args::default() };
@@ -90,7 +91,7 @@ fn steps(ws: &Workspace, fuzz_seconds: u64) -> Vec<Step<'_>> {
     loom.chain([features, miri, peers, torture]).chain(tsan).chain(asan).chain(fuzz).collect()
 }
 
-/// Returns the commit that is checked out; `None` if the tree differs from it.
+/// Returns the commit that is checked out; `None` if there are uncommitted changes.
 fn commit() -> Result<Option<String>> {
     if !Cmd::line("git status --porcelain").quiet()?.is_empty() {
         return Ok(None);
@@ -98,7 +99,9 @@ fn commit() -> Result<Option<String>> {
     Ok(Some(Cmd::line("git rev-parse HEAD").quiet()?.trim().to_owned()))
 }
 
-/// Runs the steps that have not passed yet for the `commit`; with `again`, all of them.
+/// Runs the steps that have not passed yet for the checked-out commit, or all steps if `again` is
+/// set. Returns the name and the outcome of every step. `commit` is the function `commit` above;
+/// tests pass another one.
 fn sweep(
     ledger: &mut Ledger,
     steps: &[Step<'_>],
@@ -118,7 +121,7 @@ fn sweep(
         let start = Instant::now();
         let result = run();
         let seconds = start.elapsed().as_secs();
-        // If the tree changed meanwhile, the step may not have run on this commit.
+        // If the tree changed while the step ran, the step may not have tested this commit.
         let after = commit()?;
         let outcome = match (result, before) {
             (Ok(()), Some(commit)) if after.as_ref() == Some(&commit) => {
@@ -153,7 +156,8 @@ mod tests {
 
     use super::*;
 
-    /// Steps, the names of the steps that ran, and a ledger in its own directory.
+    /// A sweep of three steps: the directory of its ledger, the names of the steps that ran, and
+    /// whether the second step passes.
     struct Scene {
         folder: std::path::PathBuf,
         ran: RefCell<Vec<&'static str>>,
@@ -167,7 +171,8 @@ mod tests {
             Self { folder, ran: RefCell::default(), second_passes: Cell::new(true) }
         }
 
-        /// Sweeps with the ledger reopened, as a new process would, and returns the steps that ran.
+        /// Opens the ledger as a new process would, and sweeps. Returns the names of the steps that
+        /// ran, and the outcomes.
         fn sweep(
             &self,
             again: bool,
@@ -189,7 +194,7 @@ mod tests {
 
     impl Drop for Scene {
         fn drop(&mut self) {
-            // There is no directory if the scene recorded nothing.
+            // The directory does not exist if the scene recorded nothing.
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
@@ -241,13 +246,14 @@ mod tests {
     #[test]
     fn a_tree_that_changes_during_a_step_is_not_remembered_for_it() {
         let scene = Scene::new("during");
-        // While two steps have run, the tree differs: when the second ends and the third begins.
+        // The tree counts as changed while exactly two steps have run: when the second step ends
+        // and the third begins.
         let commit = || {
             let changed = scene.ran.borrow().len() == 2;
             if changed { Ok(None) } else { at("one") }
         };
         scene.sweep(false, commit);
-        // The third step began with the changed tree.
+        // The third step began with a changed tree, so it was not recorded, either.
         assert_eq!(scene.sweep(false, || at("one")).0, ["second", "third"]);
     }
 

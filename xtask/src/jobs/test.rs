@@ -1,4 +1,4 @@
-//! The tests of the whole workspace, by the README's command.
+//! Runs the tests of the whole workspace, with the same command as in the README.
 
 use crate::cmd::Cmd;
 use crate::error::Result;

@@ -1,6 +1,8 @@
-//! Random backends, codecs, limits, faults and switches of the store, checked against a model: half a minute
-//! in CI, hours by hand. `--breaks` tests the torture itself: each patch of `torture/breaks` removes one fix
-//! from a copy of the last commit, and the torture must find the fault.
+//! Tests the store against a model, with random backends, codecs, limits, faults and switches. This
+//! takes half a minute in CI, and hours by hand.
+//!
+//! `--breaks` tests the torture itself. Each patch in `torture/breaks` removes one fix from the
+//! code. It is applied to a copy of the last commit, and the torture must find the fault.
 
 use std::path::{Path, PathBuf};
 
@@ -8,27 +10,28 @@ use crate::cmd::Cmd;
 use crate::error::{Error, Result};
 use crate::workspace::Workspace;
 
-/// The seconds that the torture runs in `ci`.
+/// How many seconds the torture runs in `ci`.
 const CI_SECONDS: u64 = 30;
 
-/// The folder of the patches.
+/// The folder with the patches.
 const BREAKS: &str = "torture/breaks";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long to run, in seconds.
+    /// Run for this many seconds.
     #[arg(long, default_value_t = CI_SECONDS)]
     seconds: u64,
-    /// Threads that share all keys.
+    /// The number of threads. They all use the same keys.
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// Seeds every random choice. Default: the time.
+    /// Seed every random choice with this number. Default: the time.
     #[arg(long)]
     seed: Option<u64>,
-    /// Apply each patch of torture/breaks to a copy of the last commit, and fail unless each is found.
+    /// Apply each patch in torture/breaks to a copy of the last commit, and fail unless every fault
+    /// is found.
     #[arg(long)]
     breaks: bool,
-    /// More options of `zswap-torture`, after `--`: see its `--help`.
+    /// Further options for `zswap-torture`, after `--`; see its `--help`.
     #[arg(last = true)]
     rest: Vec<String>,
 }
@@ -40,7 +43,7 @@ impl Default for Args {
 }
 
 impl Args {
-    /// Runs for `seconds`.
+    /// Returns the arguments for a run of `seconds`.
     pub(crate) fn lasting(seconds: u64) -> Self {
         Self { seconds, ..Self::default() }
     }
@@ -56,7 +59,7 @@ impl Args {
     }
 }
 
-/// Runs the torture as CI does: in the test profile, with debug assertions.
+/// Runs the torture as CI does: built in the test profile, which has debug assertions.
 pub(crate) fn smoke(ws: &Workspace) -> Result<()> {
     let program = ws.build_for_tests()?.join("zswap-torture");
     Args::default().pass_to(Cmd::new(&shown(&program))).run()
@@ -69,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     args.pass_to(Cmd::line("cargo run --release -p zswap-torture --")).run()
 }
 
-/// A copy of the last commit, removed at the end.
+/// A copy of the last commit, as a git worktree. It is removed on drop.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -112,7 +115,7 @@ fn find_breaks(args: &Args) -> Result<()> {
         copy.git().arg("apply").arg(shown(patch)).run()?;
         let manifest = shown(&copy.0.join("Cargo.toml"));
         let run = Cmd::line("cargo run --release -p zswap-torture --manifest-path").arg(manifest);
-        // Builds quickly: there are many programs, and each runs only briefly.
+        // Saves build time: there are many programs, and each runs only briefly.
         let run = run
             .env("CARGO_TARGET_DIR", shown(&target))
             .env("CARGO_PROFILE_RELEASE_LTO", "off")

@@ -1,4 +1,5 @@
-//! The concurrent tests under the thread sanitizer; on request every test of every crate.
+//! Runs the tests of the crates that use threads under the thread sanitizer, or on request the
+//! tests of every crate.
 
 use crate::error::Result;
 use crate::sanitizer::{self, Crate, Sanitizer};
@@ -6,8 +7,8 @@ use crate::workspace::Workspace;
 
 const THREAD: Sanitizer = Sanitizer { job: "tsan", name: "thread", options: None };
 
-/// The crates that `ci` runs: those with threads. They run without the C code, which starts no threads
-/// and would take most of the time.
+/// The crates that `ci` tests: those that use threads. They are built without C code, which starts
+/// no threads and would take most of the time to build.
 const CONCURRENT: &[Crate] = &[
     ("zpool-base", ""),
     ("zpool-pages", ""),
@@ -25,11 +26,11 @@ const CONCURRENT: &[Crate] = &[
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Every crate with its default features: the codecs, whose C code has the sanitizer too, the
-    /// stores with every backend, and the binary.
+    /// Test every crate with its default features: also the codecs, with their C code under the
+    /// sanitizer, the stores with every backend, and the binary.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Only this crate; may be given several times.
+    /// Test only this crate; may be given several times.
     #[arg(short, long = "package", value_name = "CRATE")]
     pub(crate) packages: Vec<String>,
 }

@@ -1,5 +1,6 @@
-//! Rule `arrow`: dependencies of every kind between the workspace's crates point down only, and
-//! consumers of backends name a concrete one in zpage's `src/builtin.rs` only.
+//! Rule `arrow`: a crate of the workspace depends only on crates that the table in `allowed` lists
+//! for it, even in tests and build scripts. The crates that use backends name a concrete backend
+//! only in zpage's `src/builtin.rs`.
 
 use std::path::Path;
 
@@ -12,13 +13,14 @@ use crate::workspace::{list, text};
 
 const BACKENDS: &[&str] = &["zbud", "z3fold", "zsmalloc"];
 
-/// Crates that use backends and compressors through their traits only.
+/// The crates that use backends through a trait only.
 const CONSUMERS: &[&str] = &["zswap-core/zpage", "zswap-core", "zram"];
 
-/// The one file where the built-in backends are registered.
+/// The only file of those crates that may name a concrete backend: it registers the built-in ones.
 const BUILTIN: &str = "zswap-core/zpage/src/builtin.rs";
 
-/// Returns the crates that a crate may depend on; `None` for a crate that the table does not list.
+/// Returns the crates of the workspace on which the crate `from` may depend. Returns `None` if the
+/// table does not list `from`.
 fn allowed(from: &str) -> Option<&'static [&'static str]> {
     const ZPAGE: &[&str] = &[
         "zpool-base",
@@ -66,7 +68,7 @@ fn allowed(from: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// Checks the manifests, as `cargo metadata --no-deps` gives them.
+/// Checks the dependencies of each package in `metadata`, the output of `cargo metadata --no-deps`.
 pub(super) fn check_manifests(metadata: &Value, root: &Path) -> Vec<Finding> {
     let packages: Vec<&Value> = list(&metadata["packages"]).collect();
     let members: Vec<&str> = packages.iter().map(|p| text(&p["name"])).collect();
@@ -92,13 +94,14 @@ pub(super) fn check_manifests(metadata: &Value, root: &Path) -> Vec<Finding> {
     found
 }
 
-/// Returns the number, from 1, of the manifest's first line that begins with the dependency's name; 1 if
-/// there is no such line.
+/// Returns the number, from 1, of the first line that begins with the dependency's name. Returns 1
+/// if there is no such line.
 fn line_of(manifest: &str, dependency: &str) -> usize {
     manifest.lines().position(|l| words(l, dependency).next() == Some(0)).map_or(1, |line| line + 1)
 }
 
-/// Checks that a file of a consumer names no concrete backend.
+/// Checks that the file names no concrete backend in an import or a path. Only files under `src` of
+/// the crates in `CONSUMERS` are checked, and no test code.
 pub(super) fn check_source(source: &Source) -> Vec<Finding> {
     let krate = source.crate_dir();
     let file = source.path().strip_prefix(krate).unwrap_or_default().trim_start_matches('/');

@@ -1,27 +1,27 @@
-//! Attributes in blanked code: where they are, whether they require `test`, and the item that
-//! follows one.
+//! Finds attributes in code whose comments and literals are blanked out. Finds out whether an
+//! attribute requires `test`, and to which item it belongs.
 
 use std::ops::Range;
 
 use super::words::is_ident;
 
-/// `#[...]` or `#![...]`.
+/// An attribute: `#[...]` or `#![...]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attribute {
-    /// From the hash to past the closing bracket.
+    /// The range from the hash to just after the closing bracket.
     pub(super) span: Range<usize>,
-    /// Written `#![...]`.
+    /// Whether it is written `#![...]`.
     pub(super) inner: bool,
 }
 
 impl Attribute {
-    /// The text between the brackets.
+    /// Returns the text between the brackets.
     pub(super) fn body<'a>(&self, code: &'a str) -> &'a str {
         let text = &code[self.span.clone()];
         text.split_once('[').map_or("", |(_, body)| body.trim_end_matches(']')).trim()
     }
 
-    /// Whether this is `#[test]`, or a `cfg` that only a test build satisfies.
+    /// Returns whether this is `#[test]`, or a `cfg` that only a test build satisfies.
     pub(super) fn is_test_only(&self, code: &str) -> bool {
         let body = self.body(code);
         body == "test"
@@ -29,7 +29,7 @@ impl Attribute {
     }
 }
 
-/// Finds every attribute of the code, in order.
+/// Returns every attribute in the code, in order.
 pub(super) fn find(code: &str) -> Vec<Attribute> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -49,7 +49,8 @@ pub(super) fn find(code: &str) -> Vec<Attribute> {
     found
 }
 
-/// Returns the offset past the bracket that closes the one at `open`; the end of the code if none does.
+/// Returns the offset just after the bracket that closes the one at `open`; the length of the code
+/// if no bracket closes it.
 pub(super) fn matching(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, c) in code[open..].char_indices() {
@@ -87,7 +88,8 @@ const ITEM_WORDS: &[&str] = &[
     "let",
 ];
 
-/// Returns the range of the item, field or statement that an attribute ending at `from` belongs to.
+/// Returns the range of the item, field or statement to which an attribute belongs. `from` is the
+/// end of that attribute.
 pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
     let mut start = from + blanks(&code[from..]);
     while code[start..].starts_with('#') {
@@ -99,8 +101,8 @@ pub(super) fn item_after(code: &str, from: usize) -> Range<usize> {
     let mut at = start;
     while let Some(c) = code[at..].chars().next() {
         match c {
-            // The braces end the range. In a `use` list or an initialiser a semicolon follows
-            // them; the range lacks only that.
+            // The range ends with the braces. In a `use` list or an initialiser a semicolon
+            // follows, which the range leaves out.
             '{' => return start..matching(code, at),
             '(' | '[' => at = matching(code, at),
             ';' => return start..at + 1,
@@ -116,13 +118,13 @@ fn blanks(text: &str) -> usize {
     text.len() - text.trim_start().len()
 }
 
-/// Returns the arguments of `name(...)` if that is the whole `text`, else `None`.
+/// If `text` is `name(...)`, returns what is between the brackets; otherwise `None`.
 pub(super) fn arguments<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let rest = text.trim().strip_prefix(name)?.trim_start();
     rest.strip_prefix('(')?.strip_suffix(')')
 }
 
-/// Whether a `cfg` predicate can hold only where `flag` is set.
+/// Returns whether a `cfg` predicate can be true only if `flag` is set.
 pub(super) fn requires(predicate: &str, flag: &str) -> bool {
     let predicate = predicate.trim();
     if predicate == flag {
@@ -138,7 +140,7 @@ pub(super) fn requires(predicate: &str, flag: &str) -> bool {
     }
 }
 
-/// Splits a list at its own commas, not at those within brackets.
+/// Splits a list at its commas, except commas inside brackets. Skips empty parts.
 fn parts(list: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     list.split(move |c| {

@@ -1,8 +1,9 @@
-//! Rule `circle`: the files of a crate use each other in one direction only.
+//! Rule `circle`: two files of a crate do not use each other, neither directly nor through other
+//! files.
 //!
-//! A file uses another if its code names it by a path that begins with `crate`, `super` or `self`. If a path
-//! names something that a module re-exports (`pub use`), the file uses the module it comes from. The re-export
-//! itself is not a use. Code for tests may use anything.
+//! A file uses another if its code names something of it by a path that begins with `crate`,
+//! `super` or `self`. If that path leads to a re-export (`pub use`), the file uses the module that
+//! the name comes from. The re-export itself does not count as a use. Test code may use anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +11,15 @@ use super::Finding;
 use super::source::Source;
 use super::words::is_ident;
 
-/// A module as its path in the crate: `["index", "node"]`, or nothing for the root.
+/// A module's path in its crate, such as `["index", "node"]`. The path of the root is empty.
 type Module = Vec<String>;
 
 /// The paths in one file's code.
 struct File<'a> {
     source: &'a Source,
-    /// Paths that the code names, with the line they begin on.
+    /// The paths that the code names, each with the number of the line where it begins.
     used: Vec<(Vec<String>, usize)>,
-    /// Names that the file re-exports, and the path of each.
+    /// The names that the file re-exports, each with the path that it stands for.
     passed_on: BTreeMap<String, Vec<String>>,
 }
 
@@ -33,7 +34,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     crates.values().flat_map(circles_in).collect()
 }
 
-/// The module of a file under `src`; `None` for other files and for further binaries.
+/// Returns the module of a file under `src`; `None` for other files and for files under `src/bin`.
 fn module_of(source: &Source) -> Option<Module> {
     let file = source.path().strip_prefix(source.crate_dir())?.strip_prefix("/src/")?;
     let mut parts: Module = file.strip_suffix(".rs")?.split('/').map(str::to_owned).collect();
@@ -51,7 +52,7 @@ fn read<'a>(source: &'a Source, module: &[String]) -> File<'a> {
     let code = source.code();
     for start in ["crate", "super", "self"] {
         for at in source.words(start) {
-            // In `super::super::a` the path begins with the first `super`.
+            // In `super::super::a` only the first `super` begins the path.
             let within = code[..at].trim_end().ends_with("::");
             if within
                 || source.is_test_at(at)
@@ -84,26 +85,27 @@ fn read<'a>(source: &'a Source, module: &[String]) -> File<'a> {
     file
 }
 
-/// Whether the path at `at` belongs to a `pub use`.
+/// Returns whether the path at offset `at` belongs to a `pub use`.
 fn is_passed_on(code: &str, at: usize) -> bool {
     let statement = code[..at].rsplit([';', '}', '{', ']']).next().unwrap_or_default().trim();
     statement.starts_with("pub") && statement.ends_with("use")
 }
 
-/// One path of a use tree, and the name that it brings in.
+/// One path of a use tree, and the name that it imports.
 struct Leaf {
     path: Vec<String>,
     name: String,
 }
 
-/// Returns the paths of the use tree that `code` begins with.
+/// Returns the paths of the use tree at the beginning of `code`.
 fn tree(code: &str) -> Vec<Leaf> {
     let mut leaves = Vec::new();
     branch(code, &[], &mut leaves);
     leaves
 }
 
-/// Reads a use tree and appends its paths to `leaves`. Returns the text after the tree.
+/// Appends the paths of the use tree at the beginning of `code` to `leaves`. Each path is prefixed
+/// with `before`. Returns the rest of the code, after the tree.
 fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &'a str {
     let mut path = before.to_vec();
     loop {
@@ -117,7 +119,7 @@ fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &
             return code.trim_start().strip_prefix('}').unwrap_or(code);
         }
         let len = code.find(|c| !is_ident(c)).unwrap_or(code.len());
-        // `*`, or a character that no path has: the path ends here.
+        // The next character is `*` or one that no path contains. The path ends here.
         let (word, rest) = if len == 0 && !code.is_empty() {
             code.split_at(code.chars().next().map_or(0, char::len_utf8))
         } else {
@@ -145,7 +147,8 @@ fn branch<'a>(mut code: &'a str, before: &[String], leaves: &mut Vec<Leaf>) -> &
     code
 }
 
-/// Turns a path that `module` names into one from the crate's root; `None` if it leaves the crate.
+/// Resolves a path that the code of `module` names, and returns the path from the crate's root.
+/// Returns `None` if a `super` leads above the root.
 fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     let mut at = module.to_vec();
     let mut rest = path;
@@ -162,10 +165,11 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
     Some(at)
 }
 
-/// Returns the file that a path leads to; `None` for one that leads out of the crate.
+/// Returns the module in which the item of a path is, after following re-exports. Returns `None` if
+/// the path leads to another crate, or through eight re-exports or more.
 fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module> {
     let mut path = path.to_vec();
-    // Each turn follows one re-export. A name is re-exported a few times at most.
+    // Each turn follows one re-export. Real names pass through a few at most.
     for _ in 0..8 {
         let depth = (0..=path.len()).rev().find(|depth| files.contains_key(&path[..*depth]))?;
         let Some(name) = path.get(depth) else { return Some(path) };
@@ -176,7 +180,7 @@ fn target(files: &BTreeMap<Module, File<'_>>, path: &[String]) -> Option<Module>
                 return Some(path);
             }
         }
-        // A name from another crate is in no file of this one.
+        // A path whose first part is no module of this crate leads to another crate.
         let begins = path.first()?;
         if depth == 0 && !files.keys().any(|module| module.first() == Some(begins)) {
             return None;
@@ -211,7 +215,7 @@ fn circles_in(files: &BTreeMap<Module, File<'_>>) -> Vec<Finding> {
     found
 }
 
-/// Returns all modules that a module uses, directly or through others.
+/// Returns all modules that the module `from` uses, directly or through others.
 fn reached(uses: &BTreeMap<&Module, BTreeMap<Module, usize>>, from: &Module) -> BTreeSet<Module> {
     let mut reached = BTreeSet::new();
     let mut todo = vec![from.clone()];

@@ -4,7 +4,7 @@ use super::Finding;
 use super::source::Source;
 use super::words::words;
 
-/// The phrases that the rule refuses, as whole words and in any case.
+/// The phrases that the rule refuses. They are matched as whole words, in upper or lower case.
 const PHRASES: &[&str] =
     &["as requested", "this session", "previously", "no longer", "fixme", "xxx", "todo"];
 
@@ -16,7 +16,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Checks the `#` comments of a manifest or another TOML file.
+/// Checks the `#` comments of a TOML file.
 pub(super) fn check_toml(path: &str, text: &str) -> Vec<Finding> {
     text.lines()
         .enumerate()

@@ -1,20 +1,23 @@
-//! Rule `document`: every Rust file that a document names exists, and so does every test and model that
-//! docs/locking.md and docs/obligations.md name; docs/locking.md names each loom model.
+//! Rule `document`: every Rust file that a document names exists. Every test and model that
+//! docs/locking.md and docs/obligations.md name exists, too. docs/locking.md names every loom
+//! model.
 //!
-//! A name is a word in backquotes. A test's name is in lower case with two underscores or more.
-//! `..._end` stands for a name with that ending. A name with a `*` stands for several and is not checked.
+//! A name is a word in backquotes. The name of a test is in lower case and has at least two
+//! underscores. `..._end` stands for any name with that ending. A name with a `*` stands for
+//! several names and is not checked.
 
 use std::collections::BTreeSet;
 
 use super::Finding;
 use super::source::Source;
 
-/// The document that lists the models, each with what it fails without.
+/// The document that lists the loom models. For each model it says what the model fails without.
 const MODELS: &str = "docs/locking.md";
-/// Documents in which a word with two underscores is a function. In others it may also be a figure.
+/// The documents in which every word with two underscores is a function's name. In other documents
+/// such a word may also be a statistic.
 const OF_TESTS: &[&str] = &[MODELS, "docs/obligations.md"];
 
-/// The functions and files that a document may name.
+/// The functions and files that exist.
 struct Known<'a> {
     functions: BTreeSet<&'a str>,
     files: Vec<&'a str>,
@@ -33,7 +36,7 @@ impl Known<'_> {
     }
 }
 
-/// Whether the text before a file's name is empty or ends a folder's name.
+/// Returns whether `before`, the part of a path before a name, is empty or ends with `/`.
 fn is_whole(before: &str) -> bool {
     before.is_empty() || before.ends_with('/')
 }
@@ -83,7 +86,7 @@ fn functions(source: &Source) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns the words of a line in backquotes that name a test, a function or a file.
+/// Returns the words in backquotes in a line that name a Rust file, a test or another function.
 fn names(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2).filter(|name| {
         let word = name.strip_prefix("...").unwrap_or(name);

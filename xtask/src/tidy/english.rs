@@ -1,11 +1,12 @@
-//! Rule `english`: comments and documents use none of the phrases that make a reader parse a sentence
+//! Rule `english`: comments and documents avoid certain phrases that make a reader parse a sentence
 //! twice.
 
 use super::Finding;
 use super::source::Source;
 use super::words::words;
 
-/// The phrases that the rule refuses, as whole words and in any case, each with what to say instead.
+/// The phrases that the rule refuses, each with what to write instead. They are matched as whole
+/// words, in upper or lower case.
 const TICS: &[(&str, &str)] = &[
     ("told", "\"reported\", \"shown\", or name who does it"),
     ("tells of", "\"describes\" or \"reports\""),
@@ -25,7 +26,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     findings(source.path(), lines)
 }
 
-/// Checks the text of a document.
+/// Checks every line of a document.
 pub(super) fn check_document(path: &str, text: &str) -> Vec<Finding> {
     findings(path, text.lines())
 }

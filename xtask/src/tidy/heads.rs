@@ -1,4 +1,5 @@
-//! Rule `head`: a file begins with a `//!` comment that states its idea; only attributes may precede it.
+//! Rule `head`: a file begins with a `//!` comment that states its idea. Only attributes, empty
+//! lines and a `#!/` line may precede it.
 
 use super::Finding;
 use super::source::Source;

@@ -1,9 +1,10 @@
-//! Rule `licence`: without the `lzo` feature no copyleft code is built or linked.
+//! Rule `licence`: without the `lzo` feature, no copyleft code is built or linked.
 //!
-//! Every package that normal or build dependencies reach, on any system, with the default
-//! features and with all features except `lzo`, has a licence from the list in `spdx.rs`. lzo-sys
-//! itself is optional wherever it is named, and no default feature switches it on. Packages that
-//! only tests use are not distributed and not checked.
+//! The rule checks every package that the workspace uses as a normal or build dependency, on any
+//! system. It checks them once with the default features, and once with all features except `lzo`.
+//! Each must have a licence from the list in `spdx.rs`. lzo-sys must be an optional dependency
+//! wherever it is named, and no default feature may switch it on. Packages that only tests use are
+//! not distributed, so they are not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ use super::{Finding, spdx};
 use crate::error::Result;
 use crate::workspace::{Workspace, list, metadata, text};
 
-/// GPL-2.0.
+/// This package is under the GPL-2.0.
 const COPYLEFT: &str = "lzo-sys";
 
 pub(super) fn check(ws: &Workspace) -> Result<Vec<Finding>> {
@@ -24,7 +25,8 @@ pub(super) fn check(ws: &Workspace) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-/// Checks how the members' manifests declare lzo-sys.
+/// Checks that the workspace's manifests declare lzo-sys as optional, and that no default feature
+/// switches it on.
 fn declared(metadata: &Value) -> Vec<Finding> {
     let tainted = tainted_features(metadata);
     let mut found = Vec::new();
@@ -47,7 +49,8 @@ fn declared(metadata: &Value) -> Vec<Finding> {
     found
 }
 
-/// Checks the licences of the packages that the members reach with these features.
+/// Checks the licences of all packages that the workspace's packages use, directly or through
+/// others. `metadata` is resolved with certain features; `features` names them in the findings.
 fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     let packages: BTreeMap<&str, &Value> =
         list(&metadata["packages"]).map(|p| (text(&p["id"]), p)).collect();
@@ -84,7 +87,8 @@ fn resolved(metadata: &Value, features: &str) -> Vec<Finding> {
     found
 }
 
-/// Returns the features of members, as `member/feature`, that do not switch lzo-sys on.
+/// Returns all features of the workspace's packages that do not switch lzo-sys on, written
+/// `package/feature`.
 fn features_without_copyleft(metadata: &Value) -> Vec<String> {
     let tainted = tainted_features(metadata);
     features(metadata)
@@ -95,7 +99,8 @@ fn features_without_copyleft(metadata: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Returns the features of members that switch lzo-sys on, by themselves or through others.
+/// Returns the features of the workspace's packages that switch lzo-sys on, directly or through
+/// other features.
 fn tainted_features(metadata: &Value) -> BTreeSet<(String, String)> {
     let mut tainted = BTreeSet::new();
     loop {
@@ -122,14 +127,15 @@ fn tainted_features(metadata: &Value) -> BTreeSet<(String, String)> {
     }
 }
 
-/// Returns the name of the package that `package` depends on under the name `dependency`.
+/// Returns the real name of a dependency that `package` declares under the name `dependency`.
 fn package_of<'a>(metadata: &'a Value, package: &str, dependency: &'a str) -> &'a str {
     let of = list(&metadata["packages"]).filter(|p| p["name"] == package);
     let renamed = of.flat_map(|p| list(&p["dependencies"])).find(|d| d["rename"] == dependency);
     renamed.map_or(dependency, |d| text(&d["name"]))
 }
 
-/// Returns every feature of every member: package, feature and what it enables.
+/// Returns every feature of every package of the workspace: the package, the feature and the list
+/// of what it enables.
 fn features(metadata: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
     list(&metadata["packages"]).flat_map(|package| {
         let name = text(&package["name"]);

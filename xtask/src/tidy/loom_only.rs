@@ -1,13 +1,14 @@
-//! Rule `loom`: only a crate's `sync.rs` and its loom models name loom.
+//! Rule `loom`: in a crate, only `sync.rs` and the loom models name loom.
 //!
-//! A model is a file whose path contains `loom`, or code that is compiled for tests only.
+//! A file counts as a model if its path contains `loom`. So does code that is compiled for tests
+//! only.
 
 use super::Finding;
 use super::source::Source;
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     let path = source.path();
-    // The job that runs the models is not a model.
+    // The task runner names loom because it runs the models.
     if source.top_dir() == "xtask" || path.ends_with("/src/sync.rs") || path.contains("loom") {
         return Vec::new();
     }

@@ -1,8 +1,8 @@
-//! Rule `path`: no file names a directory of its author's machine.
+//! Rule `path`: no file names a directory of its author's machine, such as a home directory.
 
 use super::Finding;
 
-/// Directories at the root that belong to a user or a machine.
+/// Top-level directories that belong to a user or to one machine.
 const DIRECTORIES: &[&str] = &["root", "home", "work"];
 
 pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {

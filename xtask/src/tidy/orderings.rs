@@ -1,9 +1,11 @@
-//! Rule `ordering`: an atomic ordering weaker than `SeqCst` has a comment on what it pairs with.
+//! Rule `ordering`: for each atomic ordering weaker than `SeqCst`, a comment says what it pairs
+//! with.
 //!
-//! The comment is plain, not documentation, and in the same function: on the line itself, within
-//! the statement, or within the four lines above it. Consecutive lines with weak orderings count
-//! as one place, so that a list of counters needs one comment. If one reason holds for the
-//! rest of a function, say because a lock is held, a comment with "here and below" covers it.
+//! The comment must be a plain one, not documentation, and in the same function: on the same line,
+//! within the statement, or within the four lines above the statement. Consecutive lines with weak
+//! orderings count as one place, so that a list of counters needs one comment. One reason may hold
+//! for the rest of a function, for example because a lock is held. Then a comment with the words
+//! "here and below" is enough for all of it.
 
 use std::ops::Range;
 
@@ -35,12 +37,13 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     unexplained.map(|line| Finding::new(source.path(), line + 1, "ordering", fix)).collect()
 }
 
-/// Returns the range of every `use` statement.
+/// Returns the byte range of every `use` statement.
 fn imports(code: &str) -> impl Iterator<Item = Range<usize>> {
     words(code, "use").map(|at| at..code[at..].find(';').map_or(code.len(), |end| at + end))
 }
 
-/// Returns the weak orderings that `use` statements bring in by their bare names.
+/// Returns the weak orderings that the `use` statements import, so that code can name them without
+/// `Ordering::`.
 fn imported(code: &str, imports: &[Range<usize>]) -> Vec<&'static str> {
     let mut names = Vec::new();
     for import in imports {
@@ -57,7 +60,7 @@ fn is_explained(source: &Source, weak: &[bool], line: usize) -> bool {
         let code = source.code_line(l);
         code.len() - code.trim_start().len()
     };
-    // The first line of the statement, or of the consecutive lines with weak orderings.
+    // Find the first line of the statement, or of the consecutive lines with weak orderings.
     let mut first = line;
     while !plain(first) && first > 0 && (weak[first - 1] || continues(source, first - 1)) {
         first -= 1;
@@ -68,7 +71,7 @@ fn is_explained(source: &Source, weak: &[bool], line: usize) -> bool {
     let mut near = true;
     for (distance, above) in (0..first).rev().enumerate() {
         let code = source.code_line(above);
-        // A comment after other code belongs to that code.
+        // A comment that follows code on its line belongs to that code.
         if plain(above) && code.trim().is_empty() {
             let covers = near && distance < REACH;
             if covers || source.comment_line(above).to_lowercase().contains(COVERS_REST) {
@@ -83,7 +86,7 @@ fn is_explained(source: &Source, weak: &[bool], line: usize) -> bool {
     false
 }
 
-/// Whether the statement continues after this line.
+/// Returns whether the statement on this line continues on the next one.
 fn continues(source: &Source, line: usize) -> bool {
     let code = source.code_line(line).trim();
     let ends = code.is_empty() || code.ends_with([';', '{', '}']);

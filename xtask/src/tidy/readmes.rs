@@ -1,4 +1,5 @@
-//! Rule `readme`: a library's README shows the first example of its front page, which is a doctest.
+//! Rule `readme`: every library has a README. Its first example is the first example of the crate's
+//! front page, which is tested there as a doctest.
 
 use super::Finding;
 use super::source::Source;
@@ -34,10 +35,11 @@ fn finding(documents: &[(String, String)], source: &Source) -> Option<Finding> {
     })
 }
 
-/// Returns the first example of the front page, without its hidden lines.
+/// Returns the first example of the crate's front page, without its hidden lines.
 fn example_of(source: &Source) -> Vec<String> {
     let lines = (0..source.line_count()).map(|line| source.raw_line(line));
-    // A fence that depends on a feature is in an attribute, and a second fence follows it.
+    // A fence that depends on a feature is written as an attribute. Then a second fence follows
+    // directly.
     let after =
         lines.skip_while(|line| !line.contains(FENCE)).skip_while(|line| line.contains(FENCE));
     let inside = after.take_while(|line| line.starts_with("//!") && !line.contains(FENCE));
@@ -46,14 +48,14 @@ fn example_of(source: &Source) -> Vec<String> {
     trimmed(code.filter(|line| line != "#" && !line.starts_with("# ")).collect())
 }
 
-/// Returns the first example of a README, and the number of the line that it begins on.
+/// Returns the number of the line on which a README's first example begins, and the example.
 fn shown_in(text: &str) -> (usize, Vec<String>) {
     let at = text.lines().position(|line| line.starts_with(FENCE)).unwrap_or(0);
     let inside = text.lines().skip(at + 1).take_while(|line| !line.starts_with(FENCE));
     (at + 1, trimmed(inside.map(str::to_owned).collect()))
 }
 
-/// Removes empty lines at either end.
+/// Removes empty lines at the beginning and the end.
 fn trimmed(mut lines: Vec<String>) -> Vec<String> {
     let first = lines.iter().position(|line| !line.is_empty()).unwrap_or(lines.len());
     lines.drain(..first);

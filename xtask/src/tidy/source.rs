@@ -1,10 +1,10 @@
-//! A Rust file split just far enough for the rules: code, comments, and the lines that are
+//! Splits a Rust file just far enough for the rules: into code, comments, and the parts that are
 //! compiled for tests only.
 //!
-//! This is a light lexer, not a parser. `code` and `comments` are as long as the text and break at the
-//! same lines. `code` has blanks in place of comments, `comments` has blanks in place of code, and both
-//! have blanks inside string and character literals. So an offset or a line number means the same
-//! place in all three.
+//! This is a light lexer, not a parser. Besides the text itself, a `Source` keeps two copies of it.
+//! `code` has blanks in place of comments, and `comments` has blanks in place of code. Both have
+//! blanks inside string and character literals. Both are as long as the text and break at the same
+//! lines, so an offset or a line number means the same place in all three.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Splits a file. `path` is relative to the workspace root, with `/` between its parts.
+    /// Splits a file. `path` is relative to the workspace root and uses `/` on every system.
     pub(super) fn new(path: &str, text: String) -> Self {
         let (code, comments) = split(&text);
         let line_starts =
@@ -53,7 +53,8 @@ impl Source {
                 continue;
             }
             if attribute.inner {
-                // An inner attribute applies to the whole file only at the head of the file.
+                // Of the inner attributes, only those before the first brace apply to the whole
+                // file.
                 self.all_test |= !self.code[..attribute.span.start].contains('{');
                 continue;
             }
@@ -69,24 +70,27 @@ impl Source {
         &self.path
     }
 
-    /// Returns the first part of the path: the folder of a crate, which may hold further crates.
+    /// Returns the first part of the path. It is the folder of a crate, which may contain further
+    /// crates.
     pub(super) fn top_dir(&self) -> &str {
         self.path.split('/').next().unwrap_or_default()
     }
 
-    /// The directory of the crate.
+    /// Returns the directory of the file's crate; empty if the file is in none of a crate's usual
+    /// folders.
     pub(super) fn crate_dir(&self) -> &str {
         let folders = ["/src/", "/tests/", "/benches/", "/examples/"];
         let ends = folders.iter().filter_map(|folder| self.path.find(folder));
         self.path.get(..ends.min().unwrap_or(0)).unwrap_or_default()
     }
 
-    /// The file with everything blanked except code.
+    /// Returns the text with everything except code blanked.
     pub(super) fn code(&self) -> &str {
         &self.code
     }
 
-    /// The modules that this file declares for tests only, as paths without `.rs`.
+    /// Returns the modules that this file declares for tests only and that are in other files. Each
+    /// is given as a path without `.rs`.
     pub(super) fn test_module_stems(&self) -> &[String] {
         &self.test_module_stems
     }
@@ -96,12 +100,12 @@ impl Source {
         self.all_test = true;
     }
 
-    /// The number of lines. The rules count lines from 0, and from 1 in reports.
+    /// Returns the number of lines. Line numbers in the rules begin at 0, and in reports at 1.
     pub(super) fn line_count(&self) -> usize {
         self.line_starts.len()
     }
 
-    /// Returns the line of a byte offset.
+    /// Returns the number of the line that contains a byte offset.
     pub(super) fn line_at(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= offset) - 1
     }
@@ -120,47 +124,48 @@ impl Source {
         self.line_of(&self.code, line)
     }
 
-    /// Returns the comment on a line, without the blanks before it; empty if the line has none.
+    /// Returns the comment on a line, without the blanks before it. Returns an empty string if the
+    /// line has no comment.
     pub(super) fn comment_line(&self, line: usize) -> &str {
         self.line_of(&self.comments, line).trim_start()
     }
 
-    /// Whether a line holds a comment and no code.
+    /// Returns whether a line has a comment and no code.
     pub(super) fn is_comment_line(&self, line: usize) -> bool {
         self.code_line(line).trim().is_empty() && !self.comment_line(line).is_empty()
     }
 
-    /// Whether the comment on a line is documentation.
+    /// Returns whether the comment on a line is documentation.
     pub(super) fn is_doc_line(&self, line: usize) -> bool {
         let comment = self.comment_line(line);
         ["///", "//!", "/**", "/*!"].iter().any(|mark| comment.starts_with(mark))
             && !comment.starts_with("////")
     }
 
-    /// Whether a line begins within an attribute or begins one.
+    /// Returns whether the first code on a line belongs to an attribute.
     pub(super) fn is_attribute_line(&self, line: usize) -> bool {
         let code = self.code_line(line);
         let first = self.line_starts[line] + (code.len() - code.trim_start().len());
         !code.trim().is_empty() && self.attributes.iter().any(|a| a.span.contains(&first))
     }
 
-    /// Whether an offset lies in code that is compiled for tests only.
+    /// Returns whether an offset is in code that is compiled for tests only.
     pub(super) fn is_test_at(&self, offset: usize) -> bool {
         self.all_test || self.test_spans.iter().any(|span| span.contains(&offset))
     }
 
-    /// Whether a line begins in code that is compiled for tests only.
+    /// Returns whether the first byte of a line is in code that is compiled for tests only.
     #[cfg(test)]
     pub(super) fn is_test_line(&self, line: usize) -> bool {
         self.is_test_at(self.line_starts[line])
     }
 
-    /// Returns the offsets at which `word` stands in the code as a whole identifier.
+    /// Returns the offsets at which the code contains `word` as a whole identifier.
     pub(super) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         words(&self.code, word)
     }
 
-    /// The code from an offset on, without leading blanks.
+    /// Returns the code from an offset to the end of the file, without leading blanks.
     pub(super) fn code_from(&self, offset: usize) -> &str {
         self.code[offset..].trim_start()
     }
@@ -170,14 +175,15 @@ fn in_test_directory(path: &str) -> bool {
     path.split('/').rev().skip(1).any(|dir| matches!(dir, "tests" | "benches"))
 }
 
-/// Returns the name if the item is `mod name;`, with any visibility.
+/// If the item is `mod name;`, with any visibility, returns the name; otherwise `None`.
 fn out_of_line_module(item: &str) -> Option<&str> {
     let at = words(item, "mod").next()?;
     let name = item[at + 3..].trim().strip_suffix(';')?.trim();
     name.chars().all(is_ident).then_some(name)
 }
 
-/// Returns the path, without `.rs`, of the module that `mod name;` in the file at `path` declares.
+/// Returns the path, without `.rs`, of the module `name` that the file at `path` declares as `mod
+/// name;`.
 fn module_stem(path: &str, name: &str) -> String {
     let (dir, file) = path.rsplit_once('/').unwrap_or(("", path));
     match file {
@@ -190,11 +196,12 @@ fn module_stem(path: &str, name: &str) -> String {
 enum Class {
     Code,
     Comment,
-    /// The inside of a literal: neither code nor comment.
+    /// The inside of a string or character literal. It is neither code nor comment.
     Literal,
 }
 
-/// Returns the text twice: with all blanked except code, and with all blanked except comments.
+/// Returns two copies of the text: one with everything except code blanked, and one with everything
+/// except comments blanked.
 fn split(text: &str) -> (String, String) {
     let classes = classify(text);
     let keep = |class| {
@@ -211,7 +218,7 @@ fn split(text: &str) -> (String, String) {
     (keep(Class::Code), keep(Class::Comment))
 }
 
-/// Returns the class of every byte. The bytes of a character share one class.
+/// Returns the class of every byte. All bytes of a character have the same class.
 fn classify(text: &str) -> Vec<Class> {
     let bytes = text.as_bytes();
     let mut classes = vec![Class::Code; bytes.len()];
@@ -261,12 +268,12 @@ fn block_comment_len(rest: &[u8]) -> usize {
     at.min(rest.len())
 }
 
-/// Returns the length of `r`, `br` or `cr`, with which `rest` begins.
+/// Returns the length of the prefix `r`, `br` or `cr` of a raw string. `rest` must begin with one.
 fn raw_prefix_len(rest: &[u8]) -> usize {
     if rest[0] == b'r' { 1 } else { 2 }
 }
 
-/// Returns the number of hashes if a raw string begins at `at`, else `None`.
+/// If a raw string begins at `at`, returns how many hashes its quotes have; otherwise `None`.
 fn raw_string_hashes(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = &bytes[at..];
     let starts = rest[0] == b'r' || rest.starts_with(b"br") || rest.starts_with(b"cr");
@@ -279,14 +286,15 @@ fn raw_string_hashes(bytes: &[u8], at: usize) -> Option<usize> {
     (after.get(hashes) == Some(&b'"')).then_some(hashes)
 }
 
-/// Returns the length of `body` up to the quote that ends a raw string.
+/// Returns how long `body`, the text after a raw string's opening quote, is up to the closing
+/// quote.
 fn raw_body_len(body: &[u8], hashes: usize) -> usize {
     let mut close = vec![b'"'];
     close.resize(hashes + 1, b'#');
     body.windows(close.len()).position(|w| w == close).unwrap_or(body.len())
 }
 
-/// Returns the length of `body` up to an unescaped `quote`.
+/// Returns how long `body` is up to the first `quote` that is not escaped.
 fn quoted_len(body: &[u8], quote: u8) -> usize {
     let mut at = 0;
     while at < body.len() && body[at] != quote {
@@ -295,7 +303,8 @@ fn quoted_len(body: &[u8], quote: u8) -> usize {
     at.min(body.len())
 }
 
-/// Returns the length of the inside of a character literal; `None` for a lifetime.
+/// Returns the length of a character literal without its quotes. Returns `None` if `rest` does not
+/// begin with such a literal; it may begin with a lifetime.
 fn char_literal_len(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     let first = inside.chars().next()?;
@@ -386,7 +395,7 @@ mod tests {
         assert!(s.is_test_at(l_end(&s, 2)) && !s.is_test_at(l_end(&s, 3)));
     }
 
-    /// Returns an offset within the first word of a line.
+    /// Returns the offset of the first code on a line.
     fn l_end(s: &Source, line: usize) -> usize {
         let code = s.code_line(line);
         s.line_starts[line] + code.len() - code.trim_start().len()

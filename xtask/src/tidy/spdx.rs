@@ -1,7 +1,8 @@
-//! Licence expressions, evaluated against the licences that the project accepts.
+//! Evaluates the licence expressions of packages against the list of licences that the project
+//! accepts.
 //!
-//! `OR`, the old `/` and brackets work as in SPDX, `AND` binds tighter than `OR`, and a licence
-//! with an exception is accepted only if it is listed with that exception.
+//! `OR` and brackets work as in SPDX, and the older `/` means `OR`. `AND` binds tighter than `OR`.
+//! A licence with an exception is accepted only if the list has it with that exception.
 
 const ALLOWED: &[&str] = &[
     "MIT",
@@ -19,7 +20,8 @@ const ALLOWED: &[&str] = &[
     "MIT-0",
 ];
 
-/// Whether allowed licences alone satisfy `expression`; false if it is malformed.
+/// Returns whether the licences in `ALLOWED` satisfy `expression`. Returns false if the expression
+/// is malformed.
 pub(super) fn is_allowed(expression: &str) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let tokens: Vec<&str> = spaced.split_whitespace().collect();

@@ -1,6 +1,6 @@
 //! Finds whole identifiers in code.
 
-/// Returns the offsets at which `word` stands in `code` as a whole identifier.
+/// Returns the offsets at which `code` contains `word` as a whole identifier.
 pub(super) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
         let before = code[..at].chars().next_back();

@@ -1,4 +1,4 @@
-//! Faults of the disk's memory and of recompression.
+//! Trials of faults in the disk's memory accounting, in recompression, and after a fork.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,8 @@ fn at(page: u64) -> u64 {
     page * PAGE_SIZE as u64
 }
 
-/// At `mem_limit` a page is refused although it is no larger than the page it would replace.
+/// Tests whether a disk at its `mem_limit` refuses a page that is no larger than the page that it
+/// would replace.
 pub fn an_overwrite_at_the_limit_is_refused() -> Seen {
     let disk = Zram::builder().disksize(at(4000)).mem_limit(2 << 20).build().expect("a disk");
     let written = (0..4000).take_while(|n| disk.write(at(*n), &page_of(*n, 1500)).is_ok()).count();
@@ -24,7 +25,7 @@ pub fn an_overwrite_at_the_limit_is_refused() -> Seen {
     Seen::new(refused > 0, format!("{refused} of {written} equal overwrites were refused"))
 }
 
-/// Slots of discarded pages keep their memory, and no limit counts it.
+/// Tests whether the slots of discarded pages keep their memory. No limit counts that memory.
 pub fn memory_of_discarded_slots_stays() -> Seen {
     let pages = 1 << 22;
     let disk = Zram::builder().disksize(at(pages)).mem_limit(1 << 20).build().expect("a disk");
@@ -39,7 +40,7 @@ pub fn memory_of_discarded_slots_stays() -> Seen {
     Seen::new(left > most / 10, format!("{} KiB of {} KiB of slots stay", left >> 10, most >> 10))
 }
 
-/// The table of an empty disk of 16 TiB takes memory.
+/// Tests whether the table of an empty disk of 16 TiB takes resident memory.
 pub fn an_empty_disk_takes_memory() -> Seen {
     let before = resident_kib();
     let disk = Zram::builder().disksize(16 << 40).build().expect("a disk");
@@ -48,7 +49,8 @@ pub fn an_empty_disk_takes_memory() -> Seen {
     Seen::new(grown > 1024, format!("16 TiB without a page: {grown} KiB resident"))
 }
 
-/// `mm_stat` has a total above its maximum: only one of the two counts warm pages.
+/// Tests whether `mm_stat` reports a total above its maximum. This happens if only the total counts
+/// warm pages.
 pub fn the_total_is_above_the_maximum() -> Seen {
     let disk = Zram::builder().disksize(at(2000)).build().expect("a disk");
     for n in 0..2000 {
@@ -62,7 +64,7 @@ pub fn the_total_is_above_the_maximum() -> Seen {
     Seen::new(stat.mem_used_total > stat.mem_used_max, what)
 }
 
-/// An algorithm is not found by the same text that the disk was built with.
+/// Tests whether `recompress` does not find an algorithm by the spec that the disk was built with.
 pub fn recompression_is_not_found_by_its_spec() -> Seen {
     let lost = ["zstd:level=3", "deflate:level=6", "lz4hc:level=9"].iter().filter(|spec| {
         let disk = Zram::builder().disksize(at(64)).recompression(spec).build();
@@ -75,7 +77,8 @@ pub fn recompression_is_not_found_by_its_spec() -> Seen {
     )
 }
 
-/// Pages are recompressed to save a few bytes within one size class, so memory grows.
+/// Tests whether recompression saves no memory. This happens if it replaces objects by smaller ones
+/// of the same size class.
 pub fn recompression_wins_no_memory() -> Seen {
     let pages = 4000;
     let disk = Zram::builder().disksize(at(pages)).zpool("zbud").algorithm("lz4");
@@ -95,7 +98,7 @@ pub fn recompression_wins_no_memory() -> Seen {
     )
 }
 
-/// A device whose writes take long.
+/// A device on which every write takes two seconds.
 #[derive(Debug, Default)]
 struct Slow(AtomicBool);
 
@@ -113,7 +116,8 @@ impl SwapDevice for Slow {
     }
 }
 
-/// In a child after `fork` a disk waits for a slot that a thread of the parent had locked.
+/// Tests whether a disk in the child of a `fork` waits for ever. It does if a thread of the parent
+/// had locked the slot that the child reads.
 pub fn a_child_waits_for_ever() -> Seen {
     let device = Arc::new(Slow::default());
     let disk = Zram::builder().disksize(at(4)).backing_device(device.clone()).build();
@@ -124,17 +128,18 @@ pub fn a_child_waits_for_ever() -> Seen {
         while !device.0.load(Ordering::SeqCst) {
             thread::yield_now();
         }
-        // SAFETY: the child reads a page and ends, and runs no other code of the parent.
+        // SAFETY: the child only sets an alarm, reads a page of the disk and exits. It runs no
+        // other code of the parent.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: the call only sets a watchdog: its signal ends a child that waits for ever.
+            // SAFETY: the call only sets an alarm. Its signal ends a child that waits for ever.
             unsafe { libc::alarm(5) };
             drop(disk.read(0, &mut [0; PAGE_SIZE]));
-            // SAFETY: ends the child at once.
+            // SAFETY: the call only ends the child, without running any code at exit.
             unsafe { libc::_exit(0) };
         }
         let mut status = 0;
-        // SAFETY: the child is this process's, and the place is this frame's.
+        // SAFETY: `child` is a child of this process, and `status` is a local variable.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
         status
     });

@@ -1,12 +1,16 @@
-//! The known faults, each as a trial: `cargo run --release -- NAME`, or `all`.
+//! Trials that show whether the known faults still exist. Run one with `cargo run --release --
+//! NAME`, or all with `cargo run --release -- all`.
 //!
-//! Each trial prints one line: whether the fault is still there, and what it saw. A fixed fault becomes a
-//! test of its crate and leaves this list.
+//! Each trial prints one line, which says whether the fault is still there and what was seen. After
+//! a fault is fixed, its trial becomes a test of the crate and leaves this list.
 //!
-//! Faults that only the binary shows have no trial: `zswap compare --pid` of threads, processes and
-//! files whose names are not UTF-8, of a process with terabytes mapped, and inside a nested memory cgroup;
-//! `compare --pages F --plot F`, an unwritable plot, options that are ignored beside `--pages`; the server's
-//! summary, its URI, SIGHUP, and how often it wakes.
+//! Faults that only the binary shows have no trial. They are:
+//!
+//! - `zswap compare --pid` of threads, of processes and files whose names are not UTF-8, of a
+//!   process with terabytes mapped, and inside a nested memory cgroup.
+//! - `compare --pages F --plot F`, an unwritable plot, and options that are ignored beside
+//!   `--pages`.
+//! - The server's summary, its URI, SIGHUP, and how often it wakes up.
 
 mod disk;
 mod pages;
@@ -17,7 +21,7 @@ use std::process::ExitCode;
 
 /// The result of a trial.
 pub struct Seen {
-    /// Whether the fault showed.
+    /// Whether the fault occurred.
     fault: bool,
     what: String,
 }

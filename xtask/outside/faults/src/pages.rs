@@ -1,8 +1,9 @@
-//! Pages of noise and text, and the process's resident memory.
+//! Makes pages of noise and text, and measures the process's resident memory.
 
 use zram::{PAGE_SIZE, Page};
 
-/// Returns a page of `random` bytes of noise with a text after them. It differs for each seed.
+/// Returns a page that begins with `random` bytes of noise, followed by text and by `seed`. Each
+/// seed gives a different page.
 pub fn page_of(seed: u64, random: usize) -> Page {
     let mut state = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut noise = || {
@@ -20,7 +21,7 @@ pub fn page_of(seed: u64, random: usize) -> Page {
     page
 }
 
-/// Returns the KiB of the process's resident set; 0 if the system has no `/proc`.
+/// Returns the process's resident memory in KiB; 0 if the system does not report it.
 pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS"));

@@ -1,4 +1,4 @@
-//! Faults of the NBD server.
+//! Trials of faults in the NBD server.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,8 +16,8 @@ use crate::pages::resident_kib;
 
 const CLIENTS: usize = 64;
 
-/// Runs `trial` with a server on its own socket. Returns the trial's result, and whether the server had
-/// ended by itself.
+/// Runs `trial` with a server that listens on its own socket. Returns the trial's result, and
+/// whether the server ended before it was stopped.
 fn serve<T>(trial: impl FnOnce(&Path) -> T) -> (T, bool) {
     let disk = Arc::new(zram::Zram::builder().disksize(64 << 20).build().expect("a disk"));
     let name = format!("zswap-fault-{}.sock", std::process::id());
@@ -45,29 +45,30 @@ fn connect(path: &Path) -> UnixStream {
     client
 }
 
-/// Whether a client that connects now is greeted.
+/// Returns whether a client that connects now gets a greeting.
 fn is_greeted(path: &Path) -> bool {
     connect(path).read_exact(&mut [0; 18]).is_ok()
 }
 
-/// The server ends, and the disk with it, when it has no descriptor for another client.
+/// Tests whether the server, and with it the disk, ends when it has no file descriptor for another
+/// client.
 pub fn ends_without_descriptors() -> Seen {
     let (served, ended) = serve(|path| {
         let mut client = connect(path);
         client.read_exact(&mut [0; 18]).expect("a greeting");
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the limit is a local, which the call writes.
+        // SAFETY: the call writes only to `limit`, a local variable.
         unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
         let few = libc::rlimit { rlim_cur: 48, ..limit };
-        // SAFETY: the call reads the limit, a local, and sets it for this process.
+        // SAFETY: the call only reads `few`, a local variable, and sets the limit of this process.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const few) };
         let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        // One descriptor is for this end of the next connection.
+        // This frees one descriptor, for the client's end of the next connection.
         files.pop();
         let another = UnixStream::connect(path);
         sleep(Duration::from_millis(300));
         drop(files);
-        // SAFETY: as above.
+        // SAFETY: as for the `setrlimit` above, with `limit`.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
         sleep(Duration::from_millis(300));
         drop(another);
@@ -76,11 +77,12 @@ pub fn ends_without_descriptors() -> Seen {
     Seen::new(ended, format!("after EMFILE the server ended: {ended}, takes clients: {served}"))
 }
 
-/// Clients that send their handshake slowly keep all others out: the time-out is per read, not per handshake.
+/// Tests whether clients that send their handshake slowly keep all others out. This happens if the
+/// time-out is per read and not per handshake.
 pub fn trickled_handshakes_keep_others_out() -> Seen {
     let (kept_out, _) = serve(|path| {
         let mut slow: Vec<UnixStream> = (0..CLIENTS).map(|_| connect(path)).collect();
-        // Flags, then one option of 8192 bytes that never ends.
+        // The flags, then an option of 8192 bytes that is never completed.
         let mut says = vec![0, 0, 0, 3];
         says.extend(b"IHAVEOPT");
         says.extend(99u32.to_be_bytes());
@@ -101,14 +103,16 @@ pub fn trickled_handshakes_keep_others_out() -> Seen {
     Seen::new(kept_out, format!("after 3 s of a 300 ms time-out another is kept out: {kept_out}"))
 }
 
-/// Clients that announce a large write and send one byte of it hold its memory for ever.
+/// Tests whether clients that announce a large write, but send only one byte of it, make the server
+/// keep memory for the whole write.
 pub fn announced_writes_hold_memory() -> Seen {
     let (grown, _) = serve(|path| {
         let before = resident_kib();
         let mut clients: Vec<UnixStream> = (0..16).map(|_| connect(path)).collect();
         for client in &mut clients {
             client.read_exact(&mut [0; 18]).expect("a greeting");
-            // Flags without zeroes; export by name; a write of 32 MiB, of which one byte comes.
+            // The flags, with no zeroes wanted; then a request for the export by name; then a write
+            // of 32 MiB, of which only one byte is sent.
             let mut says = vec![0, 0, 0, 3];
             says.extend(b"IHAVEOPT");
             says.extend(1u32.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Faults of pages on a device.
+//! Trials of faults with pages on a device.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use zswap_core::{SwapEntry, Zswap};
 use crate::Seen;
 use crate::pages::page_of;
 
-/// A device that returns pages with one bit changed.
+/// A device that returns every page with one bit changed.
 #[derive(Debug)]
 struct Flips(MemorySwapDevice);
 
@@ -36,7 +36,7 @@ fn disk(device: Arc<dyn SwapDevice>) -> Zram {
     disk
 }
 
-/// The disk accepts other bytes from the device than it wrote.
+/// Tests whether the disk accepts a page from the device that differs from the page that it wrote.
 pub fn a_device_is_believed() -> Seen {
     let disk = disk(Arc::new(Flips(MemorySwapDevice::new(10))));
     let mut back = [0; PAGE_SIZE];
@@ -45,7 +45,7 @@ pub fn a_device_is_believed() -> Seen {
     Seen::new(fault, format!("one bit changed on the device: {read:?}"))
 }
 
-/// A page that is read repeatedly from the device never moves back into memory.
+/// Tests whether a page that is read repeatedly from the device never moves back into memory.
 pub fn a_hot_page_stays_on_the_device() -> Seen {
     let mut back = [0; PAGE_SIZE];
     let disk = disk(Arc::new(MemorySwapDevice::new(10)));

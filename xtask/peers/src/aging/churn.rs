@@ -1,8 +1,9 @@
-//! One mode's store and its operations.
+//! Runs the operations of one mode on its store.
 //!
-//! Seven of ten operations are reads, drawn by Zipf's law. Two are overwrites; half of these are drawn
-//! by the same law, half evenly. One drops a page, or stores one under a dropped entry. So the number
-//! of pages held follows a slow wave between 84 and 112 MiB. Each thread has its own entries.
+//! Of ten operations, seven are reads of pages drawn by Zipf's law. Two are overwrites: half of
+//! them choose the page by the same law, the others evenly. The tenth drops a page, or stores a
+//! page under a dropped entry. It makes the number of pages held rise and fall slowly, between 84
+//! and 112 MiB. Each thread has its own entries.
 
 use std::f64::consts::TAU;
 use std::io::Write;
@@ -25,22 +26,22 @@ use crate::error::{Error, Result};
 const LEAST: usize = 21_504;
 /// The greatest number of pages held: 112 MiB.
 const MOST: usize = 28_672;
-/// The skew of reads.
+/// The exponent of Zipf's law.
 const THETA: f64 = 0.99;
-/// The cycles of the sizes in a run.
+/// The number of cycles in a run (see `content.rs`).
 const CYCLES: f64 = 8.0;
-/// The waves of the number of pages held in a run.
+/// How many waves the number of pages held goes through in a run.
 const WAVES: f64 = 19.0;
-/// The samples of a run.
+/// The number of samples in a run.
 const SAMPLES: u64 = 2000;
-/// The compactions of a run in the mode on demand.
+/// The number of compactions in a run of the mode on demand.
 const DEMANDS: u64 = 20;
-/// One in this many operations is timed.
+/// One operation out of this many is timed.
 const TIMED: u64 = 16;
-/// Operations that a thread claims at a time.
+/// The number of operations that a thread claims at a time.
 const STRIDE: u64 = 256;
 
-/// The parameters of every mode.
+/// The parameters, which are the same for every mode.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) operations: u64,
@@ -58,7 +59,7 @@ pub(crate) struct Churned {
     pub(crate) load: Option<Summary>,
 }
 
-/// Fills a store, churns it until the last operation, and then checks every page.
+/// Fills a store, runs all operations on it, and then checks every page.
 pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churned> {
     let store = Zswap::builder().zpool(&plan.zpool).compressor(&plan.compressor).build();
     let store = Arc::new(store.map_err(Error::setup)?);
@@ -91,7 +92,7 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
                     tell(mode, &samples);
                 }
             }
-            // After the sample, so that a sample does not show a pool that was just compacted.
+            // Compaction comes after the sample. So no sample shows a pool that was just compacted.
             if done * DEMANDS / plan.operations > demanded {
                 demanded = done * DEMANDS / plan.operations;
                 compaction.demand(&store)?;
@@ -112,7 +113,7 @@ pub(crate) fn run(mode: Mode, plan: &Plan, contents: &Contents) -> Result<Churne
     Ok(Churned { mode, samples, store, load })
 }
 
-/// Prints the progress, given the samples so far.
+/// Prints the progress, as the last of the samples shows it.
 fn tell(mode: Mode, samples: &[Sample]) {
     if let Some(Sample { operations, seconds, pool_per_compressed, .. }) = samples.last() {
         // An error is ignored: this is only progress, and the report does not depend on it.
@@ -136,10 +137,11 @@ fn times(hands: Vec<Hand<'_>>, wall: Duration) -> (Option<Summary>, Option<Summa
 
 /// State shared by the threads of a mode.
 ///
-/// All accesses are relaxed: these are counts and flags that publish nothing.
+/// All accesses are relaxed: these are a count and a flag, and no other memory is published through
+/// them.
 #[derive(Debug, Default)]
 struct Shared {
-    /// Operations that the threads have claimed.
+    /// The number of operations that the threads have claimed.
     begun: AtomicU64,
     /// Set when a thread has failed.
     stop: AtomicBool,
@@ -148,14 +150,14 @@ struct Shared {
 impl Shared {
     fn told<T>(&self, result: Result<T>) -> Result<T> {
         if result.is_err() {
-            // Relaxed: see above.
+            // Relaxed: see `Shared`.
             self.stop.store(true, Relaxed);
         }
         result
     }
 }
 
-/// One thread's entries, and the content expected in each of them.
+/// A thread's entries, and the content that each should have.
 #[derive(Debug)]
 struct Hand<'a> {
     store: &'a Zswap,
@@ -165,13 +167,13 @@ struct Hand<'a> {
     /// The entry of each rank.
     entries: Vec<SwapEntry>,
     held: Vec<Option<Content>>,
-    /// Ranks that hold a page, then those that do not.
+    /// All ranks: first the `live` ones that hold a page, then the others.
     order: Vec<u32>,
     /// The place of each rank in `order`.
     places: Vec<u32>,
     live: usize,
     least: usize,
-    /// The operations of all threads together.
+    /// The number of operations of all threads together.
     operations: u64,
     page: Box<Page>,
     store_laps: Laps,
@@ -179,7 +181,7 @@ struct Hand<'a> {
 }
 
 impl<'a> Hand<'a> {
-    /// Makes a thread's share of the entries, and fills it.
+    /// Makes a thread's share of the entries, and stores pages under the first of them.
     fn new(
         thread: usize,
         plan: &Plan,
@@ -219,14 +221,15 @@ impl<'a> Hand<'a> {
         Ok(hand)
     }
 
-    /// Returns how many pages to hold at this point of the run, which goes from 0 to 1.
+    /// Returns how many pages to hold at this point of the run. `progress` goes from 0 to 1.
     fn target(&self, progress: f64) -> usize {
         let wave = 0.5 - 0.5 * (TAU * WAVES * progress).cos();
         self.least + ((self.held.len() - self.least) as f64 * wave) as usize
     }
 
-    /// Works until all threads together have done all operations. Calls `now_and_then` with the number
-    /// of operations done so far.
+    /// Runs operations until all threads together have done all of them, or one has failed. The
+    /// thread claims a stride of operations at a time. After each stride it calls `now_and_then`
+    /// with the number of the stride's last operation.
     fn churn(
         &mut self,
         shared: &Shared,
@@ -255,8 +258,8 @@ impl<'a> Hand<'a> {
             let rank = self.zipf.draw(&mut self.random);
             return self.look_at(rank, timed);
         }
-        // Three times in four, moves towards the wave's number of pages, else away from it. So drops
-        // and new pages alternate all the time.
+        // Moves towards the wave's number of pages three times out of four, and away from it once.
+        // So drops and new pages alternate all the time.
         let grow = self.live < self.target(progress);
         let to_target = self.random.below(4) != 0;
         if kind == 7 && grow != to_target && self.live > self.least {
@@ -309,7 +312,8 @@ impl<'a> Hand<'a> {
         Ok(())
     }
 
-    /// Moves a rank to a place of the order. The rank that was there gets the place that this one had.
+    /// Moves a rank to another place in `order`. The rank that was there moves to the old place of
+    /// this one.
     fn swap(&mut self, rank: usize, to: usize) {
         let from = self.places[rank] as usize;
         self.order.swap(from, to);
@@ -317,7 +321,8 @@ impl<'a> Hand<'a> {
         self.places[rank] = to as u32;
     }
 
-    /// Reads a page and compares it with the expected content. Expects none if none is held.
+    /// Reads the page of a rank and compares it with the expected content. If none is expected, the
+    /// store must not find a page.
     fn look_at(&mut self, rank: usize, timed: bool) -> Result<()> {
         if timed {
             self.load_laps.skip();
@@ -339,7 +344,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Reads every page once more, after the last operation.
+    /// Reads every page once more and compares it. Called after the last operation.
     fn look_at_all(&self) -> Result<()> {
         let mut page = Box::new([0; size_of::<Page>()]);
         for (rank, entry) in self.entries.iter().enumerate() {

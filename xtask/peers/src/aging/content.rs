@@ -1,12 +1,13 @@
-//! The contents of pages, and how they drift.
+//! Makes the contents of pages, which drift in the course of a run.
 //!
-//! A page is a copy of a given one, in which a run of 256-byte blocks may come from elsewhere: noise,
-//! zeros, or another given page. Eight bytes describe it, so that any page can be regenerated and compared
-//! whole without keeping a copy.
+//! A page is a copy of a given page, its base. A run of 256-byte blocks in it may come from a
+//! donor: noise, zeros, or another given page. A short description is enough to make the page
+//! again. So any page can be compared in full without keeping a copy.
 //!
-//! Over a *cycle* of operations new pages come from one fifth of the given pages after the other, and
-//! at the end from the first fifth again. If the files are of different programs, sizes drift with them.
-//! A shorter wave changes the blocks that overwrite parts of pages: from zeros to noise and back.
+//! During a *cycle* of operations, new pages come from the first fifth of the given pages, then
+//! from the second, and so on. At the end they come from the first fifth again. If the given pages
+//! are from different programs, the compressed sizes drift with them. A shorter wave changes the
+//! blocks that overwrite parts of pages, from zeros to noise and back.
 
 use std::f64::consts::TAU;
 
@@ -14,15 +15,16 @@ use measure::{Page, PageSet, SplitMix};
 
 use crate::error::{Error, Result};
 
-/// Parts of the given pages that a cycle goes through.
+/// The number of parts that a cycle divides the given pages into.
 const PARTS: usize = 5;
-/// Bytes of a block.
+/// The size of a block in bytes.
 const BLOCK: usize = 256;
-/// Blocks of a page.
+/// The number of blocks in a page.
 const BLOCKS: usize = size_of::<Page>() / BLOCK;
-/// Pages of noise.
+/// The number of pages of noise.
 const NOISE: usize = 512;
-/// Waves of overwriting in a cycle: not a whole number, so that each cycle meets other pages.
+/// The number of waves of overwriting in a cycle. It is not a whole number, so that the waves meet
+/// other pages in each cycle.
 const WAVES: f64 = 2.7;
 
 /// The description of one page.
@@ -30,15 +32,15 @@ const WAVES: f64 = 2.7;
 pub(crate) struct Content {
     base: u32,
     donor: u32,
-    /// The first of the blocks that come from the donor, and their number.
+    /// The first block that comes from the donor, and the number of such blocks.
     first: u8,
     blocks: u8,
 }
 
-/// The sources of all pages.
+/// The pages from which all contents are made.
 #[derive(Debug)]
 pub(crate) struct Contents {
-    /// First the given pages, then a page of zeros, then pages of noise.
+    /// The given pages, followed by a page of zeros and by the pages of noise.
     pages: Vec<Page>,
     given: usize,
 }
@@ -60,7 +62,7 @@ impl Contents {
         Ok(Contents { pages, given })
     }
 
-    /// Draws a new page, after this many cycles.
+    /// Draws the content of a new page. `cycles` is how many cycles have passed.
     pub(crate) fn fresh(&self, cycles: f64, random: &mut SplitMix) -> Content {
         let at = cycles.fract() * PARTS as f64;
         let part = (at as usize + usize::from(fraction(random) < at.fract())) % PARTS;
@@ -71,7 +73,8 @@ impl Contents {
         if random.below(2) == 0 { whole } else { self.overwritten(whole, cycles, random) }
     }
 
-    /// Overwrites a part of a page, after this many cycles. Returns the new description.
+    /// Chooses new blocks for a part of the page, and returns the new description. `cycles` is how
+    /// many cycles have passed.
     pub(crate) fn overwritten(
         &self,
         content: Content,
@@ -105,7 +108,7 @@ impl Contents {
         page[range.clone()].copy_from_slice(&donor[range]);
     }
 
-    /// Whether the page's bytes are exactly those that `content` describes.
+    /// Returns whether the page's bytes are exactly those that `content` describes.
     #[inline]
     pub(crate) fn is(&self, content: Content, page: &Page) -> bool {
         let (base, donor, range) = self.parts(content);

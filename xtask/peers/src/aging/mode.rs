@@ -1,4 +1,4 @@
-//! The modes: who compacts the pool, and when.
+//! The modes of an aging run: what compacts the pool, and when.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Mode {
-    /// Nobody.
+    /// Nothing compacts the pool.
     Off,
-    /// The program, now and then.
+    /// The program calls `compact` at regular intervals.
     OnDemand,
-    /// A background thread of the store, with its default policy.
+    /// A background thread of the store compacts the pool, with its default policy.
     Background,
 }
 
@@ -30,7 +30,7 @@ impl Mode {
     }
 }
 
-/// Compacts a store as one of the modes says.
+/// Compacts a store in one of the modes.
 pub(crate) struct Compaction {
     mode: Mode,
     compactor: Option<BackgroundCompactor>,
@@ -57,7 +57,7 @@ impl Compaction {
         Ok(Compaction { mode, compactor, on_demand: Runs::default() })
     }
 
-    /// Compacts the store if the mode is on demand.
+    /// Compacts the store if the mode is on demand; does nothing in the other modes.
     pub(crate) fn demand(&mut self, store: &Zswap) -> Result<()> {
         if self.mode == Mode::OnDemand {
             let start = std::time::Instant::now();

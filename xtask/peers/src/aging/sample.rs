@@ -1,4 +1,4 @@
-//! A store's memory at one moment of its churn.
+//! The memory of a store at one moment of an aging run.
 
 use serde::Serialize;
 use zswap_core::Zswap;
@@ -9,22 +9,24 @@ use super::mode::{Mode, Runs};
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) mode: Mode,
-    /// Reads, overwrites, frees and new stores since the store was filled.
+    /// The number of reads, overwrites, drops and new stores since the store was filled.
     pub(crate) operations: u64,
     pub(crate) seconds: f64,
-    /// Pages in the pool. Same-filled pages do not count, as they take no pool memory.
+    /// The number of pages in the pool. Same-filled pages are not counted, since they take no pool
+    /// memory.
     pub(crate) stored_pages: usize,
     pub(crate) same_filled_pages: usize,
     pub(crate) compressed_bytes: usize,
-    /// Bytes of the pool's pages, both those in use and the warm ones.
+    /// The bytes of all pages of the pool, warm ones included. A warm page is free but kept for the
+    /// next use.
     pub(crate) pool_bytes: usize,
     pub(crate) metadata_bytes: usize,
     pub(crate) pool_per_compressed: f64,
-    /// Runs of compaction so far.
+    /// The number of compactions so far.
     pub(crate) compactions: u64,
-    /// Pages that they freed.
+    /// How many pool pages these compactions freed.
     pub(crate) compacted_pages: u64,
-    /// Seconds that they took.
+    /// How many seconds these compactions took.
     pub(crate) compaction_seconds: f64,
 }
 

@@ -1,4 +1,5 @@
-//! The closing table, and whether the background compactor kept the pool as dense as required.
+//! Prints the table at the end, and decides whether the background compactor kept the pool as dense
+//! as required.
 
 use std::fmt::Write;
 
@@ -8,13 +9,14 @@ use super::churn::Churned;
 use super::mode::Mode;
 use super::sample::Sample;
 
-/// The most pool bytes per compressed byte that are allowed at the end.
+/// The limit for the pool bytes per compressed byte at the end of the run.
 const MOST: f64 = 1.05;
-/// The most that the line through the last half may rise from its start to its end, in the same unit.
-/// Twice the standard error is subtracted first: a compactor that runs now and then leaves a sawtooth.
+/// The limit for the rise over the last half of the run, in the same unit. The rise is that of the
+/// least-squares line through the samples. Twice its standard error is subtracted first, because a
+/// compactor that runs now and then makes the values go up and down like a sawtooth.
 const RISE: f64 = 0.001;
 
-/// The summary of a mode's samples.
+/// The summary of a mode's samples: pool bytes per compressed byte.
 #[derive(Debug)]
 struct Course {
     start: f64,
@@ -23,7 +25,7 @@ struct Course {
     most: f64,
     /// The mean of the last half.
     mean: f64,
-    /// The rise of the least-squares line through the last half, over that half.
+    /// By how much the least-squares line through the last half rises from its start to its end.
     rise: f64,
     /// The standard error of `rise`.
     error: f64,
@@ -55,7 +57,8 @@ impl Course {
     }
 }
 
-/// Returns the slope of the least-squares line and its standard error; 0 for fewer than three points.
+/// Returns the slope of the least-squares line through the points, and its standard error. Both are
+/// 0 for fewer than three points.
 fn slope(points: &[(f64, f64)]) -> (f64, f64) {
     let mean =
         |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / points.len() as f64;
@@ -70,7 +73,8 @@ fn slope(points: &[(f64, f64)]) -> (f64, f64) {
     (slope, (off / (points.len() - 2) as f64 / along).sqrt())
 }
 
-/// Returns the table, and whether the background mode met the bounds. True if that mode did not run.
+/// Returns the table, and whether the background mode stayed within the limits. The second is true
+/// if that mode did not run.
 pub(crate) fn render(churned: &[Churned]) -> (String, bool) {
     let mut text = String::from("\npool bytes per compressed byte\n");
     let mut line = |line: std::fmt::Arguments<'_>| {
@@ -183,8 +187,8 @@ mod tests {
         let teeth = |n: u64| [0.02, 0.0][n as usize % 2];
         let rising =
             |rise: f64| Course::of(&samples(|n| 1.0 + teeth(n) + rise * n as f64 / 50.0)).unwrap();
-        // The teeth are 0.01 above and below the line. For 51 points this gives an error of 0.01 times
-        // the root of 12 / 51.
+        // The values are 0.01 above and below the line. For 51 points this gives an error of 0.01
+        // times the root of 12 / 51.
         let course = rising(0.003);
         assert!((0.0045..0.0055).contains(&course.error) && course.holds(), "{course:?}");
         assert!(!rising(0.02).holds(), "{:?}", rising(0.02));

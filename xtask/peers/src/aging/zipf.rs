@@ -1,16 +1,18 @@
-//! Draws ranks by Zipf's law: rank k, from 1 on, has a weight of 1 / k^theta. By Walker's alias method a
-//! draw picks one place of a table and returns either the place's own rank or its alias.
+//! Draws ranks by Zipf's law: the k-th rank, counted from 1, has a weight of 1 / k^theta. The
+//! method is Walker's alias method. A draw picks a random place in a table, and returns either the
+//! rank that the place belongs to or the place's alias.
 
 use measure::SplitMix;
 
 #[derive(Debug)]
 pub(crate) struct Zipf {
-    /// For each place, the share of its own rank in units of 2^-32, and the rank that has the rest.
+    /// For each place, how often its own rank is drawn, in units of 2^-32, and its alias: the rank
+    /// that is drawn otherwise.
     places: Vec<(u32, u32)>,
 }
 
 impl Zipf {
-    /// Makes the table for ranks from 0 up to `ranks`, exclusive. There is at least one rank.
+    /// Makes the table for the ranks from 0 to `ranks - 1`. If `ranks` is 0, there is one rank.
     pub(crate) fn new(ranks: usize, theta: f64) -> Self {
         let ranks = ranks.max(1);
         let weight = |rank: usize| ((rank + 1) as f64).powf(-theta);

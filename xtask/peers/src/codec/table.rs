@@ -1,4 +1,4 @@
-//! The rows as text.
+//! Prints the rows as text.
 
 use std::fmt::Write;
 

@@ -1,11 +1,14 @@
-//! The compressed memory of the running kernel as contestants: a zram disk, and zswap with a
-//! swap file, both set up for one turn and undone after it.
+//! The compressed memory of the running kernel, as two contestants: a zram disk, and zswap with a
+//! swap file. Each is set up for one turn and undone after it.
 //!
-//! Dropping a set-up undoes it, also if the set-up fails half-way. A signal that ended the process
-//! would leave it behind. So from the first step of a set-up on, SIGINT and SIGTERM are caught, and every
-//! store and load fails after one has come. SIGKILL does leave something behind: the disk (write its
-//! number to `hot_remove` in `/sys/class/zram-control`), or the swap file (`swapoff`, then delete it) and
-//! the changed parameters of zswap.
+//! Dropping a set-up undoes it, even if it failed half-way. A signal that ends the process would
+//! leave the set-up behind. So SIGINT and SIGTERM are caught from the first step of a set-up on.
+//! After one of them has come, every store and load fails. SIGKILL cannot be caught. After it,
+//! these must be undone by hand:
+//!
+//! - The disk: write its number to `hot_remove` in `/sys/class/zram-control`.
+//! - The swap file: switch it off with `swapoff`, then delete it.
+//! - The changed parameters of zswap.
 
 mod setting;
 mod span;
@@ -23,30 +26,32 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// How long to retry an undo that finds something busy.
+/// How long an undo is retried while something is busy.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait for something that should be there at once.
+/// How long to wait for something that the kernel should provide at once.
 const MOMENT: Duration = Duration::from_secs(1);
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
 static STOPPED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Makes SIGINT and SIGTERM set [`stopped`] instead of ending the process. May be called again.
+/// Catches SIGINT and SIGTERM from now on. They do not end the process but make [`stopped`] return
+/// true. May be called again.
 ///
 /// Every set-up calls it.
 pub(crate) fn watch_signals() {
     STOPPED.get_or_init(|| {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [libc::SIGINT, libc::SIGTERM] {
-            // Both signals can be caught; if that fails, they end the process as usual.
+            // Registering does not fail for these signals. If it did, they would end the process as
+            // usual.
             let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
         }
         flag
     });
 }
 
-/// Whether SIGINT or SIGTERM has come since `watch_signals`.
+/// Returns whether SIGINT or SIGTERM has come since `watch_signals`.
 pub(crate) fn stopped() -> bool {
     STOPPED.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
@@ -55,12 +60,13 @@ fn go_on() -> Result<()> {
     if stopped() { Err(Error::Stopped) } else { Ok(()) }
 }
 
-/// Checks that this process runs as root, and that the system's pages are as large as this run's.
+/// Checks that this process runs as root, and that the system's page size is the size of the pages
+/// in this run.
 fn is_fit() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::setup("it needs root; run as root to measure it"));
     }
-    // SAFETY: the call reads a constant of the system.
+    // SAFETY: the call only reads a constant of the system.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     if usize::try_from(size) != Ok(PAGE) {
         return Err(Error::setup(format!(
@@ -75,7 +81,7 @@ fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-/// Writes to a file that the kernel provides. Fails unless all of `value` is written at once.
+/// Writes `value` to a file that the kernel provides. Fails unless a single write takes all of it.
 fn write(path: &str, value: &str) -> Result<()> {
     let written = OpenOptions::new().write(true).open(path).and_then(|mut file| {
         let whole = file.write(value.as_bytes())? == value.len();
@@ -85,7 +91,7 @@ fn write(path: &str, value: &str) -> Result<()> {
     written.map_err(|reason| Error::System { what, path: path.to_owned(), reason })
 }
 
-/// Calls `attempt` until it succeeds or has failed for `patience`. Returns the last result.
+/// Calls `attempt` until it succeeds, for at most about `patience`. Returns the last result.
 fn insist<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
@@ -96,14 +102,16 @@ fn insist<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -
     }
 }
 
-/// Reports what could not be undone, since a drop cannot return an error.
+/// If `undone` is an error, prints that `what` is left behind. Used in drops, which cannot return
+/// an error.
 fn tell_left<E: std::fmt::Display>(what: &str, undone: std::result::Result<(), E>) {
     if let Err(error) = undone {
         eprintln!("system: {what} is left behind: {error}");
     }
 }
 
-/// Helpers for the tests. Only one test at a time sets something up, and only if the system allows it.
+/// Helpers for the tests. A test that changes the system calls `alone`, so that no two of them run
+/// at the same time.
 #[cfg(test)]
 mod shared {
     use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,5 @@
-//! Settings of the kernel that are restored on drop. The setting that was changed last is restored first.
+//! Changes settings of the kernel, and restores them on drop. The setting that was changed last is
+//! restored first.
 
 use super::{read, tell_left, write};
 use crate::error::Result;
@@ -13,7 +14,7 @@ struct Setting {
 }
 
 impl Settings {
-    /// Changes one more setting, and notes the value that a drop restores.
+    /// Changes a setting. Keeps its old value, which the drop restores.
     pub(super) fn set(&mut self, path: &'static str, value: &str) -> Result<()> {
         let before = read(path)?.trim().to_owned();
         if before != value {

@@ -1,7 +1,7 @@
-//! Anonymous memory that is swapped out a page at a time, and comes back when it is touched.
+//! Anonymous memory that is swapped out one page at a time, and comes back when it is accessed.
 //!
-//! Each page has its own lock, so that no thread reads what another writes. The memory is not locked:
-//! the kernel may swap a page out at any time, which only costs time.
+//! Each page has its own lock, so that no thread reads a page while another writes it. The memory
+//! is not pinned (`mlock`): the kernel may swap a page out at any time. That only costs time.
 
 use std::ffi::c_void;
 use std::io;
@@ -24,20 +24,21 @@ enum State {
     Out,
 }
 
-/// One page of a span. Only the slot's owner reads or writes the page.
+/// One page of a span. Only the thread that holds the slot's lock reads or writes the page.
 #[derive(Debug)]
 struct Slot {
     at: NonNull<Page>,
     state: State,
 }
 
-// SAFETY: a slot owns its page, as a `Box<Page>` does, as long as the span has it mapped.
+// SAFETY: a slot owns its page, as a `Box<Page>` does. The span keeps the page mapped until all
+// slots are dropped.
 unsafe impl Send for Slot {}
 
 #[derive(Debug)]
 pub(super) struct Span {
     slots: Box<[Mutex<Slot>]>,
-    // Declared last, so that it is unmapped only after all slots are dropped.
+    // Declared last, so that the memory is unmapped after all slots are dropped.
     map: Map,
 }
 
@@ -48,14 +49,14 @@ struct Map {
     len: usize,
 }
 
-// SAFETY: a shared reference allows advice only, which the kernel accepts from any thread;
-// `Map::advise` keeps to advice that does not change the pages' contents.
+// SAFETY: a shared reference allows only `advise` and `resident`, which the kernel accepts from any
+// thread. `advise` gives only advice that does not change the pages' contents.
 unsafe impl Sync for Map {}
 
 impl Map {
     fn new(pages: usize) -> io::Result<Self> {
         let (len, rights) = (pages * PAGE, ProtFlags::READ | ProtFlags::WRITE);
-        // SAFETY: nothing is mapped there yet: the kernel chooses the address.
+        // SAFETY: the kernel chooses the address, so nothing that is mapped already is replaced.
         let start = unsafe { mmap_anonymous(null_mut(), len, rights, MapFlags::PRIVATE) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let map = Map { start, len };
@@ -71,11 +72,11 @@ impl Map {
         Ok(())
     }
 
-    /// Returns the number of pages in memory, the swap cache included.
+    /// Returns the number of pages in memory. Pages in the swap cache count as in memory.
     fn resident(&self) -> io::Result<usize> {
         let mut pages = vec![0u8; self.len / PAGE];
         let start = self.start.as_ptr().cast::<c_void>();
-        // SAFETY: the range is this mapping, and there is a byte for each of its pages.
+        // SAFETY: the range is this mapping, and `pages` has a byte for each of its pages.
         if unsafe { libc::mincore(start, self.len, pages.as_mut_ptr()) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -85,7 +86,8 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped this, and the slots, which point into it, are dropped before the map.
+        // SAFETY: `new` mapped this memory. The slots point into it, and the span drops them before
+        // the map.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         super::tell_left("memory", unmapped);
     }
@@ -93,7 +95,7 @@ impl Drop for Map {
 
 impl Slot {
     fn advise(&mut self, advice: Advice) -> io::Result<()> {
-        // SAFETY: the slot owns this page, so its bytes may even be dropped.
+        // SAFETY: the slot owns this page, so even advice that drops its bytes is allowed.
         unsafe { madvise(self.at.as_ptr().cast(), PAGE, advice) }?;
         Ok(())
     }
@@ -105,7 +107,7 @@ impl Slot {
 }
 
 impl Span {
-    /// Makes a span of this many pages, all free and none in memory.
+    /// Makes a span of `pages` pages. All are free, and none is in memory.
     pub(super) fn new(pages: usize) -> io::Result<Self> {
         let map = Map::new(pages)?;
         let slot = |n| {
@@ -130,37 +132,38 @@ impl Span {
         self.map.advise(Advice::LinuxPopulateWrite)
     }
 
-    /// Stores a page and swaps it out.
+    /// Stores `from` as page `page`, and asks the kernel to swap it out.
     pub(super) fn put(&self, page: usize, from: &Page) -> io::Result<()> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Out {
-            // Otherwise the old page would be swapped in only to be overwritten.
+            // The old page is dropped first. Otherwise it would be swapped in only to be
+            // overwritten.
             slot.give_up()?;
         }
-        // SAFETY: the slot owns what it points to, so the two do not overlap.
+        // SAFETY: the slot owns its page, which the span keeps mapped. So the two do not overlap.
         unsafe { slot.at.as_ptr().copy_from_nonoverlapping(from, 1) };
         slot.state = State::Out;
         slot.advise(Advice::LinuxPageOut)
     }
 
-    /// Swaps a page in and copies it. Returns false if the place is free.
+    /// Swaps page `page` in and copies it to `to`. Returns false if the page is free.
     pub(super) fn get(&self, page: usize, to: &mut Page) -> io::Result<bool> {
         let mut slot = self.slot(page)?;
         if slot.state == State::Free {
             return Ok(false);
         }
-        // SAFETY: the slot owns what it points to, so the two do not overlap.
+        // SAFETY: the slot owns its page, which the span keeps mapped. So the two do not overlap.
         unsafe { slot.at.as_ptr().copy_to_nonoverlapping(to, 1) };
         slot.state = State::In;
         Ok(true)
     }
 
-    /// Frees a page, in memory and in swap.
+    /// Frees page `page`, both in memory and in swap.
     pub(super) fn free(&self, page: usize) -> io::Result<()> {
         self.slot(page)?.give_up()
     }
 
-    /// Swaps out every page. Returns how many stayed in memory.
+    /// Asks the kernel to swap out every page. Returns how many stayed in memory.
     pub(super) fn send_out(&self) -> io::Result<usize> {
         self.map.advise(Advice::LinuxPageOut)?;
         let resident = self.map.resident()?;
@@ -175,7 +178,7 @@ impl Span {
         Ok(resident)
     }
 
-    /// Returns the number of pages held, in memory or in swap.
+    /// Returns the number of pages that are not free, whether in memory or in swap.
     pub(super) fn kept(&self) -> io::Result<usize> {
         let mut kept = 0;
         for page in 0..self.slots.len() {

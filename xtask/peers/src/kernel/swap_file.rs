@@ -1,4 +1,4 @@
-//! A swap file. It is created and switched on, and on drop switched off and deleted.
+//! A swap file. It is switched on when it is made. On drop it is switched off and deleted.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -13,8 +13,8 @@ use super::{PATIENCE, insist, tell_left};
 use crate::error::{Error, Result};
 use crate::source::PAGE;
 
-/// The flag that sets a priority, with the greatest priority: the kernel uses the file before every
-/// other area.
+/// The flag that a priority is given, with the greatest priority. The kernel uses this file before
+/// all other swap areas.
 const FIRST_OF_ALL: libc::c_int = 0x8000 | 0x7fff;
 
 /// A file that is deleted on drop.
@@ -35,7 +35,8 @@ pub(super) struct SwapFile {
 }
 
 impl SwapFile {
-    /// Makes a swap file for this many pages, in the first folder whose file system supports one.
+    /// Makes a swap file for `pages` pages and switches it on. Tries the folder for temporary
+    /// files, then `/var/tmp`. Fails if neither can hold a swap file.
     pub(super) fn new(pages: usize) -> Result<Self> {
         let mut reasons = Vec::new();
         for directory in [std::env::temp_dir(), "/var/tmp".into()] {
@@ -60,7 +61,7 @@ impl SwapFile {
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len)?;
         write_header(&file, last)?;
         let path = CString::new(temporary.0.as_os_str().as_bytes())?;
-        // SAFETY: the path ends in a zero and is not kept.
+        // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
         if unsafe { libc::swapon(path.as_ptr(), FIRST_OF_ALL) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -68,7 +69,8 @@ impl SwapFile {
     }
 }
 
-/// Writes the header, version 1. All pages after the header's page are usable, up to `last`.
+/// Writes the header of a swap area, version 1. The area has the pages from 1 to `last`; page 0 is
+/// the header.
 fn write_header(file: &File, last: u32) -> io::Result<()> {
     const MAGIC: &[u8] = b"SWAPSPACE2";
     const VERSION: u32 = 1;
@@ -84,7 +86,7 @@ fn write_header(file: &File, last: u32) -> io::Result<()> {
 impl Drop for SwapFile {
     fn drop(&mut self) {
         let off = insist(PATIENCE, || {
-            // SAFETY: the path ends in a zero and is not kept.
+            // SAFETY: the path ends in a zero byte, and the call does not keep the pointer.
             match unsafe { libc::swapoff(self.path.as_ptr()) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),

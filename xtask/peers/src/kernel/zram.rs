@@ -1,9 +1,9 @@
-//! The running kernel's zram: a separate disk that is added while the system runs. It is written and
-//! read with direct I/O, a page or 128 KiB at a time.
+//! The running kernel's zram. A new disk is added for the turn. It is written and read with direct
+//! I/O, a page or 128 KiB at a time.
 //!
-//! The memory is that of `mm_stat`, plus an estimate of the kernel's metadata for each page of the
-//! disk: 16 bytes in the table of slots, 8 for the handle of its object, and about 8 for the
-//! descriptors of the zspages.
+//! The memory is the total in `mm_stat`, plus an estimate of the kernel's metadata. For each page
+//! of the disk that is 16 bytes in the table of slots, 8 bytes for the handle of the page's object,
+//! and about 8 bytes for the descriptors of the zspages.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,13 +20,14 @@ const CONTROL: &str = "/sys/class/zram-control";
 const HOT_ADD: &str = "/sys/class/zram-control/hot_add";
 const HOT_REMOVE: &str = "/sys/class/zram-control/hot_remove";
 
-/// The algorithms to measure if the kernel has them.
+/// The algorithms that are measured if the kernel has them.
 const WANTED: &[&str] = &["lz4", "lzo", "lzo-rle"];
 
-/// The kernel's metadata bytes for each page of the disk, which `mem_used_total` does not include.
+/// The estimated metadata of the kernel for each page of the disk, in bytes. `mem_used_total` does
+/// not include it.
 const METADATA: usize = 16 + 8 + 8;
 
-/// A device for this process alone; removed on drop.
+/// A zram device that only this process uses. It is removed on drop.
 #[derive(Debug)]
 struct Device {
     id: u32,
@@ -65,21 +66,22 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // A program that watches for new devices may have it open for a moment.
+        // A program that watches for new devices may keep it open for a moment.
         let gone = insist(PATIENCE, || write(&self.attribute("reset"), "1"))
             .and_then(|()| insist(PATIENCE, || write(HOT_REMOVE, &self.id.to_string())));
         tell_left(&self.node(), gone);
     }
 }
 
-/// Returns the names in a line like `lzo [lz4]`, where the chosen one is in brackets.
+/// Returns the names in a line such as `lzo [lz4]`. The kernel puts the chosen one in brackets.
 fn algorithms(line: &str) -> Vec<String> {
     line.split_whitespace().map(|name| name.trim_matches(['[', ']']).to_owned()).collect()
 }
 
-/// Returns the algorithms that can be measured here, or why none can.
+/// Returns the algorithms that can be measured here. If there are none, returns the reason as the
+/// error.
 ///
-/// Adds and removes a device, which takes a few milliseconds.
+/// To find out, it adds a device and removes it, which takes a few milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let listed = Device::add().and_then(|device| device.algorithms());
     let listed = listed.map_err(|error| error.to_string())?;
@@ -94,14 +96,15 @@ pub(crate) fn offered() -> Result<Vec<String>, String> {
 /// A disk of the kernel's zram.
 #[derive(Debug)]
 pub(crate) struct Zram {
-    // Declared before the device, so that it is closed first: an open file would keep the device busy.
+    // Declared before the device, so that the file is closed first. An open file would keep the
+    // device busy.
     file: File,
     device: Device,
     pages: usize,
 }
 
 impl Zram {
-    /// Makes a disk of this many pages.
+    /// Makes a disk of `pages` pages that compresses with `algorithm`.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Self> {
         let device = Device::add()?;
         let listed = device.algorithms()?;
@@ -127,10 +130,10 @@ impl Contestant<Error> for Zram {
 
     fn free(&self, page: usize) -> Result<()> {
         const BLKDISCARD: rustix::ioctl::Opcode = opcode::none(0x12, 119);
-        // SAFETY: this is the request's number, and its argument is two 64-bit numbers: an offset
-        // and a length.
+        // SAFETY: the number is that of BLKDISCARD. Its argument is an array of two 64-bit numbers:
+        // an offset and a length.
         let range = unsafe { Setter::<BLKDISCARD, [u64; 2]>::new([offset(page), PAGE as u64]) };
-        // SAFETY: the request writes nothing to memory of this process.
+        // SAFETY: the request only reads its argument. It writes no memory of this process.
         let discarded = unsafe { ioctl(&self.file, range) };
         discarded.map_err(|error| Error::keeps("a discard", page, error))
     }
@@ -154,7 +157,7 @@ impl Contestant<Error> for Zram {
     }
 }
 
-/// The first numbers of `mm_stat`, those in bytes.
+/// The second and third numbers of `mm_stat`, in bytes.
 #[derive(Debug, PartialEq, Eq)]
 struct MmStat {
     compr_data_size: usize,

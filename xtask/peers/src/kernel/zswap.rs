@@ -1,22 +1,26 @@
-//! The running kernel's zswap: memory that is swapped out through zswap to a separate swap file, and
-//! touched to bring it back.
+//! The running kernel's zswap. Pages of anonymous memory are swapped out through zswap to a
+//! separate swap file. Touching a page brings it back.
 //!
-//! - A store copies the page into its place and makes the kernel reclaim that page alone
-//!   (`MADV_PAGEOUT`). The time includes the copy: 0.1 to 1 µs of about 13. If the place is swapped out,
-//!   its old page is dropped first and the place becomes a fresh page of zeros, which costs some µs
-//!   more. So load all pages before stores are timed.
-//! - A load touches the page and copies it, out of the processor's cache, into the worker's buffer. The
-//!   copy takes about 0.1 µs. Without it, another thread's store could write into a loaded page.
-//! - After a load the page stays in memory, and the next load finds it there. [`Zswap::settle`] swaps
-//!   all pages out again, through zswap, and checks that they have left.
-//! - zswap does not report to how many bytes it compressed pages.
-//! - The figures are those of the whole system, less their values before the turn. If other processes
-//!   swap meanwhile, they are counted, too.
-//! - The metadata is an estimate. For each stored page it is the size of the kernel's `zswap_entry`, 8
-//!   bytes for the handle of the object, and 8 for the slot in the tree of entries.
+//! - A store copies the page into its place and makes the kernel reclaim only that page
+//!   (`MADV_PAGEOUT`). The time includes the copy, which takes 0.1 to 1 µs of about 13 µs. If the
+//!   place is swapped out, its old page is dropped first, and the place becomes a fresh page of
+//!   zeros. This costs some µs more. So load all pages before you time stores.
+//! - A load touches the page and copies it to the worker's buffer. The copy comes from the
+//!   processor's cache and takes about 0.1 µs. Without a copy, the store of another thread could
+//!   overwrite the page that was loaded.
+//! - After a load the page stays in memory, and the next load would find it there.
+//!   [`Zswap::settle`] swaps all pages out again, through zswap, and checks that they have left
+//!   memory.
+//! - zswap does not report how many bytes the compressed pages have.
+//! - The figures are those of the whole system, minus their values before the turn. If other
+//!   processes swap at the same time, their pages are counted, too.
+//! - The metadata is an estimate. Each stored page counts with the size of the kernel's
+//!   `zswap_entry`, 8 bytes for the handle of the object, and 8 bytes for the slot in the tree of
+//!   entries.
 //!
-//! A set-up changes the system's settings of zswap, and `vm.page-cluster`, so that a fault brings in one
-//! page. All settings are restored. Until then a second instance is refused.
+//! A set-up changes the system's settings of zswap. It also sets `vm.page-cluster` to 0, so that a
+//! page fault brings in only one page. All settings are restored at the end. Until then, another
+//! set-up fails.
 
 use std::fs::File;
 use std::io;
@@ -43,22 +47,23 @@ const MEMINFO: &str = "/proc/meminfo";
 const SLAB_SIZE: &str = "/sys/kernel/slab/zswap_entry/slab_size";
 const SLABINFO: &str = "/proc/slabinfo";
 
-/// The compressors to measure if the kernel has them.
+/// The compressors that are measured if the kernel has them.
 const WANTED: &[&str] = &["lzo", "lz4"];
 
-/// Pages that a trial swaps out and in to check that everything works.
+/// The number of pages in the trial, which swaps them out and in to check that everything works.
 const TRIAL: usize = 16;
 
-/// How often to swap out all pages before it is an error that some stay.
+/// How many times `settle` tries to swap out all pages. It fails if some stay in memory after that.
 const ROUNDS: usize = 8;
 
-/// Metadata bytes of a stored page besides its entry: the handle, and the slot of the tree.
+/// The metadata of a stored page besides its entry, in bytes: the handle, and the slot in the tree.
 const HANDLE_AND_SLOT: usize = 8 + 8;
 
-/// Returns the compressors that can be measured here, or why none can.
+/// Returns the compressors that can be measured here. If there are none, returns the reasons as the
+/// error.
 ///
-/// Sets up each compressor, tries it with a few pages and undoes it, which takes some tens of
-/// milliseconds.
+/// To find out, it sets up each compressor, tries it with a few pages and undoes the set-up. This
+/// takes some tens of milliseconds.
 pub(crate) fn offered() -> Result<Vec<String>, String> {
     let (mut offered, mut reasons) = (Vec::new(), Vec::new());
     for &compressor in WANTED {
@@ -70,10 +75,11 @@ pub(crate) fn offered() -> Result<Vec<String>, String> {
     if offered.is_empty() { Err(reasons.join("; ")) } else { Ok(offered) }
 }
 
-/// The pages, the swap file and the settings.
+/// A set-up of zswap: the pages, the swap file and the changed settings.
 #[derive(Debug)]
 pub(crate) struct Zswap {
-    // Dropped in this order: memory first, so that removing the swap file reads nothing back.
+    // Fields are dropped in this order. The memory comes first, so that switching off the swap file
+    // reads nothing back.
     span: Span,
     _swap: SwapFile,
     _settings: Settings,
@@ -83,7 +89,7 @@ pub(crate) struct Zswap {
 }
 
 impl Zswap {
-    /// Sets up zswap for this many pages.
+    /// Sets up zswap for `pages` pages, and tries it out. Leaves every page in memory.
     pub(crate) fn new(compressor: &str, pages: usize) -> Result<Self> {
         is_fit()?;
         if !Path::new(PARAMETERS).exists() {
@@ -102,7 +108,8 @@ impl Zswap {
             settings.set(SHRINKER_ENABLED, "N")?;
         }
         settings.set(PAGE_CLUSTER, "0")?;
-        // More than twice as large: if over half is in use, the kernel searches slots in another way.
+        // The file has more than twice as many pages. If over half of a swap file is in use, the
+        // kernel searches for free slots in another way.
         let swap = SwapFile::new(2 * pages + (64 << 20) / PAGE)?;
         let before = Held::now()?;
         let span = Span::new(pages).map_err(|error| memory_failed(&error))?;
@@ -113,7 +120,8 @@ impl Zswap {
         Ok(zswap)
     }
 
-    /// Swaps a few pages out and in, then brings every page into memory.
+    /// Swaps a few pages out and in, and checks that they come back unchanged. Then brings every
+    /// page into memory.
     fn try_out(&self) -> Result<()> {
         let pages = TRIAL.min(self.span.len());
         let page = |n: usize| -> Page { std::array::from_fn(|i| (i / 64 * (n + 1)) as u8) };
@@ -132,12 +140,13 @@ impl Zswap {
         self.span.populate().map_err(|error| memory_failed(&error))
     }
 
-    /// Swaps out every page that is in memory, and checks that all are out and in zswap.
+    /// Swaps out every page that is in memory. Checks that all pages have left memory and are in
+    /// zswap.
     ///
     /// # Errors
     ///
-    /// `Setup` if pages stay in memory, or if more than one in fifty went past zswap to the
-    /// swap file, as pages that do not compress do.
+    /// `Setup` if pages stay in memory, or if zswap lacks more than one page in fifty. The kernel
+    /// writes a page that does not compress past zswap to the swap file.
     pub(crate) fn settle(&self) -> Result<()> {
         let mut resident = 0;
         for _ in 0..ROUNDS {
@@ -152,9 +161,9 @@ impl Zswap {
         )))
     }
 
-    /// Swaps out every page; returns how many stayed in memory. Does so from this processor and, if that
-    /// is not enough, from every other one. A page may wait in a queue of the processor that touched it
-    /// last, where only a call on that processor finds it.
+    /// Swaps out every page, first from this processor and, if some pages stay, from every other
+    /// one. Returns how many pages stayed in memory. A page may wait in a queue of the processor
+    /// that last touched it, and only a call on that processor finds it there.
     fn send_out(&self) -> Result<usize> {
         let sent = self.span.send_out().map_err(|error| memory_failed(&error))?;
         if sent == 0 {
@@ -193,8 +202,9 @@ fn memory_failed(error: &io::Error) -> Error {
     Error::setup(format!("memory cannot be swapped out: {error}"))
 }
 
-/// Locks zswap for this instance. The lock is held until the settings are restored, because two
-/// instances would restore each other's settings.
+/// Locks zswap, so that only one set-up exists at a time. Fails if another set-up holds the lock,
+/// in this process or in another. The lock is held until the settings are restored, because two
+/// set-ups would restore each other's settings.
 fn lock() -> Result<File> {
     let failed = |reason| Error::System { what: "cannot lock", path: ENABLED.to_owned(), reason };
     let file = File::open(ENABLED).map_err(failed)?;
@@ -207,7 +217,7 @@ fn lock() -> Result<File> {
     }
 }
 
-/// The memory and the pages that zswap has in the whole system.
+/// The memory and the number of pages that zswap holds in the whole system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Held {
     pool_bytes: usize,
@@ -229,19 +239,20 @@ impl Held {
     }
 }
 
-/// Returns the number of a line like `Zswap:    12 kB`.
+/// Returns the number in a line such as `Zswap:    12 kB`; `None` if there is no such line.
 fn kib(text: &str, key: &str) -> Option<usize> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Returns the bytes of the kernel's `zswap_entry`, if the kernel reports them.
+/// Returns the size of the kernel's `zswap_entry` in bytes; `None` if the kernel does not report
+/// it.
 fn entry_bytes() -> Option<usize> {
     let of_slab = || read(SLAB_SIZE).ok()?.trim().parse().ok();
     of_slab().or_else(|| object_size(&read(SLABINFO).ok()?, "zswap_entry"))
 }
 
-/// Returns the size of a cache's objects, which is the fourth word in its line.
+/// Returns the size of a slab cache's objects, the fourth word in its line of `/proc/slabinfo`.
 fn object_size(slabinfo: &str, cache: &str) -> Option<usize> {
     let mut lines = slabinfo.lines().map(str::split_whitespace);
     let mut line = lines.find_map(|mut words| (words.next() == Some(cache)).then_some(words))?;
@@ -257,8 +268,8 @@ impl Contestant<Error> for Zswap {
         self.span.free(page).map_err(|error| Error::keeps("a free", page, error))
     }
 
-    /// Makes the kernel shrink all caches of the system, which also compacts the pool of zswap. No
-    /// other interface compacts it.
+    /// Makes the kernel shrink all its caches. This also compacts the pool of zswap, which no other
+    /// interface does.
     fn tidy(&self) -> Result<()> {
         write(DROP_CACHES, "2")
     }
@@ -317,7 +328,7 @@ mod tests {
         paths.iter().map(|path| read(path).unwrap_or_default()).collect()
     }
 
-    /// Returns how many pages zswap has returned since the system started.
+    /// Returns how many pages have been loaded from zswap since the system started.
     fn loads() -> usize {
         let text = read("/proc/vmstat").unwrap();
         let mut lines = text.lines();

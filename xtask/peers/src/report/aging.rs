@@ -1,4 +1,4 @@
-//! The samples of an aging run, and their summary.
+//! Reads the samples of an aging run and summarises them.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// A store's memory at one moment of its churn. A line of the file may have more fields.
+/// The memory of a store at one moment of the run. Further fields in the file are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Sample {
     pub(super) mode: String,
@@ -18,7 +18,7 @@ pub(super) struct Sample {
     pub(super) pool_per_compressed: f64,
 }
 
-/// One mode of compaction, with its samples in the order of their operations.
+/// A mode of compaction, and its samples in the order of their operations.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mode {
     pub(super) name: String,
@@ -26,15 +26,16 @@ pub(super) struct Mode {
 }
 
 impl Mode {
-    /// Returns the samples of the second half of all operations.
+    /// Returns the samples of the second half of the run, by number of operations.
     pub(super) fn last_half(&self) -> &[Sample] {
         let half = self.samples.last().map_or(0, |s| s.operations / 2);
         let first = self.samples.partition_point(|s| s.operations < half);
         self.samples.get(first..).unwrap_or_default()
     }
 
-    /// Returns by how much the mean of the last quarter exceeds that of the quarter before; `None` if the
-    /// last half has fewer than four samples.
+    /// Splits the samples of the last half of the run in two, and returns by how much the mean of
+    /// the later ones exceeds the mean of the earlier ones, in pool bytes per compressed byte.
+    /// Returns `None` if there are fewer than four samples.
     pub(super) fn drift(&self) -> Option<f64> {
         let half = self.last_half();
         let (third, fourth) = half.split_at(half.len() / 2);
@@ -45,7 +46,8 @@ impl Mode {
     }
 }
 
-/// Reads the samples of an aging run, one JSON object per line.
+/// Reads the samples of an aging run from a file with one JSON object per line. Returns the modes
+/// in a fixed order.
 pub(super) fn read(path: &Path) -> Result<Vec<Mode>> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|reason| Error::System {

@@ -1,5 +1,5 @@
-//! A chart of fragmentation over churn: the pool bytes per compressed byte, with one line for each mode
-//! of compaction.
+//! Draws a chart of fragmentation during an aging run: the pool bytes per compressed byte, with one
+//! line for each mode of compaction.
 
 use measure::chart::{self, Axis, FONT, INK, MARGIN, Scale, Side, WIDTH};
 
@@ -20,7 +20,7 @@ pub(super) fn draw(modes: &[Mode], title: &str, method: &str) -> Result<String> 
     let (left, right) = (MARGIN + 56, WIDTH - MARGIN - widest - 10);
     let all = || modes.iter().flat_map(|mode| &mode.samples);
     let across = Axis::over(Scale::Linear, all().map(|s| s.operations as f64), (left, right));
-    // The axis begins at a pool without waste.
+    // The axis begins at 1, a pool without waste.
     let densities = all().map(|s| s.pool_per_compressed).chain([1.0]);
     let up = Axis::over(Scale::Linear, densities, (bottom, top));
     // Where lines end close together, their labels are stacked.

@@ -1,4 +1,5 @@
-//! A chart of density against load cost, with a point for each contestant that keeps pages.
+//! Draws a chart of density against the time of a load, with a point for each contestant that keeps
+//! pages.
 
 use measure::Figures;
 use measure::chart::{self, Point, Ruler, Scale, Scatter};
@@ -9,7 +10,8 @@ use crate::error::Result;
 
 const PLOT_HEIGHT: i32 = 620;
 
-/// Returns each contestant's place: mean nanoseconds of a load, and page bytes per byte of memory.
+/// Returns a point for each contestant: the mean nanoseconds of a load, and the page bytes per byte
+/// of memory. Contestants without one of the two figures are left out.
 fn points(figures: &[&Figures]) -> Vec<Point> {
     let point = |f: &&Figures| {
         let load = f.load.map(|n| n.mean).filter(|ns| *ns > 0.0)?;

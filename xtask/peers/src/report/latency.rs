@@ -1,4 +1,5 @@
-//! A chart of how long a store or a load takes: median, mean, 99th percentile and 99.9th.
+//! Draws a chart of how long a store or a load takes: the median, the mean, and the 99th and 99.9th
+//! percentiles.
 
 use super::rows::{Row, Rows};
 use super::theme;
@@ -6,7 +7,7 @@ use crate::error::Result;
 use measure::chart::{self, Mark};
 use measure::{Figures, Timing};
 
-/// Draws the contestants with one thread count. The one with the least mean comes first.
+/// Draws the times that `part` selects. The contestant with the least mean comes first.
 pub(super) fn draw(
     figures: &[&Figures],
     title: &str,

@@ -1,5 +1,5 @@
-//! Fills in the generated parts of a page. Each part is between two marker lines with its name; the rest
-//! of the page is kept.
+//! Fills in the generated parts of a page. Each part is between two marker lines that have its
+//! name. The rest of the page is kept.
 
 use crate::error::{Error, Result};
 
@@ -14,11 +14,13 @@ fn end(name: &str) -> String {
     format!("<!-- end: {name} -->")
 }
 
-/// Returns `text` with each part put between its markers. Errors name the page as `page`.
+/// Returns `text` with each part put between its markers, in place of what was there. Errors call
+/// the page `page`.
 ///
 /// # Errors
 ///
-/// [`Error::Marker`] if a marker is missing, comes twice, is inside another part, or names no part.
+/// [`Error::Marker`] if a marker is missing, occurs twice, is inside another part, or has the name
+/// of no part.
 pub(super) fn fill(page: &str, text: &str, parts: &[Part]) -> Result<String> {
     let wrong =
         |marker: String, problem| Err(Error::Marker { page: page.to_owned(), marker, problem });

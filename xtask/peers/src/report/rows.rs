@@ -1,4 +1,4 @@
-//! A chart with one row for each contestant. Its marks lie along a logarithmic axis.
+//! Draws a chart with one row for each contestant. The marks of a row lie along a logarithmic axis.
 
 use measure::chart::{self, Axis, FONT, Hue, MARGIN, Mark, Scale, Side, WIDTH};
 
@@ -11,9 +11,9 @@ const ROW: i32 = 22;
 pub(super) struct Row {
     pub(super) label: String,
     pub(super) hue: Hue,
-    /// One value for each mark; `None` if it was not measured.
+    /// The value of each mark; `None` if it was not measured.
     pub(super) values: Vec<Option<f64>>,
-    /// Text at the right end.
+    /// The text at the right end of the row.
     pub(super) note: String,
 }
 

@@ -1,4 +1,5 @@
-//! A chart of the pages per second that all threads handle together, for each number of threads.
+//! Draws a chart of the pages per second that all threads handle together, for each number of
+//! threads.
 
 use super::rows::{Row, Rows};
 use super::theme;
@@ -8,7 +9,8 @@ use measure::{Figures, Timing};
 
 const MARKS: [Mark; 5] = [Mark::Dot, Mark::Ring, Mark::Diamond, Mark::Square, Mark::Bar];
 
-/// Draws the chart. The contestant that is fastest with the most threads comes first.
+/// Draws the rates that `part` selects. The contestant that is fastest with the most threads comes
+/// first.
 pub(super) fn draw(
     figures: &[Figures],
     threads: &[usize],

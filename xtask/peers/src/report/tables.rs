@@ -1,4 +1,5 @@
-//! The run as tables of Markdown: first where a rival does better, then every figure.
+//! Writes the run as Markdown tables: first the figures in which a rival does better, then all
+//! figures.
 
 use std::fmt::Write;
 
@@ -6,13 +7,14 @@ use super::aging::Mode;
 use crate::table::{Loss, losses};
 use measure::{Figures, Timing};
 
-/// Page bytes for each resident byte, metadata included.
+/// Returns the page bytes for each resident byte, metadata included. Returns `None` if the resident
+/// bytes were not measured.
 pub(super) fn density(f: &Figures) -> Option<f64> {
     let resident = f.memory.resident_bytes.filter(|&bytes| bytes > 0)?;
     Some(f.original_bytes() as f64 / resident as f64)
 }
 
-/// Every thread count of the run, the least first.
+/// Returns the thread counts of the run, the least first.
 pub(super) fn threads(figures: &[Figures]) -> Vec<usize> {
     let mut threads: Vec<usize> = figures.iter().map(|f| f.threads).collect();
     threads.sort_unstable();
@@ -46,12 +48,12 @@ fn of_loss(loss: &Loss) -> Vec<String> {
     ]
 }
 
-/// Three digits after the point where it matters.
+/// Returns the number as text, with three decimals if it is below 100 and with none otherwise.
 fn figure(value: f64) -> String {
     if value.abs() < 100.0 { format!("{value:.3}") } else { format!("{value:.0}") }
 }
 
-/// Two tables for each thread count: times and memory.
+/// Returns the tables of each thread count: the times of stores, those of loads, and the memory.
 pub(super) fn of_figures(figures: &[Figures], method: &str) -> String {
     let mut text = String::new();
     for threads in threads(figures) {
@@ -126,7 +128,7 @@ fn of_memory(f: &Figures) -> Vec<String> {
     ]
 }
 
-/// The results of each way of compaction.
+/// Returns the table of an aging run, with a row for each mode of compaction.
 pub(super) fn of_aging(modes: &[Mode]) -> String {
     let mut text = String::new();
     let head = [
@@ -161,7 +163,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// Numbers on the right, the first column on the left.
+/// Writes a table. The first column is aligned to the left, the others to the right.
 fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     line(text, &format!("| {} |", head.join(" | ")));
     line(text, &format!("|:--{}|", "|--:".repeat(head.len().saturating_sub(1))));
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
     use crate::record::tests::figures;
 
-    /// The cells of the first row after `after` that begins with `name`.
+    /// Returns the cells of the first row after the text `after` that begins with `name`.
     fn cells<'a>(text: &'a str, after: &str, name: &str) -> Vec<&'a str> {
         let (_, text) = text.split_once(after).unwrap();
         let start = format!("| {name} |");

@@ -1,4 +1,4 @@
-//! The colours of the kinds of contestants.
+//! Chooses the colours of the charts: one for each kind of contestant.
 
 use measure::chart::{BLUE, FAINT, GREEN, Hue, INK, ORANGE, PURPLE};
 
@@ -11,13 +11,13 @@ const FAMILIES: [(&str, &str, Hue); 5] = [
     ("kernel-", "running kernel", PURPLE),
 ];
 
-/// Returns the colour of a contestant.
+/// Returns the colour of a contestant's kind.
 pub(super) fn of_contestant(contestant: &str) -> Hue {
     let family = FAMILIES.iter().find(|(start, ..)| contestant.starts_with(start));
     family.map_or(INK, |&(.., hue)| hue)
 }
 
-/// Returns the legend for the colours of these contestants.
+/// Returns the legend: the descriptions and colours of the kinds that these contestants have.
 pub(super) fn key<'a>(contestants: impl Iterator<Item = &'a str> + Clone) -> Vec<(String, Hue)> {
     FAMILIES
         .iter()
@@ -26,7 +26,7 @@ pub(super) fn key<'a>(contestants: impl Iterator<Item = &'a str> + Clone) -> Vec
         .collect()
 }
 
-/// Returns a colour for line `n`, if lines are not contestants.
+/// Returns a colour for line `n` of a chart in which lines are not contestants.
 pub(super) fn nth(n: usize) -> Hue {
     [ORANGE, GREEN, BLUE, PURPLE][n % 4]
 }
