@@ -50,7 +50,7 @@ impl Fences {
     }
 }
 
-/// Sets the first byte to that of `blocks` blocks with lines of words, and the length to the right one. So
+/// Overwrites the head: the unit has `blocks` blocks of lines of words, and the stream has its true length. So
 /// decoders do not refuse the stream before they examine the rest.
 fn pass_the_head(stream: &mut [u8], blocks: usize) {
     let len = stream.len() as u16;

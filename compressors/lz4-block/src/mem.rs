@@ -1,11 +1,11 @@
-//! Unaligned loads and stores of a fixed length: every access to memory without a bounds check.
+//! Unaligned loads and stores of fixed lengths. All access to memory without a bounds check is here.
 //!
-//! Invariant of all: the bytes lie inside the slice. The caller keeps it; debug builds assert it.
+//! For each function, the bytes must lie inside the slice. The caller ensures this, and debug builds check it.
 
-/// Bytes of [`copy_block`].
+/// The number of bytes that [`copy_block`] copies.
 pub(crate) const BLOCK: usize = 32;
 
-/// The `N` bytes of `bytes` from `at` on.
+/// Loads `N` bytes of `bytes` from `at` on.
 ///
 /// # Safety
 /// `at + N <= bytes.len()`.
@@ -14,11 +14,11 @@ unsafe fn load<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     debug_assert!(at + N <= bytes.len());
     // SAFETY: inside the slice by the caller's promise.
     let from = unsafe { bytes.as_ptr().add(at) };
-    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes has no alignment.
+    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes needs no alignment.
     unsafe { *from.cast() }
 }
 
-/// Writes `N` bytes to `bytes`, from `at` on.
+/// Stores `value` in `bytes`, from `at` on.
 ///
 /// # Safety
 /// `at + N <= bytes.len()`.
@@ -27,11 +27,11 @@ pub(crate) unsafe fn store<const N: usize>(bytes: &mut [u8], at: usize, value: [
     debug_assert!(at + N <= bytes.len());
     // SAFETY: inside the slice by the caller's promise.
     let to = unsafe { bytes.as_mut_ptr().add(at) };
-    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes has no alignment.
+    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes needs no alignment.
     unsafe { *to.cast() = value };
 }
 
-/// Eight bytes of `bytes` from `at` on; the first is the lowest.
+/// Loads eight bytes of `bytes` from `at` on. The first becomes the lowest byte of the result.
 ///
 /// # Safety
 /// `at + 8 <= bytes.len()`.
@@ -41,7 +41,7 @@ pub(crate) unsafe fn load64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(unsafe { load(bytes, at) })
 }
 
-/// Four bytes of `bytes` from `at` on; the first is the lowest.
+/// Loads four bytes of `bytes` from `at` on. The first becomes the lowest byte of the result.
 ///
 /// # Safety
 /// `at + 4 <= bytes.len()`.
@@ -51,7 +51,7 @@ pub(crate) unsafe fn load32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(unsafe { load(bytes, at) })
 }
 
-/// Copies [`BLOCK`] bytes of `from`, from `at` on, to `to`, from `put` on.
+/// Copies [`BLOCK`] bytes from `from[at..]` to `to[put..]`.
 ///
 /// # Safety
 /// `at + BLOCK <= from.len()` and `put + BLOCK <= to.len()`.
