@@ -18,8 +18,8 @@ const PAGES: RangeInclusive<i32> = 1..=65536;
 
 /// Linewords, which is quicker and denser than LZ4 on pages of real processes. It leaves text to LZ4.
 ///
-/// The parameter `page` is the length in bytes of the units to compress: 1 to 65536, by default 4096. Longer units
-/// work, too: up to the largest length of the context they may be lines of words, beyond it they are LZ4 blocks.
+/// The parameter `page` is the length in bytes of the units to compress: 1 to 65536, by default 4096. It selects
+/// the context, which makes lines of words of units up to 4096 or 65536 bytes. Longer units become LZ4 blocks.
 /// The parameter does not matter for decompression.
 ///
 /// `Send` and `Sync`. A context keeps 17 KiB if `page` is at most 4096, otherwise 73 KiB.
