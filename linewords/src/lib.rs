@@ -39,7 +39,7 @@
 //! `std` (default): the variant is chosen at run time, by the features of the processor. Without it, the
 //! crate is `no_std`, and the target features of the build decide.
 
-#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(target_arch = "x86_64")]

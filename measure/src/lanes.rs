@@ -26,7 +26,7 @@ pub struct Lane {
 
 impl Lane {
     /// Borrows the stopwatch and the page buffer together. The buffer is one page long unless
-    /// [`Lanes::resize_buffers`] changed it.
+    /// `Lanes::resize_buffers` changed it.
     pub fn parts(&mut self) -> (&mut Laps, &mut [Page]) {
         (&mut self.laps, &mut self.pages)
     }
