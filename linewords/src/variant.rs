@@ -51,7 +51,7 @@ impl Inner {
     ];
 
     fn is_there(self) -> bool {
-        // Miri knows few of the intrinsics.
+        // Miri supports few of the intrinsics.
         if cfg!(miri) && self != Inner::Portable {
             return false;
         }
