@@ -69,7 +69,8 @@ pub(crate) static ZEROS: [u32; LINE_WORDS] = [0; LINE_WORDS];
 
 const ALL: u32 = u32::MAX;
 
-/// Returns two equal bits for each of sixteen words that are all ones or all zeros. The words are not in order.
+/// Takes sixteen words, each all ones or all zeros. Returns two bits for each word, both set if it is all ones.
+/// The bits are not in the order of the words.
 ///
 /// # Safety
 /// Invariant 1.
@@ -252,7 +253,8 @@ pub(crate) unsafe fn compress<W: Width>(
             let equal0 = _mm256_and_si256(is_zero(shr(f0, W::INDEX_BITS)), tagged0);
             let equal1 = _mm256_and_si256(is_zero(shr(f1, W::INDEX_BITS)), tagged1);
 
-            // Choose the distance: the one in force, or one of three that equal words propose.
+            // Choose the distance: keep the one in force, or take one of up to three others. Each of these
+            // leads from a word to an equal word before the line.
             let mut this = kind::CODED;
             let (mut t0, mut t1, mut r0, mut r1) = (t0, t1, r0, r1);
             if l != 0 {

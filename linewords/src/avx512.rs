@@ -31,7 +31,7 @@ const fn twice(words: [u32; 8]) -> [u32; 16] {
     all
 }
 
-/// By the code: a word in which the uppermost bit of each byte that has payload is set.
+/// For each code, a word: the uppermost bit is set in each byte that comes from the payload.
 static PAYLOAD_BYTES: [u32; 16] = {
     let mut bytes = [0; 8];
     let mut i = 0;
@@ -42,7 +42,7 @@ static PAYLOAD_BYTES: [u32; 16] = {
     twice(bytes)
 };
 static FAR: [u32; 16] = twice(FROM_DISTANCE);
-/// By the code: all ones if it is 3 or 5, which refer to one word before the line.
+/// All ones for codes 3 and 5, which refer to one word before the line. Zero for all others.
 static REFERS: [u32; 16] = twice([0, 0, 0, u32::MAX, 0, u32::MAX, 0, 0]);
 
 /// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
@@ -148,7 +148,8 @@ pub(crate) unsafe fn compress<W: Width>(
             }
             let equal = tagged & _mm512_testn_epi32_mask(f, splat(!W::INDEX_MASK));
 
-            // Choose the distance: the one in force, or one of three that equal words propose.
+            // Choose the distance: keep the one in force, or take one of up to three others. Each of these
+            // leads from a word to an equal word before the line.
             let mut this = kind::CODED;
             if l != 0 {
                 let mut left = u32::from(equal & !(z | r));

@@ -52,11 +52,11 @@ pub(crate) mod code {
     pub(crate) const ZERO: u32 = 7;
 }
 
-/// The bytes of payload that a word has, by its code. No word has code 1.
+/// For each code, the bytes of payload that a word has. No word has code 1.
 pub(crate) const LENGTH: [u8; 8] = [4, 4, 2, 2, 1, 1, 0, 0];
-/// By the code: which bits of the payload become bits of the word.
+/// For each code, a mask of the payload among four bytes that begin with it.
 pub(crate) const FROM_PAYLOAD: [u32; 8] = [!0, 0, 0xFFFF, 0xFFFF, 0xFF, 0xFF, 0, 0];
-/// By the code: which bits of the word at the distance become bits of the word.
+/// For each code, a mask of the bits that a word takes from the word at the distance.
 pub(crate) const FROM_DISTANCE: [u32; 8] = [0, 0, !0xFFFF, 0, !0xFF, 0, !0, 0];
 
 /// The kinds of lines.
@@ -71,7 +71,7 @@ pub(crate) mod kind {
     pub(crate) const CODED_AT: u64 = 3;
 }
 
-/// The codes that stand for a line of kind `ZERO` or `SAME`, which has none in its control.
+/// The codes of a line of kind `ZERO` or `SAME`. The kind implies them, so they are not in the control.
 pub(crate) const CODES_OF_KIND: [u64; 2] = [ALL_CODES, CODE_CLASS];
 
 const KINDS_LOW: u64 = 0x5555_5555_5555_5555;
@@ -151,9 +151,9 @@ impl Unit {
 pub(crate) trait Width {
     /// Bits in an index. The other bits of its two bytes of payload are flips.
     const INDEX_BITS: u32;
-    /// The number of the lowest bit that flips can change. Flips change only these middle bits of a word.
+    /// The number of the lowest middle bit of a word. Flips change only middle bits.
     const MIDDLE: u32;
-    /// Bits in a slot's number. Slots are the entries of the encoder's table.
+    /// Bits in the number of a slot of the encoder's table.
     const SLOT_BITS: u32;
     /// Whether the uppermost bit of an entry is also the lowest bit of its slot's number.
     const OVERLAP: bool;

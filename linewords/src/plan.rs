@@ -17,7 +17,7 @@ const LOOK: usize = 4;
 
 /// A unit is text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
 const TEXT: usize = 850;
-/// One line of this many is examined for printable bytes.
+/// Every eighth line is examined for printable bytes.
 const SAMPLE: usize = 8;
 
 /// Empties the table, so that no word matches the entry of an empty slot.

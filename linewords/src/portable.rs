@@ -111,7 +111,8 @@ pub(crate) fn compress<W: Width>(
             table[if plain { W::SLOTS } else { hashes[j] as usize }] = entries[j];
         }
 
-        // Choose the distance: the one in force, or one of three that equal words propose.
+        // Choose the distance: keep the one in force, or take one of up to three others. Each of these
+        // leads from a word to an equal word before the line.
         let mut this_kind = kind::CODED;
         if l != 0 {
             let mut flags = [0; LINE_WORDS];

@@ -1,4 +1,4 @@
-//! The choice between the implementations of lines of words, by what the processor supports.
+//! Chooses between the implementations of lines of words, depending on what the processor supports.
 
 use core::fmt;
 #[cfg(all(feature = "std", target_arch = "x86_64"))]
