@@ -47,6 +47,8 @@
 //!
 //! # Codecs
 //!
+//! The default of each parameter is in parentheses.
+//!
 //! | name | parameters | decompresses without a context | cargo feature |
 //! |---|---|---|---|
 //! | `lz4` | `accel` 1 to 65537 (1) | yes | `lz4` (default) |

@@ -135,7 +135,7 @@ impl FastState {
     const CODEC: &'static str = crate::names::LZ4;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: takes nothing, returns a constant.
+        // SAFETY: the call takes no arguments and returns a constant.
         let size = unsafe { LZ4_sizeofState() };
         let mut state = FastState { memory: Scratch::new(Self::CODEC, size as usize)? };
         state.clear().map(|_| state)
@@ -221,7 +221,7 @@ impl HcState {
     const CODEC: &'static str = crate::names::LZ4HC;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: takes nothing, returns a constant.
+        // SAFETY: the call takes no arguments and returns a constant.
         let size = unsafe { LZ4_sizeofStateHC() };
         let mut state = HcState { memory: Scratch::new(Self::CODEC, size as usize)? };
         state.clear()?;

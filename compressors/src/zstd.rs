@@ -323,7 +323,7 @@ mod tests {
     fn a_frame_has_two_bytes_of_header() {
         let codec = Zstd::default();
         let out = compress(&codec, &[5; 4096]);
-        // The frame's descriptor: a window, but no content size, checksum or dictionary id.
+        // The descriptor says that the frame has a window, but no content size, checksum or dictionary id.
         assert_eq!(out[0], 0);
         // The window is 4 KiB: 1 KiB times 2^2. The mantissa is 0.
         assert_eq!(out[1], 2 << 3);

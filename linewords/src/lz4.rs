@@ -61,7 +61,7 @@ fn compress_long_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> Option<
         return None;
     }
     // SAFETY: invariants 1 and 2; the stream was just initialised; the slices are valid for their lengths,
-    // and `int` only ever shortens that of `dst`.
+    // and `int` can only shorten that of `dst`.
     let written = unsafe {
         LZ4_compress_fast_continue(
             stream,

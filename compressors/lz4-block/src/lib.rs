@@ -1,4 +1,4 @@
-//! The LZ4 block format for inputs of up to 64 KiB, memory pages above all.
+//! The LZ4 block format for inputs of up to 64 KiB, mainly memory pages.
 //!
 //! [`compress`] is made for pages: on 4 KiB pages of real processes it takes less time than liblz4 at its
 //! default acceleration and gives blocks of the same size. Any LZ4 decoder can read them. It needs no

@@ -12,9 +12,9 @@ pub(crate) const BLOCK: usize = 32;
 #[inline(always)]
 unsafe fn load<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     debug_assert!(at + N <= bytes.len());
-    // SAFETY: inside the slice by the caller's promise.
+    // SAFETY: by the caller's promise, the address lies inside the slice.
     let from = unsafe { bytes.as_ptr().add(at) };
-    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes needs no alignment.
+    // SAFETY: by the caller's promise, `N` bytes follow; and an array of bytes needs no alignment.
     unsafe { *from.cast() }
 }
 
@@ -25,9 +25,9 @@ unsafe fn load<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 #[inline(always)]
 pub(crate) unsafe fn store<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     debug_assert!(at + N <= bytes.len());
-    // SAFETY: inside the slice by the caller's promise.
+    // SAFETY: by the caller's promise, the address lies inside the slice.
     let to = unsafe { bytes.as_mut_ptr().add(at) };
-    // SAFETY: `N` bytes follow by the caller's promise, and an array of bytes needs no alignment.
+    // SAFETY: by the caller's promise, `N` bytes follow; and an array of bytes needs no alignment.
     unsafe { *to.cast() = value };
 }
 
@@ -37,7 +37,7 @@ pub(crate) unsafe fn store<const N: usize>(bytes: &mut [u8], at: usize, value: [
 /// `at + 8 <= bytes.len()`.
 #[inline(always)]
 pub(crate) unsafe fn load64(bytes: &[u8], at: usize) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: by the caller's promise, the bytes lie inside the slice.
     u64::from_le_bytes(unsafe { load(bytes, at) })
 }
 
@@ -47,7 +47,7 @@ pub(crate) unsafe fn load64(bytes: &[u8], at: usize) -> u64 {
 /// `at + 4 <= bytes.len()`.
 #[inline(always)]
 pub(crate) unsafe fn load32(bytes: &[u8], at: usize) -> u32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: by the caller's promise, the bytes lie inside the slice.
     u32::from_le_bytes(unsafe { load(bytes, at) })
 }
 
@@ -57,8 +57,8 @@ pub(crate) unsafe fn load32(bytes: &[u8], at: usize) -> u32 {
 /// `at + BLOCK <= from.len()` and `put + BLOCK <= to.len()`.
 #[inline(always)]
 pub(crate) unsafe fn copy_block(from: &[u8], at: usize, to: &mut [u8], put: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: by the caller's promise, the bytes lie inside the slice.
     let block: [u8; BLOCK] = unsafe { load(from, at) };
-    // SAFETY: the caller's promise.
+    // SAFETY: by the caller's promise, the bytes lie inside the slice.
     unsafe { store(to, put, block) };
 }

@@ -51,7 +51,7 @@ pub(crate) fn push(
         return push_exactly(src, dst, len, from, to, found);
     }
     let token = (literals.min(FULL) << 4) | code.min(FULL);
-    // SAFETY: `len + SPARE <= dst.len()`.
+    // SAFETY: `len + SPARE <= dst.len()`, checked above.
     unsafe { store(dst, len, [token as u8]) };
     // If the literals have no rest, the first literal overwrites this byte.
     // SAFETY: as above.

@@ -44,7 +44,7 @@ impl Table {
         self.slots.fill(0);
     }
 
-    /// Enters `position` for the five lowest bytes of `word` and returns what was there before.
+    /// Enters `position` for the five lowest bytes of `word`. Returns the position that was in the slot before.
     #[inline(always)]
     pub(crate) fn swap(&mut self, word: u64, position: u16) -> u16 {
         // Shifts out the three upper bytes. The upper bits of the product depend on all the others.

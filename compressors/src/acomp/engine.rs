@@ -229,7 +229,7 @@ impl fmt::Debug for AcompEngine {
         f.debug_struct("AcompEngine")
             .field("workers", &self.workers())
             .field("bound", &self.shared.bound)
-            // Relaxed: a statistic.
+            // Relaxed: the number is only displayed.
             .field("queued", &self.shared.queued.load(Relaxed))
             .finish()
     }
