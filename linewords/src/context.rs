@@ -24,7 +24,7 @@ const LARGE_CONTROL: usize = WIDE_MAX / 8 + 8;
 
 /// Working memory for compression, for one thread at a time: a [`PageContext`] or a [`LargeContext`].
 ///
-/// What the context was used for before does not affect a compression.
+/// Earlier uses of a context do not affect a compression.
 #[repr(C, align(64))]
 pub struct Context<const TABLE: usize, const CONTROL: usize> {
     table: [u32; TABLE],
