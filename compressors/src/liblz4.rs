@@ -27,7 +27,7 @@ use crate::scratch::Scratch;
 /// The longest input the library compresses, in bytes (`LZ4_MAX_INPUT_SIZE`).
 const MAX_INPUT: usize = 0x7E00_0000;
 
-/// How far back a match can reach, in bytes. Only this much of a dictionary's end is of use.
+/// How far back a match can reach, in bytes. Of a longer dictionary, only the end is used.
 pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
 
 // lz4-sys does not declare these functions, but the library exports them. States are
@@ -103,7 +103,7 @@ fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, Compre
     Ok(1)
 }
 
-/// Turns the library's result of a compression into ours. It is a length, or 0 for a failure.
+/// Turns the result of a compression into a `Result`. The library returns a length, or 0 for a failure.
 fn finish_compress(
     codec: &'static str,
     written: c_int,

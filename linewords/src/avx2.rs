@@ -214,7 +214,7 @@ pub(crate) unsafe fn compress<W: Width>(
                 _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), a);
                 _mm256_storeu_si256(to.as_mut_ptr().add(8).cast::<__m256i>(), b);
             };
-            // A plain word, zero or the word at the distance, is not entered: it goes to the surplus slot
+            // A plain word (zero, or the word at the distance) is not entered: it goes to the surplus slot
             // behind the table. Otherwise many gathers would read a slot that was just stored, and wait for
             // the store.
             let behind = splat(W::SLOTS as u32);
@@ -379,7 +379,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
         let mut control_at = src.add(kinds_at - control);
         let mut left = kinds_at - control;
         let mut payload = src;
-        // The last place from which 64 bytes can be loaded. If there is none, load from a copy from the start.
+        // The last place from which 64 bytes can be loaded. If the stream is too short for one, all loads are
+        // from a copy.
         let last = src.wrapping_add(n).wrapping_sub(LINE);
         let mut copied = n < LINE;
         let mut copy = [0u8; 2 * LINE];

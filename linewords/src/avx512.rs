@@ -123,7 +123,7 @@ pub(crate) unsafe fn compress<W: Width>(
             let mut slot_of = [0u32; LINE_WORDS];
             let mut new_of = [0u32; LINE_WORDS];
             let mut distances = [0u32; LINE_WORDS];
-            // A plain word, zero or the word at the distance, is not entered: it goes to the surplus slot
+            // A plain word (zero, or the word at the distance) is not entered: it goes to the surplus slot
             // behind the table.
             let enter = _mm512_mask_mov_epi32(slot, z | r, splat(W::SLOTS as u32));
             _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), enter);
@@ -247,7 +247,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
         let mut control_at = src.add(kinds_at - control);
         let mut left = kinds_at - control;
         let mut payload = src;
-        // The last place from which 64 bytes can be loaded. If there is none, load from a copy from the start.
+        // The last place from which 64 bytes can be loaded. If the stream is too short for one, all loads are
+        // from a copy.
         let last = src.wrapping_add(n).wrapping_sub(LINE);
         let mut copied = n < LINE;
         let mut copy = [0u8; 2 * LINE];

@@ -105,7 +105,7 @@ pub(crate) fn compress<W: Width>(
             found[j] = table[hashes[j] as usize];
         }
         for j in 0..LINE_WORDS {
-            // A plain word, zero or the word at the distance, is not entered: it goes to the surplus slot
+            // A plain word (zero, or the word at the distance) is not entered: it goes to the surplus slot
             // behind the table.
             let plain = (x[j] == 0) | (x[j] == t[j]);
             table[if plain { W::SLOTS } else { hashes[j] as usize }] = entries[j];

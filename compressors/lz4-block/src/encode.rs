@@ -1,7 +1,7 @@
 //! The search for matches. It is greedy and tries one candidate for each position, which suits pages.
 //!
-//! Only one branch cannot be predicted by a processor: whether a match begins at a position. The rest has no
-//! branches for common lengths: the length of a match, the literals before it, and how far it extends
+//! Only one branch cannot be predicted by a processor: whether a match begins at a position. For common lengths,
+//! all else is computed without branches: the length of a match, the literals before it, and how far it extends
 //! backwards.
 //!
 //! The format has two rules for the end of a block: the last [`LAST_LITERALS`] bytes are literals, and a match

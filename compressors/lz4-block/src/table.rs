@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn words_of_pages_spread_over_the_slots() {
-        // Pointers into one region, 16 bytes apart. A quarter as many as there are slots.
+        // Pointers into one region, 16 bytes apart. Their number is a quarter of that of the slots.
         let mut table = Table::new();
         let clashes = (1..1024u16)
             .filter(|&n| table.swap(0x7f12_3456_0000 + 16 * u64::from(n), n) != 0)
