@@ -1,11 +1,11 @@
-//! Switches the AVX-512 variant on where the compiler has its intrinsics: from Rust 1.89 on.
+//! Enables the AVX-512 variant if the compiler has its intrinsics, as Rust has from 1.89 on.
 
 #![allow(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 
 use std::env;
 use std::process::Command;
 
-/// The minor version of the compiler, `89` of `rustc 1.89.0 (…)`.
+/// Returns the minor version of the compiler, for instance 89 for `rustc 1.89.0 (…)`; `None` if it is unknown.
 fn minor() -> Option<u32> {
     let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,5 +1,5 @@
-//! Fallible `Box` allocation. Contexts are made while a program runs, so a lack of memory must be an error,
-//! not an abort.
+//! Allocation of a `Box` that can fail. Contexts are made while a program runs, so a lack of memory must be an
+//! error, not an abort.
 
 use std::alloc::{Layout, alloc};
 
@@ -17,10 +17,10 @@ pub(crate) fn try_box<T>(codec: &'static str, value: T) -> Result<Box<T>, Compre
     if place.is_null() {
         return Err(CompressorError::OutOfMemory { codec, what: "a context" });
     }
-    // SAFETY: allocated just now with the layout of a `T`, and only this function has the pointer.
+    // SAFETY: `place` was just allocated with the layout of a `T`, and only this function has the pointer.
     unsafe { place.write(value) };
-    // SAFETY: the place holds a `T`, was allocated by the global allocator with that layout, and has no
-    // other owner, as `Box::from_raw` requires.
+    // SAFETY: `place` holds a `T`, was allocated by the global allocator with its layout, and has no other
+    // owner, as `Box::from_raw` requires.
     Ok(unsafe { Box::from_raw(place) })
 }
 

@@ -1,12 +1,12 @@
-//! The three traits every codec implements: the shareable compressor, the
-//! context that does the work, and decompression that needs no context.
+//! The three traits of a codec: the compressor, which threads share, the
+//! context, which does the work, and decompression without a context.
 //!
-//! A [`Compressor`] is the codec with its parameters. It is shared by all
-//! threads and holds nothing that changes. A [`CompressorCtx`] is working
-//! memory. It is made once and reused for every page. It needs no lock, since
-//! its methods take `&mut self`: one thread uses it at a time.
+//! A [`Compressor`] is the codec with its parameters. All threads share it, and
+//! it never changes. A [`CompressorCtx`] is working memory. It is made once and
+//! reused for every page. It needs no lock, since its methods take `&mut self`:
+//! only one thread uses it at a time.
 //!
-//! Invariants every implementation keeps:
+//! Invariants that every implementation keeps:
 //! - a context allocates when it is made, not per page (except lz4hc from level 10 on);
 //! - no input, however malformed, makes a call read or write out of bounds;
 //! - after an error, the context is ready for the next call.
@@ -15,18 +15,18 @@ use std::fmt;
 
 use crate::error::CompressorError;
 
-/// A codec with its parameters. It makes contexts and is cheap to share.
+/// A codec with its parameters. It makes contexts, and threads can share it.
 ///
 /// Implementations do not block and take no locks. All methods may be called
 /// from any thread at any time.
 pub trait Compressor: Send + Sync + fmt::Debug {
-    /// Returns the kernel's name of the algorithm: `lz4`, `lz4hc`, `zstd`, `deflate`,
-    /// `lzo`, `null`. Third parties use their own.
+    /// Returns the algorithm's name: the kernel's (`lz4`, `lz4hc`, `zstd`, `deflate`,
+    /// `lzo`, `null`), `linewords`, or a name that a third party chose.
     fn name(&self) -> &str;
 
-    /// Returns the spec that builds this compressor again, e.g. `zstd:level=19`
-    /// or `lz4`. It is canonical: parameters at their default are left out, so
-    /// two compressors with the same spec read each other's output.
+    /// Returns the spec that builds this compressor again, for instance `lz4` or
+    /// `zstd:level=19`. The spec leaves out parameters that have their default.
+    /// Two compressors with the same spec can read each other's output.
     ///
     /// If the compressor has a dictionary, the spec contains the dictionary's
     /// fingerprint (`dict=…`). Such a spec distinguishes compressors, but it
@@ -35,13 +35,12 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     /// [`Built::key`](crate::Built::key) is the spec that builds it again.
     fn spec(&self) -> String;
 
-    /// Returns the most bytes that `src_len` bytes can compress to.
-    ///
-    /// Returns `usize::MAX` if the codec does not take `src_len` bytes.
+    /// Returns the most bytes that `src_len` bytes can compress to, or `usize::MAX`
+    /// if the codec cannot compress that many.
     fn max_compressed_len(&self, src_len: usize) -> usize;
 
-    /// Makes a context. All memory that the codec needs is allocated here, none
-    /// per page. After an error nothing stays allocated.
+    /// Makes a context. It allocates all memory that the codec needs, so that pages
+    /// need none. If it fails, nothing stays allocated.
     ///
     /// ```
     /// use compressors::{Compressor, Null};
@@ -56,8 +55,8 @@ pub trait Compressor: Send + Sync + fmt::Debug {
     /// [`CompressorError::OutOfMemory`] or [`CompressorError::Codec`].
     fn new_ctx(&self) -> Result<Box<dyn CompressorCtx>, CompressorError>;
 
-    /// Returns the decompressor that needs no context, if the codec has one
-    /// (lz4, lz4hc, lzo, null); by default `None`. A page store that
+    /// Returns the decompressor that needs no context; `None` if the codec has none.
+    /// `lz4`, `lz4hc`, `linewords`, `lzo` and `null` have one. A page store that
     /// decompresses with it takes no per-CPU lock.
     fn stateless(&self) -> Option<&dyn StatelessDecompress> {
         None
@@ -80,22 +79,23 @@ pub trait StatelessDecompress: Send + Sync {
     /// of `dst` is unspecified, but initialised.
     ///
     /// # Errors
-    /// [`CompressorError::Corrupt`] if `src` is not output of this codec,
+    /// [`CompressorError::Corrupt`] if `src` is not output of this codec;
     /// [`CompressorError::WrongLength`] if it does not decompress to exactly
-    /// `dst.len()` bytes, [`CompressorError::InputTooLarge`] if a buffer is
-    /// longer than the codec can handle.
+    /// `dst.len()` bytes (some codecs return `Corrupt` if it gives more);
+    /// [`CompressorError::InputTooLarge`] if a buffer is longer than the codec can
+    /// handle.
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError>;
 }
 
-/// The working memory of a codec. One thread at a time uses it, and it is reused for every page.
+/// The working memory of a codec. One thread uses it at a time, and it is reused for every page.
 ///
-/// Neither `compress` nor `decompress` blocks, and neither allocates for inputs of the page size. Only
-/// lz4hc from level 10 on allocates in each call of `compress`.
+/// No method blocks. No method allocates for inputs of the page size, except that `compress` of lz4hc does from
+/// level 10 on.
 pub trait CompressorCtx: Send + fmt::Debug {
     /// Compresses `src` into `dst` and returns the compressed length in bytes.
     ///
-    /// With `dst.len() >= max_compressed_len(src.len())` it never fails for
-    /// lack of room. `src` may have any length, including zero.
+    /// Never fails for lack of room if `dst` has `max_compressed_len(src.len())`
+    /// bytes. `src` may be empty.
     ///
     /// # Errors
     /// [`CompressorError::OutputTooSmall`] if `dst` cannot hold the result,
@@ -111,12 +111,12 @@ pub trait CompressorCtx: Send + fmt::Debug {
     /// Those of [`StatelessDecompress::decompress`].
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError>;
 
-    /// Returns the heap bytes that this context keeps, for statistics.
+    /// Returns how many heap bytes this context holds, for statistics.
     fn memory_bytes(&self) -> usize;
 }
 
-/// The longest input or output that the C codecs are called with, in bytes.
-/// Several of them take lengths as an `int`.
+/// The longest input or output that is passed to a C codec, in bytes. Several of
+/// these codecs take lengths as an `int`.
 #[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate", feature = "lzo"))]
 pub(crate) const MAX_LEN: usize = i32::MAX as usize;
 

@@ -1,5 +1,5 @@
 //! `deflate`: raw DEFLATE, without the header and checksum of zlib or gzip.
-//! Decompression keeps tables, so it needs a context.
+//! Decompression needs memory for tables, so it needs a context.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -1,8 +1,7 @@
-//! The bytes of a dictionary and the fingerprint that distinguishes dictionaries
-//! in specs.
+//! A dictionary's bytes, and its fingerprint.
 //!
-//! A page compressed with one dictionary cannot be read with another, so the
-//! fingerprint is part of a compressor's spec.
+//! A page that was compressed with one dictionary cannot be read with another. So
+//! a compressor's spec contains the fingerprint, which distinguishes dictionaries.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +9,10 @@ use std::sync::Arc;
 use crate::error::CompressorError;
 use crate::spec::DICT_KEY;
 
-/// The least bytes of a dictionary. The libraries ignore shorter ones.
+/// The length of the shortest dictionary, in bytes. The libraries ignore shorter ones.
 const MIN_LEN: usize = 8;
 
-/// The bytes of a dictionary. A codec uses the end of them.
+/// The bytes of a dictionary. Only those from `start` on are in use.
 #[derive(Clone)]
 pub(crate) struct Dictionary {
     bytes: Arc<[u8]>,
@@ -21,8 +20,8 @@ pub(crate) struct Dictionary {
 }
 
 impl Dictionary {
-    /// Makes a dictionary of the last `reach` bytes of `bytes`, since the codec reads only those. Fails if
-    /// `bytes` has fewer than 8.
+    /// Makes a dictionary that uses the last `reach` bytes of `bytes`, or all if there are fewer. Fails if `bytes`
+    /// has fewer than 8 bytes.
     pub(crate) fn new(
         codec: &'static str,
         bytes: Arc<[u8]>,

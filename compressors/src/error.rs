@@ -1,37 +1,37 @@
-//! Errors of compressors. Each names the offending value and the remedy.
+//! The errors of compressors. Each message names the offending value and the remedy.
 //!
-//! Errors of the per-page calls own no heap memory, so a failing page does not
+//! The errors of calls for a page own no heap memory, so a call that fails does not
 //! allocate.
 
-/// An error of a compressor, its set-up or its registry.
+/// An error of a compressor, of its set-up or of a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressorError {
     /// The registry has no compressor of this name.
     #[error("no compressor is named {name:?}; known are: {}", known.join(", "))]
     UnknownName {
-        /// The name that was asked for.
+        /// The name in the spec.
         name: String,
-        /// The names the registry has, sorted.
+        /// The names that the registry has, sorted.
         known: Vec<String>,
     },
 
-    /// The name is one of this crate's, but its feature is not compiled in.
+    /// The compressor is one of this crate's, but its cargo feature is off.
     #[error(
         "compressor {name:?} is not compiled in: switch on the cargo feature {feature:?} of \
          the compressors crate (or the feature of that name of the crate you depend on)"
     )]
     FeatureOff {
-        /// The name that was asked for.
+        /// The name in the spec.
         name: String,
-        /// The cargo feature that brings it.
+        /// The cargo feature to switch on.
         feature: &'static str,
     },
 
     /// The registry already has a compressor of this name.
     #[error("a compressor is already registered as {name:?}: register it under another name")]
     NameTaken {
-        /// The name in question.
+        /// The name that is already in use.
         name: String,
     },
 
@@ -42,16 +42,16 @@ pub enum CompressorError {
         codec: String,
         /// The parameter's key.
         key: String,
-        /// The value given.
+        /// The given value.
         value: String,
-        /// What is allowed instead.
+        /// The keys or values that are allowed.
         allowed: String,
     },
 
     /// A spec does not have the form `name` or `name:key=value,key=value`.
     #[error("malformed compressor spec {spec:?}: {reason}; write name or name:key=value,key=value")]
     MalformedSpec {
-        /// The spec as given.
+        /// The given spec.
         spec: String,
         /// What is wrong with it.
         reason: &'static str,
@@ -65,18 +65,19 @@ pub enum CompressorError {
     OutputTooSmall {
         /// The compressor's name.
         codec: &'static str,
-        /// Bytes to compress.
+        /// The length of the input, in bytes.
         src_len: usize,
-        /// Length of the output buffer, in bytes.
+        /// The length of the output buffer, in bytes.
         capacity: usize,
     },
 
-    /// The input of a decompression is not output of this codec.
+    /// The bytes to decompress are not output of this codec. Some codecs also return this if the bytes
+    /// decompress to more than the output buffer holds.
     #[error("{codec}: the compressed bytes are corrupt: {reason}")]
     Corrupt {
         /// The compressor's name.
         codec: &'static str,
-        /// The codec's reason.
+        /// What the codec found wrong.
         reason: &'static str,
     },
 
@@ -88,9 +89,10 @@ pub enum CompressorError {
     WrongLength {
         /// The compressor's name.
         codec: &'static str,
-        /// Length of the output buffer, in bytes.
+        /// The length of the output buffer, in bytes.
         expected: usize,
-        /// Bytes that the input decompresses to; `None` if the number is above `expected` but not known.
+        /// The number of bytes that the input decompresses to. `None` if all that is known is that there are
+        /// more than `expected`.
         got: Option<usize>,
     },
 
@@ -99,38 +101,38 @@ pub enum CompressorError {
     InputTooLarge {
         /// The compressor's name.
         codec: &'static str,
-        /// Length of the buffer, in bytes.
+        /// The length of the buffer, in bytes.
         len: usize,
-        /// The longest buffer the codec takes, in bytes.
+        /// The longest buffer that the codec can handle, in bytes.
         max: usize,
     },
 
-    /// The codec asks for a larger output buffer than it may have.
+    /// The codec's `max_compressed_len` exceeds the limit for an output buffer.
     #[error(
         "the codec asks for {len} bytes of room for a compressed page, more than the limit of {max}: correct \
          its max_compressed_len"
     )]
     OutputTooLarge {
-        /// Bytes that it asks for.
+        /// The codec's `max_compressed_len`, in bytes.
         len: usize,
         /// The limit, in bytes.
         max: usize,
     },
 
-    /// The codec panicked. Its context must not be used again.
+    /// The codec panicked. Do not use its context again.
     #[error("the codec panicked in {operation}; the context is dropped, and the page is unchanged")]
     Panicked {
         /// The call that panicked: `new_ctx`, `compress`, `decompress` or `max_compressed_len`.
         operation: &'static str,
     },
 
-    /// This process is a forked child of the one that made the object; only the maker may use it.
+    /// The object was made before a `fork`, and this is the child. Only the parent can use the object.
     #[error(
         "the object belongs to the process that made it, and this is a forked child: make another in the child"
     )]
     Forked,
 
-    /// There is no memory for a context, a dictionary or a completion.
+    /// There is not enough memory, for instance for a context, a dictionary or a completion.
     #[error("{codec}: out of memory for {what}")]
     OutOfMemory {
         /// The compressor's name.
@@ -139,7 +141,7 @@ pub enum CompressorError {
         what: &'static str,
     },
 
-    /// The codec failed in a way that no other variant describes.
+    /// The codec failed for a reason that no other variant describes.
     #[error("{codec}: internal failure {code}: {reason}")]
     Codec {
         /// The compressor's name.

@@ -1,7 +1,7 @@
-//! Calls codecs that may panic.
+//! Calls codecs that may panic, and turns a panic into an error.
 //!
-//! A panic becomes an error of that one call, [`CompressorError::Panicked`]. The context of a codec that
-//! panicked may be in any state: drop it, and make a new one for the next page.
+//! A panic makes the call fail with [`CompressorError::Panicked`]. It may leave the context in any state, so
+//! drop the context and make a new one for the next page.
 //!
 //! ```
 //! use compressors::{Null, guard};
@@ -33,8 +33,8 @@ pub fn new_ctx(compressor: &dyn Compressor) -> Result<Box<dyn CompressorCtx>, Co
     outcome("new_ctx", || compressor.new_ctx())
 }
 
-/// Calls [`CompressorCtx::compress`]. After [`CompressorError::Panicked`] do not use the context again:
-/// pass it to [`zpool_base::unwind::dropped`], since its destructor may panic too.
+/// Calls [`CompressorCtx::compress`]. After [`CompressorError::Panicked`], do not use the context again. Drop it
+/// with [`zpool_base::unwind::dropped`], since its destructor may panic, too.
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -47,8 +47,8 @@ pub fn compress(
     outcome("compress", || ctx.compress(src, dst))
 }
 
-/// Calls [`CompressorCtx::decompress`]. After [`CompressorError::Panicked`] do not use the context again:
-/// pass it to [`zpool_base::unwind::dropped`], since its destructor may panic too.
+/// Calls [`CompressorCtx::decompress`]. After [`CompressorError::Panicked`], do not use the context again. Drop it
+/// with [`zpool_base::unwind::dropped`], since its destructor may panic, too.
 ///
 /// # Errors
 /// Those of the call, and [`CompressorError::Panicked`].
@@ -81,7 +81,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use zpool_base::unwind::dropped;
 
-    /// Panics in the call named by `at`, and counts its destructor's runs.
+    /// A codec that panics in the call that `at` names. It counts how often its destructor runs.
     #[derive(Debug)]
     struct Fragile {
         at: &'static str,
@@ -91,7 +91,7 @@ mod tests {
     impl Fragile {
         fn step(&self, name: &str) {
             if self.at == name {
-                // The payload panics again when it is dropped.
+                // The payload's destructor panics, too.
                 resume_unwind(Box::new(Bomb));
             }
         }

@@ -1,8 +1,8 @@
 //! Page compressors behind one trait: lz4, lz4hc, zstd, deflate, lzo and null,
-//! under the names the kernel has for them, and linewords, which it has not.
+//! which have the kernel's names, and linewords, which the kernel does not have.
 //!
-//! They are made for a stream of small inputs, memory pages above all. A
-//! [`Compressor`] is a codec with its parameters, shared by all threads. It makes
+//! They are made for many small inputs, mainly memory pages. A [`Compressor`] is a
+//! codec with its parameters, and all threads share it. It makes
 //! [`CompressorCtx`]s: each is the working memory of one thread, allocated once and
 //! reused for every page. A codec that decompresses without working memory also
 //! offers [`StatelessDecompress`], which needs no context.
@@ -28,24 +28,26 @@
 //!
 //! # Common rules
 //!
-//! - The caller knows how long a page is: decompression fills its output buffer
-//!   exactly, or it is an error.
-//! - Garbage, truncated and hostile input is an error; no read and no write is
-//!   ever out of bounds.
-//! - Contexts allocate when they are made, not per page. The tables of zstd
-//!   depend on the input's length; they are sized for its `page` parameter.
-//!   (The exception is `lz4hc` from level 10 on, in its C library.)
-//! - An error leaves the context ready for the next page. After a panic, such as that of a third party's
-//!   codec, drop it: [`guard`] turns panics into errors.
+//! - The caller must know how long a page is: decompression fills its output buffer
+//!   exactly, or it fails.
+//! - Truncated input is an error. Garbage and altered input is an error or gives
+//!   some other page. No access is ever out of bounds.
+//! - Contexts allocate when they are made, not per page. There are two exceptions:
+//!   `lz4hc` from level 10 on allocates in each compression, and `zstd` may allocate
+//!   for an input that needs larger tables than its `page` parameter provides.
+//! - An error leaves the context ready for the next page. After a panic, which a third party's codec may
+//!   cause, drop the context. [`guard`] turns panics into errors.
 //! - No call of these codecs blocks or takes a lock.
 //!
 //! # Asynchronous requests
 //!
-//! [`Acomp`] takes requests that own all they need and reports their completion: [`Scomp`] runs them in
-//! the caller, [`AcompEngine`] on worker threads. Completions are reported to an [`AcompCompletions`];
-//! [`CompletionsPool`] lends these to batches.
+//! [`Acomp`] takes requests that own all they need. [`Scomp`] runs each request in the caller,
+//! [`AcompEngine`] runs them on worker threads. Both report completions to an [`AcompCompletions`].
+//! A [`CompletionsPool`] lends such queues, so that a batch need not allocate one.
 //!
 //! # Codecs
+//!
+//! The default of each parameter is in parentheses.
 //!
 //! | name | parameters | decompresses without a context | cargo feature |
 //! |---|---|---|---|
@@ -57,11 +59,11 @@
 //! | `lzo` | | yes | `lzo` (off: GPL-2.0, builds with cmake) |
 //! | `null` | | yes | always on |
 //!
-//! lz4, lz4hc and zstd also take a dictionary, through their builders. Register such compressors, and those
-//! of third parties, in a [`Registry`] under their own names; [`resolve`](Registry::resolve) returns the
-//! key that builds a compressor again.
+//! The builders of lz4, lz4hc and zstd also take a dictionary. Register compressors with a dictionary, and
+//! those of third parties, in a [`Registry`] under names of their own. [`resolve`](Registry::resolve) returns
+//! the key that builds a compressor again.
 //!
-//! Compressed pages are for the process that made them. They have no header
+//! Compressed pages are meant only for the process that made them. They have no header
 //! and no checksum, and are not in the file formats of these libraries.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,7 +1,7 @@
-//! Safe calls of the C library libdeflate: all `unsafe` code of deflate is here.
+//! Safe calls of the C library libdeflate. All `unsafe` code of deflate is here.
 //!
-//! The library gets a counting allocator, since it does not report how large its
-//! objects are. It allocates only when an object is made.
+//! The library does not report how large its objects are. So it gets an allocator
+//! that counts. The library allocates only when an object is made.
 //!
 //! Invariants: an object is used through `&mut`, so by one thread at a time,
 //! and freed exactly once, by `drop`.
@@ -16,12 +16,12 @@ use libdeflate_sys as sys;
 use crate::error::CompressorError;
 use crate::names::DEFLATE as NAME;
 
-/// The bytes before each block, which hold the block's size. Also the
-/// alignment of blocks: `malloc` must align them so.
+/// The length of the header before each block, which holds the block's size. It is
+/// also the alignment of blocks, since `malloc` must align them to 16 bytes.
 const HEADER: usize = 16;
 
 thread_local! {
-    /// Bytes that this thread allocated since `counted` last set this to 0.
+    /// The bytes that this thread allocated since `counted` last reset this to 0.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -31,7 +31,7 @@ fn layout_of(size: usize) -> Option<Layout> {
 
 unsafe extern "C" fn counting_malloc(size: usize) -> *mut c_void {
     let Some(layout) = layout_of(size) else { return std::ptr::null_mut() };
-    // SAFETY: the layout is at least the header, so not empty.
+    // SAFETY: the layout includes the header, so it is not empty.
     let block = unsafe { alloc(layout) };
     if block.is_null() {
         return std::ptr::null_mut();
@@ -47,10 +47,10 @@ unsafe extern "C" fn counting_free(pointer: *mut c_void) {
     if pointer.is_null() {
         return;
     }
-    // SAFETY: the library hands back what `counting_malloc` gave it, which lies
+    // SAFETY: the library passes a pointer that `counting_malloc` returned. It lies
     // `HEADER` bytes into its block.
     let block = unsafe { pointer.cast::<u8>().sub(HEADER) };
-    // SAFETY: `counting_malloc` wrote the size there.
+    // SAFETY: `counting_malloc` wrote the size to the start of the block.
     let size = unsafe { block.cast::<usize>().read() };
     if let Some(layout) = layout_of(size) {
         // SAFETY: the block was allocated with this layout.
@@ -76,11 +76,11 @@ fn counted<T>(
 
 /// Returns the most bytes that `src_len` bytes compress to at any level. `src_len` must fit an `i32`.
 pub(crate) fn compress_bound(src_len: usize) -> usize {
-    // SAFETY: without an object the call computes from the length alone.
+    // SAFETY: the library accepts null and then computes from the length alone.
     unsafe { sys::libdeflate_deflate_compress_bound(std::ptr::null_mut(), src_len) }
 }
 
-/// A compressor of one level.
+/// The library's compressor for one level.
 pub(crate) struct Deflater {
     raw: NonNull<sys::libdeflate_compressor>,
     bytes: usize,
@@ -91,7 +91,7 @@ pub(crate) struct Deflater {
 unsafe impl Send for Deflater {}
 
 impl Deflater {
-    /// Makes a compressor of a level of the library, 0 to 12.
+    /// Makes a compressor of the given level. The library has levels 0 to 12.
     pub(crate) fn new(level: c_int) -> Result<Self, CompressorError> {
         // SAFETY: the options are complete and live for the whole program.
         let make = || unsafe { sys::libdeflate_alloc_compressor_ex(level, &OPTIONS) };
@@ -99,7 +99,7 @@ impl Deflater {
         Ok(Deflater { raw, bytes })
     }
 
-    /// Compresses `src` into `dst` and returns the length; `None` if the result does not fit.
+    /// Compresses `src` into `dst` and returns the length. Returns `None` if the result does not fit.
     pub(crate) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
         // SAFETY: the object is alive and ours; both slices are valid for
         // their lengths.
@@ -128,7 +128,7 @@ impl Drop for Deflater {
     }
 }
 
-/// A decompressor.
+/// The library's decompressor.
 pub(crate) struct Inflater {
     raw: NonNull<sys::libdeflate_decompressor>,
     bytes: usize,
@@ -145,7 +145,7 @@ impl Inflater {
         Ok(Inflater { raw, bytes })
     }
 
-    /// Decompresses all of `src` into all of `dst`.
+    /// Decompresses `src` and fills all of `dst`. Fails if `src` has bytes after the end of the stream.
     pub(crate) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<(), CompressorError> {
         let mut read = 0usize;
         let mut written = 0usize;

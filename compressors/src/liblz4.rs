@@ -1,16 +1,17 @@
-//! Safe calls of the C library lz4: all `unsafe` code of lz4 and lz4hc is here.
+//! Safe calls of the C library lz4. All `unsafe` code of lz4 and lz4hc is here.
 //!
 //! States and dictionaries live in our own memory ([`Scratch`]). The library
-//! allocates nothing, except lz4hc from level 10 on, where each call allocates
+//! allocates nothing, except for lz4hc from level 10 on: there, each call allocates
 //! 64 KiB until it returns.
 //!
-//! lz4 starts each page from a cleared table and compresses it as the first
-//! block of a stream. On 4 KiB pages of real processes this is both denser (a
-//! stream's table hashes five bytes, a lone small block's four) and faster
-//! than the one-shot entry points. Clearing 16 KiB costs less than the stale
-//! candidates of an uncleared table, which is why the library's own fast reset
-//! clears from 4 KiB on. lz4hc's tables are sixteen times as large, so it resets
-//! without clearing.
+//! Inputs up to 64 KiB at the default acceleration, without a dictionary, use our own
+//! encoder. For all others, lz4 clears the library's table for each page and compresses
+//! the page as the first block of a stream. On 4 KiB pages of real processes this is
+//! denser and faster than the library's calls for a single block. It is denser because
+//! a stream's table hashes five bytes, but that of a small single block hashes four.
+//! Clearing 16 KiB costs less than the stale candidates of an uncleared table. For
+//! this reason the library's own fast reset clears from 4 KiB on. lz4hc's tables are
+//! sixteen times as large, so lz4hc resets without clearing.
 //!
 //! Invariants: every length passed to C was checked against [`MAX_INPUT`] or
 //! [`MAX_LEN`] and fits an `int`; a state is used through `&mut`, so by one
@@ -26,11 +27,11 @@ use crate::scratch::Scratch;
 /// The longest input the library compresses, in bytes (`LZ4_MAX_INPUT_SIZE`).
 const MAX_INPUT: usize = 0x7E00_0000;
 
-/// The furthest a match reaches back, so the most of a dictionary that counts.
+/// How far back a match can reach, in bytes. Of a longer dictionary, only the end is used.
 pub(crate) const DICTIONARY_REACH: usize = 64 << 10;
 
-// Exported by the library but not declared by lz4-sys. States are opaque here:
-// `*mut c_void` stands for `LZ4_stream_t *` and `LZ4_streamHC_t *`.
+// lz4-sys does not declare these functions, but the library exports them. States are
+// opaque here: `*mut c_void` stands for `LZ4_stream_t *` and `LZ4_streamHC_t *`.
 unsafe extern "C" {
     fn LZ4_sizeofState() -> c_int;
     fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
@@ -68,17 +69,19 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Worst-case output for `src_len` bytes; `usize::MAX` beyond [`MAX_INPUT`].
+/// Returns the most bytes that `src_len` bytes can compress to, or `usize::MAX` if `src_len` exceeds
+/// [`MAX_INPUT`].
 pub(crate) fn compress_bound(src_len: usize) -> usize {
     if src_len > MAX_INPUT { usize::MAX } else { src_len + src_len / 255 + 16 }
 }
 
-/// A length as a C `int`. Of a longer output buffer only the start is used.
+/// Returns a length as a C `int`. If it does not fit, returns the largest `int`: C then uses only the start of
+/// an output buffer.
 fn int(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
 }
 
-/// The error if the library rejects the memory it is given.
+/// Returns the error for memory that the library rejects.
 fn refused_memory(codec: &'static str) -> CompressorError {
     CompressorError::Codec {
         codec,
@@ -87,11 +90,11 @@ fn refused_memory(codec: &'static str) -> CompressorError {
     }
 }
 
-/// Compresses an empty input: one token without literals.
+/// Compresses an empty input to one token without literals.
 ///
-/// The library is not called: at the optimal levels of lz4hc it computes an
-/// address twelve bytes before the end of its input, and an empty slice may
-/// have an address so low that this wraps around.
+/// This does not call the library. At the optimal levels, its lz4hc computes an
+/// address twelve bytes before the end of its input. An empty slice may have an
+/// address so low that this wraps around.
 fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, CompressorError> {
     let Some(token) = dst.first_mut() else {
         return Err(CompressorError::OutputTooSmall { codec, src_len: 0, capacity: 0 });
@@ -100,7 +103,7 @@ fn compress_nothing(codec: &'static str, dst: &mut [u8]) -> Result<usize, Compre
     Ok(1)
 }
 
-/// Turns the result of a compression, a length or 0 for a failure, into ours.
+/// Turns the result of a compression into a `Result`. The library returns a length, or 0 for a failure.
 fn finish_compress(
     codec: &'static str,
     written: c_int,
@@ -109,8 +112,8 @@ fn finish_compress(
 ) -> Result<usize, CompressorError> {
     match usize::try_from(written) {
         Ok(len) if len > 0 => Ok(len),
-        // `dst` has room for the worst case, so the temporary allocation of
-        // lz4hc's optimal levels failed.
+        // `dst` has room for the worst case. So the failure is that the optimal levels
+        // of lz4hc could not allocate their temporary memory.
         _ if dst.len() >= compress_bound(src.len()) => {
             Err(CompressorError::OutOfMemory { codec, what: "a compression" })
         }
@@ -123,7 +126,7 @@ fn finish_compress(
 /// The longest input that [`FastState::compress_block`] takes, in bytes.
 pub(crate) const MAX_BLOCK: usize = lz4_block::MAX_INPUT;
 
-/// The tables of lz4, cleared for every page.
+/// The memory of lz4's table, which is cleared for each page.
 pub(crate) struct FastState {
     memory: Scratch,
 }
@@ -132,7 +135,7 @@ impl FastState {
     const CODEC: &'static str = crate::names::LZ4;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: takes nothing, returns a constant.
+        // SAFETY: the call takes no arguments and returns a constant.
         let size = unsafe { LZ4_sizeofState() };
         let mut state = FastState { memory: Scratch::new(Self::CODEC, size as usize)? };
         state.clear().map(|_| state)
@@ -146,8 +149,8 @@ impl FastState {
         if stream.is_null() { Err(refused_memory(Self::CODEC)) } else { Ok(stream) }
     }
 
-    /// Compresses at most [`MAX_BLOCK`] bytes by the encoder of ours, whose table lies where the library's
-    /// state does: that one is initialised before every use.
+    /// Compresses at most [`MAX_BLOCK`] bytes with our own encoder. Its table shares the memory with the library's
+    /// state. This is safe since both are initialised before each use.
     pub(crate) fn compress_block(
         &mut self,
         src: &[u8],
@@ -168,7 +171,7 @@ impl FastState {
         })
     }
 
-    /// Compresses `src` into `dst` and returns the length.
+    /// Compresses `src` into `dst` with the library and returns the length.
     pub(crate) fn compress(
         &mut self,
         src: &[u8],
@@ -182,13 +185,13 @@ impl FastState {
         }
         let stream = self.clear()?;
         if let Some(dictionary) = dictionary {
-            // SAFETY: both are initialised streams, and the second with the
-            // bytes it refers to is borrowed for longer than `stream` uses it:
+            // SAFETY: both are initialised streams. The dictionary's stream and the
+            // bytes that it refers to are borrowed for longer than `stream` uses them:
             // the next call clears the reference before anything else.
             unsafe { LZ4_attach_dictionary(stream, dictionary.stream.as_ptr().cast()) };
         }
         // SAFETY: the stream was just initialised; the slices are valid for
-        // their lengths, and `int` only ever shortens that of `dst`.
+        // their lengths, and `int` can only shorten that of `dst`.
         let written = unsafe {
             LZ4_compress_fast_continue(
                 stream,
@@ -202,14 +205,14 @@ impl FastState {
         finish_compress(Self::CODEC, written, src, dst)
     }
 
-    /// Heap bytes of the state.
+    /// Returns the heap bytes of the state.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory.len()
     }
 }
 
-/// The tables of lz4hc. They are cleared when made and after a failure. Between
-/// pages they are not cleared: the indices advance past all old entries.
+/// The memory of lz4hc's tables. They are cleared when they are made and after a failure,
+/// but not between pages: the indices of a page are beyond those of all old entries.
 pub(crate) struct HcState {
     memory: Scratch,
 }
@@ -218,7 +221,7 @@ impl HcState {
     const CODEC: &'static str = crate::names::LZ4HC;
 
     pub(crate) fn new() -> Result<Self, CompressorError> {
-        // SAFETY: takes nothing, returns a constant.
+        // SAFETY: the call takes no arguments and returns a constant.
         let size = unsafe { LZ4_sizeofStateHC() };
         let mut state = HcState { memory: Scratch::new(Self::CODEC, size as usize)? };
         state.clear()?;
@@ -249,13 +252,13 @@ impl HcState {
         // since then initialised it again.
         unsafe { LZ4_resetStreamHC_fast(stream, level) };
         if let Some(dictionary) = dictionary {
-            // SAFETY: both are initialised streams, and the second with the
-            // bytes it refers to is borrowed for longer than `stream` uses it:
+            // SAFETY: both are initialised streams. The dictionary's stream and the
+            // bytes that it refers to are borrowed for longer than `stream` uses them:
             // the next call drops the reference before anything else.
             unsafe { LZ4_attach_HC_dictionary(stream, dictionary.stream.as_ptr().cast()) };
         }
         // SAFETY: the stream was just reset; the slices are valid for their
-        // lengths, and `int` only ever shortens that of `dst`.
+        // lengths, and `int` can only shorten that of `dst`.
         let written = unsafe {
             LZ4_compress_HC_continue(
                 stream,
@@ -267,21 +270,21 @@ impl HcState {
         };
         let done = finish_compress(Self::CODEC, written, src, dst);
         if done.is_err() {
-            // A compression that stops half-way leaves tables that the fast
-            // reset does not expect.
+            // A compression that failed half-way leaves tables that the fast
+            // reset cannot handle.
             self.clear()?;
         }
         done
     }
 
-    /// Heap bytes of the state.
+    /// Returns the heap bytes of the state.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory.len()
     }
 }
 
-/// A dictionary prepared for lz4. Never written to once loaded, so shared by
-/// all contexts.
+/// A dictionary prepared for lz4. It does not change once it is loaded, so all
+/// contexts share it.
 pub(crate) struct FastDictionary {
     stream: Scratch,
     /// The bytes that the stream refers to.
@@ -293,15 +296,15 @@ impl FastDictionary {
         let mut state = FastState::new()?;
         let stream = state.clear()?;
         let dict = bytes.bytes();
-        // SAFETY: the stream is initialised; the bytes stay where they are for
-        // as long as `bytes` lives, which is as long as the stream does.
+        // SAFETY: the stream is initialised; the bytes stay where they are while
+        // `bytes` lives, and it lives as long as the stream.
         unsafe { LZ4_loadDictSlow(stream, dict.as_ptr().cast(), int(dict.len())) };
         Ok(FastDictionary { stream: state.memory, bytes })
     }
 }
 
-/// A dictionary prepared for lz4hc at one level. Never written to once loaded,
-/// so shared by all contexts.
+/// A dictionary prepared for lz4hc at one level. It does not change once it is
+/// loaded, so all contexts share it.
 pub(crate) struct HcDictionary {
     stream: Scratch,
     /// The bytes that the stream refers to.
@@ -312,18 +315,18 @@ impl HcDictionary {
     pub(crate) fn new(bytes: Dictionary, level: c_int) -> Result<Self, CompressorError> {
         let mut state = HcState::new()?;
         let stream: *mut c_void = state.memory.as_mut_ptr().cast();
-        // SAFETY: the stream is initialised. Loading keeps the level set here,
-        // which decides the kind of table.
+        // SAFETY: the stream is initialised. The level decides the kind of table, and
+        // loading the dictionary does not change it.
         unsafe { LZ4_resetStreamHC_fast(stream, level) };
         let dict = bytes.bytes();
-        // SAFETY: as above; the bytes stay where they are for as long as
-        // `bytes` lives, which is as long as the stream does.
+        // SAFETY: as above; the bytes stay where they are while `bytes` lives, and it
+        // lives as long as the stream.
         unsafe { LZ4_loadDictHC(stream, dict.as_ptr().cast(), int(dict.len())) };
         Ok(HcDictionary { stream: state.memory, bytes })
     }
 }
 
-/// Decompresses `src`, output of lz4 or lz4hc, into all of `dst`.
+/// Decompresses `src`, which is output of lz4 or lz4hc, and fills all of `dst`.
 pub(crate) fn decompress(
     codec: &'static str,
     src: &[u8],
@@ -335,8 +338,8 @@ pub(crate) fn decompress(
     let got = match dictionary {
         None => lz4_block::decompress(src, dst).ok(),
         Some(dictionary) => {
-            // SAFETY: whatever the bytes, the call reads within `src`, writes within `dst`, and matches reach
-            // into the dictionary at most; the lengths fit an `int`.
+            // SAFETY: whatever the bytes, the call reads within `src` and the dictionary, and writes within
+            // `dst`. The lengths fit an `int`.
             let got = unsafe {
                 LZ4_decompress_safe_usingDict(
                     src.as_ptr().cast(),

@@ -1,8 +1,8 @@
-//! Safe calls of the C library LZO: all `unsafe` code of lzo is here.
+//! Safe calls of the C library LZO. All `unsafe` code of lzo is here.
 //!
-//! Invariants: compression does not check the bounds of its output, so it is
-//! called only with room for the worst case. Decompression is the variant that
-//! checks bounds. Working memory is used through `&mut`, so by one thread at a time.
+//! Invariants: compression does not check the bounds of its output, so it is called
+//! only with room for the worst case. Decompression uses the function that checks
+//! bounds. Working memory is used through `&mut`, so by one thread at a time.
 
 use std::os::raw::c_int;
 
@@ -53,7 +53,8 @@ impl Work {
         Ok(Work { memory: Scratch::new(NAME, lzo1x::LZO1X_1_MEM_COMPRESS as usize)? })
     }
 
-    /// Compresses `src` into `dst` and returns the length. Fails if `dst` has no room for the worst case.
+    /// Compresses `src` into `dst` and returns the length. Fails if `dst` has no room for the worst case, even if
+    /// the result would fit.
     pub(crate) fn compress(
         &mut self,
         src: &[u8],

@@ -1,10 +1,10 @@
-//! Safe calls of the C library zstd: all `unsafe` code of zstd is here.
+//! Safe calls of the C library zstd. All `unsafe` code of zstd is here.
 //!
 //! An [`Encoder`] lives either in our own memory or in the library's. Our memory
-//! has a fixed size, and the encoder can neither allocate nor free there. The
-//! library's memory grows and shrinks with the inputs. (The library frees tables
-//! that are three times larger than its inputs need. So in a store, some short
-//! inputs among the pages would cause allocations.)
+//! has a fixed size, and an encoder in it neither allocates nor frees. The library's
+//! memory grows and shrinks with the inputs: the library frees tables that are three
+//! times larger than its inputs need. So in a store, a few short inputs among the
+//! pages would cause allocations.
 //!
 //! Invariants: encoders and decoders are used through `&mut`, so by one thread
 //! at a time. A [`Prepared`] dictionary does not change once it is made, and
@@ -23,12 +23,12 @@ use crate::error::CompressorError;
 use crate::names::ZSTD as NAME;
 use crate::scratch::Scratch;
 
-/// `ZSTD_c_format` and `ZSTD_d_format`, under the names of the bindings.
+/// The parameters `ZSTD_c_format` and `ZSTD_d_format`. The bindings have other names for them.
 const C_FORMAT: CParameter = CParameter::ZSTD_c_experimentalParam2;
 const D_FORMAT: sys::ZSTD_dParameter = sys::ZSTD_dParameter::ZSTD_d_experimentalParam1;
 const MAGICLESS: i32 = sys::ZSTD_format_e::ZSTD_f_zstd1_magicless as i32;
 
-/// An error of the library, by its number in `zstd_errors.h`.
+/// An error of the library: its number in `zstd_errors.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Failure(usize);
 
@@ -73,10 +73,10 @@ pub(crate) struct Prepared {
     decode: NonNull<sys::ZSTD_DDict>,
 }
 
-// SAFETY: heap memory that only `self` refers to, not tied to a thread.
+// SAFETY: the objects are heap memory that only `self` refers to, and not tied to a thread.
 unsafe impl Send for Prepared {}
-// SAFETY: the library takes digested dictionaries as `const` and documents them
-// as shareable between threads.
+// SAFETY: the library takes prepared dictionaries as `const` and documents that
+// threads may share them.
 unsafe impl Sync for Prepared {}
 
 impl Prepared {
@@ -89,14 +89,14 @@ impl Prepared {
                            (and memory to prepare it in)";
             refused(NAME, content.len(), allowed)
         };
-        // SAFETY: copies the content, which is valid for its length.
+        // SAFETY: the call copies the content, which is valid for its length.
         let encode =
             unsafe { sys::ZSTD_createCDict(content.as_ptr().cast(), content.len(), level) };
         let encode = NonNull::new(encode).ok_or_else(failed)?;
         // SAFETY: as above.
         let decode = unsafe { sys::ZSTD_createDDict(content.as_ptr().cast(), content.len()) };
         let Some(decode) = NonNull::new(decode) else {
-            // SAFETY: made above, and nothing refers to it.
+            // SAFETY: the object was made above, and nothing refers to it.
             unsafe { sys::ZSTD_freeCDict(encode.as_ptr()) };
             return Err(failed());
         };
@@ -105,9 +105,9 @@ impl Prepared {
 
     /// Returns the heap bytes of the dictionary and of its prepared forms.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // SAFETY: alive.
+        // SAFETY: the object is alive.
         let encode = unsafe { sys::ZSTD_sizeof_CDict(self.encode.as_ptr()) };
-        // SAFETY: alive.
+        // SAFETY: the object is alive.
         let decode = unsafe { sys::ZSTD_sizeof_DDict(self.decode.as_ptr()) };
         self.bytes.bytes().len() + encode + decode
     }
@@ -115,8 +115,8 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // SAFETY: alive, and nothing refers to it: every context that refers to
-        // the dictionary holds an `Arc` of it.
+        // SAFETY: the object is alive, and nothing refers to it: every context that
+        // refers to the dictionary holds an `Arc` of it.
         unsafe { sys::ZSTD_freeCDict(self.encode.as_ptr()) };
         // SAFETY: as above.
         unsafe { sys::ZSTD_freeDDict(self.decode.as_ptr()) };
@@ -126,9 +126,9 @@ impl Drop for Prepared {
 /// A compression context with its parameters set.
 pub(crate) struct Encoder {
     raw: NonNull<sys::ZSTD_CCtx>,
-    /// Where the context lives, unless the library allocated it.
+    /// The memory in which the context lives; `None` if the library allocated it.
     fixed: Option<Scratch>,
-    /// The dictionary that the context refers to, kept alive.
+    /// The dictionary that the context refers to. This keeps it alive.
     dictionary: Option<Arc<Prepared>>,
 }
 
@@ -142,31 +142,31 @@ impl Encoder {
         level: i32,
         dictionary: Option<Arc<Prepared>>,
     ) -> Result<Self, CompressorError> {
-        // SAFETY: takes nothing.
+        // SAFETY: the call takes no arguments.
         let raw = unsafe { sys::ZSTD_createCCtx() };
         let raw = NonNull::new(raw).ok_or(no_memory("a compression context"))?;
         Encoder { raw, fixed: None, dictionary }.set_up(level)
     }
 
-    /// Makes an encoder that never allocates. An input that needs more memory
-    /// than `page` fails with [`Failure::OUT_OF_MEMORY`].
+    /// Makes an encoder that never allocates. It has memory for inputs like `page`.
+    /// An input that needs more fails with [`Failure::OUT_OF_MEMORY`].
     pub(crate) fn fixed_for(
         page: &[u8],
         level: i32,
         dictionary: Option<Arc<Prepared>>,
     ) -> Result<Self, CompressorError> {
-        // A growing encoder that has compressed such a page shows what it needs.
+        // Compress the page with a growing encoder to learn how much memory it needs.
         let mut model = Self::growing(level, dictionary.clone())?;
         match model.compress(page, &mut [0; 64]) {
-            // The tables are allocated before the output runs out of room.
+            // The output may be too short: the tables are allocated before it is full.
             Ok(_) | Err(Failure::DST_TOO_SMALL) => (),
             Err(failure) => return Err(failure.into_error("tables")),
         }
         let size = model.memory_bytes();
         drop(model);
 
-        // The size fits, unless the library was built to leave gaps between its
-        // tables, as for an address sanitizer.
+        // The size fits at once, unless the library was built to leave gaps between its
+        // tables, for instance for an address sanitizer.
         for slack in [0, 4 << 10, 32 << 10] {
             let mut memory = Scratch::new(NAME, size + slack)?;
             // SAFETY: the memory is ours, `memory.len()` bytes long and aligned to
@@ -194,7 +194,7 @@ impl Encoder {
             (CParameter::ZSTD_c_checksumFlag, 0),
             (CParameter::ZSTD_c_dictIDFlag, 0),
         ] {
-            // SAFETY: the context is alive; the library checks parameter and
+            // SAFETY: the context is alive. The library checks the parameter and the
             // value.
             let set = unsafe { sys::ZSTD_CCtx_setParameter(self.raw.as_ptr(), parameter, value) };
             check(set).map_err(|failure| failure.into_error(what))?;
@@ -209,11 +209,11 @@ impl Encoder {
         Ok(self)
     }
 
-    /// Compresses `src` into one frame in `dst` and returns its length. An error
-    /// leaves the encoder ready for the next input.
+    /// Compresses `src` into one frame in `dst` and returns the length of the frame.
+    /// An error leaves the encoder ready for the next input.
     pub(crate) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Failure> {
-        // SAFETY: the context is alive and ours, both slices are valid for
-        // their lengths. The call first resets the session, whatever its state.
+        // SAFETY: the context is alive and ours; both slices are valid for their
+        // lengths. The call first resets the session, whatever its state.
         check(unsafe {
             sys::ZSTD_compress2(
                 self.raw.as_ptr(),
@@ -229,7 +229,7 @@ impl Encoder {
     pub(crate) fn memory_bytes(&self) -> usize {
         match &self.fixed {
             Some(memory) => memory.len(),
-            // SAFETY: alive.
+            // SAFETY: the context is alive.
             None => unsafe { sys::ZSTD_sizeof_CCtx(self.raw.as_ptr()) },
         }
     }
@@ -238,14 +238,14 @@ impl Encoder {
 impl Drop for Encoder {
     fn drop(&mut self) {
         if self.fixed.is_none() {
-            // SAFETY: the library allocated it, and nothing refers to it.
+            // SAFETY: the library allocated the context, and nothing refers to it.
             unsafe { sys::ZSTD_freeCCtx(self.raw.as_ptr()) };
         }
     }
 }
 
-/// A decompression context with its parameters set. One-shot decompression
-/// allocates nothing, whatever window a frame declares.
+/// A decompression context with its parameters set. It decompresses a frame in one
+/// call, which allocates nothing, whatever window the frame declares.
 pub(crate) struct Decoder {
     raw: NonNull<sys::ZSTD_DCtx>,
     dictionary: Option<Arc<Prepared>>,
@@ -256,7 +256,7 @@ unsafe impl Send for Decoder {}
 
 impl Decoder {
     pub(crate) fn new(dictionary: Option<Arc<Prepared>>) -> Result<Self, CompressorError> {
-        // SAFETY: takes nothing.
+        // SAFETY: the call takes no arguments.
         let raw = unsafe { sys::ZSTD_createDCtx() };
         let raw = NonNull::new(raw).ok_or(no_memory("a decompression context"))?;
         let decoder = Decoder { raw, dictionary };
@@ -281,7 +281,7 @@ impl Decoder {
                     src.len(),
                 )
             },
-            // SAFETY: as above, and reads within the dictionary, which is alive.
+            // SAFETY: as above. The call also reads within the dictionary, which is alive.
             Some(prepared) => unsafe {
                 sys::ZSTD_decompress_usingDDict(
                     self.raw.as_ptr(),
@@ -297,14 +297,14 @@ impl Decoder {
 
     /// Returns the heap bytes of the context.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // SAFETY: alive.
+        // SAFETY: the context is alive.
         unsafe { sys::ZSTD_sizeof_DCtx(self.raw.as_ptr()) }
     }
 }
 
 impl Drop for Decoder {
     fn drop(&mut self) {
-        // SAFETY: alive, and nothing refers to it.
+        // SAFETY: the context is alive, and nothing refers to it.
         unsafe { sys::ZSTD_freeDCtx(self.raw.as_ptr()) };
     }
 }

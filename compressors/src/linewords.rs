@@ -1,4 +1,4 @@
-//! `linewords`: lines of words by vector instructions, and LZ4 where that pays more. Its decompression
+//! `linewords`: lines of words, made by vector instructions, or LZ4 if that is denser. Decompression
 //! needs no context.
 
 use std::fmt;
@@ -16,12 +16,13 @@ const PAGE: &str = "page";
 const DEFAULT_PAGE: i32 = 4096;
 const PAGES: RangeInclusive<i32> = 1..=65536;
 
-/// Linewords: quicker and denser than LZ4 on pages of real processes, text aside, which it leaves to LZ4.
+/// Linewords, which is quicker and denser than LZ4 on pages of real processes. It leaves text to LZ4.
 ///
-/// Parameter `page` (4096), 1 to 65536: the length in bytes of the units to be compressed. Longer ones are
-/// compressed as well, as LZ4 blocks. It does not matter for decompression.
+/// The parameter `page` is the length in bytes of the units to compress: 1 to 65536, by default 4096. It selects
+/// the context, which makes lines of words of units up to 4096 or 65536 bytes. Longer units become LZ4 blocks.
+/// The parameter does not matter for decompression.
 ///
-/// `Send` and `Sync`. A context keeps 17 KiB for units up to 4096 bytes, 73 KiB for longer ones.
+/// `Send` and `Sync`. A context keeps 17 KiB if `page` is at most 4096, otherwise 73 KiB.
 ///
 /// ```
 /// use compressors::{Compressor, Linewords};

@@ -1,4 +1,4 @@
-//! `lz4`: fast. Decompression needs no context.
+//! `lz4`: fast compression. Decompression needs no context.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,16 +14,16 @@ use crate::spec::{DICT_KEY, Spec, bad_int, write_spec};
 
 const ACCEL: &str = "accel";
 const DEFAULT_ACCEL: i32 = 1;
-/// The library clamps larger values to the last of these.
+/// The library limits larger values to the last of these.
 const ACCELS: RangeInclusive<i32> = 1..=65537;
 
 /// LZ4 at a chosen acceleration.
 ///
-/// Parameter `accel`, 1 (the default) to 65537: a larger value searches for
-/// matches less often, so compresses faster and less densely.
+/// The parameter `accel` is 1 to 65537, by default 1. A larger value makes the codec
+/// search for matches less often: it compresses faster, but less densely.
 ///
 /// `Send` and `Sync`; clones share the dictionary. A context keeps about
-/// 16 KiB, a prepared dictionary as much again besides its bytes.
+/// 16 KiB. A dictionary takes its own bytes and about 16 KiB more.
 ///
 /// ```
 /// use compressors::{Compressor, Lz4};
@@ -39,7 +39,7 @@ pub struct Lz4 {
 }
 
 impl Lz4 {
-    /// Starts building with default parameters.
+    /// Starts building a compressor with default parameters.
     pub fn builder() -> Lz4Builder {
         Lz4Builder { acceleration: DEFAULT_ACCEL, dictionary: None }
     }
@@ -75,14 +75,14 @@ pub struct Lz4Builder {
 }
 
 impl Lz4Builder {
-    /// How often to search for matches: 1 (always, the default) to 65537.
+    /// Sets the acceleration, 1 to 65537, by default 1. With a larger value, the codec searches less often.
     pub fn acceleration(mut self, acceleration: i32) -> Self {
         self.acceleration = acceleration;
         self
     }
 
-    /// A dictionary: bytes that pages are likely to hold, at least 8. Matches
-    /// reach its last 64 KiB. Put the most likely bytes at the end.
+    /// Sets a dictionary: at least 8 bytes that pages are likely to contain, with
+    /// the most likely bytes at the end. Only its last 64 KiB are used.
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
         self.dictionary = Some(bytes.into());
         self
@@ -92,7 +92,7 @@ impl Lz4Builder {
     ///
     /// # Errors
     /// [`CompressorError::BadParameter`] if the acceleration is out of range or the
-    /// dictionary too short; [`CompressorError::OutOfMemory`] if there is no memory
+    /// dictionary is too short; [`CompressorError::OutOfMemory`] if there is no memory
     /// to prepare the dictionary.
     pub fn build(self) -> Result<Lz4, CompressorError> {
         if !ACCELS.contains(&self.acceleration) {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn blocks_of_either_encoder_come_back() {
-        // 64 KiB is the last length of the one, a byte more the first of the other.
+        // Inputs up to 64 KiB use our encoder, longer ones use the library's.
         for len in [1, 4096, 65535, 65536, 65537, 70000] {
             let bytes: Vec<u8> = (0..len as u32).map(|i| (i.wrapping_mul(i) / 977) as u8).collect();
             let codec = Lz4::default();
@@ -268,7 +268,7 @@ mod tests {
         assert_ne!(&back, page);
         one.stateless().unwrap().decompress(&out[..len], &mut back).unwrap();
         assert_eq!(&back, page);
-        // Without a dictionary, the matches reach before the start.
+        // Without a dictionary, the block has matches that reach before its start.
         let plain = Lz4::default();
         assert!(plain.stateless().unwrap().decompress(&out[..len], &mut back).is_err());
     }

@@ -1,5 +1,5 @@
-//! `lz4hc`: LZ4's format with a thorough search for matches. Slow to compress,
-//! as fast as lz4 to decompress, which needs no context.
+//! `lz4hc`: LZ4's format with a thorough search for matches. Compression is slow.
+//! Decompression is as fast as that of lz4 and needs no context.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -19,14 +19,14 @@ const LEVELS: RangeInclusive<i32> = 3..=12;
 
 /// LZ4 HC at a chosen level.
 ///
-/// Parameter `level`, 3 to 12, 9 by default; from 10 on the parse is optimal.
+/// The parameter `level` is 3 to 12, by default 9. From 10 on, the parse is optimal.
 ///
-/// From level 10 on the library allocates 64 KiB for the duration of each
-/// compression, the one exception to the rule that contexts allocate nothing
-/// per page. If it cannot, the call fails with [`CompressorError::OutOfMemory`].
+/// From level 10 on, the library allocates 64 KiB for the duration of each
+/// compression. This is an exception to the rule that contexts allocate nothing per
+/// page. If there is no memory, the call fails with [`CompressorError::OutOfMemory`].
 ///
 /// `Send` and `Sync`; clones share the dictionary. A context keeps about
-/// 256 KiB, a prepared dictionary as much again besides its bytes.
+/// 256 KiB. A dictionary takes its own bytes and about 256 KiB more.
 ///
 /// ```
 /// use compressors::{Compressor, Lz4Hc};
@@ -42,7 +42,7 @@ pub struct Lz4Hc {
 }
 
 impl Lz4Hc {
-    /// Starts building with default parameters.
+    /// Starts building a compressor with default parameters.
     pub fn builder() -> Lz4HcBuilder {
         Lz4HcBuilder { level: DEFAULT_LEVEL, dictionary: None }
     }
@@ -78,14 +78,14 @@ pub struct Lz4HcBuilder {
 }
 
 impl Lz4HcBuilder {
-    /// How thoroughly to search: 3 to 12, 9 by default.
+    /// Sets the level, 3 to 12, by default 9. With a higher level, the search is more thorough.
     pub fn level(mut self, level: i32) -> Self {
         self.level = level;
         self
     }
 
-    /// A dictionary: bytes that pages are likely to hold, at least 8. Matches
-    /// reach its last 64 KiB. Put the most likely bytes at the end.
+    /// Sets a dictionary: at least 8 bytes that pages are likely to contain, with
+    /// the most likely bytes at the end. Only its last 64 KiB are used.
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
         self.dictionary = Some(bytes.into());
         self
@@ -95,7 +95,7 @@ impl Lz4HcBuilder {
     ///
     /// # Errors
     /// [`CompressorError::BadParameter`] if the level is out of range or the
-    /// dictionary too short; [`CompressorError::OutOfMemory`] if there is no memory
+    /// dictionary is too short; [`CompressorError::OutOfMemory`] if there is no memory
     /// to prepare the dictionary.
     pub fn build(self) -> Result<Lz4Hc, CompressorError> {
         if !LEVELS.contains(&self.level) {
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn indices_that_run_out_are_started_over() {
-        // Each input advances the state's indices by its length and 64 KiB; from
-        // 1 GiB on the library starts over. Some 64 inputs of 16 MiB get there.
+        // Each input advances the state's indices by 64 KiB and its own length. At 1 GiB the library
+        // starts over, after about 64 inputs of 16 MiB.
         let codec = Lz4Hc::builder().level(3).build().unwrap();
         let mut ctx = codec.new_ctx().unwrap();
         let large = vec![7u8; 16 << 20];

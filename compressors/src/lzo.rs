@@ -1,4 +1,4 @@
-//! `lzo`: LZO1X-1, the kernel's long-time default. Decompression needs no
+//! `lzo`: LZO1X-1, for a long time the kernel's default. Decompression needs no
 //! context.
 //!
 //! The library is GPL-2.0, so a program built with this feature is as well.

@@ -1,4 +1,4 @@
-//! The codecs' names, in the registry and in errors.
+//! The names of the codecs, for specs, the registry and errors.
 
 #[cfg(feature = "lz4")]
 pub(crate) const LZ4: &str = "lz4";

@@ -1,14 +1,14 @@
 //! `null` copies its input. It serves to measure the cost of everything except
-//! the codec, to store pages that are compressed already, and to test.
+//! the codec, to store pages that are already compressed, and to test.
 
 use crate::compressor::{Compressor, CompressorCtx, StatelessDecompress};
 use crate::error::CompressorError;
 use crate::names::NULL as NAME;
 
-/// A compressor that copies: the compressed length is the length of the input.
+/// A compressor that copies its input without compressing it.
 ///
-/// `Send` and `Sync`; needs no memory, and fails only for a buffer of the wrong
-/// length.
+/// `Send` and `Sync`. It needs no memory. It fails only if the output is shorter
+/// than the input or, in a decompression, longer.
 ///
 /// ```
 /// use compressors::{Compressor, Null};

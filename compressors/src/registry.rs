@@ -1,4 +1,4 @@
-//! Builds compressors by name: built-in ones and those of third parties.
+//! Builds compressors by name, both this crate's and those of third parties.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,31 +10,33 @@ use crate::null::Null;
 use crate::spec::{Spec, told};
 use zpool_base::unwind::dropped;
 
-/// Builds a compressor from the parameters of its spec.
+/// A function that builds a compressor from a parsed spec.
 type Constructor =
     Arc<dyn Fn(&Spec) -> Result<Arc<dyn Compressor>, CompressorError> + Send + Sync + 'static>;
 
-/// How to build a compressor.
+/// A registered compressor.
 #[derive(Clone)]
 struct Entry {
     construct: Constructor,
-    /// Whether it is one of this crate's, whose spec holds all its parameters.
+    /// Whether the compressor is one of this crate's. The specs of these hold all their parameters.
     own: bool,
 }
 
-/// A compressor, and the key that builds it again.
+/// A compressor and its key. The registry can build the compressor again from the key.
 #[derive(Debug, Clone)]
 pub struct Built {
     /// The compressor.
     pub compressor: Arc<dyn Compressor>,
     /// A spec from which the registry builds an equal compressor. In one registry, equal keys mean equal
-    /// compressors. A key of this crate's compressors leaves out parameters at their default; other keys
-    /// are the name with the parameters as given, sorted by key. So two dictionaries registered under two
-    /// names have two keys.
+    /// compressors.
+    ///
+    /// For a compressor of this crate, the key leaves out parameters that have their default. For any other,
+    /// the key is its name and the given parameters, sorted by their keys. So two dictionaries that are
+    /// registered under two names have two keys.
     pub key: String,
 }
 
-/// Every compressor of this crate that has a cargo feature, and that feature.
+/// The compressors of this crate that need a cargo feature, each with that feature.
 const FEATURES: [(&str, &str); 6] = [
     ("lz4", "lz4"),
     ("lz4hc", "lz4"),
@@ -44,9 +46,9 @@ const FEATURES: [(&str, &str); 6] = [
     ("lzo", "lzo"),
 ];
 
-/// Names of compressors, and how to build them.
+/// A set of compressors that can be built by name.
 ///
-/// `Send` and `Sync`; cloning is cheap and returns an independent registry. It
+/// `Send` and `Sync`. Cloning is cheap, and the clone is independent. A registry
 /// takes no locks: registering needs `&mut`.
 ///
 /// ```
@@ -66,12 +68,12 @@ const FEATURES: [(&str, &str); 6] = [
 #[derive(Clone)]
 pub struct Registry {
     constructors: BTreeMap<String, Entry>,
-    /// Whether a name of this crate that is not compiled in gives `FeatureOff`, not `UnknownName`.
+    /// Whether to return `FeatureOff`, not `UnknownName`, for compressors of this crate that are not compiled in.
     builtin: bool,
 }
 
 impl Registry {
-    /// A registry without compressors.
+    /// Makes a registry without compressors.
     ///
     /// ```
     /// use compressors::Registry;
@@ -83,7 +85,7 @@ impl Registry {
         Registry { constructors: BTreeMap::new(), builtin: false }
     }
 
-    /// A registry of the compressors of this crate that are compiled in.
+    /// Makes a registry with all compressors of this crate that are compiled in.
     ///
     /// ```
     /// use compressors::Registry;
@@ -131,7 +133,7 @@ impl Registry {
         self.constructors.insert(name.to_owned(), entry);
     }
 
-    /// Adds a compressor. The constructor gets the parsed spec; it should
+    /// Adds a compressor under `name`. The constructor gets the parsed spec. It should
     /// refuse keys that it does not know ([`Spec::allow_keys`]).
     ///
     /// ```
@@ -147,7 +149,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`CompressorError::NameTaken`] if the name is already in use;
-    /// [`CompressorError::MalformedSpec`] if it cannot be the name in a spec.
+    /// [`CompressorError::MalformedSpec`] if a spec cannot have this name.
     pub fn register(
         &mut self,
         name: &str,
@@ -170,8 +172,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`. As [`resolve`](Self::resolve),
-    /// without the key.
+    /// Builds a compressor from its spec, for instance `lz4` or `zstd:level=19`. Does what
+    /// [`resolve`](Self::resolve) does, but does not return the key.
     ///
     /// ```
     /// use compressors::{CompressorError, Registry};
@@ -183,15 +185,15 @@ impl Registry {
     /// ```
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve).
+    /// Those of [`resolve`](Self::resolve).
     pub fn build(&self, spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
         self.resolve(spec).map(|built| built.compressor)
     }
 
-    /// Builds the compressor of a spec, e.g. `lz4` or `zstd:level=19`, and returns it with its key.
+    /// Builds a compressor from its spec, for instance `lz4` or `zstd:level=19`, and returns it with its key.
     ///
-    /// A compressor's own [`spec`](Compressor::spec) is no such key: it does not hold what a third party's
-    /// constructor knows, such as a dictionary.
+    /// The compressor's own [`spec`](Compressor::spec) cannot serve as the key. It lacks what only a third
+    /// party's constructor knows, such as a dictionary.
     ///
     /// ```
     /// use compressors::{Null, Registry};
@@ -206,9 +208,9 @@ impl Registry {
     ///
     /// # Errors
     /// [`CompressorError::MalformedSpec`] if the spec does not parse;
-    /// [`CompressorError::UnknownName`], with the known names;
-    /// [`CompressorError::FeatureOff`], with the feature to switch on; or the
-    /// constructor's error, [`CompressorError::BadParameter`] for a parameter.
+    /// [`CompressorError::UnknownName`] if no compressor has the name;
+    /// [`CompressorError::FeatureOff`] if the compressor's cargo feature is off;
+    /// otherwise the constructor's error, such as [`CompressorError::BadParameter`].
     pub fn resolve(&self, spec: &str) -> Result<Built, CompressorError> {
         let spec: Spec = spec.parse()?;
         let name = spec.name();
@@ -227,7 +229,7 @@ impl Registry {
         })
     }
 
-    /// The names that can be built, sorted.
+    /// Returns the names of all compressors in the registry, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.constructors.keys().map(String::as_str).collect()
@@ -236,8 +238,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // What constructors hold is user code, whose destructors may panic. Each runs apart: a second
-        // panic during an unwind would abort the process.
+        // Constructors may own user code whose destructors panic. Drop each separately: a second panic while
+        // the first unwinds would abort the process.
         for (_, entry) in std::mem::take(&mut self.constructors) {
             dropped(entry);
         }
@@ -245,7 +247,7 @@ impl Drop for Registry {
 }
 
 impl Default for Registry {
-    /// The built-in compressors.
+    /// Does what [`Registry::builtin`] does.
     fn default() -> Self {
         Self::builtin()
     }
@@ -257,7 +259,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Builds a built-in compressor from its spec, e.g. `lz4` or `zstd:level=19`.
+/// Builds a compressor of this crate from its spec, for instance `lz4` or `zstd:level=19`.
 ///
 /// ```
 /// assert_eq!(compressors::build("null")?.max_compressed_len(4096), 4096);
@@ -265,7 +267,7 @@ impl fmt::Debug for Registry {
 /// ```
 ///
 /// # Errors
-/// As [`Registry::build`].
+/// Those of [`Registry::build`].
 pub fn build(spec: &str) -> Result<Arc<dyn Compressor>, CompressorError> {
     Registry::builtin().build(spec)
 }
@@ -283,7 +285,7 @@ mod tests {
         check::<Registry>();
     };
 
-    /// Whether a feature of this crate is on.
+    /// Returns whether a feature of this crate is on.
     fn is_on(feature: &str) -> bool {
         match feature {
             "lz4" => cfg!(feature = "lz4"),
@@ -302,7 +304,7 @@ mod tests {
         for (name, feature) in FEATURES {
             if is_on(feature) {
                 assert!(registry.names().contains(&name));
-                // Some constructors ask their C library for its limits.
+                // Some constructors call their C library, which Miri cannot run.
                 if !cfg!(miri) {
                     assert_eq!(registry.build(name).unwrap().name(), name);
                 }
@@ -325,7 +327,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        // An empty registry does not mention features.
+        // An empty registry does not know this crate's features.
         assert_eq!(
             Registry::empty().build("lzo").unwrap_err(),
             CompressorError::UnknownName { name: "lzo".to_owned(), known: vec![] }
@@ -364,7 +366,7 @@ mod tests {
         assert!(matches!(build("null:level=1"), Err(CompressorError::BadParameter { .. })));
     }
 
-    /// Checks that the spec's key builds an equal compressor with the same key, and returns the key.
+    /// Returns the key of a spec. Checks that the key builds an equal compressor, which has the same key.
     #[cfg(not(miri))]
     fn key_of(registry: &Registry, spec: &str) -> String {
         let built = registry.resolve(spec).unwrap();
@@ -430,11 +432,11 @@ mod tests {
         assert_eq!((one.as_str(), key_of(&registry, "two").as_str()), ("one", "two"));
         assert_eq!(key_of(&registry, "two:level=5"), "two:level=5");
         assert_eq!(key_of(&registry, "two:zeta=1,level=5"), "two:level=5,zeta=1");
-        // The compressor's own spec names the dictionary but cannot build it.
+        // The compressor's own spec names the dictionary, but does not contain it, so it builds nothing.
         let spec = registry.resolve("one").unwrap().compressor.spec();
         assert!(spec.starts_with("zstd:dict=") && registry.resolve(&spec).is_err());
 
-        // A third party may register a name of this crate in an empty registry.
+        // In an empty registry, a third party may use a name of this crate.
         let mut registry = Registry::empty();
         registry
             .register("lz4", |_| {

@@ -1,16 +1,16 @@
-//! Zeroed, cache-line aligned working memory for codecs that take it from the
-//! caller. Running out of memory is an error, not an abort.
+//! Working memory for codecs that take it from the caller. It is zeroed and aligned
+//! to cache lines. A lack of memory is an error, not an abort.
 
 use crate::error::CompressorError;
 
-/// The size of a unit in bytes, and the alignment of the memory.
+/// The size of a cache line in bytes. The memory is a multiple of it, and aligned to it.
 const LINE: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-/// A fixed piece of heap memory, aligned to 64 bytes, that never moves.
+/// A piece of heap memory of fixed size. It is aligned to 64 bytes and never moves.
 pub(crate) struct Scratch {
     lines: Vec<Line>,
 }
@@ -32,7 +32,7 @@ impl Scratch {
         self.lines.as_mut_ptr().cast()
     }
 
-    /// The memory.
+    /// Returns the memory as a slice.
     #[cfg(feature = "lz4")]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.len();
@@ -40,7 +40,7 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), len) }
     }
 
-    /// Start of the memory, for reading only.
+    /// Returns the start of the memory, for reading only.
     #[cfg(feature = "lz4")]
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.lines.as_ptr().cast()

@@ -1,8 +1,8 @@
-//! A compressor as text: `name` or `name:key=value,key=value`.
+//! Specs: compressors as text, in the form `name` or `name:key=value,key=value`.
 //!
-//! Names and keys are ASCII letters, digits, `_`, `-` and `.`; values are
-//! anything without a comma. Nothing may be empty and no key may come twice.
-//! A spec has at most 64 parameters and 64 KiB. The codec defines the keys.
+//! Names and keys consist of ASCII letters, digits, `_`, `-` and `.`. A value may
+//! contain anything but a comma. No part may be empty, and no key may come twice. A
+//! spec has at most 64 parameters and 64 KiB. The codec decides which keys it takes.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -31,16 +31,17 @@ pub struct Spec {
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 pub(crate) const DICT_KEY: &str = "dict";
 
-/// The most parameters of a spec. Each key is compared with all keys before it, so there must be a limit.
+/// The most parameters that a spec may have. There must be a limit, since each key is compared with all keys
+/// before it.
 const MOST_PARAMS: usize = 64;
 
-/// The most bytes of a spec.
+/// The length of the longest spec, in bytes.
 const MOST_BYTES: usize = 64 << 10;
 
-/// The most characters of a text that an error quotes.
+/// The most characters that an error quotes of a text.
 const MOST_TOLD: usize = 200;
 
-/// Prepares a text for an error: cuts it after [`MOST_TOLD`] characters and adds an ellipsis if it is longer.
+/// Shortens a text for an error: if it has more than [`MOST_TOLD`] characters, keeps those and adds an ellipsis.
 pub(crate) fn told(text: &str) -> String {
     match text.char_indices().nth(MOST_TOLD) {
         Some((end, _)) => format!("{}\u{2026}", &text[..end]),
@@ -65,7 +66,7 @@ impl Spec {
         self.params.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Returns the value of `key`, or `None` if the spec does not have the key.
+    /// Returns the value of `key`; `None` if the spec does not have the key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.params().find(|(k, _)| *k == key).map(|(_, value)| value)
@@ -170,7 +171,7 @@ pub(crate) fn bad_int(
     }
 }
 
-/// Writes a spec, leaving out the parameters that are `None`.
+/// Returns a spec as text. Leaves out the parameters that are `None`.
 #[cfg(any(feature = "lz4", feature = "zstd", feature = "deflate"))]
 pub(crate) fn write_spec(name: &str, params: &[(&str, Option<String>)]) -> String {
     let mut spec = name.to_owned();

@@ -1,14 +1,13 @@
-//! `zstd`: dense, with frames reduced to what a page store needs.
+//! `zstd`: dense compression, with frames reduced to what a page store needs.
 //!
 //! A frame has no magic bytes, no checksum, no dictionary id and no content
-//! size: the owner of the page knows all of these. Two bytes of frame header and
-//! three per block remain. The caller gives the length of the output, and all
-//! that a frame says is checked against it.
+//! size, since the owner of the page knows all of these. What remains is two bytes
+//! of frame header and three per block. The caller gives the length of the output.
+//! A frame that decompresses to another length is refused.
 //!
-//! Compression knows each input's length before it starts, so the library
-//! sizes window and tables for a page, not for a file. Decompression writes
-//! straight into the caller's buffer, so no frame can make it allocate a large
-//! window.
+//! The library knows an input's length before it compresses it. So it sizes window
+//! and tables for a page, not for a file. Decompression writes straight into the
+//! caller's buffer, so no frame can make it allocate a large window.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -27,19 +26,21 @@ const PAGE: &str = "page";
 const DEFAULT_PAGE: i32 = 4096;
 const PAGES: RangeInclusive<i32> = 1..=ZEROS.len() as i32;
 
-/// The input that contexts are prepared with. Only its length matters for their tables.
+/// The input that contexts are prepared with. For their tables, only its length matters.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Zstandard at a chosen level.
 ///
-/// The parameter `level` is 3 by default. It has the library's range: 1 to 22,
-/// and negative levels down to about -130000, which are faster and less dense.
-/// 0 stands for the default, as in the library. The parameter `page` is the
-/// length in bytes that contexts are prepared for, up to 64 KiB, by default
-/// 4096. Longer inputs work, but may allocate; the first one always does.
+/// The parameter `level` is 3 by default. Its range is that of the library: 1 to 22,
+/// and negative levels down to about -130000, which are faster and less dense. As in
+/// the library, 0 stands for the default.
 ///
-/// Output is a zstd frame without magic bytes (`ZSTD_f_zstd1_magicless`), which
-/// other tools read only if set to this format.
+/// The parameter `page` is the length in bytes that contexts are prepared for: 1 to
+/// 65536, by default 4096. Longer inputs work, but may allocate. The first of them
+/// always does.
+///
+/// The output is a zstd frame without magic bytes (`ZSTD_f_zstd1_magicless`). Other
+/// tools can read it only if they are set to this format.
 ///
 /// `Send` and `Sync`; clones share the dictionary.
 ///
@@ -65,13 +66,13 @@ pub struct Zstd {
     dictionary: Option<Arc<Prepared>>,
 }
 
-/// Returns the levels that the library has. The negative ones are the fast ones.
+/// Returns the range of the library's levels. Negative levels are fast ones.
 fn levels() -> RangeInclusive<i32> {
     zstd_safe::min_c_level()..=zstd_safe::max_c_level()
 }
 
 impl Zstd {
-    /// Starts building with default parameters.
+    /// Starts building a compressor with default parameters.
     pub fn builder() -> ZstdBuilder {
         ZstdBuilder { level: DEFAULT_LEVEL, page_len: DEFAULT_PAGE, dictionary: None }
     }
@@ -118,14 +119,14 @@ pub struct ZstdBuilder {
 }
 
 impl ZstdBuilder {
-    /// Sets the level, 3 by default; see [`Zstd`] for the range.
+    /// Sets the level, by default 3. [`Zstd`] describes the range.
     pub fn level(mut self, level: i32) -> Self {
         self.level = level;
         self
     }
 
-    /// Sets the page length in bytes that contexts are prepared for: 1 to 65536,
-    /// 4096 by default.
+    /// Sets the length in bytes that contexts are prepared for: 1 to 65536, by
+    /// default 4096.
     pub fn page_len(mut self, bytes: usize) -> Self {
         self.page_len = i32::try_from(bytes).unwrap_or(i32::MAX);
         self
@@ -142,9 +143,9 @@ impl ZstdBuilder {
     /// Builds the compressor.
     ///
     /// # Errors
-    /// [`CompressorError::BadParameter`] if the level or page length is out of
-    /// range, or the dictionary is too short, damaged or cannot be prepared for
-    /// lack of memory.
+    /// [`CompressorError::BadParameter`] if the level or the page length is out of
+    /// range, if the dictionary is too short or damaged, or if there is no memory to
+    /// prepare it.
     pub fn build(self) -> Result<Zstd, CompressorError> {
         if !levels().contains(&self.level) {
             return Err(bad_int(NAME, LEVEL, self.level, &levels()));
@@ -190,9 +191,9 @@ impl Compressor for Zstd {
 }
 
 struct Ctx {
-    /// Compresses inputs up to the page length. Never allocates.
+    /// Compresses inputs up to the page length. It never allocates.
     pages: Encoder,
-    /// Compresses inputs that `pages` cannot compress. Made for the first of them.
+    /// Compresses the inputs that `pages` cannot compress. It is made for the first of them.
     others: Option<Encoder>,
     decoder: Decoder,
     codec: Zstd,
@@ -208,7 +209,7 @@ impl fmt::Debug for Ctx {
 }
 
 impl Ctx {
-    /// Compresses an input for which [`pages`](Self::pages) has too little memory.
+    /// Compresses an input that is too long for [`pages`](Self::pages) or needs more memory than it has.
     fn compress_other(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, CompressorError> {
         let encoder = match &mut self.others {
             Some(encoder) => encoder,
@@ -234,8 +235,8 @@ impl CompressorCtx for Ctx {
             return self.compress_other(src, dst);
         }
         match self.pages.compress(src, dst) {
-            // If the page length exceeds 16 KiB, a shorter input may need more
-            // memory: its parameters come from another row of the library's table.
+            // A shorter input may need more memory if the page length exceeds 16 KiB: its
+            // parameters come from another row of the library's table.
             Err(Failure::OUT_OF_MEMORY) => self.compress_other(src, dst),
             result => result.map_err(|failure| compress_error(failure, src, dst)),
         }
@@ -322,7 +323,7 @@ mod tests {
     fn a_frame_has_two_bytes_of_header() {
         let codec = Zstd::default();
         let out = compress(&codec, &[5; 4096]);
-        // The frame's descriptor: a window, but no content size, checksum or dictionary id.
+        // The descriptor says that the frame has a window, but no content size, checksum or dictionary id.
         assert_eq!(out[0], 0);
         // The window is 4 KiB: 1 KiB times 2^2. The mantissa is 0.
         assert_eq!(out[1], 2 << 3);
@@ -337,7 +338,7 @@ mod tests {
         let memory = ctx.memory_bytes();
         assert!(memory < 256 << 10, "{memory}");
         let mut out = vec![0; 8192];
-        // More short inputs in a row than the library tolerates before it shrinks.
+        // More short inputs in a row than the library accepts before it shrinks its tables.
         for len in [4096, 1, 100, 2048, 2049].into_iter().flat_map(|len| [len; 300]) {
             ctx.compress(&page()[..len], &mut out).unwrap();
             assert_eq!(ctx.memory_bytes(), memory, "{len}");

@@ -1,4 +1,5 @@
-//! A codec forks on a worker of the engine and returns in the child, too: the worker ends there.
+//! A codec forks on a worker of an engine, and returns both in the parent and in the child. In the child, the
+//! worker must end.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -18,10 +19,10 @@ struct Forks(Arc<AtomicI32>);
 
 impl CompressorCtx for Forks {
     fn compress(&mut self, _src: &[u8], _dst: &mut [u8]) -> Result<usize, CompressorError> {
-        // SAFETY: the child continues in the thread that called the codec, as this tests.
+        // SAFETY: the child only continues the codec's call in the thread that forked, which is what is tested.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            // SAFETY: only sets a timer, a watchdog: its signal kills a child that does not exit.
+            // SAFETY: only sets a timer. Its signal kills a child that does not exit.
             unsafe { libc::alarm(10) };
         }
         self.0.store(pid, SeqCst);
@@ -42,14 +43,14 @@ fn a_worker_that_is_forked_ends_in_the_child() {
     let ctx = Box::new(Forks(child.clone()));
     let (input, output) = (vec![1; 16], vec![0; 16]);
     engine.submit(AcompRequest { op: AcompOp::Compress, input, output, ctx }, 7, &done).unwrap();
-    // Wait until the worker has the request. Otherwise `wait_any` might run it in this thread.
+    // Waits until the worker has the request. Otherwise `wait_any` might run it in this thread.
     while child.load(SeqCst) == 0 {
         std::thread::yield_now();
     }
     let (tag, completed) = engine.wait_any(&done).unwrap();
     assert_eq!((tag, completed.result), (7, Ok(1)));
     let (child, mut status) = (child.load(SeqCst), 0);
-    // SAFETY: a child of this process, and a valid place for its status.
+    // SAFETY: `child` is a child of this process, and `status` is a valid place for its status.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
 }

@@ -1,6 +1,6 @@
-//! Garbage, truncated inputs, altered inputs and output buffers that are too small
-//! give errors and no access out of bounds. All buffers end or start at an
-//! inaccessible page, so an access one byte too far crashes the test.
+//! Tries garbage, truncated input, altered input and output buffers that are too small. None may cause an access
+//! out of bounds. Each buffer ends or starts at an inaccessible page, so an access one byte too far crashes the
+//! test.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
 
@@ -26,8 +26,8 @@ impl Fences {
         Fences { src: both(), dst: both() }
     }
 
-    /// Decompresses with and without a context, at either fence; all results must
-    /// agree.
+    /// Decompresses `src` with and without a context, at either fence. Returns the result, which must always be the
+    /// same.
     fn decompress(
         &mut self,
         codec: &dyn Compressor,
@@ -103,7 +103,7 @@ fn altered_pages_are_errors_or_pages() {
             }
             let dst_len = [4096, 4096, 4096, 4095, 4097, 0, 1, 65536][rng.below(8)];
             errors += usize::from(fences.decompress(&*codec, &mut *ctx, &bytes, dst_len).is_err());
-            // The context still works.
+            // The context must still work.
             if round % 50 == 0 {
                 let back = fences.decompress(&*codec, &mut *ctx, &whole[which], 4096).unwrap();
                 assert!(back == pages[which].1, "{spec}");
@@ -125,11 +125,11 @@ fn garbage_is_an_error_or_a_page() {
             let garbage: Vec<u8> = match rng.below(3) {
                 0 => (0..len).map(|_| rng.next() as u8).collect(),
                 1 => vec![rng.next() as u8; len],
-                // Bytes that length fields are made of.
+                // Bytes that are common in length fields.
                 _ => (0..len).map(|_| [0xff, 0, 0xf0, 0x0f][rng.below(4)]).collect(),
             };
             let dst_len = [4096, 0, 1, 17, ROOM][rng.below(5)];
-            // Either result is fine: this tests the fences.
+            // Either result is correct. Only the fences are tested here.
             let _ = fences.decompress(&*codec, &mut *ctx, &garbage, dst_len);
         }
     }
@@ -173,7 +173,7 @@ fn only_the_exact_length_is_accepted() {
                     assert!(got.is_none_or(|got| got == 4096), "{spec}: {got:?}");
                 }
             }
-            // A byte after the end of a compressed page is an error.
+            // A byte after the end of a compressed page must be an error.
             let longer = [&whole[..], &[0]].concat();
             assert!(
                 fences.decompress(&*codec, &mut *ctx, &longer, 4096).is_err(),

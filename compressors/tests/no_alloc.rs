@@ -1,6 +1,6 @@
-//! A context allocates when it is made and never after: neither through Rust's
-//! allocator nor, where `malloc` can be replaced, inside a C library. Dropping it
-//! frees everything.
+//! A context allocates only when it is made: later calls allocate neither in Rust nor,
+//! where `malloc` can be replaced, in a C library. Dropping the context frees
+//! everything.
 
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
@@ -14,14 +14,14 @@ use common::{pages, specs};
 use compressors::build;
 
 thread_local! {
-    /// Allocations by this thread, of Rust and of C.
+    /// The number of this thread's allocations, in Rust and in C.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    /// Allocations less frees, of Rust and of C.
+    /// The number of this thread's allocations minus that of its frees, in Rust and in C.
     static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count_alloc() {
-    // `try_with`: the counters are destroyed while the thread ends.
+    // `try_with`, since the counters may already be destroyed when the thread ends.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
     let _ = LIVE.try_with(|live| live.set(live.get() + 1));
 }
@@ -32,7 +32,7 @@ fn count_free() {
 
 struct Counting;
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: each call is passed to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count_alloc();
@@ -50,8 +50,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Replaces the C library's allocator for the whole program, to count the codecs'
-/// allocations in C too. (Rust's allocations then count twice.)
+/// Replaces the C library's allocator for the whole program, to count also what the
+/// codecs allocate in C. Rust's allocations then count twice.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod c_side {
     use std::os::raw::c_void;
@@ -66,7 +66,7 @@ mod c_side {
         fn __libc_free(pointer: *mut c_void);
     }
 
-    /// Rust's allocator uses it for large alignments.
+    /// Replaces the function that Rust's allocator uses for large alignments.
     // SAFETY: as for `malloc`.
     #[unsafe(no_mangle)]
     unsafe extern "C" fn posix_memalign(
@@ -78,7 +78,7 @@ mod c_side {
         // SAFETY: the caller promises a power of two.
         let pointer = unsafe { __libc_memalign(align, size) };
         if pointer.is_null() {
-            // ENOMEM.
+            // The value of ENOMEM.
             return 12;
         }
         // SAFETY: as the caller promises.
@@ -90,7 +90,7 @@ mod c_side {
     #[unsafe(no_mangle)]
     unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
         count_alloc();
-        // SAFETY: any size will do.
+        // SAFETY: `__libc_malloc` takes any size.
         unsafe { __libc_malloc(size) }
     }
 
@@ -98,7 +98,7 @@ mod c_side {
     #[unsafe(no_mangle)]
     unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
         count_alloc();
-        // SAFETY: any numbers will do.
+        // SAFETY: `__libc_calloc` takes any numbers.
         unsafe { __libc_calloc(count, size) }
     }
 
@@ -122,7 +122,7 @@ mod c_side {
     }
 }
 
-/// Returns whether the codec of `spec` allocates in each call by design: lz4hc's library does from level 10 on.
+/// Returns whether the codec of `spec` allocates in each compression by design, as lz4hc does from level 10 on.
 fn allocates_by_design(spec: &str) -> bool {
     ["lz4hc:level=10", "lz4hc:level=11", "lz4hc:level=12"].contains(&spec)
 }
@@ -139,7 +139,7 @@ fn the_counters_count() {
     assert_eq!(allocations(|| ()), 0);
     #[cfg(all(feature = "zstd", target_os = "linux", target_env = "gnu"))]
     {
-        // Except for its box, a context of zstd is allocated only in C.
+        // A context of zstd is allocated in C, except for its box.
         let codec = build("zstd").unwrap();
         assert!(allocations(|| drop(codec.new_ctx().unwrap())) > 4);
     }
@@ -163,7 +163,7 @@ fn pages_cost_no_allocation() {
                     if let Some(stateless) = codec.stateless() {
                         stateless.decompress(&out[..len], &mut back).unwrap();
                     }
-                    // Calls that fail do not allocate either.
+                    // Calls that fail must not allocate either.
                     assert!(ctx.compress(page, &mut out[..2]).is_err());
                     assert!(ctx.decompress(&out[..len / 2], &mut back).is_err());
                 }

@@ -1,4 +1,4 @@
-//! Without memory, calls of compressors and engines fail, and none aborts the process.
+//! If there is no memory, calls of compressors and engines fail. None of them aborts the process.
 
 #![cfg(not(miri))]
 #![allow(
@@ -18,7 +18,7 @@ use compressors::{
 };
 
 thread_local! {
-    /// Allocations left to this thread, if they are limited.
+    /// The number of allocations that this thread may still make; `None` if there is no limit.
     static GIVEN: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -36,7 +36,7 @@ fn refused() -> bool {
     GIVEN.try_with(less).unwrap_or(false)
 }
 
-// SAFETY: passes everything on to the system's allocator, or refuses.
+// SAFETY: each call is passed to the system's allocator or refused.
 unsafe impl GlobalAlloc for Limited {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
@@ -72,7 +72,7 @@ fn a_context_that_cannot_be_made_is_an_error_wherever_memory_ends() {
                 Err(other) => panic!("{spec}: {other}"),
             }
         }
-        // Null's context is zero-sized.
+        // The context of `null` needs no memory.
         assert!(failures > 0 || spec == "null", "{spec}");
     }
 }
@@ -105,7 +105,7 @@ fn a_request_whose_completion_cannot_be_noted_comes_back() {
 
 #[test]
 fn batches_with_completions_from_a_pool_allocate_nothing() {
-    // More requests than the engine's queue initially has room for.
+    // There are more requests than the engine's queue has room for at first.
     let engine = AcompEngine::new(1, usize::MAX).unwrap();
     let pool = CompletionsPool::new(1, 300).unwrap();
     for _ in 0..5 {

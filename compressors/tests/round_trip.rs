@@ -1,5 +1,5 @@
-//! What goes in comes out, with every compressor at every level, for every
-//! length and kind of page, however the context was used before.
+//! Pages of every kind and length come back unchanged, with every compressor at every
+//! level. Earlier uses of a context do not matter.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use common::{pages, specs};
 use compressors::{Compressor, CompressorError, Registry, build};
 
-/// Compresses `page` into a buffer of exactly the worst case and checks that
-/// it comes back, through the context and without one.
+/// Compresses `page` into a buffer of exactly the worst case. Checks that it comes back
+/// through the context and without one, and returns the compressed page.
 fn round_trip(
     codec: &dyn Compressor,
     ctx: &mut dyn compressors::CompressorCtx,
@@ -43,7 +43,7 @@ fn every_spec_round_trips_pages() {
         let mut ctx = codec.new_ctx().unwrap();
         for (kind, page) in pages(4096) {
             let out = round_trip(&*codec, &mut *ctx, &page, &format!("{spec}, {kind}"));
-            // The fastest level of zstd hardly searches its input.
+            // The fastest level of zstd hardly searches for matches.
             let tries = !matches!(spec.as_str(), "null" | "zstd:level=-131072");
             if tries && matches!(kind.as_str(), "zeros" | "one byte") {
                 assert!(out.len() < 128, "{spec}, {kind}: {} bytes", out.len());
@@ -76,7 +76,7 @@ fn every_compressor_round_trips_every_length() {
     }
 }
 
-/// An empty slice may have any address, and round-trips at each of them.
+/// An empty slice may have any address. It must round-trip wherever it is.
 #[test]
 fn nothing_round_trips_wherever_it_is() {
     for spec in specs() {
@@ -161,7 +161,7 @@ fn a_spec_builds_the_compressor_that_tells_it() {
         let again = build(&codec.spec()).unwrap();
         assert_eq!(again.spec(), codec.spec());
         assert_eq!(again.name(), codec.name());
-        // The compressor is the same, not only its name: its output is the same.
+        // Not only the names are the same: the output is, too.
         let (_, page) = pages(4096).swap_remove(6);
         assert_eq!(
             round_trip(&*codec, &mut *codec.new_ctx().unwrap(), &page, &spec),
@@ -263,14 +263,14 @@ fn dictionaries_round_trip() {
                 }
             }
             if dictionary_len >= 4096 {
-                // A page that equals the end of the dictionary compresses to almost nothing.
+                // A page that equals the end of the dictionary must compress to almost nothing.
                 let page = &dictionary[dictionary_len - 4096..];
                 let what = codec.spec();
                 let with = round_trip(&*codec, &mut *ctx, page, &what).len();
                 let without = round_trip(&*plain, &mut *plain_ctx, page, &what).len();
                 assert!(with < 256 && with < without / 2, "{what}: {with} against {without}");
             }
-            // A page whose output did not fit does not change how the next page is compressed.
+            // A page that does not fit its output must not change how the next page is compressed.
             let noise = &pages(4096)[3].1;
             let before = round_trip(&*codec, &mut *ctx, noise, "noise");
             assert!(ctx.compress(noise, &mut [0; 1000]).is_err());
@@ -279,8 +279,8 @@ fn dictionaries_round_trip() {
     }
 }
 
-/// A length that does not fit an `int` is refused, not truncated. Zeroed memory of
-/// this size is only address space.
+/// A length that does not fit an `int` is refused, not truncated. The zeroed memory is
+/// never touched, so it takes only address space.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
 fn inputs_too_large_are_refused() {
@@ -302,7 +302,7 @@ fn inputs_too_large_are_refused() {
     }
 }
 
-/// An output buffer may be longer than the largest `int`.
+/// An output buffer may be longer than an `int` can say.
 #[test]
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(miri)))]
 fn outputs_larger_than_an_int_serve() {

@@ -1,21 +1,22 @@
-//! Lines of words by AVX2 and BMI2: a line is two registers.
+//! Lines of words with AVX2 and BMI2. A line is two registers.
 //!
-//! Invariants, which the `unsafe` below rests on:
-//! 1. the processor has the features named at each function: the caller's, who has a `Variant`, which is
-//!    made only where they were found;
-//! 2. the unit is a multiple of [`BLOCK`] bytes, so line `l` is 64 bytes at `64 * l`: checked on entry;
-//! 3. a line reads only lines at a word index `base - distance` with `16 <= distance <= base`, line 0
-//!    reads a line of zeros instead: the encoder's distances come from [`plan::distance`] and are cut to
-//!    `base`, the decoder checks each;
-//! 4. the number of a slot is less than `W::SLOTS`, as it is the upper `W::SLOT_BITS` of 32, or it is
-//!    `W::SLOTS`, and the table has one entry more than that: checked on entry;
-//! 5. the index in an entry is less than `base`: the table is emptied on entry, and an entry is the index
-//!    of a word of an earlier line;
-//! 6. a line's payload is at most 64 bytes, and 64 are there to write to: checked at each line;
-//! 7. control has 8 bytes for each line and 8 more: checked on entry;
-//! 8. the decoder's loads of payload are of 64 bytes within the stream, or within a copy of its end;
-//! 9. the decoder's loads of control are of 8 bytes, at most 2 past the end of control or, for a line
-//!    without, at most 8, where 8 bytes of kinds follow: their sum is checked on entry.
+//! Invariants on which the `unsafe` code rests:
+//! 1. The processor has the features that each function names. The caller ensures this: it has a `Variant`,
+//!    which exists only if the features were found.
+//! 2. The unit is a multiple of [`BLOCK`] bytes, so line `l` is 64 bytes at `64 * l`. Checked on entry.
+//! 3. A line reads other lines only at a word index `base - distance` with `16 <= distance <= base`. Line 0
+//!    reads a line of zeros instead. The encoder takes distances from [`plan::distance`] and limits them to
+//!    `base`; the decoder checks each distance.
+//! 4. The number of a slot is at most `W::SLOTS`, and the table has `W::SLOTS + 1` entries. A number below
+//!    `W::SLOTS` is the upper `W::SLOT_BITS` bits of a hash. The size of the table is checked on entry.
+//! 5. The index in an entry is less than `base`: the table is emptied on entry, and an entry holds the index
+//!    of a word in an earlier line.
+//! 6. The payload of a line is at most 64 bytes, and there is room for 64. Checked for each line.
+//! 7. The buffer for control has 8 bytes for each line and 8 more. Checked on entry.
+//! 8. The decoder loads at most 64 bytes of payload at a time, from the stream or from a copy of its end.
+//! 9. The decoder loads 8 bytes of control at a time. A load reaches past the end of all control by at most
+//!    2 bytes, or by 8 if the line has no control. At least 8 bytes of kinds follow there. The total length of
+//!    control is checked on entry.
 
 #![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
 #![allow(
@@ -32,7 +33,8 @@ use crate::format::{
 };
 use crate::plan::{self, MULTIPLIER};
 
-/// For four words by their classes: how payload becomes words and words payload, and its length.
+/// Tables for four words, by their classes. The class of a word is the two upper bits of its code.
+/// `expand` makes words of payload, `pack` makes payload of words, and `len` is the length of the payload.
 #[repr(C, align(64))]
 struct Shuffles {
     expand: [[u8; 16]; 256],
@@ -67,7 +69,8 @@ pub(crate) static ZEROS: [u32; LINE_WORDS] = [0; LINE_WORDS];
 
 const ALL: u32 = u32::MAX;
 
-/// One bit of each of sixteen words, twice, in no natural order.
+/// Takes sixteen words, each all ones or all zeros. Returns two bits for each word, both set if it is all ones.
+/// The bits are not in the order of the words.
 ///
 /// # Safety
 /// Invariant 1.
@@ -78,7 +81,7 @@ unsafe fn mask2(a: __m256i, b: __m256i) -> u32 {
     unsafe { _mm256_movemask_epi8(_mm256_packs_epi32(a, b)) as u32 }
 }
 
-/// One bit of each of sixteen words, that of word 0 lowest.
+/// Returns the uppermost bit of each of sixteen words. The bit of word 0 is the lowest.
 ///
 /// # Safety
 /// Invariant 1.
@@ -92,7 +95,7 @@ unsafe fn mask(a: __m256i, b: __m256i) -> u32 {
     }
 }
 
-/// Fetches the whole stream, which is most often out of cache.
+/// Prefetches the whole stream, since it is rarely in the cache.
 ///
 /// # Safety
 /// Invariant 1.
@@ -105,10 +108,11 @@ pub(crate) unsafe fn prefetch(bytes: &[u8]) {
     }
 }
 
-/// Compresses a unit; nothing if it gives up.
+/// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
+/// room.
 ///
 /// # Safety
-/// Invariant 1, for the features named here.
+/// Invariant 1, for the features named below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn compress<W: Width>(
     table: &mut [u32],
@@ -130,7 +134,7 @@ pub(crate) unsafe fn compress<W: Width>(
     let mut all_kinds = [0u64; 32];
     let mut at = HEAD;
     let mut control_at = 0;
-    // SAFETY: invariants 1 to 7.
+    // SAFETY: invariants 1 to 7 of this file.
     unsafe {
         let words = src.as_ptr().cast::<u32>();
         let slots = table.as_mut_ptr();
@@ -148,7 +152,8 @@ pub(crate) unsafe fn compress<W: Width>(
         let shl = |v: __m256i, by: u32| _mm256_sllv_epi32(v, splat(by));
         let shr = |v: __m256i, by: u32| _mm256_srlv_epi32(v, splat(by));
         let is_zero = |v: __m256i| _mm256_cmpeq_epi32(v, zero);
-        // Hidden from the compiler, which else makes blends of three operations of what is one each.
+        // `black_box` hides these constants from the compiler. It would otherwise replace single operations
+        // by blends, which take three.
         let code_half = black_box(splat(code::HALF));
         let code_index = black_box(splat(code::INDEX));
         let code_byte = black_box(splat(code::BYTE));
@@ -172,19 +177,19 @@ pub(crate) unsafe fn compress<W: Width>(
             let shift = 2 * (l % BLOCK_LINES);
             let kinds = all_kinds.get_unchecked_mut(l / BLOCK_LINES);
             if z | r == ALL {
-                // No payload: zeros, words at the distance, or both.
+                // Each word is zero or the word at the distance, so the line has no payload.
                 let trivial = z == ALL || r == ALL;
                 let this = if r == ALL { kind::SAME } else { kind::CODED };
                 *kinds |= (if z == ALL { kind::ZERO } else { this }) << shift;
                 let same = !mask(z0, z1) & 0xFFFF;
-                // Codes 7, or 6 where the word is not zero.
+                // Code 7 for each word that is zero, code 6 for the others.
                 let codes = ALL_CODES & !_pdep_u64(u64::from(same), CODE_LOW);
                 control.as_mut_ptr().add(control_at).cast::<u64>().write_unaligned(codes.to_le());
                 control_at += if trivial { 0 } else { CODES };
                 continue;
             }
 
-            // The last word before the line with the same tag, by the table.
+            // Look up each word in the table: the last word before the line with the same tag.
             let rotate = |v| _mm256_or_si256(shr(v, W::MIDDLE), shl(v, 32 - W::MIDDLE));
             let middle = splat(W::MIDDLE_MASK);
             let (y0, y1) = (rotate(x0), rotate(x1));
@@ -209,16 +214,17 @@ pub(crate) unsafe fn compress<W: Width>(
                 _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), a);
                 _mm256_storeu_si256(to.as_mut_ptr().add(8).cast::<__m256i>(), b);
             };
-            // Plain words, which are zero or those at the distance, are not entered: the slot behind the
-            // table takes them. A gather of what was stored just before would wait for it.
+            // A plain word (zero, or the word at the distance) is not entered: it goes to the surplus slot
+            // behind the table. Otherwise many gathers would read a slot that was just stored, and wait for
+            // the store.
             let behind = splat(W::SLOTS as u32);
             let (plain0, plain1) = (_mm256_or_si256(z0, r0), _mm256_or_si256(z1, r1));
             let enter0 = _mm256_max_epu32(i0, _mm256_and_si256(plain0, behind));
             let enter1 = _mm256_max_epu32(i1, _mm256_and_si256(plain1, behind));
             store(&mut slot, enter0, enter1);
             store(&mut new, n0, n1);
-            // How far back the words lie that were found, as `plan::distance` has it: from eight on, the
-            // least multiple that is sixteen or more is the double.
+            // How far back each found word lies, rounded up as `plan::distance` does. From 8 to 15, the least
+            // multiple that is 16 or more is the double.
             let back = |index, c| {
                 let back = _mm256_sub_epi32(index, c);
                 let near = _mm256_cmpgt_epi32(splat(MIN_DISTANCE as u32), back);
@@ -228,7 +234,8 @@ pub(crate) unsafe fn compress<W: Width>(
                 _mm256_min_epu32(_mm256_blendv_epi8(double, up, nearer), splat(base as u32))
             };
             store(&mut distances, back(index, c0), back(_mm256_add_epi32(index, splat(8)), c1));
-            // Lanes are quicker read from memory than taken from registers, as compilers do if they see.
+            // Reading lanes from memory is faster than extracting them from registers. Compilers would
+            // extract them if `black_box` did not hide where they come from.
             let (slot, new) = (black_box(&mut slot), black_box(&mut new));
             let distances = black_box(&mut distances);
             for j in 0..LINE_WORDS {
@@ -246,13 +253,14 @@ pub(crate) unsafe fn compress<W: Width>(
             let equal0 = _mm256_and_si256(is_zero(shr(f0, W::INDEX_BITS)), tagged0);
             let equal1 = _mm256_and_si256(is_zero(shr(f1, W::INDEX_BITS)), tagged1);
 
-            // The distance: that in force, or that of one of three equal words.
+            // Choose the distance: keep the one in force, or take one of up to three others. Each of these
+            // leads from a word to an equal word before the line.
             let mut this = kind::CODED;
             let (mut t0, mut t1, mut r0, mut r1) = (t0, t1, r0, r1);
             if l != 0 {
                 let mut left =
                     mask(_mm256_andnot_si256(plain0, equal0), _mm256_andnot_si256(plain1, equal1));
-                // Each word counts twice in `mask2`.
+                // `mask2` has two bits for each word, so 2 stands for one word.
                 let mut best = (r & !z).count_ones() + 2;
                 let mut chosen = distance;
                 let mut attempt = |j: u32| {
@@ -275,7 +283,7 @@ pub(crate) unsafe fn compress<W: Width>(
                 (r0, r1) = (_mm256_cmpeq_epi32(x0, t0), _mm256_cmpeq_epi32(x1, t1));
             }
 
-            // The greatest code that fits.
+            // Take the greatest code that fits.
             let (d0, d1) = (_mm256_xor_si256(x0, t0), _mm256_xor_si256(x1, t1));
             let before = splat((base as u32).wrapping_sub(1));
             let (near0, near1) = (_mm256_sub_epi32(before, c0), _mm256_sub_epi32(before, c1));
@@ -339,10 +347,11 @@ pub(crate) unsafe fn compress<W: Width>(
     plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
 }
 
-/// Decompresses what follows the header into a unit. Whether it could.
+/// Decompresses `body`, the stream without its first three bytes, into all of `dst`. Returns false if `body` is
+/// malformed.
 ///
 /// # Safety
-/// Invariant 1, for the features named here.
+/// Invariant 1, for the features named below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
     let n = body.len();
@@ -355,23 +364,23 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
     let kinds_at = n - 8 * blocks;
     let kinds_of = |block: usize| -> u64 {
         let at = kinds_at + 8 * block;
-        // SAFETY: block < blocks, so eight bytes before the end at least.
+        // SAFETY: `block < blocks`, so the eight bytes lie within `body`.
         u64::from_le(unsafe { body.as_ptr().add(at).cast::<u64>().read_unaligned() })
     };
     let control: usize = (0..blocks).map(|block| control_len(kinds_of(block))).sum();
-    // Nothing lies before line 0: it is zero, or has codes.
+    // Line 0 has no line before it, so its kind is ZERO or CODED.
     if control > kinds_at || kinds_of(0) & 1 != 0 {
         return false;
     }
-    // SAFETY: invariants 1, 2, 3, 8, 9. A gathered index is less than `base`: lanes where it is not are
-    // not read.
+    // SAFETY: invariants 1, 2, 3, 8 and 9 of this file. A gather reads only lanes whose index is less than
+    // `base`.
     unsafe {
         let src = body.as_ptr();
         let mut control_at = src.add(kinds_at - control);
         let mut left = kinds_at - control;
         let mut payload = src;
-        // The last place where 64 bytes of payload may be loaded from. Without one, the copy is made
-        // first.
+        // The last place from which 64 bytes can be loaded. If the stream is too short for one, all loads are
+        // from a copy.
         let last = src.wrapping_add(n).wrapping_sub(LINE);
         let mut copied = n < LINE;
         let mut copy = [0u8; 2 * LINE];
@@ -422,7 +431,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                     return false;
                 }
                 if !copied && payload > last {
-                    // Fewer than 64 bytes are left, of which `left` are payload.
+                    // A load of 64 bytes here would pass the end of `body`. Copy the last `left` bytes of
+                    // payload, and load from the copy.
                     core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
                     payload = copy.as_ptr();
                     copied = true;
@@ -438,7 +448,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                 payload = payload.add(l3);
                 left -= l3;
 
-                // The uppermost bits of a lane are those of other words; permutes read three.
+                // Above its code, each lane has bits of other words' codes. Permutes read only the code's
+                // three bits.
                 let k0 = _mm256_srlv_epi32(splat(codes as u32), steps);
                 let k1 = _mm256_srlv_epi32(splat((codes >> 24) as u32), steps);
                 let far = if base == 0 { ZEROS.as_ptr() } else { line.sub(distance).cast_const() };
@@ -455,7 +466,7 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                         let refer = _mm256_permutevar8x32_epi32(refers, k);
                         let index = _mm256_and_si256(v, splat(W::INDEX_MASK));
                         let near = _mm256_sub_epi32(before, v);
-                        // Bit 2 tells code 5 from code 3.
+                        // Bit 2 of the code is set for code 5, but not for code 3.
                         let is_near = _mm256_castsi256_ps(_mm256_slli_epi32::<29>(k));
                         let index = _mm256_castps_si256(_mm256_blendv_ps(
                             _mm256_castsi256_ps(index),
@@ -465,8 +476,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                         let beyond = _mm256_cmpeq_epi32(_mm256_max_epu32(index, based), index);
                         bad = _mm256_or_si256(bad, _mm256_and_si256(beyond, refer));
                         let read = _mm256_andnot_si256(beyond, refer);
-                        // The lanes keep what they hold where nothing is read; where something is, the
-                        // payload gives way to it.
+                        // A lane that reads a word takes it in place of its payload. Other lanes do not
+                        // change.
                         let words = _mm256_mask_i32gather_epi32::<4>(
                             w,
                             out.cast_const().cast::<i32>(),

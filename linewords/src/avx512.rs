@@ -1,6 +1,6 @@
-//! Lines of words by AVX-512 (F, BW, VL, VBMI, VBMI2) and BMI2: a line is one register.
+//! Lines of words with AVX-512 (F, BW, VL, VBMI, VBMI2) and BMI2. A line is one register.
 //!
-//! The invariants are those of avx2.rs, under the same numbers.
+//! The numbers of invariants below refer to those of `avx2.rs`.
 
 #![allow(clippy::incompatible_msrv, reason = "built only by compilers that have these intrinsics")]
 #![allow(unused_unsafe, reason = "newer compilers take these intrinsics for safe here")]
@@ -19,8 +19,8 @@ use crate::format::{
 };
 use crate::plan::{self, MULTIPLIER};
 
-/// Sixteen words, of which the second eight repeat the first: a permute's index has four bits, a code
-/// three.
+/// Returns eight words twice. A permute reads four bits of an index, and a code has three: the fourth bit must
+/// not matter.
 const fn twice(words: [u32; 8]) -> [u32; 16] {
     let mut all = [0; 16];
     let mut i = 0;
@@ -31,7 +31,7 @@ const fn twice(words: [u32; 8]) -> [u32; 16] {
     all
 }
 
-/// The bytes of a word that are payload, by its code: their uppermost bits are set.
+/// For each code, a word: the uppermost bit is set in each byte that comes from the payload.
 static PAYLOAD_BYTES: [u32; 16] = {
     let mut bytes = [0; 8];
     let mut i = 0;
@@ -42,13 +42,14 @@ static PAYLOAD_BYTES: [u32; 16] = {
     twice(bytes)
 };
 static FAR: [u32; 16] = twice(FROM_DISTANCE);
-/// All ones where the code refers to one word before the line.
+/// All ones for codes 3 and 5, which refer to one word before the line. Zero for all others.
 static REFERS: [u32; 16] = twice([0, 0, 0, u32::MAX, 0, u32::MAX, 0, 0]);
 
-/// Compresses a unit; nothing if it gives up.
+/// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
+/// room.
 ///
 /// # Safety
-/// Invariant 1, for the features named here.
+/// Invariant 1, for the features named below.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -72,7 +73,7 @@ pub(crate) unsafe fn compress<W: Width>(
     let mut all_kinds = [0u64; 32];
     let mut at = HEAD;
     let mut control_at = 0;
-    // SAFETY: invariants 1 to 7.
+    // SAFETY: invariants 1 to 7 of avx2.rs.
     unsafe {
         let words = src.as_ptr().cast::<u32>();
         let slots = table.as_mut_ptr();
@@ -98,18 +99,18 @@ pub(crate) unsafe fn compress<W: Width>(
             let shift = 2 * (l % BLOCK_LINES);
             let kinds = all_kinds.get_unchecked_mut(l / BLOCK_LINES);
             if z | r == u16::MAX {
-                // No payload: zeros, words at the distance, or both.
+                // Each word is zero or the word at the distance, so the line has no payload.
                 let trivial = z == u16::MAX || r == u16::MAX;
                 let this = if r == u16::MAX { kind::SAME } else { kind::CODED };
                 *kinds |= (if z == u16::MAX { kind::ZERO } else { this }) << shift;
-                // Codes 7, or 6 where the word is not zero.
+                // Code 7 for each word that is zero, code 6 for the others.
                 let codes = ALL_CODES & !_pdep_u64(u64::from(!z), CODE_LOW);
                 control.as_mut_ptr().add(control_at).cast::<u64>().write_unaligned(codes.to_le());
                 control_at += if trivial { 0 } else { CODES };
                 continue;
             }
 
-            // The last word before the line with the same tag, by the table.
+            // Look up each word in the table: the last word before the line with the same tag.
             let y = _mm512_rorv_epi32(x, splat(W::MIDDLE));
             let middle = splat(W::MIDDLE_MASK);
             let h = _mm512_mullo_epi32(_mm512_andnot_si512(middle, y), multiplier);
@@ -122,17 +123,18 @@ pub(crate) unsafe fn compress<W: Width>(
             let mut slot_of = [0u32; LINE_WORDS];
             let mut new_of = [0u32; LINE_WORDS];
             let mut distances = [0u32; LINE_WORDS];
-            // Plain words are not entered: the slot behind the table takes them.
+            // A plain word (zero, or the word at the distance) is not entered: it goes to the surplus slot
+            // behind the table.
             let enter = _mm512_mask_mov_epi32(slot, z | r, splat(W::SLOTS as u32));
             _mm512_storeu_si512(slot_of.as_mut_ptr().cast(), enter);
             _mm512_storeu_si512(new_of.as_mut_ptr().cast(), new);
-            // How far back the word lies that was found, as `plan::distance` has it.
+            // How far back each found word lies, rounded up as `plan::distance` does.
             let back = _mm512_sub_epi32(index, c);
             let near = _mm512_cmplt_epu32_mask(back, splat(MIN_DISTANCE as u32));
             let back = _mm512_mask_permutexvar_epi32(back, near, back, up);
             let back = _mm512_min_epu32(back, splat(base as u32));
             _mm512_storeu_si512(distances.as_mut_ptr().cast(), back);
-            // As in avx2.rs.
+            // `black_box` as in avx2.rs: the compiler must read the lanes from memory.
             let (slot_of, new_of) = (black_box(&mut slot_of), black_box(&mut new_of));
             let distances = black_box(&mut distances);
             for j in 0..LINE_WORDS {
@@ -146,7 +148,8 @@ pub(crate) unsafe fn compress<W: Width>(
             }
             let equal = tagged & _mm512_testn_epi32_mask(f, splat(!W::INDEX_MASK));
 
-            // The distance: that in force, or that of one of three equal words.
+            // Choose the distance: keep the one in force, or take one of up to three others. Each of these
+            // leads from a word to an equal word before the line.
             let mut this = kind::CODED;
             if l != 0 {
                 let mut left = u32::from(equal & !(z | r));
@@ -170,7 +173,7 @@ pub(crate) unsafe fn compress<W: Width>(
                 r = _mm512_cmpeq_epi32_mask(x, t);
             }
 
-            // The greatest code that fits.
+            // Take the greatest code that fits.
             let d = _mm512_xor_si512(x, t);
             let near = _mm512_sub_epi32(splat((base as u32).wrapping_sub(1)), c);
             let half = _mm512_testn_epi32_mask(d, splat(0xFFFF_0000));
@@ -210,10 +213,11 @@ pub(crate) unsafe fn compress<W: Width>(
     plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
 }
 
-/// Decompresses what follows the header into a unit. Whether it could.
+/// Decompresses `body`, the stream without its first three bytes, into all of `dst`. Returns false if `body` is
+/// malformed.
 ///
 /// # Safety
-/// Invariant 1, for the features named here.
+/// Invariant 1, for the features named below.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx2,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -228,23 +232,23 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
     let kinds_at = n - 8 * blocks;
     let kinds_of = |block: usize| -> u64 {
         let at = kinds_at + 8 * block;
-        // SAFETY: block < blocks, so eight bytes before the end at least.
+        // SAFETY: `block < blocks`, so the eight bytes lie within `body`.
         u64::from_le(unsafe { body.as_ptr().add(at).cast::<u64>().read_unaligned() })
     };
     let control: usize = (0..blocks).map(|block| control_len(kinds_of(block))).sum();
-    // Nothing lies before line 0: it is zero, or has codes.
+    // Line 0 has no line before it, so its kind is ZERO or CODED.
     if control > kinds_at || kinds_of(0) & 1 != 0 {
         return false;
     }
-    // SAFETY: invariants 1, 2, 3, 8, 9. A gathered index is less than `base`: lanes where it is not are
-    // not read.
+    // SAFETY: invariants 1, 2, 3, 8 and 9 of avx2.rs. A gather reads only lanes whose index is less than
+    // `base`.
     unsafe {
         let src = body.as_ptr();
         let mut control_at = src.add(kinds_at - control);
         let mut left = kinds_at - control;
         let mut payload = src;
-        // The last place where 64 bytes of payload may be loaded from. Without one, the copy is made
-        // first.
+        // The last place from which 64 bytes can be loaded. If the stream is too short for one, all loads are
+        // from a copy.
         let last = src.wrapping_add(n).wrapping_sub(LINE);
         let mut copied = n < LINE;
         let mut copy = [0u8; 2 * LINE];
@@ -258,7 +262,7 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
         let from_distance = load(FAR.as_ptr());
         let payload_bytes = load(PAYLOAD_BYTES.as_ptr());
         let refers = load(REFERS.as_ptr());
-        // Code `j` begins at bit `3 * j`; it goes to the lowest byte of word `j`.
+        // Moves code `j`, which begins at bit `3 * j`, to the lowest byte of word `j`.
         let steps = {
             let mut bytes = [0u8; LINE];
             let mut j = 0;
@@ -295,8 +299,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                 control_at = control_at.add(if coded { with_distance + CODES } else { 0 });
                 bad_codes |= codes & !(codes >> 1 | codes >> 2);
 
-                // Other codes follow in the bits above the third: permutes read four, and their tables
-                // repeat after eight.
+                // Above its code, each lane has bits of other words' codes. Permutes read four bits, so the
+                // fourth is one of these. It does not matter, since the tables repeat after eight words.
                 let k = _mm512_multishift_epi64_epi8(steps, _mm512_set1_epi64(codes as i64));
                 let mask = _mm512_movepi8_mask(_mm512_permutexvar_epi32(k, payload_bytes));
                 let used = mask.count_ones() as usize;
@@ -304,7 +308,8 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                     return false;
                 }
                 if !copied && payload > last {
-                    // Fewer than 64 bytes are left, of which `left` are payload.
+                    // A load of 64 bytes here would pass the end of `body`. Copy the last `left` bytes of
+                    // payload, and load from the copy.
                     core::ptr::copy_nonoverlapping(payload, copy.as_mut_ptr(), left);
                     payload = copy.as_ptr();
                     copied = true;
@@ -318,7 +323,7 @@ pub(crate) unsafe fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
                 let mut w = _mm512_or_si512(v, _mm512_and_si512(t, keep));
                 if codes & (codes >> 1 ^ codes >> 2) & CODE_LOW != 0 {
                     let refer = _mm512_movepi32_mask(_mm512_permutexvar_epi32(k, refers));
-                    // Bit 2 tells code 5 from code 3.
+                    // Bit 2 of the code is set for code 5, but not for code 3.
                     let is_near = _mm512_test_epi32_mask(k, splat(4));
                     let before = splat((base as u32).wrapping_sub(1));
                     let index = _mm512_and_si512(v, splat(W::INDEX_MASK));

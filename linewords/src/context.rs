@@ -1,4 +1,4 @@
-//! The calls: which form a unit takes, and the memory that it takes.
+//! The crate's calls. They choose the form in which a unit is stored.
 
 use core::fmt;
 
@@ -7,23 +7,24 @@ use crate::format::{Header, NARROW_MAX, Narrow, Unit, WIDE_MAX, Wide, Width};
 use crate::lz4;
 use crate::variant::Variant;
 
-/// The longest unit.
+/// The length of the longest unit, in bytes.
 const MAX_LEN: usize = lz4::MAX_LEN;
 
 const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
-/// Words of the table of a context, and one for what is not entered; LZ4 keeps its own state in the same place.
+/// Words in a context's table: its slots, and a surplus one for words that are not entered. LZ4 keeps its state
+/// in the same memory.
 const PAGE_TABLE: usize = max(Narrow::SLOTS + 1, lz4::STATE_WORDS);
 const LARGE_TABLE: usize = max(Wide::SLOTS + 1, lz4::STATE_WORDS);
-/// Bytes of control: eight for each line, and eight that a write may go beyond.
+/// Bytes for control: eight for each line, and eight more because a write may pass the end of the last.
 const PAGE_CONTROL: usize = NARROW_MAX / 8 + 8;
 const LARGE_CONTROL: usize = WIDE_MAX / 8 + 8;
 
-/// The working memory of one thread at a time: [`PageContext`] or [`LargeContext`].
+/// Working memory for compression, for one thread at a time: a [`PageContext`] or a [`LargeContext`].
 ///
-/// Compressions do not depend on what the context was used for before.
+/// Earlier uses of a context do not affect a compression.
 #[repr(C, align(64))]
 pub struct Context<const TABLE: usize, const CONTROL: usize> {
     table: [u32; TABLE],
@@ -31,22 +32,22 @@ pub struct Context<const TABLE: usize, const CONTROL: usize> {
     variant: Variant,
 }
 
-/// For units up to 4096 bytes; longer ones become LZ4 blocks. 17 KiB.
+/// The context for units up to 4096 bytes. Longer units become LZ4 blocks. It takes 17 KiB.
 pub type PageContext = Context<PAGE_TABLE, PAGE_CONTROL>;
-/// For units up to 65536 bytes; longer ones become LZ4 blocks. 73 KiB.
+/// The context for units up to 65536 bytes. Longer units become LZ4 blocks. It takes 73 KiB.
 pub type LargeContext = Context<LARGE_TABLE, LARGE_CONTROL>;
 
 const _: () = assert!(size_of::<PageContext>() <= 20 << 10);
 const _: () = assert!(size_of::<LargeContext>() <= 80 << 10);
 
 impl<const TABLE: usize, const CONTROL: usize> Context<TABLE, CONTROL> {
-    /// A context that compresses by the best [`Variant`].
+    /// Makes a context that compresses with the quickest [`Variant`].
     #[must_use]
     pub fn new() -> Self {
         Self::with_variant(Variant::best())
     }
 
-    /// A context that compresses by this variant.
+    /// Makes a context that compresses with the given variant.
     #[doc(hidden)]
     #[must_use]
     pub fn with_variant(variant: Variant) -> Self {
@@ -55,10 +56,11 @@ impl<const TABLE: usize, const CONTROL: usize> Context<TABLE, CONTROL> {
 
     /// Compresses `src` into `dst` and returns the length of the stream.
     ///
-    /// With [`max_compressed_len`] bytes of room it never fails.
+    /// Never fails for lack of room if `dst` has [`max_compressed_len`] bytes.
     ///
     /// # Errors
-    /// [`Error::OutputTooSmall`]; [`Error::TooLong`] for more than 2 113 929 216 bytes.
+    /// [`Error::OutputTooSmall`] if `dst` cannot hold the stream; [`Error::TooLong`] if `src` has more than
+    /// 2 113 929 216 bytes.
     #[inline]
     pub fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let words = Unit::of(src.len()).is_some_and(|unit| unit.len() <= 8 * (CONTROL - 8));
@@ -71,7 +73,7 @@ impl<const TABLE: usize, const CONTROL: usize> Context<TABLE, CONTROL> {
         self.compress_bytes(src, dst)
     }
 
-    /// LZ4, or the bytes as they are.
+    /// Stores `src` as an LZ4 block, or unchanged if LZ4 does not shorten it.
     fn compress_bytes(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         if src.len() > MAX_LEN {
             return Err(Error::TooLong { len: src.len(), max: MAX_LEN });
@@ -103,28 +105,34 @@ impl<const TABLE: usize, const CONTROL: usize> fmt::Debug for Context<TABLE, CON
     }
 }
 
-/// Room with which a compression of `src_len` bytes never fails. A stream is at most one byte longer than
-/// its unit; the rest is for LZ4 to try in. `usize::MAX` for units that are too long.
+/// Returns a length of the output buffer with which compressing `src_len` bytes never fails, or `usize::MAX` if
+/// such a unit is too long to compress.
+///
+/// A stream is at most one byte longer than its unit. The rest is room for LZ4, which may write a longer block
+/// before the unit is stored unchanged.
 #[must_use]
 pub fn max_compressed_len(src_len: usize) -> usize {
     if src_len > MAX_LEN { usize::MAX } else { 1 + lz4::bound(src_len) }
 }
 
-/// Decompresses `src` into all of `dst`, from any number of threads at once.
+/// Decompresses `src` and fills all of `dst`. Needs no context, so any number of threads may call it at the
+/// same time.
 ///
-/// What `dst` holds after an error is unspecified, but initialised.
+/// After an error the content of `dst` is unspecified, but initialised.
 ///
 /// # Errors
-/// [`Error::Corrupt`], [`Error::WrongLength`] or [`Error::TooLong`].
+/// [`Error::Corrupt`] if `src` is malformed; [`Error::WrongLength`] if it decompresses to another length than
+/// that of `dst`; [`Error::TooLong`] if a buffer has more than 2 113 929 216 bytes. An LZ4 block of more bytes
+/// than `dst` has counts as malformed.
 #[inline]
 pub fn decompress(src: &[u8], dst: &mut [u8]) -> Result<(), Error> {
     decompress_with(Variant::best(), src, dst)
 }
 
-/// As [`decompress`], by this variant.
+/// Does what [`decompress`] does, with the given variant.
 ///
 /// # Errors
-/// As [`decompress`].
+/// Those of [`decompress`].
 #[doc(hidden)]
 #[inline]
 pub fn decompress_with(variant: Variant, src: &[u8], dst: &mut [u8]) -> Result<(), Error> {

@@ -1,32 +1,32 @@
-//! What can go wrong.
+//! The errors of this crate.
 
 use core::fmt;
 
-/// An error of a compression or a decompression.
+/// An error of compressing or decompressing a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The output does not fit the buffer.
+    /// The compressed unit does not fit the output buffer.
     OutputTooSmall {
-        /// Bytes to compress.
+        /// The length of the unit, in bytes.
         src_len: usize,
-        /// Bytes of room.
+        /// The length of the output buffer, in bytes.
         capacity: usize,
     },
-    /// The stream is not one that an encoder makes.
+    /// The stream is malformed, or its LZ4 block decompresses to more bytes than the buffer has.
     Corrupt,
-    /// The stream is of a unit of another length.
+    /// The stream is a unit of another length than the buffer.
     WrongLength {
-        /// Bytes of the buffer.
+        /// The length of the buffer, in bytes.
         expected: usize,
-        /// Bytes of the unit.
+        /// The length of the unit in the stream, in bytes.
         got: usize,
     },
-    /// A buffer is longer than the codec takes.
+    /// A buffer is longer than the codec can handle.
     TooLong {
-        /// Bytes of the buffer.
+        /// The length of the buffer, in bytes.
         len: usize,
-        /// Bytes of the longest.
+        /// The longest buffer that the codec can handle, in bytes.
         max: usize,
     },
 }

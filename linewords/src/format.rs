@@ -1,96 +1,96 @@
-//! The format, as constants and small types. docs/linewords.md explains them.
+//! The format, as constants and small types. `docs/linewords.md` explains it.
 
-/// Words of a line.
+/// Words in a line.
 pub(crate) const LINE_WORDS: usize = 16;
-/// Bytes of a line.
+/// Bytes in a line.
 pub(crate) const LINE: usize = 4 * LINE_WORDS;
-/// Lines of the smallest unit: what one `u64` of kinds describes.
+/// Lines in a block. One `u64` holds the kinds of a block's lines.
 pub(crate) const BLOCK_LINES: usize = 32;
-/// Bytes of the smallest unit; all units are multiples of it.
+/// Bytes in a block: the smallest unit. All units with lines of words are multiples of it.
 pub(crate) const BLOCK: usize = BLOCK_LINES * LINE;
-/// Bytes of the largest unit with ten bits of index.
+/// Bytes in the largest unit whose indices have ten bits.
 pub(crate) const NARROW_MAX: usize = 4096;
-/// Bytes of the largest unit.
+/// Bytes in the largest unit with lines of words.
 pub(crate) const WIDE_MAX: usize = 65536;
 
-/// Bytes before the payload: the header and the length of the stream.
+/// Bytes before the payload: the first byte and the length of the stream.
 pub(crate) const HEAD: usize = 3;
 
-/// The least distance: a line refers to nothing within itself.
+/// The least distance. With it or a greater one, a line does not refer to itself.
 pub(crate) const MIN_DISTANCE: usize = LINE_WORDS;
 
-/// Bits of a word's code.
+/// Bits in a word's code.
 pub(crate) const CODE_BITS: u32 = 3;
-/// Bytes of the codes of a line.
+/// Bytes that the codes of a line take.
 pub(crate) const CODES: usize = LINE_WORDS * CODE_BITS as usize / 8;
-/// Bytes of a distance.
+/// Bytes that a distance takes.
 pub(crate) const DISTANCE: usize = 2;
 
-/// The bits that hold the codes of a line.
+/// A mask of all bits in the codes of a line.
 pub(crate) const ALL_CODES: u64 = (1 << (8 * CODES)) - 1;
-/// The lowest bit of each code.
+/// A mask of the lowest bit of each code.
 pub(crate) const CODE_LOW: u64 = 0x2492_4924_9249;
-/// The two upper bits of each code, which say how long the payload is.
+/// A mask of the two upper bits of each code. They give the length of the payload.
 pub(crate) const CODE_CLASS: u64 = ALL_CODES & !CODE_LOW;
 
-/// What a word is. The numbers are the format's, and their order is the encoder's
-/// preference: the greatest that fits is taken.
+/// The codes: how a word is made from its payload and from earlier words. The numbers are the format's.
+/// The encoder takes the greatest code that fits.
 pub(crate) mod code {
-    /// Four bytes: the word.
+    /// Four bytes of payload: the word.
     pub(crate) const LITERAL: u32 = 0;
-    /// Two bytes, the lower half; the upper half is that of the word at the distance.
+    /// Two bytes of payload: the lower half. The upper half is that of the word at the distance.
     pub(crate) const HALF: u32 = 2;
-    /// Two bytes: the index of a word, and what to flip in its middle bits.
+    /// Two bytes of payload: the index of a word, and the flips, which change that word's middle bits.
     pub(crate) const INDEX: u32 = 3;
-    /// One byte, the lowest; the others are those of the word at the distance.
+    /// One byte of payload: the lowest byte. The others are those of the word at the distance.
     pub(crate) const BYTE: u32 = 4;
-    /// One byte: how far before the line an equal word lies.
+    /// One byte of payload: how far before the line an equal word lies.
     pub(crate) const NEAR: u32 = 5;
-    /// The word at the distance.
+    /// No payload: the word at the distance.
     pub(crate) const SAME: u32 = 6;
-    /// Zero.
+    /// No payload: zero.
     pub(crate) const ZERO: u32 = 7;
 }
 
-/// Payload bytes of a word, by its code. No word has code 1.
+/// For each code, the bytes of payload that a word has. No word has code 1.
 pub(crate) const LENGTH: [u8; 8] = [4, 4, 2, 2, 1, 1, 0, 0];
-/// What of four bytes of payload is the word's, by its code.
+/// For each code, a mask of the payload among four bytes that begin with it.
 pub(crate) const FROM_PAYLOAD: [u32; 8] = [!0, 0, 0xFFFF, 0xFFFF, 0xFF, 0xFF, 0, 0];
-/// What of the word at the distance makes part of the word, by its code.
+/// For each code, a mask of the bits that a word takes from the word at the distance.
 pub(crate) const FROM_DISTANCE: [u32; 8] = [0, 0, !0xFFFF, 0, !0xFF, 0, !0, 0];
 
-/// What a line is.
+/// The kinds of lines.
 pub(crate) mod kind {
-    /// Zeros; no control.
+    /// The line is zeros, and has no control.
     pub(crate) const ZERO: u64 = 0;
-    /// The line at the distance; no control.
+    /// The line equals the line at the distance, and has no control.
     pub(crate) const SAME: u64 = 1;
-    /// Codes.
+    /// The line has codes.
     pub(crate) const CODED: u64 = 2;
-    /// A distance, which holds from this line on, and codes.
+    /// The line has codes and a new distance. The distance holds from this line on.
     pub(crate) const CODED_AT: u64 = 3;
 }
 
-/// The codes of a line, by its kind, where the control has none.
+/// The codes of a line of kind `ZERO` or `SAME`. The kind implies them, so they are not in the control.
 pub(crate) const CODES_OF_KIND: [u64; 2] = [ALL_CODES, CODE_CLASS];
 
 const KINDS_LOW: u64 = 0x5555_5555_5555_5555;
 
-/// Bytes of control that 32 kinds ask for.
+/// Returns the bytes of control that lines of these 32 kinds have.
 pub(crate) fn control_len(kinds: u64) -> usize {
     let coded = kinds >> 1 & KINDS_LOW;
     let at = coded & kinds;
     CODES * coded.count_ones() as usize + DISTANCE * at.count_ones() as usize
 }
 
-/// The first byte of a stream.
+/// The first byte of a stream: the form in which the unit is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
-    /// An LZ4 block, of a unit of any length.
+    /// As an LZ4 block. The unit may have any length.
     Lz4,
-    /// The unit itself.
+    /// Unchanged. The unit may have any length.
     Stored,
-    /// Lines of words.
+    /// As lines of words.
     Words(Unit),
 }
 
@@ -119,12 +119,12 @@ impl Header {
     }
 }
 
-/// The length of a unit that has lines of words, in blocks: 1 to 32.
+/// The length of a unit with lines of words, in blocks: 1 to 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unit(u8);
 
 impl Unit {
-    /// Nothing for a length that is no multiple of 2048, zero, or more than 65536.
+    /// Returns the unit of `len` bytes; `None` if `len` is 0, above 65536 or no multiple of 2048.
     pub(crate) fn of(len: usize) -> Option<Self> {
         if len == 0 || len % BLOCK != 0 || len > WIDE_MAX {
             return None;
@@ -136,37 +136,37 @@ impl Unit {
         usize::from(self.0)
     }
 
-    /// Bytes.
+    /// Returns the length in bytes.
     pub(crate) fn len(self) -> usize {
         self.blocks() * BLOCK
     }
 
-    /// Whether an index has fourteen bits.
+    /// Returns whether the unit's indices have fourteen bits, not ten.
     pub(crate) fn is_wide(self) -> bool {
         self.len() > NARROW_MAX
     }
 }
 
-/// What depends on how wide an index is.
+/// The constants that depend on the number of bits in an index.
 pub(crate) trait Width {
-    /// Bits of an index. The other bits of its two bytes are flips.
+    /// Bits in an index. The other bits of its two bytes of payload are flips.
     const INDEX_BITS: u32;
-    /// The lowest of the middle bits of a word, those that flips flip.
+    /// The number of the lowest middle bit of a word. Flips change only middle bits.
     const MIDDLE: u32;
-    /// Bits of the number of a slot in the encoder's table.
+    /// Bits in the number of a slot of the encoder's table.
     const SLOT_BITS: u32;
-    /// Whether a slot's entry and number have a bit in common.
+    /// Whether the uppermost bit of an entry is also the lowest bit of its slot's number.
     const OVERLAP: bool;
 
     const INDEX_MASK: u32 = (1 << Self::INDEX_BITS) - 1;
-    /// The flips among the two bytes.
+    /// A mask of the flips in the two bytes of payload.
     const FLIPS: u32 = 0xFFFF & !Self::INDEX_MASK;
-    /// A rotated word's middle bits.
+    /// A mask of the middle bits in a word that was rotated right by `MIDDLE`.
     const MIDDLE_MASK: u32 = Self::FLIPS >> Self::INDEX_BITS;
     const SLOTS: usize = 1 << Self::SLOT_BITS;
 }
 
-/// Units up to 4096 bytes.
+/// The constants for units up to 4096 bytes.
 #[derive(Debug)]
 pub(crate) struct Narrow;
 
@@ -177,7 +177,7 @@ impl Width for Narrow {
     const OVERLAP: bool = true;
 }
 
-/// Units up to 65536 bytes.
+/// The constants for longer units, up to 65536 bytes.
 #[derive(Debug)]
 pub(crate) struct Wide;
 

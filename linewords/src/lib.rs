@@ -1,8 +1,9 @@
 //! A compressor for memory pages that is quicker and denser than LZ4 on pages of real processes.
 //!
-//! A page is lines of sixteen words. Whatever a word refers to lies before its line, so vector
-//! instructions compress and decompress a whole line at once. A page that does better as LZ4, text above
-//! all, is an LZ4 block behind one byte. The repository's `docs/linewords.md` has the format.
+//! A page is divided into lines of sixteen words. A word may refer only to words before its own line, so
+//! vector instructions can compress or decompress a whole line at once. Pages that LZ4 compresses better,
+//! mainly text, are stored as one byte and an LZ4 block. The repository's `docs/linewords.md` describes the
+//! format.
 //!
 //! ```
 //! use linewords::PageContext;
@@ -21,22 +22,22 @@
 //! # Ok::<(), linewords::Error>(())
 //! ```
 //!
-//! # What holds
-//! - The caller knows how long a unit is: a stream decompresses to exactly the length of the buffer, or
-//!   the call is an error.
-//! - Arbitrary bytes are an error or some unit. They never make a call read or write out of bounds, loop
-//!   or panic. That a stream is the one that was made is for a checksum to say.
-//! - No call allocates. A context is a value of fixed size that its owner keeps where it likes.
+//! # Guarantees
+//! - The caller must know the length of a unit. If a stream does not decompress to exactly the length of the
+//!   buffer, the call returns an error.
+//! - Any bytes may be decompressed. They give an error or some unit. They never cause an access out of
+//!   bounds, an endless loop or a panic. Only a checksum can show that a stream was not changed.
+//! - No call allocates. A context has a fixed size, and its owner may keep it anywhere.
 //! - All [`Variant`]s write the same bytes, and accept and refuse the same streams.
 //!
 //! # Lengths
-//! Units of 2048 to 65536 bytes in steps of 2048 have lines of words. Those up to 4096 take a
-//! [`PageContext`] of 17 KiB, longer ones a [`LargeContext`] of 73 KiB. Units of every other length, and
-//! longer ones than the context is for, are LZ4 blocks, or stored where LZ4 does not shorten them.
+//! A unit whose length is a multiple of 2048 bytes, from 2048 to 65536, can be stored as lines of words. A
+//! [`PageContext`] of 17 KiB does this for units up to 4096 bytes, a [`LargeContext`] of 73 KiB for all of
+//! them. Every other unit becomes an LZ4 block. If LZ4 does not shorten a unit, it is stored unchanged.
 //!
 //! # Features
-//! `std` (default) chooses the variant by the processor at run time. Without it the crate is `no_std`, and
-//! the target features of the build choose.
+//! `std` (default): the variant is chosen at run time, by the features of the processor. Without it, the
+//! crate is `no_std`, and the target features of the build decide.
 
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

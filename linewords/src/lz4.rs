@@ -1,20 +1,20 @@
-//! The LZ4 that lines of words fall back to: two calls, on memory of the caller's.
+//! LZ4, for units that are not stored as lines of words. The caller provides the memory.
 //!
 //! Invariants:
-//! 1. each length handed to C was checked against [`MAX_LEN`] and fits an `int`;
-//! 2. the state is as large as the library asks for, aligned to 8 or more, and used through `&mut`.
+//! 1. Each length that is passed to C was checked against [`MAX_LEN`] and fits an `int`.
+//! 2. The state is as large as the library requires, aligned to 8 or more, and used through `&mut`.
 
 use core::ffi::{c_char, c_int, c_void};
 
-// Links the library that has the functions below.
+// Links the library that has the functions declared below.
 use lz4_sys as _;
 
-/// The longest input of a compression, in bytes.
+/// The longest input that LZ4 compresses, in bytes.
 pub(crate) const MAX_LEN: usize = 0x7E00_0000;
-/// Words of a state.
+/// The length of LZ4's state, in words of four bytes.
 pub(crate) const STATE_WORDS: usize = 16416 / 4;
 
-// Exported by the library but not declared by lz4-sys.
+// lz4-sys does not declare these functions, but the library exports them.
 unsafe extern "C" {
     fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
     fn LZ4_compress_fast_continue(
@@ -27,18 +27,19 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A length as C takes it. A longer output buffer is offered in part.
+/// Returns a length as a C `int`. If it does not fit, returns the largest `int`: C then uses only the start of
+/// an output buffer.
 fn int(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
 }
 
-/// Worst-case output for `src_len` bytes.
+/// Returns the most bytes that `src_len` bytes can compress to.
 pub(crate) fn bound(src_len: usize) -> usize {
     src_len + src_len / 255 + 16
 }
 
-/// Compresses `src` and returns the length of the block; `None` if `dst` is too short, or `src` is empty or
-/// longer than [`MAX_LEN`].
+/// Compresses `src` and returns the length of the block. Returns `None` if `dst` is too short, if `src` is empty
+/// or longer than [`MAX_LEN`], or if `state` is too short or not aligned to 64 bytes.
 pub(crate) fn compress_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> Option<usize> {
     if src.is_empty() || src.len() > MAX_LEN {
         return None;
@@ -46,13 +47,13 @@ pub(crate) fn compress_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> O
     if src.len() > lz4_block::MAX_INPUT {
         return compress_long_block(state, src, dst);
     }
-    // SAFETY: a word is four bytes of any value.
+    // SAFETY: each word is four bytes, and any four bytes are a word.
     let (_, state, _) = unsafe { state.align_to_mut::<u8>() };
     let table = lz4_block::Table::in_memory(state)?;
     lz4_block::compress(src, dst, table).ok()
 }
 
-/// The same for more bytes than lz4-block takes, by liblz4.
+/// Does the same with liblz4, for more bytes than lz4-block takes.
 fn compress_long_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> Option<usize> {
     // SAFETY: the memory is valid for its length; the library checks size and alignment.
     let stream = unsafe { LZ4_initStream(state.as_mut_ptr().cast(), size_of_val(state)) };
@@ -60,7 +61,7 @@ fn compress_long_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> Option<
         return None;
     }
     // SAFETY: invariants 1 and 2; the stream was just initialised; the slices are valid for their lengths,
-    // and `int` only ever shortens that of `dst`.
+    // and `int` can only shorten that of `dst`.
     let written = unsafe {
         LZ4_compress_fast_continue(
             stream,
@@ -74,8 +75,8 @@ fn compress_long_block(state: &mut [u32], src: &[u8], dst: &mut [u8]) -> Option<
     usize::try_from(written).ok().filter(|&len| len > 0)
 }
 
-/// Decompresses `src` into `dst` and returns how many bytes that gave; nothing if `src` is no block, or
-/// one of more bytes.
+/// Decompresses `src` into the start of `dst` and returns how many bytes that gave. Returns `None` if `src` is
+/// not an LZ4 block, or if the bytes do not fit `dst`.
 pub(crate) fn decompress_block(src: &[u8], dst: &mut [u8]) -> Option<usize> {
     lz4_block::decompress(src, dst).ok()
 }

@@ -1,29 +1,29 @@
-//! The encoder's choices, which are no part of the format and the same in all variants.
+//! The encoder's choices. They are the same in all variants, but no part of the format.
 
 use crate::format::{BLOCK_LINES, Header, LINE, MIN_DISTANCE, Unit, Width};
 
-/// An odd number, so that multiplying by it is a bijection: the golden ratio of 2^32.
+/// 2^32 divided by the golden ratio, made odd. Multiplying by an odd number is a bijection.
 pub(crate) const MULTIPLIER: u32 = 0x9E37_79B1;
 
-/// The tag of an empty slot of a [`Wide`](crate::format::Wide) table, where no tag is impossible. Words
-/// that have it are not looked up.
+/// The tag of empty slots in a [`Wide`](crate::format::Wide) table. Words can have this tag, too, since every
+/// tag is possible there. Such words are not looked up.
 pub(crate) const EMPTY_TAG: u32 = ((0xA5C3_u32 << 2).wrapping_mul(MULTIPLIER) >> 2) & 0xFFFF;
 
-/// Payload bytes a line, on the mean since the start and after the first, which has nothing to refer to,
-/// beyond which lines of words do not pay.
+/// The most payload that lines of words may have on average, in bytes for each line. With more, they do not pay.
+/// 64 bytes are not counted: the first line has nothing to refer to.
 const DEAREST_LINE: usize = 44;
-/// Lines between two checks of the mean.
+/// The number of lines from one check of this average to the next.
 const LOOK: usize = 4;
 
-/// Of 1024 bytes, how many are printable in a unit that LZ4 compresses better.
+/// A unit is text if more than this many of 1024 bytes are printable. LZ4 compresses text better.
 const TEXT: usize = 850;
-/// Which lines are counted: each eighth.
+/// Every eighth line is examined for printable bytes.
 const SAMPLE: usize = 8;
 
-/// Empties the table: no word matches an entry of an empty slot.
+/// Empties the table, so that no word matches the entry of an empty slot.
 ///
-/// With overlap, the uppermost bit of an entry is the lowest of the number of its slot; here it is the
-/// opposite. Without, each entry has the tag that is not looked up.
+/// With `OVERLAP`, the uppermost bit of an entry is also the lowest bit of its slot's number. In an empty slot,
+/// it is the opposite of that bit. Without `OVERLAP`, the entry of an empty slot has a tag that is not looked up.
 #[inline(always)]
 pub(crate) fn clear<W: Width>(table: &mut [u32]) {
     if W::OVERLAP {
@@ -36,13 +36,13 @@ pub(crate) fn clear<W: Width>(table: &mut [u32]) {
     }
 }
 
-/// Whether to give up before line `l`, after `payload` bytes of payload.
+/// Returns whether to give up before line `l`, if the lines before it have `payload` bytes of payload.
 #[inline(always)]
 pub(crate) fn gives_up(l: usize, payload: usize) -> bool {
     l % LOOK == 0 && payload > DEAREST_LINE * l + LINE
 }
 
-/// For distances less than a line, the least multiple that is no less.
+/// For each distance below [`MIN_DISTANCE`], its least multiple that is not below it.
 pub(crate) static UP: [u32; MIN_DISTANCE] = {
     let mut up = [MIN_DISTANCE as u32; MIN_DISTANCE];
     let mut d = 1;
@@ -53,18 +53,18 @@ pub(crate) static UP: [u32; MIN_DISTANCE] = {
     up
 };
 
-/// The least multiple of a distance at which a line refers to nothing within itself.
+/// Returns the least multiple of `d` that is at least [`MIN_DISTANCE`].
 #[inline(always)]
 pub(crate) fn distance(d: usize) -> usize {
     if d < MIN_DISTANCE { UP[d & (MIN_DISTANCE - 1)] as usize } else { d }
 }
 
-/// Whether so much of the unit is printable that LZ4 does better.
+/// Returns whether the unit is text: more than `TEXT` of 1024 examined bytes are printable.
 #[inline(always)]
 pub(crate) fn is_text(unit: &[u8]) -> bool {
     let mut printable = 0;
     for block in unit.chunks_exact(BLOCK_LINES * LINE) {
-        // Four lines: no count of a byte's place exceeds four.
+        // Counts the printable bytes at each place in a line. Four lines are examined, so a count is at most 4.
         let mut counts = [0u8; LINE];
         for line in block.chunks_exact(LINE).step_by(SAMPLE) {
             for (count, &byte) in counts.iter_mut().zip(line) {
@@ -76,8 +76,8 @@ pub(crate) fn is_text(unit: &[u8]) -> bool {
     printable * 1024 > TEXT * (unit.len() / SAMPLE)
 }
 
-/// Puts the header, and behind the payload, which ends at `at`, control and kinds. The length of the
-/// stream, or nothing if there is no room.
+/// Completes a stream whose payload ends at `at`: writes its head, and control and kinds after the payload.
+/// Returns the length of the stream; `None` if there is no room or the length does not fit 16 bits.
 #[inline(always)]
 pub(crate) fn finish(
     dst: &mut [u8],

@@ -1,4 +1,4 @@
-//! Lines of words in safe code, for any processor. What this variant does is what the others must do.
+//! Lines of words in safe code, for any processor. The other variants must give the same results.
 
 use core::array::from_fn;
 
@@ -11,7 +11,7 @@ use crate::plan::{self, MULTIPLIER};
 
 type Line = [u32; LINE_WORDS];
 
-/// The sixteen words from index `word` on, all of which the caller knows to exist.
+/// Returns the sixteen words of `unit` from index `word` on. All of them must exist.
 #[inline(always)]
 fn line_at(unit: &[u8], word: usize) -> Line {
     let Some(bytes) = unit.get(4 * word..).and_then(|rest| rest.first_chunk::<LINE>()) else {
@@ -25,22 +25,23 @@ fn line_at(unit: &[u8], word: usize) -> Line {
     line
 }
 
-/// One bit for each of sixteen flags of 0 or 1, that of word 0 lowest.
+/// Returns a bit for each of sixteen flags, each 0 or 1. The bit of word 0 is the lowest.
 #[inline(always)]
 fn mask(flags: &[u8; LINE_WORDS]) -> u32 {
-    // A product gathers eight flags in its uppermost byte.
+    // The multiplication gathers eight flags in the uppermost byte.
     let all = u128::from_le_bytes(*flags);
     let eight = |flags: u64| (flags.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
     eight(all as u64) | eight((all >> 64) as u64) << 8
 }
 
-/// How many words are the same in both lines and not zero.
+/// Returns how many words of `x` are not zero and equal the word at the same place in `y`.
 #[inline(always)]
 fn score(x: &Line, y: &Line) -> u32 {
     (0..LINE_WORDS).map(|j| u32::from(x[j] == y[j]) & u32::from(x[j] != 0)).sum()
 }
 
-/// Compresses a unit; nothing if it gives up.
+/// Compresses a unit. Returns the length of the stream, or `None` if LZ4 is likely to do better or there is no
+/// room.
 pub(crate) fn compress<W: Width>(
     table: &mut [u32],
     control: &mut [u8],
@@ -89,7 +90,7 @@ pub(crate) fn compress<W: Width>(
             continue;
         }
 
-        // The last word before the line with the same tag, by the table.
+        // Look up each word in the table: the last word before the line with the same tag.
         let mut hashes: Line = [0; LINE_WORDS];
         let mut entries: Line = [0; LINE_WORDS];
         for j in 0..LINE_WORDS {
@@ -104,12 +105,14 @@ pub(crate) fn compress<W: Width>(
             found[j] = table[hashes[j] as usize];
         }
         for j in 0..LINE_WORDS {
-            // Plain words are not entered: the slot behind the table takes them.
+            // A plain word (zero, or the word at the distance) is not entered: it goes to the surplus slot
+            // behind the table.
             let plain = (x[j] == 0) | (x[j] == t[j]);
             table[if plain { W::SLOTS } else { hashes[j] as usize }] = entries[j];
         }
 
-        // The distance: that in force, or that of one of three equal words.
+        // Choose the distance: keep the one in force, or take one of up to three others. Each of these
+        // leads from a word to an equal word before the line.
         let mut this_kind = kind::CODED;
         if l != 0 {
             let mut flags = [0; LINE_WORDS];
@@ -188,7 +191,7 @@ pub(crate) fn compress<W: Width>(
     plan::finish(dst, unit, at, control.get(..control_at)?, &all_kinds)
 }
 
-/// Three bits for each of sixteen words.
+/// Packs sixteen codes into three bits each. The code of word 0 is in the lowest bits.
 #[inline(always)]
 fn pack(codes: &Line) -> u64 {
     let mut bytes = [0; LINE_WORDS];
@@ -204,7 +207,7 @@ fn pack(codes: &Line) -> u64 {
     eight(all as u64) | eight((all >> 64) as u64) << (8 * CODE_BITS)
 }
 
-/// Takes `N` bytes off the front.
+/// Removes the first `N` bytes of `from` and returns them; `None` if there are fewer.
 #[inline(always)]
 fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
     let (bytes, rest) = from.split_first_chunk::<N>()?;
@@ -212,7 +215,8 @@ fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
     Some(*bytes)
 }
 
-/// Decompresses what follows the header into a unit. Whether it could.
+/// Decompresses `body`, the stream without its first three bytes, into all of `dst`. Returns false if `body` is
+/// malformed.
 pub(crate) fn decompress<W: Width>(body: &[u8], dst: &mut [u8]) -> bool {
     inner::<W>(body, dst).is_some()
 }
@@ -222,7 +226,7 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
     let kinds = || kinds.chunks_exact(8).map(|k| u64::from_le_bytes(from_fn(|i| k[i])));
     let control_len = kinds().map(control_len).sum();
     let (mut payload, mut control) = rest.split_at_checked(rest.len().checked_sub(control_len)?)?;
-    // Nothing lies before line 0: it is zero, or has codes.
+    // Line 0 has no line before it, so its kind is ZERO or CODED.
     if kinds().next()? & 1 != 0 {
         return None;
     }
@@ -267,12 +271,12 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
                     &pad
                 }
             };
-            // Word by word, in and out: a vector's load of words just stored one by one would wait for
-            // them.
+            // Load and store word by word. A vector load of words that were just stored one by one would
+            // have to wait for these stores.
             let mut used = 0;
             let mut rest = codes;
             for (far, words) in t.chunks_exact(16).zip(line.chunks_exact_mut(16)) {
-                // Four words at a time, which compilers unroll.
+                // Compilers unroll this loop over four words.
                 for j in 0..4 {
                     let c = (rest & 7) as usize;
                     rest >>= CODE_BITS;
@@ -290,7 +294,7 @@ fn inner<W: Width>(body: &[u8], dst: &mut [u8]) -> Option<()> {
             while refer != 0 {
                 let bit = refer.trailing_zeros();
                 refer &= refer - 1;
-                // The word is its payload so far.
+                // So far, the word holds only its payload.
                 let to = line.get_mut(4 * (bit / CODE_BITS) as usize..)?.first_chunk_mut::<4>()?;
                 let v = u32::from_le_bytes(*to);
                 let (index, flips) = if codes >> (bit + 2) & 1 != 0 {

@@ -1,4 +1,4 @@
-//! Which code makes lines of words: the same bytes by whatever the processor has.
+//! Chooses between the implementations of lines of words, depending on what the processor supports.
 
 use core::fmt;
 #[cfg(all(feature = "std", target_arch = "x86_64"))]
@@ -7,17 +7,18 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use crate::format::{Narrow, Unit, Wide};
 use crate::portable;
 
-/// One of the encoders and decoders, which the processor is known to have.
+/// An implementation of the encoder and the decoder that this processor supports.
 ///
-/// All read and write the same streams byte for byte. Made for tests and benches: [`Context::new`] and
-/// [`decompress`] take the best.
+/// All variants read and write exactly the same streams. The type is for tests and benchmarks:
+/// [`Context::new`] and [`decompress`] use the quickest variant.
 ///
 /// [`Context::new`]: crate::Context::new
 /// [`decompress`]: crate::decompress
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Variant(Inner);
 
-// The private field is what makes calls of the others sound: `all` gives out only what was found.
+// The field is private, so only this module makes variants: those that the processor supports. This makes
+// it sound to call their code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Inner {
@@ -28,7 +29,7 @@ enum Inner {
     Avx512,
 }
 
-/// Whether the processor has all of these, or the build requires them.
+/// Whether the processor has all of these features. Without `std`: whether the build enables all of them.
 #[cfg(target_arch = "x86_64")]
 macro_rules! has {
     ($($feature:tt),*) => {{
@@ -50,7 +51,7 @@ impl Inner {
     ];
 
     fn is_there(self) -> bool {
-        // Miri knows few of the intrinsics.
+        // Miri supports few of the intrinsics.
         if cfg!(miri) && self != Inner::Portable {
             return false;
         }
@@ -78,28 +79,28 @@ impl Inner {
 }
 
 impl Variant {
-    /// Safe code, which every processor runs.
+    /// The variant in safe code. It runs on every processor.
     pub const PORTABLE: Variant = Variant(Inner::Portable);
 
-    /// Those that this processor has, the quickest first.
+    /// Returns the variants that this processor supports, the quickest first.
     pub fn all() -> impl Iterator<Item = Variant> {
         Inner::ALL.iter().copied().filter(|inner| inner.is_there()).map(Variant)
     }
 
-    /// The quickest that this processor has.
+    /// Returns the quickest variant that this processor supports.
     #[must_use]
     pub fn best() -> Variant {
         #[cfg(all(feature = "std", target_arch = "x86_64"))]
         {
-            /// The one found; 0 before.
+            /// The variant that was found; 0 before the first call.
             static BEST: AtomicU8 = AtomicU8::new(0);
-            // Relaxed: pairs with nothing. Whoever does not see it yet finds the same.
+            // Relaxed: pairs with nothing. A thread that reads 0 searches again and finds the same variant.
             let best = BEST.load(Relaxed);
             if let Some(&inner) = Inner::ALL.iter().find(|&&inner| inner as u8 == best) {
                 return Variant(inner);
             }
             let found = Self::all().next().unwrap_or(Self::PORTABLE);
-            // Relaxed: as above; the number is all there is to see.
+            // Relaxed: as above. The number refers to no other data.
             BEST.store(found.0 as u8, Relaxed);
             found
         }
@@ -107,13 +108,13 @@ impl Variant {
         Self::all().next().unwrap_or(Self::PORTABLE)
     }
 
-    /// That of this name, if this processor has it.
+    /// Returns the variant of this name; `None` if there is none or the processor does not support it.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Variant> {
         Self::all().find(|variant| variant.name() == name)
     }
 
-    /// `portable`, `avx2` or `avx512`.
+    /// Returns the variant's name: `portable`, `avx2` or `avx512`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -125,7 +126,9 @@ impl Variant {
         }
     }
 
-    /// Makes lines of words of `src` in `dst`, header included; nothing if that does not pay, or not fit.
+    /// Writes `src` as lines of words to `dst`, header included, and returns the length of the stream. Returns
+    /// `None` if LZ4 is likely to do better, if `dst` is too short, or if a unit of this length cannot be lines
+    /// of words.
     #[inline]
     pub(crate) fn compress(
         self,
@@ -138,7 +141,7 @@ impl Variant {
         match (self.0, unit.is_wide()) {
             (Inner::Portable, false) => portable::compress::<Narrow>(table, control, src, dst),
             (Inner::Portable, true) => portable::compress::<Wide>(table, control, src, dst),
-            // SAFETY: a variant is made only where its features were found.
+            // SAFETY: this variant exists only if the processor has its features.
             #[cfg(target_arch = "x86_64")]
             (Inner::Avx2, false) => unsafe {
                 crate::avx2::compress::<Narrow>(table, control, src, dst)
@@ -161,13 +164,14 @@ impl Variant {
         }
     }
 
-    /// Makes the unit of what follows the header. Whether it could.
+    /// Decompresses `body`, the stream without its first three bytes, into all of `dst`, which has the length of
+    /// `unit`. Returns false if `body` is malformed.
     #[inline]
     pub(crate) fn decompress(self, unit: Unit, body: &[u8], dst: &mut [u8]) -> bool {
         match (self.0, unit.is_wide()) {
             (Inner::Portable, false) => portable::decompress::<Narrow>(body, dst),
             (Inner::Portable, true) => portable::decompress::<Wide>(body, dst),
-            // SAFETY: a variant is made only where its features were found.
+            // SAFETY: this variant exists only if the processor has its features.
             #[cfg(target_arch = "x86_64")]
             (Inner::Avx2, false) => unsafe { crate::avx2::decompress::<Narrow>(body, dst) },
             // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! Pages of real processes, where the folder of them is there.
+//! Round trips of pages of real processes. If the folder with the pages does not exist, nothing is tested.
 
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use common::{Both, agreed};
 
-/// Beside the checkout; `LINEWORDS_CORPUS` names another folder.
+/// A folder beside the checkout. The environment variable `LINEWORDS_CORPUS` names another one.
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpus");
 
 #[test]
@@ -32,7 +32,7 @@ fn pages_of_real_processes_round_trip() {
         decoder.window_log_max(27).unwrap();
         let mut raw = Vec::new();
         std::io::Read::read_to_end(&mut decoder, &mut raw).unwrap();
-        // Debug builds see a part.
+        // Debug builds are slow, so they take one page of 16.
         let step = if cfg!(debug_assertions) { 16 } else { 1 };
         for page in raw.chunks_exact(4096).step_by(step) {
             let stream = agreed(&mut contexts, page, false);

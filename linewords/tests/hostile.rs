@@ -1,5 +1,5 @@
-//! Altered, truncated and arbitrary streams: an error or a unit, the same by all variants, and no access
-//! out of bounds. All buffers end or start at an inaccessible page.
+//! Decompresses altered, truncated and arbitrary streams. All variants must return the same error or the same
+//! unit, and none may access memory out of bounds. Each buffer starts or ends at an inaccessible page.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
 #![allow(clippy::print_stdout, reason = "how many were refused, for `--nocapture`")]
@@ -14,7 +14,7 @@ use linewords::{Error, PageContext, Variant, decompress_with};
 
 const ROOM: usize = 128 << 10;
 
-/// Buffers on both sides of a fence, and what they held.
+/// Buffers that start at a fence, and buffers that end at one. `turn` says which of them are used next.
 struct Fences {
     turn: usize,
     src: [Fenced; 2],
@@ -27,7 +27,8 @@ impl Fences {
         Fences { turn: 0, src: both(), dst: both() }
     }
 
-    /// Decompresses by every variant, at each fence in turn. All must agree on the result.
+    /// Decompresses `stream` with every variant and returns their result, which must be the same. Calls use in turn
+    /// the buffers that start at a fence and those that end at one.
     fn verdict(&mut self, stream: &[u8], len: usize) -> Result<Vec<u8>, Error> {
         self.turn ^= 1;
         let src = self.src[self.turn].slice(stream.len());
@@ -35,7 +36,7 @@ impl Fences {
         let dst = self.dst[self.turn].slice(len);
         let mut agreed: Option<Result<Vec<u8>, Error>> = None;
         for (i, variant) in Variant::all().enumerate() {
-            // What the buffer held does not show.
+            // Fills the buffer differently for each variant. The filling must not show in the result.
             dst.fill(0x5a + i as u8);
             let result = decompress_with(variant, src, dst).map(|()| &*dst);
             match &agreed {
@@ -49,7 +50,8 @@ impl Fences {
     }
 }
 
-/// Makes the header that of a unit with lines of words, and the length right: then the rest is looked at.
+/// Overwrites the head: the unit has `blocks` blocks of lines of words, and the stream has its true length. So
+/// decoders do not refuse the stream before they examine the rest.
 fn pass_the_head(stream: &mut [u8], blocks: usize) {
     let len = stream.len() as u16;
     if let Some(head) = stream.first_chunk_mut() {
@@ -58,7 +60,7 @@ fn pass_the_head(stream: &mut [u8], blocks: usize) {
     }
 }
 
-/// Streams of all kinds, most of them with lines of words; only such under Miri, which runs no C code.
+/// Makes `count` streams of all kinds of units. Most have lines of words. Under Miri, which runs no C code, all do.
 fn streams(rng: &mut Rng, count: usize, lens: &[usize]) -> Vec<(Vec<u8>, usize)> {
     let mut contexts = Both::all();
     (0..count)
@@ -75,7 +77,7 @@ fn streams(rng: &mut Rng, count: usize, lens: &[usize]) -> Vec<(Vec<u8>, usize)>
         .collect()
 }
 
-/// Mutated streams through every variant.
+/// Decompresses `count` altered streams with every variant.
 fn mutations(count: u64, seed: u64) {
     let mut rng = Rng(seed);
     let mut fences = Fences::new();
@@ -96,7 +98,7 @@ fn mutations(count: u64, seed: u64) {
                 mutate(&mut rng, &mut stream, &pool[other].0);
             }
             if cfg!(miri) || rng.below(4) != 0 {
-                // Past the first check, and not into C code.
+                // Usually corrects the head, so that the stream passes the first checks and is not an LZ4 block.
                 pass_the_head(&mut stream, len / 2048);
             }
             match fences.verdict(&stream, *len) {
@@ -115,8 +117,8 @@ fn altered_streams_are_errors_or_units() {
     mutations(if cfg!(miri) { 8 } else { 100_000 }, 1);
 }
 
-/// `cargo test --release -p linewords --test hostile -- --ignored --nocapture`; the variable
-/// `LINEWORDS_MUTATIONS` says how many, `LINEWORDS_SEED` which.
+/// Run it with `cargo test --release -p linewords --test hostile -- --ignored --nocapture`. The environment
+/// variable `LINEWORDS_MUTATIONS` sets the number of streams, `LINEWORDS_SEED` the seed of the random numbers.
 #[test]
 #[ignore = "takes an hour"]
 fn very_many_altered_streams_are_errors_or_units() {
@@ -183,7 +185,7 @@ fn arbitrary_bytes_are_errors_or_units() {
             0 => (0..len).map(|_| rng.next() as u8).collect(),
             1 => vec![rng.next() as u8; len],
             2 => (0..len).map(|_| [0xff, 0, 0xf0, 0x0f][rng.below(4)]).collect(),
-            // Few coded lines, so that the control is where the payload's end is looked for.
+            // Ends with zeros: the last lines are not coded, and control is shorter.
             _ => (0..len).map(|i| if i + 14 > len { 0 } else { rng.next() as u8 }).collect(),
         };
         let blocks = 1 + rng.below(if cfg!(miri) { 2 } else { 32 });
@@ -192,7 +194,8 @@ fn arbitrary_bytes_are_errors_or_units() {
     }
 }
 
-/// The kinds say how long the control is, so that few bytes are read near the end of the slice.
+/// Decompresses streams with few coded lines and few bytes before the kinds. Decoders then read control and
+/// payload near the ends of the slice.
 #[test]
 fn short_streams_are_read_within_their_slices() {
     let mut rng = Rng(7);
@@ -201,7 +204,7 @@ fn short_streams_are_read_within_their_slices() {
         let blocks = 1 + round % 3;
         let mut stream = vec![0; 3];
         stream.extend((0..rng.below(20)).map(|_| rng.next() as u8));
-        // Up to three coded lines, at random places.
+        // Up to three coded lines at random places.
         let mut kinds = vec![0u64; blocks];
         for _ in 0..rng.below(4) {
             kinds[rng.below(blocks)] |= (2 + rng.next() % 2) << (2 * rng.below(32));

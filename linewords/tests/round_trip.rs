@@ -1,4 +1,4 @@
-//! What goes in comes out, for every length and kind of unit, and all variants write the same.
+//! Units of every kind and many lengths come back unchanged, and all variants write the same streams.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's own message")]
 
@@ -7,8 +7,10 @@ mod common;
 use common::{Both, IN_WORDS, KINDS, Rng, agreed, unit};
 use linewords::{Error, PageContext, Variant, decompress, max_compressed_len};
 
-/// Kinds of units and how many of each, fewer and without C code under Miri.
+/// How many units of each kind and length are tried. Fewer under Miri.
 const ROUNDS: usize = if cfg!(miri) { 1 } else { 40 };
+/// The kinds of units that are tried. Under Miri, only those that are always stored as lines of words, since the
+/// other kinds may need LZ4, which is C code.
 const TRIED: &[usize] =
     if cfg!(miri) { &IN_WORDS } else { &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] };
 
@@ -46,7 +48,7 @@ fn units_of_many_lengths_round_trip() {
                 assert!(stream.len() <= len + 1);
                 words += usize::from(stream[0] >= 0x40);
                 if !cfg!(miri) {
-                    // Too long for the smaller context: an LZ4 block, or stored.
+                    // The unit is too long for a `PageContext`: it becomes an LZ4 block, or is stored unchanged.
                     assert!(agreed(&mut contexts, &unit, false)[0] < 2);
                 }
             }
@@ -89,7 +91,8 @@ fn a_used_context_compresses_as_a_new_one() {
     }
 }
 
-/// At each capacity all variants agree, write nothing beyond it, and succeed if there is enough room.
+/// At each capacity of the output, all variants give the same result and write nothing past the end. They succeed
+/// if there is enough room.
 #[test]
 #[cfg_attr(miri, ignore = "LZ4 is C code")]
 fn any_capacity_will_do_or_is_too_small() {

@@ -1,5 +1,5 @@
-//! The test vectors of docs/linewords.md: each unit compresses to its stream and comes back from it, and
-//! each stream to be refused is.
+//! Checks the test vectors of `docs/linewords.md`: each unit compresses to its stream, each stream decompresses to
+//! its unit, and each stream that is marked as refused gives an error.
 
 #![cfg(not(miri))]
 #![allow(
@@ -14,7 +14,7 @@ use common::{Both, agreed, verdict};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/linewords.md");
 
-/// Bytes in hex; `00x12` is twelve zeros.
+/// Parses bytes in hex. `00x12` stands for twelve zeros.
 fn bytes(hex: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for token in hex.split_whitespace() {
@@ -26,8 +26,8 @@ fn bytes(hex: &str) -> Vec<u8> {
     bytes
 }
 
-/// The blocks that begin with a line ```` ```vector ````: keys and values; a value goes on in lines that
-/// begin with a space.
+/// Returns the keys and values of each block that begins with a line ```` ```vector ````. A line that begins with a
+/// space continues the value above it.
 fn vectors() -> Vec<Vec<(String, String)>> {
     let text = std::fs::read_to_string(DOCUMENT).unwrap();
     let mut all = Vec::new();

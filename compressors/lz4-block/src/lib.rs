@@ -1,8 +1,8 @@
-//! The LZ4 block format for inputs of up to 64 KiB, memory pages above all.
+//! The LZ4 block format for inputs of up to 64 KiB, mainly memory pages.
 //!
-//! [`compress`] is written for pages: on 4 KiB pages of real processes it takes less time than liblz4 at its
-//! default acceleration and gives blocks of the same size. Any LZ4 decoder reads them. It needs no
-//! allocator: the caller keeps a [`Table`] for each thread and lends it to every call.
+//! [`compress`] is made for pages: on 4 KiB pages of real processes it takes less time than liblz4 at its
+//! default acceleration and gives blocks of the same size. Any LZ4 decoder can read them. It needs no
+//! allocator: the caller keeps a [`Table`] for each thread and passes it to every call.
 //! [`decompress`] is liblz4's decoder behind a safe function.
 //!
 //! ```
@@ -18,27 +18,27 @@
 //! # Ok::<(), lz4_block::CompressError>(())
 //! ```
 //!
-//! # What holds
+//! # Guarantees
 //!
-//! - A block never reaches past the end of its output: one that does not fit is an error, one that fits
-//!   to the byte is not. What lies behind the block in the output is unspecified after a call.
-//! - The bytes of a block depend on the input alone: not on the processor, not on the length of the
-//!   output, not on what the table was used for before.
-//! - No call allocates, blocks, or keeps anything but the table.
-//! - [`decompress`] takes any bytes whatsoever.
+//! - No call writes past the end of the output. If the block fits exactly, the call succeeds; if it does not
+//!   fit, the call fails. The bytes of the output behind the block are unspecified after a call.
+//! - The bytes of a block depend only on the input. The processor, the length of the output and earlier uses
+//!   of the table do not matter.
+//! - No call allocates or blocks. The table is the only state, and it keeps nothing for the next call.
+//! - Any bytes may be passed to [`decompress`].
 //!
 //! # How it works
 //!
-//! | file | idea |
+//! | file | contents |
 //! |---|---|
-//! | `mem.rs` | unaligned loads and copies: every raw access to memory |
-//! | `table.rs` | where a sequence of five bytes was seen last |
-//! | `matches.rs` | how far two places of the input agree, forwards and backwards |
-//! | `sequences.rs` | the output: literals and a match, as the format has them |
-//! | `encode.rs` | the search: greedy, one candidate for each position |
+//! | `mem.rs` | unaligned loads and stores without bounds checks |
+//! | `table.rs` | the place where a sequence of five bytes was last seen |
+//! | `matches.rs` | the number of equal bytes at two places of the input, forwards and backwards |
+//! | `sequences.rs` | the output: literals and matches in LZ4's format |
+//! | `encode.rs` | the search: greedy, with one candidate for each position |
 //! | `decode.rs` | liblz4's decoder |
 //!
-//! Files use those above them only.
+//! A file uses only those above it.
 
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,37 +1,38 @@
-//! The output: sequences, as the LZ4 block format has them.
+//! The output: the sequences of the LZ4 block format.
 //!
-//! A sequence is a token, the literals, and a match: its distance in two bytes. The token's upper half is the
-//! number of literals, its lower half the length of the match less [`MIN_MATCH`]. A half that is full,
-//! 15, is followed by the rest of the length, behind the token and behind the distance: bytes of 255, and one
-//! below 255. The last sequence ends after its literals.
+//! A sequence is a token, then the literals, then the distance of a match in two bytes. The token's upper half
+//! is the number of literals. Its lower half is the length of the match, less [`MIN_MATCH`]. A half can hold at
+//! most 15. If it is 15, the rest of the length follows: bytes of 255, then one byte below 255. For literals the
+//! rest follows the token, for a match the distance. The last sequence has no match.
 //!
-//! Every function appends to the first `len` bytes of `dst` and returns how many there are then, or [`NoRoom`].
+//! Each function appends to the first `len` bytes of `dst` and returns the new length. If there is no room, it
+//! returns [`NoRoom`].
 
 use crate::mem::{BLOCK, copy_block, store};
 
-/// A half of a token, when a rest of the length follows.
+/// The value of a token's half if a rest of the length follows.
 const FULL: usize = 15;
 
-/// The shortest match.
+/// The length of the shortest match.
 pub(crate) const MIN_MATCH: usize = 4;
 
-/// Bytes that [`push`] may write to: a token, a byte of rest, a block, a distance, a byte of rest.
+/// The most bytes that [`push`] writes to: a token, a byte of rest, a block, a distance and a byte of rest.
 const SPARE: usize = 1 + 1 + BLOCK + 2 + 1;
 
-/// There is no room for what was to be written.
+/// The output has no room for the bytes that were to be written.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NoRoom;
 
 /// A match: the next `len` bytes equal those `distance` bytes before them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Match {
-    /// 1 at least.
+    /// At least 1.
     pub(crate) distance: u16,
-    /// [`MIN_MATCH`] at least.
+    /// At least [`MIN_MATCH`].
     pub(crate) len: usize,
 }
 
-/// Appends the literals of `src` from `from` up to `to`, and a match.
+/// Appends a sequence: the literals `src[from..to]`, and a match.
 #[inline(always)]
 pub(crate) fn push(
     src: &[u8],
@@ -43,30 +44,31 @@ pub(crate) fn push(
 ) -> Result<usize, NoRoom> {
     let literals = to - from;
     let code = found.len - MIN_MATCH;
-    // Most sequences have few literals: a block is copied, whatever their number.
+    // Most sequences have few literals. A block of fixed length is copied for them, since this is fast. If there
+    // is no room for a block, or a length is large, `push_exactly` takes over.
     if literals > BLOCK || from + BLOCK > src.len() || code >= FULL + 255 || len + SPARE > dst.len()
     {
         return push_exactly(src, dst, len, from, to, found);
     }
     let token = (literals.min(FULL) << 4) | code.min(FULL);
-    // SAFETY: `len + SPARE <= dst.len()`.
+    // SAFETY: `len + SPARE <= dst.len()`, checked above.
     unsafe { store(dst, len, [token as u8]) };
-    // The first literal overwrites it if there is no rest.
+    // If the literals have no rest, the first literal overwrites this byte.
     // SAFETY: as above.
     unsafe { store(dst, len + 1, [literals.wrapping_sub(FULL) as u8]) };
     let at = len + 1 + usize::from(literals >= FULL);
-    // SAFETY: `at <= len + 2`, so a block fits before `len + SPARE`; the input has one at `from`.
+    // SAFETY: `at <= len + 2`, so a block fits before `len + SPARE`. `from + BLOCK <= src.len()`, checked above.
     unsafe { copy_block(src, from, dst, at) };
     let at = at + literals;
     // SAFETY: `at <= len + 2 + BLOCK`, so three bytes fit before `len + SPARE`.
     unsafe { store(dst, at, found.distance.to_le_bytes()) };
-    // The next token overwrites it if there is no rest.
+    // If the match has no rest, the next token overwrites this byte.
     // SAFETY: as above.
     unsafe { store(dst, at + 2, [code.wrapping_sub(FULL) as u8]) };
     Ok(at + 2 + usize::from(code >= FULL))
 }
 
-/// The same, without a byte beyond what the sequence has.
+/// Does what [`push`] does, but writes only the bytes of the sequence.
 #[cold]
 #[inline(never)]
 fn push_exactly(
@@ -83,7 +85,7 @@ fn push_exactly(
     if code >= FULL { push_rest(dst, len, code - FULL) } else { Ok(len) }
 }
 
-/// A token with this lower half, and its literals.
+/// Appends a token with `half` as its lower half, and the literals `src[from..to]`.
 pub(crate) fn push_literals(
     src: &[u8],
     dst: &mut [u8],
@@ -98,7 +100,7 @@ pub(crate) fn push_literals(
     push_bytes(dst, len, &src[from..to])
 }
 
-/// What of a length does not fit the token.
+/// Appends the rest of a length: the part that the token's half cannot hold.
 fn push_rest(dst: &mut [u8], len: usize, rest: usize) -> Result<usize, NoRoom> {
     let whole = rest / 255;
     let end = len + whole + 1;

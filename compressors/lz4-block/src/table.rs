@@ -1,19 +1,19 @@
-//! The table of the search: for every hash of five bytes, the position at which such bytes were seen last.
+//! The table of the search. For each hash of five bytes, it has the position where such bytes were last seen.
 //!
-//! Empty slots say position 0. That needs no test of its own: a position that a slot names is compared
-//! with the input before anything else is done with it, and position 0 is as good a candidate as any.
+//! An empty slot holds position 0. It needs no special treatment: 0 is a valid candidate, and the search
+//! compares each candidate with the input before it uses it.
 //!
-//! Invariant T1: after [`Table::clear`], every slot names 0 or a position that was entered since then.
+//! Invariant T1: after [`Table::clear`], every slot holds 0 or a position that was entered since then.
 
-/// Slots, as a power of two: 8 KiB of them.
+/// The table has 2^BITS slots, which take 8 KiB.
 const BITS: u32 = 12;
 
-/// 2^40 divided by the golden ratio, made odd: multiples of it spread evenly over five bytes.
+/// 2^40 divided by the golden ratio, made odd. Its multiples spread evenly over the numbers of five bytes.
 const SPREAD: u64 = 0x9E_3779_B97F;
 
-/// The working memory of [`compress`](crate::compress), 8 KiB: one for each thread, lent to every call.
+/// The working memory of [`compress`](crate::compress), 8 KiB. Keep one for each thread and pass it to every call.
 ///
-/// It holds nothing from call to call; a new one is no different from a used one.
+/// It keeps nothing from one call to the next, so a used table is as good as a new one.
 #[derive(Clone)]
 #[repr(C, align(64))]
 pub struct Table {
@@ -21,17 +21,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table.
+    /// Makes a table.
     #[must_use]
     pub const fn new() -> Self {
         Table { slots: [0; 1 << BITS] }
     }
 
-    /// A table in memory that the caller has for other uses, too; `None` if it is not aligned to 64 bytes or
-    /// shorter than a table. What it holds does not matter, and is lost.
+    /// Returns a table that lies in `memory`, which the caller may also use for other purposes. The table
+    /// overwrites what the memory held. Returns `None` if the memory is shorter than a table or not aligned to 64
+    /// bytes.
     #[must_use]
     pub fn in_memory(memory: &mut [u8]) -> Option<&mut Self> {
-        // SAFETY: a table is an array of integers without padding: any bytes are one.
+        // SAFETY: a table is an array of integers without padding, so any bytes are a valid table.
         match unsafe { memory.align_to_mut() } {
             ([], [table, ..], _) => Some(table),
             _ => None,
@@ -43,10 +44,10 @@ impl Table {
         self.slots.fill(0);
     }
 
-    /// Enters `position` for the five lowest bytes of `word` and returns what was there before.
+    /// Enters `position` for the five lowest bytes of `word`. Returns the position that was in the slot before.
     #[inline(always)]
     pub(crate) fn swap(&mut self, word: u64, position: u16) -> u16 {
-        // The three bytes that do not count are shifted out; the product's upper bits depend on all others.
+        // Shifts out the three upper bytes. The upper bits of the product depend on all the others.
         let hash = (word << 24).wrapping_mul(SPREAD) >> (64 - BITS);
         let slot = &mut self.slots[hash as usize & ((1 << BITS) - 1)];
         core::mem::replace(slot, position)
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn words_of_pages_spread_over_the_slots() {
-        // Pointers into one region, 16 bytes apart, as many as a quarter of the slots.
+        // Pointers into one region, 16 bytes apart. Their number is a quarter of that of the slots.
         let mut table = Table::new();
         let clashes = (1..1024u16)
             .filter(|&n| table.swap(0x7f12_3456_0000 + 16 * u64::from(n), n) != 0)

@@ -1,5 +1,5 @@
-//! The encoder against two decoders, the rules of the format, and outputs of every length. Miri runs a part
-//! of it, with the decoder that is not C.
+//! Tests the encoder: with two decoders, against the rules of the format, and with outputs of many lengths. Miri
+//! runs fewer tests, with the decoder that is written in Rust.
 #![allow(clippy::unwrap_used, reason = "a failure in a test's helper is the test's own message")]
 
 #[path = "../../tests/common/fence.rs"]
@@ -8,7 +8,7 @@ mod fence;
 use fence::{Fenced, Side};
 use lz4_block::{CompressError, MAX_INPUT, Table, compress, max_compressed_len};
 
-/// The `SplitMix64` generator: same numbers every run.
+/// The `SplitMix64` generator: the same numbers in every run.
 struct Rng(u64);
 
 impl Rng {
@@ -27,7 +27,7 @@ impl Rng {
 
 const KINDS: usize = 9;
 
-/// Bytes as processes have them, and as they do not.
+/// Makes an input of the given kind. Some kinds are like the memory of processes, others are artificial.
 fn input(kind: usize, len: usize, seed: u64) -> Vec<u8> {
     let mut rng = Rng(seed);
     let mut bytes = vec![0; len];
@@ -35,7 +35,7 @@ fn input(kind: usize, len: usize, seed: u64) -> Vec<u8> {
         0 => {}
         1 => bytes.iter_mut().for_each(|b| *b = rng.next() as u8),
         2 => bytes.iter_mut().for_each(|b| *b = b"ab\0"[rng.below(3)]),
-        // A period.
+        // A few bytes, repeated.
         3 => {
             let period = 1 + rng.below(200);
             for i in 0..len {
@@ -49,13 +49,13 @@ fn input(kind: usize, len: usize, seed: u64) -> Vec<u8> {
                 word.copy_from_slice(&pointer.to_le_bytes()[..word.len()]);
             }
         }
-        // Zeros with something here and there.
+        // Zeros with a few other bytes.
         5 => {
             for _ in 0..len / 100 {
                 bytes[rng.below(len)] = rng.next() as u8;
             }
         }
-        // Copies of what came before, of any length and distance.
+        // Copies of earlier bytes, of various lengths and distances, and random bytes.
         6 | 7 => {
             let longest = if kind == 6 { 12 } else { 600 };
             let mut at = 0;
@@ -69,7 +69,7 @@ fn input(kind: usize, len: usize, seed: u64) -> Vec<u8> {
                 at += run;
             }
         }
-        // Random, and zeros from somewhere on.
+        // Random bytes, then zeros.
         _ => {
             let end = rng.below(len + 1);
             bytes[..end].iter_mut().for_each(|b| *b = rng.next() as u8);
@@ -78,7 +78,8 @@ fn input(kind: usize, len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// What a block says, and whether its end is as the format asks for.
+/// Checks a block against the format: its lengths and distances, the rules for its end, and that it gives `src_len`
+/// bytes.
 fn check_format(block: &[u8], src_len: usize) {
     let (mut at, mut out) = (0, 0);
     let rest = |at: &mut usize, half: usize| {
@@ -111,7 +112,7 @@ fn check_format(block: &[u8], src_len: usize) {
     }
 }
 
-/// Compresses between fences and reads the block by both decoders.
+/// Compresses `src` in buffers that end at fences. Checks that both decoders return it, and returns the block.
 fn round_trip(src: &[u8], table: &mut Table) -> Vec<u8> {
     let mut from = Fenced::new(src.len(), Side::End);
     let from = from.slice(src.len());
@@ -226,7 +227,7 @@ fn lengths_of_matches_and_literals_around_their_steps_come_back() {
     let steps = if cfg!(miri) { vec![15, 32] } else { vec![4, 15, 19, 32, 270, 274, 525, 529] };
     for literals in steps.iter().flat_map(|&n| around(n)) {
         for matched in steps.iter().flat_map(|&n| around(n)) {
-            // A run of its own, what is copied, other literals, the copy, and an end.
+            // Random bytes, more of them, a copy of `matched` earlier bytes, and random bytes again.
             let mut src = input(1, 700, 11);
             src.extend(input(1, literals, 12));
             src.extend_from_within(20..20 + matched);

@@ -3,9 +3,9 @@
 //! `expect` reserves room for a completion, so delivering the completion allocates nothing. Each expected
 //! request has a ticket. Waiters wait for the request until the ticket delivers the completion or is dropped.
 //!
-//! Locks: the pool's mutex, then that of an [`AcompCompletions`], each held briefly. Nothing is dropped,
-//! allocated or called under either, except that [`AcompCompletions::expect`] and
-//! [`reserve`](AcompCompletions::reserve) allocate.
+//! Locks: a thread that holds the pool's mutex may lock that of an [`AcompCompletions`], but not the other way
+//! round. Both are held briefly. Under them, no user code runs and nothing is dropped. Only
+//! [`AcompCompletions::expect`] and [`reserve`](AcompCompletions::reserve) allocate under a lock.
 
 use std::collections::VecDeque;
 use std::mem::{forget, take};
@@ -21,14 +21,14 @@ use crate::CompressorError;
 struct State {
     /// The number of live tickets.
     outstanding: usize,
-    /// Completions that were not taken yet. There is room for those of the live tickets, too.
+    /// Completions that were not taken yet. The queue also has room for those of the live tickets.
     done: VecDeque<(usize, AcompDone)>,
-    /// The number of threads to wake at the next completion.
+    /// The number of threads that wait for a completion.
     waiting: usize,
 }
 
 impl State {
-    /// Reserves room for the outstanding completions and `requests` more.
+    /// Reserves room for the completions of all live tickets and of `requests` more requests.
     fn reserve(&mut self, requests: usize) -> Result<(), CompressorError> {
         let more = self.outstanding.saturating_add(requests);
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a completion" };
@@ -36,11 +36,11 @@ impl State {
     }
 }
 
-/// A queue of completions. It gives each completion with the tag of its request, in the order of completion.
+/// A queue of completions, in the order in which the requests complete. Each comes with the tag of its request.
 ///
-/// `Send` and `Sync`. The queue may be dropped while requests are outstanding: they complete, and the last
-/// `Arc` drops what they own. The queue can be reused when all requests have completed and all completions
-/// were taken. In a child after `fork` the queue is empty, and nothing waits.
+/// `Send` and `Sync`. A caller may drop its `Arc` of the queue while requests are outstanding: they still
+/// complete, and the last `Arc` drops what they own. The queue can be reused when all requests have completed
+/// and all completions were taken. In a child after `fork`, the queue is empty and no call waits.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -91,10 +91,11 @@ impl AcompCompletions {
         state
     }
 
-    /// Reserves room for the completions of `requests` more requests, so that expecting them allocates nothing.
+    /// Reserves room for the completions of `requests` more requests. Expecting these then allocates nothing.
     ///
     /// # Errors
-    /// [`CompressorError::OutOfMemory`]; [`CompressorError::Forked`] in a child after `fork`.
+    /// [`CompressorError::OutOfMemory`] if there is no memory for them; [`CompressorError::Forked`] in a child
+    /// after `fork`.
     pub fn reserve(&self, requests: usize) -> Result<(), CompressorError> {
         if !self.maker.is_here() {
             // A thread of the parent may have held the lock at the fork.
@@ -103,8 +104,8 @@ impl AcompCompletions {
         self.lock().reserve(requests)
     }
 
-    /// Announces a request and returns its ticket, which is to deliver its completion. For implementations of
-    /// [`Acomp`](super::Acomp).
+    /// Announces a request and returns its ticket, which delivers the completion. Implementations of
+    /// [`Acomp`](super::Acomp) call this.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -121,7 +122,7 @@ impl AcompCompletions {
     ///
     /// # Errors
     /// [`CompressorError::OutOfMemory`] if there is no memory for a completion; [`CompressorError::Forked`]
-    /// in a child after `fork`. Then nothing is announced.
+    /// in a child after `fork`. After an error, nothing is announced.
     pub fn expect(self: &Arc<Self>) -> Result<AcompTicket, CompressorError> {
         if !self.maker.is_here() {
             return Err(CompressorError::Forked);
@@ -133,14 +134,14 @@ impl AcompCompletions {
         Ok(AcompTicket(Some(self.clone())))
     }
 
-    /// Ends a ticket and wakes the waiters. Stores its completion, or nothing if the request was dropped.
+    /// Ends a ticket: stores the completion, unless the request was dropped, and wakes the waiters.
     fn settle(&self, done: Option<(usize, AcompDone)>) {
         if !self.maker.is_here() {
             return forget(done);
         }
         let mut state = self.lock();
         state.outstanding -= 1;
-        // `expect` reserved room for it.
+        // `expect` reserved room for the completion.
         state.done.extend(done);
         let waiting = state.waiting > 0;
         drop(state);
@@ -160,7 +161,7 @@ impl AcompCompletions {
     }
 
     /// Waits for a completion and takes it. Returns `None` if no request is outstanding and all completions
-    /// were taken.
+    /// were taken, and in a child after `fork`.
     ///
     /// # Blocking
     /// Sleeps until a request completes, or until the last outstanding request is dropped.
@@ -190,7 +191,7 @@ impl Drop for AcompCompletions {
         if !self.maker.is_here() {
             return forget(left);
         }
-        // A worker may drop this queue. A context's destructor that panics must not end the worker.
+        // This may run on a worker. If a context's destructor panics, that must not end the worker.
         for (_, done) in left {
             dropped(done);
         }

@@ -1,13 +1,13 @@
 //! Worker threads that complete requests from a bounded queue.
 //!
 //! `submit` completes the request in the caller if the queue is full, if the engine has no worker, or if the
-//! caller is itself a worker, of any engine. So nothing waits for room in a queue, and no worker waits for
-//! another. Dropping the engine lets the workers finish what is queued and ends them.
+//! caller is a worker of any engine. So no submitter waits for room in a queue, and no worker waits for another.
+//! When the engine is dropped, the workers complete the queued requests and end.
 //!
-//! A child after `fork` has no workers: there each request completes in its caller, and dropping the
-//! engine does nothing. What was queued at the fork completes in the parent.
+//! A child after `fork` has no workers. There, each request completes in its caller, and dropping the
+//! engine does nothing. Requests that were queued at the fork complete in the parent.
 //!
-//! Lock: one mutex around the queue, held briefly; no codec runs under it.
+//! Lock: one mutex around the queue. It is held briefly, and no codec runs under it.
 
 use core::cell::Cell;
 use core::fmt;
@@ -37,11 +37,11 @@ impl Job {
     }
 }
 
-/// How often an idle worker polls the queue before it sleeps. This takes some twenty microseconds. Requests
-/// come in batches, and waking a thread takes as long as compressing a page.
+/// How often an idle worker polls the queue before it sleeps. This takes about twenty microseconds. It pays, since
+/// requests come in batches, and waking a thread takes as long as compressing a page.
 const SPINS: u32 = 1000;
 
-/// The number of requests for which the queue of a new engine has room.
+/// The number of requests for which the queue of a new engine has room, unless its bound is lower.
 const AT_FIRST: usize = 64;
 
 #[derive(Default)]
@@ -56,7 +56,7 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     bound: usize,
-    /// A copy of the queue's length, polled without the lock.
+    /// A copy of the queue's length. It is polled without the lock.
     queued: AtomicUsize,
 }
 
@@ -105,17 +105,17 @@ impl AcompEngine {
     /// Starts an engine of `workers` threads. Its queue holds at most `bound` requests.
     ///
     /// # Errors
-    /// The error of starting a thread; the threads that did start have ended. `OutOfMemory` if there is no
+    /// The error of starting a thread. The threads that did start are ended. `OutOfMemory` if there is no
     /// memory for the queue.
     pub fn new(workers: usize, bound: usize) -> io::Result<Self> {
         let maker = Maker::here();
         let mut jobs = VecDeque::new();
-        // A longer queue grows on demand. If there is no memory for that, requests complete in the caller.
+        // The queue grows if it needs more room. If there is no memory for that, requests complete in the caller.
         jobs.try_reserve(bound.min(AT_FIRST)).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let queue = Mutex::new(Queue { jobs, ..Queue::default() });
         let shared =
             Arc::new(Shared { queue, work: Condvar::new(), bound, queued: AtomicUsize::new(0) });
-        // An error drops the engine, which ends the threads that have started.
+        // If a thread cannot be started, dropping the engine ends those that were.
         let mut engine = AcompEngine { shared, workers: Vec::new(), maker };
         for number in 0..workers {
             let shared = engine.shared.clone();
@@ -139,8 +139,8 @@ fn work(shared: &Shared, maker: Maker) {
             drop(queue);
             job.run();
             if !maker.is_here() {
-                // The codec has forked, and this is the child: nobody submits work here, and a thread that
-                // held the lock at the fork does not exist here to release it.
+                // The codec has forked, and this is the child. Nobody submits work here. If another thread held
+                // the lock at the fork, it does not exist here and never releases it.
                 return;
             }
             queue = shared.lock();
@@ -168,7 +168,7 @@ impl Acomp for AcompEngine {
         tag: usize,
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest> {
-        // A thread that is ending (its flag is destroyed) counts as a worker.
+        // While a thread ends, its flag may be destroyed. It then counts as a worker.
         if self.workers() == 0 || IS_WORKER.try_with(Cell::get).unwrap_or(true) {
             return Scomp.submit(request, tag, done);
         }
@@ -229,7 +229,7 @@ impl fmt::Debug for AcompEngine {
         f.debug_struct("AcompEngine")
             .field("workers", &self.workers())
             .field("bound", &self.shared.bound)
-            // Relaxed: a statistic.
+            // Relaxed: the number is only displayed.
             .field("queued", &self.shared.queued.load(Relaxed))
             .finish()
     }
@@ -521,17 +521,17 @@ mod tests {
     /// Runs `inside` in a forked child, which then exits. Returns whether it returned true there.
     #[cfg(all(unix, not(miri)))]
     fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child runs `inside` and ends without returning from here.
+        // SAFETY: the child runs only `inside`, and then ends. It does not return from here.
         match unsafe { libc::fork() } {
             0 => {
                 let held = zpool_base::unwind::caught(inside);
-                // SAFETY: ends the child without running destructors of the parent's values.
+                // SAFETY: ends the child at once, without running destructors of the parent's values.
                 unsafe { libc::_exit(i32::from(held != Some(true))) }
             }
             child => {
                 assert!(child > 0);
                 let mut status = 0;
-                // SAFETY: a child of this process, and a place for its status.
+                // SAFETY: `child` is a child of this process, and `status` is a valid place for its status.
                 assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
                 libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
             }
@@ -547,7 +547,7 @@ mod tests {
         let pool = crate::CompletionsPool::new(1, 1).unwrap();
         engine.submit(rig.request(3), 0, &done).unwrap();
         engine.submit(rig.request(0), 1, &done).unwrap();
-        // The queue is locked at the fork, as if by a thread that the child does not have.
+        // This thread holds the queue's lock at the fork, as another thread might, which the child would not have.
         let locked = engine.shared.lock();
         let child = || {
             let nothing = done.is_idle()

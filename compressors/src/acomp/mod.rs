@@ -1,9 +1,8 @@
-//! Acomp: asynchronous compression. A caller submits a request; its completion goes to a queue, where the
-//! caller may wait for it.
+//! Acomp: asynchronous compression. A caller submits a request. Its completion goes to a queue, where the
+//! caller can wait for it.
 //!
-//! A request *owns* its input, its output and the codec's context. They move in when it is submitted, and
-//! out when it completes. So a caller that stops waiting, or forgets its completions, frees nothing that a
-//! worker uses.
+//! A request *owns* its input, its output and the codec's context, and its completion returns them. So a caller
+//! that stops waiting, or drops its completions, frees nothing that a worker uses.
 //!
 //! [`Scomp`] completes each request in its caller. [`AcompEngine`] has worker threads. A submitter must
 //! work with either. Completions run no user code.
@@ -23,8 +22,9 @@ use std::sync::Arc;
 
 /// Takes requests and reports their completions.
 pub trait Acomp: Send + Sync + fmt::Debug {
-    /// Submits a request. It completes exactly once, whatever becomes of the caller: with a result or with
-    /// the error that stopped it, such as a codec's panic. The completion returns `tag` and the buffers.
+    /// Submits a request. It completes exactly once, even if the caller stops waiting: with a result, or with an
+    /// error such as a codec's panic. The completion returns `tag`, the buffers and, unless the codec panicked,
+    /// the context.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -46,8 +46,8 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// ticket, too. If it keeps the ticket for ever, waiters wait for ever.
     ///
     /// # Errors
-    /// If there is no memory to record the completion, or `done` was made by a parent process, this returns
-    /// the request and does nothing else.
+    /// Returns the request, and does nothing else, if there is no memory to record the completion or if `done`
+    /// was made by a parent process.
     ///
     /// # Blocking
     /// May complete the request before it returns. Does not block otherwise.
@@ -64,22 +64,22 @@ pub trait Acomp: Send + Sync + fmt::Debug {
         1
     }
 
-    /// Completes one queued request in the caller, whoever submitted it. Returns false if none is queued. Call
-    /// it instead of waiting.
+    /// Completes one queued request in the caller, whoever submitted it. Returns false if none is queued. A
+    /// thread can call this instead of waiting.
     fn help(&self) -> bool {
         false
     }
 
-    /// Waits for a completion of the requests submitted with `done` and takes it; runs queued requests
-    /// meanwhile. Returns `None` if all requests have completed and all completions were taken.
+    /// Takes a completion of the requests submitted with `done`. If there is none yet, runs queued requests and
+    /// waits. Returns `None` if all requests have completed and all completions were taken.
     ///
     /// # Blocking
-    /// Runs queued requests of any submitter, then sleeps until a request completes.
+    /// Runs queued requests of any submitter. If none is queued, sleeps until a request completes.
     fn wait_any(&self, done: &AcompCompletions) -> Option<(usize, AcompDone)> {
         loop {
             let told = done.take();
             if told.is_some() || done.is_idle() {
-                // A completion may have come between `take` and `is_idle`.
+                // A request may have completed between `take` and `is_idle`.
                 return told.or_else(|| done.take());
             }
             if !self.help() {
@@ -92,7 +92,7 @@ pub trait Acomp: Send + Sync + fmt::Debug {
     /// requests meanwhile.
     ///
     /// # Blocking
-    /// As [`wait_any`](Self::wait_any).
+    /// Runs queued requests of any submitter. If none is queued, sleeps until all requests have completed.
     fn wait_all(&self, done: &AcompCompletions) -> Vec<(usize, AcompDone)> {
         while !done.is_idle() && self.help() {}
         done.wait_all()

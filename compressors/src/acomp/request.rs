@@ -21,8 +21,8 @@ pub struct AcompRequest {
     pub op: AcompOp,
     /// The bytes to compress or decompress.
     pub input: Vec<u8>,
-    /// The output buffer. To compress, it must have room for the codec's worst case; to decompress, it must be
-    /// as long as the page.
+    /// The output buffer. For compression, give it room for the codec's worst case. For decompression, it must
+    /// be exactly as long as the page.
     pub output: Vec<u8>,
     /// The codec's context.
     pub ctx: Box<dyn CompressorCtx>,
@@ -43,7 +43,7 @@ pub struct AcompDone {
 }
 
 impl AcompRequest {
-    /// Runs the operation in the caller. If the codec panics, drops the context.
+    /// Runs the operation in the caller and returns the completion. If the codec panics, the context is dropped.
     pub(super) fn run(mut self) -> AcompDone {
         let result = match self.op {
             AcompOp::Compress => guard::compress(&mut *self.ctx, &self.input, &mut self.output),

@@ -1,8 +1,8 @@
-//! A buffer that ends, or starts, at an inaccessible page: a read or write one
-//! byte out of bounds crashes the test. Systems other than Linux, and Miri, which
-//! detects such accesses itself, get a buffer of the exact length.
+//! A buffer that ends or starts at an inaccessible page, so that an access one byte
+//! out of bounds crashes the test. Under Miri, which detects such accesses itself, and
+//! on systems other than Linux, the buffer only has the exact length.
 
-/// Which end of the buffer is fenced to the byte.
+/// The end of the buffer that lies exactly at the fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Start,
@@ -17,10 +17,10 @@ mod imp {
 
     use super::Side;
 
-    /// A multiple of every page size.
+    /// The length of a fence in bytes, a multiple of every page size.
     const FENCE: usize = 64 << 10;
 
-    /// At least `len` accessible bytes. Surplus bytes are on the side that is not tested.
+    /// At least `len` accessible bytes between two fences. Surplus bytes are on the side that is not tested.
     pub(crate) struct Fenced {
         base: NonNull<u8>,
         total: usize,
@@ -32,7 +32,7 @@ mod imp {
         pub(crate) fn new(len: usize, side: Side) -> Self {
             let room = len.div_ceil(FENCE).max(1) * FENCE;
             let total = room + 2 * FENCE;
-            // SAFETY: a new mapping at an address of the system's choice.
+            // SAFETY: makes a new mapping, at an address that the system chooses.
             let base = unsafe {
                 mmap_anonymous(
                     std::ptr::null_mut(),
@@ -44,9 +44,9 @@ mod imp {
             .unwrap();
             let base = NonNull::new(base.cast::<u8>()).unwrap();
             for fence in [0, FENCE + room] {
-                // SAFETY: within the mapping.
+                // SAFETY: the fence lies within the mapping.
                 let start = unsafe { base.as_ptr().add(fence) };
-                // SAFETY: within the mapping, which nothing refers to yet.
+                // SAFETY: the fence lies within the mapping, which nothing refers to yet.
                 unsafe { mprotect(start.cast(), FENCE, MprotectFlags::empty()) }.unwrap();
             }
             Fenced { base, total, len, side }
@@ -59,9 +59,9 @@ mod imp {
                 Side::Start => FENCE,
                 Side::End => self.total - FENCE - len,
             };
-            // SAFETY: within the mapping.
+            // SAFETY: the offset lies within the mapping.
             let start = unsafe { self.base.as_ptr().add(offset) };
-            // SAFETY: `len` bytes between the fences, readable, writable,
+            // SAFETY: the `len` bytes lie between the fences. They are readable, writable,
             // initialised by the system and borrowed with `self`.
             unsafe { std::slice::from_raw_parts_mut(start, len) }
         }

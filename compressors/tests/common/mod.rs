@@ -1,5 +1,4 @@
-//! Pages like those of real processes, lengths worth trying, and every spec to
-//! try them with.
+//! Makes pages like those of real processes, and lists the specs to try them with.
 
 use std::sync::OnceLock;
 
@@ -15,14 +14,14 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Returns a number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 }
 
-/// Specs of every compressor that is compiled in, over the range of its
-/// parameters. Miri runs no C code, so it gets only `null`.
+/// Returns specs of every compressor that is compiled in, over the range of its
+/// parameters. Under Miri, which runs no C code, returns only `null`.
 pub(crate) fn specs() -> Vec<String> {
     let mut specs = vec!["null".to_owned()];
     if cfg!(miri) {
@@ -89,7 +88,7 @@ fn text(rng: &mut Rng, len: usize) -> Vec<u8> {
     page
 }
 
-/// Rows of a table, or a heap of small objects: pointers, counts, flags.
+/// Makes a page like rows of a table or a heap of small objects: pointers, counts, flags.
 fn records(rng: &mut Rng, len: usize) -> Vec<u8> {
     let heap = 0x7f3a_0000_0000u64 + (rng.next() & 0xff_ffff_f000);
     let mut page = Vec::with_capacity(len + 48);
@@ -106,7 +105,7 @@ fn records(rng: &mut Rng, len: usize) -> Vec<u8> {
     page
 }
 
-/// Returns machine code and constants: those of the test's own executable.
+/// Returns machine code and constants: the test's own executable. Empty under Miri.
 fn code() -> &'static [u8] {
     static CODE: OnceLock<Vec<u8>> = OnceLock::new();
     CODE.get_or_init(|| {
@@ -117,7 +116,7 @@ fn code() -> &'static [u8] {
     })
 }
 
-/// Pages of `len` bytes: zeros, text, records, machine code, noise, mixtures.
+/// Makes pages of `len` bytes, each with the name of its kind: zeros, text, records, machine code, noise, mixtures.
 pub(crate) fn pages(len: usize) -> Vec<(String, Vec<u8>)> {
     let mut rng = Rng(len as u64);
     let noise: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();

@@ -1,4 +1,4 @@
-//! Units like those of real processes and unlike any, and what befalls streams.
+//! Makes units, both like those of real processes and artificial ones, and alters streams.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(
@@ -9,7 +9,7 @@
 
 use linewords::{Error, LargeContext, PageContext, Variant, decompress_with, max_compressed_len};
 
-/// The `SplitMix64` generator: the same numbers every run.
+/// The `SplitMix64` generator: the same numbers in every run.
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
@@ -21,19 +21,19 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 }
 
-/// Kinds of units there are.
+/// The number of kinds of units.
 pub(crate) const KINDS: usize = 14;
 
-/// Kinds whose units have lines of words whatever the numbers.
+/// The kinds whose units are always stored as lines of words, whatever the random numbers are.
 pub(crate) const IN_WORDS: [usize; 5] = [0, 1, 2, 4, 6];
 
-/// A unit of one kind; most of the first eight kinds have lines of words.
+/// Makes a unit of the given kind. Most units of the first eight kinds are stored as lines of words.
 pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + 64);
     let words = |rng: &mut Rng, word: &mut dyn FnMut(&mut Rng, usize) -> u32| -> Vec<u8> {
@@ -55,7 +55,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out.extend_from_slice(&to.to_le_bytes());
             }
         }
-        // Records of a period.
+        // Records of one length, each changed in one byte.
         3 => {
             let period = 4 * (1 + rng.below(60));
             let record: Vec<u8> = (0..period).map(|_| rng.next() as u8).collect();
@@ -66,7 +66,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out.extend_from_slice(&record);
             }
         }
-        // Few values, among them those whose hashes are nearly none.
+        // Few values, including some whose table entries resemble those of empty slots.
         4 => {
             const FEW: [u32; 8] =
                 [0, 1 << 31, 1 << 22, 0xffc0_0000, 5 << 22, 77, 0x1_0000, u32::MAX];
@@ -78,7 +78,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
             let scale = rng.below(1000) as f32;
             out = words(rng, &mut |rng, _| (scale + rng.below(64) as f32 / 8.0).to_bits());
         }
-        // Little in much nothing.
+        // Zeros with a few other bytes.
         6 => {
             out.resize(len, 0);
             for _ in 0..rng.below(1 + len / 16) {
@@ -86,7 +86,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out[at] = rng.next() as u8;
             }
         }
-        // Words of the unit again, changed in the middle or the lower half.
+        // Earlier words, some of them changed in the middle bits or in the lower half.
         7 => {
             let mut seen = vec![0x1234_5678u32];
             out = words(rng, &mut |rng, _| {
@@ -104,7 +104,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
         }
         // Noise.
         8 => out.extend((0..len).map(|_| rng.next() as u8)),
-        // Half of it noise.
+        // Noise, then zeros.
         9 => {
             out.extend((0..len).map(|i| if i < len / 2 { rng.next() as u8 } else { 0 }));
         }
@@ -116,9 +116,9 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out.extend_from_slice(WORDS[rng.below(8)].as_bytes());
             }
         }
-        // One byte.
+        // One byte, repeated.
         11 => out.resize(len, rng.next() as u8),
-        // A period in bytes.
+        // A few bytes, repeated.
         12 => {
             let period = 1 + rng.below(200);
             for i in 0..len {
@@ -126,7 +126,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
                 out.push(byte);
             }
         }
-        // A part of each of two others.
+        // A part of one kind, then a part of another.
         _ => {
             let (a, b) = (rng.below(KINDS - 1), rng.below(KINDS - 1));
             out = unit(rng, a, len);
@@ -140,7 +140,7 @@ pub(crate) fn unit(rng: &mut Rng, kind: usize, len: usize) -> Vec<u8> {
     out
 }
 
-/// One context of each size for a variant.
+/// One context of each size, for the same variant.
 #[derive(Debug)]
 pub(crate) struct Both {
     pub(crate) variant: Variant,
@@ -160,7 +160,8 @@ impl Both {
     }
 }
 
-/// Compresses by every variant, which must agree, and checks that the unit comes back by every one.
+/// Compresses `unit` with every variant, and returns the stream, which must be the same. Checks that every variant
+/// decompresses it to `unit`.
 pub(crate) fn agreed(contexts: &mut [Both], unit: &[u8], large: bool) -> Vec<u8> {
     let mut agreed: Option<Vec<u8>> = None;
     for Both { variant, page, large: wide } in contexts {
@@ -177,11 +178,11 @@ pub(crate) fn agreed(contexts: &mut [Both], unit: &[u8], large: bool) -> Vec<u8>
     stream
 }
 
-/// What all variants make of a stream. They must agree.
+/// Decompresses `stream` with every variant and returns their result, which must be the same.
 pub(crate) fn verdict(stream: &[u8], len: usize) -> Result<Vec<u8>, Error> {
     let mut agreed: Option<Result<Vec<u8>, Error>> = None;
     for (fill, variant) in Variant::all().enumerate() {
-        // What the buffer held does not show.
+        // Fills the buffer differently for each variant. The filling must not show in the result.
         let mut out = vec![0x5a + fill as u8; len];
         let result = decompress_with(variant, stream, &mut out).map(|()| out);
         match &agreed {
@@ -192,14 +193,14 @@ pub(crate) fn verdict(stream: &[u8], len: usize) -> Result<Vec<u8>, Error> {
     agreed.unwrap()
 }
 
-/// Changes a stream a little, as a stray write, a lost tail or a mixed-up block does.
+/// Makes one small change, like a stray write, a lost tail or a mixed-up block.
 pub(crate) fn mutate(rng: &mut Rng, stream: &mut Vec<u8>, other: &[u8]) {
     let len = stream.len();
     let at = rng.below(len.max(1));
     match rng.below(10) {
         0..=2 if len > 0 => stream[at] ^= 1 << rng.below(8),
         3 | 4 if len > 0 => stream[at] = [0, 0xff, 0x7f, 0x80, rng.next() as u8][rng.below(5)],
-        // Among the kinds and the control, near the end.
+        // Near the end, where kinds and control are.
         5 if len > 0 => {
             let back = 1 + rng.below(len.min(400));
             stream[len - back] ^= 1 << rng.below(8);
