@@ -1,7 +1,7 @@
-//! Which CPU this thread is on: a hint that spreads work, never a promise.
+//! The number of the CPU that this thread is on. It is a hint that spreads work, not a promise.
 //!
-//! A thread may migrate at any time, so the number may be outdated as soon as it is read. Whatever is
-//! indexed by it is correct for any number, and only slower for a wrong one.
+//! A thread may migrate at any time, so the number may be outdated as soon as it is read. Code that uses it as an
+//! index must be correct for any number. A wrong number may only make it slower.
 
 use crate::sync::MODEL;
 
@@ -44,8 +44,8 @@ mod imp {
 
 use imp::configured;
 
-/// Returns the number of the current CPU. If the system does not know it, returns a number that this thread
-/// keeps.
+/// Returns the number of the current CPU, which may be [`places`] or more. If the system does not know the CPU,
+/// returns a number that stays the same for this thread.
 #[inline]
 pub fn current() -> usize {
     if MODEL {

@@ -1,6 +1,6 @@
 //! Same-filled pages: pages that repeat one 8-byte pattern, kept without pool memory.
 //!
-//! An entry has 52 bits for the pattern. The top two say how it is packed into the rest:
+//! An entry has 52 bits for the pattern. The top two say how the pattern is packed into the other 50:
 //!
 //! | form | low 50 bits |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | 1 | 4 bytes, if the pattern repeats them |
 //! | 2 | a place in the side table, for all other patterns |
 //!
-//! The side table has a leaf lock, which guards the set of free places. A place belongs to the entry whose
-//! word names it. It is read under that entry's lock. The thread that takes the word out of the entry frees
-//! the place.
+//! The side table has a leaf lock, which guards the set of free places. A place in use belongs to one entry: the
+//! one whose word contains the place's number. The place is read under that entry's lock. The thread that takes
+//! the word out of the entry frees the place.
 
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
@@ -87,7 +87,7 @@ pub fn fill(page: &mut Page, pattern: u64) {
 #[derive(Debug)]
 pub struct Patterns {
     table: ZeroedTable<AtomicU64, GROUP>,
-    /// Which places of `table` are free; a leaf lock.
+    /// Which places of `table` are free. This is a leaf lock.
     places: Mutex<Numbers>,
 }
 
@@ -146,7 +146,7 @@ impl Patterns {
     }
 
     /// Frees the place in the side table that `packed` names, if it names one. Call this once, when no entry
-    /// holds `packed` any more. Memory that no pattern needs goes back to the system, which may block.
+    /// holds `packed` any more. May block, because unneeded memory of the side table is returned to the system.
     pub fn release(&self, packed: u64) {
         if packed >> FORM_SHIFT != TABLE {
             return;
@@ -174,7 +174,7 @@ impl Patterns {
         Some(place)
     }
 
-    /// Returns the bytes of the side table.
+    /// Returns the bytes of memory that the side table uses.
     pub fn memory_bytes(&self) -> usize {
         self.with(|places| places.memory_bytes())
     }
