@@ -1,9 +1,9 @@
 //! The bare codec on the pages of the set, with the calls, bounds and buffers that a store uses.
 //!
-//! It compresses in the order in which the store stored its pages again, into one hot buffer that has
-//! room for the codec's worst case. It decompresses in the order of the store's loads, into the same
-//! page buffer that the store loads into. The compressed pages come from an arena of base pages, which
-//! holds them back to back. The arena is filled beforehand, untimed.
+//! Pages are compressed in the order in which the store stores them for the second time, into one hot buffer that
+//! has room for the codec's worst case. They are decompressed in the order of the store's loads, into the page
+//! buffer that the store loads into. The compressed pages lie back to back in an arena without huge pages. The
+//! arena is filled beforehand, untimed.
 
 use std::hint::black_box;
 
@@ -81,7 +81,7 @@ pub fn measure(
         |_: usize, _: &[usize]| Ok::<_, Error>((compressor.new_ctx()?, output(compressor)?));
     let compress = lanes.measure(orders.store, ready, |lane, share, (mut ctx, mut buffer)| {
         for &i in share {
-            // A page that fails here also failed above, where the error was kept.
+            // A page that fails here also failed above, where its error was recorded.
             let _ = black_box(ctx.compress(&set.pages()[i], black_box(&mut buffer)));
             lane.laps.lap();
         }

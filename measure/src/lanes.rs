@@ -37,7 +37,7 @@ impl Lane {
 pub struct Lanes {
     lanes: Vec<Lane>,
     clock: Clock,
-    /// The processors allowed to the thread that made the lanes, before any turn pinned it.
+    /// The processors on which the thread that made the lanes could run before any turn pinned it.
     processors: Processors,
 }
 
@@ -51,7 +51,7 @@ pub struct Harvest<T> {
 }
 
 impl Lanes {
-    /// Makes `threads` lanes. Their stopwatches together take `laps` laps without allocating.
+    /// Makes `threads` lanes. Together, their stopwatches can record `laps` laps without allocating.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! Random orders for storing pages again and for loading them.
 
-/// Returns a permutation of `indices`, which is the same for the same seed.
+/// Returns `indices` in a random order. The same seed gives the same order.
 ///
 /// ```
 /// use measure::shuffled;

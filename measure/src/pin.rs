@@ -23,8 +23,8 @@ pub struct Pinned {
 
 /// The processors that this program may run on.
 ///
-/// Must be read on a thread that is not pinned: a pinned thread, and the threads that it starts,
-/// may run on only one.
+/// Read them on a thread that is not pinned: a pinned thread, and the threads that it starts, may run on only
+/// one.
 #[derive(Clone, Debug)]
 pub struct Processors(Vec<usize>);
 

@@ -1,7 +1,7 @@
 //! The colours of the pictures, each with a variant for light and for dark pages.
 //!
 //! A picture is drawn in the light colours on its own background. It contains a style that replaces
-//! each colour with its dark variant for readers who prefer a dark theme. So it is legible for all.
+//! each colour with its dark variant for readers who prefer a dark theme.
 
 use std::fmt::Write;
 

@@ -24,10 +24,10 @@ const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 ///
 /// A new file gets mode 0600, so that only its owner can open it. An existing file is used only if it is an
 /// empty regular file, belongs to this user, and gives other users no permission. A symbolic link is not
-/// followed, and a file on procfs, sysfs and the like is refused. While the device lives, the file is locked (`flock`):
-/// creating a second device on it fails, in this process and in any other. The file is closed on exec. On
-/// Windows, only the length and the kind of the file are checked, and the file is opened without sharing
-/// instead of being locked.
+/// followed, and a file on procfs, sysfs and the like is refused. While the device lives, the file is locked
+/// (`flock`): creating a second device on it fails, in this process and in any other. The file is closed on
+/// exec. On Windows, only the length and the kind of the file are checked, and the file is opened without
+/// sharing instead of being locked.
 ///
 /// The file grows as pages are written. On Linux, discarding a page frees its space in the file. Dropping the
 /// device does not delete the file. Delete it yourself: without the device its content is useless, and it
