@@ -1,9 +1,9 @@
-//! The bare codec on the pages of the set, with the calls, bounds and buffers that a store uses.
+//! Measures the bare codec on the pages of the set, with the same calls, bounds and buffers as a store.
 //!
-//! Pages are compressed in the order in which the store stores them for the second time, into one hot buffer that
-//! has room for the codec's worst case. They are decompressed in the order of the store's loads, into the page
-//! buffer that the store loads into. The compressed pages lie back to back in an arena without huge pages. The
-//! arena is filled beforehand, untimed.
+//! Pages are compressed in the order in which the store stores them for the second time. The output goes into one
+//! hot buffer that has room for the codec's worst case. Pages are decompressed in the order of the store's loads,
+//! into the page buffer that the store loads into. The compressed pages lie back to back in an arena without huge
+//! pages. The arena is filled beforehand, untimed.
 
 use std::hint::black_box;
 
@@ -19,9 +19,9 @@ use crate::timing::Summary;
 /// The times of one round, and the codec's error if it failed.
 #[derive(Debug, Default)]
 pub struct Times {
-    /// Compressions; `None` if no page was timed.
+    /// Times of compressions; `None` if no page was timed.
     pub compress: Option<Summary>,
-    /// Decompressions; `None` if no page was timed.
+    /// Times of decompressions; `None` if no page was timed.
     pub decompress: Option<Summary>,
     /// The first error.
     pub fault: Option<CompressorError>,

@@ -239,7 +239,7 @@ mod tests {
             |_, _| Ok::<_, Error>(()),
             |_, _, ()| {
                 arrived.fetch_add(1, Ordering::SeqCst);
-                // Ends only when all lanes have got here.
+                // Ends only when all lanes have arrived here.
                 while arrived.load(Ordering::SeqCst) < 3 {
                     std::thread::yield_now();
                 }

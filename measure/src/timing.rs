@@ -1,5 +1,5 @@
 //! Times of single operations, and their medians over rounds. Each operation is timed with one read of the
-//! clock, whose cost is subtracted.
+//! clock. The cost of that read is subtracted.
 
 use std::time::{Duration, Instant};
 
@@ -101,13 +101,13 @@ impl Laps {
     }
 }
 
-/// Returns an interval in nanoseconds, or `u64::MAX` if it is longer than that (five centuries).
+/// Returns an interval in nanoseconds. Returns `u64::MAX` for an interval of more than five centuries.
 fn nanos(interval: Duration) -> u64 {
     u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Returns the percentile of the sorted `samples` that belongs to `share` thousandths, by nearest rank: the
-/// smallest sample that at least this share of the samples does not exceed. Returns 0 if there are no samples.
+/// Returns a percentile of the sorted `samples`, by nearest rank. `share` counts thousandths: 990 means the 99th
+/// percentile. Returns 0 if there are no samples.
 fn permille(samples: &[u64], share: usize) -> u64 {
     let rank = (samples.len() * share).div_ceil(1000).max(1);
     samples.get(rank - 1).copied().unwrap_or(0)

@@ -3,7 +3,7 @@
 //!
 //! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
 //! it byte for byte into a buffer that held something else. A refused page is correct only if the
-//! contestant reports that it does not have it. Threads share the work evenly. A single thread stays
+//! contestant reports that it does not have the page. Threads share the work evenly. A single thread stays
 //! on the processor where the turn began; each of several stays on the processor of its lane.
 
 use std::fmt::Display;
@@ -30,7 +30,7 @@ pub struct Plan<'a> {
     pub unit: usize,
     /// The number of the round, which seeds the orders. In odd rounds the codec goes first.
     pub round: u64,
-    /// Whether three quarters of the pages are freed at the end. Without effect if a unit is more than one page.
+    /// Whether three quarters of the pages are freed at the end. This has no effect if a unit is more than one page.
     pub frees: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Freed {
     pub compressed_bytes: usize,
     /// All memory that the contestant holds, in bytes.
     pub resident_bytes: usize,
-    /// All memory that it holds after it returned to the system what it could, in bytes.
+    /// All memory that the contestant holds after it returned memory to the system, in bytes.
     pub tidied_bytes: usize,
 }
 
@@ -50,19 +50,19 @@ pub struct Freed {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Turn {
-    /// Pages offered.
+    /// Pages offered to the contestant.
     pub pages: usize,
     /// Pages that the contestant refused, ascending.
     pub refused: Vec<usize>,
-    /// Stores of the first filling, in the order of the set.
+    /// Times of the stores of the first filling, in the order of the set.
     pub grow: Option<Summary>,
-    /// Stores that replace older pages.
+    /// Times of stores that replace older pages.
     pub store: Option<Summary>,
-    /// Loads.
+    /// Times of loads.
     pub load: Option<Summary>,
-    /// The bare codec's compressions.
+    /// Times of the bare codec's compressions.
     pub compress: Option<Summary>,
-    /// The bare codec's decompressions.
+    /// Times of the bare codec's decompressions.
     pub decompress: Option<Summary>,
     /// The memory that the contestant held right after the first filling.
     pub memory: Memory,

@@ -39,7 +39,7 @@
 //!
 //! # Hostile clients
 //! Whatever a client sends, the client gets a reply of the protocol, or its connection is closed. A session
-//! buffers one request at a time, and at most 32 MiB of it. A request can reach only ranges of the disk, and a
+//! buffers one request at a time, which needs at most 32 MiB. A request can reach only ranges of the disk, and a
 //! reply carries only bytes of the disk. A [`Server`] drops clients that send nothing in the handshake or do not
 //! read their replies.
 //!

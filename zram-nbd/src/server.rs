@@ -15,12 +15,12 @@ use crate::{Export, Session, SessionError, handshake, transmission};
 
 /// The most clients at the same time. Further clients are turned away.
 const MOST_CLIENTS: usize = 64;
-/// The default of both timeouts.
+/// The default of a server's two timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the server sleeps when no client is waiting, before it checks `stop` again.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where clients come from.
+/// A socket on which clients connect.
 #[derive(Debug)]
 pub enum Listener {
     /// A TCP port.
@@ -140,7 +140,7 @@ impl Write for Stream {
     }
 }
 
-/// What a server's sessions did in total.
+/// What all sessions of a server did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Totals {
@@ -151,7 +151,7 @@ pub struct Totals {
     /// Clients turned away because there were too many clients, or because the system had no thread or file
     /// descriptor for them.
     pub turned_away: u64,
-    /// The sum over all sessions.
+    /// The sum of the figures of all sessions.
     pub sessions: Session,
 }
 

@@ -98,7 +98,8 @@ impl Request {
     }
 }
 
-/// Executes a request. If it fails, returns the protocol's error number. Reads into `buffer` or writes from it.
+/// Executes a request. A read fills `buffer`, and a write stores its content. If the request fails, returns the
+/// protocol's error number.
 fn answer(
     disk: &Zram,
     request: &Request,
@@ -136,7 +137,7 @@ fn answer(
     }
 }
 
-/// Returns the protocol's number for an error. For a range that is not on the disk, that is `beyond`.
+/// Returns the protocol's number for an error of the disk. Returns `beyond` if the range is not on the disk.
 fn number(error: &ZramError, beyond: u32) -> u32 {
     match error {
         ZramError::OutOfRange { .. } => beyond,

@@ -7,8 +7,8 @@ use crate::word::{Content, Word};
 /// The value of `writeback_limit` that means no limit.
 const UNLIMITED: u64 = u64::MAX;
 
-/// A disk's counters. Only the two limits affect behaviour. While threads store objects, the pool may exceed
-/// `mem_limit` by those objects for a moment.
+/// A disk's counters. Only the two limits affect behaviour. Only writes check `mem_limit`, and they check it after
+/// they have stored their object. So the pool may exceed the limit for a moment, or because of recompression.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) stored: Counter,

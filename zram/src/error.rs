@@ -5,8 +5,8 @@ use zpage::device::AttachError;
 use zpage::{DeviceError, RecipeError};
 use zpool_api::{PageError, ZpoolError};
 
-/// Errors of a disk's calls. After an error, the page that failed is unchanged. A call for several pages is
-/// complete for the pages before it.
+/// Errors of a disk's calls. After an error, the page that failed is unchanged. If the call is for several pages,
+/// those before the failed page are done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZramError {

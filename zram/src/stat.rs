@@ -184,8 +184,8 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// Each step waits for the lock of a page if another thread writes the page in part, recompresses it, writes
-    /// it back or reads it from the device.
+    /// Each step of the iterator waits for the lock of a page if another thread writes the page in part,
+    /// recompresses it, writes it back or reads it from the device.
     pub fn block_state(&self) -> impl Iterator<Item = BlockState> {
         self.table.made().filter_map(|index| {
             let slot = self.table.lock(index)?;
@@ -252,7 +252,7 @@ impl Zram {
         Ok(pages)
     }
 
-    /// Returns to the system the free pages that the pool keeps for reuse. Returns their number.
+    /// Gives the free pages that the pool keeps for reuse back to the system, and returns their number.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;

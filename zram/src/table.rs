@@ -62,8 +62,8 @@ impl Table {
         self.chunks.get((index / CHUNK) as usize).filter(|_| index < self.slots)
     }
 
-    /// Locks a slot. Returns `None` if none of the pages of its chunk was ever written, so that the chunk is not
-    /// allocated, or if `index` is beyond the disk.
+    /// Locks a slot. Returns `None` if the slot's chunk is not allocated, because no page of the chunk was ever
+    /// written. Also returns `None` if `index` is beyond the disk.
     #[inline]
     pub(crate) fn lock(&self, index: u64) -> Option<SlotGuard<'_>> {
         self.lock_in(self.chunk(index)?.get()?, index)

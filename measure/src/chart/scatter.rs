@@ -17,7 +17,7 @@ pub struct Point {
     pub at: (f64, f64),
 }
 
-/// An axis of a scatter.
+/// An axis of a scatter plot.
 #[derive(Clone, Copy, Debug)]
 pub struct Ruler<'a> {
     /// How values are spread along the axis.

@@ -8,7 +8,7 @@
 //!   no CPU has a context.
 //! * If a codec panics, only that call fails. The context is dropped, and the next use makes a new one.
 //! * In zswap-core a context's lock is the outermost lock: nobody waits for a context while holding an entry
-//!   lock or a backend's lock (`might_sleep` checks it). In zram the lock of a slot comes before the context's
+//!   lock or a backend's lock (`might_sleep` checks this). In zram the lock of a slot comes before the context's
 //!   lock: a thread may sleep while it holds a slot's lock.
 //! * The holder of a context may block in the codec, and in the backend while the backend requests a page. It
 //!   must not shrink, reclaim, do device I/O or call a user's callback.
@@ -81,7 +81,7 @@ struct AcompCtx {
 /// Why a codec call failed.
 #[derive(Debug)]
 pub enum CodecFault {
-    /// This thread already holds a context, or it is ending.
+    /// This thread already holds a context, or the thread is ending.
     Reentrant,
     /// The codec failed, or no context could be set up.
     Failed(CompressorError),
@@ -140,8 +140,8 @@ impl AcompCtxs {
     /// Locks this CPU's context, and makes the context on first use. If it cannot be made, locks another CPU's.
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread already holds a context; [`CodecFault::Failed`] if this
-    /// CPU's context could not be made and no other CPU has one.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context or is ending; [`CodecFault::Failed`] if
+    /// this CPU's context could not be made and no other CPU has one.
     ///
     /// # Blocking
     /// Sleeps while another thread holds the context.
@@ -273,7 +273,7 @@ impl HeldCtx<'_> {
         self.tools.as_ref().map_or(&[], |tools| &tools.buffer)
     }
 
-    /// Returns `done`. If it says that the codec panicked, drops the context first.
+    /// If `done` says that the codec panicked, drops the context. Returns `done`.
     #[inline]
     fn judged<T>(&mut self, done: Result<T, CompressorError>) -> Result<T, CompressorError> {
         if matches!(done, Err(CompressorError::Panicked { .. })) {

@@ -22,7 +22,8 @@ mod imp {
         usize::try_from(cpus).unwrap_or(1)
     }
 
-    /// glibc reads the number from memory that the kernel updates for each thread (rseq).
+    /// Returns the number of the current CPU, or `None` if the system does not know it. This is cheap: glibc reads
+    /// the number from memory that the kernel updates for each thread (rseq).
     #[inline]
     pub(super) fn current() -> Option<usize> {
         // SAFETY: takes nothing and returns a number, -1 where the system does not know.

@@ -3,9 +3,9 @@
 //! A slot that is given up while it is being read stays taken, so its readers never find another page in
 //! it. When its last reader has gone, the slot is discarded, and after that it is free.
 //!
-//! A freed slot may be taken again, and its number then means another page. A thread may find a slot's number in
-//! an entry and compare the two again later. It keeps the slot pinned until then. A pinned slot is not handed
-//! out, so an equal number means the same page.
+//! A freed slot may be taken again, and its number then means another page. So a thread that reads a slot's
+//! number from an entry, and later compares it with the number in the entry, keeps the slot pinned in between. A
+//! pinned slot is not handed out, so an equal number means the same page.
 //!
 //! If the device panics, only that call fails ([`DeviceError::Panicked`]). The call's slot is neither lost nor
 //! handed out twice.
@@ -172,8 +172,9 @@ impl Slots {
         state.waiting -= 1;
     }
 
-    /// Reads the page of a slot. The caller must make sure that the slot stays taken, as zram does with the lock
-    /// of its own slot. A caller without such a lock calls [`pin`](Self::pin), and then [`ReadSlot::read`].
+    /// Reads the page of a slot. The caller must make sure that the slot stays taken meanwhile. zram does so by
+    /// holding the lock of the page. A caller without such a lock calls [`pin`](Self::pin), and then
+    /// [`ReadSlot::read`].
     ///
     /// # Errors
     /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child

@@ -17,8 +17,8 @@ use crate::{PAGE_SIZE, builtin};
 
 type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
-/// Builds backends and compressors. It consists of two registries, where they are looked up by name, and a
-/// constructor of page providers. `Send`, `Sync`, cheap to clone.
+/// Builds backends and compressors, which it looks up by name in two registries. Makes a page provider for each
+/// backend. `Send`, `Sync`, cheap to clone.
 ///
 /// ```
 /// use zpage::Recipe;
@@ -64,8 +64,8 @@ pub struct BuiltCompressor {
     pub key: String,
 }
 
-/// Why a recipe could not build something. Exhaustive, so that callers map every variant to an error of
-/// their own.
+/// Why a recipe could not build something. The enum is exhaustive, so that callers map every variant to an error
+/// of their own.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RecipeError {
     /// The backend could not be built, or its name is not known.

@@ -87,7 +87,7 @@ pub fn fill(page: &mut Page, pattern: u64) {
 #[derive(Debug)]
 pub struct Patterns {
     table: ZeroedTable<AtomicU64, GROUP>,
-    /// Which places of `table` are free. This is a leaf lock.
+    /// The set of free places of `table`. Its mutex is a leaf lock.
     places: Mutex<Numbers>,
 }
 

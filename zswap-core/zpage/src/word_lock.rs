@@ -94,7 +94,7 @@ impl Waiters {
 pub struct WordGuard<'a> {
     word: &'a AtomicU64,
     waiters: &'a Waiters,
-    /// What the word will hold when unlocked.
+    /// The value that the word will have after the unlock.
     now: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The list of the devices in use in this process. It keeps a second store from using a device.
+//! The list of the devices in use in this process. It keeps two stores from using the same device.
 //!
 //! A store allocates a device's slots from 0, so two stores on one device would overwrite each other's
 //! pages. A device knows nothing of its stores, so the process keeps a list of the attached devices, by

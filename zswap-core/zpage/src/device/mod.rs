@@ -68,7 +68,7 @@ pub enum DeviceError {
     FileSizeLimit {
         /// The slot.
         slot: u64,
-        /// The limit, bytes.
+        /// The limit in bytes.
         limit: u64,
     },
     /// Every slot is taken.
