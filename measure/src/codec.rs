@@ -46,7 +46,7 @@ pub struct Orders<'a> {
 ///
 /// # Panics
 ///
-/// If an order contains an index beyond the pages of the set.
+/// If an order contains an index that is not below the number of pages in the set.
 ///
 /// ```
 /// use measure::{Lanes, PageSet, codec, shuffled};

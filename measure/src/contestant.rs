@@ -70,7 +70,7 @@ pub trait Worker<E> {
     /// After an error, the pages are not kept.
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E>;
 
-    /// Loads the unit that was last stored under numbers from `first`. `into` has the unit's length
+    /// Loads the unit that was last stored under the numbers from `first` on. `into` has the unit's length
     /// and is page-aligned. Returns `false` if nothing is stored there.
     ///
     /// # Errors

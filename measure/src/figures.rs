@@ -147,9 +147,9 @@ impl Figures {
         self.pages * PAGE_SIZE
     }
 
-    /// Returns the bytes that the pages take without the store, divided by the bytes that they take
-    /// with it. The latter are the bytes of pool, metadata and contexts, by the store's statistics, and of the
-    /// refused pages, which stay with the caller uncompressed. Returns `None` if the latter are 0.
+    /// Returns the compression ratio: the uncompressed size of all pages, divided by the bytes that they take with
+    /// the store. These are the bytes of the pool, the metadata and the contexts, as the store reports them, and
+    /// the bytes of the refused pages, which the caller keeps uncompressed. Returns `None` if the divisor is 0.
     pub fn ratio(&self) -> Option<f64> {
         let pool = self.pool();
         let metadata = self.memory.metadata_bytes.unwrap_or(0);

@@ -18,7 +18,7 @@ pub fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     order
 }
 
-/// Steele, Lea and Flood's `SplitMix64` generator, from a seed.
+/// Steele, Lea and Flood's `SplitMix64` generator of random numbers. Its field is the seed.
 ///
 /// ```
 /// use measure::SplitMix;

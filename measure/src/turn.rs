@@ -1,5 +1,5 @@
 //! One turn: a contestant is filled, filled again in random order, and read in random order. Then, if
-//! the plan says so, most pages are freed. The bare codec is measured right before or right after this.
+//! the plan says so, most pages are freed. The bare codec is measured right before or right after the contestant.
 //!
 //! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
 //! it byte for byte into a buffer that held something else. A refused page is correct only if the
@@ -66,7 +66,7 @@ pub struct Turn {
     pub decompress: Option<Summary>,
     /// The memory that the contestant held right after the first filling.
     pub memory: Memory,
-    /// The memory that it held after most pages were freed. `None` if the plan frees no pages, or if the
+    /// The memory that the contestant held after most pages were freed. `None` if the plan frees no pages, or if the
     /// contestant does not count resident bytes.
     pub freed: Option<Freed>,
     /// Why the first refused page was refused.
@@ -96,7 +96,7 @@ impl Turn {
 /// * [`Error::PartialUnit`] if the set is not a multiple of the unit;
 /// * errors of `build`;
 /// * errors of the codec, as in [`codec::measure`];
-/// * errors of the contestant after which it does not go on ([`Contestant::goes_on_after`]).
+/// * errors after which the contestant does not go on ([`Contestant::goes_on_after`]).
 ///
 /// A problem with single pages is no error. It is recorded in [`Turn::fault`].
 ///
@@ -482,7 +482,7 @@ mod tests {
         refuses: Option<usize>,
         /// A page that it loses right after storing it.
         loses: Option<usize>,
-        /// A page whose store ends the turn.
+        /// A page that ends the turn when it is stored.
         ends_at: Option<usize>,
         /// A page that it returns changed.
         changes: Option<usize>,

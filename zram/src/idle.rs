@@ -1,4 +1,4 @@
-//! Idle pages: marked here, unmarked by any read or write.
+//! Marks pages as idle. Any read or write of a page removes the mark.
 
 use core::time::Duration;
 

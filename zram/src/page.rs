@@ -6,8 +6,8 @@
 //! * Read: the slot is locked, the object is pinned, the slot is unlocked, and the pinned bytes are
 //!   decompressed. If the page is on the device, the slot stays locked while the device reads.
 //!
-//! The thread that takes a word out of its slot frees the word's content. It does so once, and locks no slot
-//! meanwhile.
+//! The thread that takes a word out of its slot frees the word's content, exactly once. It holds no slot's lock
+//! while it does so.
 
 use core::fmt;
 

@@ -149,7 +149,7 @@ impl Zram {
     }
 
     /// Recompresses one page. Returns the number of bytes saved, 0 if the result was not smaller, and `None`
-    /// if the page is not selected.
+    /// if the page is not selected or is skipped.
     fn recompress_page(
         &self,
         index: u64,

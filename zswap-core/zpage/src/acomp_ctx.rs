@@ -25,7 +25,7 @@
 //! worse: the neighbour waits in turn, and finds its context's memory in the wrong cache.
 
 use core::fmt;
-// From std even under loom: a statistic, which no modelled protocol depends on.
+// These are from std even under loom: they serve a statistic, and no modelled protocol depends on it.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compressors::guard;
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(codec.made.load(Ordering::SeqCst), 1);
         drop(ctxs.hold_of(places - 1, &codec).unwrap());
         assert_eq!(codec.made.load(Ordering::SeqCst), if places == 1 { 1 } else { 2 });
-        // A CPU whose number is not below the number of places shares a place, and so a context.
+        // A CPU with a number that is too large shares a place, and so a context.
         for cpu in [places, 3 * places - 1, usize::MAX] {
             drop(ctxs.hold_of(cpu, &codec).unwrap());
         }

@@ -17,7 +17,7 @@ pub fn places() -> usize {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     pub(super) fn configured() -> usize {
-        // SAFETY: takes a number and returns one; no memory is passed.
+        // SAFETY: `sysconf` takes a number and returns a number. No memory is passed.
         let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
         usize::try_from(cpus).unwrap_or(1)
     }
@@ -26,7 +26,7 @@ mod imp {
     /// the number from memory that the kernel updates for each thread (rseq).
     #[inline]
     pub(super) fn current() -> Option<usize> {
-        // SAFETY: takes nothing and returns a number, -1 where the system does not know.
+        // SAFETY: takes nothing and returns a number, or -1 if the system does not know the CPU.
         let cpu = unsafe { libc::sched_getcpu() };
         usize::try_from(cpu).ok()
     }

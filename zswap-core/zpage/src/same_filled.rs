@@ -9,8 +9,8 @@
 //! | 2 | a place in the side table, for all other patterns |
 //!
 //! The side table has a leaf lock, which guards the set of free places. A place in use belongs to one entry: the
-//! one whose word contains the place's number. The place is read under that entry's lock. The thread that takes
-//! the word out of the entry frees the place.
+//! entry's word contains the place's number. The place is read under that entry's lock. The thread that takes the
+//! word out of the entry frees the place.
 
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
@@ -25,7 +25,7 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
-/// The number of patterns whose memory is allocated and released together. They fill a system page.
+/// Memory for patterns is allocated and released in groups of this number. A group fills a system page.
 const GROUP: usize = group(512);
 
 /// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled.
@@ -115,7 +115,7 @@ impl Patterns {
             return Some(TWICE << FORM_SHIFT | pattern >> 32);
         }
         let place = self.take_place()?;
-        // Relaxed: the place is read under the lock of the entry that will name it.
+        // Relaxed: the place is read only under the lock of the entry that will name it.
         self.table.get(place)?.store(pattern, Ordering::Relaxed);
         Some(TABLE << FORM_SHIFT | u64::from(place))
     }
@@ -125,7 +125,7 @@ impl Patterns {
     pub fn unpack(&self, packed: u64) -> u64 {
         Self::whole(packed).unwrap_or_else(|| {
             let place = self.table.get((packed & LOW_MASK) as u32);
-            // Relaxed: stored before the entry was published under its lock.
+            // Relaxed: the pattern was stored before the entry was published under its lock.
             place.map_or(0, |place| place.load(Ordering::Relaxed))
         })
     }

@@ -134,7 +134,7 @@ pub fn lock_word_if<'a>(
 ) -> Option<WordGuard<'a>> {
     let backoff = Backoff::new();
     loop {
-        // Relaxed: only compared by the CAS.
+        // Relaxed: the value is only compared, by the CAS below.
         let now = word.load(Ordering::Relaxed);
         if now & LOCKED == 0 {
             if !may(now) {
@@ -172,8 +172,8 @@ impl WordGuard<'_> {
 impl Drop for WordGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must see a
-        // WAITERS bit that was set meanwhile.
+        // Release pairs with the Acquire of the next holder's CAS. This is a swap, not a store, because it must
+        // see a WAITERS bit that was set while the lock was held.
         let before = self.word.swap(self.now, Ordering::Release);
         assert!(before & LOCKED != 0, "a word was unlocked by a thread that did not hold its lock");
         if before & WAITERS != 0 {

@@ -22,7 +22,7 @@ use super::SwapDevice;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// Another store of this process uses the device, or a device that this one wraps.
+    /// Another store of this process uses the device, or one that the device wraps.
     #[error(
         "the device, or one that it wraps, is attached to another store of this process: give each store \
          its own device, or drop the other store first"

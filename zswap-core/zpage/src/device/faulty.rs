@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-// From std even under loom: these switches belong to the tests, not to a protocol that loom models.
+// These are from std even under loom: these switches belong to the tests, not to a protocol that loom models.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DeviceError, SwapDevice};

@@ -1,4 +1,4 @@
-//! The slots that are being read: how many readers each has, and whether it was given up meanwhile.
+//! The slots that are being read: how many readers each has, and which of them were given up meanwhile.
 //!
 //! They are kept in an open-addressed hash table. Its size is fixed, and it is allocated when the device is
 //! attached: pinning happens under an entry's lock, where nothing may allocate or wait. Probing is linear.
