@@ -172,7 +172,8 @@ impl Figures {
 
     /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were
     /// freed. The first value is from before the contestant returned memory to the system, the second from after
-    /// that. Returns `None` if no page was freed, or if the contestant does not report resident or compressed bytes.
+    /// that. Returns `None` if no page was freed, or if the contestant does not report resident or compressed
+    /// bytes.
     pub fn freed_per_compressed(&self) -> Option<(f64, f64)> {
         let freed = self.freed?;
         let left = Some(freed.compressed_bytes);

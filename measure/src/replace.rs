@@ -9,8 +9,8 @@ use std::path::Path;
 ///
 /// # Errors
 ///
-/// `AlreadyExists` if `path` is a device, a pipe or a folder, which is left alone; `IsADirectory`
-/// if `path` has no file name; otherwise the system's error of writing or renaming. No temporary file is left behind.
+/// `AlreadyExists` if `path` is a device, a pipe or a folder, which is left alone; `IsADirectory` if `path` has no
+/// file name; otherwise the system's error of writing or renaming. No temporary file is left behind.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;

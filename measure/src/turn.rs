@@ -30,7 +30,8 @@ pub struct Plan<'a> {
     pub unit: usize,
     /// The number of the round, which seeds the orders. In odd rounds the codec goes first.
     pub round: u64,
-    /// Whether three quarters of the pages are freed at the end. This has no effect if a unit is more than one page.
+    /// Whether three quarters of the pages are freed at the end. This has no effect if a unit is more than one
+    /// page.
     pub frees: bool,
 }
 
@@ -66,8 +67,8 @@ pub struct Turn {
     pub decompress: Option<Summary>,
     /// The memory that the contestant held right after the first filling.
     pub memory: Memory,
-    /// The memory that the contestant held after most pages were freed. `None` if the plan frees no pages, or if the
-    /// contestant does not count resident bytes.
+    /// The memory that the contestant held after most pages were freed. `None` if the plan frees no pages, or if
+    /// the contestant does not count resident bytes.
     pub freed: Option<Freed>,
     /// Why the first refused page was refused.
     pub refusal: Option<String>,

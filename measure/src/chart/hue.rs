@@ -25,8 +25,8 @@ pub const INK: Hue = hue((34, 34, 34), (230, 230, 230));
 /// The colour of less important text and lines.
 pub const FAINT: Hue = hue((90, 90, 90), (168, 173, 181));
 
-// The next four colours are Okabe and Ito's, which can be distinguished in print and by colour-blind people. They are
-// darkened until text in them is legible.
+// The next four colours are Okabe and Ito's, which can be distinguished in print and by colour-blind people. They
+// are darkened until text in them is legible.
 
 /// Okabe and Ito's blue.
 pub const BLUE: Hue = hue((0, 97, 158), (93, 184, 240));

@@ -25,7 +25,8 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
-/// Memory for patterns is allocated and released in groups of this number. A group fills a system page.
+/// Memory for patterns is allocated and released in groups of this number, or of more if the system's pages are
+/// larger than 4096 bytes.
 const GROUP: usize = group(512);
 
 /// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled.

@@ -88,7 +88,8 @@ pub enum DeviceError {
         /// The slot.
         slot: u64,
     },
-    /// This process is a forked child of the process that made the device. Only the process that made it may use it.
+    /// This process is a forked child of the process that made the device. Only the process that made it may use
+    /// it.
     #[error(
         "the device belongs to the process that made it, and this is a forked child: make another device \
          in the child"
