@@ -85,7 +85,7 @@ pub enum ZramError {
     NoSuchAlgorithm {
         /// The algorithm asked for.
         asked: String,
-        /// The specs of the algorithms that it has, in the order of their priorities, from 1.
+        /// The specs of the disk's algorithms for recompression, in the order of their priorities, from 1.
         known: String,
     },
 }

@@ -102,7 +102,7 @@ impl Zram {
     /// [`ZramError::Reentrant`] if called from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps where [`Zram::read`] does, and in the backend.
+    /// Sleeps as [`Zram::read`] does, and in the backend.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ZramError> {
         self.check(offset, bytes.len() as u64)?;
         self.counted(parts(offset, bytes.len() as u64), |part| {
@@ -132,7 +132,7 @@ impl Zram {
     /// Those of [`Zram::write`]. If the range consists of whole pages, only [`ZramError::OutOfRange`].
     ///
     /// # Blocking
-    /// Sleeps where [`Zram::write`] does.
+    /// Sleeps as [`Zram::write`] does.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         self.counted(parts(offset, len), |part| {
@@ -182,7 +182,7 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// Waits where [`Zram::discard`] does.
+    /// Waits as [`Zram::discard`] does.
     pub fn reset(&self) {
         for index in self.table.made() {
             self.discard_page(index);

@@ -69,7 +69,7 @@ impl Table {
         self.lock_in(self.chunk(index)?.get()?, index)
     }
 
-    /// Returns the word of a slot without locking the slot. Returns `None` where [`Table::lock`] does. The word
+    /// Returns the word of a slot without locking the slot. Returns `None` if [`Table::lock`] would. The word
     /// may change at any time, so it is only a hint.
     #[inline]
     pub(crate) fn peek(&self, index: u64) -> Option<Word> {

@@ -16,13 +16,14 @@
 //!   context. Then every call that needs a context fails with [`CodecFault::Reentrant`] instead of waiting for
 //!   ever, even if the store is another one or the thread has migrated to another CPU. Calls that need no
 //!   context work.
+//!
 //! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates while it
-//! holds a context is slower, not wrong. A thread on the CPU makes the context, so it is the first to touch
-//! the context's memory.
+//! holds a context is slower, not wrong. A thread on the CPU makes the context. So this thread touches the
+//! context's memory first, and by default the system places that memory near the CPU.
 //!
 //! A thread that finds its context locked waits for it. The holder has migrated or is descheduled, so it
 //! might seem better to take a neighbour's context. Measurements (docs/architecture.md) show that it is
-//! worse: the neighbour waits in turn, and finds its context's memory in the wrong cache.
+//! worse: the neighbour then has to wait, too, and finds its context's memory in the wrong cache.
 
 use core::fmt;
 // These are from std even under loom: they serve a statistic, and no modelled protocol depends on it.
@@ -267,7 +268,8 @@ impl HeldCtx<'_> {
         self.judged(done)
     }
 
-    /// Returns the output buffer. It begins with the compressed bytes of the last page. It is empty after a panic.
+    /// Returns the output buffer, which begins with the compressed bytes of the last page. After a panic, returns
+    /// an empty slice.
     #[inline]
     pub fn output(&self) -> &[u8] {
         self.tools.as_ref().map_or(&[], |tools| &tools.buffer)

@@ -48,7 +48,7 @@ impl Codec {
     /// Those of [`Codec::hold`].
     ///
     /// # Blocking
-    /// Sleeps where [`Codec::hold`] does.
+    /// Sleeps as [`Codec::hold`] does.
     pub fn prepare(&self) -> Result<(), CodecFault> {
         self.hold().map(drop)
     }
@@ -102,7 +102,7 @@ impl Codec {
     /// Those of [`Codec::hold`]; [`CodecFault::Failed`] with the compressor's error if it fails or panics.
     ///
     /// # Blocking
-    /// Sleeps where [`Codec::hold`] does, and in `then`.
+    /// Sleeps as [`Codec::hold`] does, and in `then`.
     #[inline]
     pub fn compress<T>(&self, page: &Page, then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
         let mut ctx = self.hold()?;
@@ -129,7 +129,7 @@ impl Codec {
     /// to decompress, also the errors of [`Codec::hold`].
     ///
     /// # Blocking
-    /// If the compressor needs a context to decompress, sleeps where [`Codec::hold`] does.
+    /// If the compressor needs a context to decompress, sleeps as [`Codec::hold`] does.
     #[inline]
     pub fn decompress(&self, bytes: &[u8], page: &mut Page) -> Result<(), CodecFault> {
         prefetch::read_soon(bytes);

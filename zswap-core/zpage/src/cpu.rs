@@ -26,7 +26,7 @@ mod imp {
     /// the number from memory that the kernel updates for each thread (rseq).
     #[inline]
     pub(super) fn current() -> Option<usize> {
-        // SAFETY: takes nothing and returns a number, or -1 if the system does not know the CPU.
+        // SAFETY: `sched_getcpu` takes nothing and returns a number, or -1 if the system does not know the CPU.
         let cpu = unsafe { libc::sched_getcpu() };
         usize::try_from(cpu).ok()
     }

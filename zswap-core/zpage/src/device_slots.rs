@@ -10,8 +10,8 @@
 //! If the device panics, only that call fails ([`DeviceError::Panicked`]). The call's slot is neither lost nor
 //! handed out twice.
 //!
-//! Lock: one leaf mutex, held briefly. Only the first use of a slot may allocate under it. The device is
-//! called without it. Pinning neither allocates nor blocks, since it is done under an entry's lock.
+//! Lock: one leaf mutex, which is held briefly. Only the first use of a slot may allocate under the mutex. Calls
+//! to the device are made without it. Pinning neither allocates nor blocks, since it is done under an entry's lock.
 
 mod readers;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-// These are from std even under loom: these switches belong to the tests, not to a protocol that loom models.
+// These are from std even under loom: they are switches for tests, and no modelled protocol depends on them.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DeviceError, SwapDevice};

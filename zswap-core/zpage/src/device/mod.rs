@@ -45,7 +45,7 @@ pub enum DeviceError {
         /// Slots of the device.
         capacity: u64,
     },
-    /// The slot holds no page: none was written, or the device did not keep it.
+    /// The slot holds no page: no page was written, or the device did not keep the page.
     #[error("slot {slot} holds no page")]
     Missing {
         /// The slot.

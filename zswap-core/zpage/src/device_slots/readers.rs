@@ -38,6 +38,7 @@ pub(super) struct Gone {
     pub(super) release: bool,
 }
 
+/// Returns the home of a slot: the place where a search for the slot begins.
 fn home(slot: u32) -> usize {
     // Fibonacci hashing spreads neighbouring slots, which are often read together.
     (slot.wrapping_mul(0x9E37_79B9) >> 16) as usize % PLACES
