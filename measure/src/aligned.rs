@@ -54,8 +54,8 @@ impl Deref for Pages {
 
     fn deref(&self) -> &[Page] {
         let pages = self.0.as_slice();
-        // SAFETY: `Aligned` has the size of a `Page` and a stricter alignment, so the same number
-        // of pages lies there. They are borrowed for as long as the result.
+        // SAFETY: `Aligned` has the size of a `Page` and a stricter alignment, so the memory of `pages` holds
+        // the same number of valid `Page`s. The result borrows them.
         unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len()) }
     }
 }

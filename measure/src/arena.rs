@@ -73,10 +73,11 @@ impl Arena {
     }
 }
 
-/// Asks the system for base pages behind `chunk`'s capacity. If it refuses, the arena still works.
+/// Asks the system to use no huge pages for the memory of `chunk`. If the system refuses, the arena still works.
 #[cfg(target_os = "linux")]
 fn decline_huge_pages(chunk: &mut Vec<u8>) {
-    // ALIGN is a multiple of every page size. What it cuts off at both ends is too small for a huge page.
+    // ALIGN is a multiple of every page size. The parts that it cuts off at both ends are too small for a huge
+    // page.
     const ALIGN: usize = 64 << 10;
     let spare = chunk.spare_capacity_mut();
     let skip = spare.as_ptr().addr().next_multiple_of(ALIGN) - spare.as_ptr().addr();

@@ -1,9 +1,9 @@
-//! The bare codec on the pages of the set, with the calls, bounds and buffers that a store uses.
+//! Measures the bare codec on the pages of the set, with the same calls, bounds and buffers as a store.
 //!
-//! It compresses in the order in which the store stored its pages again, into one hot buffer that has
-//! room for the codec's worst case. It decompresses in the order of the store's loads, into the same
-//! page buffer that the store loads into. The compressed pages come from an arena of base pages, which
-//! holds them back to back. The arena is filled beforehand, untimed.
+//! Pages are compressed in the order in which the store stores them for the second time. The output goes into one
+//! hot buffer that has room for the codec's worst case. Pages are decompressed in the order of the store's loads,
+//! into the page buffer that the store loads into. The compressed pages lie back to back in an arena without huge
+//! pages. The arena is filled beforehand, untimed.
 
 use std::hint::black_box;
 
@@ -19,9 +19,9 @@ use crate::timing::Summary;
 /// The times of one round, and the codec's error if it failed.
 #[derive(Debug, Default)]
 pub struct Times {
-    /// Compressions; `None` if no page was timed.
+    /// Times of compressions; `None` if no page was timed.
     pub compress: Option<Summary>,
-    /// Decompressions; `None` if no page was timed.
+    /// Times of decompressions; `None` if no page was timed.
     pub decompress: Option<Summary>,
     /// The first error.
     pub fault: Option<CompressorError>,
@@ -46,7 +46,7 @@ pub struct Orders<'a> {
 ///
 /// # Panics
 ///
-/// If an order contains an index beyond the pages of the set.
+/// If an order contains an index that is not below the number of pages in the set.
 ///
 /// ```
 /// use measure::{Lanes, PageSet, codec, shuffled};
@@ -81,7 +81,7 @@ pub fn measure(
         |_: usize, _: &[usize]| Ok::<_, Error>((compressor.new_ctx()?, output(compressor)?));
     let compress = lanes.measure(orders.store, ready, |lane, share, (mut ctx, mut buffer)| {
         for &i in share {
-            // A page that fails here also failed above, where the error was kept.
+            // A page that fails here also failed above, where its error was recorded.
             let _ = black_box(ctx.compress(&set.pages()[i], black_box(&mut buffer)));
             lane.laps.lap();
         }

@@ -1,10 +1,10 @@
 //! The interface of a contestant: something that stores pages under numbers and loads them again.
 //!
-//! The caller that measures one implements it; `E` is the error type of its calls.
+//! A caller implements [`Contestant`] for what it measures. `E` is the type of the contestant's errors.
 
 use crate::aligned::Page;
 
-/// Stores pages. It is set up before its turn is timed. Dropping it undoes all that it set up
+/// Something that stores pages. It is set up before its turn is timed. Dropping it undoes all that it set up
 /// outside of this process. [`turn()`](crate::turn()) has an example.
 pub trait Contestant<E>: Sync {
     /// Makes the worker with which one thread stores and loads. Called on that thread, untimed.
@@ -21,15 +21,15 @@ pub trait Contestant<E>: Sync {
     /// An error ends the turn.
     fn free(&self, page: usize) -> Result<(), E>;
 
-    /// Returns as much memory to the system as it can.
+    /// Returns as much memory to the system as the contestant can.
     ///
     /// # Errors
     ///
     /// An error ends the turn.
     fn tidy(&self) -> Result<(), E>;
 
-    /// Called before loads, untimed. If a load moves a page back into memory for good, the contestant
-    /// moves such pages out again here. Other contestants do nothing.
+    /// Moves pages out of memory again if earlier loads have moved them into memory for good. Called before
+    /// loads, untimed. Does nothing by default.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ pub trait Contestant<E>: Sync {
         Ok(())
     }
 
-    /// Reports the memory that it holds now.
+    /// Returns the memory that the contestant holds now.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ pub trait Worker<E> {
     /// After an error, the pages are not kept.
     fn store(&mut self, first: usize, pages: &[Page]) -> Result<(), E>;
 
-    /// Loads the unit that was last stored under numbers from `first`. `into` has the unit's length
+    /// Loads the unit that was last stored under the numbers from `first` on. `into` has the unit's length
     /// and is page-aligned. Returns `false` if nothing is stored there.
     ///
     /// # Errors
@@ -83,11 +83,11 @@ pub trait Worker<E> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Memory {
-    /// Bytes of the compressed pages; `None` if it does not report them.
+    /// Bytes of the compressed pages; `None` if the contestant does not report them.
     pub compressed_bytes: Option<usize>,
-    /// All its physical memory in bytes; `None` if nobody counts it.
+    /// Bytes of all physical memory that the contestant holds; `None` if they are not counted.
     pub resident_bytes: Option<usize>,
-    /// Bytes of metadata that record where each page is; `None` if it does not report them.
+    /// Bytes of metadata that record where each page is; `None` if the contestant does not report them.
     pub metadata_bytes: Option<usize>,
     /// Counts of a store that has statistics; `None` for other contestants.
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -97,7 +97,7 @@ pub struct Memory {
 /// A store's own statistics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUse {
-    /// Pages that it holds, including same-filled ones.
+    /// Pages that the store holds, including same-filled ones.
     pub pages: usize,
     /// Pages kept as one word.
     pub same_filled: usize,
@@ -105,7 +105,8 @@ pub struct PoolUse {
     pub incompressible: usize,
     /// Resident bytes of the pool, including cached pages.
     pub pool_bytes: usize,
-    /// Bytes of compression contexts and their buffers, which depend on the number of processors, not of pages.
+    /// Bytes of compression contexts and their buffers. They depend on the number of processors, not on the
+    /// number of pages.
     pub context_bytes: usize,
 }
 

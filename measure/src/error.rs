@@ -1,4 +1,4 @@
-//! Why a measurement cannot run: each error says which value was wrong and what to do.
+//! The errors of this crate. Each says which value was wrong and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ pub enum Error {
     /// The files hold no page.
     #[error("there is no page in {files}; give --pages a file with at least one 4096-byte page")]
     EmptySet {
-        /// Their names.
+        /// The names of the files.
         files: String,
     },
 
@@ -83,7 +83,7 @@ pub enum Error {
     NoMemory {
         /// The bytes requested.
         bytes: usize,
-        /// What they were for.
+        /// What the bytes were for.
         what: &'static str,
     },
 
@@ -104,7 +104,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// No thread measures.
+    /// The number of threads is 0.
     #[error("--threads 0 measures nothing; give 1 or more")]
     NoThreads,
 

@@ -33,58 +33,58 @@ impl fmt::Display for Name {
 /// Everything that a report says about one contestant. Times are per page, in nanoseconds, as
 /// medians over the rounds; `None` where nothing was timed.
 ///
-/// With the feature `serde` this is one object, without refusals, faults and the figures that come
-/// from a store's own statistics.
+/// With the feature `serde` this becomes one object. Refusals, faults and the figures that come from a store's
+/// own statistics are left out.
 #[derive(Clone, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Figures {
-    /// Its name.
+    /// The contestant's name.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub name: Name,
-    /// Measuring threads.
+    /// The number of measuring threads.
     pub threads: usize,
-    /// Turns taken.
+    /// The number of turns.
     pub rounds: usize,
-    /// Pages offered.
+    /// Pages offered to the contestant.
     pub pages: usize,
-    /// Pages refused.
+    /// Pages that the contestant refused.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub refused: usize,
-    /// Stores that replace older pages.
+    /// Times of stores that replace older pages.
     #[cfg_attr(feature = "serde", serde(rename = "store_ns"))]
     pub store: Option<Timing>,
-    /// Loads.
+    /// Times of loads.
     #[cfg_attr(feature = "serde", serde(rename = "load_ns"))]
     pub load: Option<Timing>,
-    /// Stores of the first filling, in the order of the pages.
+    /// Times of the stores of the first filling, in the order of the pages.
     #[cfg_attr(feature = "serde", serde(rename = "grow_ns"))]
     pub grow: Option<Timing>,
-    /// The bare codec's compressions.
+    /// Times of the bare codec's compressions.
     #[cfg_attr(feature = "serde", serde(rename = "codec_compress_ns"))]
     pub compress: Option<Timing>,
-    /// The bare codec's decompressions.
+    /// Times of the bare codec's decompressions.
     #[cfg_attr(feature = "serde", serde(rename = "codec_decompress_ns"))]
     pub decompress: Option<Timing>,
-    /// What it held after the first filling of the first round, when the heap was fresh and the codec
-    /// had not run.
+    /// The memory that the contestant held after the first filling of the first round. At that time the heap
+    /// was fresh and the codec had not run.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub memory: Memory,
     /// Resident bytes per compressed byte.
     pub resident_per_compressed: Option<f64>,
     /// Memory after most pages were freed in the first round.
     pub freed: Option<Freed>,
-    /// Mean store time divided by the mean compression time of the same round; the median over the
-    /// rounds.
+    /// The mean store time of a round divided by the mean compression time of that round. This is the median of
+    /// the quotients of all rounds.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_store_to_codec"))]
     pub store_over_codec: Option<f64>,
-    /// Mean load time divided by the mean decompression time of the same round; the median over the
-    /// rounds.
+    /// The mean load time of a round divided by the mean decompression time of that round. This is the median
+    /// of the quotients of all rounds.
     #[cfg_attr(feature = "serde", serde(rename = "ratio_load_to_codec"))]
     pub load_over_codec: Option<f64>,
     /// Why the first refused page was refused.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub refusal: Option<String>,
-    /// What went wrong first; `None` if every page came back equal every time.
+    /// The first thing that went wrong; `None` if every page came back equal every time.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub fault: Option<String>,
 }
@@ -142,14 +142,14 @@ impl Figures {
         self.memory.pool.unwrap_or_default()
     }
 
-    /// Returns the bytes of all pages offered.
+    /// Returns the uncompressed size in bytes of all pages offered.
     pub fn original_bytes(&self) -> usize {
         self.pages * PAGE_SIZE
     }
 
-    /// Returns the bytes that the pages take without the store, divided by the bytes that they take
-    /// with it. The latter are pool, metadata and contexts, by the store's statistics, and the refused
-    /// pages, which stay with the caller uncompressed. `None` if they are 0.
+    /// Returns the compression ratio: the uncompressed size of all pages, divided by the bytes that they take with
+    /// the store. These are the bytes of the pool, the metadata and the contexts, as the store reports them, and
+    /// the bytes of the refused pages, which the caller keeps uncompressed. Returns `None` if the divisor is 0.
     pub fn ratio(&self) -> Option<f64> {
         let pool = self.pool();
         let metadata = self.memory.metadata_bytes.unwrap_or(0);
@@ -158,20 +158,22 @@ impl Figures {
         quotient(Some(self.original_bytes()), Some(with))
     }
 
-    /// Returns the pool bytes per compressed byte. `None` if either is not reported.
+    /// Returns the pool bytes per compressed byte. Returns `None` if either figure is not reported, or if there
+    /// are no compressed bytes.
     pub fn pool_per_compressed(&self) -> Option<f64> {
         quotient(self.memory.pool.map(|pool| pool.pool_bytes), self.memory.compressed_bytes)
     }
 
-    /// Returns the metadata bytes per page that the store holds, including same-filled ones. `None` if
-    /// either is not reported.
+    /// Returns the metadata bytes per page that the store holds. Same-filled pages count, too. Returns `None` if
+    /// either figure is not reported, or if the store holds no page.
     pub fn metadata_per_page(&self) -> Option<f64> {
         quotient(self.memory.metadata_bytes, self.memory.pool.map(|pool| pool.pages))
     }
 
     /// Returns the resident bytes per remaining compressed byte after three quarters of the pages were
-    /// freed: first before tidying up, then after it. `None` if no page was freed, or if the contestant
-    /// does not report the remaining bytes.
+    /// freed. The first value is from before the contestant returned memory to the system, the second from after
+    /// that. Returns `None` if no page was freed, or if the contestant does not report resident or compressed
+    /// bytes.
     pub fn freed_per_compressed(&self) -> Option<(f64, f64)> {
         let freed = self.freed?;
         let left = Some(freed.compressed_bytes);

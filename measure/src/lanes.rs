@@ -37,7 +37,7 @@ impl Lane {
 pub struct Lanes {
     lanes: Vec<Lane>,
     clock: Clock,
-    /// The processors allowed to the thread that made the lanes, before any turn pinned it.
+    /// The processors on which the thread that made the lanes could run before any turn pinned it.
     processors: Processors,
 }
 
@@ -51,7 +51,7 @@ pub struct Harvest<T> {
 }
 
 impl Lanes {
-    /// Makes `threads` lanes. Their stopwatches together take `laps` laps without allocating.
+    /// Makes `threads` lanes. Together, their stopwatches can record `laps` laps without allocating.
     ///
     /// # Errors
     ///
@@ -239,7 +239,7 @@ mod tests {
             |_, _| Ok::<_, Error>(()),
             |_, _, ()| {
                 arrived.fetch_add(1, Ordering::SeqCst);
-                // Ends only when all lanes have got here.
+                // Ends only when all lanes have arrived here.
                 while arrived.load(Ordering::SeqCst) < 3 {
                     std::thread::yield_now();
                 }

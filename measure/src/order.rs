@@ -1,6 +1,6 @@
 //! Random orders for storing pages again and for loading them.
 
-/// Returns a permutation of `indices`, which is the same for the same seed.
+/// Returns `indices` in a random order. The same seed gives the same order.
 ///
 /// ```
 /// use measure::shuffled;
@@ -18,7 +18,7 @@ pub fn shuffled(indices: &[usize], seed: u64) -> Vec<usize> {
     order
 }
 
-/// Steele, Lea and Flood's `SplitMix64` generator, from a seed.
+/// Steele, Lea and Flood's `SplitMix64` generator of random numbers. Its field is the seed.
 ///
 /// ```
 /// use measure::SplitMix;

@@ -1,4 +1,4 @@
-//! The set of pages that every contestant gets: read once, held once.
+//! The set of pages that every contestant gets. It is read once, and all contestants share one copy.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,7 +19,7 @@ const ZST_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// How many pages are read at a time.
 const STEP: usize = 256;
 
-/// Pages in memory, with what is known about them before any store sees them.
+/// Pages in memory. The set also records which pages are same-filled and where the pages come from.
 #[derive(Debug)]
 pub struct PageSet {
     pages: Pages,
@@ -113,7 +113,7 @@ impl PageSet {
     }
 }
 
-/// Returns whether one 8-byte word fills the page: then every byte equals the one 8 bytes later.
+/// Returns whether one 8-byte word fills the page. If so, every byte equals the byte 8 places after it.
 fn is_same_filled(page: &Page) -> bool {
     page[8..] == page[..PAGE_SIZE - 8]
 }

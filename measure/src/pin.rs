@@ -1,8 +1,8 @@
 //! Pins a turn to the processor where it started.
 //!
 //! A thread that migrates finds cold caches on its new processor, and the store may have to make new
-//! contexts there. Both would count as the store's cost. The next turn starts wherever the system
-//! likes, so that a processor that is busy with something else spoils one turn and not all.
+//! contexts there. Both would count as the store's cost. The next turn starts wherever the system likes. So a
+//! processor that is busy with something else spoils only one turn.
 
 /// Keeps the calling thread on one processor until this value is dropped. Does nothing if the system
 /// has no such call or refuses it.
@@ -23,8 +23,8 @@ pub struct Pinned {
 
 /// The processors that this program may run on.
 ///
-/// Must be read on a thread that is not pinned: a pinned thread, and the threads that it starts,
-/// may run on only one.
+/// Read them on a thread that is not pinned: a pinned thread, and the threads that it starts, may run on only
+/// one.
 #[derive(Clone, Debug)]
 pub struct Processors(Vec<usize>);
 

@@ -9,8 +9,8 @@ use std::path::Path;
 ///
 /// # Errors
 ///
-/// `AlreadyExists` if `path` is a device, a pipe or a folder, which is left alone; `IsADirectory`
-/// if it has no file name; otherwise the system's error of writing or renaming. No file is left behind.
+/// `AlreadyExists` if `path` is a device, a pipe or a folder, which is left alone; `IsADirectory` if `path` has no
+/// file name; otherwise the system's error of writing or renaming. No temporary file is left behind.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;
@@ -31,8 +31,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     prefix.push(".");
     let mut beside = tempfile::Builder::new();
     beside.prefix(&prefix).suffix(".part");
-    // Like any new file, it gets the rights that the umask allows. By default a temporary file is
-    // accessible to its owner only.
+    // The file gets the rights that the umask allows, like any new file. By default, only its owner could
+    // access a temporary file.
     #[cfg(unix)]
     beside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut part = beside.tempfile_in(path.parent().unwrap_or(Path::new("")))?;

@@ -1,4 +1,5 @@
-//! Times of single operations: one clock read each, with the clock's cost subtracted, and medians over rounds.
+//! Times of single operations, and their medians over rounds. Each operation is timed with one read of the
+//! clock. The cost of that read is subtracted.
 
 use std::time::{Duration, Instant};
 
@@ -79,9 +80,9 @@ impl Laps {
         self.samples.append(&mut other.samples);
     }
 
-    /// Summarises the laps, less the cost of the clock; `None` if no lap was recorded. `wall` is the
-    /// time from the start of the first lap to the end of the last; laps of several stopwatches may
-    /// overlap in it.
+    /// Summarises the laps after subtracting the clock's cost from each. Returns `None` if no lap was recorded.
+    /// `wall` is the time from the start of the first lap to the end of the last. It may be less than the sum of
+    /// the laps, because laps of several stopwatches overlap.
     pub fn summary(&mut self, clock: Clock, wall: Duration) -> Option<Summary> {
         if self.samples.is_empty() {
             return None;
@@ -100,13 +101,13 @@ impl Laps {
     }
 }
 
-/// Returns an interval in nanoseconds, at most `u64::MAX`, which is five centuries.
+/// Returns an interval in nanoseconds. Returns `u64::MAX` for an interval of more than five centuries.
 fn nanos(interval: Duration) -> u64 {
     u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Returns the smallest of the sorted `samples` that is at least as large as `share` thousandths of
-/// them (nearest rank); 0 if there are no samples.
+/// Returns a percentile of the sorted `samples`, by nearest rank. `share` counts thousandths: 990 means the 99th
+/// percentile. Returns 0 if there are no samples.
 fn permille(samples: &[u64], share: usize) -> u64 {
     let rank = (samples.len() * share).div_ceil(1000).max(1);
     samples.get(rank - 1).copied().unwrap_or(0)
@@ -164,7 +165,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Takes the medians of some rounds; `None` if there are no rounds.
+    /// Returns the medians over `rounds`, or `None` if there are no rounds.
     ///
     /// ```
     /// use measure::{Summary, Timing};

@@ -1,9 +1,9 @@
 //! One turn: a contestant is filled, filled again in random order, and read in random order. Then, if
-//! the plan says so, most pages are freed. The bare codec is measured right before or right after this.
+//! the plan says so, most pages are freed. The bare codec is measured right before or right after the contestant.
 //!
 //! After each filling, every page is checked, untimed. A stored page is correct only if a load returns
 //! it byte for byte into a buffer that held something else. A refused page is correct only if the
-//! contestant reports that it does not have it. Threads share the work evenly. A single thread stays
+//! contestant reports that it does not have the page. Threads share the work evenly. A single thread stays
 //! on the processor where the turn began; each of several stays on the processor of its lane.
 
 use std::fmt::Display;
@@ -20,17 +20,18 @@ use crate::pages::PageSet;
 use crate::pin::Pinned;
 use crate::timing::Summary;
 
-/// What happens in a turn; the same for every contestant of a round.
+/// Says what happens in a turn. All contestants of a round have the same plan.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     /// The pages.
     pub set: &'a PageSet,
-    /// Pages in one store or load; the set is a multiple of it. Units that contain a same-filled
-    /// page are not timed.
+    /// The pages in one store or load, which are called a unit. The set must be a multiple of the unit. Units
+    /// that contain a same-filled page are not timed.
     pub unit: usize,
     /// The number of the round, which seeds the orders. In odd rounds the codec goes first.
     pub round: u64,
-    /// Whether three quarters of the pages are freed at the end; only if a unit is one page.
+    /// Whether three quarters of the pages are freed at the end. This has no effect if a unit is more than one
+    /// page.
     pub frees: bool,
 }
 
@@ -42,7 +43,7 @@ pub struct Freed {
     pub compressed_bytes: usize,
     /// All memory that the contestant holds, in bytes.
     pub resident_bytes: usize,
-    /// The same, after the contestant returned what it could.
+    /// All memory that the contestant holds after it returned memory to the system, in bytes.
     pub tidied_bytes: usize,
 }
 
@@ -50,27 +51,28 @@ pub struct Freed {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Turn {
-    /// Pages offered.
+    /// Pages offered to the contestant.
     pub pages: usize,
     /// Pages that the contestant refused, ascending.
     pub refused: Vec<usize>,
-    /// Stores of the first filling, in the order of the set.
+    /// Times of the stores of the first filling, in the order of the set.
     pub grow: Option<Summary>,
-    /// Stores that replace older pages.
+    /// Times of stores that replace older pages.
     pub store: Option<Summary>,
-    /// Loads.
+    /// Times of loads.
     pub load: Option<Summary>,
-    /// The bare codec's compressions.
+    /// Times of the bare codec's compressions.
     pub compress: Option<Summary>,
-    /// The bare codec's decompressions.
+    /// Times of the bare codec's decompressions.
     pub decompress: Option<Summary>,
-    /// What the contestant held right after the first filling.
+    /// The memory that the contestant held right after the first filling.
     pub memory: Memory,
-    /// What it held after most pages were freed, if the plan freed them and it counts resident bytes.
+    /// The memory that the contestant held after most pages were freed. `None` if the plan frees no pages, or if
+    /// the contestant does not count resident bytes.
     pub freed: Option<Freed>,
     /// Why the first refused page was refused.
     pub refusal: Option<String>,
-    /// What went wrong first; `None` if every page came back equal every time.
+    /// The first thing that went wrong; `None` if every page came back equal every time.
     pub fault: Option<String>,
 }
 
@@ -85,19 +87,19 @@ impl Turn {
     }
 }
 
-/// Measures one contestant and the bare `codec`, if one is given. `build` makes the contestant within
-/// the turn, and it is dropped before the turn ends. `earlier` is the contestant's previous turn: if
-/// the codec goes first, it does not decompress the pages that were refused then; and it is a fault if
-/// the contestant now refuses other pages.
+/// Measures one contestant and the bare `codec`, if one is given. `build` makes the contestant, which is dropped
+/// before the turn ends. `earlier` is the contestant's previous turn, if there was one. If the codec goes first,
+/// it does not decompress the pages that were refused in the previous turn. It is a fault if the contestant
+/// refuses other pages now than in the previous turn.
 ///
 /// # Errors
 ///
 /// * [`Error::PartialUnit`] if the set is not a multiple of the unit;
 /// * errors of `build`;
 /// * errors of the codec, as in [`codec::measure`];
-/// * errors of the contestant after which it does not go on ([`Contestant::goes_on_after`]).
+/// * errors after which the contestant does not go on ([`Contestant::goes_on_after`]).
 ///
-/// A problem with single pages is the turn's [`Turn::fault`] instead.
+/// A problem with single pages is no error. It is recorded in [`Turn::fault`].
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -204,7 +206,7 @@ pub fn codec_orders(plan: Plan<'_>) -> (Vec<usize>, Vec<usize>) {
     (order(0), order(1))
 }
 
-/// The orders in which a contestant works. Each consists of the first pages of units.
+/// The orders in which a contestant works. Each order lists units, by their first pages.
 struct Order {
     /// All units, in the order of the set.
     fill: Vec<usize>,
@@ -235,7 +237,7 @@ fn is_timed(plan: Plan<'_>, first: usize) -> bool {
     (first..first + plan.unit).all(|page| !plan.set.is_same_filled(page))
 }
 
-/// A contestant's part of its turn.
+/// The part of a turn in which the contestant works.
 struct Course<'a, E> {
     plan: Plan<'a>,
     contestant: &'a dyn Contestant<E>,
@@ -305,7 +307,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(filled.times)
     }
 
-    /// Records a fault if the contestant's counts differ from what the filling saw.
+    /// Records a fault if the contestant counts other numbers of pages than the filling stored.
     fn check_counts(&mut self) {
         let Some(counted) = self.turn.memory.pool else { return };
         let taken = self.turn.pages - self.turn.refused.len();
@@ -321,7 +323,8 @@ impl<E: Display + Send> Course<'_, E> {
         }
     }
 
-    /// Stores every unit once more: the timed ones in random order, then the others, untimed.
+    /// Stores every unit once more: the timed ones in random order, then the others, untimed. Records a fault if a
+    /// unit is refused that was taken before, or the reverse. Returns the times.
     fn fill_again(&mut self, timed: &[usize], others: &[usize]) -> Result<Option<Summary>, E> {
         let (plan, contestant, turn) = (self.plan, self.contestant, &*self.turn);
         let again = |worker: &mut dyn Worker<E>, first: usize| match worker
@@ -361,7 +364,7 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(harvest.times)
     }
 
-    /// Loads the units of `firsts`, none of which was refused.
+    /// Loads the units of `firsts`, none of which was refused. Records a fault if a unit is not loaded.
     fn load(&mut self, firsts: &[usize]) -> Result<Option<Summary>, E> {
         let contestant = self.contestant;
         let harvest: Harvest<Option<String>> = self.lanes.measure(
@@ -389,7 +392,8 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(harvest.times)
     }
 
-    /// Loads the units of `firsts` and records a fault if one differs from the set.
+    /// Loads the units of `firsts`. Records a fault if one differs from the set, is missing although it was taken,
+    /// or is there although it was refused.
     fn check(&mut self, firsts: &[usize], when: &str) -> Result<(), E> {
         self.contestant.settle()?;
         let mut worker = self.contestant.worker()?;
@@ -420,7 +424,8 @@ impl<E: Display + Send> Course<'_, E> {
         Ok(())
     }
 
-    /// Frees three quarters of the pages in this order, and has the contestant return what it can.
+    /// Frees three quarters of the pages in this order, and lets the contestant return memory to the system.
+    /// Records its memory before and after that. Then checks the other pages.
     fn free(&mut self, order: &[usize]) -> Result<(), E> {
         self.contestant.settle()?;
         let (gone, left) = order.split_at(order.len() / 4 * 3);
@@ -445,12 +450,12 @@ fn unit(plan: Plan<'_>, first: usize) -> &[Page] {
     &plan.set.pages()[first..first + plan.unit]
 }
 
-/// Returns an error if it concerns a single page. Any other error ends the turn.
+/// Returns `Ok` with the error if it concerns single pages, and `Err` with the error if it must end the turn.
 fn single<E>(contestant: &dyn Contestant<E>, error: E) -> Result<E, E> {
     if contestant.goes_on_after(&error) { Ok(error) } else { Err(error) }
 }
 
-/// Returns why a page that should be there was not loaded.
+/// Returns why a page that should be there was not loaded. Returns `Err` if the error must end the turn.
 fn why_lost<E: Display>(
     contestant: &dyn Contestant<E>,
     result: Result<bool, E>,
@@ -478,7 +483,7 @@ mod tests {
         refuses: Option<usize>,
         /// A page that it loses right after storing it.
         loses: Option<usize>,
-        /// A page whose store ends the turn.
+        /// A page that ends the turn when it is stored.
         ends_at: Option<usize>,
         /// A page that it returns changed.
         changes: Option<usize>,
@@ -551,7 +556,7 @@ mod tests {
         }
     }
 
-    /// 32 pages, none of them same-filled.
+    /// Returns 32 pages, none of them same-filled.
     fn set() -> PageSet {
         let page = |n: u8| -> Page { std::array::from_fn(|i| (i / 9) as u8 ^ n) };
         PageSet::new((0..32).map(page).collect::<Pages>(), "a test".into())

@@ -11,7 +11,7 @@ use crate::wire::{
 };
 use crate::{Export, SessionError};
 
-/// The most bytes of an option's data. An export's name has at most 4096.
+/// The most bytes of an option's data. An export's name has at most 4096 bytes.
 const MOST_OPTION: u32 = 8192;
 /// The most options that a client may send before it chooses the export.
 const MOST_OPTIONS: usize = 100;
@@ -30,7 +30,8 @@ fn flags(agreed: Agreed) -> u16 {
     HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES | CAN_MULTI_CONN | df
 }
 
-/// Answers options until the client has chosen the export. Returns `None` if the client aborts.
+/// Answers options until the client has chosen the export. Returns `None` if the client aborts, and an error if
+/// the client violates the protocol or the stream fails.
 pub(crate) fn negotiate<S: Read + Write>(
     stream: &mut S,
     export: &Export,
@@ -111,7 +112,7 @@ pub(crate) fn negotiate<S: Read + Write>(
 }
 
 impl Export {
-    /// Returns whether a name that a client sent means this export. An empty name does.
+    /// Returns whether a name that a client sent means this export. An empty name means it, too.
     fn is_named(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }

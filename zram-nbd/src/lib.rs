@@ -38,9 +38,10 @@
 //! and structured replies. Not supported: TLS, block status.
 //!
 //! # Hostile clients
-//! Whatever a client sends, it gets a reply of the protocol, or its connection is closed. A session buffers
-//! one request, 32 MiB at most. A request can reach only ranges of the disk, and a reply carries only bytes of
-//! the disk. A [`Server`] drops clients that send nothing in the handshake or do not read their replies.
+//! Whatever a client sends, the client gets a reply of the protocol, or its connection is closed. A session
+//! buffers one request at a time, which needs at most 32 MiB. A request can reach only ranges of the disk, and a
+//! reply carries only bytes of the disk. A [`Server`] drops clients that send nothing in the handshake or do not
+//! read their replies.
 //!
 //! # Faulty codecs
 //! If a user's compressor, backend or device fails or panics, the client that sent the request gets an error;
@@ -52,7 +53,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `wire.rs` | the protocol's constants, and integers on the wire |
-//! | `handshake.rs` | options, until the client has chosen the export |
+//! | `handshake.rs` | the options that a client sends until it has chosen the export |
 //! | `transmission.rs` | requests and replies |
 //! | `server.rs` | sockets, and a thread per client |
 
@@ -79,7 +80,7 @@ use zram::Zram;
 pub use server::{Listener, Server, Totals};
 pub use wire::MOST_BYTES;
 
-/// A disk and its name, by which clients choose it.
+/// A disk, and the name by which clients choose it.
 #[derive(Debug, Clone)]
 pub struct Export {
     pub(crate) disk: Arc<Zram>,
@@ -87,7 +88,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// Exports the disk under a name. A client that gives no name gets it, too.
+    /// Exports the disk under a name. A client that gives no name gets this disk, too.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -115,7 +116,7 @@ pub struct Session {
     pub written_bytes: u64,
 }
 
-/// Why a session failed. A client that disconnects between requests does not make it fail.
+/// Why a session failed. A session does not fail if the client disconnects between two requests.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -138,7 +139,8 @@ pub enum SessionError {
     },
 }
 
-/// Serves one client until it disconnects. The crate's front page has an example.
+/// Serves one client until it disconnects, and returns what the session did. The crate's front page has an
+/// example.
 ///
 /// # Errors
 /// [`SessionError::Io`] if the stream fails or ends during the handshake or a request;

@@ -13,14 +13,14 @@ use std::thread;
 
 use crate::{Export, Session, SessionError, handshake, transmission};
 
-/// The most clients at a time; more are turned away.
+/// The most clients at the same time. Further clients are turned away.
 const MOST_CLIENTS: usize = 64;
-/// The default of both timeouts.
+/// The default of a server's two timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The time between two checks of `stop`.
+/// How long the server sleeps when no client is waiting, before it checks `stop` again.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where clients come from.
+/// A socket on which clients connect.
 #[derive(Debug)]
 pub enum Listener {
     /// A TCP port.
@@ -140,26 +140,27 @@ impl Write for Stream {
     }
 }
 
-/// What a server's sessions did in total.
+/// What all sessions of a server did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Totals {
     /// Clients that connected.
     pub clients: u64,
-    /// Clients whose session failed, through their own fault or the connection's.
+    /// Clients whose session failed, because of the client, the connection or a panic.
     pub failed: u64,
-    /// Clients turned away because there were too many, or no thread or file descriptor for them.
+    /// Clients turned away because there were too many clients, or because the system had no thread or file
+    /// descriptor for them.
     pub turned_away: u64,
-    /// The sum over all sessions.
+    /// The sum of the figures of all sessions.
     pub sessions: Session,
 }
 
-/// Serves a disk to at most 64 clients at a time; more are turned away.
+/// Serves a disk to at most 64 clients at the same time. Further clients are turned away.
 ///
-/// A client that keeps its thread waiting is dropped; other clients are not affected. It is dropped if it sends
-/// nothing for [`handshake_timeout`](Self::handshake_timeout) during the handshake, or if it reads nothing of
-/// what is sent to it for [`write_timeout`](Self::write_timeout). After the handshake, a client may be silent
-/// for any time.
+/// A client that keeps its thread waiting is dropped. During the handshake, it is dropped if it sends nothing for
+/// [`handshake_timeout`](Self::handshake_timeout). At any time, it is dropped if it reads nothing of what is sent
+/// to it for [`write_timeout`](Self::write_timeout). Other clients are not affected. After the handshake, a
+/// client may be silent for any time.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -216,17 +217,18 @@ impl Server {
         self
     }
 
-    /// Serves until `stop` is true, then closes the clients' connections and joins their threads.
+    /// Serves until `stop` is true. Then closes the clients' connections, joins their threads, and returns what
+    /// all sessions did.
     ///
     /// # Errors
     /// The listener's error. The connections are closed and the threads are joined before it is returned.
     ///
     /// # Blocking
-    /// Until `stop` is true, which is checked every 20 milliseconds.
+    /// Blocks until `stop` is true. If no client is waiting, `stop` is checked every 20 milliseconds.
     pub fn run(&self, stop: &AtomicBool) -> io::Result<Totals> {
         self.listener.set_nonblocking()?;
         let totals = Mutex::new(Totals::default());
-        // For each client, a second handle of its connection, by which it can be closed.
+        // A second handle of each client's connection, for closing the connection.
         let clients: Mutex<BTreeMap<u64, Stream>> = Mutex::new(BTreeMap::new());
         let ended = thread::scope(|scope| {
             let ended = loop {
@@ -301,7 +303,7 @@ impl Server {
     }
 }
 
-/// Returns the timeout, or a nanosecond instead of zero, which sockets refuse.
+/// Returns the timeout, or one nanosecond if the timeout is zero. Sockets refuse a timeout of zero.
 fn not_zero(timeout: Duration) -> Duration {
     timeout.max(Duration::from_nanos(1))
 }

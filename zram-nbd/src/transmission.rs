@@ -14,8 +14,8 @@ use crate::wire::{
 };
 use crate::{Session, SessionError};
 
-/// The largest buffer, in bytes, that a session keeps for later requests of at most this size. A larger buffer
-/// is freed when such a request comes.
+/// The most bytes of buffer that a session keeps from one small request to the next. A larger buffer is freed
+/// when a request comes that needs at most this number of bytes.
 const KEPT: usize = 1 << 20;
 
 struct Request {
@@ -43,7 +43,7 @@ pub(crate) fn run<S: Read + Write>(
         }
         let writes = request.kind == CMD_WRITE;
         if writes && request.len > MOST_BYTES {
-            // The data are not read, so they would be mistaken for requests.
+            // The session must end: the data of this request are not read, and would be taken for requests.
             return Err(SessionError::Protocol { what: "a write of length", value: len as u64 });
         }
         if (writes || request.kind == CMD_READ) && request.len <= MOST_BYTES {
@@ -61,7 +61,7 @@ pub(crate) fn run<S: Read + Write>(
     }
 }
 
-/// Resizes the buffer to the length of a request and zeroes it.
+/// Resizes the buffer to the length of a request and zeroes it. Frees a buffer that is much too large.
 fn fit(buffer: &mut Vec<u8>, len: usize) -> Result<(), SessionError> {
     buffer.clear();
     if len <= KEPT && buffer.capacity() > KEPT {
@@ -98,7 +98,8 @@ impl Request {
     }
 }
 
-/// Executes a request. If it fails, returns the protocol's error number.
+/// Executes a request. A read fills `buffer`, and a write stores its content. If the request fails, returns the
+/// protocol's error number.
 fn answer(
     disk: &Zram,
     request: &Request,
@@ -136,7 +137,7 @@ fn answer(
     }
 }
 
-/// Returns the protocol's number for an error. For a range that is not on the disk, that is `beyond`.
+/// Returns the protocol's number for an error of the disk. Returns `beyond` if the range is not on the disk.
 fn number(error: &ZramError, beyond: u32) -> u32 {
     match error {
         ZramError::OutOfRange { .. } => beyond,

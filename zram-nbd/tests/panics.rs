@@ -31,7 +31,7 @@ const WORKS: u8 = 0;
 const PANICS: u8 = 1;
 const PANICS_TWICE: u8 = 2;
 
-/// A compressor that drops the zeros at a page's end.
+/// A compressor that drops the zeros at a page's end. Its mood can make it panic.
 #[derive(Debug, Clone)]
 struct Odd {
     mood: Arc<AtomicU8>,
@@ -92,7 +92,7 @@ impl CompressorCtx for Odd {
     }
 }
 
-/// Returns a disk with this compressor, and the compressor's mood.
+/// Returns a disk that compresses with [`Odd`], and the mood of that compressor.
 fn disk() -> (Arc<Zram>, Arc<AtomicU8>) {
     let odd = Odd { mood: Arc::new(AtomicU8::new(WORKS)) };
     let mood = odd.mood.clone();
@@ -119,7 +119,7 @@ fn a_panic_is_an_error_and_the_session_goes_on() {
         let mut client = Client { stream, structured: false };
         client.go(structured);
 
-        // The first panics come from making a context.
+        // The compressor panics when its first context is made.
         mood.store(PANICS, SeqCst);
         assert_eq!(client.write(0, &page(9)), Err(EIO));
         mood.store(WORKS, SeqCst);

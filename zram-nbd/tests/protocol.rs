@@ -1,4 +1,4 @@
-//! A hand-written client that follows the protocol, and breaks it.
+//! A hand-written client follows the protocol, and violates it.
 
 #![allow(
     clippy::unwrap_used,
@@ -47,14 +47,14 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         assert_eq!(client.call(0, 4999, 12).unwrap(), b"\0some bytes\0");
         client.call(3, 0, 0).unwrap();
         client.write(8192, &[3; 8192]).unwrap();
-        // Trim keeps a part of a page; write-zeroes zeroes it.
+        // If a range covers only a part of a page, trim leaves that part, and write-zeroes zeroes it.
         client.call(4, 8192, 4096 + 100).unwrap();
         assert_eq!(client.call(0, 12_280, 16).unwrap(), [[0; 8], [3; 8]].concat());
         client.call(6, 12_288, 4).unwrap();
         assert_eq!(client.call(0, 12_286, 8).unwrap(), [0, 0, 0, 0, 0, 0, 3, 3]);
         assert_eq!(client.call(0, 77, 0).unwrap(), b"");
 
-        // A request that arrives in pieces.
+        // A request may arrive in pieces.
         let magic = 0x2560_9513u32.to_be_bytes();
         let rest =
             [&[0; 4][..], &9u64.to_be_bytes(), &5001u64.to_be_bytes(), &[0, 0, 0, 3]].concat();
@@ -65,7 +65,7 @@ fn requests_do_what_they_say_with_either_kind_of_reply() {
         client.send(&[&rest[7..]]);
         assert_eq!(client.answer(9, 5001, 3).unwrap(), b"ome");
 
-        // Ranges that are not on the disk, a read that is too large, unknown commands and flags.
+        // Errors: ranges that are not on the disk, a read that is too large, unknown commands and flags.
         assert_eq!(client.call(0, SIZE - 1, 2), Err(EINVAL));
         assert_eq!(client.call(0, u64::MAX, 2), Err(EINVAL));
         assert_eq!(client.write(SIZE - 1, b"xx"), Err(28));
@@ -106,10 +106,10 @@ fn options_are_answered_one_by_one_until_the_export_is_chosen() {
     }
     client.option(6, b"\0\0\0\x05other\0\0");
     assert_eq!(client.reply(6).0, 1 << 31 | 6);
-    // The default export, with information requests.
+    // `INFO` about the default export, with requests for information.
     client.option(6, b"\0\0\0\0\0\x02\0\x00\0\x03");
     assert_eq!([client.reply(6).0, client.reply(6).0, client.reply(6).0], [3, 3, 1]);
-    // The old way to choose the export. Zeros follow the reply.
+    // `EXPORT_NAME`, the old way to choose the export. Zeros follow the reply.
     client.option(1, b"disk");
     assert_eq!((client.u64(), client.u16()), (SIZE, 0b1_0110_1101));
     assert_eq!(client.take(), [0; 124]);

@@ -60,8 +60,8 @@ impl ZramBuilder {
         }
     }
 
-    /// Sets the size of the disk in bytes, a multiple of 4096. Required. A page that was never written takes
-    /// at most a tenth of a byte.
+    /// Sets the size of the disk in bytes, a multiple of 4096. Required. An empty disk takes less than a tenth
+    /// of a byte per page. The first write to any of 512 neighbouring pages allocates 8 bytes for each of them.
     pub fn disksize(mut self, bytes: u64) -> Self {
         self.disksize = bytes;
         self
@@ -116,7 +116,7 @@ impl ZramBuilder {
     }
 
     /// Sets whether the disk records when each page was last accessed, in whole seconds.
-    /// [`Zram::mark_idle_older_than`] needs this. It takes 4 bytes per page. Default: no.
+    /// [`Zram::mark_idle_older_than`] needs the times. They take 4 bytes per page. Default: no.
     pub fn access_times(mut self, note: bool) -> Self {
         self.access_times = note;
         self
@@ -139,12 +139,15 @@ impl ZramBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`BuildError::DiskSize`] if the size is missing or not allowed; [`BuildError::TooManyAlgorithms`] if
-    /// there are too many for recompression; [`BuildError::Compressor`] or [`BuildError::Zpool`] if a name is
-    /// not known (the error lists the known ones) or a constructor fails; [`BuildError::Pages`] if the page
-    /// provider could not be made; [`BuildError::ObjectsTooSmall`] if the backend cannot hold a page;
-    /// [`BuildError::Table`] if there is no memory for the table; [`BuildError::Device`] if the device cannot
-    /// be attached; [`BuildError::Panicked`] if a backend, compressor or page provider panics.
+    /// * [`BuildError::DiskSize`] if the size is missing or not allowed.
+    /// * [`BuildError::TooManyAlgorithms`] if there are more than three algorithms for recompression.
+    /// * [`BuildError::Compressor`] or [`BuildError::Zpool`] if a name is not known (the error lists the known
+    ///   ones), a compressor's spec is malformed, or a constructor fails.
+    /// * [`BuildError::Pages`] if the page provider could not be made.
+    /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a page.
+    /// * [`BuildError::Table`] if there is no memory for the table.
+    /// * [`BuildError::Device`] if the device cannot be attached.
+    /// * [`BuildError::Panicked`] if a backend, compressor or page provider panics.
     pub fn build(self) -> Result<Zram, BuildError> {
         let bytes = self.disksize;
         if bytes == 0 || bytes % PAGE_SIZE as u64 != 0 || bytes > MOST_BYTES {

@@ -7,8 +7,8 @@ use crate::word::{Content, Word};
 /// The value of `writeback_limit` that means no limit.
 const UNLIMITED: u64 = u64::MAX;
 
-/// A disk's counters. Only the two limits affect behaviour. The disk may exceed a limit by the pages that
-/// threads are working on at the moment.
+/// A disk's counters. Only the two limits affect behaviour. Only writes check `mem_limit`, and they check it after
+/// they have stored their object. So the pool may exceed the limit for a moment, or because of recompression.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) stored: Counter,
@@ -36,7 +36,7 @@ impl Counts {
         }
     }
 
-    /// Updates the counters for the replacement of a slot's word.
+    /// Updates the counters when a slot's word changes from `old` to `new`.
     #[inline]
     pub(crate) fn replaced(&self, old: Word, new: Word) {
         let kinds = |word: Word| {
@@ -63,7 +63,8 @@ impl Counts {
         self.mem_limit.get() as usize
     }
 
-    /// Raises the recorded maximum to `bytes`, the present bytes of pool pages that hold objects.
+    /// Raises the recorded maximum of used memory to `bytes` if it is lower. `bytes` is the size of all pool
+    /// pages that hold objects now.
     #[inline]
     pub(crate) fn used(&self, bytes: usize) {
         self.mem_used_max.raise(bytes as u64);
@@ -88,8 +89,8 @@ impl Counts {
         self.writeback_limit.change(more);
     }
 
-    /// Resets the counters to those of a new disk. The limits stay, and so do `stored`, `same` and `huge`,
-    /// which change with the pages.
+    /// Sets the counters to zero. The limits stay. So do `stored`, `same` and `huge`, which change only with
+    /// the pages.
     pub(crate) fn reset(&self) {
         let since = [
             &self.huge_since,

@@ -5,28 +5,29 @@ use zpage::device::AttachError;
 use zpage::{DeviceError, RecipeError};
 use zpool_api::{PageError, ZpoolError};
 
-/// Errors of a disk's calls. The page that failed is unchanged; the pages before it are done.
+/// Errors of a disk's calls. After an error, the page that failed is unchanged. If the call is for several pages,
+/// those before the failed page are done.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZramError {
     /// The range is not on the disk.
     #[error("{len} bytes at {offset} are not on the disk: its size is {disksize} bytes")]
     OutOfRange {
-        /// Where the range begins, bytes.
+        /// The offset of the range's first byte.
         offset: u64,
-        /// Its length, bytes.
+        /// The range's length in bytes.
         len: u64,
-        /// The disk's size, bytes.
+        /// The disk's size in bytes.
         disksize: u64,
     },
-    /// The write would take the pool beyond `mem_limit`.
+    /// The write would make the pool larger than `mem_limit`.
     #[error(
         "page {index} would take the pool beyond its limit of {limit} bytes; discard pages, write some back, or raise mem_limit"
     )]
     MemLimit {
         /// The page.
         index: u64,
-        /// The limit, bytes.
+        /// The limit in bytes.
         limit: usize,
     },
     /// There is no memory for the table of slots.
@@ -61,8 +62,8 @@ pub enum ZramError {
         /// The device's error.
         source: DeviceError,
     },
-    /// The call needs a compression context, but comes from inside a codec or backend that a disk or store is
-    /// calling on this thread.
+    /// The call needs a compression context, but this thread holds one already: the call comes from inside a
+    /// codec or backend. A thread that is ending gets this error, too.
     #[error(
         "page {index} from inside a codec or backend call; a compression context is not re-entrant"
     )]
@@ -79,12 +80,12 @@ pub enum ZramError {
         /// Slots of the device.
         slots: u64,
     },
-    /// The disk does not have this algorithm for recompression.
+    /// The disk does not have this algorithm for recompression, or has none at all.
     #[error("no algorithm {asked}; this disk recompresses with {known}")]
     NoSuchAlgorithm {
         /// The algorithm asked for.
         asked: String,
-        /// The specs of the algorithms that it has, in the order of their priorities, from 1.
+        /// The specs of the disk's algorithms for recompression, in the order of their priorities, from 1.
         known: String,
     },
 }
@@ -98,19 +99,19 @@ pub enum BuildError {
         "disksize of {bytes} bytes is not allowed; give a multiple of 4096, from 4096 to {most}"
     )]
     DiskSize {
-        /// The size asked for, bytes.
+        /// The size that was given, in bytes.
         bytes: u64,
-        /// The largest, bytes.
+        /// The largest size in bytes.
         most: u64,
     },
-    /// There are more algorithms for recompression than priorities.
+    /// Too many algorithms were given for recompression.
     #[error(
         "{asked} algorithms are too many; a disk has one, and at most {most} to recompress with"
     )]
     TooManyAlgorithms {
-        /// The number given.
+        /// The number of algorithms given, including the one for writes.
         asked: usize,
-        /// The most to recompress with.
+        /// The most algorithms that a disk can have for recompression.
         most: usize,
     },
     /// There is no memory for the table of slots.
@@ -136,7 +137,7 @@ pub enum BuildError {
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,
-        /// Its largest object, bytes.
+        /// The size of its largest object in bytes.
         max: usize,
     },
     /// Code of a backend, a compressor or a page provider panicked.

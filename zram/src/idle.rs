@@ -1,4 +1,4 @@
-//! Idle pages: marked here, unmarked by any read or write.
+//! Marks pages as idle. Any read or write of a page removes the mark.
 
 use core::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::Zram;
 use crate::word::Content;
 
 impl Zram {
-    /// Marks every page that has an object in the pool as idle, and returns how many pages are idle now. A
+    /// Marks as idle every page that has an object in the pool, and returns how many pages are idle now. A
     /// read or write of a page removes its mark.
     ///
     /// ```
@@ -27,8 +27,9 @@ impl Zram {
         self.mark(|_| true)
     }
 
-    /// Marks the pages that nobody has read or written for at least `age` as idle, and returns how many pages
-    /// are idle now. Only the whole seconds of `age` count. Marks none unless the disk was built with
+    /// Marks as idle the pages that have an object in the pool and were not read or written for at least
+    /// `age`. Returns how many pages are idle now, including those that were idle before. Only the whole
+    /// seconds of `age` count. Marks no page if the disk was built without
     /// [`access_times`](crate::ZramBuilder::access_times).
     ///
     /// ```
@@ -42,7 +43,7 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// As [`mark_idle`](Self::mark_idle).
+    /// Waits as [`mark_idle`](Self::mark_idle) does.
     pub fn mark_idle_older_than(&self, age: Duration) -> u64 {
         self.mark(|now| now.is_some_and(|seconds| seconds >= age.as_secs()))
     }

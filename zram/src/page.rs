@@ -6,7 +6,8 @@
 //! * Read: the slot is locked, the object is pinned, the slot is unlocked, and the pinned bytes are
 //!   decompressed. If the page is on the device, the slot stays locked while the device reads.
 //!
-//! The thread that takes a word out of its slot frees the word's content, once, and with no slot locked.
+//! The thread that takes a word out of its slot frees the word's content, exactly once. It holds no slot's lock
+//! while it does so.
 
 use core::fmt;
 
@@ -46,9 +47,9 @@ impl Zram {
         self.table.slots() * PAGE_SIZE as u64
     }
 
-    /// Writes a whole page. `index` counts pages and must be on the disk.
+    /// Writes a whole page. `index` is the page's number, which must be on the disk.
     pub(crate) fn write_page(&self, index: u64, page: &Page) -> Result<(), ZramError> {
-        // While the page is compressed, the CPU fetches what freeing the old object needs.
+        // The old object is freed later. The CPU fetches the memory for that while the page is compressed.
         if let Some(Content::Object { bits, .. }) = self.table.peek(index).map(Word::content) {
             self.zpool.prefetch(Handle::new(self.tag, bits));
         }
@@ -138,7 +139,8 @@ impl Zram {
     }
 
     /// Checks the pool's size, which includes the new object, against the limit. If the size exceeds the
-    /// limit, frees the object and fails with [`ZramError::MemLimit`].
+    /// limit, frees the object and fails with [`ZramError::MemLimit`]. Otherwise records the size for
+    /// `mem_used_max`.
     fn within_limit(&self, index: u64, content: Content) -> Result<(), ZramError> {
         let used = self.pool_bytes();
         let limit = self.counts.mem_limit();
@@ -161,7 +163,7 @@ impl Zram {
         self.restore(index, &object, priority, huge, page)
     }
 
-    /// Reads the page of a locked slot, which stays locked.
+    /// Reads the page of a locked slot. The slot stays locked.
     pub(crate) fn read_locked(
         &self,
         index: u64,
@@ -184,7 +186,7 @@ impl Zram {
         Ok(())
     }
 
-    /// Reads the page that an object contains.
+    /// Reads the page that is stored in an object.
     pub(crate) fn read_object(
         &self,
         index: u64,
@@ -198,7 +200,7 @@ impl Zram {
         self.restore(index, &object, priority, huge, page)
     }
 
-    /// Decompresses the bytes of an object into its page.
+    /// Decompresses an object into `page`, or copies it if it is a page that was stored uncompressed.
     pub(crate) fn restore(
         &self,
         index: u64,
@@ -222,7 +224,7 @@ impl Zram {
         ZramError::NoSuchAlgorithm { asked: asked.to_owned(), known: known.join(", ") }
     }
 
-    /// Returns the device. Called only for a page that is on it.
+    /// Returns the slots of the disk's device. Called only for a page on the device, so there is one.
     #[expect(
         clippy::expect_used,
         reason = "only writeback to the device makes words that name its slots"
@@ -231,7 +233,7 @@ impl Zram {
         self.backing.as_ref().expect("a page is on a device, but the disk has no device")
     }
 
-    /// Frees the content of a word that left its slot.
+    /// Frees the content of a word that no slot contains.
     pub(crate) fn discard_word(&self, word: Word) {
         match word.content() {
             Content::Empty => {}
@@ -240,8 +242,8 @@ impl Zram {
                 self.device().give_up(slot);
             }
             Content::Object { bits, .. } => {
-                // The slot was the handle's only owner, so this fails only if the backend is faulty. Then
-                // the object cannot be freed in any other way.
+                // No slot has this handle now, so this fails only if the backend is faulty. In that case
+                // nothing else could free the object.
                 let _ = contain(|| self.zpool.free(Handle::new(self.tag, bits)));
             }
         }

@@ -1,5 +1,5 @@
-//! Ranges of bytes, anywhere on the disk. Whole pages are written directly. A range may begin or end within
-//! a page; that part is changed under the lock of the page's slot.
+//! Ranges of bytes, anywhere on the disk. Whole pages are written directly. If a range begins or ends within a
+//! page, that page is read, changed and written under the lock of its slot.
 
 use core::ops::Range;
 
@@ -13,9 +13,9 @@ const SIZE: u64 = PAGE_SIZE as u64;
 /// The part of a range that lies on one page.
 struct Part {
     index: u64,
-    /// Its bytes in the page.
+    /// Where the part is in the page.
     on_page: Range<usize>,
-    /// Its bytes in the caller's buffer.
+    /// Where the part is in the range, and so in the caller's buffer.
     of_range: Range<usize>,
 }
 
@@ -54,8 +54,9 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::OutOfRange`]; [`ZramError::Pool`], [`ZramError::Codec`] or [`ZramError::Device`] if the
-    /// backend, the codec or the device fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    /// [`ZramError::OutOfRange`] if the range is not on the disk; [`ZramError::Pool`], [`ZramError::Codec`] or
+    /// [`ZramError::Device`] if the backend, the codec or the device fails; [`ZramError::Reentrant`] if called
+    /// from inside a codec or backend.
     ///
     /// # Blocking
     /// Sleeps in the codec and the device. Also sleeps while another thread writes a part of the same page,
@@ -81,8 +82,8 @@ impl Zram {
         done
     }
 
-    /// Writes `bytes` from `offset` on, page by page. After an error, the page that failed and all pages after
-    /// it are unchanged, and the pages before it are written.
+    /// Writes `bytes` to the disk from `offset` on, page by page. After an error, the page that failed and all
+    /// pages after it are unchanged, and the pages before it are written.
     ///
     /// ```
     /// use zram::ZramError;
@@ -95,12 +96,13 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::OutOfRange`]; [`ZramError::MemLimit`]; [`ZramError::Table`] if there is no memory for
-    /// the page's slot; [`ZramError::Pool`], [`ZramError::Codec`] or [`ZramError::Device`] if the backend,
-    /// the codec or the device fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    /// [`ZramError::OutOfRange`] if the range is not on the disk; [`ZramError::MemLimit`] if the pool would
+    /// exceed its limit; [`ZramError::Table`] if there is no memory for a page's slot; [`ZramError::Pool`],
+    /// [`ZramError::Codec`] or [`ZramError::Device`] if the backend, the codec or the device fails;
+    /// [`ZramError::Reentrant`] if called from inside a codec or backend.
     ///
     /// # Blocking
-    /// As [`Zram::read`], and in the backend.
+    /// Sleeps as [`Zram::read`] does, and in the backend.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ZramError> {
         self.check(offset, bytes.len() as u64)?;
         self.counted(parts(offset, bytes.len() as u64), |part| {
@@ -114,7 +116,7 @@ impl Zram {
         })
     }
 
-    /// Fills a range with zeros. The whole pages in it take no memory afterwards.
+    /// Fills `len` bytes from `offset` on with zeros. Pages that lie wholly in the range are discarded.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -127,10 +129,10 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Zram::write`]. A range of whole pages fails only with [`ZramError::OutOfRange`].
+    /// Those of [`Zram::write`]. If the range consists of whole pages, only [`ZramError::OutOfRange`].
     ///
     /// # Blocking
-    /// As [`Zram::write`].
+    /// Sleeps as [`Zram::write`] does.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         self.counted(parts(offset, len), |part| {
@@ -142,8 +144,8 @@ impl Zram {
         })
     }
 
-    /// Discards the whole pages of a range. They read as zeros and take no memory. If the range begins or ends
-    /// within a page, that page is unchanged.
+    /// Discards the pages that lie wholly in the range. They read as zeros and take no pool memory. If the range
+    /// begins or ends within a page, that page is unchanged.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -155,10 +157,11 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::OutOfRange`].
+    /// [`ZramError::OutOfRange`] if the range is not on the disk.
     ///
     /// # Blocking
-    /// Waits for the lock of a page that another thread changes. Blocks in the device if pages are on it.
+    /// Waits for the lock of each page that another thread changes or reads from the device. Blocks in the
+    /// device if pages are on it.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         self.check(offset, len)?;
         for part in parts(offset, len).filter(Part::is_whole) {
@@ -179,7 +182,7 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// As [`Zram::discard`].
+    /// Waits as [`Zram::discard`] does.
     pub fn reset(&self) {
         for index in self.table.made() {
             self.discard_page(index);
@@ -187,7 +190,7 @@ impl Zram {
         self.counts.reset();
     }
 
-    /// Calls `each` for each part. Stops at the first error, and counts and returns it.
+    /// Calls `each` for each part. Stops at the first error, counts it and returns it.
     fn counted(
         &self,
         parts: impl Iterator<Item = Part>,
@@ -202,7 +205,8 @@ impl Zram {
         Ok(())
     }
 
-    /// Fails with [`ZramError::OutOfRange`], and counts the call, if the range is not on the disk.
+    /// Checks that the range is on the disk. If it is not, counts the call and returns
+    /// [`ZramError::OutOfRange`].
     fn check(&self, offset: u64, len: u64) -> Result<(), ZramError> {
         let disksize = self.disksize();
         if offset.checked_add(len).is_some_and(|end| end <= disksize) {

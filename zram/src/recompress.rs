@@ -12,7 +12,7 @@ use crate::error::ZramError;
 use crate::page::{HUGE_FROM, fault_at};
 use crate::word::{Content, Word};
 
-/// Selects the pages that [`Zram::recompress`] compresses again, the algorithm, and the number of pages.
+/// Tells [`Zram::recompress`] which pages to compress again, with which algorithm, and how many at most.
 /// Without a filter, it selects all pages that have an object.
 ///
 /// ```
@@ -56,7 +56,7 @@ impl Recompress {
         self
     }
 
-    /// Stops after this number of pages was compressed, whether or not they got smaller.
+    /// Stops after compressing this number of pages, including those that did not get smaller.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = Some(pages);
         self
@@ -88,8 +88,8 @@ pub struct Recompressed {
 }
 
 impl Zram {
-    /// Recompresses the pages that `what` selects. Skips a page if an algorithm of the same or a higher
-    /// priority has compressed it, or was tried.
+    /// Recompresses the pages that `what` selects. Skips a page that was already compressed, or tried, with an
+    /// algorithm of the same or a higher priority.
     ///
     /// Stops at the first error. The page that failed is unchanged; the pages before it stay recompressed.
     ///
@@ -106,12 +106,12 @@ impl Zram {
     /// ```
     ///
     /// # Errors
-    /// [`ZramError::NoSuchAlgorithm`] if the disk has no algorithm of that name or priority, or none to
-    /// recompress with; [`ZramError::Pool`] or [`ZramError::Codec`] if the backend or a codec fails;
-    /// [`ZramError::Reentrant`] from inside a codec or backend.
+    /// [`ZramError::NoSuchAlgorithm`] if the disk has no algorithm of that name or priority, or no algorithm for
+    /// recompression at all; [`ZramError::Pool`] or [`ZramError::Codec`] if the backend or a codec fails;
+    /// [`ZramError::Reentrant`] if called from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps in the codec and the backend, while it holds the lock of one page.
+    /// Sleeps in the codec and the backend while it holds the lock of one page.
     pub fn recompress(&self, what: &Recompress) -> Result<Recompressed, ZramError> {
         let priority = self.priority_of(what)?;
         let mut done = Recompressed::default();
@@ -149,7 +149,7 @@ impl Zram {
     }
 
     /// Recompresses one page. Returns the number of bytes saved, 0 if the result was not smaller, and `None`
-    /// if the page is not selected.
+    /// if the page is not selected or is skipped.
     fn recompress_page(
         &self,
         index: u64,

@@ -13,11 +13,11 @@ use crate::word::Content;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct MmStat {
-    /// Bytes of the pages held in memory, uncompressed.
+    /// The uncompressed size, in bytes, of the pages that are in memory.
     pub orig_data_size: u64,
     /// Bytes of the objects in the pool.
     pub compr_data_size: u64,
-    /// Resident bytes of the pool, including pages that it keeps warm.
+    /// Resident bytes of the pool, including free pages that it keeps for reuse.
     pub mem_used_total: u64,
     /// The limit in bytes; 0 means no limit.
     pub mem_limit: u64,
@@ -116,7 +116,7 @@ impl fmt::Display for BdStat {
 
 impl fmt::Display for BlockState {
     /// Writes `index seconds flags`, as the kernel does. The flags are the letters `s`, `w`, `h`, `i`, `r` and
-    /// `n`, or a dot for each flag that is not set.
+    /// `n`. A dot stands for each flag that is not set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flag = |on: bool, letter: char| if on { letter } else { '.' };
         write!(
@@ -135,7 +135,8 @@ impl fmt::Display for BlockState {
 }
 
 impl Zram {
-    /// Returns the memory statistics. Each field is correct at some moment of the call, but not all at the same.
+    /// Returns the memory statistics. Each field is correct at some moment of the call, but not all fields at
+    /// the same moment.
     pub fn mm_stat(&self) -> MmStat {
         let pool = self.zpool.stats();
         let counts = &self.counts;
@@ -183,7 +184,8 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// As [`Zram::mark_idle`].
+    /// Each step of the iterator waits for the lock of a page if another thread writes the page in part,
+    /// recompresses it, writes it back or reads it from the device.
     pub fn block_state(&self) -> impl Iterator<Item = BlockState> {
         self.table.made().filter_map(|index| {
             let slot = self.table.lock(index)?;
@@ -213,7 +215,8 @@ impl Zram {
             .fold(0, usize::saturating_add)
     }
 
-    /// Returns the bytes of the compression contexts made so far. They depend on the CPUs, not on the pages.
+    /// Returns the bytes of the compression contexts made so far. Each algorithm has at most one context per CPU,
+    /// whatever the number of pages.
     pub fn context_bytes(&self) -> usize {
         self.algorithms.iter().map(Codec::memory_bytes).fold(0, usize::saturating_add)
     }
@@ -229,7 +232,7 @@ impl Zram {
         self.counts.mem_used_max.set(self.pool_bytes() as u64);
     }
 
-    /// Compacts the pool and returns the number of pages freed.
+    /// Compacts the pool and returns the number of pool pages freed.
     ///
     /// ```
     /// # if cfg!(not(feature = "zsmalloc")) { return Ok(()); }
@@ -242,14 +245,14 @@ impl Zram {
     /// [`ZpoolError::Unsupported`] if the backend cannot compact; the backend's own error if compaction fails.
     ///
     /// # Blocking
-    /// In the backend.
+    /// Blocks in the backend.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         let pages = self.zpool.compact()?;
         self.counts.compacted.add(pages as u64);
         Ok(pages)
     }
 
-    /// Gives the pages that the pool keeps warm back to the system, and returns their number.
+    /// Gives the free pages that the pool keeps for reuse back to the system, and returns their number.
     ///
     /// ```
     /// let disk = zram::Zram::builder().disksize(1 << 20).build()?;
@@ -261,7 +264,7 @@ impl Zram {
     /// ```
     ///
     /// # Blocking
-    /// In the system.
+    /// Blocks in the system.
     pub fn trim(&self) -> usize {
         self.zpool.trim()
     }

@@ -1,7 +1,7 @@
 //! All slots of a disk, in chunks of 512. A chunk is allocated when one of its pages is written for the first
 //! time.
 //!
-//! The lock of a slot is a bit of its word (zpage's `word_lock.rs`). It may be held while sleeping.
+//! The lock of a slot is a bit of its word (zpage's `word_lock.rs`). A thread may sleep while it holds the lock.
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -17,7 +17,7 @@ pub(crate) const CHUNK: u64 = if cfg!(miri) { 16 } else { 512 };
 #[derive(Debug)]
 struct Chunk {
     words: Box<[AtomicU64]>,
-    /// When each slot was last accessed, in seconds since the table was made. Empty without `access_times`.
+    /// When each slot was last accessed, in seconds since the table was made. Empty if `access_times` is off.
     accessed: Box<[AtomicU32]>,
 }
 
@@ -62,13 +62,14 @@ impl Table {
         self.chunks.get((index / CHUNK) as usize).filter(|_| index < self.slots)
     }
 
-    /// Locks a slot. Returns `None` if its chunk is not allocated: none of the chunk's pages was ever written.
+    /// Locks a slot. Returns `None` if the slot's chunk is not allocated, because no page of the chunk was ever
+    /// written. Also returns `None` if `index` is beyond the disk.
     #[inline]
     pub(crate) fn lock(&self, index: u64) -> Option<SlotGuard<'_>> {
         self.lock_in(self.chunk(index)?.get()?, index)
     }
 
-    /// Returns the word of a slot without locking the slot, or `None` if its chunk is not allocated. The word
+    /// Returns the word of a slot without locking the slot. Returns `None` if [`Table::lock`] would. The word
     /// may change at any time, so it is only a hint.
     #[inline]
     pub(crate) fn peek(&self, index: u64) -> Option<Word> {
@@ -130,7 +131,7 @@ impl Table {
     }
 }
 
-/// A locked slot; unlocked when dropped.
+/// A locked slot. It is unlocked when this is dropped.
 #[derive(Debug)]
 pub(crate) struct SlotGuard<'a> {
     guard: WordGuard<'a>,
@@ -157,7 +158,7 @@ impl SlotGuard<'_> {
         }
         if let Some(accessed) = self.accessed {
             let now = self.made.elapsed().as_secs().try_into().unwrap_or(u32::MAX);
-            // Relaxed: read and written under the slot's lock.
+            // Relaxed: the time is read and written only under the slot's lock.
             accessed.store(now, Ordering::Relaxed);
         }
     }

@@ -10,7 +10,7 @@
 //! | kind | payload |
 //! |---|---|
 //! | Empty | 0 |
-//! | Object | the backend's 52 bits of the handle; its tag is the pool's |
+//! | Object | the backend's 52 bits of the handle; the handle's tag is that of the pool |
 //! | Same | the pattern, packed by zpage's `same_filled.rs` |
 //! | `OnDevice` | the number of a slot of the device |
 //!
@@ -94,7 +94,7 @@ impl Word {
         Word(self.0 | INCOMPRESSIBLE)
     }
 
-    /// Returns the highest priority that did not make the page smaller; 0 for none.
+    /// Returns the highest priority that did not make the page smaller, or 0 if there is none.
     pub(crate) fn tried(self) -> usize {
         (self.0 >> TRIED_SHIFT & 3) as usize
     }

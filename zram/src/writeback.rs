@@ -10,7 +10,7 @@ use crate::Zram;
 use crate::error::ZramError;
 use crate::word::{Content, Word};
 
-/// Selects the pages that [`Zram::writeback`] writes, and their number. Without a filter, it selects all pages
+/// Tells [`Zram::writeback`] which pages to write, and how many at most. Without a filter, it selects all pages
 /// that have an object.
 ///
 /// ```
@@ -59,7 +59,7 @@ impl Writeback {
         self
     }
 
-    /// Stops after this number of pages was written.
+    /// Stops after writing this number of pages.
     pub fn max_pages(mut self, pages: u64) -> Self {
         self.max_pages = Some(pages);
         self
@@ -104,10 +104,10 @@ impl Zram {
     /// [`ZramError::NoDevice`] if the disk was built without
     /// [`backing_device`](crate::ZramBuilder::backing_device); [`ZramError::DeviceFull`] if the device has no
     /// free slot; [`ZramError::Device`], [`ZramError::Pool`] or [`ZramError::Codec`] if the device, the backend
-    /// or a codec fails; [`ZramError::Reentrant`] from inside a codec or backend.
+    /// or a codec fails; [`ZramError::Reentrant`] if called from inside a codec or backend.
     ///
     /// # Blocking
-    /// Sleeps in the codec and the device, while it holds the lock of one page.
+    /// Sleeps in the codec and the device while it holds the lock of one page.
     pub fn writeback(&self, what: &Writeback) -> Result<WrittenBack, ZramError> {
         if self.backing.is_none() {
             return Err(ZramError::NoDevice);
@@ -172,7 +172,7 @@ impl Zram {
         if left_out || !self.counts.take_writeback() {
             return Ok(false);
         }
-        // Gives the page back to the budget unless it is written.
+        // If the page is not written, dropping this gives it back to the budget.
         let budget = Budget(self);
         let mut page = [0; PAGE_SIZE];
         self.read_object(index, bits, priority, huge, &mut page)?;
@@ -189,7 +189,7 @@ impl Zram {
     }
 }
 
-/// One page of the disk's writeback budget. Dropping this gives the page back, in a panic, too.
+/// One page of the disk's writeback budget. Dropping this gives the page back to the budget, also in a panic.
 struct Budget<'a>(&'a Zram);
 
 impl Drop for Budget<'_> {

@@ -17,8 +17,8 @@ use compressors::CompressorError;
 use zpool_base::sync::test_rng::Rng;
 use zram::{PAGE_SIZE, Page, Recompress, Writeback, ZramError};
 
-/// Returns a disk with three pages of each kind: compressed, huge, same-filled, on the device. Also returns
-/// what the pages contain.
+/// Returns a disk with three pages of each kind (compressed, huge, same-filled, on the device), and the content
+/// of the pages.
 fn filled() -> (Rig, Vec<Box<Page>>) {
     let rig = rig(16);
     let mut pages = Vec::new();
@@ -39,8 +39,8 @@ fn all_read(rig: &Rig, pages: &[Box<Page>]) {
     (0..).zip(pages).for_each(|(n, page)| check(&rig.disk, n, page));
 }
 
-/// Runs every operation that writes on pages of each kind: writes of whole pages and of parts, recompression,
-/// writeback.
+/// Runs every kind of operation that writes: writes of whole pages and of parts, on pages of each kind, then
+/// recompression and writeback.
 fn everything(rig: &Rig) -> Vec<Result<(), ZramError>> {
     let mut results = Vec::new();
     for n in (0..12).step_by(2) {
@@ -126,7 +126,7 @@ fn memory_that_runs_out_at_any_step_changes_nothing() {
 #[test]
 fn a_device_that_fails_keeps_the_page_where_it_was() {
     let (rig, pages) = filled();
-    // Two pages are written, the third fails. Neither the page nor its share of the budget is lost.
+    // Two pages are written, the third fails. The third is not lost, and is given back to the budget.
     rig.disk.set_writeback_limit(Some(10));
     rig.device.fail_writes(2, 1);
     let error = rig.disk.writeback(&Writeback::new()).unwrap_err();

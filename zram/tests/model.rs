@@ -37,7 +37,7 @@ fn random_operations_agree_with_an_array_of_bytes() {
                 0..=2 => {
                     let mut bytes = vec![0; len];
                     for (n, part) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
-                        // Every kind of page: same-filled, sparse, full of noise.
+                        // Pages of every kind: same-filled, sparse, or full of noise.
                         let full = [0, 8, 100, 1500, PAGE_SIZE][rng.below(5)];
                         let page = marked(round * 8 + n as u64, full);
                         part.copy_from_slice(&page[..part.len()]);

@@ -31,7 +31,7 @@ const FREE: u8 = 4;
 /// The mood in which the backend reports impossible figures.
 const LIES: u8 = 5;
 
-/// A backend with a mood, which says which of its calls panics.
+/// Wraps a backend. Its mood says which of its calls panics, or that it reports impossible figures.
 #[derive(Debug)]
 struct Odd(Arc<dyn Zpool>, Arc<AtomicU8>);
 
@@ -77,7 +77,8 @@ impl Zpool for Odd {
     }
 }
 
-/// Returns a builder of a disk of 16 pages, the mood of its backend, and the backend that the odd one wraps.
+/// Returns a builder of a disk of 16 pages over an odd backend, that backend's mood, and the backend that it
+/// wraps.
 fn odd(mood: u8) -> (ZramBuilder, Arc<AtomicU8>, Arc<dyn Zpool>) {
     let mood = Arc::new(AtomicU8::new(mood));
     let inner = builtin::zpools().build("zbud", &ZpoolConfig::new(Arc::new(HeapPages::new())));
@@ -128,7 +129,7 @@ fn a_disk_whose_backend_panics_when_it_frees_is_dropped_whole() {
     }
     assert_eq!(disk.writeback(&Writeback::new().pages(4..8)).unwrap().written, 4);
     mood.store(FREE, SeqCst);
-    // An overwrite frees the old object.
+    // Overwriting a page frees its old object.
     disk.write(0, &marked(9, 2000)[..]).unwrap();
     drop(disk);
     assert_eq!((inner.stats().objects, device.pages()), (0, 0));

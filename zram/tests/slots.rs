@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::{Rig, at, check, marked, rig, rig_with, settle};
 use zram::{BuildError, PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
-/// Returns the number and the flags of every page that is not empty.
+/// Returns the number and the flags of each page that is not empty.
 fn flags(disk: &Zram) -> String {
     let states = disk.block_state().map(|state| {
         let line = state.to_string();
@@ -37,7 +37,7 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     // A pattern of eight different bytes.
     let pattern: Vec<u8> = (0..PAGE_SIZE).map(|n| n as u8 & 7).collect();
     disk.write(at(3), &pattern).unwrap();
-    // Nearly a page: stored uncompressed.
+    // A page that hardly gets smaller is stored uncompressed.
     disk.write(at(4), &marked(3, 3300)[..]).unwrap();
     let stat = disk.mm_stat();
     assert_eq!((stat.orig_data_size, stat.compr_data_size), (at(5), 1600 + 2 * 4096));
@@ -48,7 +48,7 @@ fn pages_are_counted_as_what_they_are_in_the_kernels_order() {
     check(disk, 3, &pattern.clone().try_into().unwrap());
     check(disk, 9, &[0; PAGE_SIZE]);
 
-    // An overwrite changes the kind.
+    // Overwriting a page changes its kind.
     disk.write(at(2), &[0; PAGE_SIZE]).unwrap();
     disk.write(at(1), &marked(4, 100)[..]).unwrap();
     let stat = disk.mm_stat();
@@ -94,7 +94,7 @@ fn metadata_grow_with_table_patterns_descriptors_and_slots() {
     disk.write(at(0), &[3; PAGE_SIZE]).unwrap();
     let chunk = if cfg!(miri) { 16 * 8 } else { 512 * 8 };
     assert_eq!(grown(), chunk, "a chunk of the table");
-    // Eight bytes that differ do not fit in the slot.
+    // A pattern of eight different bytes does not fit in the slot's word.
     let pattern: Vec<u8> = (0..PAGE_SIZE).map(|n| (n as u8 & 7) * 17 + 9).collect();
     disk.write(at(1), &pattern).unwrap();
     let patterns = grown();
@@ -115,7 +115,7 @@ fn contexts_are_counted_once_they_are_made() {
     let none = disk.context_bytes();
     disk.write(at(0), &marked(1, 1000)[..]).unwrap();
     let first = disk.context_bytes();
-    // Each context has a buffer of at least a page.
+    // Each context has a buffer of at least one page.
     assert!(first >= none + PAGE_SIZE, "{first} {none}");
     disk.recompress(&Recompress::new()).unwrap();
     assert!(disk.context_bytes() >= first + PAGE_SIZE);
@@ -156,7 +156,7 @@ fn recompression_follows_priorities_filters_and_budgets() {
     let bytes = || disk.mm_stat().compr_data_size;
     assert_eq!(bytes(), 4 * 1600 + 2 * 4096);
 
-    // At most three pages, with the first recompression algorithm.
+    // Recompresses at most three pages, with the first algorithm for recompression.
     let done = disk.recompress(&Recompress::new().priority(1).max_pages(3)).unwrap();
     assert_eq!((done.recompressed, done.not_smaller, done.bytes_saved), (3, 0, 900));
     assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3...... 4..h... 5..h...");
@@ -170,7 +170,7 @@ fn recompression_follows_priorities_filters_and_budgets() {
     assert_eq!(moods.compressions.load(SeqCst), before);
     assert_eq!(flags(disk), "0....r. 1....r. 2....r. 3....r. 4....r. 5..h...");
 
-    // The highest priority, for idle pages, then for huge pages.
+    // Uses the algorithm of the highest priority: first on idle pages, then on huge pages.
     disk.mark_idle();
     check(disk, 0, &marked(0, 1000));
     let done = disk.recompress(&Recompress::new().idle().threshold(1300)).unwrap();
@@ -266,7 +266,7 @@ fn writeback_takes_what_it_is_told_and_no_more_than_its_budgets() {
     }
     check(disk, 5, &marked(5, PAGE_SIZE));
     assert_eq!(disk.bd_stat().to_string(), "4 3 4");
-    // A write of a part of a page that is on the device.
+    // Writes a part of a page that is on the device.
     disk.write(at(1) + 10, &[9; 5]).unwrap();
     let mut page = marked(1, 1000);
     page[10..15].fill(9);
@@ -300,7 +300,7 @@ fn the_memory_limit_refuses_and_keeps_what_was_there() {
         }
     };
     assert_eq!((written, &error), (3, &ZramError::MemLimit { index: 3, limit: 3 * PAGE_SIZE }));
-    // An overwrite briefly needs room for both pages.
+    // An overwrite stores the new page before it frees the old one, so it needs room for both.
     assert!(disk.write(at(1), &marked(9, PAGE_SIZE)[..]).is_err());
     (0..3).for_each(|n| check(disk, n, &marked(n, PAGE_SIZE)));
     check(disk, 3, &[0; PAGE_SIZE]);

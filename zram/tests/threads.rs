@@ -22,7 +22,8 @@ use zram::{PAGE_SIZE, Recompress, Writeback, Zram, ZramError};
 
 const PAGES: u64 = 8;
 
-/// Returns the byte that fills each half of a page. Panics if a half has different bytes.
+/// Returns the byte that fills the first half of a page, and the byte that fills the second. Panics if a half is
+/// not filled with one byte.
 fn halves(page: &[u8]) -> (u8, u8) {
     let (first, second) = page.split_at(PAGE_SIZE / 2);
     assert!(first.iter().all(|byte| *byte == first[0]), "half a write");
@@ -86,7 +87,7 @@ fn own_pages_hold_what_was_written_last_and_shared_ones_are_never_torn() {
                                 )
                                 .unwrap(),
                             4 => {
-                                // A write of half a page: neither half overwrites the other.
+                                // Writes half a page. The other half must stay as it is.
                                 let half = (PAGE_SIZE / 2) as u64;
                                 let shared = at(rng.below(PAGES as usize) as u64);
                                 let side = rng.below(2) as u64 * half;
@@ -133,7 +134,8 @@ fn changes_of_parts_of_one_page_add_up() {
     settle(rig);
 }
 
-/// A codec that keeps only the first half of a page. If `sleeps` is set, the next compression sleeps.
+/// A codec that keeps only the first half of a page. If `sleeps` is set, the next compression sleeps until the
+/// test wakes it.
 #[derive(Clone, Debug)]
 struct Sleepy {
     sleeps: Arc<AtomicBool>,
@@ -184,8 +186,8 @@ impl CompressorCtx for Sleepy {
     }
 }
 
-/// Readers do not wait for a compression that sleeps, with one exception: while a part of a page is written,
-/// readers of that page wait.
+/// Readers do not wait while a compression sleeps, with one exception: if the compression belongs to a write of a
+/// part of a page, readers of that page wait.
 #[test]
 fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
     let both = || Arc::new(Barrier::new(2));
@@ -215,9 +217,9 @@ fn a_compression_that_sleeps_holds_up_its_own_page_at_most() {
         check(disk, 1, &second);
         let mut changed = marked(3, 300);
         changed[40..46].copy_from_slice(b"a part");
-        // The slot is locked before the page is read and stays locked until the change is stored.
+        // A write of a part locks the slot before it reads the page, and unlocks it when the change is stored.
         let waits = scope.spawn(move || check(disk, 0, &changed));
-        // Gives the reader time to read the old page, which it must not do.
+        // Gives the reader time to read the old page, which would be wrong.
         (0..if cfg!(miri) { 50 } else { 5000 }).for_each(|_| thread::yield_now());
         codec.wakes.wait();
         part.join().unwrap().unwrap();

@@ -1,17 +1,17 @@
-//! Where values lie along an axis, and which ones label it.
+//! An axis: the pixel of each value, and the values that label the axis.
 
-/// How values are spread.
+/// How values are spread along an axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
-    /// Equal lengths are equal differences.
+    /// Equal differences between values are equal lengths.
     Linear,
-    /// The same, starting at zero.
+    /// As `Linear`, but the axis starts at zero.
     FromZero,
-    /// Equal lengths are equal factors. Only positive values have a place.
+    /// Equal factors between values are equal lengths. Only positive values can be shown.
     Log,
 }
 
-/// Maps values from `least` to `most` to the pixels from `from` to `to`.
+/// Maps the values between `least` and `most` to the pixels between `from` and `to`.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
     scale: Scale,
@@ -22,8 +22,8 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Makes an axis with room for all of `values`, between two pixels. Ignores values that are not
-    /// finite and, on a logarithmic axis, those that are not positive.
+    /// Makes an axis that lies between two pixels and has room for all of `values`. Ignores values that are
+    /// not finite and, on a logarithmic axis, those that are not positive.
     ///
     /// ```
     /// use measure::chart::{Axis, Scale};
@@ -60,7 +60,7 @@ impl Axis {
         self.from + (share * f64::from(self.to - self.from)).round() as i32
     }
 
-    /// Returns the round values on the axis, in ascending order.
+    /// Returns the round values on the axis, in ascending order. They are meant as labels.
     pub fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear | Scale::FromZero => {
@@ -82,7 +82,7 @@ impl Axis {
     }
 }
 
-/// Returns the next larger 1, 2 or 5 times a power of ten.
+/// Rounds a value up to 1, 2 or 5 times a power of ten.
 fn round_up(value: f64) -> f64 {
     let power = 10f64.powf(value.log10().floor());
     let part = value / power;

@@ -1,4 +1,4 @@
-//! What every picture is drawn on: words, lines and marks on its own background, with a title.
+//! The canvas of every picture: a background with a title, on which text, lines and marks are drawn.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -14,8 +14,9 @@ pub const WIDTH: i32 = 960;
 pub const MARGIN: i32 = 16;
 /// Height of text in pixels.
 pub const FONT: i32 = 16;
-/// Heights of the title, and of the text about the method.
+/// Height of the title in pixels.
 const TITLE_FONT: i32 = 22;
+/// Height of the text about the method in pixels.
 const SMALL_FONT: i32 = 14;
 /// Pixels from the centre of a mark to its edge.
 pub const RADIUS: i32 = 4;
@@ -40,14 +41,14 @@ pub enum Mark {
     Bar,
 }
 
-/// On which side of its position a text is.
+/// Where a text is drawn, relative to a position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// It ends at the position.
+    /// The text ends at the position.
     Left,
-    /// It starts at the position.
+    /// The text starts at the position.
     Right,
-    /// It is centred on the position.
+    /// The text is centred on the position.
     Middle,
 }
 
@@ -56,8 +57,8 @@ pub struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
-/// Draws a picture `height` pixels high: its title, `method` below it, then whatever `paint` adds
-/// below [`top`]. Returns the SVG.
+/// Draws a picture `height` pixels high. It consists of the title, `method` below the title, and below [`top`]
+/// whatever `paint` draws. Returns the SVG.
 ///
 /// # Errors
 ///
@@ -97,7 +98,7 @@ pub fn picture(
     Ok(svg)
 }
 
-/// Returns the first row of pixels below title and method.
+/// Returns the first row of pixels below the title and this text about the method.
 pub fn top(method: &str) -> i32 {
     let lines = i32::try_from(wrapped(method).len()).unwrap_or(i32::MAX / 100);
     MARGIN + TITLE_FONT + 8 + lines * (SMALL_FONT + 4) + 8
@@ -239,7 +240,7 @@ impl Canvas<'_> {
     }
 }
 
-/// Returns the width of a text in pixels, a generous estimate: no font is available to measure it.
+/// Estimates the width of a text in pixels, generously: no font is available to measure the text.
 pub fn width(text: &str) -> i32 {
     i32::try_from(text.chars().count()).unwrap_or(i32::MAX / 100) * FONT * 9 / 20
 }
@@ -288,7 +289,7 @@ mod tests {
         assert_eq!(texts("title"), ["<a & b>"]);
         assert_eq!(texts("text"), ["<a & b>", "\"c\" < d", "</svg>"]);
         assert!(texts("style")[0].contains("prefers-color-scheme: dark"));
-        // Everything is drawn in colours that the dark theme replaces.
+        // The dark theme replaces every colour that is used.
         let style = &texts("style")[0];
         for node in document.descendants() {
             for attribute in ["fill", "stroke"] {

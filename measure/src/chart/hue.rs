@@ -1,7 +1,7 @@
 //! The colours of the pictures, each with a variant for light and for dark pages.
 //!
 //! A picture is drawn in the light colours on its own background. It contains a style that replaces
-//! each colour with its dark variant for readers who prefer a dark theme. So it is legible for all.
+//! each colour with its dark variant for readers who prefer a dark theme.
 
 use std::fmt::Write;
 
@@ -25,8 +25,8 @@ pub const INK: Hue = hue((34, 34, 34), (230, 230, 230));
 /// The colour of less important text and lines.
 pub const FAINT: Hue = hue((90, 90, 90), (168, 173, 181));
 
-// Four colours that are distinguishable in print and to the colour-blind: Okabe and Ito's, darkened
-// until text in them is legible.
+// The next four colours are Okabe and Ito's, which can be distinguished in print and by colour-blind people. They
+// are darkened until text in them is legible.
 
 /// Okabe and Ito's blue.
 pub const BLUE: Hue = hue((0, 97, 158), (93, 184, 240));

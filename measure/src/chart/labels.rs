@@ -58,7 +58,7 @@ pub(super) fn place_labels(
     let mut areas = Vec::with_capacity(points.len());
     for (&(x, y), &width) in points.iter().zip(widths) {
         let beside = |step: i32| {
-            // The further up or down, the further aside, so that the line to the label is visible.
+            // A label that is further up or down is also further aside, so that the line to it is visible.
             let gap = radius + 4 + step.abs() * 3;
             let top = y - height / 2 + step * (height + 2);
             [(x + gap, top), (x - gap - width, top)]

@@ -9,20 +9,20 @@ use crate::error::Result;
 /// One point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
-    /// The text beside it.
+    /// The text beside the point.
     pub label: String,
     /// The colour of the point and its label.
     pub hue: Hue,
-    /// Its values on the horizontal and on the vertical axis.
+    /// The point's values on the horizontal and on the vertical axis.
     pub at: (f64, f64),
 }
 
-/// An axis of a scatter.
+/// An axis of a scatter plot.
 #[derive(Clone, Copy, Debug)]
 pub struct Ruler<'a> {
-    /// How values are spread along it.
+    /// How values are spread along the axis.
     pub scale: Scale,
-    /// What it measures, in words.
+    /// What the axis shows, in words.
     pub caption: &'a str,
     /// Formats a round value as text.
     pub told: fn(f64) -> String,
@@ -33,7 +33,7 @@ pub struct Ruler<'a> {
 pub struct Scatter<'a> {
     /// The heading.
     pub title: &'a str,
-    /// How it was measured, below the title; wrapped if necessary.
+    /// How the values were measured. This text is below the title, and is wrapped if necessary.
     pub method: &'a str,
     /// What the colours mean.
     pub hues: Vec<(String, Hue)>,
@@ -84,7 +84,7 @@ impl Scatter<'_> {
         let areas = place_labels(places, &widths, drawn, frame);
         for ((point, &(x, y)), area) in self.points.iter().zip(places).zip(areas) {
             let height = (area.top + area.bottom) / 2;
-            // The end nearer to the point is exact; the other depends on the estimated width.
+            // The label's end near the point is exact. The other end depends on the estimated width.
             let (near, side) = match area.left > x {
                 true => (area.left, Side::Right),
                 false => (area.right, Side::Left),

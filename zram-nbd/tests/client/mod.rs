@@ -1,11 +1,11 @@
-//! A client written by hand.
+//! A hand-written NBD client for the tests.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::io::{self, ErrorKind, Read, Write};
 
 const OPT: u64 = 0x4948_4156_454f_5054;
-/// The disk size that the client expects, bytes.
+/// The size in bytes that the disk must have.
 pub(crate) const SIZE: u64 = 64 << 20;
 
 /// The client's end of a connection. A thread of the server serves the other end.
@@ -131,7 +131,7 @@ impl<S: Read + Write> Client<S> {
         is_there(read).unwrap_or(0) == 0
     }
 
-    /// Returns whether the server has closed the connection, and finds out by writing, not by reading.
+    /// Returns whether the server has closed the connection. Finds that out by writing, without reading.
     pub(crate) fn is_cut_off(&mut self) -> bool {
         let written = self.stream.write(&[0]);
         is_there(written).is_none()

@@ -17,7 +17,7 @@ use zram_nbd::{Export, Listener, Server, Totals};
 
 use crate::client::Client;
 
-/// The timeout of every wait. Shorter than a server's default timeouts.
+/// The timeout of every wait. It is shorter than a server's default timeouts.
 const NEVER: Duration = Duration::from_secs(20);
 
 pub(crate) trait Stream: Read + Write + Send {}

@@ -1,4 +1,4 @@
-//! A disk whose codecs, pages and device the tests watch and make fail.
+//! A disk for tests. Its codecs, pages and device can be made to fail, and count what they do.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
@@ -29,7 +29,7 @@ impl Moods {
     }
 }
 
-/// A codec that drops the zeros at a page's end, except for `extra` of them.
+/// A codec that drops the zeros at a page's end, but keeps `extra` of them.
 #[derive(Debug, Clone)]
 struct Trim {
     name: &'static str,
@@ -72,17 +72,19 @@ impl CompressorCtx for Trim {
     }
 }
 
+/// A disk, with handles to make its parts fail.
 pub(crate) struct Rig {
     pub(crate) disk: Zram,
     pub(crate) pages: Arc<FailingPages>,
     pub(crate) moods: Arc<Moods>,
     pub(crate) device: Arc<FaultySwapDevice>,
-    /// The device that `device` wraps.
+    /// The device that `device` wraps. It holds the pages that are on the device.
     pub(crate) memory: Arc<MemorySwapDevice>,
 }
 
-/// Makes a disk of `pages` pages over zbud. Its algorithms drop the zeros at a page's end. `loose` compresses
-/// writes and keeps 600 bytes of them; `trim` and `tight` recompress, and keep 300 bytes and none.
+/// Makes a disk of `pages` pages over zbud. Its algorithms drop the zeros at a page's end, except for some:
+/// `loose`, which compresses writes, keeps 600 zeros. `trim` and `tight` are for recompression. `trim` keeps 300
+/// zeros, and `tight` keeps none.
 pub(crate) fn rig(pages: u64) -> Rig {
     rig_with(pages, |builder| builder)
 }
@@ -132,7 +134,7 @@ pub(crate) fn check(disk: &Zram, index: u64, page: &Page) {
     assert!(*back == *page, "page {index}");
 }
 
-/// Discards everything and checks that nothing is left anywhere.
+/// Discards every page. Then checks that the pool, the device and the statistics are empty.
 pub(crate) fn settle(rig: Rig) {
     rig.disk.discard(0, rig.disk.disksize()).unwrap();
     let stat = rig.disk.mm_stat();

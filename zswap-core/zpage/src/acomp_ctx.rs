@@ -1,29 +1,32 @@
 //! `AcompCtx`: the codec context, mutex and buffer of one CPU and one pool, in one struct.
 //!
 //! # Rules
-//! * The first use on a CPU makes the CPU's context. Dropping the pool drops it. Pools share no contexts. If
-//!   making a context fails, most likely for lack of memory, that use takes another CPU's context instead,
-//!   and waits for it if necessary. The next use tries again. A use fails only if no CPU has a context.
-//! * A codec's panic fails that one call. The context is dropped, and the next use makes a new one.
+//! * Each pool has contexts of its own, one per CPU. The first use on a CPU makes the CPU's context. Dropping
+//!   the pool drops its contexts.
+//! * If making a context fails, most likely for lack of memory, the caller gets another CPU's context, and
+//!   waits for it if necessary. The next use on that CPU tries to make the context again. A use fails only if
+//!   no CPU has a context.
+//! * If a codec panics, only that call fails. The context is dropped, and the next use makes a new one.
 //! * In zswap-core a context's lock is the outermost lock: nobody waits for a context while holding an entry
-//!   lock or a backend's lock (`might_sleep` checks it). In zram a slot's lock, which may be held while
-//!   sleeping, comes before it. The holder of a context may block in the codec, and in the backend while
-//!   that requests a page. It must not shrink, reclaim, do device I/O or call a user's callback.
-//! * A context is not re-entrant. If a codec or backend calls back into a store on the thread that holds a
-//!   context, every call that needs a context fails with [`CodecFault::Reentrant`] instead of waiting for
-//!   ever. This holds for other stores, too, and after the thread has migrated to another CPU. Calls that
-//!   need no context work.
+//!   lock or a backend's lock (`might_sleep` checks this). In zram the lock of a slot comes before the context's
+//!   lock: a thread may sleep while it holds a slot's lock.
+//! * The holder of a context may block in the codec, and in the backend while the backend requests a page. It
+//!   must not shrink, reclaim, do device I/O or call a user's callback.
+//! * A context is not re-entrant. A codec or backend may call back into a store on the thread that holds a
+//!   context. Then every call that needs a context fails with [`CodecFault::Reentrant`] instead of waiting for
+//!   ever, even if the store is another one or the thread has migrated to another CPU. Calls that need no
+//!   context work.
 //!
 //! The CPU number only selects the context; the mutex makes it exclusive. So a thread that migrates while it
-//! holds a context is slower, not wrong. A thread on the CPU makes the context, so it is the first to touch
-//! the context's memory.
+//! holds a context is slower, not wrong. A thread on the CPU makes the context. So this thread touches the
+//! context's memory first, and by default the system places that memory near the CPU.
 //!
 //! A thread that finds its context locked waits for it. The holder has migrated or is descheduled, so it
 //! might seem better to take a neighbour's context. Measurements (docs/architecture.md) show that it is
-//! worse: the neighbour waits in turn, and finds its context's memory in the wrong cache.
+//! worse: the neighbour then has to wait, too, and finds its context's memory in the wrong cache.
 
 use core::fmt;
-// From std even under loom: a statistic, which no modelled protocol depends on.
+// These are from std even under loom: they serve a statistic, and no modelled protocol depends on it.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compressors::guard;
@@ -72,20 +75,21 @@ struct Tools {
 struct AcompCtx {
     /// `None` before the first use, and after the codec panicked.
     tools: Mutex<Option<Tools>>,
-    /// Heap bytes of the tools, read without the lock.
+    /// Heap bytes of the tools. Readers do not take the lock.
     bytes: AtomicUsize,
 }
 
 /// Why a codec call failed.
 #[derive(Debug)]
 pub enum CodecFault {
-    /// This thread already holds a context, or it is ending.
+    /// This thread already holds a context, or the thread is ending.
     Reentrant,
     /// The codec failed, or no context could be set up.
     Failed(CompressorError),
 }
 
-/// A CPU's context, in a slice of one: `Vec` can report that there is no memory for it, `Box` cannot.
+/// A CPU's context, in a boxed slice of length 1. The slice is made from a `Vec`, which can report that there is
+/// no memory. `Box::new` cannot.
 type Place = Box<[CachePadded<AcompCtx>]>;
 
 /// A pool's contexts, one per CPU.
@@ -101,7 +105,7 @@ pub struct HeldCtx<'a> {
     _mark: Mark,
 }
 
-/// Marks the thread as holding a context until this is dropped. A panic drops it, too.
+/// Marks the thread as holding a context until this is dropped, also if a panic drops it.
 #[derive(Debug)]
 struct Mark;
 
@@ -134,11 +138,11 @@ impl AcompCtxs {
         AcompCtxs { by_cpu: (0..cpu::places()).map(|_| OnceCell::new()).collect() }
     }
 
-    /// Locks this CPU's context and makes it on first use. If it cannot be made, locks another CPU's.
+    /// Locks this CPU's context, and makes the context on first use. If it cannot be made, locks another CPU's.
     ///
     /// # Errors
-    /// [`CodecFault::Reentrant`] if this thread already holds a context; [`CodecFault::Failed`] if this
-    /// CPU's context could not be made and no other CPU has one.
+    /// [`CodecFault::Reentrant`] if this thread already holds a context or is ending; [`CodecFault::Failed`] if
+    /// this CPU's context could not be made and no other CPU has one.
     ///
     /// # Blocking
     /// Sleeps while another thread holds the context.
@@ -147,8 +151,8 @@ impl AcompCtxs {
         self.hold_of(cpu::current(), compressor)
     }
 
-    /// Does what `hold` does, for the given CPU. Any number is valid: CPUs beyond the places, for instance
-    /// one that was added after the pool was made, share places.
+    /// Does what `hold` does, for the given CPU. Any number is valid: a CPU whose number is not below the
+    /// number of places, for instance one that was added after the pool was made, shares another CPU's place.
     #[inline]
     fn hold_of(&self, cpu: usize, compressor: &dyn Compressor) -> Result<HeldCtx<'_>, CodecFault> {
         might_sleep("waiting for an AcompCtx");
@@ -177,8 +181,8 @@ impl AcompCtxs {
         Ok((ctx, tools))
     }
 
-    /// Locks another CPU's context: the first that is free, or else, after a wait, the first that exists.
-    /// Returns `None` if no other CPU has one.
+    /// Locks another CPU's context: the first that is free. If none is free, waits for the first that exists.
+    /// Returns `None` if no other CPU has a context.
     #[cold]
     fn anothers(&self, own: usize) -> Option<Locked<'_>> {
         let places = self.by_cpu.len();
@@ -209,7 +213,7 @@ impl Drop for AcompCtxs {
     fn drop(&mut self) {
         for place in self.by_cpu.iter_mut().filter_map(OnceCell::get_mut) {
             let tools = place[0].tools.lock().take();
-            // Each is dropped separately, so that one that panics does not keep the others.
+            // Drops each context separately: if the destructor of one panics, the others are still dropped.
             dropped(tools);
         }
     }
@@ -232,7 +236,7 @@ impl Tools {
         let refused = CompressorError::OutOfMemory { codec: "acomp", what: "the codec's buffer" };
         buffer.try_reserve_exact(len).map_err(|_| refused)?;
         buffer.resize(len, 0);
-        // The codec's context comes last, so no error path has to drop it.
+        // The codec's context is made last, so no error path has to drop it.
         Ok(Tools { buffer: buffer.into_boxed_slice(), codec: guard::new_ctx(compressor)? })
     }
 }
@@ -264,13 +268,14 @@ impl HeldCtx<'_> {
         self.judged(done)
     }
 
-    /// Returns the output buffer. It begins with the last compressed page, and is empty after a panic.
+    /// Returns the output buffer, which begins with the compressed bytes of the last page. After a panic, returns
+    /// an empty slice.
     #[inline]
     pub fn output(&self) -> &[u8] {
         self.tools.as_ref().map_or(&[], |tools| &tools.buffer)
     }
 
-    /// Drops the context if the codec panicked.
+    /// If `done` says that the codec panicked, drops the context. Returns `done`.
     #[inline]
     fn judged<T>(&mut self, done: Result<T, CompressorError>) -> Result<T, CompressorError> {
         if matches!(done, Err(CompressorError::Panicked { .. })) {
@@ -388,7 +393,7 @@ mod tests {
         assert_eq!(codec.made.load(Ordering::SeqCst), 1);
         drop(ctxs.hold_of(places - 1, &codec).unwrap());
         assert_eq!(codec.made.load(Ordering::SeqCst), if places == 1 { 1 } else { 2 });
-        // A number beyond those that the system announced shares a place, and so a context.
+        // A CPU with a number that is too large shares a place, and so a context.
         for cpu in [places, 3 * places - 1, usize::MAX] {
             drop(ctxs.hold_of(cpu, &codec).unwrap());
         }
@@ -401,7 +406,7 @@ mod tests {
         let held = ctxs.hold_of(0, &codec).unwrap();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| drop(ctxs.hold_of(0, &codec).unwrap()));
-            // Another CPU's context is free meanwhile.
+            // Another CPU's context is free during the wait.
             let other = || ctxs.hold_of(1, &codec).is_ok();
             assert!(cpu::places() == 1 || scope.spawn(other).join().unwrap());
             assert!(!waits.is_finished(), "the context is still held");
@@ -493,7 +498,7 @@ mod tests {
             owner.join().unwrap();
             other.join().unwrap();
         });
-        // With memory, CPU 1 makes its own.
+        // When there is memory again, CPU 1 makes its own context.
         codec.fail.store(0, Ordering::SeqCst);
         drop(ctxs.hold_of(1, &codec).unwrap());
         assert_eq!(codec.made.load(Ordering::SeqCst), 2);
@@ -526,8 +531,8 @@ mod tests {
             assert_eq!(held.decompress(&bytes, &mut page), Err(panicked("decompress")));
             assert!(held.output().is_empty() && ctxs.memory_bytes() < filled);
         }
-        // A context whose `memory_bytes` panics is still a context, and dropping the pool survives the
-        // panics of its contexts' destructors.
+        // A context can be used although its `memory_bytes` panics. Dropping the pool drops all contexts
+        // although their destructors panic.
         codec.shared.panics.store(true, Ordering::SeqCst);
         drop(ctxs.hold_of(0, &codec).unwrap());
         drop(ctxs.hold_of(1, &codec).unwrap());

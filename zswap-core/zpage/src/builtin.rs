@@ -1,6 +1,7 @@
 //! The built-in backends and compressors. No other file names concrete ones.
 //!
-//! Each is behind a cargo feature of the same name; `lz4hc` is behind `lz4`, and `null` is always there.
+//! Each one has a cargo feature of the same name, with two exceptions: `lz4hc` comes with the feature `lz4`, and
+//! `null` is always compiled in.
 
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ pub fn zpools() -> ZpoolRegistry {
     registry
 }
 
-/// Returns a registry of the built-in compressors that are compiled in. `null` always is.
+/// Returns a registry of the built-in compressors that are compiled in. `null` is always among them.
 ///
 /// ```
 /// assert!(zpage::builtin::compressors().names().contains(&"null"));
@@ -41,16 +42,16 @@ pub fn compressors() -> CompressorRegistry {
     CompressorRegistry::builtin()
 }
 
-/// The backend used when none is named.
+/// The name of the backend that is used if none is named.
 pub const DEFAULT_ZPOOL: &str = if cfg!(feature = "zsmalloc") { "zsmalloc" } else { "zbud" };
 
-/// The compressor used when none is named.
+/// The name of the compressor that is used if none is named.
 pub const DEFAULT_COMPRESSOR: &str = if cfg!(feature = "lz4") { "lz4" } else { "null" };
 
 /// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
 ///
 /// # Errors
-/// None: making either provider cannot fail. It returns a `Result` because every such constructor does.
+/// None: this cannot fail. It returns a `Result` because every constructor of page providers does.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::MmapPages::new()))
@@ -59,7 +60,7 @@ pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
 /// Makes this system's default page provider: `MmapPages` on Linux, else `HeapPages`.
 ///
 /// # Errors
-/// None: making either provider cannot fail. It returns a `Result` because every such constructor does.
+/// None: this cannot fail. It returns a `Result` because every constructor of page providers does.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 pub(crate) fn default_pages() -> Result<Arc<dyn PageProvider>, PageError> {
     Ok(Arc::new(zpool_pages::HeapPages::new()))

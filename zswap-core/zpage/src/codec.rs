@@ -45,15 +45,15 @@ impl Codec {
     /// Makes this CPU's context now rather than at the first page.
     ///
     /// # Errors
-    /// As [`Codec::hold`].
+    /// Those of [`Codec::hold`].
     ///
     /// # Blocking
-    /// As [`Codec::hold`].
+    /// Sleeps as [`Codec::hold`] does.
     pub fn prepare(&self) -> Result<(), CodecFault> {
         self.hold().map(drop)
     }
 
-    /// Locks this CPU's context and makes it on first use. If it cannot be made, locks another CPU's.
+    /// Locks this CPU's context, and makes the context on first use. If it cannot be made, locks another CPU's.
     ///
     /// ```
     /// use zpage::{Codec, CodecFault, PAGE_SIZE, Recipe};
@@ -78,7 +78,8 @@ impl Codec {
         self.ctxs.hold(self.compressor())
     }
 
-    /// Returns the compressor's decompressor that needs no context; `None` if it has none, or panics.
+    /// Returns the decompressor that needs no context. Returns `None` if the compressor has no such
+    /// decompressor, or panics.
     #[inline]
     pub fn stateless(&self) -> Option<&dyn StatelessDecompress> {
         contain(|| self.compressor.stateless()).ok().flatten()
@@ -98,10 +99,10 @@ impl Codec {
     /// ```
     ///
     /// # Errors
-    /// As [`Codec::hold`]; [`CodecFault::Failed`] with the compressor's error.
+    /// Those of [`Codec::hold`]; [`CodecFault::Failed`] with the compressor's error if it fails or panics.
     ///
     /// # Blocking
-    /// As [`Codec::hold`], and in `then`.
+    /// Sleeps as [`Codec::hold`] does, and in `then`.
     #[inline]
     pub fn compress<T>(&self, page: &Page, then: impl FnOnce(&[u8]) -> T) -> Result<T, CodecFault> {
         let mut ctx = self.hold()?;
@@ -124,11 +125,11 @@ impl Codec {
     /// ```
     ///
     /// # Errors
-    /// [`CodecFault::Failed`] with the compressor's error. If the compressor needs a context to decompress,
-    /// also the errors of [`Codec::hold`].
+    /// [`CodecFault::Failed`] with the compressor's error if it fails or panics. If the compressor needs a context
+    /// to decompress, also the errors of [`Codec::hold`].
     ///
     /// # Blocking
-    /// As [`Codec::hold`] if the compressor needs a context to decompress.
+    /// If the compressor needs a context to decompress, sleeps as [`Codec::hold`] does.
     #[inline]
     pub fn decompress(&self, bytes: &[u8], page: &mut Page) -> Result<(), CodecFault> {
         prefetch::read_soon(bytes);

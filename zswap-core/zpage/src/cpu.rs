@@ -1,7 +1,7 @@
-//! Which CPU this thread is on: a hint that spreads work, never a promise.
+//! The number of the CPU that this thread is on. It is a hint that spreads work, not a promise.
 //!
-//! A thread may migrate at any time, so the number may be outdated as soon as it is read. Whatever is
-//! indexed by it is correct for any number, and only slower for a wrong one.
+//! A thread may migrate at any time, so the number may be outdated as soon as it is read. Code that uses it as an
+//! index must be correct for any number. A wrong number may only make it slower.
 
 use crate::sync::MODEL;
 
@@ -17,15 +17,16 @@ pub fn places() -> usize {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod imp {
     pub(super) fn configured() -> usize {
-        // SAFETY: takes a number and returns one; no memory is passed.
+        // SAFETY: `sysconf` takes a number and returns a number. No memory is passed.
         let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
         usize::try_from(cpus).unwrap_or(1)
     }
 
-    /// glibc reads the number from memory that the kernel updates for each thread (rseq).
+    /// Returns the number of the current CPU, or `None` if the system does not know it. This is cheap: glibc reads
+    /// the number from memory that the kernel updates for each thread (rseq).
     #[inline]
     pub(super) fn current() -> Option<usize> {
-        // SAFETY: takes nothing and returns a number, -1 where the system does not know.
+        // SAFETY: `sched_getcpu` takes nothing and returns a number, or -1 if the system does not know the CPU.
         let cpu = unsafe { libc::sched_getcpu() };
         usize::try_from(cpu).ok()
     }
@@ -44,8 +45,8 @@ mod imp {
 
 use imp::configured;
 
-/// Returns the number of the current CPU. If the system does not know it, returns a number that this thread
-/// keeps.
+/// Returns the number of the current CPU, which may be [`places`] or more. If the system does not know the CPU,
+/// returns a number that stays the same for this thread.
 #[inline]
 pub fn current() -> usize {
     if MODEL {

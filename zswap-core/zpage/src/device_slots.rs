@@ -1,17 +1,17 @@
-//! A device's slots: which are taken and which are being read. All calls of the device go through here.
+//! A device's slots: which are taken and which are being read. Every call to the device is made here.
 //!
 //! A slot that is given up while it is being read stays taken, so its readers never find another page in
 //! it. When its last reader has gone, the slot is discarded, and after that it is free.
 //!
 //! A freed slot may be taken again, and its number then means another page. So a thread that reads a slot's
-//! number and later compares it with the number in an entry keeps the slot pinned until the comparison. A
+//! number from an entry, and later compares it with the number in the entry, keeps the slot pinned in between. A
 //! pinned slot is not handed out, so an equal number means the same page.
 //!
-//! A panic of the device fails that one call ([`DeviceError::Panicked`]); its slot is neither lost nor
+//! If the device panics, only that call fails ([`DeviceError::Panicked`]). The call's slot is neither lost nor
 //! handed out twice.
 //!
-//! Lock: one leaf mutex, held briefly. Only the first use of a slot may allocate under it. The device is
-//! called without it. Pinning neither allocates nor blocks, since it is done under an entry's lock.
+//! Lock: one leaf mutex, which is held briefly. Only the first use of a slot may allocate under the mutex. Calls
+//! to the device are made without it. Pinning neither allocates nor blocks, since it is done under an entry's lock.
 
 mod readers;
 
@@ -66,7 +66,7 @@ pub struct Slots {
     unread: Condvar,
 }
 
-/// Calls the device and turns a panic into an error.
+/// Makes a call to the device. Turns a panic into [`DeviceError::Panicked`].
 fn guarded<T>(
     operation: &'static str,
     slot: u32,
@@ -95,7 +95,7 @@ impl Slots {
     /// # Errors
     /// [`AttachError::InUse`] if the device, or one that it wraps, is attached already;
     /// [`AttachError::TooMany`] if it wraps too many devices; [`AttachError::Panicked`] if it panics;
-    /// [`AttachError::OutOfMemory`].
+    /// [`AttachError::OutOfMemory`] if there is no memory to attach it.
     pub fn attach(device: Arc<dyn SwapDevice>) -> Result<Self, AttachError> {
         let device = Attached::attach(device)?;
         let capacity = caught(|| device.device().capacity());
@@ -110,12 +110,12 @@ impl Slots {
         change(&mut self.state.lock())
     }
 
-    /// Takes the lowest free slot. It is given up when the result is dropped without
-    /// [`keep`](TakenSlot::keep).
+    /// Takes the lowest free slot. If the result is dropped before [`keep`](TakenSlot::keep) is called, the slot
+    /// is given up.
     ///
     /// # Errors
-    /// [`DeviceError::Full`] if all are taken; [`DeviceError::OutOfMemory`] if there is no memory to
-    /// record it; [`DeviceError::Forked`] in a child after `fork`.
+    /// [`DeviceError::Full`] if all slots are taken; [`DeviceError::OutOfMemory`] if there is no memory to
+    /// record that the slot is taken; [`DeviceError::Forked`] in a child after `fork`.
     pub fn take(&self) -> Result<TakenSlot<'_>, DeviceError> {
         if !self.device.is_here() {
             return Err(DeviceError::Forked);
@@ -144,10 +144,10 @@ impl Slots {
     }
 
     /// Pins a taken slot, so that it keeps its page while it is read. Call this under the lock of the entry
-    /// that names the slot: then the slot is certain to be taken. Neither blocks nor allocates.
+    /// that names the slot: then the slot is certain to be taken. This call neither blocks nor allocates.
     ///
-    /// Returns `None` if 256 other slots are being read. Then release the entry's lock, call
-    /// [`wait_for_readers`](Self::wait_for_readers), and look up the entry again.
+    /// Returns `None` if nobody reads the slot and 256 others are being read. In this case release the entry's
+    /// lock, call [`wait_for_readers`](Self::wait_for_readers), and look up the entry again.
     pub fn pin(&self, slot: u32) -> Option<ReadSlot<'_>> {
         // In a child after `fork` nothing is counted, and reads fail.
         let pinned = !self.device.is_here() || self.with(|state| state.read.add(slot));
@@ -157,8 +157,8 @@ impl Slots {
     /// Waits until fewer than 256 slots are being read, so that another one can be pinned.
     ///
     /// # Blocking
-    /// Sleeps until a slot has lost its last reader. Call it with nothing locked and no slot pinned, so that
-    /// the readers can finish.
+    /// Sleeps while 256 slots are being read. Call it with no lock held and no slot pinned, so that the readers
+    /// can finish.
     pub fn wait_for_readers(&self) {
         might_sleep("waiting for readers of a device");
         if !self.device.is_here() {
@@ -172,15 +172,16 @@ impl Slots {
         state.waiting -= 1;
     }
 
-    /// Reads a slot. The caller must keep the slot taken by a lock of its own, such as zram's slot lock;
-    /// other callers [`pin`](Self::pin) the slot and read the pinned slot.
+    /// Reads the page of a slot. The caller must make sure that the slot stays taken meanwhile. zram does so by
+    /// holding the lock of the page. A caller without such a lock calls [`pin`](Self::pin), and then
+    /// [`ReadSlot::read`].
     ///
     /// # Errors
     /// Those of the device; [`DeviceError::Panicked`] if it panics; [`DeviceError::Forked`] in a child
     /// after `fork`.
     ///
     /// # Blocking
-    /// In the device.
+    /// Blocks in the device.
     pub fn read(&self, slot: u32, page: &mut Page) -> Result<(), DeviceError> {
         might_sleep("reading a slot");
         if !self.device.is_here() {
@@ -189,14 +190,14 @@ impl Slots {
         guarded("read", slot, || self.device.device().read_page(u64::from(slot), page))
     }
 
-    /// Gives up a slot. It is discarded and freed now, or, if it is being read, when its last reader has
-    /// gone.
+    /// Gives up a slot. If nobody reads the slot, it is discarded and freed now. Otherwise that happens when its
+    /// last reader has gone. Does nothing in a child after `fork`.
     ///
     /// # Panics
     /// If the slot is free already.
     ///
     /// # Blocking
-    /// In the device.
+    /// Blocks in the device.
     pub fn give_up(&self, slot: u32) {
         if self.device.is_here() && !self.with(|state| state.read.give_up(slot)) {
             self.release(slot);
@@ -213,7 +214,7 @@ impl Slots {
     }
 }
 
-/// A taken slot that no entry names yet; given up when dropped.
+/// A taken slot that no entry names yet. Dropping this gives the slot up.
 #[derive(Debug)]
 pub struct TakenSlot<'a> {
     slots: &'a Slots,
@@ -233,7 +234,7 @@ impl TakenSlot<'_> {
     /// after `fork`.
     ///
     /// # Blocking
-    /// In the device.
+    /// Blocks in the device.
     pub fn write(&self, page: &Page) -> Result<(), DeviceError> {
         might_sleep("writing a slot");
         let device = &self.slots.device;
@@ -243,8 +244,8 @@ impl TakenSlot<'_> {
         guarded("write", self.slot, || device.device().write_page(self.number(), page))
     }
 
-    /// Returns the slot's number and leaves the slot taken. The entry that stores the number owns the slot
-    /// from here on.
+    /// Returns the slot's number and leaves the slot taken. From now on, the entry that stores the number owns
+    /// the slot.
     pub fn keep(self) -> u32 {
         let slot = self.slot;
         core::mem::forget(self);
@@ -277,7 +278,7 @@ impl ReadSlot<'_> {
     /// Those of [`Slots::read`].
     ///
     /// # Blocking
-    /// In the device.
+    /// Blocks in the device.
     pub fn read(&self, page: &mut Page) -> Result<(), DeviceError> {
         self.slots.read(self.slot, page)
     }
@@ -384,8 +385,8 @@ mod tests {
         slots.wait_for_readers();
     }
 
-    /// While its flag is set, panics in every call except `capacity`, and when it is dropped. The payload of
-    /// each panic panics again when it is dropped.
+    /// A device that panics while its flag is set: in every call except `capacity`, and when it is dropped. The
+    /// payload of each panic panics again when it is dropped.
     #[derive(Debug)]
     struct Panics(MemorySwapDevice, AtomicBool);
 
@@ -452,7 +453,8 @@ mod tests {
         assert_eq!(slots.taken(), 1, "it is still being read");
         drop(pinned);
         assert_eq!(slots.taken(), 0);
-        // The slot is given up while another panic unwinds: the device's panic does not end the process.
+        // The slot is given up while another panic unwinds. The device panics then, too, but the process must
+        // not end.
         let unwound = caught(|| {
             let _taken = slots.take().unwrap();
             std::panic::resume_unwind(Box::new("another"));

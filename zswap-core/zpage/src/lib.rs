@@ -8,8 +8,8 @@
 //! | [`same_filled`] | pages that repeat one word |
 //! | [`word_lock`] | a lock in one bit of the word that stands for a page |
 //! | [`device`] | swap devices, to which pages are written back |
-//! | [`device_slots`] | keeps track of a device's slots: which are taken, being read, given up |
-//! | [`builtin`] | the built-in backends and compressors: the only place that names concrete ones |
+//! | [`device_slots`] | the slots of a device: which are taken, which are being read, which were given up |
+//! | [`builtin`] | the built-in backends and compressors; no other module names them |
 //!
 //! `zswap-core` and `zram` are built from these modules. You can build another kind of page store from them.
 //!

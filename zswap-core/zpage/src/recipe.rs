@@ -17,8 +17,8 @@ use crate::{PAGE_SIZE, builtin};
 
 type MakePages = Arc<dyn Fn() -> Result<Arc<dyn PageProvider>, PageError> + Send + Sync>;
 
-/// Builds backends and compressors: two registries, and the constructor of page providers. `Send`, `Sync`,
-/// cheap to clone.
+/// Builds backends and compressors, which it looks up by name in two registries. Makes a page provider for each
+/// backend. `Send`, `Sync`, cheap to clone.
 ///
 /// ```
 /// use zpage::Recipe;
@@ -64,8 +64,8 @@ pub struct BuiltCompressor {
     pub key: String,
 }
 
-/// Why a recipe could not build something. Exhaustive, so that callers map every variant to an error of
-/// their own.
+/// Why a recipe could not build something. The enum is exhaustive, so that callers map every variant to an error
+/// of their own.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RecipeError {
     /// The backend could not be built, or its name is not known.
@@ -82,9 +82,9 @@ pub enum RecipeError {
     ObjectsTooSmall {
         /// The backend's name.
         zpool: String,
-        /// Its largest object, bytes.
+        /// The size of its largest object in bytes.
         max: usize,
-        /// What is needed, bytes.
+        /// The size that it must be able to hold, in bytes.
         needed: usize,
     },
     /// Code of a backend, a compressor or a page provider panicked.
@@ -151,7 +151,8 @@ impl Recipe {
         .unwrap_or(Err(RecipeError::Panicked { what: "the compressor" }))
     }
 
-    /// Builds the backend of this name over a new page provider. Its pages count against `budget`, if given.
+    /// Builds the backend of this name with a new page provider. If `budget` is given, the backend's pages count
+    /// against it.
     ///
     /// ```
     /// use zpage::{Recipe, RecipeError};

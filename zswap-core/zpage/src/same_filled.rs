@@ -1,6 +1,6 @@
 //! Same-filled pages: pages that repeat one 8-byte pattern, kept without pool memory.
 //!
-//! An entry has 52 bits for the pattern. The top two say how it is packed into the rest:
+//! An entry has 52 bits for the pattern. The top two say how the pattern is packed into the other 50:
 //!
 //! | form | low 50 bits |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | 1 | 4 bytes, if the pattern repeats them |
 //! | 2 | a place in the side table, for all other patterns |
 //!
-//! The side table has a leaf lock, which guards the set of free places. A place belongs to the entry whose
-//! word names it. It is read under that entry's lock. The thread that takes the word out of the entry frees
-//! the place.
+//! The side table has a leaf lock, which guards the set of free places. A place in use belongs to one entry: the
+//! entry's word contains the place's number. The place is read under that entry's lock. The thread that takes the
+//! word out of the entry frees the place.
 
 use zpool_base::lockdep::{self, Rank};
 use zpool_base::zeroed::ZeroedTable;
@@ -25,7 +25,8 @@ const LOW_MASK: u64 = (1 << FORM_SHIFT) - 1;
 const TWICE: u64 = 1;
 const TABLE: u64 = 2;
 const WORD: usize = size_of::<u64>();
-/// The number of patterns whose memory is allocated and released together. They fill a system page.
+/// Memory for patterns is allocated and released in groups of this number, or of more if the system's pages are
+/// larger than 4096 bytes.
 const GROUP: usize = group(512);
 
 /// Returns the 8-byte word that the page repeats, or `None` if it is not same-filled.
@@ -87,7 +88,7 @@ pub fn fill(page: &mut Page, pattern: u64) {
 #[derive(Debug)]
 pub struct Patterns {
     table: ZeroedTable<AtomicU64, GROUP>,
-    /// Which places of `table` are free; a leaf lock.
+    /// The set of free places of `table`. Its mutex is a leaf lock.
     places: Mutex<Numbers>,
 }
 
@@ -115,7 +116,7 @@ impl Patterns {
             return Some(TWICE << FORM_SHIFT | pattern >> 32);
         }
         let place = self.take_place()?;
-        // Relaxed: the place is read under the lock of the entry that will name it.
+        // Relaxed: the place is read only under the lock of the entry that will name it.
         self.table.get(place)?.store(pattern, Ordering::Relaxed);
         Some(TABLE << FORM_SHIFT | u64::from(place))
     }
@@ -125,7 +126,7 @@ impl Patterns {
     pub fn unpack(&self, packed: u64) -> u64 {
         Self::whole(packed).unwrap_or_else(|| {
             let place = self.table.get((packed & LOW_MASK) as u32);
-            // Relaxed: stored before the entry was published under its lock.
+            // Relaxed: the pattern was stored before the entry was published under its lock.
             place.map_or(0, |place| place.load(Ordering::Relaxed))
         })
     }
@@ -146,7 +147,7 @@ impl Patterns {
     }
 
     /// Frees the place in the side table that `packed` names, if it names one. Call this once, when no entry
-    /// holds `packed` any more. Memory that no pattern needs goes back to the system, which may block.
+    /// holds `packed` any more. May block, because unneeded memory of the side table is returned to the system.
     pub fn release(&self, packed: u64) {
         if packed >> FORM_SHIFT != TABLE {
             return;
@@ -174,7 +175,7 @@ impl Patterns {
         Some(place)
     }
 
-    /// Returns the bytes of the side table.
+    /// Returns the bytes of memory that the side table uses.
     pub fn memory_bytes(&self) -> usize {
         self.with(|places| places.memory_bytes())
     }

@@ -27,7 +27,7 @@ use crate::sync::{Condvar, MODEL, Mutex};
 
 /// The bit that locks a word.
 pub const LOCKED: u64 = 1 << 61;
-/// The bit that says that threads sleep until the word is unlocked.
+/// The bit that says that threads sleep until the word is unlocked. The unlocking thread wakes them.
 pub const WAITERS: u64 = 1 << 62;
 
 const STRIPES: usize = if MODEL { 1 } else { 16 };
@@ -38,7 +38,7 @@ struct Stripe {
     woken: Condvar,
 }
 
-/// Where waiters sleep, for all words of a store or disk.
+/// The places where waiters sleep, for all words of a store or disk.
 #[derive(Debug)]
 pub struct Waiters {
     stripes: [CachePadded<Stripe>; STRIPES],
@@ -51,7 +51,7 @@ impl Default for Waiters {
 }
 
 impl Waiters {
-    /// Makes a place to wait for any number of words.
+    /// Makes the places. They serve any number of words.
     pub fn new() -> Self {
         Waiters { stripes: core::array::from_fn(|_| CachePadded::default()) }
     }
@@ -89,12 +89,12 @@ impl Waiters {
     }
 }
 
-/// A locked word. Dropping it writes the word back, unlocked.
+/// A locked word. Dropping this writes the word back, unlocked.
 #[derive(Debug)]
 pub struct WordGuard<'a> {
     word: &'a AtomicU64,
     waiters: &'a Waiters,
-    /// What the word will hold when unlocked.
+    /// The value that the word will have after the unlock.
     now: u64,
 }
 
@@ -125,7 +125,7 @@ pub fn lock_word<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> WordGuard<'a>
 /// ```
 ///
 /// # Blocking
-/// As [`lock_word`].
+/// Sleeps while another thread holds the lock.
 #[inline]
 pub fn lock_word_if<'a>(
     word: &'a AtomicU64,
@@ -134,14 +134,14 @@ pub fn lock_word_if<'a>(
 ) -> Option<WordGuard<'a>> {
     let backoff = Backoff::new();
     loop {
-        // Relaxed: only compared by the CAS.
+        // Relaxed: the value is only compared, by the CAS below.
         let now = word.load(Ordering::Relaxed);
         if now & LOCKED == 0 {
             if !may(now) {
                 return None;
             }
-            // Acquire pairs with the Release of the last holder's unlock and shows what it did under the
-            // lock. Relaxed on failure: try again.
+            // Acquire pairs with the Release of the last holder's unlock, and shows what that holder did under
+            // the lock. Relaxed on failure: the loop tries again.
             let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
             if word.compare_exchange_weak(now, now | LOCKED, won, failed).is_ok() {
                 return Some(WordGuard { word, waiters, now });
@@ -172,8 +172,8 @@ impl WordGuard<'_> {
 impl Drop for WordGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Release pairs with the Acquire of the next holder's CAS. A swap, not a store: it must see a
-        // WAITERS bit that was set meanwhile.
+        // Release pairs with the Acquire of the next holder's CAS. This is a swap, not a store, because it must
+        // see a WAITERS bit that was set while the lock was held.
         let before = self.word.swap(self.now, Ordering::Release);
         assert!(before & LOCKED != 0, "a word was unlocked by a thread that did not hold its lock");
         if before & WAITERS != 0 {

@@ -1,4 +1,4 @@
-//! One device, one store: the list of devices in use in this process.
+//! The list of the devices in use in this process. It keeps two stores from using the same device.
 //!
 //! A store allocates a device's slots from 0, so two stores on one device would overwrite each other's
 //! pages. A device knows nothing of its stores, so the process keeps a list of the attached devices, by
@@ -22,7 +22,7 @@ use super::SwapDevice;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// Another store of this process uses the device, or a device that this one wraps.
+    /// Another store of this process uses the device, or one that the device wraps.
     #[error(
         "the device, or one that it wraps, is attached to another store of this process: give each store \
          its own device, or drop the other store first"
@@ -67,8 +67,8 @@ impl Register {
         Box::new(Register { maker: Maker::here(), attached, next: OnceBox::new() })
     }
 
-    /// Returns this process's register, and makes it if there is none. Waits for no other thread, so it also
-    /// works in a child, whatever the parent's threads were doing at the fork.
+    /// Returns this process's register, and makes it if there is none. Waits for no other thread, so it works in
+    /// a forked child, too, whatever the parent's threads were doing at the fork.
     fn here() -> &'static Register {
         static FIRST: OnceBox<Register> = OnceBox::new();
         let mut register = FIRST.get_or_init(Register::new);
@@ -102,7 +102,7 @@ impl Attached {
         match Self::note(&mut all) {
             Ok(()) => Ok(Attached(Leaked::new(all))),
             Err(refused) => {
-                // One by one, as in `Attached::drop`.
+                // Dropped one by one, for the reason given in `Attached::drop`.
                 for device in all {
                     dropped(device);
                 }
@@ -140,7 +140,7 @@ impl Attached {
         })
     }
 
-    /// Returns the device, without those that it wraps.
+    /// Returns the device that was given to `attach`, not one that it wraps.
     #[inline]
     pub(crate) fn device(&self) -> &dyn SwapDevice {
         &*self.0[0]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-// From std even under loom: these switches belong to the tests, not to a protocol that loom models.
+// These are from std even under loom: they are switches for tests, and no modelled protocol depends on them.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DeviceError, SwapDevice};
@@ -30,7 +30,7 @@ pub struct FaultySwapDevice {
     reads: Faults,
 }
 
-/// How many more calls succeed (`after`), and how many calls after those fail (`fail`).
+/// How many of the next calls succeed (`after`), and how many calls after those fail (`fail`).
 #[derive(Debug, Default)]
 struct Faults {
     after: AtomicU64,
@@ -52,18 +52,18 @@ impl Faults {
 }
 
 impl FaultySwapDevice {
-    /// Wraps `inner` and fails nothing yet.
+    /// Wraps `inner`. At first, no call fails.
     pub fn new(inner: Arc<dyn SwapDevice>) -> Self {
         FaultySwapDevice { inner, writes: Faults::default(), reads: Faults::default() }
     }
 
-    /// Lets the next `after` writes succeed and fails the following `count` with `StorageFull`. A write that
-    /// fails writes the first half of the page and fills the rest with zeros.
+    /// Lets the next `after` writes succeed and makes the `count` writes after them fail with `StorageFull`. A
+    /// write that fails writes the first half of the page and fills the rest of the slot with zeros.
     pub fn fail_writes(&self, after: u64, count: u64) {
         self.writes.set(after, count);
     }
 
-    /// Lets the next `after` reads succeed and fails the following `count` with `UnexpectedEof`.
+    /// Lets the next `after` reads succeed and makes the `count` reads after them fail with `UnexpectedEof`.
     pub fn fail_reads(&self, after: u64, count: u64) {
         self.reads.set(after, count);
     }

@@ -23,13 +23,13 @@ const MOST: u64 = i64::MAX as u64 / PAGE_SIZE as u64;
 /// Keeps pages in a file, each at its slot's offset. The file belongs to the device alone.
 ///
 /// A new file gets mode 0600, so that only its owner can open it. An existing file is used only if it is an
-/// empty regular file of this user that nobody else may read or write. A symbolic link is not followed, and
-/// a file on procfs, sysfs and the like is refused. While the device lives, the file is locked (`flock`):
-/// creating a second device on it fails, in this process and in any other. The file is closed on exec. On
-/// Windows, only the length and the kind of the file are checked, and the file is opened without sharing
-/// instead of being locked.
+/// empty regular file, belongs to this user, and gives other users no permission. A symbolic link is not
+/// followed, and a file on procfs, sysfs and the like is refused. While the device lives, the file is locked
+/// (`flock`): creating a second device on it fails, in this process and in any other. The file is closed on
+/// exec. On Windows, only the length and the kind of the file are checked, and the file is opened without
+/// sharing instead of being locked.
 ///
-/// The file grows as pages are written; on Linux, discarded pages are punched out again. Dropping the
+/// The file grows as pages are written. On Linux, discarding a page frees its space in the file. Dropping the
 /// device does not delete the file. Delete it yourself: without the device its content is useless, and it
 /// may contain secrets. On Unix you may unlink the file as soon as the device is made.
 ///
@@ -83,7 +83,7 @@ impl FileSwapDevice {
     /// variants if an existing file may not be used. A refused file keeps its content.
     ///
     /// # Blocking
-    /// In the file system.
+    /// Blocks in the file system.
     pub fn create(path: impl AsRef<Path>, capacity: u64) -> Result<Self, FileDeviceError> {
         let path = path.as_ref().to_path_buf();
         if capacity > MOST {
@@ -98,7 +98,7 @@ impl FileSwapDevice {
         &self.path
     }
 
-    /// Returns the file. Fails in a child after `fork`, or if the slot is beyond the capacity.
+    /// Returns the file. Fails in a child after `fork`, or if there is no such slot.
     fn file(&self, slot: u64) -> Result<&File, DeviceError> {
         if !self.file.is_here() {
             return Err(DeviceError::Forked);
@@ -155,7 +155,7 @@ impl SwapDevice for FileSwapDevice {
     }
 }
 
-/// Returns the process's file size limit in bytes, or `None` if there is none. A write beyond it raises
+/// Returns the process's file size limit in bytes, or `None` if there is none. A write beyond the limit raises
 /// SIGXFSZ. Called before each write, since the limit may change at any time.
 #[cfg(all(unix, not(miri)))]
 fn file_size_limit() -> Option<u64> {
@@ -208,8 +208,8 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<(
     Ok(())
 }
 
-/// Returns a page of the file to the file system. If that is not supported, the space stays allocated
-/// until the slot is written again.
+/// Frees the disk space of one page of the file. If the file system does not support this, the space stays
+/// allocated, and is used again when the slot is written.
 #[cfg(all(target_os = "linux", not(miri)))]
 fn punch(file: &File, at: u64) {
     use rustix::fs::{FallocateFlags, fallocate};

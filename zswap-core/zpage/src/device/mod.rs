@@ -1,4 +1,4 @@
-//! Swap devices: where a store or disk writes pages back to.
+//! Swap devices, to which a store or disk writes pages back.
 
 mod attach;
 mod faulty;
@@ -45,7 +45,7 @@ pub enum DeviceError {
         /// Slots of the device.
         capacity: u64,
     },
-    /// The slot holds no page: none was written, or the device did not keep it.
+    /// The slot holds no page: no page was written, or the device did not keep the page.
     #[error("slot {slot} holds no page")]
     Missing {
         /// The slot.
@@ -68,7 +68,7 @@ pub enum DeviceError {
     FileSizeLimit {
         /// The slot.
         slot: u64,
-        /// The limit, bytes.
+        /// The limit in bytes.
         limit: u64,
     },
     /// Every slot is taken.
@@ -88,7 +88,8 @@ pub enum DeviceError {
         /// The slot.
         slot: u64,
     },
-    /// This process is a forked child of the one that made the device; only the maker may use it.
+    /// This process is a forked child of the process that made the device. Only the process that made it may use
+    /// it.
     #[error(
         "the device belongs to the process that made it, and this is a forked child: make another device \
          in the child"
@@ -116,8 +117,8 @@ impl fmt::Display for Said {
 }
 
 /// A device of numbered slots, each of which holds one page. The store that uses the device allocates the
-/// slots. It discards a slot before it writes the slot again, and neither writes nor discards a slot that
-/// is being read.
+/// slots. The store discards a slot before it writes the slot again. It neither writes nor discards a slot
+/// that is being read.
 ///
 /// A device belongs to one store at a time. Building a store attaches the device, and dropping the store
 /// detaches it. Attaching fails with [`AttachError::InUse`] if the device is attached already.
@@ -163,8 +164,8 @@ impl fmt::Display for Said {
 /// # Ok::<(), DeviceError>(())
 /// ```
 pub trait SwapDevice: Send + Sync + fmt::Debug {
-    /// Returns the number of slots, which are numbered from 0. A store uses only the first 2^32. The number
-    /// must not change.
+    /// Returns the number of slots. Slots are numbered from 0. A store uses only the first 2^32. The result must
+    /// not change.
     fn capacity(&self) -> u64;
 
     /// Writes a page to a slot. After an error the slot's content is unspecified.
@@ -185,8 +186,9 @@ pub trait SwapDevice: Send + Sync + fmt::Debug {
         let _ = slot;
     }
 
-    /// Returns the devices on which a wrapper keeps its pages; none by default. They are attached together
-    /// with the wrapper, so that no other store can use them. The result must not change.
+    /// Returns the devices on which this device keeps its pages, if it is a wrapper; none by default. A store
+    /// attaches them together with the wrapper, so that no other store can use them. The result must not
+    /// change.
     fn inner(&self) -> &[Arc<dyn SwapDevice>] {
         &[]
     }
@@ -197,7 +199,7 @@ pub trait SwapDevice: Send + Sync + fmt::Debug {
     }
 }
 
-/// Fails with [`DeviceError::OutOfRange`] unless the slot is below the capacity.
+/// Checks that the slot is below the capacity. If it is not, returns [`DeviceError::OutOfRange`].
 fn check(slot: u64, capacity: u64) -> Result<(), DeviceError> {
     if slot < capacity { Ok(()) } else { Err(DeviceError::OutOfRange { slot, capacity }) }
 }

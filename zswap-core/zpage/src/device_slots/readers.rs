@@ -1,8 +1,8 @@
-//! Which slots are being read, by how many readers, and which were given up meanwhile.
+//! The slots that are being read: how many readers each has, and which of them were given up meanwhile.
 //!
-//! An open-addressed hash table. Its size is fixed, and it is allocated when the device is attached, because
-//! pinning happens under an entry's lock, where nothing may allocate or wait. Probing is linear. Removing a
-//! slot shifts displaced slots back, so a search ends at the first free place.
+//! They are kept in an open-addressed hash table. Its size is fixed, and it is allocated when the device is
+//! attached: pinning happens under an entry's lock, where nothing may allocate or wait. Probing is linear.
+//! Removing a slot shifts displaced slots back, so a search ends at the first free place.
 
 use std::collections::TryReserveError;
 
@@ -23,21 +23,22 @@ struct Place {
 
 #[derive(Debug)]
 pub(super) struct Readers {
-    /// [`PLACES`] of them.
+    /// The table, of length [`PLACES`].
     places: Vec<Place>,
-    /// Places in use.
+    /// The number of slots that are being read, each of which is in one place.
     slots: usize,
 }
 
-/// The outcome of removing a reader.
+/// What [`Readers::remove`] found about the reader that it removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Gone {
-    /// It was the slot's last reader.
+    /// Whether it was the slot's last reader.
     pub(super) last: bool,
-    /// It was the last reader of a slot that was given up: the caller must release the slot.
+    /// Whether it was the last reader of a slot that was given up. If so, the caller must release the slot.
     pub(super) release: bool,
 }
 
+/// Returns the home of a slot: the place where a search for the slot begins.
 fn home(slot: u32) -> usize {
     // Fibonacci hashing spreads neighbouring slots, which are often read together.
     (slot.wrapping_mul(0x9E37_79B9) >> 16) as usize % PLACES
@@ -60,7 +61,8 @@ impl Readers {
         at
     }
 
-    /// Adds a reader of the slot. Returns false if nobody reads the slot yet and [`MOST`] others are read.
+    /// Adds a reader of the slot. If nobody reads the slot yet and [`MOST`] others are being read, adds none and
+    /// returns false.
     pub(super) fn add(&mut self, slot: u32) -> bool {
         let at = self.find(slot);
         if self.places[at].readers == 0 {
@@ -75,7 +77,7 @@ impl Readers {
         true
     }
 
-    /// Marks a slot as given up if it is being read. Returns whether it is.
+    /// Marks a slot as given up if it is being read. Returns whether it is being read.
     pub(super) fn give_up(&mut self, slot: u32) -> bool {
         let at = self.find(slot);
         let read = self.places[at].readers > 0;
@@ -83,7 +85,7 @@ impl Readers {
         read
     }
 
-    /// Removes a reader of the slot.
+    /// Removes a reader of the slot. Panics if the slot has none.
     pub(super) fn remove(&mut self, slot: u32) -> Gone {
         let at = self.find(slot);
         let place = &mut self.places[at];
@@ -118,7 +120,7 @@ impl Readers {
         }
     }
 
-    /// Returns whether another slot can be read.
+    /// Returns whether a slot that nobody reads yet can get a reader.
     pub(super) fn has_room(&self) -> bool {
         self.slots < MOST
     }

@@ -1,8 +1,8 @@
 //! Opens a file for a device's pages. No other user can read the file, and no other device uses it.
 //!
-//! Pages are copies of memory and may contain secrets. So a new file has mode 0600; an existing one is used
-//! only if it is empty, regular, owned by this user and closed to others. It is never reached through a
-//! symbolic link, and is locked for as long as it is open.
+//! Pages are copies of memory and may contain secrets. So a new file has mode 0600. An existing file is used only
+//! if it is empty and regular, belongs to this user, and gives other users no permission. The file is never
+//! reached through a symbolic link, and is locked for as long as it is open.
 //!
 //! A file on procfs and the like is a view of something else (`/proc/self/mem` is this process's memory).
 //! So files on known file systems of this kind are refused. On any file system, the file's length is set
@@ -65,7 +65,7 @@ pub enum FileDeviceError {
     NotEmpty {
         /// The file.
         path: PathBuf,
-        /// Its length, bytes.
+        /// Its length in bytes.
         bytes: u64,
     },
     /// The file belongs to another user.
@@ -159,7 +159,7 @@ mod unix {
     use rustix::io::Errno;
 
     /// Checks what `stat` and `file_system` report about the file. `open` calls this for an existing path
-    /// before it opens it, and always for the open file, since the path may lead to another file meanwhile.
+    /// before it opens it, and always for the open file: by then the path may lead to another file.
     fn check(
         path: &Path,
         stat: &Stat,
@@ -264,7 +264,8 @@ mod unix {
         };
         let refused = |error| {
             if is_new {
-                // The file is empty and was created here. Most likely the file system ignores modes.
+                // The file was created here and is empty. Most likely it is refused because the file system
+                // ignores modes.
                 let _ = std::fs::remove_file(path);
             }
             error
@@ -276,8 +277,8 @@ mod unix {
             Err(Errno::WOULDBLOCK) => return Err(FileDeviceError::InUse { path: path.to_owned() }),
             Err(errno) => return Err(failed("flock")(errno)),
         }
-        // Checked under the lock: a file in use must fail with `InUse`, although it is not empty, and until
-        // the lock is taken another device may write to the file.
+        // Checked only under the lock. Before that, another device may write to the file. And a file in use is
+        // seldom empty, but must fail with `InUse`.
         let stat = rustix::fs::fstat(&file).map_err(failed("fstat"))?;
         if stat.st_size != 0 {
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
@@ -288,7 +289,8 @@ mod unix {
         Ok(file)
     }
 
-    /// Unlocks the file now. Closing it would not unlock it while a child of this process has it open.
+    /// Unlocks the file. Closing it would not be enough: it stays locked while a child of this process has it
+    /// open.
     pub(in super::super) fn unlock(file: &File) {
         let _ = rustix::fs::flock(file, FlockOperation::Unlock);
     }

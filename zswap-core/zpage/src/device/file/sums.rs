@@ -4,8 +4,8 @@
 //! truncated and extended again reads as zeros. So each page that is read is checked against its checksum.
 //!
 //! Lock: a mutex, under which nothing else is locked. The first write to a chunk of 1024 slots allocates the
-//! chunk under it. A hash table finds chunks by number, so a slot far beyond the others costs no more memory
-//! than one beside them.
+//! chunk under the mutex. A hash table finds chunks by number, so a slot with a high number costs no more memory
+//! than one with a low number.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,7 +74,7 @@ impl Sums {
         Some(sum).filter(|sum| *sum != 0).map(Sum)
     }
 
-    /// Returns the heap bytes.
+    /// Returns the heap bytes of the sums.
     pub(super) fn memory_bytes(&self) -> usize {
         let chunks = self.lock();
         let of_chunks: usize = chunks.values().map(|sums| size_of_val(&**sums)).sum();
@@ -83,7 +83,7 @@ impl Sums {
 }
 
 /// Returns the heap bytes of a hash table of this capacity. The number of its places is a power of two, and
-/// each place has a control byte. One place stays free if there are fewer than 8, else an eighth of them.
+/// each place has a control byte. A table of up to 8 places keeps one free, a larger one an eighth of them.
 fn table_bytes(capacity: usize) -> usize {
     let places = match capacity {
         0 => 0,
