@@ -1,11 +1,12 @@
 //! Migration: moving a whole zspage to other pages, so that a block of address space becomes empty.
 //!
-//! Three steps, as in the kernel. *Isolate*: take the zspage off its lists, so that no allocation
-//! finds it; reads and frees in it continue. *Migrate*: get another run and touch its pages; then
-//! try to write-lock the lanes of all objects, or none; copy the bytes, 64 KiB at most; change the
-//! base; release the lanes. *Put back*: return the zspage to its lists, with its old pages or the
-//! new ones. The second step fails, without effect, if an object has a guard, is being written, or
-//! is parked.
+//! It has three steps, as in the kernel:
+//! 1. *Isolate*: take the zspage off its lists, so that no allocation finds it. Reads and frees in it
+//!    continue.
+//! 2. *Migrate*: get another run and touch its pages. Then write-lock the lanes of all objects, copy
+//!    the bytes (at most 64 KiB), change the base, and release the lanes. This step fails, without
+//!    effect, if an object has a guard, is being written, or is parked.
+//! 3. *Put back*: return the zspage to its lists, with its old pages or the new ones.
 //!
 //! Neither handles nor slots change: they name the zspage, not its address. A reader loads the base
 //! after it has locked its lane.
@@ -23,7 +24,7 @@ use crate::zspage::Zspage;
 enum Step {
     /// It has been moved to other pages.
     Moved,
-    /// It was detached meanwhile, or its run begins outside of the range.
+    /// It was detached meanwhile, or its run does not begin in the range.
     Gone,
     /// A guard or a writer uses it, or somebody else has isolated it.
     Left,
@@ -52,8 +53,9 @@ impl Drop for Isolated<'_> {
 }
 
 impl Core {
-    /// Moves the zspages whose runs begin in a range of addresses, except those that are in use, and
-    /// counts both. Stops with an error at the first run that the provider refuses.
+    /// Moves the zspages whose runs begin in a range of addresses, but leaves those that are in use.
+    /// Returns the numbers of moved and of left zspages. Stops with an error at the first run that the
+    /// provider refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
@@ -89,7 +91,7 @@ impl Core {
         let (pages, needed) = (usize::from(locked.size.pages), z.touched.get() & !z.holes.get());
         drop(locked);
 
-        // Dropping it puts the zspage back if the provider panics.
+        // If the provider panics, dropping `isolated` puts the zspage back.
         let isolated = Isolated { core: self, class, zspage, z };
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
         core::mem::forget(isolated);
@@ -154,7 +156,7 @@ impl Core {
         }
         let old = z.base();
         for index in self.used_lanes(z, objects) {
-            // For the model: the pages' next owner writes to the place that the object leaves.
+            // Shows the model checker that the pages' next owner writes to the place that the object leaves.
             self.lane(z, index).bytes.write();
         }
         let mut left = needed;
@@ -183,7 +185,8 @@ impl Core {
         (0..objects).filter(move |&index| self.lane(z, index).is_used())
     }
 
-    /// Write-locks the lanes of all objects, or none. Under the class lock.
+    /// Write-locks the lanes of all objects and returns true. If one cannot be locked, locks none and
+    /// returns false. The caller holds the class lock.
     fn write_lock_all(&self, z: &Zspage, objects: usize) -> bool {
         let refused =
             self.used_lanes(z, objects).find(|&index| !self.lane(z, index).write_trylock());

@@ -38,7 +38,7 @@ impl Routes {
         let mut route: Vec<AtomicU16> = Vec::with_capacity(classes.len());
         for (number, class) in classes.iter().enumerate().rev() {
             let above = classes.get(number + 1);
-            // Active at first: the largest class in each range of 32 bytes, and the largest class
+            // Active at first are the largest class in each range of 32 bytes, and the largest class
             // that is not huge.
             let last = above.is_none_or(|above| {
                 above.huge
@@ -93,8 +93,8 @@ impl Routes {
         own
     }
 
-    /// Takes back the waste of an object of class `own` that was freed in class `from`. Does nothing
-    /// if the object wasted nothing, or if `own` is active.
+    /// Subtracts from the wasted bytes of class `own` those of an object that was freed in class
+    /// `from`. Does nothing if the object wasted nothing, or if `own` is active.
     pub(crate) fn unroute(&self, own: usize, from: usize) {
         // Relaxed: see `route`.
         if usize::from(self.route[own].load(Ordering::Relaxed)) == own || from <= own {
@@ -184,7 +184,7 @@ mod tests {
             assert_eq!(now == own, lost >= LOST, "{lost}");
         }
         assert_eq!(routes.route(own), own);
-        // Objects of the class below, which went past this one, now come here.
+        // Objects of the class below, which went past class `own` before, now go to it.
         let below = routes.route(own - 1);
         assert!(below <= own, "{below}");
     }
@@ -235,7 +235,7 @@ mod tests {
         let (small, large) = (size_classes(4096, 4, 16), size_classes(16384, 4, 16));
         let small_routes = Routes::new(&small, 4096, 16, true);
         let large_routes = Routes::new(&large, 16384, 16, true);
-        // The larger page also has classes below four times the smallest size.
+        // The table of the larger page also has classes below four times the smallest size.
         let more = large.len() - small.len();
         for (own, class) in small.iter().enumerate() {
             let of_large = own + more;

@@ -130,8 +130,8 @@ impl Core {
         ClassGuard::new(class, self.class(class), &self.zspages, &self.accounts)
     }
 
-    /// Locks the class that a zspage is in. None if the zspage is in no class, or leaves its class
-    /// before the lock is taken. While the lock is held, nobody else takes it out of the class.
+    /// Locks the class that a zspage is in. Returns None if the zspage is in no class, or leaves its
+    /// class before the lock is taken. While the lock is held, nobody else takes the zspage out of it.
     #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);
