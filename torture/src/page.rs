@@ -109,7 +109,7 @@ pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng)
 /// Reads what a page says about itself.
 ///
 /// # Errors
-/// What is wrong with the page, in words.
+/// Returns, in words, what is wrong with the page.
 pub fn read(page: &Page, base: u64) -> Result<Stamp, String> {
     let first = word(page, 0);
     if is_repeated(page) {

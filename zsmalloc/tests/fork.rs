@@ -48,7 +48,8 @@ fn child(
     wrong.map_or(0, |wrong| wrong as i32 + 1)
 }
 
-/// Waits for a child that must end within a second. Returns its exit code.
+/// Waits for a child that must end within ten seconds. Returns its exit code, or -1 if it was killed
+/// because it did not end.
 fn wait(pid: libc::pid_t) -> i32 {
     let end = Instant::now() + Duration::from_secs(10);
     let mut status = 0;
@@ -133,7 +134,8 @@ fn a_pool_dropped_in_a_child_leaks() {
     let pool = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
     let handle = pool.malloc_from(&[7; 3000]).unwrap();
     let mut pool = Some(pool);
-    // SAFETY: as above.
+    // SAFETY: the child calls only this crate, `_exit`, and the allocator, which glibc keeps usable
+    // after a fork.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
@@ -141,7 +143,7 @@ fn a_pool_dropped_in_a_child_leaks() {
         // A pool that the child makes works.
         let own = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
         let code = own.malloc_from(b"object").and_then(|handle| own.free(handle)).is_err();
-        // SAFETY: as above.
+        // SAFETY: ends the process without running any of the parent's exit handlers.
         unsafe { libc::_exit(i32::from(code)) };
     }
     assert_eq!(wait(pid), 0);

@@ -163,7 +163,8 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
     }
 }
 
-/// Makes a pool of at least three zspages, with its provider and the inner one that counts pages.
+/// Makes a pool of at least three zspages. Returns its provider, the inner provider, which counts
+/// pages, and the pool.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
     let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));
@@ -201,7 +202,7 @@ fn absurd_figures_of_a_provider_are_figures() {
     pages.boasts.store(true, SeqCst);
     let object = pool.malloc_from(&[2; 4096]).unwrap();
     let read = pool.obj_read_begin(object).unwrap();
-    // Its page waits for a call that may return it.
+    // The object's page waits for a call that may return it to the provider.
     pool.free(object).unwrap();
     drop(read);
     let stats = pool.stats();
