@@ -196,8 +196,8 @@ fn in_one_line(message: &str) -> String {
 }
 
 impl Compare {
-    /// Returns the zpools given, in order and without duplicates; none if the option is absent.
-    /// Fails on an empty name.
+    /// Returns the zpools given, in order and without duplicates. The list is empty if the option is
+    /// absent. Fails on an empty name.
     pub(crate) fn zpools(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for list in &self.zpool {
@@ -211,8 +211,8 @@ impl Compare {
         Ok(names)
     }
 
-    /// Returns the compressors given, in order and without duplicates; none if the option is
-    /// absent. Fails on an empty name and on a parameter without a compressor.
+    /// Returns the compressors given, in order and without duplicates. The list is empty if the option
+    /// is absent. Fails on an empty name and on a parameter without a compressor.
     pub(crate) fn compressors(&self) -> Result<Vec<String>> {
         let mut specs = Vec::new();
         for list in &self.compressor {
@@ -249,7 +249,7 @@ fn split_specs(list: &str) -> Result<Vec<String>> {
     Ok(specs)
 }
 
-/// Whether `part` is `key=value`, rather than `name` or `name:key=value`.
+/// Returns whether `part` is `key=value`, rather than `name` or `name:key=value`.
 fn is_parameter(part: &str) -> bool {
     part.split_once('=').is_some_and(|(key, _)| !key.contains(':'))
 }

@@ -81,7 +81,7 @@ extern "C" fn handler(_: libc::c_int) {
 fn sit_in_a_handler() {
     const BYTES: usize = 16 * PAGE;
     let (access, kind) = (
-        // Executable, so that it is not merged with its neighbours.
+        // The mapping is executable, so that it is not merged with its neighbours.
         libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
@@ -199,7 +199,7 @@ fn zswap() -> Command {
 
 const QUICK: [&str; 6] = ["--zpool", "zbud", "--compressor", "lz4", "--rounds", "1"];
 
-/// Whether this machine allows attaching to a process. If not, says that the test was skipped.
+/// Returns whether this machine allows attaching to a process. If not, prints that the test was skipped.
 fn allowed(output: &Output) -> bool {
     let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(2) && stderr.contains("not allowed") {
@@ -256,13 +256,14 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let sample = &report[0]["sample"];
     assert_eq!(sample["pid"].to_string(), target.pid());
-    // The main thread, the thread that runs the target, and the two that wait.
+    // These are the main thread, the thread that runs the target, and the two that wait.
     assert_eq!(sample["threads"], 4, "{sample}");
     let stopped = sample["stopped_ms"].as_f64().unwrap();
     assert!(stopped > 0.0 && stopped < 10_000.0, "{sample}");
     assert_eq!(report[0]["verified"], true);
     let pages = report[0]["pages"].as_u64().unwrap();
-    // All pages of a small process, except those that turned out to be stacks when it was stopped.
+    // The sample has all pages of a small process, except those that turned out to be stacks when the
+    // process was stopped.
     let eligible = sample["eligible_pages"].as_u64().unwrap();
     assert!(pages <= eligible && eligible - pages <= 16, "{pages} of {eligible}");
     assert!((2048..10_000).contains(&pages), "{pages}");
