@@ -65,7 +65,7 @@ pub struct Stamp {
     pub writer: Option<u32>,
 }
 
-/// Makes a page. `base` is below every version of the round. [`Form::TwiceWord`] has few bits, so it
+/// Fills a page. `base` is below every version of the round. [`Form::TwiceWord`] has few bits, so it
 /// holds the distance of the version from `base`. If it cannot hold that, [`Form::SmallWord`] is used
 /// instead.
 pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {

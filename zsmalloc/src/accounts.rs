@@ -2,7 +2,8 @@
 //! that `stats` does not report as live, because they are being written or are parked.
 //!
 //! Pages are charged before they are touched and uncharged when they stop being resident. Each
-//! counter is correct by itself; no protocol depends on any of them.
+//! counter is correct, but counters that are read one after the other may be of different moments. No
+//! protocol depends on them.
 
 use std::sync::Arc;
 

@@ -191,8 +191,8 @@ impl Core {
         }
     }
 
-    /// Takes a free slot, from the class if it has one, else from the pool. Returns it with the class
-    /// locked.
+    /// Takes a free slot, from the class if it has one, else from the pool, and locks the class. Fails if
+    /// the pool has no free slot and its table cannot grow.
     fn lock_with_slot(&self, class: u16) -> Result<(ClassGuard<'_>, SlotInHand<'_>), ZpoolError> {
         let mut locked = self.lock(class);
         if let Some(slot) = locked.inner.slots.pop(&self.slots) {

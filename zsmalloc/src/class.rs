@@ -92,7 +92,7 @@ impl Class {
 
     /// Returns the number of places taken and the bytes of objects. Takes no lock.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        // Relaxed: each number is correct by itself.
+        // Relaxed: each number is correct, but the two may be of different moments.
         (self.used.load(Ordering::Relaxed) as usize, self.bytes.get() as usize)
     }
 
@@ -287,7 +287,7 @@ impl<'a> ClassGuard<'a> {
     /// Takes the free place `index` for an object of `bytes`, header included, which the caller will
     /// write. The caller has charged the pages that the object touches. The lane becomes USED and
     /// counts the caller. `from` says where to begin the search for the zspage's next free place in
-    /// touched pages: the caller knows that no earlier place is one.
+    /// touched pages: the caller knows that there is none before it.
     pub(crate) fn obj_malloc(
         &mut self,
         zspage: u32,
@@ -406,7 +406,7 @@ impl<'a> ClassGuard<'a> {
         // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held, and the descriptor was
         // vacant. No lane is USED, and the caller promises that the run has the class's length.
         unsafe { z.set_class(Some(self.number)) };
-        // Isolated until it has an object, so that nobody finds it on a list.
+        // The zspage is isolated until it has an object, so that nobody finds it on a list.
         z.set_isolated(true);
         let place = self.obj_malloc(zspage, z, index, bytes, 0);
         z.set_isolated(false);
@@ -414,8 +414,9 @@ impl<'a> ClassGuard<'a> {
         place
     }
 
-    /// Marks `pages` as touched, and charges the new ones even if that exceeds the budget's limit. They
-    /// belong to a place that is about to be taken. Until then the new ones are holes.
+    /// Marks `pages` as touched, and charges those that were not touched before, even if that exceeds
+    /// the budget's limit. The pages belong to a place that is about to be taken. Until then, the newly
+    /// touched pages are holes.
     pub(crate) fn prepare(&mut self, zspage: u32, z: &Zspage, pages: u16) {
         let new = pages & !z.touched.get();
         if new == 0 {
@@ -465,7 +466,7 @@ impl<'a> ClassGuard<'a> {
         unsafe { PageRun::new(z.base(), usize::from(self.size.pages), z.touched.get()) }
     }
 
-    /// Takes a zspage off its list. Until `putback`, only frees change it, and none of them detaches it.
+    /// Takes a zspage off its list. Until `putback`, only frees change the zspage, and no free detaches it.
     pub(crate) fn isolate(&mut self, z: &Zspage) {
         assert!(!z.is_isolated(), "a zspage is isolated twice");
         assert!(z.used.get() > 0, "a zspage without an object was on a list");
@@ -490,7 +491,8 @@ impl<'a> ClassGuard<'a> {
         let old = unsafe { self.run_of(z) };
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
-        // Charged even beyond the budget: these pages are touched in order to free others.
+        // These pages are charged even if that exceeds the budget's limit, because touching them
+        // frees others.
         self.accounts.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
         self.count_resident(more(touched, z.touched.get()));
         self.count_holes(more(holes, z.holes.get()));
@@ -581,7 +583,7 @@ impl<'a> ClassGuard<'a> {
 
     fn count_used(&mut self, change: i32) {
         self.inner.used = changed(self.inner.used, change);
-        // Relaxed: a copy for guesses, written under the class lock.
+        // Relaxed: the copy is written under the class lock, and read only for guesses.
         self.class.used.store(self.inner.used, Ordering::Relaxed);
     }
 

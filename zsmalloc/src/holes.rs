@@ -16,7 +16,7 @@ use crate::zspage::Zspage;
 pub(crate) const AT_ONCE: usize = 8;
 /// The most zspages examined while the class lock is held.
 const LOOKS: usize = 64;
-/// Fullness groups that may have holes: a full zspage has none.
+/// The number of fullness groups whose zspages may have holes. A full zspage has none.
 const GROUPS: usize = 10;
 
 /// An isolated zspage: its number, its holes, and those of its holes that were released.

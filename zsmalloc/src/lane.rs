@@ -36,7 +36,7 @@
 //! # Why no parked object is lost
 //! The thread that changes a word from {USED, PARKED, 0 readers} to 0, under the class lock, gets the
 //! place. `free` leaves the place parked only if the word that its RMW replaced had readers. Each of
-//! them takes itself off by an RMW on the same word and then sees PARKED. The last one tries to clear
+//! these takes itself off by an RMW on the same word and then sees PARKED. The last one tries to clear
 //! the word, or it sets QUEUED. If it sets QUEUED, the thread that takes the place off the queue
 //! tries to clear the word. If an attempt fails, another thread has cleared or queued the place, or
 //! another reader has come and will try when it leaves. Readers of neighbouring objects are counted

@@ -2,10 +2,10 @@
 //! `reclaim.rs` says which calls leave it and which calls do it.
 //!
 //! # The queue
-//! A stack of places that are {USED, PARKED, QUEUED}, linked through their own first eight bytes.
-//! Nobody else uses those: the object is gone, and only one thread sets QUEUED. Places are pushed
-//! by CAS, and the whole stack is taken by a swap. ABA is harmless: if the head changes and changes
-//! back before a push, it is the head again, and the link that was written is correct.
+//! A stack of places that are {USED, PARKED, QUEUED}. The first eight bytes of each place are its link
+//! to the next. Nobody else uses these bytes: the object is gone, and only one thread sets QUEUED.
+//! Places are pushed by CAS, and the whole stack is taken by a swap. ABA is harmless: if the head
+//! changes and changes back before a push, the link that was written leads to the head again.
 //!
 //! # The list
 //! Detached zspages. They are linked as vacant descriptors are, and each descriptor keeps its run. The

@@ -1,6 +1,6 @@
 //! Models of zsmalloc for loom: the lane and the slot alone, and small whole pools.
 //!
-//! Each model names the weakenings and omissions that make it fail. The lane's watched cell
+//! The comment of each model names the weakenings and omissions that make it fail. The lane's watched cell
 //! represents the object's bytes: a model fails if a read and a write of it are not ordered.
 
 use loom::sync::Arc;

@@ -30,7 +30,8 @@ enum Step {
     Left,
 }
 
-/// Returns whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
+/// Returns whether a zspage's run begins in a range of addresses. The answer is exact under the lock of
+/// the zspage's class.
 fn begins_in(z: &Zspage, range: &Range<usize>) -> bool {
     z.run_base().is_some_and(|base| range.contains(&base.addr().get()))
 }

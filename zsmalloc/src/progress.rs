@@ -1,8 +1,8 @@
 //! The progress of compaction in parts: which class is next, and when a pass over all classes ends.
 //!
 //! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
-//! page on balance. Compaction goes on to the next class when there is nothing left to do in this
-//! one, or when it has visited as many places as the class has and freed no page. Pages of zspages
+//! page on balance. Compaction goes on to the next class when there is nothing left to do in the
+//! present one, or when it has visited as many places as the class has and freed no page. Pages of zspages
 //! that other threads emptied do not count as progress. If other threads keep making work, the pass
 //! ends after a number of visits that is bounded by the pool's size at its start. A pass ends for all
 //! threads that take part in it.
@@ -35,7 +35,7 @@ pub(crate) struct Progress {
     visited: usize,
     /// Pages that moves have touched, minus the freed pages that have made up for them.
     owed: usize,
-    /// Visits of classes left until the pass ends in any case; 0 between two passes.
+    /// How many more visits of classes the pass may make; 0 between two passes.
     left: usize,
     /// Passes that have ended.
     pub(crate) passes: usize,

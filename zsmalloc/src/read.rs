@@ -1,8 +1,8 @@
 //! Reading without a lock: from a handle to a pinned object.
 //!
-//! A reader loads the slot's word, guesses the class of the zspage that the word names, and from
-//! both derives the lane in which it counts itself. All that it has loaded so far may be stale, and
-//! each word may have changed and changed back: compaction can move an object away and back, and its
+//! A reader loads the slot's word and guesses the class of the zspage that the word names. From both
+//! it derives a lane, in which it counts itself. All that it has loaded so far may be stale, and each
+//! word may have changed and changed back: compaction can move an object away and back, and its
 //! zspage can have served another class in between. So equality with an earlier load proves nothing
 //! by itself. The proof rests on three observations, made in this order, that cannot become false
 //! while the reader is counted:
@@ -34,8 +34,8 @@
 //! The base is loaded last, and stays valid while the reader is counted. A migration either ended
 //! before the load, because the reader waited for it, or finds the reader counted and gives up.
 //!
-//! A reader calls no provider, and takes no lock except the class lock when it waits for a mover. A
-//! reader that was counted in a lane in vain, and is the last to leave a parked object there, queues
+//! A reader calls no provider, and takes no lock except the class lock when it waits for a mover. If a
+//! reader was counted in a lane in vain and is the last to leave a parked object there, it queues
 //! the place (`reclaim.rs`).
 
 use core::ptr::NonNull;
@@ -92,7 +92,7 @@ impl Core {
             let z = self.zspages.at(location.zspage);
             hooks::at(Point::SlotLoaded);
             let number = z.class();
-            // Without a class the zspage is vacant: the slot has changed, and a later load will show it.
+            // Without a class the zspage is vacant. Then the slot has changed, as a later load will show.
             if let Some(class) = number.map(|class| self.class(class)) {
                 // If class and location are from two terms, the index is arbitrary: `lane_number` clamps it.
                 let index = class.size.index_of(location.last);
@@ -109,9 +109,9 @@ impl Core {
                     hooks::at(Point::ClassCompared);
                     if same_class && slot.load() == word {
                         lane.bytes.read();
-                        // SAFETY: this reader is counted in the lane, and after that class and slot
-                        // still were the ones that led to the lane. The head of the file proves
-                        // that this suffices.
+                        // SAFETY: this reader is counted in the lane. After that, class and slot were
+                        // still the ones that led to the lane. The head of the file proves that this
+                        // suffices.
                         return Ok(unsafe { self.guard(z, at, class, location) });
                     }
                     // SAFETY: `read_lock` above counted this reader.

@@ -7,7 +7,8 @@
 //! reach 2560 bytes, most of a page, that class becomes active, and stays so.
 //!
 //! Both numbers come from a simulation over the pages of five real processes, with 4 MiB to 1.25
-//! GiB of stored pages: fewer initial classes cost density at 80 MiB, later activation at 640 MiB.
+//! GiB of stored pages. Fewer initial classes made the pool less dense at 80 MiB, and later activation
+//! at 640 MiB.
 
 use crate::class_table::SizeClass;
 use crate::sync::atomic::{AtomicU16, AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! The target while it is held: all its threads are stopped, and are released on drop.
+//! A target that is held: all its threads are stopped. Dropping it releases them.
 //!
 //! First all threads are attached to, which stops none of them. Only then they are stopped, so that
 //! they stand still only briefly. Both steps repeat until no new threads are found; a stopped thread

@@ -102,7 +102,7 @@ fn cut_out(area: Range<u64>, holes: &[Range<u64>], areas: &mut Vec<Range<u64>>) 
     }
 }
 
-/// Returns the parts of `run` that lie in `areas`. These must be in order of address.
+/// Returns the parts of `run` that lie in `areas`. The areas must be in order of address.
 pub(crate) fn within(areas: &[Range<u64>], run: Extent) -> impl Iterator<Item = Extent> {
     let page = zswap_core::PAGE_SIZE as u64;
     let (from, to) = (run.first * page, (run.first + run.pages) * page);

@@ -41,7 +41,7 @@ impl Laps {
 }
 
 /// Stores and loads pages of the set on `threads` threads while the store switches from pair to
-/// pair. For comparison, does the same without switching, in a store of each pair.
+/// pair. For comparison, does the same without switching, with one store for each pair.
 pub(crate) fn switch(set: &PageSet, pairs: &[(String, String)], threads: usize) -> Result<Outcome> {
     let (mut still, mut moving) = (Laps::default(), Laps::default());
     let (mut switches, mut pools, mut moved) = (0, 0, 0);
