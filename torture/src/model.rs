@@ -367,7 +367,7 @@ mod tests {
         // Once one version was seen after the other, the order cannot reverse.
         let back = [stores[0], stores[1], (11, 12, Loaded(1)), (13, 14, Loaded(2))];
         assert_eq!(judge(&back), Some("stale"));
-        // A load that overlaps the overwrite sees either.
+        // A load that overlaps the overwrite sees either version.
         for seen in [1, 2] {
             let ops = [(1, 2, Stored(1)), (3, 6, Stored(2)), (4, 5, Loaded(seen))];
             assert_eq!(judge(&ops), None);

@@ -30,7 +30,7 @@ pub enum Form {
     Noise,
     /// One word repeated, which fits in an entry.
     SmallWord,
-    /// One word repeated, its upper half equal to its lower.
+    /// One word repeated. Its upper half equals its lower half.
     TwiceWord,
     /// One word repeated, which does not fit in an entry.
     LargeWord,

@@ -48,7 +48,7 @@ impl Accounts {
         }
     }
 
-    /// Charges pages even if that exceeds the budget's limit. For moves, which free other pages.
+    /// Charges pages even if that exceeds the budget's limit. Only moves call this: they free other pages.
     pub(crate) fn charge_beyond(&self, pages: usize) {
         if let Some(budget) = &self.budget {
             budget.charge_beyond(pages * self.page_size);

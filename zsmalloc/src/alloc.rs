@@ -93,7 +93,7 @@ impl Core {
         // SAFETY: the destination has `bytes.len()` bytes, and this call is its writer (invariant 1
         // of the pool), so it cannot overlap `bytes`, which the caller borrows elsewhere.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        // SAFETY: reserved by this call, which has written the bytes.
+        // SAFETY: this call reserved the slot and the place, and has written the bytes.
         Ok(unsafe { self.publish(slot, place) })
     }
 

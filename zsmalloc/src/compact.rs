@@ -38,7 +38,7 @@ const STEP: usize = 16;
 const GROUPS: usize = 10;
 /// The most objects that a call of `compact_some` moves.
 const SOME_MOVES: usize = 256;
-/// The most visits that a call of `compact_some` makes, of places and of zspages with holes together.
+/// The most visits that a call of `compact_some` makes. Places and zspages with holes both count.
 const SOME_VISITS: usize = 4096;
 
 /// What compaction may still do before it must stop.
@@ -301,9 +301,9 @@ impl Core {
 
     /// Chooses a new place for an object: the first of these that exists.
     /// 1. Room in touched pages of the fullest other zspage.
-    /// 2. Room in touched pages of the object's own zspage, before the object.
+    /// 2. Room in touched pages of the object's own zspage, at an earlier place.
     /// 3. A place in another zspage that touches a new page.
-    /// 4. The lowest free place in the object's own zspage, if it is before the object.
+    /// 4. The lowest free place in the object's own zspage, if it is an earlier place.
     ///
     /// Returns None if none of them exists.
     fn target<'a>(
@@ -394,7 +394,7 @@ impl Core {
         let source = unsafe { z.base().add(start) };
         // SAFETY: the new place begins in its zspage's run.
         let copy = unsafe { target.base().add(size.start_of(to.index)) };
-        // SAFETY: a USED place. Its object is published, since the lane was idle, so the header was
+        // SAFETY: the place is USED. Its object is published, since the lane was idle, so the header was
         // written; nobody writes while the lane is locked (invariant 1 of the pool).
         let number = u32::from_ne_bytes(unsafe { source.cast::<[u8; HEADER]>().read() });
         let slot = self.slots.at(number);
@@ -423,7 +423,7 @@ impl Core {
     /// page fault takes long. The caller holds the class lock.
     fn fault_in(&self, z: &Zspage, untouched: u16) {
         for page in (0..16).filter(|page| untouched >> page & 1 == 1) {
-            // SAFETY: a page of the zspage's run.
+            // SAFETY: the page is in the zspage's run.
             let byte = unsafe { z.base().add(page * self.page_size()) };
             // SAFETY: the page was untouched, so no object has a byte in it and its contents do not
             // matter. The class lock keeps others from taking places there.
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!((one + other, run.aside), (objects, NIL));
     }
 
-    /// An object moves to room before it in its own zspage rather than touch a page of another zspage.
+    /// An object moves to an earlier place in its own zspage rather than touch a page of another zspage.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn room_in_touched_pages_of_its_own_zspage_comes_before_a_new_page_elsewhere() {

@@ -31,9 +31,9 @@ pub(crate) struct Left {
     queue: AtomicU64,
     /// The list's head. Its lock is a leaf.
     list: Mutex<u32>,
-    /// Resident pages of the runs on the list. Readable without the lock, changed under it.
+    /// Resident pages of the runs on the list. Can be read without the lock, and is changed under it.
     pages: Counter,
-    /// Zspages on the list. Readable without the lock, changed under it.
+    /// Zspages on the list. Can be read without the lock, and is changed under it.
     zspages: Counter,
 }
 
@@ -66,7 +66,7 @@ impl Left {
         self.zspages.get() != 0
     }
 
-    /// Adds a place to the queue. `link` is the address of its link.
+    /// Adds a place to the queue. `link` is the address of the place's link.
     ///
     /// # Safety
     /// The caller has set QUEUED in the place's lane (`Lane::enqueue`), and the link is the first eight

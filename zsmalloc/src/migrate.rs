@@ -55,7 +55,7 @@ impl Drop for Isolated<'_> {
 
 impl Core {
     /// Moves the zspages whose runs begin in a range of addresses, but leaves those that are in use.
-    /// Returns the numbers of moved and of left zspages. Stops with an error at the first run that the
+    /// Counts the zspages that it moved and those that it left. Stops with an error at the first run that the
     /// provider refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
@@ -128,7 +128,7 @@ impl Core {
                 // SAFETY: the run is from this provider and belongs to this call alone.
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
             } else if run.mark_resident(page..page + 1) == 1 {
-                // SAFETY: a page of the run.
+                // SAFETY: the page is in the run.
                 let byte = unsafe { run.base().as_ptr().add(page * self.page_size()) };
                 // SAFETY: the run belongs to this call alone.
                 unsafe { byte.write_volatile(0) };
@@ -164,9 +164,9 @@ impl Core {
         while left != 0 {
             let page = left.trailing_zeros() as usize;
             left &= left - 1;
-            // SAFETY: a page of the zspage's run.
+            // SAFETY: the page is in the zspage's run.
             let from = unsafe { old.add(page * self.page_size()) };
-            // SAFETY: a page of the fresh run, which is as long.
+            // SAFETY: the page is in the fresh run, which is as long.
             let to = unsafe { fresh.base().add(page * self.page_size()) };
             // SAFETY: two different runs. All objects of the old one are write-locked, and nobody
             // uses its free places (invariant 1 of the pool); the fresh one belongs to this call alone.

@@ -211,9 +211,9 @@ impl Zpool for Zsmalloc {
     /// returned.
     ///
     /// A loop that calls this until it is complete ends even if other threads or the provider keep
-    /// changing the pool. All calls of a pass together visit a class at most 8 times for each class,
-    /// twice for each page, and once for every 16 objects that the pool had at the start of the pass.
-    /// If one call completes a pass, it is complete for all other calls that take part in it.
+    /// changing the pool. All calls of a pass together make a limited number of visits to classes: 8 for
+    /// each class, 2 for each page, and one for every 16 objects that the pool had at the start of the
+    /// pass. If one call completes a pass, it is complete for all other calls that take part in it.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact_some(pages))

@@ -2,10 +2,10 @@
 //!
 //! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
 //! page on balance. Compaction goes on to the next class when there is nothing left to do in the
-//! present one, or when it has visited as many places as the class has and freed no page. Pages of zspages
-//! that other threads emptied do not count as progress. If other threads keep making work, the pass
-//! ends after a number of visits that is bounded by the pool's size at its start. A pass ends for all
-//! threads that take part in it.
+//! present one, or when it has visited as many places as the class has and freed no page. Pages of
+//! zspages that other threads emptied do not count as progress. If other threads keep making work, the
+//! pass ends after a number of visits that is bounded by the pool's size at its start. A pass ends for
+//! all threads that take part in it.
 
 use zpool_api::Compaction;
 

@@ -174,7 +174,7 @@ impl Core {
         }
     }
 
-    /// Takes a reader that got no guard off a lane. If it was the last reader of a parked object,
+    /// Removes a reader that got no guard from a lane. If it was the last reader of a parked object,
     /// queues the place.
     ///
     /// # Safety
@@ -188,7 +188,7 @@ impl Core {
         }
     }
 
-    /// Takes a reader, or the writer of a published object, off a lane. Frees the place if the
+    /// Removes a reader, or the writer of a published object, from a lane. Frees the place if the
     /// object was parked and this was its last reader.
     ///
     /// # Safety

@@ -7,8 +7,8 @@
 //! reach 2560 bytes, most of a page, that class becomes active, and stays so.
 //!
 //! Both numbers come from a simulation over the pages of five real processes, with 4 MiB to 1.25
-//! GiB of stored pages. Fewer initial classes made the pool less dense at 80 MiB, and later activation
-//! at 640 MiB.
+//! GiB of stored pages. With fewer initial classes, the pool was less dense at 80 MiB. With later
+//! activation, it was less dense at 640 MiB.
 
 use crate::class_table::SizeClass;
 use crate::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -190,7 +190,7 @@ mod tests {
         assert!(below <= own, "{below}");
     }
 
-    /// Every class goes to the next active one, and never from huge to not huge or back.
+    /// Checks that every class goes to the next active one, and never from huge to not huge or back.
     fn assert_sound(classes: &[SizeClass], routes: &Routes) {
         for own in 0..classes.len() {
             let to = usize::from(routes.route[own].load(Ordering::Relaxed));
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_class_that_becomes_active_draws_all_below_it() {
-        // Steps of 8: up to three inactive classes between active ones.
+        // With steps of 8, there are up to three inactive classes between active ones.
         let classes = size_classes(4096, 16, 8);
         for own in (0..classes.len()).step_by(if cfg!(miri) { 41 } else { 1 }) {
             let routes = Routes::new(&classes, 4096, 8, true);

@@ -123,7 +123,7 @@ impl Zspage {
         (class != NO_CLASS).then_some(class)
     }
 
-    /// Puts the zspage into a class, not isolated, or takes it out of its class.
+    /// Puts the zspage into a class, or takes it out of its class. Afterwards it is not isolated.
     ///
     /// # Safety
     /// Invariant 1: the caller holds the lock of the class that the zspage enters or leaves, and the
@@ -253,7 +253,7 @@ mod tests {
         let zspage = Zspage::new(100, 8);
         assert_eq!(zspage.lanes(), 8);
         assert_eq!([0, 1, 7].map(|index| zspage.lane_number(index)), [100, 101, 107]);
-        // From a stale slot, whose zspage has fewer objects now.
+        // A stale slot can give such an index, if its zspage has fewer objects now.
         assert_eq!([8, 4000].map(|index| zspage.lane_number(index)), [107, 107]);
     }
 
