@@ -63,7 +63,7 @@ fn wait(pid: libc::pid_t) -> i32 {
         if Instant::now() > end {
             // SAFETY: the child is this process's, and has not been waited for.
             unsafe { libc::kill(pid, libc::SIGKILL) };
-            // SAFETY: as above.
+            // SAFETY: as for the `waitpid` above.
             unsafe { libc::waitpid(pid, &raw mut status, 0) };
             return -1;
         }
@@ -99,7 +99,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
             });
         }
         for _ in 0..60 {
-            // Guards of a live object, and of one that is freed while it is being read.
+            // One guard is of a live object, the other of an object that is freed while it is being read.
             let parked = pool.malloc_from(&[8; 3000]).unwrap();
             let guards =
                 vec![pool.obj_read_begin(handle).unwrap(), pool.obj_read_begin(parked).unwrap()];
@@ -112,7 +112,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
             if pid == 0 {
                 let code = child(&pool, handle, guards, writes);
                 // Dropping a pool in a child leaks it.
-                // SAFETY: a copy of the reference that `pool` holds, which is never used again here.
+                // SAFETY: takes over the reference that `pool` holds. The child never uses `pool` again.
                 drop(unsafe { Arc::from_raw(Arc::as_ptr(&pool)) });
                 // SAFETY: ends the process without running any of the parent's exit handlers.
                 unsafe { libc::_exit(code) };
@@ -128,7 +128,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
 }
 
-/// In a child, dropping the last reference returns nothing and waits for nobody.
+/// In a child, dropping the last reference returns no page and waits for no lock.
 #[test]
 fn a_pool_dropped_in_a_child_leaks() {
     let pool = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();

@@ -64,7 +64,7 @@ unsafe impl PageProvider for Panicking {
         self.inner.alloc_run(pages)
     }
     unsafe fn free_run(&self, run: PageRun) {
-        // SAFETY: passed on unchanged.
+        // SAFETY: the run is passed on unchanged.
         unsafe { self.inner.free_run(run) };
         if self.refuses.load(SeqCst) {
             resume_unwind(Box::new(ON_PURPOSE));
@@ -73,7 +73,7 @@ unsafe impl PageProvider for Panicking {
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.call();
-        // SAFETY: passed on unchanged.
+        // SAFETY: run and pages are passed on unchanged.
         unsafe { self.inner.discard(run, pages) };
     }
     fn isolate_block(&self) -> Option<PageBlock> {

@@ -1,7 +1,7 @@
 //! Which pair to pick, and by how much it beats the next one.
 //!
 //! There are three questions. Each has a figure; the pair with the least figure is picked:
-//! * density: the memory per page, everything counted;
+//! * density: the memory per page, with everything counted;
 //! * speed: the mean times of a store and a load, added;
 //! * both: the product of the two. A pair that needs half the memory may take twice the time.
 //!

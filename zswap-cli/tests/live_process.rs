@@ -20,7 +20,7 @@ use std::{fs, thread};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
-/// The variable that makes a process the target. Its value is the size of the heap in MiB.
+/// The environment variable that makes this program the target. Its value is the size of the heap in MiB.
 const ROLE: &str = "ZSWAP_TEST_TARGET_MIB";
 /// The variable in the target's environment with the mark that must not be in a sample.
 const SECRET: &str = "ZSWAP_TEST_SECRET";
@@ -31,7 +31,7 @@ fn mark(kind: u8) -> [u8; 16] {
     let seed = black_box(0x9e37_79b9_7f4a_7c15_u64).wrapping_mul(u64::from(kind) + 3);
     let mut mark = [0; 16];
     for (i, byte) in mark.iter_mut().enumerate() {
-        // Letters only, so that it can be in the environment, too.
+        // Only letters are used, so that the mark can be in the environment, too.
         *byte = b'a' + ((seed >> (i * 4 % 60)) as u8 ^ kind.wrapping_mul(i as u8)) % 26;
     }
     mark
@@ -85,7 +85,7 @@ fn sit_in_a_handler() {
         libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
-    // SAFETY: a new mapping, at an address that the system chooses.
+    // SAFETY: makes a new mapping, at an address that the system chooses.
     let ss_sp = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0) };
     assert_ne!(ss_sp, libc::MAP_FAILED);
     let stack = libc::stack_t { ss_sp, ss_flags: 0, ss_size: BYTES };

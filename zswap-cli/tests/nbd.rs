@@ -160,7 +160,7 @@ fn an_image_goes_in_and_comes_out_by_libnbds_client() {
     let info = run("nbdinfo", &["--size", &served.uri]);
     assert_eq!(String::from_utf8_lossy(&info.stdout).trim(), (16 << 20).to_string());
     run("nbdinfo", &[&served.uri]);
-    // Several connections, with many requests in flight on each.
+    // Uses several connections, with many requests in flight on each.
     run("nbdcopy", &["--connections=4", &from, &served.uri]);
     run("nbdcopy", &["--connections=4", &served.uri, &to]);
     assert!(fs::read(&to).unwrap() == bytes);

@@ -30,7 +30,7 @@ pub(crate) fn read(pid: i32) -> Result<Vec<Mapping>, SampleError> {
 }
 
 fn parse(line: &str) -> Option<Mapping> {
-    // Address, permissions, offset, device, inode, and the name, which may contain spaces.
+    // The fields are address, permissions, offset, device, inode, and the name, which may contain spaces.
     let mut words = line.splitn(6, ' ');
     let (from, to) = words.next()?.split_once('-')?;
     let permissions = words.next()?.as_bytes();

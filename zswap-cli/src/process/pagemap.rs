@@ -32,7 +32,7 @@ impl Pagemap {
     }
 
     /// Appends the resident anonymous pages of `area` to `extents`. Appends nothing if the area has
-    /// a guard page, since it may be a stack.
+    /// a guard page, since the area may be a stack.
     pub(crate) fn resident(
         &self,
         area: Range<u64>,
