@@ -1,4 +1,4 @@
-//! The kinds of action; how often each ran, and how often it overlapped another on the same key.
+//! The kinds of action. Counts how often each ran, and how often it overlapped another on the same key.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub enum Action {
     /// Store one page.
     Store,
-    /// Store one page, or keep the older one.
+    /// Store one page. If the store refuses it, the older page stays.
     TryReplace,
     /// Load one page.
     Load,
@@ -95,7 +95,7 @@ impl Action {
         Action::Fork,
     ];
 
-    /// Returns its name on the command line and in reports.
+    /// Returns the action's name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Action::Store => "store",
@@ -128,22 +128,22 @@ impl Action {
         }
     }
 
-    /// Returns the action with this name. None if there is no such action.
+    /// Returns the action with this name, or None if there is no such action.
     pub fn named(name: &str) -> Option<Action> {
         Action::ALL.into_iter().find(|action| action.name() == name)
     }
 
-    /// Returns whether it acts on chosen keys rather than on the whole store.
+    /// Returns whether the action works on chosen keys rather than on the whole store.
     pub fn is_of_keys(self) -> bool {
         self <= Action::LoadBatch
     }
 
-    /// Returns whether it moves pages whose keys are known, page by page.
+    /// Returns whether the action moves pages one by one. Each page contains its key.
     pub fn is_mover(self) -> bool {
         matches!(self, Action::Migrate | Action::Recompress | Action::Shrink)
     }
 
-    /// Returns whether it is available on this system.
+    /// Returns whether the action is available on this system.
     pub fn is_available(self) -> bool {
         match self {
             Action::Fork => cfg!(target_os = "linux"),
@@ -156,8 +156,8 @@ thread_local! {
     static MOVER: Cell<Option<Action>> = const { Cell::new(None) };
 }
 
-/// Runs `body` as a mover. If an operation on a key is under way while `body` compresses that key's
-/// page or writes it to the device, an overlap of `action` is counted.
+/// Runs `body` as a mover. If `body` compresses a page or writes it to the device while an operation
+/// on the page's key is under way, this counts as an overlap of `action`.
 pub fn as_mover<T>(action: Action, body: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
@@ -175,9 +175,12 @@ pub fn is_mover() -> bool {
     MOVER.get().is_some()
 }
 
-/// How often each action ran and overlapped another on the same key. For an action on the whole
-/// store: how often operations on keys overlapped it. For a mover: pages that it moved while an
-/// operation on their key was under way. `Send` and `Sync`.
+/// Counts how often each action ran, and how often it overlapped others. `Send` and `Sync`.
+///
+/// What counts as an overlap depends on the action:
+/// * an action on keys: another operation on one of its keys was under way;
+/// * an action on the whole store: operations on keys were under way;
+/// * a mover: it moved a page while an operation on the page's key was under way.
 #[derive(Debug, Default)]
 pub struct Tally {
     ran: [AtomicU64; Action::ALL.len()],
@@ -185,12 +188,12 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a run.
+    /// Counts a run of the action.
     pub fn ran(&self, action: Action) {
         self.ran[action as usize].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts an overlap.
+    /// Counts an overlap of the action.
     pub fn overlapped(&self, action: Action) {
         self.overlapped[action as usize].fetch_add(1, Ordering::SeqCst);
     }
@@ -212,7 +215,7 @@ pub struct Marks {
     begun: AtomicU64,
 }
 
-/// The most threads of a run: the counters of a mark have eight bits and must not overflow.
+/// The most threads of a run. More could overflow the eight-bit counters in [`Marks`].
 pub const MOST_THREADS: usize = 64;
 
 const _: () =
@@ -228,7 +231,7 @@ impl Marks {
         }
     }
 
-    /// Begins an operation on a key, which lasts until the result is dropped. Counts overlaps.
+    /// Begins an operation on a key and counts its overlaps. The operation lasts until the result is dropped.
     pub fn begin<'a>(&'a self, key: u32, action: Action, tally: &Tally) -> Mark<'a> {
         let mine = 1u64 << (8 * action as u32);
         let before = self.keys[key as usize].fetch_add(mine, Ordering::SeqCst);
@@ -254,8 +257,8 @@ impl Marks {
         (self.under_way.load(Ordering::SeqCst), self.begun.load(Ordering::SeqCst))
     }
 
-    /// Called for each page that is compressed or written to the device. Counts an overlap if this
-    /// thread is a mover and an operation on the page's key is under way.
+    /// Counts an overlap if this thread is a mover and an operation on the page's key is under way.
+    /// Called for each page that is compressed or written to the device.
     pub fn moves(&self, page: &[u8], tally: &Tally) {
         let Some(action) = MOVER.get() else { return };
         if crate::page::key_of(page).is_some_and(|key| self.is_busy(key)) {

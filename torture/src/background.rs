@@ -10,7 +10,7 @@ pub const MOST_BACKGROUND: usize = 4;
 pub enum Background {
     /// Writes pages back.
     Shrinker(BackgroundShrinker),
-    /// Compacts.
+    /// Compacts the pools.
     Compactor(BackgroundCompactor),
     /// Moves pages into the current pool.
     Migration(BackgroundMigration),

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Issues stamps, each once. `Send` and `Sync`.
+/// Issues stamps. Each stamp is issued once. `Send` and `Sync`.
 #[derive(Debug, Default)]
 pub struct Clock(AtomicU64);
 

@@ -1,4 +1,5 @@
-//! Compressors that pause or panic now and then, and that notice which page a mover moves.
+//! Compressors that pause or panic now and then. They also count overlaps of movers with operations
+//! on keys.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ struct Watched {
 /// Returns the built-in compressors, wrapped so that `watch` sees their calls.
 ///
 /// # Errors
-/// Those of registering a name that is taken or malformed, which do not occur here.
+/// Fails if a name is taken or malformed, which does not occur here.
 pub fn registry(watch: &Arc<Watch>) -> Result<Registry, CompressorError> {
     let builtin = Registry::builtin();
     let mut registry = Registry::empty();

@@ -54,7 +54,7 @@ pub struct Config {
     pub refuse_incompressible: bool,
     /// The limit on the pools, in bytes.
     pub limit: Option<usize>,
-    /// The limit on everything, as bytes beyond what an empty store takes.
+    /// The limit on everything: how many bytes it allows in addition to those of an empty store.
     pub beyond_empty: Option<usize>,
     /// How many of 1000 calls of a compressor panic.
     pub codec_panics: usize,
@@ -76,7 +76,7 @@ pub struct Config {
     pub heap: bool,
     /// Whether worker threads compress batches.
     pub engine: bool,
-    /// How many of 1000 objects are read for a while.
+    /// How many of 1000 new objects get a guard that stays open for a while.
     pub guards: usize,
     /// How many of 1000 calls of a compressor pause.
     pub pauses: usize,
@@ -100,8 +100,8 @@ impl Config {
         let (limited, has_device, file) = (one_in(2), !one_in(4), one_in(4));
         let (guarded, slow, faulty) = (one_in(3), one_in(2), one_in(3));
         let (limited_in_all, codec_panics, backend_panics) = (one_in(4), one_in(6), one_in(6));
-        // In a round of churn, pools come and go by the thousand under a handful of keys, so that
-        // handles and places recur.
+        // In a round of churn, there are few keys and many switches. Pools are made and dropped by the
+        // thousand, so that handles and places recur.
         let churn = one_in(3);
         let bits = if churn { rng.below(2) } else { rng.below(13) };
         let keys = ((1usize << bits) + rng.below(1 << bits)).min(most_keys).max(1);

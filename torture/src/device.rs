@@ -2,8 +2,8 @@
 //!
 //! It wraps another device. Faults are switched while it is in use. Each failure records a stamp, so
 //! that an error of the store can be compared with what really happened. The device checks the
-//! contract of `SwapDevice`: a slot that holds a page is not written again before it is discarded,
-//! only such a slot is read, and a slot is not discarded while it is being read.
+//! contract of `SwapDevice`: a slot that holds a page is discarded before it is written again; only
+//! a slot that holds a page is read; and no slot is discarded while it is being read.
 
 use core::time::Duration;
 use std::io;
@@ -66,22 +66,22 @@ pub struct TortureDevice {
     slots: Box<[AtomicU32]>,
     /// Slots that hold a page: written and not discarded since.
     written: AtomicUsize,
-    /// The device counts as full from this many written slots on.
+    /// The device counts as full if at least this number of slots hold a page.
     full_from: usize,
-    /// The last stamp at which it counted as full.
+    /// The last stamp at which the device counted as full.
     full: AtomicU64,
     /// Discards that may have lowered `written` already and have not set `full` yet.
     discarding: AtomicUsize,
     failed_write: AtomicU64,
-    /// When a write last failed, in nanoseconds since `made`, plus one; 0 if none has.
+    /// When a write last failed, in nanoseconds since `made`, plus one; 0 if no write has failed.
     failed_at: AtomicU64,
     made: Instant,
     failed_read: AtomicU64,
 }
 
 impl TortureDevice {
-    /// Wraps `inner`. Nothing fails yet; calls pause for up to `pause`. Up to `in_hand` slots may
-    /// be taken without holding a page: about to be written, or just discarded.
+    /// Wraps `inner`. Nothing fails yet; calls pause for up to `pause`. At most `in_hand` slots are
+    /// allocated without holding a page, because they are about to be written or were just discarded.
     pub fn new(
         inner: Arc<dyn SwapDevice>,
         pause: Duration,
@@ -141,8 +141,8 @@ impl TortureDevice {
 
     /// Returns whether all slots may have been taken at some moment at or after a stamp.
     pub fn was_full_since(&self, stamp: u64) -> bool {
-        // The order matters: `discarding` is above 0 from before `discard` lowers `written` until it
-        // has set `full`.
+        // The order of these loads matters. `discard` raises `discarding` before it lowers `written`,
+        // and lowers `discarding` after it has set `full`.
         self.written.load(Ordering::SeqCst) >= self.full_from
             || self.discarding.load(Ordering::SeqCst) > 0
             || self.full.load(Ordering::SeqCst) >= stamp
@@ -185,7 +185,7 @@ impl TortureDevice {
         let most = if self.is_on(Fault::Slow) { 5 * self.pause + 2000 } else { self.pause };
         let mut rng = Rng::new(self.clock.last());
         let pause = rng.below(most as usize + 1);
-        // A mover that is slow here gives others the most time to overtake it.
+        // A mover that is slow here gives other threads the most time to overtake it.
         if most > 0 && (action::is_mover() || rng.below(8) == 0) {
             std::thread::sleep(Duration::from_micros(pause as u64));
         }

@@ -1,7 +1,7 @@
 //! What one thread does: draws an action, performs it, and records the outcome.
 //!
-//! A version is the stamp of its store's start, so all versions of a run differ. No lock is held
-//! across a call of the store, so that threads collide there freely.
+//! The version of a page is the stamp at which its store began, so all versions of a run differ. A
+//! thread holds no lock while it calls the store, so that threads collide there freely.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -52,7 +52,7 @@ impl<'r> Driver<'r> {
         Driver { round, me, rng: Rng::new(seed), log: Log::default(), page, batch }
     }
 
-    /// Returns the record.
+    /// Returns the record of what the thread did.
     pub fn into_log(self) -> Log {
         self.log
     }
@@ -180,7 +180,7 @@ impl<'r> Driver<'r> {
         catch(self.round, call)
     }
 
-    /// Counts a refusal that a rule allows; reports any other.
+    /// Counts a refusal that a rule allows. If no rule allows it, reports a finding.
     fn refused(&self, call: &str, rule: Option<Rule>, error: &dyn std::fmt::Debug) {
         match rule {
             Some(rule) => self.round.run.count(rule),
@@ -214,8 +214,8 @@ impl<'r> Driver<'r> {
         self.refused(call, self.round.facts(start).store(Some(form), error), error);
     }
 
-    /// Returns the outcome of a store. With `keeps`, a refused store keeps the older page, so the
-    /// store never removes that page.
+    /// Returns the outcome of a call that stores a page. `keeps` says that the call keeps the older page
+    /// if it is refused, so it never removes that page first.
     fn stored(
         &self,
         call: &'static str,
@@ -362,7 +362,7 @@ impl<'r> Driver<'r> {
     }
 
     /// Draws the keys of a batch. Returns them as drawn, and the same without duplicates. In half of
-    /// the cases neither list has duplicates.
+    /// the cases the first list has no duplicates either.
     fn keys_of_batch(&mut self) -> (Vec<u32>, Vec<u32>) {
         let count = 1 + self.rng.below(MOST_BATCH);
         let mut keys: Vec<u32> = (0..count).map(|_| self.key()).collect();
@@ -421,8 +421,9 @@ impl<'r> Driver<'r> {
         drop(marks);
     }
 
-    /// Returns the results of a batch. No rule allows a batch to be refused as a whole, so that is a
-    /// finding.
+    /// Returns the results of a batch. Reports a finding if they are not one per page. If the whole
+    /// batch was refused, reports a finding and returns None, since no rule allows that. Also returns
+    /// None if the call panicked.
     fn batch_done<T>(
         &self,
         call: &str,
@@ -742,7 +743,7 @@ impl<'r> Driver<'r> {
     }
 }
 
-/// Like [`Driver::guarded`], for a call that writes into the thread's own pages.
+/// Does what [`Driver::guarded`] does, for a call that writes into the thread's own pages.
 fn catch<T>(round: &Round<'_>, call: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(call)).ok();
     if result.is_none() {

@@ -75,10 +75,10 @@ const ASKED: [Asked; 17] = [
     }),
 ];
 
-/// Forks. The child questions the store, drops it and its background threads, and exits.
+/// Fails: fork is used on Linux only.
 ///
 /// # Errors
-/// What went wrong in the child, or why no child was made, in words.
+/// Always.
 #[cfg(not(target_os = "linux"))]
 pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
     Err("fork is used on Linux only".to_owned())
@@ -87,7 +87,7 @@ pub fn child_drops(_round: &Round<'_>) -> Result<(), String> {
 /// Forks. The child questions the store, drops it and its background threads, and exits.
 ///
 /// # Errors
-/// What went wrong in the child, or why no child was made, in words.
+/// Returns, in words, what went wrong in the child, or why no child was made.
 #[cfg(target_os = "linux")]
 pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     use std::time::Instant;
@@ -103,7 +103,7 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
     let began = Instant::now();
     loop {
         let mut status = 0;
-        // SAFETY: a child of this process, and a writable status.
+        // SAFETY: passes the number of a child of this process, and a status that is writable.
         let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
         if ended == child {
             return match status {
@@ -119,9 +119,10 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
             };
         }
         if began.elapsed() > PATIENCE {
-            // SAFETY: passes numbers only; the child was not waited for, so its number is still its own.
+            // SAFETY: passes two integers. The child has not been reaped, so no other process can have
+            // its PID.
             unsafe { libc::kill(child, libc::SIGKILL) };
-            // SAFETY: as above.
+            // SAFETY: as for the `waitpid` above.
             unsafe { libc::waitpid(child, &raw mut status, 0) };
             return Err(format!("the child took more than {PATIENCE:?} to drop the store"));
         }
@@ -131,7 +132,8 @@ pub fn child_drops(round: &Round<'_>) -> Result<(), String> {
 
 #[cfg(target_os = "linux")]
 const PANICKED: i32 = 3;
-/// The exit code if the first of [`ASKED`] gave a wrong answer. The codes after it stand for the others.
+/// The exit code if the first call of [`ASKED`] gave a wrong answer. The next codes stand for the next
+/// calls.
 #[cfg(target_os = "linux")]
 const ANSWERED: i32 = 10;
 

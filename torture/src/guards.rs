@@ -125,11 +125,11 @@ struct Guarded {
     panics: Arc<Panics>,
 }
 
-/// Returns the built-in backends, wrapped in guards and panics. A call that panics has done either
-/// everything or nothing.
+/// Returns the built-in backends, wrapped so that some objects get guards and some calls panic. A call
+/// that panics has done either everything or nothing.
 ///
 /// # Errors
-/// Those of registering a name that is taken, which do not occur here.
+/// Fails if a name is taken, which does not occur here.
 pub fn registry(guards: &Arc<Guards>, panics: &Arc<Panics>) -> Result<Registry, ZpoolError> {
     let builtin = zswap_core::builtin::zpools();
     let mut registry = Registry::new();
@@ -174,7 +174,7 @@ impl Zpool for Guarded {
             let what = format!("a store freed {handle:?} of {}: {error}", self.inner.name());
             self.guards.findings.report("an object was freed twice", what);
         }
-        // After the free: a panic before it would leak the object.
+        // Panics only after the free, since a panic before it would leak the object.
         self.panics.maybe();
         freed
     }

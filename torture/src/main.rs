@@ -26,7 +26,7 @@ struct Cli {
     /// Start with this round, to reach a finding sooner.
     #[arg(long, default_value_t = 0)]
     from_round: u64,
-    /// The most keys in a round, at most 4096.
+    /// The most keys in a round; 4096 or fewer.
     #[arg(long, default_value_t = 4096)]
     keys: usize,
     /// Only configurations that contain this name, such as `zbud`, `checksums` or `device=file`;
@@ -89,8 +89,8 @@ fn exit_code(report: &Report, must_find: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Watches for a thread that does not return from a call. Aborts the run, or exits with success if
-/// a finding is expected.
+/// Watches the threads. If one does not return from a call, aborts the process, or ends it with
+/// success if a finding is expected.
 #[expect(
     clippy::exit,
     reason = "a thread that hangs cannot be joined, so only the process can end"

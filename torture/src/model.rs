@@ -1,18 +1,17 @@
 //! The model: which versions each load may have seen, judged after the fact.
 //!
-//! A round leaves a list of operations for each key, with their stamps and outcomes; threads share
-//! nothing else while it runs. The model checks conditions that hold in every order in which the
-//! operations can have taken effect, each between its start and its end. So every finding is a
+//! A round leaves a list of operations for each key, with their stamps and outcomes. Threads share
+//! nothing else while the round runs. Each operation took effect between its start and its end. The
+//! model checks conditions that hold in every order in which this is possible. So every finding is a
 //! fault, and no order has to be guessed.
 //!
 //! * **stale**: a load found a version that another operation had replaced or removed. That operation
 //!   left the key in a different state. It began after some operation had witnessed the version, and
 //!   ended before the load began.
-//! * **lost**: nothing was found, although a page was there before. No operation that can have removed
-//!   it overlaps the time since then, and no store that may have given up the older page first
-//!   overlaps the call.
-//! * **ghost**: a page was found, although the key was empty before. No operation that can have stored
-//!   a page overlaps the time since then.
+//! * **lost**: nothing was found, although a page was there before. Since then, no operation ran that
+//!   can have removed it. And no store that may have removed the older page first ran during the call.
+//! * **ghost**: a page was found, although the key was empty before. Since then, no operation ran that
+//!   can have stored a page.
 //! * **taken twice**: a version was taken by two operations.
 //! * **after its take**: a version was found after it was taken.
 //! * **after its batch**: a version was found after a batch that stored a later page under its key.
@@ -39,15 +38,15 @@ pub enum Outcome {
     Missed,
     /// A take that got this version.
     Took(u64),
-    /// Removed the page that was there.
+    /// A call that removed the page that was there.
     Dropped,
-    /// Removed the page that was there, if any.
+    /// A call that removed the page, if one was there.
     Cleared,
-    /// May have removed a page: the call panicked.
+    /// A call that panicked and may have removed a page.
     MaybeDropped,
-    /// Found that a page was there.
+    /// A call that found that a page was there.
     Seen,
-    /// Reveals and changes nothing: a load that failed, or a refusal that keeps the page.
+    /// A call that reveals and changes nothing: a load that failed, or a refusal that keeps the page.
     Unknown,
 }
 
@@ -89,7 +88,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the version that it may have stored.
+    /// Returns the version that the operation may have stored.
     pub fn may_store(self) -> Option<u64> {
         match self {
             Outcome::Stored(version)
@@ -141,11 +140,12 @@ pub struct Violation {
     pub against: Option<Op>,
 }
 
-/// The operation that started last, with the state in which it left the key; and the one that started
-/// last among those that left the key in any other state.
+/// The latest operations on a key, each with the state in which it left the key.
 #[derive(Default)]
 struct Latest {
+    /// The operation that started last.
     first: Option<(Known, Op)>,
+    /// Of the operations that left the key in another state than `first` did, the one that started last.
     other: Option<(Known, Op)>,
 }
 
@@ -174,8 +174,8 @@ impl Latest {
     }
 }
 
-/// Operations in the order of their starts: the start of each, and the latest end of it and of those
-/// before it.
+/// Operations, sorted by their starts. For each: its start, and the latest end among it and the
+/// operations before it.
 struct Ends(Vec<(u64, u64)>);
 
 impl Ends {
@@ -199,13 +199,13 @@ impl Ends {
 #[derive(Clone, Copy, Default)]
 struct Life {
     store: Option<Op>,
-    /// The earliest stamp by which it is known to have been there.
+    /// The earliest stamp by which the version is known to have been there.
     there_by: Option<u64>,
     take: Option<Op>,
 }
 
-/// Judges all operations on one key, given in any order. Returns the first, by its start, that
-/// contradicts the others.
+/// Judges all operations on one key, given in any order. If some contradict others, returns the one
+/// that started first; otherwise None.
 pub fn check(ops: &mut [Op]) -> Option<Violation> {
     ops.sort_unstable_by_key(|op| op.start);
     let mut lives: HashMap<u64, Life> = HashMap::new();
@@ -332,7 +332,7 @@ mod tests {
             judge(&[(1, 2, Stored(1)), (3, 4, Stored(2)), (5, 6, Loaded(1))]),
             Some("stale")
         );
-        // It is stale even if another load is the only witness that the newer version came later.
+        // The last load is stale, even if only the load before it shows that version 2 came later.
         let seen = [(1, 2, Stored(1)), (3, 20, Stored(2)), (5, 6, Loaded(2)), (7, 8, Loaded(1))];
         assert_eq!(judge(&seen), Some("stale"));
         // The second of three versions is stale after the third.
@@ -367,7 +367,7 @@ mod tests {
         // Once one version was seen after the other, the order cannot reverse.
         let back = [stores[0], stores[1], (11, 12, Loaded(1)), (13, 14, Loaded(2))];
         assert_eq!(judge(&back), Some("stale"));
-        // A load that overlaps the overwrite sees either.
+        // A load that overlaps the overwrite sees either version.
         for seen in [1, 2] {
             let ops = [(1, 2, Stored(1)), (3, 6, Stored(2)), (4, 5, Loaded(seen))];
             assert_eq!(judge(&ops), None);

@@ -30,7 +30,7 @@ pub enum Form {
     Noise,
     /// One word repeated, which fits in an entry.
     SmallWord,
-    /// One word repeated, its upper half equal to its lower.
+    /// One word repeated. Its upper half equals its lower half.
     TwiceWord,
     /// One word repeated, which does not fit in an entry.
     LargeWord,
@@ -65,7 +65,7 @@ pub struct Stamp {
     pub writer: Option<u32>,
 }
 
-/// Makes a page. `base` is below every version of the round. [`Form::TwiceWord`] has few bits, so it
+/// Fills a page. `base` is below every version of the round. [`Form::TwiceWord`] has few bits, so it
 /// holds the distance of the version from `base`. If it cannot hold that, [`Form::SmallWord`] is used
 /// instead.
 pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng) {
@@ -109,7 +109,7 @@ pub fn fill(page: &mut Page, stamp: Stamp, form: Form, base: u64, rng: &mut Rng)
 /// Reads what a page says about itself.
 ///
 /// # Errors
-/// What is wrong with the page, in words.
+/// Returns, in words, what is wrong with the page.
 pub fn read(page: &Page, base: u64) -> Result<Stamp, String> {
     let first = word(page, 0);
     if is_repeated(page) {

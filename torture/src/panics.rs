@@ -9,7 +9,7 @@ use zpool_base::sync::test_rng::Rng;
 
 use crate::clock::Clock;
 
-/// Panics now and then. `Send` and `Sync`.
+/// Decides which calls panic, at random. `Send` and `Sync`.
 #[derive(Debug)]
 pub struct Panics {
     clock: Arc<Clock>,

@@ -1,4 +1,4 @@
-//! The course of a round: all threads act for about a second; then what is left in the store is checked.
+//! The course of a round: all threads act for about a second; then what remains in the store is checked.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -68,8 +68,8 @@ impl Round<'_> {
         }
     }
 
-    /// Checks the store while everything else is at rest. If its device works again, it accepts pages
-    /// again. Every page is still there. Nothing remains once all pages are dropped.
+    /// Checks the store while everything else is at rest. The store must accept pages again if its
+    /// device works again. Every page must still be there. Nothing may remain once all pages are dropped.
     fn settle(&self) -> Log {
         let mut last = Driver::new(self, self.threads, self.config.seed);
         last.stop_background();

@@ -59,7 +59,7 @@ impl Run {
 #[derive(Debug, Default)]
 pub struct Writeback {
     off: AtomicBool,
-    /// A stamp from after it was last switched on.
+    /// A stamp that was taken after writeback was last switched on.
     on: AtomicU64,
     switch: Mutex<()>,
 }
@@ -78,13 +78,13 @@ impl Writeback {
         }
     }
 
-    /// Returns whether it may have been off at some moment since a stamp.
+    /// Returns whether writeback may have been off at some moment since a stamp.
     pub fn was_off_since(&self, stamp: u64) -> bool {
         self.off.load(Ordering::SeqCst) || self.on.load(Ordering::SeqCst) >= stamp
     }
 }
 
-/// The limits of a store, which change.
+/// The limits of a store, which change during a round.
 #[derive(Debug)]
 pub struct Limits {
     /// The limits that the store started with: on the pools, and on everything. `None` for no limit.
@@ -213,7 +213,7 @@ impl<'a> Round<'a> {
     /// Builds the store and everything around it.
     ///
     /// # Errors
-    /// Why it could not be built, in words.
+    /// Returns, in words, why the store could not be built.
     pub fn new(run: &'a Run, config: Config, threads: usize) -> Result<Self, String> {
         let (clock, tally, findings) = (&run.clock, &run.tally, &run.findings);
         let marks = Arc::new(Marks::new(config.keys));

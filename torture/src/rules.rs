@@ -126,9 +126,9 @@ impl Facts<'_> {
         self.config.device == Device::None || self.writeback_was_off
     }
 
-    /// Returns the rule by which `reason` can have kept a store from making room; None if it cannot. If
-    /// the device accepts writes, no reason is valid, whatever other threads and guards hold: the
-    /// store may then exceed its limit.
+    /// Returns the rule that allows a store to give `reason` for not making room. Returns None if no
+    /// rule does. If the device accepts writes, no reason is allowed, whatever other threads and guards
+    /// hold, because the store may then exceed its limit.
     fn reason(&self, reason: LimitReason) -> Option<Rule> {
         let stamp = self.start.stamp;
         let (happened, rule) = match reason {

@@ -1,4 +1,4 @@
-//! A run: round after round, until time is up or something is found; then the sums.
+//! A run: it plays rounds until time is up or something is found, and then adds up the results.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::finding::{Finding, Findings, watch_panics};
 use crate::round::{IDLE, Round, Run};
 use crate::rules::Rule;
 
-/// From this length on, a run must have performed every kind of action and overlapped it with another.
+/// A run of at least this length must have performed every kind of action and overlapped it with another.
 pub const COVERS_FROM: Duration = Duration::from_secs(30);
 /// How long a thread may stay in one call.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,7 +51,7 @@ pub struct Report {
     pub rounds: u64,
     /// Operations judged.
     pub judged: u64,
-    /// How long it took.
+    /// How long the run took.
     pub elapsed: Duration,
     /// Each action's runs and overlaps.
     pub actions: Vec<(Action, u64, u64)>,
@@ -64,7 +64,7 @@ pub struct Report {
 /// Runs rounds until time is up or something is found. `watch` gets the run before it starts.
 ///
 /// # Errors
-/// Why it could not start or make a round, in words.
+/// Returns, in words, why the run could not start or could not make a round.
 pub fn run(options: &Options, watch: impl Fn(&Arc<Run>)) -> Result<Report, String> {
     if !(1..=MOST_THREADS).contains(&options.threads) {
         return Err(format!("{} threads: give 1 to {MOST_THREADS}", options.threads));

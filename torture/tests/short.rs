@@ -13,14 +13,14 @@ fn options(seconds: u64) -> Options {
         from_round: 0,
         keys: 256,
         only: Vec::new(),
-        // The child of a test program inherits the test harness's locks.
+        // The child of a test program inherits the locks of the test harness, so this test does not fork.
         skip: vec![Action::Fork],
     }
 }
 
 #[test]
 fn two_seconds_judge_many_operations_of_every_kind_on_keys() {
-    // Whether so short a run finds anything is up to chance, and is not tested here.
+    // It depends on chance whether a run this short finds anything, so that is not tested here.
     let report = run(&options(2), |_| {}).unwrap();
     assert!(report.rounds >= 1 && report.judged > 1000, "{}", report.to_text(5));
     for (action, ran, _) in &report.actions {

@@ -1,16 +1,17 @@
-//! A pool's counts: its resident pages, the budget that they are charged to, and the objects that
-//! its figures leave out.
+//! A pool's counts: its resident pages, which are charged to a budget; its holes; and the objects
+//! that `stats` does not report as live, because they are being written or are parked.
 //!
 //! Pages are charged before they are touched and uncharged when they stop being resident. Each
-//! counter is correct by itself; no protocol depends on any of them.
+//! counter is correct, but counters that are read one after the other may be of different moments. No
+//! protocol depends on them.
 
 use std::sync::Arc;
 
 use zpool_api::{PageBudget, PageError};
 use zpool_base::counter::Counter;
 
-/// A free returns pages without an object if the pool has more of them than this, and more than a
-/// 64th of its pages.
+/// A free returns pages without an object to the system if the pool has more than this number of
+/// them, and if they are more than a 64th of its resident pages.
 const HOLES: usize = 16;
 
 #[derive(Debug)]
@@ -19,8 +20,9 @@ pub(crate) struct Accounts {
     budget: Option<Arc<PageBudget>>,
     resident: Counter,
     holes: Counter,
-    /// Objects that their writer has not committed yet, and their bytes.
+    /// Objects that their writer has not committed yet.
     uncommitted: Counter,
+    /// The bytes of those objects.
     uncommitted_bytes: Counter,
     parked: Counter,
 }
@@ -46,7 +48,7 @@ impl Accounts {
         }
     }
 
-    /// Charges pages even beyond the limit. For moves, which free other pages.
+    /// Charges pages even if that exceeds the budget's limit. Only moves call this: they free other pages.
     pub(crate) fn charge_beyond(&self, pages: usize) {
         if let Some(budget) = &self.budget {
             budget.charge_beyond(pages * self.page_size);
@@ -88,8 +90,8 @@ impl Accounts {
         self.holes.get() as usize
     }
 
-    /// Counts a place that was left to its last reader. Called under the class lock, like
-    /// `uncount_parked`.
+    /// Counts a place as parked: its last reader will free it. The caller holds the class lock, as
+    /// for `uncount_parked`.
     pub(crate) fn count_parked(&self) {
         self.parked.add(1);
     }
@@ -103,7 +105,7 @@ impl Accounts {
         self.parked.get() as usize
     }
 
-    /// Counts an object of `len` bytes that got a writer, which will commit or abort it.
+    /// Counts an object of `len` bytes as being written, until its writer commits or aborts it.
     pub(crate) fn count_uncommitted(&self, len: usize) {
         self.uncommitted.add(1);
         self.uncommitted_bytes.add(len as u64);

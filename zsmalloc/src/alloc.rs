@@ -1,13 +1,18 @@
-//! Allocating: taking a slot and a place for an object, which its writer then fills and publishes.
+//! Allocation: takes a slot and a place for an object. The object's writer then fills the place and
+//! publishes the slot.
 //!
-//! The search for a place tries the cheapest first: a place in touched pages; such a place in a
-//! slightly larger class that has many of them; the place that touches the fewest new pages; a fresh
-//! run. The class lock is held, except while the run is requested. Attaching the run and taking its
-//! first place is one step under the lock, so that no zspage without an object is ever on a list.
+//! The search for a place tries the cheapest kind first:
+//! 1. a place in touched pages;
+//! 2. a place in touched pages of a slightly larger class that has much free room there;
+//! 3. the place that touches the fewest new pages;
+//! 4. a fresh run.
+//!
+//! The class lock is held, except while a run is requested. Attaching the run and taking its first
+//! place is one step under the lock, so no zspage without an object is ever on a list.
 //!
 //! Pages are charged to the pool's budget before they are touched. If the budget refuses them, the
-//! object goes to any place that needs no new page, in this class or a larger one. The reservation
-//! fails if no such place is found.
+//! object goes to any place that needs no new page, in this class or a larger one. If the search finds
+//! no such place, the allocation fails.
 
 use core::ptr::NonNull;
 
@@ -22,7 +27,8 @@ use crate::shared::{Core, NAME};
 use crate::slot::Location;
 use crate::zspages::LaneRef;
 
-/// A slot and a place that are reserved for the caller, who is counted in the lane as its writer.
+/// A slot and a place that are reserved for the caller. The place's lane counts the caller as its
+/// writer.
 struct Reserved {
     slot: u32,
     place: Place,
@@ -49,8 +55,8 @@ impl Drop for SlotInHand<'_> {
     }
 }
 
-/// A reservation that the caller has not received yet. Dropping it gives the reservation up, which
-/// happens only if the provider panics.
+/// A reservation that the caller has not received yet. It is dropped only if the provider panics;
+/// dropping it gives the reservation up.
 struct Unseen<'a> {
     core: &'a Core,
     slot: u32,
@@ -58,7 +64,7 @@ struct Unseen<'a> {
 
 impl Drop for Unseen<'_> {
     fn drop(&mut self) {
-        // SAFETY: the call that panics here reserved the slot; its caller never received the bytes.
+        // SAFETY: the call that reserved the slot panics, so its caller never receives the bytes.
         unsafe { self.core.give_up(self.slot) };
     }
 }
@@ -87,7 +93,7 @@ impl Core {
         // SAFETY: the destination has `bytes.len()` bytes, and this call is its writer (invariant 1
         // of the pool), so it cannot overlap `bytes`, which the caller borrows elsewhere.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        // SAFETY: reserved by this call, which has written the bytes.
+        // SAFETY: this call reserved the slot and the place, and has written the bytes.
         Ok(unsafe { self.publish(slot, place) })
     }
 
@@ -125,7 +131,7 @@ impl Core {
         let mut fresh = None;
         let reserved = self.reserve_in(class, len, &mut fresh)?;
         if fresh.is_some() {
-            // Room was found without the run. Returning the run may panic.
+            // The object found room without the run. Returning the run may panic.
             let unseen = Unseen { core: self, slot: reserved.slot };
             drop(fresh);
             core::mem::forget(unseen);
@@ -133,8 +139,8 @@ impl Core {
         Ok(reserved)
     }
 
-    /// Takes a slot and a place for an object of `class`. If a run was requested for it and then not
-    /// needed, leaves the run in `fresh`.
+    /// Takes a slot and a place for an object of `class`. If it requested a run and then found room
+    /// without it, leaves the run in `fresh`.
     fn reserve_in<'a>(
         &'a self,
         class: u16,
@@ -166,7 +172,7 @@ impl Core {
                 Search::Full => {}
             }
             if let Some(fresh) = fresh.take() {
-                // SAFETY: requested below, for this class and this many bytes.
+                // SAFETY: the run was requested below, for this class and this number of bytes.
                 let place = unsafe { fresh.attach(&mut locked, bytes) };
                 return Ok(self.found(locked, place, slot, len));
             }
@@ -185,8 +191,8 @@ impl Core {
         }
     }
 
-    /// Takes a free slot, from the class if it has one, else from the pool. Returns it with the class
-    /// locked.
+    /// Takes a free slot, from the class if it has one, else from the pool, and locks the class. Fails if
+    /// the pool has no free slot and its table cannot grow.
     fn lock_with_slot(&self, class: u16) -> Result<(ClassGuard<'_>, SlotInHand<'_>), ZpoolError> {
         let mut locked = self.lock(class);
         if let Some(slot) = locked.inner.slots.pop(&self.slots) {
@@ -257,10 +263,10 @@ impl Core {
     }
 
     /// Returns an active class that is slightly larger than `class` and has much free room in touched
-    /// pages. None if there is no such class.
+    /// pages. Returns None if there is no such class.
     ///
-    /// When sizes that were routed to a class get classes of their own, the class keeps room that
-    /// its own sizes might never fill.
+    /// Smaller sizes may go to a class until they get their own classes. After that, the class has room
+    /// that its own sizes might never fill.
     fn surplus(&self, class: u16) -> Option<u16> {
         let size = self.class(class).size;
         let more = 32 * (self.page_size() / 4096);

@@ -1,15 +1,15 @@
-//! What a class lock guards: the zspages of one size class, on lists by fullness, and the
-//! operations on them while the lock is held.
+//! The zspages of one size class, which the class lock guards, and the operations on them while the
+//! lock is held.
 //!
 //! The class lock is held for a bounded number of steps: no system call, no `PageProvider` call, no
 //! waiting and no user code runs under it, and only leaf locks are taken under it. A thread holds
-//! one at a time.
+//! at most one class lock.
 //!
-//! A zspage is on a list of one of two families. A *roomy* zspage has a free place whose pages are
-//! all touched: filling it costs no memory. A *tight* one has none. Each family has one list for
-//! every tenth of fullness; allocation takes from the fullest. Full zspages are on a list, too. An
-//! *isolated* zspage is on no list until its holder puts it back. A free in it changes its counts
-//! but neither lists nor detaches it.
+//! The zspages are on lists. A *roomy* zspage has a free place whose pages are all touched, so that
+//! filling it costs no memory. A *tight* zspage has no such place. Roomy and tight zspages each have
+//! one list for every tenth of fullness; allocation takes from the fullest zspages. Full zspages
+//! have a list, too. An *isolated* zspage is on no list until its holder puts it back. Meanwhile, a
+//! free in it changes its counts, but neither puts it on a list nor detaches it.
 //!
 //! Only this file changes the lists and counts, and it panics if they are inconsistent. The safety
 //! sections state what callers must guarantee: which run a zspage gets, and which place is freed.
@@ -27,10 +27,10 @@ use crate::sync::{MODEL, Mutex, MutexGuard};
 use crate::zspage::{NIL, ROOMY, Zspage, objects_of_page, pages_of, place_pages};
 use crate::zspages::Zspages;
 
-/// Fullness groups: 0 to 9 tenths, and full.
+/// The number of fullness groups: one for each tenth, and one for full zspages.
 pub(crate) const GROUPS: usize = 11;
 const FULL: usize = GROUPS - 1;
-/// How many tight zspages are searched for a short object.
+/// The most tight zspages that are searched for room for a short object.
 const SEARCHED: usize = 16;
 
 /// One size class of a pool.
@@ -38,8 +38,9 @@ const SEARCHED: usize = 16;
 pub(crate) struct Class {
     pub(crate) size: SizeClass,
     inner: Mutex<Inner>,
-    /// Touched pages and places taken: copies of the fields of `inner`, readable without the lock.
+    /// A copy of `inner.resident` that can be read without the lock.
     resident: AtomicU32,
+    /// A copy of `inner.used` that can be read without the lock.
     used: AtomicU32,
     /// Bytes of objects, live or being written. Changed under the class lock.
     bytes: Counter,
@@ -91,11 +92,11 @@ impl Class {
 
     /// Returns the number of places taken and the bytes of objects. Takes no lock.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        // Relaxed: each number is correct by itself.
+        // Relaxed: each number is correct, but the two may be of different moments.
         (self.used.load(Ordering::Relaxed) as usize, self.bytes.get() as usize)
     }
 
-    /// Returns the bytes of touched pages that no place takes, and the bytes of all touched pages.
+    /// Returns the bytes of touched pages that are not in taken places, and the bytes of all touched pages.
     /// Takes no lock, so both are guesses.
     pub(crate) fn free_bytes(&self, page_size: usize) -> (usize, usize) {
         // Relaxed, both: only the choice of a class depends on them.
@@ -148,7 +149,7 @@ impl Detached {
 pub(crate) enum Putback {
     /// It has objects, and is on a list again.
     Listed,
-    /// Frees emptied it while it was isolated.
+    /// Its last object was freed while it was isolated. Its run must be returned.
     Emptied(Detached),
 }
 
@@ -187,7 +188,7 @@ pub(crate) struct ClassGuard<'a> {
 }
 
 impl<'a> ClassGuard<'a> {
-    /// Locks the class of this number, whose zspages are among `zspages`.
+    /// Locks `class`. `number` is the class's number; its zspages are in the table `zspages`.
     pub(crate) fn new(
         number: u16,
         class: &'a Class,
@@ -207,7 +208,7 @@ impl<'a> ClassGuard<'a> {
         usize::from(self.size.objects)
     }
 
-    /// Takes a place for `bytes`, header included, in touched pages. None if no zspage is roomy.
+    /// Takes a place for `bytes`, header included, in touched pages. Returns None if no zspage is roomy.
     pub(crate) fn take_resident(&mut self, bytes: usize) -> Option<Place> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.roomy[group];
@@ -221,9 +222,9 @@ impl<'a> ClassGuard<'a> {
         None
     }
 
-    /// Takes a place for `bytes`, header included, in the fullest tight zspage: the place that
-    /// touches the fewest new pages. Charges these pages. None if no zspage has room; the budget's
-    /// refusal if it does not allow the pages.
+    /// Takes a place for `bytes`, header included, in the fullest tight zspage, and charges the pages
+    /// that this touches. Of the zspage's free places it takes the one that touches the fewest new
+    /// pages. Returns None if no tight zspage has room, and an error if the budget refuses the pages.
     pub(crate) fn take_touching(&mut self, bytes: usize) -> Result<Option<Place>, PageError> {
         for group in (0..FULL).rev() {
             let zspage = self.inner.tight[group];
@@ -255,9 +256,9 @@ impl<'a> ClassGuard<'a> {
         cheapest.expect("a zspage that is not full has a free place")
     }
 
-    /// Takes a place for `bytes`, header included, that needs no new page. None if it finds no such
-    /// place. The free places of a tight zspage are never touched as a whole, but a short object may
-    /// fit into the part that is. It searches only the `SEARCHED` fullest tight zspages.
+    /// Takes a place for `bytes`, header included, that needs no new page. Returns None if it finds no
+    /// such place. A free place of a tight zspage always has untouched pages, but a short object may
+    /// fit into its touched part. Only the `SEARCHED` fullest tight zspages are searched.
     pub(crate) fn take_without_pages(&mut self, bytes: usize) -> Option<Place> {
         if let Some(place) = self.take_resident(bytes) {
             return Some(place);
@@ -270,7 +271,8 @@ impl<'a> ClassGuard<'a> {
         Some(self.obj_malloc(zspage, z, index, bytes, 0))
     }
 
-    /// Returns the lowest free place, at or after `from`, whose pages are all touched.
+    /// Returns the lowest free place, at or after `from`, whose pages are all touched. Returns None if
+    /// there is no such place.
     pub(crate) fn resident_room(&self, z: &Zspage, from: usize) -> Option<usize> {
         if usize::from(z.used.get()) == self.objects() {
             return None;
@@ -282,10 +284,10 @@ impl<'a> ClassGuard<'a> {
         })
     }
 
-    /// Takes a free place for an object of `bytes`, header included, that the caller will write. The
-    /// caller has charged the pages that the object touches. The lane becomes USED, with the caller
-    /// counted in it. The search for the next room in the zspage starts at `from`: the caller knows
-    /// that the places before it have no room.
+    /// Takes the free place `index` for an object of `bytes`, header included, which the caller will
+    /// write. The caller has charged the pages that the object touches. The lane becomes USED and
+    /// counts the caller. `from` says where to begin the search for the zspage's next free place in
+    /// touched pages: the caller knows that there is none before it.
     pub(crate) fn obj_malloc(
         &mut self,
         zspage: u32,
@@ -312,8 +314,8 @@ impl<'a> ClassGuard<'a> {
         Place { zspage, index }
     }
 
-    /// Takes an object, whose lane was cleared, off the counts of its zspage. If that was the last
-    /// object, detaches and returns the zspage, unless it is isolated.
+    /// Takes an object off the counts of its zspage. If it was the last object, detaches the zspage and
+    /// returns it, unless the zspage is isolated. Otherwise returns None.
     ///
     /// # Safety
     /// The zspage is of this class, and the caller has cleared USED in the place's lane while
@@ -372,8 +374,8 @@ impl<'a> ClassGuard<'a> {
         }
     }
 
-    /// Makes a fresh run a zspage of this class, and takes the place `index` in it. Resident pages
-    /// of the run become holes, except those of that place. The caller has charged all pages that
+    /// Turns a fresh run into a zspage of this class, and takes the place `index` in it. The run's
+    /// resident pages become holes, except those of that place. The caller has charged all pages that
     /// are counted here.
     ///
     /// # Safety
@@ -404,7 +406,7 @@ impl<'a> ClassGuard<'a> {
         // SAFETY: invariant 1 of `zspage.rs`: this class's lock is held, and the descriptor was
         // vacant. No lane is USED, and the caller promises that the run has the class's length.
         unsafe { z.set_class(Some(self.number)) };
-        // Isolated until it has an object, so that nobody finds it on a list.
+        // The zspage is isolated until it has an object, so that nobody finds it on a list.
         z.set_isolated(true);
         let place = self.obj_malloc(zspage, z, index, bytes, 0);
         z.set_isolated(false);
@@ -412,8 +414,9 @@ impl<'a> ClassGuard<'a> {
         place
     }
 
-    /// Makes `pages` count as touched, and charges the new ones even beyond the budget. They belong
-    /// to a place that is about to be taken, and are holes until then.
+    /// Marks `pages` as touched, and charges those that were not touched before, even if that exceeds
+    /// the budget's limit. The pages belong to a place that is about to be taken. Until then, the newly
+    /// touched pages are holes.
     pub(crate) fn prepare(&mut self, zspage: u32, z: &Zspage, pages: u16) {
         let new = pages & !z.touched.get();
         if new == 0 {
@@ -439,7 +442,7 @@ impl<'a> ClassGuard<'a> {
         self.count_resident(-(touched.count_ones() as i32));
         self.count_holes(-(z.holes.get().count_ones() as i32));
         self.inner.zspages -= 1;
-        // SAFETY: below, the run is taken away from the zspage.
+        // SAFETY: the run is taken away from the zspage below.
         let run = unsafe { self.run_of(z) };
         // SAFETY: invariant 4 of `zspage.rs`: `used` is 0, so no lane is USED, and none becomes so
         // while the class lock is held.
@@ -454,8 +457,8 @@ impl<'a> ClassGuard<'a> {
     /// Returns the run of a zspage of this class, as a second value for the same memory.
     ///
     /// # Safety
-    /// Either the caller takes the run away from the zspage, or it uses only pages that no object
-    /// overlaps, and forgets the value.
+    /// Either the caller takes the run away from the zspage; or the caller uses only pages that no
+    /// object overlaps, and forgets the value.
     pub(crate) unsafe fn run_of(&self, z: &Zspage) -> PageRun {
         // SAFETY: invariant 2 of `zspage.rs`: the base begins a run of the class's length from the
         // provider, and its touched pages are the resident ones (invariant 3 there). The caller
@@ -463,7 +466,7 @@ impl<'a> ClassGuard<'a> {
         unsafe { PageRun::new(z.base(), usize::from(self.size.pages), z.touched.get()) }
     }
 
-    /// Takes a zspage off its list. Until `putback`, only frees change it, and none of them detaches it.
+    /// Takes a zspage off its list. Until `putback`, only frees change the zspage, and no free detaches it.
     pub(crate) fn isolate(&mut self, z: &Zspage) {
         assert!(!z.is_isolated(), "a zspage is isolated twice");
         assert!(z.used.get() > 0, "a zspage without an object was on a list");
@@ -471,8 +474,8 @@ impl<'a> ClassGuard<'a> {
         z.set_isolated(true);
     }
 
-    /// Gives an isolated zspage another run and returns the old one. The objects occupy the pages
-    /// `needed` of either run.
+    /// Gives an isolated zspage another run and returns the old one. `needed` are the pages that the
+    /// objects occupy, which are the same in both runs.
     ///
     /// # Safety
     /// The zspage is of this class. The caller holds the write lock of every USED lane, and has
@@ -484,11 +487,12 @@ impl<'a> ClassGuard<'a> {
             z.is_isolated() && needed & !touched == 0,
             "the objects of an isolated zspage are in touched pages"
         );
-        // SAFETY: below, the fresh run replaces this one in the zspage.
+        // SAFETY: the fresh run replaces this one in the zspage below.
         let old = unsafe { self.run_of(z) };
         let holes = touched & !needed;
         let more = |new: u16, old: u16| new.count_ones() as i32 - old.count_ones() as i32;
-        // Charged even beyond the budget: these pages are touched in order to free others.
+        // These pages are charged even if that exceeds the budget's limit, because touching them
+        // frees others.
         self.accounts.charge_beyond(more(touched, z.touched.get()).max(0) as usize);
         self.count_resident(more(touched, z.touched.get()));
         self.count_holes(more(holes, z.holes.get()));
@@ -507,7 +511,7 @@ impl<'a> ClassGuard<'a> {
             z.is_isolated() && released & !z.holes.get() == 0,
             "zspage {zspage} was not isolated, or an object's page was given back"
         );
-        // Not under the model checker, which would count each load as a step.
+        // Skipped under the model checker, which would count each load as a step.
         let locked = |index| !MODEL && self.zspages.lane(z, index).is_write_locked();
         // This checks every lane, so it is done only in debug builds.
         debug_assert!(!(0..self.objects()).any(locked), "zspage {zspage} has locked lanes");
@@ -579,7 +583,7 @@ impl<'a> ClassGuard<'a> {
 
     fn count_used(&mut self, change: i32) {
         self.inner.used = changed(self.inner.used, change);
-        // Relaxed: a copy for guesses, written under the class lock.
+        // Relaxed: the copy is written under the class lock, and read only for guesses.
         self.class.used.store(self.inner.used, Ordering::Relaxed);
     }
 
@@ -675,8 +679,8 @@ mod tests {
         assert_eq!((class.counts().0, class.has_pages()), (used, resident != 0));
         let free = (resident * page_size).saturating_sub(used * size.size as usize);
         assert_eq!(class.free_bytes(page_size), (free, resident * page_size));
-        // Objects that are packed as densely as possible need all pages of the full zspages, and some
-        // of the last one.
+        // If the objects are packed as densely as possible, they need all pages of the full zspages,
+        // and some of the last one.
         let pages =
             |n| (0..n).fold(0, |all, i| all | place_pages(&size, page_size, i)).count_ones();
         let whole = if used < objects { 0 } else { used / objects * pages(objects) as usize };
@@ -686,7 +690,7 @@ mod tests {
     }
 
     fn recount_all(pool: &Zsmalloc) {
-        // Under Miri only the few classes that are in use.
+        // Under Miri, only the few classes that are in use are examined.
         let examined = |&number: &u16| {
             !cfg!(miri) || pool.core.classes[usize::from(number)].lock().zspages > 0
         };
@@ -715,7 +719,7 @@ mod tests {
         let mut rng = Rng::new(seed);
         let mut live: Vec<(Handle, usize, u8)> = Vec::new();
         for step in 0..steps {
-            // Waves: mostly stores, then mostly frees.
+            // For 200 steps mostly stores, then for 200 steps mostly frees.
             let grow = if step / 200 % 2 == 0 { 3 } else { 1 };
             if rng.below(4) < grow || live.is_empty() {
                 let (len, byte) = (SIZES[rng.below(8)], step as u8);
@@ -787,7 +791,7 @@ mod tests {
             let resident = core.accounts.resident();
             assert_eq!(locked.take_touching(short), Ok(Some(Place { zspage, index: over })));
             assert_eq!(core.accounts.resident(), resident);
-            // Pages of the place that its object never touched do not become holes when it is freed.
+            // Pages of the place that the object never touched do not become holes when it is freed.
             let lane = core.lane(z, over);
             assert!(!lane.read_unlock_for_test() && lane.free_for_test() == Freed::Now);
             // SAFETY: the lane was cleared just now, under the class lock.
@@ -804,13 +808,13 @@ mod tests {
 
     #[test]
     fn counts_are_what_a_recount_finds() {
-        // Short zspages under Miri: their lanes are checked one by one.
+        // Zspages are short under Miri, because their lanes are checked one by one.
         let (steps, chain) = if cfg!(miri) { (8, 1) } else { (500, 16) };
         let config = Config::new().chain(chain);
         churn(&Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap(), steps, 7);
     }
 
-    /// The same with pages that are touched one by one.
+    /// Does what the test above does, with pages that become resident one by one.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn counts_are_what_a_recount_finds_of_mapped_pages() {

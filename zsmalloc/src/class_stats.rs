@@ -13,8 +13,8 @@ pub struct ClassStats {
     /// The size of a place in bytes. It includes the object's 4-byte header, except in the huge
     /// class, whose objects have none.
     pub size: usize,
-    /// The number of zspages that are less than 10 % full, less than 20 %, and so on to less than
-    /// 100 %. The last number is that of the full ones.
+    /// The number of zspages by fullness: the first number counts those that are less than 10 % full,
+    /// the second those from 10 % to less than 20 %, and so on. The last number counts full zspages.
     pub zspages: [usize; 11],
     /// All places in the class's zspages, taken or free.
     pub obj_allocated: usize,
@@ -33,7 +33,7 @@ impl Zsmalloc {
     /// Returns the figures of every class that has a zspage. In a forked child, returns no figures.
     ///
     /// # Blocking
-    /// Locks one class after another, each while it counts the zspages of that class.
+    /// Locks each class while it counts that class's zspages. Holds one of these locks at a time.
     pub fn class_stats(&self) -> Vec<ClassStats> {
         if !self.core.maker.is_here() {
             return Vec::new();

@@ -8,14 +8,15 @@
 //! *huge*: it is the last class, its size is a page, and its objects have no header.
 //!
 //! A zspage is a series of such chains, as many as fit in the longest chain. If it has more than one
-//! chain, it has at most 64 objects. Pages cost memory only once they are touched, so a longer
-//! zspage wastes no more than a short one, and fewer descriptors are needed.
+//! chain, it has at most 64 objects. Pages cost memory only once they are touched, so a long zspage
+//! wastes no more than a short one, and a pool with long zspages needs fewer descriptors.
 
-/// Bytes of the header before each object that is not huge: the number of its slot, for compaction.
+/// Bytes of the header before each object that is not huge. The header holds the number of the
+/// object's slot, which compaction needs.
 pub(crate) const HEADER: usize = 4;
 /// The smallest class in bytes.
 const SMALLEST: usize = 32;
-/// The largest zspage in bytes: a slot has 16 bits for an offset in it.
+/// The largest zspage in bytes: a slot has 16 bits for an offset in a zspage.
 const MOST_BYTES: usize = 1 << 16;
 /// The most objects in a zspage of several chains. Longer zspages would save little.
 const MANY: usize = 64;
@@ -27,7 +28,7 @@ pub(crate) struct SizeClass {
     pub(crate) size: u32,
     /// Pages of the chain that wastes the least.
     pub(crate) chain_pages: u8,
-    /// Pages of a zspage: a multiple of the chain.
+    /// Pages of a zspage: a multiple of `chain_pages`.
     pub(crate) pages: u8,
     /// The number of objects that fit in a zspage.
     pub(crate) objects: u16,
@@ -69,7 +70,7 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
     let step = step.max(1) * (page_size / 4096).max(1);
     let mut classes: Vec<SizeClass> = Vec::new();
     let mut size = page_size;
-    // The sizes go down from the largest, so of equivalent neighbours the larger one is kept.
+    // The sizes go from the largest down, so the larger of two equivalent neighbours is kept.
     loop {
         let (pages, objects) = best_chain(page_size, chain, size);
         let alike = classes.last().is_some_and(|last| {
@@ -91,7 +92,7 @@ pub(crate) fn size_classes(page_size: usize, chain: usize, step: usize) -> Vec<S
 /// Returns the number of pages that wastes the fewest bytes, and how many objects fit in them.
 fn best_chain(page_size: usize, chain: usize, size: usize) -> (usize, usize) {
     let waste = |pages: usize| pages * page_size % size;
-    // Among equals the smallest number stays.
+    // Of numbers that waste equally few bytes, the smallest is kept.
     let pages =
         (2..=chain).fold(1, |best, pages| if waste(pages) < waste(best) { pages } else { best });
     (pages, pages * page_size / size)

@@ -3,8 +3,8 @@
 //!
 //! It works in steps of a bounded number of objects and drops the class lock between them, so that
 //! allocations can proceed. An object that is being read or written, or is parked, stays in place:
-//! its lane's write lock is tried, never waited for. Handles do not change: a moved object's slot
-//! is pointed at its new place while its readers are locked out.
+//! compaction tries to take its lane's write lock, but never waits for it. Handles do not change: a
+//! moved object's slot is pointed at its new place while its readers are locked out.
 //!
 //! # Why it ends
 //! A *visit* of a class takes its zspages one by one as the *source*. A source is isolated until
@@ -13,11 +13,11 @@
 //! a visit examines no more places than the class has at its start, whatever guards are open and
 //! whatever others do meanwhile.
 //!
-//! Each call that returns holes frees at least one page, or is the last. But the provider, or other
-//! threads, may make new holes as fast as they are returned. So compaction as a whole is bounded,
-//! too: it does no more work than there was at its start (`Core::work`).
+//! After the moves, a visit returns holes. It stops at the first call that frees no page. But the
+//! provider, or other threads, may make new holes as fast as they are returned. So compaction as a
+//! whole is bounded, too: it does no more work than there was at its start (`Core::work`).
 //!
-//! Compaction in parts ends a visit early, and takes turns among the classes (`progress.rs`).
+//! Compaction in parts can end a visit early. It visits the classes in turn (`progress.rs`).
 
 use zpool_api::Compaction;
 use zpool_base::lockdep::{self, Rank, might_sleep};
@@ -31,13 +31,14 @@ use crate::shared::Core;
 use crate::slot::Location;
 use crate::zspage::{NIL, Zspage, place_pages};
 
-/// The most objects that are moved before the class lock is dropped: with 4 KiB pages at most 64 KiB.
+/// The most objects that are moved before the class lock is dropped. With 4 KiB pages they have at
+/// most 64 KiB.
 const STEP: usize = 16;
 /// The number of fullness groups whose zspages have room.
 const GROUPS: usize = 10;
 /// The most objects that a call of `compact_some` moves.
 const SOME_MOVES: usize = 256;
-/// The most places and zspages with holes that a call of `compact_some` visits.
+/// The most visits that a call of `compact_some` makes. Places and zspages with holes both count.
 const SOME_VISITS: usize = 4096;
 
 /// What compaction may still do before it must stop.
@@ -72,7 +73,7 @@ struct Run<'a> {
     source: Option<(u32, usize)>,
     /// A linked list of former sources that kept objects.
     aside: u32,
-    /// Zspages that may still become the source.
+    /// How many more zspages may become the source.
     sources: usize,
 }
 
@@ -90,7 +91,7 @@ enum Step {
 #[derive(Debug, PartialEq, Eq)]
 enum Moved {
     Yes,
-    /// It is being read or written, or is parked.
+    /// The object is being read or written, or is parked.
     Busy,
     /// No better place exists.
     Nowhere,
@@ -135,9 +136,9 @@ impl Core {
         won.max(0).unsigned_abs()
     }
 
-    /// Returns the most visits that compaction needs while nobody else changes the pool: one for each
-    /// place; and for holes, `AT_ONCE` for each page, and once more for each class, whose last search
-    /// finds none.
+    /// Returns the most visits that compaction needs if nobody else changes the pool. It needs one
+    /// visit for each place. For holes it needs `AT_ONCE` visits for each page, and `AT_ONCE` more for
+    /// each class, because the last search in a class finds no hole.
     fn work(&self) -> usize {
         let of = |class: u16| {
             let locked = self.lock(class);
@@ -147,16 +148,16 @@ impl Core {
         self.class_numbers().filter(|&class| self.class(class).has_pages()).map(of).sum()
     }
 
-    /// Returns the most visits of classes in one pass of compaction in parts. A pass needs fewer
-    /// unless other threads interfere: a visit that is not the last of its class in a round frees a
-    /// page, moves 256 objects, or visits 4096 places.
+    /// Returns the limit on visits of classes in one pass of compaction in parts. A pass needs fewer
+    /// unless other threads interfere: each visit frees a page, moves 256 objects, visits 4096 places,
+    /// or is the last of its class in a round.
     fn most_visits(&self) -> usize {
         let objects: usize = self.classes.iter().map(|class| class.counts().0).sum();
         8 * self.classes.len() + 2 * self.accounts.resident() + objects / 16
     }
 
-    /// Continues the pass under way, or starts one. Returns once it has freed `pages` pages (but at
-    /// least one), has moved `SOME_MOVES` objects or made `SOME_VISITS` visits, or the pass has ended.
+    /// Continues the pass under way, or starts one. Returns when it has freed `pages` pages (0 counts
+    /// as 1), moved `SOME_MOVES` objects or made `SOME_VISITS` visits, or when the pass has ended.
     pub(crate) fn compact_some(&self, pages: usize) -> Compaction {
         might_sleep("zsmalloc: compaction");
         self.tidy_up();
@@ -289,8 +290,8 @@ impl Core {
         Step::More
     }
 
-    /// Isolates the emptiest zspage, and returns it with the number of its places. None if the visit
-    /// has used up its sources, or if no zspage has room.
+    /// Isolates the emptiest zspage, and returns it with the number of its places. Returns None if the
+    /// visit has used up its sources, or if no zspage has room.
     fn next_source(&self, locked: &mut ClassGuard<'_>, run: &mut Run<'_>) -> Option<(u32, usize)> {
         run.sources = run.sources.checked_sub(1)?;
         let (zspage, z) = (0..GROUPS).find_map(|group| locked.group(group).next())?;
@@ -298,10 +299,13 @@ impl Core {
         Some((zspage, usize::from(locked.size.objects)))
     }
 
-    /// Chooses a new place for an object. The first choice is room in touched pages of the fullest
-    /// other zspage, then such room further down in the object's own zspage, then a place in another
-    /// zspage that touches a page, then the lowest free place in the own zspage. None if no place is
-    /// better.
+    /// Chooses a new place for an object: the first of these that exists.
+    /// 1. Room in touched pages of the fullest other zspage.
+    /// 2. Room in touched pages of the object's own zspage, at an earlier place.
+    /// 3. A place in another zspage that touches a new page.
+    /// 4. The lowest free place in the object's own zspage, if it is an earlier place.
+    ///
+    /// Returns None if none of them exists.
     fn target<'a>(
         &self,
         locked: &ClassGuard<'a>,
@@ -333,7 +337,8 @@ impl Core {
         other(true).or_else(own).or_else(|| other(false)).or_else(further_down)
     }
 
-    /// Moves an object out of an isolated source, unless somebody uses it or no place is better.
+    /// Moves an object of an isolated source to a better place. Leaves it in place if somebody uses the
+    /// object, or if no place is better.
     fn relocate(&self, locked: &mut ClassGuard<'_>, from: Place, z: &Zspage) -> Moved {
         assert!(z.is_isolated(), "the source {from:?} is on a list");
         hooks::at(Point::Relocation);
@@ -347,13 +352,13 @@ impl Core {
             to != from && (to.zspage == from.zspage || !target.is_isolated()),
             "{to:?} is no target for {from:?}"
         );
-        // All pages of the place: the object's length is not known before it is locked.
+        // Prepare all pages of the place: the object's length is not known before its lane is locked.
         let pages = place_pages(size, self.page_size(), to.index);
         let untouched = pages & !target.touched.get();
         locked.prepare(to.zspage, target, pages);
         self.fault_in(target, untouched);
         if !old.write_trylock() {
-            // A reader was faster. Nothing was announced and no place was taken.
+            // A reader came first. The slot was not changed and no place was taken.
             return Moved::Busy;
         }
         locked.obj_malloc(to.zspage, target, to.index, size.size as usize, 0);
@@ -389,7 +394,7 @@ impl Core {
         let source = unsafe { z.base().add(start) };
         // SAFETY: the new place begins in its zspage's run.
         let copy = unsafe { target.base().add(size.start_of(to.index)) };
-        // SAFETY: a USED place. Its object is published, since the lane was idle, so the header was
+        // SAFETY: the place is USED. Its object is published, since the lane was idle, so the header was
         // written; nobody writes while the lane is locked (invariant 1 of the pool).
         let number = u32::from_ne_bytes(unsafe { source.cast::<[u8; HEADER]>().read() });
         let slot = self.slots.at(number);
@@ -406,7 +411,7 @@ impl Core {
         // Readers and other movers of the old one are locked out, and the new one belongs to this
         // mover alone (invariant 1 of the pool).
         unsafe { copy.copy_from_nonoverlapping(source, len) };
-        // For the model: the next owner of the old place will write there.
+        // Shows the model checker that the next owner of the old place will write there.
         old.bytes.write();
         let last = (size.start_of(to.index) + len - 1) as u16;
         // SAFETY: invariant 3 of the pool: the new place is USED and the object was copied there.
@@ -414,11 +419,11 @@ impl Core {
         unsafe { slot.move_to(Location { zspage: to.zspage, last }) };
     }
 
-    /// Writes to untouched pages, to make them resident before any reader is locked out: a page
-    /// fault takes long. Under the class lock.
+    /// Writes to untouched pages. This makes them resident before any reader is locked out, since a
+    /// page fault takes long. The caller holds the class lock.
     fn fault_in(&self, z: &Zspage, untouched: u16) {
         for page in (0..16).filter(|page| untouched >> page & 1 == 1) {
-            // SAFETY: a page of the zspage's run.
+            // SAFETY: the page is in the zspage's run.
             let byte = unsafe { z.base().add(page * self.page_size()) };
             // SAFETY: the page was untouched, so no object has a byte in it and its contents do not
             // matter. The class lock keeps others from taking places there.
@@ -471,7 +476,7 @@ mod tests {
     /// objects remain.
     #[test]
     fn a_step_moves_a_bounded_number_of_objects() {
-        // Short zspages under Miri: their lanes are checked one by one.
+        // Zspages are short under Miri, because their lanes are checked one by one.
         let (chain, len) = if cfg!(miri) { (1, 90) } else { (16, 600) };
         let config = Config::new().chain(chain);
         let pool = Zsmalloc::with_config(Arc::new(HeapPages::new()), config).unwrap();
@@ -497,7 +502,7 @@ mod tests {
         assert_eq!((one + other, run.aside), (objects, NIL));
     }
 
-    /// An object moves further down in its own zspage rather than touch a page of another.
+    /// An object moves to an earlier place in its own zspage rather than touch a page of another zspage.
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn room_in_touched_pages_of_its_own_zspage_comes_before_a_new_page_elsewhere() {
@@ -522,7 +527,7 @@ mod tests {
         let from = Place { zspage: 0, index: objects - 1 };
         let (to, _) = core.target(&locked, from, z).unwrap();
         assert_eq!(to, Place { zspage: 0, index: 0 });
-        // An object of the other zspage goes there, too.
+        // An object of the other zspage would move to the same place.
         assert!(matches!(locked.putback(0, z, 0), Putback::Listed));
         let (to, _) = core.target(&locked, Place { zspage: 1, index: 0 }, other).unwrap();
         assert_eq!(to, Place { zspage: 0, index: 0 });

@@ -36,7 +36,8 @@ impl Config {
     }
 
     /// Sets the longest zspage, in pages. Values below 1 count as 1, values above 16 as 16. Default:
-    /// 16. A zspage is at most 64 KiB, so with pages larger than 4096 bytes it has fewer of them.
+    /// 16. A zspage also has at most 64 KiB, which is fewer than 16 pages if pages are larger than
+    /// 4096 bytes.
     pub const fn chain(mut self, pages: usize) -> Self {
         self.chain = if pages < 1 {
             1

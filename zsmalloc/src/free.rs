@@ -1,4 +1,4 @@
-//! Freeing: a live object by its handle, and a reservation that was never published.
+//! Freeing: frees live objects by their handles, and ends reservations that were never published.
 //!
 //! Under the class lock the slot is invalidated, then the lane is cleared, or parked for its last
 //! reader. If the zspage has no object left, it is detached, and its run is returned once the lock is dropped.
@@ -7,7 +7,7 @@
 //! `free` compares the zspage's class and the slot's word under the class lock. Both change only
 //! under that lock, so both are exact. It does not matter if the zspage was in another class before
 //! the lock was taken, because the slot is compared afterwards. `commit` and `abort` compare
-//! nothing: the caller reserved the slot, and its count in the lane keeps the zspage in its class.
+//! nothing: their caller reserved the slot and is counted in the lane, so the zspage stays in its class.
 
 use zpool_api::{Handle, SlotRef, ZpoolError};
 
@@ -43,8 +43,8 @@ impl Core {
             let word = slot.load();
             let location = word.object(at.generation())?;
             let z = self.zspages.at(location.zspage);
-            // Class and slot are exact under the lock, since neither changes without it. A slot that
-            // still leads here was set in the term that the zspage spends in this class (`read.rs`).
+            // Class and slot are exact under the lock, since neither changes without it. If the slot
+            // still leads here, it was set after the zspage entered this class (`read.rs`).
             if let Some(mut locked) = self.lock_class_of(z) {
                 if slot.load() == word {
                     let usable = slot.invalidate();
@@ -99,9 +99,9 @@ impl Core {
         Unpublished { place: Place { zspage: location.zspage, index }, len }
     }
 
-    /// Ends a reservation that was not published. It may run under a caller's lock, or because the
-    /// provider panicked, so it does not call the provider: it leaves a run that becomes free to a
-    /// later call.
+    /// Ends a reservation that was not published. Does not call the provider, because the caller may
+    /// hold a lock, or the provider may have panicked. If the zspage becomes empty, a later call
+    /// returns its run.
     ///
     /// # Safety
     /// The caller reserved the slot, and will neither write the bytes nor publish them.
@@ -128,7 +128,7 @@ impl Core {
                     self.leave(detached);
                 }
             }
-            // A passing reader is counted: the place is left to it.
+            // A passing reader is counted, so it will free the place.
             Freed::Parked => self.accounts.count_parked(),
         }
     }

@@ -1,9 +1,10 @@
-//! A fresh run and a descriptor for an object that no zspage has room for, charged to the budget.
+//! A fresh run and a descriptor, for an object that no zspage has room for. The run's pages are
+//! charged to the budget.
 //!
-//! The minimum that any run costs is charged before a run is requested, so that no run is requested
-//! at the limit. The provider may hand out resident pages that the object does not need. If the
-//! budget has no room for them, they are returned to the system. Dropping the holder returns
-//! everything that was acquired, even if the provider panics.
+//! The least that any run costs is charged before a run is requested. So no run is requested if the
+//! budget is at its limit. The provider may hand out resident pages that the object does not need. If
+//! the budget has no room for them, they are returned to the system. Dropping a `Bare` or a `Fresh`
+//! returns everything that it holds, even if the provider panics.
 
 use zpool_api::{PageError, ZpoolError};
 use zpool_base::lockdep::might_sleep;
@@ -20,15 +21,16 @@ pub(crate) struct Fresh<'a> {
     detached: Option<Detached>,
     /// Pages charged: those that were resident from the start, and those that the first object touches.
     charged: usize,
-    /// Where the first object goes.
+    /// The place of the first object.
     index: usize,
 }
 
 impl Fresh<'_> {
-    /// Makes the run a zspage of a class and takes its first place, for `bytes`, header included.
+    /// Turns the run into a zspage of a class, and takes the first object's place for `bytes`, header
+    /// included.
     ///
     /// # Safety
-    /// The run was requested, by `Core::fresh`, for this class and this many bytes.
+    /// `Core::fresh` requested the run for this class and this number of bytes.
     #[expect(clippy::expect_used, reason = "attached once: the value is used up")]
     pub(crate) unsafe fn attach(mut self, locked: &mut ClassGuard<'_>, bytes: usize) -> Place {
         let (zspage, run) = self.detached.take().expect("a run is attached once").into_parts();
@@ -42,7 +44,7 @@ impl Drop for Fresh<'_> {
         let Some(detached) = self.detached.take() else { return };
         self.core.accounts.uncharge(self.charged);
         if std::thread::panicking() {
-            // The panic may come from the provider.
+            // The provider may be what panicked, so it is not called.
             self.core.leave(detached);
         } else {
             self.core.give_back(detached);
@@ -58,9 +60,9 @@ impl Core {
         might_sleep("zsmalloc: a page request");
         let zspage = self.zspages.take(usize::from(size.objects));
         let zspage = zspage.map_err(|error| self.refused(error))?;
-        // Dropping it returns the descriptor and the charge if the provider fails or panics.
+        // If the provider fails or panics, dropping `bare` returns the descriptor and the charge.
         let mut bare = Bare { core: self, zspage: Some(zspage), charged: 0 };
-        // The minimum that any run costs, so that no run is requested at the limit.
+        // Charge the least that any run costs, so that no run is requested at the limit.
         bare.charge(pages_of(self.page_size(), 0, bytes).count_ones() as usize)?;
         let mut run = self.provider.alloc_run(usize::from(size.pages))?;
         let (index, mut needed) = first_place(size, self.page_size(), bytes, run.resident());
@@ -86,7 +88,7 @@ impl Core {
     }
 }
 
-/// Returns the place of a fresh run that touches the fewest new pages, and the pages that an object of
+/// Returns the place in a fresh run that touches the fewest new pages, and the pages that an object of
 /// `bytes` occupies there.
 #[expect(clippy::expect_used, reason = "a class has a place for one object at least")]
 fn first_place(size: &SizeClass, page_size: usize, bytes: usize, resident: u16) -> (usize, u16) {
@@ -117,7 +119,7 @@ impl Bare<'_> {
         Ok(())
     }
 
-    /// Gives up ownership of both; returns the pages charged.
+    /// Hands the descriptor and the charge over to the caller. Returns the number of pages charged.
     fn keep(mut self) -> usize {
         self.zspage = None;
         core::mem::take(&mut self.charged)

@@ -1,9 +1,9 @@
 //! Holes: touched pages of a zspage that hold no object, returned to the system without moving anything.
 //!
 //! Holes are kept for a while, since the next objects may fill them. When the pool has too many, a
-//! free returns those of its class: it isolates a few zspages under the class lock, drops the lock
-//! for the system calls, and puts the zspages back. No allocation finds an isolated zspage; frees
-//! in it continue.
+//! free returns the holes of its class. It isolates a few zspages under the class lock, drops the
+//! lock for the system calls, and puts the zspages back. No allocation finds an isolated zspage;
+//! frees in it continue.
 
 use zpool_api::PageRun;
 use zpool_base::lockdep::might_sleep;
@@ -16,10 +16,10 @@ use crate::zspage::Zspage;
 pub(crate) const AT_ONCE: usize = 8;
 /// The most zspages examined while the class lock is held.
 const LOOKS: usize = 64;
-/// Fullness groups that may have holes: a full zspage has none.
+/// The number of fullness groups whose zspages may have holes. A full zspage has none.
 const GROUPS: usize = 10;
 
-/// An isolated zspage: its number, its holes, and the holes that were released.
+/// An isolated zspage: its number, its holes, and those of its holes that were released.
 #[derive(Clone, Copy)]
 struct Isolated<'a> {
     zspage: u32,
@@ -58,9 +58,9 @@ impl Drop for Batch<'_> {
 }
 
 impl Core {
-    /// Gives holes of a class back to the system, as many as a bounded search finds. Returns the
-    /// number of pages freed, including those of zspages that became empty meanwhile. The caller holds
-    /// no lock.
+    /// Gives holes of a class back to the system, as many as a bounded search finds. Returns the number
+    /// of pages freed, including those of zspages that became empty meanwhile. The caller holds no
+    /// lock.
     pub(crate) fn give_back_holes(&self, class: u16) -> usize {
         let mut locked = self.lock(class);
         let pages = usize::from(locked.size.pages);
@@ -82,7 +82,7 @@ impl Core {
         given
     }
 
-    /// Gives the pages `holes` of an isolated zspage back to the system. Returns those that it took.
+    /// Gives the pages `holes` of an isolated zspage back to the system. Returns the pages that it took.
     ///
     /// # Safety
     /// The caller has isolated the zspage, and has read `holes` from it under the same lock. Its run
@@ -142,7 +142,7 @@ mod tests {
     use zpool_api::{Handle, Zpool};
     use zpool_pages::HeapPages;
 
-    /// Makes a pool with full zspages of one class. Returns it, the class, and each zspage's objects.
+    /// Makes a pool with full zspages of one class. Returns the pool, the class, and each zspage's objects.
     fn full(zspages: usize) -> (Zsmalloc, u16, Vec<Vec<Handle>>) {
         let pool = Zsmalloc::new(Arc::new(HeapPages::new())).unwrap();
         let probe = pool.malloc_from(&[0; 600]).unwrap();
@@ -181,7 +181,7 @@ mod tests {
             for objects in &all[1..] {
                 objects.iter().step_by(2).for_each(|handle| pool.free(*handle).unwrap());
             }
-            // The search reaches this one last, since it is fuller.
+            // The search reaches this zspage last, since it is fuller.
             all[0][..8].iter().for_each(|handle| pool.free(*handle).unwrap());
             let mut locked = pool.core.lock(class);
             assert_eq!(isolate(&mut locked).iter().flatten().count(), found, "{without}");

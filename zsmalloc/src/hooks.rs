@@ -1,4 +1,4 @@
-//! Points at which a test can interrupt a call and run others, which makes races deterministic.
+//! Points at which a test can interrupt a call and run other calls, which makes races deterministic.
 //! Outside of tests they compile to nothing.
 
 /// Where a test can step in.
@@ -26,7 +26,7 @@ pub(crate) enum Point {
 #[inline(always)]
 pub(crate) fn at(_: Point) {}
 
-/// Models need no hooks: loom explores every order itself.
+/// Does nothing: models need no hooks, because loom explores every order itself.
 #[cfg(all(test, loom))]
 pub(crate) fn at(_: Point) {}
 
@@ -69,7 +69,7 @@ mod imp {
         HOOKS.with_borrow_mut(|hooks| hooks.push((point, Box::new(run))));
     }
 
-    /// Moves that this thread has attempted.
+    /// Returns the number of moves that this thread has attempted.
     pub(crate) fn relocations() -> usize {
         RELOCATIONS.get()
     }

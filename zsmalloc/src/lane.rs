@@ -11,17 +11,20 @@
 //! A zspage is locked object by object, so that a guard that is never dropped blocks its own object
 //! and nothing else. The rules are those of the kernel's zspage lock:
 //! * readers wait only for a writer, never for other readers;
-//! * a reader may sleep while it holds the lock; it only ever waits for a writer, which never sleeps;
+//! * a reader may sleep while it holds the lock, and waits only for a writer, which never sleeps;
 //! * a writer never waits: it only tries to take the lock. Its caller handles failure, and announces
 //!   nothing before it holds the lock. The lock is taken, held and released under the class lock.
 //!   While it is held, no call that can block is made, no page is faulted in, and a bounded number
 //!   of bytes is moved.
 //!
-//! USED: the place is taken: its object is being written, lives, or is parked. Set and cleared
-//! under the class lock. PARKED: freed while being read; set under the class lock. QUEUED: parked,
-//! left by its last reader, and on the pool's queue of places to reclaim (`left.rs`). A *passing*
-//! reader, whose object turns out to be gone, may be counted in any lane at any time, so every
-//! change is a read-modify-write that preserves the count.
+//! * USED: the place is taken. Its object is being written, lives, or is parked. Set and cleared
+//!   under the class lock.
+//! * PARKED: the object was freed while it was being read. Set under the class lock.
+//! * QUEUED: the place is parked and its last reader has left. It is on the pool's queue of places
+//!   to reclaim (`left.rs`).
+//!
+//! A *passing* reader is a reader whose object turns out to be gone. It may be counted in any lane
+//! at any time, so every change is a read-modify-write that preserves the count.
 //!
 //! # What a counted reader guarantees
 //! A place that is USED, not write-locked, and has a reader stays USED until that reader leaves: a
@@ -33,7 +36,7 @@
 //! # Why no parked object is lost
 //! The thread that changes a word from {USED, PARKED, 0 readers} to 0, under the class lock, gets the
 //! place. `free` leaves the place parked only if the word that its RMW replaced had readers. Each of
-//! them takes itself off by an RMW on the same word and then sees PARKED. The last one tries to clear
+//! these takes itself off by an RMW on the same word and then sees PARKED. The last one tries to clear
 //! the word, or it sets QUEUED. If it sets QUEUED, the thread that takes the place off the queue
 //! tries to clear the word. If an attempt fails, another thread has cleared or queued the place, or
 //! another reader has come and will try when it leaves. Readers of neighbouring objects are counted
@@ -123,9 +126,9 @@ impl Lane {
         }
     }
 
-    /// Loads the word. For a reader that is counted in it.
+    /// Loads the word for a reader that is counted in it.
     pub(crate) fn look(&self) -> Found {
-        // Acquire pairs with the same stores as that of `read_lock`.
+        // Acquire pairs with the same stores as the Acquire of `read_lock`.
         Found(self.word.load(Ordering::Acquire))
     }
 
@@ -145,7 +148,7 @@ impl Lane {
     }
 
     /// Takes a free place for a new object, and counts the object's writer as a reader. Until the
-    /// writer leaves, the object can neither move nor be reclaimed. Under the class lock.
+    /// writer leaves, the object can neither move nor be reclaimed. The caller holds the class lock.
     pub(crate) fn claim(&self) {
         // The class lock orders this after the last use of the place. Release pairs with the
         // Acquire of `read_lock`: a stale reader in this lane sees the zspage's present class, and
@@ -154,7 +157,7 @@ impl Lane {
         assert!(before & !READERS == 0, "claim of a lane in use: {before:#06x}");
     }
 
-    /// Returns whether the place is taken. Under the class lock.
+    /// Returns whether the place is taken. The caller holds the class lock.
     pub(crate) fn is_used(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & USED != 0
@@ -173,14 +176,14 @@ impl Lane {
         if self.word.compare_exchange(USED, 0, both, look).is_ok() {
             return Freed::Now;
         }
-        // AcqRel as above. The count in the replaced word decides: those readers will see PARKED.
+        // AcqRel as above. If the replaced word counts readers, those readers will see PARKED.
         let before = self.word.fetch_or(PARKED, both);
         assert!(before & !READERS == USED, "free without a live object: {before:#06x}");
         if before & READERS != 0 || !self.reclaim() { Freed::Parked } else { Freed::Now }
     }
 
-    /// Clears a parked place without readers. Returns false if somebody else has cleared it, or
-    /// will. Under the class lock.
+    /// Clears a parked place without readers. Returns false if somebody else has cleared it, or will
+    /// clear it. The caller holds the class lock.
     pub(crate) fn reclaim(&self) -> bool {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
@@ -197,16 +200,16 @@ impl Lane {
         self.word.compare_exchange(USED | PARKED, queued, acquire, look).is_ok()
     }
 
-    /// Clears a queued place and returns true. If passing readers are counted in it, takes it off
-    /// the queue, leaves it to them, and returns false. Under the class lock.
+    /// Clears a queued place and returns true. If passing readers are counted in it, only clears
+    /// QUEUED, leaves the place to them, and returns false. The caller holds the class lock.
     pub(crate) fn dequeue(&self) -> bool {
         // AcqRel and Relaxed as in `free`.
         let (both, look) = (Ordering::AcqRel, Ordering::Relaxed);
         if self.word.compare_exchange(USED | PARKED | QUEUED, 0, both, look).is_ok() {
             return true;
         }
-        // AcqRel as above. As in `free`, the count in the replaced word decides: those readers will
-        // see PARKED without QUEUED.
+        // AcqRel as above. If the replaced word counts readers, those readers will see PARKED without
+        // QUEUED.
         let before = self.word.fetch_and(!QUEUED, both);
         assert!(
             before & !READERS == USED | PARKED | QUEUED,
@@ -215,8 +218,8 @@ impl Lane {
         before & READERS == 0 && self.reclaim()
     }
 
-    /// Takes the write lock of a live object without readers; new readers then wait. Returns false on
-    /// failure. Under the class lock.
+    /// Takes the write lock of a live object without readers. New readers then wait. Returns false if
+    /// the lock is not free for a writer. The caller holds the class lock.
     pub(crate) fn write_trylock(&self) -> bool {
         // Acquire pairs with the Release of `read_unlock`. On failure nothing is accessed.
         let (acquire, look) = (Ordering::Acquire, Ordering::Relaxed);
@@ -234,7 +237,7 @@ impl Lane {
         assert!(before & WRITER != 0, "write_unlock without a writer: {before:#06x}");
     }
 
-    /// Frees the place of an object that was moved elsewhere, which ends the write lock.
+    /// Frees the place of an object that was moved elsewhere, and with that releases the write lock.
     ///
     /// # Safety
     /// The class lock is held. The caller holds the lock by `write_trylock`, and the object's slot
@@ -254,7 +257,7 @@ impl Lane {
         self.word.load(Ordering::Relaxed) == USED
     }
 
-    /// Returns whether a writer holds the lock. Under the class lock.
+    /// Returns whether a writer holds the lane. The caller holds the class lock.
     pub(crate) fn is_write_locked(&self) -> bool {
         // Relaxed: changed under the class lock only.
         self.word.load(Ordering::Relaxed) & WRITER != 0
@@ -376,7 +379,7 @@ mod tests {
         }
     }
 
-    /// This holds even if many threads have loaded the count but have not added themselves yet.
+    /// The limit holds even if many threads have loaded the count but have not added themselves yet.
     #[cfg(not(miri))]
     #[test]
     fn a_count_at_its_limit_is_never_exceeded() {

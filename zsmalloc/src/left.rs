@@ -1,14 +1,15 @@
-//! Work that readers leave behind until a call may do it: parked places to reclaim, and runs to
-//! return. `reclaim.rs` says who leaves it and who takes it.
+//! Work that readers leave to later calls: parked places to reclaim, and runs to return.
+//! `reclaim.rs` says which calls leave it and which calls do it.
 //!
 //! # The queue
-//! A stack of places that are {USED, PARKED, QUEUED}, linked through their own first eight bytes.
-//! Nobody else uses those: the object is gone, and only one thread sets QUEUED. Places are pushed
-//! by CAS, and the whole stack is taken by a swap. ABA is harmless: if the head changes and changes
-//! back before a push, it is the head again, and the link that was written is correct.
+//! A stack of places that are {USED, PARKED, QUEUED}. The first eight bytes of each place are its link
+//! to the next. Nobody else uses these bytes: the object is gone, and only one thread sets QUEUED.
+//! Places are pushed by CAS, and the whole stack is taken by a swap. ABA is harmless: if the head
+//! changes and changes back before a push, the link that was written leads to the head again.
 //!
 //! # The list
-//! Detached zspages, linked like vacant ones; their descriptors keep the runs. Its lock is a leaf.
+//! Detached zspages. They are linked as vacant descriptors are, and each descriptor keeps its run. The
+//! list's lock is a leaf.
 
 use core::ptr::NonNull;
 
@@ -28,11 +29,11 @@ const END: u64 = u64::MAX;
 pub(crate) struct Left {
     /// The queue's head: a lane, or END.
     queue: AtomicU64,
-    /// The list's head. A leaf lock.
+    /// The list's head. Its lock is a leaf.
     list: Mutex<u32>,
-    /// Resident pages of the runs on the list. Readable without the lock, changed under it.
+    /// Resident pages of the runs on the list. Can be read without the lock, and is changed under it.
     pages: Counter,
-    /// Zspages on the list. Readable without the lock, changed under it.
+    /// Zspages on the list. Can be read without the lock, and is changed under it.
     zspages: Counter,
 }
 
@@ -51,21 +52,21 @@ impl Left {
         self.pages.get() as usize
     }
 
-    /// Returns whether the queue holds a place. A hint.
+    /// Returns whether the queue holds a place. The answer is a hint.
     #[inline]
     pub(crate) fn has_places(&self) -> bool {
-        // Relaxed: a hint. It sees places that this thread queued or knows to be queued.
+        // Relaxed: a hint. The load sees places that this thread queued or knows to be queued.
         self.queue.load(Ordering::Relaxed) != END
     }
 
-    /// Returns whether the list holds a zspage. A hint.
+    /// Returns whether the list holds a zspage. The answer is a hint.
     #[inline]
     pub(crate) fn has_zspages(&self) -> bool {
         // A hint, as in `has_places`.
         self.zspages.get() != 0
     }
 
-    /// Adds a place to the queue. `link` is the address of its link.
+    /// Adds a place to the queue. `link` is the address of the place's link.
     ///
     /// # Safety
     /// The caller has set QUEUED in the place's lane (`Lane::enqueue`), and the link is the first eight
@@ -125,7 +126,7 @@ impl Left {
         let zspage = *list;
         let z = zspages.linked(zspage)?;
         *list = z.next.get();
-        // SAFETY: the descriptor is vacant, and this thread's alone since it is off the list.
+        // SAFETY: the descriptor is vacant. It is off the list, so this thread alone owns it.
         let run = unsafe { z.take_run() }.expect("a zspage that was left keeps its run");
         self.pages.sub(run.resident_pages() as u64);
         self.zspages.sub(1);

@@ -3,8 +3,8 @@
 //! slice.
 //!
 //! A zspage costs only the pages that its objects touch. Pages without an object are returned to the
-//! system, and no object has to move for that. Compaction packs the objects of the other pages.
-//! Readers take no lock.
+//! system, and no object has to move for that. Compaction moves objects into fewer pages. Readers
+//! take no lock.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -58,7 +58,7 @@
 //! # Locks
 //! The *class lock* guards the zspages of one size class. It is held for a bounded number of steps:
 //! no system call, no `PageProvider` call, no waiting and no user code runs under it. A thread
-//! holds one class lock at a time. Readers take no lock: they count themselves in the object's
+//! holds at most one class lock. Readers take no lock: they count themselves in the object's
 //! *lane*. A mover holds the class lock and only tries to write-lock a lane: it never waits for one.
 //! All other locks are leaves: those of the tables, of the spare slots, of the vacant descriptors, of
 //! the runs that wait to be returned, and of the progress of compaction. A thread takes no other lock

@@ -1,7 +1,7 @@
 //! Models of zsmalloc for loom: the lane and the slot alone, and small whole pools.
 //!
-//! Each model names the weakenings and omissions that make it fail. The lane's watched cell
-//! represents the object's bytes: an unordered pair of a read and a write of it fails the model.
+//! The comment of each model names the weakenings and omissions that make it fail. The lane's watched cell
+//! represents the object's bytes: a model fails if a read and a write of it are not ordered.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -41,7 +41,7 @@ impl Object {
         self.slot.load(crate::sync::atomic::Ordering::Acquire)
     }
 
-    /// Reads as a pool does. Returns whether this thread got the place, to which it then writes.
+    /// Reads as a pool does. If this thread gets the place, writes to it and returns true.
     fn read(&self) -> bool {
         let seen = self.slot();
         if seen == 0 {
@@ -70,7 +70,7 @@ impl Object {
         mine
     }
 
-    /// Frees as a pool does. Returns whether this thread got the place, to which it then writes.
+    /// Frees as a pool does. If this thread gets the place, writes to it and returns true.
     fn free(&self) -> bool {
         let _class = self.class.lock();
         // Relaxed, as in `Slot::invalidate`.
@@ -250,10 +250,10 @@ fn loom_pool_read_against_recycling_into_another_class() {
     });
 }
 
-/// Two readers, each of which may be the last to leave a parked object, by dropping a guard or by
-/// passing. The place is reclaimed exactly once. Fails if `enqueue` or the queue's swap is not
-/// Acquire, if its push is not Release, if `dequeue` does not check for readers, or if a passing
-/// reader does not queue the place.
+/// Two readers of an object that is freed. Each gets a guard or passes, and either may be the last to
+/// leave the parked object. The place is reclaimed exactly once. Fails if `enqueue` or the queue's
+/// swap is not Acquire, if its push is not Release, if `dequeue` does not check for readers, or if a
+/// passing reader does not queue the place.
 #[test]
 fn loom_pool_passing_readers_against_free() {
     model(|| {
@@ -358,7 +358,7 @@ fn loom_pool_malloc_against_compact() {
     });
 }
 
-/// A guard is dropped in another thread while its object is freed: the last of the two reclaims the place.
+/// A guard is dropped in another thread while its object is freed: whichever ends last reclaims the place.
 #[test]
 fn loom_pool_guard_dropped_elsewhere_against_free() {
     loom::model(|| {
@@ -373,7 +373,7 @@ fn loom_pool_guard_dropped_elsewhere_against_free() {
     });
 }
 
-/// Two objects of one zspage.
+/// Makes a pool with two objects in one zspage.
 fn pair() -> (StdArc<Zsmalloc>, zpool_api::Handle, zpool_api::Handle) {
     let pool = pool();
     let handles = [0, 1].map(|n| pool.malloc_from(&[n; LEN]).unwrap());
@@ -431,7 +431,7 @@ fn loom_pool_free_against_migrate() {
 #[test]
 fn loom_pool_malloc_against_migrate() {
     let mut builder = builder();
-    // The allocation alone takes many steps: a bound of 3 takes minutes and finds no more.
+    // The allocation alone takes many steps: with a bound of 3 the model takes minutes and finds no more.
     builder.preemption_bound = Some(2);
     builder.check(|| {
         let pool = pool();
@@ -465,7 +465,7 @@ fn loom_pool_compact_against_migrate() {
     });
 }
 
-/// Two migrations of one zspage.
+/// Two migrations of one zspage at the same time.
 #[test]
 fn loom_pool_migrate_against_migrate() {
     model(|| {

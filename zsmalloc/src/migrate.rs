@@ -1,11 +1,12 @@
 //! Migration: moving a whole zspage to other pages, so that a block of address space becomes empty.
 //!
-//! Three steps, as in the kernel. *Isolate*: take the zspage off its lists, so that no allocation
-//! finds it; reads and frees in it continue. *Migrate*: get another run and touch its pages; then
-//! try to write-lock the lanes of all objects, or none; copy the bytes, 64 KiB at most; change the
-//! base; release the lanes. *Put back*: return the zspage to its lists, with its old pages or the
-//! new ones. The second step fails, without effect, if an object has a guard, is being written, or
-//! is parked.
+//! It has three steps, as in the kernel:
+//! 1. *Isolate*: take the zspage off its lists, so that no allocation finds it. Reads and frees in it
+//!    continue.
+//! 2. *Migrate*: get another run and touch its pages. Then write-lock the lanes of all objects, copy
+//!    the bytes (at most 64 KiB), change the base, and release the lanes. This step fails, without
+//!    effect, if an object has a guard, is being written, or is parked.
+//! 3. *Put back*: return the zspage to its lists, with its old pages or the new ones.
 //!
 //! Neither handles nor slots change: they name the zspage, not its address. A reader loads the base
 //! after it has locked its lane.
@@ -23,13 +24,14 @@ use crate::zspage::Zspage;
 enum Step {
     /// It has been moved to other pages.
     Moved,
-    /// It was detached meanwhile, or its run begins outside of the range.
+    /// It was detached meanwhile, or its run does not begin in the range.
     Gone,
     /// A guard or a writer uses it, or somebody else has isolated it.
     Left,
 }
 
-/// Returns whether a zspage's run begins in a range of addresses. Exact under the lock of its class.
+/// Returns whether a zspage's run begins in a range of addresses. The answer is exact under the lock of
+/// the zspage's class.
 fn begins_in(z: &Zspage, range: &Range<usize>) -> bool {
     z.run_base().is_some_and(|base| range.contains(&base.addr().get()))
 }
@@ -52,8 +54,9 @@ impl Drop for Isolated<'_> {
 }
 
 impl Core {
-    /// Moves the zspages whose runs begin in a range of addresses, except those that are in use, and
-    /// counts both. Stops with an error at the first run that the provider refuses.
+    /// Moves the zspages whose runs begin in a range of addresses, but leaves those that are in use.
+    /// Counts the zspages that it moved and those that it left. Stops with an error at the first run that the
+    /// provider refuses.
     pub(crate) fn migrate(&self, range: &Range<usize>) -> Result<Migration, ZpoolError> {
         might_sleep("zsmalloc: migration");
         let mut done = Migration::default();
@@ -89,7 +92,7 @@ impl Core {
         let (pages, needed) = (usize::from(locked.size.pages), z.touched.get() & !z.holes.get());
         drop(locked);
 
-        // Dropping it puts the zspage back if the provider panics.
+        // If the provider panics, dropping `isolated` puts the zspage back.
         let isolated = Isolated { core: self, class, zspage, z };
         let fresh = self.provider.alloc_run(pages).map(|run| self.touched_run(run, needed));
         core::mem::forget(isolated);
@@ -125,7 +128,7 @@ impl Core {
                 // SAFETY: the run is from this provider and belongs to this call alone.
                 unsafe { self.provider.discard(&mut run, page..page + 1) };
             } else if run.mark_resident(page..page + 1) == 1 {
-                // SAFETY: a page of the run.
+                // SAFETY: the page is in the run.
                 let byte = unsafe { run.base().as_ptr().add(page * self.page_size()) };
                 // SAFETY: the run belongs to this call alone.
                 unsafe { byte.write_volatile(0) };
@@ -154,16 +157,16 @@ impl Core {
         }
         let old = z.base();
         for index in self.used_lanes(z, objects) {
-            // For the model: the pages' next owner writes to the place that the object leaves.
+            // Shows the model checker that the pages' next owner writes to the place that the object leaves.
             self.lane(z, index).bytes.write();
         }
         let mut left = needed;
         while left != 0 {
             let page = left.trailing_zeros() as usize;
             left &= left - 1;
-            // SAFETY: a page of the zspage's run.
+            // SAFETY: the page is in the zspage's run.
             let from = unsafe { old.add(page * self.page_size()) };
-            // SAFETY: a page of the fresh run, which is as long.
+            // SAFETY: the page is in the fresh run, which is as long.
             let to = unsafe { fresh.base().add(page * self.page_size()) };
             // SAFETY: two different runs. All objects of the old one are write-locked, and nobody
             // uses its free places (invariant 1 of the pool); the fresh one belongs to this call alone.
@@ -183,7 +186,8 @@ impl Core {
         (0..objects).filter(move |&index| self.lane(z, index).is_used())
     }
 
-    /// Write-locks the lanes of all objects, or none. Under the class lock.
+    /// Write-locks the lanes of all objects and returns true. If one cannot be locked, locks none and
+    /// returns false. The caller holds the class lock.
     fn write_lock_all(&self, z: &Zspage, objects: usize) -> bool {
         let refused =
             self.used_lanes(z, objects).find(|&index| !self.lane(z, index).write_trylock());

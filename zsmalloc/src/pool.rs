@@ -1,5 +1,5 @@
 //! The pool's public face: the type, its constructors, and the `Zpool` trait. Each operation has
-//! its own file; `shared.rs` has what they share and the invariants they keep.
+//! its own file; `shared.rs` has what the operations share and the invariants that they keep.
 
 use core::fmt;
 use core::ops::Range;
@@ -17,7 +17,7 @@ use crate::class_table::HEADER;
 use crate::config::Config;
 use crate::shared::{Core, NAME};
 
-/// A pool of size classes over multi-page zspages. See the crate's front page.
+/// A compressed-memory pool with size classes. See the crate's front page.
 ///
 /// `Send` and `Sync`; usable as `Arc<dyn Zpool>`. Dropping it returns all pages to the provider. In
 /// a forked child every call returns [`ZpoolError::Forked`] or answers as an empty pool would, and
@@ -107,10 +107,10 @@ impl Zsmalloc {
         Ok(Zsmalloc { core: Leaked::new(Core::new(provider, budget, config)?) })
     }
 
-    /// Moves zspages to other pages of the provider: every zspage whose run begins at an address in
-    /// `range`. A zspage stays where it is if one of its objects is being read or written.
-    /// [`Zpool::migrate`] does the same for a block that the provider chooses; this method is for
-    /// callers that choose the range themselves.
+    /// Moves every zspage whose run begins at an address in `range` to other pages of the provider.
+    /// Leaves a zspage where it is, and counts it as left, if one of its objects is in use or if another
+    /// thread works on the zspage. [`Zpool::migrate`] does the same for a block that the provider
+    /// chooses; this method is for callers that choose the range themselves.
     ///
     /// # Errors
     /// [`ZpoolError::OutOfMemory`] if the provider has no run for a zspage. The zspages that were
@@ -204,16 +204,16 @@ impl Zpool for Zsmalloc {
         Ok(self.core.compact())
     }
 
-    /// A call moves at most 256 objects and visits at most 4096 places and zspages with holes.
-    /// Holes are pages without an object. They are returned, too, and count as freed. Each call
-    /// continues in the class where the last one stopped. The pass is complete when a whole round
-    /// over the classes has freed nothing. `pages` of 0 counts as 1. The provider's cached pages are
-    /// not returned.
+    /// A call moves at most 256 objects, and makes at most 4096 visits of places and of zspages with
+    /// holes. Holes are pages without an object. They are returned, too, and count as freed. Each call
+    /// continues in the class where the last one stopped. The pass is complete when a whole round over
+    /// the classes has freed nothing. `pages` of 0 counts as 1. The provider's cached pages are not
+    /// returned.
     ///
     /// A loop that calls this until it is complete ends even if other threads or the provider keep
-    /// changing the pool. All calls of a pass together make at most 8 visits for each class, 2 for
-    /// each page and one for every 16 objects that the pool had at the start of the pass. A pass that
-    /// one call completes is complete for all others that take part in it.
+    /// changing the pool. All calls of a pass together make a limited number of visits to classes: 8 for
+    /// each class, 2 for each page, and one for every 16 objects that the pool had at the start of the
+    /// pass. If one call completes a pass, it is complete for all other calls that take part in it.
     fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.core.check_maker()?;
         Ok(self.core.compact_some(pages))

@@ -1,11 +1,11 @@
-//! The progress of compaction in parts: the class to go on with, and when a pass over all classes ends.
+//! The progress of compaction in parts: which class is next, and when a pass over all classes ends.
 //!
 //! Progress is measured in pages. A pass ends after a whole round over the classes that freed no
-//! page on balance. Compaction goes on to the next class when there is nothing left to do in this
-//! one, or when it has visited as many places as the class has and freed no page. Pages of zspages
-//! that other threads emptied do not count as progress. If other threads keep making work, the pass
-//! ends after a number of visits that is bounded by the pool's size at its start. A pass ends for all
-//! threads that take part in it.
+//! page on balance. Compaction goes on to the next class when there is nothing left to do in the
+//! present one, or when it has visited as many places as the class has and freed no page. Pages of
+//! zspages that other threads emptied do not count as progress. If other threads keep making work, the
+//! pass ends after a number of visits that is bounded by the pool's size at its start. A pass ends for
+//! all threads that take part in it.
 
 use zpool_api::Compaction;
 
@@ -33,9 +33,9 @@ pub(crate) struct Progress {
     quiet: usize,
     /// Places visited in this class since it last freed a page.
     visited: usize,
-    /// Pages that moves have touched and that no freed page has made up for yet.
+    /// Pages that moves have touched, minus the freed pages that have made up for them.
     owed: usize,
-    /// Visits of classes left until the pass ends in any case; 0 between two passes.
+    /// How many more visits of classes the pass may make; 0 between two passes.
     left: usize,
     /// Passes that have ended.
     pub(crate) passes: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Joins the pass under way, or starts one that is limited to `visits()` visits. Returns the
-    /// number of passes that have ended, by which the caller notices the end of this one.
+    /// number of passes that have ended. When that number changes, this pass has ended, too.
     pub(crate) fn join(&mut self, visits: impl FnOnce() -> usize) -> usize {
         if self.left == 0 {
             self.left = visits();
@@ -61,7 +61,7 @@ impl Progress {
         if own > 0 {
             self.quiet = 0;
         }
-        // Otherwise another thread has already moved on from this class.
+        // If the classes differ, another thread has already moved on from `class`.
         if self.class == class {
             self.visited = if own > 0 { 0 } else { self.visited + visit.visited };
             if visit.done || self.visited > visit.places {

@@ -53,7 +53,7 @@ impl Scene {
         made
     }
 
-    /// Moves `x` back to its old place.
+    /// Frees the other objects and moves `x` back to its old place.
     fn back(pool: &Zsmalloc, others: Vec<Handle>, stays: Handle) {
         for other in others {
             pool.free(other).unwrap();
@@ -78,7 +78,7 @@ impl Scene {
         let guard = pool.obj_read_begin(x).unwrap();
         assert_eq!(guard[..], [1; 2000]);
         pool.free(x).unwrap();
-        // These would overwrite the bytes of `x`.
+        // If the guard did not pin `x`, these objects would overwrite its bytes.
         let next: Vec<Handle> = (0..3).map(|_| put(&pool, 0x77, 2000)).collect();
         assert_eq!(guard[..], [1; 2000], "the bytes changed under the guard");
         drop(guard);
@@ -101,12 +101,12 @@ fn a_class_that_comes_back_does_not_vouch_for_the_lane() {
     // The reader is counted in a lane that is free when the class is compared.
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::ClassCompared]);
     Scene::new().read(&[1000], [Point::SlotLoaded, Point::LaneLocked]);
-    // That lane is taken: the reader keeps the zspage in place.
+    // The reader is counted in a lane that is taken, so it keeps the zspage in place.
     Scene::new().read(&[1000; 4], [Point::SlotLoaded, Point::ClassCompared]);
 }
 
-/// A reader has left, and has to take the class lock. Before it does, others reclaim the place, and
-/// the zspage gets into another class, with another parked object in that place.
+/// A reader that has left is about to take the class lock. Before it does, others reclaim the place.
+/// The zspage gets into another class, with another parked object in that place.
 #[test]
 fn a_parked_place_is_reclaimed_under_its_own_class_only() {
     let pool = small_pool();
@@ -155,7 +155,7 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
         let other = pool.clone();
         on(Point::LaneLocked, move || {
             std::thread::scope(|scope| {
-                // In another thread, since lockdep sees this one hold a lock.
+                // Freed in another thread, because lockdep sees that this one holds a lock.
                 scope.spawn(|| other.free(freed).unwrap());
             });
         });
@@ -168,7 +168,7 @@ fn a_passing_reader_leaves_a_parked_place_to_others() {
         assert!(pool.obj_read_begin(freed).is_err());
         drop(held);
         assert_eq!(pages.pages_out(), out);
-        // Every call that reports counts reclaims the place, without the provider.
+        // Every call that reports counts reclaims the place, without calling the provider.
         let held = lockdep::acquire(Rank::Entry);
         assert_eq!(pool.stats().parked_objects, 0);
         assert_eq!(pool.total_pages() == 0, gone == 2);
@@ -190,7 +190,7 @@ fn queued_places_are_all_reclaimed() {
         let (other, handle) = (pool.clone(), *handle);
         on(Point::LaneLocked, move || {
             std::thread::scope(|scope| {
-                // In another thread, and through `free_slot`: a public `free` would empty the queue.
+                // Freed in another thread, and through `free_slot`: the public `free` would empty the queue.
                 scope.spawn(|| {
                     let slot = zpool_api::SlotRef::from_bits(handle.backend_bits());
                     other.core.free_slot(slot).unwrap();
@@ -200,7 +200,7 @@ fn queued_places_are_all_reclaimed() {
         assert!(pool.obj_read_begin(handle).is_err());
     }
     let core = &pool.core;
-    // All USED lanes, which are the parked ones.
+    // These are all USED lanes, and they are parked.
     let parked: Vec<_> = core
         .zspages
         .iter()
@@ -245,7 +245,7 @@ fn a_guard_dropped_under_an_outer_lock_leaves_the_run_for_later() {
         assert_eq!(pool.stats().cached_pages, out);
         drop(held);
         later(&pool);
-        // The first case reserved a run and gave it up, so that run waits to be returned, too.
+        // In the first case, `later` reserved a run and gave it up, so that run waits to be returned, too.
         pool.trim();
         assert_eq!((pool.total_pages(), pages.pages_out()), (0, 0));
         // Dropping the pool leaves nothing behind.

@@ -1,41 +1,41 @@
 //! Reading without a lock: from a handle to a pinned object.
 //!
-//! A reader loads the slot's word, guesses the class of the zspage that the word names, and from
-//! both derives the lane in which it counts itself. All that it has loaded so far may be stale, and
-//! each word may have changed and changed back: compaction can move an object away and back, and its
+//! A reader loads the slot's word and guesses the class of the zspage that the word names. From both
+//! it derives a lane, in which it counts itself. All that it has loaded so far may be stale, and each
+//! word may have changed and changed back: compaction can move an object away and back, and its
 //! zspage can have served another class in between. So equality with an earlier load proves nothing
 //! by itself. The proof rests on three observations, made in this order, that cannot become false
 //! while the reader is counted:
 //!
-//! 1. The lane is USED and has no writer, with this reader counted in it. From here on the zspage
-//!    stays in its class and on its pages (`lane.rs`), whatever happened before.
+//! 1. This reader is counted in the lane, and the lane is USED and has no writer. From here on the
+//!    zspage stays in its class and on its pages (`lane.rs`), whatever happened before.
 //! 2. The class is loaded again, and is still the one that led to the lane.
 //! 3. The slot is loaded again, and its word is still the one that led to the lane.
 //!
 //! # Why the guard is valid
-//! Call the time that a zspage spends in one class, from `attach` to detachment, a *term*, and let
-//! *T* be the term that step 1 pins. T began before the claim of this lane (Release), which the
-//! reader's RMW has acquired, and ends after the reader leaves. So step 2 loads T's class, not that
-//! of an earlier term.
+//! A *term* is the time that a zspage spends in one class, from `attach` to detachment. Let *T* be
+//! the term that step 1 pins. T began before this lane was claimed. The claim is a Release, and the
+//! reader's RMW has acquired it. T ends after the reader leaves. So step 2 loads the class of T, not
+//! that of an earlier term.
 //!
-//! Step 3 loads a word that some `publish` or `move_to` stored; let *S* be the term that the object
-//! was in then. S is not after T, since T has not ended. S is not before T either: an object leaves
-//! a zspage, and its slot changes, before the term ends; the next term begins after that (class
-//! lock, then the lock of the vacant descriptors, then the next class lock), and the claim comes
-//! after that, so the reader would have seen the change. Hence S is T: class, index and lane are
-//! the object's own.
+//! Step 3 loads a word that some `publish` or `move_to` stored. Let *S* be the term that the object
+//! was in at that store. S is not after T, since T has not ended. Suppose that S is before T. An
+//! object leaves a zspage, and its slot changes, before the term ends. The next term begins after
+//! that, and this lane is claimed after that. (The class lock, the lock of the vacant descriptors
+//! and the next class lock order these events.) So the reader would have seen the slot's change.
+//! Hence S is T: class, index and lane are the object's own.
 //!
-//! The object is also still there: it can only leave by a free or a move, each of which is an RMW
-//! on this lane. If that RMW came before the reader's, the slot was changed before it (a mover
-//! changes the slot before it releases the lane, and the reader waited for that), so the reader
-//! would have seen another word. If it comes after, it finds the reader counted: a mover gives up,
-//! and a free parks.
+//! The object is also still there. It can leave only by a free or a move, and each of these is an
+//! RMW on this lane. If that RMW came before the reader's, the slot was changed even before that: a
+//! free invalidates the slot before it clears or parks the lane, and a mover changes the slot before
+//! it releases the lane, for which the reader waited. So the reader would have seen another word. If
+//! the RMW comes after the reader's, it finds the reader counted: a mover gives up, and a free parks.
 //!
-//! The base is loaded last and is T's. A migration either ended before, because the reader waited for
-//! it, or finds the reader counted and gives up.
+//! The base is loaded last, and stays valid while the reader is counted. A migration either ended
+//! before the load, because the reader waited for it, or finds the reader counted and gives up.
 //!
-//! A reader calls no provider, and takes no lock except the class lock when it waits for a mover. A
-//! reader that was counted in a lane in vain, and is the last to leave a parked object there, queues
+//! A reader calls no provider, and takes no lock except the class lock when it waits for a mover. If a
+//! reader was counted in a lane in vain and is the last to leave a parked object there, it queues
 //! the place (`reclaim.rs`).
 
 use core::ptr::NonNull;
@@ -92,7 +92,7 @@ impl Core {
             let z = self.zspages.at(location.zspage);
             hooks::at(Point::SlotLoaded);
             let number = z.class();
-            // Without a class the zspage is vacant: the slot has changed, and a later load will show it.
+            // Without a class the zspage is vacant. Then the slot has changed, as a later load will show.
             if let Some(class) = number.map(|class| self.class(class)) {
                 // If class and location are from two terms, the index is arbitrary: `lane_number` clamps it.
                 let index = class.size.index_of(location.last);
@@ -109,9 +109,9 @@ impl Core {
                     hooks::at(Point::ClassCompared);
                     if same_class && slot.load() == word {
                         lane.bytes.read();
-                        // SAFETY: this reader is counted in the lane, and after that class and slot
-                        // still were the ones that led to the lane. The head of the file proves
-                        // that this suffices.
+                        // SAFETY: this reader is counted in the lane. After that, class and slot were
+                        // still the ones that led to the lane. The head of the file proves that this
+                        // suffices.
                         return Ok(unsafe { self.guard(z, at, class, location) });
                     }
                     // SAFETY: `read_lock` above counted this reader.
@@ -153,8 +153,9 @@ impl Core {
         unsafe { ObjRead::from_pin(bytes, self, lane.to_bits()) }
     }
 
-    /// Waits for a writer that moves the object: a few kilobytes at most, under the class lock.
-    /// Spins briefly, then yields, then sleeps on the class lock: the writer may have been preempted.
+    /// Waits until the lane has no writer, and returns its word. A writer copies at most 64 KiB under
+    /// the class lock. This call spins briefly, then yields, then sleeps on the class lock, because the
+    /// writer may have been preempted.
     #[cold]
     fn wait_for_writer(&self, lane: &Lane, class: &Class) -> Found {
         for round in 0..SPINS {
@@ -173,7 +174,7 @@ impl Core {
         }
     }
 
-    /// Takes a reader that got no guard off a lane. If it was the last reader of a parked object,
+    /// Removes a reader that got no guard from a lane. If it was the last reader of a parked object,
     /// queues the place.
     ///
     /// # Safety
@@ -187,7 +188,7 @@ impl Core {
         }
     }
 
-    /// Takes a reader, or the writer of a published object, off a lane. Frees the place if the
+    /// Removes a reader, or the writer of a published object, from a lane. Frees the place if the
     /// object was parked and this was its last reader.
     ///
     /// # Safety

@@ -7,7 +7,8 @@
 //! reach 2560 bytes, most of a page, that class becomes active, and stays so.
 //!
 //! Both numbers come from a simulation over the pages of five real processes, with 4 MiB to 1.25
-//! GiB of stored pages: fewer initial classes cost density at 80 MiB, later activation at 640 MiB.
+//! GiB of stored pages. With fewer initial classes, the pool was less dense at 80 MiB. With later
+//! activation, it was less dense at 640 MiB.
 
 use crate::class_table::SizeClass;
 use crate::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -38,7 +39,7 @@ impl Routes {
         let mut route: Vec<AtomicU16> = Vec::with_capacity(classes.len());
         for (number, class) in classes.iter().enumerate().rev() {
             let above = classes.get(number + 1);
-            // Active at first: the largest class in each range of 32 bytes, and the largest class
+            // Active at first are the largest class in each range of 32 bytes, and the largest class
             // that is not huge.
             let last = above.is_none_or(|above| {
                 above.huge
@@ -93,8 +94,8 @@ impl Routes {
         own
     }
 
-    /// Takes back the waste of an object of class `own` that was freed in class `from`. Does nothing
-    /// if the object wasted nothing, or if `own` is active.
+    /// Subtracts from the wasted bytes of class `own` those of an object that was freed in class
+    /// `from`. Does nothing if the object wasted nothing, or if `own` is active.
     pub(crate) fn unroute(&self, own: usize, from: usize) {
         // Relaxed: see `route`.
         if usize::from(self.route[own].load(Ordering::Relaxed)) == own || from <= own {
@@ -184,12 +185,12 @@ mod tests {
             assert_eq!(now == own, lost >= LOST, "{lost}");
         }
         assert_eq!(routes.route(own), own);
-        // Objects of the class below, which went past this one, now come here.
+        // Objects of the class below, which went past class `own` before, now go to it.
         let below = routes.route(own - 1);
         assert!(below <= own, "{below}");
     }
 
-    /// Every class goes to the next active one, and never from huge to not huge or back.
+    /// Checks that every class goes to the next active one, and never from huge to not huge or back.
     fn assert_sound(classes: &[SizeClass], routes: &Routes) {
         for own in 0..classes.len() {
             let to = usize::from(routes.route[own].load(Ordering::Relaxed));
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_class_that_becomes_active_draws_all_below_it() {
-        // Steps of 8: up to three inactive classes between active ones.
+        // With steps of 8, there are up to three inactive classes between active ones.
         let classes = size_classes(4096, 16, 8);
         for own in (0..classes.len()).step_by(if cfg!(miri) { 41 } else { 1 }) {
             let routes = Routes::new(&classes, 4096, 8, true);
@@ -235,7 +236,7 @@ mod tests {
         let (small, large) = (size_classes(4096, 4, 16), size_classes(16384, 4, 16));
         let small_routes = Routes::new(&small, 4096, 16, true);
         let large_routes = Routes::new(&large, 16384, 16, true);
-        // The larger page also has classes below four times the smallest size.
+        // The table of the larger page also has classes below four times the smallest size.
         let more = large.len() - small.len();
         for (own, class) in small.iter().enumerate() {
             let of_large = own + more;

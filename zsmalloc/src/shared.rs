@@ -26,7 +26,7 @@
 //!   provider once the lock is dropped.
 //!
 //! # Input and internal numbers
-//! A handle is input: any u64 may arrive as one, and one without an object is an error. Numbers
+//! A handle is input: any u64 may arrive as a handle. A handle without an object is an error. Numbers
 //! that the pool itself keeps, in slots, lists, queues, guards and their tokens, are internal: if
 //! one leads nowhere, an invariant is broken, and the pool panics.
 //!
@@ -59,7 +59,7 @@ pub(crate) const NAME: &str = "zsmalloc";
 /// The most free slots that a class keeps.
 const CLASS_SLOTS: usize = 32;
 
-/// The whole pool. Private, so that code outside of this crate can neither end pins nor commit
+/// The whole pool. It is private, so that code outside of this crate can neither end pins nor commit
 /// objects.
 pub(crate) struct Core {
     pub(crate) maker: Maker,
@@ -130,8 +130,8 @@ impl Core {
         ClassGuard::new(class, self.class(class), &self.zspages, &self.accounts)
     }
 
-    /// Locks the class that a zspage is in. None if the zspage is in no class, or leaves its class
-    /// before the lock is taken. While the lock is held, nobody else takes it out of the class.
+    /// Locks the class that a zspage is in. Returns None if the zspage is in no class, or leaves its
+    /// class before the lock is taken. While the lock is held, nobody else takes the zspage out of it.
     #[inline]
     pub(crate) fn lock_class_of(&self, z: &Zspage) -> Option<ClassGuard<'_>> {
         let locked = self.lock(z.class()?);

@@ -10,7 +10,7 @@
 //! +------------+------+----------------------+
 //! ```
 //!
-//! `end` is the offset in the zspage of the byte after the object's last one. With the class's size
+//! `end` is the offset, in the zspage, of the first byte after the object. With the class's size
 //! it gives the object's index and its exact length. A slot is changed under the lock of the class
 //! of its zspage, except that the thread that reserved it publishes it without the lock. Free slots
 //! are chained: each class keeps a few, and the rest are on one list of the pool, whose lock is a leaf.
@@ -78,7 +78,7 @@ impl Word {
         }
     }
 
-    /// Returns the location of the live object of this generation. None if there is no such object.
+    /// Returns the location of the live object of this generation, or None if there is no such object.
     #[inline]
     pub(crate) fn object(self, generation: u32) -> Option<Location> {
         (self.generation() == generation && self.is(Kind::Object)).then(|| self.location())
@@ -117,7 +117,8 @@ impl Slot {
         self.0.store(Word::located(generation, Kind::Reserved, at).0, Ordering::Relaxed);
     }
 
-    /// Returns the location that the owner of a reserved slot writes to. None if it is not reserved.
+    /// Returns the location that the owner of a reserved slot writes to. Returns None if the slot is
+    /// not reserved.
     pub(crate) fn reserved(&self) -> Option<Location> {
         let word = self.load();
         word.is(Kind::Reserved).then(|| word.location())
@@ -149,7 +150,8 @@ impl Slot {
     }
 
     /// Frees the slot and ends its generation, so that no handle leads to the object any more.
-    /// Returns true if the slot has another generation and may be reused. Under the class lock.
+    /// Returns true if the slot has another generation and may be reused. The caller holds the class
+    /// lock.
     pub(crate) fn invalidate(&self) -> bool {
         let generation = self.load().generation();
         let usable = generation < MAX_GENERATION;
@@ -215,7 +217,7 @@ impl Slots {
         Slots { table: StableTable::new(), first_generation, spare: Mutex::new(Chain::EMPTY) }
     }
 
-    /// Returns the slot that a handle names. None if the table has no slot of this number.
+    /// Returns the slot that a handle names. Returns None if the table has no slot of this number.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&Slot> {
         self.table.get(slot)

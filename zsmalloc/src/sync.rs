@@ -2,8 +2,8 @@
 
 pub(crate) use zpool_base::sync::{MODEL, Mutex, MutexGuard, Watched, atomic, yield_now};
 
-/// Always std's: counters for statistics and guesses, each correct by itself, on which no protocol
-/// depends. Modelling them would only cost the model checker time.
+/// Counters for statistics and guesses. They are always std's, even under loom: no protocol depends on
+/// them, and modelling them would only cost the model checker time.
 pub(crate) mod counters {
     pub(crate) use std::sync::atomic::AtomicU32;
 }

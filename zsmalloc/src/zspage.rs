@@ -1,16 +1,16 @@
-//! A zspage's descriptor: type-stable, recycled, never deallocated.
+//! A zspage's descriptor. Its memory is never deallocated: a vacant descriptor is reused.
 //!
 //! Any thread may refer to a descriptor at any time, so all its fields are atomics. All except
 //! `class` and `base`, which readers load, are plain numbers that the class lock guards. A
-//! descriptor keeps its lanes for life: a stale reader may count itself in one, whichever object
-//! has it now, and takes itself off again.
+//! descriptor keeps its lanes for life. So a stale reader may count itself in one of them, even if
+//! the lane belongs to another object now, and takes itself off again.
 //!
 //! Invariants, kept under the class lock:
 //! 1. `class` names the class whose lock guards the zspage, or is NONE while the descriptor is
 //!    vacant. It is set to NONE under that lock, only when no lane is USED, and before the run is returned.
 //! 2. While `class` is not NONE, `base` is the start of a run of the class's length from the pool's
-//!    provider, which no other zspage uses. While `class` is NONE it is null, or the start of a run
-//!    that the descriptor keeps until it is returned (`keep_run`).
+//!    provider, which no other zspage uses. While `class` is NONE, `base` is null, or the start of a
+//!    run that the descriptor keeps until the run is returned (`keep_run`).
 //! 3. A page whose bit in `touched` is clear holds no byte of any object. `holes` is a subset of
 //!    `touched`: the pages that no USED place overlaps.
 //! 4. `used` is the number of USED lanes. It is not 0 while the zspage is on a list.
@@ -77,7 +77,7 @@ pub(crate) struct Zspage {
     pub(crate) touched: Guarded,
     pub(crate) holes: Guarded,
     pub(crate) used: Guarded,
-    /// The list that it is on.
+    /// The number of the list that the zspage is on.
     pub(crate) list: Guarded,
     pub(crate) next: Link,
     pub(crate) prev: Link,
@@ -123,7 +123,7 @@ impl Zspage {
         (class != NO_CLASS).then_some(class)
     }
 
-    /// Puts the zspage into a class, not isolated, or takes it out of its class.
+    /// Puts the zspage into a class, or takes it out of its class. Afterwards it is not isolated.
     ///
     /// # Safety
     /// Invariant 1: the caller holds the lock of the class that the zspage enters or leaves, and the
@@ -140,7 +140,7 @@ impl Zspage {
         self.class.load(Ordering::Relaxed) & ISOLATED != 0
     }
 
-    /// Sets whether the zspage is isolated. Under the class lock.
+    /// Sets whether the zspage is isolated. The caller holds the class lock.
     pub(crate) fn set_isolated(&self, isolated: bool) {
         // Relaxed: readers mask the bit out, and everyone else reads it under the class lock. Load
         // and store suffice: nobody else writes.
@@ -149,7 +149,7 @@ impl Zspage {
         self.class.store(class | if isolated { ISOLATED } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Returns whether the zspage has a free place in touched pages. Under the class lock.
+    /// Returns whether the zspage has a free place in touched pages. The caller holds the class lock.
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.get() & ROOMY != 0
     }
@@ -164,7 +164,7 @@ impl Zspage {
         NonNull::new(self.base.load(Ordering::Relaxed))
     }
 
-    /// Returns the run's first byte. For a caller that holds the lock of the zspage's class, or is
+    /// Returns the run's first byte. The caller must hold the lock of the zspage's class, or be
     /// counted in a USED lane of the zspage.
     #[inline]
     #[expect(clippy::expect_used, reason = "invariant 2 of this file")]
@@ -195,7 +195,7 @@ impl Zspage {
         self.used.set(run.pages() as u16);
     }
 
-    /// Takes the run that `keep_run` kept, if any.
+    /// Takes the run that `keep_run` kept. Returns None if the descriptor keeps no run.
     ///
     /// # Safety
     /// The descriptor is vacant, and the caller owns it alone.
@@ -253,7 +253,7 @@ mod tests {
         let zspage = Zspage::new(100, 8);
         assert_eq!(zspage.lanes(), 8);
         assert_eq!([0, 1, 7].map(|index| zspage.lane_number(index)), [100, 101, 107]);
-        // From a stale slot, whose zspage has fewer objects now.
+        // A stale slot can give such an index, if its zspage has fewer objects now.
         assert_eq!([8, 4000].map(|index| zspage.lane_number(index)), [107, 107]);
     }
 

@@ -3,8 +3,8 @@
 //!
 //! Every number in a slot's word, a list, a queue or a guard's token came from one of these tables.
 //! Looking it up cannot fail: if it does, the pool is broken, and the lookup panics. A descriptor
-//! gets its lanes before anyone else knows it, one for each object that it may ever hold, and keeps
-//! them for life.
+//! gets its lanes before any other thread can know it: one for each object that it may ever hold. It
+//! keeps them for life.
 //!
 //! Locks: the vacant descriptors have a leaf lock. A thread that takes a descriptor off its list
 //! owns it alone until the descriptor is attached to a class or recycled.
@@ -44,12 +44,13 @@ impl LaneRef {
 pub(crate) struct Zspages {
     table: StableTable<Zspage>,
     lanes: StableTable<Lane>,
-    /// Heads of the lists of vacant descriptors, by their number of lanes. A leaf lock.
+    /// The head of each list of vacant descriptors. Element `n` is for descriptors with
+    /// `n * LANE_STEP` lanes. The lock is a leaf.
     vacant: Mutex<Vec<u32>>,
 }
 
 impl Zspages {
-    /// Makes tables for zspages of at most `most` objects.
+    /// Makes empty tables for zspages that have at most `most` objects.
     pub(crate) fn new(most: usize) -> Self {
         Zspages {
             table: StableTable::with_limit(MAX_ZSPAGES),
@@ -78,7 +79,7 @@ impl Zspages {
     }
 
     /// Returns the lane of an object of a zspage. A stale reader's index may exceed the zspage's
-    /// lanes: it gets the last one.
+    /// lanes; for such an index, returns the last lane.
     #[inline]
     pub(crate) fn lane(&self, z: &Zspage, index: usize) -> &Lane {
         self.lane_at(z.lane_number(index))

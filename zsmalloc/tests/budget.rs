@@ -63,7 +63,7 @@ fn any_traffic_is_charged_exactly_and_never_beyond_the_limit() {
                 if rng.below(4) < grow && live.len() < 400 {
                     let object = vec![step as u8; 1 + rng.below(4096)];
                     let before = rig.figures();
-                    // Now and then the provider refuses, instead of the budget.
+                    // Now and then the provider refuses the request, not the budget.
                     if rng.below(10) == 0 {
                         rig.pages.fail_call(1);
                     }
@@ -117,7 +117,7 @@ fn at_the_limit_any_room_serves() {
     for provider in providers() {
         let rig = Rig::new(provider, usize::MAX, 1);
         let (pool, budget) = (&rig.pool, &rig.budget);
-        // A page of two large objects, one of which is freed.
+        // Two large objects fill a page. One of them is freed below.
         let large = [1, 2].map(|byte| pool.malloc_from(&[byte; 2000]).unwrap());
         budget.set_limit(budget.used());
         assert!(is_limit(&pool.malloc_from(&[4; 2000]).unwrap_err()));

@@ -13,7 +13,7 @@ impl Subject for ZsmallocSubject {
     }
 
     fn build(&self, pages: Arc<dyn PageProvider>) -> Result<Arc<dyn Zpool>, ZpoolError> {
-        // A shorter table under Miri, where every step is slow.
+        // The table is shorter under Miri, where every step is slow.
         let config = if cfg!(miri) { Config::new().chain(3) } else { Config::new() };
         Ok(Arc::new(Zsmalloc::with_config(pages, config)?))
     }

@@ -48,7 +48,8 @@ fn child(
     wrong.map_or(0, |wrong| wrong as i32 + 1)
 }
 
-/// Waits for a child that must end within a second. Returns its exit code.
+/// Waits for a child that must end within ten seconds. Returns its exit code, or -1 if it was killed
+/// because it did not end.
 fn wait(pid: libc::pid_t) -> i32 {
     let end = Instant::now() + Duration::from_secs(10);
     let mut status = 0;
@@ -62,7 +63,7 @@ fn wait(pid: libc::pid_t) -> i32 {
         if Instant::now() > end {
             // SAFETY: the child is this process's, and has not been waited for.
             unsafe { libc::kill(pid, libc::SIGKILL) };
-            // SAFETY: as above.
+            // SAFETY: as for the `waitpid` above.
             unsafe { libc::waitpid(pid, &raw mut status, 0) };
             return -1;
         }
@@ -98,7 +99,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
             });
         }
         for _ in 0..60 {
-            // Guards of a live object, and of one that is freed while it is being read.
+            // One guard is of a live object, the other of an object that is freed while it is being read.
             let parked = pool.malloc_from(&[8; 3000]).unwrap();
             let guards =
                 vec![pool.obj_read_begin(handle).unwrap(), pool.obj_read_begin(parked).unwrap()];
@@ -111,7 +112,7 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
             if pid == 0 {
                 let code = child(&pool, handle, guards, writes);
                 // Dropping a pool in a child leaks it.
-                // SAFETY: a copy of the reference that `pool` holds, which is never used again here.
+                // SAFETY: takes over the reference that `pool` holds. The child never uses `pool` again.
                 drop(unsafe { Arc::from_raw(Arc::as_ptr(&pool)) });
                 // SAFETY: ends the process without running any of the parent's exit handlers.
                 unsafe { libc::_exit(code) };
@@ -127,13 +128,14 @@ fn a_child_of_a_busy_process_gets_errors_and_ends() {
     assert_eq!((stats.objects, stats.parked_objects, stats.total_pages), (0, 0, 0));
 }
 
-/// In a child, dropping the last reference returns nothing and waits for nobody.
+/// In a child, dropping the last reference returns no page and waits for no lock.
 #[test]
 fn a_pool_dropped_in_a_child_leaks() {
     let pool = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
     let handle = pool.malloc_from(&[7; 3000]).unwrap();
     let mut pool = Some(pool);
-    // SAFETY: as above.
+    // SAFETY: the child calls only this crate, `_exit`, and the allocator, which glibc keeps usable
+    // after a fork.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
@@ -141,7 +143,7 @@ fn a_pool_dropped_in_a_child_leaks() {
         // A pool that the child makes works.
         let own = Zsmalloc::new(Arc::new(MmapPages::new())).unwrap();
         let code = own.malloc_from(b"object").and_then(|handle| own.free(handle)).is_err();
-        // SAFETY: as above.
+        // SAFETY: ends the process without running any of the parent's exit handlers.
         unsafe { libc::_exit(i32::from(code)) };
     }
     assert_eq!(wait(pid), 0);

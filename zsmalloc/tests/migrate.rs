@@ -30,7 +30,7 @@ fn check(pool: &Zsmalloc, n: usize, handle: Handle) {
     assert!(*pool.obj_read_begin(handle).unwrap() == *object(n), "object {n}");
 }
 
-/// Makes a pool of some megabytes, and frees all objects except every third in every other 64 KiB.
+/// Makes a pool of some megabytes. Keeps every third object in every other 64 KiB, and frees the others.
 fn fragmented(pages: &Arc<MmapPages>) -> (Zsmalloc, Vec<(usize, Handle)>) {
     let pool = Zsmalloc::new(pages.clone()).unwrap();
     let made: Vec<(usize, Handle)> =

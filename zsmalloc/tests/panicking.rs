@@ -64,7 +64,7 @@ unsafe impl PageProvider for Panicking {
         self.inner.alloc_run(pages)
     }
     unsafe fn free_run(&self, run: PageRun) {
-        // SAFETY: passed on unchanged.
+        // SAFETY: the run is passed on unchanged.
         unsafe { self.inner.free_run(run) };
         if self.refuses.load(SeqCst) {
             resume_unwind(Box::new(ON_PURPOSE));
@@ -73,7 +73,7 @@ unsafe impl PageProvider for Panicking {
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.call();
-        // SAFETY: passed on unchanged.
+        // SAFETY: run and pages are passed on unchanged.
         unsafe { self.inner.discard(run, pages) };
     }
     fn isolate_block(&self) -> Option<PageBlock> {
@@ -163,7 +163,8 @@ fn the_pool_is_whole_after_a_panic_of_the_provider() {
     }
 }
 
-/// Makes a pool of at least three zspages, with its provider and the inner one that counts pages.
+/// Makes a pool of at least three zspages. Returns its provider, the inner provider, which counts
+/// pages, and the pool.
 fn some_runs() -> (Arc<Panicking>, Arc<FailingPages>, Zsmalloc) {
     let inner = Arc::new(FailingPages::new(Arc::new(zpool_pages::HeapPages::new())));
     let pages = Arc::new(Panicking::new(inner.clone()));
@@ -201,7 +202,7 @@ fn absurd_figures_of_a_provider_are_figures() {
     pages.boasts.store(true, SeqCst);
     let object = pool.malloc_from(&[2; 4096]).unwrap();
     let read = pool.obj_read_begin(object).unwrap();
-    // Its page waits for a call that may return it.
+    // The object's page waits for a call that may return it to the provider.
     pool.free(object).unwrap();
     drop(read);
     let stats = pool.stats();

@@ -67,13 +67,13 @@ unsafe impl PageProvider for Reentering {
         self.inner.alloc_run(pages)
     }
     unsafe fn free_run(&self, run: PageRun) {
-        // SAFETY: passed on unchanged.
+        // SAFETY: the run is passed on unchanged.
         unsafe { self.inner.free_run(run) };
         self.call();
     }
     unsafe fn discard(&self, run: &mut PageRun, pages: Range<usize>) {
         self.call();
-        // SAFETY: passed on unchanged.
+        // SAFETY: run and pages are passed on unchanged.
         unsafe { self.inner.discard(run, pages) };
     }
     fn cached_pages(&self) -> usize {
@@ -107,7 +107,7 @@ fn makes_work() -> impl Fn(&Zsmalloc) + Send + Sync + 'static {
     }
 }
 
-/// Fills a pool and frees all but every eighth object.
+/// Fills a pool, and frees all objects except every eighth.
 fn leave_holes(pool: &Zsmalloc) {
     let all: Vec<Handle> = (0..160).map(|_| pool.malloc_from(&[1; 3000]).unwrap()).collect();
     for (_, handle) in all.iter().enumerate().filter(|(n, _)| n % 8 != 0) {

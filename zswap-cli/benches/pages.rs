@@ -1,8 +1,8 @@
 //! What each layer costs on real pages: guards, backends, codecs, and the whole store.
 //!
-//! Everything is timed in one process, together with an uncontended mutex pair as the unit for
-//! costs below a microsecond. Objects and pages are visited in random order. `cargo xtask bench`
-//! chooses the pages; without it, the built-in sample is used.
+//! Everything is timed in one process. That includes locking and unlocking an uncontended mutex, which
+//! is the unit for costs below a microsecond. Objects and pages are visited in random order. `cargo
+//! xtask bench` chooses the pages; without it, the built-in sample is used.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -21,14 +21,14 @@ use zpool_api::{Handle, ObjRead, PageProvider, Zpool, ZpoolConfig};
 use zswap_core::device::MemorySwapDevice;
 use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// The variable with the paths of zstd-compressed files of pages, separated as in PATH. Set by `cargo
-/// xtask bench`.
+/// The environment variable that names zstd-compressed files of pages. The paths are separated as in
+/// PATH. `cargo xtask bench` sets it.
 const PAGES: &str = "ZSWAP_BENCH_PAGES";
 const SAMPLE: &[u8] = include_bytes!("../../measure/assets/sample.pages.zst");
 /// The most pages: enough for a pool that is larger than a processor's private caches.
 const MOST: usize = 8192;
 
-/// Pages that are not same-filled, spread evenly over all files.
+/// Returns pages that are not same-filled, spread evenly over all files.
 fn pages() -> Vec<Page> {
     let files: Vec<Vec<u8>> = match std::env::var_os(PAGES) {
         Some(paths) => std::env::split_paths(&paths)
@@ -45,7 +45,7 @@ fn pages() -> Vec<Page> {
     all.iter().step_by(step).map(|page| (*page).try_into().unwrap()).collect()
 }
 
-/// A permutation of `0..n`; always the same.
+/// Returns a permutation of `0..n`, which is always the same.
 fn shuffled(n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -93,7 +93,7 @@ fn guards(c: &mut Criterion) {
     });
 }
 
-/// The pages compressed with lz4: the objects that a backend gets.
+/// Returns the pages compressed with lz4: the objects that a backend gets.
 fn objects(pages: &[Page]) -> Vec<Vec<u8>> {
     let codec = compressors::build("lz4").unwrap();
     let mut ctx = codec.new_ctx().unwrap();
@@ -123,7 +123,7 @@ fn filled(zpool: &str, objects: &[Vec<u8>]) -> (Arc<dyn Zpool>, Vec<Handle>) {
     (pool, handles)
 }
 
-/// Objects that are freed, untimed, at the end of a round.
+/// The objects of a round. Dropping this frees them, after the time was taken.
 struct Made<'p> {
     pool: &'p dyn Zpool,
     handles: Vec<Handle>,
@@ -150,7 +150,7 @@ fn backends(c: &mut Criterion, pages: &[Page]) {
             });
         });
         drop((pool, handles));
-        // Repeatedly into one pool, so that it reuses pages that were just freed.
+        // All rounds allocate in one pool, so that it reuses pages that were just freed.
         let (pool, _kept) = filled(zpool, &objects);
         c.bench_function(&format!("zpool/{zpool}/malloc_from"), |b| {
             b.iter_custom(|iterations| {
@@ -242,11 +242,12 @@ fn stores(c: &mut Criterion, pages: &[Page]) {
 
 /// Pages in the pool of a store at its limit.
 const POOLED: u64 = 10_000;
-/// If there are other entries, one of this many entries has its page in the pool.
+/// If there are other entries, one of every `SPACING` entries has its page in the pool.
 const SPACING: u64 = 100;
 
-/// Makes a store at its limit, with no codec and a device in memory. `POOLED` pages are in the pool.
-/// With `others` there are 990,000 entries between them: 125,000 on the device, and same-filled ones.
+/// Makes a store at its limit. Its compressor is `null`, and its device is in memory. `POOLED` pages
+/// are in the pool. With `others`, there are also 990,000 entries between those in the pool: 125,000
+/// on the device, and the rest same-filled.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")
@@ -266,16 +267,16 @@ fn at_the_limit(others: bool) -> Zswap {
     store
 }
 
-/// A page that is not same-filled.
+/// Makes a page that is not same-filled.
 fn numbered(key: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     page[..8].copy_from_slice(&(key + 1).to_le_bytes());
     page
 }
 
-/// Measures the p99.9 latency of storing a new page at the limit, where each makes the store write
-/// another one back. Entries without pool memory must not change it. One iteration stands for one
-/// such store.
+/// Measures the p99.9 latency of storing a new page at the limit. Each such store makes `Zswap` write
+/// another page back. Entries without pool memory must not change the latency. One iteration stands
+/// for one such store.
 fn limits(c: &mut Criterion) {
     let clock = Clock::measure();
     for (name, others) in [("10,000 pooled", false), ("10,000 pooled among 990,000 others", true)] {
@@ -291,14 +292,14 @@ fn limits(c: &mut Criterion) {
                 store.store(key_of(round, n), &page).unwrap();
                 laps.lap();
             }
-            // The pages of the previous round are on the device by now: make room for the next ones.
+            // The pages of the previous round are on the device. Drop them to make room for the next ones.
             if let Some(before) = u64::checked_sub(round, 1) {
                 (0..POOLED).for_each(|n| assert!(store.invalidate(key_of(before, n))));
             }
             round += 1;
             Duration::from_nanos(laps.summary(clock, Duration::from_secs(1)).unwrap().p999 as u64)
         };
-        // Criterion is to believe that it timed `iterations` such stores.
+        // Criterion expects the time of `iterations` stores: it gets that number times the mean p99.9.
         c.bench_function(&format!("limit/{name}/p99.9 of a store"), |b| {
             b.iter_custom(|iterations| {
                 let rounds = iterations.clamp(1, 20) as u32;

@@ -45,7 +45,7 @@ pub(crate) struct Nbd {
     #[arg(long, value_name = "SPEC", default_value = "lz4")]
     pub(crate) compressor: String,
 
-    /// Memory limit, at which writes fail with "no space left": bytes, or with K, M, G or T
+    /// Memory limit: bytes, or with K, M, G or T. At the limit, writes fail with "no space left"
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) mem_limit: Option<u64>,
 
@@ -94,12 +94,13 @@ pub(crate) struct Compare {
     pub(crate) pages: Vec<PathBuf>,
 
     /// Sample the memory of the running process PID instead of a file: its resident private pages,
-    /// without its stacks and its initial environment. The process stands still while they are
-    /// copied, and is only read. Linux only
+    /// without its stacks and its initial environment. The process is stopped while its pages are
+    /// copied, and its memory is only read. Linux only
     #[arg(long, value_name = "PID", conflicts_with = "pages")]
     pub(crate) pid: Option<i32>,
 
-    /// The most pages to sample, at least 16: runs of 16 pages, spread evenly (20480 pages are 80 MiB)
+    /// The most pages to sample, 16 or more. They are taken in runs of 16 pages, spread evenly (20480
+    /// pages are 80 MiB)
     #[arg(long, value_name = "N", default_value_t = 20480, requires = "pid",
           value_parser = at_least_a_run)]
     pub(crate) pages_max: usize,
@@ -122,8 +123,8 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "N", default_value_t = 9)]
     pub(crate) rounds: u32,
 
-    /// Number of threads, at most 1024; each works on a share of the pages in one store, on its own
-    /// processor as long as there are enough
+    /// Number of threads, at most 1024. They use one store, and each works on a share of the pages, on
+    /// its own processor if there are enough
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
 
@@ -136,9 +137,9 @@ pub(crate) struct Compare {
     #[arg(long, conflicts_with = "json")]
     pub(crate) switch: bool,
 
-    /// Also fill a store of the first pair whose pool is limited to N MiB and that writes the rest
-    /// back to FILE. The file is created for its owner alone and deleted afterwards; an existing
-    /// file must be empty, and is emptied again
+    /// Also fill a store of the first pair. Its pool is limited to N MiB, and it writes the rest back
+    /// to FILE. The file is created for its owner alone and deleted afterwards; an existing file must
+    /// be empty, and is emptied again
     #[arg(long, value_name = "FILE", requires = "max_pool_mib", conflicts_with = "json")]
     pub(crate) backing: Option<PathBuf>,
 
@@ -196,8 +197,8 @@ fn in_one_line(message: &str) -> String {
 }
 
 impl Compare {
-    /// Returns the zpools given, in order and without duplicates; none if the option is absent.
-    /// Fails on an empty name.
+    /// Returns the zpools given, in order and without duplicates. The list is empty if the option is
+    /// absent. Fails on an empty name.
     pub(crate) fn zpools(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for list in &self.zpool {
@@ -211,8 +212,8 @@ impl Compare {
         Ok(names)
     }
 
-    /// Returns the compressors given, in order and without duplicates; none if the option is
-    /// absent. Fails on an empty name and on a parameter without a compressor.
+    /// Returns the compressors given, in order and without duplicates. The list is empty if the option
+    /// is absent. Fails on an empty name and on a parameter without a compressor.
     pub(crate) fn compressors(&self) -> Result<Vec<String>> {
         let mut specs = Vec::new();
         for list in &self.compressor {
@@ -249,7 +250,7 @@ fn split_specs(list: &str) -> Result<Vec<String>> {
     Ok(specs)
 }
 
-/// Whether `part` is `key=value`, rather than `name` or `name:key=value`.
+/// Returns whether `part` is `key=value`, rather than `name` or `name:key=value`.
 fn is_parameter(part: &str) -> bool {
     part.split_once('=').is_some_and(|(key, _)| !key.contains(':'))
 }

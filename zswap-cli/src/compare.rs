@@ -1,8 +1,8 @@
 //! The verb `compare`: measures every pair over one set of pages, round by round.
 //!
 //! In each round every pair has a turn. A turn measures the store and the bare codec, one right
-//! after the other. From round to round the order of the pairs rotates, and store and codec change
-//! places. So drift on the machine affects all of them alike.
+//! after the other. The order of the pairs rotates from round to round, and the order of store and
+//! codec alternates. So drift on the machine affects all of them alike.
 
 use std::io::{self, Write};
 
@@ -149,7 +149,7 @@ fn pairs(args: &Compare, stock: &Stock) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-/// Writes the report. It is no error if its reader goes away early.
+/// Writes the report. Succeeds even if the report's reader has gone away.
 fn write_report(out: &mut impl Write, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Report(error)),

@@ -21,7 +21,7 @@ pub(crate) struct Stock {
 }
 
 impl Stock {
-    /// Everything that is built in.
+    /// Returns the registries of everything that is built in.
     pub(crate) fn builtin() -> Self {
         Stock {
             zpools: zswap_core::builtin::zpools(),
@@ -33,7 +33,7 @@ impl Stock {
         self.zpools.names().map(str::to_owned).collect()
     }
 
-    /// The names of the compressors that compress.
+    /// Returns the names of all compressors except `null`, which only copies.
     pub(crate) fn compressor_names(&self) -> Vec<String> {
         let names = self.compressors.names().into_iter().filter(|&n| n != NOT_BY_DEFAULT);
         names.map(str::to_owned).collect()
@@ -62,7 +62,7 @@ impl Stock {
     }
 }
 
-/// The swap entry of page `index`.
+/// Returns the swap entry of page `index`. Fails if the index is too large for an entry.
 fn entry(index: usize) -> Result<SwapEntry> {
     SwapEntry::new(0, index as u64).map_err(|_| Error::Entry { page: index })
 }
@@ -143,7 +143,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Makes a pair. Fails if it cannot be built. Measures nothing yet.
+    /// Makes a pair, and checks that its compressor and a store can be built. Measures nothing yet.
     pub(crate) fn new(stock: &Stock, zpool: &str, spec: &str) -> Result<Self> {
         let compressor = stock.compressors.build(spec)?;
         drop(stock.build(zpool, spec)?);
@@ -184,7 +184,7 @@ impl Pair {
     }
 }
 
-/// The name of a pair's backend in reports.
+/// Returns the name of a pair's backend in reports.
 pub(crate) fn zpool(figures: &Figures) -> &str {
     figures.name.zpool.as_deref().unwrap_or_default()
 }
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_load_that_writes_nothing_is_seen() {
-        // All pages are equal: what the first load left in a buffer would pass for the others.
+        // All pages are equal, so a buffer that still holds the first page would pass for the others.
         let fault = figures("zbud", "tired", vec![twice(1); 3], 1).fault;
         assert_eq!(fault.unwrap(), "page 1 came back changed after the first filling");
     }

@@ -21,7 +21,7 @@ pub(crate) enum Color {
 /// What the output can show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Look {
-    /// Columns of the terminal; `None` without a terminal, and if it does not know its width.
+    /// Columns of the terminal. `None` if there is no terminal, or if it does not know its width.
     pub(crate) width: Option<usize>,
     pub(crate) color: bool,
 }

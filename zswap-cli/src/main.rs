@@ -26,7 +26,8 @@ use crate::args::{Usage, Verb};
 
 /// Exit status if a pair did not keep its pages.
 const UNVERIFIED: u8 = 1;
-/// Exit status for bad input, or a report that could not be made.
+/// Exit status for wrong arguments or bad input, or if the command failed: no report could be made, or
+/// the disk could not be served.
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {

@@ -23,7 +23,7 @@ pub(crate) fn set_limit() -> u64 {
     }
 }
 
-/// The available bytes according to `/proc/meminfo`.
+/// Returns the available bytes according to `/proc/meminfo`, or None if it does not name them.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Nbd) -> Result<()> {
         disk = disk.mem_limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     let disk = Arc::new(disk.build().map_err(Error::Disk)?);
-    // Registered before anybody can connect, so that no signal is missed.
+    // The handlers are registered before anybody can connect, so that no signal is missed.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, stop.clone()).map_err(Error::Serve)?;
@@ -90,7 +90,7 @@ fn listen(args: &Nbd) -> Result<(Listener, String, Option<SocketFile>)> {
     Ok((Listener::Tcp(listener), place, None))
 }
 
-/// Listens on a new Unix socket at `path` that only its owner can connect to.
+/// Listens on a new Unix socket at `path`. Only the socket's owner can connect to it.
 #[cfg(unix)]
 fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     use std::os::unix::fs::PermissionsExt;
@@ -103,9 +103,9 @@ fn listen_at(path: &Path) -> io::Result<(Listener, SocketFile)> {
     Ok((Listener::Unix(listener), file))
 }
 
-/// Calls `make`. On Linux, the umask gives a new file to its owner alone meanwhile, so that nobody
-/// else can connect before the file's mode is set. The umask is that of the whole process, but no
-/// other thread has been started that could create a file.
+/// Calls `make`. On Linux, sets the umask during the call so that only the owner can use a new file.
+/// Then nobody else can connect before the file's mode is set. The umask is that of the whole process,
+/// but no other thread that could create a file has been started yet.
 #[cfg(unix)]
 fn as_owner<T>(make: impl FnOnce() -> T) -> T {
     #[cfg(target_os = "linux")]

@@ -1,14 +1,14 @@
 //! Which pair to pick, and by how much it beats the next one.
 //!
-//! There are three questions. Each has a figure, of which less is better:
-//! * density: the memory per page, everything counted;
+//! There are three questions. Each has a figure; the pair with the least figure is picked:
+//! * density: the memory per page, with everything counted;
 //! * speed: the mean times of a store and a load, added;
 //! * both: the product of the two. A pair that needs half the memory may take twice the time.
 //!
-//! Pairs that did not keep their pages do not take part, and pairs without times only in density. A
-//! difference in speed or both is clear if the winner's slowest rounds were faster than the fastest
-//! rounds of the next pair. Memory is measured only once, so a difference in density is clear if it
-//! is at least half a percent, or two percent with several threads.
+//! Pairs that did not keep their pages do not take part. Pairs without times take part only in
+//! density. A difference in speed or both is clear if the winner's slowest rounds were faster than the
+//! fastest rounds of the next pair. Memory is measured only once, so a difference in density is clear
+//! if it is at least half a percent, or two percent with several threads.
 
 use measure::{Figures, Timing};
 
@@ -41,8 +41,8 @@ pub(crate) struct Verdict {
 
 /// The least difference in memory that is clear, in percent.
 const HALF_A_PERCENT: f64 = 0.5;
-/// The same for several threads. Then it is chance where objects lie: repeated fillings of a small
-/// set differed by up to this much.
+/// The least difference that is clear with several threads, in percent. Then it is a matter of chance
+/// where objects lie: repeated fillings of a small set differed by up to this much.
 const TWO_PERCENT: f64 = 2.0;
 
 /// A pair's figure with the least and the greatest value over its rounds.
@@ -80,7 +80,7 @@ impl Verdict {
         }
     }
 
-    /// Each question with its answer.
+    /// Returns each question with its answer.
     pub(crate) fn answers(&self) -> [(&'static str, Option<&Pick>); 3] {
         [
             ("density", self.density.as_ref()),
@@ -159,7 +159,7 @@ mod tests {
         let (winner, second) = next(&verdict.speed);
         assert_eq!((winner, second.pair, second.clear), (1, 2, Some(true)));
         assert_eq!(second.margin, 50.0);
-        // 20000 x 100 against 11000 x 200; the rounds overlap.
+        // The products are 20000 x 100 and 11000 x 200, and the rounds overlap.
         let (winner, second) = next(&verdict.both);
         assert_eq!((winner, second.pair, second.clear), (1, 2, Some(false)));
         assert!((second.margin - 100.0 / 11.0).abs() < 1e-9, "{}", second.margin);

@@ -70,7 +70,7 @@ fn text() -> Vec<u8> {
     words.take(PAGE).collect()
 }
 
-/// Bytes without a pattern (Marsaglia's xorshift64).
+/// Returns bytes without a pattern (Marsaglia's xorshift64).
 fn noise() -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let words = std::iter::repeat_with(|| {
@@ -304,7 +304,7 @@ fn several_threads_are_measured_and_every_page_is_checked() {
             }
         }
     }
-    // More threads than pages.
+    // There are more threads than pages.
     let folder = Folder::new("threads");
     let file = folder.file("pages", &[text(), noise()].concat());
     let args = ["--pages", &file, "--compressor", "lz4", "--rounds", "1", "--threads", "9"];
@@ -354,7 +354,7 @@ fn the_plot_has_a_point_and_a_label_for_each_pair() {
             format!("{}/{}", pair["zpool"].as_str().unwrap(), pair["compressor"].as_str().unwrap());
         assert!(svg.contains(&label), "{label}");
     }
-    // Well-formed: every element is closed, and elements are nested.
+    // The SVG is well-formed: every element is closed, and elements are nested.
     let mut open = Vec::new();
     for tag in svg.split('<').skip(1) {
         let (tag, _) = tag.split_once('>').unwrap();

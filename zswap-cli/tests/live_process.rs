@@ -20,7 +20,7 @@ use std::{fs, thread};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
-/// The variable that makes a process the target. Its value is the size of the heap in MiB.
+/// The environment variable that makes this program the target. Its value is the size of the heap in MiB.
 const ROLE: &str = "ZSWAP_TEST_TARGET_MIB";
 /// The variable in the target's environment with the mark that must not be in a sample.
 const SECRET: &str = "ZSWAP_TEST_SECRET";
@@ -31,7 +31,7 @@ fn mark(kind: u8) -> [u8; 16] {
     let seed = black_box(0x9e37_79b9_7f4a_7c15_u64).wrapping_mul(u64::from(kind) + 3);
     let mut mark = [0; 16];
     for (i, byte) in mark.iter_mut().enumerate() {
-        // Letters only, so that it can be in the environment, too.
+        // Only letters are used, so that the mark can be in the environment, too.
         *byte = b'a' + ((seed >> (i * 4 % 60)) as u8 ^ kind.wrapping_mul(i as u8)) % 26;
     }
     mark
@@ -81,11 +81,11 @@ extern "C" fn handler(_: libc::c_int) {
 fn sit_in_a_handler() {
     const BYTES: usize = 16 * PAGE;
     let (access, kind) = (
-        // Executable, so that it is not merged with its neighbours.
+        // The mapping is executable, so that it is not merged with its neighbours.
         libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
-    // SAFETY: a new mapping, at an address that the system chooses.
+    // SAFETY: makes a new mapping, at an address that the system chooses.
     let ss_sp = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, access, kind, -1, 0) };
     assert_ne!(ss_sp, libc::MAP_FAILED);
     let stack = libc::stack_t { ss_sp, ss_flags: 0, ss_size: BYTES };
@@ -199,7 +199,7 @@ fn zswap() -> Command {
 
 const QUICK: [&str; 6] = ["--zpool", "zbud", "--compressor", "lz4", "--rounds", "1"];
 
-/// Whether this machine allows attaching to a process. If not, says that the test was skipped.
+/// Returns whether this machine allows attaching to a process. If not, prints that the test was skipped.
 fn allowed(output: &Output) -> bool {
     let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(2) && stderr.contains("not allowed") {
@@ -256,13 +256,14 @@ fn the_heap_is_in_the_sample_and_stacks_and_environment_are_not() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let sample = &report[0]["sample"];
     assert_eq!(sample["pid"].to_string(), target.pid());
-    // The main thread, the thread that runs the target, and the two that wait.
+    // These are the main thread, the thread that runs the target, and the two that wait.
     assert_eq!(sample["threads"], 4, "{sample}");
     let stopped = sample["stopped_ms"].as_f64().unwrap();
     assert!(stopped > 0.0 && stopped < 10_000.0, "{sample}");
     assert_eq!(report[0]["verified"], true);
     let pages = report[0]["pages"].as_u64().unwrap();
-    // All pages of a small process, except those that turned out to be stacks when it was stopped.
+    // The sample has all pages of a small process, except those that turned out to be stacks when the
+    // process was stopped.
     let eligible = sample["eligible_pages"].as_u64().unwrap();
     assert!(pages <= eligible && eligible - pages <= 16, "{pages} of {eligible}");
     assert!((2048..10_000).contains(&pages), "{pages}");

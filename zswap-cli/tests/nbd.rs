@@ -1,7 +1,7 @@
 //! `zswap nbd` with independent clients: QEMU's and libnbd's, and with a file system on the disk.
 //!
-//! A test whose client is not installed says so and is skipped; `cargo xtask nbd` installs them all
-//! and sets `ZSWAP_NBD_CLIENTS=all`, which makes a missing one a failure.
+//! A test whose client is not installed says so and is skipped. `cargo xtask nbd` installs all clients
+//! and sets `ZSWAP_NBD_CLIENTS=all`. With that, a missing client is a failure.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -84,7 +84,7 @@ impl Drop for Served {
     }
 }
 
-/// Whether these clients are installed; with `ZSWAP_NBD_CLIENTS=all` they must be.
+/// Returns whether these clients are installed. If `ZSWAP_NBD_CLIENTS` is set, fails if one is missing.
 fn installed(clients: &[&str]) -> bool {
     let missing = |client: &&&str| Command::new(client).arg("--version").output().is_err();
     let Some(client) = clients.iter().find(missing) else { return true };
@@ -134,7 +134,7 @@ fn an_image_goes_in_and_comes_out_by_qemus_client() {
         run("qemu-img", &["convert", "-f", "raw", "-O", "raw", &served.uri, &to]);
         assert!(fs::read(&to).unwrap() == bytes);
         run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &from, &served.uri]);
-        // Odd offsets, trim, write zeroes, and accesses beyond the end.
+        // The requests have odd offsets, and include trim and write zeroes.
         let commands = "write -P 7 5000 3000;read -P 7 5000 3000;discard 0 8192;read -P 0 0 5000;\
                         write -z 12288 777;read -P 0 12288 777;flush";
         let mut args = vec!["-f", "raw", &served.uri];
@@ -160,7 +160,7 @@ fn an_image_goes_in_and_comes_out_by_libnbds_client() {
     let info = run("nbdinfo", &["--size", &served.uri]);
     assert_eq!(String::from_utf8_lossy(&info.stdout).trim(), (16 << 20).to_string());
     run("nbdinfo", &[&served.uri]);
-    // Several connections, with many requests in flight on each.
+    // Uses several connections, with many requests in flight on each.
     run("nbdcopy", &["--connections=4", &from, &served.uri]);
     run("nbdcopy", &["--connections=4", &served.uri, &to]);
     assert!(fs::read(&to).unwrap() == bytes);
@@ -190,8 +190,8 @@ fn a_file_system_survives_the_way_in_and_out() {
     served.end("-TERM");
 }
 
-/// Whether `mke2fs` and `e2fsck` are installed. They print their version with `-V`. With
-/// `ZSWAP_NBD_CLIENTS` they must be.
+/// Returns whether `mke2fs` and `e2fsck` are installed. They print their version with `-V`. If
+/// `ZSWAP_NBD_CLIENTS` is set, fails if one is missing.
 fn has_ext4() -> bool {
     let there = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
     let both = there("mke2fs") && there("e2fsck");
@@ -204,7 +204,7 @@ fn has_ext4() -> bool {
     both
 }
 
-/// Every client gets the greeting.
+/// Checks that a client gets the greeting.
 fn says_hello(mut stream: impl Read) {
     let mut hello = [0; 16];
     stream.read_exact(&mut hello).unwrap();

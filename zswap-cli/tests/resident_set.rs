@@ -1,7 +1,7 @@
 //! What a store costs the process: its resident set while pages are stored, after they are gone,
-//! and after the store is gone. 80 MiB of pages of real processes, stored with lz4.
+//! and after the store is gone. The pages are 80 MiB from real processes, stored with lz4.
 //!
-//! The only test in its process, so that no other test's memory is measured.
+//! This is the only test in its process, so that no other test's memory is measured.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,21 +16,21 @@ use zswap_core::{PAGE_SIZE, Page, SwapEntry, Zswap};
 const MIB: usize = 1 << 20;
 const STORED: usize = 80 * MIB / PAGE_SIZE;
 
-/// Resident bytes of private anonymous memory.
+/// Returns the resident bytes of private anonymous memory.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// The sample built into the binary: pages of five real processes.
+/// Returns the sample built into the binary: pages of five real processes.
 fn sample() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../measure/assets/sample.pages.zst");
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
-/// Page `i` of 80 MiB: the sample repeated, with the number of the copy mixed into one word of each
-/// page, so that no copy equals another.
+/// Makes page `i` of 80 MiB. The pages are the sample repeated. The number of the copy is mixed into
+/// one word of each page, so that no copy equals another.
 fn page(sample: &[u8], i: usize, out: &mut Page) {
     let pages = sample.len() / PAGE_SIZE;
     out.copy_from_slice(&sample[i % pages * PAGE_SIZE..][..PAGE_SIZE]);

@@ -11,15 +11,15 @@ pub(crate) struct Extent {
 /// a program's own pages come in groups.
 pub(crate) const RUN: u64 = 16;
 
-/// The number of pages in all extents.
+/// Returns the number of pages in all extents.
 pub(crate) fn count(extents: &[Extent]) -> u64 {
     extents.iter().map(|extent| extent.pages).sum()
 }
 
-/// Chooses at most `most` pages of `extents`, which must be in order of address. Returns all pages
-/// if they fit; otherwise as many runs of 16 pages as fit, and none if `most` is less than 16. The
-/// distances between the runs differ by at most 16 pages. A run is 16 consecutive eligible pages,
-/// whether or not their addresses are contiguous; the last run may be shorter.
+/// Chooses pages of `extents`, which must be in order of address. Returns all pages if there are at
+/// most `most`. Otherwise returns as many runs of 16 pages as fit in `most`, which is none if `most`
+/// is less than 16. The distances between the runs differ by at most 16 pages. A run is 16 consecutive
+/// pages of `extents`, even if their addresses are not contiguous. The last run may be shorter.
 pub(crate) fn spread(extents: &[Extent], most: usize) -> Vec<Extent> {
     let total = count(extents);
     let most = most as u64;
@@ -31,7 +31,7 @@ pub(crate) fn spread(extents: &[Extent], most: usize) -> Vec<Extent> {
     let mut chosen = Vec::new();
     let mut rest = extents.iter().copied();
     let mut extent = rest.next();
-    // Number of pages before `extent`.
+    // The number of pages before `extent`.
     let mut before = 0;
     for n in 0..runs {
         let run = (u128::from(n) * u128::from(all_runs) / u128::from(runs)) as u64;

@@ -1,4 +1,5 @@
-//! The memory for the copies, allocated before the target is stopped and filled while it is.
+//! The memory for the copies. It is allocated before the target is stopped, and filled while the target
+//! is stopped.
 
 use measure::Pages;
 use zswap_core::PAGE_SIZE;
@@ -21,7 +22,7 @@ impl Copies {
         let count = usize::try_from(pages).map_err(|_| no_memory())?;
         let mut room = Pages::default();
         room.try_reserve(count).map_err(|_| no_memory())?;
-        // Not zeros: the system might allocate a page of zeros only when it is written to.
+        // The value is not 0: the system might allocate pages of zeros only when they are written to.
         room.resize(count, 0x5a);
         Ok(Copies { pages: room, filled: 0 })
     }
@@ -36,7 +37,7 @@ impl Copies {
         let mut at = extent.first;
         let end = extent.first + extent.pages;
         while at < end {
-            // In steps, so that little time passes between reading the page map and copying.
+            // Copies in steps, so that little time passes between reading the page map and copying.
             let step = (end - at).min(RUN * 16);
             for part in pagemap.still(at, step)? {
                 self.copy_part(pid, part)?;
@@ -58,7 +59,7 @@ impl Copies {
         Ok(())
     }
 
-    /// The pages that were copied.
+    /// Returns the pages that were copied.
     pub(crate) fn into_pages(mut self) -> Pages {
         self.pages.resize(self.filled, 0);
         self.pages

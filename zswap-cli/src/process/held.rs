@@ -1,4 +1,4 @@
-//! The target while it is held: all its threads are stopped, and are released on drop.
+//! A target that is held: all its threads are stopped. Dropping it releases them.
 //!
 //! First all threads are attached to, which stops none of them. Only then they are stopped, so that
 //! they stand still only briefly. Both steps repeat until no new threads are found; a stopped thread
@@ -103,7 +103,7 @@ impl Held {
         Ok(pointers)
     }
 
-    /// The number of threads held.
+    /// Returns the number of threads held.
     pub(crate) fn threads(&self) -> usize {
         self.stopped.len()
     }
@@ -128,7 +128,7 @@ impl Drop for Held {
     }
 }
 
-/// Attaches to every thread that is not in `seized`, and adds it there. Returns the new ones.
+/// Attaches to every thread that is not in `seized`, and adds it there. Returns the threads added.
 fn seize_new(pid: i32, seized: &mut BTreeSet<i32>) -> Result<Vec<i32>, SampleError> {
     let mut new = Vec::new();
     loop {
@@ -195,14 +195,14 @@ mod tests {
 
     #[test]
     fn a_signal_that_arrives_meanwhile_is_not_lost() {
-        // Including a real-time signal, which no enum of signals names.
+        // One of them is a real-time signal, which no enum of signals names.
         for sent in [libc::SIGTERM, libc::SIGRTMIN() + 5] {
             let (mut child, pid) = sleeper();
             if ptrace::seize(pid).is_err() {
                 eprintln!("NOT TESTED: ptrace is not permitted");
                 child.kill().unwrap();
             } else {
-                // It stops for the signal's delivery.
+                // The delivery of the signal stops the process.
                 let kill = [format!("-{sent}"), pid.to_string()];
                 Command::new("kill").args(kill).status().unwrap();
                 let signal = loop {

@@ -10,7 +10,7 @@ use super::status;
 /// One line of `/proc/PID/maps`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Mapping {
-    /// Its addresses.
+    /// The addresses that it maps.
     pub(crate) range: Range<u64>,
     readable: bool,
     accessible: bool,
@@ -30,7 +30,7 @@ pub(crate) fn read(pid: i32) -> Result<Vec<Mapping>, SampleError> {
 }
 
 fn parse(line: &str) -> Option<Mapping> {
-    // Address, permissions, offset, device, inode, and the name, which may contain spaces.
+    // The fields are address, permissions, offset, device, inode, and the name, which may contain spaces.
     let mut words = line.splitn(6, ' ');
     let (from, to) = words.next()?.split_once('-')?;
     let permissions = words.next()?.as_bytes();
@@ -46,16 +46,16 @@ fn parse(line: &str) -> Option<Mapping> {
 }
 
 impl Mapping {
-    /// Whether the kernel provides this mapping: the main stack, the vdso and its data. The heap and
-    /// mappings that the program has named do not count.
+    /// Returns whether the kernel provides this mapping, as it does the main stack, the vdso and its
+    /// data. The heap and mappings that the program has named do not count.
     fn is_kernels(&self) -> bool {
         self.name.starts_with('[') && self.name != "[heap]" && !self.name.starts_with("[anon:")
     }
 }
 
 /// Returns the address ranges that may be sampled: readable private mappings, without the pages
-/// that `initial` touches. Left out is every mapping that may be a stack: those that the kernel
-/// provides, those that a stack pointer is in, and those that begin right above a guard.
+/// that `initial` touches. Leaves out every mapping that may be a stack: one that the kernel provides,
+/// one that contains a stack pointer, and one that begins right above a guard and maps no file.
 pub(crate) fn eligible(
     mappings: &[Mapping],
     stack_pointers: &[u64],
@@ -102,7 +102,7 @@ fn cut_out(area: Range<u64>, holes: &[Range<u64>], areas: &mut Vec<Range<u64>>) 
     }
 }
 
-/// Returns the parts of `run` that lie in `areas`. These must be in order of address.
+/// Returns the parts of `run` that lie in `areas`. The areas must be in order of address.
 pub(crate) fn within(areas: &[Range<u64>], run: Extent) -> impl Iterator<Item = Extent> {
     let page = zswap_core::PAGE_SIZE as u64;
     let (from, to) = (run.first * page, (run.first + run.pages) * page);
@@ -158,7 +158,7 @@ mod tests {
         };
         let all = [0x400000, 0x500000, 0x1000000, 0x24000000, 0x50001000, 0x60000000];
         assert_eq!(starts(&[]), all);
-        // A thread whose stack pointer is in ordinary memory.
+        // A stack pointer is in ordinary memory, so that mapping is left out.
         assert_eq!(starts(&[0x60000010]), all[..5]);
     }
 

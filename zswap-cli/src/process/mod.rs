@@ -7,7 +7,7 @@
 //! * the main stack;
 //! * a mapping that a thread's stack pointer is in;
 //! * a mapping that begins right above an inaccessible one of up to 1 MiB, or that contains a guard
-//!   page, as the stacks of ended threads do that are kept for reuse;
+//!   page: it may be the stack of an ended thread, kept for reuse;
 //! * the initial arguments and environment.
 //!
 //! If a stack shares a mapping with other memory, that memory is left out, too.
@@ -65,7 +65,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// The process, in words.
+    /// Returns the process's number and name, in words.
     pub(crate) fn process(&self) -> String {
         format!("process {} ({})", self.pid, self.comm)
     }

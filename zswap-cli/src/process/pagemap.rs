@@ -32,7 +32,7 @@ impl Pagemap {
     }
 
     /// Appends the resident anonymous pages of `area` to `extents`. Appends nothing if the area has
-    /// a guard page, since it may be a stack.
+    /// a guard page, since the area may be a stack.
     pub(crate) fn resident(
         &self,
         area: Range<u64>,
@@ -54,7 +54,7 @@ impl Pagemap {
         Ok(())
     }
 
-    /// Returns which of `pages` pages from number `first` are resident and anonymous now.
+    /// Returns the pages that are resident and anonymous now, of the `pages` pages from number `first` on.
     pub(crate) fn still(&self, first: u64, pages: u64) -> Result<Vec<Extent>, SampleError> {
         let mut extents = Vec::new();
         collect(&self.entries(first, pages as usize)?, first, 0, &mut extents);
@@ -86,8 +86,8 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-/// Appends the resident anonymous pages among `entries`, the first of which is of page `first`.
-/// Contiguous pages become one extent, but the first `keep` extents do not change.
+/// Appends the resident anonymous pages among `entries` to `extents`. The first entry is that of page
+/// `first`. Contiguous pages become one extent, but the first `keep` extents do not change.
 fn collect(entries: &[u64], first: u64, keep: usize, extents: &mut Vec<Extent>) {
     for (page, entry) in (first..).zip(entries) {
         if entry & PRESENT == 0 || entry & FILE_OR_SHARED != 0 {

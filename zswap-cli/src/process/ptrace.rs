@@ -21,7 +21,7 @@ use rustix::process::{WaitOptions, waitpid};
 pub(crate) enum Wait {
     /// Nothing has happened yet.
     Nothing,
-    /// The thread has stopped. Release it with `signal`: the one that it was about to receive, or 0.
+    /// The thread has stopped. Release it with `signal`: the signal that it was about to receive, or 0.
     Stopped { signal: i32 },
     /// The thread has ended.
     Ended,
@@ -61,8 +61,8 @@ pub(crate) fn poll(tid: i32) -> io::Result<Wait> {
         Err(error) => return Err(error.into()),
     };
     let Some(signal) = status.stopping_signal() else { return Ok(Wait::Ended) };
-    // A stop with an event is not for a signal's delivery, so no signal goes with the release. It is
-    // the stop that we requested, or a group stop, which stays in effect after the release.
+    // A stop with an event is not for a signal's delivery, so no signal goes with the release. Such a
+    // stop is the one that we requested, or a group stop, which stays in effect after the release.
     let event = status.as_raw() >> 16;
     Ok(Wait::Stopped { signal: if event == 0 { signal } else { 0 } })
 }

@@ -1,4 +1,4 @@
-//! Saves a sample for later runs: one `.zst` of its pages that only its owner can read.
+//! Saves a sample for later runs: writes its pages to a `.zst` file that only the file's owner can read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -71,7 +71,7 @@ mod tests {
             );
             assert_eq!(mode & 0o777, 0o600);
         }
-        // Refuses to overwrite it.
+        // A second save refuses to overwrite the file.
         let before = fs::read(&path).unwrap();
         assert!(matches!(save(&path, &pages[..1]), Err(SampleError::Save { .. })));
         assert_eq!(fs::read(&path).unwrap(), before);

@@ -63,7 +63,7 @@ fn initial_of(stat: &str) -> Option<[Range<u64>; 2]> {
     Some([field(48)?..field(49)?, field(50)?..field(51)?])
 }
 
-/// Whether a thread has ended or is gone, so that it cannot be stopped.
+/// Returns whether a thread has ended or is gone, so that it cannot be stopped.
 pub(crate) fn thread_has_ended(pid: i32, tid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")) else { return true };
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());

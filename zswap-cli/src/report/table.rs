@@ -22,7 +22,7 @@ struct Column {
 }
 
 impl Column {
-    /// Whether the column shares its head with its left neighbour, whose group is `group`.
+    /// Returns whether the column shares its head with its left neighbour, whose group is `group`.
     fn joins(&self, group: &str) -> bool {
         !group.is_empty() && self.group == group
     }
@@ -122,7 +122,7 @@ fn name(figures: &Figures) -> String {
     one_line(&format!("{}/{}", contest::zpool(figures), figures.name.compressor))
 }
 
-/// The paragraph that recommends pairs.
+/// Returns the paragraph that recommends pairs.
 fn closing(figures: &[Figures], verdict: &Verdict) -> String {
     let Verdict { density, speed, both } = verdict;
     let figure = |question: &str, pair: &Figures| match question {
@@ -226,7 +226,7 @@ fn line_width(columns: &[usize], widths: &[usize]) -> usize {
         + (0..columns.len()).map(|at| gap(columns, at).len()).sum::<usize>()
 }
 
-/// Ranges of neighbouring columns that share a head; together they cover each column once.
+/// Returns the ranges of neighbouring columns that share a head. Together they cover each column once.
 fn spans(columns: &[usize]) -> Vec<std::ops::Range<usize>> {
     let mut spans = Vec::new();
     let mut at = 0;
@@ -303,7 +303,8 @@ fn line(
     line
 }
 
-/// The gap before the column at position `at`: wider where a group of several begins or ends.
+/// Returns the gap before the column at position `at`. It is wider where a group of several columns
+/// begins or ends.
 fn gap(columns: &[usize], at: usize) -> &'static str {
     let joined = |a: usize, b: usize| match (columns.get(a), columns.get(b)) {
         (Some(&a), Some(&b)) => COLUMNS[b].joins(COLUMNS[a].group),
@@ -354,8 +355,8 @@ bare codec: the same calls on the same pages in the same orders; x codec: the st
     legend
 }
 
-/// Returns by how many percent a slowest round's mean exceeds the fastest round's, for the timing
-/// where this is most. `None` if nothing was timed.
+/// Returns the largest difference between rounds, over all timings: by how many percent the mean of the
+/// slowest round exceeds that of the fastest. `None` if nothing was timed.
 fn spread(figures: &[Figures]) -> Option<f64> {
     let timings = figures.iter().flat_map(|f| [f.store, f.load, f.compress, f.decompress]);
     timings

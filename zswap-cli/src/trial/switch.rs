@@ -15,7 +15,7 @@ use crate::error::Result;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Duration of each half of the trial: with switching and without.
 const HALF: Duration = Duration::from_millis(1500);
-/// The most stores, and the most loads, that a thread keeps in one call of [`work`].
+/// The most stores that a thread records in one call of [`work`], and the most loads.
 const LAPS: usize = 1 << 20;
 
 /// Nanoseconds of each store and of each load, and the first fault.
@@ -41,11 +41,11 @@ impl Laps {
 }
 
 /// Stores and loads pages of the set on `threads` threads while the store switches from pair to
-/// pair. For comparison, does the same without switching, in a store of each pair.
+/// pair. For comparison, does the same without switching, with one store for each pair.
 pub(crate) fn switch(set: &PageSet, pairs: &[(String, String)], threads: usize) -> Result<Outcome> {
     let (mut still, mut moving) = (Laps::default(), Laps::default());
     let (mut switches, mut pools, mut moved) = (0, 0, 0);
-    // Alternating, so that drift on the machine affects both alike.
+    // The two halves alternate, so that drift on the machine affects both alike.
     for _round in 0..2 {
         for (zpool, compressor) in pairs {
             let store = build(zpool, compressor)?;
