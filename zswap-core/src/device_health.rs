@@ -1,8 +1,8 @@
 //! Decides when to try a failed device again.
 //!
-//! After the first few failures in a row the store tries another page at once. After further failures it
-//! pauses, so that stores at the limit do not each wait for a device that is gone. The first pause is a
-//! millisecond, and each further failure doubles it, up to 64 ms. One successful write ends the pauses.
+//! After each of the first two failures in a row, the store tries another page at once. After the third
+//! failure it uses no device for a millisecond, and each further failure doubles this pause, up to 64 ms. So
+//! stores at the limit do not all wait for a device that is gone. One successful write ends the pauses.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -16,8 +16,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
-/// The number of failures in a row, and when the device may be tried again. No other lock is taken under its
-/// mutex, which is held for one read or update.
+/// The number of failures in a row, and the time at which the device may be tried again. The mutex is held
+/// for one read or update, and no other lock is taken under it.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceHealth(Mutex<Failures>);
 

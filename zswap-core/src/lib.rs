@@ -48,35 +48,36 @@
 //! ```
 //!
 //! The folder `examples` has programs to start from: `database_cache` (a page cache for a file-backed
-//! database), `cold_tier` (behind an in-memory map) and `memory_pressure` (a switch driven by the
-//! kernel's figures).
+//! database), `cold_tier` (an in-memory map that moves values not used recently into a store) and
+//! `memory_pressure` (a store that changes its settings as the kernel's pressure figures rise and fall).
 //!
 //! # Limits and writeback
 //! [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) and [`max_bytes`](ZswapBuilder::max_bytes) limit a store.
-//! A full store makes room: it compacts its pools and, if it has a
-//! [`swap_device`](ZswapBuilder::swap_device), writes back pages that were not loaded recently. Loads read
-//! those pages from the device. The store refuses a page only if it can free no memory for it; the error says
-//! why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand. [`Zswap::shrink_in_background`]
-//! starts a thread that does so before the limit is reached.
+//! A store at its limit makes room: it compacts its pools. If it has a
+//! [`swap_device`](ZswapBuilder::swap_device), it also writes pages that were not loaded recently to the
+//! device; later loads read them from there. The store refuses a page only if it can free no memory for it;
+//! the error says why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand.
+//! [`Zswap::shrink_in_background`] starts a thread that does so before the limit is reached.
 //!
 //! # Compaction
-//! Overwritten and dropped pages leave holes among the objects. [`Zswap::compact`] moves objects together
-//! and returns the freed pages to the system. [`Zswap::compact_in_background`] starts a thread that does so
-//! when it pays.
+//! Overwritten and dropped pages leave holes in the pools' memory. [`Zswap::compact`] moves the remaining
+//! compressed pages together and returns the freed memory to the system. [`Zswap::compact_in_background`]
+//! starts a thread that does so when there is enough to free.
 //!
 //! # Guarantees
 //! * Any thread may call anything at any time. Each entry has its own lock.
-//! * `load` returns the page of the last `store` that finished, byte for byte, or an error.
-//! * A `store` that fails says why and leaves the entry empty: the older page is gone, too. A
+//! * `load` returns the page of the last finished `store`, byte for byte, or an error.
+//! * A `store` that fails returns the reason and leaves the entry empty, so an older page is gone, too. A
 //!   [`Zswap::try_replace`] that fails keeps the older page.
-//! * At the limit on its pools, a store refuses no page as long as its device accepts writes and its pages
-//!   can be read.
+//! * A store at its limit refuses no page for lack of room, as long as its device accepts writes and the
+//!   pages in its pools can be read.
 //! * A codec, backend or device of your own may fail or panic. The call then returns an error, and the store
 //!   stays usable: no lock stays held, and no page is lost except the one being handled.
-//! * When memory runs out, calls on a built store return errors. The exceptions, which abort the process,
-//!   are calls that start a thread, and calls that build a pool: [`Zswap::set_zpool`],
+//! * When memory runs out, calls on a built store return errors. Some calls may abort the process instead:
+//!   calls that start a thread, and calls that build a pool. The latter are [`Zswap::set_zpool`],
 //!   [`Zswap::set_compressor`], and [`Zswap::recompress`] with a compressor that is new to the store.
-//! * In a child after `fork`, calls return errors or report an empty store, and drops do nothing.
+//! * In a child process after `fork`, calls return errors or report an empty store, and dropping a store does
+//!   nothing.
 //!
 //! # Files
 //!

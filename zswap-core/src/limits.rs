@@ -1,18 +1,18 @@
-//! How much memory a store may take.
+//! Limits the memory that a store takes.
 //!
-//! There are two limits: `max_pool_bytes` bounds the pages with objects, and `max_bytes` bounds everything that
-//! the store keeps. Either or both may be set, and changed at any time. Together they give one number, the
+//! There are two limits: `max_pool_bytes` bounds the pages with objects, and `max_bytes` bounds everything
+//! that the store keeps. Each may be set or not, and changed at any time. Together they give one number: the
 //! limit of the [`PageBudget`] that all pools of the store share. A backend charges the budget when a page
-//! becomes resident. So an object that fits into existing room costs nothing, and a store need not read the
-//! figures of its pools before it stores a page.
+//! becomes resident. So an object that fits into existing room is not charged, and the store need not read
+//! its pools' figures before it stores a page.
 //!
 //! Everything else that the store keeps (index, patterns, contexts, device tables, pages kept warm) counts
-//! towards `max_bytes`, too. As that grows, less is left for the pools. [`Limits::refresh`] takes its new sum,
-//! periodically and whenever the budget refuses a page.
+//! towards `max_bytes`, too. As that grows, less is left for the pools. [`Limits::refresh`] is given the new
+//! sum periodically, and whenever the budget refuses a page.
 //!
-//! A full store *without* a device may be configured to stay closed until it has shrunk to a share of its
-//! limit (`accept_threshold_percent`). While it is closed, the budget's limit is that share, and objects can use
-//! only the room inside the pools.
+//! A store *without* a device may be configured with `accept_threshold_percent`, a share of its limit. When
+//! it has refused a page, it is closed until its pools have shrunk to that share. While it is closed, the
+//! budget's limit is that share, and new objects can use only the free room inside the pools.
 
 use std::sync::Arc;
 
@@ -55,11 +55,11 @@ impl Limits {
         &self.budget
     }
 
-    /// Returns the bytes that the pages with objects may take now: the lesser of `max_pool` and of what
-    /// `max_all` leaves.
+    /// Returns the bytes that the pages with objects may take now. It is the lesser of `max_pool` and
+    /// `max_all` minus everything else; `usize::MAX` if there is no limit.
     pub(crate) fn pool_limit(&self) -> usize {
-        // Relaxed, throughout this file: these settings and sums publish nothing. With a stale value the pools
-        // hold a page more or less.
+        // Relaxed, throughout this file: these settings and sums publish nothing. With a stale value, the
+        // pools may for a moment hold more or less than they should.
         let (max_pool, max_all) =
             (self.max_pool.load(Ordering::Relaxed), self.max_all.load(Ordering::Relaxed));
         // Relaxed: as above.
@@ -72,7 +72,7 @@ impl Limits {
         self.accept_percent
     }
 
-    /// Returns whether there is a limit.
+    /// Returns whether there is a limit on the pools.
     pub(crate) fn is_limited(&self) -> bool {
         self.pool_limit() != usize::MAX
     }
@@ -125,7 +125,7 @@ impl Limits {
         }
     }
 
-    /// Opens a closed store if its pools have shrunk enough; returns whether it did.
+    /// Opens a closed store if its pools have shrunk enough. Returns whether it opened one.
     pub(crate) fn reopen_if_shrunk(&self) -> bool {
         // Relaxed: as above.
         let shrunk = self.closed.load(Ordering::Relaxed)
@@ -136,7 +136,7 @@ impl Limits {
         shrunk
     }
 
-    /// Opens a closed store.
+    /// Opens the store if it is closed, and applies the limits.
     pub(crate) fn reopen(&self) {
         // Relaxed: as above.
         self.closed.store(false, Ordering::Relaxed);
