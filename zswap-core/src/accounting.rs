@@ -23,7 +23,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`BuildError::Forked`] in a child after `fork`. Then nothing has changed.
+    /// [`BuildError::Forked`] in a child after `fork`. After an error, nothing has changed.
     pub fn set_max_pool_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);

@@ -1,8 +1,9 @@
 //! Decides when to try a failed device again.
 //!
 //! After each of the first two failures in a row, the store tries another page at once. After the third
-//! failure it uses no device for a millisecond, and each further failure doubles this pause, up to 64 ms. So
-//! stores at the limit do not all wait for a device that is gone. One successful write ends the pauses.
+//! failure it does not use the device for a millisecond, and each further failure doubles this pause, up to
+//! 64 ms. So stores at the limit do not all wait for a device that is gone. One successful write ends the
+//! pauses.
 
 use core::time::Duration;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 
 use crate::sync::atomic::AtomicU64;
 
-/// The clock hands. Each is the key at which the next walk of its kind starts.
+/// The hands of the clocks, one for each kind of walk. A hand is the key at which the next walk starts.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
     pub(crate) migrate: AtomicU64,
