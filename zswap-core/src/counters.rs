@@ -38,8 +38,7 @@ pub(crate) enum Counter {
     ClockEntries,
     /// Leaves of the index that the clock of writeback has visited.
     ClockLeaves,
-    /// Pages stored while the store has a limit. The store sums up its memory again after every so many of
-    /// them.
+    /// Pages stored while the store has a limit. Decides when the store sums up its memory again.
     Stores,
 }
 

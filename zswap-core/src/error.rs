@@ -134,8 +134,8 @@ pub enum LoadError {
         source: DeviceError,
     },
     /// The page that was read differs from the page that was stored: it was changed in memory, by the device,
-    /// by the codec or by the backend. Only stores with checksums report this:
-    /// [`checksums`](crate::ZswapBuilder::checksums).
+    /// by the codec or by the backend. Only a store built with [`checksums`](crate::ZswapBuilder::checksums)
+    /// can report this.
     #[error(
         "the page of {entry:?} has the checksum {found:08x} but had {noted:08x} when it was stored; its \
          content is lost: store it again or invalidate it"

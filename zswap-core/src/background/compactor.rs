@@ -175,7 +175,7 @@ impl Watch {
         grown || above > 0 && self.looks >= self.patience
     }
 
-    /// Notes that a run freed `won` bytes, and that the figures are `after` now.
+    /// Notes the result of a run: the number of bytes that it freed, and the figures `after` it.
     fn ran(&mut self, won: usize, after: Figures) {
         self.patience =
             if won < self.gain(after) / 2 { (2 * self.patience).min(MOST_PATIENCE) } else { 1 };
@@ -237,8 +237,8 @@ impl Zswap {
         self.pools.all().filter(|pool| pool.can_compact())
     }
 
-    /// Compacts each pool until its backend reports that it is complete, but for at most `most_steps` steps.
-    /// Checks `stop` before each step, and stops if it returns true. Then trims the pool.
+    /// Compacts each pool until its backend reports that it is complete, or until `most_steps` steps are
+    /// done. Checks `stop` before each step, and stops if it returns true. Then trims the pool.
     fn compact_pools(&self, stop: &dyn Fn() -> bool) -> Run {
         let mut run = Run::default();
         for pool in self.compactable() {
