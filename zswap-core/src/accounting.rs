@@ -1,4 +1,4 @@
-//! The memory that a store takes, and the limits on it.
+//! Sums up the memory that a store takes, and sets the limits on it.
 
 use crate::Zswap;
 use crate::error::BuildError;
@@ -102,7 +102,7 @@ impl Zswap {
             ] {
                 *sum = sum.saturating_add(of_pool);
             }
-            // If there is no memory for the list, the sums are still right.
+            // If there is no memory for the list of pools, only the list is incomplete; the sums are right.
             if stats.pools.try_reserve(1).is_ok() {
                 stats.pools.push(PoolStats {
                     zpool: owned(pool.backend_name()),
@@ -117,7 +117,7 @@ impl Zswap {
     }
 }
 
-/// Copies a name; returns an empty one if there is no memory for the copy.
+/// Copies a name. Returns an empty name if there is no memory for the copy.
 fn owned(name: &str) -> String {
     let mut copy = String::new();
     if copy.try_reserve_exact(name.len()).is_ok() {

@@ -31,8 +31,8 @@ use zpage::codec;
 use zpage::{cpu, same_filled};
 use zpool_base::contained::contain;
 
-/// Refills a buffer with `bytes`, then zeros up to `len`. Returns an error, instead of aborting, if there is no
-/// memory for it.
+/// Replaces the contents of a buffer by `bytes` and then zeros, up to the length `len`. Returns an error,
+/// instead of aborting, if there is no memory for it.
 fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), CompressorError> {
     let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a request's buffer" };
     buffer.clear();
@@ -51,7 +51,7 @@ pub(crate) fn most_batches() -> usize {
 /// The number of completions for which a batch's queue has room from the start.
 pub(crate) const REQUESTS: usize = 64;
 
-/// A batch, with its requests.
+/// A batch and its outstanding requests.
 struct Batch<'a> {
     store: &'a Zswap,
     done: Arc<AcompCompletions>,
@@ -164,14 +164,14 @@ impl Drop for Batch<'_> {
     }
 }
 
-/// A load whose request is outstanding.
+/// A page that is being loaded by an outstanding request.
 struct Out<'a> {
     pool: PoolRef<'a>,
     /// The checksum that was noted when the page was stored, if any.
     sum: Option<u32>,
 }
 
-/// Makes an empty list with room for each page of a batch.
+/// Makes an empty list with room for an element for each page of a batch. Fails if there is no memory.
 fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
     let mut list = Vec::new();
     let bytes = pages.saturating_mul(size_of::<T>());
@@ -239,7 +239,8 @@ impl Storing<'_, '_> {
 impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
         for content in self.contents.drain(..).flatten().flatten() {
-            // SAFETY: the batch made this content and did not install it, and `drain` yields it once.
+            // SAFETY: the batch made this content and did not install it, and `drain` yields each content
+            // once.
             unsafe { self.store.discard(content) };
         }
     }
@@ -375,7 +376,7 @@ impl Zswap {
                     self.verify(entries[tag], &pages[tag], sum)
                 }
                 (Err(error), _) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
-                // The Acomp returned too short a buffer.
+                // The Acomp returned a buffer that is shorter than a page.
                 (Ok(_), None) => self.load(entries[tag], &mut pages[tag]),
             };
             pool.spares.give(ctx, input, output);

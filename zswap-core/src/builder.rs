@@ -75,7 +75,7 @@ impl ZswapBuilder {
         self
     }
 
-    /// Looks backends up by name in this registry, instead of [`builtin::zpools`].
+    /// Sets the registry in which the store looks up backends by name. Default: [`builtin::zpools`].
     ///
     /// ```
     /// # if cfg!(not(feature = "zbud")) { return Ok(()); }
@@ -93,7 +93,7 @@ impl ZswapBuilder {
         self
     }
 
-    /// Looks compressors up by name in this registry, instead of [`builtin::compressors`].
+    /// Sets the registry in which the store looks up compressors by name. Default: [`builtin::compressors`].
     ///
     /// ```
     /// use std::sync::Arc;
@@ -110,8 +110,8 @@ impl ZswapBuilder {
         self
     }
 
-    /// Sets the function that makes the page provider of each pool. By default pools use `MmapPages` on Linux
-    /// and `HeapPages` elsewhere.
+    /// Sets the function that makes a page provider for each new pool. By default, pools use `MmapPages` on
+    /// Linux and `HeapPages` elsewhere.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -242,9 +242,9 @@ impl ZswapBuilder {
     /// Builds the store.
     ///
     /// # Errors
-    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message lists the
-    ///   known ones), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also if
-    ///   there is no memory for the completion queues of batches or, if `max_bytes` is set, if the first
+    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message then lists the
+    ///   known names), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also
+    ///   if there is no memory for the completion queues of batches or, if `max_bytes` is set, if the first
     ///   compression context cannot be made.
     /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
     /// * [`BuildError::Pages`] if the page provider cannot be built.

@@ -1,4 +1,4 @@
-//! The store's counters, sharded by CPU so that counting costs no contention.
+//! The store's counters. Each CPU has its own shard, so CPUs do not contend when they count.
 //!
 //! Only the sum of a counter over all shards is meaningful. A single shard falls below zero if, for instance,
 //! pages are stored on another CPU and taken on this one. The sums are used for statistics, and the
@@ -45,7 +45,7 @@ pub(crate) enum Counter {
 const COUNTERS: usize = Counter::Stores as usize + 1;
 
 impl Counter {
-    /// Returns the counter of refusals for this reason.
+    /// Returns the counter for refusals with this reason.
     pub(crate) fn of_limit(reason: LimitReason) -> Self {
         match reason {
             LimitReason::NoDevice => Counter::RejectNoDevice,
@@ -122,7 +122,7 @@ impl Counters {
 
     /// Returns the sum of a counter, or 0 if the sum is below zero.
     pub(crate) fn get(&self, counter: Counter) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: as in `add_on`.
         let sum: i64 =
             self.shards.iter().map(|s| s[counter as usize].load(Ordering::Relaxed)).sum();
         sum.max(0) as u64

@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use crate::sync::Mutex;
 
-/// The number of failures in a row at which the pauses start.
+/// After this many failures in a row, the first pause starts.
 const PATIENCE: u32 = 3;
-/// The first pause. Each further pause is twice as long as the last, up to the longest.
+/// The length of the first pause. Each further pause is twice as long as the one before, up to
+/// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
@@ -39,12 +40,12 @@ impl DeviceHealth {
         not_before.is_none_or(|time| now() >= time)
     }
 
-    /// Notes that a write succeeded.
+    /// Notes that a write succeeded. This ends the pauses.
     pub(crate) fn succeeded(&self) {
         *self.0.lock() = Failures::default();
     }
 
-    /// Notes that a write failed.
+    /// Notes that a write failed. After several failures in a row, this starts a pause.
     pub(crate) fn failed(&self) {
         self.failed_at(Instant::now());
     }

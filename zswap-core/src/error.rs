@@ -11,8 +11,8 @@ use crate::SwapEntry;
 use crate::refusal::LimitReason;
 use zpage::device::{AttachError, DeviceError};
 
-/// Errors of [`crate::Zswap::store`] and [`crate::Zswap::try_replace`]. After an error of `store`, an older page of
-/// the entry is gone; `try_replace` keeps it.
+/// Errors of [`crate::Zswap::store`] and [`crate::Zswap::try_replace`]. After an error of `store`, an older
+/// page of the entry is gone, too. `try_replace` keeps it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -53,7 +53,7 @@ pub enum StoreError {
         entry: SwapEntry,
         /// The limit on the pools' pages at that time, in bytes.
         limit: usize,
-        /// Why nothing could be freed.
+        /// The reason why no memory could be freed.
         reason: LimitReason,
     },
     /// Memory that cannot be written back (index, patterns, contexts, device tables) has reached `max_bytes`.
@@ -173,10 +173,10 @@ pub enum LoadError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The backend could not be built, or its name is not known.
+    /// The backend's name is unknown, or the backend could not be built.
     #[error(transparent)]
     Zpool(#[from] ZpoolError),
-    /// The compressor could not be built, or its name is not known.
+    /// The compressor's name is unknown, or the compressor could not be built.
     #[error(transparent)]
     Compressor(#[from] CompressorError),
     /// The page provider could not be built.
@@ -195,7 +195,7 @@ pub enum BuildError {
         /// The size that a store needs, in bytes.
         needed: usize,
     },
-    /// The store has no place for another pool: each of its pools still holds pages.
+    /// The store has no place for another pool, because each of its pools is still in use.
     #[error(
         "{limit} pools hold pages already; load, invalidate or overwrite the pages of one of them"
     )]

@@ -1,4 +1,4 @@
-//! Iteration over the entries of a store while it is in use.
+//! Iterates over the entries of a store while the store is in use.
 
 use crate::entry::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
@@ -13,7 +13,7 @@ use zpool_base::fork::Leaked;
 #[derive(Debug)]
 pub struct Entries<'a> {
     index: &'a Leaked<Index>,
-    /// The keys of the current leaf.
+    /// The keys of the current leaf; the first `given` of them were yielded.
     ready: LeafKeys,
     given: usize,
     /// Where the search for the next leaf starts; `None` if there is no further leaf.

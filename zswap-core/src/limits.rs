@@ -28,7 +28,7 @@ pub(crate) struct Limits {
     max_pool: AtomicUsize,
     /// The limit on the bytes of everything; `usize::MAX` for no limit.
     max_all: AtomicUsize,
-    /// Bytes of everything except the pools' pages with objects, as of the last refresh.
+    /// The bytes of everything except the pools' pages with objects, as of the last refresh.
     rest: AtomicUsize,
     accept_percent: u8,
     /// Set when a full store has refused a page. The pools may then not grow until they hold at most
@@ -50,7 +50,7 @@ impl Limits {
         limits
     }
 
-    /// Returns the budget that the pools charge their pages to.
+    /// Returns the budget to which the pools charge their pages.
     pub(crate) fn budget(&self) -> &Arc<PageBudget> {
         &self.budget
     }
@@ -62,12 +62,12 @@ impl Limits {
         // pools may for a moment hold more or less than they should.
         let (max_pool, max_all) =
             (self.max_pool.load(Ordering::Relaxed), self.max_all.load(Ordering::Relaxed));
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         let rest = if max_all == usize::MAX { 0 } else { self.rest.load(Ordering::Relaxed) };
         max_pool.min(max_all.saturating_sub(rest))
     }
 
-    /// Returns the percent of the limit at which a closed store opens again.
+    /// Returns the percentage of the limit at which a closed store opens again.
     pub(crate) fn accept_percent(&self) -> u8 {
         self.accept_percent
     }
@@ -77,49 +77,50 @@ impl Limits {
         self.pool_limit() != usize::MAX
     }
 
-    /// Returns the limit on everything, if there is one.
+    /// Returns the limit on everything; `None` if there is no such limit.
     pub(crate) fn max_all(&self) -> Option<usize> {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         Some(self.max_all.load(Ordering::Relaxed)).filter(|max| *max != usize::MAX)
     }
 
     pub(crate) fn set_max_pool(&self, max: Option<usize>) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.max_pool.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
         self.reopen();
     }
 
     pub(crate) fn set_max_all(&self, max: Option<usize>) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.max_all.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
         self.reopen();
     }
 
-    /// Notes the bytes of everything except the pools' pages with objects.
+    /// Notes that everything except the pools' pages with objects takes `rest` bytes, and applies the limits.
     pub(crate) fn refresh(&self, rest: usize) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.rest.store(rest, Ordering::Relaxed);
         self.apply();
     }
 
     /// Returns the bytes of everything except the pools' pages with objects, as of the last refresh.
     pub(crate) fn rest(&self) -> usize {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.rest.load(Ordering::Relaxed)
     }
 
     fn apply(&self) {
         let limit = self.pool_limit();
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         let closed = self.closed.load(Ordering::Relaxed);
         let percent = if closed { self.accept_percent } else { 100 };
         self.budget.set_limit(if limit == usize::MAX { limit } else { percent_of(limit, percent) });
     }
 
-    /// Closes a full store without a device, if its accept threshold is below 100 percent.
+    /// Closes the store if its accept threshold is below 100 percent. Called for a full store without a
+    /// device.
     pub(crate) fn close(&self) {
         if self.accept_percent < 100 {
-            // Relaxed: as above.
+            // Relaxed: as in `pool_limit`.
             self.closed.store(true, Ordering::Relaxed);
             self.apply();
         }
@@ -127,7 +128,7 @@ impl Limits {
 
     /// Opens a closed store if its pools have shrunk enough. Returns whether it opened one.
     pub(crate) fn reopen_if_shrunk(&self) -> bool {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         let shrunk = self.closed.load(Ordering::Relaxed)
             && self.budget.used() <= percent_of(self.pool_limit(), self.accept_percent);
         if shrunk {
@@ -138,7 +139,7 @@ impl Limits {
 
     /// Opens the store if it is closed, and applies the limits.
     pub(crate) fn reopen(&self) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.closed.store(false, Ordering::Relaxed);
         self.apply();
     }

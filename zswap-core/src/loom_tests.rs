@@ -19,7 +19,7 @@ use zpool_pages::HeapPages;
 use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, builtin};
 use zpage::device::{DeviceError, SwapDevice};
 
-/// Counts the toy pools of a store, and the objects in them.
+/// Counts the living toy pools of a store, and the objects in them.
 #[derive(Debug, Default)]
 struct Census {
     objects: AtomicUsize,
@@ -428,7 +428,7 @@ fn loom_take_from_the_device_against_store() {
         assert_eq!(world.store.shrink(1), Ok(1));
         let other = world.beside(|store| {
             store.put(0, 2);
-            // This writeback would take the same slot.
+            // If `take` has not kept the slot, this writeback uses the same slot.
             store.shrink(1).unwrap();
         });
         let taken = world.store.pull(0);

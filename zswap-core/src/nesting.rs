@@ -21,8 +21,8 @@ thread_local! {
 pub(crate) struct Nested(());
 
 impl Nested {
-    /// Goes one level deeper; `None` if the limit is reached. Does not count under the model checker, where all
-    /// threads share one thread-local.
+    /// Goes one level deeper. Returns `None` if the limit is reached. Under the model checker all threads
+    /// share one thread-local, so there is no limit.
     pub(crate) fn enter() -> Option<Nested> {
         let deeper = DEPTH.try_with(|depth| {
             let fits = MODEL || depth.get() < MOST;

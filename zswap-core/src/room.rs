@@ -44,7 +44,7 @@ use crate::{SwapEntry, Zswap};
 const PAGES: usize = 32;
 /// The number of pages that compaction tries to free in a round.
 const COMPACTED_PAGES: usize = 8;
-/// The most rounds of one store.
+/// The most rounds that one stored page takes.
 const ROUNDS: usize = 64;
 /// The most waits of one store for other threads that hold all of the memory.
 const WAITS: usize = 64;
@@ -63,7 +63,7 @@ enum Round {
     /// Nothing could be written back: this many pages are unreadable, and other threads may hold more memory.
     Unreadable(usize),
     Nothing(LimitReason),
-    /// Calls that write pages back are nested too deep on this thread.
+    /// Calls that write pages back are nested too deeply on this thread.
     Reentrant,
 }
 
@@ -170,8 +170,8 @@ impl Zswap {
         Refusal::Limit(reason)
     }
 
-    /// Drops the page of an entry that is about to be overwritten, if the page takes pool memory or a slot of
-    /// the device; returns whether it dropped one.
+    /// Drops the older page of an entry, if that page takes pool memory or a slot of the device. Returns
+    /// whether it dropped one.
     fn give_up_older(&self, entry: SwapEntry) -> bool {
         let older = self.index.peek(entry.key()).content();
         matches!(older, Content::Stored { .. } | Content::OnDevice(_)) && self.invalidate(entry)

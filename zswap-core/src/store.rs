@@ -46,22 +46,22 @@ use zpool_base::contained::Contained;
 
 /// A store of compressed pages. The [crate's front page](crate) describes it.
 ///
-/// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Operations on different
-/// entries may still wait for each other, but not for long: for the backend's locks and, when nodes of the
-/// index are added or removed, for the index's lock. Operations on one CPU share one compression context and
-/// take turns.
+/// A store is `Send` and `Sync`: it can be shared by reference or in an `Arc`, and called from any thread.
+/// Operations on different entries may still wait for each other, but not for long: for the backend's locks
+/// and, when nodes of the index are added or removed, for the index's lock. Operations on one CPU share one
+/// compression context and take turns.
 pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
     pub(crate) pools: Leaked<Pools>,
     pub(crate) recipe: Leaked<PoolRecipe>,
     pub(crate) counters: Leaked<Counters>,
-    /// Where the next walk of each kind starts.
+    /// The places in the index at which the next walks start.
     pub(crate) cursors: Cursors,
     pub(crate) tried: Leaked<Tried>,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
-    /// Completion queues that batches wait on.
+    /// The queues on which batches wait for their requests.
     pub(crate) completions: Leaked<CompletionsPool>,
     pub(crate) limits: Leaked<Limits>,
     pub(crate) backing: Leaked<Option<Slots>>,
@@ -127,7 +127,7 @@ impl Zswap {
         }
     }
 
-    /// Stores a copy of `page` under `entry`, replacing any older page.
+    /// Stores a copy of `page` under `entry`. Replaces any older page.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -143,8 +143,8 @@ impl Zswap {
     /// # Errors
     /// * [`StoreError::PoolLimit`] or [`StoreError::MemoryLimit`] if the store is at a limit and can free no
     ///   memory for the page.
-    /// * [`StoreError::Pool`] if the backend fails or the system has no memory for it; [`StoreError::Index`] if
-    ///   the system has no memory for the index.
+    /// * [`StoreError::Pool`] if the backend fails, or the system has no memory for the page;
+    ///   [`StoreError::Index`] if the system has no memory for the index.
     /// * [`StoreError::Compress`] if the codec fails; [`StoreError::Incompressible`] if the page does not get
     ///   smaller and the store was built to refuse such pages.
     /// * [`StoreError::Reentrant`] if a codec or backend calls this while a store is calling that codec or
@@ -156,8 +156,8 @@ impl Zswap {
     /// may find no page, even if this call succeeds.
     ///
     /// # Blocking
-    /// Waits for this CPU's compression context. Rarely waits for memory from the system. At the limit, waits
-    /// for the device.
+    /// Waits for this CPU's compression context, and rarely for memory from the system. At the limit, it may
+    /// also wait for the device.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         self.store_one(entry, page, false)
     }
@@ -226,7 +226,7 @@ impl Zswap {
                     self.counters.add(Counter::StoredPages, 1);
                 }
                 self.index.note_replaced(entry.key(), old, new);
-                // SAFETY: this thread took the word out, under the entry's lock.
+                // SAFETY: this thread took the old word out of the entry, under the entry's lock.
                 unsafe { self.discard(old.content()) };
                 if self.limits.is_limited() {
                     self.look_at_limits();
@@ -256,8 +256,8 @@ impl Zswap {
         self.encoded(entry, pool, put, &kept, keep_older)
     }
 
-    /// Returns the content for a page, given the result of putting it into a pool. If the pool had no room,
-    /// makes room and tries again.
+    /// Returns the content for a page. `put` is the result of putting the page into `pool`. If the pool had
+    /// no room, makes room and tries again.
     #[inline]
     pub(crate) fn encoded(
         &self,
@@ -316,7 +316,7 @@ impl Zswap {
         Some(Content::SameFilled(packed))
     }
 
-    /// Returns the content for an object in a pool. The reference to the pool passes to the content.
+    /// Returns the content for an object in a pool. The content takes over the reference to the pool.
     #[inline]
     pub(crate) fn stored_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
         if stored.raw {

@@ -99,7 +99,7 @@ pub struct CompactorReport {
     pub busy: Duration,
     /// Checks and runs in which the backend failed or panicked.
     pub failed: u64,
-    /// The last error.
+    /// The last error; `None` if there was none.
     pub last_error: Option<ZpoolError>,
 }
 
@@ -151,7 +151,7 @@ impl Watch {
         percent_of(figures.compressed, self.from_percent)
     }
 
-    /// Returns the growth of waste that leads to a run.
+    /// Returns by how many bytes the waste must have grown to lead to a run.
     fn gain(&self, figures: Figures) -> usize {
         (self.threshold(figures) / 4).max(LEAST_GAIN)
     }
@@ -189,7 +189,7 @@ impl Watch {
 #[derive(Debug, Default)]
 struct Run {
     pages: usize,
-    /// The bytes of those pages.
+    /// The bytes of the freed pages.
     won: usize,
     error: Option<ZpoolError>,
 }
@@ -361,7 +361,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// Returns the figures of pools with 100 MiB of compressed bytes and `kib` KiB of waste.
+    /// Makes figures with 100 MiB of compressed bytes and `kib` KiB of waste.
     fn with_waste(kib: usize) -> Figures {
         Figures { pool: 100 * MIB + (kib << 10), compressed: 100 * MIB }
     }
@@ -441,7 +441,7 @@ mod tests {
             [(1, 8), (1, 4), (1, 2), (1, 1), (1, 1)]
         );
         assert_eq!([3600, 3700, 5000].map(&mut look), [(false, 2), (false, 4), (true, 4)]);
-        // A run that frees nothing.
+        // This run frees nothing.
         watch.ran(0, with_waste(9000));
         assert!(!watch.is_due(with_waste(9001)));
         assert_eq!(watch.pace, 8);

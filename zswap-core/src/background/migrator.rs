@@ -20,7 +20,7 @@ pub struct MigrationReport {
     pub left: usize,
     /// Steps that ended with an error, because a page could not be moved.
     pub failed: u64,
-    /// The last error.
+    /// The last error; `None` if there was none.
     pub last_error: Option<MigrateError>,
     /// Whether the thread has ended, because all pages are moved or the store is gone.
     pub ended: bool,

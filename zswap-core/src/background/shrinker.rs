@@ -61,11 +61,12 @@ impl ShrinkerPolicy {
         ShrinkerPolicy { pause, ..self }
     }
 
-    /// Returns how many pages to write back when the pools hold `bytes` of `max`, and `came_back` pages were
-    /// loaded from the device since the last step.
+    /// Returns how many pages a step writes back. The pools hold `bytes` bytes, their limit is `max` bytes,
+    /// and `came_back` pages were loaded from the device since the last step.
     fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
         let from = percent_of(max, self.from_percent);
-        // A page that is written back frees at most its size, so at least this many must be written back.
+        // Writing a page back frees at most the size of a page. So at least this many pages must be written
+        // back.
         let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
         if bytes >= max || needed == 0 {
             return needed;
@@ -95,7 +96,7 @@ pub struct ShrinkerReport {
     /// Steps that ended with an error, or in which the device, codec or backend panicked, or that skipped a
     /// page because it could not be read.
     pub failed: u64,
-    /// The last error.
+    /// The last error; `None` if there was none.
     pub last_error: Option<WritebackError>,
 }
 

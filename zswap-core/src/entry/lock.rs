@@ -1,9 +1,9 @@
-//! The lock of an entry: the lock bit of its word, with its rank and the entry's checksum.
+//! The lock of an entry. It is a bit in the entry's word, and also guards the entry's checksum.
 //!
 //! # Rules
 //! * The lock is held for a few dozen instructions, to read or replace the word and to pin its object. It is
-//!   never held during compression, decompression, device I/O or user code other than the backend's
-//!   `obj_read_begin`. Nothing blocks under it.
+//!   never held during compression, decompression or device I/O. The only user code that runs under it is the
+//!   backend's `obj_read_begin`. Nothing blocks under it.
 //! * Order: the entry lock comes before the backend's locks. A thread that holds an entry lock never waits
 //!   for an `AcompCtx`.
 //! * A thread holds at most one entry lock.
@@ -60,7 +60,7 @@ impl<'a> EntryGuard<'a> {
         Word::from_raw(self.guard.word())
     }
 
-    /// Replaces the word; returns the old one.
+    /// Replaces the word, and returns the old one.
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         Word::from_raw(self.guard.replace(word.raw()))
     }

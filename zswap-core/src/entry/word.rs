@@ -50,7 +50,7 @@ impl PoolId {
     /// Returns the pool's place.
     ///
     /// # Panics
-    /// If the number is 15, which no entry's word holds.
+    /// If the number is 15. No word of an entry has this number.
     pub(crate) const fn index(self) -> usize {
         assert!(
             (self.0 as usize) < Self::LIMIT,
@@ -70,7 +70,7 @@ pub(crate) enum Content {
         bits: BackendBits,
         raw: bool,
     },
-    /// A pattern; see `same_filled.rs`.
+    /// The pattern of a same-filled page, packed by zpage's `same_filled.rs`.
     SameFilled(u64),
     /// A slot of the device.
     OnDevice(u32),
@@ -125,7 +125,7 @@ impl Word {
         matches!(self.content(), Content::Empty)
     }
 
-    /// Returns whether the word names an object of a pool.
+    /// Returns whether the content is an object of a pool.
     pub(crate) const fn is_stored(self) -> bool {
         matches!(self.content(), Content::Stored { .. })
     }

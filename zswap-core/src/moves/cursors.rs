@@ -1,4 +1,4 @@
-//! Where the next walk of each kind starts.
+//! The places in the index at which the next walks start.
 
 use crate::sync::atomic::AtomicU64;
 

@@ -50,7 +50,8 @@ impl Zswap {
     /// [`MigrateError::Forked`] in a child after `fork`.
     ///
     /// # Blocking
-    /// Waits as [`Zswap::store`] does. Locks only the entry of the page being moved, for a moment.
+    /// Waits as [`Zswap::store`] does. Locks only the entry of the page that is being moved, and only for a
+    /// moment.
     pub fn migrate_pools(&self, budget: usize) -> Result<PoolMigration, MigrateError> {
         let mut done = PoolMigration::default();
         self.migrate_some(budget, &mut done, &|| false)?;

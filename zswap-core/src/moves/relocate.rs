@@ -18,7 +18,7 @@ use crate::{Page, SwapEntry, Zswap};
 pub(crate) enum Wanted {
     Yes,
     No,
-    /// The page was loaded, so it gets a second chance.
+    /// Not now: the page was loaded recently, so it gets a second chance.
     SecondChance,
 }
 
@@ -32,7 +32,7 @@ pub(crate) enum NewCopy {
     NoneBetter(Codec),
 }
 
-/// What happened to an entry.
+/// The result of [`Zswap::relocate`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Relocated {
     Moved,
@@ -84,8 +84,8 @@ impl Zswap {
                     // The comparison is done, so the object need not stay pinned.
                     drop(object);
                     let left = if replaced { word.content() } else { new };
-                    // SAFETY: this thread took the older copy out of the entry, or never installed the
-                    // newer one, and discards it only here.
+                    // SAFETY: `left` is in no entry. It is the older copy, which this thread took out of the
+                    // entry, or the newer copy, which was not installed. It is discarded only here.
                     unsafe { self.discard(left) };
                     replaced.then_some(Relocated::Moved)
                 }

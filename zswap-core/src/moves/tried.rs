@@ -27,7 +27,7 @@ struct Notes {
     of: HashMap<u64, u8>,
 }
 
-/// The bit of a compressor; 0 if there was no memory to note it.
+/// The bit of a compressor; 0 if there was no memory for the compressor's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Codec(u8);
 
@@ -40,7 +40,8 @@ impl Tried {
         change(&mut self.0.lock())
     }
 
-    /// Returns the bit of a compressor, given the text that the compressor was built from.
+    /// Returns the bit of a compressor, given the compressor's name. Gives it a bit if it has none. If all
+    /// bits are taken, drops all notes first.
     pub(crate) fn codec(&self, text: &str) -> Codec {
         self.with(|notes| {
             if let Some(at) = notes.codecs.iter().position(|codec| codec == text) {

@@ -19,7 +19,8 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::device::DeviceError;
 use zpage::device_slots::Slots;
 
-/// The most second chances given in a row. The next page is written back even if it was loaded.
+/// The most second chances that are given in a row. After that, the next page is written back even if it was
+/// loaded.
 pub(crate) const SECOND_CHANCES: usize = 64;
 
 /// The result of writing pages back.
@@ -30,7 +31,7 @@ pub(crate) struct WrittenBack {
     pub(crate) unreadable: usize,
     /// The error of the unreadable page that was skipped last.
     pub(crate) passed_by: Option<WritebackError>,
-    /// The error that ended the writeback early.
+    /// The error that ended the writeback early, if any.
     pub(crate) error: Option<WritebackError>,
 }
 

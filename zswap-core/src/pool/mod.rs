@@ -26,7 +26,7 @@ use zpool_base::contained::{Contained, Panicked, contain};
 /// A backend with its compressor.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    /// The registry name that the backend was built from.
+    /// The name by which the backend was found in the registry.
     pub(crate) zpool_name: String,
     /// The compressor's canonical name. Specs with and without defaults spelled out have the same canonical
     /// name.
@@ -110,7 +110,7 @@ impl From<CodecFault> for Fault {
     }
 }
 
-/// The parts that a recipe makes a [`Pool`] from.
+/// The parts from which a recipe makes a [`Pool`].
 #[derive(Debug)]
 pub(crate) struct Ingredients {
     pub(crate) zpool_name: String,
@@ -265,7 +265,7 @@ impl Pool {
         }
         let handle = self.backend("malloc", |zpool| zpool.malloc_from(bytes));
         let handle = handle.map_err(Fault::Pool)?;
-        // Relaxed: as above.
+        // Relaxed: a hint, as at the start of `malloc`.
         if self.charged.used() == 0 || self.uncharged.load(Ordering::Relaxed) {
             self.look_whether_it_charges();
         }
@@ -282,7 +282,7 @@ impl Pool {
         let uncharged = self.uncharged.load(Ordering::Relaxed);
         let pages = self.backend("total_pages", |zpool| Ok(zpool.total_pages())).unwrap_or(0);
         if uncharged || pages > 0 && self.charged.used() == 0 {
-            // Relaxed: as above.
+            // Relaxed: a hint, as at the start of `malloc`.
             self.uncharged.store(true, Ordering::Relaxed);
             self.charged.set_used(pages.saturating_mul(self.page_size));
         }

@@ -86,7 +86,7 @@ impl PercpuRef {
             // Relaxed: the Release of the subtraction below covers this addition.
             self.word.fetch_add(sum, Ordering::Relaxed);
         }
-        // Release pairs with the AcqRel of `put`, as the swaps do.
+        // Release pairs with the AcqRel of `put`.
         self.word.fetch_sub(SPREAD, Ordering::Release);
     }
 
@@ -173,7 +173,7 @@ mod loom_tests {
 
     struct Pool {
         refs: PercpuRef,
-        /// Stands for the pool itself.
+        /// A value that stands for the pool itself. The model checks that accesses to it are ordered.
         body: Watched,
         /// How often the pool was taken down. Guarded by the pools lock.
         downs: Mutex<u64>,

@@ -33,7 +33,7 @@ struct Place {
     refs: PercpuRef,
 }
 
-/// What the pools lock guards.
+/// The pools of all places. Guarded by the pools lock.
 #[derive(Debug)]
 struct Table {
     pools: [Option<Arc<Pool>>; PoolId::LIMIT],
@@ -77,14 +77,14 @@ impl Pools {
     /// Puts a pool into the free place `at`, and makes its count alive, with the reference for being current.
     fn settle(&self, table: &mut Table, at: usize, pool: Arc<Pool>) {
         let place = &self.places[at];
-        // Relaxed: `reinit` publishes it.
+        // Relaxed: `reinit` publishes the pointer.
         place.pool.store(Arc::as_ptr(&pool).cast_mut(), Ordering::Relaxed);
         table.pools[at] = Some(pool);
         let reinited = place.refs.reinit();
         assert!(reinited, "a free place has a living count");
     }
 
-    /// Returns the current pool.
+    /// Returns a new reference to the current pool.
     #[inline]
     pub(crate) fn current(&self) -> PoolRef<'_> {
         loop {
@@ -127,7 +127,7 @@ impl Pools {
     pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Pool>> + use<> {
         let mut pools = [const { None }; PoolId::LIMIT];
         let table = self.lock();
-        // Relaxed: changed under the lock only.
+        // Relaxed: the number changes only under the lock.
         let current = self.current.load(Ordering::Relaxed);
         let first = core::iter::once(current);
         let others = (0..PoolId::LIMIT).filter(|at| *at != current);
@@ -144,7 +144,7 @@ impl Pools {
         let old;
         {
             let mut table = self.lock();
-            // Relaxed, here and below: changed under the lock only.
+            // Relaxed, here and below: the number changes only under the lock.
             let current = self.current.load(Ordering::Relaxed);
             let like = |at: usize| {
                 table.pools[at].as_ref().is_some_and(|pool| pool.is_like(zpool, compressor))
@@ -176,7 +176,7 @@ impl Pools {
         let old;
         {
             let mut table = self.lock();
-            // Relaxed: changed under the lock only.
+            // Relaxed: the number changes only under the lock.
             let current = self.current.load(Ordering::Relaxed);
             if !table.pools[current].as_deref().is_some_and(still) {
                 return Err(NotSwitched::Changed);

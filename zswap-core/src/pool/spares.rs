@@ -9,7 +9,7 @@ use crate::sync::Mutex;
 /// The most contexts that a pool keeps for requests: one for each page of a folio of 16 pages.
 const MOST_SPARES: usize = 16;
 
-/// What a request needs besides its page.
+/// The context and the buffers of a request.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) ctx: Box<dyn CompressorCtx>,

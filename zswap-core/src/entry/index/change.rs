@@ -14,7 +14,7 @@ use crate::sync::atomic::{AtomicU32, Ordering, fence};
 /// An inner node on the way down to a key.
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
-    /// Where the reference to the node is stored.
+    /// The word that holds the reference to the node.
     slot: &'a AtomicU32,
     number: u32,
     pub(super) inner: Inner<'a>,
@@ -27,7 +27,7 @@ pub(super) struct Step<'a> {
 pub(super) struct Way<'a> {
     steps: [Option<Step<'a>>; LEVELS],
     depth: usize,
-    /// Where the reference at the end of the way is stored.
+    /// The word that holds the reference at the end of the way.
     slot: &'a AtomicU32,
     /// The reference at the end of the way. It leads to nothing, to a leaf or lone entry, or to an inner node
     /// that does not cover the key.
@@ -70,7 +70,8 @@ impl Index {
         let (below, pooled) = match way.end.target() {
             Target::None => {
                 let (at, lone) = self.new_lone(&mut locked, key)?;
-                // Release: a thread that follows the reference finds the node in its table.
+                // Release pairs with the Acquire of look-ups: a thread that follows the reference finds the
+                // node in its table.
                 way.slot.store(at.0, Ordering::Release);
                 Words::of_lone(lone).open();
                 self.unlock(locked);
@@ -110,7 +111,8 @@ impl Index {
         if pooled {
             inner.mark(header.digit(below));
         }
-        // Release: a look-up of an existing key that reaches the new node must find the reference in it.
+        // Release pairs with the Acquire of look-ups: a look-up of an existing key that reaches the new node
+        // must find the reference in it.
         way.slot.store(Ref::inner(inner_number).0, Ordering::Release);
         Words::of_lone(lone).open();
         Ok(())
@@ -123,7 +125,7 @@ impl Index {
     fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoRoom> {
         let Target::Lone(number) = way.end.target() else { return Ok(()) };
         let lone = self.lone(number);
-        // Relaxed: changes only under the structure lock.
+        // Relaxed: the key changes only under the structure lock.
         let other = lone.key.load(Ordering::Relaxed);
         if other == key {
             return Ok(());
@@ -148,7 +150,8 @@ impl Index {
             return Ok(());
         }
         self.copy_sum(number, leaf_number, other);
-        // Release: a thread that follows the reference finds the leaf, with its prefix.
+        // Release pairs with the Acquire of look-ups: a thread that follows the reference finds the leaf with
+        // its prefix.
         way.slot.store(Ref::leaf(leaf_number).0, Ordering::Release);
         Words::of_leaf(leaf).open_with(other, word);
         self.retire_lone(&mut locked, number);
@@ -303,7 +306,7 @@ impl Index {
         // unlocked.
         fence(Ordering::SeqCst);
         let Some(found) = self.find(key) else { return };
-        // This is only a guess: the CASes below decide.
+        // This check is made without the lock, so it may be wrong. The CASes in `kill` decide.
         if self.words(found.at).is_none_or(|words| words.any(|word| word != Word::EMPTY)) {
             return;
         }
@@ -332,7 +335,7 @@ impl Index {
             step.inner.unmark(step.digit);
             childless = childless && step.inner.is_childless();
             if childless {
-                // Relaxed: as for the leaf's slot.
+                // Relaxed: as in `prune`.
                 step.slot.store(Ref::NONE.0, Ordering::Relaxed);
                 self.retire_inner(locked, step.inner, step.number);
             } else if step.inner.has_marks() {

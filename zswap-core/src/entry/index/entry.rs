@@ -1,4 +1,4 @@
-//! A locked entry of the index. Dropping it leaves no empty leaf behind.
+//! A locked entry of the index. When it is dropped, a leaf that has become empty is removed.
 //!
 //! A leaf is removed only when all its words are unlocked and EMPTY (`Index::prune`). So a leaf stays while
 //! any of its words is locked, even by a thread that only reads the word. Hence the rule: *each thread that
@@ -41,7 +41,7 @@ impl<'a> Entry<'a> {
         self.guard().word()
     }
 
-    /// Replaces the word; returns the old one.
+    /// Replaces the word, and returns the old one.
     #[inline]
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         self.guard_mut().replace(word)

@@ -1,4 +1,4 @@
-//! Lists the entries in order, the keys of one leaf at a time.
+//! Lists the keys of used entries in order, one leaf at a time.
 
 use core::ops::Deref;
 

@@ -1,4 +1,4 @@
-//! The index under the model checker.
+//! Tests the index under the model checker.
 
 use super::as_map::{get, put, remove};
 use super::node::{INNER_BITS, LEAF_BITS};
@@ -125,7 +125,8 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
                     }
                 })
             };
-            // Only reads the word. Waiting for the structure lock would order the two threads.
+            // Only read the word here. If it is DEAD, `lock_in` would wait for the structure lock, and that
+            // would order the two threads.
             if !Word::from_raw(stale.word.load(Ordering::Relaxed)).is_dead() {
                 if let Some(mut entry) = index.lock_in(stale, A0) {
                     entry.replace(Word::new(Content::SameFilled(3)));
@@ -161,7 +162,8 @@ fn loom_index_lookup_against_growth() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
+        // Relaxed: this load orders nothing. It only makes loom also try the rest of this thread after the
+        // other thread has run.
         shared.1.load(Ordering::Relaxed);
         let came_upon = shared.0.find_lone(slot, at, number, A0);
         assert!(!matches!(came_upon, AtLone::Absent), "in use all the time");
@@ -374,7 +376,8 @@ fn loom_index_read_against_recycling_twice() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
+        // Relaxed: this load orders nothing. It only makes loom also try the rest of this thread after the
+        // other thread has run.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(found).map(Word::content);
         let fine = [Content::Empty, Content::SameFilled(1), Content::SameFilled(3)];
@@ -414,7 +417,8 @@ fn loom_index_lookup_against_memory_given_back() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
+        // Relaxed: this load orders nothing. It only makes loom also try the rest of this thread after the
+        // other thread has run.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(stale).map(Word::content);
         assert!(seen.is_none(), "another key's: {seen:?}");

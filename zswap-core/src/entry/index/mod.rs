@@ -1,4 +1,4 @@
-//! The radix index, which leads from a swap entry's 64-bit key to its entry word.
+//! The radix index, which finds the word of an entry by the entry's 64-bit key.
 //!
 //! It is a path-compressed radix tree of inner nodes with 16 children, above leaves of 32 entry words. A key
 //! that would be alone in its leaf is kept as a *lone* entry instead, which is just the key and the word. A
@@ -102,8 +102,8 @@ impl Removals {
     /// Counts the removal of a leaf or lone entry. Its words are DEAD already, and it has not been recycled
     /// yet.
     fn count(&self, at: Ref) {
-        // Release pairs with the Acquire in `read`: a thread that sees this removal counted also sees that the
-        // words are DEAD.
+        // Release pairs with the Acquire in `read`: a thread that sees this removal counted also sees the
+        // words DEAD.
         self.stripe(at).fetch_add(1, Ordering::Release);
     }
 }
@@ -137,7 +137,8 @@ impl Structure {
         self.leaves.any_leaving() || self.lones.any_leaving() || self.inners.any_leaving()
     }
 
-    /// Returns a group of nodes whose memory can return to the system, if there is one.
+    /// Returns the kind and number of a group with memory that can return to the system; `None` if there is
+    /// no such group.
     fn next_leaving(&mut self) -> Option<(Kind, usize)> {
         [Kind::Leaf, Kind::Lone, Kind::Inner]
             .into_iter()
@@ -178,7 +179,7 @@ impl Index {
         self.sums.is_some()
     }
 
-    /// Makes an index of at most `limit` nodes of each kind.
+    /// Makes an index with room for at most `limit` nodes of each kind.
     #[cfg(test)]
     pub(crate) fn with_node_limit(limit: usize) -> Self {
         Self::with(None, limit)
@@ -260,7 +261,7 @@ impl Index {
     ) -> Option<Result<T, Entry<'_>>> {
         loop {
             let found = self.find(key)?;
-            // `read` returns no dead word.
+            // `read` never returns a DEAD word.
             if let Some(word) = self.read(found) {
                 if let Some(seen) = see(word) {
                     return Some(Ok(seen));
@@ -292,8 +293,8 @@ impl Index {
         // Acquire pairs with the Release of `count`: if this count includes the removal of a node, the load
         // below sees the node's word DEAD, or a later value of it.
         let before = removals.load(Ordering::Acquire);
-        // Acquire, so that the node's prefix or key is read after the word: if the node was recycled before the
-        // word was read, its new prefix or key is seen.
+        // Acquire, so that the node's prefix or key is read after the word. If the node was recycled before
+        // the word was read, this thread sees the new prefix or key.
         let word = Word::from_raw(found.word.load(Ordering::Acquire));
         // Relaxed: the Acquire of `is_the_keys` comes before this load of the count.
         let same = found.is_the_keys() && removals.load(Ordering::Relaxed) == before;
@@ -309,7 +310,8 @@ impl Index {
                 // The lock's Acquire pairs with the store that made the words EMPTY, which came after the
                 // store of the node's prefix or key. So this sees the prefix or key.
                 if !found.is_the_keys() {
-                    // While the word is locked, the node keeps its current prefix or key.
+                    // The place now belongs to other keys. While the word is locked, the node keeps its
+                    // prefix or key.
                     let theirs = self.words(found.at).map_or(key, |words| words.first);
                     drop(Entry::new(entry, self, theirs));
                     return None;
@@ -327,7 +329,7 @@ impl Index {
         }
     }
 
-    /// Waits for a thread that is removing or replacing a node.
+    /// Waits until the thread that is removing or replacing a node has finished.
     fn wait_for_structure(&self) {
         drop(self.lock_structure());
     }
@@ -345,9 +347,11 @@ impl Index {
                 Target::None => return None,
                 Target::Inner(number) => {
                     let inner = self.inner(number);
-                    // Relaxed: the header was written before the reference was stored, or the node is recycled.
+                    // Relaxed: the header was written before the reference was stored. If the node was
+                    // recycled since, any header will do: see the head of the file.
                     let header = Header::unpack(inner.header.load(Ordering::Relaxed));
-                    // Levels decrease on the way down. If a level does not, its node is recycled.
+                    // Levels decrease on the way down. If this level is not lower than the last, the node was
+                    // recycled.
                     let digit = header.way_to(key).filter(|_| header.level < above)?;
                     above = header.level;
                     slot = inner.child(digit);
@@ -400,7 +404,7 @@ enum AtLone<'a> {
 /// The place where a key's word was found. It may have become another key's place since.
 #[derive(Debug, Clone, Copy)]
 struct Found<'a> {
-    /// A leaf or a lone entry.
+    /// The reference to the leaf or lone entry.
     at: Ref,
     word: &'a AtomicU64,
     /// The prefix of the leaf, or the key of the lone entry. It says to which keys the place belongs.

@@ -4,8 +4,9 @@
 //! entry in its key. A stale reference may lead to a node that stands for other keys by now. So a thread that
 //! follows a reference without the structure lock checks the node's record.
 //!
-//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without children.
-//! Memory that no node has used yet, or that was returned to the system, reads like that.
+//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without
+//! children. Memory that no node has used yet reads as zeros, and so does memory that was returned to the
+//! system.
 
 use crate::entry::word::Word;
 use crate::sync::MODEL;
@@ -84,7 +85,7 @@ impl Header {
         Header { level, prefix: key >> Self::shift(level) >> INNER_BITS }
     }
 
-    /// Returns the header of the lowest node that covers both keys, which are in different leaves.
+    /// Returns the header of the lowest node that covers both keys. The keys must be in different leaves.
     pub(super) fn of_both(key: u64, other: u64) -> Self {
         let top = u64::BITS - 1 - (key ^ other).leading_zeros();
         Header::covering(key, (top - LEAF_BITS) / INNER_BITS)
@@ -249,7 +250,7 @@ impl<'a> Words<'a> {
         self.open_with(self.first, Word::EMPTY);
     }
 
-    /// Does what `open` does, but stores `word` for `key`.
+    /// Does what `open` does, but gives the word of `key` the value `word` instead of EMPTY.
     pub(super) fn open_with(&self, key: u64, word: Word) {
         for (at, place) in (self.first..=u64::MAX).zip(self.words) {
             let word = if at == key { word } else { Word::EMPTY };
@@ -288,9 +289,9 @@ pub(super) type InnerNode = (AtomicU64, [AtomicU32; CHILD_SLOTS], AtomicU32);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inner<'a> {
-    /// A packed [`Header`].
+    /// The node's [`Header`], packed.
     pub(super) header: &'a AtomicU64,
-    /// [`Ref`]s.
+    /// The children, as [`Ref`]s.
     pub(super) children: &'a [AtomicU32; CHILD_SLOTS],
     /// A bit for each child. It is set if an entry below the child may have pool memory (`pooled.rs`).
     /// Changes only under the structure lock.

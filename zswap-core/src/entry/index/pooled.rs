@@ -5,12 +5,12 @@
 //! `Content::Stored`. A walk visits only marked children.
 //!
 //! # Rules
-//! * Marks change only under the structure lock. Only `note_replaced` reads them without it.
+//! * Marks change only under the structure lock. Only `note_replaced` reads marks without that lock.
 //! * Whenever the structure lock is free, a mark implies the marks above it: the whole way from the root is
 //!   marked. So it is enough to read the mark of a leaf.
 //! * A mark without a `Content::Stored` entry below it is *stale*. It costs a walk one visit, and the walk
 //!   clears it.
-//! * The root has no mark. A leaf that is the root is always visited.
+//! * The root has no mark. If the root is a leaf, walks always visit it.
 //!
 //! # Why a walk misses no stored page
 //! Suppose a thread (the *store*) has put a Stored word into an entry, its `note_replaced` has returned, and

@@ -71,7 +71,7 @@ impl Sums {
 /// an entry with a pattern would write no checksum.
 fn touch(sum: Option<&AtomicU32>) {
     if let Some(sum) = sum {
-        // Relaxed: nobody can use the node yet.
+        // Relaxed: no other thread can use the node yet.
         sum.store(0, Ordering::Relaxed);
     }
 }
