@@ -28,10 +28,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A store combines a *backend* with a *compressor*. The backends are `zsmalloc`, `z3fold` and `zbud`;
-//! `zpool-api` says how to add your own. The compressors are `lz4`, `lz4hc`, `zstd`, `deflate`, `null` and,
-//! behind a feature, `lzo`; `compressors` says how to add your own. Both are chosen by name and may be
-//! changed while the store is in use:
+//! A store combines a *backend* with a *compressor*. The backends are `zsmalloc`, `z3fold` and `zbud`; the
+//! crate `zpool-api` says how to add your own. The compressors are `lz4`, `lz4hc`, `zstd`, `deflate`, `null`
+//! and, behind a feature, `lzo`; the crate `compressors` says how to add your own. Both are chosen by name
+//! and may be changed while the store is in use:
 //!
 //! ```
 //! # use zswap_core::{SwapEntry, Zswap};
@@ -40,8 +40,8 @@
 //! # let store = Zswap::builder().zpool("zbud").compressor("lz4").build()?;
 //! # let page = [7u8; zswap_core::PAGE_SIZE];
 //! # store.store(SwapEntry::new(0, 1)?, &page)?;
-//! store.set_compressor("zstd")?; // for new pages; older ones stay readable in their pool
-//! store.migrate_pools(1000)?; // moves up to 1000 of those into the new pool
+//! store.set_compressor("zstd")?; // for new pages; older pages stay readable in their pool
+//! store.migrate_pools(1000)?; // moves up to 1000 older pages into the new pool
 //! // Recompress only pages that nobody has loaded for a while:
 //! store.recompress(&Recompress::new("zstd:level=9").max_pages(1000).idle())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -81,22 +81,22 @@
 //!
 //! # Files
 //!
-//! | file | idea |
+//! | file | contents |
 //! |---|---|
-//! | `entry/` | the name of a page (`mod.rs`), its 8-byte word (`word.rs`), its lock (`lock.rs`), the radix index of entry words (`index/`) |
+//! | `entry/` | the name of a page (`mod.rs`), the 8-byte word of an entry (`word.rs`), its lock (`lock.rs`), and the radix index that finds the words (`index/`) |
 //! | `checksum.rs` | checks that a page is the one that was stored |
-//! | `pool/` | page to object and back (`mod.rs`), the living pools (`pools.rs`), their reference counts (`percpu_ref.rs`) |
-//! | `moves/` | a walk over the entries, like a clock's hand (`walk.rs`), replacing a page by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` |
-//! | `background/` | a thread that works on a store (`mod.rs`): `shrinker.rs`, `compactor.rs`, `migrator.rs` |
-//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; making room at the limit; pauses after a device failed |
+//! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), and their reference counts (`percpu_ref.rs`) |
+//! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers that use both: `migrate.rs`, `recompress.rs`, `writeback.rs` |
+//! | `background/` | a thread that works on a store (`mod.rs`), and the three kinds of such threads: `shrinker.rs`, `compactor.rs`, `migrator.rs` |
+//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; how a store makes room at its limit; the pauses after failures of a device |
 //! | `accounting.rs` | the memory that a store takes |
-//! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; its entries; several pages at a time, compressed in parallel; another backend or compressor |
-//! | `counters.rs`, `stats.rs` | counting without contention |
+//! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; iteration over its entries; batches, which are compressed in parallel; switches to another backend or compressor |
+//! | `counters.rs`, `stats.rs` | counters without contention; the snapshot of all figures |
 //! | `metrics.rs`, `publish.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
-//! | `builder.rs` | settings and construction |
+//! | `builder.rs` | the settings, and how a store is built from them |
 //!
-//! The crate `zpage`, which `zram` uses, too, has the codecs' contexts, the patterns, the devices with their
-//! slots, and the built-in backends.
+//! The crate `zpage` has the parts that `zram` uses, too: the codecs' contexts, the patterns, the devices
+//! with their slots, and the built-in backends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(

@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `zswap_stored_pages` and every other size of [`ZswapStats`](crate::ZswapStats) | gauge |
 //! | `zswap_written_back_pages` and every other count of events | counter |
-//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`; labels `zpool` and `compressor` too | gauge |
-//! | `zswap_store_seconds`, `zswap_load_seconds`: the time that a call of `store`, `try_replace` or `load` takes, also if it fails | histogram |
+//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`, which also have the labels `zpool` and `compressor` | gauge |
+//! | `zswap_store_seconds`: the time that a call of `store` or `try_replace` takes; `zswap_load_seconds`: the time that a call of `load` takes. Calls that fail are recorded, too. | histogram |
 
 use metrics::{counter, gauge};
 

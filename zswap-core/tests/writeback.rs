@@ -160,7 +160,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     check(&store, 0, 0);
     for entry in 0..9 {
         assert!(store.store(at(99), &marked(99, 0)).is_err());
-        // A pattern needs no room in the pools.
+        // A same-filled page needs no room in the pools.
         store.store(at(100), &[9; PAGE_SIZE]).unwrap();
         store.invalidate(at(entry));
     }

@@ -43,7 +43,7 @@ impl Zswap {
             let leaf = self.index.pooled_keys(from, &mut keys);
             visited.leaves += leaf.leaves as u64;
             let next = leaf.next.unwrap_or(0);
-            // Relaxed: as above.
+            // Relaxed: as for the load of `start`.
             hand.store(next, Ordering::Relaxed);
             for key in keys.iter().copied() {
                 if wrapped && key >= start {
@@ -60,7 +60,7 @@ impl Zswap {
                 };
                 // Move the hand back into this leaf, unless another walk has moved it on. In the rare case
                 // that another walk has moved it around to the same place, some entries are visited twice.
-                // Relaxed: as above.
+                // Relaxed: as for the load of `start`.
                 let _ = hand.compare_exchange(next, key, Ordering::Relaxed, Ordering::Relaxed);
                 return back_to.map(drop).map_err(|(_, error)| error);
             }

@@ -20,7 +20,7 @@ pub(crate) fn page(seed: u64) -> Box<Page> {
     let mut rng = Rng::new(seed);
     let mut page = Box::new([0u8; PAGE_SIZE]);
     match seed % 8 {
-        // One repeated word, of one of three forms.
+        // One repeated word. There are three kinds of such words.
         0 => {
             let word = match seed / 8 % 3 {
                 0 => seed / 8,

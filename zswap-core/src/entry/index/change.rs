@@ -142,8 +142,8 @@ impl Index {
             self.retire_leaf(&mut locked, leaf_number);
             self.unlock(locked);
             if let Some(entry) = lock::lock(lone.word, &self.waiters) {
-                // While the entry is locked, it keeps its key.
-                // Relaxed: written before the word was unlocked.
+                // While the entry is locked, it keeps its key. Relaxed: the key was written before the word
+                // was unlocked.
                 let theirs = lone.key.load(Ordering::Relaxed);
                 drop(Entry::new(entry, self, theirs));
             }
