@@ -244,7 +244,7 @@ impl ZswapBuilder {
     /// # Errors
     /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message then lists the
     ///   known names), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also
-    ///   if there is no memory for the completion queues of batches or, if `max_bytes` is set, if the first
+    ///   if there is no memory for the completion queues of batches, or if `max_bytes` is set and the first
     ///   compression context cannot be made.
     /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
     /// * [`BuildError::Pages`] if the page provider cannot be built.

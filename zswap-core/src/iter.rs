@@ -18,7 +18,7 @@ pub struct Entries<'a> {
     given: usize,
     /// Where the search for the next leaf starts; `None` if there is no further leaf.
     next: Option<u64>,
-    /// The last key to yield.
+    /// The last key that may be yielded.
     last: u64,
 }
 

@@ -37,7 +37,7 @@ pub struct ZswapStats {
     pub decompress_fail: u64,
     /// Reads of a page that did not match its checksum. Always 0 in a store without checksums.
     pub corrupt_pages: u64,
-    /// Stores that found the pools at their limit, and then made room or were refused.
+    /// Stores that found the pools at their limit. They then made room or were refused.
     pub pool_limit_hit: u64,
     /// Stores refused at the limit on the pools. The next four figures divide them by reason.
     pub reject_reclaim_fail: u64,

@@ -686,7 +686,7 @@ impl Zswap {
     }
 
     /// Releases the warm pages of the pools to the system, and returns how many. Warm pages are empty pages
-    /// that a pool keeps for its next objects.
+    /// that a pool keeps for its next objects. Returns 0 in a child after `fork`.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};

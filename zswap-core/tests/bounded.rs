@@ -22,8 +22,8 @@ const POOLED: u64 = 10_000;
 /// In a store made by `at_the_limit`, every `SPACING`th key has a page in the pool.
 const SPACING: u64 = 100;
 
-/// Makes a store at its limit, with `POOLED` pages in the pool. If `others`, the keys between those of these
-/// pages have same-filled pages and pages on the device.
+/// Makes a store at its limit, with `POOLED` pages in the pool, at keys that are `SPACING` apart. If
+/// `others`, the keys in between have same-filled pages and pages on the device.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")

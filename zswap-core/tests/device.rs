@@ -264,7 +264,7 @@ fn in_a_child_the_device_is_the_parents() {
         if child == 0 {
             drop(go);
             let _ = rustix::io::read(&wait, &mut [0; 1]);
-            // SAFETY: ends the child.
+            // SAFETY: ends the child without running any destructor or exit handler of the parent.
             unsafe { libc::_exit(0) };
         }
         drop((slots, device));

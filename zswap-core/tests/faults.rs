@@ -83,7 +83,8 @@ impl Script {
     }
 }
 
-/// A codec for pages with two equal halves: it keeps the first half. So it is simple, and follows the script.
+/// A simple codec for pages with two equal halves: it keeps the first half. Each call first does what the
+/// script says.
 #[derive(Debug, Clone)]
 struct Halves(Arc<Script>);
 

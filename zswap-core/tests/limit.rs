@@ -139,7 +139,7 @@ fn room_inside_the_pages_serves_at_the_limit() {
         let store = limited(zpool, MIB).build().unwrap();
         let full = (0..100_000).find(|n| store.store(at(*n), &page(n * 8 + 5)).is_err()).unwrap();
         (0..full).step_by(2).for_each(|n| assert!(store.invalidate(at(n))));
-        // Nearly as many pages of the same kind fit as were dropped.
+        // The store has room again for nearly as many pages as were dropped.
         let again =
             (0..full / 2).take_while(|n| store.store(at(100_000 + n), &page(n * 8 + 5)).is_ok());
         let again = again.count() as u64;

@@ -78,7 +78,7 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     assert_eq!(store.shrink(99), Ok(12));
     assert_eq!((places(&store), store.len()), ((0, 20), 21));
     (0..20).for_each(|entry| check(&store, entry, 0));
-    // Its slot is free again, whether a page on the device is taken, invalidated or overwritten.
+    // When a page on the device is taken, invalidated or overwritten, its slot becomes free.
     for entry in 0..5 {
         store.take(at(entry), &mut back).unwrap();
         assert!(back == marked(entry, 0) && !store.contains(at(entry)));

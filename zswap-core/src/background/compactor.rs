@@ -162,7 +162,7 @@ impl Watch {
         let (threshold, gain) = (self.threshold(now), self.gain(now));
         let above = now.waste().saturating_sub(threshold);
         let grown = above > 0 && now.waste() - self.left >= gain;
-        // The waste is also above the threshold by a whole gain, so this check comes late.
+        // The check is late if the waste has also passed the threshold by a whole gain.
         let late = above.min(now.waste() - self.left) >= gain;
         self.pace = match (now == self.seen, grown && late) {
             (true, _) => (2 * self.pace).min(LONGEST_PAUSE),

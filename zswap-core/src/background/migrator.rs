@@ -13,7 +13,7 @@ use zpool_base::contained::contain;
 #[derive(Clone, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct MigrationReport {
-    /// Pages moved.
+    /// Pages moved into the current pool.
     pub moved: u64,
     /// Pages that were still in other pools after the last step, except those that [`Zswap::recompress`] has
     /// moved.

@@ -60,7 +60,7 @@ impl PoolId {
     }
 }
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
     Empty,

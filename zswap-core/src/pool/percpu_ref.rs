@@ -90,8 +90,8 @@ impl PercpuRef {
         self.word.fetch_sub(SPREAD, Ordering::Release);
     }
 
-    /// Takes a reference. Returns false if the pool is dead, which cannot be if the caller knows that another
-    /// reference exists during the call.
+    /// Takes a reference. Returns false if the pool is dead. That cannot happen if another reference exists
+    /// during the whole call.
     #[inline]
     pub(crate) fn try_get(&self, cpu: usize) -> bool {
         // Acquire pairs with the Release of `open`: this thread sees the whole pool.
