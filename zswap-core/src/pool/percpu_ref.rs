@@ -46,9 +46,9 @@ impl PercpuRef {
     /// Makes a dead count alive, with the reference for being current. Returns false if the count was not
     /// dead.
     pub(crate) fn reinit(&self) -> bool {
-        // Acquire, so that everything that users of the place's last pool did comes before this. Release
-        // pairs with the Acquire of `try_get`: each thread that gets a reference sees the new pool. Relaxed
-        // on failure: nothing is done.
+        // AcqRel. Acquire pairs with the Release of the last `put`: everything that users of the place's last
+        // pool did comes before this. Release pairs with the Acquire of `try_get` and `resurrect`: each
+        // thread that gets a reference sees the new pool. Relaxed on failure: nothing is done.
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
         let reinited = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
         if reinited {
