@@ -1,14 +1,15 @@
-//! A cold tier behind an in-memory map. Values that were not used lately are kept in a fraction of their memory,
-//! and come back when they are needed.
+//! An in-memory map with a cold tier. Values that were not used lately are compressed into the tier, and
+//! decompressed when they are needed again.
 //!
 //! `cargo run --release -p zswap-core --example cold_tier`
 //!
-//! Values are shorter than a page, so cold values are packed: they are appended to an *open* page, which goes to
-//! the store when it is full. A page of thirty values compresses far better than thirty single values.
-//!
-//! A value that becomes hot again leaves a gap in its page. When more than half of a page is gaps, the page is
-//! taken out of the store and its remaining values are packed again. So the tier never holds much more than its
+//! Values are shorter than a page, so cold values are packed: they are appended to an *open* page. When that
+//! page is full, it goes to the store. A page of thirty values compresses far better than thirty single
 //! values.
+//!
+//! A value that becomes hot again leaves a gap in its page. When gaps take more than half of a page, the page
+//! is taken out of the store, and its remaining values are packed again. So the tier is never much larger
+//! than its values.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,16 +21,16 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Where a value is.
 enum Place {
-    /// In memory, uncompressed, and last used at this time.
+    /// The value is in memory, uncompressed, and was last used at this time.
     Hot(Box<[u8]>, u64),
-    /// In this page of the tier, at this offset and with this length.
+    /// The value is in this page of the tier, at this offset and with this length.
     Cold { page: u32, at: u16, len: u16 },
 }
 
 /// The contents of a page of the tier.
 #[derive(Default)]
 struct Packed {
-    /// The keys of all values packed into the page. Some of these values may have left it since.
+    /// The keys of all values that were packed into the page. Some of these values may have left it since.
     keys: Vec<u64>,
     /// Bytes of the values that are still in the page.
     live: usize,
@@ -51,7 +52,7 @@ struct TieredMap {
 }
 
 impl TieredMap {
-    /// Makes a map that keeps `most_hot_bytes` of its values uncompressed.
+    /// Makes a map that keeps at most `most_hot_bytes` bytes of values uncompressed.
     fn new(most_hot_bytes: usize) -> Result<Self> {
         Ok(TieredMap {
             values: HashMap::new(),
@@ -85,7 +86,8 @@ impl TieredMap {
         }
     }
 
-    /// Returns the value of a key, and whether the value was hot before; it is hot afterwards.
+    /// Returns the value of a key, and whether the value was hot. Makes the value hot. Returns `None` if the
+    /// map does not have the key.
     fn get(&mut self, key: u64) -> Result<Option<(&[u8], bool)>> {
         let was_hot = match self.values.get_mut(&key) {
             None => return Ok(None),
@@ -133,7 +135,8 @@ impl TieredMap {
         Ok(())
     }
 
-    /// Appends a value to the open page.
+    /// Appends a value to the open page. If the value does not fit, closes that page first and opens another
+    /// one.
     fn pack(&mut self, key: u64, value: &[u8]) -> Result<()> {
         if value.len() > PAGE_SIZE {
             return Err(format!("a value of {} bytes is longer than a page", value.len()).into());
@@ -174,8 +177,8 @@ impl TieredMap {
         Ok(self.store.load(SwapEntry::new(0, page.into())?, bytes)?)
     }
 
-    /// Notes that a value has left a page. If more than half of the page is gaps, packs its other values again
-    /// and drops the page.
+    /// Notes that a value has left a page. If at least half of the page is gaps then, packs its other values
+    /// again and drops the page.
     fn leave_gap(&mut self, page: u32, len: usize) -> Result<()> {
         let Some(packed) = self.pages.get_mut(&page) else { return Ok(()) };
         packed.live -= len;
@@ -193,13 +196,13 @@ impl TieredMap {
                 _ => {}
             }
         }
-        // Not earlier: until all values are packed, this page holds the others.
+        // Drop the page only now: until all its values are packed again, it holds the remaining ones.
         self.pages.remove(&page);
         self.store.invalidate(SwapEntry::new(0, page.into())?);
         Ok(())
     }
 
-    /// Returns the memory of the tier, without the keys and places that any map has.
+    /// Returns the bytes of the tier. Leaves out the keys and places, which any map would have.
     fn tier_bytes(&self) -> usize {
         let keys: usize = self.pages.values().map(|packed| packed.keys.capacity() * 8).sum();
         let pages = self.pages.capacity() * (size_of::<(u32, Packed)>() + 1);
@@ -210,11 +213,11 @@ impl TieredMap {
     }
 }
 
-// From here on: values to try the map with, and their expected contents.
+// The rest of the file tries the map: it makes values, and checks what the map returns.
 
 const SESSIONS: u64 = 40_000;
 
-/// Makes a session as a web server keeps it: JSON of 200 to 1500 bytes.
+/// Makes a value like the session of a web server: JSON of 200 to 1500 bytes.
 fn session(key: u64, version: u32) -> Box<[u8]> {
     let mix = (key * 31 + u64::from(version) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut text = format!(
@@ -243,7 +246,7 @@ fn main() -> Result<()> {
         map.insert(key, value)?;
     }
 
-    // Nine of ten requests go to the sessions of the last hour, a window that moves slowly. A quarter of the
+    // Nine of ten requests use a session of the last hour, and that window moves slowly. A quarter of the
     // requests change their session.
     let mut random = 0x5EED_u64;
     let mut next = |below: u64| {

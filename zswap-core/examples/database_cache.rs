@@ -3,12 +3,13 @@
 //! `cargo run --release -p zswap-core --example database_cache`
 //!
 //! A small set of *frames* holds uncompressed pages. A page that leaves its frame goes to a store. When it is
-//! needed again, it comes from the store instead of the file. A page is in one place at a time: in a frame, in the
-//! store, or only in the file.
+//! needed again, it is loaded from the store instead of the file. A page is in one place at a time: in a
+//! frame, in the store, or only in the file.
 //!
-//! A *clean* page is in the file as well, so it may be dropped from its frame or the store at any time. Of a *dirty*
-//! page the file has only an older version. The frame or the store holds the only copy, which must be written back
-//! before it is dropped. A database that must survive a crash writes its log first; the example leaves that out.
+//! A *clean* page is in the file as well, so it may be dropped from its frame or the store at any time. If a
+//! page is *dirty*, the file has only an older version of it. Then the page must be written to the file
+//! before it is dropped from its frame or the store. A database that must survive a crash writes its log
+//! first; the example leaves that out.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +39,7 @@ struct Cold {
     since: u64,
 }
 
-/// Where reads and writes found their pages.
+/// Counts where reads and writes found their pages.
 #[derive(Default)]
 struct Hits {
     hot: u64,
@@ -52,24 +53,25 @@ struct PageCache {
     file: File,
     frames: Vec<Frame>,
     most_frames: usize,
-    /// The frame of each page that is in one.
+    /// The frame of each page that is in a frame, by the page's number.
     place: HashMap<u64, usize>,
     hand: usize,
     store: Zswap,
     cold: HashMap<u64, Cold>,
-    /// The numbers of the pages in the store, in the order in which they came there.
+    /// The numbers of the pages in the store, in the order in which they were stored.
     oldest: BTreeMap<u64, u64>,
     now: u64,
     hits: Hits,
 }
 
 impl PageCache {
-    /// Makes a cache of `most_frames` uncompressed pages and `pool_bytes` of compressed pages.
+    /// Makes a cache with at most `most_frames` uncompressed pages and `pool_bytes` bytes of compressed
+    /// pages.
     fn new(file: File, most_frames: usize, pool_bytes: usize) -> Result<Self> {
         let store = Zswap::builder()
             .compressor("lz4")
             .max_pool_bytes(pool_bytes)
-            // A database must get back what was stored, or an error.
+            // With checksums, the database gets back exactly what it stored, or an error.
             .checksums(true)
             .build()?;
         Ok(PageCache {
@@ -98,7 +100,8 @@ impl PageCache {
         Ok(())
     }
 
-    /// Brings a page into a frame, from the store or the file; returns the frame.
+    /// Returns the index of the page's frame. If the page is not in a frame, brings it into one first, from
+    /// the store or the file.
     fn frame_of(&mut self, number: u64) -> Result<usize> {
         if let Some(&frame) = self.place.get(&number) {
             self.hits.hot += 1;
@@ -124,14 +127,15 @@ impl PageCache {
         Ok(frame)
     }
 
-    /// Takes a page out of the store and returns whether it is dirty; `None` if it is not in the store. A copy left
-    /// in the store would be stale after the next change.
+    /// Takes a page out of the store into a frame, and returns whether it is dirty. Returns `None` if the
+    /// store does not have it. A copy that stayed in the store would be stale after the next change of the
+    /// page.
     fn promote(&mut self, number: u64, frame: usize) -> Result<Option<bool>> {
         let Some(cold) = self.cold.get(&number) else { return Ok(None) };
         let (entry, dirty, since) = (SwapEntry::new(0, number)?, cold.dirty, cold.since);
         let found = match self.store.take(entry, &mut self.frames[frame].page) {
             Ok(()) => Some(dirty),
-            // The only copy is lost, so the caller must know.
+            // The only current version is lost, so the caller must be given the error.
             Err(error) if dirty => return Err(error.into()),
             // The page is clean, so the file has it, too.
             Err(_) => {
@@ -144,8 +148,8 @@ impl PageCache {
         Ok(found)
     }
 
-    /// Returns a free frame. The clock's hand goes round the frames. A page that was used since the hand last passed
-    /// gets a second chance; the first other page leaves its frame.
+    /// Returns a free frame. If all frames are in use, a clock's hand goes round them. It skips each page
+    /// that was used since it last passed. The first page that was not used leaves its frame.
     fn free_frame(&mut self) -> Result<usize> {
         if self.frames.len() < self.most_frames {
             let page = Box::new([0; PAGE_SIZE]);
@@ -165,8 +169,8 @@ impl PageCache {
         }
     }
 
-    /// Moves the page of a frame into the store. If the store is full, drops its oldest pages first. If it still
-    /// refuses the page, writes the page to the file if it is dirty.
+    /// Moves the page of a frame into the store. If the store is full, drops its oldest pages first. If the
+    /// store refuses the page nevertheless, writes the page to the file if it is dirty.
     fn demote(&mut self, number: u64, at: usize) -> Result<()> {
         let (entry, dirty) = (SwapEntry::new(0, number)?, self.frames[at].dirty);
         // A refused page is still in its frame.
@@ -184,7 +188,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Drops the oldest `pages` pages of the store. Writes dirty ones to the file first.
+    /// Drops the `pages` oldest pages of the store. Writes dirty ones to the file first.
     fn drop_oldest(&mut self, pages: usize) -> Result<()> {
         for _ in 0..pages {
             let Some((&since, &number)) = self.oldest.first_key_value() else { break };
@@ -198,7 +202,8 @@ impl PageCache {
         Ok(())
     }
 
-    /// Writes a page to the file, from its frame or from the store, where it stays.
+    /// Writes a page to the file, from its frame or, if `frame` is `None`, from the store. The page stays
+    /// where it is.
     fn write_to_file(&mut self, number: u64, frame: Option<usize>) -> Result<()> {
         let mut from_store = [0; PAGE_SIZE];
         let page = match frame {
@@ -214,7 +219,7 @@ impl PageCache {
         Ok(())
     }
 
-    /// Writes all dirty pages to the file. They stay where they are, and are clean then.
+    /// Writes all dirty pages to the file. They stay in their frames or the store, and are clean afterwards.
     fn flush(&mut self) -> Result<()> {
         for at in 0..self.frames.len() {
             if let (Some(number), true) = (self.frames[at].number, self.frames[at].dirty) {
@@ -230,7 +235,7 @@ impl PageCache {
         self.file.sync_data().map_err(Into::into)
     }
 
-    /// Returns all memory that the cached pages take, in bytes.
+    /// Returns the bytes of memory that the cached pages take.
     fn memory(&self) -> usize {
         let stats = self.store.stats();
         let own = self.cold.capacity() * size_of::<(u64, Cold)>() + self.oldest.len() * 24;
@@ -239,13 +244,13 @@ impl PageCache {
     }
 }
 
-// From here on: a database to try the cache with.
+// The rest of the file tries the cache with a database.
 
 const PAGES: u64 = 4096;
 const OPERATIONS: u64 = 60_000;
 const ROW: usize = 64;
 
-/// Makes a page of a table of accounts: rows of text and numbers, and a last quarter that is free.
+/// Makes a page of a table of accounts. It has rows of text and numbers; its last quarter is empty.
 fn table_page(number: u64) -> Page {
     const NAMES: [&str; 8] = ["Ada", "Blaise", "Carl", "Emmy", "Grace", "Kurt", "Rosa", "Sofia"];
     let mut page = [0; PAGE_SIZE];
@@ -261,7 +266,8 @@ fn table_page(number: u64) -> Page {
     page
 }
 
-/// The expected contents of the database, and a source of accesses. Most accesses go to a fifth of the pages.
+/// The expected contents of the database, and the state of the random generator that chooses accesses. Most
+/// accesses go to a fifth of the pages.
 struct Bank {
     balances: Vec<[u64; 48]>,
     random: u64,
@@ -304,7 +310,8 @@ impl Bank {
     }
 }
 
-/// Runs the accesses over a new database, with a cache of this size.
+/// Runs the accesses on a new database with a cache of this size. Returns the cache and the seconds that the
+/// accesses took.
 fn trial(path: &Path, frames: usize, pool_bytes: usize) -> Result<(PageCache, f64)> {
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;

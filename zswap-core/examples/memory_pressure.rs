@@ -1,12 +1,14 @@
-//! A store that follows the machine's memory pressure while threads store and load. It is fast while memory is
-//! free, dense when memory gets tight, and writes pages to a file when the pressure is critical.
+//! A store that adapts to the machine's memory pressure while threads store and load. It uses a fast
+//! compressor while memory is free, and a dense one when memory gets tight. When the pressure is critical, it
+//! also writes pages to a file.
 //!
 //! `cargo run --release -p zswap-core --example memory_pressure` follows a simulated course of pressure;
 //! `... --example memory_pressure -- watch` follows the kernel's pressure for ten seconds.
 //!
-//! Linux reports in `/proc/pressure/memory` the share of time in which some task waited for memory. One thread
-//! reads it and configures the store accordingly. The store enters a level at a higher pressure than it leaves it;
-//! otherwise it would switch back and forth at the threshold.
+//! Linux reports in `/proc/pressure/memory` the share of time in which some task waited for memory. One
+//! thread reads this share and configures the store for one of three levels. The pressure at which the store
+//! enters a level is higher than the one at which it leaves it; otherwise it would switch back and forth at
+//! the threshold.
 #![allow(clippy::print_stdout, reason = "a program: what it prints is what it is for")]
 
 use std::error::Error;
@@ -41,7 +43,7 @@ enum Level {
 }
 
 impl Level {
-    /// Returns the level after a reading of this many percent.
+    /// Returns the next level, given the current one and a reading of the pressure in percent.
     fn next(self, percent: f64) -> Level {
         use Level::{Critical, Relaxed, Tight};
         match self {
@@ -53,7 +55,7 @@ impl Level {
         }
     }
 
-    /// Returns the backend and the compressor for new pages: the fastest, or the densest.
+    /// Returns the backend and the compressor for new pages: the fastest ones, or the densest ones.
     fn pool(self) -> (&'static str, &'static str) {
         match self {
             Level::Relaxed => ("zbud", "lz4"),
@@ -61,11 +63,12 @@ impl Level {
         }
     }
 
-    /// Does the work that is due at each reading. Older pages stay readable in their pools. So nothing is moved back
-    /// to a fast pool: a page gets there when it is stored again.
+    /// Does the work that is due after each reading. Under pressure, moves pages to the dense pool or to the
+    /// file. Pages are not moved back when the pressure falls: they stay readable, and a page gets into the
+    /// fast pool when it is stored again.
     fn work(self, store: &Zswap) -> Result<()> {
         if self >= Level::Tight {
-            // Moves a few pages at a time, which leaves the processors to other threads.
+            // Move only some of the pages at a time, to leave the processors to other threads.
             store.migrate_pools(2000)?;
         }
         if self == Level::Critical {
@@ -83,7 +86,8 @@ enum Source {
 }
 
 impl Source {
-    /// Returns the file's text, and how long to wait before the next reading; `None` at the end.
+    /// Returns the text of a reading, and how long to wait before the next one. Returns `None` after the last
+    /// reading.
     fn read(&mut self) -> Result<Option<(String, Duration)>> {
         Ok(match self {
             Source::Kernel { readings: 0 } => None,
@@ -103,7 +107,8 @@ impl Source {
     }
 }
 
-/// Follows the pressure until the source ends; returns the levels in the order in which they were entered.
+/// Configures the store by each reading, until the source has no more. Returns the levels in the order in
+/// which they were entered.
 fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
     let mut levels = vec![Level::Relaxed];
     while let Some((text, pause)) = source.read()? {
@@ -112,8 +117,8 @@ fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
         let next = level.next(percent);
         if next != level {
             let (zpool, compressor) = next.pool();
-            // Two steps. The few pages that are stored in between go to a pool of the new backend and the old
-            // compressor, and migrate from there like all others.
+            // This takes two steps. The few pages that are stored between the steps go to a pool with the new
+            // backend and the old compressor. They migrate from there like all others.
             store.set_zpool(zpool)?;
             store.set_compressor(compressor)?;
             levels.push(next);
@@ -136,12 +141,12 @@ fn follow(store: &Zswap, mut source: Source) -> Result<Vec<Level>> {
     Ok(levels)
 }
 
-// From here on: threads that use the store meanwhile.
+// The rest of the file has threads that use the store while its level changes.
 
 const THREADS: u64 = 3;
 const PAGES: u64 = 2000;
 
-/// Returns the page of an offset and a version: text and numbers that differ in each version.
+/// Makes the page for an offset and a version. It has text and numbers, which differ from version to version.
 fn page_of(offset: u64, version: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     let mut mix = (offset << 20 | version).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -156,7 +161,8 @@ fn page_of(offset: u64, version: u64) -> Page {
     page
 }
 
-/// Stores and loads the thread's own pages until `stop` is set; returns how many loads it compared.
+/// Stores and loads the thread's own pages until `stop` is set, and checks each loaded page. Returns the
+/// number of checked loads.
 fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
     let mut versions = vec![0; PAGES as usize];
     let (mut random, mut compared) = (thread + 1, 0);
@@ -172,7 +178,7 @@ fn use_store(store: &Zswap, thread: u64, stop: &AtomicBool) -> Result<u64> {
     // Relaxed: a request to stop, which publishes nothing.
     while !stop.load(Ordering::Relaxed) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // Mostly uses a quarter of its pages. The others get cold.
+        // Mostly use a quarter of the pages. The others get cold.
         let among = if random >> 29 & 15 == 0 { PAGES } else { PAGES / 4 };
         let at = (random >> 33) % among;
         let (offset, version) = (thread * PAGES + at, &mut versions[at as usize]);

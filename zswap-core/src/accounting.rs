@@ -1,4 +1,4 @@
-//! The memory that a store takes, and the limits on it.
+//! Sums up the memory that a store takes, and sets the limits on it.
 
 use crate::Zswap;
 use crate::error::BuildError;
@@ -6,9 +6,9 @@ use crate::stats::{PoolStats, ZswapStats};
 use zpage::device_slots::Slots;
 
 impl Zswap {
-    /// Changes the limit on the pools' pages, in bytes; `None` for no limit. After the limit was lowered, later
-    /// stores free the pages above it, little by little. [`Zswap::shrink`] and [`Zswap::compact`] free memory at
-    /// once.
+    /// Changes the limit on the bytes of the pool pages that hold objects; `None` removes the limit. If more
+    /// than a lowered limit is in use, later stores free the excess little by little. [`Zswap::shrink`] and
+    /// [`Zswap::compact`] free memory at once.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -23,7 +23,7 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`BuildError::Forked`] in a child after `fork`. Then nothing has changed.
+    /// [`BuildError::Forked`] in a child after `fork`. After an error, nothing has changed.
     pub fn set_max_pool_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
@@ -32,12 +32,12 @@ impl Zswap {
         Ok(())
     }
 
-    /// Changes the limit on everything that the store keeps in memory, in bytes; `None` for no limit. Pages
-    /// above a lowered limit are freed as described at [`Zswap::set_max_pool_bytes`].
+    /// Changes the limit on the bytes of everything that the store keeps in memory; `None` removes the limit.
+    /// Memory above a lowered limit is freed as described at [`Zswap::set_max_pool_bytes`].
     ///
     /// # Errors
     /// [`BuildError::LimitTooSmall`] if the limit is less than the memory that cannot be written back plus a
-    /// page; [`BuildError::Forked`] in a child after `fork`. Then nothing has changed.
+    /// page; [`BuildError::Forked`] in a child after `fork`. After an error, nothing has changed.
     pub fn set_max_bytes(&self, bytes: Option<usize>) -> Result<(), BuildError> {
         if !self.is_here() {
             return Err(BuildError::Forked);
@@ -65,7 +65,7 @@ impl Zswap {
             + self.tried.memory_bytes()
             + self.counters.memory_bytes()
             + size_of::<Self>();
-        // A user's device may report anything.
+        // A user's device may report any number, so the sum must not overflow.
         own.saturating_add(device)
     }
 
@@ -76,11 +76,12 @@ impl Zswap {
             let cached = figures.cached_pages.saturating_mul(figures.page_size);
             [figures.metadata_bytes, cached, pool.context_bytes()]
         });
-        // A user's backend or codec may report anything, here and below.
+        // A user's backend or codec may report any number, so the sums must not overflow, here and below.
         pools.flatten().fold(self.table_bytes(), usize::saturating_add)
     }
 
-    /// Returns a snapshot of the counters and of the memory in use. All zero in a child after `fork`.
+    /// Returns a snapshot of the counters and of the memory in use. In a child after `fork`, all figures are
+    /// zero.
     pub fn stats(&self) -> ZswapStats {
         if !self.is_here() {
             return ZswapStats::default();
@@ -101,7 +102,7 @@ impl Zswap {
             ] {
                 *sum = sum.saturating_add(of_pool);
             }
-            // If there is no memory for the list, the sums are still right.
+            // If there is no memory for the list of pools, only the list is incomplete; the sums are right.
             if stats.pools.try_reserve(1).is_ok() {
                 stats.pools.push(PoolStats {
                     zpool: owned(pool.backend_name()),
@@ -116,7 +117,7 @@ impl Zswap {
     }
 }
 
-/// Copies a name; returns an empty one if there is no memory for the copy.
+/// Copies a name. Returns an empty name if there is no memory for the copy.
 fn owned(name: &str) -> String {
     let mut copy = String::new();
     if copy.try_reserve_exact(name.len()).is_ok() {

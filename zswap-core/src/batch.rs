@@ -1,17 +1,17 @@
 //! Stores or loads several pages at a time, such as a folio of 16. The store's [`Acomp`] compresses or
 //! decompresses them in parallel.
 //!
-//! Each page gets a request, which owns a copy of the page, a buffer and a context. The pool keeps buffers and
-//! contexts from batch to batch. The caller works on requests, too, instead of only waiting. A batch returns
-//! when every request has completed.
+//! Each page gets a request, which owns a copy of the page, an output buffer and a context. The pool keeps
+//! buffers and contexts for later batches. While the calling thread waits, it works on requests, too. A batch
+//! returns when every request has completed.
 //!
-//! A user's Acomp may panic, drop requests, or report a completion that nobody submitted. The batch then
-//! submits no more requests to it and stops waiting. It stores or loads the pages of outstanding requests one
-//! by one, and ignores later completions.
+//! A user's Acomp may panic, drop requests, or report a completion of a request that was never submitted.
+//! After a panic or a false completion, the batch submits no more requests to it and stops waiting. It stores
+//! or loads the pages of outstanding requests one by one, and ignores later completions.
 //!
-//! Pages are installed under their entries in the order given: each as soon as it and all pages before it are
-//! encoded. So, if an entry is given twice, the later page stays. And a store at its limit can write back
-//! pages that the batch itself has stored.
+//! Pages are installed under their entries in the order given. A page is installed as soon as it is encoded
+//! and all pages before it are installed. So, if an entry is given twice, the later page stays. And a store
+//! at its limit can write back pages that the batch itself has stored.
 
 use core::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use zpage::codec;
 use zpage::{cpu, same_filled};
 use zpool_base::contained::contain;
 
-/// Refills a buffer with `bytes`, then zeros up to `len`. Returns an error, instead of aborting, if there is no
-/// memory for it.
+/// Replaces the contents of a buffer by `bytes` and then zeros, up to the length `len`. Returns an error,
+/// instead of aborting, if there is no memory for it.
 fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), CompressorError> {
     let refused = CompressorError::OutOfMemory { codec: "acomp", what: "a request's buffer" };
     buffer.clear();
@@ -42,20 +42,21 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8], len: usize) -> Result<(), Compress
     Ok(())
 }
 
-/// Returns how many batches may have requests at the same time. Further batches store or load their pages one
-/// by one on the threads that call them, and those threads are enough to keep the processors busy.
+/// Returns how many batches may have requests at the same time. Any further batch stores or loads its pages
+/// one by one, on the thread that called it. With this many callers, all processors are busy anyway.
 pub(crate) fn most_batches() -> usize {
     cpu::places() + 2
 }
 
-/// The number of requests for whose completions a batch has room from the start.
+/// The number of completions for which a batch's queue has room from the start.
 pub(crate) const REQUESTS: usize = 64;
 
-/// A batch, with its requests.
+/// A batch and its outstanding requests.
 struct Batch<'a> {
     store: &'a Zswap,
     done: Arc<AcompCompletions>,
-    /// For each tag: the address of the request's output buffer while the request is outstanding.
+    /// For each tag, the address of the request's output buffer; `None` if no request with the tag is
+    /// outstanding.
     outputs: Vec<Option<NonZeroUsize>>,
     /// The number of outstanding requests.
     out: usize,
@@ -63,14 +64,16 @@ struct Batch<'a> {
     trusted: bool,
 }
 
-/// Returns a buffer's address. Two live buffers have different addresses, unless they are empty. If the Acomp
-/// returns the right buffer with wrong bytes, only checksums find that, as with a faulty codec.
+/// Returns a buffer's address. Two live buffers have different addresses, unless they are empty. So the
+/// address shows whether the Acomp returned the right buffer. If the bytes in the buffer are wrong, only the
+/// pages' checksums detect that, as with a faulty codec.
 fn place(buffer: &[u8]) -> Option<NonZeroUsize> {
     NonZeroUsize::new(buffer.as_ptr().addr())
 }
 
 impl<'a> Batch<'a> {
-    /// Makes a batch of `pages` pages; `None` if no completion queue is free.
+    /// Makes a batch of `pages` pages. Returns `None` if no completion queue is free, and an error if there
+    /// is no memory for the batch's list.
     fn new(store: &'a Zswap, pages: usize) -> Result<Option<Self>, BatchError> {
         let mut outputs = list(pages)?;
         outputs.resize(pages, None);
@@ -78,8 +81,9 @@ impl<'a> Batch<'a> {
         Ok(done.map(|done| Batch { store, done, outputs, out: 0, trusted: true }))
     }
 
-    /// Submits a request of `pool` with an output buffer of `output` bytes. If the Acomp has broken its
-    /// contract, does nothing: the page is then handled like one whose request never completes.
+    /// Submits a request to compress or decompress `input` with the codec of `pool`. The request gets an
+    /// output buffer of `output` bytes and the tag `tag`. Does nothing if the Acomp has broken its contract
+    /// before: the page is then handled as if its request never completed.
     fn submit(
         &mut self,
         pool: &Pool,
@@ -93,7 +97,7 @@ impl<'a> Batch<'a> {
         }
         let mut spare = pool.spares.take(&pool.codec)?;
         let filled = refill(&mut spare.input, input, input.len()).and_then(|()| {
-            // The request overwrites the contents: only the length matters.
+            // The request overwrites the buffer, so only its length matters.
             if spare.output.len() == output {
                 Ok(())
             } else {
@@ -124,14 +128,16 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Returns whether enough requests are outstanding to keep all workers busy. Waiting then keeps the contexts
-    /// few, and a few contexts that are soon reused stay in a processor's cache.
+    /// Returns whether enough requests are outstanding to keep all workers busy. If so, the batch waits
+    /// before it submits more. That keeps the number of contexts low, and a few contexts that are reused soon
+    /// stay in a processor's cache.
     fn is_full(&self) -> bool {
         let parallelism = contain(|| self.store.acomp.parallelism()).unwrap_or(1);
         self.out >= parallelism.max(1).saturating_mul(2) - 1
     }
 
-    /// Waits for an outstanding request to complete; `None` if no request is outstanding or the Acomp failed.
+    /// Waits until an outstanding request has completed, and returns its tag and result. Returns `None` if no
+    /// request is outstanding or the Acomp has broken its contract.
     fn next(&mut self) -> Option<(usize, AcompDone)> {
         if self.out == 0 || !self.trusted {
             return None;
@@ -143,7 +149,8 @@ impl<'a> Batch<'a> {
                 self.out -= 1;
                 return Some((tag, done));
             }
-            // Reported twice, or with another request's tag or buffer, or not of this batch.
+            // The completion was reported before, or has another request's tag or buffer, or belongs to
+            // another batch.
             dropped(done);
         }
         self.trusted = false;
@@ -157,14 +164,14 @@ impl Drop for Batch<'_> {
     }
 }
 
-/// A load whose request is outstanding.
+/// A page that is being loaded by an outstanding request.
 struct Out<'a> {
     pool: PoolRef<'a>,
-    /// The page's checksum, if one was noted.
+    /// The checksum that was noted when the page was stored, if any.
     sum: Option<u32>,
 }
 
-/// Makes an empty list with room for each page of a batch.
+/// Makes an empty list with room for an element for each page of a batch. Fails if there is no memory.
 fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
     let mut list = Vec::new();
     let bytes = pages.saturating_mul(size_of::<T>());
@@ -176,14 +183,16 @@ fn list<T>(pages: usize) -> Result<Vec<T>, BatchError> {
 struct Storing<'a, 'p> {
     store: &'a Zswap,
     pages: &'a [(SwapEntry, &'p Page)],
-    /// The encoded pages; `None` for a page whose request is outstanding, and for one that is installed.
+    /// For each page, its content or the reason for its refusal. `None` while the page's request is
+    /// outstanding, and after the page was installed.
     contents: Vec<Option<Result<Content, Refusal>>>,
-    /// The results of the pages that were installed or refused: those of the first pages in `pages`.
+    /// The results of the pages that were installed or refused so far. Pages are handled in order, so these
+    /// are the first pages of `pages`.
     results: Vec<Result<(), StoreError>>,
 }
 
 impl Storing<'_, '_> {
-    /// Puts the output of a request into its pool.
+    /// Handles a completed request: puts its output into the pool, and installs each page that is ready.
     fn finish(&mut self, pool: &PoolRef<'_>, (tag, done): (usize, AcompDone)) {
         let AcompDone { result, input, output, ctx } = done;
         let (entry, page) = self.pages[tag];
@@ -195,7 +204,8 @@ impl Storing<'_, '_> {
         });
         pool.spares.give(ctx, input, output);
         if kept.is_some() {
-            // The pool had no room, so `encoded` may have to write pages back: install those that are ready.
+            // The pool had no room, so `encoded` may have to write pages back. Install the pages that are
+            // ready, so that they can be written back, too.
             self.install();
         }
         let content = self.store.encoded(entry, pool.again(), put, &kept, false);
@@ -203,7 +213,7 @@ impl Storing<'_, '_> {
         self.install();
     }
 
-    /// Installs the next pages in order, up to the first that is not encoded yet.
+    /// Installs the next pages in order, and stops at the first page that is not encoded yet.
     fn install(&mut self) {
         while let Some(content) = self.contents.get_mut(self.results.len()) {
             let Some(content) = content.take() else { return };
@@ -212,8 +222,8 @@ impl Storing<'_, '_> {
         }
     }
 
-    /// Stores the remaining pages, those whose requests did not complete or were never submitted, and returns
-    /// all results.
+    /// Handles the remaining pages in order, and returns all results. Installs the pages that are encoded,
+    /// and stores the others one by one: their requests did not complete or were never submitted.
     fn results(mut self) -> Vec<Result<(), StoreError>> {
         while let Some((entry, page)) = self.pages.get(self.results.len()) {
             let content = self.contents.get_mut(self.results.len()).and_then(Option::take);
@@ -229,7 +239,8 @@ impl Storing<'_, '_> {
 impl Drop for Storing<'_, '_> {
     fn drop(&mut self) {
         for content in self.contents.drain(..).flatten().flatten() {
-            // SAFETY: the batch made this content and did not install it, and `drain` yields it once.
+            // SAFETY: the batch made this content and did not install it, and `drain` yields each content
+            // once.
             unsafe { self.store.discard(content) };
         }
     }
@@ -255,10 +266,11 @@ impl Zswap {
     ///
     /// # Errors
     /// [`BatchError::OutOfMemory`] if there is no memory for the batch's lists, [`BatchError::Forked`] in a
-    /// child after `fork`. Then no page was stored. If a single page fails, its result holds the error.
+    /// child after `fork`. After either of them, no page was stored. If a single page fails, the call returns
+    /// `Ok`, and the page's result holds the error.
     ///
     /// # Blocking
-    /// Waits until all pages are stored, each as in [`Zswap::store`]. Copies each page once.
+    /// Waits until all pages are stored. Waits for each page as [`Zswap::store`] does. Copies each page once.
     pub fn store_batch(
         &self,
         pages: &[(SwapEntry, &Page)],
@@ -272,7 +284,7 @@ impl Zswap {
         let Some(mut batch) = Batch::new(self, pages.len())? else {
             return Ok(storing.results());
         };
-        // Storing the pages one by one reports the error.
+        // The compressor failed to report its output length. `store` returns the error for each page.
         let Ok(room) = output_len(pool.codec.compressor()) else { return Ok(storing.results()) };
         for (tag, (entry, page)) in pages.iter().enumerate() {
             if batch.is_full() {
@@ -288,8 +300,8 @@ impl Zswap {
         Ok(storing.results())
     }
 
-    /// Returns the content of a page that needs no request; submits a request for any other page and returns
-    /// `None`.
+    /// Returns the content of a same-filled page, which needs no request. For any other page, submits a
+    /// request and returns `None`.
     fn begin_store(
         &self,
         batch: &mut Batch<'_>,
@@ -328,10 +340,11 @@ impl Zswap {
     /// # Errors
     /// [`BatchError::LengthMismatch`] if there are more or fewer pages than entries,
     /// [`BatchError::OutOfMemory`] if there is no memory for the batch's lists, [`BatchError::Forked`] in a
-    /// child after `fork`. Then no page was loaded. If a single page fails, its result holds the error.
+    /// child after `fork`. After any of them, no page was loaded. If a single page fails, the call returns
+    /// `Ok`, and the page's result holds the error.
     ///
     /// # Blocking
-    /// Waits until all pages are loaded, each as in [`Zswap::load`]. Copies each page once.
+    /// Waits until all pages are loaded. Waits for each page as [`Zswap::load`] does. Copies each page once.
     pub fn load_batch(
         &self,
         entries: &[SwapEntry],
@@ -355,7 +368,7 @@ impl Zswap {
                       pages: &mut [Page],
                       results: &mut [Result<(), LoadError>]| {
             let (tag, AcompDone { result, input, output, ctx }) = next;
-            // A request that is still in `out` at the end has not completed.
+            // Take the request out of `out`: a request that is still there at the end has not completed.
             let Some(Out { pool, sum }) = out[tag].take() else { return };
             results[tag] = match (result, output.get(..PAGE_SIZE)) {
                 (Ok(_), Some(bytes)) => {
@@ -363,7 +376,7 @@ impl Zswap {
                     self.verify(entries[tag], &pages[tag], sum)
                 }
                 (Err(error), _) => Err(self.count_fault(entries[tag], Fault::Codec(error))),
-                // The Acomp returned too short a buffer.
+                // The Acomp returned a buffer that is shorter than a page.
                 (Ok(_), None) => self.load(entries[tag], &mut pages[tag]),
             };
             pool.spares.give(ctx, input, output);
@@ -393,7 +406,8 @@ impl Zswap {
         Ok(results)
     }
 
-    /// Loads a page that needs no request and returns `None`; submits a request for any other page.
+    /// Loads the page itself and returns `None`, if the page needs no request; otherwise submits a request
+    /// and returns its pool and checksum.
     fn begin_load(
         &self,
         batch: &mut Batch<'_>,
@@ -421,7 +435,8 @@ impl Zswap {
                 let sum = locked.sum();
                 let pool = self.pools.of_page(pool);
                 self.with_object(entry, locked, pool, bits, |pool, object| {
-                    // If the codec decompresses without a context, doing so here is faster than a request.
+                    // An uncompressed page only has to be copied. A codec that needs no context decompresses
+                    // faster here than through a request.
                     if object.len() == PAGE_SIZE || pool.codec.stateless().is_some() {
                         self.restore(entry, pool, &object, page, sum)?;
                         return Ok(None);

@@ -18,7 +18,7 @@ use zpage::device_slots::Slots;
 use zpage::{Recipe, builtin};
 use zpool_base::contained::Contained;
 
-/// Builds a [`Zswap`]. Made by [`Zswap::builder`].
+/// Builds a [`Zswap`]. [`Zswap::builder`] returns one.
 ///
 /// ```
 /// use zswap_core::Zswap;
@@ -62,20 +62,20 @@ impl ZswapBuilder {
         }
     }
 
-    /// Chooses the backend by name. Default: `zsmalloc`, or `zbud` if that feature is off.
+    /// Chooses the backend by name. Default: `zsmalloc`, or `zbud` if the feature `zsmalloc` is off.
     pub fn zpool(mut self, name: &str) -> Self {
         name.clone_into(&mut self.zpool);
         self
     }
 
-    /// Chooses the compressor by spec, such as `zstd:level=6`. Default: `lz4`, or `null` if that feature is
-    /// off.
+    /// Chooses the compressor by spec, such as `zstd:level=6`. Default: `lz4`, or `null` if the feature `lz4`
+    /// is off.
     pub fn compressor(mut self, spec: &str) -> Self {
         spec.clone_into(&mut self.compressor);
         self
     }
 
-    /// Looks backends up by name in this registry, instead of [`builtin::zpools`].
+    /// Sets the registry in which the store looks up backends by name. Default: [`builtin::zpools`].
     ///
     /// ```
     /// # if cfg!(not(feature = "zbud")) { return Ok(()); }
@@ -93,7 +93,7 @@ impl ZswapBuilder {
         self
     }
 
-    /// Looks compressors up by name in this registry, instead of [`builtin::compressors`].
+    /// Sets the registry in which the store looks up compressors by name. Default: [`builtin::compressors`].
     ///
     /// ```
     /// use std::sync::Arc;
@@ -110,8 +110,8 @@ impl ZswapBuilder {
         self
     }
 
-    /// Sets the function that makes the page provider of each pool. By default pools use `MmapPages` on Linux
-    /// and `HeapPages` elsewhere.
+    /// Sets the function that makes a page provider for each new pool. By default, pools use `MmapPages` on
+    /// Linux and `HeapPages` elsewhere.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -137,10 +137,10 @@ impl ZswapBuilder {
         self
     }
 
-    /// Turns checksums on or off; they are off by default. The store then notes a checksum (CRC-32) of each
-    /// page when the page is stored, and compares it whenever it reads the page from a pool or the device. A
-    /// load of a changed page fails with [`crate::LoadError::Corrupt`]. Costs 4 bytes for each entry, and a
-    /// pass over the page at each store and load.
+    /// Turns checksums on or off; they are off by default. With checksums, the store notes the CRC-32 of each
+    /// page when the page is stored, and checks the page against it whenever it reads the page from a pool or
+    /// the device. A load of a changed page fails with [`crate::LoadError::Corrupt`]. Checksums cost 4 bytes
+    /// for each entry, and a pass over the page at each store and load.
     pub fn checksums(mut self, keep: bool) -> Self {
         self.checksums = keep;
         self
@@ -151,10 +151,11 @@ impl ZswapBuilder {
     ///
     /// At the limit, a store makes room: it compacts its pools and, if there is a device, writes pages back.
     /// It refuses a page only if it can free no memory for it;
-    /// [`StoreError::PoolLimit`](crate::StoreError::PoolLimit) then says why. Objects that fit into pages in
-    /// use can be stored at the limit, too. Each thread that stores a page may exceed the limit by some pages
-    /// for a moment. The few pages that a pool keeps warm are not counted. If the limit is less than a page,
-    /// memory holds patterns only, and other pages go to the device.
+    /// [`StoreError::PoolLimit`](crate::StoreError::PoolLimit) then gives the reason. An object that fits
+    /// into a page already in use is stored even at the limit. Each thread that stores a page may exceed the
+    /// limit by a few pages for a moment. Warm pages, the few empty pages that a pool keeps for its next
+    /// objects, are not counted. If the limit is less than a page, memory holds only same-filled pages, and
+    /// all other pages go to the device.
     pub fn max_pool_bytes(mut self, bytes: usize) -> Self {
         self.max_pool_bytes = Some(bytes);
         self
@@ -165,17 +166,18 @@ impl ZswapBuilder {
     /// [`ZswapStats::memory_bytes`](crate::ZswapStats::memory_bytes) counts them. Default: no limit.
     /// [`Zswap::set_max_bytes`] changes it later.
     ///
-    /// As everything else grows, less is left for the pools. When everything else alone reaches the limit, the
-    /// store refuses new entries with [`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit).
+    /// The pools may use what the rest leaves: as index, patterns, contexts and tables grow, the pools get
+    /// less. When these alone reach the limit, the store refuses pages for new entries with
+    /// [`StoreError::MemoryLimit`](crate::StoreError::MemoryLimit).
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// Sets how far a store *without* a device must shrink after it has refused a page, before its pools may
-    /// grow again. `percent`, from 1 to 100, is a share of the limit. Meanwhile the store uses the free room
-    /// inside its pools. A store with a device never waits for this. Default: 100, so the store need not
-    /// shrink.
+    /// Makes a store *without* a device stop growing after it has refused a page, until its pools have shrunk
+    /// to `percent` percent of the limit (1 to 100). Until then, the store puts new pages only into free room
+    /// inside its pools. The setting does not affect a store with a device. Default: 100, so the store need
+    /// not shrink.
     pub fn accept_threshold_percent(mut self, percent: u8) -> Self {
         self.accept_threshold_percent = percent;
         self
@@ -207,9 +209,10 @@ impl ZswapBuilder {
         self
     }
 
-    /// Sets what compresses the pages of [`Zswap::store_batch`] and decompresses those of
-    /// [`Zswap::load_batch`]. A [`compressors::AcompEngine`] does so on worker threads; several stores may share
-    /// one. Default: [`compressors::Scomp`], which handles one page after another on the calling thread.
+    /// Sets the [`Acomp`](compressors::Acomp) that compresses the pages of [`Zswap::store_batch`] and
+    /// decompresses the pages of [`Zswap::load_batch`]. A [`compressors::AcompEngine`] uses worker threads;
+    /// several stores may share one engine. Default: [`compressors::Scomp`], which handles one page after
+    /// another on the calling thread.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -227,9 +230,9 @@ impl ZswapBuilder {
         self
     }
 
-    /// Reports under this name to the recorder of the `metrics` crate: how long stores and loads take, and the
-    /// figures that [`Zswap::publish_metrics`] publishes. Install the recorder before building the store. Each
-    /// store and load then reads the clock twice. Default: no reports.
+    /// Reports the store to the recorder of the `metrics` crate, under the name `store`: how long stores and
+    /// loads take, and the figures that [`Zswap::publish_metrics`] publishes. Install the recorder before
+    /// building the store. With this setting, each store and load reads the clock twice. Default: no reports.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, store: &str) -> Self {
         self.metrics = Some(store.to_owned());
@@ -239,16 +242,18 @@ impl ZswapBuilder {
     /// Builds the store.
     ///
     /// # Errors
-    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message lists the known
-    ///   ones), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also if there is no
-    ///   memory for the completions of batches or, with `max_bytes`, if a first context cannot be made.
+    /// * [`BuildError::Zpool`] or [`BuildError::Compressor`] if a name is unknown (the message then lists the
+    ///   known names), or if the backend or the compressor cannot be built. [`BuildError::Compressor`] also
+    ///   if there is no memory for the completion queues of batches, or if `max_bytes` is set and the first
+    ///   compression context cannot be made.
     /// * [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
     /// * [`BuildError::Pages`] if the page provider cannot be built.
     /// * [`BuildError::Panicked`] if the backend, the compressor or the page provider panics while it is built.
     /// * [`BuildError::Contradiction`] if a setting is out of range or settings contradict each other;
     ///   [`BuildError::LimitTooSmall`] if an empty store with one page would exceed `max_bytes`.
     /// * [`BuildError::Device`] if the device cannot be attached, for example because another store has it.
-    /// * [`BuildError::Reentrant`] if a codec calls this while a store is calling it, and `max_bytes` is set.
+    /// * [`BuildError::Reentrant`] if `max_bytes` is set and a codec calls this while a store is calling that
+    ///   codec.
     pub fn build(self) -> Result<Zswap, BuildError> {
         self.check()?;
         let percent = self.accept_threshold_percent;

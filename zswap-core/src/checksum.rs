@@ -1,11 +1,10 @@
-//! The checksum of a page. It is noted when the page is stored, and checked when the page is read, wherever the
-//! page was meanwhile. It is a CRC-32, as in zlib and Ethernet, which `crc32fast` computes over all 4096
-//! bytes.
+//! The checksum of a page. It is noted when the page is stored, and checked when the page is read. It is a
+//! CRC-32, as in zlib and Ethernet. `crc32fast` computes it over all 4096 bytes.
 //!
-//! The checksum is kept beside the entry's word (`index/`). It belongs to the entry's page, not to one copy of
-//! it: a page that is recompressed, moved to another pool or written back keeps its checksum, so the check
-//! covers the whole way. It detects any damage within 32 adjacent bits, and misses other damage once in 2^32.
-//! Patterns have no checksum, since they are in the word itself.
+//! The checksum is kept beside the entry's word (`index/`). It belongs to the page, not to one copy of it: a
+//! page that is recompressed, moved to another pool or written back keeps its checksum. So the check also
+//! detects damage from such a move. It detects any damage within 32 adjacent bits, and misses other damage
+//! once in 2^32. Same-filled pages have no checksum.
 
 use crate::error::LoadError;
 use crate::{Page, SwapEntry};
@@ -15,8 +14,8 @@ pub(crate) fn of(page: &Page) -> u32 {
     crc32fast::hash(page)
 }
 
-/// Checks a page that was read against the checksum that was noted when it was stored. Accepts any page if none
-/// was noted.
+/// Checks a page that was read against the checksum that was noted when it was stored. Accepts any page if
+/// none was noted. Returns [`LoadError::Corrupt`] if they differ.
 #[inline]
 pub(crate) fn check(entry: SwapEntry, page: &Page, noted: Option<u32>) -> Result<(), LoadError> {
     let Some(noted) = noted else { return Ok(()) };

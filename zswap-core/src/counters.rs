@@ -1,8 +1,8 @@
-//! The store's counters, sharded by CPU so that counting costs no contention.
+//! The store's counters. Each CPU has its own shard, so CPUs do not contend when they count.
 //!
-//! Only the sum of a counter over all shards is meaningful. A single shard may fall below zero: when a page is
-//! stored on one CPU and taken on another. The sums serve statistics and the background shrinker, which sets its
-//! effort by them. Nothing else depends on them.
+//! Only the sum of a counter over all shards is meaningful. A single shard falls below zero if, for instance,
+//! pages are stored on another CPU and taken on this one. The sums are used for statistics, and the
+//! background shrinker chooses its effort by them. Nothing else depends on them.
 
 // Always std's, not loom's: no model covers the counters.
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,7 +13,7 @@ use crate::refusal::LimitReason;
 use crate::stats::ZswapStats;
 use zpage::cpu;
 
-/// What is counted. Names are the kernel's where it has the same counter.
+/// The counters. Where the kernel has the same counter, the name is the kernel's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Counter {
@@ -38,14 +38,14 @@ pub(crate) enum Counter {
     ClockEntries,
     /// Leaves of the index that the clock of writeback has visited.
     ClockLeaves,
-    /// Pages stored, counted only while the store has a limit. Says when to sum up the memory again.
+    /// Pages stored while the store has a limit. Decides when the store sums up its memory again.
     Stores,
 }
 
 const COUNTERS: usize = Counter::Stores as usize + 1;
 
 impl Counter {
-    /// Returns the counter of refusals for this reason.
+    /// Returns the counter for refusals with this reason.
     pub(crate) fn of_limit(reason: LimitReason) -> Self {
         match reason {
             LimitReason::NoDevice => Counter::RejectNoDevice,
@@ -68,19 +68,20 @@ impl Counters {
         Counters { shards: (0..cpu::places()).map(shard).collect() }
     }
 
-    /// Adds to a counter. Wait-free.
+    /// Adds `n` to a counter. Wait-free.
     #[inline]
     pub(crate) fn add(&self, counter: Counter, n: i64) {
         self.add_on(cpu::current(), counter, n);
     }
 
-    /// Adds one to a counter; returns the count of this CPU's shard before that.
+    /// Adds one to a counter. Returns what this CPU's shard counted before that.
     #[inline]
     pub(crate) fn tick(&self, counter: Counter) -> u64 {
         self.add_on(cpu::current(), counter, 1) as u64
     }
 
-    /// Adds to the shard of a CPU. A CPU that was added after the store was made shares a shard with another.
+    /// Adds `n` to the shard of a CPU, and returns the shard's value before that. A CPU that was added after
+    /// the store was made shares another CPU's shard.
     #[inline]
     fn add_on(&self, cpu: usize, counter: Counter, n: i64) -> i64 {
         // The number of shards is a power of two.
@@ -89,7 +90,7 @@ impl Counters {
         shard[counter as usize].fetch_add(n, Ordering::Relaxed)
     }
 
-    /// Returns statistics with the figures of the counters; the others are 0.
+    /// Returns statistics that have only the counters' figures. All other figures are 0.
     pub(crate) fn stats(&self) -> ZswapStats {
         ZswapStats {
             same_filled_pages: self.get(Counter::SameFilledPages) as usize,
@@ -121,7 +122,7 @@ impl Counters {
 
     /// Returns the sum of a counter, or 0 if the sum is below zero.
     pub(crate) fn get(&self, counter: Counter) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: as in `add_on`.
         let sum: i64 =
             self.shards.iter().map(|s| s[counter as usize].load(Ordering::Relaxed)).sum();
         sum.max(0) as u64

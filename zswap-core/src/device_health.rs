@@ -1,23 +1,25 @@
 //! Decides when to try a failed device again.
 //!
-//! After the first few failures in a row the store tries another page at once. After further failures it
-//! pauses, so that stores at the limit do not each wait for a device that is gone. The first pause is a
-//! millisecond, and each further failure doubles it, up to 64 ms. One successful write ends the pauses.
+//! After each of the first two failures in a row, the store tries another page at once. After the third
+//! failure it does not use the device for a millisecond, and each further failure doubles this pause, up to
+//! 64 ms. So stores at the limit do not all wait for a device that is gone. One successful write ends the
+//! pauses.
 
 use core::time::Duration;
 use std::time::Instant;
 
 use crate::sync::Mutex;
 
-/// The number of failures in a row at which the pauses start.
+/// After this many failures in a row, the first pause starts.
 const PATIENCE: u32 = 3;
-/// The first pause. Each further pause is twice as long as the last, up to the longest.
+/// The length of the first pause. Each further pause is twice as long as the one before, up to
+/// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
-/// The number of failures in a row, and when the device may be tried again. No other lock is taken under its
-/// mutex, which is held for one read or update.
+/// The number of failures in a row, and the time at which the device may be tried again. The mutex is held
+/// for one read or update, and no other lock is taken under it.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceHealth(Mutex<Failures>);
 
@@ -38,12 +40,12 @@ impl DeviceHealth {
         not_before.is_none_or(|time| now() >= time)
     }
 
-    /// Notes that a write succeeded.
+    /// Notes that a write succeeded. This ends the pauses.
     pub(crate) fn succeeded(&self) {
         *self.0.lock() = Failures::default();
     }
 
-    /// Notes that a write failed.
+    /// Notes that a write failed. After several failures in a row, this starts a pause.
     pub(crate) fn failed(&self) {
         self.failed_at(Instant::now());
     }

@@ -1,4 +1,5 @@
-//! Why a page could not be stored or loaded, or a store not be built.
+//! The errors of this crate: why a page could not be stored, loaded or moved, or why a store could not be
+//! built.
 //!
 //! The message of an error does not repeat the message of its source. To print an error in full, print the
 //! messages of its `source()` chain, too.
@@ -10,8 +11,8 @@ use crate::SwapEntry;
 use crate::refusal::LimitReason;
 use zpage::device::{AttachError, DeviceError};
 
-/// Errors of [`crate::Zswap::store`] and [`crate::Zswap::try_replace`]. After an error of `store`, an older page of
-/// the entry is gone; `try_replace` keeps it.
+/// Errors of [`crate::Zswap::store`] and [`crate::Zswap::try_replace`]. After an error of `store`, an older
+/// page of the entry is gone, too. `try_replace` keeps it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -34,7 +35,7 @@ pub enum StoreError {
         /// The codec's error.
         source: CompressorError,
     },
-    /// The backend failed, or had no memory for the page.
+    /// The backend failed, or the system had no memory for the page.
     #[error("no room in the pool for the page of {entry:?}")]
     Pool {
         /// The entry.
@@ -52,7 +53,7 @@ pub enum StoreError {
         entry: SwapEntry,
         /// The limit on the pools' pages at that time, in bytes.
         limit: usize,
-        /// Why nothing could be freed.
+        /// The reason why no memory could be freed.
         reason: LimitReason,
     },
     /// Memory that cannot be written back (index, patterns, contexts, device tables) has reached `max_bytes`.
@@ -78,8 +79,8 @@ pub enum StoreError {
         /// Bytes that the system allocator refused.
         bytes: usize,
     },
-    /// A codec or backend called this while a store was calling it on this thread. Or stores were nested too
-    /// deep: a device of each one stored pages in the next.
+    /// A codec or backend called this function while a store was calling that codec or backend on this
+    /// thread. Or too many stores were nested, each one called by the device of the one before.
     #[error(
         "store of {entry:?} from inside a codec, backend or device call, where it cannot run; store the \
          page after that has returned"
@@ -98,7 +99,7 @@ pub enum StoreError {
     },
 }
 
-/// Errors of [`crate::Zswap::load`] and [`crate::Zswap::take`]. The entry is unchanged.
+/// Errors of [`crate::Zswap::load`] and [`crate::Zswap::take`]. After an error the entry is unchanged.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -132,8 +133,9 @@ pub enum LoadError {
         /// The device's error.
         source: DeviceError,
     },
-    /// The page that was read differs from the page that was stored: memory, device, codec or backend changed
-    /// it. Only in stores built with [`checksums`](crate::ZswapBuilder::checksums).
+    /// The page that was read differs from the page that was stored: it was changed in memory, by the device,
+    /// by the codec or by the backend. Only a store built with [`checksums`](crate::ZswapBuilder::checksums)
+    /// can report this.
     #[error(
         "the page of {entry:?} has the checksum {found:08x} but had {noted:08x} when it was stored; its \
          content is lost: store it again or invalidate it"
@@ -146,7 +148,8 @@ pub enum LoadError {
         /// CRC-32 of the page that was read.
         found: u32,
     },
-    /// A codec or backend called this while a store was calling it on this thread.
+    /// A codec or backend called this function while a store was calling that codec or backend on this
+    /// thread.
     #[error(
         "load of {entry:?} from inside a codec or backend call, where it cannot run; load the page \
          after that has returned"
@@ -170,10 +173,10 @@ pub enum LoadError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The backend could not be built, or its name is not known.
+    /// The backend's name is unknown, or the backend could not be built.
     #[error(transparent)]
     Zpool(#[from] ZpoolError),
-    /// The compressor could not be built, or its name is not known.
+    /// The compressor's name is unknown, or the compressor could not be built.
     #[error(transparent)]
     Compressor(#[from] CompressorError),
     /// The page provider could not be built.
@@ -192,7 +195,7 @@ pub enum BuildError {
         /// The size that a store needs, in bytes.
         needed: usize,
     },
-    /// The store has no place for another pool: each of its pools still holds pages.
+    /// The store has no place for another pool, because each of its pools is still in use.
     #[error(
         "{limit} pools hold pages already; load, invalidate or overwrite the pages of one of them"
     )]
@@ -200,7 +203,7 @@ pub enum BuildError {
         /// The number of pools that can be alive at once.
         limit: usize,
     },
-    /// A codec called this while a store was calling it on this thread.
+    /// A codec called this function while a store was calling that codec on this thread.
     #[error("switch from inside a codec call, where it cannot run; switch after that has returned")]
     Reentrant,
     /// Code of a backend, a compressor or a page provider panicked.
@@ -209,7 +212,7 @@ pub enum BuildError {
         /// What was being built.
         what: &'static str,
     },
-    /// The limit is lower than the least that the store needs.
+    /// The limit is too low: even an empty store with room for one page needs more.
     #[error(
         "{limit} of {bytes} bytes is too low: its tables, contexts and one page need {needed} bytes; \
          give at least that"
@@ -277,13 +280,13 @@ pub enum WritebackError {
     /// The page could not be read.
     #[error("a page could not be read to be written back")]
     Load(#[from] LoadError),
-    /// A device called into the store that was writing to it, or more than four stores were nested (a device
-    /// of each one stored pages in the next).
+    /// A device called the store that was writing to it, or more than four stores were nested, each one
+    /// called by the device of the one before.
     #[error(
         "a device called into the store while pages were written to it; call after it has returned"
     )]
     Reentrant,
-    /// A background shrinker was requested, but the store has no limit to shrink for.
+    /// A background shrinker was requested, but the store has no limit.
     #[error("the store has no limit to shrink for; set max_pool_bytes or max_bytes")]
     NoLimit,
     /// The system could not start a thread for a background shrinker.
@@ -292,8 +295,8 @@ pub enum WritebackError {
         /// The system's error.
         message: String,
     },
-    /// The background shrinker would start above the accept threshold: the share of the limit to which a full
-    /// store must shrink before it takes pages again. So it would never reopen the store.
+    /// The background shrinker would stop shrinking too early. A store that was full takes new pages again
+    /// only when it has shrunk to its accept threshold, and this shrinker starts only above that.
     #[error(
         "a shrinker that starts at {from_percent} % of the limit never reopens a store that reopens at \
          {accept_percent} %; choose a from_percent of {accept_percent} or less"
@@ -312,8 +315,8 @@ pub enum WritebackError {
     Forked,
 }
 
-/// Errors of [`crate::Zswap::store_batch`] and [`crate::Zswap::load_batch`] as a whole. After one of them no page
-/// was stored or loaded.
+/// Errors of a whole call of [`crate::Zswap::store_batch`] or [`crate::Zswap::load_batch`]. After such an
+/// error, no page was stored or loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {

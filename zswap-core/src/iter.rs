@@ -1,23 +1,24 @@
-//! Iteration over the entries of a store while it is in use.
+//! Iterates over the entries of a store while the store is in use.
 
 use crate::entry::index::{Index, LeafKeys};
 use crate::{SwapEntry, Zswap};
 use zpool_base::fork::Leaked;
 
-/// The entries of a store, in order. Made by [`Zswap::entries`].
+/// An iterator over the entries of a store, in order. [`Zswap::entries`] returns one.
 ///
-/// Weakly consistent: it yields an entry that is present throughout exactly once; it may or may not yield one
-/// that comes or goes meanwhile. At each leaf of 32 offsets it takes the index's structure lock for a moment.
-/// Between calls it holds nothing. In a child after `fork` it ends at once.
+/// The store may change during the iteration. An entry that holds a page throughout is yielded exactly once.
+/// An entry that is stored or dropped meanwhile may be yielded or not. For each group of 32 offsets, the
+/// iterator locks the structure of the index for a moment. It holds no lock between calls of `next`. In a
+/// child after `fork` it ends at once.
 #[derive(Debug)]
 pub struct Entries<'a> {
     index: &'a Leaked<Index>,
-    /// The keys of the current leaf.
+    /// The keys of the current leaf; the first `given` of them were yielded.
     ready: LeafKeys,
     given: usize,
     /// Where the search for the next leaf starts; `None` if there is no further leaf.
     next: Option<u64>,
-    /// The last key to yield.
+    /// The last key that may be yielded.
     last: u64,
 }
 
@@ -52,14 +53,15 @@ impl Iterator for Entries<'_> {
 }
 
 impl Zswap {
-    /// Returns the entries of an area.
+    /// Returns the entries of the area `swap_type` that hold a page, in order of offset.
     pub(crate) fn area(&self, swap_type: u8) -> Entries<'_> {
         let first = u64::from(swap_type) << crate::entry::OFFSET_BITS;
         let last = first | ((1 << crate::entry::OFFSET_BITS) - 1);
         Entries::new(&self.index, first, last)
     }
 
-    /// Returns all entries that hold a page, in order of area and offset.
+    /// Returns an iterator over all entries that hold a page, ordered by area and then by offset. In a child
+    /// after `fork` it yields nothing.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};

@@ -28,10 +28,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A store combines a *backend* with a *compressor*. The backends are `zsmalloc`, `z3fold` and `zbud`;
-//! `zpool-api` says how to add your own. The compressors are `lz4`, `lz4hc`, `zstd`, `deflate`, `null` and,
-//! behind a feature, `lzo`; `compressors` says how to add your own. Both are chosen by name and may be
-//! changed while the store is in use:
+//! A store combines a *backend* with a *compressor*. The backends are `zsmalloc`, `z3fold` and `zbud`; the
+//! crate `zpool-api` says how to add your own. The compressors are `lz4`, `lz4hc`, `zstd`, `deflate`, `null`
+//! and, behind a feature, `lzo`; the crate `compressors` says how to add your own. Both are chosen by name
+//! and may be changed while the store is in use:
 //!
 //! ```
 //! # use zswap_core::{SwapEntry, Zswap};
@@ -40,62 +40,63 @@
 //! # let store = Zswap::builder().zpool("zbud").compressor("lz4").build()?;
 //! # let page = [7u8; zswap_core::PAGE_SIZE];
 //! # store.store(SwapEntry::new(0, 1)?, &page)?;
-//! store.set_compressor("zstd")?; // for new pages; older ones stay readable in their pool
-//! store.migrate_pools(1000)?; // moves up to 1000 of those into the new pool
+//! store.set_compressor("zstd")?; // for new pages; older pages stay readable in their pool
+//! store.migrate_pools(1000)?; // moves up to 1000 older pages into the new pool
 //! // Recompress only pages that nobody has loaded for a while:
 //! store.recompress(&Recompress::new("zstd:level=9").max_pages(1000).idle())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! The folder `examples` has programs to start from: `database_cache` (a page cache for a file-backed
-//! database), `cold_tier` (behind an in-memory map) and `memory_pressure` (a switch driven by the
-//! kernel's figures).
+//! database), `cold_tier` (an in-memory map that moves values not used recently into a store) and
+//! `memory_pressure` (a store that changes its settings as the kernel's pressure figures rise and fall).
 //!
 //! # Limits and writeback
 //! [`max_pool_bytes`](ZswapBuilder::max_pool_bytes) and [`max_bytes`](ZswapBuilder::max_bytes) limit a store.
-//! A full store makes room: it compacts its pools and, if it has a
-//! [`swap_device`](ZswapBuilder::swap_device), writes back pages that were not loaded recently. Loads read
-//! those pages from the device. The store refuses a page only if it can free no memory for it; the error says
-//! why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand. [`Zswap::shrink_in_background`]
-//! starts a thread that does so before the limit is reached.
+//! A store at its limit makes room: it compacts its pools. If it has a
+//! [`swap_device`](ZswapBuilder::swap_device), it also writes pages that were not loaded recently to the
+//! device; later loads read them from there. The store refuses a page only if it can free no memory for it;
+//! the error says why ([`LimitReason`]). [`Zswap::shrink`] writes pages back on demand.
+//! [`Zswap::shrink_in_background`] starts a thread that does so before the limit is reached.
 //!
 //! # Compaction
-//! Overwritten and dropped pages leave holes among the objects. [`Zswap::compact`] moves objects together
-//! and returns the freed pages to the system. [`Zswap::compact_in_background`] starts a thread that does so
-//! when it pays.
+//! Overwritten and dropped pages leave holes in the pools' memory. [`Zswap::compact`] moves the remaining
+//! compressed pages together and returns the freed memory to the system. [`Zswap::compact_in_background`]
+//! starts a thread that does so when there is enough to free.
 //!
 //! # Guarantees
 //! * Any thread may call anything at any time. Each entry has its own lock.
-//! * `load` returns the page of the last `store` that finished, byte for byte, or an error.
-//! * A `store` that fails says why and leaves the entry empty: the older page is gone, too. A
+//! * `load` returns the page of the last finished `store`, byte for byte, or an error.
+//! * A `store` that fails returns the reason and leaves the entry empty, so an older page is gone, too. A
 //!   [`Zswap::try_replace`] that fails keeps the older page.
-//! * At the limit on its pools, a store refuses no page as long as its device accepts writes and its pages
-//!   can be read.
+//! * A store at its limit refuses no page for lack of room, as long as its device accepts writes and the
+//!   pages in its pools can be read.
 //! * A codec, backend or device of your own may fail or panic. The call then returns an error, and the store
 //!   stays usable: no lock stays held, and no page is lost except the one being handled.
-//! * When memory runs out, calls on a built store return errors. The exceptions, which abort the process,
-//!   are calls that start a thread, and calls that build a pool: [`Zswap::set_zpool`],
+//! * When memory runs out, calls on a built store return errors. Some calls may abort the process instead:
+//!   calls that start a thread, and calls that build a pool. The latter are [`Zswap::set_zpool`],
 //!   [`Zswap::set_compressor`], and [`Zswap::recompress`] with a compressor that is new to the store.
-//! * In a child after `fork`, calls return errors or report an empty store, and drops do nothing.
+//! * In a child process after `fork`, calls return errors or report an empty store, and dropping a store does
+//!   nothing.
 //!
 //! # Files
 //!
-//! | file | idea |
+//! | file | contents |
 //! |---|---|
-//! | `entry/` | the name of a page (`mod.rs`), its 8-byte word (`word.rs`), its lock (`lock.rs`), the radix index of entry words (`index/`) |
+//! | `entry/` | the name of a page (`mod.rs`), the 8-byte word of an entry (`word.rs`), its lock (`lock.rs`), and the radix index that finds the words (`index/`) |
 //! | `checksum.rs` | checks that a page is the one that was stored |
-//! | `pool/` | page to object and back (`mod.rs`), the living pools (`pools.rs`), their reference counts (`percpu_ref.rs`) |
-//! | `moves/` | a walk over the entries, like a clock's hand (`walk.rs`), replacing a page by a copy (`relocate.rs`), and the movers: `migrate.rs`, `recompress.rs`, `writeback.rs` |
-//! | `background/` | a thread that works on a store (`mod.rs`): `shrinker.rs`, `compactor.rs`, `migrator.rs` |
-//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; making room at the limit; pauses after a device failed |
+//! | `pool/` | a pool, which turns pages into objects and back (`mod.rs`), the list of living pools (`pools.rs`), and their reference counts (`percpu_ref.rs`) |
+//! | `moves/` | walks over the entries, like a clock's hand (`walk.rs`), the replacement of an object by a copy (`relocate.rs`), and the movers that use both: `migrate.rs`, `recompress.rs`, `writeback.rs` |
+//! | `background/` | a thread that works on a store (`mod.rs`), and the three kinds of such threads: `shrinker.rs`, `compactor.rs`, `migrator.rs` |
+//! | `limits.rs`, `room.rs`, `device_health.rs` | the limits; how a store makes room at its limit; the pauses after failures of a device |
 //! | `accounting.rs` | the memory that a store takes |
-//! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; its entries; several pages at a time, compressed in parallel; another backend or compressor |
-//! | `counters.rs`, `stats.rs` | counting without contention |
+//! | `store.rs`, `iter.rs`, `batch.rs`, `switch.rs` | the store; iteration over its entries; batches, which are compressed in parallel; switches to another backend or compressor |
+//! | `counters.rs`, `stats.rs` | counters without contention; the snapshot of all figures |
 //! | `metrics.rs`, `publish.rs` | figures and latencies for the `metrics` crate, behind the feature of that name |
-//! | `builder.rs` | settings and construction |
+//! | `builder.rs` | the settings, and how a store is built from them |
 //!
-//! The crate `zpage`, which `zram` uses, too, has the codecs' contexts, the patterns, the devices with their
-//! slots, and the built-in backends.
+//! The crate `zpage` has the parts that `zram` uses, too: the codecs' contexts, the patterns, the devices
+//! with their slots, and the built-in backends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(

@@ -1,18 +1,18 @@
-//! How much memory a store may take.
+//! Limits the memory that a store takes.
 //!
-//! There are two limits: `max_pool_bytes` bounds the pages with objects, and `max_bytes` bounds everything that
-//! the store keeps. Either or both may be set, and changed at any time. Together they give one number, the
+//! There are two limits: `max_pool_bytes` bounds the pages with objects, and `max_bytes` bounds everything
+//! that the store keeps. Each may be set or not, and changed at any time. Together they give one number: the
 //! limit of the [`PageBudget`] that all pools of the store share. A backend charges the budget when a page
-//! becomes resident. So an object that fits into existing room costs nothing, and a store need not read the
-//! figures of its pools before it stores a page.
+//! becomes resident. So an object that fits into existing room is not charged, and the store need not read
+//! its pools' figures before it stores a page.
 //!
 //! Everything else that the store keeps (index, patterns, contexts, device tables, pages kept warm) counts
-//! towards `max_bytes`, too. As that grows, less is left for the pools. [`Limits::refresh`] takes its new sum,
-//! periodically and whenever the budget refuses a page.
+//! towards `max_bytes`, too. As that grows, less is left for the pools. [`Limits::refresh`] is given the new
+//! sum periodically, and whenever the budget refuses a page.
 //!
-//! A full store *without* a device may be configured to stay closed until it has shrunk to a share of its
-//! limit (`accept_threshold_percent`). While it is closed, the budget's limit is that share, and objects can use
-//! only the room inside the pools.
+//! A store *without* a device may be configured with `accept_threshold_percent`, a share of its limit. When
+//! it has refused a page, it is closed until its pools have shrunk to that share. While it is closed, the
+//! budget's limit is that share, and new objects can use only the free room inside the pools.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(crate) struct Limits {
     max_pool: AtomicUsize,
     /// The limit on the bytes of everything; `usize::MAX` for no limit.
     max_all: AtomicUsize,
-    /// Bytes of everything except the pools' pages with objects, as of the last refresh.
+    /// The bytes of everything except the pools' pages with objects, as of the last refresh.
     rest: AtomicUsize,
     accept_percent: u8,
     /// Set when a full store has refused a page. The pools may then not grow until they hold at most
@@ -50,84 +50,85 @@ impl Limits {
         limits
     }
 
-    /// Returns the budget that the pools charge their pages to.
+    /// Returns the budget to which the pools charge their pages.
     pub(crate) fn budget(&self) -> &Arc<PageBudget> {
         &self.budget
     }
 
-    /// Returns the bytes that the pages with objects may take now: the lesser of `max_pool` and of what
-    /// `max_all` leaves.
+    /// Returns the bytes that the pages with objects may take now. It is the lesser of `max_pool` and
+    /// `max_all` minus everything else; `usize::MAX` if there is no limit.
     pub(crate) fn pool_limit(&self) -> usize {
-        // Relaxed, throughout this file: these settings and sums publish nothing. With a stale value the pools
-        // hold a page more or less.
+        // Relaxed, throughout this file: these settings and sums publish nothing. With a stale value, the
+        // pools may for a moment hold more or less than they should.
         let (max_pool, max_all) =
             (self.max_pool.load(Ordering::Relaxed), self.max_all.load(Ordering::Relaxed));
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         let rest = if max_all == usize::MAX { 0 } else { self.rest.load(Ordering::Relaxed) };
         max_pool.min(max_all.saturating_sub(rest))
     }
 
-    /// Returns the percent of the limit at which a closed store opens again.
+    /// Returns the percentage of the limit at which a closed store opens again.
     pub(crate) fn accept_percent(&self) -> u8 {
         self.accept_percent
     }
 
-    /// Returns whether there is a limit.
+    /// Returns whether there is a limit on the pools.
     pub(crate) fn is_limited(&self) -> bool {
         self.pool_limit() != usize::MAX
     }
 
-    /// Returns the limit on everything, if there is one.
+    /// Returns the limit on everything; `None` if there is no such limit.
     pub(crate) fn max_all(&self) -> Option<usize> {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         Some(self.max_all.load(Ordering::Relaxed)).filter(|max| *max != usize::MAX)
     }
 
     pub(crate) fn set_max_pool(&self, max: Option<usize>) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.max_pool.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
         self.reopen();
     }
 
     pub(crate) fn set_max_all(&self, max: Option<usize>) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.max_all.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
         self.reopen();
     }
 
-    /// Notes the bytes of everything except the pools' pages with objects.
+    /// Notes that everything except the pools' pages with objects takes `rest` bytes, and applies the limits.
     pub(crate) fn refresh(&self, rest: usize) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.rest.store(rest, Ordering::Relaxed);
         self.apply();
     }
 
     /// Returns the bytes of everything except the pools' pages with objects, as of the last refresh.
     pub(crate) fn rest(&self) -> usize {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.rest.load(Ordering::Relaxed)
     }
 
     fn apply(&self) {
         let limit = self.pool_limit();
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         let closed = self.closed.load(Ordering::Relaxed);
         let percent = if closed { self.accept_percent } else { 100 };
         self.budget.set_limit(if limit == usize::MAX { limit } else { percent_of(limit, percent) });
     }
 
-    /// Closes a full store without a device, if its accept threshold is below 100 percent.
+    /// Closes the store if its accept threshold is below 100 percent. Called for a full store without a
+    /// device.
     pub(crate) fn close(&self) {
         if self.accept_percent < 100 {
-            // Relaxed: as above.
+            // Relaxed: as in `pool_limit`.
             self.closed.store(true, Ordering::Relaxed);
             self.apply();
         }
     }
 
-    /// Opens a closed store if its pools have shrunk enough; returns whether it did.
+    /// Opens a closed store if its pools have shrunk enough. Returns whether it opened one.
     pub(crate) fn reopen_if_shrunk(&self) -> bool {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         let shrunk = self.closed.load(Ordering::Relaxed)
             && self.budget.used() <= percent_of(self.pool_limit(), self.accept_percent);
         if shrunk {
@@ -136,9 +137,9 @@ impl Limits {
         shrunk
     }
 
-    /// Opens a closed store.
+    /// Opens the store if it is closed, and applies the limits.
     pub(crate) fn reopen(&self) {
-        // Relaxed: as above.
+        // Relaxed: as in `pool_limit`.
         self.closed.store(false, Ordering::Relaxed);
         self.apply();
     }

@@ -1,8 +1,8 @@
-//! Models of whole stores: pairs of operations that meet on one entry.
+//! Models of whole stores: two threads run operations that meet on one entry.
 //!
-//! Pools and devices are toys. They hold their objects under std's mutexes, which the model checker does not see. So
-//! each call of a toy is one step, before which another thread may run. The checker explores what the store itself does:
-//! entry words, references of pools, slots.
+//! Pools and devices are toys. They hold their objects under std's mutexes, which the model checker does not
+//! see. So each call of a toy is one step for the checker; another thread may run before it, but not during
+//! it. The checker explores the store itself: entry words, references to pools, and slots.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -19,7 +19,7 @@ use zpool_pages::HeapPages;
 use crate::{LoadError, PAGE_SIZE, Page, Recompress, SwapEntry, Zswap, builtin};
 use zpage::device::{DeviceError, SwapDevice};
 
-/// Counts the toy pools of a store, and the objects in them.
+/// Counts the living toy pools of a store, and the objects in them.
 #[derive(Debug, Default)]
 struct Census {
     objects: AtomicUsize,
@@ -27,7 +27,8 @@ struct Census {
     steps: Steps,
 }
 
-/// An atomic of the model checker. Every call of a toy changes it, so the checker tries the calls in each order.
+/// An atomic of the model checker. Every call of a toy changes it, so the checker tries the calls in every
+/// order.
 #[derive(Debug, Default)]
 struct Steps(loom::sync::atomic::AtomicUsize);
 
@@ -114,7 +115,8 @@ impl Zpool for ToyPool {
     }
 }
 
-/// A codec that compresses a page to its first 8 or 16 bytes, and restores the first 8.
+/// A codec that compresses a page to its first 8 or 16 bytes, and restores only the first 8 (the others
+/// become zero).
 #[derive(Debug, Clone, Copy)]
 struct Head(usize);
 
@@ -148,7 +150,8 @@ impl CompressorCtx for Head {
     }
 }
 
-/// The numbers of the pages in a device's slots. Fails if a slot that holds a page is written.
+/// A device. For each slot in use, keeps the number that stands for the page. Panics if a slot that holds a
+/// page is written.
 #[derive(Debug, Default)]
 struct ToyDevice(Mutex<BTreeMap<u64, u64>>, Steps);
 
@@ -180,7 +183,7 @@ impl SwapDevice for ToyDevice {
     }
 }
 
-/// Makes the page that stands for a number.
+/// Makes the page that stands for the number `n`: its first 8 bytes are the number.
 fn marked(n: u64) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     page[..8].copy_from_slice(&n.to_le_bytes());
@@ -198,7 +201,8 @@ struct World {
 }
 
 impl World {
-    /// Makes a store over a toy pool and the codec `head16`. Stores the page of the number under each entry of `pages`.
+    /// Makes a store with a toy pool, a toy device and the codec `head16`. For each pair in `pages`, stores
+    /// the page of the second number under the entry with the first number as its offset.
     fn with(pages: &[(u64, u64)]) -> World {
         let (census, device): (Arc<Census>, Arc<ToyDevice>) = Default::default();
         let (mut zpools, mut codecs) = (ZpoolRegistry::new(), builtin::compressors());
@@ -221,14 +225,14 @@ impl World {
         world
     }
 
-    /// Runs `run` on another thread, beside the model's main thread.
+    /// Starts `run` on another thread of the model.
     fn beside<T: 'static>(&self, run: impl FnOnce(&Zswap) -> T + 'static) -> JoinHandle<T> {
         let store = self.store.clone();
         thread::spawn(move || run(&store))
     }
 
-    /// Checks that each entry has the expected page, that each page is in one place, and that dropped pages leave
-    /// nothing behind.
+    /// Checks that each entry of `pages` has the expected page, and that each page is either in a pool or on
+    /// the device. Then drops all pages, and checks that no object, slot or older pool is left.
     fn settle(self, pages: &[(u64, Option<u64>)]) {
         for &(entry, expected) in pages {
             assert_eq!(self.store.get(entry), expected, "entry {entry}");
@@ -394,7 +398,8 @@ fn loom_shrink_against_shrink() {
     });
 }
 
-/// A page on the device is dropped while it is read. Its slot must not be used for another page before the read ends.
+/// A page on the device is dropped while it is being read. Its slot must not be used for another page before
+/// the read ends.
 #[test]
 fn loom_load_from_the_device_against_reuse_of_its_slot() {
     loom::model(|| {
@@ -415,14 +420,15 @@ fn loom_load_from_the_device_against_reuse_of_its_slot() {
 #[test]
 fn loom_take_from_the_device_against_store() {
     let mut model = loom::model::Builder::new();
-    // With one preemption more the model takes minutes. The fault that it is for needs only one preemption.
+    // With one more preemption, the model takes minutes. The fault that the model is meant to find needs only
+    // one.
     model.preemption_bound = Some(2);
     model.check(|| {
         let world = World::with(&[(0, 1)]);
         assert_eq!(world.store.shrink(1), Ok(1));
         let other = world.beside(|store| {
             store.put(0, 2);
-            // This writeback would take the same slot.
+            // If `take` has not kept the slot, this writeback uses the same slot.
             store.shrink(1).unwrap();
         });
         let taken = world.store.pull(0);
@@ -435,7 +441,8 @@ fn loom_take_from_the_device_against_store() {
     });
 }
 
-/// While a page is loaded, another thread switches to a new pool and drops the page, and with it the old pool.
+/// While a page is being loaded, another thread switches to a new pool and drops the page. The old pool has
+/// no other page, so it is dropped, too.
 #[test]
 fn loom_switch_against_load_and_invalidate() {
     loom::model(|| {
@@ -462,7 +469,7 @@ fn loom_switch_against_store() {
     });
 }
 
-/// One thread changes the backend, the other the compressor. Both changes last.
+/// One thread changes the backend, and the other changes the compressor. Neither change is lost.
 #[test]
 fn loom_switch_against_switch() {
     loom::model(|| {

@@ -1,6 +1,6 @@
-//! What a store keeps for the recorder of the `metrics` crate.
+//! The data that a store keeps to report to the recorder of the `metrics` crate.
 //!
-//! `publish.rs` lists what is recorded, and under which names.
+//! `publish.rs` lists the names of all that is recorded.
 
 use std::time::Instant;
 
@@ -12,7 +12,8 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub(crate) struct StoreMetrics {
     pub(crate) name: String,
-    /// Backend and compressor of each pool whose gauges were set last. The mutex is held while gauges are set.
+    /// The backend and compressor of each pool that was alive at the last `publish_metrics`. The mutex is
+    /// held while gauges are set.
     pub(crate) published: Mutex<Vec<(String, String)>>,
     pub(crate) store: Histogram,
     pub(crate) load: Histogram,
@@ -30,7 +31,8 @@ impl StoreMetrics {
     }
 }
 
-/// Records, when dropped, the time since `start`. Records nothing in a store without metrics.
+/// Measures the time of a call: when dropped, records the time since `start`. Records nothing in a store
+/// without metrics.
 #[derive(Debug)]
 pub(crate) struct Timed<'a>(Option<(&'a Histogram, Instant)>);
 

@@ -1,27 +1,28 @@
-//! Limits how deeply calls that make room are nested on a thread.
+//! Limits how deeply calls that write pages back are nested on a thread.
 //!
-//! A device may keep its pages in another store. At its limit, that store makes room in turn. But a device that
-//! stores into the very store that writes to it would nest calls without end. A store cannot distinguish the
-//! two, so it limits the depth.
+//! A device may keep its pages in another store. If that store is at its limit, it writes pages to its own
+//! device. That is fine. But a device may also store pages into the very store that writes to it, and then
+//! the calls would nest without end. A store cannot distinguish the two cases, so it limits the depth.
 
 use std::cell::Cell;
 
 use crate::sync::MODEL;
 
-/// The most stores on a thread that make room at the same time, each called by the device of the one before.
+/// The most stores that one thread lets write pages back at the same time, each one called by the device of
+/// the one before.
 const MOST: u8 = 4;
 
 thread_local! {
     static DEPTH: Cell<u8> = const { Cell::new(0) };
 }
 
-/// One level of nesting. It ends when this is dropped.
+/// One level of nesting. The level ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Nested(());
 
 impl Nested {
-    /// Goes one level deeper; `None` if the limit is reached. Does not count under the model checker, where all
-    /// threads share one thread-local.
+    /// Goes one level deeper. Returns `None` if the limit is reached. Under the model checker all threads
+    /// share one thread-local, so there is no limit.
     pub(crate) fn enter() -> Option<Nested> {
         let deeper = DEPTH.try_with(|depth| {
             let fits = MODEL || depth.get() < MOST;
@@ -30,7 +31,8 @@ impl Nested {
             }
             fits
         });
-        // A thread whose locals are gone is about to end, so it is not deep in a nest.
+        // The thread's locals are already destroyed, so the thread is about to end, and its calls are hardly
+        // nested.
         deeper.unwrap_or(true).then(|| Nested(()))
     }
 }

@@ -1,16 +1,16 @@
 //! Reports a store's figures to the recorder of the `metrics` crate that the program has installed.
 //!
-//! [`Zswap::publish_metrics`] publishes the store's counts as gauges and counters. The time that each store
-//! and load takes is recorded as it happens, if the store was built with
-//! [`metrics`](crate::ZswapBuilder::metrics). All names begin with `zswap_`. All have the label `store`; its
-//! value is the name that was given to `metrics`.
+//! The store must have been built with [`metrics`](crate::ZswapBuilder::metrics). [`Zswap::publish_metrics`]
+//! then publishes the store's figures as gauges and counters. The time that a store or load takes is recorded
+//! at the end of each call. All names begin with `zswap_`. All have the label `store`; its value is the name
+//! that was given to `metrics`.
 //!
 //! | name | kind |
 //! |---|---|
 //! | `zswap_stored_pages` and every other size of [`ZswapStats`](crate::ZswapStats) | gauge |
 //! | `zswap_written_back_pages` and every other count of events | counter |
-//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`; labels `zpool` and `compressor` too | gauge |
-//! | `zswap_store_seconds`, `zswap_load_seconds`: the time that a call of `store`, `try_replace` or `load` takes, also if it fails | histogram |
+//! | `zswap_pool_objects`, `zswap_pool_bytes`, `zswap_pool_compressed_bytes`, which also have the labels `zpool` and `compressor` | gauge |
+//! | `zswap_store_seconds`: the time that a call of `store` or `try_replace` takes; `zswap_load_seconds`: the time that a call of `load` takes. Calls that fail are recorded, too. | histogram |
 
 use metrics::{counter, gauge};
 
@@ -18,9 +18,9 @@ use crate::Zswap;
 use crate::metrics::StoreMetrics;
 
 impl Zswap {
-    /// Publishes the store's figures to the installed recorder; call it periodically. Costs as much as
-    /// [`Zswap::stats`] and allocates the labels. The gauges of a pool that is gone are set to 0. Does
-    /// nothing for a store built without [`metrics`](crate::ZswapBuilder::metrics).
+    /// Publishes the store's figures to the installed recorder. Call this periodically. It costs as much as
+    /// [`Zswap::stats`] and allocates the labels. It sets the gauges of a pool that is gone to 0. It does
+    /// nothing if the store was built without [`metrics`](crate::ZswapBuilder::metrics).
     ///
     /// ```
     /// use zswap_core::Zswap;
@@ -39,7 +39,7 @@ impl Zswap {
         for (what, value) in stats.events() {
             counter!(format!("zswap_{what}"), "store" => name.clone()).absolute(value);
         }
-        // A recorder keeps each gauge for ever, so the gauges of a pool that is gone are set to 0, once.
+        // A recorder keeps each gauge for ever. So set the gauges of a pool that is gone to 0, once.
         let mut published = published.lock();
         let now = stats.pools.iter().map(|pool| (pool.zpool.clone(), pool.compressor.clone()));
         let before = core::mem::replace(&mut *published, now.collect());

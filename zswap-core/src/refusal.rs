@@ -1,5 +1,5 @@
-//! Why the store refused a page. A refusal is internal; it becomes a [`StoreError`](crate::StoreError) and is
-//! counted.
+//! Why the store refused a page. A refusal is internal: the store counts it and turns it into a
+//! [`StoreError`](crate::StoreError).
 
 use core::fmt;
 
@@ -13,7 +13,7 @@ pub enum LimitReason {
     NoDevice,
     /// Every slot of the device is taken.
     DeviceFull,
-    /// The device failed. The store tries it again within 64 ms.
+    /// The device failed. The store does not use it for up to 64 ms; then it tries again.
     DeviceFailed,
     /// The pages in the pools cannot be read, so they cannot be written back.
     Unreadable,

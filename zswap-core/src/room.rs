@@ -1,24 +1,27 @@
-//! Makes room for a page when the pools are at their limit, or the system has no memory.
+//! Makes room for a page when the pools are at their limit, or when the system has no memory.
 //!
-//! The thread that stores the page makes the room, in rounds. A round writes some pages back or compacts; then
-//! the thread tries to store its page again. Writing a page back frees room inside the backend's pages, and
-//! objects of the same size can use that room at once. In every other round, compaction turns such room into
-//! whole free pages. The thread holds no lock and no context meanwhile.
+//! The thread that stores the page makes the room, in rounds. In a round it writes some pages back or
+//! compacts; then it tries to store its page again. Writing a page back frees room inside the backend's
+//! pages, and objects of the same size can use that room at once. In every other round, compaction turns such
+//! room into whole free pages. The thread holds no lock and no context between these calls.
 //!
 //! # When it ends
-//! * If a round frees nothing, it returns the reason ([`LimitReason`]), with which the page is refused. But if
-//!   the page was to replace an older one, the store drops the older page first and tries again.
-//! * If the device accepts writes and yet no page is left to write back, other threads hold all of the memory:
-//!   pages that are under no entry yet, and objects that are being read. The thread waits for the others
-//!   ([`WAITS`], [`LONGEST_WAIT`]). After that its page may exceed the limit ([`OVERDRAFT_PAGES`]). Unreadable
-//!   pages lead to a refusal only if they hold all of the memory.
-//! * A device that stores into the store that writes to it is refused after a few levels (`nesting.rs`).
-//! * After [`ROUNDS`] rounds the page may exceed the limit as well, if there is a device. Other threads have
-//!   taken the memory that those rounds freed, or the rounds freed less than a lowered limit requires.
+//! * If a round frees nothing, the page is refused with the reason that the round returned ([`LimitReason`]).
+//!   But if the page was to replace an older one, the store drops the older page first and tries again.
+//! * The device may accept writes although no page is left to write back. Then other threads hold the memory:
+//!   in pages that are under no entry yet, and in objects that are being read. The thread waits for them
+//!   ([`WAITS`], [`LONGEST_WAIT`]). After that its page may exceed the limit ([`OVERDRAFT_PAGES`]). If
+//!   unreadable pages hold all of the memory, the page is refused.
+//! * A device may store pages into the very store that writes to it. After a few levels of such nested calls,
+//!   the store refuses the page (`nesting.rs`).
+//! * After [`ROUNDS`] rounds the page may exceed the limit as well, if there is a device. In this case other
+//!   threads have taken the memory that those rounds freed, or the rounds freed less than a lowered limit
+//!   requires.
 //!
-//! So a store whose device accepts writes refuses no page. Each thread exceeds the limit by at most a run of
-//! pages. If more than a lowered limit is in use already, the thread adds at most a run of pages to that. Later
-//! stores free the excess.
+//! So, at its limit, a store whose device accepts writes refuses a page only if unreadable pages hold all of
+//! the memory, if calls are nested too deeply, or if other threads take the room again and again. Each thread
+//! exceeds the limit by at most a run of pages. If the limit was lowered and more is already in use, each
+//! thread adds at most a run of pages. Later stores free the excess.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -37,19 +40,19 @@ use crate::refusal::{LimitReason, Refusal};
 use crate::sync::{MODEL, yield_now};
 use crate::{SwapEntry, Zswap};
 
-/// The most pages written back in a round.
+/// The most pages that a round writes back.
 const PAGES: usize = 32;
 /// The number of pages that compaction tries to free in a round.
 const COMPACTED_PAGES: usize = 8;
-/// The most rounds of one store.
+/// The most rounds that one stored page takes.
 const ROUNDS: usize = 64;
-/// How often a store waits, at most, for other threads that hold all of the memory.
+/// The most waits of one store for other threads that hold all of the memory.
 const WAITS: usize = 64;
-/// The time after which a store does not wait for them again.
+/// If a store has waited for this long in all, it does not wait again.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
-/// The most pages by which a store exceeds the limit in the end: a backend's longest run.
+/// The most pages by which one stored page may exceed the limit: as many as a backend's longest run.
 const OVERDRAFT_PAGES: usize = MAX_RUN_PAGES;
-/// The number of pages stored on a CPU after which the memory is summed up again.
+/// The memory is summed up again each time a CPU has stored this many pages.
 pub(crate) const LOOK_EVERY: u64 = 128;
 
 /// The result of a round.
@@ -57,14 +60,15 @@ enum Round {
     Freed,
     /// Other threads hold all of the memory.
     InFlight,
-    /// Nothing is left to write back except this many unreadable pages, and what other threads hold.
+    /// Nothing could be written back: this many pages are unreadable, and other threads may hold more memory.
     Unreadable(usize),
     Nothing(LimitReason),
-    /// Calls that write pages back are nested too deep on this thread.
+    /// Calls that write pages back are nested too deeply on this thread.
     Reentrant,
 }
 
-/// Yields to other threads, but only [`WAITS`] times and for a short while, since their turns may be long.
+/// Yields to other threads, at most [`WAITS`] times. Stops after [`LONGEST_WAIT`], since each yield may take
+/// long.
 #[derive(Default)]
 struct Patience {
     waits: usize,
@@ -84,7 +88,8 @@ impl Patience {
 }
 
 impl Zswap {
-    /// Makes room for a page, and puts it into a pool that had no room for it.
+    /// Makes room for a page, and puts it into `pool`, which had no room for it (`shortage`). Returns the
+    /// refusal if that fails. If `keep_older`, does not drop the entry's older page to make room.
     #[cold]
     pub(crate) fn put_after_reclaim(
         &self,
@@ -103,11 +108,13 @@ impl Zswap {
         for round in 0..ROUNDS {
             match self.reclaim(round) {
                 Round::Freed => {}
-                // Wait for the other threads, unless no memory is in use: then they have none to free.
+                // Wait for the other threads. If no memory is in use, they have none to free, and waiting is
+                // useless.
                 Round::InFlight | Round::Unreadable(_)
                     if self.limits.budget().used() > 0 && patience.wait() => {}
                 Round::InFlight => break,
-                // Memory besides these pages is in use, or was until now: the page may exceed the limit.
+                // Other memory than these pages is in use, or was until now. So the page may exceed the
+                // limit.
                 Round::Unreadable(pages) if self.are_not_all(pages, pool) => break,
                 Round::Unreadable(_) => {
                     return Err(self.no_room(shortage, LimitReason::Unreadable));
@@ -129,7 +136,7 @@ impl Zswap {
         let mut put = self.put_beyond_use(pool, kept);
         for _again in 1..ROUNDS {
             match put {
-                // Other threads have taken more meanwhile.
+                // Other threads have taken more memory since the overdraft was computed.
                 Err(fault) if fault.is_limit() => put = self.put_beyond_use(pool, kept),
                 _ => break,
             }
@@ -137,8 +144,8 @@ impl Zswap {
         put.map_err(Refusal::Fault)
     }
 
-    /// Puts a page into a pool. The page may exceed the limit by a run of pages, or, if more than the limit is
-    /// in use, add a run of pages to that.
+    /// Puts a page into a pool. The page may exceed the limit by a run of pages. If more than the limit is
+    /// already in use, it may add a run of pages.
     fn put_beyond_use(&self, pool: &Pool, kept: &Encoded) -> Result<Stored, Fault> {
         let budget = self.limits.budget();
         let over = budget.used().saturating_sub(budget.limit());
@@ -151,8 +158,8 @@ impl Zswap {
         PageBudget::with_allowance(OVERDRAFT_PAGES.saturating_mul(pool.page_size()), put)
     }
 
-    /// Returns the refusal of a page for which a round found nothing to free. At the limit, closes a store
-    /// without a device.
+    /// Returns the refusal of a page after a round that freed nothing. If the limit refused the page and
+    /// there is no device, also closes the store.
     fn no_room(&self, shortage: Fault, reason: LimitReason) -> Refusal {
         if !shortage.is_limit() {
             return Refusal::Fault(shortage);
@@ -163,14 +170,14 @@ impl Zswap {
         Refusal::Limit(reason)
     }
 
-    /// Drops the page of an entry that is about to be overwritten, if the page takes pool memory or a slot of
-    /// the device; returns whether it dropped one.
+    /// Drops the older page of an entry, if that page takes pool memory or a slot of the device. Returns
+    /// whether it dropped one.
     fn give_up_older(&self, entry: SwapEntry) -> bool {
         let older = self.index.peek(entry.key()).content();
         matches!(older, Content::Stored { .. } | Content::OnDevice(_)) && self.invalidate(entry)
     }
 
-    /// Does one round of making room.
+    /// Does one round of making room. Returns `Freed` if it freed something, otherwise the reason why not.
     fn reclaim(&self, round: usize) -> Round {
         if self.limits.max_all().is_some() {
             self.trim();
@@ -192,20 +199,21 @@ impl Zswap {
         why
     }
 
-    /// Returns whether memory is in use besides these `objects` objects, each of at most a page.
+    /// Returns whether memory is in use besides these `objects` objects. Each of them takes at most a page.
     fn are_not_all(&self, objects: usize, pool: &Pool) -> bool {
         let most = objects.saturating_mul(pool.page_size());
         most < self.limits.budget().limit() || objects < self.objects()
     }
 
-    /// Counts the objects in the pools, including freed ones that readers still keep.
+    /// Counts the objects in the pools. Includes objects that were freed while they were being read, since
+    /// they stay until the last reader ends.
     fn objects(&self) -> usize {
         self.pools.all().map(|pool| pool.stats()).fold(0, |sum: usize, stats| {
             sum.saturating_add(stats.objects).saturating_add(stats.parked_objects)
         })
     }
 
-    /// Writes some pages back. Returns how many, and the result of the round in case no other memory is freed.
+    /// Writes some pages back. Returns their number, and the result that the round has if it frees nothing.
     fn write_back_for_room(&self) -> (usize, Round) {
         if self.slots().is_none() {
             return (0, Round::Nothing(LimitReason::NoDevice));
@@ -213,12 +221,12 @@ impl Zswap {
         while self.device_health.may_try() {
             let done = self.write_back_some(PAGES, Unreadable::PassedBy, &|| false);
             let why = match done.error {
-                // The next page may succeed; `may_try` decides whether to try it.
+                // The write of another page may succeed. `may_try` decides whether to try one.
                 Some(WritebackError::Device { .. }) if done.pages == 0 => continue,
                 Some(WritebackError::Device { .. }) => Round::Nothing(LimitReason::DeviceFailed),
                 Some(WritebackError::DeviceFull { .. }) => Round::Nothing(LimitReason::DeviceFull),
                 Some(WritebackError::Reentrant) => Round::Reentrant,
-                // Writeback was switched off meanwhile.
+                // Writeback was switched off after the check above.
                 Some(_) => Round::Nothing(LimitReason::NoDevice),
                 None if done.unreadable > 0 => Round::Unreadable(done.unreadable),
                 None => Round::InFlight,
@@ -228,12 +236,13 @@ impl Zswap {
         (0, Round::Nothing(LimitReason::DeviceFailed))
     }
 
-    /// Frees some pages by compaction, in the first pool where it can; returns whether it did. Calls each pool
-    /// once if other memory was freed (`briefly`); otherwise, until the pool reports that it is complete.
+    /// Compacts one pool after another until one of them frees a page. Returns whether one did. If other
+    /// memory was freed (`briefly`), each pool is called once; otherwise until it reports that it is
+    /// complete.
     fn compact_for_room(&self, briefly: bool) -> bool {
         self.pools.all().filter(|pool| pool.can_compact()).any(|pool| {
-            // Each call covers only some of the objects present at first, and a backend may never report that
-            // it is complete.
+            // Each call moves only some of the objects, and a faulty backend may never report that it is
+            // complete. So the number of calls is limited.
             let calls = if briefly { 1 } else { most_steps(pool.stats().objects, 0) };
             for _ in 0..calls {
                 match pool.compact_some(COMPACTED_PAGES) {
@@ -255,8 +264,8 @@ impl Zswap {
         }
     }
 
-    /// Called after each page stored in a store with a limit. Every [`LOOK_EVERY`] pages on a CPU, sums up the
-    /// memory again and, if more than the limit is in use, frees some.
+    /// Called after each page is stored, if the store has a limit. After every [`LOOK_EVERY`] pages on a CPU,
+    /// sums up the memory again. Then, if more than the limit is in use, does a round of making room.
     pub(crate) fn look_at_limits(&self) {
         if self.counters.tick(Counter::Stores) % LOOK_EVERY == 0 {
             self.refresh_limits();

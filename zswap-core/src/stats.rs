@@ -2,49 +2,55 @@
 
 use core::fmt;
 
-/// Figures of a store. They are read while the store is in use: each was right at some moment of the call, but
-/// not all at the same moment. Names are the kernel's, where it has them.
+/// Figures of a store. They are read while the store is in use. So each figure was right at some moment of
+/// the call, but they were not all right at the same moment. Where the kernel has the same figure, the name
+/// is the kernel's.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ZswapStats {
-    /// Entries held, same-filled ones included.
+    /// Entries that hold a page, including same-filled ones.
     pub stored_pages: usize,
-    /// Entries held as a pattern, without pool memory.
+    /// Entries whose page is same-filled. They take no pool memory.
     pub same_filled_pages: usize,
-    /// Entries held uncompressed, because their pages do not get smaller.
+    /// Entries whose page is kept uncompressed, because it does not get smaller.
     pub stored_incompressible_pages: usize,
-    /// Resident bytes of the pools: pages with objects, and pages kept warm.
+    /// Resident bytes of the pools: pages with objects, and warm pages, which are empty but kept for the next
+    /// objects.
     pub pool_total_size: usize,
-    /// Bytes of the objects, without the backends' rounding.
+    /// Bytes of the objects in all pools, before the backends round them up.
     pub compressed_bytes: usize,
     /// Bytes of bookkeeping for the pages: the store's index, entries and patterns, the backends' descriptors
     /// and slots, and the bookkeeping of the page providers.
     pub metadata_bytes: usize,
-    /// Bytes of the compression contexts made so far. They grow with the number of CPUs, not of pages.
+    /// Bytes of the compression contexts made so far. They depend on the number of CPUs, not on the number of
+    /// pages.
     pub context_bytes: usize,
     /// Stores that failed because the page did not get smaller.
     pub reject_compress_poor: u64,
-    /// Stores that failed in the codec.
+    /// Stores that failed with [`Compress`](crate::StoreError::Compress) or
+    /// [`Reentrant`](crate::StoreError::Reentrant).
     pub reject_compress_fail: u64,
-    /// Stores that failed because memory ran out.
+    /// Stores that failed because memory ran out or the backend failed.
     pub reject_alloc_fail: u64,
-    /// Loads that failed in the codec.
+    /// Reads of a page that failed with [`Decompress`](crate::LoadError::Decompress) or
+    /// [`Reentrant`](crate::LoadError::Reentrant).
     pub decompress_fail: u64,
-    /// Loads whose page did not match its checksum, in stores that keep checksums.
+    /// Reads of a page that did not match its checksum. Always 0 in a store without checksums.
     pub corrupt_pages: u64,
-    /// Stores that found the pools at their limit.
+    /// Stores that found the pools at their limit. They then made room or were refused.
     pub pool_limit_hit: u64,
-    /// Stores refused at the limit on the pools, for one of the four reasons below.
+    /// Stores refused at the limit on the pools. The next four figures divide them by reason.
     pub reject_reclaim_fail: u64,
-    /// Of those, stores refused because there was no device, or writeback was switched off.
+    /// Stores refused at that limit because there was no device, or writeback was switched off.
     pub reject_no_device: u64,
-    /// Of those, stores refused because every slot of the device was taken.
+    /// Stores refused at that limit because every slot of the device was taken.
     pub reject_device_full: u64,
-    /// Of those, stores refused because the device had failed at that store or a moment before.
+    /// Stores refused at that limit because the device failed during the store, or had failed a moment
+    /// before.
     pub reject_device_fail: u64,
-    /// Of those, stores refused because no page in the pools could be read.
+    /// Stores refused at that limit because no page in the pools could be read.
     pub reject_unreadable: u64,
-    /// Stores refused because memory that cannot be written back had reached the limit on everything.
+    /// Stores refused because memory that cannot be written back had reached `max_bytes`.
     pub reject_memory_limit: u64,
     /// Pages written to the device so far.
     pub written_back_pages: u64,
@@ -70,14 +76,15 @@ pub struct PoolStats {
     pub compressor: String,
     /// Objects in the backend.
     pub objects: usize,
-    /// Resident bytes: pages with objects, and pages kept warm.
+    /// Resident bytes: pages with objects, and warm pages, which are empty but kept for the next objects.
     pub pool_bytes: usize,
-    /// Bytes of the objects, without the backend's rounding.
+    /// Bytes of the objects, before the backend rounds them up.
     pub compressed_bytes: usize,
 }
 
 impl ZswapStats {
-    /// Returns the bytes of everything that the store keeps in memory, which `max_bytes` limits.
+    /// Returns the bytes of everything that the store keeps in memory. This is the sum that `max_bytes`
+    /// limits.
     pub fn memory_bytes(&self) -> usize {
         self.pool_total_size.saturating_add(self.metadata_bytes).saturating_add(self.context_bytes)
     }
@@ -120,7 +127,8 @@ impl ZswapStats {
 }
 
 impl fmt::Display for ZswapStats {
-    /// Writes one `name: value` per line, as the kernel's debugfs shows one per file, then a line for each pool.
+    /// Writes a line `name: value` for each figure, then a line for each pool. In the kernel's debugfs, each
+    /// figure has a file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in self.sizes() {
             writeln!(f, "{name}: {value}")?;

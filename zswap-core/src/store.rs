@@ -2,17 +2,18 @@
 //!
 //! # Order of events
 //! * `store` recognises a same-filled page, or compresses the page under this CPU's `AcompCtx` and puts the
-//!   object into the backend. It holds no entry lock meanwhile. Then it locks the entry, installs the new
-//!   word, unlocks, and frees the old content. If several threads store under one entry, the page of the
-//!   thread that locks it last stays.
-//! * `load` locks the entry, pins the object, unlocks, and decompresses from the pinned bytes. Two readers
-//!   of one entry exclude each other only while they pin. An overwrite or invalidate meanwhile frees the
-//!   object, but its bytes stay until the guard is dropped.
-//! * `take` reads as `load` does. Then it empties the entry if the entry still holds the object that was
-//!   read; otherwise it reads again. It takes a pattern in one step, under the lock.
+//!   object into the backend. It holds no entry lock while it does so. Then it locks the entry, installs the
+//!   new word, unlocks, and frees the old content. If several threads store under one entry, the page of the
+//!   thread that locks the entry last stays.
+//! * `load` locks the entry, pins the object, unlocks, and decompresses from the pinned bytes. Two readers of
+//!   one entry exclude each other only while they pin. If another thread overwrites or invalidates the entry
+//!   during a read, the object is freed, but its bytes stay until the reader drops its guard.
+//! * `take` reads the page as `load` does. Then it empties the entry if the entry still holds the object that
+//!   was read; otherwise it reads again. If the page is a pattern, `take` reads it and empties the entry
+//!   under one hold of the lock.
 //!
 //! # Rules
-//! * No codec, page request or free runs under an entry lock.
+//! * Under an entry lock, no codec runs, and no page is requested or freed.
 //! * A word that leaves its entry is discarded exactly once, by the thread that took it out.
 
 use core::fmt;
@@ -43,23 +44,24 @@ use zpage::device_slots::Slots;
 use zpage::same_filled::{self, Patterns};
 use zpool_base::contained::Contained;
 
-/// A store of compressed pages. See the crate's front page.
+/// A store of compressed pages. The [crate's front page](crate) describes it.
 ///
-/// `Send` and `Sync`: share it by reference or `Arc` and call it from any thread. Operations on different
-/// entries wait for each other only at short locks: those of the backend and, when nodes are added or
-/// removed, that of the index. Operations on one CPU share its compression context.
+/// A store is `Send` and `Sync`: it can be shared by reference or in an `Arc`, and called from any thread.
+/// Operations on different entries may still wait for each other, but not for long: for the backend's locks
+/// and, when nodes of the index are added or removed, for the index's lock. Operations on one CPU share one
+/// compression context and take turns.
 pub struct Zswap {
     pub(crate) index: Leaked<Index>,
     pub(crate) patterns: Leaked<Patterns>,
     pub(crate) pools: Leaked<Pools>,
     pub(crate) recipe: Leaked<PoolRecipe>,
     pub(crate) counters: Leaked<Counters>,
-    /// Where the next walk of each kind starts.
+    /// The places in the index at which the next walks start.
     pub(crate) cursors: Cursors,
     pub(crate) tried: Leaked<Tried>,
     pub(crate) store_incompressible: bool,
     pub(crate) acomp: Leaked<Contained<Arc<dyn Acomp>>>,
-    /// Completion queues that batches wait on.
+    /// The queues on which batches wait for their requests.
     pub(crate) completions: Leaked<CompletionsPool>,
     pub(crate) limits: Leaked<Limits>,
     pub(crate) backing: Leaked<Option<Slots>>,
@@ -89,7 +91,7 @@ impl Switch {
     }
 }
 
-/// How a store is set up.
+/// The settings with which a store is built.
 pub(crate) struct Settings {
     pub(crate) store_incompressible: bool,
     pub(crate) checksums: bool,
@@ -125,7 +127,7 @@ impl Zswap {
         }
     }
 
-    /// Stores a copy of `page` under `entry`, replacing any older page.
+    /// Stores a copy of `page` under `entry`. Replaces any older page.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -141,21 +143,21 @@ impl Zswap {
     /// # Errors
     /// * [`StoreError::PoolLimit`] or [`StoreError::MemoryLimit`] if the store is at a limit and can free no
     ///   memory for the page.
-    /// * [`StoreError::Pool`] if the backend fails or the system has no memory for it; [`StoreError::Index`] if
-    ///   the system has no memory for the index.
+    /// * [`StoreError::Pool`] if the backend fails, or the system has no memory for the page;
+    ///   [`StoreError::Index`] if the system has no memory for the index.
     /// * [`StoreError::Compress`] if the codec fails; [`StoreError::Incompressible`] if the page does not get
     ///   smaller and the store was built to refuse such pages.
-    /// * [`StoreError::Reentrant`] if a codec or backend calls this while a store is calling it, or if a device
-    ///   calls this nested too deep.
+    /// * [`StoreError::Reentrant`] if a codec or backend calls this while a store is calling that codec or
+    ///   backend, or if devices that call stores are nested too deeply.
     /// * [`StoreError::Forked`] in a child after `fork`.
     ///
-    /// After an error the older page is gone, too; [`Zswap::try_replace`] keeps it. A store at its limit that
-    /// cannot write pages back drops the older page before it tries again, so a concurrent load may find no
-    /// page.
+    /// After an error the older page is gone, too; [`Zswap::try_replace`] keeps it. If the store is at its
+    /// limit and cannot write pages back, it drops the older page before it tries again. So a concurrent load
+    /// may find no page, even if this call succeeds.
     ///
     /// # Blocking
-    /// Waits for this CPU's compression context. Rarely waits for memory from the system. At the limit, waits
-    /// for the device.
+    /// Waits for this CPU's compression context, and rarely for memory from the system. At the limit, it may
+    /// also wait for the device.
     pub fn store(&self, entry: SwapEntry, page: &Page) -> Result<(), StoreError> {
         self.store_one(entry, page, false)
     }
@@ -224,7 +226,7 @@ impl Zswap {
                     self.counters.add(Counter::StoredPages, 1);
                 }
                 self.index.note_replaced(entry.key(), old, new);
-                // SAFETY: this thread took the word out, under the entry's lock.
+                // SAFETY: this thread took the old word out of the entry, under the entry's lock.
                 unsafe { self.discard(old.content()) };
                 if self.limits.is_limited() {
                     self.look_at_limits();
@@ -240,7 +242,7 @@ impl Zswap {
         }
     }
 
-    /// Turns a page into what an entry can hold.
+    /// Turns a page into the content of an entry: a pattern, or an object in the current pool.
     #[inline]
     fn encode(&self, entry: SwapEntry, page: &Page, keep_older: bool) -> Result<Content, Refusal> {
         self.look_at_unwritable(entry)?;
@@ -254,8 +256,8 @@ impl Zswap {
         self.encoded(entry, pool, put, &kept, keep_older)
     }
 
-    /// Returns the content for a page, given the result of putting it into a pool. If the pool had no room,
-    /// makes room and tries again.
+    /// Returns the content for a page. `put` is the result of putting the page into `pool`. If the pool had
+    /// no room, makes room and tries again.
     #[inline]
     pub(crate) fn encoded(
         &self,
@@ -274,7 +276,7 @@ impl Zswap {
         Ok(self.stored_content(pool, stored))
     }
 
-    /// Refuses a new entry if memory that cannot be written back has reached `max_bytes`.
+    /// Refuses a page for a new entry if memory that cannot be written back has reached `max_bytes`.
     #[inline]
     pub(crate) fn look_at_unwritable(&self, entry: SwapEntry) -> Result<(), Refusal> {
         match self.limits.max_all() {
@@ -294,16 +296,19 @@ impl Zswap {
         Err(Refusal::Memory { unwritable, limit })
     }
 
-    /// Prefetches what freeing the older page needs, so that it arrives while the new page is compressed.
+    /// Prefetches the memory that freeing the older page will read, so that it arrives in the cache while the
+    /// new page is compressed.
     #[inline]
     fn prefetch(&self, entry: SwapEntry, current: &Pool) {
         if let Content::Stored { bits, .. } = self.index.peek(entry.key()).content() {
-            // Only a hint: harmless if the older page is in another pool, where the handle means nothing.
+            // The older page may be in another pool, so the handle may mean nothing to `current`. Then the
+            // prefetch is useless but harmless.
             current.prefetch(bits);
         }
     }
 
-    /// Returns and counts the pattern of a page; `None` if the page has none, or the pattern cannot be kept.
+    /// Counts the page as same-filled and returns its pattern as a content. Returns `None` if the page has no
+    /// pattern, or the pattern cannot be kept.
     #[inline]
     pub(crate) fn pattern_of(&self, page: &Page) -> Option<Content> {
         let packed = same_filled::pattern(page).and_then(|pattern| self.patterns.pack(pattern))?;
@@ -311,7 +316,7 @@ impl Zswap {
         Some(Content::SameFilled(packed))
     }
 
-    /// Returns the content for an object in a pool. The reference to the pool passes to the content.
+    /// Returns the content for an object in a pool. The content takes over the reference to the pool.
     #[inline]
     pub(crate) fn stored_content(&self, pool: PoolRef<'_>, stored: Stored) -> Content {
         if stored.raw {
@@ -350,11 +355,11 @@ impl Zswap {
         error
     }
 
-    /// Frees the content of a word that left its entry.
+    /// Frees a content that is in no entry: the pool's object, the device's slot or the place of the pattern.
     ///
     /// # Safety
-    /// `content` is in no entry: this thread took it out, or made it and installed it nowhere. Each content
-    /// is discarded once.
+    /// `content` is in no entry: this thread took it out of its entry, or made it and installed it nowhere.
+    /// No content may be discarded twice.
     pub(crate) unsafe fn discard(&self, content: Content) {
         match content {
             Content::Empty => {}
@@ -379,7 +384,7 @@ impl Zswap {
     /// Writes the entry's page into `page`.
     #[inline]
     fn read(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
-        // An empty word, and a pattern that fits in the word, need no lock.
+        // An empty word can be read without the lock, and so can a pattern that fits in the word.
         let see = |word: Word| match word.content() {
             Content::SameFilled(packed) => Patterns::whole(packed).map(Some),
             Content::Empty => Some(None),
@@ -398,8 +403,8 @@ impl Zswap {
     /// Writes the page of a locked entry into `page`, then calls `read` with the entry's word.
     ///
     /// Until `read` returns, the object or slot that was read stays allocated, and its pool stays alive. So,
-    /// while `read` runs, a word with equal content names the same page that was read. This does not hold for a
-    /// pattern, since its place may be reused.
+    /// if `read` finds a word with equal content, that word names the page that was read. This does not hold
+    /// for a pattern, since its place may be reused.
     #[inline]
     fn read_locked<'s, T>(
         &'s self,
@@ -464,12 +469,12 @@ impl Zswap {
         then: impl FnOnce(&PoolRef<'s>, Contained<ObjRead<'_>>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
         let object = pool.pin(bits);
-        // Unlock before anything may block, and before the reference to the pool is put.
+        // Unlock before `then` runs, which may block, and before the reference to the pool is dropped.
         drop(locked);
         then(&pool, object.map_err(|source| LoadError::Pool { entry, source })?)
     }
 
-    /// Turns an entry's object back into its page, and checks the page against its checksum if one was noted.
+    /// Turns an object back into its page. If a checksum was noted for the page, checks the page against it.
     #[inline]
     pub(crate) fn restore(
         &self,
@@ -483,7 +488,7 @@ impl Zswap {
         self.verify(entry, page, sum)
     }
 
-    /// Checks a page that was read against its checksum if one was noted. Counts a mismatch.
+    /// Checks a page that was read against the checksum `sum`, if there is one. Counts a mismatch.
     #[inline]
     pub(crate) fn verify(
         &self,
@@ -527,15 +532,15 @@ impl Zswap {
     /// * [`LoadError::NotFound`] if no page is kept under `entry`.
     /// * [`LoadError::Decompress`], [`LoadError::Pool`] or [`LoadError::Device`] if the codec, the backend or
     ///   the device fails; [`LoadError::Corrupt`] if the page does not match its checksum.
-    /// * [`LoadError::Reentrant`] if a codec or backend calls this while a store is calling it,
-    ///   [`LoadError::Forked`] in a child after `fork`.
+    /// * [`LoadError::Reentrant`] if a codec or backend calls this while a store is calling that codec or
+    ///   backend; [`LoadError::Forked`] in a child after `fork`.
     ///
     /// After an error the entry is unchanged. [`LoadError::NotFound`] and [`LoadError::Forked`] leave `page`
     /// unchanged, too; after other errors its contents are unspecified.
     ///
     /// # Blocking
-    /// Waits for this CPU's context if the codec needs one to decompress, and for the device if the page is on
-    /// it.
+    /// Waits for this CPU's compression context if the codec needs a context to decompress, and for the
+    /// device if the page is on the device.
     pub fn load(&self, entry: SwapEntry, page: &mut Page) -> Result<(), LoadError> {
         if !self.is_here() {
             return Err(LoadError::Forked { entry });
@@ -545,8 +550,8 @@ impl Zswap {
         self.read(entry, page)
     }
 
-    /// Loads and drops the page kept under `entry`, in one step. If several threads take it at the same time,
-    /// one of them gets the page.
+    /// Loads the page kept under `entry` and removes it from the store, in one step. If several threads take
+    /// the page at the same time, one of them gets it; the others get [`LoadError::NotFound`].
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -563,7 +568,8 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Zswap::load`]. The contents of `page` are unspecified after [`LoadError::NotFound`], too.
+    /// Those of [`Zswap::load`]. But after [`LoadError::NotFound`] the contents of `page` are unspecified,
+    /// too.
     ///
     /// # Blocking
     /// Waits as [`Zswap::load`] does.
@@ -592,8 +598,9 @@ impl Zswap {
         }
     }
 
-    /// Empties the entry if it still holds the content of `read`, and returns the old word; `None` if it holds
-    /// anything else. The caller has kept that content allocated since it read the word.
+    /// Empties the entry and returns its old word, if the entry still holds the object or slot of the word
+    /// `read`; returns `None` otherwise. The caller has kept that object or slot allocated since it read the
+    /// word.
     fn empty(&self, entry: SwapEntry, read: Word) -> Option<Word> {
         let mut locked = self.index.lock(entry.key())?;
         let now = locked.word();
@@ -601,14 +608,15 @@ impl Zswap {
         (kept && now.content() == read.content()).then(|| locked.replace(Word::EMPTY))
     }
 
-    /// Accounts for a word that was replaced by EMPTY, and discards its content.
+    /// Updates the counters and the index after the word `old` was replaced by EMPTY, and discards its
+    /// content.
     ///
     /// # Safety
     /// The contract of [`Zswap::discard`] holds for the content of `old`.
     unsafe fn forget(&self, entry: SwapEntry, old: Word) {
         self.counters.add(Counter::StoredPages, -1);
         self.index.note_replaced(entry.key(), old, Word::EMPTY);
-        // SAFETY: the caller keeps the contract of `discard` for this content: it is this function's, too.
+        // SAFETY: this function has the same contract as `discard`, and the caller keeps it.
         unsafe { self.discard(old.content()) };
     }
 
@@ -617,7 +625,8 @@ impl Zswap {
         self.is_here() && !self.index.peek(entry.key()).is_empty()
     }
 
-    /// Drops the page kept under `entry`; returns whether there was one.
+    /// Drops the page kept under `entry`; returns whether there was one. Returns false in a child after
+    /// `fork`.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -644,7 +653,8 @@ impl Zswap {
         true
     }
 
-    /// Drops all pages of an area; returns how many. Pages that other threads store there meanwhile may stay.
+    /// Drops all pages of an area; returns how many. Pages that other threads store in the area during the
+    /// call may stay. Returns 0 in a child after `fork`.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -664,17 +674,19 @@ impl Zswap {
         self.area(swap_type).filter(|entry| self.invalidate(*entry)).count()
     }
 
-    /// Returns the number of pages held. It is exact if no page is stored or dropped meanwhile.
+    /// Returns the number of pages held; 0 in a child after `fork`. The number is exact if no page is stored
+    /// or dropped during the call.
     pub fn len(&self) -> usize {
         if self.is_here() { self.counters.get(Counter::StoredPages) as usize } else { 0 }
     }
 
-    /// Returns whether no page is held.
+    /// Returns whether the store holds no page; true in a child after `fork`.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Releases to the system the empty pages that the pools keep warm; returns how many.
+    /// Releases the warm pages of the pools to the system, and returns how many. Warm pages are empty pages
+    /// that a pool keeps for its next objects. Returns 0 in a child after `fork`.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -689,7 +701,7 @@ impl Zswap {
     /// ```
     ///
     /// # Blocking
-    /// Waits for the system, which takes the pages back.
+    /// Waits for the system to take the pages back.
     pub fn trim(&self) -> usize {
         if self.is_here() {
             self.pools.all().fold(0, |sum, pool| sum.saturating_add(pool.trim()))
@@ -698,7 +710,7 @@ impl Zswap {
         }
     }
 
-    /// Returns whether this process built the store; false in a child of that process after `fork`.
+    /// Returns whether this process built the store: false in a child after `fork`.
     pub(crate) fn is_here(&self) -> bool {
         self.pools.is_here()
     }
@@ -738,7 +750,7 @@ mod tests {
         assert_eq!((stats.stored_pages, stats.pools[0].objects), (2, 2));
         assert_eq!((stats.same_filled_pages, stats.reject_alloc_fail), (0, 2));
         assert_eq!(stats.stored_incompressible_pages, 2);
-        // There is room again once a leaf is empty.
+        // When a leaf becomes empty, the index has room again.
         assert!(store.invalidate(at(0)));
         store.store(at(1 << 40), &noise(3)).unwrap();
         let mut back = [0; PAGE_SIZE];

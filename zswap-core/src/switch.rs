@@ -1,8 +1,9 @@
-//! Changing backend or compressor while the store is in use.
+//! Changes the backend or the compressor while the store is in use.
 //!
-//! A switch first builds the new pool, with a first context, and holds no lock meanwhile. So any failure comes
-//! before anything has changed. Then the new pool becomes current. If another thread has switched meanwhile,
-//! the half that this switch keeps, the backend or the compressor, may have changed. Then it starts again.
+//! A switch first builds the new pool, with its first context, while it holds no lock. So it can fail only
+//! before anything has changed. Then the new pool becomes current. A switch to another backend keeps the
+//! compressor, and a switch to another compressor keeps the backend. If another thread has changed the
+//! current pool since the switch began, the kept part may be out of date, so the switch starts again.
 
 use crate::Zswap;
 use crate::entry::word::PoolId;
@@ -10,9 +11,9 @@ use crate::error::BuildError;
 use crate::pool::pools::NotSwitched;
 
 impl Zswap {
-    /// Puts new pages into a pool of another backend, given by name, and the current compressor. Older pages
-    /// stay readable in their pool, which is dropped when its last page leaves it. If a pool of that backend
-    /// and the current compressor is still alive, it becomes current again.
+    /// Puts new pages into a pool of another backend, given by name. The compressor stays the same. Older
+    /// pages stay readable in their pool, which is dropped when its last page leaves it. If a pool with that
+    /// backend and the current compressor is still alive, it becomes current again.
     ///
     /// ```
     /// # if cfg!(not(feature = "zbud")) { return Ok(()); }
@@ -28,22 +29,21 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// Nothing has changed after an error.
+    /// After an error, nothing has changed.
     /// * [`BuildError::TooManyPools`] if 15 pools are alive already.
     /// * [`BuildError::Zpool`] if the name is unknown or the backend's constructor fails,
     ///   [`BuildError::ObjectsTooSmall`] if the backend cannot hold a whole page.
     /// * [`BuildError::Compressor`] if the compressor or its first context cannot be built,
     ///   [`BuildError::Pages`] if the page provider cannot be built, [`BuildError::Panicked`] if the backend, the
     ///   compressor or the page provider panics while it is built.
-    /// * [`BuildError::Reentrant`] if a codec calls this while a store is calling it, [`BuildError::Forked`] in
-    ///   a child after `fork`.
+    /// * [`BuildError::Reentrant`] if a codec calls this while a store is calling that codec,
+    ///   [`BuildError::Forked`] in a child after `fork`.
     pub fn set_zpool(&self, name: &str) -> Result<(), BuildError> {
         self.switch(|_, compressor| (name.to_owned(), compressor))
     }
 
-    /// Compresses new pages with another compressor, given as a spec such as `zstd:level=6`. They go into a
-    /// pool of the current backend and that compressor. Older pages and pools are treated as by
-    /// [`Zswap::set_zpool`].
+    /// Compresses new pages with another compressor, given as a spec such as `zstd:level=6`. The backend
+    /// stays the same. Older pages and pools are treated as by [`Zswap::set_zpool`].
     ///
     /// ```
     /// # if cfg!(not(feature = "zstd")) { return Ok(()); }
@@ -62,7 +62,8 @@ impl Zswap {
         if !self.is_here() {
             return Err(BuildError::Forked);
         }
-        // The canonical name is the same whether or not a spec spells out defaults, and so is the pool.
+        // Two specs for the same compressor, with and without defaults spelled out, have the same canonical
+        // name. So they lead to the same pool.
         let spec = self.recipe.compressor_name(spec)?;
         self.switch(|zpool, _| (zpool, spec.clone()))
     }

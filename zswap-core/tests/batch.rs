@@ -1,4 +1,4 @@
-//! Several pages at a time, in the caller and on worker threads.
+//! Tests batches, whose pages are compressed on the calling thread or on worker threads.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ fn store_all(store: &Zswap, pages: &[(SwapEntry, Box<Page>)]) -> Vec<Result<(), 
     store.store_batch(&pages).unwrap()
 }
 
-/// Completes each request in its caller, and claims to work with this parallelism.
+/// An Acomp that completes each request on the calling thread, and claims to have this parallelism.
 #[derive(Debug)]
 struct Claims(usize);
 
@@ -53,7 +53,7 @@ impl Acomp for Claims {
     }
 }
 
-/// How an Acomp breaks its contract.
+/// The ways in which an Acomp breaks its contract.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Lie {
     PanicsInSubmit,
@@ -79,7 +79,7 @@ impl Acomp for Liar {
         tag: usize,
         done: &Arc<AcompCompletions>,
     ) -> Result<(), AcompRequest> {
-        // This completes the request through other completions first.
+        // Completes the request in a queue of its own. Then the lie below decides what the batch is given.
         let complete = |request| {
             let own = Arc::new(AcompCompletions::new());
             Scomp.submit(request, 0, &own).unwrap();
@@ -159,7 +159,7 @@ fn whatever_an_acomp_does_no_page_is_said_to_be_there_that_is_not_and_nothing_ha
             codecs.register("half", move |_| Ok(Arc::new(half.clone()))).unwrap();
             let store = Zswap::builder().compressor_registry(codecs).compressor("half");
             let store = store.acomp(Arc::new(Liar(lie, Mutex::default()))).build().unwrap();
-            // There are more batches at the same time than completion queues.
+            // More batches run at the same time than there are completion queues.
             for round in 0..if cfg!(miri) { 3 } else { 40 } {
                 let pages: Vec<_> = (0..5).map(|n| (at(n), marked(n, round))).collect();
                 for (stored, (entry, page)) in store_all(&store, &pages).iter().zip(&pages) {
@@ -183,7 +183,7 @@ fn whatever_an_acomp_does_no_page_is_said_to_be_there_that_is_not_and_nothing_ha
     }
 }
 
-/// Stores pages that do not get smaller, through an Acomp that does not return the input.
+/// Stores a page that does not get smaller, through an Acomp that does not return the request's input.
 #[test]
 fn a_page_kept_as_it_is_is_the_callers_own() {
     let store = Zswap::builder().compressor("null");
@@ -197,7 +197,7 @@ fn a_page_kept_as_it_is_is_the_callers_own() {
     assert!(back == noise && store.stats().stored_incompressible_pages == 1);
 }
 
-/// A codec whose contexts read the store's figures when they are asked for their own.
+/// A codec with contexts that call the store's `stats` when they are asked for their memory.
 #[derive(Clone, Debug, Default)]
 struct Asks(Arc<OnceLock<Weak<Zswap>>>);
 
@@ -316,7 +316,7 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
         let Rig { store, pages, contexts, fails, inside, .. } = rig_with(|b| b.acomp(acomp));
         let batch: Vec<_> = (0..12).map(|n| (at(n), marked(n, 0))).collect();
         assert!(store_all(&store, &batch).iter().all(Result::is_ok));
-        // Every third call of the codec panics. Its context is dropped, and another one is made.
+        // Every third call of the codec panics. The call's context is dropped, and another context is made.
         let calls = Arc::new(AtomicU64::new(0));
         let counted = calls.clone();
         *inside.lock().unwrap() = Some(Box::new(move || {
@@ -339,11 +339,11 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
                 Err(_) => assert!(panicked(result) && !store.contains(at(entry))),
             }
         }
-        // No context can be made. Kept contexts still work.
+        // No context can be made now. Contexts that the pool has kept still work.
         fails.store(true, SeqCst);
         let more: Vec<_> = (0..40).map(|n| (at(n), marked(n, 2))).collect();
         let results = store_all(&store, &more);
-        // A load on another processor makes a context, too.
+        // Contexts can be made again, since a load on another processor needs one, too.
         fails.store(false, SeqCst);
         for (entry, result) in (0..).zip(results) {
             match result {
@@ -351,7 +351,7 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
                 Err(error) => assert!(matches!(error, StoreError::Compress { .. }), "{error}"),
             }
         }
-        // There is no memory for some pages.
+        // No further pool page can be allocated, so these pages are refused.
         pages.limit_pages(pages.pages_out());
         let large: Vec<_> = (0..8).map(|n| (at(100 + n), page(n * 8 + 1))).collect();
         let refused = store_all(&store, &large);
@@ -368,8 +368,8 @@ fn what_fails_is_told_page_by_page_and_nothing_is_lost() {
     }
 }
 
-/// A codec that keeps the first half of a page. While its flag is set, it cannot decompress a page whose first byte
-/// is a multiple of 3.
+/// A codec that keeps the first half of a page. While its flag is set, it cannot decompress pages with a
+/// first byte that is a multiple of 3.
 #[derive(Clone, Debug)]
 struct Half(Arc<AtomicBool>);
 
@@ -439,7 +439,8 @@ fn a_page_that_does_not_decompress_is_an_error_of_its_own_load_only() {
     }
 }
 
-/// While requests are outstanding, all owners of the store and the engine drop them, except the batch's own thread.
+/// While requests are outstanding, only the thread that runs the batch still owns the store. The store is
+/// dropped after the batch has ended.
 #[test]
 fn a_store_that_is_let_go_while_a_batch_is_out_goes_after_it() {
     for acomp in kinds() {
@@ -474,8 +475,8 @@ fn a_store_that_is_let_go_while_a_batch_is_out_goes_after_it() {
     }
 }
 
-/// Several threads make batches and single calls over one engine. Meanwhile pools are switched. At the end the store
-/// is dropped before the engine.
+/// Several threads make batches and single calls with one engine, while pools are switched. At the end the
+/// store is dropped before the engine.
 #[test]
 fn batches_under_load() {
     let engine = Arc::new(AcompEngine::new(2, 8).unwrap());

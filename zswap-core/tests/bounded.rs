@@ -1,6 +1,6 @@
-//! The cost of one store at the limit depends on the pages in the pools, not on the number of entries.
+//! The cost of storing a page at the limit depends on the pages in the pools, not on the number of entries.
 //!
-//! The test counts over many entries; Miri would find nothing more in that.
+//! The tests do not run under Miri: they need many entries, and Miri would find nothing new in them.
 #![cfg(not(miri))]
 #![allow(
     clippy::unwrap_used,
@@ -19,11 +19,11 @@ use zswap_core::device::{MemorySwapDevice, NullSwapDevice};
 use zswap_core::{PAGE_SIZE, Zswap};
 
 const POOLED: u64 = 10_000;
-/// One of this many keys has a page in a pool.
+/// In a store made by `at_the_limit`, every `SPACING`th key has a page in the pool.
 const SPACING: u64 = 100;
 
-/// Makes a store at its limit, with `POOLED` pages in the pool. If `others`, patterns and pages on the device have the
-/// keys between those.
+/// Makes a store at its limit, with `POOLED` pages in the pool, at keys that are `SPACING` apart. If
+/// `others`, the keys in between have same-filled pages and pages on the device.
 fn at_the_limit(others: bool) -> Zswap {
     let store = Zswap::builder()
         .zpool("zbud")
@@ -46,7 +46,8 @@ fn at_the_limit(others: bool) -> Zswap {
     store
 }
 
-/// Stores many pages, and returns the most entries and leaves that the store visited for one of them.
+/// Stores many pages. Counts the entries and leaves that the store visited for each page, and returns the
+/// greatest count.
 fn worst(store: &Zswap) -> u64 {
     let page = marked(2, 2);
     let visited = || {
@@ -67,7 +68,7 @@ fn entries_without_pool_memory_cost_a_store_at_the_limit_nothing() {
     assert!(alone > 0 && among_others <= 3 * alone, "{among_others} visits, {alone} alone");
 }
 
-/// A walk ends soon even if every page has just been loaded.
+/// A walk soon finds pages to write back, even if every page has just been loaded.
 #[test]
 fn second_chances_end() {
     let device = Arc::new(MemorySwapDevice::new(1 << 20));
@@ -81,7 +82,7 @@ fn second_chances_end() {
         let before = store.stats().clock_entries;
         store.store(at(100_000 + n), &marked(n, 1)).unwrap();
         let visited = store.stats().clock_entries - before;
-        // The walk wrote 32 pages back, each after 64 second chances.
+        // The walk wrote up to 32 pages back, each after 64 second chances.
         assert!(visited <= 33 * 65, "{visited} entries for one store");
     }
 }

@@ -1,5 +1,5 @@
-//! Pages with checksums: if a pool, a codec or the device damages a page, the load fails and never returns other
-//! contents.
+//! Tests stores with checksums: if a pool, a codec or the device damages a page, the load returns an error,
+//! and never the damaged page.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,9 +43,9 @@ fn what_a_codec_gives_back_wrongly_is_corrupt_wherever_it_is_read() {
     for (entry, result) in results.iter().enumerate().take(4) {
         assert!(is_corrupt(result.as_ref().unwrap_err(), entry as u64));
     }
-    // A pattern needs no decompression, so it stays sound.
+    // A same-filled page is not decompressed, so it is not damaged.
     assert!(results[4].is_ok() && back[4] == [5; PAGE_SIZE]);
-    // A damaged page does not move, so it gets no new checksum.
+    // A damaged page is not moved, so it does not get a new checksum.
     store.set_compressor("trim1").unwrap();
     let moved = store.migrate_pools(99).unwrap_err();
     assert!(matches!(&moved, MigrateError::Load(LoadError::Corrupt { .. })), "{moved}");
@@ -72,7 +72,7 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
     let store = &rig.store;
     (0..6).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
     assert_eq!(store.shrink(99), Ok(6));
-    // Two pages are exchanged, and a third has a wrong bit.
+    // Exchange two pages on the device, and change a bit of a third.
     let (mut one, mut two) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
     device.read_page(0, &mut one).unwrap();
     device.read_page(1, &mut two).unwrap();
@@ -91,7 +91,7 @@ fn what_the_device_gives_back_wrongly_is_corrupt_and_nothing_else_is_lost() {
     let results = store.load_batch(&entries, &mut back).unwrap();
     assert!((0..3).all(|entry| is_corrupt(results[entry].as_ref().unwrap_err(), entry as u64)));
     (3..6).for_each(|entry| check(store, entry, 0));
-    // When the page is stored again it is sound, and its slot is free.
+    // Storing the page again makes the entry sound and frees the slot.
     store.store(at(0), &marked(0, 1)).unwrap();
     check(store, 0, 1);
     assert!(store.invalidate(at(1)) && store.invalidate(at(2)));
@@ -114,7 +114,7 @@ fn a_checksum_is_the_pages_through_overwrites_moves_and_writeback() {
     let fill = |seed: u64| (0..count).for_each(|n| store.store(at(n), &page(n + seed)).unwrap());
     fill(0);
     check(0);
-    // Patterns replace pages, and pages replace patterns.
+    // Replace other pages by same-filled ones, and same-filled ones by other pages.
     fill(1);
     check(1);
     let pages: Vec<Box<Page>> = (0..count).map(|n| page(n + 3)).collect();
@@ -147,7 +147,7 @@ fn they_cost_four_bytes_an_entry_and_nothing_without() {
         let before = rig.store.stats().metadata_bytes;
         (0..512).for_each(|n| rig.store.store(at(n), &[n as u8; PAGE_SIZE]).unwrap());
         let bytes = rig.store.stats().metadata_bytes - before;
-        // Without checksums nothing is compared.
+        // Without checksums, the store does not detect the damage.
         if !checksums {
             rig.store.store(at(9), &marked(9, 0)).unwrap();
             rig.spoils.store(true, SeqCst);

@@ -1,5 +1,5 @@
-//! Compaction on demand and in the background. Pages are freed, and nothing spins where no page can be freed. The
-//! thread copes with failures of the backend and with the end of the store.
+//! Tests compaction on demand and in the background. It frees pages, and does not run again and again if no
+//! page can be freed. The thread goes on after failures of the backend, and ends with the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,21 +28,21 @@ fn quick() -> CompactorPolicy {
     CompactorPolicy::default().pause(Duration::from_millis(1)).time_percent(100)
 }
 
-/// The figures that a [`Wasteful`] pool reports, and its calls so far.
+/// What a [`Wasteful`] pool reports and does, and how often it was called.
 #[derive(Debug, Default)]
 struct Told {
-    /// Pages reported on top of the real ones.
+    /// The waste pages, which the pool reports in addition to its real ones.
     waste: AtomicUsize,
-    /// How many of them compaction cannot free.
+    /// How many of the waste pages compaction cannot free.
     stuck: AtomicUsize,
     compactions: AtomicUsize,
-    /// If set, each step of compaction frees this many pages, and never reports that it is complete.
+    /// If set, each step of compaction reports that it has freed this many pages and is not complete.
     endless: Mutex<Option<usize>>,
     fails: AtomicBool,
     panics: AtomicBool,
 }
 
-/// A backend that reports waste pages, some of which compaction frees.
+/// A backend that reports waste pages. Compaction frees some of them.
 #[derive(Debug)]
 struct Wasteful(Arc<dyn Zpool>, Arc<Told>);
 
@@ -92,7 +92,7 @@ impl Zpool for Wasteful {
     }
 }
 
-/// Makes a store over a wasteful pool, with a few pages in it.
+/// Makes a store with a wasteful pool, and stores a few pages in it.
 fn wasteful() -> (Arc<Zswap>, Arc<Told>) {
     let told = Arc::new(Told::default());
     let mut zpools = builtin::zpools();
@@ -163,7 +163,7 @@ fn waste_goes_when_it_is_there_and_nothing_runs_when_it_is_not() {
     eventually("more looks", || compactor.report().looks > quiet);
     assert_eq!((compactor.report().runs, compactor.report().failed), (report.runs, 0));
 
-    // The thread does not keep the store alive, and ends with it.
+    // The thread does not keep the store alive. It ends when the store is gone.
     drop(store);
     eventually("the store's end", || Arc::strong_count(&told) == 1);
     let looks = compactor.report().looks;
@@ -179,11 +179,12 @@ fn what_cannot_be_won_is_not_tried_over_and_over() {
     let compactor = store.compact_in_background(quick()).unwrap();
     eventually("some looks", || compactor.report().looks > 12);
     let report = compactor.report();
-    // Runs come after 1, 2, 4, ... 64 more checks, and then after every 64 checks.
+    // There is a run after 1 check, then after 2 more, 4 more, ... and 64 more, and then after every 64
+    // checks.
     let most = u64::from((report.looks + 1).ilog2()) + report.looks / 64;
     assert!((1..=most).contains(&report.runs), "{report:?}");
     assert_eq!((report.pages, report.failed), (0, 0));
-    // Waste that comes on top of that is freed.
+    // More waste comes, and is freed.
     told.waste.store(140, SeqCst);
     eventually("a run", || compactor.report().pages == 40);
 }
@@ -209,7 +210,7 @@ fn errors_and_panics_of_a_backend_are_told_and_do_not_end_it() {
 #[test]
 fn dropped_it_stops() {
     let (store, told) = wasteful();
-    // The first pause lasts an hour. The waste comes after the first check.
+    // The first pause lasts an hour. The waste appears after the first check.
     let slow = quick().pause(Duration::from_secs(3600));
     let compactor = store.compact_in_background(slow).unwrap();
     eventually("the first look", || compactor.report().looks == 1);
@@ -239,7 +240,7 @@ fn holes_among_the_objects_of_a_real_pool_go_and_every_page_stays() {
     }
 }
 
-/// Makes a store that has lost three of every four pages.
+/// Makes a store, and drops three of every four pages, so that its pool has holes.
 #[cfg(all(feature = "zsmalloc", feature = "lz4", not(miri)))]
 fn holey(pages: u64) -> Arc<Zswap> {
     let store = Zswap::builder().zpool("zsmalloc").compressor("lz4").build().unwrap();

@@ -1,4 +1,5 @@
-//! Devices and their stores: a device serves one store, a device panics, and a limit on the size of files.
+//! Tests how stores use devices: a device serves only one store, a device may panic, and the system may limit
+//! the size of files.
 
 #![cfg(not(miri))]
 #![allow(
@@ -43,7 +44,7 @@ fn a_device_serves_one_store_at_a_time() {
     store.store(at(0), &marked(0, 0)).unwrap();
     assert_eq!(store.shrink(1), Ok(1));
     check(&store, 0, 0);
-    // A store that could not be built has released the device.
+    // If a store cannot be built, it releases the device.
     drop(store);
     assert!(Zswap::builder().swap_device(memory.clone()).zpool("zlab").build().is_err());
     let again = Zswap::builder().swap_device(wrapped()).build().unwrap();
@@ -95,7 +96,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     for n in 0..3 {
         store.store(at(n), &marked(n, 0)).unwrap();
     }
-    // The device panics in the write, and in the discard that frees the slot.
+    // The device panics in the write, and again when the slot of the failed write is freed and discarded.
     for _ in 0..5 {
         let error = store.shrink(1).unwrap_err();
         let WritebackError::Device { source, .. } = &error else { panic!("{error}") };
@@ -123,7 +124,7 @@ fn a_device_that_panics_in_every_call_costs_the_store_nothing() {
     store.load(at(0), &mut back).unwrap();
 }
 
-/// Runs a test of this file again in a process for it alone, and calls `inside` there.
+/// Runs a test of this file again in its own process, and calls `inside` there. Fails if that process fails.
 #[cfg(target_os = "linux")]
 fn in_a_process_of_its_own(name: &str, inside: impl FnOnce()) {
     const INSIDE: &str = "ZSWAP_TEST_INSIDE";
@@ -154,7 +155,7 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         let page = [7; PAGE_SIZE];
         device.write_page(50, &page).unwrap();
         let was = getrlimit(Resource::Fsize);
-        // The limit is in the middle of a page.
+        // This limit ends in the middle of a page.
         let limit = 10 * PAGE_SIZE as u64 + 100;
         // A device can be created under a limit of less than a page. Under a limit of 0 that fails, and leaves no file.
         for (limit, made) in [(100, true), (0, false)] {
@@ -188,15 +189,15 @@ fn a_write_beyond_the_file_size_limit_is_an_error_and_no_signal() {
     });
 }
 
-/// Returns whether `inside` returns true in a child after `fork`. The child ends at once.
+/// Forks, and calls `inside` in the child, which then ends. Returns whether `inside` returned true there.
 #[cfg(target_os = "linux")]
 fn in_a_child(inside: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child runs `inside` and ends without returning from here. The test is about what it does
-    // with locks of other threads.
+    // SAFETY: the child runs `inside`, which supports a fork, and ends without returning from here. The test
+    // is about locks that other threads held during the fork.
     match unsafe { libc::fork() } {
         0 => {
             let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(inside));
-            // SAFETY: ends the child, and runs none of the parent's code.
+            // SAFETY: ends the child without running any destructor or exit handler of the parent.
             unsafe { libc::_exit(i32::from(held.ok() != Some(true))) }
         }
         child => {
@@ -240,8 +241,8 @@ fn in_a_child_the_device_is_the_parents() {
         });
         assert!(calls_are_errors);
         drop((pinned, taken));
-        // A child drops its slots and device, and may attach its copy of the device to a store that it builds. The
-        // file stays locked, and its pages stay the parent's.
+        // A child may drop its copies of the slots and the device, and may attach its copy of the device to a
+        // store that it builds. Then the file stays locked, and the parent's pages stay in it.
         let owned = RefCell::new(Some((slots, device)));
         assert!(in_a_child(|| {
             let (slots, device) = owned.take().unwrap();
@@ -256,14 +257,14 @@ fn in_a_child_the_device_is_the_parents() {
         let mut back = [0; PAGE_SIZE];
         slots.read(kept, &mut back).unwrap();
         assert_eq!((back, slots.taken()), (page, 1));
-        // The parent's drop unlocks the file, even while a child has it open.
+        // When the parent drops the device, the file is unlocked, even if a child still has it open.
         let (wait, go) = rustix::pipe::pipe().unwrap();
-        // SAFETY: the child only waits for the end of the pipe, and ends.
+        // SAFETY: the child only waits until the pipe is closed, and then ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             drop(go);
             let _ = rustix::io::read(&wait, &mut [0; 1]);
-            // SAFETY: ends the child.
+            // SAFETY: ends the child without running any destructor or exit handler of the parent.
             unsafe { libc::_exit(0) };
         }
         drop((slots, device));

@@ -1,4 +1,4 @@
-//! What a store does when its parts fail, panic or call back into it.
+//! Tests what a store does when its codec or backend fails, panics or calls the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use zswap_core::{
     BuildError, CompactorPolicy, LoadError, PAGE_SIZE, Recompress, StoreError, Zswap, builtin,
 };
 
-/// What the codec or backend under test does at its next call.
+/// Says what the codec or backend under test does at its next call.
 #[derive(Debug, Default)]
 struct Script {
     mode: AtomicU32,
@@ -36,9 +36,9 @@ const WORK: u32 = 0;
 const FAIL: u32 = 1;
 const PANIC: u32 = 2;
 const CALL_BACK: u32 = 3;
-/// The codec or backend reports figures beyond all memory.
+/// The codec or backend reports absurdly large figures, such as `usize::MAX` bytes.
 const ABSURD: u32 = 4;
-/// The backend returns guards that panic when they are dropped.
+/// The backend returns read guards that panic when they are dropped.
 const GUARD: u32 = 5;
 
 struct Bomb(Vec<u8>);
@@ -83,7 +83,8 @@ impl Script {
     }
 }
 
-/// A codec that keeps only the first half of a page whose halves are equal. It is simple enough to be right.
+/// A simple codec for pages with two equal halves: it keeps the first half. Each call first does what the
+/// script says.
 #[derive(Debug, Clone)]
 struct Halves(Arc<Script>);
 
@@ -128,7 +129,7 @@ impl CompressorCtx for Halves {
     }
 }
 
-/// Makes a page that `Halves` can halve, without repeated words.
+/// Makes a page with two equal halves, for `Halves`. It is not same-filled.
 fn doubled(seed: u64) -> Box<[u8; PAGE_SIZE]> {
     let mut out = page(seed * 8 + 4);
     out.copy_within(..PAGE_SIZE / 2, PAGE_SIZE / 2);
@@ -217,7 +218,7 @@ fn a_codec_that_calls_back_gets_an_error_where_it_would_need_a_context() {
     assert!(!store.contains(at(2)) && !store.contains(at(100)));
 }
 
-/// A codec that claims to have written `len` bytes.
+/// A codec that claims to have written this many bytes, whatever it was given.
 #[derive(Debug, Clone)]
 struct Boasting(usize);
 
@@ -260,7 +261,8 @@ fn a_codec_that_tells_a_wrong_length_gets_an_error() {
     }
 }
 
-/// A codec whose first decompression stores another page under the entry being read.
+/// A codec that follows the script. When it is to call back, its next decompression stores another page under
+/// the entry that is being read.
 #[derive(Debug)]
 struct Meddling(Arc<Script>);
 
@@ -303,14 +305,14 @@ fn an_overwrite_in_the_middle_of_a_read_is_neither_lost_nor_mixed_in() {
     *script.store.lock().unwrap() = Arc::downgrade(&store);
     let mut back = Box::new([0; PAGE_SIZE]);
 
-    // A load returns the page that was there when it began.
+    // `load` returns the page that was stored when it began.
     store.store(at(1), &doubled(1)).unwrap();
     script.set(CALL_BACK);
     store.load(at(1), &mut back).unwrap();
     assert!(back == doubled(1));
     check(&store, 1, 2);
 
-    // A take returns the page that it removes.
+    // `take` returns the page that it removes.
     store.store(at(1), &doubled(1)).unwrap();
     script.set(CALL_BACK);
     store.take(at(1), &mut back).unwrap();
@@ -319,7 +321,7 @@ fn an_overwrite_in_the_middle_of_a_read_is_neither_lost_nor_mixed_in() {
     assert_eq!((store.len(), store.stats().pools[0].objects), (0, 0));
 }
 
-/// A backend that follows the script and then calls another one.
+/// A backend that first does what the script says, and then calls another backend.
 #[derive(Debug)]
 struct Scripted {
     inner: Arc<dyn Zpool>,
@@ -401,7 +403,7 @@ fn with_backend() -> (Arc<Zswap>, Arc<Script>) {
             Ok(Arc::new(Scripted { inner, script: theirs.clone() }))
         })
         .unwrap();
-    // A codec for a second pool, which exists whatever features are on.
+    // A codec for a second pool. It exists whichever features are on.
     let mut codecs = compressors::Registry::builtin();
     codecs.register("twin", |_| Ok(Arc::new(compressors::Null))).unwrap();
     let store = Zswap::builder().zpool_registry(registry).zpool("scripted");
@@ -430,12 +432,14 @@ fn a_backend_that_fails_panics_or_calls_back_leaves_the_store_usable() {
     script.set(CALL_BACK);
     store.store(at(6), &doubled(6)).unwrap();
     script.set(WORK);
-    // The nested store needs a context, so it is refused. The nested load of an uncompressed page needs none.
+    // The nested store is refused, since it needs the context that is in use. The nested load of an
+    // uncompressed page needs no context.
     let said = std::mem::take(&mut *script.said.lock().unwrap());
     assert_eq!(said, ["Err(Reentrant { entry: SwapEntry(0, 100) })", "Ok(())", "true", "true"]);
     check(&store, 1, 1);
     check(&store, 6, 6);
-    // Two pages were refused, and their older pages dropped. A nested call dropped the third.
+    // Two of these pages are gone because a store under their entry was refused. A nested call has dropped
+    // the third.
     assert!([2, 3, 4].iter().all(|entry| !store.contains(at(*entry))));
     assert_eq!((store.len(), store.stats().pools[0].objects), (2, 2));
     assert_eq!(store.stats().reject_alloc_fail, 2);
@@ -471,7 +475,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
     store.set_compressor("twin").unwrap();
     let thread = store.compact_in_background(CompactorPolicy::default().pause(Duration::ZERO));
     let thread = thread.unwrap();
-    // Some pages stay in the first pool.
+    // Pages 1 and 2 stay in the first pool.
     for i in 3..=8 {
         store.store(at(i), &doubled(i)).unwrap();
         check(&store, i, i);
@@ -479,7 +483,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
     assert_eq!(store.stats().memory_bytes(), usize::MAX);
     let refused = store.set_max_bytes(Some(1 << 30));
     assert!(matches!(refused, Err(BuildError::LimitTooSmall { needed: usize::MAX, .. })));
-    // The figures show only that pages are left, however many pages were moved.
+    // With these figures, `left` shows only that some pages are left.
     assert!(store.migrate_pools(1).unwrap().left > 0);
     assert_eq!(store.compact(), Ok(usize::MAX));
     store.recompress(&Recompress::new("null").max_pages(9)).unwrap();
@@ -496,7 +500,7 @@ fn a_backend_whose_figures_are_absurd_harms_no_page() {
 fn out_of_memory_at_every_page_request() {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let theirs = pages.clone();
-    // zbud requests each page separately.
+    // Use zbud, which requests each pool page separately.
     let store = Zswap::builder().zpool("zbud").compressor("null");
     let store = store.pages(move || Ok(theirs.clone())).build().unwrap();
     for n in 0..if cfg!(miri) { 4 } else { 60 } {
@@ -546,7 +550,7 @@ fn everything_may_be_shared_between_threads() {
     both::<zswap_core::ZswapStats>();
     both::<zswap_core::SwapEntry>();
     both::<(BuildError, StoreError, LoadError)>();
-    // The store is in a static, as programs keep it.
+    // The store is in a static, as in many programs.
     static STORE: OnceLock<Zswap> = OnceLock::new();
     let store = STORE.get_or_init(|| Zswap::builder().build().unwrap());
     std::thread::spawn(move || store.store(at(0), &page(5))).join().unwrap().unwrap();

@@ -1,5 +1,6 @@
-//! A child is forked while the parent's threads hold every lock. In the child each call returns an error or
-//! answers as an empty store would, and each drop does nothing. In the parent nothing changes.
+//! A child is forked while the parent's threads use the store, and may hold any of its locks. In the child,
+//! each call returns an error or the result that an empty store would return, and each drop does nothing. In
+//! the parent nothing changes.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -32,7 +33,7 @@ use zswap_core::{
 
 const PAGES: u64 = 150;
 
-/// A store, with everything that a program may have beside it.
+/// A store, with all that a program may use together with it: an engine, a device and background threads.
 struct World {
     store: Arc<Zswap>,
     engine: Arc<AcompEngine>,
@@ -62,7 +63,8 @@ fn world(zpool: &str, codec: &str, path: Option<&Path>) -> World {
     World { store, engine, memory, file, shrinker, compactor, migration }
 }
 
-/// Works on the thread's own entries until `stop` is set; returns what they hold at the end.
+/// Stores, loads and drops pages of the thread's own entries until `stop` is set. Returns which page each
+/// entry holds at the end.
 fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     let mut held = BTreeMap::new();
     let mut rng = Rng::new(thread);
@@ -114,19 +116,21 @@ fn work(store: &Zswap, thread: u64, stop: &AtomicBool) -> BTreeMap<u64, u64> {
     held
 }
 
-/// Drops a value as its last owner would, no matter how many owners it has in the parent.
+/// Drops a value as its last owner would, however many owners it has in the parent.
 fn drop_last<T: ?Sized>(value: &Arc<T>) {
     let value = Arc::as_ptr(value);
-    // SAFETY: the owner is borrowed, so it is alive. The caller exits without using or dropping it.
+    // SAFETY: `value` is borrowed, so the allocation is alive and the count is at least 1. The caller exits
+    // without using or dropping its `Arc`.
     let owned = unsafe { Arc::from_raw(value) };
     for _ in 1..Arc::strong_count(&owned) {
-        // SAFETY: the other owners are leaked, or belong to threads that this process does not have.
+        // SAFETY: the count is above 1. The other owners are leaked, or belong to threads that this process
+        // does not have, so none of them uses its reference.
         unsafe { Arc::decrement_strong_count(value) };
     }
     drop(owned);
 }
 
-/// Runs the checks of the child; returns the number of the first one that fails.
+/// Runs the child's checks. Returns the number of the first one that fails; `None` if all succeed.
 fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32> {
     let store = &world.store;
     let entry = at(1 << 20);
@@ -180,16 +184,17 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
                 forked && wrote == Err(DeviceError::Forked) && device.memory_bytes() == 0
             })
         },
-        // The handles of background threads are dropped as their owner would drop them.
+        // Drop the handles of background threads, as their owner would.
         &mut || {
-            // SAFETY: the child is the only owner and does not use it again.
+            // SAFETY: the child does not use or drop the handle again: it exits without running the parent's
+            // destructors.
             drop(unsafe { core::ptr::read(&raw const world.shrinker) });
             true
         },
         &mut || {
-            // SAFETY: as above.
+            // SAFETY: as for the shrinker above.
             drop(unsafe { core::ptr::read(&raw const world.compactor) });
-            // SAFETY: as above.
+            // SAFETY: as for the shrinker above.
             drop(unsafe { core::ptr::read(&raw const world.migration) });
             true
         },
@@ -204,7 +209,7 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
             true
         },
         &mut || world.file.is_none() || FileSwapDevice::create(path, 9).is_err(),
-        // A store works if the child has built it.
+        // A store that the child itself builds works.
         &mut || {
             let engine = Arc::new(AcompEngine::new(1, 2).unwrap());
             let device = Arc::new(MemorySwapDevice::new(100));
@@ -220,15 +225,17 @@ fn in_child(world: &World, entries: &mut Entries<'_>, path: &Path) -> Option<u32
     checks.into_iter().zip(1..).find_map(|(check, n)| (!check()).then_some(n))
 }
 
-/// Forks and runs `child` in the child, which has ten seconds. Returns an error if the child failed or was killed.
+/// Forks, and runs `child` in the child process. A timer kills the child after ten seconds. Returns an error
+/// if a check failed or the child was killed.
 fn fork(child: impl FnOnce() -> Option<u32>) -> Result<(), String> {
-    // SAFETY: the test is about what the child may do.
+    // SAFETY: the child uses only code that supports a fork, which is what this test is about, and ends by
+    // `_exit`.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: only sets a timer. It is a watchdog: its signal ends the child.
+        // SAFETY: only sets a timer. The timer is a watchdog: its signal ends the child.
         unsafe { libc::alarm(10) };
         let failed = catch_unwind(AssertUnwindSafe(child)).unwrap_or(Some(99));
-        // SAFETY: ends the child without running any of the parent's code.
+        // SAFETY: ends the child without running any destructor or exit handler of the parent.
         unsafe { libc::_exit(failed.unwrap_or(0) as i32) };
     }
     let mut status = 0;
@@ -295,7 +302,7 @@ fn children_of_a_busy_store_leave_its_file_alone() {
     children_of_a_busy_store("z3fold", "lz4", Some(path));
 }
 
-/// A device that forks in its first write. Both parent and child return from that.
+/// A device that forks in its first write. Both processes return from that write.
 #[derive(Debug, Default)]
 struct Forks(std::sync::Mutex<Option<i32>>);
 
@@ -306,10 +313,11 @@ impl SwapDevice for Forks {
     fn write_page(&self, _: u64, _: &zswap_core::Page) -> Result<(), DeviceError> {
         let mut child = self.0.lock().unwrap();
         if child.is_none() {
-            // SAFETY: the child continues on the thread that called the device. The test is about that.
+            // SAFETY: the child continues on the thread that called the device, in code that supports this.
+            // That is what the test is about.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                // SAFETY: only sets a timer. It is a watchdog: its signal ends a child that does not end.
+                // SAFETY: only sets a timer. The timer is a watchdog: its signal ends a child that hangs.
                 unsafe { libc::alarm(10) };
             }
             *child = Some(pid);

@@ -1,9 +1,8 @@
-//! A page that is overwritten while it is moved stays overwritten, whatever happens meanwhile to its pool and the
-//! pool's number.
+//! If a page is overwritten while it is being moved, the new page stays, even if the pool's number is reused.
 //!
-//! Each test makes a case that comparing words alone cannot detect. The pool from which a page was read becomes
-//! empty and is taken down. Another pool gets its number. An object in that pool gets the handle bits of the old
-//! page.
+//! Each test tries to make a case that comparing words alone could not detect: the pool from which a page was
+//! read becomes empty and is taken down, another pool gets its number, and an object in that pool gets the
+//! handle bits of the old page.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +24,7 @@ use zswap_core::{DeviceError, LoadError, PAGE_SIZE, Page, Recompress, SwapDevice
 
 type Hook = Box<dyn FnOnce(&Zswap) + Send>;
 
-/// A device that calls a hook during its next write, and passes the store to it.
+/// A device that calls a hook during its next write, and passes the store to the hook.
 #[derive(Default)]
 struct Hooked {
     store: Mutex<Weak<Zswap>>,
@@ -59,8 +58,8 @@ impl SwapDevice for Hooked {
     }
 }
 
-/// Drops the pool of the page, so that a new pool takes its place. The newer page is the first object there, as the
-/// older page was in the old pool.
+/// Replaces the old pool and its page. Drops the page, so that the pool is taken down and a new pool takes
+/// its place. The newer page is the first object of the new pool, as the older page was in the old pool.
 fn replace_pool_and_page(store: &Zswap, newer: &Page) {
     store.set_compressor("trim8").unwrap();
     assert!(store.invalidate(at(0)));
@@ -86,7 +85,7 @@ fn a_page_that_is_written_back_is_not_taken_for_the_one_that_came_after_it() {
             store.store(at(0), &marked(0, 1)).unwrap();
             let hook = |store: &Zswap| replace_pool_and_page(store, &marked(0, 2));
             *device.hook.lock().unwrap() = Some(Box::new(hook));
-            // The older page is skipped. The newer one may be written back in turn.
+            // The older page is skipped. The newer page may be written back when its turn comes.
             assert!(store.shrink(1).is_ok(), "{zpool}");
             newer_page_is_there(&store);
             store.invalidate(at(0));
@@ -97,8 +96,8 @@ fn a_page_that_is_written_back_is_not_taken_for_the_one_that_came_after_it() {
     }
 }
 
-/// Runs `hook` on another thread when a codec next compresses a page. The hook may not use a `trim` codec: that
-/// would wait for this compression.
+/// Runs `hook` on another thread, during the next compression of a page. The hook must not use a `trim`
+/// codec, since it would wait for that compression to end.
 fn at_next_compression(
     inside: &Inside,
     store: &Arc<Zswap>,
@@ -150,8 +149,8 @@ fn a_page_on_a_device_is_never_taken_for_another_one_in_its_slot() {
     }
 }
 
-/// Everything that moves pages or their pools runs at the same time, on few entries. Each load returns the page that
-/// was stored last.
+/// Writeback, migration, recompression, switches and overwrites run at the same time on a few entries. Each
+/// load returns the page that was stored last.
 #[test]
 fn movers_switches_and_overwrites_of_the_same_entries_lose_no_page() {
     let device = Arc::new(MemorySwapDevice::new(100));

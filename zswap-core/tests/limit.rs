@@ -1,7 +1,8 @@
-//! At the limit, a store whose device accepts writes refuses no page. A store without a device refuses only pages for
-//! which no memory can be freed, and says why.
+//! At its limit, a store refuses no page while its device accepts writes. A store without a device refuses a
+//! page only if it can free no memory for it, and returns the reason.
 //!
-//! Not under Miri: filling a store takes thousands of pages. `tests/writeback.rs` has smaller tests.
+//! These tests do not run under Miri, because they fill stores with thousands of pages. `tests/writeback.rs`
+//! has smaller tests.
 #![cfg(not(miri))]
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +33,7 @@ use zswap_core::{
 
 const MIB: usize = 1 << 20;
 
-/// Longer than the longest pause after which the store tries a failed device again.
+/// Longer than the longest pause (64 ms) before the store tries a failed device again.
 const AFTER_THE_PAUSE: Duration = Duration::from_millis(80);
 
 fn limited(zpool: &str, bytes: usize) -> zswap_core::ZswapBuilder {
@@ -47,7 +48,7 @@ fn pool_pages(store: &Zswap) -> usize {
     store.stats().pools.iter().map(|pool| pool.pool_bytes).sum::<usize>() / PAGE_SIZE
 }
 
-/// Stores, overwrites, drops and reads pages of every kind, in random order.
+/// Stores, overwrites, drops and reads pages of all kinds in random order.
 #[test]
 fn a_store_with_a_healthy_device_refuses_nothing_in_any_order() {
     let (keys, rounds) = (1500, 12_000);
@@ -83,7 +84,7 @@ fn a_store_with_a_healthy_device_refuses_nothing_in_any_order() {
             assert!(stats.pool_limit_hit > 0 && stats.written_back_pages > 0);
             assert_eq!((stats.reject_reclaim_fail, stats.reject_alloc_fail), (0, 0));
             let used: usize = stats.pools.iter().map(|pool| pool.pool_bytes).sum();
-            // Only one thread stores, so nothing is in flight, and only warm pages exceed the limit.
+            // Only one thread stores, so no other thread holds pages. Only warm pages may exceed the limit.
             assert!(used <= limit + 2 * MIB, "{used} of {limit}");
         }
     }
@@ -138,7 +139,7 @@ fn room_inside_the_pages_serves_at_the_limit() {
         let store = limited(zpool, MIB).build().unwrap();
         let full = (0..100_000).find(|n| store.store(at(*n), &page(n * 8 + 5)).is_err()).unwrap();
         (0..full).step_by(2).for_each(|n| assert!(store.invalidate(at(n))));
-        // There is room for nearly as many pages of the same kind as were dropped.
+        // The store has room again for nearly as many pages as were dropped.
         let again =
             (0..full / 2).take_while(|n| store.store(at(100_000 + n), &page(n * 8 + 5)).is_ok());
         let again = again.count() as u64;
@@ -159,12 +160,12 @@ fn a_device_that_failed_is_tried_again_and_one_success_opens_the_store() {
         (n, store.store(at(n), &marked(n, 0)))
     };
     (0..400).for_each(|_| next().1.unwrap());
-    // After one or two failures in a row the store tries again at once.
+    // After one or two failures in a row, the store tries the device again at once.
     for _ in 0..20 {
         device.fail_writes(0, 2);
         (0..64).for_each(|_| next().1.unwrap());
     }
-    // The device is gone. Pages are refused for that reason only, and each refusal is counted.
+    // All writes fail now. Pages are refused only for that reason, and each refusal is counted.
     device.fail_writes(0, u64::MAX);
     let refusals = (0..400).map(|_| next()).filter(|(entry, result)| {
         assert!(result.is_ok() || *result == refused(*entry, limit, LimitReason::DeviceFailed));
@@ -174,13 +175,13 @@ fn a_device_that_failed_is_tried_again_and_one_success_opens_the_store() {
     let stats = store.stats();
     assert!(refusals > 300);
     assert_eq!((stats.reject_device_fail, stats.reject_reclaim_fail), (refusals, refusals));
-    // Memory that is freed otherwise is used at once.
+    // If memory is freed in another way, the store uses it at once.
     let in_pools = |store: &Zswap| store.stats().pools[0].objects;
     let before = in_pools(&store);
     let gone = (1..=1680).find(|entry| store.invalidate(at(*entry)) && in_pools(&store) < before);
     assert!(gone.is_some());
     next().1.unwrap();
-    // The device is back. After the longest pause, if not before, the store takes pages again.
+    // The device works again. The store takes pages again after the longest pause at the latest.
     device.fail_writes(0, 0);
     thread::sleep(AFTER_THE_PAUSE);
     (0..400).for_each(|_| next().1.unwrap());
@@ -197,7 +198,8 @@ fn a_full_device_is_a_reason_and_a_free_slot_ends_it() {
         assert_eq!(result, refused(99, 10 * PAGE_SIZE, LimitReason::DeviceFull));
     }
     assert_eq!(store.stats().reject_device_full, 3);
-    // A page that replaces an older page is not refused, whether that is in a pool or on the device.
+    // A page that replaces an older page is not refused, whether the older page is in a pool or on the
+    // device.
     (0..20).for_each(|n| store.store(at(n), &marked(n, 1)).unwrap());
     (0..20).for_each(|n| check(&store, n, 1));
     let on_device = (0..20).find(|n| {
@@ -228,7 +230,8 @@ fn a_shrinker_that_begins_above_the_threshold_is_an_error_and_so_are_other_contr
     assert!(matches!(error, BuildError::LimitTooSmall { limit: "max_bytes", .. }), "{error}");
 }
 
-/// With a limit of less than a page, only patterns stay in memory. Other pages are refused, unless a device takes them.
+/// With a limit of less than a page, only same-filled pages stay in memory. Other pages are refused, unless a
+/// device takes them.
 #[test]
 fn a_limit_of_less_than_a_page_is_kept_and_refuses_nothing_that_a_device_takes() {
     for zpool in &backends() {
@@ -288,7 +291,7 @@ fn a_limit_may_be_changed_and_what_is_beyond_it_leaves() {
     }
 }
 
-/// The limit is lowered so far that one store cannot write back enough to keep it.
+/// The limit is lowered so far that a single call of `store` cannot write back enough pages to keep it.
 #[test]
 fn a_limit_far_below_what_is_held_refuses_no_page_while_the_device_works() {
     for zpool in &backends() {
@@ -306,7 +309,7 @@ fn a_limit_far_below_what_is_held_refuses_no_page_while_the_device_works() {
         store.try_replace(at(8000), &page(8001 * 8 + 7)).unwrap();
         (8001..8010).for_each(|n| store.store(at(n), &page(n * 8 + 7)).unwrap());
         store.trim();
-        // Only the memory of the last page is in use: at most a run of pages.
+        // Only the memory of the last page is still in use. That is at most a run of 16 pages.
         assert!(pool_pages(&store) <= 16, "{zpool}: {}", pool_pages(&store));
     }
 }
@@ -342,7 +345,7 @@ fn pages_that_cannot_be_read_do_not_stand_in_the_way_of_others() {
 
 #[test]
 fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
-    /// A device that waits in each write until its flag is set, and counts the writes.
+    /// A device that counts its writes. Each write waits until the flag is set.
     #[derive(Debug)]
     struct Slow(AtomicBool, std::sync::atomic::AtomicUsize);
     impl zswap_core::SwapDevice for Slow {
@@ -369,7 +372,7 @@ fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
     eventually("a write", || device.1.load(SeqCst) == 1);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Meanwhile the owner requests the stop, before this page is written.
+            // Gives `drop(shrinker)` time to request the stop before the device finishes this write.
             thread::sleep(Duration::from_millis(50));
             device.0.store(true, SeqCst);
         });
@@ -378,7 +381,7 @@ fn dropping_a_background_thread_waits_for_a_page_and_not_for_a_step() {
     assert_eq!(device.1.load(SeqCst), 1, "the rest of the step was not done");
 }
 
-/// A codec that drops zeros at the end, and cannot decompress a page that begins with 0xEE.
+/// A codec that omits the zeros at a page's end, and cannot decompress a page that begins with 0xEE.
 #[derive(Debug)]
 struct Picky;
 
@@ -416,7 +419,8 @@ impl CompressorCtx for Picky {
     }
 }
 
-/// One page cannot be read. Other pages are stored nevertheless, when other threads free the memory that they hold.
+/// One page cannot be read. Other pages are stored nevertheless, since other threads free the memory that
+/// they hold.
 #[test]
 fn one_page_that_cannot_be_read_refuses_no_other() {
     for zpool in &backends() {
@@ -452,7 +456,7 @@ fn one_page_that_cannot_be_read_refuses_no_other() {
     }
 }
 
-/// A device that also stores each page in the store that writes to it.
+/// A device that also stores each written page in the very store that writes to it.
 #[derive(Debug, Default)]
 struct Recursing {
     inner: OnceLock<MemorySwapDevice>,
@@ -499,8 +503,9 @@ fn a_device_that_stores_into_its_own_store_is_refused_and_ends() {
     }
 }
 
-/// For a backend that ignores budgets, the store sets the used budget to the pages that the backend reports. No
-/// thread's update undoes another's.
+/// The backend does not charge its pages. So the store itself sets the charge to the pages that the backend
+/// reports. Several threads do this at the same time, and none of them leaves a charge for pages that are
+/// gone.
 #[test]
 fn a_backend_that_knows_no_budget_refuses_nothing_while_threads_come_and_go() {
     let mut registry = builtin::zpools();

@@ -1,5 +1,4 @@
-//! The memory that a store reports is the memory by which the process has grown. Each measurement runs in its own
-//! process.
+//! A store reports as much memory as the process has grown by. Each measurement runs in its own process.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +18,11 @@ use zswap_core::device::NullSwapDevice;
 use zswap_core::{PAGE_SIZE, StoreError, Zswap};
 
 const MIB: usize = 1 << 20;
-/// The environment variable that is set in the child that measures.
+/// The environment variable that is set in the child process, which measures.
 const CHILD: &str = "ZSWAP_MEMORY_CHILD";
 
-/// Runs a test of this file again in a child, which measures; returns whether this is the child.
+/// Returns true in the child process, which then measures. In the parent, runs the test again in a child
+/// process, checks that it passes there, and returns false.
 fn is_child(test: &str) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return true;
@@ -30,7 +30,8 @@ fn is_child(test: &str) -> bool {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
         .env(CHILD, "1")
-        // With one arena, the memory that malloc keeps for itself does not depend on the thread.
+        // With one arena for all threads, the memory that malloc keeps for itself does not depend on the
+        // thread.
         .env("MALLOC_ARENA_MAX", "1")
         .output()
         .unwrap();
@@ -45,7 +46,8 @@ fn rss() -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE_SIZE
 }
 
-/// Checks that the store's sum is the growth of the process, within 2 percent and 1 MiB.
+/// Checks that the memory that the store reports differs from the growth of the process by at most 2 percent
+/// plus 1 MiB.
 fn agrees(what: &str, store: &Zswap, before: usize) {
     let (said, grown) = (store.stats().memory_bytes(), rss() - before);
     let off = said.abs_diff(grown);
@@ -104,7 +106,8 @@ fn sparse_entries_are_counted_and_the_memory_of_those_that_went_comes_back() {
     }
 }
 
-/// Stores patterns that do not fit in their entries. The checksums of these entries are never written.
+/// Stores same-filled pages with patterns that do not fit in their entries. The checksums of these entries
+/// are never written.
 #[test]
 fn patterns_are_counted_and_their_memory_comes_back() {
     if !is_child("patterns_are_counted_and_their_memory_comes_back") {
@@ -146,7 +149,7 @@ fn a_limit_on_everything_holds_for_everything() {
         Zswap::builder().max_bytes(limit).swap_device(Arc::new(NullSwapDevice::new(1 << 32)));
     let store = builder.build().unwrap();
     let mut rng = Rng::new(8);
-    // First pages are stored, then entries without pool memory: the pools shrink as the index grows.
+    // Store pages first, and then entries without pool memory. So the pools shrink as the index grows.
     for n in 0..60_000 {
         store.store(at(rng.next() >> 8), &page(n)).unwrap();
     }
@@ -162,7 +165,7 @@ fn a_limit_on_everything_holds_for_everything() {
     let stats = store.stats();
     assert!(stats.memory_bytes() <= limit + MIB, "{} of {limit}", stats.memory_bytes());
     agrees("full of entries", &store, before);
-    // A page can be stored under an existing entry again. A higher limit makes room for new entries.
+    // A page can still be stored under an existing entry. A higher limit makes room for new entries.
     let known = store.entries().next().unwrap();
     store.store(known, &[8; PAGE_SIZE]).unwrap();
     store.set_max_bytes(Some(2 * limit)).unwrap();

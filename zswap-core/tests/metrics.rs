@@ -1,4 +1,4 @@
-//! The figures that a recorder of the `metrics` crate gets from a store.
+//! Tests what a store reports to a recorder of the `metrics` crate.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,13 +21,14 @@ use metrics::{
 use zswap_core::PAGE_SIZE;
 use zswap_core::device::MemorySwapDevice;
 
-/// Everything that was recorded, by name and labels. For a histogram, the value is how many times it was recorded.
+/// The value of each metric, by name and labels. For a histogram, this is the number of values that were
+/// recorded.
 type Recorded = Arc<Mutex<BTreeMap<String, f64>>>;
 
 #[derive(Default)]
 struct Notes(Recorded);
 
-/// A metric that notes its values under this name.
+/// A metric that notes its value in the map, under this name.
 struct Note(Recorded, String);
 
 impl Notes {
@@ -123,9 +124,9 @@ fn counters_figures_and_latencies_are_told_under_the_stores_name() {
         }
         let stats = store.stats();
         assert_eq!(recorded["zswap_pool_total_size store=pages"], stats.pool_total_size as f64);
-        // Sizes, events, three figures for each of two pools, and two histograms.
+        // There are 8 sizes, 16 counts of events, 3 figures for each of 2 pools, and 2 histograms.
         assert_eq!(recorded.len(), 8 + 16 + 2 * 3 + 2, "{recorded:#?}");
-        // The gauges of a pool that is gone are 0.
+        // When the first pool is gone, its gauges are set to 0.
         assert_eq!(store.migrate_pools(9).unwrap().left, 0);
         store.publish_metrics();
         let recorded = recorder.0.lock().unwrap().clone();

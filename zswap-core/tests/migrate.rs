@@ -1,4 +1,4 @@
-//! Pages that move from pool to pool: after a switch, and to a denser compressor.
+//! Tests migration and recompression: pages move to the current pool, or to a pool with a denser compressor.
 
 #![allow(
     clippy::unwrap_used,
@@ -127,24 +127,25 @@ fn cold_pages_are_recompressed_and_what_does_not_get_smaller_is_not_tried_again(
     }));
 
     let first = store.recompress(&Recompress::new("trim1").max_pages(4).idle()).unwrap();
-    // The first five pages were loaded, so they got a second chance.
+    // The first five pages were loaded, so they got a second chance. The next four were moved.
     assert_eq!((first.moved, first.not_smaller, calls.load(SeqCst)), (4, 0, 4));
     check(&store, 9, 0);
     let second = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
-    // The walk goes on from there and around. It moves all pages except the one that was loaded since.
+    // The walk continues there, and goes around. It tries all other pages, except page 9, which was loaded
+    // since. Ten get smaller.
     assert_eq!((second.moved, second.not_smaller, calls.load(SeqCst)), (10, 5, 19));
-    // zbud's pages hold two objects, so an object of a quarter of a page takes half a page.
+    // A page of zbud holds two objects, so an object of a quarter of a page counts as half a page.
     assert_eq!(first.bytes_saved + second.bytes_saved, 14 * PAGE_SIZE / 2);
     let stats = store.stats();
     assert_eq!((stats.pools[0].objects, stats.pools[1].objects), (6, 14));
     assert_eq!(stats.stored_incompressible_pages, 6);
 
-    // The pages that are marked as not smaller are skipped.
+    // The noise pages are marked as not smaller, so they are skipped.
     let third = store.recompress(&Recompress::new("trim1").max_pages(99).idle()).unwrap();
     assert_eq!((third.moved, third.not_smaller, calls.load(SeqCst)), (1, 0, 20));
     let fourth = store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap();
     assert_eq!((fourth.moved, fourth.not_smaller, calls.load(SeqCst)), (0, 0, 20));
-    // A page that is overwritten is tried again.
+    // Overwriting a page clears its mark, so it is tried again.
     store.store(at(15), &marked(15, 1)).unwrap();
     assert_eq!(store.recompress(&Recompress::new("trim1").max_pages(99)).unwrap().moved, 1);
     (0..15).for_each(|entry| check(&store, entry, 0));
@@ -163,7 +164,7 @@ fn a_background_migration_outlives_a_codec_that_panics_and_a_page_that_cannot_be
     store.set_compressor("trim1").unwrap();
     *inside.lock().unwrap() = Some(Box::new(|| panic!("on purpose")));
     let thread = store.migrate_pools_in_background(2, Duration::from_millis(1)).unwrap();
-    // Each page had its turn, and no error ended the walk.
+    // Errors do not end the thread: at least five steps fail.
     while thread.report().failed < 5 {
         thread::yield_now();
     }
@@ -180,7 +181,7 @@ fn a_background_migration_outlives_a_codec_that_panics_and_a_page_that_cannot_be
     assert_eq!((report.moved, report.left), (4, 0));
 }
 
-/// An entry is emptied, or gets another page, while its old page is compressed again.
+/// While a mover compresses an entry's old page again, the entry is emptied or gets another page.
 #[test]
 fn an_entry_that_changes_meanwhile_keeps_the_change() {
     let Rig { store, pages, inside, .. } = rig();
@@ -191,7 +192,7 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
     let theirs = Arc::downgrade(&store);
     *inside.lock().unwrap() = Some(Box::new(move || {
         let store = theirs.upgrade().unwrap();
-        // A pattern can be stored from inside a codec, since it takes no context.
+        // A same-filled page can be stored from inside a codec, since it needs no context.
         store.store(at(0), &[7; PAGE_SIZE]).unwrap();
         store.invalidate(at(1));
     }));
@@ -210,7 +211,8 @@ fn an_entry_that_changes_meanwhile_keeps_the_change() {
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// Some threads read and overwrite pages. Meanwhile one thread switches and migrates, and another recompresses.
+/// Some threads read and overwrite pages. At the same time, one thread switches and migrates, and another one
+/// recompresses.
 #[test]
 fn rehoming_under_load_loses_no_page_and_brings_none_back() {
     let Rig { store, pages, contexts, .. } = rig();

@@ -1,5 +1,6 @@
-//! When memory runs out, no call on a built store aborts or panics. The tests run in their own process. There the
-//! allocator refuses the thread under test one allocation, all allocations from one on, or one in every few.
+//! When memory runs out, no call on a built store aborts or panics, except those in `ENDS_THE_PROCESS`. The
+//! tests run in their own process. There the allocator refuses allocations of the thread under test: a
+//! certain one, all from a certain one on, or one in every few.
 #![cfg(all(target_os = "linux", not(miri)))]
 #![allow(
     unsafe_code,
@@ -29,7 +30,8 @@ use zswap_core::{
     ShrinkerPolicy, StoreError, WritebackError, Zswap, ZswapBuilder,
 };
 
-/// Which allocations of a thread are refused, counted from 1.
+/// Says which allocations of a thread are refused. `Only(n)` refuses the `n`th, counted from 1; `From(n)` the
+/// `n`th and all later ones; `Every(n)` every `n`th.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Plan {
     None,
@@ -42,13 +44,14 @@ thread_local! {
     static PLAN: Cell<Plan> = const { Cell::new(Plan::None) };
     static ASKED: Cell<u64> = const { Cell::new(0) };
     static REFUSED: Cell<u64> = const { Cell::new(0) };
-    /// The number of allocations refused in all calls so far.
+    /// The number of allocations refused to this thread so far, in all calls.
     static EVER_REFUSED: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Refusing;
 
-// SAFETY: forwards to the system's allocator, or returns null. `realloc` and `alloc_zeroed` use these two functions.
+// SAFETY: forwards to the system's allocator, or returns null, which means failure. The default `realloc` and
+// `alloc_zeroed` use these two functions.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if PLAN.get() != Plan::None {
@@ -65,7 +68,8 @@ unsafe impl GlobalAlloc for Refusing {
                 return core::ptr::null_mut();
             }
         }
-        // SAFETY: `layout` is the caller's, who keeps the contract of `alloc`.
+        // SAFETY: the caller keeps the contract of `alloc` for `layout`, and `System.alloc` has the same
+        // contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -78,7 +82,7 @@ unsafe impl GlobalAlloc for Refusing {
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
 
-/// Makes a call under a plan.
+/// Makes a call, and refuses its allocations according to `plan`.
 fn short<T>(plan: Plan, call: impl FnOnce() -> T) -> T {
     ASKED.set(0);
     REFUSED.set(0);
@@ -91,7 +95,8 @@ fn short<T>(plan: Plan, call: impl FnOnce() -> T) -> T {
 
 const CHILD: &str = "ZSWAP_OUT_OF_MEMORY_CHILD";
 
-/// Runs a test of this file again in a child, and passes `word` to it; returns the child's status and its output.
+/// Runs a test of this file again in a child process, and passes `word` to it. Returns the child's exit
+/// status and output.
 fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
@@ -103,12 +108,12 @@ fn in_child(test: &str, word: &str) -> (ExitStatus, String) {
     (child.status, said.into_owned())
 }
 
-/// Returns the word that was passed to this child; `None` if this is not a child.
+/// Returns the word that was passed to this child process; `None` if this is not a child process.
 fn word() -> Option<String> {
     std::env::var(CHILD).ok()
 }
 
-/// A store, and the pages that it must hold.
+/// A store, with the seeds of the pages that it must hold.
 struct Rig {
     store: Arc<Zswap>,
     held: BTreeMap<u64, u64>,
@@ -117,7 +122,7 @@ struct Rig {
 }
 
 const PAGES: u64 = 40;
-/// The seed of a page whose pattern needs a place in the side table.
+/// The seed of a same-filled page with a pattern that needs a place in the side table.
 const PATTERN: u64 = 16;
 const TEXT: u64 = 8_000_005;
 const NOISE: u64 = 8_000_001;
@@ -143,7 +148,8 @@ impl Rig {
         let store = Arc::new(builder.build().unwrap());
         let mut rig = Rig { store, held: BTreeMap::new(), limited };
         (0..PAGES).for_each(|n| rig.put(n, n));
-        // A store at its limit writes many pages back at once. Store pages until some are in the pool again.
+        // A store at its limit may have written nearly all pages back. Store more pages until at least ten
+        // are in the pool.
         let mut more = PAGES..2 * PAGES;
         while rig.store.stats().pools[0].objects < 10 {
             let n = more.next().unwrap();
@@ -164,7 +170,8 @@ impl Rig {
             StoreError::Pool { source, .. } => is_short(source),
             StoreError::Compress { source, .. } => is_codec_short(source),
             StoreError::PoolLimit { reason: LimitReason::DeviceFailed, .. } => {
-                // The device had no memory in this call, or a moment ago. The store tries it again soon.
+                // The device failed for lack of memory, in this call or a moment ago. The store tries it
+                // again soon.
                 assert!(self.limited && EVER_REFUSED.get() > 0, "{error}");
                 return;
             }
@@ -217,7 +224,7 @@ impl Rig {
         }
     }
 
-    /// Checks that every page is there, and that the store works again.
+    /// Checks that the store holds every page, and that it works when memory is available again.
     fn check(&mut self) {
         let mut back = Box::new([0; PAGE_SIZE]);
         for (offset, seed) in &self.held {
@@ -228,7 +235,7 @@ impl Rig {
         assert!(there.iter().eq(self.held.keys()), "{there:?}");
         assert_eq!((self.store.len(), self.store.stats().stored_pages), (there.len(), there.len()));
         for (offset, seed) in [(1 << 50, TEXT), (3, NOISE), (4, PATTERN + 24)] {
-            // The store tries a failed device again soon.
+            // The device may have failed. The store tries it again soon.
             eventually("a store after a shortage", || {
                 self.store.try_replace(at(offset), &page(seed)).is_ok()
             });
@@ -266,7 +273,7 @@ fn expected_batch(error: &BatchError) {
 
 type Call = (&'static str, fn(&mut Rig, Plan));
 
-/// Each kind of call on a store.
+/// Calls of every kind on a store.
 const CALLS: &[Call] = &[
     ("store of a new entry", |rig, plan| rig.store(plan, 1 << 40, TEXT)),
     ("store of noise", |rig, plan| rig.store(plan, 1 << 30, NOISE)),
@@ -330,7 +337,7 @@ const CALLS: &[Call] = &[
         let other = if rig.store.stats().pools[0].compressor == "null" { "lz4" } else { "null" };
         rig.store.set_compressor(other).unwrap();
         match short(plan, || rig.store.migrate_pools(10)) {
-            // At the limit, making room for the first page may have written all others back.
+            // At the limit, making room for the first page may have written all other pages back.
             Ok(done) => assert!(rig.limited || done.moved == 10 && done.left > 0),
             Err(error) => expected_migrate(rig, &error),
         }
@@ -338,7 +345,8 @@ const CALLS: &[Call] = &[
     ("recompress", |rig, plan| {
         rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(4)).unwrap();
         if rig.store.stats().pools.len() == 1 {
-            // No page takes less memory with that compressor, so its pool is built again each time.
+            // No page takes less memory with that compressor. So its pool is empty, is dropped, and would be
+            // built again by the next call, which may abort.
             return;
         }
         match short(plan, || rig.store.recompress(&Recompress::new("zstd:level=19").max_pages(8))) {
@@ -397,7 +405,8 @@ const CALLS: &[Call] = &[
     }),
 ];
 
-/// Makes each call under each plan: one of its allocations is refused, or all from one on, or one in every few.
+/// Makes each call many times, each time under another plan, until the plans have refused each of its
+/// allocations.
 fn every_call(zpool: &str, codec: &str) {
     let (mut most, mut refused) = (0, 0);
     for limited in [false, true] {
@@ -423,7 +432,7 @@ fn every_call(zpool: &str, codec: &str) {
     assert!(most >= 3 && refused > 100, "{most} allocations in a call, {refused} refused");
 }
 
-/// Makes calls at random, and refuses one in every few of their allocations.
+/// Makes random calls, and refuses one in every few of their allocations.
 fn a_long_run(zpool: &str, codec: &str) {
     for limited in [false, true] {
         for every in [1, 2, 3, 7] {
@@ -498,7 +507,7 @@ fn no_call_over_zbud_aborts() {
 /// A call with its name.
 type Named = (&'static str, fn(&Rig));
 
-/// The calls that end the process if their first allocation is refused. Each of them builds something.
+/// The calls that abort the process if their first allocation is refused. Each of them builds something.
 /// `docs/architecture.md` has the same list.
 const ENDS_THE_PROCESS: &[Named] = &[
     ("`ZswapBuilder::build`", |_| drop(Zswap::builder().build())),
@@ -534,7 +543,7 @@ fn what_ends_the_process_is_on_a_list_and_builds_something() {
     for (n, (what, _)) in ENDS_THE_PROCESS.iter().enumerate() {
         let name = "what_ends_the_process_is_on_a_list_and_builds_something";
         let (status, said) = in_child(name, &n.to_string());
-        // If the process does not end like this, the call does not belong on the list.
+        // If the process does not end in this way, the call does not belong in the list.
         assert!(!status.success() && said.contains("memory allocation of"), "{what}: {said}");
     }
 }

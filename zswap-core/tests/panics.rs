@@ -1,5 +1,6 @@
-//! A device, a codec and a page provider panic in every call and every destructor. Their payloads have destructors
-//! that panic in turn. Each call returns an error, and no page is lost except the one being handled.
+//! A device, a codec and a page provider panic in every call and every destructor. Even the destructors of
+//! the panics' payloads panic. Each call on the store returns an error, and no page is lost except the one
+//! being handled.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -28,11 +29,11 @@ use zswap_core::{
     CompactorPolicy, PAGE_SIZE, Page, Recompress, ShrinkerPolicy, Zswap, ZswapBuilder, builtin,
 };
 
-/// Says whether everything panics, and counts the panics.
+/// A switch that says whether the brittle parts panic. Counts their panics.
 #[derive(Clone, Debug, Default)]
 struct Fuse(Arc<(AtomicBool, AtomicUsize)>);
 
-/// A panic's payload that panics when it is dropped.
+/// The payload of a panic. It panics when it is dropped.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -59,7 +60,7 @@ impl Fuse {
     }
 }
 
-/// Panics when it is dropped, and so do its contents.
+/// A part that panics in every call and when it is dropped, while the fuse is set.
 #[derive(Clone, Debug)]
 struct Brittle<T>(Fuse, T);
 
@@ -134,7 +135,7 @@ impl SwapDevice for Brittle<Arc<dyn SwapDevice>> {
     }
 }
 
-// SAFETY: forwards each call to another provider, or panics before it does.
+// SAFETY: either forwards a call to another provider, or panics before that.
 unsafe impl PageProvider for Brittle<HeapPages> {
     fn page_size(&self) -> usize {
         self.0.step();
@@ -168,7 +169,7 @@ unsafe impl PageProvider for Brittle<HeapPages> {
     }
 }
 
-/// Makes a page of which three quarters are data.
+/// Makes a page with data in its first three quarters, and zeros in the last.
 fn some(seed: u64) -> Box<Page> {
     let mut page = page(seed * 8 + 5);
     page[PAGE_SIZE * 3 / 4..].fill(0);
@@ -182,7 +183,7 @@ fn build(zpool: &str, fuse: &Fuse) -> Arc<Zswap> {
     let codec = fuse.clone();
     codecs.register("brittle", move |_| Ok(Arc::new(Brittle(codec.clone(), ())))).unwrap();
     let pages = fuse.clone();
-    // There are two devices whose destructors panic, one inside the other.
+    // One device wraps another, and the destructors of both panic.
     let inner = Brittle(fuse.clone(), Arc::new(MemorySwapDevice::new(1000)) as Arc<dyn SwapDevice>);
     let outer = Brittle(fuse.clone(), Arc::new(inner) as Arc<dyn SwapDevice>);
     let store = Zswap::builder()
@@ -238,7 +239,7 @@ fn everything_panics_and_only_the_calls_fail() {
             fuse.set(false);
             check(&store, 0..PAGES);
         }
-        // Entries that are invalidated while everything panics are gone, though their memory cannot be freed.
+        // Invalidated entries are gone even if everything panics, although their memory cannot be freed then.
         fuse.set(true);
         assert!((0..PAGES / 2).all(|n| store.invalidate(at(n))));
         fuse.set(false);
@@ -270,7 +271,7 @@ impl Acomp for Brittle<Scomp> {
     }
 }
 
-/// Makes a builder with seven parts that panic when they are dropped.
+/// Makes a builder with seven parts. Each of them panics when it is dropped.
 fn brittle_builder(fuse: &Fuse) -> ZswapBuilder {
     let (mut codecs, mut zpools) = (Registry::builtin(), builtin::zpools());
     for name in ["one", "two"] {
@@ -300,7 +301,7 @@ fn what_a_builder_was_given_panics_by_itself_with_or_without_a_store() {
     let uses: [Use; 5] = [
         drop,
         |builder| drop(builder.zpool("zlab").build().unwrap_err()),
-        // The device panics when it is attached.
+        // In this call, the device panics when it is attached.
         |builder| drop(builder.pages(|| Ok(Arc::new(HeapPages::new()))).build().unwrap_err()),
         |builder| {
             let other = Arc::new(MemorySwapDevice::new(9));

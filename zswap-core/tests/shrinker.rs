@@ -1,5 +1,5 @@
-//! The background shrinker. Pages are written back before the limit is reached. The thread copes with failures of the
-//! device and with the end of the store.
+//! Tests the background shrinker. It writes pages back before the limit is reached. It goes on after failures
+//! of the device, and ends with the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use zswap_core::{DeviceError, PAGE_SIZE, Page, ShrinkerPolicy, SwapDevice, Write
 
 const LIMIT: usize = 20 * PAGE_SIZE;
 
-/// Makes a store over the device. Its limit is 20 pool pages, each of which holds one page.
+/// Makes a store with this device. Its limit is 20 pool pages, and each pool page holds one page.
 fn limited(device: Arc<dyn SwapDevice>) -> Rig {
     rig_with(|builder| builder.compressor("null").max_pool_bytes(LIMIT).swap_device(device))
 }
@@ -52,19 +52,19 @@ fn pages_go_before_the_limit_is_reached_and_no_more_than_need_be() {
     assert_eq!(shrinker.report().written, 8);
     let shown = format!("{shrinker:?}");
     assert!(shown.contains("written: 8"), "{shown}");
-    // More pages come, and there is room for them.
+    // Store more pages. The shrinker makes room for them.
     let end = if cfg!(miri) { 22 } else { 60 };
     for entry in 18..end {
         store.store(at(entry), &marked(entry, 0)).unwrap();
         eventually("room", || pool_bytes(&store) <= LIMIT / 2);
     }
-    // A page is counted after it has left its pool, so the count may come late.
+    // A written page leaves its pool before it is counted, so wait for the count.
     eventually("all counted", || store.stats().written_back_pages >= end - 10);
     assert_eq!((store.stats().pool_limit_hit, store.stats().written_back_pages), (0, end - 10));
     (0..end).for_each(|entry| check(&store, entry, 0));
     assert!(store.stats().device_loads >= end - 10);
 
-    // The thread does not keep the store alive, and ends with it.
+    // The thread does not keep the store alive. It ends when the store is gone.
     drop(store);
     eventually("the store's end", || pages.pages_out() == 0);
     let steps = shrinker.report().steps;
@@ -128,7 +128,7 @@ fn a_device_that_panics_does_not_end_it() {
 fn dropped_it_stops_and_without_a_limit_or_a_device_it_does_not_start() {
     let device = Arc::new(MemorySwapDevice::new(1000));
     let Rig { store, .. } = limited(device.clone());
-    // The first pause lasts an hour. The pages come after the first step.
+    // The first pause lasts an hour. The pages are stored after the first step.
     let slow = quick().pause(Duration::from_secs(3600));
     let shrinker = store.shrink_in_background(slow).unwrap();
     eventually("the first step", || shrinker.report().steps == 1);

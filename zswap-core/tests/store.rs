@@ -1,4 +1,4 @@
-//! The store as a program uses it, over every built-in backend and compressor.
+//! Uses the store as a program would, with every built-in backend and compressor.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use zswap_core::{LoadError, PAGE_SIZE, StoreError, SwapEntry, Zswap, builtin};
 
 const SCALE: u64 = if cfg!(miri) { 1 } else { 20 };
 
-/// Runs `body` for every pair of a built-in backend and compressor.
+/// Calls `body` with a store for each pair of a built-in backend and a built-in compressor.
 fn every_pair(body: impl Fn(Zswap)) {
     for zpool in builtin::zpools().names() {
         for compressor in builtin::compressors().names() {
@@ -71,7 +71,7 @@ fn an_overwrite_replaces_and_a_missing_page_is_not_found() {
     let mut untouched = [7; PAGE_SIZE];
     assert_eq!(store.load(at(3), &mut untouched), Err(LoadError::NotFound { entry: at(3) }));
     assert_eq!(untouched, [7; PAGE_SIZE]);
-    // A page of every kind replaces one of every other kind; under Miri, only a sample of them.
+    // Replace a page of each kind by a page of each kind. Under Miri, only some of the pairs are tried.
     let step = if cfg!(miri) { 3 } else { 1 };
     for old in (0..8).step_by(step) {
         for new in (8..16).step_by(step) {
@@ -82,7 +82,7 @@ fn an_overwrite_replaces_and_a_missing_page_is_not_found() {
         }
     }
     assert!(store.contains(at(3)) && !store.contains(at(4)));
-    // Entries that differ in area or offset do not hold the page.
+    // The same offset in another area does not hold the page.
     assert!(!store.contains(SwapEntry::new(1, 3).unwrap()));
 }
 
@@ -202,8 +202,8 @@ fn metadata_follows_what_is_held_not_what_was() {
     let store = one();
     let cycle = |round: u64| {
         for i in 0..8 {
-            // The entries are far apart, and at other places in each round. Some patterns need a place in the side
-            // table.
+            // The entries are far apart, and each round uses other ones. Some patterns need a place in the
+            // side table.
             let entry = at((round * 8 + i) << 13);
             store.store(entry, &page(i * 8 + 16)).unwrap();
             store.store(entry, &page(round * 8 + i)).unwrap();
@@ -212,8 +212,8 @@ fn metadata_follows_what_is_held_not_what_was() {
             assert!(store.invalidate(at((round * 8 + i) << 13)));
         }
     };
-    // These pages have every size, so that the backend has used all its classes. Under Miri the backend has no
-    // classes.
+    // The first rounds store pages of all sizes, so that the backend has used all its classes. The backend
+    // that Miri runs has no classes.
     let warm = if cfg!(miri) { 1 } else { 64 };
     (0..warm).for_each(cycle);
     let first = store.stats().metadata_bytes;
@@ -222,8 +222,8 @@ fn metadata_follows_what_is_held_not_what_was() {
     assert!(last <= first + 1024, "metadata grew from {first} to {last} bytes");
 }
 
-/// Writers overwrite, drop and take pages of a few entries that all threads read. A page names its entry, so a reader
-/// recognises a page that was never stored there.
+/// Some threads overwrite, drop and take the pages of a few entries, while other threads read them. Each page
+/// contains its entry, so a reader notices a page that was never stored under the entry.
 #[test]
 fn threads_see_whole_pages_of_the_right_entry() {
     fn marked(entry: u64, round: u64) -> Box<[u8; PAGE_SIZE]> {

@@ -1,4 +1,4 @@
-//! Switches to another backend or compressor while the store is in use.
+//! Tests switches to another backend or compressor while the store is in use.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,7 +38,7 @@ fn old_pages_stay_where_they_are_and_their_pool_goes_with_the_last() {
     assert_eq!(now.iter().map(|p| (p.1.as_str(), p.2)).collect::<Vec<_>>(), expected);
     (0..30).for_each(|entry| check(&store, entry, 0));
 
-    // Overwriting, taking and dropping its pages empties the first pool.
+    // Empty the first pool: overwrite, take and drop its pages.
     let before = contexts.load(SeqCst);
     for entry in 0..4 {
         store.store(at(entry), &marked(entry, 1)).unwrap();
@@ -93,7 +93,7 @@ fn a_failed_switch_changes_nothing() {
     assert!(matches!(unknown, BuildError::Zpool(_)) && unknown.to_string().contains("zbud"));
     let unknown = store.set_compressor("lz5").unwrap_err();
     assert!(matches!(unknown, BuildError::Compressor(_)) && unknown.to_string().contains("trim3"));
-    // The codec's context cannot be made.
+    // No codec context can be made now.
     fails.store(true, SeqCst);
     let failed = store.set_compressor("trim5").unwrap_err();
     assert!(matches!(failed, BuildError::Compressor(CompressorError::OutOfMemory { .. })));
@@ -116,7 +116,8 @@ fn more_pools_than_there_are_places_are_refused() {
     assert_eq!(refused, BuildError::TooManyPools { limit: 15 });
     assert_eq!((pools(&store).len(), contexts.load(SeqCst)), (15, made));
     (0..15).for_each(|n| check(&store, n, 0));
-    // The store can still switch to a living pool. A pool that is dropped leaves its place free.
+    // The store can still switch to a pool that is alive. When a pool is dropped, a new pool can take its
+    // place.
     store.set_compressor("trim3").unwrap();
     assert!(store.invalidate(at(8)));
     store.set_compressor("trim15").unwrap();
@@ -139,7 +140,8 @@ fn a_switch_from_inside_a_codec_is_an_error() {
     assert_eq!(pools(&store).len(), 1);
 }
 
-/// Some threads overwrite, read, take and drop pages, while two others switch backend and compressor.
+/// Some threads overwrite, read, take and drop pages, while two other threads switch the backend and the
+/// compressor.
 #[test]
 fn switching_under_load_loses_no_page() {
     let Rig { store, pages, contexts, .. } = rig();
@@ -164,7 +166,7 @@ fn switching_under_load_loses_no_page() {
                 }
             });
         }
-        // Each thread has its own entries, so it knows what they hold.
+        // Each thread has its own entries, so it knows which pages they hold.
         let workers: Vec<_> = (0..threads)
             .map(|t| {
                 let store = &store;

@@ -1,4 +1,4 @@
-//! Pages written back to a device: on demand, at the limit, and while everything else goes on.
+//! Tests writeback to a device: on demand, at the limit, and while other threads use the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,8 @@ use zswap_core::{
     Zswap, ZswapBuilder, builtin,
 };
 
-/// Makes a builder over counted pages. `null` keeps each page uncompressed, so each page takes a page of the pool.
+/// Makes a builder for a store with compressor `null`, and the provider that counts its pool pages. `null`
+/// keeps each page uncompressed, so each stored page takes a page of the pool.
 fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let given = pages.clone();
@@ -33,8 +34,8 @@ fn builder() -> (ZswapBuilder, Arc<FailingPages>) {
     (builder.pages(move || Ok(given.clone())), pages)
 }
 
-/// Returns a store that holds entries `0..count`, the memory device that its device wraps, and that device, which can
-/// be made to fail.
+/// Makes a store that holds entries `0..count`. Its device can be made to fail, and wraps a device in memory.
+/// Returns the store, the device in memory and the store's device.
 fn filled(count: u64) -> (Zswap, Arc<MemorySwapDevice>, Arc<FaultySwapDevice>) {
     let memory = Arc::new(MemorySwapDevice::new(1000));
     let device = Arc::new(FaultySwapDevice::new(memory.clone()));
@@ -58,7 +59,8 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     (0..5).for_each(|entry| check(&store, entry, 0));
     assert_eq!(store.shrink(8), Ok(8));
     assert_eq!((places(&store), memory.pages()), ((12, 8), 8));
-    // Pages that were loaded got a second chance and are still in the pool. The next ones are not.
+    // Pages 0 to 4 were loaded, so they got a second chance and are still in the pool. The next eight are on
+    // the device.
     device.fail_reads(0, 99);
     (0..5).for_each(|entry| check(&store, entry, 0));
     let mut back = Box::new([0; PAGE_SIZE]);
@@ -71,11 +73,12 @@ fn cold_pages_go_first_and_come_back_from_the_device() {
     assert_eq!(store.stats().written_back_pages, 8);
     store.set_writeback_enabled(true);
 
-    // All pages were loaded. The first round uses up their second chances, the second writes them back. A pattern stays.
+    // All pages were loaded. The first round of the walk uses up their second chances, and the second round
+    // writes them back. The same-filled page stays.
     assert_eq!(store.shrink(99), Ok(12));
     assert_eq!((places(&store), store.len()), ((0, 20), 21));
     (0..20).for_each(|entry| check(&store, entry, 0));
-    // However a page leaves the device, its slot is free again.
+    // When a page on the device is taken, invalidated or overwritten, its slot becomes free.
     for entry in 0..5 {
         store.take(at(entry), &mut back).unwrap();
         assert!(back == marked(entry, 0) && !store.contains(at(entry)));
@@ -141,7 +144,8 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     (0..count).for_each(|entry| check(&store, entry, 0));
     assert_eq!((places(&store).0 + memory.pages()) as u64, count);
 
-    // Without a device, a page is refused at the limit, and until the store has shrunk to the threshold.
+    // A store without a device refuses a page at the limit. It then refuses pages until it has shrunk to the
+    // threshold.
     let (builder, pages) = builder();
     let store = builder.max_pool_bytes(limit).accept_threshold_percent(50).build().unwrap();
     for entry in 0..20 {
@@ -156,7 +160,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     check(&store, 0, 0);
     for entry in 0..9 {
         assert!(store.store(at(99), &marked(99, 0)).is_err());
-        // A pattern needs no room in the pools.
+        // A same-filled page needs no room in the pools.
         store.store(at(100), &[9; PAGE_SIZE]).unwrap();
         store.invalidate(at(entry));
     }
@@ -164,7 +168,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     store.invalidate(at(9));
     store.store(at(99), &marked(99, 0)).unwrap();
     (10..20).for_each(|entry| check(&store, entry, 0));
-    // The store takes pages again.
+    // The store has shrunk enough, so it takes pages again.
     let mut more = 200..;
     more.find(|entry| store.store(at(*entry), &marked(*entry, 0)).is_err()).unwrap();
     let stats = store.stats();
@@ -174,7 +178,7 @@ fn at_the_limit_pages_are_written_back_and_without_a_device_stores_are_refused()
     assert_eq!(pages.pages_out(), 0);
 }
 
-/// A device that has fewer slots than its capacity while its flag is set.
+/// A device that reports that it is full, although it is not, while its flag is set.
 #[derive(Debug)]
 struct Brimful(MemorySwapDevice, AtomicBool);
 
@@ -199,7 +203,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
     let device = Arc::new(Brimful(MemorySwapDevice::new(1000), AtomicBool::new(true)));
     let store = builder().0.max_pool_bytes(limit).swap_device(device.clone()).build().unwrap();
     (0..4).for_each(|entry| store.store(at(entry), &marked(entry, 0)).unwrap());
-    // This is more often than a device may fail before the store pauses.
+    // Try more often than a device may fail before the store pauses.
     for round in 1..=20 {
         let entry = at(9);
         let refused = StoreError::PoolLimit { entry, limit, reason: LimitReason::DeviceFull };
@@ -209,7 +213,7 @@ fn a_device_that_says_it_is_full_is_a_full_one_and_no_failed_one() {
         assert_eq!((stats.reject_device_full, stats.reject_device_fail), (round, 0));
     }
     assert_eq!(places(&store), (4, 0));
-    // The next store tries the device, without a pause.
+    // The store tries the device again at once, without a pause.
     device.1.store(false, SeqCst);
     store.store(at(9), &marked(9, 0)).unwrap();
     (0..4).chain([9]).for_each(|entry| check(&store, entry, 0));
@@ -224,7 +228,7 @@ fn an_overwrite_at_the_limit_has_the_room_of_the_older_page() {
         assert!(store.store(at(9), &marked(9, round)).is_err());
         (0..4).for_each(|entry| check(&store, entry, round));
     }
-    // Freed memory is used at once.
+    // The store uses freed memory at once.
     assert!(store.invalidate(at(2)));
     store.store(at(9), &marked(9, 0)).unwrap();
     check(&store, 9, 0);
@@ -249,10 +253,10 @@ fn a_store_that_finds_no_memory_makes_room() {
     assert!(matches!(store.store(at(500), &marked(0, 0)), Err(StoreError::Pool { .. })));
 }
 
-/// What a device does during a call.
+/// A function that a device calls during a read or write.
 type Hook = Box<dyn Fn(&Zswap) + Send>;
 
-/// A device that calls back into its store, or panics, while it writes or reads.
+/// A device that calls a hook while it writes or reads. The hook calls the store, or panics.
 #[derive(Default)]
 struct Hooked {
     pages: OnceLock<MemorySwapDevice>,
@@ -321,7 +325,8 @@ fn what_happens_to_an_entry_while_it_is_written_back_wins() {
     assert!(!store.contains(at(0)));
     assert_eq!((places(&store), device.pages().pages()), ((0, 2), 2));
 
-    // Two calls write the same page back at the same time. It is on the device once.
+    // Two calls of `shrink` write the same page back at the same time. Only one of them moves it to the
+    // device.
     store.store(at(5), &marked(5, 0)).unwrap();
     set(Box::new(|store| assert_eq!(store.shrink(1), Ok(1))));
     assert_eq!(store.shrink(1), Ok(0));
@@ -334,7 +339,8 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     let (store, device) = hooked(2);
     assert_eq!(store.shrink(2), Ok(2));
     let mut back = Box::new([0; PAGE_SIZE]);
-    // The entry is overwritten and written back again. Writeback would take the same slot if it were free.
+    // While `take` reads the page, the entry is overwritten and written back again. If the slot were already
+    // free, that writeback would use it.
     let rewrite = |store: &Zswap| {
         store.store(at(0), &marked(0, 1)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));
@@ -343,7 +349,7 @@ fn a_slot_that_is_read_is_not_used_again_meanwhile() {
     store.load(at(0), &mut back).unwrap();
     assert!(back == marked(0, 0), "the page that was there when the load began");
     check(&store, 0, 1);
-    // If the page is replaced while `take` reads it, `take` returns the later page.
+    // If the page is replaced while `take` reads it, `take` returns the newer page.
     *device.read.lock().unwrap() = Some(Box::new(|store| {
         store.store(at(0), &marked(0, 2)).unwrap();
         assert_eq!(store.shrink(1), Ok(1));
@@ -374,8 +380,8 @@ fn a_device_that_panics_leaves_the_store_usable() {
     assert_eq!((places(&store), device.pages().pages()), ((0, 0), 0));
 }
 
-/// Some threads store, read and drop pages at the limit, on a device that is slow and sometimes fails. Meanwhile others
-/// shrink and switch.
+/// Some threads store, read and drop pages in a store at its limit, with a device that is slow and sometimes
+/// fails. At the same time, other threads shrink the store and switch its pools.
 #[test]
 fn writeback_under_load_loses_no_page() {
     let memory = Arc::new(MemorySwapDevice::new(2000));

@@ -1,15 +1,15 @@
-//! Compaction of the pools: on demand, and on a thread when it pays.
+//! Compacts the pools: on demand, or on a thread whenever a run is likely to free enough.
 //!
-//! *Waste* is the bytes of the pools' pages beyond the bytes of their objects. No run frees all of it: backends
-//! round objects up to the size of their class, the last page of a class is not full, and objects that are
-//! being read stay in place. So the thread notes the waste that a run left, and runs again when the waste
-//! exceeds that by a quarter of the threshold. It also retries periodically to free what is left; after an
-//! unproductive run it doubles the interval.
+//! *Waste* is the difference between the bytes of the pools' pages and the bytes of their objects. No run
+//! frees all of it: backends round objects up to the size of their class, the last page of a class is not
+//! full, and objects that are being read stay in place. So the thread notes the waste that a run left. It
+//! runs again when the waste has grown by a quarter of the threshold. It also runs periodically while the
+//! waste is above the threshold; each unproductive run doubles the interval.
 //!
-//! The thread checks a store at rest more and more rarely, and a store whose waste grows fast more often. After
-//! a run it pauses so long that runs take only their share of one processor's time, as the policy sets it.
+//! The thread checks a store at rest less and less often, and a store with fast growing waste more often.
+//! After a run it pauses long enough to keep within the share of one processor's time that the policy allows.
 //!
-//! A check reads the backends' statistics. Stores and loads count nothing for it.
+//! A check only reads the backends' statistics, so it costs stores and loads nothing.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -23,27 +23,31 @@ use crate::compaction_bound::{STEP_PAGES, most_steps};
 use crate::limits::percent_of;
 use crate::pool::Pool;
 
-/// Pauses are counted in parts of the policy's pause, which has this many parts. The shortest pause is one part.
+/// The policy's pause is divided into this many parts, and the lengths of pauses are given in parts. The
+/// shortest pause is one part.
 const PAUSE: u32 = 16;
-/// The longest pause, for a store at rest, in the same parts.
+/// The longest pause, for a store at rest: 16 times the policy's pause.
 const LONGEST_PAUSE: u32 = 16 * PAUSE;
-/// The most checks between an unproductive run and the next run, if the waste does not grow.
+/// If the waste stays above the threshold but does not grow, a run is due after at most this many checks.
 const MOST_PATIENCE: u32 = 64;
-/// The least growth of waste that leads to a run, however small the store: 16 pages of 4096 bytes.
+/// Waste must have grown by at least this many bytes to lead to a run, even in a small store: 16 pages of
+/// 4096 bytes.
 const LEAST_GAIN: usize = 64 << 10;
 
-/// When a background compactor runs. The defaults are at each field.
+/// Says when a background compactor runs. Each field gives its default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct CompactorPolicy {
-    /// The waste that is tolerated, in percent of the compressed bytes, at most 100. Default 3.
+    /// The waste that is tolerated: the bytes by which the pools' pages exceed the compressed bytes, in
+    /// percent of the compressed bytes. At most 100. Default 3.
     pub from_percent: u8,
-    /// The usual pause between two checks of the pools. It grows to 16 times as long while nothing changes in
-    /// the pools, and shrinks to a 16th while waste grows faster than the checks come. Default 100 ms.
+    /// The usual pause between two checks of the pools. While nothing changes in the pools, pauses grow up to
+    /// 16 times this. While much waste gathers between two checks, pauses shrink down to a 16th of this.
+    /// Default 100 ms.
     pub pause: Duration,
-    /// The most of one processor's time that runs take, in percent. After each run the thread pauses
-    /// accordingly. 0 counts as 1. Default 10: with 5, runs could not keep up with a store in which every page
-    /// was replaced three times a second.
+    /// The share of one processor's time that runs may take, in percent. After each run the thread pauses
+    /// long enough to keep within it. 0 counts as 1. Default 10: with 5, runs could not keep up with a store
+    /// in which every page was replaced three times a second.
     pub time_percent: u8,
 }
 
@@ -54,7 +58,7 @@ impl Default for CompactorPolicy {
 }
 
 impl CompactorPolicy {
-    /// Sets [`CompactorPolicy::from_percent`], at most 100.
+    /// Sets [`CompactorPolicy::from_percent`]. More than 100 counts as 100.
     #[must_use]
     pub fn from_percent(self, percent: u8) -> Self {
         CompactorPolicy { from_percent: percent.min(100), ..self }
@@ -66,13 +70,14 @@ impl CompactorPolicy {
         CompactorPolicy { pause, ..self }
     }
 
-    /// Sets [`CompactorPolicy::time_percent`], at most 100.
+    /// Sets [`CompactorPolicy::time_percent`]. More than 100 counts as 100.
     #[must_use]
     pub fn time_percent(self, percent: u8) -> Self {
         CompactorPolicy { time_percent: percent.min(100), ..self }
     }
 
-    /// Returns the pause after a run that took `busy`; it is at least the pause of this pace.
+    /// Returns the pause after a step in which a run took the time `busy`, or 0 if there was no run. The
+    /// pause is at least `pace` parts.
     fn pause_after(&self, busy: Duration, pace: u32) -> Duration {
         let percent = u32::from(self.time_percent.clamp(1, 100));
         let rest = busy.saturating_mul(100 - percent) / percent;
@@ -84,24 +89,25 @@ impl CompactorPolicy {
 #[derive(Clone, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct CompactorReport {
-    /// Checks of the pools, including those that led to no run.
+    /// Checks of the pools, with or without a run.
     pub looks: u64,
     /// Runs of compaction.
     pub runs: u64,
     /// Pages freed by runs.
     pub pages: u64,
-    /// Processor time that the runs took, or wall-clock time where the system does not report processor time.
+    /// Processor time that the runs took. On systems other than Linux, wall-clock time.
     pub busy: Duration,
-    /// Checks and runs that ended with an error, or with a panic of the backend.
+    /// Checks and runs in which the backend failed or panicked.
     pub failed: u64,
-    /// The last error.
+    /// The last error; `None` if there was none.
     pub last_error: Option<ZpoolError>,
 }
 
-/// A thread that compacts a store's pools: [`Zswap::compact_in_background`].
+/// A thread that compacts a store's pools. [`Zswap::compact_in_background`] starts one.
 pub type BackgroundCompactor = Background<CompactorReport>;
 
-/// The bytes of the pages (`pool`) and of the objects (`compressed`) in all pools that can be compacted.
+/// Sums over all pools that can be compacted: the bytes of their pages (`pool`) and of their objects
+/// (`compressed`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Figures {
     pool: usize,
@@ -114,16 +120,16 @@ impl Figures {
     }
 }
 
-/// What the thread remembers from check to check.
+/// The state that the thread keeps from check to check.
 #[derive(Debug)]
 struct Watch {
     from_percent: u8,
     seen: Figures,
-    /// The waste that the last run left, or the least waste that a check has found since.
+    /// The waste after the last run, or less if a later check has found less.
     left: usize,
-    /// The number of checks, since the last run, that found waste above the threshold.
+    /// The number of checks that have found waste above the threshold since the last run.
     looks: u32,
-    /// The number of such checks after which a run is due even if the waste has not grown.
+    /// When `looks` reaches this number, a run is due even if the waste has not grown.
     patience: u32,
     /// The pause until the next check, in parts of the policy's pause.
     pace: u32,
@@ -145,18 +151,18 @@ impl Watch {
         percent_of(figures.compressed, self.from_percent)
     }
 
-    /// Returns the growth of waste that leads to a run.
+    /// Returns by how many bytes the waste must have grown to lead to a run.
     fn gain(&self, figures: Figures) -> usize {
         (self.threshold(figures) / 4).max(LEAST_GAIN)
     }
 
-    /// Returns whether a run is due with these figures. Updates the pace.
+    /// Returns whether a run is due with the figures `now`. Updates the pace and the other fields.
     fn is_due(&mut self, now: Figures) -> bool {
         self.left = self.left.min(now.waste());
         let (threshold, gain) = (self.threshold(now), self.gain(now));
         let above = now.waste().saturating_sub(threshold);
         let grown = above > 0 && now.waste() - self.left >= gain;
-        // The waste is above the threshold by a whole gain, too: it grew faster than the checks came.
+        // The check is late if the waste has also passed the threshold by a whole gain.
         let late = above.min(now.waste() - self.left) >= gain;
         self.pace = match (now == self.seen, grown && late) {
             (true, _) => (2 * self.pace).min(LONGEST_PAUSE),
@@ -169,7 +175,7 @@ impl Watch {
         grown || above > 0 && self.looks >= self.patience
     }
 
-    /// Notes the bytes that a run freed, and the figures that it left.
+    /// Notes the result of a run: the number of bytes that it freed, and the figures `after` it.
     fn ran(&mut self, won: usize, after: Figures) {
         self.patience =
             if won < self.gain(after) / 2 { (2 * self.patience).min(MOST_PATIENCE) } else { 1 };
@@ -183,15 +189,15 @@ impl Watch {
 #[derive(Debug, Default)]
 struct Run {
     pages: usize,
-    /// The bytes of those pages.
+    /// The bytes of the freed pages.
     won: usize,
     error: Option<ZpoolError>,
 }
 
 impl Zswap {
-    /// Compacts each living pool whose backend can be compacted: moves objects together, and returns the freed
-    /// pages and the warm ones to the system. Returns how many pages it freed, not counting warm ones; 0 if no
-    /// backend can be compacted. Stored pages stay readable and writable throughout.
+    /// Compacts each pool of the store, if its backend can be compacted. Moves objects together, and returns
+    /// the freed pages and the pool's warm pages to the system. Returns the number of freed pages, without
+    /// the warm ones; 0 if no backend can be compacted. Stored pages stay readable and writable throughout.
     ///
     /// ```
     /// # if cfg!(not(all(feature = "zsmalloc", feature = "lz4"))) { return Ok(()); }
@@ -210,14 +216,15 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// Returns the first error of a backend, after compacting the other pools nevertheless. Returns
+    /// Returns the first error of a backend, after it has compacted the other pools nevertheless. Returns
     /// [`ZpoolError::Forked`] in a child after `fork`.
     ///
     /// # Blocking
     /// Takes microseconds if nothing can be freed, otherwise as long as moving the objects takes. It works in
-    /// small steps, and other threads allocate and free between them. Objects that are being read stay in
-    /// place. Concurrent calls are harmless. A call ends whatever other threads and backends do: it leaves each
-    /// pool after a number of steps that depends on the pool's objects and pages at the start.
+    /// small steps, and other threads can allocate and free between them. Objects that are being read stay in
+    /// place. Concurrent calls are harmless. A call ends even if other threads keep allocating and freeing,
+    /// or a backend never reports that it is complete: it leaves each pool after a number of steps that
+    /// depends on the pool's objects and pages at the start.
     pub fn compact(&self) -> Result<usize, ZpoolError> {
         if !self.is_here() {
             return Err(ZpoolError::Forked { backend: "the store" });
@@ -230,8 +237,8 @@ impl Zswap {
         self.pools.all().filter(|pool| pool.can_compact())
     }
 
-    /// Compacts each pool until its backend reports that it is complete, or for `most_steps` steps. Checks
-    /// `stop` before each step.
+    /// Compacts each pool until its backend reports that it is complete, or until `most_steps` steps are
+    /// done. Checks `stop` before each step, and stops if it returns true. Then trims the pool.
     fn compact_pools(&self, stop: &dyn Fn() -> bool) -> Run {
         let mut run = Run::default();
         for pool in self.compactable() {
@@ -268,10 +275,10 @@ impl Zswap {
         })
     }
 
-    /// Starts a thread that compacts the pools when it pays: when their pages take a few percent more than the
-    /// compressed bytes and a run would free some of that. See [`CompactorPolicy`]. The thread does nothing
-    /// while no backend can be compacted. Its report shows errors and panics of a backend; after one, the
-    /// thread tries again later.
+    /// Starts a thread that checks the pools periodically. It compacts them when their pages take a few
+    /// percent more than the compressed bytes and a run is likely to free some of that; [`CompactorPolicy`]
+    /// has the details. The thread does nothing while no backend can be compacted. If a backend fails or
+    /// panics, the report shows it, and the thread tries again later.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -284,8 +291,8 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// Returns the system's error if it cannot start a thread; in a child after `fork`, an error that holds
-    /// [`ZpoolError::Forked`].
+    /// Returns the system's error if the system cannot start a thread. In a child after `fork`, returns an
+    /// error that holds [`ZpoolError::Forked`].
     pub fn compact_in_background(
         self: &Arc<Self>,
         policy: CompactorPolicy,
@@ -309,7 +316,7 @@ impl Zswap {
     }
 }
 
-/// What one step of the thread did.
+/// What the thread did in one step: a check, and a run if one was due.
 #[derive(Debug, Default)]
 struct Step {
     ran: bool,
@@ -354,7 +361,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// Returns the figures of pools with 100 MiB of compressed bytes and `kib` KiB of waste.
+    /// Makes figures with 100 MiB of compressed bytes and `kib` KiB of waste.
     fn with_waste(kib: usize) -> Figures {
         Figures { pool: 100 * MIB + (kib << 10), compressed: 100 * MIB }
     }
@@ -364,7 +371,7 @@ mod tests {
         let mut watch = Watch::new(4);
         assert!(!watch.is_due(with_waste(4096)));
         assert!(watch.is_due(with_waste(4097)));
-        // The run frees something; 4000 KiB stay.
+        // The run frees 2 MiB and leaves 4000 KiB of waste.
         watch.ran(2 * MIB, with_waste(4000));
         assert!(!watch.is_due(with_waste(4096)));
         assert!(!Watch { patience: 99, ..watch }.is_due(with_waste(5023)));
@@ -434,7 +441,7 @@ mod tests {
             [(1, 8), (1, 4), (1, 2), (1, 1), (1, 1)]
         );
         assert_eq!([3600, 3700, 5000].map(&mut look), [(false, 2), (false, 4), (true, 4)]);
-        // A run that frees nothing.
+        // This run frees nothing.
         watch.ran(0, with_waste(9000));
         assert!(!watch.is_due(with_waste(9001)));
         assert_eq!(watch.pace, 8);

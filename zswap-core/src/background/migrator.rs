@@ -1,4 +1,4 @@
-//! Migration of a store's pools in the background.
+//! Migrates a store's pools in the background.
 
 use core::time::Duration;
 use std::sync::{Arc, Weak};
@@ -13,22 +13,25 @@ use zpool_base::contained::contain;
 #[derive(Clone, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct MigrationReport {
-    /// Pages moved.
+    /// Pages moved into the current pool.
     pub moved: u64,
-    /// Pages left in other pools at the last count.
+    /// Pages that were still in other pools after the last step, except those that [`Zswap::recompress`] has
+    /// moved.
     pub left: usize,
-    /// Failed attempts to move a page.
+    /// Steps that ended with an error, because a page could not be moved.
     pub failed: u64,
-    /// The last error.
+    /// The last error; `None` if there was none.
     pub last_error: Option<MigrateError>,
     /// Whether the thread has ended, because all pages are moved or the store is gone.
     pub ended: bool,
 }
 
-/// The longest pause. Pauses double up to this while nothing can be moved.
+/// The pause doubles up to this while steps fail and move no page. A usual pause that is longer than this
+/// does not grow.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Returns the pause after a step: twice the last pause if the step failed and moved nothing, else the usual one.
+/// Returns the pause after a step. If the step failed and moved nothing, this is twice the last pause, up to
+/// the longest. Otherwise it is the usual pause.
 fn next_pause(usual: Duration, last: Duration, moved: usize, failed: bool) -> Duration {
     if failed && moved == 0 {
         last.max(Duration::from_millis(1)).saturating_mul(2).min(LONGEST_PAUSE).max(usual)
@@ -37,7 +40,7 @@ fn next_pause(usual: Duration, last: Duration, moved: usize, failed: bool) -> Du
     }
 }
 
-/// A thread that migrates a store's pools: [`Zswap::migrate_pools_in_background`].
+/// A thread that migrates a store's pools. [`Zswap::migrate_pools_in_background`] starts one.
 pub type BackgroundMigration = Background<MigrationReport>;
 
 impl BackgroundMigration {
@@ -69,9 +72,10 @@ impl BackgroundMigration {
 
 impl Zswap {
     /// Runs [`Zswap::migrate_pools`] on a thread: `chunk` pages at a time, with a `pause` between chunks. The
-    /// thread ends when all pages are in the current pool, when the store is gone, or when the result is
-    /// dropped. It keeps the store alive only while it moves a chunk. It skips a page that cannot be moved, and
-    /// tries the page again when its turn comes. While no page can be moved, its pauses grow, up to a second.
+    /// thread ends when all pages are in the current pool, when the store is gone, or when the returned
+    /// [`BackgroundMigration`] is dropped. It keeps the store alive only while it moves a chunk. A page that
+    /// cannot be moved ends a chunk. The next chunk begins behind that page, and the page's turn comes again
+    /// when all others have had theirs. While no page can be moved, the pauses grow up to a second.
     ///
     /// ```
     /// use core::time::Duration;
@@ -90,8 +94,8 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// Returns the system's error if it cannot start a thread; in a child after `fork`, an error that holds
-    /// [`MigrateError::Forked`].
+    /// Returns the system's error if the system cannot start a thread. In a child after `fork`, returns an
+    /// error that holds [`MigrateError::Forked`].
     pub fn migrate_pools_in_background(
         self: &Arc<Self>,
         chunk: usize,

@@ -1,8 +1,10 @@
-//! A thread that works on a store, step by step, until it is done, stopped, or the store is gone.
+//! A thread that works on a store, step by step. It ends when its work is done, when it is stopped, or when
+//! the store is gone.
 //!
 //! The thread keeps the store alive only during a step. A step checks [`Stop`] between pages, so dropping the
-//! [`Background`] waits for one page, not for a whole step. If user code panics in a step, the thread goes on,
-//! and its report shows the panic. A child after `fork` has no such thread, so a drop does nothing there.
+//! [`Background`] waits for one page, not for a whole step. If user code panics in a step, the thread goes
+//! on, and its report shows the panic. After `fork`, the child does not have the thread, so dropping the
+//! [`Background`] does nothing there.
 
 pub(crate) mod compactor;
 pub(crate) mod migrator;
@@ -28,7 +30,7 @@ pub(crate) enum Next {
     End,
 }
 
-/// What a thread and its owner share; `S` is the report.
+/// The data that a thread and its owner share. `S` is the type of the report.
 #[derive(Debug, Default)]
 struct Shared<S> {
     state: Mutex<State<S>>,
@@ -60,11 +62,11 @@ impl<S> Shared<S> {
     }
 }
 
-/// A thread that works on a store: it shrinks, compacts or migrates it. `R` is what it reports.
+/// A thread that shrinks, compacts or migrates a store. `R` is the type of its report.
 ///
-/// Dropping it stops the thread, after the thread has finished the page or the 256 objects that it is moving.
-/// The drop waits for that. The thread does not keep the store alive, and ends when the store is gone. `Send`
-/// and `Sync`.
+/// Dropping this stops the thread. The thread first finishes the page, or the up to 256 objects, that it is
+/// moving, and the drop waits for that. The thread does not keep the store alive between its steps, and ends
+/// when the store is gone. `Send` and `Sync`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -87,8 +89,9 @@ struct Owner<S> {
 }
 
 impl<S: Clone + Default + Send + 'static> Background<S> {
-    /// Starts the thread. `step` gets the store, or `None` if the store is gone. It returns a function that
-    /// updates the report, and what comes next.
+    /// Starts the thread, which calls `step` again and again. `step` is given the store, or `None` if the
+    /// store is gone. It returns a function that updates the report, and what the thread does next. Returns
+    /// the system's error if the system cannot start a thread.
     pub(crate) fn start<R: FnOnce(&mut S)>(
         name: &str,
         store: Weak<Zswap>,
@@ -102,7 +105,8 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
                 let held = store.upgrade();
                 let (report, next) = step(held.as_deref(), &Stop(&theirs.stop));
                 if !maker.is_here() {
-                    // The step has forked, and this is the child: it must neither go on nor drop anything.
+                    // User code has forked during the step, and this is the child. It must neither go on nor
+                    // drop anything.
                     core::mem::forget((held, report));
                     return;
                 }
@@ -123,12 +127,12 @@ impl<S: Clone + Default + Send + 'static> Background<S> {
         Ok(Background(Leaked::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// Returns what the thread has done so far; an empty report in a child after `fork`.
+    /// Returns a report of what the thread has done so far. In a child after `fork` the report is empty.
     pub fn report(&self) -> S {
         if self.0.is_here() { self.0.shared.lock().report.clone() } else { S::default() }
     }
 
-    /// Stops the thread as a drop does, and returns its last report.
+    /// Stops the thread as dropping this does, and returns the last report.
     pub fn stop(mut self) -> S {
         if self.0.is_here() {
             self.0.end();
@@ -150,8 +154,8 @@ impl<S> Owner<S> {
         self.shared.lock().stop = true;
         self.shared.woken.notify_all();
         if let Some(thread) = self.thread.take() {
-            // This may run on the thread itself, if the thread drops the last reference to the store and the
-            // store owns this. A thread cannot join itself.
+            // This may run on the thread itself: if the store owns this, and the thread drops the last
+            // reference to the store. A thread cannot join itself.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }

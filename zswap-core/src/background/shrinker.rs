@@ -1,10 +1,11 @@
 //! A thread that writes pages back before the limit is reached. The fuller the pools are, the more it writes.
 //!
-//! *Pressure* is where the pools' bytes stand between the threshold (0) and the limit (1). Each step writes back
-//! that share of the policy's `most_pages`, but no more than the pages by which the pools exceed the threshold.
-//! Pages that were loaded from the device since the last step were written back too early, so the step
-//! subtracts their number. But under pressure it writes at least one page, and at the limit it subtracts
-//! nothing. After a step that failed or had nothing to do, the pause is longer.
+//! *Pressure* says where the pools' bytes are between the threshold (0) and the limit (1). Each step
+//! multiplies the policy's `most_pages` by the pressure, and writes that many pages back, but no more than
+//! the pages by which the pools exceed the threshold. Pages that were loaded from the device since the last
+//! step were written back too early, so the step subtracts their number. But under pressure it writes at
+//! least one page, and at the limit it subtracts nothing. After a step that failed or wrote nothing, the
+//! pause doubles.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -20,17 +21,18 @@ use zpool_base::contained::{Panicked, contain};
 /// The longest pause, as a multiple of the policy's pause.
 const LONGEST_PAUSE: u32 = 16;
 
-/// How a background shrinker works. The defaults are at each field.
+/// Says how much a background shrinker writes back, and when. Each field gives its default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ShrinkerPolicy {
-    /// The threshold, in percent of the limit on the pools. While the pools hold more, pages are written back.
-    /// Default 80.
+    /// The threshold, in percent of the limit on the pools. While the pools hold more than this, the thread
+    /// writes pages back. Default 80.
     pub from_percent: u8,
-    /// The most pages that a step writes back; at the limit it writes that many. Default 256, which is 1 MiB.
+    /// The most pages that a step writes back. At the limit, each step writes back this many, if the pools
+    /// exceed the threshold by this many. Default 256, which is 1 MiB.
     pub most_pages: usize,
-    /// The pause between two steps under pressure. Without pressure, pauses grow to 16 times as long. Default
-    /// 10 ms.
+    /// The pause after a step that wrote pages back. After steps that failed or wrote nothing, pauses double
+    /// up to 16 times this. Default 10 ms.
     pub pause: Duration,
 }
 
@@ -41,7 +43,7 @@ impl Default for ShrinkerPolicy {
 }
 
 impl ShrinkerPolicy {
-    /// Sets [`ShrinkerPolicy::from_percent`], at most 100.
+    /// Sets [`ShrinkerPolicy::from_percent`]. More than 100 counts as 100.
     #[must_use]
     pub fn from_percent(self, percent: u8) -> Self {
         ShrinkerPolicy { from_percent: percent.min(100), ..self }
@@ -59,16 +61,17 @@ impl ShrinkerPolicy {
         ShrinkerPolicy { pause, ..self }
     }
 
-    /// Returns how many pages to write back when the pools hold `bytes` of `max`, and `came_back` pages were
-    /// loaded from the device since the last step.
+    /// Returns how many pages a step writes back. The pools hold `bytes` bytes, their limit is `max` bytes,
+    /// and `came_back` pages were loaded from the device since the last step.
     fn effort(&self, bytes: usize, max: usize, came_back: u64) -> usize {
         let from = percent_of(max, self.from_percent);
-        // A page that is written back frees at most its size, so at least this many must be written back.
+        // Writing a page back frees at most the size of a page. So at least this many pages must be written
+        // back.
         let needed = bytes.saturating_sub(from).div_ceil(PAGE_SIZE).min(self.most_pages);
         if bytes >= max || needed == 0 {
             return needed;
         }
-        // Below the limit, so `span` is not 0.
+        // `from <= bytes < max`, so `span` is not 0.
         let (above, span) = ((bytes - from) as u128, (max - from) as u128);
         let most = usize::try_from((self.most_pages as u128 * above).div_ceil(span));
         let came_back = usize::try_from(came_back).unwrap_or(usize::MAX);
@@ -76,8 +79,8 @@ impl ShrinkerPolicy {
     }
 }
 
-/// Returns the next pause, as a multiple of the policy's pause: 1 after a step that wrote pages back and did not
-/// fail; otherwise twice the last pause, up to the longest.
+/// Returns the next pause, as a multiple of the policy's pause. It is 1 after a step that wrote pages back
+/// and did not fail. Otherwise it is twice the last pause, up to the longest.
 fn next_pause(last: u32, written: usize, failed: bool) -> u32 {
     if written > 0 && !failed { 1 } else { (2 * last).min(LONGEST_PAUSE) }
 }
@@ -90,22 +93,23 @@ pub struct ShrinkerReport {
     pub steps: u64,
     /// Pages written back.
     pub written: u64,
-    /// Steps that ended with an error or with a panic of the device, codec or backend, and steps that skipped a
-    /// page that could not be read.
+    /// Steps that ended with an error, or in which the device, codec or backend panicked, or that skipped a
+    /// page because it could not be read.
     pub failed: u64,
-    /// The last error.
+    /// The last error; `None` if there was none.
     pub last_error: Option<WritebackError>,
 }
 
-/// A thread that shrinks a store: [`Zswap::shrink_in_background`].
+/// A thread that shrinks a store. [`Zswap::shrink_in_background`] starts one.
 pub type BackgroundShrinker = Background<ShrinkerReport>;
 
 impl Zswap {
-    /// Starts a thread that writes pages back before the pools are full. The fuller they are, the more it
-    /// writes: see [`ShrinkerPolicy`]. A store at the limit still makes room itself, but less often.
+    /// Starts a thread that writes pages back before the pools reach their limit. The fuller they are, the
+    /// more it writes; [`ShrinkerPolicy`] has the details. At the limit, a call of [`Zswap::store`] still
+    /// makes room itself, but that happens less often.
     ///
-    /// The thread does nothing while writeback is switched off. Its report shows errors of the device and
-    /// panics; after one, the thread tries again later.
+    /// The thread does nothing while writeback is switched off. If the device fails or user code panics, the
+    /// report shows it, and the thread tries again later.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -123,10 +127,10 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`WritebackError::NoLimit`] if the store has no limit, [`WritebackError::NoDevice`] if it has no device,
-    /// [`WritebackError::Thresholds`] if the policy starts above the accept threshold,
-    /// [`WritebackError::Thread`] if the system cannot start a thread, [`WritebackError::Forked`] in a child
-    /// after `fork`.
+    /// [`WritebackError::NoLimit`] if the store has no limit, [`WritebackError::NoDevice`] if it has no
+    /// device, [`WritebackError::Thresholds`] if the policy's threshold is above the store's accept
+    /// threshold, [`WritebackError::Thread`] if the system cannot start a thread, [`WritebackError::Forked`]
+    /// in a child after `fork`.
     pub fn shrink_in_background(
         self: &Arc<Self>,
         policy: ShrinkerPolicy,
@@ -157,7 +161,8 @@ impl Zswap {
                         ..WrittenBack::default()
                     });
                     idle = next_pause(idle, done.pages, done.error.is_some());
-                    // The report shows a page that cannot be read, but such a page does not lengthen the pause.
+                    // The report shows the error of a page that could not be read. But such an error does not
+                    // lengthen the pause.
                     done.error = done.error.or(done.passed_by.take());
                     Next::After(policy.pause.saturating_mul(idle))
                 }
@@ -186,7 +191,7 @@ impl Zswap {
         let (bytes, max) = (self.limits.budget().used(), self.limits.pool_limit());
         let effort = policy.effort(bytes, max, loads.saturating_sub(*loaded));
         *loaded = loads;
-        // It is no error that writeback is switched off for now.
+        // It is no error if writeback is switched off for now.
         if effort == 0 || !self.writeback.get() {
             return WrittenBack::default();
         }

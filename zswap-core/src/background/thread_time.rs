@@ -1,4 +1,4 @@
-//! How long this thread has been running.
+//! Measures how long a thread runs.
 //!
 //! On Linux this is processor time, which excludes the time that a thread waits for a processor. Elsewhere, and
 //! under Miri, it is wall-clock time.
@@ -13,7 +13,7 @@ mod clock {
 
     pub(super) fn now() -> Moment {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        // Neither part is negative: the clock began with the thread.
+        // Neither part is negative, since the clock started at 0 with the thread.
         Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
     }
 
@@ -37,7 +37,7 @@ mod clock {
     }
 }
 
-/// A moment in the running time of a thread. It means something only on that thread.
+/// A moment on a thread's own clock. It may be used only on that thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadTime(clock::Moment);
 

@@ -1,10 +1,11 @@
-//! The lock of an entry: the lock bit of its word, with its rank and the entry's checksum.
+//! The lock of an entry. It is a bit in the entry's word, and also guards the entry's checksum.
 //!
 //! # Rules
 //! * The lock is held for a few dozen instructions, to read or replace the word and to pin its object. It is
-//!   never held during compression, decompression, device I/O or user code other than the backend's
-//!   `obj_read_begin`. Nothing blocks under it.
-//! * Order: the entry lock comes first, then the backend's locks. No thread waits for an `AcompCtx` under it.
+//!   never held during compression, decompression or device I/O. The only user code that runs under it is the
+//!   backend's `obj_read_begin`. Nothing blocks under it.
+//! * Order: the entry lock comes before the backend's locks. A thread that holds an entry lock never waits
+//!   for an `AcompCtx`.
 //! * A thread holds at most one entry lock.
 //!
 //! `word_lock.rs` of zpage says how a word is locked and how threads wait for it.
@@ -24,8 +25,8 @@ pub(crate) struct EntryGuard<'a> {
     _held: lockdep::Held,
 }
 
-/// Locks an entry word; `None` if the word is dead. While another thread holds the lock, this may sleep, but
-/// never for long.
+/// Locks an entry word, and returns `None` if the word is dead. If another thread holds the lock, this thread
+/// sleeps until it is released, which never takes long.
 #[inline]
 pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Option<EntryGuard<'a>> {
     let held = lockdep::acquire(Rank::Entry);
@@ -34,18 +35,19 @@ pub(crate) fn lock<'a>(word: &'a AtomicU64, waiters: &'a Waiters) -> Option<Entr
 }
 
 impl<'a> EntryGuard<'a> {
-    /// Adds the place of the entry's checksum to this guard.
+    /// Returns this guard with the place of the entry's checksum; `None` in a store without checksums.
     pub(crate) fn with_sum(self, sum: Option<&'a AtomicU32>) -> Self {
         EntryGuard { sum, ..self }
     }
 
-    /// Returns the checksum of the entry's page, if the store keeps checksums.
+    /// Returns the checksum of the entry's page; `None` in a store without checksums.
     pub(crate) fn sum(&self) -> Option<u32> {
         // Relaxed: only the lock's holder reads and writes it.
         self.sum.map(|sum| sum.load(Ordering::Relaxed))
     }
 
-    /// Notes the checksum of the entry's page, if the store keeps checksums.
+    /// Notes the checksum of the entry's page. Does nothing in a store without checksums, or if `value` is
+    /// `None`.
     pub(crate) fn set_sum(&mut self, value: Option<u32>) {
         if let (Some(sum), Some(value)) = (self.sum, value) {
             // Relaxed: as in `sum`.
@@ -58,7 +60,7 @@ impl<'a> EntryGuard<'a> {
         Word::from_raw(self.guard.word())
     }
 
-    /// Replaces the word; returns the old one.
+    /// Replaces the word, and returns the old one.
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         Word::from_raw(self.guard.replace(word.raw()))
     }

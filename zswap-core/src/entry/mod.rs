@@ -9,10 +9,11 @@ use core::fmt;
 /// The number of bits of a swap entry's offset.
 pub const OFFSET_BITS: u32 = 56;
 
-/// The name of a page: an area (`swap_type`, one of 256) and an offset in it, in pages, below 2^56.
+/// The name of a page: an area (`swap_type`, 0 to 255) and an offset in that area, counted in pages and below
+/// 2^56.
 ///
-/// As in the kernel, the caller chooses both; the store only keeps pages under them. Dense offsets take the
-/// least memory. `Copy`, ordered by area and then by offset.
+/// As in the kernel, the caller chooses both. The store takes the least memory if the offsets in use are
+/// close together. `Copy`, and ordered by area and then by offset.
 ///
 /// ```
 /// use zswap_core::SwapEntry;
@@ -33,7 +34,7 @@ pub struct EntryError {
 }
 
 impl SwapEntry {
-    /// Makes the entry at `offset` pages in area `swap_type`.
+    /// Makes the entry for offset `offset` in area `swap_type`.
     ///
     /// # Errors
     /// [`EntryError`] if `offset` is 2^56 or more.
@@ -54,7 +55,7 @@ impl SwapEntry {
         self.0 & ((1 << OFFSET_BITS) - 1)
     }
 
-    /// Returns area and offset as the index's key.
+    /// Returns the index's key for this entry: the area in the upper 8 bits, and the offset.
     pub(crate) const fn key(self) -> u64 {
         self.0
     }

@@ -10,14 +10,15 @@
 //! | kind | payload |
 //! |---|---|
 //! | `Empty` | 0 |
-//! | `Stored` | the 52 bits of the handle that are the backend's; the rest of the handle is the pool's tag |
+//! | `Stored` | the 52 bits of the handle that belong to the backend; the rest of the handle is the pool's tag |
 //! | `SameFilled` | the pattern, packed by zpage's `same_filled.rs` |
 //! | `OnDevice` | the number of a slot of the device |
 //!
 //! `raw` marks a stored page that is kept uncompressed, since it does not get smaller. `tried` marks a stored
-//! page that a denser compressor did not make smaller. `live` is set in every word of a node that is part of the
-//! index (`index/`). A word without `live` is DEAD. DEAD is 0, so memory that was returned to the system reads as
-//! DEAD words. `lock.rs` has the rules of the lock.
+//! page that recompression did not make smaller. `referenced` marks a page that was loaded since a clock last
+//! passed it. `live` is set in every word of a node that is part of the index (`index/`). A word without
+//! `live` is DEAD. DEAD is 0, so memory that was returned to the system reads as DEAD words. `lock.rs` has
+//! the rules of the lock.
 
 use zpage::word_lock::{LOCKED, WAITERS};
 use zpool_api::BackendBits;
@@ -29,10 +30,10 @@ const KIND_SHIFT: u32 = 56;
 const RAW: u64 = 1 << 58;
 const REFERENCED: u64 = 1 << 59;
 const TRIED: u64 = 1 << 60;
-/// Set in a word that may be locked.
+/// Set in every word that is not DEAD. Only such a word can be locked.
 pub(crate) const LIVE: u64 = 1 << 63;
 
-/// A pool's number inside its store: 4 bits, of which 15 values are used.
+/// A pool's number inside its store. It has 4 bits; 15 of the 16 values are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PoolId(u8);
 
@@ -49,7 +50,7 @@ impl PoolId {
     /// Returns the pool's place.
     ///
     /// # Panics
-    /// If the number is 15, which no entry's word holds.
+    /// If the number is 15. No word of an entry has this number.
     pub(crate) const fn index(self) -> usize {
         assert!(
             (self.0 as usize) < Self::LIMIT,
@@ -59,17 +60,17 @@ impl PoolId {
     }
 }
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
     Empty,
-    /// An object of a pool. `raw` says that the object is the uncompressed page.
+    /// An object of a pool. If `raw`, the object is the uncompressed page.
     Stored {
         pool: PoolId,
         bits: BackendBits,
         raw: bool,
     },
-    /// A pattern; see `same_filled.rs`.
+    /// The pattern of a same-filled page, packed by zpage's `same_filled.rs`.
     SameFilled(u64),
     /// A slot of the device.
     OnDevice(u32),
@@ -83,7 +84,8 @@ impl Word {
     pub(crate) const EMPTY: Word = Word(LIVE);
     pub(crate) const DEAD: Word = Word(0);
 
-    /// Makes a word that is not locked, referenced or tried. A payload of more than 52 bits is truncated.
+    /// Makes a word that is neither locked nor referenced nor tried. Truncates a payload of more than 52
+    /// bits.
     pub(crate) const fn new(content: Content) -> Self {
         match content {
             Content::Empty => Word::EMPTY,
@@ -123,7 +125,7 @@ impl Word {
         matches!(self.content(), Content::Empty)
     }
 
-    /// Returns whether the word names an object of a pool.
+    /// Returns whether the content is an object of a pool.
     pub(crate) const fn is_stored(self) -> bool {
         matches!(self.content(), Content::Stored { .. })
     }
@@ -154,17 +156,17 @@ impl Word {
         Word(self.0 & !(LOCKED | WAITERS))
     }
 
-    /// Returns the word marked as loaded since it was stored, so that the clock gives it a second chance.
+    /// Returns the word with the mark that its page was loaded, so that the clock gives it a second chance.
     pub(crate) const fn referenced(self) -> Self {
         Word(self.0 | REFERENCED)
     }
 
-    /// Returns the word with its second chance used up.
+    /// Returns the word without the mark that its page was loaded: its second chance is used up.
     pub(crate) const fn unreferenced(self) -> Self {
         Word(self.0 & !REFERENCED)
     }
 
-    /// Returns the word marked as tried: a denser compressor did not make the page smaller.
+    /// Returns the word with the mark that a denser compressor did not make the page smaller.
     pub(crate) const fn tried(self) -> Self {
         Word(self.0 | TRIED)
     }
@@ -173,7 +175,8 @@ impl Word {
         self.0 & TRIED != 0
     }
 
-    /// Returns the word of the same page at another place. It keeps the referenced bit and drops `tried`.
+    /// Returns the word for the same page after it was moved to `content`. Keeps the bit `referenced` and
+    /// clears `tried`.
     pub(crate) const fn moved_to(self, content: Content) -> Self {
         Word(Word::new(content).0 | self.0 & REFERENCED)
     }

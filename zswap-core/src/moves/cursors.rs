@@ -1,8 +1,8 @@
-//! Where the next walk of each kind starts.
+//! The places in the index at which the next walks start.
 
 use crate::sync::atomic::AtomicU64;
 
-/// The clock hands. Each is the key at which the next walk of its kind starts.
+/// The hands of the clocks, one for each kind of walk. A hand is the key at which the next walk starts.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
     pub(crate) migrate: AtomicU64,

@@ -1,10 +1,12 @@
-//! Migration moves pages into the current pool, out of pools that were current before.
+//! Migration moves pages from pools that were current before into the current pool.
 //!
-//! A page is read as a load reads it, compressed again, and put into the current pool. Nothing is locked
-//! meanwhile. Then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
-//! throughout, an overwrite meanwhile is kept, and a failure leaves the page in place.
+//! A page is read as a load reads it, compressed again, and put into the current pool, while no lock is held.
+//! Then [`crate::moves::relocate`] replaces the old copy by the new one. So the entry stays readable
+//! throughout, and a failure leaves the page in place. If the entry is overwritten during the move, the new
+//! page stays.
 //!
-//! Pages that recompression has moved stay in their pool, unless that pool has become current since.
+//! Pages that recompression has moved stay in their pool. This ends when that pool becomes current: later,
+//! its pages are migrated like others.
 
 use crate::error::MigrateError;
 use crate::moves::relocate::{Relocated, Wanted};
@@ -20,14 +22,14 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 pub struct PoolMigration {
     /// Pages that this call moved into the current pool.
     pub moved: usize,
-    /// Pages that are still in other pools, except those in pools that [`Zswap::recompress`] made.
+    /// Pages that are still in other pools. Pages in pools that [`Zswap::recompress`] made do not count.
     pub left: usize,
 }
 
 impl Zswap {
-    /// Moves up to `budget` pages into the current pool, out of pools that were current before. Drops a pool
-    /// when its last page leaves it. Continues where the last call ended, and visits each entry at most once.
-    /// Pages that [`Zswap::recompress`] has moved stay where they are.
+    /// Moves up to `budget` pages from older pools into the current pool. A pool is dropped when its last
+    /// page leaves it. A call continues where the last one ended, and visits each entry at most once. Pages
+    /// that [`Zswap::recompress`] has moved stay where they are.
     ///
     /// ```
     /// use zswap_core::{SwapEntry, Zswap};
@@ -43,20 +45,21 @@ impl Zswap {
     /// ```
     ///
     /// # Errors
-    /// [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the current pool refuses it.
-    /// That page stays in place; pages that were moved before it stay moved. [`MigrateError::Forked`] in a
-    /// child after `fork`.
+    /// [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the current pool refuses
+    /// it. The page that could not be moved stays in place, and pages that were moved before it stay moved.
+    /// [`MigrateError::Forked`] in a child after `fork`.
     ///
     /// # Blocking
-    /// Waits as [`Zswap::store`] does. Locks only the entry of the page being moved, for a moment.
+    /// Waits as [`Zswap::store`] does. Locks only the entry of the page that is being moved, and only for a
+    /// moment.
     pub fn migrate_pools(&self, budget: usize) -> Result<PoolMigration, MigrateError> {
         let mut done = PoolMigration::default();
         self.migrate_some(budget, &mut done, &|| false)?;
         Ok(done)
     }
 
-    /// Does what [`Zswap::migrate_pools`] does, but stops after the current page when `stop` returns true.
-    /// Counts moved pages in `done`, also those before an error.
+    /// Does what [`Zswap::migrate_pools`] does, but checks `stop` before each page, and ends if it returns
+    /// true. Counts the moved pages in `done`, even if it then returns an error.
     pub(crate) fn migrate_some(
         &self,
         budget: usize,
@@ -82,8 +85,8 @@ impl Zswap {
         moved
     }
 
-    /// Moves one page into the current pool; returns whether it moved. Not inlined, because both this function
-    /// and its caller keep whole pages on the stack.
+    /// Moves the page of one entry into the pool `target`, using `page` as a buffer. Returns whether the page
+    /// moved. Not inlined, because both this function and its caller keep whole pages on the stack.
     #[inline(never)]
     fn migrate(
         &self,

@@ -1,4 +1,4 @@
-//! The movers of pages: from pool to pool, and from a pool to the device.
+//! Moves pages from one pool to another, and from a pool to the device.
 
 pub(crate) mod cursors;
 pub(crate) mod migrate;

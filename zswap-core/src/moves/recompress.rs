@@ -1,7 +1,7 @@
-//! Recompression: pages move into a pool with a denser compressor, if they take less memory there.
+//! Recompression moves pages into a pool with a denser compressor, if they take less memory there.
 //!
-//! A page moves as in migration ([`crate::moves::migrate`]). If a compressor does not make a page smaller, that
-//! is noted ([`crate::moves::tried`]), and the compressor is not tried on that page again.
+//! A page moves as in migration ([`crate::moves::migrate`]). If a compressor does not make a page smaller,
+//! this is noted ([`crate::moves::tried`]), and the compressor is not tried on that page again.
 
 use crate::entry::word::PoolId;
 use crate::error::{BuildError, MigrateError};
@@ -13,7 +13,8 @@ use crate::refusal::Refusal;
 use crate::sync::atomic::Ordering;
 use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 
-/// Which pages [`Zswap::recompress`] compresses again, how many of them, and with which compressor.
+/// Tells [`Zswap::recompress`] which compressor to use, how many pages to compress again at most, and which
+/// pages to skip.
 ///
 /// ```
 /// use zswap_core::Recompress;
@@ -29,19 +30,21 @@ pub struct Recompress<'a> {
 }
 
 impl<'a> Recompress<'a> {
-    /// Compresses all pages again, with the compressor of this spec.
+    /// Selects the compressor by its spec, such as `zstd:level=9`. Without further settings, all pages are
+    /// compressed again.
     pub fn new(spec: &'a str) -> Self {
         Recompress { spec, max_pages: usize::MAX, idle: false }
     }
 
-    /// Stops after compressing this many pages. By default, stops when each page has had its turn.
+    /// Ends a call after this many pages were compressed. By default, a call ends when it has visited each
+    /// page once.
     #[must_use]
     pub fn max_pages(mut self, pages: usize) -> Self {
         self.max_pages = pages;
         self
     }
 
-    /// Skips pages that were loaded since a walk of recompression or writeback last passed them.
+    /// Skips pages in use: those that were loaded since recompression or writeback last visited them.
     #[must_use]
     pub fn idle(mut self) -> Self {
         self.idle = true;
@@ -55,21 +58,21 @@ impl<'a> Recompress<'a> {
 pub struct Recompressed {
     /// Pages that this call moved into the denser pool.
     pub moved: usize,
-    /// Pages that would not have taken less memory. Calls with this compressor skip them until they are
-    /// overwritten or moved.
+    /// Pages that stayed in place, because they would not take less memory. Later calls with this compressor
+    /// skip such a page until it is overwritten or moved.
     pub not_smaller: usize,
-    /// Bytes of memory that the objects of the moved pages take less than before. Each object counts with the
-    /// size to which its backend rounds it.
+    /// How much less memory the objects of the moved pages take than before, in bytes. Each object counts
+    /// with the size to which its backend rounds it.
     pub bytes_saved: usize,
 }
 
 impl Zswap {
-    /// Compresses pages again with another, denser compressor, into a pool of the current backend.
+    /// Compresses pages again with another, denser compressor. Their new pool has the current backend.
     ///
-    /// A page moves only if its object then takes less memory, as the backends round it
-    /// ([`zpool_api::Zpool::footprint`]). If this compressor does not make a page smaller, the page is marked,
-    /// and the compressor skips it until the page is overwritten or moved. A call continues where the last one
-    /// ended, and visits each entry at most once.
+    /// A page moves only if its object then takes less memory. Objects are compared by the sizes to which the
+    /// backends round them ([`zpool_api::Zpool::footprint`]). A page that does not get smaller is marked;
+    /// later calls with the same compressor skip it until the page is overwritten or moved. A call continues
+    /// where the last one ended, and visits each entry at most once.
     ///
     /// ```
     /// # if cfg!(not(feature = "zstd")) { return Ok(()); }
@@ -87,8 +90,8 @@ impl Zswap {
     /// # Errors
     /// * [`MigrateError::Build`] if there is no pool for the compressor yet and none can be built, for the
     ///   reasons of [`Zswap::set_compressor`].
-    /// * [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the denser pool refuses it.
-    ///   That page stays in place; pages that were moved before it stay moved.
+    /// * [`MigrateError::Load`] if a page cannot be read, [`MigrateError::Store`] if the denser pool refuses
+    ///   it. The page that could not be moved stays in place, and pages that were moved before it stay moved.
     /// * [`MigrateError::Forked`] in a child after `fork`.
     ///
     /// # Blocking
@@ -134,10 +137,10 @@ impl Zswap {
         Ok(done)
     }
 
-    /// Makes a copy of a page in the denser pool; `None` if the copy would not take less than `footprint`
-    /// bytes of memory. The copy may exceed the limit by a run of pages, since the old copy, which is freed
-    /// later, takes more. If that is not enough, makes room as a store does. Not inlined, for the reason given
-    /// at `migrate`.
+    /// Makes a copy of a page in the denser pool, and sets `saved` to the bytes saved. Returns `None` if the
+    /// copy would take `footprint` bytes of memory or more. The copy may exceed the limit by a run of pages,
+    /// because the old copy, which takes more memory, is freed right after. If that is not enough, makes room
+    /// as a store does. Not inlined, for the reason given at `migrate`.
     #[inline(never)]
     fn recompressed(
         &self,
@@ -165,10 +168,11 @@ impl Zswap {
         }
     }
 
-    /// Returns the pool of the current backend and the compressor `text`. Builds it if it does not exist.
+    /// Returns the pool that has the current backend and the compressor with spec `text`. Builds the pool if
+    /// there is none.
     fn pool_for(&self, text: &str) -> Result<PoolRef<'_>, BuildError> {
         let current = self.pools.current();
-        // If the pool exists, it is found without an allocation.
+        // Search by the given text first: that needs no allocation.
         let found = self.pools.living(|pool| pool.answers_to(&current.zpool_name, text));
         if let Some(hold) = found {
             return Ok(hold);

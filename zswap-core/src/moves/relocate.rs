@@ -1,10 +1,10 @@
-//! Replaces the object of an entry by another copy of the same page.
+//! Replaces an entry's object by another copy of the same page.
 //!
-//! Every mover goes through here: migration, recompression, writeback. A mover reads the entry's word, makes a
-//! copy, and compares the word again. From the first read to the comparison, the object stays pinned and its
-//! pool stays referenced. So neither the object's handle nor the pool's number can be reused meanwhile: if the
-//! word is equal, it still names the object that was read. An overwrite, an invalidate or another mover changes
-//! the word, and then the copy is dropped.
+//! The three movers (migration, recompression and writeback) use this. A mover reads the entry's word, makes
+//! a copy of the page, and compares the word again. From the first read to the comparison, the object stays
+//! pinned and its pool stays referenced. So neither the object's handle nor the pool's number can be reused
+//! in that time: if the word is equal, it still names the object that was read. If the word differs, the page
+//! was overwritten, invalidated or moved by another mover, and the copy is dropped.
 
 use crate::entry::word::{Content, Word};
 use crate::error::LoadError;
@@ -18,34 +18,36 @@ use crate::{Page, SwapEntry, Zswap};
 pub(crate) enum Wanted {
     Yes,
     No,
-    /// The page was loaded, so it gets a second chance.
+    /// Not now: the page was loaded recently, so it gets a second chance.
     SecondChance,
 }
 
-/// The result of a mover's `copy`.
+/// The result of the `copy` that a mover passes to [`Zswap::relocate`].
 #[derive(Debug)]
 pub(crate) enum NewCopy {
-    /// Another copy. The mover owns it until it is in the entry.
+    /// Another copy of the page. `relocate` installs it in the entry, or discards it.
     Of(Content),
-    /// This compressor did not make the page smaller. The page stays, and the result is noted.
+    /// This compressor did not make the page smaller. The page stays in place, and `relocate` notes the
+    /// compressor.
     NoneBetter(Codec),
 }
 
-/// What happened to an entry.
+/// The result of [`Zswap::relocate`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Relocated {
     Moved,
     NoneBetter,
-    /// The entry got its second chance.
+    /// Skipped because the page was loaded recently. Its second chance is used up.
     Spared,
-    /// Skipped: removed, overwritten meanwhile, or not eligible.
+    /// Skipped: the entry was removed or overwritten, or its page was not wanted.
     PassedBy,
 }
 
 impl Zswap {
     /// Moves the page of an entry, if the entry holds an object and `wanted` accepts it. Reads the page into
-    /// `page`, and calls `copy` with it and with the footprint of its object in bytes, to make another copy.
-    /// Installs that copy if the entry still holds the same object.
+    /// `page`. Calls `copy` with the page and the bytes of memory that its object takes, to get another copy.
+    /// Installs that copy if the entry still holds the same object. Returns an error if the page cannot be
+    /// read or `copy` fails.
     ///
     /// No lock is held while the page is read and copied.
     pub(crate) fn relocate<E: From<LoadError>>(
@@ -68,7 +70,7 @@ impl Zswap {
                 if spared {
                     locked.replace(word.unreferenced());
                 }
-                // Unlock first: the drop of `pool` may put its last reference.
+                // Unlock before `pool` is dropped, since that may drop the pool's last reference.
                 drop(locked);
                 return Ok(if spared { Relocated::Spared } else { Relocated::PassedBy });
             }
@@ -82,8 +84,8 @@ impl Zswap {
                     // The comparison is done, so the object need not stay pinned.
                     drop(object);
                     let left = if replaced { word.content() } else { new };
-                    // SAFETY: this thread took the older copy out of the entry, or never installed the
-                    // newer one, and discards it only here.
+                    // SAFETY: `left` is in no entry. It is the older copy, which this thread took out of the
+                    // entry, or the newer copy, which was not installed. It is discarded only here.
                     unsafe { self.discard(left) };
                     replaced.then_some(Relocated::Moved)
                 }
@@ -101,13 +103,14 @@ impl Zswap {
         relocated?
     }
 
-    /// Returns a new copy: the object that a mover has put into `pool`.
+    /// Returns the object `stored`, which a mover has put into `pool`, as a new copy.
     pub(crate) fn copy_in(&self, pool: &PoolRef<'_>, stored: Stored) -> NewCopy {
         NewCopy::Of(self.stored_content(pool.again(), stored))
     }
 
-    /// Replaces the word of an entry if it still holds the object of `old`; returns whether it did. The
-    /// caller has kept that object pinned, and its pool referenced, since it read `old`.
+    /// Replaces the word of an entry if the entry still holds the object that `old` names. Returns whether it
+    /// replaced the word. The caller has kept that object pinned, and its pool referenced, since it read
+    /// `old`.
     fn replace_if_same(&self, entry: SwapEntry, old: Word, new: impl FnOnce(Word) -> Word) -> bool {
         let Some(mut locked) = self.index.lock(entry.key()) else { return false };
         let now = locked.word();

@@ -1,12 +1,13 @@
 //! Remembers which compressors did not make a page smaller, so that recompression does not try them again.
 //!
-//! A bit in an entry's word says that some compressor was tried in vain since the page was stored. The notes
-//! here, by the entry's key, say which compressors, of at most eight. The bit is lost when the page is replaced
-//! or moved. The notes of a key count only while the bit is set, so they are never stale. If there is no memory
-//! to note a page, its compressor is tried again.
+//! A bit in an entry's word says that at least one compressor did not make the page smaller. The notes here
+//! say which compressors those are: for each entry's key, a bit for each of at most eight compressors. The
+//! bit in the word is cleared when the page is replaced or moved. The notes of a key count only while that
+//! bit is set, so they are never stale. If there is no memory for a note, the compressor is tried on the page
+//! again.
 //!
-//! Lock: a mutex that is held for a look-up, and under which no other lock is taken. The map grows only while no
-//! entry lock is held.
+//! Lock: a mutex, which is held for a look-up. No other lock is taken under it. The map grows only while the
+//! thread holds no entry lock.
 
 use std::collections::HashMap;
 
@@ -14,9 +15,9 @@ use zpool_base::lockdep::{self, Rank};
 
 use crate::sync::Mutex;
 
-/// The most compressors that have a bit. One more drops all notes.
+/// The most compressors that have a bit. When another compressor comes, all notes are dropped.
 const CODECS: usize = 8;
-/// The most pages that are noted. One more drops all notes.
+/// The most pages with notes. When another page is to be noted, all notes are dropped.
 const PAGES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ struct Notes {
     of: HashMap<u64, u8>,
 }
 
-/// The bit of a compressor; 0 if there was no memory to note it.
+/// The bit of a compressor; 0 if there was no memory for the compressor's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Codec(u8);
 
@@ -39,7 +40,8 @@ impl Tried {
         change(&mut self.0.lock())
     }
 
-    /// Returns the bit of a compressor, given the text that the compressor was built from.
+    /// Returns the bit of a compressor, given the compressor's name. Gives it a bit if it has none. If all
+    /// bits are taken, drops all notes first.
     pub(crate) fn codec(&self, text: &str) -> Codec {
         self.with(|notes| {
             if let Some(at) = notes.codecs.iter().position(|codec| codec == text) {
@@ -59,19 +61,21 @@ impl Tried {
         })
     }
 
-    /// Makes room for another note. Called while no entry lock is held.
+    /// Makes room for another note. Drops the notes of all pages if there are too many. The caller holds no
+    /// entry lock.
     pub(crate) fn reserve(&self) {
         self.with(|notes| {
             if notes.of.len() >= PAGES {
                 notes.of = HashMap::new();
             }
-            // If there is no memory, the page is tried again.
+            // If there is no memory, nothing is noted, and the compressor is tried on the page again.
             let _ = notes.of.try_reserve(1);
         });
     }
 
-    /// Notes that a codec did not make a key's page smaller. `first` says that no codec was noted for the page
-    /// before. Called under the entry's lock; the entry's word gets its bit under the same lock.
+    /// Notes that a codec did not make a key's page smaller. `first` says that this is the first codec noted
+    /// for the page, so older notes of the key are stale. The caller holds the entry's lock, and sets the bit
+    /// in the entry's word under it.
     pub(crate) fn note(&self, key: u64, codec: Codec, first: bool) {
         self.with(|notes| {
             if let Some(of) = notes.of.get_mut(&key) {
@@ -82,13 +86,13 @@ impl Tried {
         });
     }
 
-    /// Returns whether a codec was noted for a key's page. Called under the entry's lock, and only if the bit
-    /// in the entry's word is set.
+    /// Returns whether a codec was noted for a key's page. The caller holds the entry's lock and has found
+    /// the bit in the entry's word set.
     pub(crate) fn was(&self, key: u64, codec: Codec) -> bool {
         self.with(|notes| notes.of.get(&key).is_some_and(|of| of & codec.0 != 0))
     }
 
-    /// Returns the bytes of the notes.
+    /// Returns the heap bytes of the notes' table.
     pub(crate) fn memory_bytes(&self) -> usize {
         // The table's number of places is a power of two. At most 7 of 8 places are used, and each has a control
         // byte.

@@ -1,9 +1,9 @@
-//! A walk over the entries that hold an object of a pool. Like a clock's hand, it continues where the last walk
-//! ended, and goes around at most once.
+//! Walks over the entries that hold an object of a pool. Like a clock's hand, a walk continues where the last
+//! one ended, and goes around at most once.
 //!
-//! Patterns and pages on the device have no pool memory. A walk skips their entries leaf by leaf
-//! (`index/pooled.rs`), so its cost depends on the pages in the pools. Concurrent walks of one hand share the
-//! entries: a walk that takes a leaf moves the hand behind that leaf.
+//! Same-filled pages and pages on the device have no pool memory. A walk skips whole leaves that have only
+//! such entries (`index/pooled.rs`), so its cost depends on the number of pages in the pools. Concurrent
+//! walks of one hand share the entries: a walk that begins a leaf first moves the hand behind that leaf.
 
 use crate::entry::index::LeafKeys;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +14,11 @@ use crate::{SwapEntry, Zswap};
 pub(crate) enum Step {
     /// It goes on with the next entry.
     On,
-    /// It stops. `visit` skipped this entry, and the next walk begins with it.
+    /// It stops. `visit` did nothing with this entry, and the next walk begins with it.
     StopBefore,
 }
 
-/// Entries and leaves of the index that walks have visited.
+/// The numbers of entries and of leaves that walks have visited.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Visited {
     pub(crate) entries: u64,
@@ -26,8 +26,9 @@ pub(crate) struct Visited {
 }
 
 impl Zswap {
-    /// Calls `visit` once for each entry with an object, beginning at the hand. After an error the hand is
-    /// behind the entry that failed.
+    /// Calls `visit` for each entry with an object, beginning at the hand. Ends when it has gone around once,
+    /// when `visit` returns [`Step::StopBefore`], or with the first error of `visit`. After an error the hand
+    /// is behind the entry that failed. Adds to `visited` what it visits.
     pub(crate) fn walk<E>(
         &self,
         hand: &AtomicU64,
@@ -42,7 +43,7 @@ impl Zswap {
             let leaf = self.index.pooled_keys(from, &mut keys);
             visited.leaves += leaf.leaves as u64;
             let next = leaf.next.unwrap_or(0);
-            // Relaxed: as above.
+            // Relaxed: as for the load of `start`.
             hand.store(next, Ordering::Relaxed);
             for key in keys.iter().copied() {
                 if wrapped && key >= start {
@@ -57,9 +58,9 @@ impl Zswap {
                 let key = match &back_to {
                     Ok(key) | Err((key, _)) => *key,
                 };
-                // Move the hand back into this leaf, unless another walk has moved it on. If another walk has
-                // moved it to the same place, some entries are visited again.
-                // Relaxed: as above.
+                // Move the hand back into this leaf, unless another walk has moved it on. In the rare case
+                // that another walk has moved it around to the same place, some entries are visited twice.
+                // Relaxed: as for the load of `start`.
                 let _ = hand.compare_exchange(next, key, Ordering::Relaxed, Ordering::Relaxed);
                 return back_to.map(drop).map_err(|(_, error)| error);
             }

@@ -1,13 +1,13 @@
 //! Writeback moves pages that were not loaded recently to a device.
 //!
-//! A clock finds such pages: a hand goes round over the entries that hold an object. A page that was loaded
-//! since the hand last passed it gets a second chance; other pages are written back. After [`SECOND_CHANCES`]
-//! second chances in a row, the next page is written back even if it was loaded. So a walk ends soon, even over
-//! pages in use.
+//! A clock finds such pages: its hand goes round over the entries that hold an object. A page that was loaded
+//! since the hand last passed it gets a second chance: it stays until the hand comes again. Other pages are
+//! written back. After [`SECOND_CHANCES`] second chances in a row, the next page is written back even if it
+//! was loaded. So a walk soon finds pages to write back, even if all pages are in use.
 //!
-//! A page is written to a slot while nothing is locked. Its entry names the slot only after the write has
-//! succeeded ([`crate::moves::relocate`]). So a page is in one place at any moment, an overwrite meanwhile is
-//! kept, and a failed write leaves the page in place.
+//! A page is written to a slot while no lock is held. Its entry names the slot only after the write has
+//! succeeded ([`crate::moves::relocate`]). So the page can be loaded at any moment, and a failed write leaves
+//! it in place. If the entry is overwritten during the write, the new page stays.
 
 use crate::counters::Counter;
 use crate::entry::word::Content;
@@ -19,34 +19,36 @@ use crate::{PAGE_SIZE, Page, SwapEntry, Zswap};
 use zpage::device::DeviceError;
 use zpage::device_slots::Slots;
 
-/// The most second chances given in a row. The next page is written back even if it was loaded.
+/// The most second chances that are given in a row. After that, the next page is written back even if it was
+/// loaded.
 pub(crate) const SECOND_CHANCES: usize = 64;
 
 /// The result of writing pages back.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenBack {
     pub(crate) pages: usize,
-    /// Pages skipped in the last round because they could not be read.
+    /// Pages that the last round skipped because they could not be read.
     pub(crate) unreadable: usize,
-    /// The error of the page that was skipped last.
+    /// The error of the unreadable page that was skipped last.
     pub(crate) passed_by: Option<WritebackError>,
-    /// The error that ended the writeback early.
+    /// The error that ended the writeback early, if any.
     pub(crate) error: Option<WritebackError>,
 }
 
-/// What a walk does with a page that cannot be read.
+/// What writeback does when a page cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unreadable {
-    /// The walk ends with the error.
+    /// It ends with the error.
     Ends,
-    /// The walk skips the page.
+    /// It skips the page.
     PassedBy,
 }
 
 impl Zswap {
-    /// Writes up to `pages` pages back to the device; returns how many. Continues where the last call ended, and
-    /// goes around at most twice. In the first round, most pages that were loaded since a walk last passed them
-    /// get a second chance; the second round writes them back. Skips entries without pool memory.
+    /// Writes up to `pages` pages back to the device, and returns how many. Continues where the last call
+    /// ended, and goes around at most twice. The first round leaves most of the pages that were loaded since
+    /// a walk last passed them; the second round writes them back if they were not loaded again. Skips
+    /// same-filled pages and pages that are already on the device.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -65,10 +67,10 @@ impl Zswap {
     /// # Errors
     /// * [`WritebackError::NoDevice`] if the store has no device, or writeback is switched off.
     /// * [`WritebackError::DeviceFull`] if every slot is taken, [`WritebackError::Device`] if a write fails,
-    ///   [`WritebackError::Load`] if a page cannot be read. That page stays in place; pages that were written
-    ///   back before it stay on the device.
-    /// * [`WritebackError::Reentrant`] if a device calls this nested too deep; [`WritebackError::Forked`] in a
-    ///   child after `fork`.
+    ///   [`WritebackError::Load`] if a page cannot be read. The page that could not be written back stays in
+    ///   place, and pages that were written back before it stay on the device.
+    /// * [`WritebackError::Reentrant`] if devices that call stores are nested too deeply;
+    ///   [`WritebackError::Forked`] in a child after `fork`.
     pub fn shrink(&self, pages: usize) -> Result<usize, WritebackError> {
         if !self.is_here() {
             return Err(WritebackError::Forked);
@@ -80,8 +82,9 @@ impl Zswap {
         }
     }
 
-    /// Does what [`Zswap::shrink`] does, but stops after the current page when `stop` returns true. Returns the
-    /// number of pages written back and the error that ended it, if any.
+    /// Does what [`Zswap::shrink`] does, but checks `stop` before each page, and ends if it returns true.
+    /// `unreadable` says what to do if a page cannot be read. Returns the number of pages written back, and
+    /// any error that ended the writeback.
     pub(crate) fn write_back_some(
         &self,
         pages: usize,
@@ -141,9 +144,9 @@ impl Zswap {
         self.backing.as_ref().filter(|_| self.writeback.get())
     }
 
-    /// Turns the error of a page that did not get to the device into one of writeback, and notes that the
-    /// device failed. A device that is full has not failed, even if it has fewer slots than the store assumes:
-    /// the store tries it again with the next page to write.
+    /// Turns the device's error into an error of writeback. Notes that the device failed, unless it is only
+    /// full. A full device is tried again with the next page to write, even if it has fewer slots than the
+    /// store assumes.
     fn not_written(&self, entry: SwapEntry, source: DeviceError) -> WritebackError {
         if let DeviceError::Full { slots } = source {
             return WritebackError::DeviceFull { slots };
@@ -152,8 +155,8 @@ impl Zswap {
         WritebackError::Device { entry, source }
     }
 
-    /// Writes the page of one entry back. If the page is in use, does so only if `in_use_too`; otherwise gives
-    /// the page its second chance.
+    /// Writes the page of one entry back, using `page` as a buffer. If the page was loaded since the clock
+    /// last passed it and `in_use_too` is false, gives it a second chance instead.
     fn write_back(
         &self,
         slots: &Slots,

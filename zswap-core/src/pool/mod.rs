@@ -1,7 +1,7 @@
 //! A pool of a store: a backend, a compressor, and the contexts that belong to both.
 //!
-//! This is where a page becomes an object, and an object a page. Nothing here knows entries. Backends and codecs
-//! are called from here, and their panics become errors here.
+//! This module turns pages into objects and objects into pages. It does not know about entries. It calls the
+//! backends and codecs, and turns their panics into errors.
 
 mod percpu_ref;
 pub(crate) mod pools;
@@ -26,9 +26,10 @@ use zpool_base::contained::{Contained, Panicked, contain};
 /// A backend with its compressor.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    /// The registry name that the backend was built from.
+    /// The name by which the backend was found in the registry.
     pub(crate) zpool_name: String,
-    /// The compressor's canonical name: the same whether or not the given spec spells out defaults.
+    /// The compressor's canonical name. Specs with and without defaults spelled out have the same canonical
+    /// name.
     pub(crate) spec: String,
     /// The spec that was given for the compressor.
     asked: String,
@@ -36,20 +37,21 @@ pub(crate) struct Pool {
     pub(crate) codec: Codec,
     /// Contexts and buffers for the requests of batches.
     pub(crate) spares: Spares,
-    /// The budget that the backend's pages are charged to. It is a part of the store's budget.
+    /// The budget to which the backend's pages are charged. It is a part of the store's budget.
     charged: Arc<PageBudget>,
-    /// Set if the backend does not charge its pages, so that the pool has to.
+    /// Set if the backend does not charge its pages. Then the pool charges them.
     uncharged: AtomicBool,
     /// Set when `recompress` adds the pool; cleared when the pool becomes current.
     pub(crate) recompressed: AtomicBool,
     /// The size of the backend's pages, in bytes.
     page_size: usize,
-    /// Read once from the backend. All handles of a pool share it, so entries keep only the other 52 bits.
+    /// The tag that all handles of the backend have, read once. So entries keep only the other 52 bits of a
+    /// handle.
     tag: PoolTag,
     compaction: bool,
 }
 
-/// A page that became an object.
+/// The object that a page became.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stored {
     pub(crate) handle: Handle,
@@ -59,9 +61,9 @@ pub(crate) struct Stored {
     pub(crate) raw: bool,
 }
 
-/// A compressed page, kept while room is made for it.
+/// A compressed page that is kept while the store makes room for it.
 pub(crate) struct Encoded {
-    /// The bytes in use: all of them if the page did not get smaller.
+    /// The length of the compressed page in `bytes`; `PAGE_SIZE` if the page did not get smaller.
     len: usize,
     bytes: [u8; PAGE_SIZE],
 }
@@ -75,7 +77,7 @@ impl Encoded {
     }
 }
 
-/// Why a page could not become an object, or an object a page.
+/// Why a page could not be turned into an object, or an object into a page.
 #[derive(Debug)]
 pub(crate) enum Fault {
     Reentrant,
@@ -85,7 +87,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Returns whether this is a lack of memory, so that making room may help.
+    /// Returns whether memory ran out. If so, making room may help.
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(
             self,
@@ -93,7 +95,7 @@ impl Fault {
         )
     }
 
-    /// Returns whether the memory was refused by the store's own limit, not by the system.
+    /// Returns whether the store's own limit, and not the system, refused the memory.
     pub(crate) fn is_limit(&self) -> bool {
         matches!(self, Fault::Pool(ZpoolError::OutOfMemory { source: PageError::Limit { .. } }))
     }
@@ -108,7 +110,7 @@ impl From<CodecFault> for Fault {
     }
 }
 
-/// The parts that a recipe makes a [`Pool`] from.
+/// The parts from which a recipe makes a [`Pool`].
 #[derive(Debug)]
 pub(crate) struct Ingredients {
     pub(crate) zpool_name: String,
@@ -149,22 +151,22 @@ impl Pool {
         })
     }
 
-    /// Returns the backend's own figures; all zero if the backend panics.
+    /// Returns the figures that the backend reports. They are all zero if the backend panics.
     pub(crate) fn stats(&self) -> ZpoolStats {
         self.try_stats().unwrap_or_default()
     }
 
-    /// Returns the backend's own figures, or an error if the backend panics.
+    /// Returns the figures that the backend reports, or an error if the backend panics.
     pub(crate) fn try_stats(&self) -> Result<ZpoolStats, ZpoolError> {
         self.backend("stats", |zpool| Ok(zpool.stats()))
     }
 
-    /// Returns the backend's own name.
+    /// Returns the name that the backend reports; "the backend" if it panics.
     pub(crate) fn backend_name(&self) -> &'static str {
         contain(|| self.zpool.name()).unwrap_or("the backend")
     }
 
-    /// Returns the heap bytes of the contexts made so far.
+    /// Returns the heap bytes of the contexts made so far, and of the buffers for batches.
     pub(crate) fn context_bytes(&self) -> usize {
         self.codec.memory_bytes().saturating_add(self.spares.memory_bytes())
     }
@@ -179,13 +181,14 @@ impl Pool {
         self.compaction
     }
 
-    /// Returns whether the pool has this backend, and `text` is the given spec or the canonical name of its
-    /// compressor. Allocates nothing, unlike resolving `text`.
+    /// Returns whether the pool was built from this backend's name, and `text` is the spec or the canonical
+    /// name of its compressor. May return false although `text` means the same compressor. Unlike resolving
+    /// `text`, allocates nothing.
     pub(crate) fn answers_to(&self, zpool_name: &str, text: &str) -> bool {
         self.zpool_name == zpool_name && (self.spec == text || self.asked == text)
     }
 
-    /// Returns whether the pool has this backend, and a compressor of this canonical name.
+    /// Returns whether the pool has the backend of this name, and the compressor of this canonical name.
     pub(crate) fn is_like(&self, zpool_name: &str, spec: &str) -> bool {
         self.zpool_name == zpool_name && self.spec == spec
     }
@@ -194,9 +197,9 @@ impl Pool {
         Handle::new(self.tag, bits)
     }
 
-    /// Compresses the page and puts it into the backend. A page that does not get smaller is put there
-    /// uncompressed if `keep_raw`, and is refused otherwise. If the backend has no room, leaves the compressed
-    /// page in `kept`.
+    /// Compresses the page and puts it into the backend. If the page does not get smaller, puts it there
+    /// uncompressed if `keep_raw` is true, and returns [`Fault::Incompressible`] otherwise. If the backend
+    /// has no room, returns its error and leaves the compressed page in `kept`.
     #[inline]
     pub(crate) fn put(
         &self,
@@ -207,8 +210,8 @@ impl Pool {
         self.codec.compress(page, |bytes| self.insert(bytes, keep_raw, kept))?
     }
 
-    /// Does what [`Pool::put`] does, but returns `None` if the page does not get smaller, or its object would
-    /// take `limit` bytes of memory or more.
+    /// Does what [`Pool::put`] does, but returns `None` if the page does not get smaller, or if its object
+    /// would take `limit` bytes of memory or more.
     pub(crate) fn put_if_below(
         &self,
         page: &Page,
@@ -223,13 +226,13 @@ impl Pool {
         })?
     }
 
-    /// Returns the bytes of memory that an object of `len` bytes takes, as the backend rounds it.
+    /// Returns the bytes of memory that an object of `len` bytes takes after the backend has rounded them up.
     pub(crate) fn footprint(&self, len: usize) -> usize {
         self.backend("footprint", |zpool| Ok(zpool.footprint(len))).unwrap_or(len)
     }
 
-    /// Puts a compressed page into the backend. `bytes` is the whole page if it did not get smaller. `keep_raw`
-    /// and `kept` are as for [`Pool::put`].
+    /// Puts a compressed page into the backend. `bytes` is the page itself if it did not get smaller.
+    /// `keep_raw` and `kept` are as for [`Pool::put`].
     #[inline]
     pub(crate) fn insert(
         &self,
@@ -248,56 +251,58 @@ impl Pool {
         stored
     }
 
-    /// Puts the kept page into the backend.
+    /// Tries once more to put the kept page into the backend.
     pub(crate) fn put_again(&self, kept: &Encoded) -> Result<Stored, Fault> {
         self.malloc(&kept.bytes[..kept.len], kept.len == PAGE_SIZE)
     }
 
     #[inline]
     fn malloc(&self, bytes: &[u8], raw: bool) -> Result<Stored, Fault> {
-        // Relaxed: a hint that the backend does not charge. A thread that does not see it finds out itself.
+        // Relaxed: the flag is a hint that the backend does not charge. A thread that does not see it set yet
+        // finds this out itself.
         if self.uncharged.load(Ordering::Relaxed) {
             self.charge_for_the_backend(bytes.len()).map_err(Fault::Pool)?;
         }
         let handle = self.backend("malloc", |zpool| zpool.malloc_from(bytes));
         let handle = handle.map_err(Fault::Pool)?;
-        // Relaxed: as above.
+        // Relaxed: a hint, as at the start of `malloc`.
         if self.charged.used() == 0 || self.uncharged.load(Ordering::Relaxed) {
             self.look_whether_it_charges();
         }
         Ok(Stored { handle, len: bytes.len(), raw })
     }
 
-    /// Finds out whether the backend charges its pages, and, if it does not, charges them. Called when nothing
-    /// is charged, or when the backend is known not to charge. In the first case the caller has an object in the
-    /// backend. So a backend that charges has charged that object's page before, and still does, whatever
-    /// other threads free meanwhile.
+    /// Finds out whether the backend charges its pages, and charges them if it does not. Called when nothing
+    /// is charged, or when the backend is known not to charge. In the first case the caller has an object in
+    /// the backend. A backend that charges keeps that object's page charged, whatever other threads free. So,
+    /// if the backend has pages and still nothing is charged, it does not charge.
     #[cold]
     fn look_whether_it_charges(&self) {
         // Relaxed, here and below: as in `malloc`.
         let uncharged = self.uncharged.load(Ordering::Relaxed);
         let pages = self.backend("total_pages", |zpool| Ok(zpool.total_pages())).unwrap_or(0);
         if uncharged || pages > 0 && self.charged.used() == 0 {
-            // Relaxed: as above.
+            // Relaxed: a hint, as at the start of `malloc`.
             self.uncharged.store(true, Ordering::Relaxed);
             self.charged.set_used(pages.saturating_mul(self.page_size));
         }
     }
 
-    /// Checks the limit for a backend that ignores budgets: it is full when its pages have reached the limit.
+    /// Checks the limit for a backend that does not charge its pages. Returns an error if its pages have
+    /// reached the limit.
     #[cold]
     fn charge_for_the_backend(&self, bytes: usize) -> Result<(), ZpoolError> {
         self.look_whether_it_charges();
-        // The object itself is not charged: before that charge was undone, another thread's check would
-        // overwrite it.
+        // Only check, and do not charge the object itself: another thread's `set_used` could overwrite such a
+        // charge before it is undone.
         Ok(self.charged.check(bytes)?)
     }
 
     /// Frees an object.
     #[inline]
     pub(crate) fn free(&self, bits: BackendBits) {
-        // The handle was the caller's alone, so only a backend that breaks its contract fails here. Then
-        // nothing can be done about the object.
+        // Only the caller had the handle, so only a backend that breaks its contract fails here. Nothing can
+        // be done about the object then.
         let _ = self.backend("free", |zpool| zpool.free(self.handle(bits)));
         // Relaxed: as in `malloc`.
         if self.uncharged.load(Ordering::Relaxed) {
@@ -305,37 +310,37 @@ impl Pool {
         }
     }
 
-    /// Prefetches what the backend needs to free the object.
+    /// Prefetches the memory that the backend will read to free the object.
     #[inline]
     pub(crate) fn prefetch(&self, bits: BackendBits) {
         let _ = contain(|| self.zpool.prefetch(self.handle(bits)));
     }
 
-    /// Pins an object, so that its bytes can be read and stay where they are.
+    /// Pins an object and returns its bytes. They stay where they are until the result is dropped.
     #[inline]
     pub(crate) fn pin(&self, bits: BackendBits) -> Result<Contained<ObjRead<'_>>, ZpoolError> {
         self.backend("obj_read_begin", |zpool| zpool.obj_read_begin(self.handle(bits)))
             .map(Contained::new)
     }
 
-    /// Turns the object's bytes back into the page. After an error the contents of the page are
-    /// unspecified.
+    /// Turns the object's bytes back into the page. After an error, the contents of `page` are unspecified.
     #[inline]
     pub(crate) fn restore(&self, object: &ObjRead<'_>, page: &mut Page) -> Result<(), Fault> {
         if object.len() == PAGE_SIZE {
-            // Only an uncompressed page has the length of a page.
+            // Only the object of an uncompressed page is as long as a page.
             page.copy_from_slice(object);
             return Ok(());
         }
         self.codec.decompress(object, page).map_err(Fault::from)
     }
 
-    /// Moves objects together until `pages` pages are freed, but only for a bounded time.
+    /// Moves objects together until `pages` pages are freed, the backend is complete, or the work of one call
+    /// is done.
     pub(crate) fn compact_some(&self, pages: usize) -> Result<Compaction, ZpoolError> {
         self.backend("compact", |zpool| zpool.compact_some(pages))
     }
 
-    /// Releases warm pages to the system; returns how many.
+    /// Releases warm pages to the system, and returns how many. Returns 0 if the backend panics.
     pub(crate) fn trim(&self) -> usize {
         self.backend("trim", |zpool| Ok(zpool.trim())).unwrap_or(0)
     }

@@ -1,18 +1,19 @@
-//! A pool's reference count: one reference for each page stored in the pool, one for each operation that
-//! uses it, and one for being the current pool.
+//! A pool's reference count. It counts a reference for each page stored in the pool, one for each operation
+//! that uses the pool, and one while the pool is the current one.
 //!
-//! While a pool is current, its count is *spread*: each CPU counts in its own shard, which costs no contention.
-//! A single shard then means nothing. When the pool stops being current, its shards are *closed*: their sum
-//! goes into one word, and counting goes on in that word. When the word is 0, the pool is dead, and the thread
-//! that put the last reference takes it down. A pool whose word is not 0 can become current again.
+//! While a pool is current, its count is *spread*: each CPU counts in its own shard, so CPUs do not contend.
+//! The value of a single shard means nothing then. When the pool stops being current, its shards are
+//! *closed*: their sum is added to one word, and counting goes on in that word. When the word is 0, the pool
+//! is dead, and the thread that put the last reference takes it down. A pool whose word is not 0 can become
+//! current again.
 //!
 //! # Why no reference is lost
-//! A shard is closed by a swap. So each change of the shard either comes before the swap and is in the sum, or
-//! comes after it and finds the shard closed. A thread that finds a shard closed changes the word instead; the
-//! value that it leaves in the shard means nothing. While the shards are open, being closed or being opened,
-//! [`SPREAD`] is added to the word, so the word cannot be 0.
+//! A shard is closed by a swap. So each change of the shard either comes before the swap and is in the sum,
+//! or comes after it and finds the shard closed. A thread that finds a shard closed changes the word instead;
+//! the change that it made to the closed shard does not matter. [`SPREAD`] is added to the word while the
+//! shards are open, being opened or being closed, so the word cannot be 0 then.
 //!
-//! Only the holder of the pools lock opens and closes shards.
+//! Shards are opened and closed only under the pools lock.
 
 use crossbeam_utils::CachePadded;
 
@@ -20,7 +21,8 @@ use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// Added to the word while the count is spread.
 const SPREAD: i64 = 1 << 48;
-/// The value of a closed shard, far below any that an open one can have.
+/// The value of a closed shard. It is far below any value of an open shard, and stays so when later changes
+/// add to it.
 const CLOSED: i64 = i64::MIN / 2;
 
 #[derive(Debug)]
@@ -41,10 +43,12 @@ impl PercpuRef {
         &self.shards[cpu & (self.shards.len() - 1)]
     }
 
-    /// Makes a dead count alive, with the reference of being current. Returns false if it was not dead.
+    /// Makes a dead count alive, with the reference for being current. Returns false if the count was not
+    /// dead.
     pub(crate) fn reinit(&self) -> bool {
-        // AcqRel: everything that the pool's last life did comes before this, and each thread that gets a
-        // reference sees what was set up for the new one. Relaxed on failure: nothing is done.
+        // AcqRel. Acquire pairs with the Release of the last `put`: everything that users of the place's last
+        // pool did comes before this. Release pairs with the Acquire of `try_get` and `resurrect`: each
+        // thread that gets a reference sees the new pool. Relaxed on failure: nothing is done.
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
         let reinited = self.word.compare_exchange(0, SPREAD + 1, order, failed).is_ok();
         if reinited {
@@ -53,8 +57,8 @@ impl PercpuRef {
         reinited
     }
 
-    /// Spreads the count of a living pool again, and adds the reference of being current. Returns false if the
-    /// count is dead.
+    /// Spreads the count of a living pool again, and adds the reference for being current. Returns false if
+    /// the count is dead.
     pub(crate) fn resurrect(&self) -> bool {
         let alive = |word: i64| (word > 0).then_some(word + SPREAD + 1);
         // Acquire pairs with the Release of `reinit`. Relaxed on failure: nothing is done.
@@ -72,22 +76,22 @@ impl PercpuRef {
         }
     }
 
-    /// Closes the shards of a pool that stops being current. The caller still has to put the reference of being
-    /// current.
+    /// Closes the shards of a pool that stops being current. The caller still has to put the reference for
+    /// being current.
     pub(crate) fn kill(&self) {
         for shard in &self.shards {
-            // AcqRel: what the users of the shard did becomes visible to the thread that puts the last
+            // AcqRel: the accesses of the shard's users become visible to the thread that puts the last
             // reference.
             let sum = shard.swap(CLOSED, Ordering::AcqRel);
             // Relaxed: the Release of the subtraction below covers this addition.
             self.word.fetch_add(sum, Ordering::Relaxed);
         }
-        // Release pairs with the AcqRel of `put`, as the swaps do.
+        // Release pairs with the AcqRel of `put`.
         self.word.fetch_sub(SPREAD, Ordering::Release);
     }
 
-    /// Takes a reference; returns false if the pool is dead. Never fails while the caller knows of another
-    /// reference that stays.
+    /// Takes a reference. Returns false if the pool is dead. That cannot happen if another reference exists
+    /// during the whole call.
     #[inline]
     pub(crate) fn try_get(&self, cpu: usize) -> bool {
         // Acquire pairs with the Release of `open`: this thread sees the whole pool.
@@ -99,8 +103,8 @@ impl PercpuRef {
         self.word.fetch_update(Ordering::Acquire, Ordering::Relaxed, alive).is_ok()
     }
 
-    /// Puts a reference. Returns true if it was the last one: the pool is dead, and the caller must take it
-    /// down.
+    /// Puts (drops) a reference. Returns true if it was the last one. Then the pool is dead, and the caller
+    /// must take it down.
     #[inline]
     #[must_use]
     pub(crate) fn put(&self, cpu: usize) -> bool {
@@ -109,7 +113,7 @@ impl PercpuRef {
         if self.shard(cpu).fetch_sub(1, Ordering::Release) > CLOSED / 2 {
             return false;
         }
-        // AcqRel: Release as above; Acquire, so that the last put comes after all accesses of the others.
+        // AcqRel: Release as above; Acquire, so that the last put comes after all accesses of other users.
         self.word.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
@@ -126,7 +130,7 @@ mod tests {
         for cpu in 0..9 {
             assert!(refs.try_get(cpu));
         }
-        // References are put on other CPUs than they were taken on, so some shards fall below zero.
+        // Put references on another CPU than they were taken on, so that its shard falls below zero.
         for _ in 0..5 {
             assert!(!refs.put(3));
         }
@@ -169,7 +173,7 @@ mod loom_tests {
 
     struct Pool {
         refs: PercpuRef,
-        /// Stands for the pool itself.
+        /// A value that stands for the pool itself. The model checks that accesses to it are ordered.
         body: Watched,
         /// How often the pool was taken down. Guarded by the pools lock.
         downs: Mutex<u64>,
@@ -192,9 +196,10 @@ mod loom_tests {
         }
     }
 
-    /// A user runs against the switch to another pool. The pool is taken down once, after its last user. Fails
-    /// if `kill` closes by a store, if it subtracts SPREAD before it has all sums, if `put` is Relaxed, and if
-    /// `try_get` does not check that the word is not 0.
+    /// A user takes and puts a reference while another pool becomes current. The pool is taken down once,
+    /// after its last user. This fails if `kill` closes shards by a store instead of a swap, if `kill`
+    /// subtracts SPREAD before it has all sums, if `put` is Relaxed, or if `try_get` does not check that the
+    /// word is not 0.
     #[test]
     fn loom_percpu_ref_users_against_kill() {
         loom::model(|| {
@@ -216,9 +221,9 @@ mod loom_tests {
         });
     }
 
-    /// A pool with one page left becomes current again while another thread drops that page. Then the pool is
-    /// current or dead, not both. Fails if `resurrect` takes a dead pool, or opens the shards before it has
-    /// counted.
+    /// A pool with one page left becomes current again while another thread drops that page. Afterwards the
+    /// pool is either current or dead. This fails if `resurrect` accepts a dead pool, or opens the shards
+    /// before it changes the word.
     #[test]
     fn loom_percpu_ref_last_put_against_resurrect() {
         loom::model(|| {
@@ -246,8 +251,9 @@ mod loom_tests {
         });
     }
 
-    /// A thread has read a pool's number. Then another pool becomes current, the first is taken down, and a
-    /// third takes its place. The thread gets a living pool or none. Fails if `open` is Relaxed.
+    /// A thread has read a pool's number. Then another pool becomes current, the first pool is taken down,
+    /// and a third pool takes its place. The thread gets a living pool or none. This fails if `open` is
+    /// Relaxed.
     #[test]
     fn loom_percpu_ref_late_get_against_reinit() {
         loom::model(|| {

@@ -1,18 +1,18 @@
 //! The pools of a store: the current one, which takes new pages, and those that still hold older ones.
 //!
-//! A pool has one of 15 places, and stays there while it has a reference ([`crate::pool::percpu_ref`]): one
-//! for being current, one for each page in it, one for each operation that uses it. The thread that puts the
-//! last reference removes the pool and drops it, with its contexts and its backend.
+//! Each pool has one of 15 places, and stays there while it has references ([`crate::pool::percpu_ref`]). The
+//! thread that drops the last reference removes the pool from its place and drops it, with its contexts and
+//! its backend.
 //!
 //! # Locks
-//! *Pools lock*: held for a few dozen instructions, to fill or empty a place, to change the current pool, or to
-//! list the living pools. Under it nothing is built or dropped, and backends and codecs are not called. No
-//! ranked lock is held when a thread takes it, nor when a thread puts a last reference.
+//! *Pools lock*: held for a few dozen instructions, to fill or empty a place, to change the current pool, or
+//! to list the living pools. Under it nothing is built or dropped, and no backend or codec is called. A
+//! thread that takes it holds no ranked lock, and neither does a thread that drops a last reference.
 //!
 //! # Invariant of the pointers
-//! `Place::pool` is null, or the address of the pool whose `Arc` the table has for the place. The address is
-//! stored before the count is made alive, and cleared after the count was found dead, both under the pools
-//! lock. So each holder of a reference may use the address.
+//! `Place::pool` is null, or points to the pool that the table's `Arc` for the same place owns. The pointer
+//! is stored before the place's count is made alive, and cleared after the count was found dead, both under
+//! the pools lock. So each holder of a reference may use the pointer.
 
 use core::ops::Deref;
 use core::ptr::null_mut;
@@ -33,7 +33,7 @@ struct Place {
     refs: PercpuRef,
 }
 
-/// What the pools lock guards.
+/// The pools of all places. Guarded by the pools lock.
 #[derive(Debug)]
 struct Table {
     pools: [Option<Arc<Pool>>; PoolId::LIMIT],
@@ -46,17 +46,17 @@ pub(crate) struct Pools {
     table: Mutex<Table>,
 }
 
-/// Why a switch to another pool failed.
+/// Why another pool was not made current.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NotSwitched {
-    /// All places are taken by pools that still hold pages.
+    /// All places are taken by pools that are alive.
     Full,
-    /// Another thread has switched meanwhile.
+    /// Another thread has made another pool current meanwhile.
     Changed,
 }
 
 impl Pools {
-    /// Makes the pools of a new store, of which `first` is the only one and current.
+    /// Makes the pools of a new store. `first` is the only pool, and it is current.
     pub(crate) fn new(first: Pool) -> Self {
         let place =
             |_| Place { pool: AtomicPtr::new(null_mut()), refs: PercpuRef::new(cpu::places()) };
@@ -74,21 +74,22 @@ impl Pools {
         self.table.lock()
     }
 
-    /// Puts a pool into a free place and makes it alive, with the reference of being current.
+    /// Puts a pool into the free place `at`, and makes its count alive, with the reference for being current.
     fn settle(&self, table: &mut Table, at: usize, pool: Arc<Pool>) {
         let place = &self.places[at];
-        // Relaxed: `reinit` publishes it.
+        // Relaxed: `reinit` publishes the pointer.
         place.pool.store(Arc::as_ptr(&pool).cast_mut(), Ordering::Relaxed);
         table.pools[at] = Some(pool);
         let reinited = place.refs.reinit();
         assert!(reinited, "a free place has a living count");
     }
 
-    /// Returns the current pool.
+    /// Returns a new reference to the current pool.
     #[inline]
     pub(crate) fn current(&self) -> PoolRef<'_> {
         loop {
-            // Relaxed: `try_get` decides. It fails if the number is stale and its pool is gone.
+            // Relaxed: the number may be stale. If its pool is gone, `try_get` fails, and the loop reads the
+            // number again.
             let at = self.current.load(Ordering::Relaxed);
             if let Some(hold) = self.hold(at) {
                 return hold;
@@ -96,26 +97,26 @@ impl Pools {
         }
     }
 
-    /// Returns the pool of a page that certainly exists: the caller holds the lock of the page's entry, or has
-    /// taken the page out of it.
+    /// Returns a new reference to the pool of a page. The page must exist: the caller holds the lock of its
+    /// entry, or has taken the page out of the entry.
     #[inline]
     #[expect(clippy::expect_used, reason = "each page in an entry keeps a reference of its pool")]
     pub(crate) fn of_page(&self, id: PoolId) -> PoolRef<'_> {
         self.hold(id.index()).expect("a page in an entry without a reference of its pool")
     }
 
-    /// Takes over the reference of a page that was taken out of its entry.
+    /// Takes over the reference that a page has to its pool, after the page was taken out of its entry.
     ///
     /// # Safety
-    /// The page is in no entry. Its reference ([`PoolRef::into_page`]) was not taken back yet, and this is the
-    /// only call for it: a second call would put a reference that another holder relies on.
+    /// The page is in no entry, and this is the only call for its reference, which [`PoolRef::into_page`]
+    /// passed to the page. A second call would drop a reference that another holder relies on.
     #[inline]
     pub(crate) unsafe fn page_reference(&self, id: PoolId) -> PoolRef<'_> {
         PoolRef { pools: self, at: id.index() }
     }
 
     fn hold(&self, at: usize) -> Option<PoolRef<'_>> {
-        // A `PoolRef` is made only with a reference, since its drop puts one.
+        // Make a `PoolRef` only after taking a reference, since its drop puts one.
         if !self.places[at].refs.try_get(cpu::current()) {
             return None;
         }
@@ -126,7 +127,7 @@ impl Pools {
     pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Pool>> + use<> {
         let mut pools = [const { None }; PoolId::LIMIT];
         let table = self.lock();
-        // Relaxed: changed under the lock only.
+        // Relaxed: the number changes only under the lock.
         let current = self.current.load(Ordering::Relaxed);
         let first = core::iter::once(current);
         let others = (0..PoolId::LIMIT).filter(|at| *at != current);
@@ -137,12 +138,13 @@ impl Pools {
         pools.into_iter().flatten()
     }
 
-    /// Makes the pool of this backend and this compressor current, if it is alive; returns whether it is.
+    /// Makes the pool with this backend and this compressor current, if such a pool is alive. Returns false
+    /// if there is none.
     pub(crate) fn switch_to_living(&self, zpool: &str, compressor: &str) -> bool {
         let old;
         {
             let mut table = self.lock();
-            // Relaxed, here and below: changed under the lock only.
+            // Relaxed, here and below: the number changes only under the lock.
             let current = self.current.load(Ordering::Relaxed);
             let like = |at: usize| {
                 table.pools[at].as_ref().is_some_and(|pool| pool.is_like(zpool, compressor))
@@ -163,8 +165,8 @@ impl Pools {
         true
     }
 
-    /// Makes `fresh` current. Fails if all places are taken, or if, according to `still`, the current pool is
-    /// not the one that `fresh` was built to replace.
+    /// Makes `fresh` current. Fails if all places are taken, or if `still` returns false for the current
+    /// pool, because it is not the pool that `fresh` was built to replace.
     pub(crate) fn switch_to(
         &self,
         fresh: Pool,
@@ -174,7 +176,7 @@ impl Pools {
         let old;
         {
             let mut table = self.lock();
-            // Relaxed: changed under the lock only.
+            // Relaxed: the number changes only under the lock.
             let current = self.current.load(Ordering::Relaxed);
             if !table.pools[current].as_deref().is_some_and(still) {
                 return Err(NotSwitched::Changed);
@@ -187,26 +189,26 @@ impl Pools {
         Ok(())
     }
 
-    /// Returns the first living pool that `kind` accepts. Allocates nothing.
+    /// Returns the first living pool that `kind` accepts, or `None`. Allocates nothing.
     pub(crate) fn living(&self, kind: impl Fn(&Pool) -> bool) -> Option<PoolRef<'_>> {
         let table = self.lock();
         let of_kind = |at: &usize| table.pools[*at].as_deref().is_some_and(&kind);
         (0..PoolId::LIMIT).filter(of_kind).find_map(|at| self.hold(at))
     }
 
-    /// Gives a place to a pool that does not become current; `None` if all places are taken.
+    /// Gives a place to a pool, but does not make it current. Returns `None` if all places are taken.
     pub(crate) fn add(&self, fresh: Pool) -> Option<PoolRef<'_>> {
         let fresh = Arc::new(fresh);
         let mut table = self.lock();
         let at = table.pools.iter().position(Option::is_none)?;
         self.settle(&mut table, at, fresh);
-        // The caller takes over the reference of being current.
+        // The result takes over the reference for being current.
         self.places[at].refs.kill();
         Some(PoolRef { pools: self, at })
     }
 
     /// Makes the living pool at `to` current. Returns the reference that the old pool had for being current.
-    /// The caller drops that reference when nothing is locked.
+    /// The caller must drop that reference after it has unlocked the table.
     fn leave_current(&self, _table: &mut Table, to: usize) -> PoolRef<'_> {
         // Relaxed: `Pools::current` checks the number by taking a reference.
         let current = self.current.swap(to, Ordering::Relaxed);
@@ -219,7 +221,8 @@ impl Pools {
     fn take_down(&self, at: usize) {
         let pool = {
             let mut table = self.lock();
-            // Relaxed: no thread has a reference, and the lock orders this before the place's next pool.
+            // Relaxed: no thread has a reference, and the pools lock orders this before the place's next
+            // pool.
             self.places[at].pool.store(null_mut(), Ordering::Relaxed);
             table.pools[at].take()
         };
@@ -227,8 +230,8 @@ impl Pools {
     }
 }
 
-/// A reference to a pool. Dropping the last one takes the pool down, which may block and runs the drop code of
-/// the codec and the backend. So drop one under a lock only if other references are known to exist.
+/// A reference to a pool. Dropping the last one takes the pool down. That may block, and runs the drop code
+/// of the codec and the backend. So drop a reference under a lock only if another one is known to exist.
 #[derive(Debug)]
 #[must_use = "the pool is there while this lives"]
 pub(crate) struct PoolRef<'a> {
@@ -249,7 +252,8 @@ impl PoolRef<'_> {
         PoolRef { pools: self.pools, at: self.at }
     }
 
-    /// Passes the reference on to a page that was stored in the pool; returns the pool's id.
+    /// Passes the reference on to a page that was stored in the pool: it is not dropped here, but by
+    /// [`Pools::page_reference`]. Returns the pool's number.
     pub(crate) fn into_page(self) -> PoolId {
         let id = self.id();
         core::mem::forget(self);
@@ -261,10 +265,11 @@ impl Deref for PoolRef<'_> {
     type Target = Pool;
     #[inline]
     fn deref(&self) -> &Pool {
-        // Relaxed: stored before the count was made alive, which taking the reference acquired.
+        // Relaxed: the pointer was stored before the count was made alive, and taking the reference acquired
+        // that.
         let pool = self.pools.places[self.at].pool.load(Ordering::Relaxed);
-        // SAFETY: a `PoolRef` is a counted reference, and while a reference is counted, the table keeps the
-        // `Arc` that the pointer comes from (the module's invariant).
+        // SAFETY: a `PoolRef` is a counted reference. While a reference is counted, the table keeps the `Arc`
+        // that the pointer comes from (the module's invariant).
         unsafe { &*pool }
     }
 }

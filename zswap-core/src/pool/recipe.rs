@@ -9,7 +9,7 @@ use zpool_base::contained::{Panicked, contain};
 use crate::error::BuildError;
 use crate::pool::{Ingredients, Pool};
 
-/// What pools are built from, and the budget that their pages are charged to.
+/// The recipe that pools are built from, and the budget to which their pages are charged.
 #[derive(Debug)]
 pub(crate) struct PoolRecipe {
     pub(crate) recipe: Recipe,
@@ -17,13 +17,13 @@ pub(crate) struct PoolRecipe {
 }
 
 impl PoolRecipe {
-    /// Returns the canonical name of the compressor that `text` means. It is the same whether or not `text`
-    /// spells out defaults.
+    /// Returns the canonical name of the compressor with spec `text`. Specs with and without defaults spelled
+    /// out have the same canonical name.
     pub(crate) fn compressor_name(&self, text: &str) -> Result<String, BuildError> {
         Ok(self.recipe.compressor(text)?.key)
     }
 
-    /// Builds a pool.
+    /// Builds a pool from a backend's name and a compressor's spec.
     pub(crate) fn pool(&self, zpool_name: &str, compressor: &str) -> Result<Pool, BuildError> {
         let asked = compressor.to_owned();
         let compressor = self.recipe.compressor(compressor)?;
@@ -51,7 +51,7 @@ impl From<RecipeError> for BuildError {
 }
 
 impl From<CodecFault> for BuildError {
-    /// Converts an error of making a context.
+    /// Converts the error of a context that could not be made.
     fn from(fault: CodecFault) -> Self {
         match fault {
             CodecFault::Reentrant => BuildError::Reentrant,

@@ -1,4 +1,4 @@
-//! Contexts and buffers for the requests of batches. A pool keeps them from batch to batch.
+//! Contexts and buffers for the requests of batches. A pool keeps them for later batches.
 
 use compressors::{CompressorCtx, CompressorError, guard};
 use zpage::Codec;
@@ -6,14 +6,14 @@ use zpool_base::unwind::{caught, dropped};
 
 use crate::sync::Mutex;
 
-/// The most contexts that a pool keeps for requests: enough for a folio.
+/// The most contexts that a pool keeps for requests: one for each page of a folio of 16 pages.
 const MOST_SPARES: usize = 16;
 
-/// What a request needs besides its page.
+/// The context and the buffers of a request.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) ctx: Box<dyn CompressorCtx>,
-    /// The bytes that the context reported when it was returned.
+    /// The bytes that the context reported when `give` returned it to the pool.
     ctx_bytes: usize,
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
@@ -26,8 +26,8 @@ impl Spare {
     }
 }
 
-/// Contexts and buffers of completed requests. Its mutex is held for a push, a pop or a sum, and no user
-/// code runs under it.
+/// Contexts and buffers of completed requests. The mutex is held for a push, a pop or a sum, and no user code
+/// runs under it.
 #[derive(Debug, Default)]
 pub(crate) struct Spares(Mutex<Vec<Spare>>);
 
@@ -46,7 +46,7 @@ impl Spares {
         input: Vec<u8>,
         output: Vec<u8>,
     ) {
-        // If the pool has enough already, this one is dropped after the lock.
+        // If the pool already has enough, this is dropped after the lock is released.
         let mut spare = ctx.map(|ctx| {
             let ctx_bytes = caught(|| ctx.memory_bytes()).unwrap_or(0);
             Spare { ctx, ctx_bytes, input, output }
@@ -67,7 +67,7 @@ impl Spares {
 impl Drop for Spares {
     fn drop(&mut self) {
         let spares = core::mem::take(&mut *self.0.lock());
-        // A panic in one drop must not leak the others.
+        // If the destructor of one panics, the others are still dropped.
         for spare in spares {
             dropped(spare);
         }

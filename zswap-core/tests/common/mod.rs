@@ -1,4 +1,4 @@
-//! Pages for the tests of the store: the kinds that real memory has.
+//! Makes pages for the tests of the store, of the kinds that are found in real memory.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
@@ -15,12 +15,12 @@ densely and given back on demand. A page of one repeated word is kept as that wo
 not get smaller is kept as it is, or refused, by a setting. Whoever stores last is read; who reads \
 meanwhile gets one page or the other, and never a mixture.";
 
-/// Makes a page whose contents follow from `seed`: text, a sparse page, noise, or one repeated word.
+/// Makes a page. `seed` determines its contents: text, a few bytes among zeros, noise, or one repeated word.
 pub(crate) fn page(seed: u64) -> Box<Page> {
     let mut rng = Rng::new(seed);
     let mut page = Box::new([0u8; PAGE_SIZE]);
     match seed % 8 {
-        // One repeated word, of one of three forms.
+        // One repeated word. There are three kinds of such words.
         0 => {
             let word = match seed / 8 % 3 {
                 0 => seed / 8,
@@ -62,7 +62,7 @@ pub(crate) fn at(offset: u64) -> SwapEntry {
     SwapEntry::new(0, offset).unwrap()
 }
 
-/// Waits until `holds` returns true because of another thread. Fails if that takes too long.
+/// Waits until another thread has made `holds` return true. Panics if that takes too long.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let looked = (0..20_000).any(|_| {
         holds() || {

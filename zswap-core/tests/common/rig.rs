@@ -1,4 +1,4 @@
-//! A store whose codecs and pages are counted, and pages that name their contents.
+//! Makes a store that counts its codec contexts and pool pages, and pages that are marked with their entry.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use zswap_core::{PAGE_SIZE, Page, Zswap, ZswapBuilder, builtin};
 
 use super::at;
 
-/// A codec that omits the zeros at a page's end, and counts its contexts.
+/// A codec that omits the zeros at a page's end, and counts its live contexts.
 #[derive(Clone)]
 struct Trim {
     name: String,
@@ -78,18 +78,18 @@ impl CompressorCtx for TrimCtx {
     }
 }
 
-/// A store over counted pages. Besides the built-in ones, it knows the codecs `trim0` to `trim19` and the backend
-/// `other`.
+/// A store, with a provider that counts its pool pages. Besides the built-in codecs and backends, the store
+/// knows the codecs `trim0` to `trim19` and the backend `other`.
 pub(crate) struct Rig {
     pub(crate) store: Arc<Zswap>,
     pub(crate) pages: Arc<FailingPages>,
-    /// The number of codec contexts.
+    /// The number of live contexts of the `trim` codecs.
     pub(crate) contexts: Arc<AtomicUsize>,
-    /// While set, contexts cannot be made.
+    /// While set, no context of a `trim` codec can be made.
     pub(crate) fails: Arc<AtomicBool>,
     /// While set, decompression flips a bit.
     pub(crate) spoils: Arc<AtomicBool>,
-    /// Called whenever a codec compresses a page.
+    /// Called whenever a `trim` codec compresses a page.
     pub(crate) inside: Inside,
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn rig() -> Rig {
     rig_with(|builder| builder)
 }
 
-/// Makes a rig with further settings of its store.
+/// Makes a rig. `more` changes the settings of its store.
 pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     let pages = Arc::new(FailingPages::new(Arc::new(HeapPages::new())));
     let (contexts, fails) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -131,7 +131,8 @@ pub(crate) fn rig_with(more: impl FnOnce(ZswapBuilder) -> ZswapBuilder) -> Rig {
     Rig { store: Arc::new(store), pages, contexts, fails, spoils, inside }
 }
 
-/// Makes a page that names its entry and round. A quarter of it is not zero.
+/// Makes a page whose contents depend on its entry and round, so that tests can tell pages apart. A quarter
+/// of the page is not zero.
 pub(crate) fn marked(entry: u64, round: u64) -> Box<Page> {
     let mut page = Box::new([0; PAGE_SIZE]);
     let seed = (entry * 1000 + round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);

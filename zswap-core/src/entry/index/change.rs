@@ -1,4 +1,4 @@
-//! Adds and removes nodes, all under the structure lock.
+//! Adds and removes nodes. This is always done under the structure lock.
 
 use zpool_base::stable::TableError;
 
@@ -14,22 +14,23 @@ use crate::sync::atomic::{AtomicU32, Ordering, fence};
 /// An inner node on the way down to a key.
 #[derive(Clone, Copy)]
 pub(super) struct Step<'a> {
-    /// Where the reference to the node is stored.
+    /// The word that holds the reference to the node.
     slot: &'a AtomicU32,
     number: u32,
     pub(super) inner: Inner<'a>,
-    /// The child that leads on.
+    /// The number of the child that is next on the way.
     pub(super) digit: usize,
 }
 
-/// The way down to a key, as far as it goes. Valid while the structure lock is held.
+/// The way from the root down towards a key. It ends where no inner node that covers the key follows. Valid
+/// while the structure lock is held.
 pub(super) struct Way<'a> {
     steps: [Option<Step<'a>>; LEVELS],
     depth: usize,
-    /// Where the reference at the end of the way is stored.
+    /// The word that holds the reference at the end of the way.
     slot: &'a AtomicU32,
-    /// The reference at the end of the way: to nothing, to a leaf or lone entry, or to an inner node that does
-    /// not cover the key.
+    /// The reference at the end of the way. It leads to nothing, to a leaf or lone entry, or to an inner node
+    /// that does not cover the key.
     pub(super) end: Ref,
 }
 
@@ -59,7 +60,9 @@ impl Index {
         }
     }
 
-    /// Adds a place for the key's word, unless another thread has added one. The caller looks the key up again.
+    /// Adds a place for the key's word, unless another thread has added one, or the lone entry in its way is
+    /// locked. The caller looks the key up again, and calls this again if there is still no place. Fails if
+    /// there is no memory.
     pub(super) fn insert(&self, key: u64) -> Result<(), NoRoom> {
         let mut locked = self.lock_structure();
         let way = self.way(&locked, key);
@@ -67,7 +70,8 @@ impl Index {
         let (below, pooled) = match way.end.target() {
             Target::None => {
                 let (at, lone) = self.new_lone(&mut locked, key)?;
-                // Release: a thread that follows the reference finds the node in its table.
+                // Release pairs with the Acquire of look-ups: a thread that follows the reference finds the
+                // node in its table.
                 way.slot.store(at.0, Ordering::Release);
                 Words::of_lone(lone).open();
                 self.unlock(locked);
@@ -79,7 +83,8 @@ impl Index {
                     return self.grow(locked, &way, key);
                 }
                 let above = way.upwards().next();
-                // The mark above the leaf. A leaf at the root has no mark, and counts as marked.
+                // The second value is the mark of the leaf or lone entry. At the root it has no mark, and
+                // counts as marked.
                 (first, above.is_none_or(|step| step.inner.is_marked(step.digit)))
             }
             Target::Inner(number) => {
@@ -88,7 +93,8 @@ impl Index {
                 (header.first_key(), inner.has_marks())
             }
         };
-        // The node here and the key diverge at this level: a new inner node takes both.
+        // A new inner node gets both the node that is here and a lone entry for the key, at the level where
+        // their keys differ.
         let header = Header::of_both(key, below);
         let (inner, inner_number) = self.new_inner(&mut locked, header)?;
         let (at, lone) = match self.new_lone(&mut locked, key) {
@@ -105,42 +111,47 @@ impl Index {
         if pooled {
             inner.mark(header.digit(below));
         }
-        // Release: look-ups of existing keys must find their way on through the new node.
+        // Release pairs with the Acquire of look-ups: a look-up of an existing key that reaches the new node
+        // must find the reference in it.
         way.slot.store(Ref::inner(inner_number).0, Ordering::Release);
         Words::of_lone(lone).open();
         Ok(())
     }
 
-    /// If the lone entry at the end of the way belongs to another key of the same leaf, replaces it by a leaf. If
-    /// that lone entry is locked, only waits for it, without the structure lock.
+    /// If the way ends at a lone entry that belongs to another key of the same leaf, replaces it by a leaf.
+    /// If that lone entry is locked, changes nothing, and waits until it is unlocked, without the structure
+    /// lock. Does nothing if the way ends at a leaf, or if the lone entry is the key's own. Fails if there is
+    /// no memory for a leaf.
     fn grow(&self, mut locked: Locked<'_>, way: &Way<'_>, key: u64) -> Result<(), NoRoom> {
         let Target::Lone(number) = way.end.target() else { return Ok(()) };
         let lone = self.lone(number);
-        // Relaxed: changes only under the structure lock.
+        // Relaxed: the key changes only under the structure lock.
         let other = lone.key.load(Ordering::Relaxed);
         if other == key {
             return Ok(());
         }
         let (leaf_number, leaf) = self.new_leaf(&mut locked, key)?;
-        // Relaxed: only the CAS below uses the word, to compare it.
+        // Relaxed: the CAS below checks that the word is still the same.
         let word = Word::from_raw(lone.word.load(Ordering::Relaxed));
-        // Acquire pairs with the Release of the last unlock: this thread sees the entry's checksum, and the next
-        // holder of the word, in its new place, comes after the last one. Relaxed on failure: the entry is in use.
+        // Acquire pairs with the Release of the last unlock. So this thread sees the entry's checksum, and
+        // the next holder of the word, in the leaf, is ordered after the last one. Relaxed on failure: the
+        // entry is in use.
         let (won, failed) = (Ordering::Acquire, Ordering::Relaxed);
         let dead = Word::DEAD.raw();
         if word.is_locked() || lone.word.compare_exchange(word.raw(), dead, won, failed).is_err() {
             self.retire_leaf(&mut locked, leaf_number);
             self.unlock(locked);
             if let Some(entry) = lock::lock(lone.word, &self.waiters) {
-                // While the entry is locked, it keeps its key.
-                // Relaxed: written before the word was unlocked.
+                // While the entry is locked, it keeps its key. Relaxed: the key was written before the word
+                // was unlocked.
                 let theirs = lone.key.load(Ordering::Relaxed);
                 drop(Entry::new(entry, self, theirs));
             }
             return Ok(());
         }
         self.copy_sum(number, leaf_number, other);
-        // Release: a thread that follows the reference finds the leaf, with its prefix.
+        // Release pairs with the Acquire of look-ups: a thread that follows the reference finds the leaf with
+        // its prefix.
         way.slot.store(Ref::leaf(leaf_number).0, Ordering::Release);
         Words::of_leaf(leaf).open_with(other, word);
         self.retire_lone(&mut locked, number);
@@ -148,7 +159,8 @@ impl Index {
         Ok(())
     }
 
-    /// Copies the checksum of a lone entry to its key's place in a leaf. No thread can use either entry meanwhile.
+    /// Copies the checksum of a lone entry to its key's place in a leaf. While this runs, no thread can use
+    /// either entry.
     fn copy_sum(&self, lone: u32, leaf: u32, key: u64) {
         let Some(sums) = &self.sums else { return };
         if let (Some(from), Some(to)) = (sums.of_lone(lone), sums.of_leaf(leaf, key)) {
@@ -157,8 +169,8 @@ impl Index {
         }
     }
 
-    /// Returns the entries to which a reference leads; `None` if it leads to an inner node or nowhere. Without the
-    /// structure lock they may be another key's.
+    /// Returns the words to which a reference leads; `None` if it leads to an inner node or nowhere. Without
+    /// the structure lock, they may belong to other keys by now.
     pub(super) fn words(&self, at: Ref) -> Option<Words<'_>> {
         match at.target() {
             Target::Leaf(number) => Some(Words::of_leaf(self.leaf(number))),
@@ -185,7 +197,8 @@ impl Index {
         Inner::of(self.inners.get(number).expect("a reference leads to an inner node of the table"))
     }
 
-    /// Makes a leaf for the key. All its words are DEAD, and no reference leads to it.
+    /// Makes a leaf for the key, with DEAD words, to which no reference leads yet. Fails if there is no
+    /// memory.
     fn new_leaf(&self, locked: &mut Locked<'_>, key: u64) -> Result<(u32, Leaf<'_>), NoRoom> {
         let number = locked.structure.leaves.lowest()?;
         self.leaves.make(number).map_err(no_node::<LeafNode>)?;
@@ -200,7 +213,8 @@ impl Index {
         Ok((number, leaf))
     }
 
-    /// Makes a lone entry for the key. Its word is DEAD, and no reference leads to it.
+    /// Makes a lone entry for the key, with a DEAD word, to which no reference leads yet. Fails if there is
+    /// no memory.
     fn new_lone(&self, locked: &mut Locked<'_>, key: u64) -> Result<(Ref, Lone<'_>), NoRoom> {
         let number = locked.structure.lones.lowest()?;
         self.lones.make(number).map_err(no_node::<LoneNode>)?;
@@ -214,7 +228,8 @@ impl Index {
         Ok((Ref::lone(number), lone))
     }
 
-    /// Makes an inner node without children or marks. No reference leads to it.
+    /// Makes an inner node without children or marks, to which no reference leads yet. Fails if there is no
+    /// memory.
     fn new_inner(
         &self,
         locked: &mut Locked<'_>,
@@ -233,7 +248,7 @@ impl Index {
     /// Frees an inner node that has no children and to which no reference leads.
     fn retire_inner(&self, locked: &mut Locked<'_>, inner: Inner<'_>, number: u32) {
         assert!(!inner.has_marks(), "a node without children has no marks");
-        // Its header stays: a thread that gets here by a stale reference finds no child.
+        // Its header stays. A thread that follows a stale reference to this node finds no child.
         locked.structure.inners.free(number);
     }
 
@@ -258,14 +273,16 @@ impl Index {
         }
     }
 
-    /// Returns the memory of emptied groups to the system: at most as many groups as one call of `prune` can
-    /// empty. Takes the structure lock, but does not hold it while the system takes the memory back.
+    /// Returns the memory of emptied groups to the system. One call returns at most as many groups as one
+    /// call of `prune` can empty. Takes the structure lock, but does not hold it while the system takes the
+    /// memory back.
     fn give_back(&self) {
         for _ in 0..=LEVELS {
             let leaving = self.lock_structure().structure.next_leaving();
             let Some((kind, group)) = leaving else { return };
-            // No reference leads to the nodes of the group, their words are DEAD, and none of their numbers is
-            // handed out. A thread that still follows a stale reference to one finds it unchanged, or zeros.
+            // No reference leads to the nodes of the group, their words are DEAD, and none of their numbers
+            // is handed out. A thread that still follows a stale reference to such a node finds it unchanged,
+            // or finds zeros.
             let sums = self.sums.as_ref();
             let gone = match kind {
                 Kind::Leaf => {
@@ -280,15 +297,16 @@ impl Index {
         }
     }
 
-    /// Removes the key's leaf or lone entry if all its entries are empty, and the inner nodes that then have no
-    /// child. Then returns memory that no node needs to the system. Called after an EMPTY word was unlocked, with
-    /// no lock held.
+    /// Removes the key's leaf or lone entry if all its words are EMPTY, and then each inner node above it
+    /// that has no child left. Then returns the memory of emptied groups to the system. Called after an EMPTY
+    /// word was unlocked. The caller holds no lock.
     pub(super) fn prune(&self, key: u64) {
-        // Orders this thread's unlock before its check of the other words. So, if two threads unlock the last
-        // words of a leaf, at least one of them sees the other's word unlocked.
+        // Orders this thread's unlock before its check of the other words. Pairs with the same fence of other
+        // threads: if two threads unlock the last words of a leaf, at least one of them sees the other's word
+        // unlocked.
         fence(Ordering::SeqCst);
         let Some(found) = self.find(key) else { return };
-        // This is only a guess: the CASes below decide.
+        // This check is made without the lock, so it may be wrong. The CASes in `kill` decide.
         if self.words(found.at).is_none_or(|words| words.any(|word| word != Word::EMPTY)) {
             return;
         }
@@ -309,14 +327,15 @@ impl Index {
         self.unlock(locked);
     }
 
-    /// Removes the inner nodes on the way that have no child left, and clears the marks of removed nodes.
+    /// Removes each inner node on the way that has no child left. Clears the marks of all removed nodes, and
+    /// each mark above them under which no mark is left.
     fn drop_empty_inners(&self, locked: &mut Locked<'_>, way: &Way<'_>) {
         let mut childless = true;
         for step in way.upwards() {
             step.inner.unmark(step.digit);
             childless = childless && step.inner.is_childless();
             if childless {
-                // Relaxed: as for the leaf's slot.
+                // Relaxed: as in `prune`.
                 step.slot.store(Ref::NONE.0, Ordering::Relaxed);
                 self.retire_inner(locked, step.inner, step.number);
             } else if step.inner.has_marks() {

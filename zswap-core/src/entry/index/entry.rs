@@ -1,20 +1,20 @@
-//! A locked entry of the index. Dropping it leaves no empty leaf behind.
+//! A locked entry of the index. When it is dropped, a leaf that has become empty is removed.
 //!
-//! A leaf is removed only when all its words are unlocked and EMPTY (`Index::prune`), so a thread that holds one
-//! of them keeps the leaf. That is why the rule is not "the thread that empties an entry prunes" but *the thread
-//! that unlocks an EMPTY word prunes*, even if it has only read the word. If several threads do so, the last one
-//! finds all words unlocked: the fence in `prune` orders each thread's unlock before its check of the other
-//! words.
+//! A leaf is removed only when all its words are unlocked and EMPTY (`Index::prune`). So a leaf stays while
+//! any of its words is locked, even by a thread that only reads the word. Hence the rule: *each thread that
+//! unlocks an EMPTY word prunes*, whether or not it emptied the word. If several threads do so at the same
+//! time, at least one finds all words unlocked: the fence in `prune` orders each thread's unlock before its
+//! check of the other words.
 
 use super::Index;
 use crate::entry::lock::EntryGuard;
 use crate::entry::word::Word;
 
-/// A locked entry. Dropping it writes the word back, unlocked, and prunes if the word is EMPTY. Pruning may block,
-/// so the thread may hold no ranked lock besides the entry's when it drops this.
+/// A locked entry. Dropping it writes the word back, unlocked. If the word is EMPTY, the drop also prunes,
+/// which may block. So a thread that drops this must hold no other ranked lock.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
-    /// `None` only during the drop.
+    /// `None` only while this is being dropped.
     guard: Option<EntryGuard<'a>>,
     index: &'a Index,
     key: u64,
@@ -41,19 +41,20 @@ impl<'a> Entry<'a> {
         self.guard().word()
     }
 
-    /// Replaces the word; returns the old one.
+    /// Replaces the word, and returns the old one.
     #[inline]
     pub(crate) fn replace(&mut self, word: Word) -> Word {
         self.guard_mut().replace(word)
     }
 
-    /// Returns the checksum of the entry's page, if the store keeps checksums.
+    /// Returns the checksum of the entry's page; `None` in a store without checksums.
     #[inline]
     pub(crate) fn sum(&self) -> Option<u32> {
         self.guard().sum()
     }
 
-    /// Notes the checksum of the entry's page, if the store keeps checksums.
+    /// Notes the checksum of the entry's page. Does nothing in a store without checksums, or if `value` is
+    /// `None`.
     #[inline]
     pub(crate) fn set_sum(&mut self, value: Option<u32>) {
         self.guard_mut().set_sum(value);

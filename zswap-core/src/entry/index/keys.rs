@@ -1,4 +1,4 @@
-//! Lists the entries in order, the keys of one leaf at a time.
+//! Lists the keys of used entries in order, one leaf at a time.
 
 use core::ops::Deref;
 
@@ -7,7 +7,7 @@ use super::node::{CHILD_SLOTS, Header, LEAF_WORDS, Ref, Target, Words, leaf_pref
 use crate::entry::word::Word;
 use crate::sync::atomic::Ordering;
 
-/// Keys in order, at most as many as a leaf has. Uses no heap memory.
+/// A list of keys in order, with room for as many as a leaf has. Uses no heap memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeafKeys {
     keys: [u64; LEAF_WORDS],
@@ -26,14 +26,15 @@ impl LeafKeys {
     /// Adds a key.
     ///
     /// # Panics
-    /// If it already holds as many keys as a leaf has.
+    /// If the list already holds as many keys as a leaf has.
     #[expect(clippy::expect_used, reason = "a bug of the caller")]
     pub(crate) fn push(&mut self, key: u64) {
         *self.keys.get_mut(self.len).expect("no more keys are kept than a leaf has") = key;
         self.len += 1;
     }
 
-    /// Refills it with the keys that are not less than `from` and whose words pass `test`.
+    /// Replaces the list by the keys of `words` that are at least `from`, and only those with a word that
+    /// `test` accepts.
     pub(super) fn fill(&mut self, words: Words<'_>, from: u64, test: impl Fn(Word) -> bool) {
         self.clear();
         for (key, word) in words.iter() {
@@ -53,9 +54,9 @@ impl Deref for LeafKeys {
 }
 
 impl Index {
-    /// Finds the first leaf or lone entry that may have keys from `from` on. Refills `keys` with its used keys
-    /// from `from` on, and returns the first key behind that leaf; `None` if that leaf is the last possible one.
-    /// If there is no such leaf, `keys` is empty and the result is `None`.
+    /// Finds the first leaf or lone entry that may have keys from `from` on. Replaces `keys` by those of its
+    /// keys that are in use and at least `from`. Returns the first key behind that leaf; `None` if no greater
+    /// key can exist. If there is no such leaf, `keys` is empty and the result is `None`.
     pub(crate) fn leaf_keys(&self, from: u64, keys: &mut LeafKeys) -> Option<u64> {
         keys.clear();
         let _locked = self.lock_structure();

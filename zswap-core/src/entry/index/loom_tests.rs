@@ -1,4 +1,4 @@
-//! The index under the model checker.
+//! Tests the index under the model checker.
 
 use super::as_map::{get, put, remove};
 use super::node::{INNER_BITS, LEAF_BITS};
@@ -9,15 +9,16 @@ use loom::thread;
 use zpool_api::BackendBits;
 use zpool_base::sync::Watched;
 
-// Under loom, a leaf has two words and an inner node two children, so a key's offset in its leaf and each of its
-// digits must be 0 or 1. A0 and A1 are in one leaf. The leaf of B0 differs from it in the digit of level 0, and the
-// leaf of C0 in the digit of level 1.
+// Under loom, a leaf has two words and an inner node has two children. So a key's offset in its leaf and each
+// of its digits must be 0 or 1. A0 and A1 are in the same leaf. The leaf of B0 differs from that leaf in the
+// digit of level 0, and the leaf of C0 in the digit of level 1.
 const A0: u64 = 0;
 const A1: u64 = 1;
 const B0: u64 = 1 << LEAF_BITS;
 const C0: u64 = 1 << (LEAF_BITS + INNER_BITS);
 
-/// Two threads add a key each, and the second key splits the way to the first. Both are found.
+/// Two threads add one key each. The key that is added second splits the way to the other one. Both keys are
+/// found.
 #[test]
 fn loom_index_insert_against_insert() {
     loom::model(|| {
@@ -36,12 +37,13 @@ fn loom_index_insert_against_insert() {
     });
 }
 
-/// A look-up of a key that is in use, while an inner node comes in between: at the root, and below an inner node.
-/// Fails if the new node's reference is stored Relaxed, or loaded Relaxed by `find`: the look-up then meets a node
-/// whose contents it cannot see yet, and returns "absent".
+/// A look-up of a key that is in use, while a new inner node is put above the key's leaf: at the root, or
+/// below another inner node. This fails if the new node's reference is stored Relaxed, or loaded Relaxed by
+/// `find`: the look-up then meets a node, does not see its contents yet, and finds nothing.
 ///
-/// The second word of `shared` is Relaxed and orders nothing. It makes loom also try the look-up after the insertion.
-/// Without it loom misses that, because the insertion loads the reference before it stores it.
+/// The accesses to the second word of `shared` are Relaxed and order nothing. They make loom also try the
+/// look-up after the insertion. Without them loom misses that order, because the insertion loads the
+/// reference before it stores it.
 #[test]
 fn loom_index_lookup_against_split() {
     for below_an_inner_node in [false, true] {
@@ -65,8 +67,8 @@ fn loom_index_lookup_against_split() {
     }
 }
 
-/// A thread uses a stale reference to a lone entry or a leaf that was recycled for other keys. Fails if `open_with` is
-/// Relaxed: the words are then seen open before the new keys are seen.
+/// A thread uses a stale reference to a lone entry or a leaf that was recycled for other keys. This fails if
+/// `open_with` is Relaxed: the thread then sees the words open before it sees the new keys.
 #[test]
 fn loom_index_stale_leaf_of_another_prefix() {
     for whole_leaf in [false, true] {
@@ -90,7 +92,8 @@ fn loom_index_stale_leaf_of_another_prefix() {
                 })
             };
             if shared.1.load(Ordering::Relaxed) == 1 {
-                // The place is B's: A's word is not DEAD any more only because of `open_with` or of B's first store.
+                // The place now belongs to B: only `open_with` or B's first store can have replaced the DEAD
+                // word there.
                 assert!(shared.0.lock_in(stale, A0).is_none(), "another key's entry");
             }
             other.join().unwrap();
@@ -98,8 +101,9 @@ fn loom_index_stale_leaf_of_another_prefix() {
     }
 }
 
-/// A thread uses a stale reference to a lone entry or a leaf that is recycled for the same keys. Fails if the lone
-/// entry or the leaf is opened before it is linked: what the thread stores is then not found.
+/// A thread uses a stale reference to a lone entry or a leaf that is recycled for the same keys. This fails
+/// if the lone entry or the leaf is opened before it is linked: a look-up then does not find what the thread
+/// has stored.
 #[test]
 fn loom_index_stale_leaf_of_the_same_prefix() {
     for whole_leaf in [false, true] {
@@ -121,7 +125,8 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
                     }
                 })
             };
-            // Only reads the word. Waiting for the structure lock would order the two threads.
+            // Only read the word here. If it is DEAD, `lock_in` would wait for the structure lock, and that
+            // would order the two threads.
             if !Word::from_raw(stale.word.load(Ordering::Relaxed)).is_dead() {
                 if let Some(mut entry) = index.lock_in(stale, A0) {
                     entry.replace(Word::new(Content::SameFilled(3)));
@@ -134,9 +139,9 @@ fn loom_index_stale_leaf_of_the_same_prefix() {
     }
 }
 
-/// A look-up of a key that is in use has read the reference to its lone entry. Then that entry becomes a leaf, and is
-/// recycled for another key. Fails if `find_lone` does not read the reference again, or if stores or loads of lone
-/// entries' keys are Relaxed.
+/// A look-up of a key that is in use has read the reference to the key's lone entry. Then a leaf takes the
+/// place of that entry, and the entry is recycled for another key. This fails if `find_lone` does not read
+/// the reference again, or if the keys of lone entries are stored or loaded Relaxed.
 #[test]
 fn loom_index_lookup_against_growth() {
     loom::model(|| {
@@ -157,7 +162,8 @@ fn loom_index_lookup_against_growth() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
+        // Relaxed: this load orders nothing. It only makes loom also try the rest of this thread after the
+        // other thread has run.
         shared.1.load(Ordering::Relaxed);
         let came_upon = shared.0.find_lone(slot, at, number, A0);
         assert!(!matches!(came_upon, AtLone::Absent), "in use all the time");
@@ -167,8 +173,9 @@ fn loom_index_lookup_against_growth() {
     });
 }
 
-/// A store to a lone entry that becomes a leaf is not lost, and its checksum moves with it. Fails if a plain store of
-/// DEAD replaces the CAS, or if the CAS is Relaxed.
+/// A store to a lone entry is not lost when a leaf takes the entry's place, and the checksum moves to the
+/// leaf, too. This fails if `grow` makes the word DEAD by a plain store instead of a CAS, or if the CAS is
+/// Relaxed.
 #[test]
 fn loom_index_store_against_growth() {
     loom::model(|| {
@@ -191,8 +198,8 @@ fn loom_index_store_against_growth() {
     });
 }
 
-/// A store to a key whose neighbour is removed, which would remove the leaf of both. Fails if `kill` stores instead of
-/// its CAS.
+/// A store to a key, while the other key of the same leaf is removed. That removal tries to remove the leaf.
+/// This fails if `kill` uses a plain store instead of a CAS.
 #[test]
 fn loom_index_store_against_prune_of_its_leaf() {
     for whole_leaf in [false, true] {
@@ -217,8 +224,9 @@ fn loom_index_store_against_prune_of_its_leaf() {
     }
 }
 
-/// A look-up of a key whose leaf becomes another key's. Fails if `lock_in` or `peek` does not check the prefix again.
-/// Fails if `peek` loads the word Relaxed: it then sees the old prefix with the new word.
+/// A look-up of a key, while the key's leaf is recycled for another key. This fails if `lock_in` or `peek`
+/// does not check the prefix again. It also fails if `peek` loads the word Relaxed: it then sees the old
+/// prefix with the new word.
 #[test]
 fn loom_index_lookup_against_recycling() {
     loom::model(|| {
@@ -240,8 +248,8 @@ fn loom_index_lookup_against_recycling() {
     });
 }
 
-/// The same for a look-up that avoids the lock if it can. Fails if `see_or_lock` does not check the prefix, or if it
-/// loads the word Relaxed.
+/// The same as `loom_index_lookup_against_recycling`, for a look-up that avoids the lock if it can. This
+/// fails if `see_or_lock` does not check the prefix, or if it loads the word Relaxed.
 #[test]
 fn loom_index_seeing_against_recycling() {
     loom::model(|| {
@@ -265,8 +273,8 @@ fn loom_index_seeing_against_recycling() {
     });
 }
 
-/// Two threads remove the last two entries of a leaf at the same time. The leaf is removed, too. Fails without the
-/// fence of `prune`: each thread then sees the other's old word.
+/// Two threads remove the last two entries of a leaf at the same time. The leaf is removed, too. This fails
+/// without the fence of `prune`: each thread then sees the other's old word.
 #[test]
 fn loom_index_removal_against_removal() {
     loom::model(|| {
@@ -283,8 +291,9 @@ fn loom_index_removal_against_removal() {
     });
 }
 
-/// One thread locks the entry and only reads it, while another removes the entry and tries to remove its place. One of
-/// the two removes the place. Fails if a look-up that found nothing does not prune.
+/// One thread locks the entry and only reads it, while another thread removes the entry and tries to remove
+/// its place. One of the two removes the place. This fails if a look-up that found an EMPTY word does not
+/// prune.
 #[test]
 fn loom_index_look_against_removal() {
     loom::model(|| {
@@ -300,14 +309,14 @@ fn loom_index_look_against_removal() {
     });
 }
 
-/// A removal finds the leaf in use when it has killed one of its words, and restores that word. Users of the word run
-/// beside it. Fails if the CAS of `kill` or the store that restores is Relaxed: the next holder of the word is then not
-/// ordered after the last one.
+/// A removal has made one word of a leaf DEAD, finds the next word in use, and restores the first one. Other
+/// threads use that word at the same time. This fails if the CAS of `kill` or the store that restores the
+/// word is Relaxed: the next holder of the word is then not ordered after the last one.
 #[test]
 fn loom_index_users_of_a_restored_word_are_ordered() {
     loom::model(|| {
         let shared = Arc::new((Index::new(), Watched::new()));
-        // A leaf of two words, of which one is in use.
+        // Makes a leaf of two words, one of them in use.
         put(&shared.0, A1, 1);
         put(&shared.0, A0, 1);
         remove(&shared.0, A1);
@@ -333,8 +342,9 @@ fn loom_index_users_of_a_restored_word_are_ordered() {
     });
 }
 
-/// A look-up without a lock, of a key whose leaf becomes another key's and then its own again. Fails if `read` does not
-/// compare the removals: it then returns the other key's word, under the prefix of the next life.
+/// A look-up without a lock, while the key's place is recycled for another key and then for the same key
+/// again. This fails if `read` does not compare the counts of removals: it then reads the other key's word,
+/// but the prefix or key of the next life.
 #[test]
 fn loom_index_peek_against_recycling_twice() {
     loom::model(|| {
@@ -350,8 +360,9 @@ fn loom_index_peek_against_recycling_twice() {
     });
 }
 
-/// The same for `read`, which `peek` and `see_or_lock` rely on, with a place that was found before. Also fails if
-/// `count` or its load is Relaxed: the thread then reads a word of a life that is counted as ended.
+/// The same as `loom_index_peek_against_recycling_twice`, for `read` with a place that was found before.
+/// `peek` and `see_or_lock` rely on it. This also fails if `count` or the load of the count is Relaxed: the
+/// thread then sees the removal counted, and still reads a word from before it.
 #[test]
 fn loom_index_read_against_recycling_twice() {
     loom::model(|| {
@@ -365,7 +376,8 @@ fn loom_index_read_against_recycling_twice() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
+        // Relaxed: this load orders nothing. It only makes loom also try the rest of this thread after the
+        // other thread has run.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(found).map(Word::content);
         let fine = [Content::Empty, Content::SameFilled(1), Content::SameFilled(3)];
@@ -374,16 +386,18 @@ fn loom_index_read_against_recycling_twice() {
     });
 }
 
-/// A look-up by a stale reference to a lone entry that has become another key's and then loses its memory to the
-/// system. Its key then reads as zero, which is the key being looked up. Fails if `read` does not compare the removals,
-/// or if zeros are stored Relaxed. (In the model no system orders them.)
+/// A look-up by a stale reference to a lone entry. The entry was recycled for another key, and then its
+/// memory returns to the system. After that its key reads as zero, which is the key that is looked up. This
+/// fails if `read` does not compare the counts of removals, or if the zeros are stored Relaxed. (Outside the
+/// model, the system orders them.)
 #[test]
 fn loom_index_lookup_against_memory_given_back() {
-    // Not part of the model. The memory does not return while a thread has the entry locked.
+    // How often the memory was returned in all runs; not part of the model. In some runs it is not returned,
+    // because a thread has the entry locked.
     static GIVEN_BACK: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     loom::model(|| {
         let shared = Arc::new((Index::new(), AtomicU32::new(0)));
-        // Two entries are in the first group. The one to remove is in the second.
+        // Two lone entries fill the first group. So the one that is to lose its memory is in the second.
         put(&shared.0, B0, 4);
         put(&shared.0, C0, 5);
         put(&shared.0, A0, 1);
@@ -403,7 +417,8 @@ fn loom_index_lookup_against_memory_given_back() {
                 shared.1.store(1, Ordering::Relaxed);
             })
         };
-        // Relaxed: orders nothing. It makes loom also try the rest after the other thread has run.
+        // Relaxed: this load orders nothing. It only makes loom also try the rest of this thread after the
+        // other thread has run.
         shared.1.load(Ordering::Relaxed);
         let seen = shared.0.read(stale).map(Word::content);
         assert!(seen.is_none(), "another key's: {seen:?}");
@@ -431,7 +446,7 @@ fn keep(index: &Index, key: u64, word: Word) {
     index.note_replaced(key, old, word);
 }
 
-/// Returns whether a full walk finds the key.
+/// Returns whether a walk over the whole index finds the key.
 fn is_walked(index: &Index, key: u64) -> bool {
     let mut keys = LeafKeys::new();
     let mut next = Some(0);
@@ -444,8 +459,9 @@ fn is_walked(index: &Index, key: u64) -> bool {
     false
 }
 
-/// A store, while another thread frees the pool memory of its neighbour and clears the mark of their leaf. Fails without
-/// the fence of either: one thread then misses the word, and the other misses that the mark is cleared.
+/// A store to one key of a leaf, while another thread frees the pool memory of the other key and clears the
+/// mark of the leaf. This fails if either fence is missing: one thread then does not see the word, and the
+/// other does not see that the mark is cleared.
 #[test]
 fn loom_index_marks_store_against_clear() {
     loom::model(|| {
@@ -464,19 +480,21 @@ fn loom_index_marks_store_against_clear() {
     });
 }
 
-/// A store, while a new node comes between its leaf and the mark, and a walk clears the mark in the new node. Fails if
-/// the store does not read the reference again, or without either fence.
+/// A store, while another thread puts a new node between the store's leaf and the node with the leaf's mark,
+/// and a walk clears the mark in the new node. This fails if the store does not read the reference again, or
+/// if either fence is missing.
 #[test]
 fn loom_index_marks_store_against_split_and_clear() {
     loom::model(|| {
         let index = Arc::new(Index::new());
-        // A node at the top, with a leaf on each side.
+        // Makes an inner node at the top, with a lone entry on each side.
         put(&index, A0, 1);
         put(&index, C0, 1);
         let other = {
             let index = index.clone();
             thread::spawn(move || {
-                // Adds a node between the top and A's leaf. The mark in the top is then B's.
+                // Adds an inner node between the top and A's entry. The mark in the top is then set because
+                // of B.
                 keep(&index, B0, pooled());
                 is_walked(&index, A0);
             })

@@ -1,11 +1,12 @@
 //! The parts of the index: references, inner nodes, leaves and lone entries.
 //!
-//! A node says itself which keys it stands for: an inner node in its header, a leaf in its prefix, a lone entry by
-//! its key. A stale reference leads to a valid node, too. So a thread that follows a reference without the
-//! structure lock checks which keys the node stands for.
+//! Each node records which keys it stands for: an inner node in its header, a leaf in its prefix, a lone
+//! entry in its key. A stale reference may lead to a node that stands for other keys by now. So a thread that
+//! follows a reference without the structure lock checks the node's record.
 //!
-//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without children.
-//! Memory that no node has used yet, or that was returned to the system, reads like that.
+//! A node of zeros cannot be used: it is a leaf or lone entry with DEAD words, or an inner node without
+//! children. Memory that no node has used yet reads as zeros, and so does memory that was returned to the
+//! system.
 
 use crate::entry::word::Word;
 use crate::sync::MODEL;
@@ -17,12 +18,13 @@ pub(super) const INNER_BITS: u32 = 4;
 /// The number of entries of a leaf; smaller under the model checker.
 pub(super) const LEAF_WORDS: usize = if MODEL { 2 } else { 1 << LEAF_BITS };
 pub(super) const CHILDREN: usize = 1 << INNER_BITS;
-/// The number of children that a node stores; smaller under the model checker.
+/// The number of children that an inner node has room for; smaller under the model checker.
 pub(super) const CHILD_SLOTS: usize = if MODEL { 2 } else { CHILDREN };
-/// The most inner nodes on a way down: one for each digit of the 59 bits above a leaf's 5.
+/// The most inner nodes on a way from the root to a leaf. A leaf covers the lowest 5 bits of a key; each
+/// inner node covers a digit of the other 59.
 pub(super) const LEVELS: usize = (u64::BITS - LEAF_BITS).div_ceil(INNER_BITS) as usize;
 
-/// A reference to a node, or none.
+/// A reference to a node, or to nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Ref(pub(super) u32);
 
@@ -35,7 +37,8 @@ pub(super) enum Target {
 
 impl Ref {
     pub(super) const NONE: Ref = Ref(0);
-    /// The most nodes of each kind. A reference has 32 bits: two for the kind, the others for the number plus one.
+    /// The most nodes of each kind. A reference has 32 bits: two bits for the kind, and the others for the
+    /// node's number plus one.
     pub(super) const MAX_NODES: usize = (1 << 30) - 1;
 
     pub(super) fn inner(number: u32) -> Self {
@@ -50,7 +53,8 @@ impl Ref {
         Ref((number + 1) << 2 | 2)
     }
 
-    /// Returns a number that differs between neighbouring nodes.
+    /// Returns a number by which nodes are spread over counters. Nodes with successive numbers have
+    /// successive results.
     #[inline]
     pub(super) fn spread(self) -> usize {
         (self.0 >> 2) as usize
@@ -67,10 +71,10 @@ impl Ref {
     }
 }
 
-/// The keys that an inner node stands for: those with `prefix` above the node's digit.
+/// Says which keys an inner node stands for: those with `prefix` in the bits above the node's digit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    /// 0 for a node right above leaves, 14 for the highest digit.
+    /// The number of the node's digit: 0 for a node directly above leaves, 14 for the highest digit.
     pub(super) level: u32,
     /// The key's bits above the node's digit.
     pub(super) prefix: u64,
@@ -81,7 +85,7 @@ impl Header {
         Header { level, prefix: key >> Self::shift(level) >> INNER_BITS }
     }
 
-    /// Returns the header of the lowest node that covers both keys, which are in different leaves.
+    /// Returns the header of the lowest node that covers both keys. The keys must be in different leaves.
     pub(super) fn of_both(key: u64, other: u64) -> Self {
         let top = u64::BITS - 1 - (key ^ other).leading_zeros();
         Header::covering(key, (top - LEAF_BITS) / INNER_BITS)
@@ -103,7 +107,7 @@ impl Header {
         self.way_to(key).is_some()
     }
 
-    /// Returns the child on the way to the key; `None` if the node does not cover the key.
+    /// Returns the number of the child on the way to the key; `None` if the node does not cover the key.
     #[inline]
     pub(super) fn way_to(self, key: u64) -> Option<usize> {
         let digits = key >> Self::shift(self.level);
@@ -114,7 +118,8 @@ impl Header {
         (key >> Self::shift(self.level)) as usize & (CHILDREN - 1)
     }
 
-    /// Returns the first child that may have keys from `from` on; `None` if no child can.
+    /// Returns the number of the first child that may have keys from `from` on; `None` if no child can have
+    /// any.
     pub(super) fn digit_from(self, from: u64) -> Option<usize> {
         match self.prefix.cmp(&Header::covering(from, self.level).prefix) {
             core::cmp::Ordering::Less => None,
@@ -123,17 +128,18 @@ impl Header {
         }
     }
 
-    /// Returns the least key below the node.
+    /// Returns the least key that can be below the node.
     pub(super) fn first_key(self) -> u64 {
         self.prefix << Self::shift(self.level) << INNER_BITS
     }
 
-    /// Returns the least key below the node's child.
+    /// Returns the least key that can be below the node's child.
     pub(super) fn first_key_of(self, digit: usize) -> u64 {
         self.first_key() | (digit as u64) << Self::shift(self.level)
     }
 
-    /// Returns the key that follows the last key below the node's child; `None` if there is no greater key.
+    /// Returns the key that follows the greatest key that can be below the node's child; `None` if that is
+    /// the greatest key of all.
     pub(super) fn key_after(self, digit: usize) -> Option<u64> {
         self.first_key_of(digit).checked_add(1 << Self::shift(self.level))
     }
@@ -157,12 +163,12 @@ pub(super) const LONE_GROUP: usize = group(1024);
 /// The number of inner nodes in a group.
 pub(super) const INNER_GROUP: usize = group(512);
 
-/// A leaf as its table keeps it: prefix and words.
+/// A leaf, in the form in which the table keeps it: prefix and words.
 pub(super) type LeafNode = (AtomicU64, [AtomicU64; LEAF_WORDS]);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leaf<'a> {
-    /// The bits of the keys above the leaf's 5.
+    /// The bits of the keys above the lowest 5.
     pub(super) prefix: &'a AtomicU64,
     pub(super) words: &'a [AtomicU64; LEAF_WORDS],
 }
@@ -180,10 +186,10 @@ impl<'a> Leaf<'a> {
     }
 }
 
-/// A lone entry as its table keeps it: key and word.
+/// A lone entry, in the form in which the table keeps it: key and word.
 pub(super) type LoneNode = (AtomicU64, AtomicU64);
 
-/// The entry of a key that is alone in its leaf. No words are kept for the leaf's other keys.
+/// The entry of a key that would be alone in its leaf. So there is no leaf, only this key's word.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lone<'a> {
     pub(super) key: &'a AtomicU64,
@@ -196,7 +202,7 @@ impl<'a> Lone<'a> {
     }
 }
 
-/// The words of a leaf or of a lone entry. Their keys are certain only under the structure lock.
+/// The words of a leaf or of a lone entry. Without the structure lock, they may get other keys at any time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Words<'a> {
     /// The key of the first word; the other keys follow it.
@@ -216,40 +222,40 @@ impl<'a> Words<'a> {
         Words { first, words: core::slice::from_ref(lone.word) }
     }
 
-    /// Returns whether the key's word is among them.
+    /// Returns whether one of the words is the key's.
     pub(super) fn have(&self, key: u64) -> bool {
         key.checked_sub(self.first).is_some_and(|at| at < self.words.len() as u64)
     }
 
-    /// Returns the first key behind this leaf, or behind the leaf that the lone entry would be in; `None` if
-    /// there is no greater key.
+    /// Returns the first key behind this leaf, or behind the leaf to which the lone entry's key would belong;
+    /// `None` if there is no greater key.
     pub(super) fn behind(&self) -> Option<u64> {
         (leaf_prefix(self.first) << LEAF_BITS).checked_add(1 << LEAF_BITS)
     }
 
     /// Iterates over the keys, each with a snapshot of its word.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Word)> {
-        // Relaxed: a caller that acts on a snapshot says why that is enough.
+        // Relaxed: each caller that acts on a snapshot says why Relaxed is enough.
         let now = |word: &AtomicU64| Word::from_raw(word.load(Ordering::Relaxed));
         (self.first..=u64::MAX).zip(self.words.iter().map(now))
     }
 
-    /// Returns whether `test` holds for a snapshot of one of the words.
+    /// Returns whether `test` accepts a snapshot of at least one of the words.
     pub(super) fn any(&self, test: impl Fn(Word) -> bool) -> bool {
         self.iter().any(|(_, word)| test(word))
     }
 
-    /// Turns every word from DEAD to EMPTY. Called when the node is linked, so that its entries can be used.
+    /// Turns every word from DEAD to EMPTY, so that the entries can be used. Called when the node is linked.
     pub(super) fn open(&self) {
         self.open_with(self.first, Word::EMPTY);
     }
 
-    /// Does what `open` does, but stores `word` for `key`.
+    /// Does what `open` does, but gives the word of `key` the value `word` instead of EMPTY.
     pub(super) fn open_with(&self, key: u64, word: Word) {
         for (at, place) in (self.first..=u64::MAX).zip(self.words) {
             let word = if at == key { word } else { Word::EMPTY };
             // Release pairs with the Acquire of the CAS that locks the word: a thread that uses the entry
-            // sees the node's key, and that it is linked.
+            // sees the node's prefix or key, and sees the node linked.
             place.store(word.raw(), Ordering::Release);
         }
     }
@@ -258,8 +264,8 @@ impl<'a> Words<'a> {
     /// returns false.
     pub(super) fn kill(&self) -> bool {
         for (i, word) in self.words.iter().enumerate() {
-            // Acquire pairs with the Release of the word's last unlock. So, if the word is restored below, its
-            // next holder comes after the last one. Relaxed on failure: the word is in use.
+            // Acquire pairs with the Release of the word's last unlock. So, if the word is restored below,
+            // its next holder is ordered after its last one. Relaxed on failure: the word is in use.
             let killed = word.compare_exchange(
                 Word::EMPTY.raw(),
                 Word::DEAD.raw(),
@@ -278,17 +284,17 @@ impl<'a> Words<'a> {
     }
 }
 
-/// An inner node as its table keeps it: header, children and marks.
+/// An inner node, in the form in which the table keeps it: header, children and marks.
 pub(super) type InnerNode = (AtomicU64, [AtomicU32; CHILD_SLOTS], AtomicU32);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inner<'a> {
-    /// A packed [`Header`].
+    /// The node's [`Header`], packed.
     pub(super) header: &'a AtomicU64,
-    /// [`Ref`]s.
+    /// The children, as [`Ref`]s.
     pub(super) children: &'a [AtomicU32; CHILD_SLOTS],
-    /// A bit for each child: whether an entry below the child may have pool memory (`pooled.rs`). Changes only
-    /// under the structure lock.
+    /// A bit for each child. It is set if an entry below the child may have pool memory (`pooled.rs`).
+    /// Changes only under the structure lock.
     pub(super) pooled: &'a AtomicU32,
 }
 

@@ -1,39 +1,44 @@
-//! Which parts of the index hold entries with pool memory.
+//! Marks the parts of the index that hold entries with pool memory.
 //!
-//! The clock of writeback must not walk over a million same-filled entries to find ten thousand others. So each
-//! inner node has a *mark* for each child, which says that an entry below the child may be `Content::Stored`. A
-//! walk follows only marks.
+//! The clock of writeback must not walk over a million same-filled entries to find ten thousand others. So
+//! each inner node has a *mark* for each child. A mark says that an entry below the child may be
+//! `Content::Stored`. A walk visits only marked children.
 //!
 //! # Rules
-//! * Marks change only under the structure lock. Only `note_replaced` reads them without it.
-//! * Whenever the structure lock is free, the whole way from the root to a node with a mark is marked. So it is
-//!   enough to read the mark of a leaf.
-//! * A mark without such an entry below it is *stale*. It costs a walk one visit, and the walk clears it.
-//! * The root has no mark. A leaf that is the root is always visited.
+//! * Marks change only under the structure lock. Only `note_replaced` reads marks without that lock.
+//! * Whenever the structure lock is free, a mark implies the marks above it: the whole way from the root is
+//!   marked. So it is enough to read the mark of a leaf.
+//! * A mark without a `Content::Stored` entry below it is *stale*. It costs a walk one visit, and the walk
+//!   clears it.
+//! * The root has no mark. If the root is a leaf, walks always visit it.
 //!
 //! # Why a walk misses no stored page
-//! Suppose a store put a Stored word into an entry, `note_replaced` has returned, and the word is still Stored.
-//! Until then the leaf and the nodes above it stay; only new inner nodes can come in between.
+//! Suppose a thread (the *store*) has put a Stored word into an entry, its `note_replaced` has returned, and
+//! the word is still Stored. Since the word was put there, the leaf and the nodes above it have stayed; only
+//! new inner nodes can have come in between.
 //!
 //! The store did this, in order: it wrote the word, fenced, read the reference R to the leaf, read the mark M
-//! beside R, and read R again. If M was not set or R had changed, it marked the whole way under the lock. A thread
-//! that clears a mark does this, under the lock: it clears the mark, fences, reads all words of the leaf, and sets
-//! the mark again if one of them is Stored. It clears a mark higher up only if the node below has no mark.
+//! beside R, and read R again. If M was not set or R had changed, it marked the whole way under the lock. A
+//! thread that clears a leaf's mark does this, under the lock: it clears the mark, fences, reads all words of
+//! the leaf, and sets the mark again if one of them is Stored. A mark higher up is cleared only if the node
+//! below it has no mark. Consider the order of the two fences:
 //!
-//! * The store's fence came first. Then a thread that clears the leaf's mark afterwards sees the word, and sets the
+//! * The store's fence came first. Then the thread that clears the leaf's mark sees the word, and sets the
 //!   mark again.
-//! * The other fence came first, and M's node is still the one above the leaf. Then the store saw M cleared, and
-//!   marked the way. Or it saw that M was set again later, which again is one of these cases.
-//! * A new inner node came between M's node and the leaf. It starts with a mark for the leaf if M was set. So the
-//!   leaf's mark can be missing in it for two reasons only:
-//!   * The mark was cleared in the new node. The store had read R before the new node was linked; otherwise it
-//!     would have seen the new node. So the store's fence came before that of the clearing thread, which saw the
-//!     word.
-//!   * M was cleared before. Then the store found M not set, or set again for another key after the new node was
-//!     linked. M's Acquire pairs with the Release of that setting, so the store also found that R had changed. R
-//!     cannot have become the same again: the new node stays above the leaf as long as the leaf stays.
+//! * The other fence came first, and M's node is still the one above the leaf. Then the store saw M cleared,
+//!   and marked the way. Or it saw M set again by a later change; if M is cleared once more after that, one
+//!   of these cases applies to that clearing.
+//! * A new inner node came between M's node and the leaf. If M was set, the new node starts with a mark for
+//!   the leaf. So that mark can be missing for two reasons only:
+//!   * The mark was cleared in the new node. The store had read R before the new node was linked; otherwise
+//!     it would have seen the new node. So the store's fence came before the fence of the clearing thread,
+//!     and that thread saw the word and set the mark again.
+//!   * M was cleared before the new node was linked. Then the store found M not set, or it found M set again
+//!     for another key after the new node was linked. In the latter case, the Acquire load of M pairs with
+//!     the Release that set it, so the store also found that R had changed. R cannot have become the same
+//!     again: the new node stays above the leaf as long as the leaf stays.
 //!
-//! A walk takes the lock after the store has returned, so it finds the marked way, and the word.
+//! So a walk that takes the lock after the store has returned finds the whole way marked, and finds the word.
 
 use super::change::Step;
 use super::keys::LeafKeys;
@@ -47,11 +52,12 @@ use crate::sync::atomic::{Ordering, fence};
 pub(crate) struct Visit {
     /// The key at which the walk continues; `None` at the end.
     pub(crate) next: Option<u64>,
-    /// Leaves whose words were read.
+    /// The number of leaves and lone entries that were read.
     pub(crate) leaves: usize,
 }
 
-/// The number of inner nodes and leaves after which a call of `pooled_keys` starts no other way down.
+/// When a call of `pooled_keys` has visited this many inner nodes and leaves, it does not start from the root
+/// again.
 const NODES_A_CALL: usize = 128;
 
 impl Inner<'_> {
@@ -61,12 +67,12 @@ impl Inner<'_> {
 
     /// Returns whether an entry below the child may have pool memory.
     pub(super) fn is_marked(self, digit: usize) -> bool {
-        // Acquire pairs with the Release of `mark`: this thread sees each change of a reference that came before
-        // the mark was set.
+        // Acquire pairs with the Release of `mark`: this thread sees every change of a reference that was
+        // made before the mark was set.
         self.pooled.load(Ordering::Acquire) & Self::bit(digit) != 0
     }
 
-    /// Returns whether an entry below the node may have pool memory. Called under the structure lock.
+    /// Returns whether any entry below the node may have pool memory. Called under the structure lock.
     pub(super) fn has_marks(self) -> bool {
         // Relaxed: marks change only under the structure lock.
         self.pooled.load(Ordering::Relaxed) != 0
@@ -80,18 +86,21 @@ impl Inner<'_> {
 
     /// Clears the mark of a child. Called under the structure lock.
     pub(super) fn unmark(self, digit: usize) {
-        // Relaxed: threads that must see the mark cleared hold the structure lock, or a fence orders it for them.
+        // Relaxed: a thread that must see the mark cleared holds the structure lock, or sees it because of
+        // the fences.
         self.pooled.fetch_and(!Self::bit(digit), Ordering::Relaxed);
     }
 }
 
 impl Index {
-    /// Updates the marks after the key's word `old` was replaced by `new`. Called by the thread that replaced it,
-    /// after it has unlocked the entry and while it holds no entry lock. Must be called if `old` or `new` is
-    /// `Content::Stored`. Takes the structure lock if the leaf got its first such entry or lost its last one.
+    /// Updates the marks after the key's word `old` was replaced by `new`. Must be called if `old` or `new`
+    /// is `Content::Stored`. The thread that replaced the word calls this after it has unlocked the entry,
+    /// and holds no entry lock. Takes the structure lock only if the leaf got its first such entry or lost
+    /// its last one.
     pub(crate) fn note_replaced(&self, key: u64, old: Word, new: Word) {
         if new.is_stored() {
-            // Orders the word before the marks: see the head of the file.
+            // Orders the write of the word before the reads of the marks. Pairs with the fence of
+            // `unmark_unless_stored`; see the head of the file.
             fence(Ordering::SeqCst);
             if !self.is_way_marked(key) {
                 self.mark_way(key);
@@ -101,8 +110,8 @@ impl Index {
         }
     }
 
-    /// Returns whether the mark of the key's leaf is set. Takes no lock; if it returns false, the caller marks the
-    /// way under the lock.
+    /// Returns whether the mark of the key's leaf is set. Takes no lock, and may return false although the
+    /// mark is set. If it returns false, the caller marks the way under the lock.
     fn is_way_marked(&self, key: u64) -> bool {
         let mut slot = &self.root;
         let mut above: Option<(Inner<'_>, Header)> = None;
@@ -113,7 +122,7 @@ impl Index {
                 Target::None => return false,
                 Target::Leaf(_) | Target::Lone(_) => {
                     let Some((inner, header)) = above else { return true };
-                    // Relaxed: comes after the Acquire of `is_marked`.
+                    // Relaxed: this second load of the reference comes after the Acquire of `is_marked`.
                     return inner.is_marked(header.digit(key))
                         && Ref(slot.load(Ordering::Relaxed)) == at;
                 }
@@ -133,7 +142,7 @@ impl Index {
         }
     }
 
-    /// Marks the way to the key's leaf, if it has one.
+    /// Marks the whole way to the key's leaf or lone entry. Does nothing if the key has neither.
     fn mark_way(&self, key: u64) {
         let locked = self.lock_structure();
         let way = self.way(&locked, key);
@@ -144,15 +153,16 @@ impl Index {
         }
     }
 
-    /// Clears the mark of the key's leaf if none of its entries has pool memory any more.
+    /// Clears the mark of the key's leaf if none of the leaf's entries has pool memory now.
     fn unmark_leaf(&self, key: u64, new: Word) {
         let Some(found) = self.find(key) else { return };
-        // These checks are only guesses: a mark that is left is stale, and a mark that is cleared too early is set
-        // again below.
+        // These checks are made without the lock, so they may be wrong. Then a stale mark stays, or
+        // `unmark_unless_stored` finds a Stored word and sets the mark again.
         let words = self.words(found.at);
         let any = |test: fn(Word) -> bool| words.is_some_and(|words| words.any(test));
         if any(Word::is_stored) || new.is_empty() && !any(|word| word != Word::EMPTY) {
-            // In the second case all words are EMPTY, and a thread that unlocked one of them removes the leaf.
+            // In the second case all words are EMPTY, so a thread that unlocked one of them removes the leaf
+            // with its mark.
             return;
         }
         let locked = self.lock_structure();
@@ -162,8 +172,8 @@ impl Index {
         }
     }
 
-    /// Clears the leaf's mark, unless one of its entries has pool memory. Then also clears each mark above the leaf
-    /// under which no mark is left.
+    /// Clears the leaf's mark, unless one of the leaf's entries has pool memory. If it cleared the mark, also
+    /// clears each mark higher up under which no mark is left.
     fn unmark_unless_stored<'a: 's, 's>(
         _locked: &Locked<'_>,
         words: Words<'_>,
@@ -171,7 +181,8 @@ impl Index {
     ) {
         let Some(lowest) = upwards.next() else { return };
         lowest.inner.unmark(lowest.digit);
-        // Orders the change of the mark before the reads of the words: see the head of the file.
+        // Orders the change of the mark before the reads of the words. Pairs with the fence of
+        // `note_replaced`; see the head of the file.
         fence(Ordering::SeqCst);
         if words.any(Word::is_stored) {
             lowest.inner.mark(lowest.digit);
@@ -187,9 +198,9 @@ impl Index {
         }
     }
 
-    /// Does what [`Self::leaf_keys`] does, but only for entries with pool memory, whose word is `Content::Stored`.
-    /// Skips parts of the index without any. Visits at most 143 nodes in a call, so `keys` may be empty before the
-    /// end; the next call continues at `next`.
+    /// Does what [`Self::leaf_keys`] does, but only for entries with pool memory: those with a word that is
+    /// `Content::Stored`. Skips parts of the index that have no such entry. Visits at most 143 nodes, so
+    /// `keys` may be empty although more entries follow. The next call continues at the returned `next`.
     pub(crate) fn pooled_keys(&self, from: u64, keys: &mut LeafKeys) -> Visit {
         keys.clear();
         let locked = self.lock_structure();
@@ -212,13 +223,14 @@ impl Index {
         visit
     }
 
-    /// Follows marks down one way, towards the first leaf that has keys from `from` on. Returns that leaf if the
-    /// way leads there, and the key at which to continue: behind the leaf, or behind the part without a marked leaf.
-    /// Adds the nodes on the way to `nodes`. Called under the structure lock.
+    /// Follows marks from the root down, towards the first marked leaf that may have keys from `from` on.
+    /// Returns the words of that leaf if the way leads to one, and the key at which to continue: the first
+    /// key behind the leaf, or behind the part that has no marked leaf. Adds the number of nodes on the way
+    /// to `nodes`. Called under the structure lock.
     fn marked_leaf(&self, from: u64, nodes: &mut usize) -> (Option<Words<'_>>, Option<u64>) {
         let mut from = from;
         let mut slot = &self.root;
-        // The first key behind everything below `slot`.
+        // The first key behind everything below `slot`; `None` if there is no greater key.
         let mut behind = None;
         loop {
             // Relaxed, here and below: nodes change only under the structure lock.

@@ -1,4 +1,4 @@
-//! Checksums of the entries, in stores that keep them. Each is guarded by its entry's lock.
+//! The checksums of the entries, in stores with checksums. Each is guarded by its entry's lock.
 
 use zpool_base::stable::TableError;
 use zpool_base::zeroed::ZeroedTable;
@@ -9,7 +9,7 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 /// The checksums of a leaf's entries.
 type OfLeaf = [AtomicU32; LEAF_WORDS];
 
-/// The checksums, in tables parallel to those of the nodes: a node's checksums have the node's number.
+/// All checksums. They are in tables of their own, in which the checksums of a node have the node's number.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     leaves: ZeroedTable<OfLeaf, LEAF_GROUP>,
@@ -22,23 +22,23 @@ impl Sums {
     /// The bytes of a lone entry's checksum.
     pub(super) const LONE_BYTES: usize = size_of::<AtomicU32>();
 
-    /// Makes room for the checksums of leaf `number`. Numbers come in order: at most, `number` is the next one
-    /// without room. Called under the structure lock.
+    /// Makes room for the checksums of leaf `number`, unless there is room already. Fails if there is no
+    /// memory. All smaller numbers already have room. Called under the structure lock.
     pub(super) fn make_leaf(&self, number: u32) -> Result<(), TableError> {
         self.leaves.make(number)?;
         touch(self.leaves.get(number).and_then(|of| of.first()));
         Ok(())
     }
 
-    /// Makes room for the checksum of a lone entry, like `make_leaf`.
+    /// Makes room for the checksum of lone entry `number`, as `make_leaf` does for a leaf.
     pub(super) fn make_lone(&self, number: u32) -> Result<(), TableError> {
         self.lones.make(number)?;
         touch(self.lones.get(number));
         Ok(())
     }
 
-    /// Returns the memory of the checksums of a group of leaves to the system. None of those leaves is in use.
-    /// Returns false if the system refuses.
+    /// Returns the memory for the checksums of a group of leaves to the system. None of those leaves is in
+    /// use. Returns false if the system does not take the memory back.
     pub(super) fn give_back_leaves(&self, group: usize) -> bool {
         self.leaves.give_back(group)
     }
@@ -48,7 +48,8 @@ impl Sums {
         self.lones.give_back(group)
     }
 
-    /// Returns the checksum of the key's entry; `at` refers to the node that has the entry.
+    /// Returns the checksum of the key's entry. `at` refers to the leaf or lone entry that has it; the result
+    /// is `None` for an inner node.
     pub(super) fn of(&self, at: Ref, key: u64) -> Option<&AtomicU32> {
         match at.target() {
             Target::Leaf(number) => self.of_leaf(number, key),
@@ -66,11 +67,11 @@ impl Sums {
     }
 }
 
-/// Writes to a sum, so that the system backs its memory now: that memory is counted with the node's, but an entry
-/// with a pattern writes no sum.
+/// Writes to a checksum, so that the system backs its memory now. The memory is counted with the node's, but
+/// an entry with a pattern would write no checksum.
 fn touch(sum: Option<&AtomicU32>) {
     if let Some(sum) = sum {
-        // Relaxed: nobody can use the node yet.
+        // Relaxed: no other thread can use the node yet.
         sum.store(0, Ordering::Relaxed);
     }
 }

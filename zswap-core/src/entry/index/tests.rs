@@ -1,4 +1,4 @@
-//! The index, on one thread and on several.
+//! Tests the index on one thread and on several.
 
 use super::as_map::{get, put, remove};
 use super::change::no_node;
@@ -22,7 +22,7 @@ fn check_all_free(index: &Index) {
     }
 }
 
-/// Returns the number of nodes of a kind in use, and of those that have memory.
+/// Returns two numbers for a kind of node: how many are in use, and how many have memory.
 fn numbers(index: &Index, kind: Kind) -> (usize, usize) {
     let mut locked = index.lock_structure();
     let numbers = locked.structure.numbers(kind);
@@ -64,7 +64,7 @@ fn what_is_seen_needs_no_lock_and_everything_else_is_locked() {
         _ => None,
     };
     let locked = index.lock(7);
-    // The entry is locked. Its word is seen nevertheless.
+    // The entry is locked, but its word can be read.
     assert!(matches!(index.see_or_lock(7, see), Some(Ok(70))));
     drop(locked);
     put(&index, 8, 800);
@@ -117,7 +117,7 @@ fn behaves_like_a_map_for_dense_sparse_and_extreme_keys() {
 
 #[test]
 fn dense_keys_cost_eight_bytes_and_sparse_ones_fifty() {
-    // The memory of the node numbers, which even an index of few nodes takes.
+    // The bytes that the records of used nodes take, even in an index of few nodes.
     const FIXED: u64 = 2048;
     let dense = if cfg!(miri) { 256u64 } else { 100_000 };
     let index = Index::new();
@@ -147,7 +147,7 @@ fn its_bytes_are_those_of_nodes_with_their_checksums_and_of_their_numbers() {
     let inners = numbers(&index, Kind::Inner);
     assert_eq!(inners, (2, 2));
     let nodes = (264 + 4 * 32) + 3 * (16 + 4) + 2 * 80;
-    // The numbers of three groups, and a bit for each of their nodes.
+    // What is left is for the records that say which nodes of the three groups are in use.
     let rest = index.memory_bytes() - nodes;
     assert!(rest > 3 * 8 && rest < 2000, "{rest}");
     for key in [0, 1 << 20] {
@@ -166,7 +166,7 @@ fn memory_of_nodes_that_went_goes_back() {
     for _ in 0..2 {
         sparse.iter().chain(&(0..count).collect::<Vec<_>>()).for_each(|key| put(&index, *key, 3));
         most = most.max(index.memory_bytes());
-        // The keys in the middle of the tables go first, so that groups leave out of order.
+        // Remove the keys in the middle of the tables first, so that groups lose their memory out of order.
         for key in (count / 3..count).chain(0..count / 3) {
             remove(&index, key);
         }
@@ -180,8 +180,8 @@ fn memory_of_nodes_that_went_goes_back() {
     }
 }
 
-/// The prefix of the first leaf is 0, and so is the key of a lone entry for key 0. A node whose memory was returned to
-/// the system has the same prefix or key.
+/// A leaf or lone entry of key 0 has the prefix or key 0. After a node's memory has returned to the system,
+/// its prefix or key reads as 0, too.
 #[test]
 fn a_stale_place_whose_memory_went_is_nobodys() {
     for whole_leaf in [false, true] {
@@ -320,7 +320,8 @@ fn threads_on_neighbouring_keys_lose_nothing() {
     assert_eq!(keys(&index).len(), left);
 }
 
-/// Threads look up entries that others remove. A thread that holds a word of an empty leaf removes the leaf.
+/// Threads look up entries while others remove them. The thread that unlocks the last word of an empty leaf
+/// removes the leaf.
 #[test]
 fn nothing_is_left_behind_by_look_ups_of_what_goes() {
     let index = Arc::new(Index::new());
@@ -401,7 +402,7 @@ fn check_marks(index: &Index, stale: bool) {
 fn a_walk_over_pooled_entries_passes_over_the_others() {
     let (few, many) = if cfg!(miri) { (20, 400) } else { (10_000, 1_000_000) };
     let stride = many / few;
-    // The entries with pool memory, and the others.
+    // Two ways to divide the entries into those with pool memory and the others.
     let apart: (Vec<u64>, Vec<u64>) = ((0..few).collect(), (few..many).collect());
     let interleaved: (Vec<u64>, Vec<u64>) = (0..many).partition(|key| key % stride == 7);
     for (pooled_ones, others) in [apart, interleaved] {
@@ -413,7 +414,8 @@ fn a_walk_over_pooled_entries_passes_over_the_others() {
         for key in others {
             keep(&index, key, Word::new(Content::SameFilled(key)));
         }
-        // A leaf that is the root has no mark, so the first inner node above it marks it. The walk clears the mark.
+        // A leaf at the root has no mark and counts as marked. So the first inner node above it has a mark
+        // for it, and the walk clears that mark.
         let (found, leaves) = round(&index, 0);
         assert!(found.is_empty() && leaves <= 1, "{leaves} leaves have nothing to visit");
         assert_eq!(round(&index, 0), (vec![], 0));
@@ -503,7 +505,7 @@ fn a_store_of_a_new_version_marks_what_the_older_one_has_not_yet() {
     let index = Index::new();
     put(&index, 1 << 40, 1);
     index.lock_or_insert(5).unwrap().replace(pooled(1));
-    // Another thread's store comes between the replacement above and its `note_replaced`.
+    // As if another thread stored between the replacement above and its `note_replaced`.
     let old = index.lock_or_insert(5).unwrap().replace(pooled(2));
     index.note_replaced(5, old, pooled(2));
     assert_eq!(round(&index, 0).0, [5]);
