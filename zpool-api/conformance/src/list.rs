@@ -1,7 +1,7 @@
-//! The list of checks, by theme. The checks' public functions, [`all`](super::all) and `conformance_tests!`
-//! are all generated from it, so none of them can lack a check.
+//! The list of all checks, by theme. The public functions of the checks, [`all`](super::all) and
+//! `conformance_tests!` are all generated from this list, so none of them can miss a check.
 
-/// Calls a macro with every theme and its checks: `theme { /// promise \n check, ... } ...`.
+/// Calls a macro with all themes and their checks: `theme { /// promise \n check, ... } ...`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_list {
@@ -52,7 +52,7 @@ macro_rules! __conformance_list {
             readers {
                 /// An object freed during reads keeps its bytes until its readers have ended.
                 free_under_a_live_reader,
-                /// The space of objects freed beside one that always has a reader is reusable.
+                /// While one object always has a reader, the space of objects freed beside it is reusable.
                 neighbours_of_a_read_object_are_reusable,
                 /// An object has many readers at once, and they leave in any order.
                 many_readers_of_one_object,
@@ -72,7 +72,7 @@ macro_rules! __conformance_list {
                 given_pages_are_used,
                 /// Counts of objects and bytes are exact after every call.
                 counts_are_exact,
-                /// An emptied pool holds no page, and a dropped one has returned all.
+                /// An emptied pool holds no page, and a dropped pool has returned all its pages.
                 emptied_pool_holds_nothing,
                 /// `trim` returns warm pages and changes nothing else.
                 trim_leaves_objects_alone,
@@ -106,7 +106,8 @@ macro_rules! __conformance_list {
                 reclaim_that_is_refused_changes_nothing,
                 /// Oldest pages are offered first.
                 reclaim_starts_with_the_oldest,
-                /// Evicted objects are freed, at least the target of pages, and the pages are counted.
+                /// `reclaim` frees evicted objects and at least the requested number of pages, and counts
+                /// the pages.
                 reclaim_frees_what_is_given_up,
                 /// A callback may free the offered object, and store another in its place.
                 evict_may_free_the_object,
@@ -131,8 +132,8 @@ macro_rules! __conformance_list {
     };
 }
 
-/// Makes a `#[test]` of each check of the suite. The expression gives the [`Subject`](crate::Subject) to
-/// test, and is evaluated once per test. Use a separate module for each subject.
+/// Makes a `#[test]` for each check of the suite. The expression gives the [`Subject`](crate::Subject) to
+/// test. It is evaluated once per test. If you test several subjects, use a separate module for each.
 #[macro_export]
 macro_rules! conformance_tests {
     ($subject:expr $(,)?) => {
