@@ -306,7 +306,7 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         0
     }
 
-    /// Returns a snapshot of the pool's figures. Takes the list lock for a moment.
+    /// Returns a snapshot of the pool's figures. Takes the lock of the backend's lists for a moment.
     fn stats(&self) -> ZpoolStats;
 }
 

@@ -171,7 +171,7 @@ macro_rules! define_checks {
             #[doc = $promise]
             ///
             /// # Panics
-            /// If the promise is broken.
+            /// Panics if the promise is broken.
             pub fn $check(subject: &dyn Subject) {
                 run(subject, stringify!($check), $theme::$check);
             }

@@ -110,7 +110,7 @@ fn a_child_of_a_busy_provider_refuses_and_leaks() {
                     // SAFETY: this copies a value of the parent. The child drops the copy once and never
                     // uses the original.
                     let run = unsafe { std::ptr::read(&raw const run) };
-                    // SAFETY: as above.
+                    // SAFETY: as for `run`.
                     let owned = unsafe { std::ptr::read(&raw const owned) };
                     let mut run = ManuallyDrop::into_inner(run);
                     let base = run.base().addr().get();

@@ -82,7 +82,7 @@ impl PageBudget {
     pub fn charge(&self, bytes: usize) -> Result<(), PageError> {
         if let Some(parent) = &self.parent {
             parent.charge(bytes)?;
-            // Relaxed: as below.
+            // Relaxed: as explained below.
             self.used.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
