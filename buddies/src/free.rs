@@ -1,4 +1,5 @@
-//! Freeing: releases an object's room and its reference. Putting the last reference frees the page.
+//! Freeing: releases an object's room and its reference. The thread that puts (gives up) the last reference
+//! frees the page.
 //!
 //! * The word goes LIVE → OWNED → FREE. But if the object is being read, the word goes LIVE → PARKED. The
 //!   last reader makes it OWNED and leaves the object on the pool's stack (`left.rs`). The next call that
@@ -146,8 +147,8 @@ unsafe impl<L: Layout<N>, const N: usize> Leaves for Core<L, N> {
     fn link(&self, slot: u32) -> NonNull<[u8; 8]> {
         let buddy = self.known(slot);
         let len = buddy.word().peek().bytes();
-        // SAFETY: the word is OWNED. Its owner is the pushing thread before the push, and the stack after
-        // it.
+        // SAFETY: the word is OWNED. Before the push, the pushing thread owns it. After the push, the stack
+        // owns it.
         unsafe { buddy.bytes(len, self.chunk_size) }.cast()
     }
 

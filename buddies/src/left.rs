@@ -10,11 +10,11 @@
 //! of 64 bytes, and only its owner uses these bytes. So the stack costs one word per pool, and a push needs
 //! no memory.
 //!
-//! # Why ABA is harmless
-//! Only `push` compares the head. Between its load and its CAS, the same object may have been taken and
-//! pushed again. Then the head is equal, although another object is below it. This does no harm: the link
-//! of the pushed object only has to name the object that is at the head when the CAS succeeds, and it does.
-//! Which object is below that one does not matter. A taker does not compare the head, but swaps it.
+//! # Why ABA is harmless Only `push` compares the head. Between its load and its CAS, the same object may
+//! have been taken and pushed again. Then the head has the same value, although another object is below it.
+//! This does no harm: the link of the pushed object only has to name the object that is at the head when
+//! the CAS succeeds, and it does. Which object is below that one does not matter. A taker does not compare
+//! the head, but swaps it.
 
 use core::ptr::NonNull;
 

@@ -1,11 +1,10 @@
 //! The objects of a page and its reference count. The page's lock guards both.
 //!
-//! # What keeps a page
-//! The reference count `kref` keeps a page. Each object in the page has one reference: while it is written,
-//! while it is live, and while it is still read after it was freed. Readers have no reference of their own.
-//! The *holder* of the page has one more reference. The holder is the lists, a running allocation, or
-//! reclaim. The put that brings the count to 0 frees the page. A place on a list does not keep a page; only
-//! the count does.
+//! # What keeps a page The reference count `kref` keeps a page. Each object in the page has one reference:
+//! while it is written, while it is live, and while it is still read after it was freed. Readers have no
+//! reference of their own. The *holder* of the page has one more reference. The holder is the lists, a
+//! running allocation, or reclaim. `get` takes a reference, and `put` gives it up. The put that brings the
+//! count to 0 frees the page. A place on a list does not keep a page; only the count does.
 
 use crate::chunks::CHUNKS;
 use crate::layout::{Layout, Room};
@@ -34,7 +33,7 @@ impl<L: Layout<N>, const N: usize> Page<L, N> {
         self.kref += 1;
     }
 
-    /// Puts a reference. Returns true if it was the last one. Then the caller must free the page.
+    /// Gives up a reference. Returns true if it was the last one. Then the caller must free the page.
     #[must_use]
     pub(crate) fn put(&mut self) -> bool {
         debug_assert!(self.kref > 0, "a page's reference was put too often");

@@ -3,8 +3,8 @@
 //!
 //! A page is charged before it is requested. It counts from [`FreshPage::attach`] until it is given back,
 //! and is uncharged after that. So the charge is never less than `total_pages * page_size`. The two are
-//! equal while no page is being requested or given back. This is true even if the provider panics: the page
-//! may be lost, but then it does not count and is not charged.
+//! equal while no page is being requested or given back. The charge stays right even if the provider
+//! panics. Then the page may be lost, but it neither counts nor is charged.
 //!
 //! Locks: none. [`PageSource::alloc`], [`PageSource::give_back`] and the drop of a [`FreshPage`] call the
 //! provider, so the caller must hold no lock.

@@ -17,6 +17,8 @@
 //! | LIVE | an object with a handle | the thread whose CAS in `free` or `try_move` succeeds |
 //! | PARKED | freed while being read; waits for its readers | the thread whose CAS in `try_own` succeeds |
 //!
+//! The *upper bits* are all bits except the reader count.
+//!
 //! Generation, state and reader count are in one word. So no other thread can intervene between the check
 //! that this is the right object and the pin. `pin` adds a reader and then checks the word as it was before
 //! the addition. If that word has another generation or state, the pin fails and subtracts its reader
@@ -149,8 +151,9 @@ impl core::fmt::Debug for Word {
 /// The reason why a pin failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PinError {
-    /// There is no live object with this generation. The value is `Some` if this thread was the last reader
-    /// of a parked object, in passing, and now owns the object's space.
+    /// There is no live object with this generation. The failed pin counted as a reader for a moment. If it
+    /// was the last reader of a parked object, this thread may now own that object's space. Then the value
+    /// is `Some`.
     NotLive(Option<Word>),
     /// The object has [`READER_LIMIT`] readers.
     TooManyReaders,

@@ -11,9 +11,9 @@
 //!               +-----------------+-----------------------------------+
 //! ```
 //!
-//! All handles of a pool have the same tag, so a consumer that uses a single pool may keep only the 52
-//! bits. Tags count from 1 to 4095 and then start over. So two pools nearly always have different tags, but
-//! not always. No tag is 0, so no handle is 0.
+//! All handles of a pool have the same tag. So a consumer that knows the pool of a handle may keep only the
+//! 52 bits. Tags count from 1 to 4095 and then start over. So two pools nearly always have different tags,
+//! but not always. No tag is 0, so no handle is 0.
 //!
 //! A backend with slots splits its 52 bits as [`SlotRef`] does. Freeing an object raises the generation of
 //! its slot, so a stale handle never matches again. Once the last generation of a slot is freed, the slot
@@ -85,8 +85,8 @@ impl fmt::Debug for PoolTag {
     }
 }
 
-/// The 52 bits of a handle that belong to the backend. A consumer that uses a single pool may keep only
-/// these.
+/// The 52 bits of a handle that belong to the backend. A consumer that knows the pool of a handle may keep
+/// only these.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendBits(u64);
 

@@ -28,9 +28,8 @@ pub trait ObjPin: Sync {
 }
 
 enum Hold<'p> {
-    /// A pin on the pool's memory. `pin` was a `&'p dyn ObjPin`, but is kept as a raw pointer: the pin may
-    /// be all that keeps the target of this pointer alive, so the target may be gone once the pin ends, and
-    /// no reference to it may exist then.
+    /// A pin on the pool's memory. `pin` was a `&'p dyn ObjPin`. It is kept as a raw pointer, because
+    /// ending the pin may free what it points to, and no reference to that may exist afterwards.
     Pin { pin: NonNull<dyn ObjPin + 'p>, token: u64 },
     /// Memory that the guard keeps alive by owning a share of it. No pin has to be ended.
     Owner(#[expect(dead_code, reason = "kept for its drop")] Arc<dyn AsRef<[u8]> + Send + Sync>),

@@ -130,10 +130,11 @@ impl Compaction {
 /// They take no lock that users of other objects share, and they call neither the page provider nor user
 /// code.
 ///
-/// So if a freed object still has readers, its last reader does not free its pages, but leaves the object
-/// to the pool. A call of `obj_read_begin` with a stale handle may count as a reader for a moment, so it
-/// may do the same. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of the pool, frees these
-/// objects. Each of them costs about as much as a `free`. Until then their pages count in `total_pages`.
+/// For this reason, readers free nothing. If an object is freed while it is being read, its last reader
+/// leaves it to the pool. A call of `obj_read_begin` with a stale handle may count as a reader for a
+/// moment, so it may be this last reader. The next `malloc`, `free`, `reclaim` or `trim`, or the drop of
+/// the pool, frees the objects that were left. Each of them costs about as much as a `free`. Until then
+/// their pages count in `total_pages`.
 ///
 /// `total_pages` takes no lock.
 ///
@@ -232,9 +233,8 @@ pub trait Zpool: Send + Sync + fmt::Debug {
         len
     }
 
-    /// Moves objects together, and gives the pages that this empties back to the provider. Returns the
-    /// number of these pages. Handles stay valid. Works in short steps, and other calls can proceed between
-    /// two steps.
+    /// Moves objects together. Gives the emptied pages back to the provider and returns their number.
+    /// Handles stay valid. Works in short steps, and other calls can proceed between two steps.
     ///
     /// # Errors
     /// [`ZpoolError::Unsupported`] if [`ZpoolCaps::compaction`] is false.

@@ -97,7 +97,7 @@ pub(super) fn compaction_keeps_objects(rig: &Rig<'_>) {
     let fixture = rig.fixture();
     let mut model = Model::new(45);
     let mut rng = Rng::new(45);
-    // In an empty pool, compaction frees nothing. If the backend does not support it, it is refused.
+    // Compaction of an empty pool frees nothing. A backend without compaction refuses it.
     assert_eq!(fixture.compact(), 0, "pages freed by compacting an empty pool");
     for _ in 0..pick(6, 1) {
         fill(&fixture, &mut model, pick(600, 24));

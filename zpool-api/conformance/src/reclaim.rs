@@ -179,7 +179,7 @@ pub(super) fn reclaim_starts_with_the_oldest(rig: &Rig<'_>) {
     // Reading an object does not make it younger.
     model.check_all(&fixture);
     let offered = Offered::new(model);
-    // If two of these objects could share a page, the order would depend on the backend.
+    // If two of these objects can share a page, the order depends on the backend, so it is not checked.
     let alone = max * 2 > fixture.pool.stats().page_size;
     let freed = reclaim(&fixture, 3, &|handle: Handle, object: ObjRead<'_>| {
         offered.look(handle, &object);

@@ -92,8 +92,8 @@ impl PageRun {
     }
 }
 
-/// Returns a mask in which the bits of `pages` are set. It is 0 for an empty range. Bits above 15 do not
-/// exist.
+/// Returns a mask in which the bits of `pages` are set. It is 0 for an empty range. Pages above 15 are
+/// ignored.
 fn mask(pages: Range<usize>) -> u16 {
     let below = |n: usize| if n >= MAX_RUN_PAGES { u16::MAX } else { (1u16 << n) - 1 };
     below(pages.end) & !below(pages.start)

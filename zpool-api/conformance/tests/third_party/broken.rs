@@ -23,7 +23,7 @@ use crate::onepage::OnePage;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
-    /// No fault. The checks must pass, which shows that other failures come from the faults, not from the
+    /// No fault. All checks must pass. This shows that other failures come from the faults and not from the
     /// wrapper.
     None,
     AlignmentIsALie,

@@ -50,7 +50,7 @@ pub(super) struct Arena {
     /// Blocks with a free slot, by the length that they serve. `open[0]` has the blocks for runs of one
     /// page.
     open: [BlockSet; MAX_RUN_PAGES],
-    /// The block that is being emptied. None of its slots is taken for a new run.
+    /// The block that is being emptied. No new run gets a slot of it.
     isolated: Option<usize>,
 }
 

@@ -1,4 +1,5 @@
-//! The warm cache: freed runs that still hold memory. Also batches of such runs on their way to the system.
+//! The warm cache, which holds freed runs that still have memory. A batch holds such runs while they are
+//! returned to the system.
 //!
 //! A warm run is reused only for a run of the same length. Of these, the run that was freed last is reused
 //! first, because its bytes are most likely still in a CPU cache. The oldest runs, of any length, leave
