@@ -140,8 +140,8 @@ impl<T> Shelves<T> {
         self.lru.push_front(&mut self.pages, page);
     }
 
-    /// Returns the page with the fewest free chunks of those with at least `chunks`. Returns `None` if
-    /// there is none.
+    /// Finds the pages with at least `chunks` free chunks, and returns one of those with the fewest.
+    /// Returns `None` if there is no such page.
     pub(crate) fn tightest(&self, chunks: usize) -> Option<u32> {
         let fitting = self.occupied & u64::MAX.checked_shl(chunks as u32).unwrap_or(0);
         if fitting == 0 {

@@ -158,7 +158,7 @@ impl<'p> ObjWrite<'p> {
             Target::InPlace { start, .. } => {
                 // SAFETY: `written` is at most `size`, so the pointer stays in the object.
                 let from = unsafe { start.add(self.written) };
-                // SAFETY: the `room` bytes from there are initialised and belong to this guard alone
+                // SAFETY: the `room` bytes that begin there are initialised and belong to this guard alone
                 // (`in_place`). The slice borrows the guard mutably, so nothing else uses the bytes while
                 // it lives.
                 unsafe { core::slice::from_raw_parts_mut(from.as_ptr(), room) }
@@ -169,8 +169,8 @@ impl<'p> ObjWrite<'p> {
     }
 
     /// Declares that the next `n` bytes, the first of [`ObjWrite::spare`], are written. If fewer than `n`
-    /// remain, declares all of them written. A byte that was not really written becomes part of the object
-    /// with its unspecified contents.
+    /// remain, declares all of them written. If some of these bytes were not written, the object gets their
+    /// unspecified contents.
     pub fn advance(&mut self, n: usize) {
         self.written += n.min(self.size - self.written);
     }

@@ -5,11 +5,11 @@
 //! [`Rank::Pool`] → [`Rank::Zspage`] → [`Rank::Structure`] → [`Rank::Leaf`]. A thread may take a lock only
 //! if its rank is greater (further in) than the rank of every lock that the thread holds. A function that
 //! may block calls [`might_sleep`], which panics if the thread holds a ranked lock. A per-CPU compression
-//! context has no rank, because its holder may sleep. Taking one may block, so the thread must hold no
-//! ranked lock.
+//! context has no rank, because its holder may sleep. Taking such a context may block, so the thread must
+//! hold no ranked lock.
 //!
-//! In release builds, all of this compiles to nothing. So it does under loom, where all threads share one
-//! thread-local.
+//! All of this compiles to nothing in release builds. The same is true under loom, because its threads
+//! share one thread-local.
 
 use crate::sync::LOCKDEP;
 

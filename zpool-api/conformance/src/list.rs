@@ -16,7 +16,7 @@ macro_rules! __conformance_list {
                 all_sizes_at_once,
                 /// Every object starts at a multiple of the alignment that `caps` promises.
                 objects_are_aligned,
-                /// An object of no bytes, or of more than the maximum, is refused.
+                /// An object that is empty or larger than the maximum is refused.
                 sizes_out_of_range_are_refused,
             }
             writes {

@@ -18,8 +18,8 @@ fn commit(guard: ObjWrite<'_>, mark: Mark) -> Handle {
     guard.commit().unwrap_or_else(|error| panic!("{mark:?} could not be committed: {error}"))
 }
 
-/// Begins writes, and calls `end` to end each of them before it is complete. Asserts that nothing of them
-/// stays.
+/// Begins writes, and calls `end` to end each of them before it is complete. Asserts that they leave
+/// nothing behind.
 fn end_unfinished_writes(rig: &Rig<'_>, end: impl Fn(ObjWrite<'_>, usize, Mark)) {
     let fixture = rig.fixture();
     let mut rng = Rng::new(5);

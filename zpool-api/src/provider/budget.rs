@@ -218,8 +218,8 @@ fn with_allowed(limit: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Sets the parent's sum to what it is when only the negative one of two concurrent `set_used` calls
-    /// has reached it.
+    /// Gives the parent the sum that it has for a moment while two threads call `set_used`: only the
+    /// negative difference has reached it.
     #[test]
     fn a_sum_that_is_negative_for_a_moment_refuses_nothing() {
         let whole = Arc::new(PageBudget::new(8192));

@@ -42,7 +42,8 @@ impl Tract {
 /// All regions of a provider. Records which of their slots are taken.
 pub(super) struct Arena {
     page_size: usize,
-    /// The tracts, never removed. Block `n` is block `n % REGION_BLOCKS` of tract `n / REGION_BLOCKS`.
+    /// The tracts. None is ever removed. Block `n` is block `n % REGION_BLOCKS` of tract `n /
+    /// REGION_BLOCKS`.
     tracts: Vec<Tract>,
     /// The start address and the index of each tract, sorted by address.
     by_address: Vec<(usize, usize)>,

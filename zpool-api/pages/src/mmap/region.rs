@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn blocks_are_aligned_wherever_the_mapping_lies() {
-        // With 64 KiB more than two blocks each, neighbouring mappings cannot all begin at a multiple of a
-        // block's size.
+        // Each mapping is 64 KiB longer than two blocks. So neighbouring mappings cannot all begin at a
+        // multiple of a block's size.
         let regions: Vec<Region> = (0..3)
             .map(|_| Mapping::closed(2 * BLOCK_BYTES + 65536).unwrap().opened().unwrap())
             .map(Region::of)
