@@ -22,7 +22,7 @@ use crate::middle::Middle;
 use crate::states::{PageState, Who};
 use crate::word::Freed;
 
-/// A page whose last reference was put. Its memory must be returned while no lock is held.
+/// A page whose last reference was given up. Its memory must be returned while no lock is held.
 #[must_use = "the page's memory must return to the provider"]
 pub(crate) struct Unreferenced {
     page: u32,
@@ -99,9 +99,9 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     }
 
     /// Puts a page on the list that fits its state `to`. If the page is leaving, takes it off the lists and
-    /// puts its holder's reference. Returns the page if that was the last reference. Does nothing if `who`
-    /// is the freer and the page has a holder: then the holder does this later. The caller holds the page's
-    /// lock.
+    /// gives up its holder's reference. Returns the page if that was the last reference. Does nothing if
+    /// `who` is the freer and the page has a holder: then the holder does this later. The caller holds the
+    /// page's lock.
     #[inline(always)]
     pub(crate) fn settle(
         &self,

@@ -4,7 +4,7 @@
 //! while it is written, while it is live, and while it is still read after it was freed. Readers have no
 //! reference of their own. The *holder* of the page has one more reference. The holder is the lists, a
 //! running allocation, or reclaim. `get` takes a reference, and `put` gives it up. The put that brings the
-//! count to 0 frees the page. A place on a list does not keep a page; only the count does.
+//! count to 0 frees the page. Only this count keeps a page. A place on a list does not.
 
 use crate::chunks::CHUNKS;
 use crate::layout::{Layout, Room};

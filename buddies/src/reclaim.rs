@@ -37,8 +37,8 @@ pub(crate) trait Reclaim {
     fn free(&self, handle: Handle);
 
     /// Ends the visit of a page. If the page has objects, puts it back on its lists as the newest page, and
-    /// gives reclaim's reference to the lists. If it has none, puts the reference. Returns true if this
-    /// freed the page.
+    /// gives reclaim's reference to the lists. If it has none, gives reclaim's reference up. Returns true
+    /// if this freed the page.
     fn end(&self, page: u32) -> bool;
 
     /// The greatest number of objects that a page can have.

@@ -29,8 +29,8 @@ impl<R> Records<R> {
         self.chunks.len() * CHUNK * size_of::<R>() + self.chunks.capacity() * size_of::<Vec<R>>()
     }
 
-    /// Makes room for one more record. If there is no memory, returns the number of bytes that were refused
-    /// as an error.
+    /// Makes room for one more record. If there is no memory, the error is the number of bytes that were
+    /// refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         if self.chunks.last().is_some_and(|last| last.len() < CHUNK) {
             return Ok(());

@@ -79,8 +79,8 @@ impl<T> Shelves<T> {
     /// The bytes of one page's record.
     pub(crate) const RECORD_BYTES: usize = size_of::<Shelved<T>>();
 
-    /// Makes room for one more page number. If there is no memory, returns the number of bytes that were
-    /// refused as an error.
+    /// Makes room for one more page number. If there is no memory, the error is the number of bytes that
+    /// were refused.
     pub(crate) fn reserve(&mut self) -> Result<(), usize> {
         self.pages.reserve()
     }

@@ -20,7 +20,7 @@
 //! | Headless | yes | no | the lists | one object fills the page |
 //! | Allocating | no | no | an allocation | no other allocation finds it; a free leaves it to the allocation |
 //! | Reclaiming | no | no | reclaim | no allocation finds it; a free leaves it to reclaim |
-//! | Leaving | no | no | nobody | it has no objects; the put of its last reference frees it |
+//! | Leaving | no | no | nobody | it has no objects; giving up its last reference frees it |
 //!
 //! The holder of a page has one reference (`Page::kref`) and passes it on to the next holder. The state
 //! decides who puts the page back on a list. It does not decide who frees the page: the thread that puts
@@ -95,8 +95,8 @@ impl<R> Lists<R> {
         &mut self.shelves[page].page
     }
 
-    /// Adds a page number with a record, and returns the number. If there is no memory, returns the number
-    /// of bytes that were refused as an error.
+    /// Adds a page number with a record, and returns the number. If there is no memory, the error is the
+    /// number of bytes that were refused.
     pub(crate) fn new_number(&mut self, record: R) -> Result<u32, usize> {
         self.shelves.reserve()?;
         self.shelves.add(Record { state: PageState::Vacant, page: record });

@@ -23,7 +23,7 @@ pub trait ObjCommit: Sync {
     /// Any error of the backend, for instance [`ZpoolError::Forked`]. Before it returns an error, `commit`
     /// must free the space.
     fn commit(&self, token: u64) -> Result<Handle, ZpoolError>;
-    /// Frees the space after the guard was dropped before its commit. Must not panic.
+    /// Frees the space. The guard calls it if it is dropped before its commit. Must not panic.
     fn abort(&self, token: u64);
 }
 

@@ -221,8 +221,8 @@ pub trait Zpool: Send + Sync + fmt::Debug {
     /// ```
     fn obj_read_begin(&self, handle: Handle) -> Result<ObjRead<'_>, ZpoolError>;
 
-    /// Returns the number of resident pages in use: pages with live objects or the free space between them,
-    /// and pages with objects that readers left to the pool. Takes no lock.
+    /// Returns the number of resident pages in use. These are pages with live objects, pages with free
+    /// space between objects, and pages with objects that readers left to the pool. Takes no lock.
     fn total_pages(&self) -> usize;
 
     /// Returns the bytes of memory that an object of `len` bytes occupies after the backend has rounded its

@@ -147,7 +147,7 @@ mod tests {
         let (mut bitmap, mut rng) = (Bitmap::default(), Rng::new(1));
         let mut free: BTreeSet<u32> = (0..capacity).collect();
         for step in 0..steps {
-            // Fills the set first. Then takes and frees at every level of fullness.
+            // First fills the set. Then takes and frees numbers at random.
             if step < steps / 3 || rng.below(1000) < 300 + 700 * (step % 7) / 7 {
                 assert_eq!(bitmap.take(u64::from(capacity)).unwrap(), free.pop_first());
             } else {

@@ -1,10 +1,11 @@
 //! Identifies the process, so that a child after `fork` is distinguished from its parent.
 //!
-//! A child has a copy of every object of its parent, but of the parent's threads only the one that forked.
-//! If another thread held a lock, the copy of this lock stays locked for ever. A file, a device or shared
-//! memory behind an object still belongs to the parent. So an object works only in the process that made
-//! it. In any other process, dropping the object leaks it, and every other call fails. [`Maker`] remembers
-//! the process that made an object. [`Leaked`] is a value that leaks when any other process drops it.
+//! A child has a copy of every object of its parent. But it has only one of the parent's threads, the one
+//! that forked. If another thread held a lock, the copy of this lock stays locked for ever. A file, a
+//! device or shared memory behind an object still belongs to the parent. So an object works only in the
+//! process that made it. In any other process, dropping the object leaks it, and every other call fails.
+//! [`Maker`] remembers the process that made an object. [`Leaked`] is a value that leaks when any other
+//! process drops it.
 //!
 //! A number identifies the process. It is stored in a page that the kernel clears in every child
 //! (`MADV_WIPEONFORK`, Linux 4.14), so checking it costs one load. A child that finds 0 there takes the

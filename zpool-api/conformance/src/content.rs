@@ -1,8 +1,9 @@
 //! The content of the suite's objects. The bytes of an object identify the object and its length.
 //!
 //! A [`Mark`] is one word that holds a number and a length. If there is room, the content of an object
-//! begins with this word. The rest is noise, copied from a place in a table that depends on the word. So
-//! the bytes alone show whether an object was shifted, cut, overwritten or mistaken for another one.
+//! begins with this word. The rest is noise. It is copied from a table, and the word determines where in
+//! the table the copy begins. So the bytes alone show whether an object was shifted, cut, overwritten or
+//! mistaken for another one.
 
 use core::fmt;
 use std::sync::OnceLock;
