@@ -64,7 +64,7 @@ impl<L: Layout<N>, const N: usize> Core<L, N> {
     }
 
     /// Takes room in the page with the tightest fit. Returns `None` if [`TRIES`] pages turned out to have
-    /// no room, or if no other page may have room.
+    /// no room, or if the lists have no further page with room.
     fn reserve_in_a_page(&self, chunks: usize) -> Option<Buddy<'_, L, N>> {
         for _ in 0..TRIES {
             let mut lists = self.lists.lock();

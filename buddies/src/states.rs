@@ -125,7 +125,8 @@ impl<R> Lists<R> {
         self.shelves.tightest(chunks)
     }
 
-    /// Moves a page that `tightest` has found to the state `to`, and makes it the newest of the LRU.
+    /// Moves a page to the state `to` and makes it the newest of the LRU. `tightest` must have found the
+    /// page just before.
     pub(crate) fn move_to_front(&mut self, page: u32, to: PageState) {
         debug_assert_ne!(to, PageState::Leaving, "an allocation gave it an object");
         self.set_state(page, to);

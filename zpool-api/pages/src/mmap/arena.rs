@@ -252,8 +252,8 @@ mod tests {
         for (base, pages) in given.drain(..) {
             arena.put(base, pages);
         }
-        // All slots are free again. A block of 16-page runs wastes nothing, so as many of them fit as the
-        // regions have room for.
+        // All slots are free again. A block of 16-page runs wastes nothing, so such runs fill the regions
+        // completely.
         let runs = std::iter::from_fn(|| arena.take(16)).count();
         assert_eq!(runs, all / (16 * 4096));
     }

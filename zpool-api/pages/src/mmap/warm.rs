@@ -48,7 +48,7 @@ impl WarmCache {
         self.clock
     }
 
-    /// Adds a run. If there is no memory to record it, returns the run as an error.
+    /// Adds a run. If there is no memory to record it, the error contains the run.
     pub(super) fn push(&mut self, run: PageRun) -> Result<(), PageRun> {
         let queue = &mut self.queues[run.pages() - 1];
         if queue.try_reserve(1).is_err() {
